@@ -1,0 +1,110 @@
+"""J = dr/dx of any release by automatic differentiation (``torch.func``): no knowledge of the layers.
+
+J v is forward-over-reverse (a Jacobian-vector product of the per-sample gradient); where an operation
+of the model has no forward derivative, it is a double vector-Jacobian product. J^T u is a
+vector-Jacobian product whose graph is built once per batch and reused by every product.
+
+Memory grows with samples times released entries: the caller bounds the samples (``--batch-size``), and
+columns are cut into blocks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from riskaudit.linalg import LinearOperator
+from riskaudit.release import Batch, Release
+
+# At most this many numbers in one block of J's columns (256 MB in float64), and this many columns.
+BLOCK_ENTRIES = 2**25
+BLOCK_COLUMNS = 256
+
+
+@final
+class GenericJacobian(LinearOperator):
+    """J of B samples, each [P, d].
+
+    Args:
+        release: with parameters of the dtype and device to work in.
+        batch: inputs [B, *S] of the same dtype and device.
+        forward: True or False to choose forward-over-reverse or reverse; None to try the former once.
+    """
+
+    def __init__(self, release: Release, batch: Batch, forward: bool | None = None) -> None:
+        dimension = batch.inputs[0].numel()
+        super().__init__(len(batch), (release.num_entries, dimension), release.dtype, release.device)
+        self.release = release
+        self.batch = batch
+        self.forward = _has_forward_derivative(release, batch) if forward is None else forward
+
+    def select(self, indices: list[int]) -> GenericJacobian:
+        """The Jacobians of some samples only."""
+        return GenericJacobian(self.release, self.batch.select(indices), self.forward)
+
+    @cached_property
+    def _pullback(self) -> Callable[[Tensor], tuple[Tensor]]:
+        """u [B, P] to (J^T u [B, *S],), the graph of r kept."""
+        _, pullback = vjp(lambda inputs: self.release.mean(Batch(inputs, self.batch.targets)), self.batch.inputs)
+        return pullback  # type: ignore[no-any-return]
+
+    @cached_property
+    def _pushforward(self) -> Callable[[Tensor], tuple[Tensor]]:
+        """v [B, *S] to (J v [B, P],): the vjp of the (linear) pullback."""
+        start = torch.zeros(self.num_samples, self.shape[0], dtype=self.dtype, device=self.device)
+        _, pushforward = vjp(lambda cotangent: self._pullback(cotangent)[0], start)
+        return pushforward  # type: ignore[no-any-return]
+
+    def _matmat(self, columns: Tensor) -> Tensor:
+        if columns.shape[-1] == 1:
+            tangent = columns[..., 0].reshape(self.batch.inputs.shape)
+            return self._push(tangent).unsqueeze(-1)
+        return torch.stack([self._sample_columns(index, columns[index]) for index in range(self.num_samples)])
+
+    def _push(self, tangent: Tensor) -> Tensor:
+        if not self.forward:
+            return self._pushforward(tangent)[0]
+
+        def one(inputs: Tensor, target: Tensor, direction: Tensor) -> Tensor:
+            return self._sample_push(inputs, target, direction)
+
+        pushed: Tensor = vmap(one)(self.batch.inputs, self.batch.targets, tangent)
+        return pushed
+
+    def _sample_push(self, inputs: Tensor, target: Tensor, direction: Tensor) -> Tensor:
+        _, pushed = jvp(lambda value: self.release.sample_mean(value, target), (inputs,), (direction,))
+        return pushed
+
+    def _sample_columns(self, index: int, columns: Tensor) -> Tensor:
+        """J of one sample times columns [d, K], block by block; returns [P, K]."""
+        inputs, target = self.batch.inputs[index], self.batch.targets[index]
+        if self.forward:
+            push = lambda direction: self._sample_push(inputs, target, direction)  # noqa: E731
+        else:
+            single = self.select([index])
+            push = lambda direction: single._pushforward(direction.unsqueeze(0))[0][0]  # noqa: E731
+        size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.shape[0]))
+        blocks = [
+            vmap(push)(block.reshape(-1, *inputs.shape)).mT for block in columns.mT.split(size)
+        ]
+        return torch.cat(blocks, dim=1)
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        pulled = [self._pullback(columns[..., k])[0].flatten(1) for k in range(columns.shape[-1])]
+        return torch.stack(pulled, dim=-1)
+
+
+def _has_forward_derivative(release: Release, batch: Batch) -> bool:
+    """Whether every operation of the model can be pushed forward, tried on the first sample."""
+    inputs, target = batch.inputs[0], batch.targets[0]
+    try:
+        jvp(lambda value: release.sample_mean(value, target), (inputs,), (torch.ones_like(inputs),))
+    except (NotImplementedError, RuntimeError):
+        # A failure that isn't about forward derivatives shows again, in reverse mode, to the caller.
+        return False
+    return True

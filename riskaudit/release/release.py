@@ -1,0 +1,190 @@
+"""The release: what leaves the client for one sample. Victim, proxies and attacks share this object.
+
+r(x) is the pipeline's mean as a differentiable function of the input; noise and its law come with it.
+Each sample is released on its own: a mean gradient over a batch has Jacobian J_i / B for sample i, so
+this is the attacker who knows the other samples' gradients (THEORY, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from riskaudit.errors import CoupledReleaseError, ReleaseError
+from riskaudit.release.noise import Noise
+from riskaudit.release.parse import check_order, parse_steps
+from riskaudit.release.steps import GaussianNoise, NoiseStep, Step
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are released one by one: inputs [B, *S] in data units, targets [B, ...]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def select(self, indices: list[int]) -> Batch:
+        """Some of the samples, in the order given."""
+        return Batch(self.inputs[indices], self.targets[indices])
+
+
+@final
+class Release:
+    """A model, a loss and a pipeline.
+
+    Args:
+        model: in eval mode; trainable parameters are those with ``requires_grad``.
+        loss: ``loss(outputs [1, ...], targets [1, ...])`` to a scalar.
+        steps: the pipeline as text or as steps; the gradient comes first.
+
+    Raises:
+        ReleaseError: a pipeline without a known noise law, a model without trainable parameters, or
+            one with random layers switched on.
+        CoupledReleaseError: a layer that mixes the samples of a batch.
+    """
+
+    coupling: Literal["per_sample"] = "per_sample"
+
+    def __init__(self, model: nn.Module, loss: LossFunction, steps: str | Sequence[Step] = "gradient") -> None:
+        self.model = model
+        self.loss = loss
+        self.steps = parse_steps(steps) if isinstance(steps, str) else tuple(steps)
+        check_order(self.steps)
+        _refuse_unrepeatable_layers(model)
+        self.parameters = {
+            name: value.detach() for name, value in model.named_parameters() if value.requires_grad
+        }
+        if not self.parameters:
+            raise ReleaseError("expected a model with trainable parameters, found none with requires_grad=True")
+        frozen = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
+        self._constants = {**frozen, **dict(model.named_buffers())}
+        first = next(iter(self.parameters.values()))
+        self.dtype, self.device = first.dtype, first.device
+        self.num_entries = sum(value.numel() for value in self.parameters.values())
+        self._functions = [step.bind(self.num_entries, self.dtype, self.device) for step in self.steps]
+        noise_steps = [index for index, step in enumerate(self.steps) if isinstance(step, NoiseStep)]
+        self._noise_index = noise_steps[0] if noise_steps else None
+
+    @property
+    def spec(self) -> str:
+        """The pipeline as ``--release`` takes it, every default written out."""
+        return ",".join(step.spec for step in self.steps)
+
+    @property
+    def noise(self) -> Noise | None:
+        """Law of the noise on every released entry of one sample, or None when undefended."""
+        step = None if self._noise_index is None else self.steps[self._noise_index]
+        return step.noise if isinstance(step, NoiseStep) else None
+
+    def with_noise(self, std: float) -> Release:
+        """The same release with Gaussian noise of this std per released entry instead of its own."""
+        quiet = [step for step in self.steps if not isinstance(step, NoiseStep)]
+        return Release(self.model, self.loss, [*quiet, GaussianNoise(std)])
+
+    def sample_loss(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """Loss of one sample, scalar; inputs [*S], target [...]."""
+        return self._loss(self.parameters, inputs, target)
+
+    def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """r(x) of one sample, [P], differentiable in the inputs [*S]; runs under torch.func transforms."""
+        gradients = grad(self._loss)(self.parameters, inputs, target)
+        released = torch.cat([gradients[name].reshape(-1) for name in self.parameters])
+        for function in self._functions:
+            released = function(released)
+        return released
+
+    def mean(self, batch: Batch) -> Tensor:
+        """r(x) of every sample, [B, P], differentiable in the inputs."""
+        mean: Tensor = vmap(self.sample_mean)(batch.inputs, batch.targets)
+        return mean
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Loss of every sample, [B]."""
+        losses: Tensor = vmap(self.sample_loss)(batch.inputs, batch.targets)
+        return losses
+
+    def sample_noise(self, generator: torch.Generator) -> Tensor:
+        """One draw of the noise as it leaves the client, [P], on the release's device.
+
+        The generator should live on the CPU, so that every device sees the same noise.
+
+        Raises:
+            ReleaseError: the release has no noise.
+        """
+        noise = self._require_noise()
+        drawn = noise.sample(self.num_entries, generator, self.dtype).to(self.device)
+        return self._after_noise(drawn)
+
+    def observe(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What the server receives, [B, P]: the mean plus one draw of noise per sample, if there is any."""
+        mean = self.mean(batch)
+        if self.noise is None:
+            return mean
+        return mean + torch.stack([self.sample_noise(generator) for _ in range(len(batch))])
+
+    def log_prob(self, observation: Tensor, batch: Batch) -> Tensor:
+        """Log density of an observation [B, P] if the inputs were ``batch``, [B], differentiable in them.
+
+        Raises:
+            ReleaseError: the release has no noise, hence no density.
+        """
+        noise = self._require_noise()
+        noisy = self._after_noise(torch.ones(self.num_entries, dtype=self.dtype, device=self.device))
+        return noise.log_density(observation - self.mean(batch), noisy)
+
+    def _loss(self, parameters: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
+        outputs = functional_call(self.model, {**parameters, **self._constants}, (inputs.unsqueeze(0),))
+        return self.loss(outputs, target.unsqueeze(0)).sum()
+
+    def _after_noise(self, noise: Tensor) -> Tensor:
+        """What the steps after the noise (linear ones only) make of it."""
+        assert self._noise_index is not None
+        for function in self._functions[self._noise_index + 1 :]:
+            noise = function(noise)
+        return noise
+
+    def _require_noise(self) -> Noise:
+        if self.noise is None:
+            raise ReleaseError(
+                f"the release {self.spec!r} has no noise, so its observations have no density; "
+                "use with_noise for a reference noise"
+            )
+        return self.noise
+
+
+def batch_norm_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that normalise with batch statistics when the model is in train mode."""
+    return [
+        f"{name or 'the model'} ({type(layer).__name__})"
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
+
+
+def _refuse_unrepeatable_layers(model: nn.Module) -> None:
+    """Refuse layers for which the release isn't a function of one sample alone."""
+    for name, layer in model.named_modules():
+        kind = f"layer {name or 'the model'!r} ({type(layer).__name__})"
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if layer.running_mean is None:
+                raise CoupledReleaseError(
+                    f"{kind} keeps no running statistics, so one sample's gradient depends on the others; "
+                    "audit a model with track_running_stats=True or with another normalisation"
+                )
+            if layer.training:
+                raise CoupledReleaseError(
+                    f"{kind} is in train mode, so one sample's gradient depends on the others and on the "
+                    "order of calls; call model.eval() to audit with its running statistics"
+                )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            raise ReleaseError(f"{kind} is in train mode, so the gradient is random; call model.eval()")

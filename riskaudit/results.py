@@ -1,0 +1,354 @@
+"""The result of an audit: typed rows, JSON in and out (schema 1). Nothing here needs torch.
+
+Reports, the policy and the studies are functions of an `AuditResult` and of nothing else. A number
+that isn't known is ``None`` with a status that says why, never NaN, infinity or a made-up value.
+
+Units: every error (``*_rmse``, ``i2f*``, ``map_*``) is a root mean square per input coordinate in
+data units (pixels in [0, 1] unless the data says otherwise); noise standard deviations are per
+released entry; ``revealed_fraction`` is a share of the input's dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from riskaudit.errors import ResultError
+from riskaudit.files import write_file
+
+SCHEMA_VERSION = 1
+
+Status: TypeAlias = Literal[
+    "exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"
+]
+Verdict: TypeAlias = Literal["high", "medium", "low", "not_assessed"]
+Target: TypeAlias = int | float | list[float]
+
+
+class Record(BaseModel):
+    """Base of every row: immutable, no NaN or infinity, unknown keys of later versions ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Tool(Record):
+    """The program that made the audit."""
+
+    name: str = "riskaudit"
+    version: str
+
+
+class CheckpointInfo(Record):
+    """The audited model. ``name`` is a file name without its folder."""
+
+    name: str
+    sha256: str | None
+    architecture: str
+    num_parameters: int
+
+
+class DataInfo(Record):
+    """The audited samples. ``num_samples`` counts those audited, after ``--limit``."""
+
+    name: str
+    sha256: str | None
+    num_samples: int
+    input_shape: list[int]
+    input_range: list[float]
+    class_names: list[str] | None = None
+
+
+class NoiseInfo(Record):
+    """Noise on the released tensor: ``std`` is its standard deviation per released entry."""
+
+    law: Literal["gaussian", "laplace"]
+    std: float
+
+
+class ReleaseInfo(Record):
+    """What leaves the client.
+
+    ``spec`` is the pipeline as ``--release`` takes it. An undefended release has no ``noise``; it
+    is ranked at ``reference_noise_std``, which the client does not add.
+    """
+
+    steps: list[str]
+    spec: str = "gradient"
+    noise: NoiseInfo | None
+    defended: bool
+    coupling: Literal["per_sample", "joint"] = "per_sample"
+    reference_noise_std: float | None = None
+
+
+class PriorInfo(Record):
+    """What the attacker is taken to know of one input coordinate beforehand, in data units."""
+
+    kind: str
+    mean: float
+    std: float
+
+
+class ThreatModel(Record):
+    """Who the attacker is. ``evaluation`` is "deployment" where the audited release is what a
+    client computes, "diagnostic" where it differs (``reason`` says how)."""
+
+    weights_known: bool = True
+    labels_known: bool = True
+    rest_of_batch_known: bool = True
+    evaluation: Literal["diagnostic", "deployment"] = "deployment"
+    reason: str | None = None
+
+
+class Thresholds(Record):
+    """Verdict per sample: "high" above ``high``, "medium" from ``medium`` on, else "low"."""
+
+    high: float = 0.5
+    medium: float = 0.1
+
+
+class Settings(Record):
+    """Everything that decides the numbers, and why the solver is what it is."""
+
+    seed: int
+    device: str
+    dtype: str
+    solver: str
+    inverse: str
+    solver_reason: str | None = None
+    inverse_reason: str | None = None
+    loss: str = "cross-entropy"
+    batch_size: int | None = None
+    tolerance: float | None = None
+    max_matvecs: int | None = None
+    confidence: float | None = None
+    target_rmse: float | None = None
+    thresholds: Thresholds = Thresholds()
+    normalization_mean: list[float] | None = None
+    normalization_std: list[float] | None = None
+
+
+class Cost(Record):
+    """What the audit cost; differs between runs of the same seed."""
+
+    seconds: float
+    matvecs: int
+    peak_memory_bytes: int | None
+
+
+class ProxyInfo(Record):
+    """What a proxy is, so that a report needs nothing but this file.
+
+    ``reason`` says why no sample of this audit has a value, where that is so.
+    """
+
+    id: str
+    title: str
+    units: str
+    source: str
+    riskier: Literal["higher", "lower"]
+    summary: str
+    reason: str | None = None
+
+
+class Estimate(Record):
+    """A number with what is known of it: an interval where one is known, and a status."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    status: Status
+
+
+class SolverEvidence(Record):
+    """How a linear-algebra result came about. ``residual`` is relative."""
+
+    method: str
+    status: Status
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    residual: float | None = None
+    matvecs: int = 0
+
+
+class NoiseTarget(Record):
+    """Smallest Gaussian noise std per released entry for which posterior_rmse reaches the target."""
+
+    target_rmse: float
+    std: float | None
+    status: Status = "exact"
+
+
+class SampleRow(Record):
+    """One audited sample. A sample that failed stays, with a reason.
+
+    ``image_png`` (base64) holds the private input and is there only when the user asked to show it.
+    """
+
+    id: str
+    target: Target | None
+    loss: float | None
+    status: Status
+    reason: str | None = None
+    proxies: dict[str, Estimate]
+    noise_std_for_target: NoiseTarget | None = None
+    verdict: Verdict
+    solvers: dict[str, SolverEvidence] = Field(default_factory=dict)
+    image_png: str | None = None
+
+
+class GroupStatistic(Record):
+    """One proxy over one group of samples; ``low``/``high`` is a bootstrap interval of the mean.
+
+    The interval is ``None`` and ``note`` says so where there are too few samples.
+    """
+
+    mean: float
+    min: float
+    max: float
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    num_samples: int | None = None
+    note: str | None = None
+
+
+class ClassRow(Record):
+    """One class; ``num_samples`` counts all its audited samples, each statistic those with a value."""
+
+    target: int
+    name: str
+    num_samples: int
+    proxies: dict[str, GroupStatistic]
+
+
+class ClassTest(Record):
+    """Kruskal-Wallis test that all classes have the same distribution of a proxy."""
+
+    statistic: float | None = None
+    p_value: float | None = None
+    status: Status
+    note: str | None = None
+
+
+class Inequality(Record):
+    """How unevenly one proxy falls on samples and classes.
+
+    ``max_min_ratio`` is the largest over the smallest value of all samples (``None`` when the
+    smallest is 0); ``worst_class`` and ``worst_samples`` are the riskiest, worst first.
+    """
+
+    gini: float | None = None
+    max_min_ratio: float | None = None
+    kruskal_wallis: ClassTest | None = None
+    worst_class: int | None = None
+    worst_samples: list[str] = Field(default_factory=list)
+    note: str | None = None
+
+
+class Fairness(Record):
+    """Unfairness of the leak, per proxy id."""
+
+    proxies: dict[str, Inequality] = Field(default_factory=dict)
+
+
+class NoiseCurvePoint(Record):
+    """The posterior over all samples if the release carried Gaussian noise of this std instead."""
+
+    std: float
+    revealed_fraction_mean: float
+    revealed_fraction_max: float
+    posterior_rmse_mean: float
+    posterior_rmse_min: float
+
+
+class PolicyOutcome(Record):
+    """What the policy says of this audit, and why.
+
+    ``limits`` are those that were set; ``exceeded`` lists ids of samples over a limit.
+    """
+
+    decision: Literal["allow", "warn", "block"]
+    reasons: list[str]
+    limits: dict[str, float]
+    source: str
+    exceeded: list[str] = Field(default_factory=list)
+
+
+class AuditResult(Record):
+    """A whole audit, as it stands in audit.json."""
+
+    schema_version: Literal[1] = 1
+    tool: Tool
+    created_at: str
+    command: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    checkpoint: CheckpointInfo
+    data: DataInfo
+    release: ReleaseInfo
+    threat_model: ThreatModel = ThreatModel()
+    prior: PriorInfo
+    settings: Settings
+    cost: Cost
+    proxies: list[ProxyInfo] = Field(default_factory=list)
+    samples: list[SampleRow]
+    classes: list[ClassRow] = Field(default_factory=list)
+    fairness: Fairness = Fairness()
+    noise_curve: list[NoiseCurvePoint] = Field(default_factory=list)
+    studies: dict[str, Any] = Field(default_factory=dict)
+    policy: PolicyOutcome | None = None
+    warnings: list[str] = Field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The audit as indented JSON with a final newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = "audit.json") -> AuditResult:
+        """Read an audit from JSON; ``name`` is for messages.
+
+        Raises:
+            ResultError: not JSON, another schema version, or a field that doesn't fit.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ResultError(f"expected an audit as JSON in {name}, found something else ({error})") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ResultError(
+                f"expected schema_version {SCHEMA_VERSION} in {name}, found {version!r}; "
+                "run the scan again or use the riskaudit that wrote the file"
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {place}: {first['msg']}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the audit as JSON, in one step.
+
+        Raises:
+            OutputError: the place can't be written.
+        """
+        write_file(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> AuditResult:
+        """Read an audit that `save` or the command line wrote.
+
+        Raises:
+            ResultError: the file is missing or isn't an audit.
+        """
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ResultError(f"can't read {path}: {error.strerror or error}") from error
+        return cls.from_json(content, name=path.name)
