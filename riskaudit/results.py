@@ -21,9 +21,7 @@ from riskaudit.files import write_file
 
 SCHEMA_VERSION = 1
 
-Status: TypeAlias = Literal[
-    "exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"
-]
+Status: TypeAlias = Literal["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
 Verdict: TypeAlias = Literal["high", "medium", "low", "not_assessed"]
 Target: TypeAlias = int | float | list[float]
 
@@ -92,8 +90,11 @@ class PriorInfo(Record):
 
 
 class ThreatModel(Record):
-    """Who the attacker is. ``evaluation`` is "deployment" where the audited release is what a
-    client computes, "diagnostic" where it differs (``reason`` says how)."""
+    """Who the attacker is.
+
+    ``evaluation`` is "deployment" where the audited release is what a client computes, "diagnostic"
+    where it differs (``reason`` says how).
+    """
 
     weights_known: bool = True
     labels_known: bool = True

@@ -49,16 +49,18 @@ class GenericJacobian(LinearOperator):
 
     @cached_property
     def _pullback(self) -> Callable[[Tensor], tuple[Tensor]]:
-        """u [B, P] to (J^T u [B, *S],), the graph of r kept."""
-        _, pullback = vjp(lambda inputs: self.release.mean(Batch(inputs, self.batch.targets)), self.batch.inputs)
-        return pullback  # type: ignore[no-any-return]
+        """U [B, P] to (J^T u [B, *S],), the graph of r kept."""
+        pullback: Callable[[Tensor], tuple[Tensor]]
+        _, pullback = vjp(lambda inputs: self.release.mean(Batch(inputs, self.batch.targets)), self.batch.inputs)  # type: ignore[misc]
+        return pullback
 
     @cached_property
     def _pushforward(self) -> Callable[[Tensor], tuple[Tensor]]:
-        """v [B, *S] to (J v [B, P],): the vjp of the (linear) pullback."""
+        """V [B, *S] to (J v [B, P],): the vjp of the (linear) pullback."""
         start = torch.zeros(self.num_samples, self.shape[0], dtype=self.dtype, device=self.device)
-        _, pushforward = vjp(lambda cotangent: self._pullback(cotangent)[0], start)
-        return pushforward  # type: ignore[no-any-return]
+        pushforward: Callable[[Tensor], tuple[Tensor]]
+        _, pushforward = vjp(lambda cotangent: self._pullback(cotangent)[0], start)  # type: ignore[misc]
+        return pushforward
 
     def _matmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] == 1:
@@ -77,7 +79,8 @@ class GenericJacobian(LinearOperator):
         return pushed
 
     def _sample_push(self, inputs: Tensor, target: Tensor, direction: Tensor) -> Tensor:
-        _, pushed = jvp(lambda value: self.release.sample_mean(value, target), (inputs,), (direction,))
+        pushed: Tensor
+        _, pushed = jvp(lambda value: self.release.sample_mean(value, target), (inputs,), (direction,))  # type: ignore[misc]
         return pushed
 
     def _sample_columns(self, index: int, columns: Tensor) -> Tensor:
@@ -89,9 +92,8 @@ class GenericJacobian(LinearOperator):
             single = self.select([index])
             push = lambda direction: single._pushforward(direction.unsqueeze(0))[0][0]  # noqa: E731
         size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.shape[0]))
-        blocks = [
-            vmap(push)(block.reshape(-1, *inputs.shape)).mT for block in columns.mT.split(size)
-        ]
+        starts = range(0, columns.shape[1], size)
+        blocks = [vmap(push)(columns[:, k : k + size].mT.reshape(-1, *inputs.shape)).mT for k in starts]
         return torch.cat(blocks, dim=1)
 
     def _rmatmat(self, columns: Tensor) -> Tensor:

@@ -66,8 +66,14 @@ class ConjugateGradient(InverseSolver):
         return finish(operator, rhs, shift, value, claimed, self.tolerance, smallest, matvecs)
 
     def _reached(
-        self, active: Tensor, residual: Tensor, value: Tensor, shift: Tensor, smallest: Tensor,
-        steps: list[Tensor], ratios: list[Tensor],
+        self,
+        active: Tensor,
+        residual: Tensor,
+        value: Tensor,
+        shift: Tensor,
+        smallest: Tensor,
+        steps: list[Tensor],
+        ratios: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Active samples whose error bound is within the tolerance, and the eigenvalue behind it, both [B]."""
         residual, norm = residual.double(), value.norm(dim=-1).double()

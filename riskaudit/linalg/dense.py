@@ -15,7 +15,10 @@ from riskaudit.linalg.eigenvalues import EigenvalueSolver, register_eigenvalue_s
 from riskaudit.linalg.inverses import InverseSolver, register_inverse_solver
 from riskaudit.linalg.operators import GramOperator, LinearOperator, identity_columns
 from riskaudit.linalg.solution import Solution
+from riskaudit.results import Status
 
+# One sample's J, in float64, is held at once up to this size; a larger one never is.
+JACOBIAN_BYTES = 4 * 2**30
 # A block of J's columns of at most this many numbers is held beside J itself.
 COLUMN_BLOCK_ENTRIES = 2**24
 
@@ -25,17 +28,18 @@ class Spectrum:
     """All eigenvalues ascending [B, n], eigenvectors as columns [B, n, n], float64, and products used.
 
     Eigenvalues are those of a positive semidefinite matrix: rounding below zero is cut off. Values at
-    or below ``resolution`` [B] can't be told from zero in float64.
+    or below ``resolution`` [B] can't be told from zero; ``rounding`` is what that takes relative to n l_1.
     """
 
     values: Tensor
     vectors: Tensor
     matvecs: int
+    rounding: float
 
     @property
     def resolution(self) -> Tensor:
-        """n * eps * l_1, the rounding error of the smallest eigenvalues, [B]."""
-        return self.values.shape[-1] * torch.finfo(torch.float64).eps * self.values[:, -1]
+        """The rounding error of the smallest eigenvalues, [B]."""
+        return self.values.shape[-1] * self.rounding * self.values[:, -1]
 
     @property
     def rank(self) -> Tensor:
@@ -47,7 +51,11 @@ class Spectrum:
         """Decompose a symmetric positive semidefinite operator, one sample at a time."""
         parts = [torch.linalg.eigh(_dense_matrix(operator.select([index]))) for index in range(operator.num_samples)]
         values = torch.stack([part[0] for part in parts]).clamp_min(0.0)
-        return cls(values, torch.stack([part[1] for part in parts]), operator.shape[1])
+        rounding = torch.finfo(operator.dtype).eps
+        if isinstance(operator, GramOperator):
+            # Squared in float64, J's own rounding reaches H's eigenvalues only as its square.
+            rounding = max(torch.finfo(torch.float64).eps, rounding**2)
+        return cls(values, torch.stack([part[1] for part in parts]), operator.shape[1], rounding)
 
     def solve(self, rhs: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """(H + shift)^-1 rhs [B, n] for shift [B] >= 0, and which samples are singular [B]."""
@@ -60,7 +68,7 @@ class Spectrum:
 
 def _dense_matrix(operator: LinearOperator) -> Tensor:
     """The n x n matrix of a one-sample operator, symmetrised, float64."""
-    if isinstance(operator, GramOperator):
+    if isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES:
         # J^T J as one product of matrices is far cheaper than n products with J^T.
         jacobian = _columns(operator.jacobian)
         matrix = jacobian.mT @ jacobian
@@ -96,7 +104,8 @@ class Dense(EigenvalueSolver):
         value = spectrum.values[:, -1]
         zero = torch.zeros_like(value)
         matvecs = torch.full_like(value, spectrum.matvecs, dtype=torch.long)
-        return Solution(value, value, value, ("exact",) * len(value), zero, matvecs)
+        status: tuple[Status, ...] = ("exact",) * len(value)
+        return Solution(value, value, value, status, zero, matvecs)
 
 
 @register_inverse_solver("dense")
@@ -120,11 +129,12 @@ class DenseInverse(InverseSolver):
             (spectrum.values + shift[:, None]) * torch.einsum("bnk,bn->bk", spectrum.vectors, value),
         )
         residual = (rhs.double() - applied).norm(dim=-1) / rhs.double().norm(dim=-1).clamp_min(1e-300)
+        status: tuple[Status, ...] = tuple("singular" if lost else "exact" for lost in singular.tolist())
         return Solution(
             value=value,
             low=norm,
             high=norm,
-            status=tuple("singular" if lost else "exact" for lost in singular.tolist()),
+            status=status,
             residual=residual,
             matvecs=torch.full_like(norm, spectrum.matvecs, dtype=torch.long),
         )

@@ -56,16 +56,17 @@ def lanczos_shortfall(num_products: int, dimension: int, failure: float) -> floa
     """
     if num_products < 1:
         return 1.0
-    return min(1.0, (math.log(1.648 * math.sqrt(dimension) / failure) / (2 * num_products - 1)) ** 2)
+    root = math.log(1.648 * math.sqrt(dimension) / failure) / (2 * num_products - 1)
+    return min(1.0, root * root)
 
 
 def power_shortfall(num_products: int, dimension: int, failure: float) -> float:
     """Like `lanczos_shortfall` for power iteration: solves 0.824 sqrt(n) (1 - e)^(k - 1/2) = q for e."""
     if num_products < 1:
         return 1.0
-    return min(1.0, 1.0 - (failure / (0.824 * math.sqrt(dimension))) ** (1.0 / (num_products - 0.5)))
+    return min(1.0, 1.0 - math.pow(failure / (0.824 * math.sqrt(dimension)), 1.0 / (num_products - 0.5)))
 
 
 def certified_upper_end(value: Tensor, shortfall: Tensor) -> Tensor:
-    """theta / (1 - e), infinite where nothing is certified. Both [B], float64."""
+    """Theta / (1 - e), infinite where nothing is certified. Both [B], float64."""
     return value / (1.0 - shortfall).clamp_min(0.0)

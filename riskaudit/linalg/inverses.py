@@ -59,8 +59,14 @@ def relative_error_bound(residual_norm: Tensor, solution_norm: Tensor, smallest:
 
 
 def finish(
-    operator: LinearOperator, rhs: Tensor, shift: Tensor, value: Tensor, claimed: Tensor, tolerance: float,
-    smallest: Tensor, matvecs: Tensor,
+    operator: LinearOperator,
+    rhs: Tensor,
+    shift: Tensor,
+    value: Tensor,
+    claimed: Tensor,
+    tolerance: float,
+    smallest: Tensor,
+    matvecs: Tensor,
 ) -> Solution:
     """Recompute the true residual of ``value`` (one more product) and grade the solve by it.
 

@@ -81,11 +81,7 @@ class LanczosProcess:
     def projected(self) -> Tensor:
         """T = Q^T H Q, [B, k, k], float64."""
         inner = self.off_diagonal[:, :-1]
-        return (
-            torch.diag_embed(self.diagonal)
-            + torch.diag_embed(inner, offset=1)
-            + torch.diag_embed(inner, offset=-1)
-        )
+        return torch.diag_embed(self.diagonal) + torch.diag_embed(inner, offset=1) + torch.diag_embed(inner, offset=-1)
 
     def ritz(self) -> RitzPairs:
         """Ritz values and residuals of H in the present space."""
@@ -110,10 +106,8 @@ class LanczosProcess:
         return RitzPairs(values, vectors, squared.clamp_min(0.0).sqrt())
 
     def shortfall(self, failure: float) -> Tensor:
-        """e with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""
-        certified = [
-            lanczos_shortfall(int(k), self.operator.shape[1], failure) for k in self.num_products.tolist()
-        ]
+        """E with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""
+        certified = [lanczos_shortfall(int(k), self.operator.shape[1], failure) for k in self.num_products.tolist()]
         shortfall = torch.tensor(certified, dtype=torch.float64, device=self.diagonal.device)
         return torch.where(self.exhausted, torch.zeros_like(shortfall), shortfall)
 

@@ -41,6 +41,4 @@ class LeastSquares(InverseSolver):
             if self.learning_rate is None
             else largest.new_full(largest.shape, self.learning_rate)
         )
-        return iterate(
-            operator, rhs, shift, step=rate, order=2, tolerance=self.tolerance, max_matvecs=self.max_matvecs
-        )
+        return iterate(operator, rhs, shift, step=rate, order=2, tolerance=self.tolerance, max_matvecs=self.max_matvecs)

@@ -36,6 +36,4 @@ class Neumann(InverseSolver):
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
         """See `InverseSolver.solve`."""
         step = 1 / (largest + shift) if self.step is None else largest.new_full(largest.shape, self.step)
-        return iterate(
-            operator, rhs, shift, step=step, order=1, tolerance=self.tolerance, max_matvecs=self.max_matvecs
-        )
+        return iterate(operator, rhs, shift, step=step, order=1, tolerance=self.tolerance, max_matvecs=self.max_matvecs)

@@ -78,9 +78,7 @@ class MatrixOperator(LinearOperator):
     """Explicit matrices [B, m, n] as an operator."""
 
     def __init__(self, matrices: Tensor) -> None:
-        super().__init__(
-            matrices.shape[0], (matrices.shape[1], matrices.shape[2]), matrices.dtype, matrices.device
-        )
+        super().__init__(matrices.shape[0], (matrices.shape[1], matrices.shape[2]), matrices.dtype, matrices.device)
         self.matrices = matrices
 
     def _matmat(self, columns: Tensor) -> Tensor:
@@ -118,3 +116,24 @@ def identity_columns(operator: LinearOperator) -> Tensor:
     """The n unit vectors for every sample as a view, [B, n, n]."""
     n = operator.shape[1]
     return torch.eye(n, dtype=operator.dtype, device=operator.device).expand(operator.num_samples, n, n)
+
+
+@final
+class DowndatedOperator(LinearOperator):
+    """A - v v^T for a symmetric operator A and vectors v [B, n]."""
+
+    def __init__(self, operator: LinearOperator, vector: Tensor) -> None:
+        super().__init__(operator.num_samples, operator.shape, operator.dtype, operator.device)
+        self.operator = operator
+        self.vector = vector
+
+    def _matmat(self, columns: Tensor) -> Tensor:
+        overlap = torch.einsum("bn,bnk->bk", self.vector, columns)
+        return self.operator.matmat(columns) - self.vector[:, :, None] * overlap[:, None, :]
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        return self._matmat(columns)
+
+    def select(self, indices: list[int]) -> DowndatedOperator:
+        """The downdated operators of some samples only."""
+        return DowndatedOperator(self.operator.select(indices), self.vector[indices])

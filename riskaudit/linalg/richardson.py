@@ -6,8 +6,6 @@ end each step multiplies it by 1 - step * l_n^order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 

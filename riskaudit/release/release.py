@@ -61,9 +61,7 @@ class Release:
         self.steps = parse_steps(steps) if isinstance(steps, str) else tuple(steps)
         check_order(self.steps)
         _refuse_unrepeatable_layers(model)
-        self.parameters = {
-            name: value.detach() for name, value in model.named_parameters() if value.requires_grad
-        }
+        self.parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise ReleaseError("expected a model with trainable parameters, found none with requires_grad=True")
         frozen = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}

@@ -1,0 +1,65 @@
+"""riskaudit: audit what a gradient gives away, before it is sent.
+
+    checkpoint = riskaudit.load_checkpoint("lenet.pt")
+    samples = riskaudit.load_samples("mnist.npz", channels=checkpoint.input_channels, limit=32)
+    result = riskaudit.audit(checkpoint, samples, release="clip:1.0,gaussian:0.01")
+    result.save("audit.json")
+
+Names are imported on first use: ``import riskaudit`` and rendering a report don't load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from riskaudit.version import __version__
+
+if TYPE_CHECKING:
+    from riskaudit.auditing import AuditSettings, audit
+    from riskaudit.errors import RiskauditError
+    from riskaudit.guard import Policy
+    from riskaudit.inputs import Checkpoint, Loss, Samples, load_checkpoint, load_loss, load_samples
+    from riskaudit.report import render
+    from riskaudit.results import AuditResult
+
+_HOMES = {
+    "AuditResult": "riskaudit.results",
+    "AuditSettings": "riskaudit.auditing",
+    "Checkpoint": "riskaudit.inputs",
+    "Loss": "riskaudit.inputs",
+    "Policy": "riskaudit.guard",
+    "RiskauditError": "riskaudit.errors",
+    "Samples": "riskaudit.inputs",
+    "audit": "riskaudit.auditing",
+    "load_checkpoint": "riskaudit.inputs",
+    "load_loss": "riskaudit.inputs",
+    "load_samples": "riskaudit.inputs",
+    "render": "riskaudit.report",
+}
+
+__all__ = [
+    "AuditResult",
+    "AuditSettings",
+    "Checkpoint",
+    "Loss",
+    "Policy",
+    "RiskauditError",
+    "Samples",
+    "__version__",
+    "audit",
+    "load_checkpoint",
+    "load_loss",
+    "load_samples",
+    "render",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'riskaudit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,262 @@
+"""`audit`: every proxy for every sample of a release, and what they say together."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import scipy
+import torch
+from torch import nn
+
+from riskaudit.auditing.planning import choose_plan
+from riskaudit.auditing.rows import HEADLINE, BatchRows, RowMaker, audit_batch, image_png
+from riskaudit.auditing.settings import AuditSettings
+from riskaudit.auditing.summaries import class_rows, fairness, noise_curve
+from riskaudit.errors import SettingsError
+from riskaudit.inputs import Checkpoint, Samples, check_compatibility, load_loss
+from riskaudit.priors import IsotropicPrior
+from riskaudit.proxies import PROXIES, Plan
+from riskaudit.release import Batch, Release, batch_norm_layers
+from riskaudit.results import (
+    AuditResult,
+    CheckpointInfo,
+    Cost,
+    DataInfo,
+    NoiseInfo,
+    PriorInfo,
+    ReleaseInfo,
+    SampleRow,
+    Settings,
+    ThreatModel,
+    Thresholds,
+    Tool,
+)
+from riskaudit.version import __version__
+
+Progress = Callable[[int, int], None]
+
+
+def audit(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    *,
+    show_samples: bool = False,
+    command: str | None = None,
+    progress: Progress | None = None,
+    **options: object,
+) -> AuditResult:
+    """Audit what the release of each sample gives away.
+
+    Args:
+        checkpoint: from `load_checkpoint`, or a module in memory.
+        samples: from `load_samples` or `Samples.from_tensors`.
+        settings: all options at once.
+        show_samples: put the private images into the result. Off, no input leaves this function.
+        command: the command line that reproduces the audit, for the record.
+        progress: called as ``progress(done, total)`` after every batch.
+        **options: fields of `AuditSettings`, e.g. ``release="clip:1.0,gaussian:0.01"``.
+
+    Raises:
+        RiskauditError: the model, data and options don't fit; the message says what to change.
+    """
+    started = time.perf_counter()
+    settings = _settings(settings, options)
+    if isinstance(checkpoint, nn.Module):
+        checkpoint = Checkpoint.from_model(checkpoint)
+    loss = load_loss(settings.loss)
+    check_compatibility(checkpoint, samples, loss)
+    device = settings.torch_device()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    model = copy.deepcopy(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
+    release = Release(model, loss, settings.release)
+    defended = release.noise is not None
+    audited = release if defended else release.with_noise(settings.reference_noise)
+    prior = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
+    plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples))
+    thresholds = Thresholds(high=settings.high, medium=settings.medium)
+    target_rmse = prior.std / 2 if settings.target_rmse is None else settings.target_rmse
+    maker = RowMaker(audited, prior, plan, thresholds, target_rmse, settings.seed)
+    done = _all_rows(maker, samples, settings, show_samples, progress)
+    return AuditResult(
+        tool=Tool(version=__version__),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        versions=_versions(),
+        checkpoint=CheckpointInfo(
+            name=checkpoint.name,
+            sha256=checkpoint.sha256,
+            architecture=checkpoint.architecture,
+            num_parameters=checkpoint.num_parameters,
+        ),
+        data=_data_info(samples),
+        release=_release_info(release, settings),
+        threat_model=_threat_model(checkpoint.model),
+        prior=PriorInfo(kind=prior.kind, mean=prior.mean, std=prior.std),
+        settings=_settings_info(settings, plan, checkpoint, loss.name, device, target_rmse),
+        cost=Cost(
+            seconds=round(time.perf_counter() - started, 3),
+            matvecs=done.matvecs,
+            peak_memory_bytes=_peak_memory(device),
+        ),
+        proxies=[proxy.info(_missing_reason(name, done)) for name, proxy in PROXIES.items()],
+        samples=done.rows,
+        classes=class_rows(done.rows, samples.class_names, settings.seed),
+        fairness=fairness(done.rows),
+        noise_curve=noise_curve(done.spectra, prior.std),
+        warnings=_warnings(checkpoint, settings, release, done.rows),
+    )
+
+
+def _settings(settings: AuditSettings | None, options: dict[str, object]) -> AuditSettings:
+    known = AuditSettings.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise SettingsError(f"expected options {', '.join(known)}, found {name!r}")
+    return replace(settings or AuditSettings(), **options)  # type: ignore[arg-type]
+
+
+def _all_rows(
+    maker: RowMaker, samples: Samples, settings: AuditSettings, show_samples: bool, progress: Progress | None
+) -> BatchRows:
+    total = BatchRows([])
+    release = maker.release
+    for first in range(0, len(samples), settings.batch_size):
+        indices = list(range(first, min(first + settings.batch_size, len(samples))))
+        batch = Batch(
+            samples.inputs[indices].to(device=release.device, dtype=release.dtype),
+            samples.targets[indices].to(release.device),
+        )
+        images = [image_png(samples.inputs[index]) if show_samples else None for index in indices]
+        try:
+            part = audit_batch(maker, batch, indices, [samples.ids[index] for index in indices], images)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise SettingsError(
+                f"out of memory with {len(indices)} samples at once; lower --batch-size, or choose --solver lanczos"
+            ) from error
+        total.rows += part.rows
+        total.spectra += part.spectra
+        total.reasons |= part.reasons
+        total.matvecs += part.matvecs
+        if progress is not None:
+            progress(len(total.rows), len(samples))
+    return total
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _missing_reason(name: str, done: BatchRows) -> str | None:
+    """Why a proxy lacks values, if some sample that was audited has none."""
+    audited = [row for row in done.rows if row.status != "failed"]
+    if all(row.proxies[name].value is not None for row in audited):
+        return None
+    return done.reasons.get(name)
+
+
+def _data_info(samples: Samples) -> DataInfo:
+    return DataInfo(
+        name=samples.name,
+        sha256=samples.sha256,
+        num_samples=len(samples),
+        input_shape=list(samples.inputs.shape[1:]),
+        input_range=[float(samples.inputs.min()), float(samples.inputs.max())],
+        class_names=list(samples.class_names) if samples.class_names is not None else None,
+    )
+
+
+def _release_info(release: Release, settings: AuditSettings) -> ReleaseInfo:
+    noise = release.noise
+    return ReleaseInfo(
+        steps=[step.name for step in release.steps],
+        spec=release.spec,
+        noise=None if noise is None else NoiseInfo(law=noise.law, std=noise.std),
+        defended=noise is not None,
+        coupling=release.coupling,
+        reference_noise_std=settings.reference_noise if noise is None else None,
+    )
+
+
+def _threat_model(model: nn.Module) -> ThreatModel:
+    layers = batch_norm_layers(model)
+    if not layers:
+        return ThreatModel()
+    return ThreatModel(
+        evaluation="diagnostic",
+        reason=f"{len(layers)} batch-norm layers (first: {layers[0]}) use their running statistics here; "
+        "a client in training computes statistics from its batch, which couples the batch's samples",
+    )
+
+
+def _settings_info(
+    settings: AuditSettings, plan: Plan, checkpoint: Checkpoint, loss: str, device: torch.device, target_rmse: float
+) -> Settings:
+    return Settings(
+        seed=settings.seed,
+        device=str(device),
+        dtype=settings.dtype,
+        solver=plan.solver,
+        inverse=plan.inverse,
+        solver_reason=plan.solver_reason,
+        inverse_reason=plan.inverse_reason,
+        loss=loss,
+        batch_size=settings.batch_size,
+        tolerance=settings.tolerance,
+        max_matvecs=plan.max_matvecs,
+        confidence=settings.confidence,
+        target_rmse=target_rmse,
+        thresholds=Thresholds(high=settings.high, medium=settings.medium),
+        normalization_mean=checkpoint.normalization_mean,
+        normalization_std=checkpoint.normalization_std,
+    )
+
+
+def _warnings(checkpoint: Checkpoint, settings: AuditSettings, release: Release, rows: list[SampleRow]) -> list[str]:
+    warnings = list(checkpoint.notes)
+    if checkpoint.recognised:
+        warnings.append(f"the architecture {checkpoint.architecture} was recognised from the weights; --arch names it")
+    noise = release.noise
+    if noise is not None and noise.law == "laplace":
+        warnings.append(
+            f"Laplace noise: the posterior uses Gaussian noise of the same Fisher information (std {noise.fisher_std:g}"
+            f" per entry, less than the noise's own {noise.std:g}), which favours the attacker"
+        )
+    if settings.dtype == "float32" and (noise.fisher_std if noise else settings.reference_noise) < 1e-2:
+        warnings.append("float32 rounding can matter at this little noise; --dtype float64 is safer")
+    failed = sum(row.status == "failed" for row in rows)
+    if failed:
+        warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
+    unassessed = sum(row.proxies[HEADLINE].value is None for row in rows) - failed
+    if unassessed:
+        warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
+    return warnings
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "riskaudit": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": str(np.__version__),
+        "scipy": str(scipy.__version__),
+    }
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

@@ -1,0 +1,121 @@
+"""The options of an audit, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from riskaudit.errors import SettingsError
+from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+AUTO_MAX_MATVECS = 50
+CHOSEN_MAX_MATVECS = 1000
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Everything that decides the numbers besides the model and the data.
+
+    Attributes:
+        loss: registered name or ``file.py:function``.
+        release: the pipeline, as ``--release`` takes it.
+        reference_noise: Gaussian std per released entry at which an undefended release is ranked.
+        prior_mean: mean of one input coordinate; None to take it from the audited data.
+        prior_std: standard deviation likewise.
+        target_rmse: error that noise_std_for_target should reach; None for half the prior's std.
+        high: verdict "high" above this revealed fraction.
+        medium: verdict "medium" from this revealed fraction on.
+        solver: "auto" or a registered eigenvalue solver.
+        inverse: "auto" or a registered inverse.
+        tolerance: relative error at which an iteration has converged.
+        max_matvecs: products per sample and solve at most; None for 50, or 1000 where the user named a
+            solver or an inverse.
+        confidence: with which certified ends hold, for all samples together.
+        dtype: "float32" or "float64".
+        device: "auto", "cpu", "cuda" or "cuda:i".
+        batch_size: samples in memory at once.
+        seed: of every random draw.
+    """
+
+    loss: str = "cross-entropy"
+    release: str = "gradient"
+    reference_noise: float = 1e-3
+    prior_mean: float | None = None
+    prior_std: float | None = None
+    target_rmse: float | None = None
+    high: float = 0.5
+    medium: float = 0.1
+    solver: str = "auto"
+    inverse: str = "auto"
+    tolerance: float = 1e-6
+    max_matvecs: int | None = None
+    confidence: float = 0.99
+    dtype: str = "float64"
+    device: str = "auto"
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("--reference-noise", self.reference_noise)
+        if self.target_rmse is not None:
+            _positive("--target-rmse", self.target_rmse)
+        if self.prior_std is not None:
+            _positive("--prior-std", self.prior_std)
+        if not 0 <= self.medium <= self.high <= 1:
+            raise SettingsError(
+                f"expected 0 <= --medium-above <= --high-above <= 1, found {self.medium:g} and {self.high:g}"
+            )
+        _known("--solver", self.solver, ["auto", *EIGENVALUE_SOLVERS])
+        _known("--inverse", self.inverse, ["auto", *INVERSE_SOLVERS])
+        _known("--dtype", self.dtype, list(DTYPES))
+        if self.inverse == "dense" and self.solver not in ("auto", "dense"):
+            raise SettingsError(
+                f"--inverse dense needs all eigenvalues, but --solver is {self.solver}; choose --solver dense as well"
+            )
+        if not 0 < self.tolerance < 1:
+            raise SettingsError(f"expected --tolerance between 0 and 1, found {self.tolerance:g}")
+        if not 0 < self.confidence < 1:
+            raise SettingsError(f"expected --confidence between 0 and 1, found {self.confidence:g}")
+        for name, value in (("--batch-size", self.batch_size), ("--max-matvecs", self.max_matvecs)):
+            if value is not None and value < 1:
+                raise SettingsError(f"expected {name} of at least 1, found {value}")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"expected --seed of at least 0, found {self.seed}")
+
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype to work in."""
+        return DTYPES[self.dtype]
+
+    def torch_device(self) -> torch.device:
+        """The device to work on.
+
+        Raises:
+            SettingsError: no such device here.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = torch.device("meta")
+        if device.type not in ("cpu", "cuda"):
+            raise SettingsError(f"expected --device auto, cpu, cuda or cuda:NUMBER, found {self.device!r}")
+        if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+            raise SettingsError(
+                f"--device {self.device} was asked for, but this machine shows {torch.cuda.device_count()} "
+                "CUDA devices; use --device cpu"
+            )
+        return device
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError(f"expected {name} above 0, found {value:g}")
+
+
+def _known(name: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        raise SettingsError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")

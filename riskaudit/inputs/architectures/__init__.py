@@ -1,0 +1,25 @@
+"""Architectures by name: each file registers what it defines; importing this package registers all."""
+
+from riskaudit.inputs.architectures import (
+    convbig,
+    convnet,
+    lenet,
+    mlp,
+    resnet,
+    timm_models,
+    torchvision_models,
+)
+from riskaudit.inputs.architectures.registry import architecture_names, get_architecture, recognise
+
+__all__ = [
+    "architecture_names",
+    "convbig",
+    "convnet",
+    "get_architecture",
+    "lenet",
+    "mlp",
+    "recognise",
+    "resnet",
+    "timm_models",
+    "torchvision_models",
+]

@@ -1,0 +1,235 @@
+"""The architectures that are known by name, and which of them some weights fit.
+
+An architecture infers its constructor's arguments from the names and shapes of the weights; the
+model is then built without memory (on torch's meta device) and compared name by name, shape by
+shape. So an architecture is recognised only where its weights would load strictly.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from riskaudit.errors import ArchitectureError
+from riskaudit.inputs.text import clean, listing, shape_text
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+_COUNTER = ".num_batches_tracked"
+
+
+class MismatchError(Exception):
+    """Weights can't belong to an architecture; ``str`` says why.
+
+    Args:
+        reason: what differs.
+        near: the weights are otherwise of this kind, so that the reason is worth telling.
+    """
+
+    def __init__(self, reason: str, *, near: bool = True) -> None:
+        super().__init__(reason)
+        self.near = near
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What weights say of their model.
+
+    ``input_shape`` is (C, H, W) or (features,), None where several sizes give the same weights.
+    """
+
+    arguments: Mapping[str, Any]
+    num_classes: int
+    input_channels: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One registered architecture.
+
+    ``infer`` turns shapes into constructor arguments or raises `MismatchError`. ``rename`` maps other
+    customary names to this one's, given the shapes and whether the user named the architecture.
+    """
+
+    name: str
+    description: str
+    build: Callable[..., nn.Module]
+    infer: Callable[[Shapes], Guess]
+    rename: Callable[[Shapes, bool], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A package of models, named ``collection:NAME`` and never recognised, only asked for."""
+
+    name: str
+    description: str
+    build: Callable[[str, Shapes], nn.Module]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An architecture beside weights: fits when ``difference`` is None."""
+
+    architecture: Architecture
+    guess: Guess | None
+    renames: Mapping[str, str] = field(default_factory=dict)
+    difference: str | None = None
+    num_differences: int = 0
+
+
+ARCHITECTURES: dict[str, Architecture] = {}
+COLLECTIONS: dict[str, Collection] = {}
+
+
+def _no_renames(_shapes: Shapes, _named: bool) -> Mapping[str, str]:
+    return {}
+
+
+def _claim(name: str) -> None:
+    if name in ARCHITECTURES or name in COLLECTIONS:
+        raise ValueError(f"architecture {name!r} is registered twice")
+
+
+def register(
+    name: str,
+    *,
+    description: str,
+    infer: Callable[[Shapes], Guess],
+    rename: Callable[[Shapes, bool], Mapping[str, str]] = _no_renames,
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Register the decorated constructor or module class under ``name``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        _claim(name)
+        ARCHITECTURES[name] = Architecture(name, description, build, infer, rename)
+        return build
+
+    return decorate
+
+
+def register_collection(
+    name: str, *, description: str
+) -> Callable[[Callable[[str, Shapes], nn.Module]], Callable[[str, Shapes], nn.Module]]:
+    """Register the decorated ``(model name, shapes) -> module`` as a collection.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def decorate(build: Callable[[str, Shapes], nn.Module]) -> Callable[[str, Shapes], nn.Module]:
+        _claim(name)
+        COLLECTIONS[name] = Collection(name, description, build)
+        return build
+
+    return decorate
+
+
+def architecture_names() -> dict[str, str]:
+    """One line of description for every name that ``--arch`` takes; collections as ``collection:NAME``."""
+    known = {entry.name: entry.description for entry in ARCHITECTURES.values()}
+    return known | {f"{entry.name}:NAME": entry.description for entry in COLLECTIONS.values()}
+
+
+def get_architecture(name: str) -> Architecture:
+    """The architecture registered under ``name``.
+
+    Raises:
+        ArchitectureError: unknown; the message lists the known and the nearest.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=2)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ArchitectureError(
+        f"unknown architecture {clean(name, 50)!r}; {hint}known are {', '.join(architecture_names())} "
+        "and file.py:factory"
+    )
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name to shape of everything in a module's state dict."""
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+def differences(expected: Shapes, found: Shapes) -> list[str]:
+    """Where two sets of weights differ, each as a few words; batch-norm counters may be absent from ``found``."""
+    shared = [name for name in expected if name in found]
+    result = [
+        f"{name} has shape {shape_text(found[name])}, expected {shape_text(expected[name])}"
+        for name in shared
+        if tuple(expected[name]) != tuple(found[name])
+    ]
+    missing = [name for name in expected if name not in found and not name.endswith(_COUNTER)]
+    unexpected = [name for name in found if name not in expected]
+    result += [f"{name} is missing" for name in missing]
+    return result + [f"{name} is unexpected" for name in unexpected]
+
+
+def try_fit(architecture: Architecture, shapes: Shapes, *, named: bool = False) -> Fit:
+    """Hold an architecture against weights; ``named`` when the user asked for it by name."""
+    renames = architecture.rename(shapes, named)
+    renamed = {renames.get(name, name): shape for name, shape in shapes.items()}
+    try:
+        guess = architecture.infer(renamed)
+        with torch.device("meta"):
+            expected = shapes_of(architecture.build(**guess.arguments))
+    except MismatchError as mismatch:
+        return Fit(architecture, None, renames, str(mismatch), 1 if mismatch.near else len(shapes) + 1)
+    found = differences(expected, renamed)
+    if found:
+        return Fit(architecture, guess, renames, listing_of_differences(found), len(found))
+    return Fit(architecture, guess, renames)
+
+
+def listing_of_differences(found: list[str]) -> str:
+    """The first two differences in full, the rest as a count."""
+    shown = "; ".join(clean(item, 90) for item in found[:2])
+    return f"{shown} and {len(found) - 2} more" if len(found) > 2 else shown
+
+
+def recognise(shapes: Shapes) -> Fit:
+    """The one registered architecture that weights fit.
+
+    Raises:
+        ArchitectureError: none fits (the nearest are listed with the reason), or several do.
+    """
+    fits = [try_fit(architecture, shapes) for architecture in ARCHITECTURES.values()]
+    exact = [fit for fit in fits if fit.difference is None]
+    if len(exact) == 1:
+        return exact[0]
+    if exact:
+        raise ArchitectureError(
+            f"the weights fit {listing(fit.architecture.name for fit in exact)}; choose one with --arch NAME"
+        )
+    nearest = sorted(fits, key=lambda fit: fit.num_differences)[:2]
+    reasons = ". ".join(f"{fit.architecture.name}: {clean(fit.difference, 110)}" for fit in nearest)
+    raise ArchitectureError(
+        "no registered architecture fits the weights; name it with --arch NAME or --arch file.py:factory "
+        f"(nearest: {reasons})"
+    )
+
+
+def shape_at(shapes: Shapes, name: str, num_dimensions: int) -> tuple[int, ...]:
+    """The shape under ``name``.
+
+    Raises:
+        MismatchError: absent, of another number of dimensions, or with a size of 0.
+    """
+    if name not in shapes:
+        raise MismatchError(f"{name} is missing", near=False)
+    shape = tuple(shapes[name])
+    if len(shape) != num_dimensions or 0 in shape:
+        raise MismatchError(f"{name} has shape {shape_text(shape)}, expected {num_dimensions} sizes above 0")
+    return shape

@@ -1,0 +1,47 @@
+"""``timm:NAME``: timm's models, built without pretrained weights."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from typing import Any
+
+from torch import nn
+
+from riskaudit.errors import ArchitectureError
+from riskaudit.inputs.architectures.inference import matching_sizes, reference_shapes
+from riskaudit.inputs.architectures.registry import Shapes, register_collection
+from riskaudit.inputs.architectures.torchvision_compat import import_torchvision
+from riskaudit.inputs.text import clean
+
+
+@register_collection("timm", description="a model of timm, such as timm:vit_tiny_patch16_224")
+def build(name: str, shapes: Shapes) -> nn.Module:
+    """The model ``name`` with the weights' number of classes and input channels; nothing is downloaded.
+
+    Raises:
+        ArchitectureError: timm isn't installed, has no such model, or can't build it for these weights.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # timm imports torchvision, which must already have been made importable.
+            import_torchvision()
+            import timm
+        except ImportError as cause:
+            raise ArchitectureError(f'timm:{clean(name, 40)} needs timm; run pip install "riskaudit[timm]"') from cause
+        # Only plain names: `hf-hub:...` would reach for the network.
+        if not name.replace("_", "").replace(".", "").isalnum() or not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+            raise ArchitectureError(f"timm has no model {clean(name, 40)!r}; {hint}")
+        try:
+            reference = reference_shapes(lambda: timm.create_model(name, pretrained=False))
+            classes, channels = matching_sizes(reference, shapes, f"timm:{name}")
+            options: dict[str, Any] = {} if channels is None else {"in_chans": channels}
+            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+        except (TypeError, ValueError, RuntimeError, AssertionError) as cause:
+            raise ArchitectureError(
+                f"timm can't build {clean(name, 40)} for these weights ({clean(cause)}); use --arch file.py:factory"
+            ) from cause
+    return model

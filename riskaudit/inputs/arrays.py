@@ -1,0 +1,198 @@
+"""Arrays from any format to samples: names of keys, layout of images, dtype of targets.
+
+Every format ends in `RawSamples`; `to_inputs` and `to_targets` bring its tensors to the one form that
+the audit works with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from riskaudit.errors import SamplesError
+from riskaudit.inputs.losses import Loss
+from riskaudit.inputs.text import clean, listing, shape_text
+
+INPUT_KEYS = ("images", "x", "inputs")
+TARGET_KEYS = ("labels", "y", "targets")
+IMAGE_CHANNELS = (1, 3)
+# float64 copies of what a file holds: beyond this, --limit is the answer.
+MAX_INPUT_BYTES = 32 * 2**30
+
+
+@dataclass(frozen=True)
+class RawSamples:
+    """Inputs [N, ...] and targets [N, ...] as a file holds them.
+
+    ``ids`` are identifiers of the samples in their source, None where they are just numbered.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    ids: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+
+
+def find_key(keys: Mapping[str, Any], wanted: Sequence[str], what: str, name: str) -> str:
+    """The first of ``wanted`` among ``keys``.
+
+    Raises:
+        SamplesError: none is there; the message lists what was found.
+    """
+    key = next((key for key in wanted if key in keys), None)
+    if key is None:
+        found = f"the keys {listing(keys, 6)}" if keys else "nothing"
+        raise SamplesError(f"expected {what} under {', '.join(wanted)} in {name}, found {found}; rename them")
+    return key
+
+
+def as_tensor(value: Any, what: str, name: str) -> Tensor:
+    """A tensor or array of numbers as a tensor; unsigned integers beyond 8 bits become int64.
+
+    Raises:
+        SamplesError: not numbers.
+    """
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            raise SamplesError(f"{what} in {name} aren't a plain real tensor; save them as floats or integers")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise SamplesError(f"{what} in {name} claim more values than are stored; save them again")
+        return value.detach().cpu()
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as cause:
+        raise SamplesError(f"{what} in {name} aren't an array of one shape ({clean(cause)}); stack them") from cause
+    if array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
+        raise SamplesError(f"{what} in {name} have dtype {clean(array.dtype, 30)}, expected numbers; convert them")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def raw_from_mapping(content: Mapping[str, Any], name: str) -> RawSamples:
+    """Inputs, targets and optionally ``ids`` and ``class_names`` from named arrays.
+
+    Raises:
+        SamplesError: a key is missing or holds something else.
+    """
+    inputs_key = find_key(content, INPUT_KEYS, "inputs", name)
+    targets_key = find_key(content, TARGET_KEYS, "targets", name)
+    return RawSamples(
+        as_tensor(content[inputs_key], "inputs", name),
+        as_tensor(content[targets_key], "targets", name),
+        _texts(content.get("ids"), "ids", name),
+        _texts(content.get("class_names"), "class_names", name),
+    )
+
+
+def _texts(value: Any, what: str, name: str) -> list[str] | None:
+    if value is None:
+        return None
+    items = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes):
+        raise SamplesError(f"{what} in {name} aren't a list of names; store one per entry")
+    return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in items]
+
+
+def check_lengths(raw: RawSamples, name: str) -> None:
+    """Refuse zero samples, or inputs, targets and ids of different length.
+
+    Raises:
+        SamplesError: see above.
+    """
+    if raw.inputs.ndim == 0 or raw.targets.ndim == 0:
+        raise SamplesError(f"inputs and targets in {name} are single numbers, expected one row per sample")
+    num_samples = len(raw.inputs)
+    if num_samples == 0 or raw.inputs.numel() == 0:
+        raise SamplesError(f"{name} holds no samples; expected at least one")
+    for what, values in (("targets", raw.targets), ("ids", raw.ids)):
+        if values is not None and len(values) != num_samples:
+            raise SamplesError(f"{name} holds {num_samples} inputs but {len(values)} {what}; expected one per input")
+
+
+def to_inputs(inputs: Tensor, channels: int | None, name: str) -> Tensor:
+    """Inputs [N, *S] as float64 in data units; images as [N, C, H, W].
+
+    uint8 values are divided by 255; everything else keeps its numbers.
+
+    Args:
+        inputs: [N, F], [N, H, W], [N, C, L], [N, C, H, W] or [N, H, W, C].
+        channels: C that the model takes, None if unknown; tells the last two apart.
+        name: for messages.
+
+    Raises:
+        SamplesError: no layout has that many channels, too large, or NaN or infinite values.
+    """
+    if inputs.numel() * 8 > MAX_INPUT_BYTES:
+        raise SamplesError(
+            f"{name} holds {inputs.numel()} input values, too many to audit at once; take fewer samples with --limit"
+        )
+    values = inputs.to(torch.float64)
+    if inputs.dtype == torch.uint8:
+        values = values / 255.0
+    values = _channels_second(values, channels, name)
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0])
+        raise SamplesError(f"sample {first} in {name} holds NaN or infinite values; mend or leave out that sample")
+    return values.contiguous()
+
+
+def _channels_second(values: Tensor, channels: int | None, name: str) -> Tensor:
+    if values.ndim == 1:
+        return values.unsqueeze(1)
+    shape = tuple(values.shape)
+    if values.ndim == 3 and shape[1] != channels:
+        if channels in (None, 1):
+            return values.unsqueeze(1)
+        raise SamplesError(
+            f"the model takes {channels} channels, but {name} holds inputs of shape {shape_text(shape)} (N, H, W); "
+            "use the data that the model was trained on"
+        )
+    if values.ndim == 4 and channels is not None and shape[1] != channels:
+        if shape[3] == channels:
+            return values.permute(0, 3, 1, 2)
+        raise SamplesError(
+            f"the model takes {channels} channels, but {name} holds inputs of shape {shape_text(shape)}, expected "
+            "(N, C, H, W) or (N, H, W, C); use the data that the model was trained on"
+        )
+    return values
+
+
+def are_images(inputs: Tensor) -> bool:
+    """Whether inputs [N, *S] can be shown as grey or colour images."""
+    return inputs.ndim == 4 and inputs.shape[1] in IMAGE_CHANNELS
+
+
+def to_targets(targets: Tensor, loss: Loss | None, name: str) -> Tensor:
+    """Targets as int64 [N] (class numbers) or float64 [N, ...].
+
+    Raises:
+        SamplesError: NaN, or fractions where the loss wants class numbers.
+    """
+    if targets.is_floating_point():
+        targets = targets.to(torch.float64)
+        finite = torch.isfinite(targets).flatten(1 if targets.ndim > 1 else 0)
+        bad = ~(finite.all(dim=1) if finite.ndim > 1 else finite)
+        if bool(bad.any()):
+            raise SamplesError(f"sample {int(bad.nonzero()[0])} in {name} has a NaN or infinite target; mend it")
+    else:
+        targets = targets.to(torch.int64)
+    if loss is None or loss.kind == "custom":
+        return targets.contiguous()
+    if loss.kind == "regression":
+        return targets.to(torch.float64).contiguous()
+    if targets.ndim == 2 and targets.shape[1] == 1 and loss.kind == "classification":
+        targets = targets.squeeze(1)
+    if loss.kind == "classification" and targets.is_floating_point():
+        if not bool((targets == targets.round()).all()) or targets.ndim != 1:
+            raise SamplesError(
+                f"expected class numbers in {name} for {loss.name}, found fractions; choose another --loss"
+            )
+        targets = targets.to(torch.int64)
+    return targets.contiguous()

@@ -1,0 +1,238 @@
+"""Checkpoints: a file with weights to a model that can be audited.
+
+Nothing in the file is executed: weights come through ``torch.load(weights_only=True)``, safetensors, or
+this package's reader of torch.export archives. Code runs only where the user names it
+(``--arch file.py:factory``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from riskaudit.errors import CheckpointError
+from riskaudit.files import sha256_of_file
+from riskaudit.inputs.architectures.inference import input_channels, last_width
+from riskaudit.inputs.architectures.registry import shapes_of
+from riskaudit.inputs.archives import checked_members, is_zip
+from riskaudit.inputs.exported_archive import ExportedArchive, is_exported, read_exported
+from riskaudit.inputs.exported_model import EXPORT_ADVICE, ExportedModel
+from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
+from riskaudit.inputs.normalization import Normalized, check_normalization
+from riskaudit.inputs.state_dicts import check_weights, unwrap
+from riskaudit.inputs.text import clean, listing
+from riskaudit.inputs.torch_files import (
+    check_file,
+    read_safetensors,
+    read_torch_file,
+    starts_like_pickle,
+    starts_like_safetensors,
+)
+
+CHECKPOINT_FORMATS = {
+    ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or under state_dict, model, model_state_dict",
+    ".safetensors": "a state dict saved by safetensors",
+    ".pt2": "a program saved by torch.export.save, with a batch of 1 or a dynamic batch dimension",
+}
+_ACCEPTED = "state dicts in .pt or .safetensors files and torch.export programs in .pt2 files"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in eval mode and what is known of it.
+
+    Attributes:
+        model: x [B, *S] in data units to outputs; float32 or float64 parameters.
+        name: the file's name without its folder.
+        sha256: of the file; None for a module in memory.
+        architecture: registered name, ``file.py:factory``, ``torch.export``, or a class name.
+        input_channels: C where the weights determine it.
+        input_shape: (C, H, W) or (features,) where the weights determine it. (features,) stands for any
+            shape of that many entries.
+        num_classes: outputs of the last layer where known.
+        recognised: the architecture was found from the weights, not named.
+        notes: what a reader of the audit should be told.
+        normalization_mean: in data units, one value or one per channel; None where the input isn't normalised.
+        normalization_std: likewise.
+    """
+
+    model: nn.Module
+    name: str
+    sha256: str | None
+    architecture: str
+    input_channels: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    recognised: bool = False
+    notes: tuple[str, ...] = ()
+    normalization_mean: list[float] | None = None
+    normalization_std: list[float] | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of entries of all parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @classmethod
+    def from_model(cls, model: nn.Module, *, name: str = "model", architecture: str | None = None) -> Checkpoint:
+        """A copy of a module in memory, in eval mode; the module itself stays as it is.
+
+        Raises:
+            CheckpointError: no module, no floating-point parameters, or NaN or infinite ones.
+        """
+        if not isinstance(model, nn.Module):
+            raise CheckpointError(f"expected a torch.nn.Module, found a {type(model).__name__}")
+        shown = clean(name) or "model"
+        was_training = model.training
+        try:
+            copied = copy.deepcopy(model).eval()
+        except (RuntimeError, TypeError) as cause:
+            raise CheckpointError(
+                f"{shown} can't be copied ({clean(cause)}); build it anew and load its weights"
+            ) from cause
+        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in copied.parameters()):
+            copied = copied.float()
+        stop_in_place(copied)
+        _check_model(copied, shown)
+        shapes = shapes_of(copied)
+        return cls(
+            model=copied,
+            name=shown,
+            sha256=None,
+            architecture=architecture or type(model).__name__,
+            input_channels=input_channels(copied),
+            num_classes=last_width(shapes),
+            notes=tuple(_mode_notes(copied, "switched to eval mode" if was_training else None)),
+        )
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Checkpoint:
+    """Read weights and build the model that they belong to.
+
+    Args:
+        path: a file of one of `CHECKPOINT_FORMATS`, told apart by content.
+        arch: a registered architecture, ``torchvision:NAME``, ``timm:NAME`` or ``file.py:factory``;
+            None to recognise it from the weights.
+        mean: put ``(x - mean) / std`` inside the model: one value or one per channel, in data units.
+        std: likewise; given together with ``mean``.
+
+    Raises:
+        CheckpointError: the file or its weights can't be used.
+        ArchitectureError: no model, or no single model, fits the weights.
+        UserCodeError: ``file.py:factory`` fails or returns no module.
+    """
+    path = Path(path)
+    check_file(path, CheckpointError, _ACCEPTED)
+    check_normalization(mean, std, None)
+    checkpoint = _read(path, arch)
+    # Unknown for (features,), which may be flattened images.
+    normalization = check_normalization(mean, std, checkpoint.input_channels)
+    if normalization is None:
+        return checkpoint
+    model = Normalized(checkpoint.model, *normalization).eval()
+    return replace(checkpoint, model=model, normalization_mean=normalization[0], normalization_std=normalization[1])
+
+
+def _read(path: Path, arch: str | None) -> Checkpoint:
+    name = clean(path.name)
+    try:
+        zipped, pickled = is_zip(path), starts_like_pickle(path)
+        is_safetensors = path.suffix.lower() == ".safetensors" or starts_like_safetensors(path)
+        if zipped and is_exported(checked_members(path, CheckpointError, compressed=False)):
+            return _from_exported(read_exported(path), path, arch)
+        if not (zipped or pickled or is_safetensors or path.suffix.lower() in (".pt", ".pth", ".ckpt")):
+            raise CheckpointError(f"{name} is none of the accepted formats: {_ACCEPTED}")
+        if is_safetensors and not zipped:
+            content: object = read_safetensors(path, CheckpointError)
+        else:
+            content = read_torch_file(path, CheckpointError)
+        state = check_weights(unwrap(content, name), name)
+    except (OSError, MemoryError) as cause:
+        raise CheckpointError(f"can't read {name} ({clean(cause)}); check the file and the free memory") from cause
+    built = build_model(state, name, arch)
+    return _described(built, path)
+
+
+def _described(built: BuiltModel, path: Path) -> Checkpoint:
+    model = built.model.eval()
+    return Checkpoint(
+        model=model,
+        name=clean(path.name),
+        sha256=sha256_of_file(path),
+        architecture=built.architecture,
+        input_channels=built.input_channels,
+        input_shape=built.input_shape,
+        num_classes=built.num_classes,
+        recognised=built.recognised,
+        notes=(*built.notes, *_mode_notes(model, "audited in eval mode")),
+    )
+
+
+def _from_exported(archive: ExportedArchive, path: Path, arch: str | None) -> Checkpoint:
+    name = clean(path.name)
+    if arch is not None:
+        raise CheckpointError(f"{name} brings its own architecture; leave out --arch {clean(arch, 50)}")
+    archive = replace(
+        archive,
+        weights=check_weights(archive.weights, name) if archive.weights else {},
+        constants={key: value.clone() for key, value in archive.constants.items()},
+    )
+    try:
+        model = ExportedModel(archive).eval()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, StopIteration) as cause:
+        raise CheckpointError(f"{name} holds a program that can't be read ({clean(cause)}); {EXPORT_ADVICE}") from cause
+    batch, *sizes = model.input_sizes or (None,)
+    if batch not in (None, 1):
+        raise CheckpointError(f"{name} was exported for batches of {batch}, expected 1 or any; {EXPORT_ADVICE}")
+    _check_model(model, name)
+    known = bool(sizes) and all(size is not None for size in sizes)
+    return Checkpoint(
+        model=model,
+        name=name,
+        sha256=sha256_of_file(path),
+        architecture="torch.export",
+        input_channels=sizes[0] if len(sizes) in (2, 3, 4) else None,
+        input_shape=tuple(size for size in sizes if size is not None) if known else None,
+        num_classes=model.output_width,
+    )
+
+
+def _check_model(model: nn.Module, name: str) -> None:
+    parameters = dict(model.named_parameters())
+    if not any(parameter.is_floating_point() for parameter in parameters.values()):
+        raise CheckpointError(f"{name} has no floating-point parameters, so no gradient; expected a trainable model")
+    for key, value in [*parameters.items(), *model.named_buffers()]:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{clean(key, 60)} in {name} holds NaN or infinite weights; use a checkpoint that didn't diverge"
+            )
+
+
+def _mode_notes(model: nn.Module, mode: str | None) -> list[str]:
+    """What eval mode means for batch norm and dropout; ``mode`` says how the model came to it, None if it was."""
+    norms = {name or "model": layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    tracked = [name for name, layer in norms.items() if layer.running_mean is not None]
+    untracked = [name for name in norms if name not in tracked]
+    notes = []
+    if tracked and mode:
+        notes.append(f"{mode}: batch-norm layers {listing(tracked)} use their stored statistics")
+    if untracked:
+        notes.append(
+            f"batch-norm layers {listing(untracked)} keep no statistics and use the batch's own, even in eval mode"
+        )
+    dropouts = [name for name, layer in model.named_modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
+    if dropouts and mode and mode.startswith("switched"):
+        notes.append(f"{mode}: dropout layers {listing(dropouts)} pass their input on")
+    return notes

@@ -1,0 +1,86 @@
+"""``.npz`` files, read without pickle and only as far as needed.
+
+NumPy allocates what an array's header claims before it reads; here the claim is first held against the
+member's size, and only the first rows are read where a limit is given.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from riskaudit.errors import SamplesError
+from riskaudit.inputs.archives import checked_members
+from riskaudit.inputs.arrays import INPUT_KEYS, MAX_INPUT_BYTES, TARGET_KEYS, find_key
+from riskaudit.inputs.text import clean
+
+_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def read_npz(path: Path, limit: int | None) -> dict[str, Any]:
+    """The arrays that make up samples: inputs, targets, and ``ids`` and ``class_names`` where present.
+
+    Args:
+        path: an existing file.
+        limit: number of rows to read of all but ``class_names``.
+
+    Raises:
+        SamplesError: damaged, an array of objects, or one that claims more than is there.
+    """
+    name = clean(path.name)
+    members = checked_members(path, SamplesError, compressed=True)
+    arrays = {member.removesuffix(".npy"): info for member, info in members.items() if member.endswith(".npy")}
+    wanted = [find_key(arrays, INPUT_KEYS, "inputs", name), find_key(arrays, TARGET_KEYS, "targets", name)]
+    wanted += [key for key in ("ids", "class_names") if key in arrays]
+    result: dict[str, Any] = {}
+    lengths: dict[str, int] = {}
+    for key in wanted:
+        rows = None if key == "class_names" else limit
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(arrays[key]) as stream:
+                result[key], lengths[key] = _read_array(stream, arrays[key].file_size, rows)
+        except SamplesError as cause:
+            raise SamplesError(f"{clean(key, 20)} in {name} {cause}") from cause
+        except Exception as cause:
+            # zlib, zipfile and NumPy's header parser each fail in their own ways on a damaged member.
+            raise SamplesError(f"{clean(key, 20)} in {name} is damaged ({clean(cause)}); save it again") from cause
+    lengths.pop("class_names", None)
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length} {clean(key, 20)}" for key, length in lengths.items())
+        raise SamplesError(f"{name} holds {found}; expected one of each per sample")
+    return result
+
+
+def _read_array(stream: IO[bytes], member_bytes: int, rows: int | None) -> tuple[np.ndarray[Any, Any], int]:
+    """The first ``rows`` of a member's array, and how many it has.
+
+    Messages continue a sentence that begins with the array's name.
+    """
+    version = npy.read_magic(stream)
+    if version not in _READERS:
+        raise SamplesError(f"uses npy format {version}, which holds no plain numbers; save plain arrays")
+    shape, fortran, dtype = _READERS[version](stream)
+    if dtype.hasobject or dtype.names is not None:
+        raise SamplesError("is an array of Python objects, which needs pickle; save plain numbers")
+    if any(size < 0 for size in shape):
+        raise SamplesError(f"claims the shape {shape}; save it again")
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes > member_bytes:
+        raise SamplesError(f"claims {num_bytes} bytes where {member_bytes} are stored; save it again")
+    num_rows = shape[0] if shape else 0
+    if rows is not None and shape and not fortran and rows < shape[0]:
+        shape = (rows, *shape[1:])
+        num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes > MAX_INPUT_BYTES:
+        raise SamplesError(f"holds {num_bytes} bytes, too many to audit at once; take fewer samples with --limit")
+    content = stream.read(num_bytes)
+    if len(content) < num_bytes:
+        raise SamplesError("is truncated; save it again")
+    array = np.frombuffer(content, dtype=dtype, count=math.prod(shape))
+    array = array.reshape(shape, order="F" if fortran else "C")
+    return (array[:rows] if shape else array), num_rows

@@ -1,0 +1,24 @@
+"""Text from files and from other libraries, made fit for one-sentence messages and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def clean(value: object, limit: int = 100) -> str:
+    """``value`` as one line: control and direction characters dropped, at most ``limit`` characters."""
+    words = " ".join(str(value).split())
+    text = "".join(character for character in words if character.isprintable())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def listing(values: Iterable[object], limit: int = 4) -> str:
+    """The first few of ``values`` in a row, with the count of the rest."""
+    items = [clean(value, 50) for value in values]
+    shown = ", ".join(items[:limit])
+    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """A shape as ``(1, 28, 28)``."""
+    return "(" + ", ".join(str(size) for size in shape) + ")"

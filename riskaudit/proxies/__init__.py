@@ -1,0 +1,22 @@
+"""Numbers per sample that foretell how well an attacker reconstructs it. Ids are those of audit.json."""
+
+# Importing a file registers its proxies; the order here is the order in audit.json.
+from riskaudit.proxies import gradient_norm as _gradient_norm  # noqa: F401  # isort: skip
+from riskaudit.proxies import i2f as _i2f  # noqa: F401  # isort: skip
+from riskaudit.proxies import posterior as _posterior  # noqa: F401  # isort: skip
+from riskaudit.proxies import lavp as _lavp  # noqa: F401  # isort: skip
+from riskaudit.proxies.base import PROXIES, Proxy, ProxyScores
+from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.proxies.plan import Plan
+from riskaudit.proxies.posterior import noise_std_for_target, posterior_rmse, revealed_fraction
+
+__all__ = [
+    "PROXIES",
+    "Linearisation",
+    "Plan",
+    "Proxy",
+    "ProxyScores",
+    "noise_std_for_target",
+    "posterior_rmse",
+    "revealed_fraction",
+]

@@ -1,0 +1,90 @@
+"""The proxy interface: one number per sample, with interval and status, read off a linearisation."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from riskaudit.errors import SettingsError
+from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.results import Estimate, ProxyInfo, SolverEvidence, Status
+
+
+@dataclass(frozen=True)
+class ProxyScores:
+    """One estimate per sample; ``reason`` says why there are none, or why some are missing."""
+
+    estimates: tuple[Estimate, ...]
+    reason: str | None = None
+    evidence: tuple[SolverEvidence, ...] | None = None
+
+
+class Proxy(ABC):
+    """A number per sample that foretells how well its input can be reconstructed."""
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    units: ClassVar[str]
+    source: ClassVar[str]
+    riskier: ClassVar[Literal["higher", "lower"]]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def score(self, at: Linearisation) -> ProxyScores:
+        """The proxy for every sample of a linearisation."""
+
+    def info(self, reason: str | None = None) -> ProxyInfo:
+        """What audit.json says of this proxy."""
+        return ProxyInfo(
+            id=self.id, title=self.title, units=self.units, source=self.source, riskier=self.riskier,
+            summary=self.summary, reason=reason,
+        )  # fmt: skip
+
+
+PROXIES: dict[str, Proxy] = {}
+
+
+def register(proxy: type[Proxy]) -> type[Proxy]:
+    """Class decorator: make a proxy part of every audit."""
+    if proxy.id in PROXIES:
+        raise SettingsError(f"the proxy {proxy.id!r} is registered twice")
+    PROXIES[proxy.id] = proxy()
+    return proxy
+
+
+def estimate(value: float | None, status: Status, low: float | None = None, high: float | None = None) -> Estimate:
+    """An estimate in which whatever isn't finite is None; an answer that isn't finite has failed."""
+    finite = [number if number is not None and math.isfinite(number) else None for number in (value, low, high)]
+    if value is not None and finite[0] is None and status in ("exact", "converged", "bracketed"):
+        status = "failed"
+    return Estimate(value=finite[0], low=finite[1], high=finite[2], status=status)
+
+
+def exact(values: Tensor) -> ProxyScores:
+    """Exact values [B]: the interval is the value itself."""
+    return ProxyScores(tuple(estimate(value, "exact", value, value) for value in values.tolist()))
+
+
+def graded(
+    value: Tensor, status: Sequence[Status], low: Tensor | None = None, high: Tensor | None = None
+) -> ProxyScores:
+    """Values [B] with a status each, and intervals where known; a singular one has no value."""
+    count = len(status)
+    lows = low.tolist() if low is not None else [None] * count
+    highs = high.tolist() if high is not None else [None] * count
+    return ProxyScores(
+        tuple(
+            Estimate(value=None, status="singular") if state == "singular" else estimate(number, state, least, most)
+            for number, state, least, most in zip(value.tolist(), status, lows, highs, strict=True)
+        )
+    )
+
+
+def not_applicable(at: Linearisation, reason: str) -> ProxyScores:
+    """No value for any sample, and why."""
+    return ProxyScores((Estimate(value=None, status="not_applicable"),) * len(at), reason)

@@ -1,0 +1,25 @@
+"""||r(x)||_2: the baseline that every other proxy has to beat."""
+
+from __future__ import annotations
+
+from typing import final
+
+from riskaudit.proxies.base import Proxy, ProxyScores, exact, register
+from riskaudit.proxies.linearisation import Linearisation
+
+
+@register
+@final
+class GradientNorm(Proxy):
+    """2-norm of the released vector before noise."""
+
+    id = "gradient_norm"
+    title = "Gradient norm"
+    units = "2-norm of the released vector"
+    source = "baseline"
+    riskier = "higher"
+    summary = "Length of the released vector before noise; the baseline that other proxies have to beat."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        return exact(at.gradient_norm)

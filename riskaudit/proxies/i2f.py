@@ -1,0 +1,90 @@
+"""I2F, the inversion influence function: Zhang et al., NeurIPS 2023, Eq. 3-6, per input coordinate.
+
+Not valid beyond the linearisation: large noise, or a release that is not differentiable at the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+
+from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, not_applicable, register
+from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.proxies.solves import norm_of_solve
+from riskaudit.results import Estimate
+
+SOURCE = "Zhang et al., NeurIPS 2023"
+UNITS = "RMSE per input coordinate, data units"
+
+
+@register
+@final
+class I2F(Proxy):
+    """||H^-1 J^T delta|| / sqrt(d) for the drawn noise delta."""
+
+    id = "i2f"
+    title = "Inversion influence (drawn noise)"
+    units = UNITS
+    source = f"{SOURCE}, Eq. 3-4"
+    riskier = "lower"
+    summary = "First-order reconstruction error of an attacker without a prior, for one draw of the noise."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        return norm_of_solve(at, at.pulled_noise, 0.0)
+
+
+@register
+@final
+class I2FLowerBound(Proxy):
+    """||J^T delta|| / (l_1 sqrt(d)), l_1 at its certified upper end."""
+
+    id = "i2f_lower_bound"
+    title = "Inversion influence, lower bound"
+    units = UNITS
+    source = f"{SOURCE}, Eq. 5"
+    riskier = "lower"
+    summary = "Certified lower bound of the inversion influence from the largest eigenvalue alone; usually very loose."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        scale = at.pulled_noise.norm(dim=-1).double() / math.sqrt(at.dimension)
+        largest = at.largest
+        assert largest.high is not None
+        rows = []
+        for pulled, ritz, upper, status in zip(
+            scale.tolist(), largest.value.tolist(), largest.high.tolist(), largest.status, strict=True
+        ):
+            if ritz == 0:
+                rows.append(Estimate(value=None, status="singular"))
+            elif not math.isfinite(upper):
+                # No upper end of l_1 is certified yet, so neither is a lower bound.
+                rows.append(Estimate(value=None, low=0.0, high=pulled / ritz, status="not_converged"))
+            else:
+                bound = pulled / upper
+                rows.append(estimate(bound, "exact" if status == "exact" else "bracketed", bound, pulled / ritz))
+        return ProxyScores(tuple(rows))
+
+
+@register
+@final
+class ExpectedRmse(Proxy):
+    """sigma sqrt(sum_i 1 / l_i / d): I2F averaged over Gaussian noise; the Cramer-Rao bound."""
+
+    id = "expected_rmse"
+    title = "Expected error without a prior"
+    units = UNITS
+    source = f"{SOURCE}, Eq. 6; Cramér-Rao bound of an unbiased attacker"
+    riskier = "lower"
+    summary = "Root mean square error of the best unbiased attacker, over all draws of the noise."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        if at.spectrum is None:
+            return not_applicable(at, "needs all eigenvalues of H: --solver dense")
+        singular = at.spectrum.rank < at.dimension
+        safe = torch.where(singular[:, None], torch.ones_like(at.spectrum.values), at.spectrum.values)
+        value = at.sigma * (1 / safe).mean(-1).sqrt()
+        return graded(value, ["singular" if lost else "exact" for lost in singular.tolist()], value, value)

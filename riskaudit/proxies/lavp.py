@@ -1,0 +1,143 @@
+"""LAVP, the loss-aware vulnerability proxy: Hong et al., AAAI 2024.
+
+Largest and smallest eigenvalue of the Hessian of the attacker's matching loss at the truth, where the
+residual is zero. L2: 2 H. Cosine: (H - v v^T) / ||r||^2 with v = J^T rhat. Both come from one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riskaudit.linalg.lanczos import largest_error
+from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, not_applicable, register
+from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.results import Estimate, Status
+
+SOURCE = "Hong et al., AAAI 2024"
+
+
+def _bracketed_below(upper: Tensor) -> ProxyScores:
+    """A smallest eigenvalue of which only an upper bound [B] is known: it is also at least 0."""
+    return ProxyScores(tuple(estimate(None, "bracketed", 0.0, bound) for bound in upper.tolist()))
+
+
+def _inverse_square(norm: Tensor) -> Tensor:
+    """1 / ||r||^2, infinite (so no value comes out) where r = 0."""
+    return 1 / norm.square()
+
+
+def _where_defined(at: Linearisation, status: Sequence[Status]) -> list[Status]:
+    """The statuses, but "singular" where r = 0: the cosine loss has no Hessian there."""
+    return ["singular" if norm == 0 else own for norm, own in zip(at.gradient_norm.tolist(), status, strict=True)]
+
+
+def _smallest(values: Tensor, resolution: Tensor, scale: Tensor) -> ProxyScores:
+    """Smallest eigenvalues [B] times scale [B]: one that can't be told from zero is bracketed."""
+    rows: list[Estimate] = []
+    for value, limit, factor in zip(values.tolist(), resolution.tolist(), scale.tolist(), strict=True):
+        if value > limit:
+            rows.append(estimate(value * factor, "exact", value * factor, value * factor))
+        else:
+            rows.append(estimate(0.0 if factor < float("inf") else None, "bracketed", 0.0, (value + limit) * factor))
+    return ProxyScores(tuple(rows))
+
+
+@register
+@final
+class LavpL2Max(Proxy):
+    """2 l_1."""
+
+    id = "lavp_l2_max"
+    title = "LAVP, L2 loss, largest"
+    units = "eigenvalue of the L2 matching loss's Hessian"
+    source = SOURCE
+    riskier = "higher"
+    summary = "Largest curvature of the attacker's L2 matching loss at the private input."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        largest = at.largest
+        high = None if largest.high is None else 2 * largest.high
+        return graded(2 * largest.value, largest.status, 2 * largest.value, high)
+
+
+@register
+@final
+class LavpL2Min(Proxy):
+    """2 l_d."""
+
+    id = "lavp_l2_min"
+    title = "LAVP, L2 loss, smallest"
+    units = "eigenvalue of the L2 matching loss's Hessian"
+    source = SOURCE
+    riskier = "higher"
+    summary = "Smallest curvature of the attacker's L2 matching loss at the private input."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        if at.spectrum is not None:
+            return _smallest(at.spectrum.values[:, 0], at.spectrum.resolution, torch.full_like(at.gradient_norm, 2.0))
+        if at.smallest_ritz is None:
+            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
+        return _bracketed_below(2 * at.smallest_ritz)
+
+
+@register
+@final
+class LavpCosineMax(Proxy):
+    """Largest eigenvalue of (H - v v^T) / ||r||^2."""
+
+    id = "lavp_cosine_max"
+    title = "LAVP, cosine loss, largest"
+    units = "eigenvalue of the cosine matching loss's Hessian"
+    source = SOURCE
+    riskier = "higher"
+    summary = "Largest curvature of the attacker's cosine matching loss at the private input."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        scale = _inverse_square(at.gradient_norm)
+        if at.downdated_spectrum is not None:
+            value = at.downdated_spectrum[:, -1] * scale
+            return graded(value, _where_defined(at, ["exact"] * len(at)), value, value)
+        if at.downdated_ritz is not None:
+            ritz = at.downdated_ritz.values[:, -1].clamp_min(0.0)
+            converged = largest_error(at.downdated_ritz) <= at.plan.tolerance * ritz
+            # Where the pass, made for H, hasn't settled this one: a Ritz value is a lower bound, and taking
+            # v v^T away can't raise the largest eigenvalue above H's own.
+            assert at.largest.high is not None
+            bounded = torch.isfinite(at.largest.high)
+            status: list[Status] = [
+                "converged" if done else "bracketed" if known else "not_converged"
+                for done, known in zip(converged.tolist(), bounded.tolist(), strict=True)
+            ]
+            return graded(ritz * scale, _where_defined(at, status), ritz * scale, at.largest.high * scale)
+        power = at.downdated_power
+        high = None if power.high is None else power.high * scale
+        return graded(power.value * scale, _where_defined(at, power.status), power.value * scale, high)
+
+
+@register
+@final
+class LavpCosineMin(Proxy):
+    """Smallest eigenvalue of (H - v v^T) / ||r||^2."""
+
+    id = "lavp_cosine_min"
+    title = "LAVP, cosine loss, smallest"
+    units = "eigenvalue of the cosine matching loss's Hessian"
+    source = SOURCE
+    riskier = "higher"
+    summary = "Smallest curvature of the attacker's cosine matching loss at the private input."
+
+    def score(self, at: Linearisation) -> ProxyScores:
+        """See `Proxy.score`."""
+        scale = _inverse_square(at.gradient_norm)
+        if at.downdated_spectrum is not None and at.spectrum is not None:
+            return _smallest(at.downdated_spectrum[:, 0], at.spectrum.resolution, scale)
+        if at.downdated_ritz is None:
+            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
+        return _bracketed_below(at.downdated_ritz.values[:, 0].clamp_min(0.0) * scale)

@@ -1,0 +1,209 @@
+"""Numbers that several sections need, computed once from an `AuditResult`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from riskaudit.report.formatting import ascii_number, target_text
+from riskaudit.results import AuditResult, Estimate, ProxyInfo, SampleRow, Status, Verdict
+
+PROXY_ORDER = (
+    "revealed_fraction",
+    "posterior_rmse",
+    "map_rmse",
+    "map_i2f",
+    "i2f",
+    "i2f_lower_bound",
+    "expected_rmse",
+    "lavp_l2_max",
+    "lavp_l2_min",
+    "lavp_cosine_max",
+    "lavp_cosine_min",
+    "gradient_norm",
+)
+PROXY_TITLES = {
+    "revealed_fraction": "Revealed fraction",
+    "posterior_rmse": "Posterior RMSE",
+    "map_rmse": "MAP RMSE",
+    "map_i2f": "MAP I2F",
+    "i2f": "I2F",
+    "i2f_lower_bound": "I2F lower bound",
+    "expected_rmse": "Expected RMSE",
+    "lavp_l2_max": "LAVP L2, largest",
+    "lavp_l2_min": "LAVP L2, smallest",
+    "lavp_cosine_max": "LAVP cosine, largest",
+    "lavp_cosine_min": "LAVP cosine, smallest",
+    "gradient_norm": "Gradient norm",
+}
+# The best stand-in first: what ranks the samples when the headline proxy has no value.
+_RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
+_HIGHER_IS_RISKIER = {"revealed_fraction", "lavp_l2_max", "gradient_norm"}
+_NOISE_STEP = re.compile(r"(gaussian|laplace)(:.*)?", re.DOTALL)
+_PLAIN_STEP = re.compile(r"[a-z0-9_-]+(:[a-z0-9_.+-]+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An audit with what follows from it. Everything is computed on first use."""
+
+    result: AuditResult
+
+    @cached_property
+    def num_samples(self) -> int:
+        """Rows of the audit, failed ones included."""
+        return len(self.result.samples)
+
+    @cached_property
+    def dimension(self) -> int:
+        """Coordinates of one input."""
+        return prod(self.result.data.input_shape)
+
+    @cached_property
+    def proxy_ids(self) -> tuple[str, ...]:
+        """All proxies of this audit, in the order of the report."""
+        listed = {info.id for info in self.result.proxies}
+        found = listed | {proxy for row in self.result.samples for proxy in row.proxies}
+        known = [proxy for proxy in PROXY_ORDER if proxy in found]
+        return (*known, *sorted(found - set(known)))
+
+    def info(self, proxy: str) -> ProxyInfo | None:
+        """What the audit says about a proxy."""
+        return next((info for info in self.result.proxies if info.id == proxy), None)
+
+    def title(self, proxy: str) -> str:
+        """A proxy's name for readers."""
+        info = self.info(proxy)
+        return info.title if info else PROXY_TITLES.get(proxy, proxy)
+
+    def reason(self, proxy: str) -> str:
+        """Why no sample has a value of this proxy, or nothing."""
+        info = self.info(proxy)
+        return (info.reason or "") if info else ""
+
+    def units(self, proxy: str) -> str:
+        """A proxy's units, or nothing."""
+        info = self.info(proxy)
+        return info.units if info else ""
+
+    def reasons_note(self, proxies: Iterable[str]) -> str:
+        """Why proxies have no value, each reason once: "Posterior RMSE, MAP RMSE: needs ..."."""
+        groups: dict[str, list[str]] = {}
+        for proxy in proxies:
+            if self.reason(proxy):
+                groups.setdefault(self.reason(proxy).rstrip("."), []).append(self.title(proxy))
+        return " ".join(f"{', '.join(titles)}: {reason}." for reason, titles in groups.items())
+
+    def estimates(self, proxy: str) -> list[tuple[SampleRow, Estimate]]:
+        """Samples that have an entry for a proxy."""
+        return [(row, row.proxies[proxy]) for row in self.result.samples if proxy in row.proxies]
+
+    def values(self, proxy: str) -> list[float]:
+        """All known values of a proxy, in the samples' order."""
+        return [estimate.value for _, estimate in self.estimates(proxy) if estimate.value is not None]
+
+    def statuses(self, proxy: str) -> list[Status]:
+        """One status per sample; a sample without the entry counts as its own status or failed."""
+        return [
+            row.proxies[proxy].status
+            if proxy in row.proxies
+            else ("failed" if row.status == "failed" else "not_applicable")
+            for row in self.result.samples
+        ]
+
+    @cached_property
+    def verdicts(self) -> dict[Verdict, int]:
+        """How many samples carry each verdict."""
+        order: tuple[Verdict, ...] = ("high", "medium", "low", "not_assessed")
+        return {verdict: sum(row.verdict == verdict for row in self.result.samples) for verdict in order}
+
+    @cached_property
+    def num_assessed(self) -> int:
+        """Samples with a verdict of high, medium or low."""
+        return self.num_samples - self.verdicts["not_assessed"]
+
+    @cached_property
+    def ranking_proxy(self) -> str | None:
+        """The proxy that ranks the samples."""
+        return next((proxy for proxy in _RANKING if self.values(proxy)), None)
+
+    @cached_property
+    def ranked(self) -> tuple[SampleRow, ...]:
+        """Samples, most exposed first; those without a value last."""
+        proxy = self.ranking_proxy
+        if proxy is None:
+            return tuple(self.result.samples)
+        sign = -1.0 if proxy in _HIGHER_IS_RISKIER else 1.0
+
+        def key(row: SampleRow) -> tuple[bool, float]:
+            estimate = row.proxies.get(proxy)
+            value = estimate.value if estimate else None
+            return (value is None, sign * value if value is not None else 0.0)
+
+        return tuple(sorted(self.result.samples, key=key))
+
+    def class_name(self, row: SampleRow) -> str:
+        """A sample's label for readers."""
+        return target_text(row.target, self.result.data.class_names)
+
+    @cached_property
+    def noise_std(self) -> float | None:
+        """The noise that the numbers are computed at, per released entry."""
+        release = self.result.release
+        if release.defended and release.noise:
+            return release.noise.std
+        return release.reference_noise_std or (release.noise.std if release.noise else None)
+
+    @cached_property
+    def noise_needed(self) -> list[float]:
+        """Known noise stds for the target, in the samples' order."""
+        targets = [row.noise_std_for_target for row in self.result.samples]
+        return [target.std for target in targets if target is not None and target.std is not None]
+
+    @cached_property
+    def target_rmse(self) -> float | None:
+        """The error that the noise is meant to force on an attacker."""
+        rows = (row.noise_std_for_target for row in self.result.samples)
+        return next((target.target_rmse for target in rows if target), self.result.settings.target_rmse)
+
+    @cached_property
+    def recommended_std(self) -> str | None:
+        """Noise std that brings every sample with a known need to the target, rounded up."""
+        return ascii_number(max(self.noise_needed)) if self.noise_needed and max(self.noise_needed) > 0 else None
+
+    def recommended_release(self) -> str | None:
+        """The audited pipeline with the recommended noise in place of its own."""
+        if self.recommended_std is None:
+            return None
+        steps = [step.strip() for step in self.result.release.spec.split(",")]
+        noise = f"gaussian:{self.recommended_std}"
+        kept = [
+            noise if _NOISE_STEP.fullmatch(step) else step
+            for step in steps
+            if step not in {"", "gradient"} and _PLAIN_STEP.fullmatch(step)
+        ]
+        return ",".join(kept if noise in kept else [*kept, noise])
+
+    def scan_command(self, release: str) -> str:
+        """The command that audits the same files with another release."""
+        checkpoint, data = shlex.quote(self.result.checkpoint.name), shlex.quote(self.result.data.name)
+        return f'riskaudit scan {checkpoint} --data {data} --release "{release}"'
+
+
+def median(values: list[float]) -> float:
+    """The median of at least one value."""
+    return float(statistics.median(values))
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Linear interpolation between order statistics, as numpy's default."""
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    lower = int(position)
+    upper = min(lower + 1, len(ordered) - 1)
+    return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])

@@ -1,0 +1,1 @@
+"""The report's sections: one file each, every one a pure function of the audit's facts."""

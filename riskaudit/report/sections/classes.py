@@ -1,0 +1,185 @@
+"""Second half of section 4: classes compared, and how unevenly the leak falls."""
+
+from __future__ import annotations
+
+from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import (
+    SHORT_STATUS,
+    count_cell,
+    interval,
+    number,
+    number_cell,
+    percent,
+    sentence,
+    short,
+)
+from riskaudit.report.plots import Span, SpanPlot
+from riskaudit.report.sections.leaks import thresholds
+from riskaudit.results import ClassRow, Inequality
+
+_FIGURE_CLASSES = 20
+
+
+def class_blocks(facts: Facts) -> list[Block]:
+    """Classes by their mean, as a figure and a table."""
+    proxy = next(
+        (
+            p
+            for p in ("revealed_fraction", "i2f", "lavp_l2_max", "gradient_norm")
+            if any(p in row.proxies for row in facts.result.classes)
+        ),
+        None,
+    )
+    heading = Subheading("Classes compared")
+    if proxy is None:
+        text = "Classes can't be compared: no class has a proxy with values."
+        return [heading, Paragraph(text)]
+    info = facts.info(proxy)
+    falling = info.riskier == "higher" if info else proxy != "i2f"
+    rows = sorted(
+        (row for row in facts.result.classes if proxy in row.proxies),
+        key=lambda row: row.proxies[proxy].mean,
+        reverse=falling,
+    )
+    table = _class_table(facts, rows, proxy)
+    if len(rows) == 1:
+        return [heading, Paragraph("All samples belong to one class, so there is nothing to compare."), table]
+    return [heading, _class_figure(facts, rows, proxy, table)]
+
+
+def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) -> Figure:
+    first, last = rows[0].proxies[proxy], rows[-1].proxies[proxy]
+    shown = rows[:_FIGURE_CLASSES]
+    cut = (
+        f" Only the {_FIGURE_CLASSES} most exposed of {len(rows)} classes are drawn." if len(shown) < len(rows) else ""
+    )
+    bars = any(row.proxies[proxy].low is not None for row in shown)
+    clear = (
+        first.low is not None
+        and first.high is not None
+        and last.low is not None
+        and last.high is not None
+        and (first.low > last.high or first.high < last.low)
+    )
+    caveat = "" if clear else "; the intervals don't tell them apart" if bars else "; too few samples for intervals"
+    spans = tuple(
+        Span(short(row.name, 16), stat.mean, stat.low, stat.high, stat.min, stat.max)
+        for row, stat in ((row, row.proxies[proxy]) for row in shown)
+    )
+    revealed = proxy == "revealed_fraction"
+    title = facts.title(proxy)
+    return Figure(
+        id="classes",
+        title=(
+            f"Class {short(rows[0].name)} is the most exposed on average ({_inside(title)} {number(first.mean)}), "
+            f"class {short(rows[-1].name)} the least ({number(last.mean)}){caveat}"
+        ),
+        alt=f"Mean {_inside(title)} of {len(shown)} classes with intervals and the range of their samples.",
+        plot=SpanPlot(
+            f"{_inside(title)} ({'0 = nothing, 1 = all' if revealed else (facts.units(proxy) or 'its units')})",
+            spans,
+            thresholds(facts) if revealed else (),
+            (0.0, 1.0) if revealed else None,
+        ),
+        table=table,
+        caption=(
+            "Square: mean of the class. Thick bar: bootstrap interval of the mean, where there are enough samples. "
+            f"Thin line: smallest to largest sample.{cut}"
+        ),
+    )
+
+
+def _inside(title: str) -> str:
+    """A proxy's title inside a sentence; acronyms stay as they are."""
+    return title[0].lower() + title[1:] if title[1:2].islower() else title
+
+
+def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:
+    levels = {row.proxies[proxy].confidence for row in rows if row.proxies[proxy].low is not None}
+    confidence = levels.pop() if len(levels) == 1 else None
+    level = f", {percent(confidence)}" if confidence is not None else ""
+    columns = (
+        Column("Class"),
+        Column("Samples", True),
+        Column("With a value", True),
+        Column("Mean", True),
+        Column(f"Interval of the mean (bootstrap{level})"),
+        Column("Std", True),
+        Column("Minimum", True),
+        Column("Maximum", True),
+    )
+    body = []
+    for row in rows:
+        stat = row.proxies[proxy]
+        used = stat.num_samples if stat.num_samples is not None else row.num_samples
+        missing = stat.note or "too few samples"
+        body.append(
+            (
+                Cell(short(row.name)),
+                count_cell(row.num_samples),
+                count_cell(used),
+                number_cell(stat.mean),
+                Cell(interval(stat.low, stat.high) or missing, tone="plain" if stat.low is not None else "unknown"),
+                number_cell(stat.std, missing="too few samples"),
+                number_cell(stat.min),
+                number_cell(stat.max),
+            )
+        )
+    return Table(
+        "classes",
+        f"{facts.title(proxy)} per class, computed from the samples that have a value",
+        columns,
+        tuple(body),
+        sortable=True,
+    )
+
+
+def fairness_blocks(facts: Facts) -> list[Block]:
+    """Gini, largest over smallest, and whether classes differ, per proxy."""
+    rows = [
+        (proxy, facts.result.fairness.proxies[proxy])
+        for proxy in (*facts.proxy_ids, *facts.result.fairness.proxies)
+        if proxy in facts.result.fairness.proxies
+    ]
+    rows = list(dict(rows).items())
+    if not rows:
+        return []
+    columns = (
+        Column("Proxy"),
+        Column("Gini", True),
+        Column("Largest / smallest", True),
+        Column("Do classes differ? (Kruskal-Wallis)"),
+        Column("Worst class"),
+        Column("Worst samples"),
+    )
+    names = {row.target: row.name for row in facts.result.classes}
+    table = Table(
+        id="fairness",
+        caption="How unevenly each proxy falls on samples and classes",
+        columns=columns,
+        rows=tuple(_fairness_row(facts.title(proxy), item, names) for proxy, item in rows),
+        note="Gini: 0 = all samples alike, towards 1 = few samples carry all. A p-value is not corrected for "
+        "the number of proxies tested.",
+    )
+    return [Subheading("Unevenness"), table]
+
+
+def _fairness_row(title: str, item: Inequality, names: dict[int, str]) -> tuple[Cell, ...]:
+    test = item.kruskal_wallis
+    if test is None:
+        difference = Cell("not applicable", tone="unknown")
+    elif test.p_value is None:
+        difference = Cell(SHORT_STATUS[test.status], detail=test.note or "", tone="unknown")
+    else:
+        likely = "yes, at the 5 % level" if test.p_value < 0.05 else "not shown"
+        difference = Cell(f"{likely} (p = {number(test.p_value)})", detail=test.note or "")
+    worst = item.worst_class
+    return (
+        Cell(title, detail=sentence(item.note) if item.note else ""),
+        number_cell(item.gini),
+        number_cell(item.max_min_ratio),
+        difference,
+        Cell("not applicable", tone="unknown") if worst is None else Cell(short(names.get(worst, str(worst)))),
+        Cell(", ".join(short(sample, 24) for sample in item.worst_samples[:3]) or "not applicable"),
+    )

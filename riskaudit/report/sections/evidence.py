@@ -1,0 +1,122 @@
+"""Section 6: what the numbers rest on, and what was not tested."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Table
+from riskaudit.report.facts import Facts, median
+from riskaudit.report.formatting import STATUS_WORDS, count_cell, number_cell, short, tally
+from riskaudit.results import SolverEvidence
+
+
+def evidence_section(facts: Facts) -> Section:
+    """All proxies, the solvers behind them, and the gaps."""
+    settings = facts.result.settings
+    blocks: list[Block] = [
+        Callout(
+            "Not calibrated against attacks",
+            (
+                "No attack was run in this audit. The numbers are what theory predicts for the stated attacker, to "
+                "first order; riskaudit verify runs the attacks.",
+            ),
+            "unknown",
+        ),
+        _proxy_table(facts),
+        _solver_table(facts),
+    ]
+    why = f"{_with_reason('Solver', settings.solver, settings.solver_reason)} "
+    why += _with_reason("Inverse", settings.inverse, settings.inverse_reason)
+    blocks.append(Paragraph(why, lead="Why these solvers."))
+    blocks.append(Bullets(_not_tested(facts), lead="Not tested:"))
+    if facts.result.studies:
+        names = tuple(sorted(short(name, 80) for name in facts.result.studies))
+        blocks.append(Bullets(names, lead="Studies stored in audit.json beside this audit:"))
+    return Section("evidence", "Evidence", tuple(blocks))
+
+
+def _with_reason(what: str, name: str, reason: str | None) -> str:
+    because = f" ({reason.rstrip('.')})" if reason else ""
+    return f"{what}: {short(name)}{because}."
+
+
+def _proxy_table(facts: Facts) -> Table:
+    rows = []
+    for proxy in facts.proxy_ids:
+        info = facts.info(proxy)
+        values = facts.values(proxy)
+        spread = (median(values), min(values), max(values)) if values else (None, None, None)
+        rows.append(
+            (
+                Cell(facts.title(proxy), detail=proxy),
+                *(number_cell(value, missing="no value") for value in spread),
+                Cell(info.units if info else "not stated"),
+                Cell(("higher" if info.riskier == "higher" else "lower") if info else "not stated"),
+                Cell(tally(facts.statuses(proxy)), detail=facts.reason(proxy)),
+                Cell(info.source if info else "not stated"),
+            )
+        )
+    columns = (
+        Column("Proxy"),
+        Column("Median", True),
+        Column("Minimum", True),
+        Column("Maximum", True),
+        Column("Units"),
+        Column("Riskier when"),
+        Column("Status of the samples"),
+        Column("Source"),
+    )
+    words = "; ".join(STATUS_WORDS[status] for status in ("not_converged", "singular", "bracketed"))
+    return Table(
+        "proxies",
+        "All proxies, over the samples with a value",
+        columns,
+        tuple(rows),
+        note=f"Words: {words}.",
+        layout="dense",
+    )
+
+
+def _solver_table(facts: Facts) -> Table | Paragraph:
+    groups: dict[tuple[str, str], list[SolverEvidence]] = defaultdict(list)
+    for row in facts.result.samples:
+        for purpose, evidence in row.solvers.items():
+            groups[purpose, evidence.method].append(evidence)
+    if not groups:
+        return Paragraph("The audit holds no record of its solvers.", lead="Solver residuals: not available.")
+    rows = []
+    for (purpose, method), runs in sorted(groups.items()):
+        residuals = [run.residual for run in runs if run.residual is not None]
+        rows.append(
+            (
+                Cell(short(purpose.replace("_", " "))),
+                Cell(short(method)),
+                count_cell(len(runs)),
+                count_cell(sum(run.matvecs for run in runs)),
+                number_cell(max(residuals) if residuals else None, missing="not recorded"),
+                Cell(tally(run.status for run in runs)),
+            )
+        )
+    columns = (
+        Column("Quantity"),
+        Column("Method"),
+        Column("Samples", True),
+        Column("Matrix products", True),
+        Column("Worst residual", True, "relative"),
+        Column("Status"),
+    )
+    return Table("solvers", "Solvers and their residuals", columns, tuple(rows))
+
+
+def _not_tested(facts: Facts) -> tuple[str, ...]:
+    gaps = [
+        "Attacks on these samples, and a positive control that the attacks work at all.",
+        "Whether the intervals cover an attacker's real error: they cover the computation only.",
+        f"Samples beyond the {facts.num_samples:,} audited.",
+    ]
+    empty = [facts.title(proxy) for proxy in facts.proxy_ids if not facts.values(proxy)]
+    if empty:
+        gaps.append(f"Proxies without any value here: {', '.join(empty)}.")
+    if facts.verdicts["not_assessed"]:
+        gaps.append(f"{facts.verdicts['not_assessed']:,} of {facts.num_samples:,} samples have no verdict.")
+    return tuple(gaps)

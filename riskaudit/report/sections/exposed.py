@@ -1,0 +1,184 @@
+"""Section 4: which samples and classes are exposed, and what the average hides."""
+
+from __future__ import annotations
+
+import statistics
+
+from riskaudit.report.document import (
+    Block,
+    Cell,
+    Column,
+    Gallery,
+    Paragraph,
+    Picture,
+    Section,
+    Subheading,
+    Table,
+)
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import (
+    SHORT_STATUS,
+    VERDICT_WORDS,
+    decibels,
+    estimate_cell,
+    number,
+    number_cell,
+    short,
+    verdict_cell,
+)
+from riskaudit.report.images import safe_png
+from riskaudit.report.sections.classes import class_blocks, fairness_blocks
+from riskaudit.results import Estimate, SampleRow
+
+_PRINT_ROWS = 40
+_CUT_ABOVE = 200
+_SHOWN = ("posterior_rmse", "map_rmse", "i2f", "gradient_norm")
+
+
+def exposed_section(facts: Facts) -> Section:
+    """Samples ranked, classes compared, unfairness measures."""
+    blocks: list[Block] = []
+    average = _average_paragraph(facts)
+    if average:
+        blocks.append(average)
+    blocks += [Subheading("Samples, most exposed first", brief=True), _ranking_paragraph(facts), sample_table(facts)]
+    failures = [row for row in facts.result.samples if row.status == "failed"]
+    if failures:
+        blocks.append(
+            Paragraph(
+                f"{len(failures)} of {facts.num_samples:,}; they stay in the table with their reason.",
+                lead="Samples that failed:",
+            )
+        )
+    pictures = _pictures(facts)
+    if pictures:
+        blocks += [
+            Subheading("Private inputs"),
+            Paragraph("These are the private inputs themselves, shown because --show-samples was given."),
+            Gallery(pictures, print_items=_PRINT_ROWS),
+        ]
+    blocks += class_blocks(facts)
+    blocks += fairness_blocks(facts)
+    return Section("who-is-exposed", "Who is exposed", tuple(blocks))
+
+
+def _average_paragraph(facts: Facts) -> Paragraph | None:
+    values = facts.values("revealed_fraction")
+    if len(values) < 2:
+        return None
+    mean, worst = statistics.fmean(values), max(values)
+    over = sum(value > mean for value in values)
+    text = (
+        f"The mean revealed fraction is {number(mean)}; the most exposed sample stands at {number(worst)} "
+        f"({number(worst / mean)} times the mean) and {over:,} of {len(values):,} samples lie above it."
+        if mean > 0
+        else "No sample reveals anything: mean and maximum of the revealed fraction are 0."
+    )
+    classes = [row for row in facts.result.classes if "revealed_fraction" in row.proxies]
+    if len(classes) > 1:
+        ordered = sorted(classes, key=lambda row: row.proxies["revealed_fraction"].mean)
+        low, high = ordered[0], ordered[-1]
+        text += (
+            f" Class means run from {number(low.proxies['revealed_fraction'].mean)} (class {short(low.name)}) to "
+            f"{number(high.proxies['revealed_fraction'].mean)} (class {short(high.name)})."
+        )
+    return Paragraph(text, lead="What the average hides.", brief=True)
+
+
+def _ranking_paragraph(facts: Facts) -> Paragraph:
+    proxy = facts.ranking_proxy
+    if proxy is None:
+        return Paragraph("No proxy has a value, so the samples stand in the order of the data.")
+    if proxy == "revealed_fraction":
+        return Paragraph(
+            "Ranked by revealed fraction. Effective dimension is the revealed fraction times the "
+            f"{facts.dimension:,} coordinates of an input."
+        )
+    return Paragraph(
+        f"The revealed fraction has no value here, so the samples are ranked by {facts.title(proxy)}. "
+        "A rank says who is more exposed than whom, not how much leaks."
+    )
+
+
+def sample_table(facts: Facts) -> Table:
+    """One row per sample, all numbers with status and interval."""
+    shown = _shown_proxies(facts)
+    columns = (
+        Column("Sample"),
+        Column("Class"),
+        Column("Verdict", ranked=True),
+        Column("Status"),
+        Column("Revealed fraction", True),
+        Column("Better than guessing", True, "dB"),
+        Column("Effective dimension", True),
+        *(Column(facts.title(proxy), True) for proxy in shown),
+        Column("Noise needed", True, "std"),
+        Column("Loss", True),
+    )
+    cut = _PRINT_ROWS if facts.num_samples > _CUT_ABOVE else None
+    return Table(
+        id="samples",
+        caption=f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample",
+        columns=columns,
+        rows=tuple(_sample_row(facts, row) for row in facts.ranked),
+        sortable=True,
+        layout="landscape",
+        print_rows=cut,
+        brief_rows=5,
+        brief_columns=(0, 1, 2, 3, 4, 5, 7, len(columns) - 2),
+        brief=True,
+        note=facts.reasons_note(("revealed_fraction", *shown)),
+    )
+
+
+def _shown_proxies(facts: Facts) -> tuple[str, ...]:
+    """The proxies of the sample table; without a spectrum the largest eigenvalue stands in."""
+    return _SHOWN if facts.values("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
+
+
+def _sample_row(facts: Facts, row: SampleRow) -> tuple[Cell, ...]:
+    revealed = row.proxies.get("revealed_fraction")
+    missing = "failed" if row.status == "failed" else ""
+    status = Cell(SHORT_STATUS[row.status], detail=row.reason or "", tone="unknown" if row.reason else "plain")
+    return (
+        Cell(short(row.id)),
+        Cell(facts.class_name(row)),
+        verdict_cell(row.verdict),
+        status,
+        _sample_estimate(row, "revealed_fraction"),
+        _derived(revealed, 0, facts, missing),
+        _derived(revealed, 1, facts, missing),
+        *(_sample_estimate(row, proxy) for proxy in _shown_proxies(facts)),
+        _noise_cell(row),
+        number_cell(row.loss, missing="failed" if row.status == "failed" else "not applicable"),
+    )
+
+
+def _sample_estimate(row: SampleRow, proxy: str) -> Cell:
+    if proxy not in row.proxies and row.status == "failed":
+        return Cell("failed", tone="unknown")
+    return estimate_cell(row.proxies.get(proxy))
+
+
+def _derived(revealed: Estimate | None, which: int, facts: Facts, missing: str) -> Cell:
+    """Decibels (0) or effective dimension (1), which inherit the status of the revealed fraction."""
+    base = estimate_cell(revealed)
+    if revealed is None or revealed.value is None:
+        return Cell(missing or base.text, tone="unknown")
+    text = decibels(revealed.value).removesuffix("\u00a0dB") if which == 0 else number(revealed.value * facts.dimension)
+    return Cell(text, revealed.value, base.mark, base.word)
+
+
+def _noise_cell(row: SampleRow) -> Cell:
+    target = row.noise_std_for_target
+    if target is None:
+        return Cell("failed" if row.status == "failed" else "not applicable", tone="unknown")
+    return estimate_cell(Estimate(value=target.std, status=target.status))
+
+
+def _pictures(facts: Facts) -> tuple[Picture, ...]:
+    return tuple(
+        Picture(short(row.id), safe_png(row.image_png), f"class {facts.class_name(row)}, {VERDICT_WORDS[row.verdict]}")
+        for row in facts.ranked
+        if row.image_png is not None
+    )

@@ -1,0 +1,52 @@
+"""The report's last words: every proxy and term in plain language."""
+
+from __future__ import annotations
+
+from riskaudit.report.document import Block, DefinitionList, Subheading
+from riskaudit.report.facts import Facts
+
+_FORMULAS = {
+    "gradient_norm": "Length of the released gradient.",
+    "i2f": "Error that this draw of noise leaves after inverting the linearised release: ‖(JᵀJ + ε)⁻¹ Jᵀ noise‖ / √d.",
+    "i2f_lower_bound": "‖Jᵀ noise‖ / (largest eigenvalue of JᵀJ · √d). Cheap, and often far below I2F.",
+    "expected_rmse": "Error of an unbiased attacker without a prior, on average over the noise: "
+    "σ √(mean of 1 / eigenvalue).",
+    "posterior_rmse": "Error left on average to an attacker with the stated prior: √(mean of σ² / (eigenvalue + ε)) "
+    "with ε = σ² / prior variance.",
+    "revealed_fraction": "Mean over directions of eigenvalue / (eigenvalue + ε): 0 = nothing beyond the prior, "
+    "1 = all.",
+    "map_rmse": "Error of the most probable reconstruction of this very sample, on average over the noise.",
+    "map_i2f": "The same for the one draw of noise that was made.",
+    "lavp_l2_max": "Largest curvature of the attacker's squared-distance loss: 2 × largest eigenvalue of JᵀJ.",
+    "lavp_l2_min": "Smallest curvature of the same loss: 2 × smallest eigenvalue of JᵀJ.",
+    "lavp_cosine_max": "Largest curvature of the attacker's cosine loss.",
+    "lavp_cosine_min": "Smallest curvature of the attacker's cosine loss.",
+}
+_TERMS = (
+    ("Release", "What leaves the client: the gradient and everything done to it before upload."),
+    ("Prior", "What the attacker is taken to know of an input before seeing the release."),
+    ("Reference noise", "Noise that only exists in the audit, to rank samples of a release that has none."),
+    ("Effective dimension", "Revealed fraction times the number of input coordinates."),
+    ("RMSE", "Root mean squared error per input coordinate, in data units."),
+    ("Gini", "A measure of unevenness between 0 (all alike) and 1 (one carries all)."),
+    ("Bracketed", "The true value lies in the interval that is shown."),
+    ("Singular", "Some direction of the input is not in the release at all, so an error without a prior is infinite."),
+    ("Not assessed", "No verdict could be reached. Never a sign of safety."),
+)
+
+
+def glossary_blocks(facts: Facts) -> list[Block]:
+    """The proxies of this audit and the terms used."""
+    proxies: list[tuple[str, str]] = []
+    for proxy in facts.proxy_ids:
+        info = facts.info(proxy)
+        summary = f"{info.summary.rstrip('.')}. " if info and info.summary else ""
+        formula = _FORMULAS.get(proxy, "")
+        source = f" Source: {info.source}." if info else ""
+        proxies.append((facts.title(proxy), f"{summary}{formula}{source}".strip() or "No description."))
+    return [
+        Subheading("Proxies in plain words"),
+        DefinitionList(tuple(proxies)),
+        Subheading("Terms"),
+        DefinitionList(_TERMS),
+    ]

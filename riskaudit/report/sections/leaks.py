@@ -1,0 +1,157 @@
+"""Section 3: how much leaks, over all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from riskaudit.report.document import Block, Callout, Cell, Column, Figure, Paragraph, Section, Table
+from riskaudit.report.facts import Facts, median, quantile
+from riskaudit.report.formatting import count, decibels, given, number, number_cell, percent, sentence, short, tally
+from riskaudit.report.plots import Dot, DotPlot, Reference
+from riskaudit.results import SampleRow
+
+_SHARES = (
+    (0.0, "Minimum"),
+    (0.1, "10 %"),
+    (0.25, "25 %"),
+    (0.5, "Median"),
+    (0.75, "75 %"),
+    (0.9, "90 %"),
+    (1.0, "Maximum"),
+)
+_CERTAIN = {"exact", "converged", "bracketed"}
+
+
+def leaks_section(facts: Facts) -> Section:
+    """Distributions of the two headline proxies, or why there are none."""
+    blocks: list[Block] = [Paragraph(_how_to_read(facts))]
+    for proxy in ("revealed_fraction", "posterior_rmse"):
+        if facts.values(proxy):
+            blocks.append(revealed_figure(facts) if proxy == "revealed_fraction" else rmse_figure(facts))
+        else:
+            reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
+            title = f"{facts.title(proxy)}: not assessed"
+            blocks.append(Callout(title, (f"{sentence(reason)} This is not a finding of safety.",), "unknown"))
+    if not facts.values("revealed_fraction"):
+        blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
+    return Section("how-much-leaks", "How much leaks", tuple(blocks))
+
+
+def _how_to_read(facts: Facts) -> str:
+    limits = facts.result.settings.thresholds
+    return (
+        "The revealed fraction is the share of the input's dimensions that the release pins down for this attacker: "
+        "0 tells nothing beyond the prior, 1 tells all. The same number says how much better than guessing from the "
+        "prior a reconstruction gets: −10 log10(1 − revealed fraction) decibels of mean squared error. "
+        f"A sample is high above {given(limits.high)} ({decibels(limits.high)}), medium from {given(limits.medium)} "
+        f"({decibels(limits.medium)}) on, and low below. Posterior RMSE is the error that is left to the attacker, "
+        "per input coordinate in data units: smaller is worse."
+    )
+
+
+def thresholds(facts: Facts) -> tuple[Reference, ...]:
+    """The verdict levels as lines, with what they mean in decibels."""
+    limits = facts.result.settings.thresholds
+    return (
+        Reference(limits.medium, f"medium: {given(limits.medium)} = {decibels(limits.medium)}"),
+        Reference(limits.high, f"high: {given(limits.high)} = {decibels(limits.high)}"),
+    )
+
+
+def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tuple[Dot, ...]:
+    known: list[tuple[float, SampleRow]] = []
+    for row, estimate in facts.estimates(proxy):
+        if estimate.value is not None:
+            known.append((estimate.value, row))
+    known.sort(key=lambda pair: pair[0], reverse=order == "falling")
+    return tuple(
+        Dot(
+            short(row.id, 14),
+            value,
+            row.proxies[proxy].low,
+            row.proxies[proxy].high,
+            row.verdict,
+            row.proxies[proxy].status in _CERTAIN,
+        )
+        for value, row in known
+    )
+
+
+def revealed_figure(facts: Facts) -> Figure:
+    """Every sample's revealed fraction against the verdict levels."""
+    values = facts.values("revealed_fraction")
+    high = facts.result.settings.thresholds.high
+    over = sum(value > high for value in values)
+    dots = _dots(facts, "revealed_fraction", "falling")
+    return Figure(
+        id="revealed",
+        title=(
+            f"{over:,} of {count(len(values), 'sample')} with a value {'lies' if over == 1 else 'lie'} above the high "
+            f"level of {given(high)}; the median is {number(median(values))} and the largest {number(max(values))}"
+        ),
+        alt=(
+            f"Dot plot of the revealed fraction of {count(len(values), 'sample')}, largest on top, from "
+            f"{number(min(values))} to {number(max(values))}, with lines at the medium and high levels."
+        ),
+        plot=DotPlot("revealed fraction (0 = nothing, 1 = all)", dots, thresholds(facts), (0.0, 1.0)),
+        table=_distribution_table(
+            facts, ("revealed_fraction",), "revealed-distribution", "Distribution of the revealed fraction"
+        ),
+        caption=_figure_caption(facts, "revealed_fraction"),
+    )
+
+
+def rmse_figure(facts: Facts) -> Figure:
+    """Every sample's posterior RMSE against a guess from the prior."""
+    values = facts.values("posterior_rmse")
+    guess = facts.result.prior.std
+    dots = _dots(facts, "posterior_rmse", "rising")
+    share = min(values) / guess if guess > 0 else 0.0
+    return Figure(
+        id="rmse",
+        title=(
+            f"The most exposed sample can be reconstructed to an RMSE of {number(min(values))}, "
+            f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
+        ),
+        alt=(
+            f"Dot plot of the posterior RMSE of {count(len(values), 'sample')}, smallest on top, from "
+            f"{number(min(values))} to {number(max(values))}; a line marks the prior's {number(guess)}."
+        ),
+        plot=DotPlot(
+            "posterior RMSE per coordinate (data units)",
+            dots,
+            (Reference(guess, f"guess from the prior: {number(guess)}"),),
+            (0.0, 1.08 * max(guess, *values)),
+        ),
+        table=_distribution_table(
+            facts, ("posterior_rmse",), "rmse-distribution", "Distribution of the posterior RMSE"
+        ),
+        caption=_figure_caption(facts, "posterior_rmse"),
+    )
+
+
+def _figure_caption(facts: Facts, proxy: str) -> str:
+    statuses = facts.statuses(proxy)
+    missing = facts.num_samples - len(facts.values(proxy))
+    gap = f" {count(missing, 'sample')} without a value {'is' if missing == 1 else 'are'} not drawn." if missing else ""
+    intervals = any(estimate.low is not None for _, estimate in facts.estimates(proxy))
+    bars = " Bars are the intervals of the estimates." if intervals else ""
+    hollow = " Hollow marks did not converge." if "not_converged" in statuses else ""
+    if not facts.result.release.defended:
+        gap += " All at the reference noise: without it, assume full disclosure."
+    return f"Symbols: ▲ high, ◆ medium, ● low. Status: {tally(statuses)}.{bars}{hollow}{gap}"
+
+
+def _distribution_table(facts: Facts, proxies: Sequence[str], table_id: str, caption: str) -> Table:
+    rows = []
+    for proxy in proxies:
+        values = facts.values(proxy)
+        cells = [
+            number_cell(quantile(values, share)) if values else Cell("no value", tone="unknown") for share, _ in _SHARES
+        ]
+        rows.append((Cell(facts.title(proxy)), *cells, Cell(tally(facts.statuses(proxy)))))
+    columns = (Column("Proxy"), *(Column(title, True) for _, title in _SHARES), Column("Status of the samples"))
+    return Table(
+        table_id, f"{caption} over samples with a value", columns, tuple(rows), note=facts.reasons_note(proxies)
+    )

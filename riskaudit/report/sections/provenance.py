@@ -1,0 +1,129 @@
+"""Section 8: what was audited, with what, and how to get the same numbers again."""
+
+from __future__ import annotations
+
+from riskaudit.report.document import (
+    Block,
+    Cell,
+    Column,
+    DefinitionList,
+    Paragraph,
+    Section,
+    Snippet,
+    Subheading,
+    Table,
+)
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import given, number, short
+from riskaudit.report.sections.baseline import baseline_blocks
+from riskaudit.report.sections.glossary import glossary_blocks
+from riskaudit.results import AuditResult
+
+
+def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
+    """Hashes, settings, cost, command, changes, methods and words."""
+    result = facts.result
+    blocks: list[Block] = [_table("sources", "What was audited", _sources(result))]
+    blocks.append(_table("settings", "Settings that decide the numbers", _settings(result)))
+    blocks.append(_table("cost", "Cost and versions", _cost(result)))
+    if result.command:
+        blocks.append(Snippet("The command that reproduces this audit", result.command))
+    else:
+        blocks.append(Paragraph("The audit was made from Python, so there is no command line.", lead="Command."))
+    if baseline is not None:
+        blocks += baseline_blocks(result, baseline)
+    blocks += [Subheading("Methods and limits"), DefinitionList(_methods(facts))]
+    blocks += glossary_blocks(facts)
+    return Section("provenance", "Provenance, methods and words", tuple(blocks))
+
+
+def _table(table_id: str, caption: str, pairs: list[tuple[str, str]]) -> Table:
+    rows = tuple((Cell(label), Cell(text)) for label, text in pairs)
+    return Table(table_id, caption, (Column("Item"), Column("Value")), rows)
+
+
+def _sources(result: AuditResult) -> list[tuple[str, str]]:
+    checkpoint, data = result.checkpoint, result.data
+    shape = " × ".join(str(side) for side in data.input_shape)
+    span = " to ".join(given(end) for end in data.input_range)
+    return [
+        ("Checkpoint", short(checkpoint.name, 80)),
+        ("Checkpoint SHA-256", checkpoint.sha256 or "not available: not read from one file"),
+        ("Architecture", f"{short(checkpoint.architecture, 80)}, {checkpoint.num_parameters:,} parameters"),
+        ("Data", f"{short(data.name, 80)}, {data.num_samples:,} audited, shape {shape}, values {span}"),
+        ("Data SHA-256", data.sha256 or "not available: not read from one file"),
+        ("Release", short(result.release.spec, 120)),
+        ("Audit made", result.created_at),
+        ("Audit made with", f"{result.tool.name} {result.tool.version}"),
+    ]
+
+
+def _settings(result: AuditResult) -> list[tuple[str, str]]:
+    settings = result.settings
+    optional = {
+        "Batch size": settings.batch_size,
+        "Tolerance": settings.tolerance,
+        "Largest number of products": settings.max_matvecs,
+        "Confidence": settings.confidence,
+        "Target RMSE": settings.target_rmse,
+    }
+    pairs = [
+        ("Seed", str(settings.seed)),
+        ("Device and precision", f"{settings.device}, {settings.dtype}"),
+        ("Loss", settings.loss),
+        ("Solver", _with_reason(settings.solver, settings.solver_reason)),
+        ("Inverse", _with_reason(settings.inverse, settings.inverse_reason)),
+    ]
+    pairs += [(label, given(value)) for label, value in optional.items() if value is not None]
+    levels = settings.thresholds
+    pairs.append(("Levels", f"high above {given(levels.high)}, medium from {given(levels.medium)}"))
+    if settings.normalization_mean or settings.normalization_std:
+        mean = ", ".join(given(value) for value in settings.normalization_mean or ()) or "none"
+        std = ", ".join(given(value) for value in settings.normalization_std or ()) or "none"
+        pairs.append(("Normalisation inside the model", f"mean {mean}; std {std}"))
+    prior = result.prior
+    pairs.append(("Prior", f"{prior.kind}, mean {number(prior.mean)}, std {number(prior.std)}"))
+    return pairs
+
+
+def _with_reason(name: str, reason: str | None) -> str:
+    return f"{short(name)}: {reason}" if reason else short(name)
+
+
+def _cost(result: AuditResult) -> list[tuple[str, str]]:
+    memory = result.cost.peak_memory_bytes
+    pairs = [
+        ("Time", f"{number(result.cost.seconds)} s"),
+        ("Matrix products", f"{result.cost.matvecs:,}"),
+        ("Peak memory", f"{number(memory / 2**20)} MiB" if memory is not None else "not measured"),
+    ]
+    return pairs + [(f"Version of {short(name)}", version) for name, version in sorted(result.versions.items())]
+
+
+def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "Method",
+            "The release is linearised at each sample (its Jacobian J). With noise of known law and a Gaussian prior, "
+            "the eigenvalues of JᵀJ say how precisely each direction of the input can be recovered.",
+        ),
+        (
+            "First order",
+            "Far from the sample the release is not linear. Very small noise and very large noise are where the "
+            "prediction is least tested.",
+        ),
+        (
+            "A mean, not a bound",
+            "Posterior RMSE is an average over noise and prior. A single attack can do better or worse.",
+        ),
+        (
+            "Variability",
+            "The same seed gives the same numbers on the same machine. Another draw of the noise moves I2F and MAP "
+            "I2F, but not revealed fraction and posterior RMSE.",
+        ),
+        (
+            "Data units",
+            "Errors are root mean squares per input coordinate in the units of the data: "
+            f"values from {' to '.join(given(end) for end in facts.result.data.input_range)}.",
+        ),
+    )

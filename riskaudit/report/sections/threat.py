@@ -1,0 +1,87 @@
+"""Section 2: who the attacker is, what they know, and what this audit does not cover."""
+
+from __future__ import annotations
+
+from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import given, number, sentence, short
+
+_OUT_OF_SCOPE = (
+    "An attacker who changes the model or its weights to make the gradient tell more.",
+    "Several uploads of the same sample: what each gives away adds up.",
+    "An attacker with better prior knowledge than stated above. Real images are far from independent pixels, so an "
+    "isotropic prior is weaker than real knowledge of images and the true risk can be higher.",
+    "Other questions than reconstruction, such as whether a person was in the data (membership) or which traits they "
+    "have (attributes).",
+    "Effects beyond first order: the numbers linearise the release at each sample. No attack was run to check them.",
+)
+_SEVERAL_STEPS = "Several local steps between uploads: only the release named here was audited."
+
+
+def threat_section(facts: Facts) -> Section:
+    """The threat-model card."""
+    model, release = facts.result.threat_model, facts.result.release
+    diagnostic = model.evaluation == "diagnostic"
+    reason = f" {sentence(model.reason)}" if model.reason else ""
+    label = (
+        "Diagnostic: the audited release differs from what a client computes."
+        if diagnostic
+        else "Deployment: the audited release is what a client computes."
+    )
+    blocks: list[Block] = [
+        Callout(title=label + reason, tone="medium" if diagnostic else "plain"),
+        _knowledge(facts),
+        DefinitionList(
+            (
+                ("The attacker", "sees one upload of one client and tries to recover the private input behind it."),
+                ("What leaves the client", f"{short(release.spec, 80)}: {', '.join(release.steps)}."),
+                ("Noise", _noise_words(facts)),
+                (
+                    "Samples are audited",
+                    "one by one: the release of one sample does not depend on the others."
+                    if release.coupling == "per_sample"
+                    else "jointly: the release of one sample depends on the others in its batch.",
+                ),
+            )
+        ),
+    ]
+    scope = _OUT_OF_SCOPE if "local_steps" in release.steps else (*_OUT_OF_SCOPE, _SEVERAL_STEPS)
+    blocks.append(Bullets(scope, lead="Out of scope. This audit says nothing about:"))
+    return Section("threat-model", "Threat model", tuple(blocks))
+
+
+def _noise_words(facts: Facts) -> str:
+    release = facts.result.release
+    if release.defended and release.noise:
+        law = release.noise.law
+        extra = (
+            " The numbers rest on second moments. Laplace noise carries twice the Fisher information of Gaussian noise "
+            "of the same standard deviation, so treat intervals with care."
+            if law == "laplace"
+            else ""
+        )
+        return f"{law}, standard deviation {given(release.noise.std)} on every released entry.{extra}"
+    if facts.noise_std:
+        return (
+            f"none. Samples are ranked at a reference noise of standard deviation {given(facts.noise_std)} "
+            "per entry, which the client does not add."
+        )
+    return "none."
+
+
+def _knowledge(facts: Facts) -> Table:
+    model, prior = facts.result.threat_model, facts.result.prior
+    rows = [
+        ("Model weights", model.weights_known, "the server sends them out, so it has them"),
+        ("Labels", model.labels_known, "often readable from the gradient of the last layer"),
+        ("Rest of the batch", model.rest_of_batch_known, "worst case: all other gradients can be subtracted"),
+    ]
+    table_rows = [(Cell(name), Cell("yes" if known else "no"), Cell(why)) for name, known, why in rows]
+    knowledge = f"{prior.kind}: mean {number(prior.mean)}, standard deviation {number(prior.std)} per coordinate"
+    table_rows.append((Cell("Prior on the input"), Cell("yes"), Cell(f"{knowledge}, in data units")))
+    return Table(
+        id="knowledge",
+        caption="What the attacker is taken to know",
+        columns=(Column("Knowledge"), Column("Known"), Column("Meaning")),
+        rows=tuple(table_rows),
+    )

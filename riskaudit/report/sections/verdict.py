@@ -1,0 +1,151 @@
+"""Section 1: is this release within policy, in one box, and what to do next."""
+
+from __future__ import annotations
+
+from riskaudit.report.document import Block, Bullets, Callout, Paragraph, Section, Tone
+from riskaudit.report.facts import Facts, median
+from riskaudit.report.formatting import count, given, number, percent, sentence, short, tally
+from riskaudit.results import PolicyOutcome
+
+_LIMIT_WORDS = {
+    "max_revealed": "at most {value} of a sample revealed (revealed fraction)",
+    "max_revealed_fraction": "at most {value} of a sample revealed (revealed fraction)",
+    "min_rmse": "posterior RMSE of at least {value} for every sample",
+    "min_posterior_rmse": "posterior RMSE of at least {value} for every sample",
+}
+
+
+def verdict_section(facts: Facts) -> Section:
+    """The verdict box, the audit's warnings, and how to read the levels."""
+    headline, tone, text = _headline(facts)
+    blocks: list[Block] = [
+        Callout(
+            title=headline,
+            body=(text,),
+            tone=tone,
+            facts=_box_facts(facts),
+            steps=_next_steps(facts),
+            brief=True,
+        )
+    ]
+    policy = facts.result.policy
+    if policy and policy.reasons:
+        blocks.append(Bullets(tuple(sentence(reason) for reason in policy.reasons), lead="Reasons.", brief=True))
+    if policy and policy.exceeded:
+        shown = ", ".join(short(sample) for sample in policy.exceeded[:12])
+        more = f" and {len(policy.exceeded) - 12} more" if len(policy.exceeded) > 12 else ""
+        blocks.append(Paragraph(f"{shown}{more}.", lead="Samples over a limit:"))
+    if facts.result.warnings:
+        blocks.append(
+            Bullets(tuple(sentence(text) for text in facts.result.warnings), lead="Warnings of the audit.", brief=True)
+        )
+    return Section("verdict", "Verdict", tuple(blocks))
+
+
+def limit_words(policy: PolicyOutcome) -> str:
+    """The limits of a policy in words."""
+    words = [
+        _LIMIT_WORDS.get(name, f"{name.replace('_', ' ')}: {{value}}").replace("{value}", given(value))
+        for name, value in policy.limits.items()
+    ]
+    return "; ".join(words) or "none set"
+
+
+def level_words(facts: Facts) -> str:
+    """All verdicts with their counts: "5 high, 2 medium, 1 low, 0 not assessed"."""
+    return ", ".join(f"{amount:,} {verdict.replace('_', ' ')}" for verdict, amount in facts.verdicts.items())
+
+
+def _headline(facts: Facts) -> tuple[str, Tone, str]:
+    """Title, tone and sentence of the box. Nothing that wasn't assessed is ever called within policy."""
+    policy, release = facts.result.policy, facts.result.release
+    missing = facts.verdicts["not_assessed"]
+    leak = _leak_sentence(facts)
+    if policy is not None and policy.decision == "block":
+        amount = f"{count(len(policy.exceeded), 'sample')} over the limit. " if policy.exceeded else ""
+        return "Policy exceeded", "high", f"This release should not be sent as it is. {amount}{leak}"
+    if facts.num_assessed == 0:
+        return "Not assessed", "unknown", f"This is not a finding of safety: no sample could be assessed. {leak}"
+    if policy is None:
+        worst: Tone = "high" if facts.verdicts["high"] else "medium" if facts.verdicts["medium"] else "low"
+        tone = "medium" if worst == "low" and (missing or not release.defended) else worst
+        return f"No policy given: {level_words(facts)}", tone, leak
+    if missing or policy.decision == "warn":
+        gap = f"{count(missing, 'sample')} could not be assessed. " if missing else ""
+        text = f"No limit was seen to be exceeded, but the audit can't confirm that all were kept. {gap}{leak}"
+        return "Not confirmed within policy", "medium", text
+    if not release.defended:
+        text = f"The limits hold only at a reference noise that the client does not add. {leak}"
+        return "Within policy at the reference noise only", "medium", text
+    return "Within policy", "low", f"Every sample was assessed and none is over a limit. {leak}"
+
+
+def _leak_sentence(facts: Facts) -> str:
+    values = facts.values("revealed_fraction")
+    if not values:
+        reason = facts.reason("revealed_fraction")
+        because = f" ({reason.rstrip('.')})" if reason else ""
+        return f"The revealed fraction has no value for any sample{because}."
+    spread = f"the median sample gives away {percent(median(values))} of its input and the most exposed one "
+    text = f"{percent(max(values))}" if len(values) > 1 else f"The sample gives away {percent(values[0])} of its input"
+    start = spread + text if len(values) > 1 else text
+    if not facts.result.release.defended:
+        start = f"at the reference noise, which is not in the release, {start[0].lower()}{start[1:]}"
+    return sentence(f"{start} to the attacker described in section 2")
+
+
+def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
+    result = facts.result
+    policy = result.policy
+    rows = [
+        ("Limit", limit_words(policy) if policy else "no policy given"),
+        ("Where it came from", policy.source if policy else "nowhere: set one with --max-revealed or --policy"),
+        ("Samples", f"{facts.num_samples:,}: {level_words(facts)}"),
+    ]
+    for proxy, worst, label in (
+        ("revealed_fraction", max, "Revealed fraction"),
+        ("posterior_rmse", min, "Posterior RMSE"),
+    ):
+        values = facts.values(proxy)
+        if values:
+            shown = f"median {number(median(values))}, worst {number(worst(values))} ({tally(facts.statuses(proxy))})"
+        else:
+            shown = f"no value ({tally(facts.statuses(proxy))})"
+        rows.append((label, shown))
+    rows.append(("Release audited", _release_words(facts)))
+    rows.append(("Evaluation", result.threat_model.evaluation))
+    return tuple(rows)
+
+
+def _release_words(facts: Facts) -> str:
+    release = facts.result.release
+    if release.noise and release.defended:
+        return f"{short(release.spec, 80)} ({release.noise.law} noise, std {given(release.noise.std)} per entry)"
+    std = f"ranked at reference noise std {given(facts.noise_std)}" if facts.noise_std else "no reference noise"
+    return f"{short(release.spec, 80)} (no noise; {std})"
+
+
+def _next_steps(facts: Facts) -> tuple[str, ...]:
+    policy, release = facts.result.policy, facts.result.release
+    steps: list[str] = []
+    recommended = facts.recommended_release()
+    exceeded = policy is not None and policy.decision == "block"
+    exposed = exceeded or not release.defended or facts.verdicts["high"] > 0
+    if exposed and recommended:
+        steps.append(
+            f'Audit again with --release "{recommended}" and weigh its cost in accuracy: section 5 says what it buys.'
+        )
+    elif exposed:
+        steps.append('Add noise to the release (--release "gaussian:STD") and audit again.')
+    if exposed:
+        steps.append("Look at the most exposed samples in section 4 and decide whether they may be used at all.")
+    if facts.verdicts["not_assessed"]:
+        steps.append(
+            f"Find out why {count(facts.verdicts['not_assessed'], 'sample was', 'samples were')} not assessed "
+            "(section 4, column Status; section 6) before deciding anything about them."
+        )
+    if policy is None:
+        steps.append("Set a limit, for example --max-revealed 0.2, so that the next audit ends in a decision.")
+    if not steps:
+        steps.append("Record the decision in section 7. Audit again when the model, the data or the release changes.")
+    return tuple(steps)

@@ -1,0 +1,194 @@
+"""The HTML, read with the standard library's parser: content, escaping, structure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from riskaudit.report import render
+
+VOID = {"meta", "img", "br", "link", "input", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page."""
+
+    def __init__(self, content: bytes):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.script = ""
+        self._inside = ""
+        self.feed(content.decode())
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in {"script", "style", "title"}:
+            self._inside = tag
+
+    def handle_endtag(self, tag):
+        if tag == self._inside:
+            self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.script += data
+        elif not self._inside and data.strip():
+            self.texts.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def page(rendered):
+    return lambda name: Page(rendered(name, "html"))
+
+
+def test_undefended_is_the_first_thing_read(page):
+    assert "undefended: assume full disclosure" in page("undefended").texts[0]
+    assert "At the reference noise, which is not in the release, the median sample" in page("undefended").text
+    assert "undefended" not in page("defended").text.lower()
+
+
+def test_shown_inputs_are_announced_first(page):
+    assert page("shown").texts[0].startswith("Private inputs are shown: this report contains 8")
+
+
+@pytest.mark.parametrize(
+    ("name", "headline"),
+    [
+        ("exceeded", "Policy exceeded"),
+        ("within", "Within policy"),
+        ("warned", "Not confirmed within policy"),
+        ("lanczos", "Not assessed"),
+        ("defended", "No policy given: 10 high"),
+    ],
+)
+def test_headline(page, name, headline):
+    text = page(name).text
+    start = text.index("1 Verdict " + headline)
+    assert start > 0
+    if name != "within":
+        assert "Within policy" not in text[start : start + 300]
+
+
+def test_an_allowed_but_unassessed_sample_is_never_within_policy(audit):
+    result = audit("within")
+    samples = [result.samples[0].model_copy(update={"verdict": "not_assessed"}), *result.samples[1:]]
+    text = Page(render(result.model_copy(update={"samples": samples}), ("html",))["audit.html"]).text
+    assert "1 Verdict Not confirmed within policy" in text
+
+
+def test_an_undefended_release_is_never_simply_within_policy(audit):
+    result = audit("within")
+    text = Page(
+        render(result.model_copy(update={"release": audit("undefended").release}), ("html",))["audit.html"]
+    ).text
+    assert "1 Verdict Within policy at the reference noise only" in text
+
+
+def test_every_status_and_reason_is_shown(page):
+    text = page("failed").text
+    for words in ("not converged", "failed", "singular", "bracketed", "the loss is not finite", "did not reach 1e-8"):
+        assert words in text
+    lanczos = page("lanczos").text
+    assert "needs the whole spectrum" in lanczos
+    assert "not applicable" in lanczos
+    assert "This is not a finding of safety" in lanczos
+
+
+def test_the_noise_curve_speaks_only_for_samples_with_a_value(page):
+    assert "brings every sample below" in page("defended").text
+    assert "brings the 9 samples with a value below" in page("failed").text
+
+
+def test_no_cell_is_empty(rendered):
+    for name in ("defended", "failed", "lanczos", "one", "undefended"):
+        assert not re.search(rb"<t[dh][^>]*>\s*</t[dh]>", rendered(name, "html")), name
+
+
+def test_no_value_that_is_missing_becomes_a_number(page):
+    text = page("lanczos").text
+    assert "nan" not in text.lower().split()
+    assert not re.search(r"\bNone\b(?!: no policy| could be)", text)
+
+
+def test_thresholds_are_printed_with_decibels(page):
+    text = page("defended").text.replace("\u00a0", " ")
+    assert "high above 0.5 (3.0 dB), medium from 0.1 (0.46 dB)" in text
+
+
+def test_all_rows_of_a_large_audit_are_there(page):
+    rows = [attributes for tag, attributes in page("many").tags if tag == "tr"]
+    assert len(rows) > 300
+
+
+def test_the_recommended_noise_suffices(page):
+    text = page("laplace").text
+    needed = re.search(r"and ([\d.]+) for the worst", text)
+    release = re.search(r'--release "clip:1\.0,gaussian:([\d.]+)"', text)
+    assert needed
+    assert release
+    assert float(release.group(1)) >= float(needed.group(1)) - 5e-6
+    assert "1.41 times" in text
+
+
+def test_baseline_changes(audit, rendered):
+    text = Page(render(audit("defended"), ("html",), baseline=audit("undefended"))["audit.html"]).text
+    assert "8 samples matched by id, 16 new, 0 no longer there" in text
+    assert "release.spec gradient gaussian:0.01" in text
+    same = Page(render(audit("within"), ("html",), baseline=audit("within"))["audit.html"]).text
+    assert "are the same as in the baseline" in same
+    assert "Changes since the baseline" not in Page(rendered("within", "html")).text
+
+
+def test_a_heuristic_is_not_called_differential_privacy(page):
+    assert "This is not differential privacy" in page("defended").text
+
+
+def test_hostile_text_stays_text(page, hostile_strings):
+    hostile = page("hostile")
+    assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in page("exceeded").tags}
+    assert not [name for _, attributes in hostile.tags for name in attributes if name.startswith("on")]
+    assert [tag for tag, _ in hostile.tags].count("script") == 1
+    assert hostile.script == page("defended").script
+    for text in hostile_strings[:11]:
+        assert " ".join(text.split()) in hostile.text
+    assert "49" not in re.findall(r"\{\{ (\S+) \}\}", hostile.text)
+    assert "\\u202eright-to-left" in hostile.text
+
+
+@pytest.mark.parametrize("name", ["hostile", "shown", "defended"])
+def test_nothing_is_fetched(page, name):
+    for tag, attributes in page(name).tags:
+        assert tag not in {"link", "iframe", "object", "base", "form"}
+        for key in ("src", "href", "xlink:href", "action", "srcset"):
+            value = attributes.get(key) or "#"
+            assert value.startswith(("#", "data:image/png;base64,")), (tag, key, value)
+
+
+def test_the_policy_header_allows_only_the_page_s_own_script(page):
+    content = page("defended")
+    policy = next(a["content"] for t, a in content.tags if t == "meta" and "http-equiv" in a)
+    digest = base64.b64encode(hashlib.sha256(content.script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_structure(page):
+    tags = page("defended").tags
+    headings = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(headings))
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    names = [tag for tag, _ in tags]
+    assert names.count("table") == names.count("caption")
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+    assert names.count("figure") == names.count("details") == 4
+    assert all(attributes.get("aria-label") for tag, attributes in tags if tag == "svg")

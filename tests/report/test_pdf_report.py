@@ -1,0 +1,85 @@
+"""The PDF, read back with poppler."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from riskaudit.report.build import build_document
+from riskaudit.report.pdf import covered, to_pdf
+
+needs_poppler = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
+
+
+@pytest.fixture(scope="module")
+def text(rendered, tmp_path_factory):
+    """The PDF's text on one line, without the break marks in long words."""
+
+    def get(name):
+        path = tmp_path_factory.mktemp("pdf") / "audit.pdf"
+        path.write_bytes(rendered(name, "pdf"))
+        run = subprocess.run(["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True)
+        return " ".join(run.stdout.replace("\u200b", "").split())
+
+    return get
+
+
+@needs_poppler
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("exceeded", ["Policy exceeded", "What to do next", "This is not differential privacy", "Signature"]),
+        ("lanczos", ["Not assessed", "This is not a finding of safety", "needs the whole spectrum"]),
+        ("many", ["Only the first 40 of 300 rows are printed", "1 of "]),
+        ("failed", ["the loss is not finite", "not converged"]),
+        ("shown", ["Private inputs are shown", "picture can't be read"]),
+    ],
+)
+def test_key_sentences(text, name, words):
+    content = text(name)
+    for expected in words:
+        assert expected in content
+
+
+@needs_poppler
+def test_undefended_is_the_first_line(text):
+    assert text("undefended").startswith("This release is undefended: assume full disclosure.")
+
+
+@needs_poppler
+def test_hostile_text_is_printed_as_it_is(text):
+    content = text("hostile")
+    assert '#panic("typst")' in content
+    assert "*bold* _it_ @label <label>" in content
+    assert "<img src=x onerror=alert(1)>" in content
+
+
+@needs_poppler
+def test_metadata(rendered, tmp_path):
+    path = tmp_path / "audit.pdf"
+    path.write_bytes(rendered("defended", "pdf"))
+    info = subprocess.run(["pdfinfo", "-isodates", str(path)], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"Title:\s+Gradient audit of lenet.pt", info)
+    assert re.search(r"CreationDate:\s+2026-03-04T10:20:30", info)
+    assert "A4" in info
+    assert re.search(r"JavaScript:\s+no", info)
+    fonts = subprocess.run(["pdffonts", str(path)], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
+    assert fonts
+    assert all("Libertinus" in font or "NewCM" in font or "DejaVu" in font for font in fonts)
+
+
+def test_no_link_or_action_in_a_hostile_pdf(rendered):
+    for action in (b"/URI", b"/JavaScript", b"/Launch"):
+        assert action not in rendered("hostile", "pdf")
+
+
+@pytest.mark.parametrize("name", ["defended", "shown"])
+def test_the_pdf_conforms_to_pdf_ua(audit, name):
+    assert to_pdf(build_document(audit(name)), standards=("ua-1",)).startswith(b"%PDF")
+
+
+def test_characters_that_the_fonts_lack_are_named():
+    assert covered("a漢 é ≈") == "aU+6F22  é ≈"
