@@ -24,7 +24,7 @@ from riskaudit.linalg.solution import Solution
 @final
 @dataclass(frozen=True)
 class ConjugateGradient(InverseSolver):
-    """(H + shift)^-1 b by conjugate gradient.
+    """Solve with H by conjugate gradient: fewest products.
 
     Attributes:
         tolerance: relative error of the solution at which a sample counts as converged.

@@ -6,7 +6,7 @@ The whole spectrum also gives l_1 and the inverse, so "dense" is an eigenvalue s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TypeGuard, final
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Spectrum:
         parts = [torch.linalg.eigh(_dense_matrix(operator.select([index]))) for index in range(operator.num_samples)]
         values = torch.stack([part[0] for part in parts]).clamp_min(0.0)
         rounding = torch.finfo(operator.dtype).eps
-        if isinstance(operator, GramOperator):
+        if _holds_jacobian(operator):
             # Squared in float64, J's own rounding reaches H's eigenvalues only as its square.
             rounding = max(torch.finfo(torch.float64).eps, rounding**2)
         return cls(values, torch.stack([part[1] for part in parts]), operator.shape[1], rounding)
@@ -66,9 +66,16 @@ class Spectrum:
         return torch.einsum("bnk,bk->bn", self.vectors, coefficients / safe), singular
 
 
+def _holds_jacobian(operator: LinearOperator) -> TypeGuard[GramOperator]:
+    """Whether one sample's J is small enough to be held and squared in float64."""
+    return (
+        isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES
+    )
+
+
 def _dense_matrix(operator: LinearOperator) -> Tensor:
     """The n x n matrix of a one-sample operator, symmetrised, float64."""
-    if isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES:
+    if _holds_jacobian(operator):
         # J^T J as one product of matrices is far cheaper than n products with J^T.
         jacobian = _columns(operator.jacobian)
         matrix = jacobian.mT @ jacobian
@@ -92,10 +99,10 @@ def _columns(operator: LinearOperator) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Dense(EigenvalueSolver):
-    """l_1 from the dense spectrum; ``start`` is not used."""
+    """Largest eigenvalue from the whole dense spectrum in float64: exact."""
 
     def solve(self, operator: LinearOperator, start: Tensor) -> Solution:
-        """See `EigenvalueSolver.solve`."""
+        """See `EigenvalueSolver.solve`; ``start`` is not used."""
         return self.read(Spectrum.of(operator))
 
     @staticmethod
@@ -104,7 +111,7 @@ class Dense(EigenvalueSolver):
         value = spectrum.values[:, -1]
         zero = torch.zeros_like(value)
         matvecs = torch.full_like(value, spectrum.matvecs, dtype=torch.long)
-        status: tuple[Status, ...] = ("exact",) * len(value)
+        status: tuple[Status, ...] = tuple("exact" for _ in range(len(value)))
         return Solution(value, value, value, status, zero, matvecs)
 
 
@@ -112,7 +119,7 @@ class Dense(EigenvalueSolver):
 @final
 @dataclass(frozen=True)
 class DenseInverse(InverseSolver):
-    """(H + shift)^-1 b from the dense spectrum."""
+    """Solve with H from its whole dense spectrum: exact."""
 
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
         """See `InverseSolver.solve`; ``largest`` is not used."""

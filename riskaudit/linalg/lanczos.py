@@ -98,12 +98,19 @@ class LanczosProcess:
         inside = torch.einsum("bkn,bn->bk", space, vector)
         outside = (vector - torch.einsum("bk,bkn->bn", inside, space)).double()
         inside = inside.double()
-        values, vectors = torch.linalg.eigh(self.projected() - inside[:, :, None] * inside[:, None, :])
+        # A padded step repeats q_1's Rayleigh quotient, which taking v v^T away lowers likewise.
+        padded = torch.arange(self.steps, device=inside.device) >= self.num_products[:, None]
+        lowered = torch.where(padded, inside[:, :1] ** 2, torch.zeros_like(inside))
+        projected = self.projected() - inside[:, :, None] * inside[:, None, :] - torch.diag_embed(lowered)
+        values, vectors = torch.linalg.eigh(projected)
         along = self.off_diagonal[:, -1:] * vectors[:, -1]  # [B, k]
         overlap = torch.einsum("bk,bkj->bj", inside, vectors)
         cross = (outside * following.double()).sum(-1, keepdim=True)
         squared = along**2 - 2 * along * overlap * cross + overlap**2 * outside.square().sum(-1, keepdim=True)
-        return RitzPairs(values, vectors, squared.clamp_min(0.0).sqrt())
+        residuals = squared.clamp_min(0.0).sqrt()
+        # Nothing is known of a padded step's own vector.
+        weight = torch.einsum("bk,bkj->bj", padded.double(), vectors.square())
+        return RitzPairs(values, vectors, torch.where(weight > 0.5, torch.full_like(residuals, float("inf")), residuals))
 
     def shortfall(self, failure: float) -> Tensor:
         """E with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""
@@ -129,7 +136,7 @@ def largest_error(pairs: RitzPairs) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Lanczos(EigenvalueSolver):
-    """l_1 by Lanczos.
+    """Largest eigenvalue by Lanczos iteration: fewest products.
 
     Attributes:
         tolerance: relative error of l_1 at which a sample counts as converged.

@@ -22,7 +22,7 @@ from riskaudit.linalg.solution import Solution
 @final
 @dataclass(frozen=True)
 class LeastSquares(InverseSolver):
-    """(H + shift)^-1 b by gradient descent on the squared residual.
+    """Solve with H by gradient descent on the squared residual: the I2F paper's own.
 
     Attributes:
         tolerance: relative error of the solution at which a sample counts as converged.

@@ -21,7 +21,7 @@ from riskaudit.linalg.solution import Solution
 @final
 @dataclass(frozen=True)
 class Neumann(InverseSolver):
-    """(H + shift)^-1 b by the Neumann series.
+    """Solve with H by the Neumann series.
 
     Attributes:
         tolerance: relative error of the solution at which a sample counts as converged.

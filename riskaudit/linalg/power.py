@@ -25,7 +25,7 @@ from riskaudit.linalg.solution import Solution, statuses
 @final
 @dataclass(frozen=True)
 class Power(EigenvalueSolver):
-    """l_1 by power iteration.
+    """Largest eigenvalue by power iteration: the papers' own method.
 
     Attributes:
         tolerance: a sample has converged when ||H v - theta v|| <= tolerance * theta, so an

@@ -58,16 +58,21 @@ def register(proxy: type[Proxy]) -> type[Proxy]:
 
 
 def estimate(value: float | None, status: Status, low: float | None = None, high: float | None = None) -> Estimate:
-    """An estimate in which whatever isn't finite is None; an answer that isn't finite has failed."""
+    """An estimate in which whatever isn't finite is None; an answer that isn't finite has failed.
+
+    An exact value needs no interval.
+    """
     finite = [number if number is not None and math.isfinite(number) else None for number in (value, low, high)]
     if value is not None and finite[0] is None and status in ("exact", "converged", "bracketed"):
         status = "failed"
+    if status == "exact":
+        return Estimate(value=finite[0], status=status)
     return Estimate(value=finite[0], low=finite[1], high=finite[2], status=status)
 
 
 def exact(values: Tensor) -> ProxyScores:
-    """Exact values [B]: the interval is the value itself."""
-    return ProxyScores(tuple(estimate(value, "exact", value, value) for value in values.tolist()))
+    """Exact values [B]."""
+    return ProxyScores(tuple(estimate(value, "exact") for value in values.tolist()))
 
 
 def graded(

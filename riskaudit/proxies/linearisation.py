@@ -78,7 +78,8 @@ class Linearisation:
     @cached_property
     def gradient_norm(self) -> Tensor:
         """||r(x)||, [B], float64."""
-        return self.mean.norm(dim=-1).double()
+        norm: Tensor = self.mean.norm(dim=-1)
+        return norm.double()
 
     @cached_property
     def cosine_vector(self) -> Tensor:

@@ -133,7 +133,8 @@ class Clip(Step):
 
     def _apply(self, released: Tensor) -> Tensor:
         squared = released.square().sum()
-        longer = squared > self.bound**2
+        # Not bound**2: floats raise OverflowError there instead of giving infinity.
+        longer = squared > self.bound * self.bound
         # The inner choice keeps the derivative of the untaken branch finite at r = 0.
         norm = torch.where(longer, squared, torch.ones_like(squared)).sqrt()
         return released * torch.where(longer, self.bound / norm, torch.ones_like(norm))
@@ -200,9 +201,11 @@ class Mask(Step):
         ratio = _number(cls, arguments[:1], "0 <= RATIO < 1", lambda value: 0 <= value < 1)
         if len(arguments) == 1:
             return cls(ratio)
-        if len(arguments) > 2 or not arguments[1].isdecimal() or int(arguments[1]) >= 2**63:
+        # The length comes first: int() refuses thousands of digits with an error of its own.
+        digits = arguments[1]
+        if len(arguments) > 2 or len(digits) > 19 or not digits.isdecimal() or int(digits) >= 2**63:
             raise ReleaseError(f"expected {cls.usage} with a whole number as SEED, found {':'.join(arguments[1:])!r}")
-        return cls(ratio, int(arguments[1]))
+        return cls(ratio, int(digits))
 
     def bind(self, num_entries: int, dtype: torch.dtype, device: torch.device) -> Apply:
         """Multiply by the mask, which is the same on every device."""

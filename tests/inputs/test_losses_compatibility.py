@@ -141,7 +141,7 @@ def test_fits(outputs: int, targets: torch.Tensor, loss: str) -> None:
         (3, (4,), torch.ones(2), "mse", "can't compare outputs of shape (1, 3) with targets of shape (1)"),
     ],
 )
-def test_refused(refused, outputs, shape, targets, loss, words: str) -> None:  # noqa: PLR0917
+def test_refused(refused, outputs, shape, targets, loss, words: str) -> None:
     samples = Samples.from_tensors(torch.rand(2, *shape), targets)
     assert words in refused(SamplesError, check_compatibility, linear(outputs), samples, load_loss(loss))
 

@@ -1,0 +1,83 @@
+"""The application: its commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from riskaudit.cli.demo import demo
+from riskaudit.cli.listing import list_names
+from riskaudit.cli.report import report
+from riskaudit.cli.scan import scan
+from riskaudit.errors import RiskauditError
+from riskaudit.version import __version__
+
+EXIT_COULD_NOT_AUDIT = 2
+EXIT_INTERRUPTED = 130
+
+# BadParameter > UsageError > ClickException. Typer carries click inside itself in newer versions, so the
+# class has no import path that holds for all of them.
+USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[2]
+
+app = typer.Typer(
+    name="riskaudit",
+    help="Audit what a gradient gives away, before it is sent.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("scan")(scan)
+app.command("report")(report)
+app.command("demo")(demo)
+app.command("list")(list_names)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"riskaudit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; every error becomes one sentence on stderr."""
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("riskaudit: interrupted; no result was written", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        typer.echo(f"riskaudit: {_sentence(error)}", err=True)
+        return EXIT_COULD_NOT_AUDIT
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _sentence(error: Exception) -> str:
+    """What to tell the user. A bug must look like neither "exceeded" nor a page of traceback."""
+    if isinstance(error, RiskauditError):
+        return str(error)
+    if isinstance(error, USAGE_ERROR):
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return f"{message or 'expected a command'} (see riskaudit --help)"
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}; --debug shows where"
+
+
+def main() -> None:
+    """The ``riskaudit`` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""Options and policy limits from TOML files. The command line wins over the file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from riskaudit.errors import SettingsError
+
+FILE_NAMES = ("riskaudit.toml", "pyproject.toml")
+POLICY_TABLE = "policy"
+# Which files to audit belongs on the command line, and a file can't name another one.
+NOT_CONFIGURABLE = {"config", "checkpoint", "help"}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a mapping.
+
+    Raises:
+        SettingsError: missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"can't read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"expected TOML in {path}, found a mistake: {error}") from error
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    """The project's table in a configuration file; None where pyproject.toml has none."""
+    content = read_toml(path)
+    if path.name == "pyproject.toml":
+        tool = content.get("tool", {})
+        table = tool.get("riskaudit") if isinstance(tool, dict) else None
+    else:
+        tool = content.get("tool", {})
+        table = tool["riskaudit"] if isinstance(tool, dict) and "riskaudit" in tool else content
+    if table is not None and not isinstance(table, dict):
+        raise SettingsError(f"expected a table for riskaudit in {path}, found {table!r}")
+    return table
+
+
+def _find(given: Path | None) -> tuple[Path, dict[str, Any]] | None:
+    if given is not None:
+        table = _table(given)
+        if table is None:
+            raise SettingsError(f"expected a [tool.riskaudit] table in {given}, found none")
+        return given, table
+    for name in FILE_NAMES:
+        path = Path(name)
+        if path.is_file():
+            table = _table(path)
+            if table is not None:
+                return path, table
+    return None
+
+
+def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
+    """Option callback: make the file's values the command's defaults; returns the file used.
+
+    Raises:
+        SettingsError: a file that can't be read, or a key that is no option of this command.
+    """
+    if ctx.resilient_parsing:
+        return given
+    found = _find(given)
+    if found is None:
+        return None
+    path, table = found
+    # A parameter is configured by the name of its long option, with either kind of dash.
+    names = {
+        option.lstrip("-").replace("-", "_"): parameter.name
+        for parameter in ctx.command.params
+        if parameter.name not in NOT_CONFIGURABLE
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in table.items():
+        if key == POLICY_TABLE and isinstance(value, Mapping):
+            continue
+        name = names.get(key.replace("-", "_"))
+        if name is None:
+            raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
+        defaults[name] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
+    """Policy limits from a file: a [policy] table, [tool.riskaudit.policy], or, if required, the whole file.
+
+    Raises:
+        SettingsError: the file can't be read, or holds no limits where they are required.
+    """
+    content = read_toml(path)
+    tool = content.get("tool", {})
+    own = tool.get("riskaudit", {}) if isinstance(tool, dict) else {}
+    for table in (content.get(POLICY_TABLE), own.get(POLICY_TABLE) if isinstance(own, dict) else None):
+        if isinstance(table, dict):
+            return table
+    if not required:
+        return None
+    if not content:
+        raise SettingsError(f"expected policy limits in {path}, found none; see riskaudit scan --help")
+    return content

@@ -1,0 +1,65 @@
+"""Progress and the closing summary on a terminal or in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from riskaudit.results import AuditResult
+
+Progress = Callable[[int, int], None]
+VERDICTS = ("high", "medium", "low", "not_assessed")
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on stderr."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar() as update:
+            yield update
+    else:
+        yield lambda done, total: typer.echo(f"audited {done} of {total} samples", err=True)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("auditing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_summary(result: AuditResult, files: list[Path]) -> None:
+    """What the audit found, in a few lines on stdout."""
+    if not result.release.defended:
+        typer.echo("undefended: assume full disclosure (samples are only ranked, at the reference noise)")
+    counts: Counter[str] = Counter(row.verdict for row in result.samples)
+    total = len(result.samples)
+    found = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in VERDICTS if counts[name])
+    typer.echo(f"risk of {total} {'sample' if total == 1 else 'samples'}: {found}")
+    revealed = result.fairness.proxies.get("revealed_fraction")
+    if revealed is not None and revealed.worst_samples:
+        row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
+        rmse, share = row.proxies["posterior_rmse"].value, row.proxies["revealed_fraction"].value
+        if rmse is not None and share is not None:
+            typer.echo(f"worst sample {row.id}: {share:.1%} of the input revealed, posterior error {rmse:.3g}")
+    for warning in result.warnings:
+        typer.echo(f"note: {warning}")
+    if result.policy is not None:
+        words = {"allow": "within policy", "warn": "policy warning", "block": "policy exceeded"}
+        typer.echo(f"{words[result.policy.decision]}: {'; '.join(result.policy.reasons)}")
+    for path in files:
+        typer.echo(f"wrote {path}")

@@ -1,0 +1,39 @@
+"""``riskaudit demo``: the embedded example, with nothing to download."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from riskaudit.errors import OutputError
+from riskaudit.files import write_file
+
+CHECKPOINT, SAMPLES, RELEASE = "digits-lenet.safetensors", "digits.npz", "gaussian:0.01"
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the demo's checkpoint, samples and report.")] = Path(
+        "riskaudit-demo"
+    ),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.")] = False,
+) -> int:
+    """Audit a small trained model on handwritten digits: writes checkpoint, samples and a report."""
+    from riskaudit.cli.app import run
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write to {out}: {error.strerror or error}; choose another --out") from error
+    for name in (CHECKPOINT, SAMPLES):
+        write_file(out / name, files("riskaudit").joinpath("demo", name).read_bytes())
+    words = ["scan", str(out / CHECKPOINT), "--data", str(out / SAMPLES), "--release", RELEASE]
+    words += ["--out", str(out / "report")]
+    words += [f"--format={name}" for name in ("html", "pdf", "json", "csv", "md")]
+    if not quiet:
+        typer.echo(f"$ riskaudit {shlex.join(words)}")
+    return run(words + ["--quiet"] * quiet + ["--debug"] * debug)

@@ -1,0 +1,53 @@
+"""``riskaudit list``: every name that options take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from riskaudit.errors import SettingsError
+from riskaudit.report import FILE_NAMES
+
+
+def list_names(
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
+) -> int:
+    """List architectures, releases, proxies, solvers, losses and file formats."""
+    topics = _topics()
+    if topic is not None and topic not in topics:
+        raise SettingsError(f"expected one of {', '.join(topics)}, found {topic!r}")
+    for heading, names in topics.items():
+        if topic not in (None, heading):
+            continue
+        typer.echo(heading)
+        width = max(map(len, names)) + 2
+        for name, description in names.items():
+            typer.echo(f"  {name:<{width}}{description}".rstrip())
+        if topic is None:
+            typer.echo("")
+    return 0
+
+
+def _topics() -> Mapping[str, Mapping[str, str]]:
+    from riskaudit.inputs import CHECKPOINT_FORMATS, LOSSES, SAMPLE_FORMATS, architecture_names
+    from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
+    from riskaudit.proxies import PROXIES
+    from riskaudit.release import STEPS
+
+    return {
+        "architectures": architecture_names(),
+        "releases": {step.usage: step.summary for step in STEPS.values()},
+        "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
+        "solvers": {name: _first_line(solver) for name, solver in EIGENVALUE_SOLVERS.items()},
+        "inverses": {name: _first_line(solver) for name, solver in INVERSE_SOLVERS.items()},
+        "losses": {name: loss.description for name, loss in LOSSES.items()},
+        "checkpoints": CHECKPOINT_FORMATS,
+        "samples": SAMPLE_FORMATS,
+        "formats": FILE_NAMES,
+    }
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,204 @@
+"""Options that commands share, with their help texts."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from riskaudit.cli.config import read_config
+from riskaudit.report import FORMATS
+
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+
+INPUTS, RELEASE, PRIOR, SOLVERS, POLICY, OUTPUT = (
+    "Inputs",
+    "Release",
+    "Prior and verdicts",
+    "Solvers",
+    "Policy",
+    "Output",
+)
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="Model weights: .pt, .pth, .safetensors or torch.export .pt2.")
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Samples: .npz, .pt, .safetensors, .csv, .parquet, a folder of images per class, or file.py:function.",
+        rich_help_panel=INPUTS,
+    ),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="Architecture (see riskaudit list) or file.py:factory.", rich_help_panel=INPUTS),
+]
+LossOption = Annotated[
+    str,
+    typer.Option("--loss", help="cross-entropy, bce, mse, or file.py:function.", rich_help_panel=INPUTS),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        help="Input mean, one number or one per channel (0.49,0.48,0.45), subtracted inside the audited model.",
+        rich_help_panel=INPUTS,
+    ),
+]
+StdOption = Annotated[
+    str | None,
+    typer.Option("--std", help="Input standard deviation, likewise; goes with --mean.", rich_help_panel=INPUTS),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Audit at most this many samples.", rich_help_panel=INPUTS)
+]
+ReleaseOption = Annotated[
+    str,
+    typer.Option(
+        "--release",
+        help='What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',
+        rich_help_panel=RELEASE,
+    ),
+]
+ReferenceNoiseOption = Annotated[
+    float,
+    typer.Option(
+        "--reference-noise", help="Noise std at which an undefended release is ranked.", rich_help_panel=RELEASE
+    ),
+]
+PriorMeanOption = Annotated[
+    float | None,
+    typer.Option(
+        "--prior-mean",
+        help="Attacker's prior: mean of one input coordinate (default: the data's).",
+        rich_help_panel=PRIOR,
+    ),
+]
+PriorStdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--prior-std",
+        help="Attacker's prior: standard deviation likewise (default: the data's).",
+        rich_help_panel=PRIOR,
+    ),
+]
+TargetRmseOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target-rmse",
+        help="Error that enough noise should force (default: half the prior's std).",
+        rich_help_panel=PRIOR,
+    ),
+]
+HighOption = Annotated[
+    float, typer.Option("--high-above", help='Verdict "high" above this revealed fraction.', rich_help_panel=PRIOR)
+]
+MediumOption = Annotated[
+    float,
+    typer.Option("--medium-above", help='Verdict "medium" from this revealed fraction on.', rich_help_panel=PRIOR),
+]
+SolverOption = Annotated[str, typer.Option("--solver", help="auto, dense, lanczos or power.", rich_help_panel=SOLVERS)]
+InverseOption = Annotated[
+    str, typer.Option("--inverse", help="auto, dense, cg, neumann or least-squares.", rich_help_panel=SOLVERS)
+]
+ToleranceOption = Annotated[
+    float, typer.Option("--tolerance", help="Relative error at which a solver stops.", rich_help_panel=SOLVERS)
+]
+MaxMatvecsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-matvecs",
+        help="Products per sample and solve (default: 50, or 1000 with a named solver).",
+        rich_help_panel=SOLVERS,
+    ),
+]
+ConfidenceOption = Annotated[
+    float,
+    typer.Option(
+        "--confidence", help="With which certified ends hold, for all samples together.", rich_help_panel=SOLVERS
+    ),
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64.", rich_help_panel=SOLVERS)]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:NUMBER.", rich_help_panel=SOLVERS)]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", help="Samples in memory at once.", rich_help_panel=SOLVERS)
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=SOLVERS)]
+MaxRevealedOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-revealed", help="Exit with 1 if a sample's revealed fraction is larger.", rich_help_panel=POLICY
+    ),
+]
+MinRmseOption = Annotated[
+    float | None,
+    typer.Option("--min-rmse", help="Exit with 1 if a sample's posterior error is smaller.", rich_help_panel=POLICY),
+]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        help="TOML file with limits: max_revealed, min_rmse, or a \\[policy] table of them.",
+        rich_help_panel=POLICY,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the results (default: reports/CHECKPOINT-TIME).", rich_help_panel=OUTPUT),
+]
+FormatOption = Annotated[
+    list[Format] | None, typer.Option("--format", help="Repeatable (default: html, pdf, json).", rich_help_panel=OUTPUT)
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option("--baseline", help="Earlier audit.json to compare with in the report.", rich_help_panel=OUTPUT),
+]
+ShowSamplesOption = Annotated[
+    bool,
+    typer.Option(
+        "--show-samples", help="Put the private images into the report, which says so.", rich_help_panel=OUTPUT
+    ),
+]
+PlainIdsOption = Annotated[
+    bool,
+    typer.Option(
+        "--plain-ids",
+        help="Keep sample ids that come from file names; by default they are hashed.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT)]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.", rich_help_panel=OUTPUT)]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=read_config,
+        is_eager=True,
+        help="Options from a TOML file (default: riskaudit.toml here, or \\[tool.riskaudit] in pyproject.toml here).",
+        rich_help_panel=INPUTS,
+    ),
+]
+
+
+def formats_of(chosen: list[Format] | None) -> list[str]:
+    """Format names, the default where none was chosen."""
+    return [str(name.value) for name in chosen] if chosen else ["html", "pdf", "json"]
+
+
+def numbers_of(text: str | None, name: str) -> list[float] | None:
+    """Numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: something else.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"expected {name} as numbers separated by commas, found {text!r}") from None
