@@ -19,5 +19,8 @@ test-slow:
 test-gpu:
 	$(PYTHON) -m pytest -m gpu
 
+# The committed example: the audit that `riskaudit demo` makes.
 demo:
-	$(PYTHON) -m riskaudit demo --out reports/demo
+	$(PYTHON) -m riskaudit scan riskaudit/demo/digits-lenet.safetensors --data riskaudit/demo/digits.npz \
+		--release gaussian:0.01 --out reports/demo \
+		--format html --format pdf --format json --format csv --format md

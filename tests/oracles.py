@@ -34,7 +34,7 @@ def released_mean(model: nn.Module, loss: Loss, x: Tensor, target: Tensor, chang
 def clipped(bound: float) -> Change:
     def change(released: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(released)
-        return released * (bound / norm) if float(norm) > bound else released
+        return released * (bound / norm) if float(norm.detach()) > bound else released
 
     return change
 

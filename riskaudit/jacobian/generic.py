@@ -58,8 +58,10 @@ class GenericJacobian(LinearOperator):
     def _pushforward(self) -> Callable[[Tensor], tuple[Tensor]]:
         """V [B, *S] to (J v [B, P],): the vjp of the (linear) pullback."""
         start = torch.zeros(self.num_samples, self.shape[0], dtype=self.dtype, device=self.device)
+        # Made before the vjp begins: a graph made inside a transform doesn't outlive it.
+        pullback = self._pullback
         pushforward: Callable[[Tensor], tuple[Tensor]]
-        _, pushforward = vjp(lambda cotangent: self._pullback(cotangent)[0], start)  # type: ignore[misc]
+        _, pushforward = vjp(lambda cotangent: pullback(cotangent)[0], start)  # type: ignore[misc]
         return pushforward
 
     def _matmat(self, columns: Tensor) -> Tensor:
@@ -89,8 +91,8 @@ class GenericJacobian(LinearOperator):
         if self.forward:
             push = lambda direction: self._sample_push(inputs, target, direction)  # noqa: E731
         else:
-            single = self.select([index])
-            push = lambda direction: single._pushforward(direction.unsqueeze(0))[0][0]  # noqa: E731
+            pushforward = self.select([index])._pushforward
+            push = lambda direction: pushforward(direction.unsqueeze(0))[0][0]  # noqa: E731
         size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.shape[0]))
         starts = range(0, columns.shape[1], size)
         blocks = [vmap(push)(columns[:, k : k + size].mT.reshape(-1, *inputs.shape)).mT for k in starts]

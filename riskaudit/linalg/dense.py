@@ -68,9 +68,7 @@ class Spectrum:
 
 def _holds_jacobian(operator: LinearOperator) -> TypeGuard[GramOperator]:
     """Whether one sample's J is small enough to be held and squared in float64."""
-    return (
-        isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES
-    )
+    return isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES
 
 
 def _dense_matrix(operator: LinearOperator) -> Tensor:

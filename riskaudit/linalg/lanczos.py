@@ -110,7 +110,9 @@ class LanczosProcess:
         residuals = squared.clamp_min(0.0).sqrt()
         # Nothing is known of a padded step's own vector.
         weight = torch.einsum("bk,bkj->bj", padded.double(), vectors.square())
-        return RitzPairs(values, vectors, torch.where(weight > 0.5, torch.full_like(residuals, float("inf")), residuals))
+        return RitzPairs(
+            values, vectors, torch.where(weight > 0.5, torch.full_like(residuals, float("inf")), residuals)
+        )
 
     def shortfall(self, failure: float) -> Tensor:
         """E with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""

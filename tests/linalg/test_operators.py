@@ -1,0 +1,64 @@
+"""The operators of linalg against explicit matrices, and that each has a contract."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contracts.linear_operator import LinearOperatorContract, normal
+from oracles import Array
+
+from riskaudit.jacobian import GenericJacobian
+from riskaudit.linalg import GramOperator, LinearOperator, MatrixOperator
+from riskaudit.linalg.operators import DowndatedOperator, identity_columns
+
+
+class TestMatrixOperator(LinearOperatorContract):
+    covers = MatrixOperator
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        return MatrixOperator(normal(3, 7, 4))
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        return normal(3, 7, 4).numpy()
+
+
+class TestGramOperator(LinearOperatorContract):
+    covers = GramOperator
+    symmetric = True
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        return GramOperator(MatrixOperator(normal(3, 7, 4)))
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        J = normal(3, 7, 4).numpy()
+        return J.transpose(0, 2, 1) @ J
+
+
+class TestDowndatedOperator(LinearOperatorContract):
+    covers = DowndatedOperator
+    symmetric = True
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        return DowndatedOperator(GramOperator(MatrixOperator(normal(3, 7, 4))), normal(3, 4, seed=9))
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        J, v = normal(3, 7, 4).numpy(), normal(3, 4, seed=9).numpy()
+        return J.transpose(0, 2, 1) @ J - v[:, :, None] * v[:, None, :]
+
+
+def test_every_operator_has_a_contract() -> None:
+    # GenericJacobian's own is in tests/jacobian.
+    known = {case.covers for case in (TestMatrixOperator, TestGramOperator, TestDowndatedOperator)}
+    found = {cls for cls in LinearOperator.__subclasses__() if cls.__module__.startswith("riskaudit.")}
+    assert found == known | {GenericJacobian}
+
+
+def test_identity_columns_read_off_the_matrix() -> None:
+    operator = MatrixOperator(normal(2, 5, 3))
+    torch.testing.assert_close(operator.matmat(identity_columns(operator)), operator.matrices)
