@@ -6,9 +6,11 @@ renamed, so that a kill or a full disk never leaves half a file under the real n
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -62,15 +64,17 @@ def check_output_folder(folder: Path, own_names: Iterable[str]) -> None:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"expected a folder for the results, found the file {folder}; choose another --out")
         if folder.is_dir():
-            foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in set(own_names))
+            own = set(own_names)
+            foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in own or not entry.is_file())
             if foreign:
                 raise OutputError(
                     f"{folder} already holds {foreign[0]!r}, which no audit wrote; "
                     "choose a new or empty folder with --out"
                 )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # The same call that will make the real temporary folder, so it fails for the same reasons.
-        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)).rmdir()
+        # Nothing is made yet, so that an audit that fails leaves nothing behind; the same call will make the
+        # real temporary folder, so it fails for the same reasons.
+        existing = next(parent for parent in folder.absolute().parents if parent.exists())
+        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=existing)).rmdir()
     except OSError as error:
         raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another --out") from error
 
@@ -84,24 +88,41 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         OutputError: the place can't be written; what was there before is untouched.
     """
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             for name, content in files.items():
                 _write_and_sync(temporary / name, content)
             temporary.chmod(0o755)
             if folder.exists() and any(folder.iterdir()):
-                # rename(2) replaces only an empty folder: move the earlier audit aside first.
-                earlier = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-                folder.rename(earlier)
-                try:
-                    temporary.rename(folder)
-                except OSError:
-                    earlier.rename(folder)
-                    raise
-                shutil.rmtree(earlier)
+                _replace_folder(temporary, folder)
             else:
                 temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another --out") from error
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put ``new`` in the place of ``folder``, which is not empty; a failure leaves ``folder`` as it was."""
+    if _exchange(new, folder):
+        return
+    # rename(2) replaces only an empty folder: move the earlier one aside first.
+    aside = new.with_name(f"{new.name}.earlier")
+    folder.rename(aside)
+    try:
+        new.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths in one step, so that a kill can't fall in between; False where the system can't (not Linux)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's headers
+    return bool(renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import re
 import resource
 import sys
 import time
@@ -16,11 +17,11 @@ import scipy
 import torch
 from torch import nn
 
-from riskaudit.auditing.planning import choose_plan
+from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.rows import HEADLINE, BatchRows, RowMaker, audit_batch, image_png
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import class_rows, fairness, noise_curve
-from riskaudit.errors import SettingsError
+from riskaudit.errors import ArchitectureError, SamplesError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples, check_compatibility, load_loss
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES, Plan
@@ -87,6 +88,7 @@ def audit(
     target_rmse = prior.std / 2 if settings.target_rmse is None else settings.target_rmse
     maker = RowMaker(audited, prior, plan, thresholds, target_rmse, settings.seed)
     done = _all_rows(maker, samples, settings, show_samples, progress)
+    _refuse_if_all_failed(done.rows)
     return AuditResult(
         tool=Tool(version=__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -130,8 +132,9 @@ def _all_rows(
 ) -> BatchRows:
     total = BatchRows([])
     release = maker.release
-    for first in range(0, len(samples), settings.batch_size):
-        indices = list(range(first, min(first + settings.batch_size, len(samples))))
+    size = samples_at_once(settings.batch_size, release.num_entries, release.device)
+    for first in range(0, len(samples), size):
+        indices = list(range(first, min(first + size, len(samples))))
         batch = Batch(
             samples.inputs[indices].to(device=release.device, dtype=release.dtype),
             samples.targets[indices].to(release.device),
@@ -139,7 +142,13 @@ def _all_rows(
         images = [image_png(samples.inputs[index]) if show_samples else None for index in indices]
         try:
             part = audit_batch(maker, batch, indices, [samples.ids[index] for index in indices], images)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
+            operation = _missing_derivative(error)
+            if operation is not None:
+                raise ArchitectureError(
+                    f"the audit differentiates the gradient, and PyTorch has no second derivative for the model's "
+                    f"operation {operation}; use another activation or layer there (--arch file.py:factory)"
+                ) from error
             if not _is_out_of_memory(error):
                 raise
             raise SettingsError(
@@ -152,6 +161,20 @@ def _all_rows(
         if progress is not None:
             progress(len(total.rows), len(samples))
     return total
+
+
+def _refuse_if_all_failed(rows: list[SampleRow]) -> None:
+    if all(row.status == "failed" for row in rows):
+        raise SamplesError(
+            f"none of the {len(rows)} samples could be audited (the first: {rows[0].reason}); "
+            "check the scale of the inputs and the weights, and the loss"
+        )
+
+
+def _missing_derivative(error: BaseException) -> str | None:
+    """The operation for which torch has no derivative of the order needed here, if that is the error."""
+    found = re.search(r"derivative for (\S+) is not implemented", str(error))
+    return found.group(1) if found else None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

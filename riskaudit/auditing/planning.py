@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+
 from riskaudit.auditing.settings import AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS, AuditSettings
 from riskaudit.linalg.dense import JACOBIAN_BYTES
 from riskaudit.proxies import Plan
 
 # H itself, its eigenvectors and eigh's workspace grow as d^2, its time as d^3.
 DENSE_DIMENSION = 4096
+# Released entries of all samples in memory at once: 128 MB and 2 GB per vector in float64.
+CPU_BATCH_ENTRIES = 2**24
+CUDA_BATCH_ENTRIES = 2**28
 
 
 def choose_plan(settings: AuditSettings, dimension: int, num_entries: int, num_samples: int) -> Plan:
@@ -41,3 +46,13 @@ def choose_plan(settings: AuditSettings, dimension: int, num_entries: int, num_s
         max_matvecs=settings.max_matvecs or (CHOSEN_MAX_MATVECS if named else AUTO_MAX_MATVECS),
         failure=(1 - settings.confidence) / num_samples,
     )
+
+
+def samples_at_once(batch_size: int, num_entries: int, device: torch.device) -> int:
+    """Samples in memory at once: the user's bound, and fewer where one vector per sample is large.
+
+    Every product holds several vectors [P] per sample; the samples of a large model gain nothing from
+    company.
+    """
+    entries = CUDA_BATCH_ENTRIES if device.type == "cuda" else CPU_BATCH_ENTRIES
+    return max(1, min(batch_size, entries // num_entries))

@@ -56,15 +56,17 @@ def run(arguments: list[str]) -> int:
     try:
         outcome = app(args=arguments, standalone_mode=False)
     except typer.Exit as stop:
-        return stop.exit_code
+        outcome = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("riskaudit: interrupted; no result was written", err=True)
-        return EXIT_INTERRUPTED
+        outcome = EXIT_INTERRUPTED
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        typer.echo(f"riskaudit: {_sentence(error)}", err=True)
+        typer.echo(f"riskaudit: {_one_line(_sentence(error))}", err=True)
         return EXIT_COULD_NOT_AUDIT
+    # Newer versions of typer return this code instead of raising anything.
+    if outcome == EXIT_INTERRUPTED:
+        typer.echo("riskaudit: interrupted; no result was written", err=True)
     return outcome if isinstance(outcome, int) else 0
 
 
@@ -75,7 +77,12 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, USAGE_ERROR):
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return f"{message or 'expected a command'} (see riskaudit --help)"
-    return f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}; --debug shows where"
+    return f"unexpected {type(error).__name__}: {str(error) or 'no message'}; --debug shows where"
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and terminal codes, which file names and options can carry."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())
 
 
 def main() -> None:

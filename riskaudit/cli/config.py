@@ -73,8 +73,8 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
         return None
     path, table = found
     # A parameter is configured by the name of its long option, with either kind of dash.
-    names = {
-        option.lstrip("-").replace("-", "_"): parameter.name
+    parameters = {
+        option.lstrip("-").replace("-", "_"): parameter
         for parameter in ctx.command.params
         if parameter.name not in NOT_CONFIGURABLE
         for option in parameter.opts
@@ -84,10 +84,12 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
     for key, value in table.items():
         if key == POLICY_TABLE and isinstance(value, Mapping):
             continue
-        name = names.get(key.replace("-", "_"))
-        if name is None:
+        parameter = parameters.get(key.replace("-", "_"))
+        if parameter is None or parameter.name is None:
             raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
-        defaults[name] = value
+        # One value of a repeatable option may stand alone.
+        repeatable = getattr(parameter, "multiple", False) and not isinstance(value, list)
+        defaults[parameter.name] = [value] if repeatable else value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
 

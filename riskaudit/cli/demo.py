@@ -23,7 +23,7 @@ def demo(
     debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.")] = False,
 ) -> int:
     """Audit a small trained model on handwritten digits: writes checkpoint, samples and a report."""
-    from riskaudit.cli.app import run
+    from riskaudit.cli.app import app
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -36,4 +36,5 @@ def demo(
     words += [f"--format={name}" for name in ("html", "pdf", "json", "csv", "md")]
     if not quiet:
         typer.echo(f"$ riskaudit {shlex.join(words)}")
-    return run(words + ["--quiet"] * quiet + ["--debug"] * debug)
+    # Errors of the scan are this command's own.
+    return int(app(args=words + ["--quiet"] * quiet + ["--debug"] * debug, standalone_mode=False))

@@ -92,19 +92,21 @@ class Policy:
         estimate = row.proxies.get("revealed_fraction")
         if self.max_revealed is None or estimate is None or not _usable(estimate):
             return False
-        return _first(estimate.high, estimate.value, 1.0) > self.max_revealed
+        return _worst(estimate, estimate.high, 1.0) > self.max_revealed
 
     def _under_rmse(self, row: SampleRow) -> bool:
         estimate = row.proxies.get("posterior_rmse")
         if self.min_rmse is None or estimate is None or not _usable(estimate):
             return False
-        return _first(estimate.low, estimate.value, 0.0) < self.min_rmse
+        return _worst(estimate, estimate.low, 0.0) < self.min_rmse
 
 
 def _usable(estimate: Estimate | None) -> bool:
     return estimate is not None and estimate.status in USABLE and estimate.value is not None
 
 
-def _first(*numbers: float | None) -> float:
-    """The first number that is known; the cautious end of an interval comes before its value."""
-    return next(number for number in numbers if number is not None)
+def _worst(estimate: Estimate, end: float | None, extreme: float) -> float:
+    """The cautious ``end`` of an interval, else the value; one known from the other side only may be ``extreme``."""
+    if end is not None:
+        return end
+    return extreme if estimate.status == "bracketed" or estimate.value is None else estimate.value

@@ -1,8 +1,8 @@
 """J = dr/dx of any release by automatic differentiation (``torch.func``): no knowledge of the layers.
 
-J v is forward-over-reverse (a Jacobian-vector product of the per-sample gradient); where an operation
-of the model has no forward derivative, it is a double vector-Jacobian product. J^T u is a
-vector-Jacobian product whose graph is built once per batch and reused by every product.
+J v is forward-over-reverse (a Jacobian-vector product of the per-sample gradient, linearised once per
+batch); where an operation of the model has no forward derivative, it is a double vector-Jacobian
+product. J^T u is a vector-Jacobian product whose graph is built once per batch.
 
 Memory grows with samples times released entries: the caller bounds the samples (``--batch-size``), and
 columns are cut into blocks here.
@@ -10,13 +10,14 @@ columns are cut into blocks here.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import jvp, linearize, vjp, vmap
 
 from riskaudit.linalg import LinearOperator
 from riskaudit.release import Batch, Release
@@ -24,6 +25,8 @@ from riskaudit.release import Batch, Release
 # At most this many numbers in one block of J's columns (256 MB in float64), and this many columns.
 BLOCK_ENTRIES = 2**25
 BLOCK_COLUMNS = 256
+# Tracing the linearisation costs about as much as this many products.
+PLAIN_PUSHES = 4
 
 
 @final
@@ -41,44 +44,60 @@ class GenericJacobian(LinearOperator):
         super().__init__(len(batch), (release.num_entries, dimension), release.dtype, release.device)
         self.release = release
         self.batch = batch
+        self._num_pushes = 0
         self.forward = _has_forward_derivative(release, batch) if forward is None else forward
 
     def select(self, indices: list[int]) -> GenericJacobian:
         """The Jacobians of some samples only."""
         return GenericJacobian(self.release, self.batch.select(indices), self.forward)
 
+    def _mean(self, inputs: Tensor) -> Tensor:
+        return self.release.mean(Batch(inputs, self.batch.targets))
+
     @cached_property
     def _pullback(self) -> Callable[[Tensor], tuple[Tensor]]:
-        """U [B, P] to (J^T u [B, *S],), the graph of r kept."""
+        """u [B, P] to (J^T u [B, *S],), the graph of r kept."""
         pullback: Callable[[Tensor], tuple[Tensor]]
-        _, pullback = vjp(lambda inputs: self.release.mean(Batch(inputs, self.batch.targets)), self.batch.inputs)  # type: ignore[misc]
+        _, pullback = vjp(self._mean, self.batch.inputs)  # type: ignore[misc]
         return pullback
 
     @cached_property
-    def _pushforward(self) -> Callable[[Tensor], tuple[Tensor]]:
-        """V [B, *S] to (J v [B, P],): the vjp of the (linear) pullback."""
+    def _linearised(self) -> Callable[[Tensor], Tensor]:
+        """v [B, *S] to J v [B, P], whatever doesn't depend on v computed once."""
+        try:
+            with warnings.catch_warnings():
+                # Notes of the tracer to itself on the constants that it folds.
+                warnings.simplefilter("ignore")
+                _, pushforward = linearize(self._mean, self.batch.inputs)
+        except Exception:  # not every model can be traced; the plain product says what is wrong if anything is
+            return self._plain_push
+        return cast(Callable[[Tensor], Tensor], pushforward)
+
+    def _plain_push(self, tangent: Tensor) -> Tensor:
+        pushed: Tensor
+        _, pushed = jvp(self._mean, (self.batch.inputs,), (tangent,))  # type: ignore[misc]
+        return pushed
+
+    @cached_property
+    def _reverse_pushforward(self) -> Callable[[Tensor], Tensor]:
+        """J v as the transpose of the (linear) pullback."""
         start = torch.zeros(self.num_samples, self.shape[0], dtype=self.dtype, device=self.device)
         # Made before the vjp begins: a graph made inside a transform doesn't outlive it.
         pullback = self._pullback
         pushforward: Callable[[Tensor], tuple[Tensor]]
         _, pushforward = vjp(lambda cotangent: pullback(cotangent)[0], start)  # type: ignore[misc]
-        return pushforward
+        return lambda tangent: pushforward(tangent)[0]
 
     def _matmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] == 1:
-            tangent = columns[..., 0].reshape(self.batch.inputs.shape)
-            return self._push(tangent).unsqueeze(-1)
+            return self._push(columns[..., 0].reshape(self.batch.inputs.shape)).unsqueeze(-1)
         return torch.stack([self._sample_columns(index, columns[index]) for index in range(self.num_samples)])
 
     def _push(self, tangent: Tensor) -> Tensor:
         if not self.forward:
-            return self._pushforward(tangent)[0]
-
-        def one(inputs: Tensor, target: Tensor, direction: Tensor) -> Tensor:
-            return self._sample_push(inputs, target, direction)
-
-        pushed: Tensor = vmap(one)(self.batch.inputs, self.batch.targets, tangent)
-        return pushed
+            return self._reverse_pushforward(tangent)
+        self._num_pushes += 1
+        return self._plain_push(tangent) if self._num_pushes <= PLAIN_PUSHES else self._linearised(tangent)
 
     def _sample_push(self, inputs: Tensor, target: Tensor, direction: Tensor) -> Tensor:
         pushed: Tensor
@@ -91,8 +110,8 @@ class GenericJacobian(LinearOperator):
         if self.forward:
             push = lambda direction: self._sample_push(inputs, target, direction)  # noqa: E731
         else:
-            pushforward = self.select([index])._pushforward
-            push = lambda direction: pushforward(direction.unsqueeze(0))[0][0]  # noqa: E731
+            pushforward = self.select([index])._reverse_pushforward
+            push = lambda direction: pushforward(direction.unsqueeze(0))[0]  # noqa: E731
         size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.shape[0]))
         starts = range(0, columns.shape[1], size)
         blocks = [vmap(push)(columns[:, k : k + size].mT.reshape(-1, *inputs.shape)).mT for k in starts]

@@ -47,5 +47,5 @@ class IsotropicPrior:
         )
 
     def displacement(self, inputs: Tensor) -> Tensor:
-        """X - mu, [B, d], for inputs [B, *S]."""
+        """x - mu, [B, d], for inputs [B, *S]."""
         return inputs.flatten(1) - self.mean

@@ -61,7 +61,7 @@ class I2FLowerBound(Proxy):
                 rows.append(Estimate(value=None, status="singular"))
             elif not math.isfinite(upper):
                 # No upper end of l_1 is certified yet, so neither is a lower bound.
-                rows.append(Estimate(value=None, low=0.0, high=pulled / ritz, status="not_converged"))
+                rows.append(estimate(None, "not_converged", 0.0, pulled / ritz))
             else:
                 bound = pulled / upper
                 rows.append(estimate(bound, "exact" if status == "exact" else "bracketed", bound, pulled / ritz))

@@ -61,7 +61,9 @@ class Linearisation:
         self.release, self.batch, self.prior, self.plan = release, batch, prior, plan
         self.indices, self.seed = indices, seed
         self.sigma = noise.fisher_std
-        self.eps = (self.sigma / prior.std) ** 2
+        ratio = self.sigma / prior.std
+        # Not ratio**2: floats raise OverflowError there instead of giving infinity.
+        self.eps = ratio * ratio
         self.jacobian = GenericJacobian(release, batch)
         self.hessian = GramOperator(self.jacobian)
         self.dimension = self.jacobian.shape[1]
@@ -83,7 +85,7 @@ class Linearisation:
 
     @cached_property
     def cosine_vector(self) -> Tensor:
-        """V = J^T rhat, [B, d]; 0 where r = 0."""
+        """v = J^T rhat, [B, d]; 0 where r = 0."""
         norm: Tensor = self.mean.norm(dim=-1, keepdim=True)
         return self.jacobian.rmatvec(self.mean / norm.clamp_min(1e-30))
 
@@ -95,7 +97,7 @@ class Linearisation:
 
     @cached_property
     def displacement(self) -> Tensor:
-        """X - mu, [B, d]."""
+        """x - mu, [B, d]."""
         return self.prior.displacement(self.batch.inputs)
 
     @cached_property

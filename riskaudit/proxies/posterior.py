@@ -31,13 +31,21 @@ SEARCH_DECADES = 12
 
 def posterior_rmse(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
     """sqrt(sum_i sigma^2 / (l_i + sigma^2 / tau^2) / d) over the last axis of eigenvalues [..., d]."""
-    shares = 1 / (1 + eigenvalues * (tau / sigma) ** 2)
+    with np.errstate(over="ignore"):
+        shares = 1 / (1 + _signal_to_noise(eigenvalues, sigma, tau))
     return np.asarray(tau * np.sqrt(shares.mean(-1)))
 
 
 def revealed_fraction(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
     """d_eff / d = sum_i l_i / (l_i + sigma^2 / tau^2) / d over the last axis of eigenvalues [..., d]."""
-    return np.asarray((eigenvalues / (eigenvalues + (sigma / tau) ** 2)).mean(-1))
+    with np.errstate(over="ignore", divide="ignore"):
+        shares = 1 / (1 + 1 / _signal_to_noise(eigenvalues, sigma, tau))
+    return np.asarray(shares.mean(-1))
+
+
+def _signal_to_noise(eigenvalues: Eigenvalues, sigma: float, tau: float) -> Eigenvalues:
+    """Eigenvalues l times tau^2 / sigma^2: infinite rather than an error where noise is absurdly small, 0 where l is."""
+    return np.asarray(np.square(np.sqrt(eigenvalues) * min(tau / sigma, 1e300)))
 
 
 def noise_std_for_target(eigenvalues: Eigenvalues, tau: float, target: float) -> NoiseTarget:
@@ -120,7 +128,7 @@ class MapRmse(Proxy):
         shifted = at.spectrum.values + at.eps
         rotated = torch.einsum("bnk,bn->bk", at.spectrum.vectors, at.displacement.double())
         bias = at.eps / shifted * rotated
-        variance = at.sigma**2 * at.spectrum.values / shifted.square()
+        variance = at.sigma * at.sigma * at.spectrum.values / shifted.square()
         return exact((bias.square() + variance).mean(-1).sqrt())
 
 

@@ -1,12 +1,8 @@
-"""Fixtures of the report tests: audits by name, their rendered formats, a browser."""
+"""Fixtures of the report tests: audits by name, and their rendered formats."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from report_cases import CASES
@@ -39,17 +35,3 @@ def rendered() -> Callable[..., bytes]:
         return done[name, format_]
 
     return get
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless browser that is allowed no network, or a skip with the reason."""
-    path = os.environ.get("RISKAUDIT_CHROMIUM") or shutil.which("chromium")
-    if path is None or not Path(path).exists():
-        pytest.skip("no chromium: set RISKAUDIT_CHROMIUM to its path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=arguments)
-        yield running
-        running.close()

@@ -213,12 +213,20 @@ def recognise(shapes: Shapes) -> Fit:
         raise ArchitectureError(
             f"the weights fit {listing(fit.architecture.name for fit in exact)}; choose one with --arch NAME"
         )
-    nearest = sorted(fits, key=lambda fit: fit.num_differences)[:2]
+    # Where an architecture's arguments can't be inferred, the names still say which one it may have been.
+    nearest = sorted(fits, key=lambda fit: (fit.num_differences, -_shared_names(fit, shapes)))[:2]
     reasons = ". ".join(f"{fit.architecture.name}: {clean(fit.difference, 110)}" for fit in nearest)
     raise ArchitectureError(
         "no registered architecture fits the weights; name it with --arch NAME or --arch file.py:factory "
         f"(nearest: {reasons})"
     )
+
+
+def _shared_names(fit: Fit, shapes: Shapes) -> int:
+    """How many of the weights' names an architecture has too, at its default sizes."""
+    with torch.device("meta"):
+        known = shapes_of(fit.architecture.build())
+    return sum(fit.renames.get(name, name) in known for name in shapes)
 
 
 def shape_at(shapes: Shapes, name: str, num_dimensions: int) -> tuple[int, ...]:

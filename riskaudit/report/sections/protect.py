@@ -75,7 +75,7 @@ def _need_paragraph(facts: Facts) -> Paragraph:
             "which is enough for every sample with a known need" if ratio <= 1 else f"{number(ratio)} times too little"
         )
     return Paragraph(
-        f"To leave the attacker an RMSE of at least {given(target)}, Gaussian noise of standard deviation "
+        f"To leave the attacker an RMSE of at least {number(target)}, Gaussian noise of standard deviation "
         f"{number(median(needed))} per released entry suffices for the median sample and {number(max(needed))} for the "
         f"worst. The release has {have}.{gap}",
         lead="Noise needed.",
@@ -96,7 +96,7 @@ def _need_table(facts: Facts) -> Table:
         worst = max(known, key=lambda item: item[0], default=None)
         rows.append(
             (
-                Cell(f"posterior RMSE ≥ {given(target)}"),
+                Cell(f"posterior RMSE ≥ {number(target)}"),
                 number_cell(median([std for std, _, _ in known]) if known else None, missing="no value"),
                 estimate_cell(Estimate(value=worst[0], status=worst[2].status)) if worst else Cell("no value"),
                 Cell(short(worst[1].id) if worst else "not applicable"),

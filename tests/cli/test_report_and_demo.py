@@ -1,0 +1,88 @@
+"""``riskaudit report`` and ``riskaudit demo``."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from scan_cases import CHECKPOINT, DATA, FORMATS
+
+from riskaudit.report import FILE_NAMES, render
+from riskaudit.results import AuditResult
+
+
+def test_report_renders_beside_the_audit(command, complete, tmp_path) -> None:
+    audit = tmp_path / "old" / "audit.json"
+    audit.parent.mkdir()
+    audit.write_bytes((complete.folder / "audit.json").read_bytes())
+    outcome = command("report", audit)
+    assert outcome.code == 0
+    assert sorted(path.name for path in audit.parent.iterdir()) == ["audit.html", "audit.json", "audit.pdf"]
+
+
+def test_report_gives_the_bytes_of_the_scan(command, complete, tmp_path) -> None:
+    chosen = [f"--format={name}" for name in FORMATS]
+    outcome = command("report", complete.folder / "audit.json", "--out", tmp_path / "again", *chosen, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    for name in FILE_NAMES.values():
+        assert (tmp_path / "again" / name).read_bytes() == (complete.folder / name).read_bytes(), name
+
+
+def test_report_with_a_baseline(command, complete, scan, tmp_path) -> None:
+    quieter = scan("--release", "gaussian:0.1", limit=20)
+    arguments = ["--baseline", complete.folder / "audit.json", "--format=md", "--out", tmp_path / "compared"]
+    assert command("report", quieter.folder / "audit.json", *arguments).code == 0
+    text = (tmp_path / "compared" / "audit.md").read_text(encoding="utf-8")
+    assert "Changes since the baseline" in text
+    assert "20 samples matched by id, 0 new, 0 no longer there" in text
+
+
+def test_scan_with_a_baseline(scan, complete) -> None:
+    outcome = scan("--baseline", str(complete.folder / "audit.json"), formats=("md",))
+    assert "2 samples matched by id, 0 new, 18 no longer there" in (outcome.folder / "audit.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema_version": 99}', "\x00", '{"schema_version": "1"}'])
+def test_report_of_something_else_is_refused(command, tmp_path, content) -> None:
+    (tmp_path / "audit.json").write_text(content, encoding="utf-8")
+    outcome = command("report", tmp_path / "audit.json")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "audit.json" in outcome.err
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["audit.json"]
+
+
+def test_report_where_nothing_can_be_written(command, complete, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    outcome = command("report", complete.folder / "audit.json", "--out", tmp_path / "file" / "sub")
+    assert outcome.code == 2
+    assert "choose another --out" in outcome.err
+
+
+def test_demo(command, tmp_path) -> None:
+    outcome = command("demo")
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "work" / "riskaudit-demo"
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["riskaudit-demo"]
+    assert (folder / CHECKPOINT.name).read_bytes() == CHECKPOINT.read_bytes()
+    assert (folder / DATA.name).read_bytes() == DATA.read_bytes()
+    assert sorted(path.name for path in (folder / "report").iterdir()) == sorted(FILE_NAMES.values())
+    result = AuditResult.load(folder / "report" / "audit.json")
+    assert len(result.samples) == 60
+    assert {row.status for row in result.samples} == {"exact"}
+    assert len({row.verdict for row in result.samples}) > 1
+    printed = shlex.split(outcome.out.splitlines()[0])
+    assert printed[:2] == ["$", "riskaudit"]
+    assert printed[2:6] == ["scan", f"riskaudit-demo/{CHECKPOINT.name}", "--data", f"riskaudit-demo/{DATA.name}"]
+    assert result.release.spec == f"gradient,{printed[printed.index('--release') + 1]}"
+
+
+def test_demo_where_nothing_can_be_written(command, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    outcome = command("demo", "--out", tmp_path / "file" / "sub")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_result_in_memory_renders_as_the_file(complete) -> None:
+    assert render(complete.result, ("html",))["audit.html"] == (complete.folder / "audit.html").read_bytes()

@@ -1,0 +1,178 @@
+"""The policy is a pure function of the result that fails closed."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from riskaudit.errors import SettingsError
+from riskaudit.guard import Policy
+from riskaudit.results import AuditResult, Estimate, NoiseInfo, SampleRow
+
+BASE = AuditResult.load(Path(__file__).parents[1] / "data" / "audit-schema1.json")
+STATUSES = ["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
+USABLE = {"exact", "converged", "bracketed"}
+
+
+def row(number: int, revealed: Estimate | None, rmse: Estimate | None) -> SampleRow:
+    proxies = {"revealed_fraction": revealed, "posterior_rmse": rmse}
+    return BASE.samples[0].model_copy(
+        update={"id": str(number), "proxies": {name: value for name, value in proxies.items() if value is not None}}
+    )
+
+
+def audit(*estimates: tuple[Estimate | None, Estimate | None], defended: bool = True) -> AuditResult:
+    release = BASE.release.model_copy(
+        update={"defended": defended, "noise": NoiseInfo(law="gaussian", std=1.0) if defended else None}
+    )
+    rows = [row(number, *pair) for number, pair in enumerate(estimates)]
+    return BASE.model_copy(update={"samples": rows, "release": release})
+
+
+def exact(value: float) -> Estimate:
+    return Estimate(value=value, status="exact")
+
+
+def test_within() -> None:
+    outcome = Policy(max_revealed=0.2, min_rmse=0.1).decide(audit((exact(0.2), exact(0.1))), "limits.toml")
+    assert (outcome.decision, outcome.exceeded) == ("allow", [])
+    assert outcome.reasons == ["all 1 samples are within the limits"]
+    assert outcome.limits == {"max_revealed": 0.2, "min_rmse": 0.1}
+    assert outcome.source == "limits.toml"
+
+
+@pytest.mark.parametrize(
+    ("policy", "revealed", "rmse"),
+    [
+        (Policy(max_revealed=0.2), 0.2000001, 9.0),
+        (Policy(min_rmse=0.1), 0.0, 0.0999999),
+        (Policy(max_revealed=0.2, min_rmse=0.1), 0.0, 0.05),
+        (Policy(max_revealed=0.2, min_rmse=0.1), 0.3, 0.2),
+    ],
+    ids=["revealed", "rmse", "rmse-of-both", "revealed-of-both"],
+)
+def test_over(policy, revealed, rmse) -> None:
+    outcome = policy.decide(audit((exact(0.0), exact(9.0)), (exact(revealed), exact(rmse))))
+    assert (outcome.decision, outcome.exceeded) == ("block", ["1"])
+    assert outcome.reasons[0].startswith("1 of 2 samples")
+
+
+@pytest.mark.parametrize(
+    ("policy", "estimates"),
+    [
+        (Policy(max_revealed=0.2), (Estimate(value=0.1, low=0.0, high=0.3, status="bracketed"), exact(1.0))),
+        (Policy(min_rmse=0.1), (exact(0.0), Estimate(value=0.2, low=0.05, high=0.3, status="converged"))),
+    ],
+    ids=["revealed", "rmse"],
+)
+def test_the_cautious_end_of_an_interval_counts(policy, estimates) -> None:
+    assert policy.decide(audit(estimates)).decision == "block"
+
+
+def test_a_bracket_that_is_open_on_the_cautious_side_proves_nothing() -> None:
+    revealed = Estimate(value=0.1, low=0.1, high=None, status="bracketed")
+    rmse = Estimate(value=0.5, low=None, high=0.5, status="bracketed")
+    assert Policy(max_revealed=0.2).decide(audit((revealed, exact(1.0)))).decision == "block"
+    assert Policy(min_rmse=0.1).decide(audit((exact(0.0), rmse))).decision == "block"
+
+
+@pytest.mark.parametrize("status", sorted(set(STATUSES) - USABLE))
+@pytest.mark.parametrize("value", [0.0, None])
+def test_an_unusable_number_is_over_the_limit(status, value) -> None:
+    outcome = Policy(max_revealed=1.0).decide(audit((Estimate(value=value, status=status), exact(1.0))))
+    assert (outcome.decision, outcome.exceeded) == ("block", ["0"])
+    assert outcome.reasons == ["1 of 1 samples could not be assessed"]
+
+
+def test_a_missing_proxy_is_over_the_limit() -> None:
+    assert Policy(max_revealed=1.0).decide(audit((None, exact(1.0)))).decision == "block"
+
+
+def test_only_the_limits_that_are_set_need_numbers() -> None:
+    missing = Estimate(value=None, status="not_applicable")
+    assert Policy(min_rmse=0.1).decide(audit((missing, exact(0.5)))).decision == "allow"
+
+
+def test_undefended_is_over_every_limit() -> None:
+    outcome = Policy(max_revealed=1.0).decide(audit((exact(0.0), exact(9.0)), defended=False))
+    assert (outcome.decision, outcome.exceeded) == ("block", [])
+    assert "undefended" in outcome.reasons[0]
+
+
+def test_no_sample_is_no_proof() -> None:
+    assert Policy(max_revealed=1.0).decide(audit()).decision == "block"
+
+
+def test_no_limit_only_warns() -> None:
+    assert Policy().decide(audit((exact(1.0), exact(0.0)))).decision == "warn"
+
+
+numbers = st.none() | st.floats(0, 1)
+
+
+@st.composite
+def estimates(draw) -> Estimate:
+    known = sorted(number for number in (draw(numbers), draw(numbers), draw(numbers)) if number is not None)
+    low, value, high = (*known, None, None, None)[:3] if draw(st.booleans()) else (None, draw(numbers), None)
+    return Estimate(value=value, low=low, high=high, status=draw(st.sampled_from(STATUSES)))
+
+
+audits = st.builds(
+    lambda pairs, defended: audit(*pairs, defended=defended),
+    st.lists(st.tuples(st.none() | estimates(), st.none() | estimates()), max_size=4),
+    st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(result=audits, max_revealed=numbers, min_rmse=numbers)
+def test_allowed_means_that_every_sample_was_seen_within_every_limit(result, max_revealed, min_rmse) -> None:
+    outcome = Policy(max_revealed, min_rmse).decide(result)
+    if outcome.decision != "allow":
+        return
+    assert result.release.defended
+    assert result.samples
+    assert outcome.limits
+    for sample, (proxy, limit, sign) in itertools.product(
+        result.samples, (("revealed_fraction", max_revealed, 1), ("posterior_rmse", min_rmse, -1))
+    ):
+        if limit is not None:
+            estimate = sample.proxies[proxy]
+            assert estimate.status in USABLE
+            cautious = estimate.high if sign == 1 else estimate.low
+            if cautious is None:
+                cautious = (1.0 if sign == 1 else 0.0) if estimate.status == "bracketed" else estimate.value
+            assert sign * cautious <= sign * limit
+
+
+@settings(max_examples=100, deadline=None)
+@given(result=audits, limit=st.floats(0, 1), tighter=st.floats(0, 1))
+def test_a_tighter_limit_never_allows_more(result, limit, tighter) -> None:
+    tight, loose = min(limit, tighter), max(limit, tighter)
+    if Policy(max_revealed=tight).decide(result).decision == "allow":
+        assert Policy(max_revealed=loose).decide(result).decision == "allow"
+    if Policy(min_rmse=loose).decide(result).decision == "allow":
+        assert Policy(min_rmse=tight).decide(result).decision == "allow"
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_revealed": 1.5}, {"max_revealed": -0.1}, {"min_rmse": -1}, {"min_rmse": float("inf")}], ids=str
+)
+def test_limits_out_of_range(values) -> None:
+    with pytest.raises(SettingsError, match=next(iter(values))):
+        Policy.from_mapping(values)
+
+
+@pytest.mark.parametrize("value", ["0.2", True, None, [0.2]], ids=repr)
+def test_limits_that_are_no_numbers(value) -> None:
+    with pytest.raises(SettingsError, match="expected a number for the policy limit max_revealed"):
+        Policy.from_mapping({"max_revealed": value})
+
+
+def test_unknown_limits_name_the_known() -> None:
+    with pytest.raises(SettingsError, match="max_revealed, min_rmse, found 'max_leak'"):
+        Policy.from_mapping({"max_leak": 1})

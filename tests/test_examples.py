@@ -1,0 +1,57 @@
+"""Every script in examples/ runs, and the demo's committed files are what its script makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scan_cases import CHECKPOINT, DATA
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script: Path, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)], cwd=folder.parent, env=dict(os.environ), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def others() -> list[Path]:
+    return [script for script in sorted(EXAMPLES.glob("*.py")) if script.name != "make_demo.py"]
+
+
+@pytest.mark.parametrize("script", others(), ids=lambda script: script.stem)
+def test_example_runs(script, tmp_path) -> None:
+    if "sklearn" in script.read_text(encoding="utf-8") and find_spec("sklearn") is None:
+        pytest.skip("scikit-learn is not installed")
+    printed = run(script, tmp_path / "made")
+    assert printed
+    made = sorted(path.name for path in (tmp_path / "made").rglob("*"))
+    for line in printed.splitlines():
+        if line.startswith("wrote "):
+            assert Path(line.removeprefix("wrote ")).name in made
+
+
+@pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
+def test_the_demo_files_are_what_make_demo_makes(tmp_path) -> None:
+    run(EXAMPLES / "make_demo.py", tmp_path)
+    committed, made = load_file(CHECKPOINT), load_file(tmp_path / CHECKPOINT.name)
+    assert list(made) == list(committed)
+    for name, value in committed.items():
+        # Training rounds differently from one processor to the next.
+        torch.testing.assert_close(made[name], value, rtol=0.05, atol=0.02)
+    with np.load(DATA) as old, np.load(tmp_path / DATA.name) as new:
+        assert sorted(old) == sorted(new) == ["images", "labels"]
+        for name in old:
+            assert old[name].dtype == new[name].dtype
+            assert np.array_equal(old[name], new[name])
