@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -87,4 +88,7 @@ def _one_line(text: str) -> str:
 
 def main() -> None:
     """The ``riskaudit`` command."""
+    # Threads that spin while they wait make a scan tens of times slower on a machine that trains at the
+    # same time (measured: 18 s instead of 0.4 s for one product). Read when torch is loaded, hence here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))

@@ -93,3 +93,9 @@ def graded(
 def not_applicable(at: Linearisation, reason: str) -> ProxyScores:
     """No value for any sample, and why."""
     return ProxyScores((Estimate(value=None, status="not_applicable"),) * len(at), reason)
+
+
+def needs_spectrum(at: Linearisation) -> ProxyScores:
+    """No value, since the plan doesn't compute all eigenvalues of H, and why it doesn't."""
+    why = f"the solver is {at.plan.solver} ({at.plan.solver_reason})"
+    return not_applicable(at, f"needs all eigenvalues of H, and {why}; --solver dense computes them at any cost")

@@ -10,7 +10,7 @@ from typing import final
 
 import torch
 
-from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, not_applicable, register
+from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, needs_spectrum, register
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.results import Estimate
@@ -83,7 +83,7 @@ class ExpectedRmse(Proxy):
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
         if at.spectrum is None:
-            return not_applicable(at, "needs all eigenvalues of H: --solver dense")
+            return needs_spectrum(at)
         singular = at.spectrum.rank < at.dimension
         safe = torch.where(singular[:, None], torch.ones_like(at.spectrum.values), at.spectrum.values)
         value = at.sigma * (1 / safe).mean(-1).sqrt()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import brentq
 
-from riskaudit.proxies.base import Proxy, ProxyScores, exact, not_applicable, register
+from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_spectrum, register
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.results import NoiseTarget
@@ -24,7 +24,6 @@ from riskaudit.results import NoiseTarget
 Eigenvalues = npt.NDArray[np.float64]
 
 UNITS = "RMSE per input coordinate, data units"
-NEEDS_SPECTRUM = "needs all eigenvalues of H: --solver dense"
 # Noise below or above these, times the square root of l_1 and tau, is beyond float64's reach.
 SEARCH_DECADES = 12
 
@@ -44,7 +43,7 @@ def revealed_fraction(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt
 
 
 def _signal_to_noise(eigenvalues: Eigenvalues, sigma: float, tau: float) -> Eigenvalues:
-    """Eigenvalues l times tau^2 / sigma^2: infinite rather than an error where noise is absurdly small, 0 where l is."""
+    """Eigenvalues times tau^2 / sigma^2: infinite, not an error, where noise is absurdly small; 0 where l is."""
     return np.asarray(np.square(np.sqrt(eigenvalues) * min(tau / sigma, 1e300)))
 
 
@@ -85,7 +84,7 @@ class PosteriorRmse(Proxy):
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
         if at.spectrum is None:
-            return not_applicable(at, NEEDS_SPECTRUM)
+            return needs_spectrum(at)
         values = posterior_rmse(at.spectrum.values.cpu().numpy(), at.sigma, at.prior.std)
         return exact(torch.from_numpy(values))
 
@@ -105,7 +104,7 @@ class RevealedFraction(Proxy):
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
         if at.spectrum is None:
-            return not_applicable(at, NEEDS_SPECTRUM)
+            return needs_spectrum(at)
         return exact(torch.from_numpy(revealed_fraction(at.spectrum.values.cpu().numpy(), at.sigma, at.prior.std)))
 
 
@@ -124,7 +123,7 @@ class MapRmse(Proxy):
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
         if at.spectrum is None:
-            return not_applicable(at, NEEDS_SPECTRUM)
+            return needs_spectrum(at)
         shifted = at.spectrum.values + at.eps
         rotated = torch.einsum("bnk,bn->bk", at.spectrum.vectors, at.displacement.double())
         bias = at.eps / shifted * rotated

@@ -1,0 +1,74 @@
+"""What every `Step` must do. Inherit, and give ``step``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.func import jvp, vmap
+
+from riskaudit.errors import ReleaseError
+from riskaudit.release import STEPS, Step, parse_steps
+
+P = 40
+
+
+def vectors(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, P, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class StepContract:
+    arguments: str = ""
+
+    @pytest.fixture
+    def step(self) -> Step:
+        raise NotImplementedError
+
+    def bound(self, step: Step, dtype: torch.dtype = torch.float64):
+        return step.bind(P, dtype, torch.device("cpu"))
+
+    def test_is_registered_under_its_name(self, step: Step) -> None:
+        assert STEPS[step.name] is type(step)
+        assert step.usage.partition(":")[0] == step.name
+        assert step.summary
+
+    def test_its_text_is_read_back(self, step: Step) -> None:
+        assert parse_steps(step.spec)[-1] == step
+        assert parse_steps(step.name + self.arguments)[-1] == step
+
+    def test_a_value_too_many_is_refused(self, step: Step) -> None:
+        with pytest.raises(ReleaseError, match=r"release step 1 \("):
+            parse_steps(step.spec + ":1:1:1")
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+    def test_shape_and_dtype_stay(self, step: Step, dtype: torch.dtype) -> None:
+        released = self.bound(step, dtype)(vectors(1)[0].to(dtype))
+        assert (released.shape, released.dtype) == ((P,), dtype)
+
+    def test_input_is_not_overwritten(self, step: Step) -> None:
+        vector = vectors(1)[0]
+        before = vector.clone()
+        self.bound(step)(vector)
+        assert torch.equal(vector, before)
+
+    def test_same_under_vmap_as_alone(self, step: Step) -> None:
+        apply, batch = self.bound(step), vectors(5)
+        together = vmap(apply)(batch)
+        torch.testing.assert_close(together, torch.stack([apply(vector) for vector in batch]), rtol=1e-14, atol=0)
+
+    def test_derivative_is_that_of_finite_differences(self, step: Step) -> None:
+        apply, vector, direction = self.bound(step), vectors(1)[0], vectors(1, seed=1)[0]
+        _, pushed = jvp(apply, (vector,), (direction,))
+        differences = (apply(vector + 1e-6 * direction) - apply(vector - 1e-6 * direction)) / 2e-6
+        torch.testing.assert_close(pushed, differences, rtol=1e-6, atol=1e-8)
+
+    def test_zero_vector_has_finite_value_and_derivative(self, step: Step) -> None:
+        zero = torch.zeros(P, dtype=torch.float64)
+        value, pushed = jvp(self.bound(step), (zero,), (vectors(1)[0],))
+        assert value.abs().max() == 0
+        assert torch.isfinite(pushed).all()
+
+    def test_linear_where_claimed(self, step: Step) -> None:
+        if not step.linear:
+            pytest.skip("not a linear step")
+        apply, (a, b) = self.bound(step), vectors(2)
+        torch.testing.assert_close(apply(2 * a - 3 * b), 2 * apply(a) - 3 * apply(b), rtol=1e-12, atol=1e-12)
