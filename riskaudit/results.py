@@ -267,6 +267,19 @@ class NoiseCurvePoint(Record):
     posterior_rmse_min: float
 
 
+class NoiseNeed(Record):
+    """Smallest Gaussian noise std that keeps every sample's revealed_fraction at or below ``max_revealed``.
+
+    ``std`` is what the neediest sample, ``sample_id``, takes; ``median_std`` suffices for half of them.
+    """
+
+    max_revealed: float
+    std: float
+    median_std: float
+    sample_id: str
+    status: Status = "exact"
+
+
 class PolicyOutcome(Record):
     """What the policy says of this audit, and why.
 
@@ -300,6 +313,7 @@ class AuditResult(Record):
     classes: list[ClassRow] = Field(default_factory=list)
     fairness: Fairness = Fairness()
     noise_curve: list[NoiseCurvePoint] = Field(default_factory=list)
+    noise_needed: list[NoiseNeed] = Field(default_factory=list)
     studies: dict[str, Any] = Field(default_factory=dict)
     policy: PolicyOutcome | None = None
     warnings: list[str] = Field(default_factory=list)

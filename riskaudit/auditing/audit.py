@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import re
 import resource
 import sys
 import time
@@ -17,15 +16,17 @@ import scipy
 import torch
 from torch import nn
 
+from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_coupling, refuse_if_all_failed
+from riskaudit.auditing.notes import threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
-from riskaudit.auditing.rows import HEADLINE, BatchRows, RowMaker, audit_batch, image_png
+from riskaudit.auditing.rows import BatchRows, RowMaker, audit_batch, image_png
 from riskaudit.auditing.settings import AuditSettings
-from riskaudit.auditing.summaries import class_rows, fairness, noise_curve
-from riskaudit.errors import ArchitectureError, SamplesError, SettingsError
+from riskaudit.auditing.summaries import class_rows, fairness, noise_curve, noise_needed
+from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples, check_compatibility, load_loss
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES, Plan
-from riskaudit.release import Batch, Release, batch_norm_layers
+from riskaudit.release import Batch, Release
 from riskaudit.results import (
     AuditResult,
     CheckpointInfo,
@@ -34,9 +35,7 @@ from riskaudit.results import (
     NoiseInfo,
     PriorInfo,
     ReleaseInfo,
-    SampleRow,
     Settings,
-    ThreatModel,
     Thresholds,
     Tool,
 )
@@ -86,9 +85,10 @@ def audit(
     plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples))
     thresholds = Thresholds(high=settings.high, medium=settings.medium)
     target_rmse = prior.std / 2 if settings.target_rmse is None else settings.target_rmse
-    maker = RowMaker(audited, prior, plan, thresholds, target_rmse, settings.seed)
+    maker = RowMaker(audited, defended, prior, plan, thresholds, target_rmse, settings.seed)
+    refuse_coupling(model, samples, settings)
     done = _all_rows(maker, samples, settings, show_samples, progress)
-    _refuse_if_all_failed(done.rows)
+    refuse_if_all_failed(done.rows)
     return AuditResult(
         tool=Tool(version=__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -102,7 +102,7 @@ def audit(
         ),
         data=_data_info(samples),
         release=_release_info(release, settings),
-        threat_model=_threat_model(checkpoint.model),
+        threat_model=threat_model(checkpoint.model),
         prior=PriorInfo(kind=prior.kind, mean=prior.mean, std=prior.std),
         settings=_settings_info(settings, plan, checkpoint, loss.name, device, target_rmse),
         cost=Cost(
@@ -115,7 +115,8 @@ def audit(
         classes=class_rows(done.rows, samples.class_names, settings.seed),
         fairness=fairness(done.rows),
         noise_curve=noise_curve(done.spectra, prior.std),
-        warnings=_warnings(checkpoint, settings, release, done.rows),
+        noise_needed=noise_needed(done.rows, done.spectra, prior.std, settings.revealed_limits(prior.std)),
+        warnings=warnings_of(checkpoint, samples, settings, release, done.rows),
     )
 
 
@@ -143,13 +144,10 @@ def _all_rows(
         try:
             part = audit_batch(maker, batch, indices, [samples.ids[index] for index in indices], images)
         except (MemoryError, RuntimeError) as error:
-            operation = _missing_derivative(error)
-            if operation is not None:
-                raise ArchitectureError(
-                    f"the audit differentiates the gradient, and PyTorch has no second derivative for the model's "
-                    f"operation {operation}; use another activation or layer there (--arch file.py:factory)"
-                ) from error
-            if not _is_out_of_memory(error):
+            obstacle = obstacle_in(error)
+            if obstacle is not None:
+                raise ArchitectureError(obstacle) from error
+            if not is_out_of_memory(error):
                 raise
             raise SettingsError(
                 f"out of memory with {len(indices)} samples at once; lower --batch-size, or choose --solver lanczos"
@@ -161,25 +159,6 @@ def _all_rows(
         if progress is not None:
             progress(len(total.rows), len(samples))
     return total
-
-
-def _refuse_if_all_failed(rows: list[SampleRow]) -> None:
-    if all(row.status == "failed" for row in rows):
-        raise SamplesError(
-            f"none of the {len(rows)} samples could be audited (the first: {rows[0].reason}); "
-            "check the scale of the inputs and the weights, and the loss"
-        )
-
-
-def _missing_derivative(error: BaseException) -> str | None:
-    """The operation for which torch has no derivative of the order needed here, if that is the error."""
-    found = re.search(r"derivative for (\S+) is not implemented", str(error))
-    return found.group(1) if found else None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _missing_reason(name: str, done: BatchRows) -> str | None:
@@ -213,17 +192,6 @@ def _release_info(release: Release, settings: AuditSettings) -> ReleaseInfo:
     )
 
 
-def _threat_model(model: nn.Module) -> ThreatModel:
-    layers = batch_norm_layers(model)
-    if not layers:
-        return ThreatModel()
-    return ThreatModel(
-        evaluation="diagnostic",
-        reason=f"{len(layers)} batch-norm layers (first: {layers[0]}) use their running statistics here; "
-        "a client in training computes statistics from its batch, which couples the batch's samples",
-    )
-
-
 def _settings_info(
     settings: AuditSettings, plan: Plan, checkpoint: Checkpoint, loss: str, device: torch.device, target_rmse: float
 ) -> Settings:
@@ -245,27 +213,6 @@ def _settings_info(
         normalization_mean=checkpoint.normalization_mean,
         normalization_std=checkpoint.normalization_std,
     )
-
-
-def _warnings(checkpoint: Checkpoint, settings: AuditSettings, release: Release, rows: list[SampleRow]) -> list[str]:
-    warnings = list(checkpoint.notes)
-    if checkpoint.recognised:
-        warnings.append(f"the architecture {checkpoint.architecture} was recognised from the weights; --arch names it")
-    noise = release.noise
-    if noise is not None and noise.law == "laplace":
-        warnings.append(
-            f"Laplace noise: the posterior uses Gaussian noise of the same Fisher information (std {noise.fisher_std:g}"
-            f" per entry, less than the noise's own {noise.std:g}), which favours the attacker"
-        )
-    if settings.dtype == "float32" and (noise.fisher_std if noise else settings.reference_noise) < 1e-2:
-        warnings.append("float32 rounding can matter at this little noise; --dtype float64 is safer")
-    failed = sum(row.status == "failed" for row in rows)
-    if failed:
-        warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
-    unassessed = sum(row.proxies[HEADLINE].value is None for row in rows) - failed
-    if unassessed:
-        warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
-    return warnings
 
 
 def _versions() -> dict[str, str]:

@@ -14,16 +14,20 @@ from torch import Tensor
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES, Linearisation, Plan, ProxyScores, noise_std_for_target
 from riskaudit.release import Batch, Release
-from riskaudit.results import Estimate, SampleRow, SolverEvidence, Status, Target, Thresholds, Verdict
+from riskaudit.results import Estimate, SampleRow, SolverEvidence, Target, Thresholds, Verdict
 
 HEADLINE = "revealed_fraction"
 
 
 @dataclass(frozen=True)
 class RowMaker:
-    """Turns batches into rows; what stays the same for the whole audit."""
+    """Turns batches into rows; what stays the same for the whole audit.
+
+    ``release`` carries noise; where the client adds none (not ``defended``), it is the reference noise.
+    """
 
     release: Release
+    defended: bool
     prior: IsotropicPrior
     plan: Plan
     thresholds: Thresholds
@@ -110,17 +114,15 @@ def _row(
         target = noise_std_for_target(eigenvalues, maker.prior.std, maker.target_rmse)
     solvers = {"largest_eigenvalue": _largest(at, place)}
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
-    assessed = headline.value is not None
-    status: Status = headline.status if assessed else solvers["largest_eigenvalue"].status
     return SampleRow(
         id=sample_id,
         target=_target(at.batch.targets[place]),
         loss=loss,
-        status=status,
-        reason=None if assessed else scores[HEADLINE].reason,
+        status=headline.status,
+        reason=scores[HEADLINE].reason,
         proxies=proxies,
         noise_std_for_target=target,
-        verdict=verdict(headline.value, maker.thresholds),
+        verdict=verdict(headline.value, maker.thresholds, maker.defended),
         solvers=solvers,
         image_png=image,
     )
@@ -143,8 +145,13 @@ def _largest(at: Linearisation, place: int) -> SolverEvidence:
     )
 
 
-def verdict(revealed: float | None, thresholds: Thresholds) -> Verdict:
-    """High above ``high``, medium from ``medium`` on, low below it."""
+def verdict(revealed: float | None, thresholds: Thresholds, defended: bool) -> Verdict:
+    """High above ``high``, medium from ``medium`` on, low below it.
+
+    An undefended sample is high whatever it reveals at the reference noise, which nobody adds.
+    """
+    if not defended:
+        return "high"
     if revealed is None:
         return "not_assessed"
     if revealed > thresholds.high:

@@ -28,6 +28,9 @@ class AuditSettings:
         target_rmse: error that noise_std_for_target should reach; None for half the prior's std.
         high: verdict "high" above this revealed fraction.
         medium: verdict "medium" from this revealed fraction on.
+        max_revealed: a limit that the recommended noise should meet besides the thresholds; what to do about
+            a sample beyond it is the policy's business.
+        min_rmse: likewise for the posterior error.
         solver: "auto" or a registered eigenvalue solver.
         inverse: "auto" or a registered inverse.
         tolerance: relative error at which an iteration has converged.
@@ -48,6 +51,8 @@ class AuditSettings:
     target_rmse: float | None = None
     high: float = 0.5
     medium: float = 0.1
+    max_revealed: float | None = None
+    min_rmse: float | None = None
     solver: str = "auto"
     inverse: str = "auto"
     tolerance: float = 1e-6
@@ -84,6 +89,16 @@ class AuditSettings:
                 raise SettingsError(f"expected {name} of at least 1, found {value}")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"expected --seed of at least 0, found {self.seed}")
+
+    def revealed_limits(self, prior_std: float) -> list[float]:
+        """Revealed fractions for which the noise needed is worked out: the thresholds and the limits."""
+        limits = [self.high, self.medium]
+        if self.max_revealed is not None:
+            limits.append(self.max_revealed)
+        if self.min_rmse is not None:
+            # posterior_rmse = tau sqrt(1 - revealed_fraction)
+            limits.append(1 - (self.min_rmse / prior_std) ** 2)
+        return limits
 
     def torch_dtype(self) -> torch.dtype:
         """The dtype to work in."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from riskaudit.proxies import PROXIES, posterior_rmse, revealed_fraction
-from riskaudit.results import ClassRow, Fairness, Inequality, NoiseCurvePoint, SampleRow
+from riskaudit.proxies import PROXIES, noise_std_for_target, posterior_rmse, revealed_fraction
+from riskaudit.results import ClassRow, Fairness, Inequality, NoiseCurvePoint, NoiseNeed, SampleRow
 from riskaudit.statistics import gini, group_statistic, kruskal_wallis, max_min_ratio
 
 COMPARED = ("revealed_fraction", "posterior_rmse")
@@ -71,6 +72,31 @@ def _inequality(rows: Sequence[SampleRow], proxy: str) -> Inequality:
         worst_samples=[sample_id for _, sample_id in worst],
         note=None if len(known) > 1 else "too few samples: one value can't be unequal",
     )
+
+
+def noise_needed(
+    rows: Sequence[SampleRow], spectra: Sequence[npt.NDArray[np.float64]], tau: float, limits: Sequence[float]
+) -> list[NoiseNeed]:
+    """Noise that keeps all samples within each limit on revealed_fraction, most permissive first.
+
+    Args:
+        rows: all samples.
+        spectra: eigenvalues [d] of those that have a revealed fraction, in their order.
+        tau: the prior's std.
+        limits: revealed fractions; only those in (0, 1) can ask for noise.
+    """
+    ids = [row.id for row in rows if row.proxies["revealed_fraction"].value is not None]
+    needs = []
+    for limit in sorted({limit for limit in limits if 0 < limit < 1}, reverse=True):
+        # posterior_rmse = tau sqrt(1 - revealed_fraction)
+        target = tau * math.sqrt(1 - limit)
+        stds = [noise_std_for_target(eigenvalues, tau, target).std for eigenvalues in spectra]
+        known = [(std, sample_id) for std, sample_id in zip(stds, ids, strict=bool(spectra)) if std is not None]
+        if known:
+            std, sample_id = max(known, key=lambda pair: pair[0])
+            median = float(np.median([value for value, _ in known]))
+            needs.append(NoiseNeed(max_revealed=limit, std=std, median_std=median, sample_id=sample_id))
+    return needs
 
 
 def noise_curve(spectra: Sequence[npt.NDArray[np.float64]], tau: float) -> list[NoiseCurvePoint]:

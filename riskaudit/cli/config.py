@@ -87,11 +87,19 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
         parameter = parameters.get(key.replace("-", "_"))
         if parameter is None or parameter.name is None:
             raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
-        # One value of a repeatable option may stand alone.
-        repeatable = getattr(parameter, "multiple", False) and not isinstance(value, list)
-        defaults[parameter.name] = [value] if repeatable else value
+        defaults[parameter.name] = _as_given(value, repeatable=getattr(parameter, "multiple", False))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+def _as_given(value: Any, *, repeatable: bool) -> Any:
+    """A value as the command line would give it.
+
+    One of a repeatable option may stand alone; numbers that are separated by commas there may be an array.
+    """
+    if isinstance(value, list):
+        return value if repeatable else ",".join(map(str, value))
+    return [value] if repeatable else value
 
 
 def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:

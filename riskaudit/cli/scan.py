@@ -74,13 +74,16 @@ def scan(
 
     settings = AuditSettings(
         loss=loss, release=release, reference_noise=reference_noise, prior_mean=prior_mean, prior_std=prior_std,
-        target_rmse=target_rmse, high=high, medium=medium, solver=solver, inverse=inverse, tolerance=tolerance,
+        target_rmse=target_rmse, max_revealed=limits.policy.max_revealed,
+        min_rmse=limits.policy.min_rmse, high=high, medium=medium, solver=solver, inverse=inverse, tolerance=tolerance,
         max_matvecs=max_matvecs, confidence=confidence, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     model = load_checkpoint(
         checkpoint, arch=arch, mean=opt.numbers_of(mean, "--mean"), std=opt.numbers_of(std, "--std")
     )
-    samples = load_samples(data, channels=model.input_channels, limit=limit, plain_ids=plain_ids, loss=load_loss(loss))
+    per_channel = opt.numbers_of(mean, "--mean") or []
+    channels = model.input_channels or (len(per_channel) if len(per_channel) > 1 else None)
+    samples = load_samples(data, channels=channels, limit=limit, plain_ids=plain_ids, loss=load_loss(loss))
     with progress(quiet) as update:
         result = audit(
             model, samples, settings, show_samples=show_samples, command=_command(ctx, checkpoint, data),
@@ -97,8 +100,8 @@ def scan(
 class _Limits:
     """The policy's limits and where they came from, read before the audit begins.
 
-    An option on the command line wins over the same limit in ``--policy``, and that file as a whole over
-    the configuration file's policy table.
+    Limit by limit, an option on the command line wins over ``--policy``, and that over the policy table of
+    the configuration file.
     """
 
     def __init__(
@@ -106,13 +109,19 @@ class _Limits:
     ) -> None:
         from riskaudit.guard import Policy
 
-        file = policy or config
-        table = None if file is None else policy_table(file, required=policy is not None)
-        given = {"max_revealed": max_revealed, "min_rmse": min_rmse}
-        named = {name: value for name, value in given.items() if value is not None}
-        self.policy = Policy.from_mapping({**(table or {}), **named})
-        sources = [f"--{name.replace('_', '-')}" for name in named]
-        self.source = ", ".join([*([file.name] if file is not None and table else []), *sources])
+        limits: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for file in (config, policy):
+            table = policy_table(file, required=file is policy) if file is not None else None
+            if file is not None and table:
+                limits |= table
+                sources |= dict.fromkeys(table, file.name)
+        for name, value in (("max_revealed", max_revealed), ("min_rmse", min_rmse)):
+            if value is not None:
+                limits[name] = value
+                sources[name] = f"--{name.replace('_', '-')}"
+        self.policy = Policy.from_mapping(limits)
+        self.source = ", ".join(dict.fromkeys(sources.values()))
         if policy is not None and not self.policy.limits:
             raise SettingsError(f"expected policy limits in {policy}, found none")
 

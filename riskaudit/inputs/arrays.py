@@ -154,6 +154,9 @@ def _channels_second(values: Tensor, channels: int | None, name: str) -> Tensor:
             f"the model takes {channels} channels, but {name} holds inputs of shape {shape_text(shape)} (N, H, W); "
             "use the data that the model was trained on"
         )
+    if values.ndim == 4 and channels is None and shape[1] not in IMAGE_CHANNELS and shape[3] in IMAGE_CHANNELS:
+        # The model doesn't tell, but only one reading makes images.
+        return values.permute(0, 3, 1, 2)
     if values.ndim == 4 and channels is not None and shape[1] != channels:
         if shape[3] == channels:
             return values.permute(0, 3, 1, 2)

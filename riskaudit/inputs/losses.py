@@ -38,18 +38,12 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(outputs, _like(targets, outputs))
+    return F.binary_cross_entropy_with_logits(outputs, _paired(targets, outputs))
 
 
 def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    targets = targets.to(outputs.dtype)
-    if targets.shape != outputs.shape:
-        # Only a trailing 1 may differ: broadcasting any further would pair outputs with the wrong targets.
-        if _without_trailing_one(targets) != _without_trailing_one(outputs):
-            raise ValueError(f"targets of shape {tuple(targets.shape)} beside outputs of {tuple(outputs.shape)}")
-        targets = targets.reshape(outputs.shape)
     # Not F.mse_loss: its backward fails under jvp of grad ("ZeroTensors are immutable", torch 2.13).
-    return (outputs - targets).square().mean()
+    return (outputs - _paired(targets, outputs)).square().mean()
 
 
 def _without_trailing_one(tensor: Tensor) -> tuple[int, ...]:
@@ -57,13 +51,17 @@ def _without_trailing_one(tensor: Tensor) -> tuple[int, ...]:
     return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
 
 
-def _like(targets: Tensor, outputs: Tensor) -> Tensor:
-    """Targets in the dtype and shape of the outputs; a single target stands for every logit."""
+def _paired(targets: Tensor, outputs: Tensor) -> Tensor:
+    """Targets in the dtype and shape of the outputs.
+
+    Only a trailing 1 may differ: broadcasting any further would pair outputs with the wrong targets.
+    """
     targets = targets.to(outputs.dtype)
-    if targets.numel() == outputs.numel():
-        return targets.reshape(outputs.shape)
-    trailing = (1,) * (outputs.ndim - targets.ndim)
-    return targets.reshape(*targets.shape, *trailing).expand_as(outputs)
+    if targets.shape == outputs.shape:
+        return targets
+    if _without_trailing_one(targets) != _without_trailing_one(outputs):
+        raise ValueError(f"targets of shape {tuple(targets.shape)} beside outputs of {tuple(outputs.shape)}")
+    return targets.reshape(outputs.shape)
 
 
 LOSSES = {

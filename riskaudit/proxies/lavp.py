@@ -6,6 +6,7 @@ residual is zero. L2: 2 H. Cosine: (H - v v^T) / ||r||^2 with v = J^T rhat. Both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -22,7 +23,14 @@ SOURCE = "Hong et al., AAAI 2024"
 
 def _bracketed_below(upper: Tensor) -> ProxyScores:
     """A smallest eigenvalue of which only an upper bound [B] is known: it is also at least 0."""
-    return ProxyScores(tuple(estimate(None, "bracketed", 0.0, bound) for bound in upper.tolist()))
+    return ProxyScores(tuple(_below(bound) for bound in upper.tolist()))
+
+
+def _below(upper: float) -> Estimate:
+    """Between 0 and ``upper``; where that isn't finite, r = 0 and the loss has no Hessian."""
+    return estimate(
+        None, "bracketed" if math.isfinite(upper) else "singular", 0.0 if math.isfinite(upper) else None, upper
+    )
 
 
 def _inverse_square(norm: Tensor) -> Tensor:
@@ -42,7 +50,7 @@ def _smallest(values: Tensor, resolution: Tensor, scale: Tensor) -> ProxyScores:
         if value > limit:
             rows.append(estimate(value * factor, "exact", value * factor, value * factor))
         else:
-            rows.append(estimate(0.0 if factor < float("inf") else None, "bracketed", 0.0, (value + limit) * factor))
+            rows.append(_below((value + limit) * factor))
     return ProxyScores(tuple(rows))
 
 

@@ -5,6 +5,7 @@ H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +19,7 @@ from riskaudit.linalg import (
     Dense,
     DenseInverse,
     GramOperator,
+    InverseSolver,
     Lanczos,
     LanczosProcess,
     Power,
@@ -29,8 +31,11 @@ from riskaudit.linalg.operators import DowndatedOperator
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies.plan import Plan
 from riskaudit.release import Batch, Release
+from riskaudit.results import Status
 
 NOISE_STREAM, START_STREAM = 0, 1
+# A random vector has about sqrt(1 / d) of its length in any one direction.
+PROBE_TOLERANCE = 1e-4
 
 
 def sample_generator(seed: int, index: int, stream: int) -> torch.Generator:
@@ -182,7 +187,33 @@ class Linearisation:
         tolerance = max(self.plan.tolerance / 10, 10 * torch.finfo(rhs.dtype).eps)
         assert self.largest.high is not None
         solver = INVERSE_SOLVERS[self.plan.inverse](tolerance, self.plan.max_matvecs)
-        return self._counted(solver.solve(self.hessian, rhs, shifts, self.largest.high)), affordable
+        solution = self._counted(solver.solve(self.hessian, rhs, shifts, self.largest.high))
+        if shift == 0:
+            solution = self._graded_without_shift(solver, solution, affordable)
+        return solution, affordable
+
+    def _graded_without_shift(self, solver: InverseSolver, solution: Solution, affordable: list[bool]) -> Solution:
+        """Grade a solve with H itself by how well the same solver gets a known answer back.
+
+        b = J^T delta lies in the range of H, so an iteration never meets H's null space, however large,
+        and its small residual says nothing of it. A random w does: H z = H w gives z = w only where H
+        is regular and the solver reaches every direction.
+        """
+        if not any(state == "converged" for state in solution.status):
+            return solution
+        assert self.largest.high is not None
+        tried = torch.tensor(affordable, device=self._start.device)
+        known = self._start * tried[:, None]
+        zero = torch.zeros_like(self.largest.high)
+        probe = self._counted(solver.solve(self.hessian, self.hessian.matvec(known), zero, self.largest.high))
+        distance = (probe.value - known).norm(dim=-1) / known.norm(dim=-1).clamp_min(1e-30)
+        grades: list[Status] = []
+        for own, other, far in zip(solution.status, probe.status, (distance > PROBE_TOLERANCE).tolist(), strict=True):
+            if own != "converged" or not far:
+                grades.append(own if other == "converged" or own != "converged" else "not_converged")
+            else:
+                grades.append("singular" if other == "converged" else "not_converged")
+        return replace(solution, status=tuple(grades))
 
     def _counted(self, solution: Solution) -> Solution:
         self.matvecs += int(solution.matvecs.sum())

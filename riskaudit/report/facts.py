@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import statistics
@@ -172,9 +173,22 @@ class Facts:
         return next((target.target_rmse for target in rows if target), self.result.settings.target_rmse)
 
     @cached_property
+    def limit(self) -> float:
+        """The revealed fraction to stay within: the policy's limits, else the verdict "high"."""
+        set_by_policy = self.result.policy.limits if self.result.policy else {}
+        limits = [set_by_policy[name] for name in ("max_revealed",) if name in set_by_policy]
+        if "min_rmse" in set_by_policy:
+            limits.append(1 - (set_by_policy["min_rmse"] / self.result.prior.std) ** 2)
+        return min(limits, default=self.result.settings.thresholds.high)
+
+    @cached_property
     def recommended_std(self) -> str | None:
-        """Noise std that brings every sample with a known need to the target, rounded up."""
-        return ascii_number(max(self.noise_needed)) if self.noise_needed and max(self.noise_needed) > 0 else None
+        """Noise std that brings every sample with a known need to the target and within the limit, rounded up."""
+        within = [need.std for need in self.result.noise_needed if need.max_revealed <= self.limit * (1 + 1e-9)]
+        if self.result.noise_needed and not within:
+            return None  # no noise of this kind meets the limit
+        need = max([*self.noise_needed, min(within, default=0.0)], default=0.0)
+        return ascii_number(need) if need > 0 else None
 
     def recommended_release(self) -> str | None:
         """The audited pipeline with the recommended noise in place of its own."""
@@ -190,9 +204,17 @@ class Facts:
         return ",".join(kept if noise in kept else [*kept, noise])
 
     def scan_command(self, release: str) -> str:
-        """The command that audits the same files with another release."""
-        checkpoint, data = shlex.quote(self.result.checkpoint.name), shlex.quote(self.result.data.name)
-        return f'riskaudit scan {checkpoint} --data {data} --release "{release}"'
+        """The command of this audit with another release."""
+        words = ["riskaudit", "scan", self.result.checkpoint.name, "--data", self.result.data.name]
+        if self.result.command is not None:
+            # A command that no shell would read is nobody's to repeat.
+            with contextlib.suppress(ValueError):
+                words = shlex.split(self.result.command)
+        if "--release" in words[:-1]:
+            words[words.index("--release") + 1] = release
+        else:
+            words += ["--release", release]
+        return shlex.join(words)
 
 
 def median(values: list[float]) -> float:

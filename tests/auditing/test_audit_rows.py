@@ -14,7 +14,7 @@ from torch import nn
 import riskaudit
 from riskaudit.auditing.rows import verdict
 from riskaudit.auditing.summaries import noise_curve
-from riskaudit.errors import ArchitectureError, RiskauditError
+from riskaudit.errors import ArchitectureError, CoupledReleaseError, RiskauditError
 from riskaudit.results import AuditResult, Thresholds
 
 NOISY = "gaussian:0.01"
@@ -69,6 +69,64 @@ def test_when_no_sample_has_a_loss_the_audit_is_refused(tmp_path) -> None:
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
     with pytest.raises(RiskauditError, match="none of the 1 samples could be audited"):
         riskaudit.audit(demo_model(), samples, loss=f"{tmp_path / 'mine.py'}:loss")
+
+
+class BatchStatistics(nn.Module):
+    """Normalises with its batch through a function, which no list of layers shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.linear(nn.functional.batch_norm(inputs, None, None, training=True).flatten(1))
+
+
+class Dropout(BatchStatistics):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.linear(inputs.flatten(1)), training=True)
+
+
+@pytest.mark.parametrize("model", [BatchStatistics, Dropout])
+def test_samples_that_depend_on_their_company_are_refused(model) -> None:
+    with pytest.raises(CoupledReleaseError, match="depends on the other samples of its batch, or is random"):
+        riskaudit.audit(model(), demo_samples(3), release=NOISY)
+
+
+def test_recurrent_layers_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(8, 10, batch_first=True)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.gru(inputs[:, 0])[0][:, -1]
+
+    with pytest.raises(ArchitectureError, match="can't do that for the model's operation aten::gru"):
+        riskaudit.audit(Recurrent(), demo_samples(2), release=NOISY)
+
+
+def test_columns_of_different_units_are_warned_of() -> None:
+    inputs = torch.rand(6, 4, dtype=torch.float64) * torch.tensor([1.0, 1.0, 50.0, 1.0])
+    samples = riskaudit.Samples.from_tensors(inputs, torch.tensor([0, 1, 2, 0, 1, 2]))
+    model = nn.Linear(4, 3)
+    found = riskaudit.audit(model, samples, release=NOISY).warnings
+    assert sum("standard deviations differ by a factor" in warning for warning in found) == 1
+    even = riskaudit.Samples.from_tensors(inputs / inputs.std(dim=0), samples.targets)
+    assert riskaudit.audit(model, even, release=NOISY).warnings == []
+
+
+def test_noise_needed_is_enough_and_not_too_much() -> None:
+    samples = demo_samples(12)
+    needs = riskaudit.audit(demo_model(), samples, release=NOISY, max_revealed=0.3, min_rmse=0.1).noise_needed
+    tau = float(samples.inputs.std(correction=0))
+    assert [need.max_revealed for need in needs] == pytest.approx(sorted([0.5, 0.3, 0.1, 1 - (0.1 / tau) ** 2])[::-1])
+    for need in needs:
+        again = riskaudit.audit(demo_model(), samples, release=f"gaussian:{need.std!r}")
+        revealed = {row.id: row.proxies["revealed_fraction"].value for row in again.samples}
+        assert max(revealed, key=revealed.get) == need.sample_id
+        assert revealed[need.sample_id] == pytest.approx(need.max_revealed, rel=1e-6)
+        assert need.median_std <= need.std
 
 
 def test_outputs_that_overflow_are_no_audit() -> None:
@@ -158,7 +216,8 @@ def test_no_curve_where_nothing_leaks(spectra) -> None:
     [(None, "not_assessed"), (0.51, "high"), (0.5, "medium"), (0.1, "medium"), (0.0999, "low"), (0.0, "low")],
 )
 def test_verdict(revealed, expected) -> None:
-    assert verdict(revealed, Thresholds()) == expected
+    assert verdict(revealed, Thresholds(), defended=True) == expected
+    assert verdict(revealed, Thresholds(), defended=False) == "high"
 
 
 @pytest.mark.parametrize(
@@ -218,5 +277,5 @@ def test_models_without_batch_norm_are_as_deployed() -> None:
 
 def test_an_operation_without_second_derivative_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Hardsigmoid())
-    with pytest.raises(ArchitectureError, match="no second derivative for the model's operation aten::hardsigmoid"):
+    with pytest.raises(ArchitectureError, match="the model's operation aten::hardsigmoid"):
         riskaudit.audit(model, demo_samples(1), release=NOISY)

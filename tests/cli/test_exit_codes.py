@@ -74,7 +74,7 @@ def test_command_line_wins_over_the_policy_file(scan, tmp_path) -> None:
     outcome = scan(*NOISY, "--policy", str(tmp_path / "limits.toml"), "--max-revealed", "1")
     assert outcome.code == 0
     assert outcome.result.policy.limits == {"max_revealed": 1.0, "min_rmse": 0.0}
-    assert outcome.result.policy.source == "limits.toml, --max-revealed"
+    assert outcome.result.policy.source == "--max-revealed, limits.toml"
 
 
 @pytest.mark.parametrize("name", ["riskaudit.toml", "pyproject.toml", "own.toml"])
@@ -86,12 +86,13 @@ def test_policy_in_the_configuration(scan, tmp_path, name) -> None:
     assert outcome.result.policy.source == name
 
 
-def test_policy_file_wins_over_the_configuration_as_a_whole(scan, tmp_path) -> None:
-    (tmp_path / "work" / "riskaudit.toml").write_text("[policy]\nmax_revealed = 0.0\n", encoding="utf-8")
+def test_policy_file_wins_over_the_configuration_limit_by_limit(scan, tmp_path) -> None:
+    (tmp_path / "work" / "riskaudit.toml").write_text("[policy]\nmax_revealed = 0.0\nmin_rmse = 9\n", encoding="utf-8")
     (tmp_path / "limits.toml").write_text("min_rmse = 0.0\n", encoding="utf-8")
     outcome = scan(*NOISY, "--policy", str(tmp_path / "limits.toml"))
-    assert outcome.code == 0
-    assert outcome.result.policy.limits == {"min_rmse": 0.0}
+    assert outcome.code == 1
+    assert outcome.result.policy.limits == {"max_revealed": 0.0, "min_rmse": 0.0}
+    assert outcome.result.policy.source == "riskaudit.toml, limits.toml"
 
 
 @pytest.mark.parametrize("limits", [["--max-revealed", "1"], ["--min-rmse", "0"]], ids=" ".join)

@@ -41,7 +41,6 @@ def test_cross_entropy() -> None:
         (LOGITS[:, :1], torch.tensor([[1.0]])),
         (LOGITS[:, 0], torch.tensor([[1]])),
         (LOGITS[:, 0], torch.tensor([1])),
-        (LOGITS, torch.tensor([1])),
         (LOGITS, torch.tensor([[1.0, 0.0, 1.0]])),
     ],
 )
@@ -61,12 +60,18 @@ def test_mse() -> None:
         loss(LOGITS, torch.ones(1))
 
 
+@pytest.mark.parametrize("name", ["bce", "mse"])
+def test_one_target_beside_several_outputs_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="beside outputs of"):
+        load_loss(name)(LOGITS, torch.tensor([1]))
+
+
 @pytest.mark.parametrize(
     ("name", "width", "target"),
     [
         ("cross-entropy", 3, torch.tensor([1])),
         ("bce", 1, torch.tensor([1])),
-        ("bce", 3, torch.tensor([0])),
+        ("bce", 3, torch.tensor([0, 1, 0])),
         ("mse", 1, torch.ones(1)),
     ],
 )
@@ -79,7 +84,7 @@ def test_under_torch_func(name: str, width: int, target: torch.Tensor) -> None:
         return grad(lambda p: loss(functional_call(model, p, (x[None],)), y[None]))(parameters)
 
     x = torch.rand(3, 4, dtype=torch.float64)
-    y = target.expand(3)
+    y = target.expand(3) if width == 1 or name == "cross-entropy" else target.expand(3, width)
     batched = vmap(gradient)(x, y)
     _, tangent = jvp(lambda x: gradient(x, y[0]), (x[0],), (torch.ones(4, dtype=torch.float64),))
     assert batched["weight"].shape == (3, width, 4)

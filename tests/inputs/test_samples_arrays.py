@@ -75,7 +75,9 @@ def test_pair_in_pt(tmp_path: Path) -> None:
         ((2, 4, 5, 3), 3, (2, 3, 4, 5)),
         ((2, 3, 4, 5), 3, (2, 3, 4, 5)),
         ((2, 3, 4, 3), 3, (2, 3, 4, 3)),
-        ((2, 4, 5, 3), None, (2, 4, 5, 3)),
+        ((2, 4, 5, 3), None, (2, 3, 4, 5)),
+        ((2, 3, 4, 3), None, (2, 3, 4, 3)),
+        ((2, 7, 5, 6), None, (2, 7, 5, 6)),
         ((2, 7), None, (2, 7)),
         ((2, 7), 3, (2, 7)),
         ((2,), None, (2, 1)),
@@ -86,7 +88,7 @@ def test_layouts(tmp_path: Path, shape, channels, expected) -> None:
     np.savez(tmp_path / "d.npz", x=x, y=np.zeros(2, dtype=int))
     inputs = load_samples(tmp_path / "d.npz", channels=channels).inputs
     assert inputs.shape == expected
-    if shape == (2, 4, 5, 3) and channels == 3:
+    if shape == (2, 4, 5, 3):
         assert np.array_equal(inputs.numpy(), x.transpose(0, 3, 1, 2))
 
 

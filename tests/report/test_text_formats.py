@@ -75,8 +75,8 @@ def test_markdown_has_no_live_markup(rendered):
 
 def test_a_fence_can_t_be_closed_from_inside(audit):
     result = audit("one")
-    data = result.data.model_copy(update={"name": "a```\n# live\n```"})
-    text = render(result.model_copy(update={"data": data}), ("md",))["audit.md"].decode()
+    command = "riskaudit scan lenet.pt --data 'a```\n# live\n```'"
+    text = render(result.model_copy(update={"command": command}), ("md",))["audit.md"].decode()
     assert "````\nriskaudit scan" in text
 
 

@@ -103,6 +103,16 @@ def _need_table(facts: Facts) -> Table:
                 Cell(tally(need.status for _, need in found)),
             )
         )
+    rows += [
+        (
+            Cell(f"revealed fraction ≤ {number(need.max_revealed)}"),
+            number_cell(need.median_std),
+            estimate_cell(Estimate(value=need.std, status=need.status)),
+            Cell(short(need.sample_id)),
+            Cell(need.status),
+        )
+        for need in facts.result.noise_needed
+    ]
     return Table(
         id="noise-needed",
         caption="Gaussian noise needed, standard deviation per released entry",

@@ -1,0 +1,63 @@
+"""What can't be audited, in words: models whose samples aren't independent, errors of torch, empty results."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from riskaudit.auditing.settings import AuditSettings
+from riskaudit.errors import CoupledReleaseError, SamplesError
+from riskaudit.inputs import Samples
+from riskaudit.results import SampleRow
+
+
+def refuse_coupling(model: nn.Module, samples: Samples, settings: AuditSettings) -> None:
+    """Refuse a model whose output for one sample changes with the company that the sample keeps."""
+    if len(samples) < 2:
+        return
+    device = next(model.parameters()).device
+    inputs = samples.inputs[:2].to(device=device, dtype=settings.torch_dtype())
+    try:
+        with torch.no_grad():
+            alone, together = model(inputs[:1]), model(inputs)[:1]
+    except Exception:  # a program that was exported for one sample at a time can't mix them
+        return
+    tolerance = torch.finfo(inputs.dtype).eps ** 0.5
+    if not torch.allclose(alone, together, rtol=tolerance, atol=tolerance * float(alone.abs().max()), equal_nan=True):
+        raise CoupledReleaseError(
+            "the model's output for a sample depends on the other samples of its batch, or is random, although the "
+            "model is in eval mode; use layers without batch statistics or randomness in eval mode"
+        )
+
+
+def refuse_if_all_failed(rows: list[SampleRow]) -> None:
+    """Refuse a result without any number in it."""
+    if all(row.status == "failed" for row in rows):
+        raise SamplesError(
+            f"none of the {len(rows)} samples could be audited (the first: {rows[0].reason}); "
+            "check the scale of the inputs and the weights, and the loss"
+        )
+
+
+def obstacle_in(error: BaseException) -> str | None:
+    """What in the model keeps the gradient from being differentiated, if that is the error."""
+    text = str(error)
+    missing = re.search(
+        r"derivative for (\S+) is not implemented|Batching rule not implemented for (\S+?)[.,;\s]", text
+    )
+    if missing:
+        return (
+            "the audit differentiates the gradient of every sample, and PyTorch can't do that for the model's "
+            f"operation {missing.group(1) or missing.group(2)}; use another layer there (--arch file.py:factory)"
+        )
+    if "random operation" in text:
+        return "the model draws random numbers in eval mode, so its gradient is not a function of the sample"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out."""
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,64 @@
+"""What a reader of the audit should be told besides the numbers."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from riskaudit.auditing.rows import HEADLINE
+from riskaudit.auditing.settings import AuditSettings
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.release import Release, batch_norm_layers
+from riskaudit.results import SampleRow, ThreatModel
+
+# One prior for all coordinates says little about columns whose spreads differ by more.
+MAX_SCALE_RATIO = 10
+
+
+def threat_model(model: nn.Module) -> ThreatModel:
+    """The attacker, and whether the audited release is what a client computes."""
+    layers = batch_norm_layers(model)
+    if not layers:
+        return ThreatModel()
+    return ThreatModel(
+        evaluation="diagnostic",
+        reason=f"{len(layers)} batch-norm layers (first: {layers[0]}) use their running statistics here; "
+        "a client in training computes statistics from its batch, which couples the batch's samples",
+    )
+
+
+def warnings_of(
+    checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
+) -> list[str]:
+    """Sentences for the result's ``warnings``."""
+    warnings = [*checkpoint.notes, *_scale_warning(samples)]
+    if checkpoint.recognised:
+        warnings.append(f"the architecture {checkpoint.architecture} was recognised from the weights; --arch names it")
+    noise = release.noise
+    if noise is not None and noise.law == "laplace":
+        warnings.append(
+            f"Laplace noise: the posterior uses Gaussian noise of the same Fisher information (std {noise.fisher_std:g}"
+            f" per entry, less than the noise's own {noise.std:g}), which favours the attacker"
+        )
+    if settings.dtype == "float32" and (noise.fisher_std if noise else settings.reference_noise) < 1e-2:
+        warnings.append("float32 rounding can matter at this little noise; --dtype float64 is safer")
+    failed = sum(row.status == "failed" for row in rows)
+    if failed:
+        warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
+    unassessed = sum(row.proxies[HEADLINE].value is None for row in rows) - failed
+    if unassessed:
+        warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
+    return warnings
+
+
+def _scale_warning(samples: Samples) -> list[str]:
+    """Tables of columns in different units don't fit one prior for all coordinates."""
+    if samples.inputs.ndim != 2 or len(samples) < 2:
+        return []
+    spread = samples.inputs.std(dim=0)
+    spread = spread[spread > 0]
+    if len(spread) < 2 or float(spread.max() / spread.min()) < MAX_SCALE_RATIO:
+        return []
+    return [
+        f"the columns' standard deviations differ by a factor of {float(spread.max() / spread.min()):.3g}, but the "
+        "prior and every error treat all input coordinates alike; bring the columns to one scale before the audit"
+    ]
