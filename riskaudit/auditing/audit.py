@@ -152,10 +152,7 @@ def _all_rows(
             raise SettingsError(
                 f"out of memory with {len(indices)} samples at once; lower --batch-size, or choose --solver lanczos"
             ) from error
-        total.rows += part.rows
-        total.spectra += part.spectra
-        total.reasons |= part.reasons
-        total.matvecs += part.matvecs
+        total.extend(part)
         if progress is not None:
             progress(len(total.rows), len(samples))
     return total

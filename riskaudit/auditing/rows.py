@@ -44,6 +44,13 @@ class BatchRows:
     reasons: dict[str, str] = field(default_factory=dict)
     matvecs: int = 0
 
+    def extend(self, part: BatchRows) -> None:
+        """Add the samples of a later batch."""
+        self.rows += part.rows
+        self.spectra += part.spectra
+        self.reasons |= part.reasons
+        self.matvecs += part.matvecs
+
 
 def audit_batch(
     maker: RowMaker, batch: Batch, indices: list[int], ids: list[str], images: list[str | None]
@@ -86,11 +93,7 @@ def _one_by_one(
     """The same batch, a sample at a time, so that one bad sample doesn't take the others along."""
     total = BatchRows([])
     for place, index in enumerate(indices):
-        part = audit_batch(maker, batch.select([place]), [index], [ids[place]], [images[place]])
-        total.rows += part.rows
-        total.spectra += part.spectra
-        total.reasons |= part.reasons
-        total.matvecs += part.matvecs
+        total.extend(audit_batch(maker, batch.select([place]), [index], [ids[place]], [images[place]]))
     return total
 
 

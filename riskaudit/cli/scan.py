@@ -78,11 +78,10 @@ def scan(
         min_rmse=limits.policy.min_rmse, high=high, medium=medium, solver=solver, inverse=inverse, tolerance=tolerance,
         max_matvecs=max_matvecs, confidence=confidence, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    model = load_checkpoint(
-        checkpoint, arch=arch, mean=opt.numbers_of(mean, "--mean"), std=opt.numbers_of(std, "--std")
-    )
-    per_channel = opt.numbers_of(mean, "--mean") or []
-    channels = model.input_channels or (len(per_channel) if len(per_channel) > 1 else None)
+    means = opt.numbers_of(mean, "--mean")
+    model = load_checkpoint(checkpoint, arch=arch, mean=means, std=opt.numbers_of(std, "--std"))
+    # Where the weights don't tell the channels, several means do.
+    channels = model.input_channels or (len(means) if means and len(means) > 1 else None)
     samples = load_samples(data, channels=channels, limit=limit, plain_ids=plain_ids, loss=load_loss(loss))
     with progress(quiet) as update:
         result = audit(

@@ -38,6 +38,7 @@ class ConjugateGradient(InverseSolver):
         """See `InverseSolver.solve`; ``largest`` is not used."""
         value, remainder, direction = torch.zeros_like(rhs), rhs.clone(), rhs.clone()
         squared = remainder.square().sum(-1)
+        rhs_norm = squared.sqrt().double()
         steps: list[Tensor] = []
         ratios: list[Tensor] = []
         active = squared > 0
@@ -57,7 +58,7 @@ class ConjugateGradient(InverseSolver):
             ratio = torch.where(active, following / torch.where(active, squared, torch.ones_like(squared)), 0.0)
             steps.append(step)
             ratios.append(ratio)
-            reached, smallest = self._reached(active, following.sqrt(), value, shift, smallest, steps, ratios)
+            reached, smallest = self._reached(active, following.sqrt(), value, shift, smallest, rhs_norm, steps, ratios)
             claimed = claimed | reached
             active = active & ~reached & (following > 0)
             claimed = claimed | (following == 0)
@@ -72,14 +73,16 @@ class ConjugateGradient(InverseSolver):
         value: Tensor,
         shift: Tensor,
         smallest: Tensor,
+        rhs_norm: Tensor,
         steps: list[Tensor],
         ratios: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Active samples whose error bound is within the tolerance, and the eigenvalue behind it, both [B]."""
         residual, norm = residual.double(), value.norm(dim=-1).double()
         smallest = smallest.clone()
-        # With shift = 0 the smallest eigenvalue must be estimated, worth it only near the end.
-        near = active & (shift == 0) & (residual <= self.tolerance * norm * (residual / norm.clamp_min(1e-300) + 1))
+        # With shift = 0 the smallest eigenvalue must be estimated. Since l_n ||z|| <= ||b||, no bound can be
+        # within the tolerance before the relative residual is.
+        near = active & (shift == 0) & (residual <= self.tolerance * rhs_norm)
         for index in torch.nonzero(near).flatten().tolist():
             smallest[index] = _smallest_ritz_value(
                 np.array([float(step[index]) for step in steps]), np.array([float(ratio[index]) for ratio in ratios])

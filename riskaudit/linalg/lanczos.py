@@ -115,7 +115,7 @@ class LanczosProcess:
         )
 
     def shortfall(self, failure: float) -> Tensor:
-        """E with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""
+        """e with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""
         certified = [lanczos_shortfall(int(k), self.operator.shape[1], failure) for k in self.num_products.tolist()]
         shortfall = torch.tensor(certified, dtype=torch.float64, device=self.diagonal.device)
         return torch.where(self.exhausted, torch.zeros_like(shortfall), shortfall)

@@ -44,6 +44,15 @@ def sample_generator(seed: int, index: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
+def _grade(own: Status, probe: Status, lost: bool) -> Status:
+    """Status of a solve without shift, given its probe's and whether the known answer was lost in it."""
+    if own != "converged":
+        return own
+    if probe != "converged":
+        return "not_converged"
+    return "singular" if lost else "converged"
+
+
 class Linearisation:
     """J of a noisy release at B samples, with the prior and the solvers.
 
@@ -207,13 +216,8 @@ class Linearisation:
         zero = torch.zeros_like(self.largest.high)
         probe = self._counted(solver.solve(self.hessian, self.hessian.matvec(known), zero, self.largest.high))
         distance = (probe.value - known).norm(dim=-1) / known.norm(dim=-1).clamp_min(1e-30)
-        grades: list[Status] = []
-        for own, other, far in zip(solution.status, probe.status, (distance > PROBE_TOLERANCE).tolist(), strict=True):
-            if own != "converged" or not far:
-                grades.append(own if other == "converged" or own != "converged" else "not_converged")
-            else:
-                grades.append("singular" if other == "converged" else "not_converged")
-        return replace(solution, status=tuple(grades))
+        lost = (distance > PROBE_TOLERANCE).tolist()
+        return replace(solution, status=tuple(map(_grade, solution.status, probe.status, lost)))
 
     def _counted(self, solution: Solution) -> Solution:
         self.matvecs += int(solution.matvecs.sum())
