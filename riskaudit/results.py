@@ -124,6 +124,10 @@ class Settings(Record):
     batch_size: int | None = None
     tolerance: float | None = None
     max_matvecs: int | None = None
+    precision: float | None = None
+    budget_seconds: float | None = None
+    jacobian: str | None = None
+    jacobian_reason: str | None = None
     confidence: float | None = None
     target_rmse: float | None = None
     thresholds: Thresholds = Thresholds()
@@ -176,7 +180,11 @@ class SolverEvidence(Record):
 
 
 class NoiseTarget(Record):
-    """Smallest Gaussian noise std per released entry for which posterior_rmse reaches the target."""
+    """Smallest Gaussian noise std per released entry for which posterior_rmse is sure to reach the target.
+
+    "exact" where all eigenvalues are known; "bracketed" where its interval's lower end reaches the target, so
+    that less noise may be enough.
+    """
 
     target_rmse: float
     std: float | None
@@ -258,7 +266,10 @@ class Fairness(Record):
 
 
 class NoiseCurvePoint(Record):
-    """The posterior over all samples if the release carried Gaussian noise of this std instead."""
+    """The posterior over all samples if the release carried Gaussian noise of this std instead.
+
+    Of intervals the extremes are the cautious ends, the means those of the values.
+    """
 
     std: float
     revealed_fraction_mean: float

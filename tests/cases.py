@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
+from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import Linearisation, Plan
+from riskaudit.proxies import PROXIES, Linearisation, Plan
 from riskaudit.release import Batch, Release
 
 DATA = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -156,12 +157,26 @@ def plan(
     solver: str = "dense",
     inverse: str = "dense",
     *,
-    chosen: bool = True,
     tolerance: float = 1e-6,
     max_matvecs: int = 1000,
+    precision: float | None = None,
+    max_probes: int = 8,
     failure: float = 1e-4,
+    width: int = 8,
 ) -> Plan:
-    return Plan(solver, "named by the test", inverse, "named by the test", chosen, tolerance, max_matvecs, failure)
+    return Plan(
+        solver=solver,
+        solver_reason="named by the test",
+        inverse=inverse,
+        inverse_reason="named by the test",
+        tolerance=tolerance,
+        max_matvecs=max_matvecs,
+        precision=precision,
+        max_probes=max_probes,
+        failure=failure,
+        width=width,
+        proxies=frozenset(PROXIES),
+    )
 
 
 def linearise(
@@ -177,4 +192,5 @@ def linearise(
 ) -> Linearisation:
     """A linearisation by the package, dense unless ``how`` says otherwise."""
     numbers = list(range(len(batch))) if indices is None else indices
-    return Linearisation(Release(model, loss, release), batch, numbers, prior, how or plan(), seed)
+    jacobian = jacobian_maker(Release(model, loss, release), batch)(batch)
+    return Linearisation(jacobian, numbers, prior, how or plan(), seed)

@@ -19,13 +19,14 @@ from torch import nn
 from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_coupling, refuse_if_all_failed
 from riskaudit.auditing.notes import threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
-from riskaudit.auditing.rows import BatchRows, RowMaker, audit_batch, image_png
+from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import class_rows, fairness, noise_curve, noise_needed
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples, check_compatibility, load_loss
+from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import PROXIES, Plan
+from riskaudit.proxies import PROXIES, Clock
 from riskaudit.release import Batch, Release
 from riskaudit.results import (
     AuditResult,
@@ -42,6 +43,9 @@ from riskaudit.results import (
 from riskaudit.version import __version__
 
 Progress = Callable[[int, int], None]
+
+# Samples on which the Jacobian is tried before the audit.
+TRIED_SAMPLES = 4
 
 
 def audit(
@@ -82,11 +86,13 @@ def audit(
     defended = release.noise is not None
     audited = release if defended else release.with_noise(settings.reference_noise)
     prior = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
-    plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples))
+    refuse_coupling(model, samples, settings)
+    jacobian = jacobian_maker(audited, _batch(samples, list(range(min(len(samples), TRIED_SAMPLES))), audited))
+    width = samples_at_once(settings.batch_size, jacobian, device)
+    plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples), width, device)
     thresholds = Thresholds(high=settings.high, medium=settings.medium)
     target_rmse = prior.std / 2 if settings.target_rmse is None else settings.target_rmse
-    maker = RowMaker(audited, defended, prior, plan, thresholds, target_rmse, settings.seed)
-    refuse_coupling(model, samples, settings)
+    maker = RowMaker(jacobian, defended, prior, plan, thresholds, target_rmse, settings.seed)
     done = _all_rows(maker, samples, settings, show_samples, progress)
     refuse_if_all_failed(done.rows)
     return AuditResult(
@@ -104,7 +110,7 @@ def audit(
         release=_release_info(release, settings),
         threat_model=threat_model(checkpoint.model),
         prior=PriorInfo(kind=prior.kind, mean=prior.mean, std=prior.std),
-        settings=_settings_info(settings, plan, checkpoint, loss.name, device, target_rmse),
+        settings=_settings_info(settings, maker, checkpoint, loss.name, device),
         cost=Cost(
             seconds=round(time.perf_counter() - started, 3),
             matvecs=done.matvecs,
@@ -114,8 +120,8 @@ def audit(
         samples=done.rows,
         classes=class_rows(done.rows, samples.class_names, settings.seed),
         fairness=fairness(done.rows),
-        noise_curve=noise_curve(done.spectra, prior.std),
-        noise_needed=noise_needed(done.rows, done.spectra, prior.std, settings.revealed_limits(prior.std)),
+        noise_curve=noise_curve(done.information),
+        noise_needed=noise_needed(done.rows, done.information, settings.revealed_limits(prior.std)),
         warnings=warnings_of(checkpoint, samples, settings, release, done.rows),
     )
 
@@ -132,17 +138,20 @@ def _all_rows(
     maker: RowMaker, samples: Samples, settings: AuditSettings, show_samples: bool, progress: Progress | None
 ) -> BatchRows:
     total = BatchRows([])
-    release = maker.release
-    size = samples_at_once(settings.batch_size, release.num_entries, release.device)
+    size, started = maker.plan.width, time.monotonic()
     for first in range(0, len(samples), size):
         indices = list(range(first, min(first + size, len(samples))))
-        batch = Batch(
-            samples.inputs[indices].to(device=release.device, dtype=release.dtype),
-            samples.targets[indices].to(release.device),
-        )
         images = [image_png(samples.inputs[index]) if show_samples else None for index in indices]
+        batch = BatchOf(
+            _batch(samples, indices, maker.jacobian.release), indices, [samples.ids[index] for index in indices], images
+        )
+        clock = Clock()
+        if settings.budget is not None:
+            # Every sample gets the same share of what is left.
+            left = settings.budget - (time.monotonic() - started)
+            clock = Clock(max(0.0, left) * len(indices) / (len(samples) - first))
         try:
-            part = audit_batch(maker, batch, indices, [samples.ids[index] for index in indices], images)
+            part = audit_batch(maker, batch, clock)
         except (MemoryError, RuntimeError) as error:
             obstacle = obstacle_in(error)
             if obstacle is not None:
@@ -156,6 +165,14 @@ def _all_rows(
         if progress is not None:
             progress(len(total.rows), len(samples))
     return total
+
+
+def _batch(samples: Samples, indices: list[int], release: Release) -> Batch:
+    """Some samples, where and as the release works."""
+    return Batch(
+        samples.inputs[indices].to(device=release.device, dtype=release.dtype),
+        samples.targets[indices].to(release.device),
+    )
 
 
 def _missing_reason(name: str, done: BatchRows) -> str | None:
@@ -190,8 +207,9 @@ def _release_info(release: Release, settings: AuditSettings) -> ReleaseInfo:
 
 
 def _settings_info(
-    settings: AuditSettings, plan: Plan, checkpoint: Checkpoint, loss: str, device: torch.device, target_rmse: float
+    settings: AuditSettings, maker: RowMaker, checkpoint: Checkpoint, loss: str, device: torch.device
 ) -> Settings:
+    plan = maker.plan
     return Settings(
         seed=settings.seed,
         device=str(device),
@@ -201,12 +219,16 @@ def _settings_info(
         solver_reason=plan.solver_reason,
         inverse_reason=plan.inverse_reason,
         loss=loss,
-        batch_size=settings.batch_size,
+        batch_size=plan.width,
         tolerance=settings.tolerance,
         max_matvecs=plan.max_matvecs,
+        precision=settings.precision,
+        budget_seconds=settings.budget,
+        jacobian=maker.jacobian.kind,
+        jacobian_reason=maker.jacobian.reason,
         confidence=settings.confidence,
-        target_rmse=target_rmse,
-        thresholds=Thresholds(high=settings.high, medium=settings.medium),
+        target_rmse=maker.target_rmse,
+        thresholds=maker.thresholds,
         normalization_mean=checkpoint.normalization_mean,
         normalization_std=checkpoint.normalization_std,
     )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from riskaudit.jacobian import JacobianMaker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import PROXIES, Linearisation, Plan, ProxyScores, noise_std_for_target
-from riskaudit.release import Batch, Release
+from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
+from riskaudit.proxies.base import not_applicable
+from riskaudit.release import Batch
 from riskaudit.results import Estimate, SampleRow, SolverEvidence, Target, Thresholds, Verdict
 
 HEADLINE = "revealed_fraction"
@@ -23,10 +24,11 @@ HEADLINE = "revealed_fraction"
 class RowMaker:
     """Turns batches into rows; what stays the same for the whole audit.
 
-    ``release`` carries noise; where the client adds none (not ``defended``), it is the reference noise.
+    The Jacobian's release carries noise; where the client adds none (not ``defended``), it is the reference
+    noise.
     """
 
-    release: Release
+    jacobian: JacobianMaker
     defended: bool
     prior: IsotropicPrior
     plan: Plan
@@ -37,97 +39,126 @@ class RowMaker:
 
 @dataclass
 class BatchRows:
-    """Rows of a batch, their spectra where known, why proxies are missing, and products used."""
+    """Rows of a batch, what their releases tell where known, why proxies are missing, and products used."""
 
     rows: list[SampleRow]
-    spectra: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    information: list[Information] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     matvecs: int = 0
 
     def extend(self, part: BatchRows) -> None:
         """Add the samples of a later batch."""
         self.rows += part.rows
-        self.spectra += part.spectra
+        self.information += part.information
         self.reasons |= part.reasons
         self.matvecs += part.matvecs
 
 
-def audit_batch(
-    maker: RowMaker, batch: Batch, indices: list[int], ids: list[str], images: list[str | None]
-) -> BatchRows:
-    """Rows for the samples at positions ``indices`` of the data; those that can't be linearised fail alone."""
-    losses = maker.release.losses(batch)
-    finite = torch.isfinite(losses) & torch.isfinite(maker.release.mean(batch)).all(-1)
-    good = [position for position, fine in enumerate(finite.tolist()) if fine]
-    done = BatchRows(
-        [
-            failed_row(ids[position], _target(batch.targets[position]), "the loss or the gradient is not finite")
-            for position in range(len(batch))
-        ]
-    )
-    if not good:
-        return done
-    kept = batch.select(good) if len(good) < len(batch) else batch
-    try:
-        at = Linearisation(
-            maker.release, kept, [indices[position] for position in good], maker.prior, maker.plan, maker.seed
+@dataclass(frozen=True)
+class BatchOf:
+    """Samples of the audited data that are audited together.
+
+    Attributes:
+        samples: inputs and targets.
+        indices: their positions in the data.
+        ids: their names.
+        images: to show in the report, or None each.
+    """
+
+    samples: Batch
+    indices: list[int]
+    ids: list[str]
+    images: list[str | None]
+
+    def select(self, places: list[int]) -> BatchOf:
+        """Some of the samples."""
+        return BatchOf(
+            self.samples.select(places),
+            [self.indices[place] for place in places],
+            [self.ids[place] for place in places],
+            [self.images[place] for place in places],
         )
-        scores = {name: proxy.score(at) for name, proxy in PROXIES.items()}
+
+
+def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
+    """Rows for some samples; those that can't be linearised fail alone."""
+    jacobian = maker.jacobian(batch.samples)
+    losses = jacobian.losses()
+    finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms())).tolist()
+    good = [place for place, fine in enumerate(finite) if fine]
+    if len(good) < len(finite):
+        rows = [failed_row(batch, place, "the loss or the gradient is not finite") for place in range(len(finite))]
+        done = BatchRows(rows)
+        if good:
+            kept = audit_batch(maker, batch.select(good), clock)
+            for place, row in zip(good, kept.rows, strict=True):
+                done.rows[place] = row
+            done.extend(replace(kept, rows=[]))
+        return done
+    try:
+        at = Linearisation(jacobian, batch.indices, maker.prior, maker.plan, maker.seed, clock)
+        scores = {name: _score(proxy, at) for name, proxy in PROXIES.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         if len(good) > 1:
-            return _one_by_one(maker, batch, indices, ids, images)
-        done.rows[good[0]] = failed_row(ids[good[0]], _target(kept.targets[0]), f"no eigenvalues: {error}")
-        return done
-    for place, position in enumerate(good):
-        done.rows[position] = _row(maker, at, scores, place, ids[position], float(losses[position]), images[position])
-    if at.spectrum is not None:
-        done.spectra = list(at.spectrum.values.cpu().numpy())
-    done.reasons = {name: score.reason for name, score in scores.items() if score.reason is not None}
-    done.matvecs = at.matvecs
-    return done
+            return _one_by_one(maker, batch, clock)
+        return BatchRows([failed_row(batch, 0, f"no eigenvalues: {error}")])
+    values = losses.tolist()
+    return BatchRows(
+        [_row(maker, at, scores, place, batch, values[place]) for place in good],
+        at.information if at.information is not None and maker.plan.proxies >= {HEADLINE} else [],
+        {name: score.reason for name, score in scores.items() if score.reason is not None},
+        at.matvecs,
+    )
 
 
-def _one_by_one(
-    maker: RowMaker, batch: Batch, indices: list[int], ids: list[str], images: list[str | None]
-) -> BatchRows:
+def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:
+    if proxy.id not in at.plan.proxies:
+        return not_applicable(at, "not among the proxies asked for")
+    return proxy.score(at)
+
+
+def _one_by_one(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     """The same batch, a sample at a time, so that one bad sample doesn't take the others along."""
     total = BatchRows([])
-    for place, index in enumerate(indices):
-        total.extend(audit_batch(maker, batch.select([place]), [index], [ids[place]], [images[place]]))
+    for place in range(len(batch.samples)):
+        total.extend(audit_batch(maker, batch.select([place]), clock))
     return total
 
 
-def failed_row(sample_id: str, target: Target | None, reason: str) -> SampleRow:
+def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
     """A sample without any number."""
-    proxies = {name: Estimate(value=None, status="failed") for name in PROXIES}
     return SampleRow(
-        id=sample_id, target=target, loss=None, status="failed", reason=reason, proxies=proxies, verdict="not_assessed"
+        id=batch.ids[place],
+        target=_target(batch.samples.targets[place]),
+        loss=None,
+        status="failed",
+        reason=reason,
+        proxies={name: Estimate(value=None, status="failed") for name in PROXIES},
+        verdict="not_assessed",
     )
 
 
 def _row(
-    maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, sample_id: str, loss: float,
-    image: str | None,
-) -> SampleRow:  # fmt: skip
+    maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: BatchOf, loss: float
+) -> SampleRow:
     proxies = {name: score.estimates[place] for name, score in scores.items()}
     headline = proxies[HEADLINE]
     target = None
-    if at.spectrum is not None:
-        eigenvalues = at.spectrum.values[place].cpu().numpy()
-        target = noise_std_for_target(eigenvalues, maker.prior.std, maker.target_rmse)
-    solvers = {"largest_eigenvalue": _largest(at, place)}
+    if at.information is not None and HEADLINE in at.plan.proxies:
+        target = at.information[place].noise_for(maker.target_rmse)
+    solvers = {"largest_eigenvalue": _largest(at, place)} if at.plan.proxies - {"gradient_norm"} else {}
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
     return SampleRow(
-        id=sample_id,
-        target=_target(at.batch.targets[place]),
+        id=batch.ids[place],
+        target=_target(batch.samples.targets[place]),
         loss=loss,
         status=headline.status,
         reason=scores[HEADLINE].reason,
         proxies=proxies,
         noise_std_for_target=target,
-        verdict=verdict(headline.value, maker.thresholds, maker.defended),
+        verdict=verdict(headline, maker.thresholds, maker.defended),
         solvers=solvers,
-        image_png=image,
+        image_png=batch.images[place],
     )
 
 
@@ -148,15 +179,16 @@ def _largest(at: Linearisation, place: int) -> SolverEvidence:
     )
 
 
-def verdict(revealed: float | None, thresholds: Thresholds, defended: bool) -> Verdict:
-    """High above ``high``, medium from ``medium`` on, low below it.
+def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdict:
+    """High above ``high``, medium from ``medium`` on, low below it; of an interval the upper end counts.
 
     An undefended sample is high whatever it reveals at the reference noise, which nobody adds.
     """
     if not defended:
         return "high"
-    if revealed is None:
+    if estimate.value is None or estimate.status not in ("exact", "converged", "bracketed"):
         return "not_assessed"
+    revealed = estimate.value if estimate.high is None else estimate.high
     if revealed > thresholds.high:
         return "high"
     return "medium" if revealed >= thresholds.medium else "low"

@@ -9,6 +9,7 @@ import torch
 
 from riskaudit.errors import SettingsError
 from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
+from riskaudit.proxies import PROXIES
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 AUTO_MAX_MATVECS = 50
@@ -34,12 +35,15 @@ class AuditSettings:
         solver: "auto" or a registered eigenvalue solver.
         inverse: "auto" or a registered inverse.
         tolerance: relative error at which an iteration has converged.
-        max_matvecs: products per sample and solve at most; None for 50, or 1000 where the user named a
-            solver or an inverse.
+        max_matvecs: products per sample and iteration at most; None for 50, or 1000 where the user named a
+            solver, an inverse or a precision.
+        precision: relative width that certified intervals should have; None for 0.2 where it is cheap.
+        budget: seconds for all samples; iterations stop in time with the intervals that they have. None for no limit.
+        proxies: ids of the proxies wanted; None for all.
         confidence: with which certified ends hold, for all samples together.
         dtype: "float32" or "float64".
         device: "auto", "cpu", "cuda" or "cuda:i".
-        batch_size: samples in memory at once.
+        batch_size: samples in memory at once, at most; None for as many as the free memory takes.
         seed: of every random draw.
     """
 
@@ -60,7 +64,10 @@ class AuditSettings:
     confidence: float = 0.99
     dtype: str = "float64"
     device: str = "auto"
-    batch_size: int = 32
+    precision: float | None = None
+    budget: float | None = None
+    proxies: tuple[str, ...] | None = None
+    batch_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +89,7 @@ class AuditSettings:
             )
         if not 0 < self.tolerance < 1:
             raise SettingsError(f"expected --tolerance between 0 and 1, found {self.tolerance:g}")
+        self._check_effort()
         if not 0 < self.confidence < 1:
             raise SettingsError(f"expected --confidence between 0 and 1, found {self.confidence:g}")
         for name, value in (("--batch-size", self.batch_size), ("--max-matvecs", self.max_matvecs)):
@@ -89,6 +97,22 @@ class AuditSettings:
                 raise SettingsError(f"expected {name} of at least 1, found {value}")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"expected --seed of at least 0, found {self.seed}")
+
+    def _check_effort(self) -> None:
+        if self.precision is not None and not 0 < self.precision <= 1:
+            raise SettingsError(f"expected --precision above 0 and at most 1, found {self.precision:g}")
+        if self.budget is not None:
+            _positive("--budget", self.budget)
+            if "dense" in (self.solver, self.inverse):
+                raise SettingsError("--budget needs iterations that can stop early; leave out --solver dense")
+        if self.proxies is not None and not self.proxies:
+            raise SettingsError("expected --proxies to name at least one proxy, found none")
+        for proxy in self.proxies or ():
+            _known("--proxies", proxy, list(PROXIES))
+
+    def wanted(self) -> frozenset[str]:
+        """Ids of the proxies to compute."""
+        return frozenset(PROXIES if self.proxies is None else self.proxies)
 
     def revealed_limits(self, prior_std: float) -> list[float]:
         """Revealed fractions for which the noise needed is worked out: the thresholds and the limits."""

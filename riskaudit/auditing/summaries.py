@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from riskaudit.proxies import PROXIES, noise_std_for_target, posterior_rmse, revealed_fraction
+from riskaudit.proxies import PROXIES, Information
 from riskaudit.results import ClassRow, Fairness, Inequality, NoiseCurvePoint, NoiseNeed, SampleRow
 from riskaudit.statistics import gini, group_statistic, kruskal_wallis, max_min_ratio
 
@@ -75,56 +74,59 @@ def _inequality(rows: Sequence[SampleRow], proxy: str) -> Inequality:
 
 
 def noise_needed(
-    rows: Sequence[SampleRow], spectra: Sequence[npt.NDArray[np.float64]], tau: float, limits: Sequence[float]
+    rows: Sequence[SampleRow], information: Sequence[Information], limits: Sequence[float]
 ) -> list[NoiseNeed]:
-    """Noise that keeps all samples within each limit on revealed_fraction, most permissive first.
+    """Noise that is sure to keep all samples within each limit on revealed_fraction, most permissive first.
 
     Args:
         rows: all samples.
-        spectra: eigenvalues [d] of those that have a revealed fraction, in their order.
-        tau: the prior's std.
+        information: of those that have a revealed fraction, in their order.
         limits: revealed fractions; only those in (0, 1) can ask for noise.
     """
-    ids = [row.id for row in rows if row.proxies["revealed_fraction"].value is not None]
+    ids = [row.id for row in rows if row.status != "failed"]
     needs = []
     for limit in sorted({limit for limit in limits if 0 < limit < 1}, reverse=True):
         # posterior_rmse = tau sqrt(1 - revealed_fraction)
-        target = tau * math.sqrt(1 - limit)
-        stds = [noise_std_for_target(eigenvalues, tau, target).std for eigenvalues in spectra]
-        known = [(std, sample_id) for std, sample_id in zip(stds, ids, strict=bool(spectra)) if std is not None]
-        if known:
+        targets = [each.noise_for(each.tau * math.sqrt(1 - limit)) for each in information]
+        known = [
+            (target.std, sample_id)
+            for target, sample_id in zip(targets, ids, strict=bool(information))
+            if target.std is not None
+        ]
+        if known and len(known) == len(ids):
             std, sample_id = max(known, key=lambda pair: pair[0])
-            median = float(np.median([value for value, _ in known]))
-            needs.append(NoiseNeed(max_revealed=limit, std=std, median_std=median, sample_id=sample_id))
+            needs.append(
+                NoiseNeed(
+                    max_revealed=limit,
+                    std=std,
+                    median_std=float(np.median([value for value, _ in known])),
+                    sample_id=sample_id,
+                    status=information[0].status,
+                )
+            )
     return needs
 
 
-def noise_curve(spectra: Sequence[npt.NDArray[np.float64]], tau: float) -> list[NoiseCurvePoint]:
-    """The posterior over all samples at noise from "reveals nearly all" to "reveals nearly nothing".
-
-    Args:
-        spectra: eigenvalues [d] of each sample.
-        tau: the prior's std.
-    """
-    if not spectra:
+def noise_curve(information: Sequence[Information]) -> list[NoiseCurvePoint]:
+    """The posterior over all samples at noise from "reveals nearly all" to "reveals nearly nothing"."""
+    scales = np.array([each.scale for each in information])
+    if not len(scales) or not np.isfinite(scales).all() or scales[:, 1].max() <= 0:
         return []
-    eigenvalues = np.stack(spectra)
-    largest = eigenvalues.max()
-    if largest <= 0:
-        return []
-    typical = max(float(np.median(eigenvalues)), 1e-12 * largest)
+    tau, largest = information[0].tau, scales[:, 1].max()
+    typical = max(float(np.median(scales[:, 0])), 1e-12 * largest)
     grid = np.geomspace(tau * np.sqrt(typical) / 10, tau * np.sqrt(largest) * 10, CURVE_POINTS)
     points = []
     for std in grid:
         sigma = float(f"{std:.3g}")
-        revealed, error = revealed_fraction(eigenvalues, sigma, tau), posterior_rmse(eigenvalues, sigma, tau)
+        revealed = [each.revealed(sigma) for each in information]
+        errors = [each.error(sigma) for each in information]
         points.append(
             NoiseCurvePoint(
                 std=sigma,
-                revealed_fraction_mean=float(revealed.mean()),
-                revealed_fraction_max=float(revealed.max()),
-                posterior_rmse_mean=float(error.mean()),
-                posterior_rmse_min=float(error.min()),
+                revealed_fraction_mean=float(np.mean([each.value for each in revealed])),
+                revealed_fraction_max=max(each.high for each in revealed),
+                posterior_rmse_mean=float(np.mean([each.value for each in errors])),
+                posterior_rmse_min=min(each.low for each in errors),
             )
         )
     return points

@@ -112,7 +112,7 @@ MaxMatvecsOption = Annotated[
     int | None,
     typer.Option(
         "--max-matvecs",
-        help="Products per sample and solve (default: 50, or 1000 with a named solver).",
+        help="Products per sample and iteration (default: 50, or 1000 with a named solver or a precision).",
         rich_help_panel=SOLVERS,
     ),
 ]
@@ -122,10 +122,37 @@ ConfidenceOption = Annotated[
         "--confidence", help="With which certified ends hold, for all samples together.", rich_help_panel=SOLVERS
     ),
 ]
+PrecisionOption = Annotated[
+    float | None,
+    typer.Option(
+        "--precision",
+        help="Relative width that certified intervals should have (default: 0.2 where that is cheap).",
+        rich_help_panel=SOLVERS,
+    ),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        help="Seconds for all samples; what is not narrowed by then keeps its honest interval.",
+        rich_help_panel=SOLVERS,
+    ),
+]
+ProxiesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--proxies",
+        help="Only these, separated by commas (see riskaudit list; default: all).",
+        rich_help_panel=SOLVERS,
+    ),
+]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64.", rich_help_panel=SOLVERS)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:NUMBER.", rich_help_panel=SOLVERS)]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", help="Samples in memory at once.", rich_help_panel=SOLVERS)
+    int | None,
+    typer.Option(
+        "--batch-size", help="Samples in memory at once, at most (default: what fits).", rich_help_panel=SOLVERS
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=SOLVERS)]
 MaxRevealedOption = Annotated[
@@ -188,6 +215,11 @@ ConfigOption = Annotated[
 def formats_of(chosen: list[Format] | None) -> list[str]:
     """Format names, the default where none was chosen."""
     return [str(name.value) for name in chosen] if chosen else ["html", "pdf", "json"]
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def numbers_of(text: str | None, name: str) -> list[float] | None:

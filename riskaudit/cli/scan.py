@@ -45,10 +45,13 @@ def scan(
     inverse: opt.InverseOption = "auto",
     tolerance: opt.ToleranceOption = 1e-6,
     max_matvecs: opt.MaxMatvecsOption = None,
+    precision: opt.PrecisionOption = None,
+    budget: opt.BudgetOption = None,
+    proxies: opt.ProxiesOption = None,
     confidence: opt.ConfidenceOption = 0.99,
     dtype: opt.DtypeOption = "float64",
     device: opt.DeviceOption = "auto",
-    batch_size: opt.BatchSizeOption = 32,
+    batch_size: opt.BatchSizeOption = None,
     seed: opt.SeedOption = 0,
     out: opt.OutOption = None,
     format: opt.FormatOption = None,
@@ -76,7 +79,8 @@ def scan(
         loss=loss, release=release, reference_noise=reference_noise, prior_mean=prior_mean, prior_std=prior_std,
         target_rmse=target_rmse, max_revealed=limits.policy.max_revealed,
         min_rmse=limits.policy.min_rmse, high=high, medium=medium, solver=solver, inverse=inverse, tolerance=tolerance,
-        max_matvecs=max_matvecs, confidence=confidence, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
+        max_matvecs=max_matvecs, precision=precision, budget=budget, proxies=opt.names_of(proxies),
+        confidence=confidence, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     means = opt.numbers_of(mean, "--mean")
     model = load_checkpoint(checkpoint, arch=arch, mean=means, std=opt.numbers_of(std, "--std"))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, linearize, vjp, vmap
 
-from riskaudit.linalg import LinearOperator
+from riskaudit.jacobian.base import Jacobian
 from riskaudit.release import Batch, Release
 
 # At most this many numbers in one block of J's columns (256 MB in float64), and this many columns.
@@ -30,7 +30,7 @@ PLAIN_PUSHES = 4
 
 
 @final
-class GenericJacobian(LinearOperator):
+class GenericJacobian(Jacobian):
     """J of B samples, each [P, d].
 
     Args:
@@ -40,16 +40,25 @@ class GenericJacobian(LinearOperator):
     """
 
     def __init__(self, release: Release, batch: Batch, forward: bool | None = None) -> None:
-        dimension = batch.inputs[0].numel()
-        super().__init__(len(batch), (release.num_entries, dimension), release.dtype, release.device)
-        self.release = release
-        self.batch = batch
+        super().__init__(release, batch)
         self._num_pushes = 0
         self.forward = _has_forward_derivative(release, batch) if forward is None else forward
 
     def select(self, indices: list[int]) -> GenericJacobian:
         """The Jacobians of some samples only."""
         return GenericJacobian(self.release, self.batch.select(indices), self.forward)
+
+    def mean(self) -> Tensor:
+        """See `Jacobian.mean`."""
+        return self.release.mean(self.batch)
+
+    def losses(self) -> Tensor:
+        """See `Jacobian.losses`."""
+        return self.release.losses(self.batch)
+
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        """Zeros: nothing is known of the layers."""
+        return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
 
     def _mean(self, inputs: Tensor) -> Tensor:
         return self.release.mean(Batch(inputs, self.batch.targets))
@@ -123,6 +132,12 @@ class GenericJacobian(LinearOperator):
         starts = range(0, columns.shape[1], size)
         blocks = [vmap(push)(columns[:, k : k + size].mT.reshape(-1, *inputs.shape)).mT for k in starts]
         return torch.cat(blocks, dim=1)
+
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        return self._matmat(columns).mT
+
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        return self._rmatmat(self._matmat(columns))
 
     def _rmatmat(self, columns: Tensor) -> Tensor:
         pulled = [self._pullback(columns[..., k])[0].flatten(1) for k in range(columns.shape[-1])]

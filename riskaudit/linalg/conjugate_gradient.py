@@ -15,6 +15,7 @@ import torch
 from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
+from riskaudit.linalg.active import ActiveOperator, Deadline
 from riskaudit.linalg.inverses import InverseSolver, finish, register_inverse_solver, relative_error_bound
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.solution import Solution
@@ -29,10 +30,12 @@ class ConjugateGradient(InverseSolver):
     Attributes:
         tolerance: relative error of the solution at which a sample counts as converged.
         max_matvecs: products per sample at most, besides the one that checks the residual.
+        deadline: asked before each product; True ends the iteration with what is there.
     """
 
     tolerance: float = 1e-7
     max_matvecs: int = 1000
+    deadline: Deadline | None = None
 
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
         """See `InverseSolver.solve`; ``largest`` is not used."""
@@ -45,8 +48,11 @@ class ConjugateGradient(InverseSolver):
         claimed = ~active
         smallest = shift.clone()
         matvecs = torch.zeros(len(rhs), dtype=torch.long, device=rhs.device)
+        held = ActiveOperator(operator)
         while len(steps) < self.max_matvecs and bool(active.any()):
-            product = operator.matvec(direction) + shift[:, None].to(rhs.dtype) * direction
+            if self.deadline is not None and self.deadline():
+                break
+            product = held.matvec(direction, active) + shift[:, None].to(rhs.dtype) * direction
             curvature = (direction * product).sum(-1)
             matvecs += active.long()
             # Zero or negative curvature: the direction lies in the null space up to rounding.

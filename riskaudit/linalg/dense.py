@@ -5,22 +5,28 @@ The whole spectrum also gives l_1 and the inverse, so "dense" is an eigenvalue s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard, final
 
 import torch
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from riskaudit.linalg.eigenvalues import EigenvalueSolver, register_eigenvalue_solver
 from riskaudit.linalg.inverses import InverseSolver, register_inverse_solver
-from riskaudit.linalg.operators import GramOperator, LinearOperator, identity_columns
+from riskaudit.linalg.operators import GramFactor, GramOperator, LinearOperator, identity_columns
 from riskaudit.linalg.solution import Solution
 from riskaudit.results import Status
 
 # One sample's J, in float64, is held at once up to this size; a larger one never is.
 JACOBIAN_BYTES = 4 * 2**30
-# A block of J's columns of at most this many numbers is held beside J itself.
+# Numbers in a block of an operator's columns, and in the J of all samples that are worked on at once (1 GB).
 COLUMN_BLOCK_ENTRIES = 2**24
+GROUP_ENTRIES = 2**27
+GROUP_SAMPLES = 8
+# Columns of J per sample made at once.
+JACOBIAN_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,13 @@ class Spectrum:
 
     @classmethod
     def of(cls, operator: LinearOperator) -> Spectrum:
-        """Decompose a symmetric positive semidefinite operator, one sample at a time."""
-        parts = [torch.linalg.eigh(_dense_matrix(operator.select([index]))) for index in range(operator.num_samples)]
-        values = torch.stack([part[0] for part in parts]).clamp_min(0.0)
+        """Decompose a symmetric positive semidefinite operator."""
+        values, vectors = zip(*(torch.linalg.eigh(matrix) for matrix in _dense_matrices(operator)), strict=True)
         rounding = torch.finfo(operator.dtype).eps
         if _holds_jacobian(operator):
             # Squared in float64, J's own rounding reaches H's eigenvalues only as its square.
             rounding = max(torch.finfo(torch.float64).eps, rounding**2)
-        return cls(values, torch.stack([part[1] for part in parts]), operator.shape[1], rounding)
+        return cls(torch.stack(values).clamp_min(0.0), torch.stack(vectors), operator.shape[1], rounding)
 
     def solve(self, rhs: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """(H + shift)^-1 rhs [B, n] for shift [B] >= 0, and which samples are singular [B]."""
@@ -71,26 +76,51 @@ def _holds_jacobian(operator: LinearOperator) -> TypeGuard[GramOperator]:
     return isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES
 
 
-def _dense_matrix(operator: LinearOperator) -> Tensor:
-    """The n x n matrix of a one-sample operator, symmetrised, float64."""
-    if _holds_jacobian(operator):
-        # J^T J as one product of matrices is far cheaper than n products with J^T.
-        jacobian = _columns(operator.jacobian)
-        matrix = jacobian.mT @ jacobian
-    else:
-        matrix = _columns(operator)
-    return (matrix + matrix.mT) / 2
+def _dense_matrices(operator: LinearOperator) -> Iterator[Tensor]:
+    """The n x n matrix of every sample, symmetrised, float64; a few samples are worked on at once."""
+    m, n = operator.jacobian.shape if isinstance(operator, GramOperator) else operator.shape
+    together = max(1, min(operator.num_samples, GROUP_SAMPLES, GROUP_ENTRIES // (m * n)))
+    for first in range(0, operator.num_samples, together):
+        group = operator.select(list(range(first, min(first + together, operator.num_samples))))
+        if _holds_jacobian(group):
+            # Far cheaper than n products with H: a few more with J, and one product of matrices.
+            yield from map(_gram, _rows(_jacobian_rows(group.jacobian), group, JACOBIAN_BLOCK))
+        else:
+            block = max(1, min(n, COLUMN_BLOCK_ENTRIES // m))
+            for matrix in _rows(_transposed(group), group, block):
+                yield (matrix + matrix.mT) / 2
 
 
-def _columns(operator: LinearOperator) -> Tensor:
-    """A one-sample operator as a matrix [m, n], float64, built block by block of columns."""
-    m, n = operator.shape
-    block = max(1, min(n, COLUMN_BLOCK_ENTRIES // m))
-    matrix = torch.empty(m, n, dtype=torch.float64, device=operator.device)
+def _jacobian_rows(jacobian: LinearOperator) -> Callable[[Tensor], Tensor]:
+    return jacobian.gram_rows if isinstance(jacobian, GramFactor) else _transposed(jacobian)
+
+
+def _transposed(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
+    """Products with columns [B, n, K] as rows [B, K, m]."""
+    return lambda columns: operator.matmat(columns).mT
+
+
+def _rows(multiply: Callable[[Tensor], Tensor], operator: LinearOperator, block: int) -> Tensor:
+    """What ``multiply`` makes of the n unit vectors, [B, n, K] to [B, K, r]: [B, n, r] in float64."""
     identity = identity_columns(operator)
-    for first in range(0, n, block):
-        matrix[:, first : first + block] = operator.matmat(identity[:, :, first : first + block])[0]
-    return matrix
+    rows: Tensor | None = None
+    for first in range(0, operator.shape[1], block):
+        part = multiply(identity[:, :, first : first + block])
+        if rows is None:
+            shape = (operator.num_samples, operator.shape[1], part.shape[2])
+            rows = torch.empty(shape, dtype=torch.float64, device=operator.device)
+        rows[:, first : first + block] = part
+    assert rows is not None
+    return rows
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """F F^T of one sample's rows F [n, r], float64."""
+    if rows.is_cuda:
+        return rows @ rows.mT
+    # Half the work of a general product.
+    triangle = torch.from_numpy(dsyrk(1.0, rows.numpy().T, trans=1, lower=1))
+    return triangle + triangle.mT - torch.diag(triangle.diagonal())
 
 
 @register_eigenvalue_solver("dense")

@@ -1,9 +1,9 @@
 """Largest eigenvalue of a symmetric positive semidefinite operator: the solver interface.
 
 The Ritz value of a Krylov method lies *below* l_1. Its certified upper end after k products from a
-start that is uniform on the sphere holds with a chosen confidence (Kuczynski and Wozniakowski,
-"Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start", SIAM J.
-Matrix Anal. Appl. 13, 1992): theorem 4.1 (power) and 4.2 (Lanczos).
+start that is uniform on the sphere holds with a chosen confidence: for power iteration by Kuczynski
+and Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
+start", SIAM J. Matrix Anal. Appl. 13, 1992, theorem 4.1; for Lanczos see `certificates`.
 """
 
 from __future__ import annotations
@@ -49,19 +49,11 @@ def register_eigenvalue_solver(
     return register
 
 
-def lanczos_shortfall(num_products: int, dimension: int, failure: float) -> float:
-    """Relative distance e of the Ritz value below l_1, exceeded with probability at most ``failure``.
-
-    l_1 <= theta / (1 - e) with e = (ln(1.648 sqrt(n) / q) / (2k - 1))^2; 1.0 when nothing is certified.
-    """
-    if num_products < 1:
-        return 1.0
-    root = math.log(1.648 * math.sqrt(dimension) / failure) / (2 * num_products - 1)
-    return min(1.0, root * root)
-
-
 def power_shortfall(num_products: int, dimension: int, failure: float) -> float:
-    """Like `lanczos_shortfall` for power iteration: solves 0.824 sqrt(n) (1 - e)^(k - 1/2) = q for e."""
+    """Relative distance e of the Rayleigh quotient below l_1, exceeded with probability at most ``failure``.
+
+    Solves 0.824 sqrt(n) (1 - e)^(k - 1/2) = q for e; 1.0 when nothing is certified.
+    """
     if num_products < 1:
         return 1.0
     return min(1.0, 1.0 - math.pow(failure / (0.824 * math.sqrt(dimension)), 1.0 / (num_products - 0.5)))

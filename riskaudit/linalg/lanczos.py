@@ -4,134 +4,160 @@ After k products, H Q = Q T + beta_k q_{k+1} e_k^T with orthonormal Q [n, k] and
 Eigenvalues of T (Ritz values) lie between l_n and l_1; the residual of a Ritz pair is |beta_k z_k|.
 T is kept in float64 whatever the operator's dtype. Not meant for more than a few hundred products:
 the basis is stored and every new vector is orthogonalised against all of it, twice.
+
+Every sample has a space of its own length: one that is finished leaves, and the others go on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.linalg.eigenvalues import (
-    EigenvalueSolver,
-    certified_upper_end,
-    lanczos_shortfall,
-    register_eigenvalue_solver,
-)
+from riskaudit.linalg.active import ActiveOperator, Deadline
+from riskaudit.linalg.certificates import upper_end
+from riskaudit.linalg.eigenvalues import EigenvalueSolver, register_eigenvalue_solver
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.solution import Solution, statuses
+from riskaudit.linalg.tridiagonal import EXHAUSTED_ROUNDINGS, Array, RitzPairs, Tridiagonal
+
+# Basis vectors for which room is made at a time.
+BASIS_BLOCK = 16
 
 
-@dataclass(frozen=True)
-class RitzPairs:
-    """Ritz values ascending [B, k], their vectors in the basis [B, k, k], and residuals [B, k]."""
+@dataclass(frozen=True, eq=False)
+class KrylovSpace:
+    """The Krylov space of one sample.
 
-    values: Tensor
-    vectors: Tensor
-    residuals: Tensor
+    Attributes:
+        tridiagonal: T.
+        basis: orthonormal rows q_1 to q_k, and q_{k+1} unless the space is invariant, [k + 1 or k, n].
+    """
 
+    tridiagonal: Tridiagonal
+    basis: Tensor
 
-class LanczosProcess:
-    """A Krylov space that grows one product at a time and can be read at any point."""
+    def ritz_vectors(self, indices: list[int]) -> Tensor:
+        """Ritz vectors of H as orthonormal rows, for some of the Ritz values: [m, n], the operator's dtype."""
+        pairs = self.tridiagonal.ritz()
+        chosen = torch.from_numpy(np.ascontiguousarray(pairs.vectors[:, indices].T)).to(self.basis)
+        return chosen @ self.basis[: len(pairs.values)]
 
-    def __init__(self, operator: LinearOperator, start: Tensor) -> None:
-        self.operator = operator
-        norm = start.norm(dim=-1, keepdim=True)
-        self.basis = (start / norm).unsqueeze(1)  # [B, k + 1, n]; the last vector is still unused
-        self.diagonal = torch.empty(len(start), 0, dtype=torch.float64, device=start.device)
-        self.off_diagonal = torch.empty_like(self.diagonal)
-        # Products until the Krylov space became invariant; T then holds exact eigenvalues.
-        self.exhausted = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-        self.num_products = torch.zeros(len(start), dtype=torch.long, device=start.device)
+    def after_downdate(self, vector: Tensor) -> RitzPairs:
+        """Ritz pairs of H - v v^T in the same space, for v [n]: no further product is needed.
 
-    @property
-    def steps(self) -> int:
-        """Products made so far, k."""
-        return self.diagonal.shape[1]
-
-    def advance(self) -> None:
-        """One more product and basis vector per sample."""
-        current = self.basis[:, -1]
-        product = self.operator.matvec(current)
-        alpha = (product * current).sum(-1).double()
-        scale = product.norm(dim=-1)
-        remainder = product
-        for _ in range(2):
-            coefficients = torch.einsum("bkn,bn->bk", self.basis, remainder)
-            remainder = remainder - torch.einsum("bk,bkn->bn", coefficients, self.basis)
-        beta = remainder.norm(dim=-1)
-        self.num_products += (~self.exhausted).long()
-        if self.steps:
-            # A padded step must not add an eigenvalue of its own: repeat the first Rayleigh quotient,
-            # which lies inside the spectrum.
-            alpha = torch.where(self.exhausted, self.diagonal[:, 0], alpha)
-        rounding = torch.finfo(product.dtype).eps * self.operator.shape[1] ** 0.5
-        whole_space = self.steps + 1 >= self.operator.shape[1]
-        self.exhausted = self.exhausted | (beta <= 10 * rounding * scale) | whole_space
-        beta = torch.where(self.exhausted, torch.zeros_like(beta), beta)
-        following = torch.where(
-            self.exhausted[:, None], torch.zeros_like(remainder), remainder / beta.clamp_min(1e-300)[:, None]
-        )
-        self.basis = torch.cat([self.basis, following.unsqueeze(1)], dim=1)
-        self.diagonal = torch.cat([self.diagonal, alpha[:, None]], dim=1)
-        self.off_diagonal = torch.cat([self.off_diagonal, beta.double()[:, None]], dim=1)
-
-    def projected(self) -> Tensor:
-        """T = Q^T H Q, [B, k, k], float64."""
-        inner = self.off_diagonal[:, :-1]
-        return torch.diag_embed(self.diagonal) + torch.diag_embed(inner, offset=1) + torch.diag_embed(inner, offset=-1)
-
-    def ritz(self) -> RitzPairs:
-        """Ritz values and residuals of H in the present space."""
-        values, vectors = torch.linalg.eigh(self.projected())
-        return RitzPairs(values, vectors, (self.off_diagonal[:, -1:] * vectors[:, -1]).abs())
-
-    def ritz_after_downdate(self, vector: Tensor) -> RitzPairs:
-        """Ritz pairs of H - v v^T in the same space, for v [B, n]: no further product is needed.
-
-        With v = Q c + w, the residual of (theta, Q z) is beta_k z_k q_{k+1} - (c . z) w', where w' is
+        With v = Q c + w, the residual of (theta, Q z) is beta_k z_k q_{k+1} - (c . z) w, where w is
         v's part outside the first k basis vectors (q_{k+1} is among it).
         """
-        space, following = self.basis[:, :-1], self.basis[:, -1]
-        inside = torch.einsum("bkn,bn->bk", space, vector)
-        outside = (vector - torch.einsum("bk,bkn->bn", inside, space)).double()
-        inside = inside.double()
-        # A padded step repeats q_1's Rayleigh quotient, which taking v v^T away lowers likewise.
-        padded = torch.arange(self.steps, device=inside.device) >= self.num_products[:, None]
-        lowered = torch.where(padded, inside[:, :1] ** 2, torch.zeros_like(inside))
-        projected = self.projected() - inside[:, :, None] * inside[:, None, :] - torch.diag_embed(lowered)
-        values, vectors = torch.linalg.eigh(projected)
-        along = self.off_diagonal[:, -1:] * vectors[:, -1]  # [B, k]
-        overlap = torch.einsum("bk,bkj->bj", inside, vectors)
-        cross = (outside * following.double()).sum(-1, keepdim=True)
-        squared = along**2 - 2 * along * overlap * cross + overlap**2 * outside.square().sum(-1, keepdim=True)
-        residuals = squared.clamp_min(0.0).sqrt()
-        # Nothing is known of a padded step's own vector.
-        weight = torch.einsum("bk,bkj->bj", padded.double(), vectors.square())
-        return RitzPairs(
-            values, vectors, torch.where(weight > 0.5, torch.full_like(residuals, float("inf")), residuals)
-        )
-
-    def shortfall(self, failure: float) -> Tensor:
-        """e with l_1 <= theta / (1 - e), [B], float64; 0 where the space is invariant."""
-        certified = [lanczos_shortfall(int(k), self.operator.shape[1], failure) for k in self.num_products.tolist()]
-        shortfall = torch.tensor(certified, dtype=torch.float64, device=self.diagonal.device)
-        return torch.where(self.exhausted, torch.zeros_like(shortfall), shortfall)
+        diagonal, off_diagonal = self.tridiagonal.diagonal, self.tridiagonal.off_diagonal
+        if not len(diagonal):
+            return self.tridiagonal.ritz()
+        space = self.basis[: len(diagonal)]
+        coefficients = space @ vector
+        outside = (vector - coefficients @ space).double()
+        cross = 0.0 if self.tridiagonal.exhausted else float(self.basis[-1].double() @ outside)
+        inside: Array = coefficients.double().cpu().numpy()
+        projected = np.diag(diagonal) + np.diag(off_diagonal[:-1], 1) + np.diag(off_diagonal[:-1], -1)
+        values, vectors = np.linalg.eigh(projected - np.outer(inside, inside))
+        along, overlap = off_diagonal[-1] * vectors[-1], inside @ vectors
+        squared = along**2 - 2 * along * overlap * cross + overlap**2 * float(outside @ outside)
+        return RitzPairs(values, vectors, np.sqrt(np.maximum(squared, 0.0)))
 
 
-def largest_error(pairs: RitzPairs) -> Tensor:
-    """Estimated distance of the largest Ritz value below the eigenvalue that it approaches, [B].
+def lanczos(
+    operator: LinearOperator,
+    start: Tensor,
+    finished: Callable[[int, Tridiagonal], bool],
+    max_products: int,
+    deadline: Deadline | None = None,
+) -> list[KrylovSpace]:
+    """A Krylov space per sample, each as long as it has to be.
+
+    Args:
+        operator: symmetric positive semidefinite, [B, n, n].
+        start: b, [B, n], in the operator's dtype.
+        finished: asked with a sample's position and its T after each of its products. True, or an
+            invariant space, and the sample leaves: no further product counts for it.
+        max_products: per sample at most.
+        deadline: asked before each product; True ends all of them with what is there, which may be a
+            space without a product.
+
+    Returns:
+        One space per sample, in order.
+    """
+    n, rounding = operator.shape[1], torch.finfo(operator.dtype).eps
+    norms = start.double().norm(dim=-1)
+    start_norms = norms.tolist()
+    basis = start.new_zeros(len(start), BASIS_BLOCK, n)
+    basis[:, 0] = start / torch.where(norms > 0, norms, torch.ones_like(norms)).to(start.dtype)[:, None]
+    diagonals: list[list[float]] = [[] if norm > 0 else [0.0] for norm in start_norms]
+    off_diagonals: list[list[float]] = [[] if norm > 0 else [0.0] for norm in start_norms]
+    spaces: dict[int, KrylovSpace] = {}
+
+    def tridiagonal(index: int) -> Tridiagonal:
+        return Tridiagonal(np.array(diagonals[index]), np.array(off_diagonals[index]), n, start_norms[index], rounding)
+
+    def leave(row: int, index: int, final: Tridiagonal) -> None:
+        length = len(final.diagonal) + (0 if final.exhausted else 1)
+        spaces[index] = KrylovSpace(final, basis[row, :length].clone())
+
+    held = ActiveOperator(operator)
+    active = [norm > 0 for norm in start_norms]
+    for index, working in enumerate(active):
+        if not working:
+            leave(index, index, tridiagonal(index))
+    steps = 0
+    while any(active) and steps < max_products and not (deadline is not None and deadline()):
+        kept = held.narrow(active)
+        if kept is not None:
+            basis, active = basis[kept], [True] * len(kept)
+        if basis.shape[1] < steps + 2:
+            basis = torch.cat([basis, basis.new_zeros(len(basis), BASIS_BLOCK, n)], dim=1)
+        known, current = basis[:, : steps + 1], basis[:, steps]
+        product = held.operator.matvec(current)
+        remainder = product
+        for _ in range(2):
+            coefficients = known @ remainder.unsqueeze(-1)
+            remainder = remainder - (known.mT @ coefficients).squeeze(-1)
+        beta = remainder.norm(dim=-1)
+        # Rows of samples that have left may hold anything that is finite.
+        basis[:, steps + 1] = remainder / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
+        figures = torch.stack([(product * current).sum(-1), beta, product.norm(dim=-1)], dim=-1).double().tolist()
+        steps += 1
+        for row, index in enumerate(held.rows):
+            if not active[row]:
+                continue
+            alpha, following, scale = figures[row]
+            invariant = following <= EXHAUSTED_ROUNDINGS * rounding * n**0.5 * scale or steps >= n
+            diagonals[index].append(alpha)
+            off_diagonals[index].append(0.0 if invariant else following)
+            present = tridiagonal(index)
+            if present.exhausted or finished(index, present):
+                active[row] = False
+                leave(row, index, present)
+    for row, index in enumerate(held.rows):
+        if active[row]:
+            leave(row, index, tridiagonal(index))
+    return [spaces[index] for index in range(len(start))]
+
+
+def largest_error(pairs: RitzPairs) -> float:
+    """Estimated distance of the largest Ritz value below the eigenvalue that it approaches.
 
     The smaller of the residual and residual^2 / gap, the gap being to the second Ritz value (Parlett,
-    The Symmetric Eigenvalue Problem, section 11.7).
+    The Symmetric Eigenvalue Problem, section 11.7). Infinite where there is no Ritz value.
     """
-    residual = pairs.residuals[:, -1]
-    if pairs.values.shape[1] < 2:
+    if not len(pairs.values):
+        return float("inf")
+    residual = float(pairs.residuals[-1])
+    if len(pairs.values) < 2:
         return residual
-    gap = pairs.values[:, -1] - pairs.values[:, -2] - residual
-    return torch.where(gap > 0, torch.minimum(residual, residual**2 / gap.clamp_min(1e-300)), residual)
+    gap = float(pairs.values[-1] - pairs.values[-2]) - residual
+    return min(residual, residual * (residual / gap)) if gap > 0 else residual
 
 
 @register_eigenvalue_solver("lanczos")
@@ -145,39 +171,57 @@ class Lanczos(EigenvalueSolver):
         max_matvecs: products per sample at most.
         failure: probability, per sample, that ``high`` lies below l_1. Divide the whole audit's
             probability by the number of its samples.
+        precision: if given, a sample is also iterated until ``high`` <= (1 + precision) value.
+        deadline: asked before each product; True ends the iteration with what is there.
     """
 
     tolerance: float = 1e-6
     max_matvecs: int = 100
     failure: float = 1e-4
+    precision: float | None = None
+    deadline: Deadline | None = None
 
     def solve(self, operator: LinearOperator, start: Tensor) -> Solution:
         """See `EigenvalueSolver.solve`."""
         return self.read(self.run(operator, start))
 
-    def run(self, operator: LinearOperator, start: Tensor) -> LanczosProcess:
-        """Iterate until every sample has converged or the products are used up."""
-        process = LanczosProcess(operator, start)
-        while process.steps < self.max_matvecs:
-            process.advance()
-            if bool(self.converged(process, process.ritz()).all()):
-                break
-        return process
+    def run(self, operator: LinearOperator, start: Tensor) -> list[KrylovSpace]:
+        """Iterate every sample until it is finished or its products are used up."""
+        return lanczos(operator, start, self._finished, self.max_matvecs, self.deadline)
 
-    def converged(self, process: LanczosProcess, pairs: RitzPairs) -> Tensor:
-        """Which samples' largest Ritz value has converged, [B]."""
-        return process.exhausted | (largest_error(pairs) <= self.tolerance * pairs.values[:, -1].abs())
+    def _finished(self, _: int, tridiagonal: Tridiagonal) -> bool:
+        if not self.converged(tridiagonal):
+            return False
+        if self.precision is None:
+            return True
+        return upper_end(tridiagonal, self.failure) <= (1 + self.precision) * tridiagonal.largest
 
-    def read(self, process: LanczosProcess) -> Solution:
-        """l_1 from a process that `run` made."""
-        pairs = process.ritz()
-        value = pairs.values[:, -1].clamp_min(0.0)
-        relative = pairs.residuals[:, -1] / value.clamp_min(1e-300)
+    def converged(self, tridiagonal: Tridiagonal) -> bool:
+        """Whether the largest Ritz value has converged."""
+        return tridiagonal.exhausted or largest_error(tridiagonal.ritz()) <= self.tolerance * tridiagonal.largest
+
+    def read(self, spaces: list[KrylovSpace]) -> Solution:
+        """l_1 from the spaces that `run` made, on their device."""
+        device = spaces[0].basis.device if spaces else None
+        every = [space.tridiagonal for space in spaces]
+
+        def column(numbers: list[float]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.float64, device=device)
+
+        value = column([each.largest for each in every])
         return Solution(
             value=value,
             low=value,
-            high=certified_upper_end(value, process.shortfall(self.failure)),
-            status=statuses(self.converged(process, pairs)),
-            residual=torch.where(value > 0, relative, torch.zeros_like(relative)),
-            matvecs=process.num_products.clone(),
+            high=column([upper_end(each, self.failure) for each in every]),
+            status=statuses(torch.tensor([self.converged(each) for each in every], dtype=torch.bool)),
+            residual=column([_relative_residual(each) for each in every]),
+            matvecs=torch.tensor([each.num_products for each in every], dtype=torch.long, device=device),
         )
+
+
+def _relative_residual(tridiagonal: Tridiagonal) -> float:
+    """Residual of the largest Ritz pair relative to its value; 0 where H is 0, infinite without a product."""
+    if not len(tridiagonal.diagonal):
+        return float("inf")
+    largest = tridiagonal.largest
+    return float(tridiagonal.ritz().residuals[-1]) / largest if largest > 0 else 0.0

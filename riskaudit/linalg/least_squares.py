@@ -12,6 +12,7 @@ from typing import final
 
 from torch import Tensor
 
+from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.inverses import InverseSolver, register_inverse_solver
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.richardson import iterate
@@ -28,11 +29,13 @@ class LeastSquares(InverseSolver):
         tolerance: relative error of the solution at which a sample counts as converged.
         max_matvecs: products per sample at most (two a step), besides the one that checks the residual.
         learning_rate: or None for 1 / (certified l_1 + shift)^2.
+        deadline: asked before each step; True ends the iteration with what is there.
     """
 
     tolerance: float = 1e-7
     max_matvecs: int = 1000
     learning_rate: float | None = None
+    deadline: Deadline | None = None
 
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
         """See `InverseSolver.solve`."""
@@ -41,4 +44,13 @@ class LeastSquares(InverseSolver):
             if self.learning_rate is None
             else largest.new_full(largest.shape, self.learning_rate)
         )
-        return iterate(operator, rhs, shift, step=rate, order=2, tolerance=self.tolerance, max_matvecs=self.max_matvecs)
+        return iterate(
+            operator,
+            rhs,
+            shift,
+            step=rate,
+            order=2,
+            tolerance=self.tolerance,
+            max_matvecs=self.max_matvecs,
+            deadline=self.deadline,
+        )

@@ -11,6 +11,7 @@ from typing import final
 
 from torch import Tensor
 
+from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.inverses import InverseSolver, register_inverse_solver
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.richardson import iterate
@@ -27,13 +28,24 @@ class Neumann(InverseSolver):
         tolerance: relative error of the solution at which a sample counts as converged.
         max_matvecs: products (terms) per sample at most, besides the one that checks the residual.
         step: alpha, or None for 1 / (certified l_1 + shift).
+        deadline: asked before each step; True ends the iteration with what is there.
     """
 
     tolerance: float = 1e-7
     max_matvecs: int = 1000
     step: float | None = None
+    deadline: Deadline | None = None
 
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
         """See `InverseSolver.solve`."""
         step = 1 / (largest + shift) if self.step is None else largest.new_full(largest.shape, self.step)
-        return iterate(operator, rhs, shift, step=step, order=1, tolerance=self.tolerance, max_matvecs=self.max_matvecs)
+        return iterate(
+            operator,
+            rhs,
+            shift,
+            step=step,
+            order=1,
+            tolerance=self.tolerance,
+            max_matvecs=self.max_matvecs,
+            deadline=self.deadline,
+        )

@@ -92,6 +92,38 @@ class MatrixOperator(LinearOperator):
         return MatrixOperator(self.matrices[indices])
 
 
+class GramFactor(LinearOperator):
+    """An operator J that has its own way to J^T J, cheaper than one product after the other."""
+
+    @abstractmethod
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        """Apply J^T J to columns [B, n, K]; returns [B, n, K]."""
+
+    @abstractmethod
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        """See `gram_rows`."""
+
+    @final
+    def gram_rows(self, columns: Tensor) -> Tensor:
+        """J on K vectors per sample up to a rotation: [B, n, K] to [B, K, r], whose rows have J v's inner products.
+
+        Raises:
+            ValueError: the columns' shape isn't [B, n, K].
+        """
+        self._check(columns, self.shape[1])
+        return self._gram_rows(columns)
+
+    @final
+    def gram_matmat(self, columns: Tensor) -> Tensor:
+        """J^T J on K vectors per sample: [B, n, K] to [B, n, K].
+
+        Raises:
+            ValueError: the columns' shape isn't [B, n, K].
+        """
+        self._check(columns, self.shape[1])
+        return self._gram_matmat(columns)
+
+
 @final
 class GramOperator(LinearOperator):
     """H = J^T J of an operator J: symmetric and positive semidefinite, [B, n, n]."""
@@ -102,6 +134,8 @@ class GramOperator(LinearOperator):
         self.jacobian = jacobian
 
     def _matmat(self, columns: Tensor) -> Tensor:
+        if isinstance(self.jacobian, GramFactor):
+            return self.jacobian.gram_matmat(columns)
         return self.jacobian.rmatmat(self.jacobian.matmat(columns))
 
     def _rmatmat(self, columns: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from riskaudit.linalg.active import ActiveOperator, Deadline
 from riskaudit.linalg.inverses import finish, relative_error_bound
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.solution import Solution
@@ -23,6 +24,7 @@ def iterate(
     order: int,
     tolerance: float,
     max_matvecs: int,
+    deadline: Deadline | None = None,
 ) -> Solution:
     """Iterate until every sample's error bound is within ``tolerance`` or the products are used up.
 
@@ -34,10 +36,12 @@ def iterate(
         order: 1 to step along the residual r (Neumann), 2 along A r (gradient of ||A z - b||^2 / 2).
         tolerance: bound on the relative error.
         max_matvecs: products per sample at most.
+        deadline: asked before each step; True ends the iteration with what is there.
     """
+    held = ActiveOperator(operator)
 
     def apply(vector: Tensor) -> Tensor:
-        return operator.matvec(vector) + shift[:, None].to(rhs.dtype) * vector
+        return held.matvec(vector, active) + shift[:, None].to(rhs.dtype) * vector
 
     value, remainder = torch.zeros_like(rhs), rhs.clone()
     norm = remainder.norm(dim=-1).double()
@@ -46,7 +50,7 @@ def iterate(
     smallest = torch.where(shift > 0, shift, torch.full_like(shift, float("inf")))
     matvecs = torch.zeros(len(rhs), dtype=torch.long, device=rhs.device)
     for _ in range(max_matvecs // order):
-        if not bool(active.any()):
+        if not bool(active.any()) or (deadline is not None and deadline()):
             break
         correction = remainder if order == 1 else apply(remainder)
         scaled = torch.where(active, step, torch.zeros_like(step)).to(rhs.dtype)[:, None] * correction

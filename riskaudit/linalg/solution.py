@@ -31,6 +31,15 @@ class Solution:
     matvecs: Tensor
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A number with the ends between which it lies, as surely as whoever made it says."""
+
+    value: float
+    low: float
+    high: float
+
+
 def statuses(converged: Tensor, singular: Tensor | None = None) -> tuple[Status, ...]:
     """Status per sample from flags [B]; "singular" wins."""
     flags = torch.zeros_like(converged) if singular is None else singular

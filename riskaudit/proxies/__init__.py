@@ -6,17 +6,18 @@ from riskaudit.proxies import i2f as _i2f  # noqa: F401  # isort: skip
 from riskaudit.proxies import posterior as _posterior  # noqa: F401  # isort: skip
 from riskaudit.proxies import lavp as _lavp  # noqa: F401  # isort: skip
 from riskaudit.proxies.base import PROXIES, Proxy, ProxyScores
+from riskaudit.proxies.information import Information, posterior_rmse, revealed_fraction
 from riskaudit.proxies.linearisation import Linearisation
-from riskaudit.proxies.plan import Plan
-from riskaudit.proxies.posterior import noise_std_for_target, posterior_rmse, revealed_fraction
+from riskaudit.proxies.plan import Clock, Plan
 
 __all__ = [
     "PROXIES",
+    "Clock",
+    "Information",
     "Linearisation",
     "Plan",
     "Proxy",
     "ProxyScores",
-    "noise_std_for_target",
     "posterior_rmse",
     "revealed_fraction",
 ]

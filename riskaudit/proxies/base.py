@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
+from riskaudit.linalg import Interval
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.results import Estimate, ProxyInfo, SolverEvidence, Status
 
@@ -95,7 +96,24 @@ def not_applicable(at: Linearisation, reason: str) -> ProxyScores:
     return ProxyScores((Estimate(value=None, status="not_applicable"),) * len(at), reason)
 
 
-def needs_spectrum(at: Linearisation) -> ProxyScores:
-    """No value, since the plan doesn't compute all eigenvalues of H, and why it doesn't."""
+def needs_traces(at: Linearisation) -> ProxyScores:
+    """No value, since the plan computes neither all eigenvalues of H nor their traces, and why."""
     why = f"the solver is {at.plan.solver} ({at.plan.solver_reason})"
-    return not_applicable(at, f"needs all eigenvalues of H, and {why}; --solver dense computes them at any cost")
+    return not_applicable(
+        at, f"needs traces over all eigenvalues of H, and {why}; --solver lanczos brackets them, dense is exact"
+    )
+
+
+def interval(found: Interval, status: Status, nothing: tuple[float, float]) -> Estimate:
+    """A bracketed (or exact) number; one that says no more than ``nothing`` did not converge.
+
+    An end that isn't finite is unknown, and so is the value then.
+    """
+    if status == "exact":
+        return estimate(found.value, "exact")
+    low, high = nothing
+    if found.low <= low and found.high >= high:
+        return estimate(None, "not_converged", found.low, found.high)
+    # A value at the very end of what is possible is none unless the interval says so.
+    known = math.isfinite(found.high) and (found.value > low or found.high <= low)
+    return estimate(found.value if known else None, "bracketed", found.low, found.high)

@@ -10,7 +10,8 @@ from typing import final
 
 import torch
 
-from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, needs_spectrum, register
+from riskaudit.linalg import Interval
+from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, interval, needs_traces, register
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.results import Estimate
@@ -57,11 +58,11 @@ class I2FLowerBound(Proxy):
         for pulled, ritz, upper, status in zip(
             scale.tolist(), largest.value.tolist(), largest.high.tolist(), largest.status, strict=True
         ):
-            if ritz == 0:
+            if ritz == 0 and math.isfinite(upper):
                 rows.append(Estimate(value=None, status="singular"))
             elif not math.isfinite(upper):
                 # No upper end of l_1 is certified yet, so neither is a lower bound.
-                rows.append(estimate(None, "not_converged", 0.0, pulled / ritz))
+                rows.append(estimate(None, "not_converged", 0.0, pulled / ritz if ritz else None))
             else:
                 bound = pulled / upper
                 rows.append(estimate(bound, "exact" if status == "exact" else "bracketed", bound, pulled / ritz))
@@ -83,8 +84,24 @@ class ExpectedRmse(Proxy):
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
         if at.spectrum is None:
-            return needs_spectrum(at)
+            return needs_traces(at) if at.information is None else self._bracketed(at)
         singular = at.spectrum.rank < at.dimension
         safe = torch.where(singular[:, None], torch.ones_like(at.spectrum.values), at.spectrum.values)
         value = at.sigma * (1 / safe).mean(-1).sqrt()
         return graded(value, ["singular" if lost else "exact" for lost in singular.tolist()], value, value)
+
+    @staticmethod
+    def _bracketed(at: Linearisation) -> ProxyScores:
+        """From probes; without a lower end of l_d nothing bounds it from above."""
+        rows = []
+        for traces, least in zip(at.brackets.traces, at.brackets.least, strict=True):
+            inverse = traces.probes.inverse_trace(least)
+            ends = [at.sigma * math.sqrt(end / at.dimension) for end in (inverse.value, inverse.low, inverse.high)]
+            rows.append(interval(Interval(*ends), "bracketed", nothing=(0.0, math.inf)))
+        reason = None
+        if any(row.value is None for row in rows):
+            reason = (
+                "without a lower end of H's smallest eigenvalue nothing bounds this error from above; "
+                "the lower end holds, --solver dense is exact"
+            )
+        return ProxyScores(tuple(rows), reason)

@@ -13,8 +13,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.linalg.lanczos import largest_error
-from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, not_applicable, register
+from riskaudit.linalg import Interval, RitzPairs, largest_error
+from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, interval, not_applicable, register
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.results import Estimate, Status
 
@@ -31,6 +31,19 @@ def _below(upper: float) -> Estimate:
     return estimate(
         None, "bracketed" if math.isfinite(upper) else "singular", 0.0 if math.isfinite(upper) else None, upper
     )
+
+
+def _ritz_values(pairs: list[RitzPairs], position: int, absent: float) -> Tensor:
+    """One Ritz value per sample, [B], float64; ``absent`` where no product was made."""
+    found = [max(0.0, float(each.values[position])) if len(each.values) else absent for each in pairs]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _without_products(at: Linearisation, rows: ProxyScores) -> ProxyScores:
+    """The same, but nothing is known of samples for which no product was made in time."""
+    unknown = Estimate(value=None, low=0.0, status="not_converged")
+    made = at.largest.matvecs.tolist()
+    return ProxyScores(tuple(row if count else unknown for row, count in zip(rows.estimates, made, strict=True)))
 
 
 def _inverse_square(norm: Tensor) -> Tensor:
@@ -70,7 +83,7 @@ class LavpL2Max(Proxy):
         """See `Proxy.score`."""
         largest = at.largest
         high = None if largest.high is None else 2 * largest.high
-        return graded(2 * largest.value, largest.status, 2 * largest.value, high)
+        return _without_products(at, graded(2 * largest.value, largest.status, 2 * largest.value, high))
 
 
 @register
@@ -91,7 +104,15 @@ class LavpL2Min(Proxy):
             return _smallest(at.spectrum.values[:, 0], at.spectrum.resolution, torch.full_like(at.gradient_norm, 2.0))
         if at.smallest_ritz is None:
             return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
-        return _bracketed_below(2 * at.smallest_ritz)
+        rows = [
+            interval(Interval((low + high) / 2, low, high), "bracketed", nothing=(0.0, math.inf))
+            if low > 0
+            else _below(high)
+            for low, high in zip(
+                (2 * least for least in at.brackets.least), (2 * at.smallest_ritz).tolist(), strict=True
+            )
+        ]
+        return _without_products(at, ProxyScores(tuple(rows)))
 
 
 @register
@@ -113,8 +134,9 @@ class LavpCosineMax(Proxy):
             value = at.downdated_spectrum[:, -1] * scale
             return graded(value, _where_defined(at, ["exact"] * len(at)), value, value)
         if at.downdated_ritz is not None:
-            ritz = at.downdated_ritz.values[:, -1].clamp_min(0.0)
-            converged = largest_error(at.downdated_ritz) <= at.plan.tolerance * ritz
+            ritz = _ritz_values(at.downdated_ritz, -1, 0.0).to(scale)
+            errors = torch.tensor([largest_error(pairs) for pairs in at.downdated_ritz], dtype=torch.float64).to(scale)
+            converged = errors <= at.plan.tolerance * ritz
             # Where the pass, made for H, hasn't settled this one: a Ritz value is a lower bound, and taking
             # v v^T away can't raise the largest eigenvalue above H's own.
             assert at.largest.high is not None
@@ -123,7 +145,8 @@ class LavpCosineMax(Proxy):
                 "converged" if done else "bracketed" if known else "not_converged"
                 for done, known in zip(converged.tolist(), bounded.tolist(), strict=True)
             ]
-            return graded(ritz * scale, _where_defined(at, status), ritz * scale, at.largest.high * scale)
+            found = graded(ritz * scale, _where_defined(at, status), ritz * scale, at.largest.high * scale)
+            return _without_products(at, found)
         power = at.downdated_power
         high = None if power.high is None else power.high * scale
         return graded(power.value * scale, _where_defined(at, power.status), power.value * scale, high)
@@ -148,4 +171,6 @@ class LavpCosineMin(Proxy):
             return _smallest(at.downdated_spectrum[:, 0], at.spectrum.resolution, scale)
         if at.downdated_ritz is None:
             return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
-        return _bracketed_below(at.downdated_ritz.values[:, 0].clamp_min(0.0) * scale)
+        return _without_products(
+            at, _bracketed_below(_ritz_values(at.downdated_ritz, 0, float("inf")).to(scale) * scale)
+        )

@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian import GenericJacobian
+from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import (
     EIGENVALUE_SOLVERS,
     INVERSE_SOLVERS,
     Dense,
     DenseInverse,
-    GramOperator,
     InverseSolver,
-    Lanczos,
-    LanczosProcess,
     Power,
     RitzPairs,
     Solution,
@@ -29,10 +26,12 @@ from riskaudit.linalg import (
 )
 from riskaudit.linalg.operators import DowndatedOperator
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies.plan import Plan
-from riskaudit.release import Batch, Release
+from riskaudit.proxies.brackets import Brackets
+from riskaudit.proxies.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information
+from riskaudit.proxies.plan import Clock, Plan
 from riskaudit.results import Status
 
+# The start of the first iteration is stream 1; that of the i-th probe is stream 1 + i.
 NOISE_STREAM, START_STREAM = 0, 1
 # A random vector has about sqrt(1 / d) of its length in any one direction.
 PROBE_TOLERANCE = 1e-4
@@ -56,58 +55,62 @@ def _grade(own: Status, probe: Status, lost: bool) -> Status:
 class Linearisation:
     """J of a noisy release at B samples, with the prior and the solvers.
 
-    ``matvecs`` counts products with H (for a dense spectrum, columns of J) over all samples so far.
-
     Args:
-        release: with noise (an undefended one gets its reference noise first).
-        batch: samples whose loss and release are finite.
+        jacobian: of a release with noise (an undefended one gets its reference noise first), at samples whose
+            loss and release are finite.
         indices: the samples' positions in the audited data, which seed their random draws.
         prior: what the attacker knows beforehand.
         plan: solvers and limits.
         seed: of the whole audit.
+        clock: the time that the batch may take.
     """
 
     def __init__(
-        self, release: Release, batch: Batch, indices: list[int], prior: IsotropicPrior, plan: Plan, seed: int
+        self,
+        jacobian: Jacobian,
+        indices: list[int],
+        prior: IsotropicPrior,
+        plan: Plan,
+        seed: int,
+        clock: Clock | None = None,
     ) -> None:
-        noise = release.noise
+        noise = jacobian.release.noise
         assert noise is not None
-        self.release, self.batch, self.prior, self.plan = release, batch, prior, plan
+        self.jacobian, self.release, self.batch = jacobian, jacobian.release, jacobian.batch
+        self.prior, self.plan, self.clock = prior, plan, clock or Clock()
         self.indices, self.seed = indices, seed
         self.sigma = noise.fisher_std
         ratio = self.sigma / prior.std
         # Not ratio**2: floats raise OverflowError there instead of giving infinity.
         self.eps = ratio * ratio
-        self.jacobian = GenericJacobian(release, batch)
-        self.hessian = GramOperator(self.jacobian)
-        self.dimension = self.jacobian.shape[1]
-        self.matvecs = 0
+        self.hessian = jacobian.hessian()
+        self.dimension = jacobian.shape[1]
+        self._matvecs = 0
 
     def __len__(self) -> int:
         return len(self.batch)
 
-    @cached_property
-    def mean(self) -> Tensor:
-        """r(x), [B, P]."""
-        return self.release.mean(self.batch)
+    @property
+    def matvecs(self) -> int:
+        """Products with H (for a dense spectrum, columns of J) over all samples so far."""
+        return self._matvecs + (self.brackets.matvecs if self.spectrum is None else 0)
 
     @cached_property
     def gradient_norm(self) -> Tensor:
         """||r(x)||, [B], float64."""
-        norm: Tensor = self.mean.norm(dim=-1)
-        return norm.double()
+        return self.jacobian.norms()
 
     @cached_property
     def cosine_vector(self) -> Tensor:
         """v = J^T rhat, [B, d]; 0 where r = 0."""
-        norm: Tensor = self.mean.norm(dim=-1, keepdim=True)
-        return self.jacobian.rmatvec(self.mean / norm.clamp_min(1e-30))
+        return self.jacobian.pull_mean()
 
     @cached_property
     def pulled_noise(self) -> Tensor:
         """J^T delta for each sample's drawn noise, [B, d]."""
-        drawn = [self.release.sample_noise(sample_generator(self.seed, index, NOISE_STREAM)) for index in self.indices]
-        return self.jacobian.rmatvec(torch.stack(drawn))
+        return self.jacobian.pull_each(
+            lambda place: self.release.sample_noise(sample_generator(self.seed, self.indices[place], NOISE_STREAM))
+        )
 
     @cached_property
     def displacement(self) -> Tensor:
@@ -120,27 +123,34 @@ class Linearisation:
         if "dense" not in (self.plan.solver, self.plan.inverse):
             return None
         spectrum = Spectrum.of(self.hessian)
-        self.matvecs += spectrum.matvecs * len(self)
+        self._matvecs += spectrum.matvecs * len(self)
         return spectrum
 
     @cached_property
-    def _start(self) -> Tensor:
-        starts = [
-            torch.randn(self.dimension, generator=sample_generator(self.seed, index, START_STREAM), dtype=torch.float64)
-            for index in self.indices
-        ]
-        return torch.stack(starts).to(self.batch.inputs)
+    def brackets(self) -> Brackets:
+        """What Lanczos iterations certify, where not all eigenvalues are known."""
+        least = self.jacobian.smallest_eigenvalue_bound()
+        return Brackets(self.hessian, self.plan, max(self.eps, SMALLEST_SHIFT), least, self._draw, self.clock)
 
     @cached_property
-    def krylov(self) -> LanczosProcess:
-        """The Lanczos pass that l_1 and both LAVP losses are read off."""
-        process = self._lanczos.run(self.hessian, self._start)
-        self.matvecs += int(process.num_products.sum())
-        return process
+    def information(self) -> list[Information] | None:
+        """What each sample's release tells at any noise; None where the plan can't say."""
+        tau = self.prior.std
+        if self.spectrum is not None:
+            return [ExactInformation(values, tau) for values in self.spectrum.values.cpu().numpy()]
+        if self.plan.solver != "lanczos":
+            return None
+        return [BracketedInformation(traces, tau) for traces in self.brackets.traces]
 
-    @property
-    def _lanczos(self) -> Lanczos:
-        return Lanczos(self.plan.tolerance, self.plan.max_matvecs, self.plan.failure)
+    def _draw(self, number: int) -> Tensor:
+        """Standard normal vectors [B, d], the ``number``-th of each sample's own."""
+        drawn = [
+            torch.randn(
+                self.dimension, generator=sample_generator(self.seed, index, START_STREAM + number), dtype=torch.float64
+            )
+            for index in self.indices
+        ]
+        return torch.stack(drawn).to(self.batch.inputs)
 
     @cached_property
     def largest(self) -> Solution:
@@ -148,14 +158,18 @@ class Linearisation:
         if self.spectrum is not None:
             return Dense.read(self.spectrum)
         if self.plan.solver == "lanczos":
-            return self._lanczos.read(self.krylov)
+            return self.brackets.largest
         solver = EIGENVALUE_SOLVERS[self.plan.solver](self.plan.tolerance, self.plan.max_matvecs, self.plan.failure)
-        return self._counted(solver.solve(self.hessian, self._start))
+        return self._counted(solver.solve(self.hessian, self._draw(0)))
 
     @cached_property
     def smallest_ritz(self) -> Tensor | None:
-        """An upper bound of l_d from the Lanczos pass, [B], float64."""
-        return self.krylov.ritz().values[:, 0].clamp_min(0.0) if self.plan.solver == "lanczos" else None
+        """An upper bound of l_d from the Lanczos pass, [B], float64; infinite without a product."""
+        if self.plan.solver != "lanczos":
+            return None
+        every = [space.tridiagonal.ritz().values for space in self.brackets.spaces]
+        smallest = [max(0.0, float(values[0])) if len(values) else float("inf") for values in every]
+        return torch.tensor(smallest, dtype=torch.float64, device=self.batch.inputs.device)
 
     @cached_property
     def downdated_spectrum(self) -> Tensor | None:
@@ -170,38 +184,31 @@ class Linearisation:
         return torch.stack(downdated).clamp_min(0.0)
 
     @cached_property
-    def downdated_ritz(self) -> RitzPairs | None:
-        """Ritz pairs of H - v v^T from the same Lanczos pass."""
-        return self.krylov.ritz_after_downdate(self.cosine_vector) if self.plan.solver == "lanczos" else None
+    def downdated_ritz(self) -> list[RitzPairs] | None:
+        """Ritz pairs of H - v v^T from the same Lanczos pass, per sample."""
+        if self.plan.solver != "lanczos":
+            return None
+        spaces = self.brackets.spaces
+        return [space.after_downdate(vector) for space, vector in zip(spaces, self.cosine_vector, strict=True)]
 
     @cached_property
     def downdated_power(self) -> Solution:
         """Largest eigenvalue of H - v v^T by power iteration, which needs a pass of its own."""
         solver = Power(self.plan.tolerance, self.plan.max_matvecs, self.plan.failure)
-        return self._counted(solver.solve(DowndatedOperator(self.hessian, self.cosine_vector), self._start))
+        return self._counted(solver.solve(DowndatedOperator(self.hessian, self.cosine_vector), self._draw(0)))
 
-    def solve(self, rhs: Tensor, shift: float) -> tuple[Solution, list[bool]]:
-        """(H + shift)^-1 rhs by the plan's inverse, and which samples were worth trying.
-
-        An iterative inverse that the user didn't ask for by name runs only on samples for which its
-        products, foretold from l_1 and the shift, stay within the plan's limit.
-        """
+    def solve(self, rhs: Tensor, shift: float) -> Solution:
+        """(H + shift)^-1 rhs by the plan's inverse, which isn't "quadrature"."""
         shifts = torch.full((len(self),), shift, dtype=torch.float64, device=rhs.device)
         if self.spectrum is not None and self.plan.inverse == "dense":
-            return DenseInverse.read(self.spectrum, rhs, shifts), [True] * len(self)
-        affordable = [True] * len(self)
-        if not self.plan.inverse_chosen:
-            affordable = [count <= self.plan.max_matvecs for count in self.foretold_products(shift)]
-            rhs = rhs * torch.tensor(affordable, device=rhs.device)[:, None]
+            return DenseInverse.read(self.spectrum, rhs, shifts)
         tolerance = max(self.plan.tolerance / 10, 10 * torch.finfo(rhs.dtype).eps)
         assert self.largest.high is not None
-        solver = INVERSE_SOLVERS[self.plan.inverse](tolerance, self.plan.max_matvecs)
+        solver = INVERSE_SOLVERS[self.plan.inverse](tolerance, self.plan.max_matvecs, deadline=self.clock.share(0.4))
         solution = self._counted(solver.solve(self.hessian, rhs, shifts, self.largest.high))
-        if shift == 0:
-            solution = self._graded_without_shift(solver, solution, affordable)
-        return solution, affordable
+        return self._graded_without_shift(solver, solution) if shift == 0 else solution
 
-    def _graded_without_shift(self, solver: InverseSolver, solution: Solution, affordable: list[bool]) -> Solution:
+    def _graded_without_shift(self, solver: InverseSolver, solution: Solution) -> Solution:
         """Grade a solve with H itself by how well the same solver gets a known answer back.
 
         b = J^T delta lies in the range of H, so an iteration never meets H's null space, however large,
@@ -211,8 +218,7 @@ class Linearisation:
         if not any(state == "converged" for state in solution.status):
             return solution
         assert self.largest.high is not None
-        tried = torch.tensor(affordable, device=self._start.device)
-        known = self._start * tried[:, None]
+        known = self._draw(0)
         zero = torch.zeros_like(self.largest.high)
         probe = self._counted(solver.solve(self.hessian, self.hessian.matvec(known), zero, self.largest.high))
         distance = (probe.value - known).norm(dim=-1) / known.norm(dim=-1).clamp_min(1e-30)
@@ -220,16 +226,5 @@ class Linearisation:
         return replace(solution, status=tuple(map(_grade, solution.status, probe.status, lost)))
 
     def _counted(self, solution: Solution) -> Solution:
-        self.matvecs += int(solution.matvecs.sum())
+        self._matvecs += int(solution.matvecs.sum())
         return solution
-
-    def foretold_products(self, shift: float) -> list[float]:
-        """Products after which conjugate gradient is sure to converge, per sample; infinite without a shift.
-
-        The classical bound: sqrt(kappa) / 2 ln(2 / tolerance), kappa = (l_1 + shift) / shift.
-        """
-        if shift == 0:
-            return [float("inf")] * len(self)
-        assert self.largest.high is not None
-        kappa = (self.largest.high + shift) / shift
-        return (kappa.sqrt() / 2 * float(np.log(2 / self.plan.tolerance))).tolist()

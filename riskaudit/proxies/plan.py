@@ -1,8 +1,11 @@
-"""Which solvers a linearisation uses, and why."""
+"""Which solvers a linearisation uses, how far they go, and why."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+from riskaudit.linalg.active import Deadline
 
 
 @dataclass(frozen=True)
@@ -12,19 +15,50 @@ class Plan:
     Attributes:
         solver: name in `riskaudit.linalg.EIGENVALUE_SOLVERS`.
         solver_reason: why, for the report.
-        inverse: name in `riskaudit.linalg.INVERSE_SOLVERS`.
+        inverse: name in `riskaudit.linalg.INVERSE_SOLVERS`, or "quadrature" to bracket norms of solutions
+            without solving.
         inverse_reason: why, for the report.
-        inverse_chosen: the user named the inverse, so it runs whatever it is expected to cost.
         tolerance: relative error at which an iteration has converged.
-        max_matvecs: products per sample and solve at most.
-        failure: probability, per sample, that a certified upper end of l_1 is too low.
+        max_matvecs: products per sample and iteration at most.
+        precision: relative width at which an interval is narrow enough; None for no such aim.
+        max_probes: random probes per sample at most, for traces.
+        failure: probability, per sample, that one of its certified ends is wrong.
+        width: samples, or copies of one, that fit in memory at once.
+        proxies: ids of the proxies wanted.
     """
 
     solver: str
     solver_reason: str
     inverse: str
     inverse_reason: str
-    inverse_chosen: bool
     tolerance: float
     max_matvecs: int
+    precision: float | None
+    max_probes: int
     failure: float
+    width: int
+    proxies: frozenset[str]
+
+
+class Clock:
+    """The time that a batch of samples may take, handed out in shares.
+
+    Args:
+        seconds: from now on; None for as long as it takes.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._end is not None
+
+    def share(self, part: float) -> Deadline | None:
+        """A deadline after this part of the time that is left; None without a limit."""
+        if self._end is None:
+            return None
+        now = time.monotonic()
+        end = now + part * max(0.0, self._end - now)
+        return lambda: time.monotonic() >= end

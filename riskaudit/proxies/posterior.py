@@ -11,62 +11,14 @@ from __future__ import annotations
 import math
 from typing import final
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.optimize import brentq
 
-from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_spectrum, register
+from riskaudit.linalg import Interval
+from riskaudit.proxies.base import Proxy, ProxyScores, exact, interval, needs_traces, register
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.proxies.solves import norm_of_solve
-from riskaudit.results import NoiseTarget
-
-Eigenvalues = npt.NDArray[np.float64]
 
 UNITS = "RMSE per input coordinate, data units"
-# Noise below or above these, times the square root of l_1 and tau, is beyond float64's reach.
-SEARCH_DECADES = 12
-
-
-def posterior_rmse(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
-    """sqrt(sum_i sigma^2 / (l_i + sigma^2 / tau^2) / d) over the last axis of eigenvalues [..., d]."""
-    with np.errstate(over="ignore"):
-        shares = 1 / (1 + _signal_to_noise(eigenvalues, sigma, tau))
-    return np.asarray(tau * np.sqrt(shares.mean(-1)))
-
-
-def revealed_fraction(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
-    """d_eff / d = sum_i l_i / (l_i + sigma^2 / tau^2) / d over the last axis of eigenvalues [..., d]."""
-    with np.errstate(over="ignore", divide="ignore"):
-        shares = 1 / (1 + 1 / _signal_to_noise(eigenvalues, sigma, tau))
-    return np.asarray(shares.mean(-1))
-
-
-def _signal_to_noise(eigenvalues: Eigenvalues, sigma: float, tau: float) -> Eigenvalues:
-    """Eigenvalues times tau^2 / sigma^2: infinite, not an error, where noise is absurdly small; 0 where l is."""
-    return np.asarray(np.square(np.sqrt(eigenvalues) * min(tau / sigma, 1e300)))
-
-
-def noise_std_for_target(eigenvalues: Eigenvalues, tau: float, target: float) -> NoiseTarget:
-    """Smallest Gaussian noise std for which posterior_rmse reaches ``target``, from all eigenvalues [d].
-
-    posterior_rmse rises with sigma from tau sqrt(share of zero eigenvalues) to tau. A target at or above
-    tau can't be reached ("not_applicable"); one that holds without noise needs a std of 0.
-    """
-    if target >= tau:
-        return NoiseTarget(target_rmse=target, std=None, status="not_applicable")
-    largest = float(eigenvalues.max())
-    if largest == 0:
-        return NoiseTarget(target_rmse=target, std=0.0)
-    unit = tau * math.sqrt(largest)
-    low, high = math.log(unit) - SEARCH_DECADES * math.log(10), math.log(unit) + SEARCH_DECADES * math.log(10)
-
-    def excess(log_sigma: float) -> float:
-        return float(posterior_rmse(eigenvalues, math.exp(log_sigma), tau)) - target
-
-    if excess(low) >= 0:
-        return NoiseTarget(target_rmse=target, std=0.0)
-    return NoiseTarget(target_rmse=target, std=math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-14)))
 
 
 @register
@@ -83,10 +35,11 @@ class PosteriorRmse(Proxy):
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
-        if at.spectrum is None:
-            return needs_spectrum(at)
-        values = posterior_rmse(at.spectrum.values.cpu().numpy(), at.sigma, at.prior.std)
-        return exact(torch.from_numpy(values))
+        if at.information is None:
+            return needs_traces(at)
+        return ProxyScores(
+            tuple(interval(each.error(at.sigma), each.status, nothing=(0.0, at.prior.std)) for each in at.information)
+        )
 
 
 @register
@@ -103,9 +56,11 @@ class RevealedFraction(Proxy):
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
-        if at.spectrum is None:
-            return needs_spectrum(at)
-        return exact(torch.from_numpy(revealed_fraction(at.spectrum.values.cpu().numpy(), at.sigma, at.prior.std)))
+        if at.information is None:
+            return needs_traces(at)
+        return ProxyScores(
+            tuple(interval(each.revealed(at.sigma), each.status, nothing=(0.0, 1.0)) for each in at.information)
+        )
 
 
 @register
@@ -123,12 +78,28 @@ class MapRmse(Proxy):
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
         if at.spectrum is None:
-            return needs_spectrum(at)
+            return needs_traces(at) if at.information is None else self._bracketed(at)
         shifted = at.spectrum.values + at.eps
         rotated = torch.einsum("bnk,bn->bk", at.spectrum.vectors, at.displacement.double())
         bias = at.eps / shifted * rotated
         variance = at.sigma * at.sigma * at.spectrum.values / shifted.square()
         return exact((bias.square() + variance).mean(-1).sqrt())
+
+    @staticmethod
+    def _bracketed(at: Linearisation) -> ProxyScores:
+        """Bias from the norm of a solution, variance from probes."""
+        biases = at.brackets.inverse_norms(at.displacement, at.eps).intervals
+        rows = []
+        for bias, traces in zip(biases, at.brackets.traces, strict=True):
+            variance = traces.probes.variance_trace(at.brackets.eps)
+            ends = [
+                math.sqrt(((at.eps * one) ** 2 + at.sigma * at.sigma * max(0.0, other)) / at.dimension)
+                for one, other in zip(
+                    (bias.value, bias.low, bias.high), (variance.value, variance.low, variance.high), strict=True
+                )
+            ]
+            rows.append(interval(Interval(*ends), "bracketed", nothing=(0.0, math.inf)))
+        return ProxyScores(tuple(rows))
 
 
 @register

@@ -7,7 +7,7 @@ this is the attacker who knows the other samples' gradients (THEORY, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
 from riskaudit.release.affine_norms import AffineNormsApart
+from riskaudit.release.derivatives import Chain, chain
 from riskaudit.release.noise import Noise
 from riskaudit.release.parse import check_order, parse_steps
 from riskaudit.release.steps import GaussianNoise, NoiseStep, Step
@@ -67,7 +68,8 @@ class Release:
         if not self.parameters:
             raise ReleaseError("expected a model with trainable parameters, found none with requires_grad=True")
         frozen = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
-        self._constants = {**frozen, **dict(model.named_buffers())}
+        self.constants = {**frozen, **dict(model.named_buffers())}
+        self._names = _names_in_modules(model)
         first = next(iter(self.parameters.values()))
         self.dtype, self.device = first.dtype, first.device
         self.num_entries = sum(value.numel() for value in self.parameters.values())
@@ -95,6 +97,14 @@ class Release:
         """Loss of one sample, scalar; inputs [*S], target [...]."""
         return self._loss(self.parameters, inputs, target)
 
+    def gradient(self, batch: Batch) -> Tensor:
+        """The gradient of every sample before any step of the pipeline, [B, P]."""
+        rows = []
+        for inputs, target in zip(batch.inputs, batch.targets, strict=True):
+            gradients = grad(self._loss)(self.parameters, inputs, target)
+            rows.append(torch.cat([gradients[name].reshape(-1) for name in self.parameters]))
+        return torch.stack(rows)
+
     def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
         """r(x) of one sample, [P], differentiable in the inputs [*S]; runs under torch.func transforms."""
         gradients = grad(self._loss)(self.parameters, inputs, target)
@@ -102,6 +112,18 @@ class Release:
         for function in self._functions:
             released = function(released)
         return released
+
+    def derivative(self, gradients: Tensor) -> Chain:
+        """Derivative of the pipeline w.r.t. the gradient, at gradients [B, P]."""
+        return chain(
+            gradients, [(mean, step.derivative) for mean, step in zip(self._functions, self.steps, strict=True)]
+        )
+
+    def after_gradient(self, gradients: Tensor) -> Tensor:
+        """r(x) of samples whose gradients [B, P] are known."""
+        for function in self._functions:
+            gradients = torch.stack([function(row) for row in gradients])
+        return gradients
 
     def mean(self, batch: Batch) -> Tensor:
         """r(x) of every sample, [B, P], differentiable in the inputs."""
@@ -148,8 +170,21 @@ class Release:
     def _loss(self, parameters: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
         # Attention's other kernels have no second derivatives.
         with sdpa_kernel(SDPBackend.MATH), AffineNormsApart():
-            outputs = functional_call(self.model, {**parameters, **self._constants}, (inputs.unsqueeze(0),))
+            outputs = self.run(parameters, inputs.unsqueeze(0))
         return self.loss(outputs, target.unsqueeze(0)).sum()
+
+    def run(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """The model's outputs for inputs [B, *S] with these trainable parameters."""
+        given = {
+            name: tensor
+            for tensors in (self.constants, parameters)
+            for own, tensor in tensors.items()
+            for name in self._names[own]
+        }
+        # torch's own handling of tied weights leaves a module that occurs twice in the model with the tensors
+        # of the call (torch 2.13), and tears its ties.
+        outputs: Tensor = functional_call(self.model, given, (inputs,), tie_weights=False)
+        return outputs
 
     def _after_noise(self, noise: Tensor) -> Tensor:
         """What the steps after the noise (linear ones only) make of it."""
@@ -165,6 +200,20 @@ class Release:
                 "use with_noise for a reference noise"
             )
         return self.noise
+
+
+def _names_in_modules(model: nn.Module) -> dict[str, list[str]]:
+    """For every parameter and buffer, by its first name, one name for each module that holds it."""
+    modules = list(model.named_modules())
+    first: dict[int, str] = {}
+    names: dict[str, list[str]] = {}
+    for held in ("_parameters", "_buffers"):
+        for path, module in modules:
+            for name, tensor in getattr(module, held).items():
+                if tensor is not None:
+                    full = f"{path}.{name}" if path else name
+                    names.setdefault(first.setdefault(id(tensor), full), []).append(full)
+    return names
 
 
 def batch_norm_layers(model: nn.Module) -> list[str]:

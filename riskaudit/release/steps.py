@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import ReleaseError
+from riskaudit.release.derivatives import Derivative, Kept, Projected
 from riskaudit.release.noise import Noise
 
 Apply = Callable[[Tensor], Tensor]
@@ -49,6 +50,10 @@ class Step(ABC):
     @abstractmethod
     def bind(self, num_entries: int, dtype: torch.dtype, device: torch.device) -> Apply:
         """The step's mean as a function [P] to [P], its constants made once for P = ``num_entries``."""
+
+    @abstractmethod
+    def derivative(self, released: Tensor) -> Derivative:
+        """The derivative of the step's mean at vectors [B, P]; None where it is the identity."""
 
     @property
     @abstractmethod
@@ -102,6 +107,9 @@ class Gradient(Step):
         """The gradient itself."""
         return identity
 
+    def derivative(self, released: Tensor) -> None:
+        """See `Step.derivative`."""
+
     @property
     def spec(self) -> str:
         """See `Step.spec`."""
@@ -139,6 +147,14 @@ class Clip(Step):
         norm = torch.where(longer, squared, torch.ones_like(squared)).sqrt()
         return released * torch.where(longer, self.bound / norm, torch.ones_like(norm))
 
+    def derivative(self, released: Tensor) -> Projected:
+        """(C / ||r||)(I - rhat rhat^T) beyond the bound, else the identity."""
+        squared = released.square().sum(-1)
+        longer = squared > self.bound * self.bound
+        norm = torch.where(longer, squared, torch.ones_like(squared)).sqrt()
+        scale = torch.where(longer, self.bound / norm, torch.ones_like(norm))
+        return Projected(scale, released * (longer / norm)[:, None])
+
     @property
     def spec(self) -> str:
         """See `Step.spec`."""
@@ -168,13 +184,17 @@ class Prune(Step):
 
     def bind(self, num_entries: int, dtype: torch.dtype, device: torch.device) -> Apply:
         """Keep exactly P - round(ratio P) entries."""
-        count = num_entries - num_removed(self.ratio, num_entries)
+        return lambda released: released * self._kept(released)
 
-        def apply(released: Tensor) -> Tensor:
-            kept = torch.topk(released.abs(), count, sorted=False).indices
-            return released * torch.zeros_like(released).scatter(0, kept, 1.0)
+    def derivative(self, released: Tensor) -> Kept:
+        """The kept entries, which are constant around a sample."""
+        return Kept(torch.stack([self._kept(row) for row in released]))
 
-        return apply
+    def _kept(self, released: Tensor) -> Tensor:
+        """1 at the largest entries of a vector [P], 0 elsewhere."""
+        count = len(released) - num_removed(self.ratio, len(released))
+        kept = torch.topk(released.abs(), count, sorted=False).indices
+        return torch.zeros_like(released).scatter(0, kept, 1.0)
 
     @property
     def spec(self) -> str:
@@ -209,11 +229,18 @@ class Mask(Step):
 
     def bind(self, num_entries: int, dtype: torch.dtype, device: torch.device) -> Apply:
         """Multiply by the mask, which is the same on every device."""
+        kept = self._kept(num_entries, dtype, device)
+        return lambda released: released * kept
+
+    def derivative(self, released: Tensor) -> Kept:
+        """The mask."""
+        return Kept(self._kept(released.shape[-1], released.dtype, released.device))
+
+    def _kept(self, num_entries: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         order = torch.randperm(num_entries, generator=torch.Generator().manual_seed(self.seed))
         kept = torch.ones(num_entries, dtype=dtype)
         kept[order[: num_removed(self.ratio, num_entries)]] = 0
-        kept = kept.to(device)
-        return lambda released: released * kept
+        return kept.to(device)
 
     @property
     def spec(self) -> str:
@@ -240,6 +267,10 @@ class NoiseStep(Step):
     def bind(self, num_entries: int, dtype: torch.dtype, device: torch.device) -> Apply:
         """Noise has mean zero."""
         return identity
+
+    @final
+    def derivative(self, released: Tensor) -> None:
+        """See `Step.derivative`."""
 
     @final
     @property

@@ -15,7 +15,8 @@ import riskaudit
 from riskaudit.auditing.rows import verdict
 from riskaudit.auditing.summaries import noise_curve
 from riskaudit.errors import ArchitectureError, CoupledReleaseError, RiskauditError
-from riskaudit.results import AuditResult, Thresholds
+from riskaudit.proxies.information import ExactInformation
+from riskaudit.results import AuditResult, Estimate, Thresholds
 
 NOISY = "gaussian:0.01"
 
@@ -185,7 +186,7 @@ def test_one_sample_can_not_be_unequal() -> None:
 
 
 def test_without_values_there_is_nothing_to_compare() -> None:
-    result = riskaudit.audit(demo_model(), demo_samples(3), release=NOISY, solver="lanczos")
+    result = riskaudit.audit(demo_model(), demo_samples(3), release=NOISY, solver="power")
     assert result.fairness.proxies["revealed_fraction"].note == "no sample has a value"
     assert result.noise_curve == []
     assert [row.proxies for row in result.classes] == [{}] * len(result.classes)
@@ -208,16 +209,28 @@ def test_noise_curve_is_the_posterior_at_its_noise(whole) -> None:
 
 @pytest.mark.parametrize("spectra", [[], [np.zeros(3)]], ids=["none", "zero"])
 def test_no_curve_where_nothing_leaks(spectra) -> None:
-    assert noise_curve(spectra, 0.3) == []
+    assert noise_curve([ExactInformation(values, 0.3) for values in spectra]) == []
 
 
 @pytest.mark.parametrize(
-    ("revealed", "expected"),
-    [(None, "not_assessed"), (0.51, "high"), (0.5, "medium"), (0.1, "medium"), (0.0999, "low"), (0.0, "low")],
+    ("estimate", "expected"),
+    [
+        (Estimate(value=None, status="not_applicable"), "not_assessed"),
+        (Estimate(value=0.02, low=0.0, high=1.0, status="not_converged"), "not_assessed"),
+        (Estimate(value=0.51, status="exact"), "high"),
+        (Estimate(value=0.5, status="exact"), "medium"),
+        (Estimate(value=0.1, status="exact"), "medium"),
+        (Estimate(value=0.0999, status="exact"), "low"),
+        (Estimate(value=0.0, status="exact"), "low"),
+        # What can't be excluded counts.
+        (Estimate(value=0.05, low=0.01, high=0.2, status="bracketed"), "medium"),
+        (Estimate(value=0.3, low=0.01, high=0.6, status="bracketed"), "high"),
+        (Estimate(value=0.05, low=0.01, high=0.09, status="bracketed"), "low"),
+    ],
 )
-def test_verdict(revealed, expected) -> None:
-    assert verdict(revealed, Thresholds(), defended=True) == expected
-    assert verdict(revealed, Thresholds(), defended=False) == "high"
+def test_verdict(estimate, expected) -> None:
+    assert verdict(estimate, Thresholds(), defended=True) == expected
+    assert verdict(estimate, Thresholds(), defended=False) == "high"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +22,7 @@ from riskaudit.linalg import (
     Spectrum,
     dense,
 )
-from riskaudit.linalg.eigenvalues import lanczos_shortfall, power_shortfall, register_eigenvalue_solver
+from riskaudit.linalg.eigenvalues import power_shortfall, register_eigenvalue_solver
 
 
 class TestDense(EigenvalueSolverContract):
@@ -45,7 +43,7 @@ class TestLanczos(EigenvalueSolverContract):
         assert solution.matvecs.tolist() == [4]
         assert solution.status == ("converged",)
         assert solution.value[0] == pytest.approx(5, rel=1e-12)
-        assert solution.high[0] == solution.value[0]
+        assert solution.value[0] <= solution.high[0] <= solution.value[0] * (1 + 1e-13)
 
 
 class TestPower(EigenvalueSolverContract):
@@ -78,13 +76,11 @@ def test_lanczos_interval_for_any_spectrum(logarithms: list[float], seed: int, m
     assert solution.high[0] >= values.max() * (1 - 1e-12)
 
 
-def test_certified_shortfalls_by_hand() -> None:
+def test_certified_shortfall_by_hand() -> None:
     # Kuczynski and Wozniakowski 1992: n = 100, 10 products, failure 1 %.
-    assert lanczos_shortfall(10, 100, 0.01) == pytest.approx((math.log(1648) / 19) ** 2)
     e = power_shortfall(10, 100, 0.01)
     assert 0.824 * 10 * (1 - e) ** 9.5 == pytest.approx(0.01)
-    assert lanczos_shortfall(0, 100, 0.01) == power_shortfall(0, 100, 0.01) == 1
-    assert lanczos_shortfall(2, 100, 0.01) == 1
+    assert power_shortfall(0, 100, 0.01) == 1
 
 
 def test_lanczos_needs_a_third_of_the_products_of_power() -> None:

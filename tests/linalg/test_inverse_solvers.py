@@ -11,6 +11,7 @@ from contracts.inverse_solver import InverseSolverContract, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import random_spectrum_matrix, relative_difference
+from recording_operator import RecordingOperator
 
 from riskaudit.errors import SettingsError
 from riskaudit.linalg import (
@@ -173,6 +174,47 @@ def test_residual_of_the_recurrence_is_not_believed(shift: float) -> None:
     assert solution.status == ("not_converged",)
     assert solution.matvecs[0] < 500
     assert solution.residual[0] > 1e-8
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ConjugateGradient(1e-8, 3000), Neumann(1e-8, 3000), LeastSquares(1e-8, 6000)],
+    ids=["cg", "neumann", "least-squares"],
+)
+def test_samples_leave_by_halves(solver: InverseSolver) -> None:
+    """Narrowed at half, and every solution is that of the sample alone."""
+    rng = np.random.default_rng(5)
+    matrices = np.stack([random_spectrum_matrix(np.geomspace(low, 1, 12), rng) for low in (0.9, 0.95, 0.1, 0.8)])
+    operator = RecordingOperator(MatrixOperator(torch.from_numpy(matrices)))
+    rhs, shift = torch.from_numpy(rng.standard_normal((4, 12))), torch.full((4,), 0.01).double()
+    solution = solver.solve(operator, rhs, shift, torch.ones(4).double())
+    assert solution.status == ("converged",) * 4
+    # All at first, the ill-conditioned one alone at last, and all once more for the residual.
+    assert (operator.held[0], operator.held[-2], operator.held[-1]) == (4, 1, 4)
+    assert operator.held[:-1] == sorted(operator.held[:-1], reverse=True)
+    needed = (solution.matvecs - 1).sort(descending=True).values.tolist()
+    assert len(operator.held) - 1 == needed[0]
+    assert sum(operator.held[:-1]) <= 2 * sum(needed)
+    for sample in range(4):
+        own = [sample]
+        alone = solver.solve(operator.operator.select(own), rhs[own], shift[own], torch.ones(1).double())
+        assert relative_difference(alone.value[0], solution.value[sample]) < 1e-10
+        assert alone.matvecs[0] == solution.matvecs[sample]
+
+
+@pytest.mark.parametrize("kind", [ConjugateGradient, Neumann, LeastSquares])
+def test_deadline_ends_a_solve_unconverged(kind: type[ConjugateGradient | Neumann | LeastSquares]) -> None:
+    rng = np.random.default_rng(6)
+    matrix = random_spectrum_matrix(np.geomspace(1e-3, 1, 30), rng)
+    operator = RecordingOperator(MatrixOperator(torch.from_numpy(matrix[None])))
+    b, shift = torch.from_numpy(rng.standard_normal((1, 30))), torch.full((1,), 1e-3).double()
+    solver = kind(1e-8, 3000, deadline=lambda: len(operator.held) >= 4)
+    solution = solver.solve(operator, b, shift, torch.ones(1).double())
+    assert solution.status == ("not_converged",)
+    assert solution.matvecs.tolist() == [5]
+    assert len(operator.held) == 5
+    truth = float(np.linalg.norm(np.linalg.solve(matrix + 1e-3 * np.eye(30), b[0])))
+    assert float(solution.low[0]) <= truth <= float(solution.high[0])
 
 
 def test_relative_error_bound() -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import PROXIES, noise_std_for_target, posterior_rmse, revealed_fraction
+from riskaudit.proxies import PROXIES, posterior_rmse, revealed_fraction
+from riskaudit.proxies.information import ExactInformation
 from riskaudit.proxies.linearisation import sample_generator
 
 SPECTRUM = st.lists(st.one_of(st.just(0.0), st.floats(1e-8, 1e4)), min_size=1, max_size=20).map(np.array)
@@ -36,7 +37,7 @@ def test_more_noise_never_helps_the_attacker(eigenvalues, sigma: float, tau: flo
 
 @given(SPECTRUM, POSITIVE, st.floats(0.01, 0.99))
 def test_noise_for_a_target_is_enough_and_not_more(eigenvalues, tau: float, share: float) -> None:
-    outcome = noise_std_for_target(eigenvalues, tau, share * tau)
+    outcome = ExactInformation(eigenvalues, tau).noise_for(share * tau)
     if outcome.std == 0:
         assert tau * math.sqrt(np.mean(eigenvalues == 0)) >= share * tau * (1 - 1e-9)
     else:

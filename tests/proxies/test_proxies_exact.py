@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from riskaudit.inputs import load_checkpoint
-from riskaudit.proxies import PROXIES, noise_std_for_target
+from riskaudit.proxies import PROXIES
+from riskaudit.proxies.information import ExactInformation
 from riskaudit.proxies.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.release import Batch, Mask
 
@@ -112,7 +113,7 @@ def test_noise_for_a_target_reaches_it(model: str, target: float, model_and_batc
     at = cases.linearise(network, batch)
     for index, (x, label) in enumerate(zip(batch.inputs, batch.targets, strict=True)):
         J = oracles.jacobian(network, F.cross_entropy, x, label)
-        outcome = noise_std_for_target(at.spectrum.values[index].numpy(), cases.PRIOR.std, target)
+        outcome = ExactInformation(at.spectrum.values[index].numpy(), cases.PRIOR.std).noise_for(target)
         assert outcome.status == "exact"
         assert oracles.posterior_rmse(J.T @ J, outcome.std, cases.PRIOR.std) == pytest.approx(target, rel=1e-6)
         assert oracles.posterior_rmse(J.T @ J, 0.9 * outcome.std, cases.PRIOR.std) < target
@@ -121,12 +122,12 @@ def test_noise_for_a_target_reaches_it(model: str, target: float, model_and_batc
 def test_noise_for_a_target_beyond_the_prior_or_for_nothing() -> None:
     values = np.array([1.0, 2.0, 3.0])
     for target in (0.3, 0.4):
-        outcome = noise_std_for_target(values, 0.3, target)
+        outcome = ExactInformation(values, 0.3).noise_for(target)
         assert (outcome.std, outcome.status) == (None, "not_applicable")
     # One of four coordinates stays hidden whatever the noise: 0.3 sqrt(1/4) holds without any.
-    assert noise_std_for_target(np.array([0.0, 1.0, 2.0, 3.0]), 0.3, 0.149).std == 0
-    assert noise_std_for_target(np.array([0.0, 1.0, 2.0, 3.0]), 0.3, 0.151).std > 0
-    assert noise_std_for_target(np.zeros(4), 0.3, 0.1).std == 0
+    assert ExactInformation(np.array([0.0, 1.0, 2.0, 3.0]), 0.3).noise_for(0.149).std == 0
+    assert ExactInformation(np.array([0.0, 1.0, 2.0, 3.0]), 0.3).noise_for(0.151).std > 0
+    assert ExactInformation(np.zeros(4), 0.3).noise_for(0.1).std == 0
 
 
 def test_i2f_of_an_eigenvector_is_c_over_its_singular_value(model_and_batch) -> None:

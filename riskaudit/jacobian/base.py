@@ -1,0 +1,82 @@
+"""The Jacobian of a release at B samples, as an operator, with what is read off it besides products."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riskaudit.linalg import GramFactor, GramOperator
+from riskaudit.release import Batch, Release
+
+# At most this many released entries are held at once, over samples (512 MB in float64).
+CHUNK_ENTRIES = 2**26
+
+
+class Jacobian(GramFactor):
+    """J of B samples, each [P, d], P released entries and d input coordinates.
+
+    Args:
+        release: with parameters of the dtype and device to work in.
+        batch: inputs [B, *S] of the same dtype and device.
+    """
+
+    def __init__(self, release: Release, batch: Batch) -> None:
+        super().__init__(len(batch), (release.num_entries, batch.inputs[0].numel()), release.dtype, release.device)
+        self.release = release
+        self.batch = batch
+
+    @abstractmethod
+    def select(self, indices: list[int]) -> Jacobian:
+        """The Jacobians of some samples only, in the order given; one may occur several times."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """r(x), [B, P]."""
+
+    @abstractmethod
+    def losses(self) -> Tensor:
+        """The loss of every sample, [B]."""
+
+    @abstractmethod
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        """A number that every eigenvalue of J^T J is sure to reach, [B], float64; 0 where none is known."""
+
+    @final
+    def hessian(self) -> GramOperator:
+        """H = J^T J."""
+        return GramOperator(self)
+
+    @final
+    def norms(self) -> Tensor:
+        """||r(x)||, [B], float64."""
+        return torch.cat([part.mean().norm(dim=-1).double() for part, _ in self._chunks()])
+
+    @final
+    def pull_mean(self) -> Tensor:
+        """J^T r / ||r||, [B, d]; 0 where r = 0."""
+        pulled = []
+        for part, _ in self._chunks():
+            mean = part.mean()
+            pulled.append(part.rmatvec(mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-30)))
+        return torch.cat(pulled)
+
+    @final
+    def pull_each(self, draw: Callable[[int], Tensor]) -> Tensor:
+        """J^T u_i with u_i = draw(i) [P] for the i-th sample, made as late as possible; returns [B, d]."""
+        pulled = [part.rmatvec(torch.stack([draw(index) for index in places])) for part, places in self._chunks()]
+        return torch.cat(pulled)
+
+    @final
+    def _chunks(self) -> Iterator[tuple[Jacobian, list[int]]]:
+        """The samples in parts whose released vectors fit in memory, with their positions."""
+        size = max(1, CHUNK_ENTRIES // self.shape[0])
+        if size >= self.num_samples:
+            yield self, list(range(self.num_samples))
+            return
+        for first in range(0, self.num_samples, size):
+            places = list(range(first, min(first + size, self.num_samples)))
+            yield self.select(places), places

@@ -1,0 +1,164 @@
+"""Which Jacobian a model gets: by its layers where all of them are known, else by automatic differentiation."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.generic import GenericJacobian
+from riskaudit.jacobian.structured import Layout, StructuredJacobian, UnsupportedLayer, find_layout
+from riskaudit.release import Batch, Release
+
+log = logging.getLogger(__name__)
+
+# Sizes of the two batches in which samples are looked for, and others for a model that happens to have such
+# sizes of its own.
+TRACE_SIZES = ((5, 7), (11, 13))
+# Samples that are compared with plain automatic differentiation; they see each other in one batch.
+CHECKED_SAMPLES = 3
+# Both Jacobians agree to this many roots of the precision, for every parameter by itself, or else to this many
+# times the precision of all parameters together.
+TOLERANCE = 10
+ROUNDING = 1e3
+# Vectors of the released size that a generic product holds at once.
+GENERIC_VECTORS = 16
+
+
+@final
+@dataclass(frozen=True)
+class JacobianMaker:
+    """Makes the Jacobian of batches of one release.
+
+    Attributes:
+        release: what is differentiated.
+        layout: of the model, or None for the generic Jacobian.
+        reason: why the Jacobian is what it is, for the report.
+        sample_bytes: memory that one more sample in a batch takes, about.
+    """
+
+    release: Release
+    layout: Layout | None
+    reason: str
+    sample_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """Either "structured" or "generic"."""
+        return "generic" if self.layout is None else "structured"
+
+    def __call__(self, batch: Batch) -> Jacobian:
+        """J at a batch."""
+        if self.layout is None:
+            return GenericJacobian(self.release, batch)
+        return StructuredJacobian(self.release, batch, self.layout)
+
+
+def jacobian_maker(release: Release, batch: Batch) -> JacobianMaker:
+    """Choose for a model, tried on some samples of it.
+
+    The structured Jacobian is held against plain automatic differentiation once, on the first samples;
+    where a layer isn't known, or the two disagree, the generic one is used and one line of the log
+    names the layer.
+    """
+    try:
+        with torch.enable_grad():
+            layout = _find_layout(release, batch)
+            _check(release, batch, layout)
+    except UnsupportedLayer as found:
+        reason = f"{_described(release.model, found)} is not known to the structured Jacobian"
+        return _generic(release, reason)
+    except Exception as error:  # the model may be anybody's code
+        # Whatever is wrong with the model shows again, in its own words, in the generic Jacobian.
+        words = str(error).splitlines()[:1] or [type(error).__name__]
+        reason = f"the model can't be run on a batch by the structured Jacobian ({words[0][:200]})"
+        return _generic(release, reason)
+    layers = sorted({call.layer for call in layout.calls})
+    reason = f"every layer is known ({', '.join(layers)})"
+    return JacobianMaker(release, layout, reason, StructuredJacobian(release, batch.select([0]), layout).held_bytes())
+
+
+def _generic(release: Release, reason: str) -> JacobianMaker:
+    log.warning("%s; using automatic differentiation of the whole model, which is slower", reason)
+    return JacobianMaker(release, None, reason, _generic_bytes(release))
+
+
+def _find_layout(release: Release, batch: Batch) -> Layout:
+    """The layout by the first sizes that it can be found with.
+
+    Raises:
+        UnsupportedLayer: as with the last sizes.
+    """
+    *first, last = TRACE_SIZES
+    for sizes in first:
+        with suppress(Exception):  # it shows again with the last sizes
+            return find_layout(release, batch, sizes)
+    return find_layout(release, batch, last)
+
+
+def _check(release: Release, batch: Batch, layout: Layout) -> None:
+    """Hold gradients and products of the first samples against plain automatic differentiation.
+
+    The steps after the gradient are left out: where entries are equal, pruning may keep any of them.
+
+    Raises:
+        UnsupportedLayer: they differ, for one parameter at least, or can't be compared.
+    """
+    plain = Release(release.model, release.loss)
+    # Samples repeat where there are few: in a batch of its own, none could be mixed up with another.
+    structured = StructuredJacobian(plain, batch.select([k % len(batch) for k in range(CHECKED_SAMPLES)]), layout)
+    reference = GenericJacobian(plain, batch.select([0]))
+    differences = _Differences(plain)
+    gradients = plain.gradient(batch.select(list(range(min(len(batch), CHECKED_SAMPLES)))))
+    differences.check("per-sample gradients", structured.gradients()[: len(gradients)], gradients)
+    generator = torch.Generator().manual_seed(0)
+    P, d = structured.shape
+    u, v = (torch.randn(size, generator=generator, dtype=torch.float64).to(gradients) for size in (P, d))
+    pushed, pulled = reference.matvec(v[None]).detach(), reference.rmatvec(u[None]).detach()
+    differences.check("second derivatives", structured.matvec(v.expand(CHECKED_SAMPLES, -1))[:1], pushed)
+    differences.check("second derivatives", structured.rmatvec(u.expand(CHECKED_SAMPLES, -1))[:1], pulled)
+    product = structured.hessian().matvec(v.expand(CHECKED_SAMPLES, -1))[:1]
+    differences.check("second derivatives", product, reference.rmatvec(pushed).detach())
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """Compares rows of the parameters' size parameter by parameter: a small one may be all wrong unnoticed."""
+
+    release: Release
+
+    def check(self, what: str, found: Tensor, expected: Tensor) -> None:
+        if not bool(torch.isfinite(expected).all()):
+            raise UnsupportedLayer(f"a sample whose {what} aren't finite")
+        sizes = {name: parameter.numel() for name, parameter in self.release.parameters.items()}
+        if expected.shape[1] != self.release.num_entries:
+            sizes = {"": expected.shape[1]}
+        eps = torch.finfo(expected.dtype).eps
+        rounding = ROUNDING * eps * expected.norm(dim=1)
+        pieces = zip(sizes, found.split(list(sizes.values()), 1), expected.split(list(sizes.values()), 1), strict=True)
+        for name, one, other in pieces:
+            allowed = torch.maximum(TOLERANCE * eps**0.5 * other.norm(dim=1), rounding)
+            # Not "above": what isn't a number isn't right either.
+            if not bool(((one - other).norm(dim=1) <= allowed).all()):
+                raise UnsupportedLayer(f"a model whose {what} don't follow from its layers", name or None)
+
+
+def _described(model: nn.Module, found: UnsupportedLayer) -> str:
+    """The layer's type where the parameter belongs to one, else what was found."""
+    if found.parameter is None:
+        return found.what
+    # A parametrised weight belongs to the layer that has it, not to what computes it.
+    path = ".".join(takewhile(lambda part: part != "parametrizations", found.parameter.split(".")[:-1]))
+    layer = type(model.get_submodule(path)).__name__ if path else type(model).__name__
+    return f"the layer {layer} ({path or 'the model itself'}: {found.what})"
+
+
+def _generic_bytes(release: Release) -> int:
+    """Several vectors [P] per sample, at every stage of a product."""
+    return GENERIC_VECTORS * release.num_entries * release.dtype.itemsize

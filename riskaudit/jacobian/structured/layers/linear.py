@@ -1,0 +1,116 @@
+"""Fully connected layers: the gradient of the weight is b a^T summed over positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened
+
+
+def forms_weight(positions: int, inputs: int, outputs: int) -> bool:
+    """Whether forming U [c, a] takes fewer multiplications than Gram matrices over T positions.
+
+    4 T a c against 3 T^2 (a + c): THEORY, section 5.
+    """
+    return 3 * positions * (inputs + outputs) > 4 * inputs * outputs
+
+
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """sum_t left_t right_t^T for [B, T, c] and [B, T, a]; returns [B, c, a]."""
+    if left.shape[1] == 1:
+        return left.mT * right
+    return torch.bmm(left.mT, right)
+
+
+@final
+class LinearContraction(Contraction):
+    """y = x W^T + bias on factors a [B, ..., a] and b [B, ..., c]; W is [c, a]."""
+
+    def __init__(self, factors: Sequence[Tensor], roles: frozenset[str]) -> None:
+        super().__init__([_positions(factor) for factor in factors], roles)
+        self.shapes = [factor.shape for factor in factors]
+        a, b = self.factors
+        self._gram_of_inputs: Tensor | None = None
+        self._gram_of_signals: Tensor | None = None
+        if "weight" in roles and not forms_weight(a.shape[1], a.shape[2], b.shape[2]):
+            self._gram_of_inputs = torch.bmm(a, a.mT)
+            self._gram_of_signals = torch.bmm(b, b.mT)
+
+    def gradient(self) -> Parameters:
+        """See `Contraction.gradient`."""
+        a, b = self.factors
+        return self._parameters(lambda: outer(b, a), b)
+
+    def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
+        """U = db a^T + b da^T."""
+        a, b = self.factors
+        da, db = (_positions(tangent) for tangent in tangents)
+        return self._parameters(lambda: self._tangent_weight(a, b, da, db), db)
+
+    def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
+        """U^T b and U a."""
+        a, b = self.factors
+        inputs, signals = torch.zeros_like(a), torch.zeros_like(b)
+        if "weight" in cotangents:
+            weight = cotangents["weight"]
+            inputs, signals = torch.bmm(b, weight), torch.bmm(a, weight.mT)
+        if "bias" in cotangents:
+            signals = signals + cotangents["bias"][:, None, :]
+        return self._shaped(inputs, signals)
+
+    def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
+        """At one position U = (|a| db + b (e . da)) e^T + b (da - e (e . da))^T with e = a / |a|: c + a numbers."""
+        a, b = self.factors
+        if a.shape[1] > 1 or "weight" not in self.roles:
+            return flattened(self.tangent(tangents))
+        da, db = (_positions(tangent) for tangent in tangents)
+        norm = a.norm(dim=-1, keepdim=True)
+        along = (a * da).sum(-1, keepdim=True) / norm.clamp_min(torch.finfo(a.dtype).tiny)
+        rest = da - a * (along / norm.clamp_min(torch.finfo(a.dtype).tiny))
+        parts = [norm * db + along * b, b.norm(dim=-1, keepdim=True) * rest]
+        return torch.cat([*parts, db] if "bias" in self.roles else parts, dim=-1).flatten(1)
+
+    def held_numbers(self) -> int:
+        """See `Contraction.held_numbers`."""
+        return sum(gram.numel() for gram in (self._gram_of_inputs, self._gram_of_signals) if gram is not None)
+
+    def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """Over positions where that is cheaper: b db^T a + b b^T da and a da^T b + a a^T db."""
+        if self._gram_of_inputs is None or self._gram_of_signals is None:
+            return self.cotangent(self.tangent(tangents))
+        a, b = self.factors
+        da, db = (_positions(tangent) for tangent in tangents)
+        if a.shape[1] == 1:
+            inputs = (b * db).sum(-1, keepdim=True) * a + self._gram_of_signals * da
+            signals = (a * da).sum(-1, keepdim=True) * b + self._gram_of_inputs * db
+        else:
+            inputs = torch.baddbmm(torch.bmm(self._gram_of_signals, da), torch.bmm(b, db.mT), a)
+            signals = torch.baddbmm(torch.bmm(self._gram_of_inputs, db), torch.bmm(a, da.mT), b)
+        if "bias" in self.roles:
+            signals = signals + db.sum(1, keepdim=True)
+        return self._shaped(inputs, signals)
+
+    def _tangent_weight(self, a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Tensor:
+        if a.shape[1] == 1:
+            return torch.addcmul(db.mT * a, b.mT, da)
+        return torch.baddbmm(torch.bmm(db.mT, a), b.mT, da)
+
+    def _parameters(self, weight: object, signal: Tensor) -> Parameters:
+        found: Parameters = {}
+        if "weight" in self.roles:
+            found["weight"] = weight()  # type: ignore[operator]
+        if "bias" in self.roles:
+            found["bias"] = signal.sum(1)
+        return found
+
+    def _shaped(self, inputs: Tensor, signals: Tensor) -> list[Tensor]:
+        return [inputs.reshape(self.shapes[0]), signals.reshape(self.shapes[1])]
+
+
+def _positions(factor: Tensor) -> Tensor:
+    """[B, ..., n] as [B, T, n]."""
+    return factor.reshape(factor.shape[0], -1, factor.shape[-1])

@@ -1,0 +1,326 @@
+"""J of a release by layers: H v = DPhi^T M DPhi v, nothing of the size B x P ever formed for a plain gradient.
+
+THEORY, section 5. Phi is in `signals`, the layers' part of M in `layers`; the release's steps after the
+gradient (kept entries, projections) are the rest of M: entries of the gradient's tangent are multiplied
+by 0 or 1, and projections become downdates by vectors [d] that are pulled back once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.structured.layers.contraction import Parameters
+from riskaudit.jacobian.structured.layers.linear import LinearContraction
+from riskaudit.jacobian.structured.recording import Source
+from riskaudit.jacobian.structured.signals import BoundCall, Layout, Signals
+from riskaudit.release import Batch, Release
+from riskaudit.release.derivatives import Chain
+
+# Two random tangents give the same ratio in every coordinate only where it is a constant, which it is up to
+# this many times the precision.
+RATIO_ROUNDING = 64
+# At most this many samples, copies included, in one pass over several columns.
+MAX_COPIES = 64
+# Tensors of the size of Phi in its graph and that of its derivative, and of the largest weight in a product.
+GRAPH_COPIES, WEIGHT_COPIES = 6, 3
+
+
+@final
+class StructuredJacobian(Jacobian):
+    """J of B samples, each [P, d], of a model whose layers all have contractions.
+
+    Args:
+        release: see `Jacobian`.
+        batch: see `Jacobian`.
+        layout: of the release's model, from `find_layout`.
+    """
+
+    def __init__(self, release: Release, batch: Batch, layout: Layout) -> None:
+        super().__init__(release, batch)
+        self.layout = layout
+        self._copies: tuple[int, StructuredJacobian] | None = None
+
+    def select(self, indices: list[int]) -> StructuredJacobian:
+        """See `Jacobian.select`."""
+        return StructuredJacobian(self.release, self.batch.select(indices), self.layout)
+
+    def losses(self) -> Tensor:
+        """See `Jacobian.losses`."""
+        return self._signals.losses
+
+    def mean(self) -> Tensor:
+        """See `Jacobian.mean`."""
+        return self.release.after_gradient(self.gradients())
+
+    def held_bytes(self) -> int:
+        """Memory that products take, about: the graphs of Phi and of its derivative, and the layers' tangents."""
+        parts = sum(part.numel() for part in self._signals.parts)
+        factors = sum(call.contraction.held_numbers() for call in self._signals.calls)
+        weights = max((self.release.parameters[name].numel() for _, names in self._groups for name in names), default=0)
+        released = self.shape[0] if self._has_steps else 0
+        numbers = GRAPH_COPIES * parts + 2 * factors + self.num_samples * (WEIGHT_COPIES * weights + 6 * released)
+        return numbers * self.dtype.itemsize
+
+    @torch.no_grad()
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        """||b||^2 / (1 + ||a||^2) of a fully connected layer with a bias that sees the whole input.
+
+        THEORY, section 2 (LAVP). The input may come scaled, coordinate by coordinate: the smallest
+        squared scale is a factor. Only for a plain gradient.
+        """
+        best = torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
+        if self._has_steps:
+            return best
+        generator = torch.Generator().manual_seed(0)
+        probes = [torch.randn(self.batch.inputs.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+        probes = [probe.to(self.batch.inputs) for probe in probes]
+        pushed = [self._signals.push(probe) for probe in probes]
+        for calls, names in self._groups:
+            call = calls[0]
+            whole = isinstance(call.contraction, LinearContraction) and len(names) == len(call.sources) == 2
+            if len(calls) > 1 or not whole or call.contraction.factors[0].shape[1:] != (1, self.shape[1]):
+                continue
+            ratios = [
+                self._factors(call, tangents)[0].flatten(1) / probe.flatten(1)
+                for tangents, probe in zip(pushed, probes, strict=True)
+            ]
+            tolerance = RATIO_ROUNDING * torch.finfo(self.dtype).eps
+            scaled = ((ratios[0] - ratios[1]).abs() <= tolerance * ratios[0].abs()).all(-1)
+            a, b = (factor.flatten(1).double() for factor in call.contraction.factors)
+            # The ratio is known to rounding only, and the bound must hold.
+            scale = ratios[0].double().square().amin(-1) * (1 - 2 * tolerance)
+            bound = scale * b.square().sum(-1) / (1 + a.square().sum(-1))
+            best = torch.where(scaled, torch.maximum(best, bound), best)
+        return best
+
+    @torch.no_grad()
+    def _matmat(self, columns: Tensor) -> Tensor:
+        if columns.shape[-1] > 1:
+            return self._with_copies(columns, StructuredJacobian._matmat)
+        tangents = self._signals.push(self._as_inputs(columns))
+        found: Parameters = {}
+        for calls, names in self._groups:
+            found |= self._tangents(calls, names, tangents)
+        flat = self._flat(found)
+        return (self._chain.apply(flat) if self._has_steps else flat).unsqueeze(-1)
+
+    @torch.no_grad()
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        if columns.shape[-1] > 1:
+            return self._with_copies(columns, StructuredJacobian._rmatmat)
+        released = columns[..., 0]
+        return self._pull_gradient(self._chain.transpose(released) if self._has_steps else released).unsqueeze(-1)
+
+    @torch.no_grad()
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        if columns.shape[-1] > 1:
+            return self._with_copies(columns, StructuredJacobian._gram_matmat)
+        tangents = self._signals.push(self._as_inputs(columns))
+        cotangents: list[Tensor | None] = [None] * len(tangents)
+        kept = self._kept
+        for calls, names in self._groups:
+            if kept is None and _is_direct(calls, names):
+                (call,) = calls
+                self._add(cotangents, call, call.contraction.gram(self._factors(call, tangents)))
+                continue
+            parameters = self._tangents(calls, names, tangents)
+            if kept is not None:
+                parameters = {name: value * kept[name] for name, value in parameters.items()}
+            self._add_cotangents(cotangents, calls, parameters)
+        product = self._signals.pull(cotangents).flatten(1).unsqueeze(-1)
+        return self._downdated(product, columns) if self._has_steps else product
+
+    @torch.no_grad()
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        if self._has_steps:
+            return self._matmat(columns).mT
+        if columns.shape[-1] > 1:
+            return self._with_copies(columns, StructuredJacobian._single_gram_row).mT
+        return self._single_gram_row(columns).mT
+
+    def _single_gram_row(self, columns: Tensor) -> Tensor:
+        tangents = self._signals.push(self._as_inputs(columns))
+        rows = []
+        for calls, names in self._groups:
+            if _is_direct(calls, names):
+                (call,) = calls
+                rows.append(call.contraction.rotated_tangent(self._factors(call, tangents)))
+            else:
+                rows += [value.flatten(1) for value in self._tangents(calls, names, tangents).values()]
+        return torch.cat(rows, dim=1).unsqueeze(-1)
+
+    def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
+        """K columns per sample as one column for each of some copies of it, block by block."""
+        size = max(1, min(columns.shape[-1], MAX_COPIES // self.num_samples))
+        if self._copies is None or self._copies[0] != size:
+            indices = [index for index in range(self.num_samples) for _ in range(size)]
+            self._copies = (size, self.select(indices))
+        products = []
+        for block in columns.split(size, dim=-1):
+            missing = size - block.shape[-1]
+            single = F.pad(block, (0, missing)).mT.reshape(-1, columns.shape[1], 1)
+            product = multiply(self._copies[1], single).reshape(self.num_samples, size, -1).mT
+            products.append(product[..., : block.shape[-1]])
+        return torch.cat(products, dim=-1)
+
+    # Phi and the parameters.
+
+    @cached_property
+    def _signals(self) -> Signals:
+        with torch.enable_grad():
+            return Signals(self.release, self.batch, self.layout)
+
+    @cached_property
+    def _groups(self) -> list[tuple[list[BoundCall], set[str]]]:
+        """Calls that share parameters, together, and the names of those parameters."""
+        groups: list[tuple[list[BoundCall], set[str]]] = []
+        for call in self._signals.calls:
+            calls, names = [call], {source.name for source in call.sources.values()}
+            apart = []
+            for group in groups:
+                if group[1] & names:
+                    calls, names = group[0] + calls, names | group[1]
+                else:
+                    apart.append(group)
+            groups = [*apart, (calls, names)]
+        return groups
+
+    def _as_inputs(self, columns: Tensor) -> Tensor:
+        return columns.reshape(self.batch.inputs.shape)
+
+    def _factors(self, call: BoundCall, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Tangents of a call's factors, [B, ...] each."""
+        return [
+            place.first(parts[position], self.num_samples)
+            for position, place in zip(call.factors, call.places, strict=True)
+        ]
+
+    def _tangents(self, calls: list[BoundCall], names: set[str], parts: Sequence[Tensor]) -> Parameters:
+        """Tangents [B, *shape] of the gradient of the parameters of a group."""
+        return self._summed(names, [(call, call.contraction.tangent(self._factors(call, parts))) for call in calls])
+
+    def _summed(self, names: set[str], found: list[tuple[BoundCall, Parameters]]) -> Parameters:
+        """What calls say of their parameters, each rearranged to the parameter's own shape, added up."""
+        total: dict[str, Tensor] = {}
+        for call, parameters in found:
+            for role, value in parameters.items():
+                source = call.sources[role]
+                own = self._unviewed(source, value)
+                total[source.name] = own if source.name not in total else total[source.name] + own
+        return {name: total[name] for name in sorted(names)}
+
+    def _unviewed(self, source: Source, value: Tensor) -> Tensor:
+        """Transpose of a source's views, on [B, *shape after them]."""
+        if not source.views:
+            return value
+        parameter = self.release.parameters[source.name]
+
+        def transpose(cotangent: Tensor) -> Tensor:
+            _, pullback = vjp(source, torch.zeros_like(parameter))
+            return pullback(cotangent)[0]
+
+        with torch.enable_grad():
+            return vmap(transpose)(value)
+
+    def _add_cotangents(
+        self, cotangents: list[Tensor | None], calls: list[BoundCall], parameters: Mapping[str, Tensor]
+    ) -> None:
+        for call in calls:
+            given = {
+                role: vmap(source)(parameters[source.name]) if source.views else parameters[source.name]
+                for role, source in call.sources.items()
+            }
+            self._add(cotangents, call, call.contraction.cotangent(given))
+
+    def _add(self, cotangents: list[Tensor | None], call: BoundCall, found: list[Tensor]) -> None:
+        for position, place, value in zip(call.factors, call.places, found, strict=True):
+            own, before = place.back(value), cotangents[position]
+            cotangents[position] = own if before is None else before + own
+
+    def _flat(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """[B, P] in the release's order; parameters that the loss doesn't depend on are zero."""
+        pieces = []
+        for name, parameter in self.release.parameters.items():
+            found = parameters.get(name)
+            pieces.append(
+                parameter.new_zeros(self.num_samples, parameter.numel())
+                if found is None
+                else found.reshape(self.num_samples, -1)
+            )
+        return torch.cat(pieces, dim=1)
+
+    def _pieces(self, flat: Tensor) -> Parameters:
+        """[..., P] by parameter, [..., *shape]."""
+        sizes = [parameter.numel() for parameter in self.release.parameters.values()]
+        pieces = flat.split(sizes, dim=-1)
+        return {
+            name: piece.reshape(*flat.shape[:-1], *parameter.shape)
+            for (name, parameter), piece in zip(self.release.parameters.items(), pieces, strict=True)
+        }
+
+    @torch.no_grad()
+    def gradients(self) -> Tensor:
+        """The gradient before any step, [B, P]."""
+        found: Parameters = {}
+        for calls, names in self._groups:
+            found |= self._summed(names, [(call, call.contraction.gradient()) for call in calls])
+        return self._flat(found)
+
+    def _pull_gradient(self, gradients: Tensor) -> Tensor:
+        """Transpose of the gradient's own Jacobian, [B, P] to [B, d]."""
+        cotangents: list[Tensor | None] = [None] * len(self._signals.parts)
+        parameters = self._pieces(gradients)
+        for calls, _ in self._groups:
+            self._add_cotangents(cotangents, calls, parameters)
+        return self._signals.pull(cotangents).flatten(1)
+
+    # The release's steps after the gradient.
+
+    @cached_property
+    def _has_steps(self) -> bool:
+        probe = torch.zeros(1, self.shape[0], dtype=self.dtype, device=self.device)
+        return any(step.derivative(probe) is not None for step in self.release.steps)
+
+    @cached_property
+    def _chain(self) -> Chain:
+        return self.release.derivative(self.gradients())
+
+    @cached_property
+    def _kept(self) -> Parameters | None:
+        if not self._has_steps or self._chain.kept is None:
+            return None
+        return self._pieces(self._chain.kept)
+
+    @cached_property
+    def _low_rank(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A = J^T (m p), Q = J^T q [B, d, r] and the Gram matrix of p [B, r, r], J the gradient's own."""
+        chain = self._chain
+        scaled = chain.left if chain.kept is None else [chain.kept * vector for vector in chain.left]
+        pulled = [torch.stack([self._pull_gradient(v) for v in side], dim=-1) for side in (scaled, chain.right)]
+        left = torch.stack(chain.left, dim=1)
+        return pulled[0], pulled[1], left @ left.mT
+
+    def _downdated(self, product: Tensor, columns: Tensor) -> Tensor:
+        """c^2 (J^T m J - A Q^T - Q A^T + Q G Q^T) applied, given J^T m J applied; all [B, d, 1]."""
+        chain = self._chain
+        if chain.left:
+            A, Q, gram = self._low_rank
+            along_a, along_q = A.mT @ columns, Q.mT @ columns
+            product = product - A @ along_q - Q @ along_a + Q @ (gram @ along_q)
+        return product if chain.scale is None else chain.scale[:, None, None].square() * product
+
+
+def _is_direct(calls: list[BoundCall], names: set[str]) -> bool:
+    """Whether parameters belong to one call and one role each, as they are: no tangent of them is needed."""
+    if len(calls) > 1:
+        return False
+    sources = list(calls[0].sources.values())
+    return len(sources) == len(names) and not any(source.views for source in sources)

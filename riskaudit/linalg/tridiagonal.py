@@ -1,0 +1,82 @@
+"""The tridiagonal matrix T of one sample's Lanczos iteration: all that certificates and quadrature need."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
+
+Array = NDArray[np.float64]
+
+# A space whose next beta is below this many roundings of a product is invariant.
+EXHAUSTED_ROUNDINGS = 10
+# Roundings of a product, times sqrt(n) l_1, by which H may differ from the operator that T belongs to.
+SLACK_ROUNDINGS = 4
+
+
+class RitzPairs(NamedTuple):
+    """Ritz values ascending [k], their vectors as columns in the basis [k, k], and residuals [k]; float64."""
+
+    values: Array
+    vectors: Array
+    residuals: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Tridiagonal:
+    """T of one sample after k products from a start vector b, with what is needed to judge it.
+
+    Attributes:
+        diagonal: alpha_1 to alpha_k, [k], float64.
+        off_diagonal: beta_1 to beta_k, [k], float64; beta_k = 0 where the space is invariant.
+        dimension: n.
+        start_norm: ||b||. A zero start vector has T = [0], and an invariant space.
+        rounding: machine epsilon of the operator's dtype.
+    """
+
+    diagonal: Array
+    off_diagonal: Array
+    dimension: int
+    start_norm: float
+    rounding: float
+
+    @property
+    def num_products(self) -> int:
+        """Products made, k; 0 for a zero start vector."""
+        return len(self.diagonal) if self.start_norm > 0 else 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space is invariant: the Ritz values are then eigenvalues."""
+        return len(self.off_diagonal) > 0 and self.off_diagonal[-1] == 0
+
+    @property
+    def largest(self) -> float:
+        """The largest Ritz value, 0 where none is positive."""
+        return max(0.0, float(self.ritz().values[-1])) if len(self.diagonal) else 0.0
+
+    def slack(self, largest: float = 0.0) -> float:
+        """Norm of the rounding: T is exactly that of an operator at most this far from H.
+
+        Args:
+            largest: an eigenvalue of H known beforehand, where it may exceed T's own.
+        """
+        # An invariant space dropped a beta that was at most so large.
+        roundings = SLACK_ROUNDINGS + (EXHAUSTED_ROUNDINGS if self.exhausted else 0)
+        return roundings * self.rounding * math.sqrt(self.dimension) * max(self.largest, largest)
+
+    def ritz(self) -> RitzPairs:
+        """Ritz values and residuals of H in the present space."""
+        return self._ritz
+
+    @cached_property
+    def _ritz(self) -> RitzPairs:
+        if not len(self.diagonal):
+            return RitzPairs(np.zeros(0), np.zeros((0, 0)), np.zeros(0))
+        values, vectors = eigh_tridiagonal(self.diagonal, self.off_diagonal[:-1])
+        return RitzPairs(values, vectors, np.abs(self.off_diagonal[-1] * vectors[-1]))

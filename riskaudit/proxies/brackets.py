@@ -1,0 +1,288 @@
+"""What Lanczos iterations certify of H at B samples: its ends, norms of solutions, traces of functions.
+
+Everything is bracketed, nothing is solved: THEORY, section 4. One iteration from a random start gives l_1
+(and deflates the probes), one from each right-hand side gives the norm of a solution, and one from each
+probe gives traces. Probabilities of failure are divided over the events of a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from riskaudit.linalg import (
+    Interval,
+    KrylovSpace,
+    Lanczos,
+    LinearOperator,
+    Quadrature,
+    Solution,
+    TraceProbes,
+    Tridiagonal,
+    deflatable,
+    effective_dimension_bounds,
+    inverse_forms,
+    lanczos,
+    lower_end,
+)
+from riskaudit.linalg.active import Deadline
+from riskaudit.linalg.tridiagonal import Array
+from riskaudit.proxies.plan import Clock, Plan
+
+# Ends that hold with probability only: l_1 above, l_d below, and the traces of four functions.
+EVENTS = 6
+FIRST_PROBES = 2
+# Products between two looks at whether an interval is narrow enough.
+LOOK_EVERY = 4
+# The share of the aimed width that one probe's own bracket may take, the rest being its spread.
+BRACKET_SHARE = 0.25
+# Without an upper end, a lower one that grew by less than this since the last look has settled.
+SETTLED_GROWTH = 0.01
+DEFAULT_PRECISION = 0.2
+
+
+@dataclass(frozen=True)
+class BracketedNorms:
+    """||(H + shift)^-1 b|| per sample, with the products that each took."""
+
+    intervals: list[Interval]
+    matvecs: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTraces:
+    """Traces of functions of one sample's H; holds no tensor and no graph.
+
+    Attributes:
+        probes: random probes.
+        ritz_values: of the iteration that l_1 was read off, ascending, [k].
+        dimension: d.
+        largest: certified upper end of l_1.
+    """
+
+    probes: TraceProbes
+    ritz_values: Array
+    dimension: int
+    largest: float
+
+    def effective_dimension(self, eps: float) -> Interval:
+        """d_eff = sum_i l_i / (l_i + eps): what the probes and the Ritz values say together."""
+        probed = self.probes.effective_dimension(eps)
+        low, high = effective_dimension_bounds(
+            self.ritz_values, self.dimension, self.probes.trace().high, eps, self.probes.slack
+        )
+        low, high = max(low, probed.low), min(high, probed.high)
+        return Interval(min(max(probed.value, low), high), low, max(low, high))
+
+
+class Brackets:
+    """Intervals for everything that proxies ask of H, when not all of its eigenvalues are known.
+
+    Args:
+        hessian: H, [B, d, d].
+        plan: limits; its ``failure`` is divided over `EVENTS`.
+        eps: the shift at which traces are asked for.
+        least: sure lower ends of l_d, [B].
+        draw: draw(i) for i = 0, 1, ... gives standard normal vectors [B, d], independent of each other.
+        clock: the time there is.
+    """
+
+    def __init__(
+        self,
+        hessian: LinearOperator,
+        plan: Plan,
+        eps: float,
+        least: Tensor,
+        draw: Callable[[int], Tensor],
+        clock: Clock,
+    ) -> None:
+        self.hessian, self.plan, self.eps, self.clock = hessian, plan, eps, clock
+        self.matvecs = 0
+        self._sure_least = least.tolist()
+        self._draw = draw
+        self._failure = plan.failure / EVENTS
+        self._precision = DEFAULT_PRECISION if plan.precision is None else plan.precision
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return self.hessian.num_samples
+
+    @cached_property
+    def spaces(self) -> list[KrylovSpace]:
+        """The iteration from a random start that l_1 is read off."""
+        solver = self._lanczos
+        spaces = solver.run(self.hessian, self._draw(0))
+        self._count(spaces)
+        return spaces
+
+    @cached_property
+    def largest(self) -> Solution:
+        """l_1 with its certified upper end."""
+        return self._lanczos.read(self.spaces)
+
+    @cached_property
+    def least(self) -> list[float]:
+        """Certified lower ends of l_d: of the layers, or of the iteration."""
+        return [
+            max(sure, lower_end(space.tridiagonal, self._failure))
+            for sure, space in zip(self._sure_least, self.spaces, strict=True)
+        ]
+
+    @cached_property
+    def _lanczos(self) -> Lanczos:
+        return Lanczos(
+            self.plan.tolerance,
+            self.plan.max_matvecs,
+            self._failure,
+            self.plan.precision,
+            self.clock.share(0.25),
+        )
+
+    def inverse_norms(self, rhs: Tensor, shift: float) -> BracketedNorms:
+        """Brackets of ||(H + shift)^-1 rhs|| for rhs [B, d]; an upper end may be infinite."""
+        if self.clock.limited:
+            # The traces matter more, so they come first.
+            _ = self.probes
+        ritz = [space.tridiagonal.largest for space in self.spaces]
+        # Squares of enormous noise would overflow; what isn't finite can't be bracketed.
+        scales = rhs.abs().amax(dim=-1)
+        usable = torch.isfinite(scales)
+        scales = torch.where(usable & (scales > 0), scales, torch.ones_like(scales))
+        start = torch.where(usable[:, None], rhs, torch.zeros_like(rhs)) / scales[:, None]
+        before = [0.0] * self.num_samples
+
+        def finished(index: int, tridiagonal: Tridiagonal) -> bool:
+            if tridiagonal.num_products % LOOK_EVERY:
+                return False
+            forms = inverse_forms(tridiagonal, shift, self.least[index], ritz[index])
+            low, high = math.sqrt(forms.second_low), math.sqrt(forms.second_high)
+            if math.isinf(high):
+                settled = low <= (1 + SETTLED_GROWTH) * before[index]
+                before[index] = low
+                return settled
+            return high <= (1 + min(self._precision, 0.01)) * low
+
+        spaces = lanczos(self.hessian, start, finished, self.plan.max_matvecs, self.clock.share(0.4))
+        self._count(spaces)
+        intervals = []
+        for index, (space, scale, known) in enumerate(zip(spaces, scales.tolist(), usable.tolist(), strict=True)):
+            forms = inverse_forms(space.tridiagonal, shift, self.least[index], ritz[index])
+            low, high = scale * math.sqrt(forms.second_low), scale * math.sqrt(forms.second_high)
+            if not known:
+                low, high = 0.0, math.inf
+            # Nearer to the lower end, as a Gauss rule converges from there.
+            intervals.append(Interval(low if math.isinf(high) else math.sqrt(low * high), low, high))
+        return BracketedNorms(intervals, [space.tridiagonal.num_products for space in spaces])
+
+    @cached_property
+    def traces(self) -> list[SampleTraces]:
+        """What probes and Ritz values say of each sample's traces."""
+        assert self.largest.high is not None
+        return [
+            SampleTraces(probes, space.tridiagonal.ritz().values, self.hessian.shape[1], high)
+            for probes, space, high in zip(self.probes, self.spaces, self.largest.high.tolist(), strict=True)
+        ]
+
+    @cached_property
+    def probes(self) -> list[TraceProbes]:
+        """Probes per sample: 2, 4, 8, ... until the interval of d_eff is as narrow as wanted.
+
+        All those numbers share the failure, since which of them is the last depends on what the probes show.
+        """
+        deadline = self.clock.share(0.6)
+        found: list[list[Tridiagonal]] = [[] for _ in range(self.num_samples)]
+        wanted = [FIRST_PROBES] * self.num_samples
+        while True:
+            owners = [index for index, count in enumerate(wanted) for _ in range(count - len(found[index]))]
+            if not owners:
+                break
+            self._probe_more(owners, found, deadline)
+            if deadline is not None and deadline():
+                break
+            wanted = [self._probes_wanted(index, found[index]) for index in range(self.num_samples)]
+        return [self._traces(index, tridiagonals) for index, tridiagonals in enumerate(found)]
+
+    def _probe_more(self, owners: list[int], found: list[list[Tridiagonal]], deadline: Deadline | None) -> None:
+        """Run one more probe for each owner, who may occur several times."""
+        eps = self.eps
+
+        def finished(_: int, tridiagonal: Tridiagonal) -> bool:
+            if tridiagonal.num_products % LOOK_EVERY:
+                return False
+            lows, highs = Quadrature([tridiagonal]).shares(eps)
+            return float(highs[0] - lows[0]) <= BRACKET_SHARE * self._precision * float(highs[0])
+
+        numbers = {index: len(tridiagonals) for index, tridiagonals in enumerate(found)}
+        # Samples beside each other first, so that as few as possible meet themselves in one batch.
+        order = sorted(range(len(owners)), key=lambda place: owners[:place].count(owners[place]))
+        width = max(1, self.plan.width, self.num_samples)
+        for begin in range(0, len(order), width):
+            part = [owners[place] for place in order[begin : begin + width]]
+            starts = []
+            for owner in part:
+                starts.append(self._probe(owner, numbers[owner]))
+                numbers[owner] += 1
+            whole = part == list(range(self.num_samples))
+            operator = self.hessian if whole else self.hessian.select(part)
+            spaces = lanczos(operator, torch.stack(starts), finished, self.plan.max_matvecs, deadline)
+            self._count(spaces)
+            for owner, space in zip(part, spaces, strict=True):
+                found[owner].append(space.tridiagonal)
+
+    def _traces(self, index: int, tridiagonals: list[Tridiagonal]) -> TraceProbes:
+        pairs, kept = self.spaces[index].tridiagonal.ritz(), self._deflated[index]
+        assert self.largest.high is not None
+        return TraceProbes(
+            tridiagonals,
+            self._failure / max(1.0, math.log2(self.plan.max_probes)),
+            pairs.values[kept],
+            pairs.residuals[kept],
+            float(self.largest.high[index]),
+            self.hessian.shape[1],
+        )
+
+    def _probes_wanted(self, index: int, tridiagonals: list[Tridiagonal]) -> int:
+        """How many probes, those done included, should bring d_eff's interval to the width wanted."""
+        done = len(tridiagonals)
+        interval = self._traces(index, tridiagonals).effective_dimension(self.eps)
+        if interval.high - interval.low <= self._precision * interval.value:
+            return done
+        lows, highs = Quadrature(tridiagonals).shares(self.eps)
+        if float(np.mean(highs - lows)) > 2 * BRACKET_SHARE * self._precision * float(np.mean(highs)):
+            # The quadrature is too coarse, which no further probe mends.
+            return done
+        return min(2 * done, self.plan.max_probes)
+
+    @cached_property
+    def _deflated(self) -> list[list[int]]:
+        return [deflatable(space.tridiagonal, self.eps) for space in self.spaces]
+
+    @cached_property
+    def _deflated_vectors(self) -> list[Tensor]:
+        return [space.ritz_vectors(kept) for space, kept in zip(self.spaces, self._deflated, strict=True)]
+
+    def _probe(self, index: int, number: int) -> Tensor:
+        """A standard normal vector [d] with its part in the deflated vectors taken away."""
+        probe, vectors = self._draws(1 + number)[index], self._deflated_vectors[index]
+        for _ in range(2):
+            probe = probe - (vectors @ probe) @ vectors
+        return probe
+
+    def _draws(self, number: int) -> Tensor:
+        if number not in self._drawn:
+            self._drawn[number] = self._draw(number)
+        return self._drawn[number]
+
+    @cached_property
+    def _drawn(self) -> dict[int, Tensor]:
+        return {}
+
+    def _count(self, spaces: list[KrylovSpace]) -> None:
+        self.matvecs += sum(space.tridiagonal.num_products for space in spaces)

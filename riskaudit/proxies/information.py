@@ -1,0 +1,151 @@
+"""How much a release tells of one sample, at any level of Gaussian noise.
+
+revealed_fraction = d_eff / d and posterior_rmse = tau sqrt(1 - revealed_fraction), with
+d_eff = sum_i l_i / (l_i + eps) and eps = sigma^2 / tau^2 (THEORY, section 2): exact where all eigenvalues
+are known, else an interval.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+
+from riskaudit.linalg import Interval
+from riskaudit.proxies.brackets import SampleTraces
+from riskaudit.results import NoiseTarget, Status
+
+Eigenvalues = npt.NDArray[np.float64]
+
+# Noise below or above these, times the square root of l_1 and tau, is beyond float64's reach.
+SEARCH_DECADES = 12
+# Traces of functions with a pole at -eps stay finite down to here.
+SMALLEST_SHIFT = 1e-100
+
+
+def posterior_rmse(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
+    """sqrt(sum_i sigma^2 / (l_i + sigma^2 / tau^2) / d) over the last axis of eigenvalues [..., d]."""
+    with np.errstate(over="ignore"):
+        shares = 1 / (1 + _signal_to_noise(eigenvalues, sigma, tau))
+    return np.asarray(tau * np.sqrt(shares.mean(-1)))
+
+
+def revealed_fraction(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
+    """d_eff / d = sum_i l_i / (l_i + sigma^2 / tau^2) / d over the last axis of eigenvalues [..., d]."""
+    with np.errstate(over="ignore", divide="ignore"):
+        shares = 1 / (1 + 1 / _signal_to_noise(eigenvalues, sigma, tau))
+    return np.asarray(shares.mean(-1))
+
+
+def _signal_to_noise(eigenvalues: Eigenvalues, sigma: float, tau: float) -> Eigenvalues:
+    """Eigenvalues times tau^2 / sigma^2: infinite, not an error, where noise is absurdly small; 0 where l is."""
+    return np.asarray(np.square(np.sqrt(eigenvalues) * min(tau / sigma, 1e300)))
+
+
+class Information(ABC):
+    """What the release of one sample tells, as a function of the noise.
+
+    Attributes:
+        tau: the prior's standard deviation.
+        status: "exact" or "bracketed".
+    """
+
+    tau: float
+    status: Status
+
+    @abstractmethod
+    def revealed(self, sigma: float) -> Interval:
+        """revealed_fraction at Gaussian noise of standard deviation sigma."""
+
+    @abstractmethod
+    def error(self, sigma: float) -> Interval:
+        """posterior_rmse at Gaussian noise of standard deviation sigma."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> tuple[float, float]:
+        """A typical eigenvalue and an upper end of the largest: where noise begins and ends to matter."""
+
+    @final
+    def noise_for(self, target: float) -> NoiseTarget:
+        """Smallest Gaussian noise std for which posterior_rmse is sure to reach ``target``.
+
+        posterior_rmse rises with sigma from tau sqrt(share of zero eigenvalues) to tau. A target at or above
+        tau can't be reached ("not_applicable"); one that holds without noise needs a std of 0. Of an interval
+        the lower end counts; it rises with sigma too, so it holds at the std found with the confidence that
+        it has at a single one.
+        """
+        if target >= self.tau:
+            return NoiseTarget(target_rmse=target, std=None, status="not_applicable")
+        _, largest = self.scale
+        if not math.isfinite(largest):
+            return NoiseTarget(target_rmse=target, std=None, status="not_converged")
+        if largest == 0:
+            return NoiseTarget(target_rmse=target, std=0.0, status=self.status)
+        middle, reach = math.log(self.tau * math.sqrt(largest)), SEARCH_DECADES * math.log(10)
+
+        def excess(log_sigma: float) -> float:
+            return self.error(math.exp(log_sigma)).low - target
+
+        if excess(middle - reach) >= 0:
+            return NoiseTarget(target_rmse=target, std=0.0, status=self.status)
+        root = brentq(excess, middle - reach, middle + reach, xtol=1e-12, rtol=1e-14)
+        return NoiseTarget(target_rmse=target, std=math.exp(root), status=self.status)
+
+
+@final
+class ExactInformation(Information):
+    """From all eigenvalues [d] of a sample."""
+
+    status: Status = "exact"
+
+    def __init__(self, eigenvalues: Eigenvalues, tau: float) -> None:
+        self.eigenvalues, self.tau = eigenvalues, tau
+
+    def revealed(self, sigma: float) -> Interval:
+        """See `Information.revealed`."""
+        value = float(revealed_fraction(self.eigenvalues, sigma, self.tau))
+        return Interval(value, value, value)
+
+    def error(self, sigma: float) -> Interval:
+        """See `Information.error`."""
+        value = float(posterior_rmse(self.eigenvalues, sigma, self.tau))
+        return Interval(value, value, value)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """See `Information.scale`."""
+        return float(np.median(self.eigenvalues)), float(self.eigenvalues.max())
+
+
+@final
+class BracketedInformation(Information):
+    """From random probes and Ritz values."""
+
+    status: Status = "bracketed"
+
+    def __init__(self, traces: SampleTraces, tau: float) -> None:
+        self.traces, self.tau = traces, tau
+
+    def revealed(self, sigma: float) -> Interval:
+        """See `Information.revealed`."""
+        ratio = sigma / self.tau
+        found = self.traces.effective_dimension(max(ratio * ratio, SMALLEST_SHIFT))
+        return Interval(*(min(1.0, end / self.traces.dimension) for end in (found.value, found.low, found.high)))
+
+    def error(self, sigma: float) -> Interval:
+        """See `Information.error`."""
+        revealed = self.revealed(sigma)
+        value, high, low = (
+            self.tau * math.sqrt(max(0.0, 1 - end)) for end in (revealed.value, revealed.low, revealed.high)
+        )
+        return Interval(value, low, high)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """See `Information.scale`; the typical eigenvalue is the mean."""
+        return self.traces.probes.trace().value / self.traces.dimension, self.traces.largest

@@ -1,0 +1,624 @@
+"""The structured Jacobian of every layer that it knows, alone and in combination, against plain autograd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from contracts.same_jacobian import check_float32, check_generic, check_products, random_batch, randomise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from riskaudit.jacobian import StructuredJacobian
+
+drawn = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+
+
+class Apply(nn.Module):
+    """A function of the modules and parameters given, and of x."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))))
+
+
+def headed(*layers: nn.Module) -> nn.Sequential:
+    """Layers between nonlinearities, so that signals vary, and a head with four classes."""
+    return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.LazyLinear(4))
+
+
+def built(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> nn.Module:
+    """Lazy layers made, weights random."""
+    model.double().eval()
+    with torch.no_grad():
+        model(torch.rand(2, *shape, dtype=torch.float64))
+    return randomise(model, seed)
+
+
+def checked(model: nn.Module, shape: tuple[int, ...], count: int = 2, *, generic: bool = False) -> StructuredJacobian:
+    model = built(model, shape)
+    jacobian = check_products(model, random_batch(count, *shape))
+    if generic:
+        check_generic(jacobian)
+    return jacobian
+
+
+def layers_of(jacobian: StructuredJacobian) -> set[str]:
+    return {call.layer for call in jacobian.layout.calls}
+
+
+# Drawn shapes.
+
+
+@drawn
+@given(
+    positions=st.lists(st.integers(1, 4), max_size=2),
+    widths=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    bias=st.booleans(),
+    count=st.integers(1, 3),
+)
+def test_linear(positions: list[int], widths: tuple[int, int], bias: bool, count: int) -> None:
+    a, c = widths
+    checked(headed(nn.Linear(a, c, bias=bias)), (*positions, a), count)
+
+
+@pytest.mark.parametrize(("positions", "width"), [(1, 8), (2, 12), (9, 2)], ids=["one", "positions", "weight"])
+def test_both_forms_of_a_linear_layer_occur(positions: int, width: int) -> None:
+    """Gram matrices over positions where they are cheaper, else the tangent of the weight."""
+    jacobian = checked(headed(nn.Linear(width, width)), (positions, width), 3)
+    first = jacobian._signals.calls[0].contraction
+    assert (first._gram_of_inputs is None) == (positions == 9)
+
+
+@drawn
+@given(data=st.data())
+def test_convolution(data: st.DataObject) -> None:
+    dimensions = data.draw(st.integers(1, 3))
+    groups = data.draw(st.integers(1, 3))
+    inputs, outputs = groups * data.draw(st.integers(1, 2)), groups * data.draw(st.integers(1, 2))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(low, high)) for _ in range(dimensions))
+
+    kernel, stride, dilation, padding = each(1, 3), each(1, 2), each(1, 2), each(0, 1)
+    # Large enough for the window, and for reflected borders.
+    size = tuple(d * (k - 1) + 1 + extra for k, d, extra in zip(kernel, dilation, each(1, 2), strict=True))
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1](
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        bias=data.draw(st.booleans()),
+        padding_mode=data.draw(st.sampled_from(["zeros", "circular", "reflect", "replicate"])),
+    )
+    model = built(headed(convolution), (inputs, *size))
+    batch = random_batch(data.draw(st.integers(1, 3)), inputs, *size)
+    check_products(model, batch)
+    check_float32(model, batch)
+
+
+CONVOLUTIONS = {
+    "same, even kernel": (nn.Conv2d(2, 3, (2, 4), padding="same"), (2, 4, 5)),
+    "same, even dilated kernel": (nn.Conv2d(2, 3, 2, padding="same", dilation=3), (2, 4, 5)),
+    "same, circular": (nn.Conv2d(2, 3, (2, 3), padding="same", padding_mode="circular"), (2, 4, 5)),
+    "same, 1d": (nn.Conv1d(2, 3, 4, padding="same"), (2, 6)),
+    "valid": (nn.Conv2d(2, 3, 2, padding="valid"), (2, 4, 4)),
+    "depthwise": (nn.Conv2d(4, 4, 3, padding=1, groups=4), (4, 4, 4)),
+    "depthwise with multiplier": (nn.Conv1d(2, 6, 2, groups=2, bias=False), (2, 6)),
+    "many places, small weight": (nn.Conv2d(1, 2, 2), (1, 6, 6)),
+    "one place, large weight": (nn.Conv2d(3, 8, 3), (3, 3, 3)),
+    "border not reached": (nn.Conv2d(2, 2, 3, stride=2), (2, 6, 6)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_by_example(name: str) -> None:
+    layer, shape = CONVOLUTIONS[name]
+    model = built(headed(layer), shape)
+    batch = random_batch(2, *shape)
+    check_products(model, batch)
+    check_float32(model, batch)
+
+
+def test_both_forms_of_a_convolution_occur() -> None:
+    forms = set()
+    for channels, size in ((2, 6), (8, 3)):
+        jacobian = checked(headed(nn.Conv2d(2, channels, 3)), (2, size, size))
+        forms.add(jacobian._signals.calls[0].contraction._gram_of_inputs is None)
+    assert forms == {True, False}
+
+
+NORMS = {
+    "batch 1d": (lambda: nn.BatchNorm1d(4), (4,)),
+    "batch 1d of a sequence": (lambda: nn.BatchNorm1d(3), (3, 5)),
+    "batch 2d": (lambda: nn.BatchNorm2d(3), (3, 3, 3)),
+    "batch 3d": (lambda: nn.BatchNorm3d(2), (2, 2, 2, 3)),
+    "batch without weights": (lambda: nn.BatchNorm2d(3, affine=False), (3, 3, 3)),
+    "layer": (lambda: nn.LayerNorm(5), (3, 5)),
+    "layer over two axes": (lambda: nn.LayerNorm((3, 4)), (2, 3, 4)),
+    "layer without bias": (lambda: nn.LayerNorm(5, bias=False), (5,)),
+    "layer without weights": (lambda: nn.LayerNorm(5, elementwise_affine=False), (3, 5)),
+    "group": (lambda: nn.GroupNorm(2, 4), (4, 3, 3)),
+    "group of a sequence": (lambda: nn.GroupNorm(2, 4), (4, 3)),
+    "group without weights": (lambda: nn.GroupNorm(2, 4, affine=False), (4, 3)),
+    "instance 1d": (lambda: nn.InstanceNorm1d(3, affine=True), (3, 5)),
+    "instance 2d": (lambda: nn.InstanceNorm2d(3, affine=True), (3, 3, 4)),
+    "instance 3d": (lambda: nn.InstanceNorm3d(2, affine=True), (2, 2, 2, 3)),
+    "instance with statistics": (lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True), (3, 3, 3)),
+    "instance without weights": (lambda: nn.InstanceNorm2d(3), (3, 3, 4)),
+    "rms": (lambda: nn.RMSNorm(5), (3, 5)),
+    "rms over two axes": (lambda: nn.RMSNorm((3, 4)), (3, 4)),
+    "rms without weights": (lambda: nn.RMSNorm(5, elementwise_affine=False), (3, 5)),
+}
+
+
+@pytest.mark.parametrize("trained", ["all", "weight", "bias", "none"])
+@pytest.mark.parametrize("name", NORMS)
+def test_normalisation(name: str, trained: str) -> None:
+    make, shape = NORMS[name]
+    norm = make()
+    own = dict(norm.named_parameters())
+    if trained != "all" and (len(own) < 2 or trained not in (*own, "none")):
+        pytest.skip("no such weights")
+    for role, weight in own.items():
+        weight.requires_grad_(trained in ("all", role))
+    mixing = nn.Conv1d if len(shape) == 2 else nn.Conv2d if len(shape) == 3 else nn.Conv3d
+    first = nn.Linear(shape[0], shape[0]) if len(shape) == 1 else mixing(shape[0], shape[0], 1)
+    jacobian = checked(headed(first, nn.Softplus(), norm), shape)
+    assert len(jacobian._signals.calls) == 2 + bool(own and trained != "none")
+
+
+# Models whose parameters are used otherwise than by one module in one place.
+
+
+class Attended(nn.Module):
+    """x [B, T, E], attention to itself or to other values, and a head."""
+
+    def __init__(self, attend: Callable[[nn.MultiheadAttention, Tensor], Tensor], **options: Any) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(6, 2, **options), nn.Linear(6, 4)
+        self.attend = attend
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.attend(self.attention, x)).mean(1))
+
+
+def self_attention(need_weights: bool) -> Callable[[nn.MultiheadAttention, Tensor], Tensor]:
+    def attend(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+        x = x if attention.batch_first else x.transpose(0, 1)
+        result = attention(x, x, x, need_weights=need_weights)[0]
+        return result if attention.batch_first else result.transpose(0, 1)
+
+    return attend
+
+
+def attention_and_its_weights(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    result, weights = attention(x, x, x, need_weights=True)
+    return result + weights.sum(2, keepdim=True).square() * x.sin()
+
+
+def cross_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    memory = torch.sin(x[:, 1:])
+    return attention(x, memory, memory, need_weights=False)[0]
+
+
+def three_way_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    return attention(x, x.sin(), x.cos())[0]
+
+
+def narrow_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    return attention(x, x[..., :3].sin(), x[..., :5].cos())[0]
+
+
+def causal_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    hidden = torch.full((x.shape[1], x.shape[1]), -torch.inf, dtype=x.dtype).triu(1)
+    return attention(x, x, x, attn_mask=hidden, need_weights=False)[0]
+
+
+ATTENTION = {
+    "self": lambda: Attended(self_attention(False), batch_first=True),
+    "self with weights": lambda: Attended(self_attention(True), batch_first=True),
+    "self, sequence first": lambda: Attended(self_attention(False)),
+    "self with weights, sequence first": lambda: Attended(self_attention(True)),
+    "weights used": lambda: Attended(attention_and_its_weights, batch_first=True),
+    "cross": lambda: Attended(cross_attention, batch_first=True),
+    "three activations": lambda: Attended(three_way_attention, batch_first=True),
+    "without bias": lambda: Attended(three_way_attention, batch_first=True, bias=False),
+    "keys of other widths": lambda: Attended(narrow_attention, batch_first=True, kdim=3, vdim=5),
+    "causal": lambda: Attended(causal_attention, batch_first=True),
+    "with a zero": lambda: Attended(self_attention(False), batch_first=True, add_zero_attn=True),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("count", [1, 3])
+def test_attention(name: str, count: int) -> None:
+    # As many samples as positions, so that a mix-up of the two has the right shapes.
+    checked(ATTENTION[name](), (3, 6), count, generic=True)
+
+
+def encoder(layers: int = 0, **options: Any) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.1, **options)
+    if not layers:
+        return layer
+    return nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(6), enable_nested_tensor=False)
+
+
+def pooled(model: Any, x: Tensor) -> Tensor:
+    return model.head(model.body(x).mean(1))
+
+
+def with_class_token(model: Any, x: Tensor) -> Tensor:
+    tokens = torch.cat([model.token.expand(len(x), -1, -1), model.embed(x)], dim=1) + model.positions
+    return model.head(model.body(tokens)[:, 0])
+
+
+def sequence_first(model: Any, x: Tensor) -> Tensor:
+    return model.head(model.body(model.embed(x).transpose(0, 1) + model.positions).mean(0))
+
+
+def stacked(model: Any, x: Tensor) -> Tensor:
+    """LayerScale after a layer on [T, B, E]."""
+    return model.head((x.transpose(0, 1) + model.scale * model.body(x.transpose(0, 1))).tanh().mean(0))
+
+
+def positions_embedded(model: Any, x: Tensor) -> Tensor:
+    return model.head(torch.tanh(x + model.embed(torch.arange(x.shape[1]))).mean(1))
+
+
+def signs_embedded(model: Any, x: Tensor) -> Tensor:
+    """One of the numbers, a row for every entry of x; 1 is the padding."""
+    return model.head(torch.tanh(x[..., None] * model.embed((x > 0).long() + (x > 1).long())).flatten(1))
+
+
+def classes_embedded(model: Any, x: Tensor) -> Tensor:
+    return model.head(torch.tanh(x * model.embed((x.sum(1) > 0).long())))
+
+
+def signs_embedded_time_first(model: Any, x: Tensor) -> Tensor:
+    numbers = (x.mT > 0).long()
+    return model.head(torch.tanh(x.mT[..., None] * model.embed(numbers)).mean(0))
+
+
+def tied_embedding(model: Any, x: Tensor) -> Tensor:
+    hidden = torch.tanh(model.first(x) + model.embed((x > 0).long()).sum(1))
+    return F.linear(hidden, model.embed.weight)
+
+
+def autoencoder(model: Any, x: Tensor) -> Tensor:
+    return F.linear(torch.tanh(model.code(x)), model.code.weight.t(), model.bias)[:, :4]
+
+
+def shared_convolution(model: Any, x: Tensor) -> Tensor:
+    return model.head(model.conv(torch.tanh(model.conv(x))).flatten(1))
+
+
+def merged(model: Any, x: Tensor) -> Tensor:
+    """The batch merged with time [B, T], and apart again."""
+    B, T, E = x.shape
+    return model.head(torch.tanh(model.norm(model.body(x.reshape(B * T, E)) * model.scale)).reshape(B, -1))
+
+
+def merged_time_first(model: Any, x: Tensor) -> Tensor:
+    """[T, B] merged."""
+    B, T, E = x.shape
+    rows = torch.tanh(model.norm(model.body(x.transpose(0, 1).reshape(T * B, E)) * model.scale))
+    return model.head(rows.reshape(T, B, -1).transpose(0, 1).flatten(1))
+
+
+def merged_between(model: Any, x: Tensor) -> Tensor:
+    """[T1, B, T2] merged."""
+    B, T, E = x.shape
+    rows = x.reshape(B, 2, T // 2, E).transpose(0, 1).reshape(-1, E)
+    rows = torch.tanh(model.norm(model.body(rows) * model.scale))
+    return model.head(rows.reshape(2, B, -1).transpose(0, 1).flatten(1))
+
+
+def merged_images(model: Any, x: Tensor) -> Tensor:
+    """x [B, T, C, H, W]: every frame by itself."""
+    frames = model.norm(model.conv(x.flatten(0, 1)))
+    return model.head(torch.tanh(frames).reshape(len(x), -1))
+
+
+def merged_images_time_first(model: Any, x: Tensor) -> Tensor:
+    frames = torch.tanh(model.norm(model.conv(x.transpose(0, 1).flatten(0, 1))))
+    return model.head(frames.reshape(x.shape[1], len(x), -1).transpose(0, 1).flatten(1))
+
+
+def windows(model: Any, x: Tensor) -> Tensor:
+    """Windows [B * 4, 2, 2, E] of x [B, 4, 4, E], as Swin cuts them."""
+    cut = x.reshape(-1, 2, 2, 2, 2, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 3)
+    return model.head(torch.tanh(model.body(cut) + model.bias).reshape(len(x), -1))
+
+
+def many_operations(model: Any, x: Tensor) -> Tensor:
+    x = torch.tanh(model.left * x)
+    x = torch.tanh(x * model.right)
+    x = torch.tanh(model.up + x)
+    x = torch.tanh(x + model.right)
+    x = torch.tanh(x - model.up)
+    return torch.tanh(model.left - x) @ model.matrix
+
+
+def keywords(model: Any, x: Tensor) -> Tensor:
+    x = F.linear(input=x, weight=model.matrix.T, bias=model.up)
+    x = torch.mul(input=torch.tanh(x), other=model.right)
+    x = torch.add(torch.tanh(x), other=model.left)
+    return torch.matmul(input=torch.tanh(x), other=model.matrix)
+
+
+def rearranged(model: Any, x: Tensor) -> Tensor:
+    """Parameters in other forms than they are used in."""
+    x = torch.tanh(x * model.row.squeeze(0))
+    x = torch.tanh(x + model.table[1, :4] - model.table[0][:4])
+    x = torch.tanh(x @ model.table.reshape(4, -1).contiguous()[:, :4])
+    x = torch.tanh(F.linear(x, -model.cube.permute(2, 0, 1).flatten(1)[:, :4].to(x.dtype) / 2, None))
+    first, second = model.halves.chunk(2)
+    x = torch.tanh(F.linear(x, first) * second.unbind(0)[1] * (1 + model.row[0]))
+    return F.linear(x, model.halves.split([3, 5])[0] * 0.5)
+
+
+def masked_weight(model: Any, x: Tensor) -> Tensor:
+    """As pruned layers do."""
+    mask = (torch.arange(16).reshape(4, 4) % 3 > 0).to(x)
+    return F.linear(torch.tanh(F.linear(x, model.matrix * mask)), mask * model.matrix)
+
+
+def a_constant_in_the_way(model: Any, x: Tensor) -> Tensor:
+    """A branch that doesn't depend on the input."""
+    constant = torch.tanh(model.first(torch.linspace(0, 1, 4, dtype=x.dtype).expand(len(x), 4)))
+    return model.last(torch.tanh(x) * constant + model.first(x))
+
+
+def halved_gradient(model: Any, x: Tensor) -> Tensor:
+    """Weights that the model itself leaves out of the gradient."""
+    with torch.no_grad():
+        scale = model.first(x).mean()
+    return model.last(torch.tanh(model.first(x) * F.linear(x, model.first.weight.detach()))) * torch.ones_like(scale)
+
+
+def overwritten(model: Any, x: Tensor) -> Tensor:
+    """Activations changed in place after a layer has made them."""
+    hidden = model.first(x)
+    hidden += 1
+    torch.sigmoid_(hidden)
+    seen = model.second(hidden)
+    seen[:, :2] *= hidden[:, 2:]
+    seen.tanh_()
+    scaled = model.scale * seen
+    scaled[:, 0] = hidden[:, 1]
+    scaled += model.scale
+    return model.last(F.silu(scaled, inplace=True))
+
+
+def overwritten_input(model: Any, x: Tensor) -> Tensor:
+    x -= 0.5
+    x[:, 0] *= 2
+    return model.last(torch.tanh(model.first(x) * x))
+
+
+def overwritten_token(model: Any, x: Tensor) -> Tensor:
+    tokens = model.token.repeat(len(x), 1)
+    tokens += x
+    return model.last(torch.tanh(tokens))
+
+
+def hooked(model: Any, x: Tensor) -> Tensor:
+    hidden = model.first(x)
+    if hidden.requires_grad:
+        hidden.register_hook(lambda gradient: 2 * gradient)
+    return model.last(torch.tanh(hidden))
+
+
+def reused(model: Any, x: Tensor) -> Tensor:
+    hidden = model.first(x)
+    return model.last(torch.tanh(hidden) * hidden + hidden.view(-1, 4)) + hidden
+
+
+def bilinear_with_itself(model: Any, x: Tensor) -> Tensor:
+    return model.head(model.both(x, x))
+
+
+def bilinear(model: Any, x: Tensor) -> Tensor:
+    return model.head(model.both(torch.tanh(x[..., :3]), torch.sin(x)).flatten(1))
+
+
+def linears(**more: nn.Module | nn.Parameter) -> dict[str, nn.Module | nn.Parameter]:
+    return {"first": nn.Linear(4, 4), "second": nn.Linear(4, 4, bias=False), "last": nn.Linear(4, 4), **more}
+
+
+def tied_linears() -> nn.Sequential:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), first)
+
+
+def with_statistics_kept(model: Any, x: Tensor) -> Tensor:
+    return model.head(torch.tanh(model.norm(model.conv(x)).relu_().flatten(1)))
+
+
+def operators() -> dict[str, nn.Parameter]:
+    return {"left": parameter(4), "right": parameter(1, 4), "up": parameter(4), "matrix": parameter(4, 4)}
+
+
+def rearranged_parts() -> dict[str, nn.Parameter]:
+    return {"row": parameter(1, 4), "table": parameter(4, 6), "cube": parameter(2, 3, 4), "halves": parameter(8, 4)}
+
+
+def merging(E: int, T: int) -> dict[str, nn.Module | nn.Parameter]:
+    return {"body": nn.Linear(E, 3), "scale": parameter(3), "norm": nn.LayerNorm(3), "head": nn.Linear(3 * T, 4)}
+
+
+def frames(T: int) -> dict[str, nn.Module]:
+    conv = nn.Conv2d(2, 4, 2, groups=2)
+    return {"conv": conv, "norm": nn.BatchNorm2d(4), "head": nn.Linear(16 * T, 4)}
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "encoder layer": (lambda: Apply(pooled, body=encoder(batch_first=True), head=nn.Linear(6, 4)), (3, 6)),
+    "encoder layer, norm first": (
+        lambda: Apply(pooled, body=encoder(batch_first=True, norm_first=True, activation="gelu"), head=nn.Linear(6, 4)),
+        (3, 6),
+    ),
+    "encoder": (lambda: Apply(pooled, body=encoder(2, batch_first=True), head=nn.Linear(6, 4)), (3, 6)),
+    "class token": (
+        lambda: Apply(
+            with_class_token, body=encoder(batch_first=True), embed=nn.Linear(5, 6), head=nn.Linear(6, 4),
+            token=parameter(1, 1, 6), positions=parameter(1, 4, 6),
+        ),
+        (3, 5),
+    ),
+    "sequence first": (
+        lambda: Apply(
+            sequence_first, body=encoder(), embed=nn.Linear(5, 6), head=nn.Linear(6, 4), positions=parameter(3, 1, 6)
+        ),
+        (3, 5),
+    ),
+    "layer scale": (
+        lambda: Apply(stacked, body=nn.Linear(4, 4), scale=parameter(4), head=nn.Linear(4, 4)), (3, 4)
+    ),
+    "positions": (
+        lambda: Apply(positions_embedded, embed=nn.Embedding(7, 4), head=nn.Linear(4, 4)), (3, 4)
+    ),
+    "as many positions as traced samples": (
+        lambda: Apply(positions_embedded, embed=nn.Embedding(6, 4, padding_idx=-5), head=nn.Linear(4, 4)), (3, 4)
+    ),
+    "numbers": (lambda: Apply(signs_embedded, embed=nn.Embedding(4, 2), head=nn.Linear(6, 4)), (3,)),
+    "numbers with padding": (
+        lambda: Apply(signs_embedded, embed=nn.Embedding(4, 2, padding_idx=1), head=nn.Linear(6, 4)), (3,)
+    ),
+    "one number per sample": (lambda: Apply(classes_embedded, embed=nn.Embedding(2, 3), head=nn.Linear(3, 4)), (3,)),
+    "numbers, time first": (
+        lambda: Apply(signs_embedded_time_first, embed=nn.Embedding(2, 2), head=nn.Linear(2, 4)), (3,)
+    ),
+    "tied embedding": (lambda: Apply(tied_embedding, embed=nn.Embedding(4, 5), first=nn.Linear(3, 5)), (3,)),
+    "autoencoder": (lambda: Apply(autoencoder, code=nn.Linear(5, 3), bias=parameter(5)), (5,)),
+    "one layer in two places": (
+        lambda: nn.Sequential(*[layer := nn.Linear(4, 4), nn.Tanh(), layer, nn.Sigmoid(), layer]), (4,)
+    ),
+    "tied linears": (tied_linears, (4,)),
+    "convolution used twice": (
+        lambda: Apply(shared_convolution, conv=nn.Conv2d(2, 2, 3, padding=1), head=nn.Linear(18, 4)), (2, 3, 3)
+    ),
+    "merged": (lambda: Apply(merged, **merging(4, 3)), (3, 4)),
+    "merged, time first": (lambda: Apply(merged_time_first, **merging(4, 3)), (3, 4)),
+    "merged between": (lambda: Apply(merged_between, **merging(4, 4)), (4, 4)),
+    "merged images": (lambda: Apply(merged_images, **frames(3)), (3, 2, 3, 3)),
+    "merged images, time first": (lambda: Apply(merged_images_time_first, **frames(3)), (3, 2, 3, 3)),
+    "windows": (lambda: Apply(windows, body=nn.Linear(3, 2), bias=parameter(4, 2), head=nn.Linear(32, 4)), (4, 4, 3)),
+    "operations": (lambda: Apply(many_operations, **operators()), (4,)),
+    "operations on a sequence": (lambda: Apply(lambda m, x: many_operations(m, x).mean(1), **operators()), (3, 4)),
+    "keywords": (lambda: Apply(keywords, **operators()), (4,)),
+    "rearranged": (lambda: Apply(rearranged, **rearranged_parts()), (4,)),
+    "masked weight": (lambda: Apply(masked_weight, **operators()), (4,)),
+    "constant": (lambda: Apply(a_constant_in_the_way, **linears()), (4,)),
+    "left out by the model": (lambda: Apply(halved_gradient, **linears()), (4,)),
+    "overwritten": (lambda: Apply(overwritten, **linears(scale=parameter(4))), (4,)),
+    "overwritten token": (lambda: Apply(overwritten_token, **linears(token=parameter(1, 4))), (4,)),
+    "overwritten after batch norm": (
+        lambda: Apply(
+            with_statistics_kept, conv=nn.Conv2d(1, 2, 2), norm=nn.BatchNorm2d(2), head=nn.Linear(8, 4)
+        ),
+        (1, 3, 3),
+    ),
+    "hooked": (lambda: Apply(hooked, **linears()), (4,)),
+    "reused": (lambda: Apply(reused, **linears()), (4,)),
+    "bilinear": (lambda: Apply(bilinear, both=nn.Bilinear(3, 4, 2), head=nn.Linear(4, 4)), (2, 4)),
+    "bilinear with itself": (
+        lambda: Apply(bilinear_with_itself, both=nn.Bilinear(4, 4, 3, bias=False), head=nn.Linear(3, 4)), (4,)
+    ),
+    "scalar": (lambda: Apply(lambda m, x: m.last(torch.tanh(x * m.scalar + m.scalar)), **linears(scalar=parameter())), (4,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name: str, count: int) -> None:
+    make, shape = MODELS[name]
+    checked(make(), shape, count)
+
+
+@pytest.mark.parametrize("name", ["encoder", "class token", "merged images", "tied embedding", "rearranged", "windows"])
+def test_model_in_float32(name: str) -> None:
+    make, shape = MODELS[name]
+    check_float32(built(make(), shape), random_batch(2, *shape))
+
+
+@pytest.mark.parametrize("trained", ["bias", "weight", "first", "last"])
+def test_frozen_parameters(trained: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(8, 5))
+    model.append(nn.Tanh()).append(nn.Linear(5, 4))
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.endswith(trained) or name.startswith({"first": "0", "last": "6"}.get(trained, "-")))
+    checked(model, (1, 3, 3), 3, generic=True)
+
+
+def test_parameters_that_the_loss_does_not_depend_on() -> None:
+    def forward(model: Any, x: Tensor) -> Tensor:
+        model.second(x)  # computed in vain
+        return model.last(torch.tanh(model.first(x)))
+
+    model = Apply(forward, **linears(unused=parameter(3, 2)))
+    jacobian = checked(model, (4,), 3)
+    names = list(jacobian.release.parameters)
+    sizes = [weight.numel() for weight in jacobian.release.parameters.values()]
+    pieces = dict(zip(names, jacobian.mean().split(sizes, dim=1), strict=True))
+    assert not pieces["unused"].any()
+    assert not pieces["second.weight"].any()
+    assert pieces["first.weight"].all()
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+def test_as_many_samples_as_positions(count: int) -> None:
+    checked(Apply(merged_time_first, **merging(4, count)), (count, 4), count)
+
+
+@pytest.mark.parametrize("positions", [5, 35])
+def test_positions_like_the_sizes_of_the_traced_batches(positions: int) -> None:
+    model = built(Apply(positions_embedded, embed=nn.Embedding(40, 2), head=nn.Linear(2, 4)), (positions, 2))
+    check_products(model, random_batch(3, positions, 2), sizes=(11, 13))
+
+
+def test_input_that_the_model_overwrites() -> None:
+    """The audited samples themselves stay as they are."""
+    model, batch = built(Apply(overwritten_input, **linears()), (4,)), random_batch(2, 4)
+    before = batch.inputs.clone()
+
+    # Plain autograd takes no derivative of an overwritten leaf, hence the copy.
+    class Copied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x.clone())
+
+    check_products(Copied(), batch)
+    assert torch.equal(batch.inputs, before)
+
+
+def test_blocks_of_columns_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    jacobian = checked(headed(nn.Linear(4, 3)), (4,), 3)
+    columns = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+    whole = jacobian.hessian().matmat(columns)
+    monkeypatch.setattr("riskaudit.jacobian.structured.operator.MAX_COPIES", 9)
+    assert torch.allclose(jacobian.select([0, 1, 2]).hessian().matmat(columns), whole, rtol=1e-12, atol=0)
+    assert math.isclose(float((whole - whole.mT).norm()), 0, abs_tol=1e-12 * float(whole.norm()))
