@@ -10,25 +10,35 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.models import lenet_for, real_images
-from benchmarks.tables import hardware_line, markdown_table
-from riskaudit.jacobian import jacobian_maker
-from riskaudit.linalg.operators import identity_columns
+from benchmarks.models import CASES, build_release, load_batch
+from benchmarks.tables import Table, machine
+from riskaudit.auditing.planning import MAX_PROBES
+from riskaudit.jacobian import JacobianMaker, jacobian_maker
+from riskaudit.linalg.dense import dense_matrices
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES, Linearisation, Plan
 from riskaudit.release import Batch, Release
 from riskaudit.results import Estimate
 
 CONFIDENCE = 0.99
-COLUMNS = 128
+COLUMNS = {
+    "proxy": "proxy",
+    "intervals": "samples with an interval",
+    "held": "contain the dense value, %",
+    "one_sided": "of them without an upper end",
+    "median": "median relative width",
+    "wide": "90th percentile",
+}
 
 
 @dataclass
@@ -58,83 +68,82 @@ class Tally:
 def main() -> None:
     """Run the comparison and print its tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
-    parser.add_argument("--data", required=True, help=".npz of images and labels")
+    parser.add_argument("--model", choices=("lenet-28", "lenet-32"), default="lenet-28")
+    parser.add_argument("--data", type=Path, required=True, help=".npz of images and labels")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--skip", type=int, default=0, help="samples to leave out at the beginning")
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--max-matvecs", type=int, default=50)
     parser.add_argument("--sigmas", default="0.01,0.1")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    batch = real_images(arguments.data, arguments.skip + arguments.samples)
-    batch = batch.select(list(range(arguments.skip, len(batch))))
-    model = lenet_for(batch).double()
+    device, case = torch.device("cpu"), CASES[arguments.model]
+    model = build_release(case, torch.float64, device).model
+    batch, name = load_batch(case, arguments.samples, [arguments.data], torch.float64, device)
     prior = IsotropicPrior.fit(batch.inputs)
-    sigmas = [float(part) for part in arguments.sigmas.split(",")]
-    tallies: dict[float, dict[str, Tally]] = {sigma: defaultdict(Tally) for sigma in sigmas}
-    matvecs = dict.fromkeys(sigmas, 0)
+    releases = {
+        sigma: Release(model, torch.nn.functional.cross_entropy, f"gaussian:{sigma!r}")
+        for sigma in map(float, arguments.sigmas.split(","))
+    }
+    makers = {sigma: jacobian_maker(release, batch.select([0, 1])) for sigma, release in releases.items()}
+    tallies: dict[float, dict[str, Tally]] = {sigma: defaultdict(Tally) for sigma in releases}
+    matvecs = dict.fromkeys(releases, 0)
+    plan = _plan(arguments.max_matvecs, len(batch), arguments.batch_size)
     for first in range(0, len(batch), arguments.batch_size):
         indices = list(range(first, min(first + arguments.batch_size, len(batch))))
         part = batch.select(indices)
-        spectra = list(_dense(model, part))
-        for sigma in sigmas:
-            at = _linearised(model, part, indices, prior, sigma, arguments.max_matvecs, len(batch))
-            scores = {name: proxy.score(at) for name, proxy in PROXIES.items()}
-            matvecs[sigma] += at.matvecs
-            for place, hessian in enumerate(spectra):
-                for name, truth in hessian.proxies(at, place).items():
-                    tallies[sigma][name].add(scores[name].estimates[place], truth)
-    print(hardware_line(torch.float64, arguments.threads, "cpu"))
-    for sigma in sigmas:
-        print(
-            f"\nlenet, {len(batch)} samples of {tuple(batch.inputs.shape[1:])}, noise {sigma:g}, prior std "
-            f"{prior.std:.3g}, confidence {CONFIDENCE:g} for all samples together, "
-            f"{matvecs[sigma] / len(batch):.0f} products per sample\n"
+        at = {sigma: Linearisation(maker(part), indices, prior, plan, seed=0) for sigma, maker in makers.items()}
+        scores = {sigma: {name: proxy.score(point) for name, proxy in PROXIES.items()} for sigma, point in at.items()}
+        for place, hessian in enumerate(_dense(next(iter(makers.values())), part)):
+            for sigma, point in at.items():
+                for proxy, truth in hessian.proxies(point, place).items():
+                    tallies[sigma][proxy].add(scores[sigma][proxy].estimates[place], truth)
+        for sigma, point in at.items():
+            matvecs[sigma] += point.matvecs
+        print(f"{indices[-1] + 1} of {len(batch)} samples", file=sys.stderr, flush=True)
+    print(machine(arguments.threads, "float64", device), end="\n\n")
+    for sigma, found in tallies.items():
+        title = (
+            f"{case.name}, {len(batch)} samples of {name}, noise {sigma:g}, prior std {prior.std:.3g}, confidence "
+            f"{CONFIDENCE:g} for all samples together, {matvecs[sigma] / len(batch):.0f} products per sample"
         )
-        print(_table(tallies[sigma], len(batch)))
+        print(_table(title, found).markdown())
 
 
-def _table(tallies: dict[str, Tally], samples: int) -> str:
-    rows = []
+def _table(title: str, tallies: dict[str, Tally]) -> Table:
+    table = Table(title, COLUMNS)
     for name in PROXIES:
         tally = tallies.get(name)
         if tally is None or not tally.intervals:
             continue
-        widths = np.array(tally.widths)
-        rows.append(
-            [
-                name,
-                f"{tally.intervals} of {samples}",
-                f"{100 * tally.held / tally.intervals:.1f} %",
-                str(tally.one_sided),
-                f"{np.median(widths):.2g}" if len(widths) else "-",
-                f"{np.quantile(widths, 0.9):.2g}" if len(widths) else "-",
-            ]
+        table.rows.append(
+            {
+                "proxy": name,
+                "intervals": tally.intervals,
+                "held": 100 * tally.held / tally.intervals,
+                "one_sided": tally.one_sided,
+                "median": float(np.median(tally.widths)) if tally.widths else None,
+                "wide": float(np.quantile(tally.widths, 0.9)) if tally.widths else None,
+            }
         )
-    head = ["proxy", "intervals", "contain the dense value", "one-sided", "median relative width", "90th percentile"]
-    return markdown_table(head, rows)
+    return table
 
 
-def _linearised(
-    model: torch.nn.Module, batch: Batch, indices: list[int], prior: IsotropicPrior, sigma: float, products: int,
-    samples: int,
-) -> Linearisation:  # fmt: skip
-    release = Release(model, torch.nn.functional.cross_entropy, f"gaussian:{sigma!r}")
-    plan = Plan(
+def _plan(products: int, samples: int, width: int) -> Plan:
+    """What an audit takes for a model too large for all eigenvalues."""
+    return Plan(
         solver="lanczos",
-        solver_reason="",
+        solver_reason="the benchmark's subject",
         inverse="quadrature",
-        inverse_reason="",
+        inverse_reason="the benchmark's subject",
         tolerance=1e-6,
         max_matvecs=products,
         precision=None,
-        max_probes=32,
+        max_probes=MAX_PROBES,
         failure=(1 - CONFIDENCE) / samples,
-        width=len(batch),
+        width=width,
         proxies=frozenset(PROXIES),
     )
-    return Linearisation(jacobian_maker(release, batch)(batch), indices, prior, plan, seed=0)
 
 
 @dataclass(frozen=True)
@@ -175,18 +184,9 @@ def _solved(factor: Tensor, rhs: Tensor) -> Tensor:
     return torch.cholesky_solve(rhs[:, None], factor)[:, 0]
 
 
-def _dense(model: torch.nn.Module, batch: Batch) -> Iterator[DenseHessian]:
-    """H of every sample, column by column."""
-    release = Release(model, torch.nn.functional.cross_entropy)
-    maker = jacobian_maker(release, batch)
-    for place in range(len(batch)):
-        operator = maker(batch.select([place])).hessian()
-        identity = identity_columns(operator)
-        blocks = [
-            operator.matmat(identity[:, :, k : k + COLUMNS])[0] for k in range(0, operator.shape[1], COLUMNS)
-        ]
-        matrix = torch.cat(blocks, dim=1)
-        matrix = (matrix + matrix.mT) / 2
+def _dense(maker: JacobianMaker, batch: Batch) -> Iterator[DenseHessian]:
+    """H of every sample; noise doesn't enter it."""
+    for matrix in dense_matrices(maker(batch).hessian()):
         yield DenseHessian(matrix, torch.linalg.eigvalsh(matrix).clamp_min(0.0))
 
 

@@ -141,7 +141,8 @@ class _Differences:
             sizes = {"": expected.shape[1]}
         eps = torch.finfo(expected.dtype).eps
         rounding = ROUNDING * eps * expected.norm(dim=1)
-        pieces = zip(sizes, found.split(list(sizes.values()), 1), expected.split(list(sizes.values()), 1), strict=True)
+        parts = [torch.split_with_sizes(tensor, list(sizes.values()), 1) for tensor in (found, expected)]
+        pieces = zip(sizes, *parts, strict=True)
         for name, one, other in pieces:
             allowed = torch.maximum(TOLERANCE * eps**0.5 * other.norm(dim=1), rounding)
             # Not "above": what isn't a number isn't right either.

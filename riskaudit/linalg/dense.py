@@ -55,7 +55,7 @@ class Spectrum:
     @classmethod
     def of(cls, operator: LinearOperator) -> Spectrum:
         """Decompose a symmetric positive semidefinite operator."""
-        values, vectors = zip(*(torch.linalg.eigh(matrix) for matrix in _dense_matrices(operator)), strict=True)
+        values, vectors = zip(*(torch.linalg.eigh(matrix) for matrix in dense_matrices(operator)), strict=True)
         rounding = torch.finfo(operator.dtype).eps
         if _holds_jacobian(operator):
             # Squared in float64, J's own rounding reaches H's eigenvalues only as its square.
@@ -76,7 +76,7 @@ def _holds_jacobian(operator: LinearOperator) -> TypeGuard[GramOperator]:
     return isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES
 
 
-def _dense_matrices(operator: LinearOperator) -> Iterator[Tensor]:
+def dense_matrices(operator: LinearOperator) -> Iterator[Tensor]:
     """The n x n matrix of every sample, symmetrised, float64; a few samples are worked on at once."""
     m, n = operator.jacobian.shape if isinstance(operator, GramOperator) else operator.shape
     together = max(1, min(operator.num_samples, GROUP_SAMPLES, GROUP_ENTRIES // (m * n)))

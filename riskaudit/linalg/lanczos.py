@@ -23,7 +23,7 @@ from riskaudit.linalg.certificates import upper_end
 from riskaudit.linalg.eigenvalues import EigenvalueSolver, register_eigenvalue_solver
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.solution import Solution, statuses
-from riskaudit.linalg.tridiagonal import EXHAUSTED_ROUNDINGS, Array, RitzPairs, Tridiagonal
+from riskaudit.linalg.tridiagonal import EXHAUSTED_ROUNDINGS, RitzPairs, Tridiagonal
 
 # Basis vectors for which room is made at a time.
 BASIS_BLOCK = 16
@@ -46,26 +46,6 @@ class KrylovSpace:
         pairs = self.tridiagonal.ritz()
         chosen = torch.from_numpy(np.ascontiguousarray(pairs.vectors[:, indices].T)).to(self.basis)
         return chosen @ self.basis[: len(pairs.values)]
-
-    def after_downdate(self, vector: Tensor) -> RitzPairs:
-        """Ritz pairs of H - v v^T in the same space, for v [n]: no further product is needed.
-
-        With v = Q c + w, the residual of (theta, Q z) is beta_k z_k q_{k+1} - (c . z) w, where w is
-        v's part outside the first k basis vectors (q_{k+1} is among it).
-        """
-        diagonal, off_diagonal = self.tridiagonal.diagonal, self.tridiagonal.off_diagonal
-        if not len(diagonal):
-            return self.tridiagonal.ritz()
-        space = self.basis[: len(diagonal)]
-        coefficients = space @ vector
-        outside = (vector - coefficients @ space).double()
-        cross = 0.0 if self.tridiagonal.exhausted else float(self.basis[-1].double() @ outside)
-        inside: Array = coefficients.double().cpu().numpy()
-        projected = np.diag(diagonal) + np.diag(off_diagonal[:-1], 1) + np.diag(off_diagonal[:-1], -1)
-        values, vectors = np.linalg.eigh(projected - np.outer(inside, inside))
-        along, overlap = off_diagonal[-1] * vectors[-1], inside @ vectors
-        squared = along**2 - 2 * along * overlap * cross + overlap**2 * float(outside @ outside)
-        return RitzPairs(values, vectors, np.sqrt(np.maximum(squared, 0.0)))
 
 
 def lanczos(

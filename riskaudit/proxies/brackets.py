@@ -32,11 +32,12 @@ from riskaudit.linalg import (
     lower_end,
 )
 from riskaudit.linalg.active import Deadline
+from riskaudit.linalg.operators import DowndatedOperator
 from riskaudit.linalg.tridiagonal import Array
 from riskaudit.proxies.plan import Clock, Plan
 
-# Ends that hold with probability only: l_1 above, l_d below, and the traces of four functions.
-EVENTS = 6
+# Ends that hold with probability only: l_1 above, l_d below, the same of H - v v^T above, traces of four functions.
+EVENTS = 7
 FIRST_PROBES = 2
 # Products between two looks at whether an interval is narrow enough.
 LOOK_EVERY = 4
@@ -45,6 +46,8 @@ BRACKET_SHARE = 0.25
 # Without an upper end, a lower one that grew by less than this since the last look has settled.
 SETTLED_GROWTH = 0.01
 DEFAULT_PRECISION = 0.2
+# An end of the spectrum comes so near with a product or two more that this is always worth them.
+END_PRECISION = 0.05
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,24 @@ class Brackets:
             for sure, space in zip(self._sure_least, self.spaces, strict=True)
         ]
 
-    @cached_property
+    @property
     def _lanczos(self) -> Lanczos:
         return Lanczos(
             self.plan.tolerance,
             self.plan.max_matvecs,
             self._failure,
-            self.plan.precision,
+            min(self._precision, END_PRECISION),
             self.clock.share(0.25),
         )
+
+    def downdated(self, vector: Tensor) -> tuple[list[KrylovSpace], Solution]:
+        """Iterations on H - v v^T for v [B, d], which must be positive semidefinite, and its largest eigenvalue."""
+        if self.clock.limited:
+            _ = self.probes
+        solver = self._lanczos
+        spaces = solver.run(DowndatedOperator(self.hessian, vector), self._draw(0))
+        self._count(spaces)
+        return spaces, solver.read(spaces)
 
     def inverse_norms(self, rhs: Tensor, shift: float) -> BracketedNorms:
         """Brackets of ||(H + shift)^-1 rhs|| for rhs [B, d]; an upper end may be infinite."""

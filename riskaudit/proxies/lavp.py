@@ -1,7 +1,8 @@
 """LAVP, the loss-aware vulnerability proxy: Hong et al., AAAI 2024.
 
 Largest and smallest eigenvalue of the Hessian of the attacker's matching loss at the truth, where the
-residual is zero. L2: 2 H. Cosine: (H - v v^T) / ||r||^2 with v = J^T rhat. Both come from one pass.
+residual is zero. L2: 2 H. Cosine: (H - v v^T) / ||r||^2 with v = J^T rhat. Each has a Lanczos pass of its own, since only
+that certifies how far its eigenvalues may reach.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import Interval, RitzPairs, largest_error
+from riskaudit.linalg import Interval, Solution
 from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, interval, not_applicable, register
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.results import Estimate, Status
@@ -33,16 +34,10 @@ def _below(upper: float) -> Estimate:
     )
 
 
-def _ritz_values(pairs: list[RitzPairs], position: int, absent: float) -> Tensor:
-    """One Ritz value per sample, [B], float64; ``absent`` where no product was made."""
-    found = [max(0.0, float(each.values[position])) if len(each.values) else absent for each in pairs]
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def _without_products(at: Linearisation, rows: ProxyScores) -> ProxyScores:
+def _without_products(solution: Solution, rows: ProxyScores) -> ProxyScores:
     """The same, but nothing is known of samples for which no product was made in time."""
     unknown = Estimate(value=None, low=0.0, status="not_converged")
-    made = at.largest.matvecs.tolist()
+    made = solution.matvecs.tolist()
     return ProxyScores(tuple(row if count else unknown for row, count in zip(rows.estimates, made, strict=True)))
 
 
@@ -83,7 +78,7 @@ class LavpL2Max(Proxy):
         """See `Proxy.score`."""
         largest = at.largest
         high = None if largest.high is None else 2 * largest.high
-        return _without_products(at, graded(2 * largest.value, largest.status, 2 * largest.value, high))
+        return _without_products(largest, graded(2 * largest.value, largest.status, 2 * largest.value, high))
 
 
 @register
@@ -112,7 +107,7 @@ class LavpL2Min(Proxy):
                 (2 * least for least in at.brackets.least), (2 * at.smallest_ritz).tolist(), strict=True
             )
         ]
-        return _without_products(at, ProxyScores(tuple(rows)))
+        return _without_products(at.largest, ProxyScores(tuple(rows)))
 
 
 @register
@@ -133,23 +128,10 @@ class LavpCosineMax(Proxy):
         if at.downdated_spectrum is not None:
             value = at.downdated_spectrum[:, -1] * scale
             return graded(value, _where_defined(at, ["exact"] * len(at)), value, value)
-        if at.downdated_ritz is not None:
-            ritz = _ritz_values(at.downdated_ritz, -1, 0.0).to(scale)
-            errors = torch.tensor([largest_error(pairs) for pairs in at.downdated_ritz], dtype=torch.float64).to(scale)
-            converged = errors <= at.plan.tolerance * ritz
-            # Where the pass, made for H, hasn't settled this one: a Ritz value is a lower bound, and taking
-            # v v^T away can't raise the largest eigenvalue above H's own.
-            assert at.largest.high is not None
-            bounded = torch.isfinite(at.largest.high)
-            status: list[Status] = [
-                "converged" if done else "bracketed" if known else "not_converged"
-                for done, known in zip(converged.tolist(), bounded.tolist(), strict=True)
-            ]
-            found = graded(ritz * scale, _where_defined(at, status), ritz * scale, at.largest.high * scale)
-            return _without_products(at, found)
-        power = at.downdated_power
-        high = None if power.high is None else power.high * scale
-        return graded(power.value * scale, _where_defined(at, power.status), power.value * scale, high)
+        largest, _ = at.downdated
+        high = None if largest.high is None else largest.high * scale
+        found = graded(largest.value * scale, _where_defined(at, largest.status), largest.value * scale, high)
+        return _without_products(largest, found)
 
 
 @register
@@ -169,8 +151,7 @@ class LavpCosineMin(Proxy):
         scale = _inverse_square(at.gradient_norm)
         if at.downdated_spectrum is not None and at.spectrum is not None:
             return _smallest(at.downdated_spectrum[:, 0], at.spectrum.resolution, scale)
-        if at.downdated_ritz is None:
+        largest, smallest = at.downdated
+        if smallest is None:
             return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
-        return _without_products(
-            at, _bracketed_below(_ritz_values(at.downdated_ritz, 0, float("inf")).to(scale) * scale)
-        )
+        return _without_products(largest, _bracketed_below(smallest * scale))

@@ -19,8 +19,8 @@ from riskaudit.linalg import (
     Dense,
     DenseInverse,
     InverseSolver,
+    KrylovSpace,
     Power,
-    RitzPairs,
     Solution,
     Spectrum,
 )
@@ -165,9 +165,10 @@ class Linearisation:
     @cached_property
     def smallest_ritz(self) -> Tensor | None:
         """An upper bound of l_d from the Lanczos pass, [B], float64; infinite without a product."""
-        if self.plan.solver != "lanczos":
-            return None
-        every = [space.tridiagonal.ritz().values for space in self.brackets.spaces]
+        return self._smallest_ritz(self.brackets.spaces) if self.plan.solver == "lanczos" else None
+
+    def _smallest_ritz(self, spaces: list[KrylovSpace]) -> Tensor:
+        every = [space.tridiagonal.ritz().values for space in spaces]
         smallest = [max(0.0, float(values[0])) if len(values) else float("inf") for values in every]
         return torch.tensor(smallest, dtype=torch.float64, device=self.batch.inputs.device)
 
@@ -184,18 +185,17 @@ class Linearisation:
         return torch.stack(downdated).clamp_min(0.0)
 
     @cached_property
-    def downdated_ritz(self) -> list[RitzPairs] | None:
-        """Ritz pairs of H - v v^T from the same Lanczos pass, per sample."""
-        if self.plan.solver != "lanczos":
-            return None
-        spaces = self.brackets.spaces
-        return [space.after_downdate(vector) for space, vector in zip(spaces, self.cosine_vector, strict=True)]
+    def downdated(self) -> tuple[Solution, Tensor | None]:
+        """Largest eigenvalue of H - v v^T by the plan's solver, and an upper bound of the smallest [B], if known.
 
-    @cached_property
-    def downdated_power(self) -> Solution:
-        """Largest eigenvalue of H - v v^T by power iteration, which needs a pass of its own."""
+        A pass of its own, since only one on the operator itself certifies how far its eigenvalues may reach.
+        """
+        if self.plan.solver == "lanczos":
+            spaces, largest = self.brackets.downdated(self.cosine_vector)
+            return largest, self._smallest_ritz(spaces)
         solver = Power(self.plan.tolerance, self.plan.max_matvecs, self.plan.failure)
-        return self._counted(solver.solve(DowndatedOperator(self.hessian, self.cosine_vector), self._draw(0)))
+        operator = DowndatedOperator(self.hessian, self.cosine_vector)
+        return self._counted(solver.solve(operator, self._draw(0))), None
 
     def solve(self, rhs: Tensor, shift: float) -> Solution:
         """(H + shift)^-1 rhs by the plan's inverse, which isn't "quadrature"."""

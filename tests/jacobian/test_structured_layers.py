@@ -545,7 +545,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "bilinear with itself": (
         lambda: Apply(bilinear_with_itself, both=nn.Bilinear(4, 4, 3, bias=False), head=nn.Linear(3, 4)), (4,)
     ),
-    "scalar": (lambda: Apply(lambda m, x: m.last(torch.tanh(x * m.scalar + m.scalar)), **linears(scalar=parameter())), (4,)),
+    "scalar": (
+        lambda: Apply(lambda m, x: m.last(torch.tanh(x * m.scalar + m.scalar)), **linears(scalar=parameter())), (4,)
+    ),
 }  # fmt: skip
 
 

@@ -61,19 +61,6 @@ def test_ritz_pairs_and_their_residuals() -> None:
     np.testing.assert_allclose(space.ritz_vectors([7, 2]).numpy(), Y[[7, 2]], atol=1e-15)
 
 
-def test_downdated_pairs_are_those_of_the_dense_projection() -> None:
-    rng = np.random.default_rng(3)
-    matrices = [random_spectrum_matrix(rng.uniform(0, 1, 30), rng) for _ in range(3)]
-    for H, space in zip(matrices, spaces_of(matrices, 9), strict=True):
-        v = 0.3 * rng.standard_normal(30)
-        values, vectors, residuals = space.after_downdate(torch.from_numpy(v))
-        D, Q = H - np.outer(v, v), space.basis[:-1].numpy().T
-        np.testing.assert_allclose(values, np.linalg.eigvalsh(Q.T @ D @ Q), atol=1e-12)
-        for index in range(9):
-            y = Q @ vectors[:, index]
-            assert residuals[index] == pytest.approx(np.linalg.norm(D @ y - values[index] * y), abs=1e-12)
-
-
 def test_exhausted_space_leaves_while_others_go_on() -> None:
     rng = np.random.default_rng(4)
     low_rank = random_spectrum_matrix(np.array([4.0, 2.0] + [0.0] * 28), rng)

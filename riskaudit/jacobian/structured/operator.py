@@ -164,7 +164,8 @@ class StructuredJacobian(Jacobian):
             indices = [index for index in range(self.num_samples) for _ in range(size)]
             self._copies = (size, self.select(indices))
         products = []
-        for block in columns.split(size, dim=-1):
+        for first in range(0, columns.shape[-1], size):
+            block = columns[..., first : first + size]
             missing = size - block.shape[-1]
             single = F.pad(block, (0, missing)).mT.reshape(-1, columns.shape[1], 1)
             product = multiply(self._copies[1], single).reshape(self.num_samples, size, -1).mT
@@ -224,11 +225,14 @@ class StructuredJacobian(Jacobian):
         parameter = self.release.parameters[source.name]
 
         def transpose(cotangent: Tensor) -> Tensor:
-            _, pullback = vjp(source, torch.zeros_like(parameter))
-            return pullback(cotangent)[0]
+            pullback: Callable[[Tensor], tuple[Tensor]]
+            _, pullback = vjp(source, torch.zeros_like(parameter))  # type: ignore[misc]
+            pulled: Tensor = pullback(cotangent)[0]
+            return pulled
 
         with torch.enable_grad():
-            return vmap(transpose)(value)
+            own: Tensor = vmap(transpose)(value)
+        return own
 
     def _add_cotangents(
         self, cotangents: list[Tensor | None], calls: list[BoundCall], parameters: Mapping[str, Tensor]
@@ -260,7 +264,7 @@ class StructuredJacobian(Jacobian):
     def _pieces(self, flat: Tensor) -> Parameters:
         """[..., P] by parameter, [..., *shape]."""
         sizes = [parameter.numel() for parameter in self.release.parameters.values()]
-        pieces = flat.split(sizes, dim=-1)
+        pieces = torch.split_with_sizes(flat, sizes, -1)
         return {
             name: piece.reshape(*flat.shape[:-1], *parameter.shape)
             for (name, parameter), piece in zip(self.release.parameters.items(), pieces, strict=True)

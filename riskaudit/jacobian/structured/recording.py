@@ -30,7 +30,7 @@ from riskaudit.jacobian.structured.layers.contraction import Contraction
 View: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class UnsupportedLayer(Exception):
+class UnsupportedLayer(Exception):  # noqa: N818 - it says what was found, and is an answer as often as an error
     """A use of a parameter that has no contraction; ``parameter`` is its name, None where there is none."""
 
     def __init__(self, what: str, parameter: str | None = None) -> None:
@@ -69,13 +69,13 @@ class Place:
         tensor = tensor.movedim(self.axis, 0)
         if self.repeats == 1:
             return tensor
-        runs = tensor.unflatten(0, (self.outer, num_samples, self.repeats // self.outer))
+        runs = torch.unflatten(tensor, 0, (self.outer, num_samples, self.repeats // self.outer))
         return runs.movedim(1, 0).flatten(1, 2)
 
     def back(self, tensor: Tensor) -> Tensor:
         """Undo `first`."""
         if self.repeats > 1:
-            runs = tensor.unflatten(1, (self.outer, self.repeats // self.outer))
+            runs = torch.unflatten(tensor, 1, (self.outer, self.repeats // self.outer))
             tensor = runs.movedim(0, 1).flatten(0, 2)
         return tensor.movedim(0, self.axis)
 

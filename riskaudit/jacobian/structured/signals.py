@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,7 +120,8 @@ def _signals(losses: Tensor, recorder: Recorder, create_graph: bool) -> tuple[Te
     edges = [call.output for call in recorder.calls]
     if not losses.requires_grad:
         return (None,) * len(edges)
-    found = torch.autograd.grad(losses.sum(), [*edges, *recorder.watched], create_graph=create_graph, allow_unused=True)
+    sought: list[Any] = [*edges, *recorder.watched]
+    found = torch.autograd.grad(losses.sum(), sought, create_graph=create_graph, allow_unused=True)
     for tensor, unseen in zip(recorder.watched, found[len(edges) :], strict=True):
         source = recorder.source(tensor)
         if unseen is not None and source is not None:

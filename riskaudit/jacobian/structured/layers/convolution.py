@@ -127,13 +127,13 @@ class ConvolutionContraction(Contraction):
         """[B * R, n, T] as [B, n, R * T]."""
         if self.repeats == 1:
             return columns
-        return columns.unflatten(0, (-1, self.repeats)).movedim(1, 2).flatten(2)
+        return torch.unflatten(columns, 0, (-1, self.repeats)).movedim(1, 2).flatten(2)
 
     def _cut(self, columns: Tensor) -> Tensor:
         """Undo `_joined`."""
         if self.repeats == 1:
             return columns
-        return columns.unflatten(2, (self.repeats, -1)).movedim(2, 1).flatten(0, 1)
+        return torch.unflatten(columns, 2, (self.repeats, -1)).movedim(2, 1).flatten(0, 1)
 
     def _weight(self, weight: Tensor) -> Tensor:
         return weight.reshape(-1, *self.weight_shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from riskaudit.jacobian.structured.layers.windows import Windows, differentiable
 from riskaudit.jacobian.structured.recording import Place, Recorder, UnsupportedLayer
 
 Layer = Callable[..., Any]
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
 
 LAYERS: dict[Callable[..., Any], Layer] = {}
 
@@ -32,10 +33,10 @@ LAYERS: dict[Callable[..., Any], Layer] = {}
 OPENED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
-def register(*functions: Callable[..., Any]) -> Callable[[Layer], Layer]:
+def register(*functions: Callable[..., Any]) -> Callable[[AnyLayer], AnyLayer]:
     """Decorator: the layer stands for these functions of torch."""
 
-    def add(layer: Layer) -> Layer:
+    def add(layer: AnyLayer) -> AnyLayer:
         for function in functions:
             if function in LAYERS:
                 raise ValueError(f"{function} is registered twice")
@@ -109,7 +110,7 @@ def _convolution(dimensions: int, convolve: Callable[..., Tensor]) -> Layer:
             # and the contraction needs the columns anyway.
             seen, places = None, windows.places(input.shape[2:])
             input = differentiable_columns(input, windows)
-            output = _columns_times(input, weight, groups).unflatten(2, places)
+            output = torch.unflatten(_columns_times(input, weight, groups), 2, places)
             if bias is not None:
                 output = output + bias.reshape(-1, *(1,) * dimensions)
         else:
@@ -129,7 +130,8 @@ def _columns_times(columns: Tensor, weight: Tensor, groups: int) -> Tensor:
     """A convolution of columns [N, C * prod(kernel), T] with a weight [c, C / groups, *kernel]; returns [N, c, T]."""
     if groups == 1:
         return weight.flatten(1) @ columns
-    return (weight.flatten(1).unflatten(0, (groups, -1)) @ columns.unflatten(1, (groups, -1))).flatten(1, 2)
+    by_group = torch.unflatten(weight.flatten(1), 0, (groups, -1)), torch.unflatten(columns, 1, (groups, -1))
+    return torch.matmul(*by_group).flatten(1, 2)
 
 
 for _dimensions, _functions in enumerate(

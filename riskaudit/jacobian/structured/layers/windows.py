@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# From this length of a row, and up to this many entries of a window, adding entry by entry is faster.
+LONG_ROW, FEW_ENTRIES = 16, 9
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -40,11 +43,11 @@ class Windows:
 
     def images(self, columns: Tensor, shape: torch.Size) -> Tensor:
         """Transpose of `columns`: entries that come from one place are summed; ``shape`` is [N, C, *size]."""
-        if columns.is_cuda and len(self.kernel) == 2:
-            # One kernel instead of one launch per entry of the kernel window.
-            geometry = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
-            return F.fold(columns, shape[2:], self.kernel, **geometry)  # type: ignore[arg-type]
         places = self.places(shape[2:])
+        if len(self.kernel) == 2 and (columns.is_cuda or places[-1] < LONG_ROW or _product(self.kernel) > FEW_ENTRIES):
+            # Where rows are short, or the window has many entries, one pass beats one addition for each entry.
+            geometry = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
+            return F.fold(columns, shape[2:], self.kernel, **geometry)
         windows = columns.reshape(*shape[:2], *self.kernel, *places)
         size = [n + 2 * p for n, p in zip(shape[2:], self.padding, strict=True)]
         padded = columns.new_zeros((*shape[:2], *size))
@@ -53,9 +56,10 @@ class Windows:
                 slice(o * d, o * d + s * (n - 1) + 1, s)
                 for o, d, s, n in zip(offset, self.dilation, self.stride, places, strict=True)
             )
-            padded[(slice(None), slice(None), *reached)] += windows[(slice(None), slice(None), *offset)]
+            seen: tuple[slice | int, ...] = (slice(None), slice(None), *offset)
+            padded[:, :, *reached] += windows[seen]
         inside = tuple(slice(p, p + n) for p, n in zip(self.padding, shape[2:], strict=True))
-        return padded[(slice(None), slice(None), *inside)]
+        return padded[:, :, *inside]
 
     def _padded(self, images: Tensor) -> Tensor:
         if not any(self.padding):
@@ -73,8 +77,8 @@ class _Columns(torch.autograd.Function):
         return windows.columns(images)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Images.apply(gradient, ctx.windows, ctx.shape), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Images.apply(gradient, ctx.windows, ctx.shape), None  # type: ignore[no-untyped-call]
 
 
 class _Images(torch.autograd.Function):
@@ -86,13 +90,13 @@ class _Images(torch.autograd.Function):
         return windows.images(columns, shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _Columns.apply(gradient, ctx.windows), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Columns.apply(gradient, ctx.windows), None, None  # type: ignore[no-untyped-call]
 
 
 def differentiable_columns(images: Tensor, windows: Windows) -> Tensor:
     """`Windows.columns` with a graph."""
-    columns: Tensor = _Columns.apply(images, windows)
+    columns: Tensor = _Columns.apply(images, windows)  # type: ignore[no-untyped-call]
     return columns
 
 
