@@ -44,6 +44,12 @@ def warnings_of(
     failed = sum(row.status == "failed" for row in rows)
     if failed:
         warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
+    bracketed = sum(row.proxies[HEADLINE].status == "bracketed" for row in rows)
+    if bracketed:
+        warnings.append(
+            f"the revealed fraction of {bracketed} of {len(rows)} samples is an interval; verdicts and limits use its "
+            "upper end (--precision narrows it, --solver dense is exact)"
+        )
     unassessed = sum(row.proxies[HEADLINE].value is None for row in rows) - failed
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from riskaudit.results import AuditResult
+from riskaudit.results import AuditResult, Estimate
 
 Progress = Callable[[int, int], None]
 VERDICTS = ("high", "medium", "low", "not_assessed")
@@ -42,6 +42,14 @@ def _bar() -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def _span(estimate: Estimate, style: str) -> str:
+    """A value with its interval, where there is one."""
+    shown = style.format(estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} ({style.format(estimate.low)} to {style.format(estimate.high)})"
+
+
 def print_summary(result: AuditResult, files: list[Path]) -> None:
     """What the audit found, in a few lines on stdout."""
     if not result.release.defended:
@@ -53,9 +61,12 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     revealed = result.fairness.proxies.get("revealed_fraction")
     if revealed is not None and revealed.worst_samples:
         row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
-        rmse, share = row.proxies["posterior_rmse"].value, row.proxies["revealed_fraction"].value
-        if rmse is not None and share is not None:
-            typer.echo(f"worst sample {row.id}: {share:.1%} of the input revealed, posterior error {rmse:.3g}")
+        rmse, share = row.proxies["posterior_rmse"], row.proxies["revealed_fraction"]
+        if rmse.value is not None and share.value is not None:
+            revealed_span = _span(share, "{:.1%}")
+            typer.echo(
+                f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {_span(rmse, '{:.3g}')}"
+            )
     for warning in result.warnings:
         typer.echo(f"note: {warning}")
     if result.policy is not None:

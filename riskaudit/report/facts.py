@@ -104,6 +104,21 @@ class Facts:
         """Samples that have an entry for a proxy."""
         return [(row, row.proxies[proxy]) for row in self.result.samples if proxy in row.proxies]
 
+    @property
+    def bracketed(self) -> bool:
+        """Whether some sample's revealed fraction is an interval."""
+        return any(estimate.status == "bracketed" for _, estimate in self.estimates("revealed_fraction"))
+
+    def cautious(self, proxy: str) -> list[float]:
+        """The riskier end of every estimate that has a value: what a claim of protection needs."""
+        riskier = next((info.riskier for info in self.result.proxies if info.id == proxy), "higher")
+        found = []
+        for _, estimate in self.estimates(proxy):
+            end = estimate.high if riskier == "higher" else estimate.low
+            if estimate.value is not None:
+                found.append(estimate.value if end is None else end)
+        return found
+
     def values(self, proxy: str) -> list[float]:
         """All known values of a proxy, in the samples' order."""
         return [estimate.value for _, estimate in self.estimates(proxy) if estimate.value is not None]

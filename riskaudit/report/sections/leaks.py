@@ -47,6 +47,7 @@ def _how_to_read(facts: Facts) -> str:
         f"A sample is high above {given(limits.high)} ({decibels(limits.high)}), medium from {given(limits.medium)} "
         f"({decibels(limits.medium)}) on, and low below. Posterior RMSE is the error that is left to the attacker, "
         "per input coordinate in data units: smaller is worse."
+        + (" Where a number comes with an interval, the level follows the interval's upper end." * facts.bracketed)
     )
 
 
@@ -82,13 +83,15 @@ def revealed_figure(facts: Facts) -> Figure:
     """Every sample's revealed fraction against the verdict levels."""
     values = facts.values("revealed_fraction")
     high = facts.result.settings.thresholds.high
-    over = sum(value > high for value in values)
+    over = sum(value > high for value in facts.cautious("revealed_fraction"))
+    lies = ("may lie" if facts.bracketed else "lies" if over == 1 else "lie") + " above"
+    largest = facts.cautious("revealed_fraction")
     dots = _dots(facts, "revealed_fraction", "falling")
     return Figure(
         id="revealed",
         title=(
-            f"{over:,} of {count(len(values), 'sample')} with a value {'lies' if over == 1 else 'lie'} above the high "
-            f"level of {given(high)}; the median is {number(median(values))} and the largest {number(max(values))}"
+            f"{over:,} of {count(len(values), 'sample')} with a value {lies} the high level of {given(high)}; "
+            f"the median is {number(median(values))} and the largest {_at_most(max(values), max(largest))}"
         ),
         alt=(
             f"Dot plot of the revealed fraction of {count(len(values), 'sample')}, largest on top, from "
@@ -107,11 +110,13 @@ def rmse_figure(facts: Facts) -> Figure:
     values = facts.values("posterior_rmse")
     guess = facts.result.prior.std
     dots = _dots(facts, "posterior_rmse", "rising")
-    share = min(values) / guess if guess > 0 else 0.0
+    least = min(facts.cautious("posterior_rmse"))
+    share = least / guess if guess > 0 else 0.0
     return Figure(
         id="rmse",
         title=(
-            f"The most exposed sample can be reconstructed to an RMSE of {number(min(values))}, "
+            f"The most exposed sample {'may be' if facts.bracketed else 'can be'} reconstructed to an RMSE of "
+            f"{number(least)}, "
             f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
         ),
         alt=(
@@ -131,12 +136,19 @@ def rmse_figure(facts: Facts) -> Figure:
     )
 
 
+def _at_most(value: float, end: float) -> str:
+    """A value, with the end of its interval where that differs."""
+    return number(value) if end <= value else f"{number(value)}, at most {number(end)}"
+
+
 def _figure_caption(facts: Facts, proxy: str) -> str:
     statuses = facts.statuses(proxy)
     missing = facts.num_samples - len(facts.values(proxy))
     gap = f" {count(missing, 'sample')} without a value {'is' if missing == 1 else 'are'} not drawn." if missing else ""
     intervals = any(estimate.low is not None for _, estimate in facts.estimates(proxy))
-    bars = " Bars are the intervals of the estimates." if intervals else ""
+    confidence = facts.result.settings.confidence
+    sure = f", which hold for all samples together with a confidence of {given(confidence)}" if confidence else ""
+    bars = f" Bars are the intervals of the estimates{sure}." if intervals else ""
     hollow = " Hollow marks did not converge." if "not_converged" in statuses else ""
     if not facts.result.release.defended:
         gap += " All at the reference noise: without it, assume full disclosure."

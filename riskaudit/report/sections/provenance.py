@@ -64,6 +64,8 @@ def _settings(result: AuditResult) -> list[tuple[str, str]]:
         "Batch size": settings.batch_size,
         "Tolerance": settings.tolerance,
         "Largest number of products": settings.max_matvecs,
+        "Precision asked for (relative width)": settings.precision,
+        "Budget (seconds)": settings.budget_seconds,
         "Confidence": settings.confidence,
         "Target RMSE": settings.target_rmse,
     }
@@ -71,6 +73,7 @@ def _settings(result: AuditResult) -> list[tuple[str, str]]:
         ("Seed", str(settings.seed)),
         ("Device and precision", f"{settings.device}, {settings.dtype}"),
         ("Loss", settings.loss),
+        ("Jacobian", _with_reason(settings.jacobian or "not recorded", settings.jacobian_reason)),
         ("Solver", _with_reason(settings.solver, settings.solver_reason)),
         ("Inverse", _with_reason(settings.inverse, settings.inverse_reason)),
     ]
@@ -106,6 +109,18 @@ def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:
             "Method",
             "The release is linearised at each sample (its Jacobian J). With noise of known law and a Gaussian prior, "
             "the eigenvalues of JᵀJ say how precisely each direction of the input can be recovered.",
+        ),
+        *(
+            (
+                (
+                    "Intervals",
+                    "Not all eigenvalues were computed. Lanczos iterations and random probes bracket what depends on "
+                    "them; every interval of this audit holds at once with the confidence stated under Provenance, "
+                    "over the random starts and probes. The interval of a number says nothing of the linearisation.",
+                ),
+            )
+            if facts.bracketed
+            else ()
         ),
         (
             "First order",
