@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check lint test test-slow test-gpu demo
+.PHONY: check lint test test-slow test-gpu bench demo
 
 check: lint test
 
@@ -18,6 +18,13 @@ test-slow:
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu
+
+DATA ?= ../shared/data
+bench:
+	$(PYTHON) -m benchmarks.operator --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
+	$(PYTHON) -m benchmarks.scan --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
+	$(PYTHON) -m benchmarks.coverage --data $(DATA)/mnist_test.npz --samples 1000
+	$(PYTHON) -m benchmarks.coverage --model lenet-32 --data $(DATA)/cifar10_test.npz --samples 200
 
 # The committed example: the audit that `riskaudit demo` makes.
 demo:

@@ -93,6 +93,9 @@ def check_products(
     ):  # fmt: skip
         single = torch.stack([multiply(columns[..., k : k + 1])[..., 0] for k in range(3)], dim=-1)
         close(multiply(columns), single, tolerance, name)
+    rows = jacobian.gram_rows(V)
+    full = jacobian.matmat(V)
+    close(rows @ rows.mT, full.mT @ full, tolerance, "inner products of rows")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         losses = F.cross_entropy(model(batch.inputs), batch.targets, reduction="none")
     close(jacobian.losses(), losses, tolerance, "losses")
@@ -120,6 +123,7 @@ def check_generic(jacobian: StructuredJacobian, *, tolerance: float = 1e-9) -> N
         ("J^T U", lambda one: one.rmatmat(U)),
         ("H v", lambda one: one.hessian().matvec(V[..., 0])),
         ("H V", lambda one: one.hessian().matmat(V)),
+        ("inner products of rows", lambda one: one.gram_rows(V) @ one.gram_rows(V).mT),
     )
     for what, product in products:
         close(product(jacobian), product(generic).detach(), tolerance, what)

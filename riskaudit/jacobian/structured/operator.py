@@ -154,7 +154,7 @@ class StructuredJacobian(Jacobian):
                 (call,) = calls
                 rows.append(call.contraction.rotated_tangent(self._factors(call, tangents)))
             else:
-                rows += [value.flatten(1) for value in self._tangents(calls, names, tangents).values()]
+                rows += [value.reshape(len(value), -1) for value in self._tangents(calls, names, tangents).values()]
         return torch.cat(rows, dim=1).unsqueeze(-1)
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:

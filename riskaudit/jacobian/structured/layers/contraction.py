@@ -61,4 +61,4 @@ class Contraction(ABC):
 
 def flattened(parameters: Parameters) -> Tensor:
     """The parameters of a call as one vector per sample, [B, r]."""
-    return torch.cat([value.flatten(1) for value in parameters.values()], dim=1)
+    return torch.cat([value.reshape(len(value), -1) for value in parameters.values()], dim=1)
