@@ -103,14 +103,27 @@ def test_undefended_is_over_every_limit(scan, limits) -> None:
 
 
 @pytest.mark.parametrize("limits", [["--max-revealed", "1"], ["--min-rmse", "0"]], ids=" ".join)
-@pytest.mark.parametrize("solver", ["lanczos", "power"])
-def test_what_was_not_assessed_is_over_every_limit(scan, solver, limits) -> None:
-    outcome = scan(*PROTECTED, "--solver", solver, *limits)
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [(["--solver", "power"], "not_applicable"), (["--budget", "1e-9"], "not_converged")],
+    ids=["power", "no-time"],
+)
+def test_what_was_not_assessed_is_over_every_limit(scan, options, status, limits) -> None:
+    outcome = scan(*PROTECTED, *options, *limits)
     assert outcome.code == 1
     rows = outcome.result.samples
-    assert {row.proxies["revealed_fraction"].status for row in rows} == {"not_applicable"}
+    assert {row.proxies["revealed_fraction"].status for row in rows} == {status}
     assert {row.verdict for row in rows} == {"not_assessed"}
     assert outcome.result.policy.exceeded == [row.id for row in rows]
+
+
+def test_limits_hold_the_cautious_end_of_an_interval(scan) -> None:
+    wide = ("--solver", "lanczos", "--max-matvecs", "3")
+    rows = scan(*PROTECTED, *wide).result.samples
+    worst = max(row.proxies["revealed_fraction"].high for row in rows)
+    assert worst > max(row.proxies["revealed_fraction"].value for row in rows)
+    assert scan(*PROTECTED, *wide, "--max-revealed", f"{worst * (1 + 1e-9)}").code == 0
+    assert scan(*PROTECTED, *wide, "--max-revealed", f"{worst * (1 - 1e-6)}").code == 1
 
 
 def test_the_report_of_a_refused_release_is_written_all_the_same(command) -> None:

@@ -11,7 +11,7 @@ from contracts.eigenvalue_solver import SPECTRA, stack, starts
 from oracles import random_spectrum_matrix
 from recording_operator import RecordingOperator
 
-from riskaudit.linalg import KrylovSpace, Lanczos, MatrixOperator, lanczos, largest_error
+from riskaudit.linalg import KrylovSpace, Lanczos, MatrixOperator, lanczos
 
 
 def never(_: int, __: object) -> bool:
@@ -80,29 +80,6 @@ def test_whole_space_is_exhausted() -> None:
     np.testing.assert_allclose(space.tridiagonal.ritz().values, spectrum, rtol=1e-10)
 
 
-def test_downdate_of_an_exhausted_space() -> None:
-    """H = 4 b b^T and v nearly 2 b: what v v^T leaves is far below every Rayleigh quotient of H."""
-    rng = np.random.default_rng(6)
-    b = rng.standard_normal(30)
-    b /= np.linalg.norm(b)
-    H, v = 4 * np.outer(b, b), 1.9999999 * b
-    space, _ = spaces_of([H, random_spectrum_matrix(rng.uniform(0, 1, 30), rng)], 10)
-    assert space.tridiagonal.num_products == 2
-    pairs = space.after_downdate(torch.from_numpy(v))
-    assert float(pairs.values[-1]) == pytest.approx(4 - 1.9999999**2, rel=1e-6)
-    assert largest_error(pairs) < 1e-12
-
-
-def test_downdate_out_of_an_exhausted_space_has_not_converged() -> None:
-    """H = I is exhausted after one product, which says nothing of I - v v^T outside it."""
-    v = 0.2 * np.random.default_rng(7).standard_normal(30)
-    (space,) = spaces_of([np.eye(30)], 10)
-    assert space.tridiagonal.num_products == 1
-    pairs = space.after_downdate(torch.from_numpy(v))
-    assert float(pairs.values[-1]) <= 1
-    assert largest_error(pairs) > 1e-6
-
-
 def test_zero_start_vector_has_a_space_without_products() -> None:
     rng = np.random.default_rng(8)
     operator = stack([random_spectrum_matrix(rng.uniform(0, 1, 6), rng)] * 2)
@@ -149,7 +126,6 @@ def test_deadline_ends_with_what_is_there(allowed: int) -> None:
     for space in spaces:
         assert space.tridiagonal.num_products == len(space.tridiagonal.ritz().values) == allowed
         assert space.basis.shape == (allowed + 1, 40)
-        assert len(space.after_downdate(torch.ones(40, dtype=torch.float64)).values) == allowed
 
 
 def test_solver_without_a_product_claims_nothing() -> None:

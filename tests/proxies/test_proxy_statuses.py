@@ -243,7 +243,9 @@ def test_zero_gradient_has_no_cosine_curvature() -> None:
     assert found["revealed_fraction"][1].status == "exact"
 
 
-@pytest.mark.parametrize("how", [cases.plan(), cases.plan("lanczos", "quadrature"), cases.plan("power", "cg")], ids=lambda how: how.solver)
+@pytest.mark.parametrize(
+    "how", [cases.plan(), cases.plan("lanczos", "quadrature"), cases.plan("power", "cg")], ids=lambda how: how.solver
+)
 def test_nothing_released_tells_nothing(how) -> None:
     """A dead ReLU layer and a zero last layer: r and J are zero."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)).double()
