@@ -1,8 +1,8 @@
 """LAVP, the loss-aware vulnerability proxy: Hong et al., AAAI 2024.
 
 Largest and smallest eigenvalue of the Hessian of the attacker's matching loss at the truth, where the
-residual is zero. L2: 2 H. Cosine: (H - v v^T) / ||r||^2 with v = J^T rhat. Each has a Lanczos pass of its own, since only
-that certifies how far its eigenvalues may reach.
+residual is zero. L2: 2 H. Cosine: (H - v v^T) / ||r||^2 with v = J^T rhat. Each has a Lanczos pass of its
+own, since only that certifies how far its eigenvalues may reach.
 """
 
 from __future__ import annotations

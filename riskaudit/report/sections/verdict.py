@@ -88,6 +88,8 @@ def _leak_sentence(facts: Facts) -> str:
         return f"The revealed fraction has no value for any sample{because}."
     spread = f"the median sample gives away {percent(median(values))} of its input and the most exposed one "
     text = f"{percent(max(values))}" if len(values) > 1 else f"The sample gives away {percent(values[0])} of its input"
+    most = max(facts.cautious("revealed_fraction"))
+    text += f" (at most {percent(most)})" if facts.bracketed else ""
     start = spread + text if len(values) > 1 else text
     if not facts.result.release.defended:
         start = f"at the reference noise, which is not in the release, {start[0].lower()}{start[1:]}"
@@ -108,7 +110,10 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     ):
         values = facts.values(proxy)
         if values:
-            shown = f"median {number(median(values))}, worst {number(worst(values))} ({tally(facts.statuses(proxy))})"
+            end = worst(facts.cautious(proxy))
+            bound = f", {'at most' if worst is max else 'at least'} {number(end)}" if facts.bracketed else ""
+            statuses = tally(facts.statuses(proxy))
+            shown = f"median {number(median(values))}, worst {number(worst(values))}{bound} ({statuses})"
         else:
             shown = f"no value ({tally(facts.statuses(proxy))})"
         rows.append((label, shown))
