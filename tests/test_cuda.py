@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import riskaudit
+from riskaudit.inputs.architectures import get_architecture
+from riskaudit.jacobian import jacobian_maker
+from riskaudit.release import Batch, Release
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,3 +41,19 @@ def test_same_numbers_as_on_the_cpu(dtype: str, solver: str, tolerance: float, o
         for name, estimate in here.proxies.items():
             if only is None or name in only:
                 assert there.proxies[name].value == pytest.approx(estimate.value, rel=tolerance), name
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)], ids=str)
+def test_structured_products_are_those_of_the_cpu(dtype: torch.dtype, tolerance: float) -> None:
+    """Convolutions, strides, batch norm and shortcuts, at one column and at several."""
+    torch.manual_seed(0)
+    model = get_architecture("resnet18").build(channels=3, classes=10).double().eval()
+    batch = Batch(torch.rand(2, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 7]))
+    columns = torch.randn(2, 768, 3, dtype=torch.float64)
+    maker = jacobian_maker(Release(model, F.cross_entropy), batch)
+    assert maker.kind == "structured"
+    expected = maker(batch).hessian().matmat(columns)
+    there = copy.deepcopy(model).to("cuda", dtype)
+    moved = Batch(batch.inputs.to("cuda", dtype), batch.targets.to("cuda"))
+    found = jacobian_maker(Release(there, F.cross_entropy), moved)(moved).hessian().matmat(columns.to("cuda", dtype))
+    assert float((found.double().cpu() - expected).norm() / expected.norm()) < tolerance

@@ -5,8 +5,9 @@ H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -41,6 +42,15 @@ def sample_generator(seed: int, index: int, stream: int) -> torch.Generator:
     """A CPU generator of sample ``index``'s own, so that results don't depend on batches or devices."""
     state = np.random.SeedSequence([seed, index, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
+
+def _draw(seed: int, indices: list[int], like: Tensor, number: int) -> Tensor:
+    """Standard normal vectors of the shape, dtype and device of ``like``, [B, d]."""
+    drawn = [
+        torch.randn(like.shape[1], generator=sample_generator(seed, index, START_STREAM + number), dtype=torch.float64)
+        for index in indices
+    ]
+    return torch.stack(drawn).to(like)
 
 
 def _grade(own: Status, probe: Status, lost: bool) -> Status:
@@ -142,15 +152,10 @@ class Linearisation:
             return None
         return [BracketedInformation(traces, tau) for traces in self.brackets.traces]
 
-    def _draw(self, number: int) -> Tensor:
-        """Standard normal vectors [B, d], the ``number``-th of each sample's own."""
-        drawn = [
-            torch.randn(
-                self.dimension, generator=sample_generator(self.seed, index, START_STREAM + number), dtype=torch.float64
-            )
-            for index in self.indices
-        ]
-        return torch.stack(drawn).to(self.batch.inputs)
+    @property
+    def _draw(self) -> Callable[[int], Tensor]:
+        """Draws standard normal vectors [B, d], the i-th of each sample's own; holds no reference to this."""
+        return partial(_draw, self.seed, self.indices, self.batch.inputs.flatten(1))
 
     @cached_property
     def largest(self) -> Solution:

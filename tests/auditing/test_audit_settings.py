@@ -23,7 +23,7 @@ def accepted(**options) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", ["reference_noise", "target_rmse", "prior_std"])
+@pytest.mark.parametrize("name", ["reference_noise", "target_rmse", "prior_std", "budget"])
 @given(value=ANY_FLOAT)
 def test_what_must_be_above_zero(name, value) -> None:
     assert accepted(**{name: value}) == (math.isfinite(value) and value > 0)
@@ -33,6 +33,11 @@ def test_what_must_be_above_zero(name, value) -> None:
 @given(value=ANY_FLOAT)
 def test_what_must_be_between_zero_and_one(name, value) -> None:
     assert accepted(**{name: value}) == (0 < value < 1)
+
+
+@given(value=ANY_FLOAT)
+def test_precision(value) -> None:
+    assert accepted(precision=value) == (0 < value <= 1)
 
 
 @given(high=ANY_FLOAT, medium=ANY_FLOAT)

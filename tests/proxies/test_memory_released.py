@@ -1,0 +1,50 @@
+"""A batch's graphs are gone with the batch, without waiting for the garbage collector: memory doesn't grow."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+
+import cases
+import pytest
+
+from riskaudit.jacobian import StructuredJacobian
+from riskaudit.proxies import PROXIES, Linearisation, Plan
+
+PLANS: dict[str, Callable[[], Plan]] = {
+    "dense": cases.plan,
+    "lanczos": lambda: cases.plan("lanczos", "quadrature", max_matvecs=8),
+    "power": lambda: cases.plan("power", "cg", max_matvecs=8),
+}
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def scored(how: Plan) -> Linearisation:
+    at = cases.linearise(cases.lenet(8), cases.mnist(3, 8), "clip:1,gaussian:0.01", how=how)
+    for proxy in PROXIES.values():
+        proxy.score(at)
+    return at
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("name", PLANS)
+def test_nothing_of_a_batch_outlives_it(name: str) -> None:
+    # The first use of all imports modules and keeps frames of its own.
+    scored(PLANS[name]())
+    at = scored(PLANS[name]())
+    assert isinstance(at.jacobian, StructuredJacobian)
+    information = at.information
+    held = [weakref.ref(at), weakref.ref(at.jacobian), weakref.ref(at.jacobian._signals)]
+    held += [weakref.ref(part) for part in at.jacobian._signals.parts]
+    del at
+    assert [one() for one in held] == [None] * len(held)
+    # What is kept for the noise curve says something still.
+    assert information is None or information[0].revealed(0.01).high > 0
