@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -17,10 +20,44 @@ VERDICTS = ("high", "medium", "low", "not_assessed")
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on stderr."""
+def progress(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on stderr.
+
+    An interrupt ends the audit after the present batch at the latest.
+    """
+    with _interrupts() as pressed, _shown(quiet) as show:
+
+        def update(done: int, total: int) -> None:
+            if pressed():
+                raise KeyboardInterrupt
+            show(done, total)
+
+        yield update
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT has come; it raises KeyboardInterrupt too, which a callback inside a library may swallow."""
+    seen: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Progress]:
     if quiet:
-        yield None
+        yield lambda done, total: None
     elif sys.stderr.isatty():
         with _bar() as update:
             yield update

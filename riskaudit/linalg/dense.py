@@ -24,9 +24,9 @@ JACOBIAN_BYTES = 4 * 2**30
 # Numbers in a block of an operator's columns, and in the J of all samples that are worked on at once (1 GB).
 COLUMN_BLOCK_ENTRIES = 2**24
 GROUP_ENTRIES = 2**27
-GROUP_SAMPLES = 8
+GROUP_SAMPLES = 16
 # Columns of J per sample made at once.
-JACOBIAN_BLOCK = 8
+JACOBIAN_BLOCK = 4
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 from scan_cases import CHECKPOINT, DATA, PROXY_IDS, loaded_modules, words
 
 from riskaudit import __version__
+from riskaudit.cli.console import progress
 from riskaudit.report import FORMATS
 
 HEAVY = ["torch", "scipy", "matplotlib", "numpy", "pydantic_core._not", "typst", "jinja2"]
@@ -149,3 +152,13 @@ def test_as_a_program(program, tmp_path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("riskaudit: can't read none.toml")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_a_library_swallowed_ends_the_audit_at_the_next_batch() -> None:
+    with progress(quiet=True) as update:
+        update(1, 3)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            update(2, 3)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

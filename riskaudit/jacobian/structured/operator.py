@@ -170,7 +170,7 @@ class StructuredJacobian(Jacobian):
             single = F.pad(block, (0, missing)).mT.reshape(-1, columns.shape[1], 1)
             product = multiply(self._copies[1], single).reshape(self.num_samples, size, -1).mT
             products.append(product[..., : block.shape[-1]])
-        return torch.cat(products, dim=-1)
+        return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
     # Phi and the parameters.
 
