@@ -79,12 +79,12 @@ def _bar() -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _span(estimate: Estimate, style: str) -> str:
+def _span(estimate: Estimate, show: Callable[[float], str]) -> str:
     """A value with its interval, where there is one."""
-    shown = style.format(estimate.value)
+    shown = "unknown" if estimate.value is None else show(estimate.value)
     if estimate.low is None or estimate.high is None:
         return shown
-    return f"{shown} ({style.format(estimate.low)} to {style.format(estimate.high)})"
+    return f"{shown} ({show(estimate.low)} to {show(estimate.high)})"
 
 
 def print_summary(result: AuditResult, files: list[Path]) -> None:
@@ -100,10 +100,9 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
         rmse, share = row.proxies["posterior_rmse"], row.proxies["revealed_fraction"]
         if rmse.value is not None and share.value is not None:
-            revealed_span = _span(share, "{:.1%}")
-            typer.echo(
-                f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {_span(rmse, '{:.3g}')}"
-            )
+            revealed_span = _span(share, lambda value: f"{100 * value:.3g}%")
+            error = _span(rmse, lambda value: f"{value:.3g}")
+            typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
     for warning in result.warnings:
         typer.echo(f"note: {warning}")
     if result.policy is not None:
