@@ -23,11 +23,12 @@ from torch import Tensor
 
 from benchmarks.models import CASES, build_release, load_batch
 from benchmarks.tables import Table, machine
-from riskaudit.auditing.planning import MAX_PROBES
+from riskaudit.auditing import AuditSettings
+from riskaudit.auditing.planning import choose_plan
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.linalg.dense import dense_matrices
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import PROXIES, Linearisation, Plan
+from riskaudit.proxies import PROXIES, Linearisation
 from riskaudit.release import Batch, Release
 from riskaudit.results import Estimate
 
@@ -91,7 +92,10 @@ def main() -> None:
     makers = {sigma: jacobian_maker(release, batch.select([0, 1])) for sigma, release in releases.items()}
     tallies: dict[float, dict[str, Tally]] = {sigma: defaultdict(Tally) for sigma in releases}
     matvecs = dict.fromkeys(releases, 0)
-    plan = _plan(arguments.max_matvecs, len(batch), arguments.batch_size)
+    settings = AuditSettings(solver="lanczos", max_matvecs=arguments.max_matvecs, confidence=CONFIDENCE)
+    release = next(iter(releases.values()))
+    dimension = batch.inputs[0].numel()
+    plan = choose_plan(settings, dimension, release.num_entries, len(batch), arguments.batch_size, device)
     for first in range(0, len(batch), arguments.batch_size):
         indices = list(range(first, min(first + arguments.batch_size, len(batch))))
         part = batch.select(indices)
@@ -133,23 +137,6 @@ def _table(title: str, tallies: dict[str, Tally]) -> Table:
             }
         )
     return table
-
-
-def _plan(products: int, samples: int, width: int) -> Plan:
-    """What an audit takes for a model too large for all eigenvalues."""
-    return Plan(
-        solver="lanczos",
-        solver_reason="the benchmark's subject",
-        inverse="quadrature",
-        inverse_reason="the benchmark's subject",
-        tolerance=1e-6,
-        max_matvecs=products,
-        precision=None,
-        max_probes=MAX_PROBES,
-        failure=(1 - CONFIDENCE) / samples,
-        width=width,
-        proxies=frozenset(PROXIES),
-    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
 from riskaudit.proxies.base import not_applicable
 from riskaudit.release import Batch
-from riskaudit.results import Estimate, SampleRow, SolverEvidence, Target, Thresholds, Verdict
+from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds, Verdict
 
 HEADLINE = "revealed_fraction"
 
@@ -84,7 +84,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     """Rows for some samples; those that can't be linearised fail alone."""
     jacobian = maker.jacobian(batch.samples)
     losses = jacobian.losses()
-    finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms())).tolist()
+    finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms)).tolist()
     good = [place for place, fine in enumerate(finite) if fine]
     if len(good) < len(finite):
         rows = [failed_row(batch, place, "the loss or the gradient is not finite") for place in range(len(finite))]
@@ -102,10 +102,13 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
         if len(good) > 1:
             return _one_by_one(maker, batch, clock)
         return BatchRows([failed_row(batch, 0, f"no eigenvalues: {error}")])
+    # Asked for only where the headline is, since it may take many products.
+    information = at.information if HEADLINE in maker.plan.proxies else None
+    targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
     values = losses.tolist()
     return BatchRows(
-        [_row(maker, at, scores, place, batch, values[place]) for place in good],
-        at.information if at.information is not None and maker.plan.proxies >= {HEADLINE} else [],
+        [_row(maker, at, scores, place, batch, values[place], targets[place]) for place in good],
+        information or [],
         {name: score.reason for name, score in scores.items() if score.reason is not None},
         at.matvecs,
     )
@@ -139,13 +142,11 @@ def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
 
 
 def _row(
-    maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: BatchOf, loss: float
-) -> SampleRow:
+    maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: BatchOf, loss: float,
+    target: NoiseTarget | None,
+) -> SampleRow:  # fmt: skip
     proxies = {name: score.estimates[place] for name, score in scores.items()}
     headline = proxies[HEADLINE]
-    target = None
-    if at.information is not None and HEADLINE in at.plan.proxies:
-        target = at.information[place].noise_for(maker.target_rmse)
     solvers = {"largest_eigenvalue": _largest(at, place)} if at.plan.proxies - {"gradient_norm"} else {}
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
     return SampleRow(

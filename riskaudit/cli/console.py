@@ -13,6 +13,7 @@ from types import FrameType
 
 import typer
 
+from riskaudit.report.formatting import number, percent
 from riskaudit.results import AuditResult, Estimate
 
 Progress = Callable[[int, int], None]
@@ -100,8 +101,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
         rmse, share = row.proxies["posterior_rmse"], row.proxies["revealed_fraction"]
         if rmse.value is not None and share.value is not None:
-            revealed_span = _span(share, lambda value: f"{100 * value:.3g}%")
-            error = _span(rmse, lambda value: f"{value:.3g}")
+            revealed_span, error = _span(share, percent), _span(rmse, number)
             typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
     for warning in result.warnings:
         typer.echo(f"note: {warning}")

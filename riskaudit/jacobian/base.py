@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import final
 
 import torch
@@ -51,6 +52,7 @@ class Jacobian(GramFactor):
         return GramOperator(self)
 
     @final
+    @cached_property
     def norms(self) -> Tensor:
         """||r(x)||, [B], float64."""
         return torch.cat([part.mean().norm(dim=-1).double() for part, _ in self._chunks()])

@@ -86,7 +86,8 @@ def jacobian_maker(release: Release, batch: Batch) -> JacobianMaker:
 
 def _generic(release: Release, reason: str) -> JacobianMaker:
     log.warning("%s; using automatic differentiation of the whole model, which is slower", reason)
-    return JacobianMaker(release, None, reason, _generic_bytes(release))
+    # Several vectors [P] per sample, at every stage of a product.
+    return JacobianMaker(release, None, reason, GENERIC_VECTORS * release.num_entries * release.dtype.itemsize)
 
 
 def _find_layout(release: Release, batch: Batch) -> Layout:
@@ -158,8 +159,3 @@ def _described(model: nn.Module, found: UnsupportedLayer) -> str:
     path = ".".join(takewhile(lambda part: part != "parametrizations", found.parameter.split(".")[:-1]))
     layer = type(model.get_submodule(path)).__name__ if path else type(model).__name__
     return f"the layer {layer} ({path or 'the model itself'}: {found.what})"
-
-
-def _generic_bytes(release: Release) -> int:
-    """Several vectors [P] per sample, at every stage of a product."""
-    return GENERIC_VECTORS * release.num_entries * release.dtype.itemsize

@@ -74,11 +74,16 @@ class SampleTraces:
     dimension: int
     largest: float
 
+    @cached_property
+    def trace(self) -> Interval:
+        """tr H."""
+        return self.probes.trace()
+
     def effective_dimension(self, eps: float) -> Interval:
         """d_eff = sum_i l_i / (l_i + eps): what the probes and the Ritz values say together."""
         probed = self.probes.effective_dimension(eps)
         low, high = effective_dimension_bounds(
-            self.ritz_values, self.dimension, self.probes.trace().high, eps, self.probes.slack
+            self.ritz_values, self.dimension, self.trace.high, eps, self.probes.slack
         )
         low, high = max(low, probed.low), min(high, probed.high)
         return Interval(min(max(probed.value, low), high), low, max(low, high))
@@ -91,7 +96,7 @@ class Brackets:
         hessian: H, [B, d, d].
         plan: limits; its ``failure`` is divided over `EVENTS`.
         eps: the shift at which traces are asked for.
-        least: sure lower ends of l_d, [B].
+        least: gives sure lower ends of l_d, [B].
         draw: draw(i) for i = 0, 1, ... gives standard normal vectors [B, d], independent of each other.
         clock: the time there is.
     """
@@ -101,14 +106,15 @@ class Brackets:
         hessian: LinearOperator,
         plan: Plan,
         eps: float,
-        least: Tensor,
+        least: Callable[[], Tensor],
         draw: Callable[[int], Tensor],
         clock: Clock,
     ) -> None:
         self.hessian, self.plan, self.eps, self.clock = hessian, plan, eps, clock
         self.matvecs = 0
-        self._sure_least = least.tolist()
+        self._sure_least = least
         self._draw = draw
+        self._drawn: dict[int, Tensor] = {}
         self._failure = plan.failure / EVENTS
         self._precision = DEFAULT_PRECISION if plan.precision is None else plan.precision
 
@@ -120,10 +126,7 @@ class Brackets:
     @cached_property
     def spaces(self) -> list[KrylovSpace]:
         """The iteration from a random start that l_1 is read off."""
-        solver = self._lanczos
-        spaces = solver.run(self.hessian, self._draw(0))
-        self._count(spaces)
-        return spaces
+        return self._counted(self._lanczos.run(self.hessian, self._draw(0)))
 
     @cached_property
     def largest(self) -> Solution:
@@ -135,7 +138,7 @@ class Brackets:
         """Certified lower ends of l_d: of the layers, or of the iteration."""
         return [
             max(sure, lower_end(space.tridiagonal, self._failure))
-            for sure, space in zip(self._sure_least, self.spaces, strict=True)
+            for sure, space in zip(self._sure_least().tolist(), self.spaces, strict=True)
         ]
 
     @property
@@ -150,18 +153,14 @@ class Brackets:
 
     def downdated(self, vector: Tensor) -> tuple[list[KrylovSpace], Solution]:
         """Iterations on H - v v^T for v [B, d], which must be positive semidefinite, and its largest eigenvalue."""
-        if self.clock.limited:
-            _ = self.probes
+        self._traces_first()
         solver = self._lanczos
-        spaces = solver.run(DowndatedOperator(self.hessian, vector), self._draw(0))
-        self._count(spaces)
+        spaces = self._counted(solver.run(DowndatedOperator(self.hessian, vector), self._draw(0)))
         return spaces, solver.read(spaces)
 
     def inverse_norms(self, rhs: Tensor, shift: float) -> BracketedNorms:
         """Brackets of ||(H + shift)^-1 rhs|| for rhs [B, d]; an upper end may be infinite."""
-        if self.clock.limited:
-            # The traces matter more, so they come first.
-            _ = self.probes
+        self._traces_first()
         ritz = [space.tridiagonal.largest for space in self.spaces]
         # Squares of enormous noise would overflow; what isn't finite can't be bracketed.
         scales = rhs.abs().amax(dim=-1)
@@ -181,8 +180,8 @@ class Brackets:
                 return settled
             return high <= (1 + min(self._precision, 0.01)) * low
 
-        spaces = lanczos(self.hessian, start, finished, self.plan.max_matvecs, self.clock.share(0.4))
-        self._count(spaces)
+        deadline = self.clock.share(0.4)
+        spaces = self._counted(lanczos(self.hessian, start, finished, self.plan.max_matvecs, deadline))
         intervals = []
         for index, (space, scale, known) in enumerate(zip(spaces, scales.tolist(), usable.tolist(), strict=True)):
             forms = inverse_forms(space.tridiagonal, shift, self.least[index], ritz[index])
@@ -244,8 +243,7 @@ class Brackets:
             whole = part == list(range(self.num_samples))
             operator = self.hessian if whole else self.hessian.select(part)
             spaces = lanczos(operator, torch.stack(starts), finished, self.plan.max_matvecs, deadline)
-            self._count(spaces)
-            for owner, space in zip(part, spaces, strict=True):
+            for owner, space in zip(part, self._counted(spaces), strict=True):
                 found[owner].append(space.tridiagonal)
 
     def _traces(self, index: int, tridiagonals: list[Tridiagonal]) -> TraceProbes:
@@ -292,9 +290,11 @@ class Brackets:
             self._drawn[number] = self._draw(number)
         return self._drawn[number]
 
-    @cached_property
-    def _drawn(self) -> dict[int, Tensor]:
-        return {}
+    def _traces_first(self) -> None:
+        """Where time is limited the traces come before what matters less."""
+        if self.clock.limited:
+            _ = self.probes
 
-    def _count(self, spaces: list[KrylovSpace]) -> None:
+    def _counted(self, spaces: list[KrylovSpace]) -> list[KrylovSpace]:
         self.matvecs += sum(space.tridiagonal.num_products for space in spaces)
+        return spaces

@@ -148,4 +148,4 @@ class BracketedInformation(Information):
     @property
     def scale(self) -> tuple[float, float]:
         """See `Information.scale`; the typical eigenvalue is the mean."""
-        return self.traces.probes.trace().value / self.traces.dimension, self.traces.largest
+        return self.traces.trace.value / self.traces.dimension, self.traces.largest

@@ -103,12 +103,12 @@ class Linearisation:
     @property
     def matvecs(self) -> int:
         """Products with H (for a dense spectrum, columns of J) over all samples so far."""
-        return self._matvecs + (self.brackets.matvecs if self.spectrum is None else 0)
+        return self._matvecs + (0 if self._all_eigenvalues else self.brackets.matvecs)
 
     @cached_property
     def gradient_norm(self) -> Tensor:
         """||r(x)||, [B], float64."""
-        return self.jacobian.norms()
+        return self.jacobian.norms
 
     @cached_property
     def cosine_vector(self) -> Tensor:
@@ -130,17 +130,21 @@ class Linearisation:
     @cached_property
     def spectrum(self) -> Spectrum | None:
         """All of H's eigenvalues, where the plan affords them."""
-        if "dense" not in (self.plan.solver, self.plan.inverse):
+        if not self._all_eigenvalues:
             return None
         spectrum = Spectrum.of(self.hessian)
         self._matvecs += spectrum.matvecs * len(self)
         return spectrum
 
+    @property
+    def _all_eigenvalues(self) -> bool:
+        return "dense" in (self.plan.solver, self.plan.inverse)
+
     @cached_property
     def brackets(self) -> Brackets:
         """What Lanczos iterations certify, where not all eigenvalues are known."""
-        least = self.jacobian.smallest_eigenvalue_bound()
-        return Brackets(self.hessian, self.plan, max(self.eps, SMALLEST_SHIFT), least, self._draw, self.clock)
+        eps, least = max(self.eps, SMALLEST_SHIFT), self.jacobian.smallest_eigenvalue_bound
+        return Brackets(self.hessian, self.plan, eps, least, self._draw, self.clock)
 
     @cached_property
     def information(self) -> list[Information] | None:

@@ -21,7 +21,7 @@ from riskaudit.release.affine_norms import AffineNormsApart
 from riskaudit.release.derivatives import Chain, chain
 from riskaudit.release.noise import Noise
 from riskaudit.release.parse import check_order, parse_steps
-from riskaudit.release.steps import GaussianNoise, NoiseStep, Step
+from riskaudit.release.steps import GaussianNoise, NoiseStep, Step, identity
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -99,19 +99,24 @@ class Release:
 
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of every sample before any step of the pipeline, [B, P]."""
-        rows = []
-        for inputs, target in zip(batch.inputs, batch.targets, strict=True):
-            gradients = grad(self._loss)(self.parameters, inputs, target)
-            rows.append(torch.cat([gradients[name].reshape(-1) for name in self.parameters]))
-        return torch.stack(rows)
+        pairs = zip(batch.inputs, batch.targets, strict=True)
+        return torch.stack([self._sample_gradient(inputs, target) for inputs, target in pairs])
 
     def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
         """r(x) of one sample, [P], differentiable in the inputs [*S]; runs under torch.func transforms."""
-        gradients = grad(self._loss)(self.parameters, inputs, target)
-        released = torch.cat([gradients[name].reshape(-1) for name in self.parameters])
+        released = self._sample_gradient(inputs, target)
         for function in self._functions:
             released = function(released)
         return released
+
+    def _sample_gradient(self, inputs: Tensor, target: Tensor) -> Tensor:
+        gradients = grad(self._loss)(self.parameters, inputs, target)
+        return torch.cat([gradients[name].reshape(-1) for name in self.parameters])
+
+    @property
+    def changes_gradient(self) -> bool:
+        """Whether some step does more than adding noise."""
+        return any(function is not identity for function in self._functions)
 
     def derivative(self, gradients: Tensor) -> Chain:
         """Derivative of the pipeline w.r.t. the gradient, at gradients [B, P]."""

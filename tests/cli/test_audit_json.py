@@ -113,6 +113,11 @@ def test_only_the_proxies_asked_for(scan) -> None:
         assert valued == {"gradient_norm", "lavp_l2_max"}
         assert row["verdict"] == "not_assessed"
     assert document["noise_curve"] == []
+    # Nothing is spent on what wasn't asked for.
+    assert document["cost"]["matvecs"] == sum(
+        row["solvers"]["largest_eigenvalue"]["matvecs"] for row in document["samples"]
+    )
+    assert scan("--release", "gaussian:0.01", "--proxies", "gradient_norm", limit=2).document["cost"]["matvecs"] == 0
 
 
 def test_intervals_hold_their_values(complete) -> None:

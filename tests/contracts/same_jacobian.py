@@ -76,7 +76,7 @@ def check_products(
     ]
     gradient, pushed, pulled = (torch.stack(parts) for parts in zip(*exact, strict=True))
     close(jacobian.mean(), gradient, tolerance, "mean")
-    close(jacobian.norms(), gradient.norm(dim=1), tolerance, "norms")
+    close(jacobian.norms, gradient.norm(dim=1), tolerance, "norms")
     close(jacobian.matvec(V[..., 0]), pushed, tolerance, "J v")
     close(jacobian.rmatvec(U[..., 0]), pulled, tolerance, "J^T u")
     product = jacobian.hessian().matvec(V[..., 0])
@@ -116,7 +116,7 @@ def check_generic(jacobian: StructuredJacobian, *, tolerance: float = 1e-9) -> N
     products: Sequence[tuple[str, Callable[[GenericJacobian | StructuredJacobian], Tensor]]] = (
         ("mean", lambda one: one.mean()),
         ("losses", lambda one: one.losses()),
-        ("norms", lambda one: one.norms()),
+        ("norms", lambda one: one.norms),
         ("J v", lambda one: one.matvec(V[..., 0])),
         ("J V", lambda one: one.matmat(V)),
         ("J^T u", lambda one: one.rmatvec(U[..., 0])),

@@ -54,7 +54,7 @@ def model_and_batch(request: pytest.FixtureRequest) -> tuple[nn.Module, Batch]:
 
 def mixed_bound(model: nn.Module, batch: Batch) -> float:
     """Between the middle sample's norm and the largest."""
-    norms = structured(Release(model, F.cross_entropy), batch).norms().sort().values
+    norms = structured(Release(model, F.cross_entropy), batch).norms.sort().values
     return float((norms[-2] + norms[-1]) / 2)
 
 
@@ -70,7 +70,7 @@ def test_pipeline(model_and_batch: tuple[nn.Module, Batch], text: str) -> None:
 def test_mixed_bound_is_exceeded_by_some_samples_only(model_and_batch: tuple[nn.Module, Batch]) -> None:
     model, batch = model_and_batch
     bound = mixed_bound(model, batch)
-    exceeded = structured(Release(model, F.cross_entropy), batch).norms() > bound
+    exceeded = structured(Release(model, F.cross_entropy), batch).norms > bound
     assert exceeded.any()
     assert not exceeded.all()
 
@@ -100,7 +100,7 @@ def test_gradient_that_vanishes() -> None:
     batch = Batch(torch.tensor([[1.0, 2, 3, 4], [-1, -2, -3, -4]]).double(), torch.tensor([0, 1]))
     for text in ("gradient", "clip:1e-3", "prune:0.5,clip:1e-3"):
         jacobian = structured(Release(model.eval(), F.cross_entropy, text), batch)
-        assert jacobian.norms()[1] == 0
+        assert jacobian.norms[1] == 0
         assert not jacobian.pull_mean()[1].any()
         columns = torch.ones(2, 4, dtype=torch.float64)
         assert torch.isfinite(jacobian.hessian().matvec(columns)).all()
@@ -111,10 +111,10 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = MODELS["residual"]()
     release = Release(model, F.cross_entropy, "clip:0.5")
     whole = structured(release, batch)
-    norms, pulled = whole.norms(), whole.pull_mean()
+    norms, pulled = whole.norms, whole.pull_mean()
     monkeypatch.setattr("riskaudit.jacobian.base.CHUNK_ENTRIES", 2 * release.num_entries)
     parts = whole.select([0, 1, 2])
-    close(parts.norms(), norms, 1e-12, "norms")
+    close(parts.norms, norms, 1e-12, "norms")
     close(parts.pull_mean(), pulled, 1e-12, "J^T r / ||r||")
     drawn = torch.randn(3, release.num_entries, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     close(parts.pull_each(lambda place: drawn[place]), whole.rmatvec(drawn), 1e-12, "J^T u")

@@ -65,7 +65,7 @@ class StructuredJacobian(Jacobian):
         parts = sum(part.numel() for part in self._signals.parts)
         factors = sum(call.contraction.held_numbers() for call in self._signals.calls)
         weights = max((self.release.parameters[name].numel() for _, names in self._groups for name in names), default=0)
-        released = self.shape[0] if self._has_steps else 0
+        released = self.shape[0] if self.release.changes_gradient else 0
         numbers = GRAPH_COPIES * parts + 2 * factors + self.num_samples * (WEIGHT_COPIES * weights + 6 * released)
         return numbers * self.dtype.itemsize
 
@@ -77,7 +77,7 @@ class StructuredJacobian(Jacobian):
         squared scale is a factor. Only for a plain gradient.
         """
         best = torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
-        if self._has_steps:
+        if self.release.changes_gradient:
             return best
         generator = torch.Generator().manual_seed(0)
         probes = [torch.randn(self.batch.inputs.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
@@ -110,14 +110,16 @@ class StructuredJacobian(Jacobian):
         for calls, names in self._groups:
             found |= self._tangents(calls, names, tangents)
         flat = self._flat(found)
-        return (self._chain.apply(flat) if self._has_steps else flat).unsqueeze(-1)
+        return (self._chain.apply(flat) if self.release.changes_gradient else flat).unsqueeze(-1)
 
     @torch.no_grad()
     def _rmatmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._rmatmat)
         released = columns[..., 0]
-        return self._pull_gradient(self._chain.transpose(released) if self._has_steps else released).unsqueeze(-1)
+        return self._pull_gradient(
+            self._chain.transpose(released) if self.release.changes_gradient else released
+        ).unsqueeze(-1)
 
     @torch.no_grad()
     def _gram_matmat(self, columns: Tensor) -> Tensor:
@@ -136,11 +138,11 @@ class StructuredJacobian(Jacobian):
                 parameters = {name: value * kept[name] for name, value in parameters.items()}
             self._add_cotangents(cotangents, calls, parameters)
         product = self._signals.pull(cotangents).flatten(1).unsqueeze(-1)
-        return self._downdated(product, columns) if self._has_steps else product
+        return self._downdated(product, columns) if self.release.changes_gradient else product
 
     @torch.no_grad()
     def _gram_rows(self, columns: Tensor) -> Tensor:
-        if self._has_steps:
+        if self.release.changes_gradient:
             return self._matmat(columns).mT
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._single_gram_row).mT
@@ -289,17 +291,12 @@ class StructuredJacobian(Jacobian):
     # The release's steps after the gradient.
 
     @cached_property
-    def _has_steps(self) -> bool:
-        probe = torch.zeros(1, self.shape[0], dtype=self.dtype, device=self.device)
-        return any(step.derivative(probe) is not None for step in self.release.steps)
-
-    @cached_property
     def _chain(self) -> Chain:
         return self.release.derivative(self.gradients())
 
     @cached_property
     def _kept(self) -> Parameters | None:
-        if not self._has_steps or self._chain.kept is None:
+        if not self.release.changes_gradient or self._chain.kept is None:
             return None
         return self._pieces(self._chain.kept)
 

@@ -29,6 +29,9 @@ from riskaudit.jacobian.structured.recording import (
 )
 from riskaudit.release import Batch, Release
 
+# The sample that is NaN in the third pass of a trace: neither the first nor the last.
+MARKED_SAMPLE = 1
+
 
 @dataclass(frozen=True)
 class CallLayout:
@@ -127,10 +130,6 @@ def _signals(losses: Tensor, recorder: Recorder, create_graph: bool) -> tuple[Te
         if unseen is not None and source is not None:
             raise UnsupportedLayer("a function that torch doesn't let be observed", source.name)
     return found[: len(edges)]
-
-
-# The sample that is NaN in the third pass: neither the first nor the last.
-MARKED_SAMPLE = 1
 
 
 def _marks(release: Release, batch: Batch, decisions: Sequence[bool], calls: list[Call]) -> list[list[Tensor] | None]:

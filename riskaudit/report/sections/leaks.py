@@ -83,15 +83,15 @@ def revealed_figure(facts: Facts) -> Figure:
     """Every sample's revealed fraction against the verdict levels."""
     values = facts.values("revealed_fraction")
     high = facts.result.settings.thresholds.high
-    over = sum(value > high for value in facts.cautious("revealed_fraction"))
+    cautious = facts.cautious("revealed_fraction")
+    over = sum(value > high for value in cautious)
     lies = ("may lie" if facts.bracketed else "lies" if over == 1 else "lie") + " above"
-    largest = facts.cautious("revealed_fraction")
     dots = _dots(facts, "revealed_fraction", "falling")
     return Figure(
         id="revealed",
         title=(
             f"{over:,} of {count(len(values), 'sample')} with a value {lies} the high level of {given(high)}; "
-            f"the median is {number(median(values))} and the largest {_at_most(max(values), max(largest))}"
+            f"the median is {number(median(values))} and the largest {_at_most(max(values), max(cautious))}"
         ),
         alt=(
             f"Dot plot of the revealed fraction of {count(len(values), 'sample')}, largest on top, from "

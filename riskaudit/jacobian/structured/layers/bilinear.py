@@ -8,29 +8,34 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened
+from riskaudit.jacobian.structured.layers.contraction import FormedContraction, Parameters, only, positions
 
 _OUTER = "btk,bti,btj->bkij"
 
 
 @final
-class BilinearContraction(Contraction):
+class BilinearContraction(FormedContraction):
     """Factors a [B, ..., i], e [B, ..., j] and b [B, ..., k]; the weight is [k, i, j]."""
 
     def __init__(self, factors: Sequence[Tensor], roles: frozenset[str]) -> None:
-        super().__init__([_positions(factor) for factor in factors], roles)
+        super().__init__([positions(factor) for factor in factors], roles)
         self.shapes = [factor.shape for factor in factors]
 
     def gradient(self) -> Parameters:
         """See `Contraction.gradient`."""
         a, e, b = self.factors
-        return self._parameters([(b, a, e)], b)
+        return only(self.roles, weight=lambda: torch.einsum(_OUTER, b, a, e), bias=lambda: b.sum(1))
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """One term per factor."""
         a, e, b = self.factors
-        da, de, db = (_positions(tangent) for tangent in tangents)
-        return self._parameters([(db, a, e), (b, da, e), (b, a, de)], db)
+        da, de, db = (positions(tangent) for tangent in tangents)
+        terms = [(db, a, e), (b, da, e), (b, a, de)]
+        return only(
+            self.roles,
+            weight=lambda: torch.stack([torch.einsum(_OUTER, *term) for term in terms]).sum(0),
+            bias=lambda: db.sum(1),
+        )
 
     def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
         """See `Contraction.cotangent`."""
@@ -47,26 +52,6 @@ class BilinearContraction(Contraction):
             found[2] = found[2] + cotangents["bias"][:, None, :]
         return [factor.reshape(shape) for factor, shape in zip(found, self.shapes, strict=True)]
 
-    def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
-        """See `Contraction.rotated_tangent`."""
-        return flattened(self.tangent(tangents))
-
     def held_numbers(self) -> int:
         """See `Contraction.held_numbers`."""
         return 0
-
-    def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """See `Contraction.gram`."""
-        return self.cotangent(self.tangent(tangents))
-
-    def _parameters(self, terms: list[tuple[Tensor, Tensor, Tensor]], signal: Tensor) -> Parameters:
-        found: Parameters = {}
-        if "weight" in self.roles:
-            found["weight"] = torch.stack([torch.einsum(_OUTER, *term) for term in terms]).sum(0)
-        if "bias" in self.roles:
-            found["bias"] = signal.sum(1)
-        return found
-
-
-def _positions(factor: Tensor) -> Tensor:
-    return factor.reshape(factor.shape[0], -1, factor.shape[-1])

@@ -12,8 +12,8 @@ Letters: B samples, T positions, a inputs and c outputs of a layer. Every factor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -59,6 +59,30 @@ class Contraction(ABC):
         """`cotangent` of `tangent`."""
 
 
+class FormedContraction(Contraction):
+    """A contraction whose parameters are small enough that nothing beats forming their tangent."""
+
+    @final
+    def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """See `Contraction.gram`."""
+        return self.cotangent(self.tangent(tangents))
+
+    @final
+    def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
+        """See `Contraction.rotated_tangent`."""
+        return flattened(self.tangent(tangents))
+
+
 def flattened(parameters: Parameters) -> Tensor:
     """The parameters of a call as one vector per sample, [B, r]."""
     return torch.cat([value.reshape(len(value), -1) for value in parameters.values()], dim=1)
+
+
+def only(roles: frozenset[str], **make: Callable[[], Tensor]) -> Parameters:
+    """The parameters of the roles asked for, each made only then."""
+    return {role: made() for role, made in make.items() if role in roles}
+
+
+def positions(factor: Tensor) -> Tensor:
+    """[B, ..., n] as [B, T, n]."""
+    return factor.reshape(factor.shape[0], -1, factor.shape[-1])

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened
+from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened, only
 from riskaudit.jacobian.structured.layers.linear import forms_weight
 from riskaudit.jacobian.structured.layers.windows import Windows
 
@@ -52,23 +52,20 @@ class ConvolutionContraction(Contraction):
 
     def gradient(self) -> Parameters:
         """See `Contraction.gradient`."""
-        found: Parameters = {}
-        if "weight" in self.roles:
-            found["weight"] = self._weight(torch.bmm(self.b, self.columns.mT))
-        if "bias" in self.roles:
-            found["bias"] = self._bias(self.b)
-        return found
+        return only(
+            self.roles,
+            weight=lambda: self._weight(torch.bmm(self.b, self.columns.mT)),
+            bias=lambda: self._bias(self.b),
+        )
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """U = db a^T + b da^T on columns."""
         da, db = tangents[0], self._signals(tangents[1])
-        found: Parameters = {}
-        if "weight" in self.roles:
-            weight = torch.bmm(db, self.columns.mT)
-            found["weight"] = self._weight(weight.baddbmm_(self.b, self._columns(da).mT))
-        if "bias" in self.roles:
-            found["bias"] = self._bias(db)
-        return found
+        return only(
+            self.roles,
+            weight=lambda: self._weight(torch.bmm(db, self.columns.mT).baddbmm_(self.b, self._columns(da).mT)),
+            bias=lambda: self._bias(db),
+        )
 
     def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
         """U^T b, put back in place, and U a."""

@@ -8,11 +8,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened
+from riskaudit.jacobian.structured.layers.contraction import FormedContraction, Parameters, only
 
 
 @final
-class ScaleShiftContraction(Contraction):
+class ScaleShiftContraction(FormedContraction):
     """y = a * weight + bias, both broadcast as [1, ...] against a [B, ...]; factors a and b.
 
     Args:
@@ -35,12 +35,16 @@ class ScaleShiftContraction(Contraction):
     def gradient(self) -> Parameters:
         """See `Contraction.gradient`."""
         a, b = self.factors
-        return self._parameters(lambda: a * b, b)
+        return only(self.roles, weight=lambda: self._summed("weight", a * b), bias=lambda: self._summed("bias", b))
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """Of the weight: da b + a db, summed over where it is repeated."""
         (a, b), (da, db) = self.factors, tangents
-        return self._parameters(lambda: torch.addcmul(da * b, a, db), db)
+        return only(
+            self.roles,
+            weight=lambda: self._summed("weight", torch.addcmul(da * b, a, db)),
+            bias=lambda: self._summed("bias", db),
+        )
 
     def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
         """U b and U a."""
@@ -53,25 +57,9 @@ class ScaleShiftContraction(Contraction):
             signals = signals + self._repeated("bias", cotangents["bias"])
         return [inputs, signals]
 
-    def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
-        """See `Contraction.rotated_tangent`."""
-        return flattened(self.tangent(tangents))
-
     def held_numbers(self) -> int:
         """See `Contraction.held_numbers`."""
         return 0
-
-    def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """See `Contraction.gram`."""
-        return self.cotangent(self.tangent(tangents))
-
-    def _parameters(self, weight: object, signal: Tensor) -> Parameters:
-        found: Parameters = {}
-        if "weight" in self.roles:
-            found["weight"] = self._summed("weight", weight())  # type: ignore[operator]
-        if "bias" in self.roles:
-            found["bias"] = self._summed("bias", signal)
-        return found
 
     def _summed(self, role: str, values: Tensor) -> Tensor:
         repeated = [axis for axis, size in enumerate(self.broadcast[role], 1) if size == 1]
@@ -84,7 +72,7 @@ class ScaleShiftContraction(Contraction):
 
 
 @final
-class ShiftContraction(Contraction):
+class ShiftContraction(FormedContraction):
     """A parameter that is repeated over the samples and used as it is: y = p; the only factor is b [B, ...].
 
     Args:
@@ -116,14 +104,6 @@ class ShiftContraction(Contraction):
         (b,) = self.factors
         return [cotangents["value"].reshape(len(b), *self.broadcast).expand_as(b)]
 
-    def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
-        """See `Contraction.rotated_tangent`."""
-        return flattened(self.tangent(tangents))
-
     def held_numbers(self) -> int:
         """See `Contraction.held_numbers`."""
         return 0
-
-    def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """See `Contraction.gram`."""
-        return self.cotangent(self.tangent(tangents))

@@ -8,11 +8,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened
+from riskaudit.jacobian.structured.layers.contraction import FormedContraction, Parameters
 
 
 @final
-class EmbeddingContraction(Contraction):
+class EmbeddingContraction(FormedContraction):
     """y = weight[numbers]; the only factor is b [B, ..., E].
 
     Args:
@@ -52,14 +52,6 @@ class EmbeddingContraction(Contraction):
         found = cotangents["weight"].gather(1, rows) * self.counted[..., None]
         return [found.reshape(b.shape)]
 
-    def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
-        """See `Contraction.rotated_tangent`."""
-        return flattened(self.tangent(tangents))
-
     def held_numbers(self) -> int:
         """See `Contraction.held_numbers`."""
         return self.counted.numel()
-
-    def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """See `Contraction.gram`."""
-        return self.cotangent(self.tangent(tangents))

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened
+from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened, only, positions
 
 
 def forms_weight(positions: int, inputs: int, outputs: int) -> bool:
@@ -31,7 +31,7 @@ class LinearContraction(Contraction):
     """y = x W^T + bias on factors a [B, ..., a] and b [B, ..., c]; W is [c, a]."""
 
     def __init__(self, factors: Sequence[Tensor], roles: frozenset[str]) -> None:
-        super().__init__([_positions(factor) for factor in factors], roles)
+        super().__init__([positions(factor) for factor in factors], roles)
         self.shapes = [factor.shape for factor in factors]
         a, b = self.factors
         self._gram_of_inputs: Tensor | None = None
@@ -43,13 +43,13 @@ class LinearContraction(Contraction):
     def gradient(self) -> Parameters:
         """See `Contraction.gradient`."""
         a, b = self.factors
-        return self._parameters(lambda: outer(b, a), b)
+        return only(self.roles, weight=lambda: outer(b, a), bias=lambda: b.sum(1))
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """U = db a^T + b da^T."""
         a, b = self.factors
-        da, db = (_positions(tangent) for tangent in tangents)
-        return self._parameters(lambda: self._tangent_weight(a, b, da, db), db)
+        da, db = (positions(tangent) for tangent in tangents)
+        return only(self.roles, weight=lambda: self._tangent_weight(a, b, da, db), bias=lambda: db.sum(1))
 
     def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
         """U^T b and U a."""
@@ -67,7 +67,7 @@ class LinearContraction(Contraction):
         a, b = self.factors
         if a.shape[1] > 1 or "weight" not in self.roles:
             return flattened(self.tangent(tangents))
-        da, db = (_positions(tangent) for tangent in tangents)
+        da, db = (positions(tangent) for tangent in tangents)
         norm = a.norm(dim=-1, keepdim=True)
         along = (a * da).sum(-1, keepdim=True) / norm.clamp_min(torch.finfo(a.dtype).tiny)
         rest = da - a * (along / norm.clamp_min(torch.finfo(a.dtype).tiny))
@@ -83,7 +83,7 @@ class LinearContraction(Contraction):
         if self._gram_of_inputs is None or self._gram_of_signals is None:
             return self.cotangent(self.tangent(tangents))
         a, b = self.factors
-        da, db = (_positions(tangent) for tangent in tangents)
+        da, db = (positions(tangent) for tangent in tangents)
         if a.shape[1] == 1:
             inputs = (b * db).sum(-1, keepdim=True) * a + self._gram_of_signals * da
             signals = (a * da).sum(-1, keepdim=True) * b + self._gram_of_inputs * db
@@ -99,18 +99,5 @@ class LinearContraction(Contraction):
             return torch.addcmul(db.mT * a, b.mT, da)
         return torch.baddbmm(torch.bmm(db.mT, a), b.mT, da)
 
-    def _parameters(self, weight: object, signal: Tensor) -> Parameters:
-        found: Parameters = {}
-        if "weight" in self.roles:
-            found["weight"] = weight()  # type: ignore[operator]
-        if "bias" in self.roles:
-            found["bias"] = signal.sum(1)
-        return found
-
     def _shaped(self, inputs: Tensor, signals: Tensor) -> list[Tensor]:
         return [inputs.reshape(self.shapes[0]), signals.reshape(self.shapes[1])]
-
-
-def _positions(factor: Tensor) -> Tensor:
-    """[B, ..., n] as [B, T, n]."""
-    return factor.reshape(factor.shape[0], -1, factor.shape[-1])
