@@ -163,7 +163,7 @@ class DenseHessian:
         largest = _largest(self.matrix)
         found = {
             "i2f_lower_bound": float(noise.norm()) / (largest * root),
-            "posterior_rmse": at.prior.std * math.sqrt(1 - revealed),
+            "posterior_rmse": at.tau * math.sqrt(1 - revealed),
             "revealed_fraction": revealed,
             "map_rmse": math.sqrt((float(bias.square().sum()) + sigma**2 * variance) / d),
             "map_i2f": float(_solved(shifted, noise - eps * away).norm()) / root,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from riskaudit.errors import RiskauditError
     from riskaudit.guard import Policy
     from riskaudit.inputs import Checkpoint, Loss, Samples, load_checkpoint, load_loss, load_samples
+    from riskaudit.priors import Prior, fit_prior, load_prior, save_prior
     from riskaudit.report import render
     from riskaudit.results import AuditResult
 
@@ -29,13 +30,17 @@ _HOMES = {
     "Checkpoint": "riskaudit.inputs",
     "Loss": "riskaudit.inputs",
     "Policy": "riskaudit.guard",
+    "Prior": "riskaudit.priors",
     "RiskauditError": "riskaudit.errors",
     "Samples": "riskaudit.inputs",
     "audit": "riskaudit.auditing",
+    "fit_prior": "riskaudit.priors",
     "load_checkpoint": "riskaudit.inputs",
     "load_loss": "riskaudit.inputs",
+    "load_prior": "riskaudit.priors",
     "load_samples": "riskaudit.inputs",
     "render": "riskaudit.report",
+    "save_prior": "riskaudit.priors",
 }
 
 __all__ = [
@@ -44,14 +49,18 @@ __all__ = [
     "Checkpoint",
     "Loss",
     "Policy",
+    "Prior",
     "RiskauditError",
     "Samples",
     "__version__",
     "audit",
+    "fit_prior",
     "load_checkpoint",
     "load_loss",
+    "load_prior",
     "load_samples",
     "render",
+    "save_prior",
 ]
 
 

@@ -5,6 +5,7 @@
     │   ├── CheckpointError        the checkpoint file or its weights
     │   ├── ArchitectureError      the model that the weights belong to
     │   ├── SamplesError           the data file, its pixels or its labels
+    │   ├── PriorError             a prior file, or data that no prior can be fitted to
     │   └── UserCodeError          a ``file.py:name`` that can't be loaded or fails
     ├── ReleaseError               the release pipeline
     │   └── CoupledReleaseError    one sample's release depends on the other samples
@@ -37,6 +38,10 @@ class ArchitectureError(InputError):
 
 class SamplesError(InputError):
     """Samples that can't be read or that the model can't take."""
+
+
+class PriorError(InputError):
+    """A prior file that can't be used, or data that no prior can be fitted to."""
 
 
 class UserCodeError(InputError):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.jacobian import jacobian_maker
-from riskaudit.priors import IsotropicPrior
+from riskaudit.priors import IsotropicPrior, Prior
 from riskaudit.proxies import PROXIES, Linearisation, Plan
 from riskaudit.release import Batch, Release
 
@@ -185,7 +185,7 @@ def linearise(
     release: str = "gradient,gaussian:0.01",
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    prior: IsotropicPrior = PRIOR,
+    prior: Prior = PRIOR,
     how: Plan | None = None,
     seed: int = 0,
     indices: list[int] | None = None,

@@ -115,6 +115,26 @@ def proxies(J: Array, r: Array, delta: Array, displacement: Array, sigma: float,
     }
 
 
+def correlated_posterior(J: Array, delta: Array, displacement: Array, sigma: float, C: Array) -> dict[str, float]:
+    """The proxies with a prior in them, for the prior N(mu, C) and displacement x - mu [d]: by plain inverses."""
+    d = J.shape[1]
+    H, precision = J.T @ J, np.linalg.inv(C)
+    P = np.linalg.inv(H / sigma**2 + precision)
+    bias = P @ precision @ displacement
+    error = P @ (J.T @ delta / sigma**2) - bias
+    return {
+        "posterior_rmse": float(np.sqrt(np.trace(P) / d)),
+        "revealed_fraction": float(1 - np.trace(P) / np.trace(C)),
+        "map_rmse": float(np.sqrt((bias @ bias + np.trace(P @ H @ P) / sigma**2) / d)),
+        "map_i2f": float(np.linalg.norm(error) / math.sqrt(d)),
+    }
+
+
+def posterior_covariance(J: Array, sigma: float, C: Array) -> Array:
+    """(H / sigma^2 + C^-1)^-1, [d, d]."""
+    return np.asarray(np.linalg.inv(J.T @ J / sigma**2 + np.linalg.inv(C)))
+
+
 def posterior_rmse(H: Array, sigma: float, tau: float) -> float:
     """sqrt(trace((H / sigma^2 + I / tau^2)^-1) / d)."""
     d = len(H)

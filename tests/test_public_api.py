@@ -12,8 +12,9 @@ import riskaudit
 from riskaudit.errors import RiskauditError, SettingsError
 
 NAMES = [
-    "AuditResult", "AuditSettings", "Checkpoint", "Loss", "Policy", "RiskauditError", "Samples", "__version__", "audit",
-    "load_checkpoint", "load_loss", "load_samples", "render",
+    "AuditResult", "AuditSettings", "Checkpoint", "Loss", "Policy", "Prior", "RiskauditError", "Samples",
+    "__version__", "audit", "fit_prior", "load_checkpoint", "load_loss", "load_prior", "load_samples", "render",
+    "save_prior",
 ]  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import resource
 import sys
@@ -16,25 +15,24 @@ import scipy
 import torch
 from torch import nn
 
-from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_coupling, refuse_if_all_failed
+from riskaudit.auditing.calibration import make_calibrator
+from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_if_all_failed
 from riskaudit.auditing.notes import threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import class_rows, fairness, noise_curve, noise_needed
+from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import ArchitectureError, SettingsError
-from riskaudit.inputs import Checkpoint, Samples, check_compatibility, load_loss
-from riskaudit.jacobian import jacobian_maker
-from riskaudit.priors import IsotropicPrior
+from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.proxies import PROXIES, Clock
-from riskaudit.release import Batch, Release
+from riskaudit.release import Release
 from riskaudit.results import (
     AuditResult,
     CheckpointInfo,
     Cost,
     DataInfo,
     NoiseInfo,
-    PriorInfo,
     ReleaseInfo,
     Settings,
     Thresholds,
@@ -43,9 +41,6 @@ from riskaudit.results import (
 from riskaudit.version import __version__
 
 Progress = Callable[[int, int], None]
-
-# Samples on which the Jacobian is tried before the audit.
-TRIED_SAMPLES = 4
 
 
 def audit(
@@ -74,26 +69,21 @@ def audit(
     """
     started = time.perf_counter()
     settings = _settings(settings, options)
-    if isinstance(checkpoint, nn.Module):
-        checkpoint = Checkpoint.from_model(checkpoint)
-    loss = load_loss(settings.loss)
-    check_compatibility(checkpoint, samples, loss)
-    device = settings.torch_device()
+    victim = make_victim(checkpoint, samples, settings)
+    checkpoint, release, chosen, device = victim.checkpoint, victim.release, victim.chosen, victim.device
+    calibrator = None if settings.calibration is None else make_calibrator(settings.calibration, victim)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    model = copy.deepcopy(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
-    release = Release(model, loss, settings.release)
     defended = release.noise is not None
-    audited = release if defended else release.with_noise(settings.reference_noise)
-    prior = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
-    refuse_coupling(model, samples, settings)
-    jacobian = jacobian_maker(audited, _batch(samples, list(range(min(len(samples), TRIED_SAMPLES))), audited))
+    jacobian = victim.jacobian(release if defended else release.with_noise(settings.reference_noise))
     width = samples_at_once(settings.batch_size, jacobian, device)
     plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples), width, device)
     thresholds = Thresholds(high=settings.high, medium=settings.medium)
-    target_rmse = prior.std / 2 if settings.target_rmse is None else settings.target_rmse
-    maker = RowMaker(jacobian, defended, prior, plan, thresholds, target_rmse, settings.seed)
-    done = _all_rows(maker, samples, settings, show_samples, progress)
+    target_rmse = chosen.info.std / 2 if settings.target_rmse is None else settings.target_rmse
+    maker = RowMaker(
+        jacobian, defended, chosen.prior, plan, thresholds, target_rmse, settings.tolerances, settings.seed, calibrator
+    )
+    done = _all_rows(maker, victim, show_samples, progress)
     refuse_if_all_failed(done.rows)
     return AuditResult(
         tool=Tool(version=__version__),
@@ -109,8 +99,8 @@ def audit(
         data=_data_info(samples),
         release=_release_info(release, settings),
         threat_model=threat_model(checkpoint.model),
-        prior=PriorInfo(kind=prior.kind, mean=prior.mean, std=prior.std),
-        settings=_settings_info(settings, maker, checkpoint, loss.name, device),
+        prior=chosen.info,
+        settings=_settings_info(settings, maker, checkpoint, victim.loss.name, device),
         cost=Cost(
             seconds=round(time.perf_counter() - started, 3),
             matvecs=done.matvecs,
@@ -121,8 +111,15 @@ def audit(
         classes=class_rows(done.rows, samples.class_names, settings.seed),
         fairness=fairness(done.rows),
         noise_curve=noise_curve(done.information),
-        noise_needed=noise_needed(done.rows, done.information, settings.revealed_limits(prior.std)),
-        warnings=warnings_of(checkpoint, samples, settings, release, done.rows),
+        noise_needed=noise_needed(
+            done.rows,
+            done.information,
+            settings.revealed_limits(chosen.info.std),
+            # With one prior for all coordinates the limit says the same.
+            {} if settings.prior == "isotropic" else settings.least_errors(chosen.info.std),
+        ),
+        calibration=None if calibrator is None else calibrator.info,
+        warnings=[*chosen.warnings, *warnings_of(checkpoint, samples, settings, release, done.rows)],
     )
 
 
@@ -134,21 +131,18 @@ def _settings(settings: AuditSettings | None, options: dict[str, object]) -> Aud
     return replace(settings or AuditSettings(), **options)  # type: ignore[arg-type]
 
 
-def _all_rows(
-    maker: RowMaker, samples: Samples, settings: AuditSettings, show_samples: bool, progress: Progress | None
-) -> BatchRows:
+def _all_rows(maker: RowMaker, victim: Victim, show_samples: bool, progress: Progress | None) -> BatchRows:
     total = BatchRows([])
+    samples, budget = victim.samples, victim.settings.budget
     size, started = maker.plan.width, time.monotonic()
     for first in range(0, len(samples), size):
         indices = list(range(first, min(first + size, len(samples))))
         images = [image_png(samples.inputs[index]) if show_samples else None for index in indices]
-        batch = BatchOf(
-            _batch(samples, indices, maker.jacobian.release), indices, [samples.ids[index] for index in indices], images
-        )
+        batch = BatchOf(victim.batch(indices), indices, [samples.ids[index] for index in indices], images)
         clock = Clock()
-        if settings.budget is not None:
+        if budget is not None:
             # Every sample gets the same share of what is left.
-            left = settings.budget - (time.monotonic() - started)
+            left = budget - (time.monotonic() - started)
             clock = Clock(max(0.0, left) * len(indices) / (len(samples) - first))
         try:
             part = audit_batch(maker, batch, clock)
@@ -165,14 +159,6 @@ def _all_rows(
         if progress is not None:
             progress(len(total.rows), len(samples))
     return total
-
-
-def _batch(samples: Samples, indices: list[int], release: Release) -> Batch:
-    """Some samples, where and as the release works."""
-    return Batch(
-        samples.inputs[indices].to(device=release.device, dtype=release.dtype),
-        samples.targets[indices].to(release.device),
-    )
 
 
 def _missing_reason(name: str, done: BatchRows) -> str | None:
@@ -220,7 +206,7 @@ def _settings_info(
         inverse_reason=plan.inverse_reason,
         loss=loss,
         batch_size=plan.width,
-        tolerance=settings.tolerance,
+        tolerance=settings.solver_tolerance,
         max_matvecs=plan.max_matvecs,
         precision=settings.precision,
         budget_seconds=settings.budget,

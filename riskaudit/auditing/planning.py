@@ -41,7 +41,7 @@ def choose_plan(
         solver_reason=reason,
         inverse=inverse,
         inverse_reason=inverse_reason,
-        tolerance=settings.tolerance,
+        tolerance=settings.solver_tolerance,
         max_matvecs=settings.max_matvecs or (CHOSEN_MAX_MATVECS if named else AUTO_MAX_MATVECS),
         precision=settings.precision,
         max_probes=MAX_PROBES,

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riskaudit.auditing.calibration import Calibrator
 from riskaudit.jacobian import JacobianMaker
-from riskaudit.priors import IsotropicPrior
+from riskaudit.priors import Prior
 from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
 from riskaudit.proxies.base import not_applicable
+from riskaudit.proxies.success import success_of
 from riskaudit.release import Batch
 from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds, Verdict
 
@@ -30,11 +32,13 @@ class RowMaker:
 
     jacobian: JacobianMaker
     defended: bool
-    prior: IsotropicPrior
+    prior: Prior
     plan: Plan
     thresholds: Thresholds
     target_rmse: float
+    tolerances: tuple[float, ...]
     seed: int
+    calibrator: Calibrator | None = None
 
 
 @dataclass
@@ -148,6 +152,13 @@ def _row(
     proxies = {name: score.estimates[place] for name, score in scores.items()}
     headline = proxies[HEADLINE]
     solvers = {"largest_eigenvalue": _largest(at, place)} if at.plan.proxies - {"gradient_norm"} else {}
+    # Like the noise, asked for only where the headline is.
+    wanted = HEADLINE in maker.plan.proxies
+    success, predicted = success_of(at, place, maker.tolerances) if wanted else ([], None)
+    calibrated: dict[str, Estimate] = {}
+    if maker.calibrator is not None:
+        calibrated = maker.calibrator.intervals(proxies, float(at.prior.variance[place]))
+        success = maker.calibrator.success(success, lambda tolerances: success_of(at, place, tolerances)[0])
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
     return SampleRow(
         id=batch.ids[place],
@@ -157,8 +168,11 @@ def _row(
         reason=scores[HEADLINE].reason,
         proxies=proxies,
         noise_std_for_target=target,
-        verdict=verdict(headline, maker.thresholds, maker.defended),
+        verdict=verdict(cautious(headline, calibrated.get(HEADLINE)), maker.thresholds, maker.defended),
         solvers=solvers,
+        success_probability=success,
+        predicted_rmse=predicted,
+        calibrated=calibrated,
         image_png=batch.images[place],
     )
 
@@ -193,6 +207,15 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
     if revealed > thresholds.high:
         return "high"
     return "medium" if revealed >= thresholds.medium else "low"
+
+
+def cautious(estimate: Estimate, calibrated: Estimate | None) -> Estimate:
+    """The revealed fraction with the larger of its upper ends, certified and calibrated; 1 where one is unknown."""
+    if calibrated is None or estimate.value is None:
+        return estimate
+    own = estimate.value if estimate.high is None else estimate.high
+    high = 1.0 if calibrated.high is None else calibrated.high
+    return estimate.model_copy(update={"high": max(own, high)})
 
 
 def _target(target: Tensor) -> Target:

@@ -12,6 +12,7 @@ from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
 from riskaudit.proxies import PROXIES
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+PRIOR_NAMES = ("isotropic", "data", "class")
 AUTO_MAX_MATVECS = 50
 CHOSEN_MAX_MATVECS = 1000
 
@@ -24,7 +25,9 @@ class AuditSettings:
         loss: registered name or ``file.py:function``.
         release: the pipeline, as ``--release`` takes it.
         reference_noise: Gaussian std per released entry at which an undefended release is ranked.
-        prior_mean: mean of one input coordinate; None to take it from the audited data.
+        prior: "isotropic", "data" or "class" (both fitted to the audited data), or a file of ``riskaudit prior fit``.
+        calibration: file of ``riskaudit calibrate`` for this model, release, noise and prior; None for none.
+        prior_mean: of the isotropic prior: mean of one input coordinate; None to take it from the audited data.
         prior_std: standard deviation likewise.
         target_rmse: error that noise_std_for_target should reach; None for half the prior's std.
         high: verdict "high" above this revealed fraction.
@@ -34,7 +37,8 @@ class AuditSettings:
         min_rmse: likewise for the posterior error.
         solver: "auto" or a registered eigenvalue solver.
         inverse: "auto" or a registered inverse.
-        tolerance: relative error at which an iteration has converged.
+        solver_tolerance: relative error at which an iteration has converged.
+        tolerances: RMSEs, data units, for which the attacker's probability of success is worked out.
         max_matvecs: products per sample and iteration at most; None for 50, or 1000 where the user named a
             solver, an inverse or a precision.
         precision: relative width that certified intervals should have; None for 0.2 where it is cheap.
@@ -50,6 +54,8 @@ class AuditSettings:
     loss: str = "cross-entropy"
     release: str = "gradient"
     reference_noise: float = 1e-3
+    prior: str = "isotropic"
+    calibration: str | None = None
     prior_mean: float | None = None
     prior_std: float | None = None
     target_rmse: float | None = None
@@ -59,7 +65,8 @@ class AuditSettings:
     min_rmse: float | None = None
     solver: str = "auto"
     inverse: str = "auto"
-    tolerance: float = 1e-6
+    solver_tolerance: float = 1e-6
+    tolerances: tuple[float, ...] = (0.05, 0.1, 0.2)
     max_matvecs: int | None = None
     confidence: float = 0.99
     dtype: str = "float64"
@@ -76,6 +83,9 @@ class AuditSettings:
             _positive("--target-rmse", self.target_rmse)
         if self.prior_std is not None:
             _positive("--prior-std", self.prior_std)
+        self._check_prior()
+        for tolerance in self.tolerances:
+            _positive("--tolerance", tolerance)
         if not 0 <= self.medium <= self.high <= 1:
             raise SettingsError(
                 f"expected 0 <= --medium-above <= --high-above <= 1, found {self.medium:g} and {self.high:g}"
@@ -87,8 +97,8 @@ class AuditSettings:
             raise SettingsError(
                 f"--inverse dense needs all eigenvalues, but --solver is {self.solver}; choose --solver dense as well"
             )
-        if not 0 < self.tolerance < 1:
-            raise SettingsError(f"expected --tolerance between 0 and 1, found {self.tolerance:g}")
+        if not 0 < self.solver_tolerance < 1:
+            raise SettingsError(f"expected --solver-tolerance between 0 and 1, found {self.solver_tolerance:g}")
         self._check_effort()
         if not 0 < self.confidence < 1:
             raise SettingsError(f"expected --confidence between 0 and 1, found {self.confidence:g}")
@@ -97,6 +107,15 @@ class AuditSettings:
                 raise SettingsError(f"expected {name} of at least 1, found {value}")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"expected --seed of at least 0, found {self.seed}")
+
+    def _check_prior(self) -> None:
+        if not self.prior:
+            raise SettingsError(f"expected --prior to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
+        for name, value in (("--prior-mean", self.prior_mean), ("--prior-std", self.prior_std)):
+            if value is not None and self.prior != "isotropic":
+                raise SettingsError(
+                    f"{name} belongs to the isotropic prior, but --prior is {self.prior}; leave one of them out"
+                )
 
     def _check_effort(self) -> None:
         if self.precision is not None and not 0 < self.precision <= 1:
@@ -114,6 +133,10 @@ class AuditSettings:
         """Ids of the proxies to compute."""
         return frozenset(PROXIES if self.proxies is None else self.proxies)
 
+    def least_errors(self, prior_std: float) -> dict[float, float]:
+        """The posterior error that each of `revealed_limits` stands for, where it does."""
+        return {} if self.min_rmse is None else {1 - (self.min_rmse / prior_std) ** 2: self.min_rmse}
+
     def revealed_limits(self, prior_std: float) -> list[float]:
         """Revealed fractions for which the noise needed is worked out: the thresholds and the limits."""
         limits = [self.high, self.medium]
@@ -121,7 +144,7 @@ class AuditSettings:
             limits.append(self.max_revealed)
         if self.min_rmse is not None:
             # posterior_rmse = tau sqrt(1 - revealed_fraction)
-            limits.append(1 - (self.min_rmse / prior_std) ** 2)
+            limits += self.least_errors(prior_std)
         return limits
 
     def torch_dtype(self) -> torch.dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -74,7 +74,10 @@ def _inequality(rows: Sequence[SampleRow], proxy: str) -> Inequality:
 
 
 def noise_needed(
-    rows: Sequence[SampleRow], information: Sequence[Information], limits: Sequence[float]
+    rows: Sequence[SampleRow],
+    information: Sequence[Information],
+    limits: Sequence[float],
+    least_errors: Mapping[float, float] | None = None,
 ) -> list[NoiseNeed]:
     """Noise that is sure to keep all samples within each limit on revealed_fraction, most permissive first.
 
@@ -82,12 +85,15 @@ def noise_needed(
         rows: all samples.
         information: of those that have a revealed fraction, in their order.
         limits: revealed fractions; only those in (0, 1) can ask for noise.
+        least_errors: the posterior errors that some limits stand for, which samples with priors of their own
+            reach at different revealed fractions.
     """
     ids = [row.id for row in rows if row.status != "failed"]
     needs = []
     for limit in sorted({limit for limit in limits if 0 < limit < 1}, reverse=True):
         # posterior_rmse = tau sqrt(1 - revealed_fraction)
-        targets = [each.noise_for(each.tau * math.sqrt(1 - limit)) for each in information]
+        least = (least_errors or {}).get(limit, 0.0)
+        targets = [each.noise_for(max(each.tau * math.sqrt(1 - limit), least)) for each in information]
         known = [
             (target.std, sample_id)
             for target, sample_id in zip(targets, ids, strict=bool(information))

@@ -11,6 +11,7 @@ import typer
 
 from riskaudit.cli.demo import demo
 from riskaudit.cli.listing import list_names
+from riskaudit.cli.prior import prior
 from riskaudit.cli.report import report
 from riskaudit.cli.scan import scan
 from riskaudit.errors import RiskauditError
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("scan")(scan)
+app.add_typer(prior, name="prior")
 app.command("report")(report)
 app.command("demo")(demo)
 app.command("list")(list_names)

@@ -70,11 +70,20 @@ ReferenceNoiseOption = Annotated[
         "--reference-noise", help="Noise std at which an undefended release is ranked.", rich_help_panel=RELEASE
     ),
 ]
+PriorOption = Annotated[
+    str,
+    typer.Option(
+        "--prior",
+        help="What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), or a FILE "
+        "that riskaudit prior fit wrote.",
+        rich_help_panel=PRIOR,
+    ),
+]
 PriorMeanOption = Annotated[
     float | None,
     typer.Option(
         "--prior-mean",
-        help="Attacker's prior: mean of one input coordinate (default: the data's).",
+        help="Isotropic prior: mean of one input coordinate (default: the data's).",
         rich_help_panel=PRIOR,
     ),
 ]
@@ -82,7 +91,7 @@ PriorStdOption = Annotated[
     float | None,
     typer.Option(
         "--prior-std",
-        help="Attacker's prior: standard deviation likewise (default: the data's).",
+        help="Isotropic prior: standard deviation likewise (default: the data's).",
         rich_help_panel=PRIOR,
     ),
 ]
@@ -91,6 +100,14 @@ TargetRmseOption = Annotated[
     typer.Option(
         "--target-rmse",
         help="Error that enough noise should force (default: half the prior's std).",
+        rich_help_panel=PRIOR,
+    ),
+]
+ToleranceOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--tolerance",
+        help="RMSE within which a reconstruction counts as a success; repeatable (default: 0.05, 0.1, 0.2).",
         rich_help_panel=PRIOR,
     ),
 ]
@@ -105,8 +122,8 @@ SolverOption = Annotated[str, typer.Option("--solver", help="auto, dense, lanczo
 InverseOption = Annotated[
     str, typer.Option("--inverse", help="auto, dense, cg, neumann or least-squares.", rich_help_panel=SOLVERS)
 ]
-ToleranceOption = Annotated[
-    float, typer.Option("--tolerance", help="Relative error at which a solver stops.", rich_help_panel=SOLVERS)
+SolverToleranceOption = Annotated[
+    float, typer.Option("--solver-tolerance", help="Relative error at which a solver stops.", rich_help_panel=SOLVERS)
 ]
 MaxMatvecsOption = Annotated[
     int | None,
@@ -215,6 +232,11 @@ ConfigOption = Annotated[
 def formats_of(chosen: list[Format] | None) -> list[str]:
     """Format names, the default where none was chosen."""
     return [str(name.value) for name in chosen] if chosen else ["html", "pdf", "json"]
+
+
+def tolerances_of(chosen: list[float] | None) -> tuple[float, ...]:
+    """Tolerances ascending and without repeats, the default where none was chosen."""
+    return tuple(sorted(set(chosen))) if chosen else (0.05, 0.1, 0.2)
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:

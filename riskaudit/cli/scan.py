@@ -33,9 +33,11 @@ def scan(
     limit: opt.LimitOption = None,
     release: opt.ReleaseOption = "gradient",
     reference_noise: opt.ReferenceNoiseOption = 1e-3,
+    prior: opt.PriorOption = "isotropic",
     prior_mean: opt.PriorMeanOption = None,
     prior_std: opt.PriorStdOption = None,
     target_rmse: opt.TargetRmseOption = None,
+    tolerance: opt.ToleranceOption = None,
     high: opt.HighOption = 0.5,
     medium: opt.MediumOption = 0.1,
     max_revealed: opt.MaxRevealedOption = None,
@@ -43,7 +45,7 @@ def scan(
     policy: opt.PolicyOption = None,
     solver: opt.SolverOption = "auto",
     inverse: opt.InverseOption = "auto",
-    tolerance: opt.ToleranceOption = 1e-6,
+    solver_tolerance: opt.SolverToleranceOption = 1e-6,
     max_matvecs: opt.MaxMatvecsOption = None,
     precision: opt.PrecisionOption = None,
     budget: opt.BudgetOption = None,
@@ -76,10 +78,11 @@ def scan(
     from riskaudit.inputs import load_checkpoint, load_loss, load_samples
 
     settings = AuditSettings(
-        loss=loss, release=release, reference_noise=reference_noise, prior_mean=prior_mean, prior_std=prior_std,
-        target_rmse=target_rmse, max_revealed=limits.policy.max_revealed,
-        min_rmse=limits.policy.min_rmse, high=high, medium=medium, solver=solver, inverse=inverse, tolerance=tolerance,
-        max_matvecs=max_matvecs, precision=precision, budget=budget, proxies=opt.names_of(proxies),
+        loss=loss, release=release, reference_noise=reference_noise, prior=prior, prior_mean=prior_mean,
+        prior_std=prior_std, target_rmse=target_rmse, tolerances=opt.tolerances_of(tolerance),
+        max_revealed=limits.policy.max_revealed, min_rmse=limits.policy.min_rmse, high=high,
+        medium=medium, solver=solver, inverse=inverse, solver_tolerance=solver_tolerance, max_matvecs=max_matvecs,
+        precision=precision, budget=budget, proxies=opt.names_of(proxies),
         confidence=confidence, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     means = opt.numbers_of(mean, "--mean")
@@ -142,9 +145,12 @@ def _command(ctx: typer.Context, checkpoint: str, data: str) -> str:
         value: Any = ctx.params.get(name)
         if name in NOT_RECORDED or source is None or source.name == "DEFAULT" or value in (None, False):
             continue
-        words.append(next(option for option in parameter.opts if option.startswith("--")))
-        if value is not True:
-            words.append(_file_name(str(value)) if name in ("arch", "loss") else str(value))
+        option = next(option for option in parameter.opts if option.startswith("--"))
+        if value is True:
+            words.append(option)
+            continue
+        for each in value if isinstance(value, list | tuple) else [value]:
+            words += [option, _file_name(str(each)) if name in ("arch", "loss", "prior") else str(each)]
     return shlex.join(words)
 
 

@@ -89,16 +89,22 @@ class Policy:
         return all(_usable(row.proxies.get(needed[limit])) for limit in self.limits)
 
     def _over_revealed(self, row: SampleRow) -> bool:
-        estimate = row.proxies.get("revealed_fraction")
-        if self.max_revealed is None or estimate is None or not _usable(estimate):
+        limit = self.max_revealed
+        if limit is None:
             return False
-        return _worst(estimate, estimate.high, 1.0) > self.max_revealed
+        return any(_worst(one, one.high, 1.0) > limit for one in _estimates(row, "revealed_fraction"))
 
     def _under_rmse(self, row: SampleRow) -> bool:
-        estimate = row.proxies.get("posterior_rmse")
-        if self.min_rmse is None or estimate is None or not _usable(estimate):
+        limit = self.min_rmse
+        if limit is None:
             return False
-        return _worst(estimate, estimate.low, 0.0) < self.min_rmse
+        return any(_worst(one, one.low, 0.0) < limit for one in _estimates(row, "posterior_rmse"))
+
+
+def _estimates(row: SampleRow, proxy: str) -> list[Estimate]:
+    """What is known of a proxy: as certified, and where there is a calibration, as calibrated."""
+    found = (row.proxies.get(proxy), row.calibrated.get(proxy))
+    return [one for one in found if one is not None and _usable(one)]
 
 
 def _usable(estimate: Estimate | None) -> bool:

@@ -18,6 +18,7 @@ from riskaudit.linalg.quadrature import InverseForms, Quadrature, inverse_forms
 from riskaudit.linalg.solution import Interval, Solution
 from riskaudit.linalg.traces import TraceProbes, deflatable, effective_dimension_bounds, trace_interval
 from riskaudit.linalg.tridiagonal import RitzPairs, Tridiagonal
+from riskaudit.linalg.weighted_traces import WeightedTraces
 
 __all__ = [
     "EIGENVALUE_SOLVERS",
@@ -45,6 +46,7 @@ __all__ = [
     "Spectrum",
     "TraceProbes",
     "Tridiagonal",
+    "WeightedTraces",
     "deflatable",
     "effective_dimension_bounds",
     "inverse_forms",

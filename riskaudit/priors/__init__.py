@@ -1,5 +1,24 @@
-"""What an attacker is taken to know of the input beforehand."""
+"""What an attacker is taken to know of the input beforehand: a mean and a symmetric root of the covariance."""
 
+from riskaudit.priors.base import BoundPrior, Prior
+from riskaudit.priors.by_class import ClassPrior
+from riskaudit.priors.fitting import FITTED_KINDS, MIN_IMAGES, fit_prior
+from riskaudit.priors.gaussian import GaussianPrior, Origin
 from riskaudit.priors.isotropic import IsotropicPrior
+from riskaudit.priors.storage import load_prior, save_prior
+from riskaudit.priors.whitening import WhitenedOperator
 
-__all__ = ["IsotropicPrior"]
+__all__ = [
+    "FITTED_KINDS",
+    "MIN_IMAGES",
+    "BoundPrior",
+    "ClassPrior",
+    "GaussianPrior",
+    "IsotropicPrior",
+    "Origin",
+    "Prior",
+    "WhitenedOperator",
+    "fit_prior",
+    "load_prior",
+    "save_prior",
+]

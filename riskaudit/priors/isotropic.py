@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
+from riskaudit.priors.base import BoundPrior, Prior
+from riskaudit.results import PriorInfo
 
 
+@final
 @dataclass(frozen=True)
-class IsotropicPrior:
+class IsotropicPrior(Prior):
     """Mean and standard deviation of one input coordinate, in data units."""
 
     mean: float
     std: float
 
-    kind = "isotropic"
+    kind: ClassVar[str] = "isotropic"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.mean):
@@ -46,6 +51,22 @@ class IsotropicPrior:
             float(inputs.std(correction=0)) if std is None else std,
         )
 
-    def displacement(self, inputs: Tensor) -> Tensor:
-        """x - mu, [B, d], for inputs [B, *S]."""
-        return inputs.flatten(1) - self.mean
+    def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
+        """See `Prior.bind`; the targets don't matter."""
+        return self._bound(like.shape[1], len(targets), like.dtype, like.device)
+
+    def _bound(self, dimension: int, num_samples: int, dtype: torch.dtype, device: torch.device) -> BoundPrior:
+        variance = torch.full((num_samples,), self.std * self.std, dtype=torch.float64, device=device)
+        return BoundPrior(
+            mean=torch.full((num_samples, dimension), self.mean, dtype=dtype, device=device),
+            root=lambda vector: self.std * vector,
+            inverse_root=lambda vector: vector / self.std,
+            variance=variance,
+            largest=variance,
+            select=lambda indices: self._bound(dimension, len(indices), dtype, device),
+            isotropic_std=self.std,
+        )
+
+    def info(self) -> PriorInfo:
+        """See `Prior.info`."""
+        return PriorInfo(kind=self.kind, mean=self.mean, std=self.std)

@@ -31,21 +31,15 @@ from riskaudit.linalg import (
     lanczos,
     lower_end,
 )
-from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.operators import DowndatedOperator
 from riskaudit.linalg.tridiagonal import Array
 from riskaudit.proxies.plan import Clock, Plan
+from riskaudit.proxies.probing import BRACKET_SHARE, DEFAULT_PRECISION, LOOK_EVERY, probe_all
 
 # Ends that hold with probability only: l_1 above, l_d below, the same of H - v v^T above, traces of four functions.
 EVENTS = 7
-FIRST_PROBES = 2
-# Products between two looks at whether an interval is narrow enough.
-LOOK_EVERY = 4
-# The share of the aimed width that one probe's own bracket may take, the rest being its spread.
-BRACKET_SHARE = 0.25
 # Without an upper end, a lower one that grew by less than this since the last look has settled.
 SETTLED_GROWTH = 0.01
-DEFAULT_PRECISION = 0.2
 # An end of the spectrum comes so near with a product or two more that this is always worth them.
 END_PRECISION = 0.05
 
@@ -207,21 +201,6 @@ class Brackets:
 
         All those numbers share the failure, since which of them is the last depends on what the probes show.
         """
-        deadline = self.clock.share(0.6)
-        found: list[list[Tridiagonal]] = [[] for _ in range(self.num_samples)]
-        wanted = [FIRST_PROBES] * self.num_samples
-        while True:
-            owners = [index for index, count in enumerate(wanted) for _ in range(count - len(found[index]))]
-            if not owners:
-                break
-            self._probe_more(owners, found, deadline)
-            if deadline is not None and deadline():
-                break
-            wanted = [self._probes_wanted(index, found[index]) for index in range(self.num_samples)]
-        return [self._traces(index, tridiagonals) for index, tridiagonals in enumerate(found)]
-
-    def _probe_more(self, owners: list[int], found: list[list[Tridiagonal]], deadline: Deadline | None) -> None:
-        """Run one more probe for each owner, who may occur several times."""
         eps = self.eps
 
         def finished(_: int, tridiagonal: Tridiagonal) -> bool:
@@ -230,21 +209,10 @@ class Brackets:
             lows, highs = Quadrature([tridiagonal]).shares(eps)
             return float(highs[0] - lows[0]) <= BRACKET_SHARE * self._precision * float(highs[0])
 
-        numbers = {index: len(tridiagonals) for index, tridiagonals in enumerate(found)}
-        # Samples beside each other first, so that as few as possible meet themselves in one batch.
-        order = sorted(range(len(owners)), key=lambda place: owners[:place].count(owners[place]))
-        width = max(1, self.plan.width, self.num_samples)
-        for begin in range(0, len(order), width):
-            part = [owners[place] for place in order[begin : begin + width]]
-            starts = []
-            for owner in part:
-                starts.append(self._probe(owner, numbers[owner]))
-                numbers[owner] += 1
-            whole = part == list(range(self.num_samples))
-            operator = self.hessian if whole else self.hessian.select(part)
-            spaces = lanczos(operator, torch.stack(starts), finished, self.plan.max_matvecs, deadline)
-            for owner, space in zip(part, self._counted(spaces), strict=True):
-                found[owner].append(space.tridiagonal)
+        deadline = self.clock.share(0.6)
+        found = probe_all(self.hessian, self._probe, finished, self._probes_wanted, self.plan, deadline)
+        self.matvecs += sum(each.num_products for tridiagonals in found for each in tridiagonals)
+        return [self._traces(index, tridiagonals) for index, tridiagonals in enumerate(found)]
 
     def _traces(self, index: int, tridiagonals: list[Tridiagonal]) -> TraceProbes:
         pairs, kept = self.spaces[index].tridiagonal.ritz(), self._deflated[index]
@@ -280,12 +248,13 @@ class Brackets:
 
     def _probe(self, index: int, number: int) -> Tensor:
         """A standard normal vector [d] with its part in the deflated vectors taken away."""
-        probe, vectors = self._draws(1 + number)[index], self._deflated_vectors[index]
+        probe, vectors = self.draws(1 + number)[index], self._deflated_vectors[index]
         for _ in range(2):
             probe = probe - (vectors @ probe) @ vectors
         return probe
 
-    def _draws(self, number: int) -> Tensor:
+    def draws(self, number: int) -> Tensor:
+        """The standard normal vectors of a number, [B, d]; kept."""
         if number not in self._drawn:
             self._drawn[number] = self._draw(number)
         return self._drawn[number]

@@ -1,8 +1,9 @@
 """How much a release tells of one sample, at any level of Gaussian noise.
 
-revealed_fraction = d_eff / d and posterior_rmse = tau sqrt(1 - revealed_fraction), with
-d_eff = sum_i l_i / (l_i + eps) and eps = sigma^2 / tau^2 (THEORY, section 2): exact where all eigenvalues
-are known, else an interval.
+Isotropic prior: revealed_fraction = d_eff / d and posterior_rmse = tau sqrt(1 - revealed_fraction), with
+d_eff = sum_i l_i / (l_i + eps) and eps = sigma^2 / tau^2 (THEORY, section 2). Correlated prior of covariance C:
+posterior_rmse^2 = sum_i w_i sigma^2 / (k_i + sigma^2) / d over the eigenvalues of K = L H L, tau^2 = tr C / d, and
+revealed_fraction = 1 - posterior_rmse^2 / tau^2. Exact where all eigenvalues are known, else an interval.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from riskaudit.linalg import Interval
+from riskaudit.linalg import Interval, WeightedTraces
 from riskaudit.proxies.brackets import SampleTraces
 from riskaudit.results import NoiseTarget, Status
 
@@ -23,6 +24,8 @@ Eigenvalues = npt.NDArray[np.float64]
 
 # Noise below or above these, times the square root of l_1 and tau, is beyond float64's reach.
 SEARCH_DECADES = 12
+# The mean eigenvalue of K relative to ||C|| l_1, for the range of a figure.
+TYPICAL_SHARE = 1e-4
 # Traces of functions with a pole at -eps stay finite down to here.
 SMALLEST_SHIFT = 1e-100
 
@@ -50,7 +53,7 @@ class Information(ABC):
     """What the release of one sample tells, as a function of the noise.
 
     Attributes:
-        tau: the prior's standard deviation.
+        tau: the prior's standard deviation; with a correlated prior its own RMSE, sqrt(tr C / d).
         status: "exact" or "bracketed".
     """
 
@@ -68,7 +71,10 @@ class Information(ABC):
     @property
     @abstractmethod
     def scale(self) -> tuple[float, float]:
-        """A typical eigenvalue and an upper end of the largest: where noise begins and ends to matter."""
+        """A typical eigenvalue and an upper end of the largest: where noise begins and ends to matter.
+
+        Times tau, their roots are standard deviations of noise; those of K are divided by tau^2 for that.
+        """
 
     @final
     def noise_for(self, target: float) -> NoiseTarget:
@@ -149,3 +155,65 @@ class BracketedInformation(Information):
     def scale(self) -> tuple[float, float]:
         """See `Information.scale`; the typical eigenvalue is the mean."""
         return self.traces.trace.value / self.traces.dimension, self.traces.largest
+
+
+@final
+class CorrelatedInformation(Information):
+    """From all eigenvalues k [d] of K = L H L and their weights w [d], which add up to tr C."""
+
+    status: Status = "exact"
+
+    def __init__(self, eigenvalues: Eigenvalues, weights: Eigenvalues) -> None:
+        self.eigenvalues, self.weights = eigenvalues, weights
+        self.tau = math.sqrt(float(weights.mean()))
+
+    def revealed(self, sigma: float) -> Interval:
+        """See `Information.revealed`."""
+        with np.errstate(over="ignore", divide="ignore"):
+            shares = 1 / (1 + 1 / _signal_to_noise(self.eigenvalues, sigma, 1.0))
+        value = min(1.0, float(self.weights @ shares) / float(self.weights.sum()))
+        return Interval(value, value, value)
+
+    def error(self, sigma: float) -> Interval:
+        """See `Information.error`."""
+        with np.errstate(over="ignore"):
+            shares = 1 / (1 + _signal_to_noise(self.eigenvalues, sigma, 1.0))
+        value = math.sqrt(float(self.weights @ shares) / len(shares))
+        return Interval(value, value, value)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """See `Information.scale`; the typical eigenvalue is the mean, since most may be next to nothing."""
+        typical, largest = float(self.eigenvalues.mean()), float(self.eigenvalues.max())
+        return typical / self.tau**2, largest / self.tau**2
+
+
+@final
+class BracketedCorrelatedInformation(Information):
+    """From random probes of K = L H L."""
+
+    status: Status = "bracketed"
+
+    def __init__(self, traces: WeightedTraces, dimension: int) -> None:
+        self.traces, self.dimension = traces, dimension
+        self.tau = math.sqrt(traces.weight_trace / dimension)
+
+    def _remaining(self, sigma: float) -> Interval:
+        return self.traces.remaining(max(sigma * sigma, SMALLEST_SHIFT))
+
+    def revealed(self, sigma: float) -> Interval:
+        """See `Information.revealed`."""
+        left, total = self._remaining(sigma), self.traces.weight_trace
+        value, high, low = (min(1.0, max(0.0, 1 - end / total)) for end in (left.value, left.low, left.high))
+        return Interval(value, low, high)
+
+    def error(self, sigma: float) -> Interval:
+        """See `Information.error`."""
+        left = self._remaining(sigma)
+        return Interval(*(min(self.tau, math.sqrt(end / self.dimension)) for end in (left.value, left.low, left.high)))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """See `Information.scale`; the typical eigenvalue is a share of the largest that is common for images."""
+        largest = self.traces.largest / self.tau**2
+        return TYPICAL_SHARE * largest, largest

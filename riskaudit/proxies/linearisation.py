@@ -1,6 +1,8 @@
 """A release linearised at a batch of samples: what all proxies share, each piece computed once.
 
-H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^2 (THEORY, section 2).
+H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^2 (THEORY, section 2). With a
+correlated prior of covariance C = L L^T the posterior is read off K = L H L at the shift sigma^2, and everything
+that has no prior in it off H as before.
 """
 
 from __future__ import annotations
@@ -26,10 +28,19 @@ from riskaudit.linalg import (
     Spectrum,
 )
 from riskaudit.linalg.operators import DowndatedOperator
-from riskaudit.priors import IsotropicPrior
+from riskaudit.priors import BoundPrior, Prior, WhitenedOperator
 from riskaudit.proxies.brackets import Brackets
-from riskaudit.proxies.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information
+from riskaudit.proxies.information import (
+    SMALLEST_SHIFT,
+    BracketedCorrelatedInformation,
+    BracketedInformation,
+    CorrelatedInformation,
+    ExactInformation,
+    Information,
+)
 from riskaudit.proxies.plan import Clock, Plan
+from riskaudit.proxies.posterior_brackets import PosteriorBrackets
+from riskaudit.proxies.posterior_spectrum import PosteriorSpectrum
 from riskaudit.results import Status
 
 # The start of the first iteration is stream 1; that of the i-th probe is stream 1 + i.
@@ -79,7 +90,7 @@ class Linearisation:
         self,
         jacobian: Jacobian,
         indices: list[int],
-        prior: IsotropicPrior,
+        prior: Prior,
         plan: Plan,
         seed: int,
         clock: Clock | None = None,
@@ -87,10 +98,15 @@ class Linearisation:
         noise = jacobian.release.noise
         assert noise is not None
         self.jacobian, self.release, self.batch = jacobian, jacobian.release, jacobian.batch
-        self.prior, self.plan, self.clock = prior, plan, clock or Clock()
+        self.plan, self.clock = plan, clock or Clock()
         self.indices, self.seed = indices, seed
         self.sigma = noise.fisher_std
-        ratio = self.sigma / prior.std
+        flat = self.batch.inputs.flatten(1)
+        self._prior_in = partial(prior.bind, self.batch.targets)
+        self.prior: BoundPrior = self._prior_in(flat)
+        self.tau = self.prior.isotropic_std
+        # With a correlated prior eps only says where brackets of H are aimed.
+        ratio = self.sigma / (float(self.prior.variance.mean()) ** 0.5 if self.tau is None else self.tau)
         # Not ratio**2: floats raise OverflowError there instead of giving infinity.
         self.eps = ratio * ratio
         self.hessian = jacobian.hessian()
@@ -103,7 +119,9 @@ class Linearisation:
     @property
     def matvecs(self) -> int:
         """Products with H (for a dense spectrum, columns of J) over all samples so far."""
-        return self._matvecs + (0 if self._all_eigenvalues else self.brackets.matvecs)
+        if self._all_eigenvalues:
+            return self._matvecs
+        return self._matvecs + self.brackets.matvecs + self.posterior_brackets.matvecs
 
     @cached_property
     def gradient_norm(self) -> Tensor:
@@ -125,7 +143,12 @@ class Linearisation:
     @cached_property
     def displacement(self) -> Tensor:
         """x - mu, [B, d]."""
-        return self.prior.displacement(self.batch.inputs)
+        return self.batch.inputs.flatten(1) - self.prior.mean
+
+    @property
+    def prior_rmse(self) -> list[float]:
+        """The error of a guess at the prior's mean, sqrt(tr C / d), per sample."""
+        return [self.tau] * len(self) if self.tau is not None else self.prior.variance.sqrt().tolist()
 
     @cached_property
     def spectrum(self) -> Spectrum | None:
@@ -147,14 +170,45 @@ class Linearisation:
         return Brackets(self.hessian, self.plan, eps, least, self._draw, self.clock)
 
     @cached_property
+    def posterior_spectrum(self) -> PosteriorSpectrum | None:
+        """All of K's eigenvalues, where the prior is correlated and the plan affords them."""
+        if self.spectrum is None or self.tau is not None:
+            return None
+        return PosteriorSpectrum.of(self.spectrum, self._prior_in(self.spectrum.values))
+
+    @cached_property
+    def posterior_brackets(self) -> PosteriorBrackets:
+        """What Lanczos iterations on K certify, where the prior is correlated and not all eigenvalues are known."""
+        return PosteriorBrackets(self.brackets, self.prior, max(self.sigma * self.sigma, SMALLEST_SHIFT))
+
+    @cached_property
     def information(self) -> list[Information] | None:
         """What each sample's release tells at any noise; None where the plan can't say."""
-        tau = self.prior.std
-        if self.spectrum is not None:
-            return [ExactInformation(values, tau) for values in self.spectrum.values.cpu().numpy()]
-        if self.plan.solver != "lanczos":
+        if self.spectrum is None and self.plan.solver != "lanczos":
             return None
-        return [BracketedInformation(traces, tau) for traces in self.brackets.traces]
+        if self.tau is None:
+            return self._correlated_information
+        if self.spectrum is not None:
+            return [ExactInformation(values, self.tau) for values in self.spectrum.values.cpu().numpy()]
+        return [BracketedInformation(traces, self.tau) for traces in self.brackets.traces]
+
+    @property
+    def _correlated_information(self) -> list[Information]:
+        found = self.posterior_spectrum
+        if found is not None:
+            pairs = zip(found.values.cpu().numpy(), found.weights.cpu().numpy(), strict=True)
+            return [CorrelatedInformation(values, weights) for values, weights in pairs]
+        return [BracketedCorrelatedInformation(traces, self.dimension) for traces in self.posterior_brackets.traces]
+
+    def covariance_eigenvalues(self, index: int) -> np.ndarray | None:
+        """All eigenvalues of one sample's posterior covariance, [d], float64; None where they aren't known."""
+        if self.spectrum is None:
+            return None
+        if self.posterior_spectrum is not None:
+            return self.posterior_spectrum.covariance_eigenvalues(index, self.sigma * self.sigma).cpu().numpy()
+        assert self.tau is not None
+        gain = min(self.tau / self.sigma, 1e150)
+        return self.tau * self.tau / (1 + self.spectrum.values[index].cpu().numpy() * gain * gain)
 
     @property
     def _draw(self) -> Callable[[int], Tensor]:
@@ -211,11 +265,21 @@ class Linearisation:
         shifts = torch.full((len(self),), shift, dtype=torch.float64, device=rhs.device)
         if self.spectrum is not None and self.plan.inverse == "dense":
             return DenseInverse.read(self.spectrum, rhs, shifts)
-        tolerance = max(self.plan.tolerance / 10, 10 * torch.finfo(rhs.dtype).eps)
         assert self.largest.high is not None
-        solver = INVERSE_SOLVERS[self.plan.inverse](tolerance, self.plan.max_matvecs, deadline=self.clock.share(0.4))
+        solver = self._inverse_solver(rhs.dtype)
         solution = self._counted(solver.solve(self.hessian, rhs, shifts, self.largest.high))
         return self._graded_without_shift(solver, solution) if shift == 0 else solution
+
+    def solve_whitened(self, rhs: Tensor, shift: float) -> Solution:
+        """(K + shift)^-1 rhs by an iterative inverse."""
+        assert self.largest.high is not None
+        shifts = torch.full((len(self),), shift, dtype=torch.float64, device=rhs.device)
+        operator, largest = WhitenedOperator(self.hessian, self.prior), self.largest.high * self.prior.largest
+        return self._counted(self._inverse_solver(rhs.dtype).solve(operator, rhs, shifts, largest))
+
+    def _inverse_solver(self, dtype: torch.dtype) -> InverseSolver:
+        tolerance = max(self.plan.tolerance / 10, 10 * torch.finfo(dtype).eps)
+        return INVERSE_SOLVERS[self.plan.inverse](tolerance, self.plan.max_matvecs, deadline=self.clock.share(0.4))
 
     def _graded_without_shift(self, solver: InverseSolver, solution: Solution) -> Solution:
         """Grade a solve with H itself by how well the same solver gets a known answer back.

@@ -1,8 +1,10 @@
-"""The posterior: what an attacker with prior N(mu, tau^2 I) knows of x after the release, linearised at x.
+"""The posterior: what an attacker with a Gaussian prior knows of x after the release, linearised at x.
 
-Posterior covariance (H / sigma^2 + I / tau^2)^-1, eps = sigma^2 / tau^2 (Gaussian noise; for another law
-sigma is the Gaussian std of the same Fisher information, which makes this the van Trees bound). The MAP
-error of this very sample has bias eps (H + eps)^-1 (x - mu) and variance sigma^2 tr (H + eps)^-2 H.
+Prior N(mu, tau^2 I): posterior covariance (H / sigma^2 + I / tau^2)^-1, eps = sigma^2 / tau^2 (Gaussian noise;
+for another law sigma is the Gaussian std of the same Fisher information, which makes this the van Trees bound).
+The MAP error of this very sample has bias eps (H + eps)^-1 (x - mu) and variance sigma^2 tr (H + eps)^-2 H.
+Prior N(mu, C), C = L L^T: posterior covariance L (K / sigma^2 + I)^-1 L with K = L H L; bias
+sigma^2 L (K + sigma^2)^-1 L^-1 (x - mu) and variance sigma^2 tr L K (K + sigma^2)^-2 L.
 Derived in the project's notes from Balunovic et al., ICLR 2022; checked against dense float64.
 """
 
@@ -16,7 +18,8 @@ import torch
 from riskaudit.linalg import Interval
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, interval, needs_traces, register
 from riskaudit.proxies.linearisation import Linearisation
-from riskaudit.proxies.solves import norm_of_solve
+from riskaudit.proxies.posterior_spectrum import PosteriorSpectrum
+from riskaudit.proxies.solves import norm_of_solve, norm_of_whitened_solve
 
 UNITS = "RMSE per input coordinate, data units"
 
@@ -38,14 +41,14 @@ class PosteriorRmse(Proxy):
         if at.information is None:
             return needs_traces(at)
         return ProxyScores(
-            tuple(interval(each.error(at.sigma), each.status, nothing=(0.0, at.prior.std)) for each in at.information)
+            tuple(interval(each.error(at.sigma), each.status, nothing=(0.0, each.tau)) for each in at.information)
         )
 
 
 @register
 @final
 class RevealedFraction(Proxy):
-    """d_eff / d: 0 tells nothing beyond the prior, 1 tells all."""
+    """1 - trace of the posterior over trace of the prior covariance: 0 tells nothing beyond the prior, 1 tells all."""
 
     id = "revealed_fraction"
     title = "Revealed fraction"
@@ -79,6 +82,8 @@ class MapRmse(Proxy):
         """See `Proxy.score`."""
         if at.spectrum is None:
             return needs_traces(at) if at.information is None else self._bracketed(at)
+        if at.posterior_spectrum is not None:
+            return self._exact_correlated(at, at.posterior_spectrum)
         shifted = at.spectrum.values + at.eps
         rotated = torch.einsum("bnk,bn->bk", at.spectrum.vectors, at.displacement.double())
         bias = at.eps / shifted * rotated
@@ -86,14 +91,29 @@ class MapRmse(Proxy):
         return exact((bias.square() + variance).mean(-1).sqrt())
 
     @staticmethod
+    def _exact_correlated(at: Linearisation, found: PosteriorSpectrum) -> ProxyScores:
+        noise = at.sigma * at.sigma
+        white = found.prior.inverse_root(at.displacement.double())
+        bias = noise * found.solve(white, noise)
+        variance = noise * (found.weights * found.values / (found.values + noise).square()).sum(-1)
+        return exact(((bias.square().sum(-1) + variance) / at.dimension).sqrt())
+
+    @staticmethod
     def _bracketed(at: Linearisation) -> ProxyScores:
         """Bias from the norm of a solution, variance from probes."""
-        biases = at.brackets.inverse_norms(at.displacement, at.eps).intervals
+        if at.tau is None:
+            shift, noise = at.posterior_brackets.eps, at.posterior_brackets.eps
+            white = at.prior.inverse_root(at.displacement)
+            biases = at.posterior_brackets.solution_norms(white, shift).intervals
+            variances = [traces.variance(shift) for traces in at.posterior_brackets.traces]
+        else:
+            shift, noise = at.eps, at.sigma * at.sigma
+            biases = at.brackets.inverse_norms(at.displacement, shift).intervals
+            variances = [traces.probes.variance_trace(at.brackets.eps) for traces in at.brackets.traces]
         rows = []
-        for bias, traces in zip(biases, at.brackets.traces, strict=True):
-            variance = traces.probes.variance_trace(at.brackets.eps)
+        for bias, variance in zip(biases, variances, strict=True):
             ends = [
-                math.sqrt(((at.eps * one) ** 2 + at.sigma * at.sigma * max(0.0, other)) / at.dimension)
+                math.sqrt(((shift * one) ** 2 + noise * max(0.0, other)) / at.dimension)
                 for one, other in zip(
                     (bias.value, bias.low, bias.high), (variance.value, variance.low, variance.high), strict=True
                 )
@@ -105,7 +125,10 @@ class MapRmse(Proxy):
 @register
 @final
 class MapI2F(Proxy):
-    """||(H + eps)^-1 (J^T delta - eps (x - mu))|| / sqrt(d) for the drawn noise delta."""
+    """||(H + eps)^-1 (J^T delta - eps (x - mu))|| / sqrt(d) for the drawn noise delta.
+
+    With a correlated prior ||L (K + sigma^2)^-1 (L J^T delta - sigma^2 L^-1 (x - mu))|| / sqrt(d).
+    """
 
     id = "map_i2f"
     title = "MAP error (drawn noise)"
@@ -116,4 +139,6 @@ class MapI2F(Proxy):
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
+        if at.tau is None:
+            return norm_of_whitened_solve(at)
         return norm_of_solve(at, at.pulled_noise - at.eps * at.displacement, at.eps)

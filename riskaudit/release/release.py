@@ -93,6 +93,10 @@ class Release:
         quiet = [step for step in self.steps if not isinstance(step, NoiseStep)]
         return Release(self.model, self.loss, [*quiet, GaussianNoise(std)])
 
+    def without_noise(self) -> Release:
+        """The same release without its noise."""
+        return Release(self.model, self.loss, [step for step in self.steps if not isinstance(step, NoiseStep)])
+
     def sample_loss(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Loss of one sample, scalar; inputs [*S], target [...]."""
         return self._loss(self.parameters, inputs, target)
@@ -168,9 +172,7 @@ class Release:
         Raises:
             ReleaseError: the release has no noise, hence no density.
         """
-        noise = self._require_noise()
-        noisy = self._after_noise(torch.ones(self.num_entries, dtype=self.dtype, device=self.device))
-        return noise.log_density(observation - self.mean(batch), noisy)
+        return self._require_noise().log_density(observation - self.mean(batch), self.noisy_entries)
 
     def _loss(self, parameters: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
         # Attention's other kernels have no second derivatives.
@@ -190,6 +192,16 @@ class Release:
         # of the call (torch 2.13), and tears its ties.
         outputs: Tensor = functional_call(self.model, given, (inputs,), tie_weights=False)
         return outputs
+
+    @property
+    def noisy_entries(self) -> Tensor:
+        """1 where a released entry carries noise, 0 where it carries none, [P].
+
+        Raises:
+            ReleaseError: the release has no noise.
+        """
+        self._require_noise()
+        return self._after_noise(torch.ones(self.num_entries, dtype=self.dtype, device=self.device))
 
     def _after_noise(self, noise: Tensor) -> Tensor:
         """What the steps after the noise (linear ones only) make of it."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from riskaudit.report.document import Document
+from riskaudit.report.attack_study import AttackStudy, read_attack_study
+from riskaudit.report.document import Block, Document, Section
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, printable, short
+from riskaudit.report.sections.corridor import corridor_blocks
 from riskaudit.report.sections.evidence import evidence_section
 from riskaudit.report.sections.exposed import exposed_section
 from riskaudit.report.sections.governance import governance_section
@@ -53,7 +56,7 @@ def build_document(result: AuditResult, baseline: AuditResult | None = None) -> 
         sections=(
             verdict_section(facts),
             threat_section(facts),
-            leaks_section(facts),
+            _joined(leaks_section(facts), corridor_blocks(facts)),
             exposed_section(facts),
             protect_section(facts),
             evidence_section(facts),
@@ -61,6 +64,10 @@ def build_document(result: AuditResult, baseline: AuditResult | None = None) -> 
             provenance_section(facts, earlier),
         ),
     )
+
+
+def _joined(section: Section, blocks: tuple[Block, ...]) -> Section:
+    return replace(section, blocks=(*section.blocks, *blocks))
 
 
 def _banners(facts: Facts) -> tuple[str, ...]:
@@ -75,9 +82,13 @@ def _banners(facts: Facts) -> tuple[str, ...]:
         )
         banners.append(f"This release is undefended: assume full disclosure.{ranked}")
     shown = sum(row.image_png is not None for row in facts.result.samples)
-    if shown:
+    study = read_attack_study(facts)
+    rows = study.study.attacks if isinstance(study, AttackStudy) else []
+    reconstructed = sum(row.image_png is not None for row in rows)
+    parts = [f"{count(shown, 'private input')} (section 4)"] if shown else []
+    parts += [f"{count(reconstructed, 'reconstruction')} of private inputs (section 6)"] if reconstructed else []
+    if parts:
         banners.append(
-            f"Private inputs are shown: this report contains {count(shown, 'private input')} (section 4). "
-            "Handle it like the data itself."
+            f"Private inputs are shown: this report contains {' and '.join(parts)}. Handle it like the data itself."
         )
     return tuple(banners)

@@ -89,7 +89,9 @@ class Table:
 
     ``print_rows`` and ``brief_rows`` cut the table in the PDF and in the Markdown summary (a
     sentence then says so); ``brief_columns`` are the columns of the summary. ``layout`` is how the
-    PDF fits the table: as it is, in small type, or on a landscape page of its own.
+    PDF fits the table: as it is, in small type with wide prose ("dense") or with columns as wide as they
+    need ("compact"), or on a landscape page of its own. A ``folded`` table is closed in HTML until it is
+    asked for, and left out of the PDF.
     """
 
     id: str
@@ -98,7 +100,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     sortable: bool = False
-    layout: Literal["normal", "dense", "landscape"] = "normal"
+    layout: Literal["normal", "dense", "compact", "landscape"] = "normal"
+    folded: bool = False
     print_rows: int | None = None
     brief_rows: int | None = None
     brief_columns: tuple[int, ...] | None = None
@@ -147,19 +150,24 @@ class DefinitionList:
 
 @dataclass(frozen=True)
 class Picture:
-    """One private input, shown because the user asked to."""
+    """One private input, or a reconstruction of it, shown because the user asked to; ``what`` says which."""
 
     label: str
     png: bytes | None
     caption: str
+    what: str = "Private input"
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Private inputs by sample id. Only the first ``print_items`` go into the PDF."""
+    """Private inputs and reconstructions by sample id. Only the first ``print_items`` go into the PDF.
+
+    ``columns`` fixes how many stand in a row; None is as many as fit.
+    """
 
     items: tuple[Picture, ...]
     print_items: int = 40
+    columns: int | None = None
     brief: bool = False
     kind: ClassVar[str] = "gallery"
 

@@ -17,21 +17,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from riskaudit.report.plots import CurvePlot, DotPlot, Level, Plot, Reference, SpanPlot
+from riskaudit.report.attack_figures import attack_plot_height, draw_attack_plot
+from riskaudit.report.palette import COLOURS as _COLOURS
+from riskaudit.report.palette import colour as _colour
+from riskaudit.report.plots import CorridorPlot, CurvePlot, DotPlot, Level, PanelPlot, Plot, Reference, SpanPlot
 
 Medium: TypeAlias = Literal["screen", "print"]
 
-# Placeholder, CSS variable, colour in print. Hues after Okabe and Ito.
-_COLOURS = {
-    "ink": ("#010203", "--ink", "#1b1f24"),
-    "muted": ("#010204", "--muted", "#57606a"),
-    "rule": ("#010205", "--rule", "#c9cfd6"),
-    "high": ("#010206", "--fig-high", "#c2410c"),
-    "medium": ("#010207", "--fig-medium", "#b07d00"),
-    "low": ("#010208", "--fig-low", "#0b63b0"),
-    "not_assessed": ("#010209", "--muted", "#57606a"),
-    "paper": ("#01020a", "--paper", "#ffffff"),
-}
 _MARKERS: dict[Level, str] = {"high": "^", "medium": "D", "low": "o", "not_assessed": "s"}
 _LABELLED_DOTS = 32
 _WIDTH = 6.6
@@ -45,10 +37,6 @@ _STYLE = {
 }
 
 
-def _colour(name: str) -> str:
-    return _COLOURS[name][0]
-
-
 def to_svg(plot: Plot, identity: str, medium: Medium) -> str:
     """One plot as an ``<svg>`` element whose ids all start with ``identity``.
 
@@ -58,20 +46,25 @@ def to_svg(plot: Plot, identity: str, medium: Medium) -> str:
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(_WIDTH, _height(plot)), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        _clear_frame(axes)
-        if isinstance(plot, DotPlot):
-            _draw_dots(axes, plot)
-        elif isinstance(plot, SpanPlot):
-            _draw_spans(axes, plot)
+        if isinstance(plot, CorridorPlot | PanelPlot):
+            draw_attack_plot(figure, plot, _clear_frame, drawable)
         else:
-            _draw_curves(axes, plot)
+            axes = figure.add_subplot()
+            _clear_frame(axes)
+            if isinstance(plot, DotPlot):
+                _draw_dots(axes, plot)
+            elif isinstance(plot, SpanPlot):
+                _draw_spans(axes, plot)
+            else:
+                _draw_curves(axes, plot)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _clean_svg(stream.getvalue(), identity, medium)
 
 
 def _height(plot: Plot) -> float:
+    if isinstance(plot, CorridorPlot | PanelPlot):
+        return attack_plot_height(plot)
     if isinstance(plot, DotPlot):
         rows = len(plot.dots)
         return 1.15 + 0.155 * rows if rows <= _LABELLED_DOTS else 4.2

@@ -112,6 +112,8 @@ def _document(document: Document, folder: Path) -> dict[str, Any]:
 
 
 def _block(block: Block, folder: Path) -> dict[str, Any]:
+    if isinstance(block, Table) and block.folded:
+        return _block(Paragraph(f"{block.caption}: the HTML report has this table."), folder)
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Figure):
@@ -206,9 +208,10 @@ def _gallery(block: Gallery, folder: Path) -> dict[str, Any]:
             {
                 "path": f"picture-{place}.png" if picture.png is not None else None,
                 "label": _text(picture.label),
+                "what": _text(picture.what),
                 "caption": _text(picture.caption),
             }
         )
     left = len(block.items) - len(items)
     note = f"{left:,} further pictures are in the HTML report." if left else ""
-    return {"kind": "gallery", "items": items, "note": note}
+    return {"kind": "gallery", "items": items, "note": note, "columns": block.columns or 5}

@@ -81,4 +81,54 @@ class CurvePlot:
     y_limits: tuple[float, float] | None = None
 
 
-Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot
+@dataclass(frozen=True)
+class Corridor:
+    """One sample's errors on one axis; None where there is none."""
+
+    label: str
+    low: float | None
+    predicted: float | None
+    attacked: float | None
+    prior_only: float | None
+
+    @property
+    def errors(self) -> tuple[float | None, ...]:
+        """All four, in the order of the plot's titles."""
+        return self.low, self.predicted, self.attacked, self.prior_only
+
+
+@dataclass(frozen=True)
+class CorridorPlot:
+    """Samples from top (most exposed) to bottom; ``titles`` name a corridor's errors in the legend."""
+
+    x_title: str
+    titles: tuple[str, str, str, str]
+    corridors: tuple[Corridor, ...]
+    logarithmic: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Points (x, y) of one panel; ``apart`` are drawn hollow, as another kind of thing."""
+
+    title: str
+    points: tuple[tuple[float, float], ...]
+    apart: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class PanelPlot:
+    """Panels on equal scales, each with the line on which both coordinates agree."""
+
+    x_title: str
+    y_title: str
+    panels: tuple[Panel, ...]
+    points_title: str
+    apart_title: str
+    agreement_title: str
+    logarithmic: bool
+    limits: tuple[float, float]
+    joined: bool = False
+
+
+Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot

@@ -29,7 +29,7 @@ def test_what_must_be_above_zero(name, value) -> None:
     assert accepted(**{name: value}) == (math.isfinite(value) and value > 0)
 
 
-@pytest.mark.parametrize("name", ["tolerance", "confidence"])
+@pytest.mark.parametrize("name", ["solver_tolerance", "confidence"])
 @given(value=ANY_FLOAT)
 def test_what_must_be_between_zero_and_one(name, value) -> None:
     assert accepted(**{name: value}) == (0 < value < 1)

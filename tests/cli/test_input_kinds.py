@@ -169,7 +169,7 @@ def test_normalisation_is_inside_the_model(scan, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_torchvision_model(scan, tmp_path) -> None:
-    from riskaudit.inputs.architectures.torchvision_compat import import_torchvision
+    from riskaudit.torchvision_compat import import_torchvision
 
     torch.manual_seed(0)
     model = import_torchvision().models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=3)

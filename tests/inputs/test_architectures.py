@@ -18,7 +18,7 @@ from riskaudit.inputs.architectures.convnet import ConvNet
 from riskaudit.inputs.architectures.lenet import LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.inputs.architectures.resnet import resnet18, resnet34, resnet50
-from riskaudit.inputs.architectures.torchvision_compat import import_torchvision
+from riskaudit.torchvision_compat import import_torchvision
 
 # name, model, input shape, (channels, classes), claimed input shape
 CASES = {

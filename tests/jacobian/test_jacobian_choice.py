@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
-from riskaudit.inputs.architectures.torchvision_compat import import_torchvision
 from riskaudit.inputs.models import build_model
 from riskaudit.inputs.normalization import Normalized
 from riskaudit.jacobian import GenericJacobian, JacobianMaker, StructuredJacobian, jacobian_maker
 from riskaudit.release import Batch, Release
+from riskaudit.torchvision_compat import import_torchvision
 
 
 class Function(nn.Module):

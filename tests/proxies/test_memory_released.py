@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 import cases
 import pytest
 
+from riskaudit.inputs import Samples
 from riskaudit.jacobian import StructuredJacobian
+from riskaudit.priors import Prior, fit_prior
 from riskaudit.proxies import PROXIES, Linearisation, Plan
 
 PLANS: dict[str, Callable[[], Plan]] = {
@@ -27,19 +29,25 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def scored(how: Plan) -> Linearisation:
-    at = cases.linearise(cases.lenet(8), cases.mnist(3, 8), "clip:1,gaussian:0.01", how=how)
+def correlated() -> Prior:
+    known = cases.mnist(60, 8)
+    return fit_prior(Samples.from_tensors(known.inputs, known.targets), "class")
+
+
+def scored(how: Plan, prior: Prior) -> Linearisation:
+    at = cases.linearise(cases.lenet(8), cases.mnist(3, 8), "clip:1,gaussian:0.01", how=how, prior=prior)
     for proxy in PROXIES.values():
         proxy.score(at)
     return at
 
 
 @pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("prior", [lambda: cases.PRIOR, correlated], ids=["isotropic", "class"])
 @pytest.mark.parametrize("name", PLANS)
-def test_nothing_of_a_batch_outlives_it(name: str) -> None:
+def test_nothing_of_a_batch_outlives_it(name: str, prior: Callable[[], Prior]) -> None:
     # The first use of all imports modules and keeps frames of its own.
-    scored(PLANS[name]())
-    at = scored(PLANS[name]())
+    scored(PLANS[name](), prior())
+    at = scored(PLANS[name](), prior())
     assert isinstance(at.jacobian, StructuredJacobian)
     information = at.information
     held = [weakref.ref(at), weakref.ref(at.jacobian), weakref.ref(at.jacobian._signals)]

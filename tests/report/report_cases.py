@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from attack_cases import calibration, with_attacks
 from report_hostile import HOSTILE
 
 from riskaudit.results import (
@@ -377,6 +378,33 @@ def _policy(decision: str) -> AuditResult:
     )
 
 
+def _hostile_attacks() -> AuditResult:
+    base = with_attacks(build(5))
+    text = iter(HOSTILE * 40)
+
+    def replaced(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: replaced(inner, name) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [replaced(inner, key) for inner in value]
+        return HOSTILE[sum(map(ord, value)) % 9] if key in {"attack", "prior", "proxy", "metric", "own"} else value
+
+    study = replaced(base.studies["verify"])
+    study["control"] |= {"reason": next(text), "attack": next(text)}
+    study |= {"notes": list(HOSTILE), "metric_notes": {HOSTILE[0]: HOSTILE[1]}, "complete": False}
+    study["attack_settings"] = {HOSTILE[3]: {HOSTILE[4]: HOSTILE[5]}}
+    for row in study["attacks"]:
+        row |= {"reason": next(text) if row["status"] == "failed" else None}
+    named = calibration().model_copy(update={"name": HOSTILE[0], "prior": HOSTILE[2], "attacks": list(HOSTILE)})
+    return base.model_copy(update={"studies": {"verify": study}, "calibration": named})
+
+
+def _attacked_and_shown() -> AuditResult:
+    base = build(6)
+    samples = [row.model_copy(update={"image_png": _png(place)}) for place, row in enumerate(base.samples)]
+    return with_attacks(build(6, samples=samples), png=_png(99))
+
+
 CASES: dict[str, Callable[[], AuditResult]] = {
     "defended": build,
     "undefended": _undefended,
@@ -389,6 +417,12 @@ CASES: dict[str, Callable[[], AuditResult]] = {
     "exceeded": lambda: _policy("block"),
     "within": lambda: _policy("allow"),
     "warned": lambda: _policy("warn"),
+    "attacked": lambda: with_attacks(build()),
+    "control-failed": lambda: with_attacks(build(), control="failed"),
+    "control-skipped": lambda: with_attacks(build(6), control="skipped"),
+    "calibrated": lambda: with_attacks(build(calibration=calibration()), calibrated=True),
+    "attacked-hostile": _hostile_attacks,
+    "attacked-shown": _attacked_and_shown,
     "laplace": lambda: build(
         8,
         release=ReleaseInfo(

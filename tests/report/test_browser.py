@@ -32,7 +32,7 @@ def open_page(browser, rendered, tmp_path):
         page.close()
 
 
-@pytest.mark.parametrize("name", ["defended", "hostile", "shown", "failed"])
+@pytest.mark.parametrize("name", ["defended", "hostile", "shown", "failed", "attacked-hostile", "attacked-shown"])
 def test_nothing_runs_and_nothing_is_fetched(open_page, name):
     page = open_page(name)
     page.wait_for_timeout(100)
@@ -40,7 +40,7 @@ def test_nothing_runs_and_nothing_is_fetched(open_page, name):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["defended", "hostile", "lanczos"])
+@pytest.mark.parametrize("name", ["defended", "hostile", "lanczos", "calibrated", "attacked-hostile"])
 def test_the_page_never_scrolls_sideways(open_page, name, width):
     page = open_page(name, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -82,7 +82,16 @@ def test_print_opens_the_tables_of_the_figures(open_page):
     assert page.get_by_text("Distribution of the revealed fraction over").is_visible()
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("exceeded", "light"), ("undefended", "dark"), ("lanczos", "light")])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("exceeded", "light"),
+        ("undefended", "dark"),
+        ("lanczos", "light"),
+        ("attacked", "dark"),
+        ("attacked-shown", "light"),
+    ],
+)
 def test_accessibility(open_page, name, scheme):
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     source = (files(axe) / "axe.min.js").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from torch import nn
 from riskaudit.errors import ArchitectureError
 from riskaudit.inputs.architectures.inference import matching_sizes, reference_shapes
 from riskaudit.inputs.architectures.registry import Shapes, register_collection
-from riskaudit.inputs.architectures.torchvision_compat import import_torchvision
 from riskaudit.inputs.text import clean
+from riskaudit.torchvision_compat import import_torchvision
 
 
 @register_collection("timm", description="a model of timm, such as timm:vit_tiny_patch16_224")

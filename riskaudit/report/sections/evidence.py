@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Table
+from riskaudit.report.attack_study import AttackStudy, read_attack_study
+from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
 from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import STATUS_WORDS, count_cell, number_cell, short, tally
+from riskaudit.report.sections.verification import calibration_blocks, verification_blocks
 from riskaudit.results import SolverEvidence
+
+_CONTROL = {"passed": "passed", "failed": "failed", "skipped": "was skipped"}
 
 
 def evidence_section(facts: Facts) -> Section:
     """All proxies, the solvers behind them, and the gaps."""
     settings = facts.result.settings
-    blocks: list[Block] = [
-        Callout(
-            "Not calibrated against attacks",
-            (
-                "No attack was run in this audit. The numbers are what theory predicts for the stated attacker, to "
-                "first order; riskaudit verify runs the attacks.",
-            ),
-            "unknown",
-        ),
-        _proxy_table(facts),
-        _solver_table(facts),
-    ]
+    study = read_attack_study(facts)
+    blocks: list[Block] = []
+    if isinstance(study, AttackStudy):
+        blocks += [*verification_blocks(study), Subheading("The proxies and their solvers")]
+    else:
+        blocks += [Callout("The attack study can't be read", (study,), "unknown")] if study is not None else []
+        blocks += calibration_blocks(facts, attacked=False)
+    blocks += [_proxy_table(facts), _solver_table(facts)]
     why = f"{_with_reason('Solver', settings.solver, settings.solver_reason)} "
     why += _with_reason("Inverse", settings.inverse, settings.inverse_reason)
     blocks.append(Paragraph(why, lead="Why these solvers."))
-    blocks.append(Bullets(_not_tested(facts), lead="Not tested:"))
-    if facts.result.studies:
-        names = tuple(sorted(short(name, 80) for name in facts.result.studies))
+    blocks.append(Bullets(_not_tested(facts, study), lead="Not tested:"))
+    others = set(facts.result.studies) - ({"verify"} if isinstance(study, AttackStudy) else set())
+    if others:
+        names = tuple(sorted(short(name, 80) for name in others))
         blocks.append(Bullets(names, lead="Studies stored in audit.json beside this audit:"))
     return Section("evidence", "Evidence", tuple(blocks))
 
@@ -108,12 +109,23 @@ def _solver_table(facts: Facts) -> Table | Paragraph:
     return Table("solvers", "Solvers and their residuals", columns, tuple(rows))
 
 
-def _not_tested(facts: Facts) -> tuple[str, ...]:
-    gaps = [
-        "Attacks on these samples, and a positive control that the attacks work at all.",
-        "Whether the intervals cover an attacker's real error: they cover the computation only.",
-        f"Samples beyond the {facts.num_samples:,} audited.",
-    ]
+def _not_tested(facts: Facts, study: AttackStudy | str | None) -> tuple[str, ...]:
+    gaps = []
+    if not isinstance(study, AttackStudy):
+        gaps.append("Attacks on these samples, and a positive control that the attacks work at all.")
+    else:
+        gaps.append("Attacks that are stronger than those that were run, or that know more.")
+        if study.study.control.status != "passed":
+            gaps.append(
+                f"Whether the attacks work at all: the positive control {_CONTROL[study.study.control.status]}."
+            )
+        attacked = {sample for _, sample in study.best}
+        missed = facts.num_samples - sum(row.id in attacked for row in facts.result.samples)
+        if missed:
+            gaps.append(f"Attacks on {missed:,} of the {facts.num_samples:,} audited samples.")
+    if facts.result.calibration is None:
+        gaps.append("Whether the intervals cover an attacker's real error: they cover the computation only.")
+    gaps.append(f"Samples beyond the {facts.num_samples:,} audited.")
     empty = [facts.title(proxy) for proxy in facts.proxy_ids if not facts.values(proxy)]
     if empty:
         gaps.append(f"Proxies without any value here: {', '.join(empty)}.")

@@ -12,9 +12,9 @@ _FORMULAS = {
     "expected_rmse": "Error of an unbiased attacker without a prior, on average over the noise: "
     "σ √(mean of 1 / eigenvalue).",
     "posterior_rmse": "Error left on average to an attacker with the stated prior: √(mean of σ² / (eigenvalue + ε)) "
-    "with ε = σ² / prior variance.",
-    "revealed_fraction": "Mean over directions of eigenvalue / (eigenvalue + ε): 0 = nothing beyond the prior, "
-    "1 = all.",
+    "with ε = σ² / prior variance; with correlations C = L², √(trace of L (LJᵀJL / σ² + I)⁻¹ L / d).",
+    "revealed_fraction": "Mean over directions of eigenvalue / (eigenvalue + ε), which is 1 − posterior variance / "
+    "prior variance: 0 = nothing beyond the prior, 1 = all.",
     "map_rmse": "Error of the most probable reconstruction of this very sample, on average over the noise.",
     "map_i2f": "The same for the one draw of noise that was made.",
     "lavp_l2_max": "Largest curvature of the attacker's squared-distance loss: 2 × largest eigenvalue of JᵀJ.",
@@ -25,6 +25,14 @@ _FORMULAS = {
 _TERMS = (
     ("Release", "What leaves the client: the gradient and everything done to it before upload."),
     ("Prior", "What the attacker is taken to know of an input before seeing the release."),
+    ("Isotropic prior", "Every coordinate on its own, with one mean and one standard deviation for all."),
+    ("Data prior", "A Gaussian with the mean and the correlations of a set of inputs (shrunk after Ledoit and Wolf)."),
+    ("Class prior", "One such Gaussian per class, for an attacker who knows the label; rare classes share one."),
+    (
+        "Probability of success",
+        "How probably the error of the best attacker with the prior lies within a tolerance, to first order.",
+    ),
+    ("Predictive interval", "Where the error of a single attack lies nine times out of ten; its mean is one number."),
     ("Reference noise", "Noise that only exists in the audit, to rank samples of a release that has none."),
     ("Effective dimension", "Revealed fraction times the number of input coordinates."),
     ("RMSE", "Root mean squared error per input coordinate, in data units."),

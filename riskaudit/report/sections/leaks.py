@@ -8,8 +8,8 @@ from typing import Literal
 from riskaudit.report.document import Block, Callout, Cell, Column, Figure, Paragraph, Section, Table
 from riskaudit.report.facts import Facts, median, quantile
 from riskaudit.report.formatting import count, decibels, given, number, number_cell, percent, sentence, short, tally
-from riskaudit.report.plots import Dot, DotPlot, Reference
-from riskaudit.results import SampleRow
+from riskaudit.report.plots import Curve, CurvePlot, Dot, DotPlot, Reference
+from riskaudit.results import SampleRow, SuccessProbability
 
 _SHARES = (
     (0.0, "Minimum"),
@@ -33,6 +33,8 @@ def leaks_section(facts: Facts) -> Section:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
             title = f"{facts.title(proxy)}: not assessed"
             blocks.append(Callout(title, (f"{sentence(reason)} This is not a finding of safety.",), "unknown"))
+    if any(_success_of(facts).values()):
+        blocks.append(success_figure(facts))
     if not facts.values("revealed_fraction"):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
@@ -134,6 +136,99 @@ def rmse_figure(facts: Facts) -> Figure:
         ),
         caption=_figure_caption(facts, "posterior_rmse"),
     )
+
+
+def _success_of(facts: Facts) -> dict[float, list[tuple[SampleRow, SuccessProbability]]]:
+    """Every sample's probability of success where one is known, or an end of it, by tolerance."""
+    found: dict[float, list[tuple[SampleRow, SuccessProbability]]] = {}
+    for row in facts.result.samples:
+        for success in row.success_probability:
+            if success.probability is not None or success.high is not None:
+                found.setdefault(success.tolerance, []).append((row, success))
+    return dict(sorted(found.items()))
+
+
+def _cautious(success: SuccessProbability) -> float:
+    """The upper end of a probability, where there is one."""
+    value = success.probability if success.high is None else success.high
+    return 1.0 if value is None else value
+
+
+def success_figure(facts: Facts) -> Figure:
+    """How probably the attacker comes within each tolerance: on average, and for the most exposed sample."""
+    found = _success_of(facts)
+    means = {tolerance: _mean([_cautious(one) for _, one in known]) for tolerance, known in found.items()}
+    worst = {tolerance: max(known, key=lambda pair: _cautious(pair[1])) for tolerance, known in found.items()}
+    bounded = any(one.probability is None for known in found.values() for _, one in known)
+    closest = min(found)
+    row, success = worst[closest]
+    at_most = "at most " if bounded else ""
+    return Figure(
+        id="success",
+        title=(
+            f"An attacker comes within an RMSE of {given(closest)} with a probability of {at_most}"
+            f"{percent(means[closest])} on average, and of {at_most}{percent(_cautious(success))} for the most exposed "
+            f"sample ({short(row.id, 14)})"
+        ),
+        alt=(
+            f"Two curves of the attacker's probability of success over {count(len(found), 'tolerance')} from "
+            f"{given(closest)} to {given(max(found))}: the mean over samples, and the most exposed sample."
+        ),
+        plot=CurvePlot(
+            "tolerance: RMSE within which a reconstruction counts (data units)",
+            "probability of success",
+            tuple(found),
+            (
+                Curve("most exposed sample", tuple(_cautious(one) for _, one in worst.values())),
+                Curve("mean over samples", tuple(means.values())),
+            ),
+            y_limits=(0.0, 1.0),
+        ),
+        table=Table(
+            "success-probability",
+            "Probability that the attacker comes within a tolerance",
+            (
+                Column("Tolerance (RMSE)", True),
+                Column("Mean over samples", True),
+                Column("Most exposed sample", True),
+                Column("Which"),
+                Column("Status of the samples"),
+            ),
+            tuple(
+                (
+                    Cell(given(tolerance), tolerance),
+                    _probability_cell(means[tolerance], [one for _, one in known]),
+                    _probability_cell(_cautious(worst[tolerance][1]), [worst[tolerance][1]]),
+                    Cell(short(worst[tolerance][0].id)),
+                    Cell(tally(one.status for _, one in known)),
+                )
+                for tolerance, known in found.items()
+            ),
+        ),
+        caption=_success_caption(facts, bounded),
+    )
+
+
+def _probability_cell(cautious: float, successes: Sequence[SuccessProbability]) -> Cell:
+    """A probability, or its upper end with the lower one below it."""
+    if all(one.probability is not None and one.high is None for one in successes):
+        return Cell(percent(cautious), cautious)
+    low = _mean([(one.probability or 0.0) if one.low is None else one.low for one in successes])
+    return Cell(f"at most {percent(cautious)}", cautious, detail=f"at least {percent(low)}")
+
+
+def _success_caption(facts: Facts, bounded: bool) -> str:
+    words = (
+        "The probability is over the prior and the noise, for the best attacker with that prior, to first order."
+        + (" Where not all eigenvalues are known it is bounded, and the upper ends are drawn." * bounded)
+    )
+    if not facts.result.release.defended:
+        words += " All at the reference noise: without it, assume full disclosure."
+    return words
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _at_most(value: float, end: float) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import given, number, sentence, short
+from riskaudit.report.formatting import count, given, number, sentence, short, target_text
+from riskaudit.results import PriorInfo
 
 _OUT_OF_SCOPE = (
     "An attacker who changes the model or its weights to make the gradient tell more.",
     "Several uploads of the same sample: what each gives away adds up.",
-    "An attacker with better prior knowledge than stated above. Real images are far from independent pixels, so an "
-    "isotropic prior is weaker than real knowledge of images and the true risk can be higher.",
+    "An attacker with better prior knowledge than stated above. Real images are neither independent pixels nor "
+    "Gaussian, so an isotropic prior is weaker than real knowledge of images, any Gaussian one may be, and the true "
+    "risk can be higher.",
     "Other questions than reconstruction, such as whether a person was in the data (membership) or which traits they "
     "have (attributes).",
     "Effects beyond first order: the numbers linearise the release at each sample. No attack was run to check them.",
@@ -69,6 +71,32 @@ def _noise_words(facts: Facts) -> str:
     return "none."
 
 
+def _prior_kind(prior: PriorInfo) -> str:
+    """The kind in words; one that this version doesn't know stays as it is."""
+    return {
+        "isotropic": "isotropic (independent pixels)",
+        "data": "data (one Gaussian with the correlations of images)",
+        "class": "class (a Gaussian with correlations per class, the label being known)",
+    }.get(prior.kind, short(prior.kind))
+
+
+def _prior_origin(prior: PriorInfo) -> str:
+    if prior.num_images is None:
+        return ""
+    source = f" of {short(prior.source)}" if prior.source else ""
+    return f"; fitted to {count(prior.num_images, 'sample')}{source}"
+
+
+def _fallback_words(facts: Facts) -> str:
+    names, fallback = facts.result.data.class_names, facts.result.prior.fallback_classes
+    if not fallback:
+        return ""
+    return (
+        f"too few samples of {count(len(fallback), 'class', 'classes')} for a prior of their own "
+        f"({', '.join(target_text(target, names) for target in fallback)}): all classes together instead"
+    )
+
+
 def _knowledge(facts: Facts) -> Table:
     model, prior = facts.result.threat_model, facts.result.prior
     rows = [
@@ -77,8 +105,11 @@ def _knowledge(facts: Facts) -> Table:
         ("Rest of the batch", model.rest_of_batch_known, "worst case: all other gradients can be subtracted"),
     ]
     table_rows = [(Cell(name), Cell("yes" if known else "no"), Cell(why)) for name, known, why in rows]
-    knowledge = f"{prior.kind}: mean {number(prior.mean)}, standard deviation {number(prior.std)} per coordinate"
-    table_rows.append((Cell("Prior on the input"), Cell("yes"), Cell(f"{knowledge}, in data units")))
+    knowledge = (
+        f"{_prior_kind(prior)}: mean {number(prior.mean)}, standard deviation {number(prior.std)} per coordinate, "
+        f"in data units{_prior_origin(prior)}"
+    )
+    table_rows.append((Cell("Prior on the input"), Cell("yes"), Cell(knowledge, detail=_fallback_words(facts))))
     return Table(
         id="knowledge",
         caption="What the attacker is taken to know",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.document import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import count, given, number, percent, sentence, short, tally
@@ -117,9 +118,21 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
         else:
             shown = f"no value ({tally(facts.statuses(proxy))})"
         rows.append((label, shown))
+    rows.append(("Attacks", _attack_words(facts)))
     rows.append(("Release audited", _release_words(facts)))
     rows.append(("Evaluation", result.threat_model.evaluation))
     return tuple(rows)
+
+
+def _attack_words(facts: Facts) -> str:
+    """Whether attacks were run or calibrated against; a failed control is never left out."""
+    study, calibration = read_attack_study(facts), facts.result.calibration
+    ran = study.control_words() if isinstance(study, AttackStudy) else "none run"
+    if calibration is None:
+        return f"{ran}; not calibrated against attacks"
+    return (
+        f"{ran}; calibrated on {count(calibration.num_samples, 'sample')} for {percent(calibration.coverage)} coverage"
+    )
 
 
 def _release_words(facts: Facts) -> str:

@@ -12,24 +12,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from riskaudit.errors import ResultError
 from riskaudit.files import write_file
+from riskaudit.results.base import Estimate, Record, Status, SuccessProbability, Target, Verdict
 
 SCHEMA_VERSION = 1
-
-Status: TypeAlias = Literal["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
-Verdict: TypeAlias = Literal["high", "medium", "low", "not_assessed"]
-Target: TypeAlias = int | float | list[float]
-
-
-class Record(BaseModel):
-    """Base of every row: immutable, no NaN or infinity, unknown keys of later versions ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Tool(Record):
@@ -82,11 +73,21 @@ class ReleaseInfo(Record):
 
 
 class PriorInfo(Record):
-    """What the attacker is taken to know of one input coordinate beforehand, in data units."""
+    """What the attacker is taken to know of the input beforehand, in data units.
+
+    ``mean`` and ``std`` are of one coordinate: the average over coordinates, and the root mean square of the
+    standard deviations. ``num_images`` is how many samples the prior was fitted to, ``class_counts`` how many of
+    each class, ``fallback_classes`` the classes of the audited data that were too rare for a prior of their own.
+    """
 
     kind: str
     mean: float
     std: float
+    source: str | None = None
+    sha256: str | None = None
+    num_images: int | None = None
+    class_counts: dict[str, int] | None = None
+    fallback_classes: list[int] = Field(default_factory=list)
 
 
 class ThreatModel(Record):
@@ -111,7 +112,10 @@ class Thresholds(Record):
 
 
 class Settings(Record):
-    """Everything that decides the numbers, and why the solver is what it is."""
+    """Everything that decides the numbers, and why the solver is what it is.
+
+    ``tolerance`` is the solver's relative error (``--solver-tolerance``), not that of a reconstruction.
+    """
 
     seed: int
     device: str
@@ -158,15 +162,6 @@ class ProxyInfo(Record):
     reason: str | None = None
 
 
-class Estimate(Record):
-    """A number with what is known of it: an interval where one is known, and a status."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    status: Status
-
-
 class SolverEvidence(Record):
     """How a linear-algebra result came about. ``residual`` is relative."""
 
@@ -195,6 +190,8 @@ class SampleRow(Record):
     """One audited sample. A sample that failed stays, with a reason.
 
     ``image_png`` (base64) holds the private input and is there only when the user asked to show it.
+    ``predicted_rmse`` is the RMSE of the Bayes-optimal attack with its 90 % predictive interval: a single
+    outcome, not a mean. ``calibrated`` holds, per proxy id, the interval that a calibration gives it.
     """
 
     id: str
@@ -206,6 +203,9 @@ class SampleRow(Record):
     noise_std_for_target: NoiseTarget | None = None
     verdict: Verdict
     solvers: dict[str, SolverEvidence] = Field(default_factory=dict)
+    success_probability: list[SuccessProbability] = Field(default_factory=list)
+    predicted_rmse: Estimate | None = None
+    calibrated: dict[str, Estimate] = Field(default_factory=dict)
     image_png: str | None = None
 
 
@@ -291,6 +291,25 @@ class NoiseNeed(Record):
     status: Status = "exact"
 
 
+class CalibrationInfo(Record):
+    """How far attacks strayed from their prediction on a calibration set (split conformal prediction).
+
+    On new samples the strongest attack's RMSE lies between ``low_factor`` and ``high_factor`` times map_rmse with
+    probability ``coverage``, if they are exchangeable with the ``num_samples`` of the calibration. A factor is
+    None where too few samples were there to give that end.
+    """
+
+    name: str
+    sha256: str | None
+    coverage: float
+    num_samples: int
+    noise_std: float
+    prior: str
+    low_factor: float | None
+    high_factor: float | None
+    attacks: list[str] = Field(default_factory=list)
+
+
 class PolicyOutcome(Record):
     """What the policy says of this audit, and why.
 
@@ -326,6 +345,7 @@ class AuditResult(Record):
     noise_curve: list[NoiseCurvePoint] = Field(default_factory=list)
     noise_needed: list[NoiseNeed] = Field(default_factory=list)
     studies: dict[str, Any] = Field(default_factory=dict)
+    calibration: CalibrationInfo | None = None
     policy: PolicyOutcome | None = None
     warnings: list[str] = Field(default_factory=list)
 

@@ -1,0 +1,153 @@
+"""The attack interface: an observation in, a reconstruction out, all samples of a batch at once.
+
+An `Observation` is all that an attacker has: the noisy release and public knowledge. It doesn't hold the
+input, so no attack can read it; only metrics, which attacks never see, compare with the truth.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from riskaudit.errors import SettingsError
+from riskaudit.jacobian import JacobianMaker
+from riskaudit.priors.base import BoundPrior, Prior
+from riskaudit.release import Batch, Release
+from riskaudit.results import Status
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the attacker knows of B samples.
+
+    Attributes:
+        released: what the server received of each sample, [B, P].
+        jacobian: makes J of the release at any guess; its ``release`` is the victim's own: model, loss, pipeline
+            and noise law are public.
+        input_shape: *S of one input.
+        prior: what is known of the inputs beforehand.
+        targets: labels [B, ...]; None where the attack has to recover them.
+        input_range: least and greatest value of an input coordinate, where known.
+        batch_norm_statistics: whether the statistics of batch-norm layers are those of the victim's data.
+    """
+
+    released: Tensor
+    jacobian: JacobianMaker
+    input_shape: tuple[int, ...]
+    prior: Prior
+    targets: Tensor | None
+    input_range: tuple[float, float] | None = None
+    batch_norm_statistics: bool = True
+
+    def __len__(self) -> int:
+        return len(self.released)
+
+    @property
+    def release(self) -> Release:
+        """The victim's release."""
+        return self.jacobian.release
+
+    def select(self, indices: list[int]) -> Observation:
+        """Some of the samples, in the order given; one may occur several times."""
+        targets = None if self.targets is None else self.targets[indices]
+        return replace(self, released=self.released[indices], targets=targets)
+
+    def with_targets(self, targets: Tensor) -> Observation:
+        """The same with labels that the attack recovered."""
+        return replace(self, targets=targets)
+
+    def bound_prior(self) -> BoundPrior:
+        """The prior at the samples; their targets must be known."""
+        return self.prior.bind(self.known_targets, self.released.new_empty(len(self), self.dimension))
+
+    @property
+    def known_targets(self) -> Tensor:
+        """The labels [B, ...].
+
+        Raises:
+            SettingsError: they are neither known nor recovered.
+        """
+        if self.targets is None:
+            raise SettingsError("expected the labels to be known or recovered; choose an attack that recovers them")
+        return self.targets
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates d of one input."""
+        return int(torch.Size(self.input_shape).numel())
+
+    def batch(self, guess: Tensor) -> Batch:
+        """Guesses [B, d] or [B, *S] as samples of the release."""
+        return Batch(guess.reshape(len(guess), *self.input_shape), self.known_targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What an attack made of an observation.
+
+    Attributes:
+        inputs: the best guess by the attacker's own objective, [B, *S].
+        objective: the attack's objective there, [B], float64; infinite where it failed.
+        status: "converged" where the attack's own stopping rule was met, "not_converged" where its steps were
+            used up, "failed" where nothing finite came out.
+        steps: optimisation steps of the restart that was kept, [B].
+        restarts: how many starts there were.
+        seconds: wall time for the whole batch.
+        targets: the labels that were used, known or recovered, [B, ...].
+    """
+
+    inputs: Tensor
+    objective: Tensor
+    status: tuple[Status, ...]
+    steps: Tensor
+    restarts: int
+    seconds: float
+    targets: Tensor
+
+
+class Attack(ABC):
+    """Reconstructs inputs from an observation.
+
+    Implementations are frozen dataclasses whose fields are the attack's hyper-parameters.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    summary: ClassVar[str]
+    oracle_start: ClassVar[bool] = False
+    """Whether the attack is started at the truth, which no attacker has: evidence on the theory, not an attack."""
+    grid: ClassVar[tuple[Mapping[str, object], ...]] = ({},)
+    """Hyper-parameters worth trying, each to be put in by `dataclasses.replace`; the first ones are the defaults."""
+
+    @abstractmethod
+    def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
+        """Reconstruct every sample.
+
+        Args:
+            observation: what the attacker knows.
+            generator: on the CPU, of every random draw.
+
+        Raises:
+            AttackNotApplicable: the attack can't be run on this model or release at all.
+        """
+
+
+class AttackNotApplicable(Exception):  # noqa: N818  (a finding, not an error)
+    """The attack can't be run on this model or release; the message says why."""
+
+
+ATTACKS: dict[str, type[Attack]] = {}
+
+
+def register(attack: type[Attack]) -> type[Attack]:
+    """Class decorator: make an attack known to ``--attack``."""
+    if attack.name in ATTACKS:
+        raise SettingsError(f"the attack {attack.name!r} is registered twice")
+    ATTACKS[attack.name] = attack
+    return attack

@@ -1,0 +1,111 @@
+"""``bayes``: the approximate Bayes-optimal adversary: the release's own likelihood and a prior.
+
+Balunovic, Dimitrov, Staab and Vechev, "Bayesian Framework for Gradient Leakage", ICLR 2022, Algorithm 1: maximise
+log p(obs | z) + beta log p(z), averaged over k points of a ball around the guess, by Adam. As in the authors' code
+beta moves geometrically from a tenth to its final value, so that the prior comes in once the likelihood is met.
+
+With delta = 0 the guess is the mode of the posterior. Points are drawn once per guess, in opposite pairs: the
+objective stays comparable from step to step, and a symmetric posterior keeps its centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, final
+
+import torch
+
+from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Reconstruction, register
+from riskaudit.attacks.descent import Descent
+from riskaudit.attacks.matching import NegativeLogLikelihood
+from riskaudit.attacks.objectives import ANNEALED, Objective, Term
+from riskaudit.attacks.regularisers import GaussianPrior, PixelRange, TotalVariation, has_pixels
+from riskaudit.attacks.search import reconstruct
+from riskaudit.attacks.starts import Start, in_ball
+from riskaudit.errors import SettingsError
+
+PriorKind: TypeAlias = Literal["tv", "range", "gaussian"]
+
+# A density of absolute differences exp(-|difference| / scale): typical of pixels in [0, 1].
+DIFFERENCE_SCALE = 0.1
+# Coordinates outside their range are as unlikely as a normal deviation of this std, data units.
+RANGE_STD = 0.01
+
+
+@register
+@final
+@dataclass(frozen=True)
+class BayesOptimal(Attack):
+    """Minimise -log p(obs | z) - beta log p(z).
+
+    Attributes:
+        steps: of Adam at most.
+        restarts: random starts per sample.
+        rate: step size in the prior's standard deviations.
+        prior: "tv", neighbouring pixels differ by Laplace(0.1), for inputs that aren't images "gaussian"; "gaussian",
+            the observation's own; "range", uniform in the range of the inputs.
+        beta: weight of log p(z); 1 is the posterior itself.
+        first_beta: where the weight begins.
+        num_points: k, even; 1 with delta = 0.
+        delta: radius of the ball as a root mean square per coordinate, data units.
+        reference_std: of the Gaussian noise that stands in for a release without any.
+        start: kind of the first guesses.
+    """
+
+    name: ClassVar[str] = "bayes"
+    title: ClassVar[str] = "Bayes-optimal adversary"
+    source: ClassVar[str] = "Balunovic et al., ICLR 2022"
+    summary: ClassVar[str] = "The release's own likelihood with a prior, by Adam."
+    grid: ClassVar[tuple[Mapping[str, object], ...]] = ({}, {"beta": 0.1}, {"prior": "gaussian"}, {"rate": 0.1})
+
+    steps: int = 2000
+    restarts: int = 1
+    rate: float = 0.3
+    prior: PriorKind = "tv"
+    beta: float = 1.0
+    first_beta: float = 0.1
+    num_points: int = 1
+    delta: float = 0.0
+    reference_std: float = 1e-3
+    start: Start = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.delta > 0 and (self.num_points < 2 or self.num_points % 2):
+            raise SettingsError(f"expected an even number of points in the ball, found {self.num_points}")
+        if not (self.beta > 0 and self.first_beta > 0):
+            raise SettingsError(f"expected weights above 0, found {self.beta:g} and {self.first_beta:g}")
+
+    def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
+        """See `Attack.run`."""
+        kind = self._kind(observation)
+        rows, offsets = len(observation) * self.restarts, None
+        if self.delta > 0:
+            drawn = in_ball(rows, observation.dimension, self.num_points, self.delta, generator)
+            offsets = drawn.to(observation.released)
+        # A Gaussian prior knows of no box, and the posterior would be another one with it.
+        box = None if kind == "gaussian" else observation.input_range
+        return reconstruct(
+            observation,
+            generator,
+            lambda known: Objective.of(
+                known, self.restarts, NegativeLogLikelihood(self.reference_std), self._terms(kind), offsets=offsets
+            ),
+            # The normalisation of the likelihood makes the objective large: a share of it is a coarse measure.
+            Descent(self.steps, self.rate, schedule="steps", box=box, tolerance=1e-6, settled=ANNEALED),
+            self.start,
+            self.restarts,
+        )
+
+    def _kind(self, observation: Observation) -> PriorKind:
+        if self.prior == "range" and observation.input_range is None:
+            raise AttackNotApplicable("the prior 'range' needs a known range of the inputs")
+        return "gaussian" if self.prior == "tv" and not has_pixels(observation.input_shape) else self.prior
+
+    def _terms(self, kind: PriorKind) -> tuple[Term, ...]:
+        beta, first = self.beta, self.first_beta
+        if kind == "gaussian":
+            return (Term(GaussianPrior(), beta, first),)
+        if kind == "tv":
+            return (Term(TotalVariation("sum"), beta / DIFFERENCE_SCALE, first / DIFFERENCE_SCALE),)
+        return (Term(PixelRange(), beta / (2 * RANGE_STD**2)),)

@@ -1,0 +1,69 @@
+"""``dlg``: Deep Leakage from Gradients: squared gradient distance, L-BFGS.
+
+Zhu, Liu and Han, NeurIPS 2019, Algorithm 1. Their joint optimisation of a soft label is replaced by known labels,
+or by recovered ones, which is at least as strong. Their L-BFGS has no line search; this one has (see `lbfgs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+
+from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
+from riskaudit.attacks.descent import Descent
+from riskaudit.attacks.lbfgs import LimitedMemoryBFGS
+from riskaudit.attacks.matching import SquaredDistance
+from riskaudit.attacks.minimisers import Minimiser
+from riskaudit.attacks.objectives import Objective
+from riskaudit.attacks.search import reconstruct
+from riskaudit.attacks.starts import Start
+
+
+@register
+@final
+@dataclass(frozen=True)
+class DeepLeakage(Attack):
+    """Minimise ||r(z) - obs||^2.
+
+    Attributes:
+        steps: of the optimiser at most.
+        restarts: random starts per sample.
+        optimiser: L-BFGS, or Adam.
+        rate: first trial of L-BFGS's line search; for Adam the step size in the prior's standard deviations.
+        start: kind of the first guesses.
+    """
+
+    name: ClassVar[str] = "dlg"
+    title: ClassVar[str] = "Deep Leakage from Gradients"
+    source: ClassVar[str] = "Zhu et al., NeurIPS 2019"
+    summary: ClassVar[str] = "Squared distance of gradients by L-BFGS; no prior."
+    grid: ClassVar[tuple[Mapping[str, object], ...]] = (
+        {},
+        {"start": "mean"},
+        {"optimiser": "adam", "rate": 0.1},
+    )
+
+    steps: int = 300
+    restarts: int = 1
+    optimiser: Literal["lbfgs", "adam"] = "lbfgs"
+    rate: float = 1.0
+    start: Start = "gaussian"
+
+    def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
+        """See `Attack.run`."""
+        return reconstruct(
+            observation,
+            generator,
+            lambda known: Objective.of(known, self.restarts, SquaredDistance()),
+            least_squares_minimiser(self.optimiser, self.steps, self.rate),
+            self.start,
+            self.restarts,
+        )
+
+
+def least_squares_minimiser(optimiser: Literal["lbfgs", "adam"], steps: int, rate: float) -> Minimiser:
+    """The optimiser by its name."""
+    return LimitedMemoryBFGS(steps, rate) if optimiser == "lbfgs" else Descent(steps, rate)

@@ -1,0 +1,154 @@
+"""``gauss-newton``: the MAP attacker by Levenberg-Marquardt, whose error the posterior foretells.
+
+Minimises ||r(x) - obs||^2 / sigma^2 + (x - mu)^T C^-1 (x - mu), the negative log posterior under Gaussian noise
+and prior (Balunovic et al., ICLR 2022, with the Gaussian prior; THEORY, section 6). Where the release has no
+noise, only the first term. Laplace noise is treated as the Gaussian noise of the same Fisher information.
+
+One descent from the prior's mean is enough for smooth networks. Where its residual is larger than the noise
+explains, which the attacker sees, it goes on in rounds for that sample alone: noise continuation (the problem is
+solved with the prior weighing as if the noise were large, and the weight goes down to its true value in stages,
+each beginning where the last one ended) beside random starts, then starts scattered ever more closely around the
+best point so far (basin hopping, Wales and Doye, J. Phys. Chem. A 1997), since the release of a ReLU network
+jumps where a unit switches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
+from riskaudit.attacks.labels import with_labels
+from riskaudit.attacks.levenberg_marquardt import Limits, MatchingProblem, State, status_of
+
+# Spread of the starts of each round after the first descent, in the prior's standard deviations.
+SPREADS = (1.0, 0.3, 0.1, 0.03)
+# A residual is explained up to this many standard deviations of its own law (chi-square) above its mean. The
+# residual of a fit lies below that of the truth, so this asks for little.
+EXPLAINED_DEVIATIONS = 1.0
+# Without noise, it is explained up to this share of the observation's norm.
+EXPLAINED_SHARE = 1e-6
+# Without a prior's term, continuation goes down to this share of the curvature.
+LAST_STAGE = 1e-8
+
+
+@register
+@final
+@dataclass(frozen=True)
+class GaussNewton(Attack):
+    """Levenberg-Marquardt with truncated conjugate gradient.
+
+    Attributes:
+        steps: Levenberg-Marquardt steps per start, rejected ones included.
+        restarts: starts per sample in each round after the first descent; 1 for that descent alone.
+        rounds: such rounds at most, for samples whose residual isn't explained yet.
+        products: of conjugate gradient per step at most.
+        forcing: largest relative residual of a step's linear system.
+        tolerance: see `Limits`.
+        stages: weights of the prior on the way to the true one, in noise continuation.
+        stage_steps: steps per stage.
+        use_prior: whether the prior's term counts; None where the release has noise.
+    """
+
+    name: ClassVar[str] = "gauss-newton"
+    title: ClassVar[str] = "Gauss-Newton (MAP)"
+    source: ClassVar[str] = "derived: Levenberg-Marquardt on the posterior of Balunovic et al., ICLR 2022"
+    summary: ClassVar[str] = "Second-order attack on the posterior's mode; the one whose error the proxies foretell."
+
+    steps: int = 60
+    restarts: int = 4
+    rounds: int = 4
+    products: int = 100
+    forcing: float = 0.1
+    tolerance: float = 1e-5
+    stages: int = 10
+    stage_steps: int = 4
+    use_prior: bool | None = None
+
+    def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
+        """See `Attack.run`."""
+        started = time.perf_counter()
+        observation = with_labels(observation)
+        noise = observation.release.noise
+        sigma = 0.0 if noise is None else noise.fisher_std
+        weighted = sigma > 0 if self.use_prior is None else self.use_prior
+        weight = sigma * sigma if weighted else 0.0
+        count, prior = len(observation), observation.bound_prior()
+        problem = MatchingProblem(observation, prior, observation.released.new_full((count,), weight).double())
+        limits = Limits(self.steps, self.products, self.forcing, self.tolerance)
+        best = problem.minimise(problem.start(torch.zeros_like(prior.mean)), limits)
+        for number in range(self.rounds if self.restarts > 1 else 0):
+            rows = _unexplained(problem, best)
+            if not rows:
+                break
+            self._improve(problem, best, rows, number, generator)
+        inputs = problem.inputs(best.point)
+        if not weighted and observation.input_range is not None:
+            # Without a prior, all that is known of the input is its range.
+            inputs = inputs.clamp(*observation.input_range)
+        return Reconstruction(
+            inputs=inputs.reshape(count, *observation.input_shape),
+            objective=2 * best.value / (sigma * sigma if sigma > 0 else 1.0),
+            status=tuple(status_of(best, row) for row in range(count)),
+            steps=best.steps,
+            restarts=self.restarts,
+            seconds=time.perf_counter() - started,
+            targets=observation.known_targets,
+        )
+
+    def _improve(
+        self, problem: MatchingProblem, best: State, rows: list[int], number: int, generator: torch.Generator
+    ) -> None:
+        """One round of starts for some samples; what lowers F replaces the best."""
+        repeated = [row for row in rows for _ in range(self.restarts)]
+        part = problem.select(repeated)
+        spread = SPREADS[min(number, len(SPREADS) - 1)]
+        drawn = torch.randn(part.point_shape, generator=generator, dtype=torch.float64)
+        starts = (spread * drawn).to(best.point)
+        if number == 0:
+            continued = list(range(0, len(repeated), self.restarts))
+            starts[continued] = self._continued(problem.select(rows))
+        else:
+            starts = best.point[repeated] + starts
+        limits = Limits(self.steps, self.products, self.forcing, self.tolerance)
+        found = part.minimise(part.start(starts), limits)
+        for place, row in enumerate(repeated):
+            # Not "not smaller": a start whose value isn't a number is no improvement.
+            if bool(found.value[place] < best.value[row]):
+                best.take(row, found, place)
+
+    def _continued(self, problem: MatchingProblem) -> Tensor:
+        """W after noise continuation from the prior's mean, [B, d]."""
+        point = torch.zeros_like(problem.prior.mean)
+        limits = Limits(self.stage_steps, self.products, self.forcing, self.tolerance)
+        for weights in self._weights(problem, point):
+            easier = replace(problem, weights=weights)
+            point = easier.minimise(easier.start(point), limits).point
+        return point
+
+    def _weights(self, problem: MatchingProblem, start: Tensor) -> Iterator[Tensor]:
+        """Weights of the prior from the release's own curvature down to just above the true one, [B] each."""
+        largest = problem.curvature(start)
+        floor = torch.where(problem.weights > 0, problem.weights, LAST_STAGE * largest)
+        for stage in range(self.stages):
+            yield torch.maximum(largest * (floor / largest) ** (stage / self.stages), problem.weights)
+
+
+def _unexplained(problem: MatchingProblem, best: State) -> list[int]:
+    """Samples whose residual is larger than the noise explains: their descent got stuck."""
+    # F counts the prior's share too, which is to be left out.
+    prior = problem.weights * best.point.double().square().sum(-1)
+    squared = 2 * best.value - prior
+    if problem.sigma > 0:
+        entries = problem.num_noisy
+        limit = problem.sigma**2 * (entries + EXPLAINED_DEVIATIONS * (2 * entries) ** 0.5)
+        unexplained = ~(squared <= limit)
+    else:
+        observed = problem.observation.released.double().square().sum(-1)
+        unexplained = ~(squared <= EXPLAINED_SHARE**2 * observed)
+    return torch.nonzero(unexplained).flatten().tolist()

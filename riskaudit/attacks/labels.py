@@ -1,0 +1,191 @@
+"""Labels read off the gradient of the last layer, for cross-entropy on logits y = W a + b.
+
+For one sample the gradient of the logits is s = p - onehot(label): negative at the label, positive elsewhere (Zhao
+et al., "iDLG", 2020, Eq. 3 to 6). The gradient of b is s, that of W is s a^T: together the rank-one matrix
+s (a, 1)^T, whose left singular vector is s up to its sign, from all entries that survived noise and pruning.
+
+For the mean gradient of B samples the gradient of b is mean(p) - n / B with n_k the number of samples of class k,
+so n = B (mean(p) - gradient) where mean(p) is known; it is estimated by running the model on dummies (Yin et al.,
+CVPR 2021; Geng et al., "Towards General Deep Leakage in Federated Learning", 2021). Exact for untrained models,
+whose outputs hardly depend on the input; with confident models the dummies' outputs aren't the samples'.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from riskaudit.attacks.base import AttackNotApplicable, Observation
+from riskaudit.attacks.linear_layers import LinearCall, linear_calls
+from riskaudit.release import Release
+
+# The bias says where up is once it stands out of its noise by so many standard deviations.
+CLEAR = 3.0
+# Rounds of alternating least squares.
+ALTERNATIONS = 20
+
+
+def with_labels(observation: Observation) -> Observation:
+    """The observation with labels: its own where known, else the recovered ones.
+
+    Raises:
+        AttackNotApplicable: see `recover_labels`.
+    """
+    if observation.targets is not None:
+        return observation
+    return observation.with_targets(recover_labels(observation))
+
+
+def recover_labels(observation: Observation) -> Tensor:
+    """The most likely label of every sample, [B], int64.
+
+    Raises:
+        AttackNotApplicable: the loss isn't cross-entropy, or the model doesn't end in a fully connected layer
+            whose own gradient is released.
+    """
+    layer = OutputLayer(observation.release, observation.input_shape)
+    labels = [layer.label(released) for released in observation.released]
+    return torch.tensor(labels, dtype=torch.int64, device=observation.released.device)
+
+
+def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
+    """How many samples of every class a mean gradient holds, [C], int64, adding up to ``num_samples``.
+
+    Args:
+        release: the model and its loss.
+        mean_gradient: over the samples, [P].
+        num_samples: B.
+        dummies: inputs [N, *S] that stand for the samples, from the prior say.
+
+    Raises:
+        AttackNotApplicable: as `recover_labels`.
+    """
+    layer = OutputLayer(release, tuple(dummies.shape[1:]))
+    call, logits = layer.on(dummies)
+    probabilities = logits.softmax(-1).double().mean(0)
+    if layer.bias is not None:
+        gradient = mean_gradient[layer.bias].double()
+    else:
+        assert layer.weight is not None
+        # The rows' sums are those of the features times s.
+        total = call.inputs.double().sum(-1).mean()
+        gradient = mean_gradient[layer.weight].double().reshape(len(probabilities), -1).sum(-1) / total
+    return rounded_counts(num_samples * (probabilities - gradient), num_samples)
+
+
+def recover_batch_labels(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
+    """The labels in a mean gradient with repetitions, ascending, [B]; see `label_counts`."""
+    counts = label_counts(release, mean_gradient, num_samples, dummies)
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+
+
+def rounded_counts(estimates: Tensor, total: int) -> Tensor:
+    """Whole numbers >= 0 nearest to estimates [C] that add up to ``total``, by largest remainders.
+
+    Estimates below 0 count as 0, and the rest is scaled to the right sum first.
+    """
+    positive = estimates.nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
+    scale = float(positive.sum())
+    # Below that, the quotient is no number.
+    none = scale < torch.finfo(torch.float64).eps
+    shares = torch.full_like(positive, total / len(positive)) if none else positive * (total / scale)
+    counts = shares.floor()
+    missing = total - int(counts.sum())
+    counts[torch.argsort(shares - counts, descending=True, stable=True)[:missing]] += 1
+    return counts.to(torch.int64)
+
+
+@final
+class OutputLayer:
+    """The fully connected layer whose outputs are the logits.
+
+    Args:
+        release: a model with cross-entropy.
+        input_shape: *S.
+
+    Raises:
+        AttackNotApplicable: there is no such layer, or another loss.
+    """
+
+    def __init__(self, release: Release, input_shape: tuple[int, ...]) -> None:
+        self.release = release
+        probes = torch.zeros(2, *input_shape, dtype=release.dtype, device=release.device)
+        calls, outputs = linear_calls(release, probes)
+        if outputs.ndim != 2 or not _is_cross_entropy(release, outputs.shape[1]):
+            raise AttackNotApplicable("labels can be read off the gradient of a cross-entropy on logits only")
+        found = [call for call in calls if _same(call.outputs, outputs)]
+        if not found:
+            raise AttackNotApplicable("the logits don't come from a fully connected layer that is used once")
+        self.name, self.num_classes = found[-1].name, outputs.shape[1]
+        self.weight, self.bias = found[-1].weight, found[-1].bias
+        if self.weight is None and self.bias is None:
+            raise AttackNotApplicable(f"the gradient of the last layer ({self.name}) is not released as it is")
+
+    def on(self, inputs: Tensor) -> tuple[LinearCall, Tensor]:
+        """The layer's call and the logits at inputs [N, *S]."""
+        calls, outputs = linear_calls(self.release, inputs)
+        return next(call for call in calls if call.name == self.name), outputs
+
+    def label(self, released: Tensor) -> int:
+        """The label of one sample's release [P]."""
+        columns = []
+        if self.weight is not None:
+            columns.append(released[self.weight].double().reshape(self.num_classes, -1))
+        if self.bias is not None:
+            columns.append(released[self.bias].double()[:, None])
+        matrix = torch.cat(columns, dim=1).nan_to_num(0.0, 0.0, 0.0)
+        signal = _rank_one(matrix)
+        return int((self._sign(signal, matrix) * signal).argmin())
+
+    def _sign(self, signal: Tensor, matrix: Tensor) -> float:
+        """1 or -1, which makes p - onehot of its direction."""
+        noise = self.release.noise
+        if self.bias is not None:
+            # The bias's own input is 1, so its gradient is s itself.
+            along = float(signal @ matrix[:, -1])
+            if abs(along) > CLEAR * (noise.std if noise is not None else 0.0):
+                return 1.0 if along > 0 else -1.0
+        if self.num_classes > 2:
+            # |s| is largest at the label: its entry is minus the sum of all others.
+            return -1.0 if float(signal[signal.abs().argmax()]) > 0 else 1.0
+        # Features after a ReLU or a sigmoid are positive.
+        return 1.0 if float((signal @ matrix).sum()) >= 0 else -1.0
+
+
+def _rank_one(matrix: Tensor) -> Tensor:
+    """s of the best s a^T for the entries of a matrix [C, n] that aren't 0, which may have been removed; [C].
+
+    Alternating least squares from the leading left singular vector, which it is where nothing was removed.
+    """
+    kept = (matrix != 0).double()
+    signal: Tensor = torch.linalg.eigh(matrix @ matrix.mT)[1][:, -1]
+    tiny = torch.finfo(torch.float64).tiny
+    for _ in range(ALTERNATIONS):
+        features = signal @ matrix / (signal.square() @ kept).clamp_min(tiny)
+        signal = matrix @ features / (kept @ features.square()).clamp_min(tiny)
+        signal = signal / signal.norm().clamp_min(tiny)
+    return signal
+
+
+def _is_cross_entropy(release: Release, num_classes: int) -> bool:
+    """Whether the loss is cross-entropy, tried on logits."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, num_classes, generator=generator, dtype=torch.float64).to(release.device, release.dtype)
+    tolerance = 100 * torch.finfo(release.dtype).eps
+    for place, row in enumerate(logits):
+        target = torch.tensor([place % num_classes], device=release.device)
+        expected = F.cross_entropy(row[None], target)
+        try:
+            found = release.loss(row[None], target)
+        except Exception:  # anybody's loss, which may take other targets
+            return False
+        if found.numel() != 1 or not bool((found - expected).abs().max() <= tolerance * (1 + expected.abs())):
+            return False
+    return True
+
+
+def _same(found: Tensor, outputs: Tensor) -> bool:
+    return found.shape == outputs.shape and bool(torch.equal(found, outputs))

@@ -1,0 +1,76 @@
+"""The fully connected layers of a model, as they are met when it runs: what the closed-form attacks read.
+
+Layers are found by running the model on probes, so that it doesn't matter how it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riskaudit.release import Release
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCall:
+    """One fully connected layer that the model called exactly once.
+
+    Attributes:
+        name: in the model.
+        inputs: [N, ..., features].
+        outputs: [N, ..., width].
+        weight: where the gradient of its weight lies in a released vector; None where it isn't released as it is.
+        bias: likewise.
+    """
+
+    name: str
+    inputs: Tensor
+    outputs: Tensor
+    weight: slice | None
+    bias: slice | None
+
+
+def linear_calls(release: Release, probes: Tensor) -> tuple[list[LinearCall], Tensor]:
+    """Run the model on probes [N, *S]; its fully connected layers in the order of their calls, and its outputs."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    layers = {name: layer for name, layer in release.model.named_modules() if isinstance(layer, nn.Linear)}
+
+    def noting(name: str) -> Any:
+        return lambda layer, arguments, output: seen.setdefault(name, []).append((arguments[0], output))
+
+    handles = [layer.register_forward_hook(noting(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            outputs = release.run(release.parameters, probes)
+    finally:
+        for handle in handles:
+            handle.remove()
+    spans = _spans(release)
+    calls = [
+        LinearCall(name, *found[0], *(_own(release, layers[name], role, spans) for role in ("weight", "bias")))
+        for name, found in seen.items()
+        if len(found) == 1
+    ]
+    return calls, outputs
+
+
+def _spans(release: Release) -> dict[str, slice]:
+    """Where each parameter's gradient lies in a released vector."""
+    spans, first = {}, 0
+    for name, parameter in release.parameters.items():
+        spans[name] = slice(first, first + parameter.numel())
+        first += parameter.numel()
+    return spans
+
+
+def _own(release: Release, layer: nn.Linear, role: str, spans: dict[str, slice]) -> slice | None:
+    """The place of a parameter that belongs to this layer alone; None for tied, frozen or parametrised ones."""
+    parameter = layer._parameters.get(role)
+    if parameter is None:
+        return None
+    holders = [module for module in release.model.modules() for own in module._parameters.values() if own is parameter]
+    names = [name for name, own in release.model.named_parameters() if own is parameter]
+    return spans.get(names[0]) if len(holders) == 1 else None

@@ -1,0 +1,86 @@
+"""``local``: least squares on the release, started at the truth. Evidence on the theory, not an attack.
+
+No attacker can start there. What it ends with is the error of an unbiased attacker whose optimisation never
+fails, which is what I2F predicts to first order (Zhang et al., NeurIPS 2023, Eq. 3). Noise of another law than
+the normal one is weighed as the Gaussian noise of the same Fisher information.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
+from riskaudit.attacks.labels import with_labels
+from riskaudit.attacks.levenberg_marquardt import Limits, MatchingProblem, status_of
+from riskaudit.errors import SettingsError
+from riskaudit.priors.base import BoundPrior
+
+
+@register
+@final
+@dataclass(frozen=True)
+class Local(Attack):
+    """Levenberg-Marquardt without prior from a given start.
+
+    Attributes:
+        start: the truth, [B, *S]; whoever runs the attack hands it in, an observation doesn't hold it.
+        steps: Levenberg-Marquardt steps per sample.
+        restarts: there is one start only.
+        products: of conjugate gradient per step at most.
+        forcing: largest relative residual of a step's linear system: small, since directions in which the
+            release says little count as much as the others.
+        tolerance: see `Limits`.
+    """
+
+    name: ClassVar[str] = "local"
+    title: ClassVar[str] = "Local least squares (oracle start)"
+    source: ClassVar[str] = "derived: the error that Zhang et al., NeurIPS 2023, Eq. 3, predict to first order"
+    summary: ClassVar[str] = "Started at the truth, which no attacker has: what the linearised theory predicts."
+    oracle_start: ClassVar[bool] = True
+
+    start: Tensor | None = None
+    steps: int = 20
+    restarts: int = 1
+    products: int = 400
+    forcing: float = 1e-3
+    tolerance: float = 1e-6
+
+    def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
+        """See `Attack.run`; nothing is drawn.
+
+        Raises:
+            SettingsError: no start was given.
+        """
+        if self.start is None or len(self.start) != len(observation):
+            raise SettingsError("expected a start for every sample; the attack local begins at the truth")
+        started = time.perf_counter()
+        observation = with_labels(observation)
+        weights = torch.zeros(len(observation), dtype=torch.float64, device=observation.released.device)
+        problem = MatchingProblem(observation, _around(self.start.flatten(1).to(observation.released)), weights)
+        state = problem.start(torch.zeros_like(problem.prior.mean))
+        state = problem.minimise(state, Limits(self.steps, self.products, self.forcing, self.tolerance))
+        scale = problem.sigma * problem.sigma if problem.sigma > 0 else 1.0
+        return Reconstruction(
+            inputs=problem.inputs(state.point).reshape(len(observation), *observation.input_shape),
+            objective=2 * state.value / scale,
+            status=tuple(status_of(state, row) for row in range(len(observation))),
+            steps=state.steps,
+            restarts=1,
+            seconds=time.perf_counter() - started,
+            targets=observation.known_targets,
+        )
+
+
+def _around(start: Tensor) -> BoundPrior:
+    """Coordinates with their origin at the start, in data units."""
+    ones = start.new_ones(len(start), dtype=torch.float64)
+
+    def same(vector: Tensor) -> Tensor:
+        return vector
+
+    return BoundPrior(start, same, same, ones, ones, lambda indices: _around(start[indices]), isotropic_std=1.0)

@@ -1,0 +1,119 @@
+"""How far a guess's release is from the observed one: the first term of every attack's objective.
+
+L2: Zhu et al., NeurIPS 2019, Eq. 2. Cosine: Geiping et al., NeurIPS 2020, Eq. 4. Likelihood: Balunovic et al., ICLR
+2022, section 4: the right distance for Gaussian noise is L2, for Laplace noise L1, and entries that carry no
+information don't count. Sums are taken in float64 whatever the release's dtype.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks.base import Observation
+from riskaudit.release import GaussianNoise, LaplaceNoise, Noise, Release
+
+Measure: TypeAlias = Callable[[Tensor], Tensor]
+"""Release means r(z) [R, P] to distances [R], float64, differentiable."""
+
+LayerWeights: TypeAlias = Literal["equal", "linear", "exponential"]
+
+
+class Matching(ABC):
+    """A distance between releases."""
+
+    @abstractmethod
+    def bind(self, observation: Observation) -> Measure:
+        """The distance from the R observed releases."""
+
+
+@final
+@dataclass(frozen=True)
+class SquaredDistance(Matching):
+    """||r(z) - obs||^2."""
+
+    def bind(self, observation: Observation) -> Measure:
+        """See `Matching.bind`."""
+        observed = observation.released
+        return lambda released: (released - observed).double().square().sum(-1)
+
+
+@final
+@dataclass(frozen=True)
+class CosineDistance(Matching):
+    """1 - <r(z), obs> / (||r(z)|| ||obs||), every parameter weighted.
+
+    Attributes:
+        layer_weights: of the parameters in the model's order: all the same; falling linearly from 1 to 1 / n; or
+            falling by a factor e each. The last two are options of Geiping et al.'s code: early layers see more
+            of the image.
+    """
+
+    layer_weights: LayerWeights = "equal"
+
+    def bind(self, observation: Observation) -> Measure:
+        """See `Matching.bind`."""
+        weights = entry_weights(observation.release, self.layer_weights)
+        observed = observation.released.double()
+        tiny = torch.finfo(observation.released.dtype).tiny
+        weighted = observed * weights
+        norm = (weighted * observed).sum(-1).sqrt()
+
+        def distance(released: Tensor) -> Tensor:
+            own = released.double()
+            squared = (own * own * weights).sum(-1)
+            # A release of zero has no direction; its distance is 1 with a gradient of zero.
+            own_norm = squared.clamp_min(tiny).sqrt()
+            return 1 - (weighted * own).sum(-1) / (own_norm * norm.clamp_min(tiny))
+
+        return distance
+
+
+@final
+@dataclass(frozen=True)
+class NegativeLogLikelihood(Matching):
+    """-log p(obs | z) by the release's own noise law, summed over the entries that carry noise.
+
+    Attributes:
+        reference_std: std of the Gaussian noise that stands in where the release has none, per released entry.
+    """
+
+    reference_std: float = 1e-3
+
+    def bind(self, observation: Observation) -> Measure:
+        """See `Matching.bind`."""
+        release, observed = observation.release, observation.released
+        noise = release.noise or Noise("gaussian", self.reference_std)
+        noisy = noisy_entries(release).double()
+        return lambda released: -noise.log_density((observed - released).double(), noisy)
+
+
+def noisy_entries(release: Release) -> Tensor:
+    """1 where a released entry carries noise, 0 where a later step removes it for everybody, [P].
+
+    All ones for a release without noise.
+    """
+    ones = torch.ones(release.num_entries, dtype=release.dtype, device=release.device)
+    places = [place for place, step in enumerate(release.steps) if isinstance(step, (GaussianNoise, LaplaceNoise))]
+    if not places:
+        return ones
+    for step in release.steps[places[0] + 1 :]:
+        ones = step.bind(release.num_entries, release.dtype, release.device)(ones)
+    return ones
+
+
+def entry_weights(release: Release, kind: LayerWeights) -> Tensor:
+    """Weights of the released entries by the parameter they belong to, [P], float64; the first parameter's is 1."""
+    sizes = torch.tensor([parameter.numel() for parameter in release.parameters.values()])
+    places = torch.arange(len(sizes), dtype=torch.float64)
+    weights = {
+        "equal": torch.ones_like(places),
+        "linear": 1 - places / len(sizes),
+        "exponential": torch.exp(-places),
+    }[kind]
+    return weights.repeat_interleave(sizes).to(release.device)

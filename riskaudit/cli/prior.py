@@ -1,0 +1,62 @@
+"""``riskaudit prior fit``: what an attacker may know of inputs, from public or own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from riskaudit.cli import options as opt
+from riskaudit.errors import OutputError
+
+prior = typer.Typer(
+    help="Fit what an attacker knows of inputs beforehand.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@prior.callback()
+def _group() -> None:
+    """A callback keeps ``fit`` a command of its own even while it is the only one."""
+
+
+@prior.command("fit")
+def fit(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Samples, in any format that scan takes.")],
+    out: Annotated[Path, typer.Option("--out", help="File for the prior, prior.safetensors say.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="data: one Gaussian for all images; class: one per class as well.")
+    ] = "data",
+    components: Annotated[
+        int | None,
+        typer.Option("--components", help="Principal components kept per Gaussian, at most (default: 1024)."),
+    ] = None,
+    limit: opt.LimitOption = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", help="Channels of the images, where the data can't tell.")
+    ] = None,
+    quiet: opt.QuietOption = False,
+    debug: opt.DebugOption = False,
+) -> int:
+    """Fit a Gaussian prior to images, for scan --prior FILE.
+
+    Best fitted to data like the audited, but not the audited data itself. Exit codes: 0 written, 2 not.
+    """
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise OutputError(f"expected --out as a file in a folder that exists, found {out}; choose another place")
+
+    from riskaudit.inputs import load_samples
+    from riskaudit.priors import fit_prior, save_prior
+
+    samples = load_samples(data, channels=channels, limit=limit)
+    fitted = fit_prior(samples, kind, components)
+    save_prior(fitted, out)
+    if not quiet:
+        info = fitted.info()
+        typer.echo(
+            f"wrote {out}: {info.kind} prior from {info.num_images} samples of {samples.name}, "
+            f"standard deviation {info.std:.3g} per coordinate"
+        )
+    return 0

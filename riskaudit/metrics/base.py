@@ -1,0 +1,162 @@
+"""The metric interface: reconstructions and truth in, one number per sample out.
+
+A metric is made for one `Subject` (shape, range and model of an audit), so that it can say beforehand
+whether it is applicable; where it isn't, ``reason`` says why and its values are None, never a stand-in.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from riskaudit.errors import SettingsError
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What reconstructions are compared on.
+
+    Attributes:
+        input_shape: *S of one input; three dimensions [C, H, W] are an image.
+        input_range: least and greatest value that an input coordinate can have, in data units; None where unknown.
+        model: the audited model in eval mode, takes [B, *S]; needed by metrics in its feature space.
+        weights_folder: where backbones of perceptual metrics lie; None is the torch hub cache.
+    """
+
+    input_shape: tuple[int, ...]
+    input_range: tuple[float, float] | None = None
+    model: nn.Module | None = None
+    weights_folder: Path | None = None
+
+    @property
+    def span(self) -> float | None:
+        """Width of the input range in data units; None where it is unknown or empty."""
+        if self.input_range is None:
+            return None
+        width = self.input_range[1] - self.input_range[0]
+        return width if math.isfinite(width) and width > 0 else None
+
+
+class Metric(ABC):
+    """A distance or likeness of a reconstruction and the truth.
+
+    Attributes:
+        name: the key in `METRICS` and in audit.json.
+        title: for readers.
+        units: of the value.
+        source: where it is defined.
+        higher_is_better: whether a *higher* value is a better reconstruction (a worse leak).
+        reason: why it isn't applicable to the subject; None where it is.
+        note: how it departs from its definition for this subject; None where it doesn't.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    units: ClassVar[str]
+    source: ClassVar[str]
+    higher_is_better: ClassVar[bool] = False
+    reason: str | None = None
+    note: str | None = None
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+
+    @abstractmethod
+    def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
+        """One number per sample.
+
+        Args:
+            reconstruction: [B, *S] in data units, any floating dtype.
+            truth: the same shape.
+
+        Returns:
+            [B], float64, on the CPU; defined only where ``reason`` is None.
+        """
+
+
+METRICS: dict[str, type[Metric]] = {}
+
+
+def register(metric: type[Metric]) -> type[Metric]:
+    """Class decorator: make a metric known by its name.
+
+    Raises:
+        SettingsError: the name is taken.
+    """
+    if metric.name in METRICS:
+        raise SettingsError(f"the metric {metric.name!r} is registered twice")
+    METRICS[metric.name] = metric
+    return metric
+
+
+def make_metrics(subject: Subject, names: Sequence[str] | None = None) -> tuple[Metric, ...]:
+    """The named metrics for a subject, or all of them in the order of registration.
+
+    Raises:
+        SettingsError: an unknown name; the message lists the known.
+    """
+    chosen = list(METRICS) if names is None else list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in METRICS:
+            raise SettingsError(f"unknown metric {name[:50]!r}; known are {', '.join(METRICS)}")
+    return tuple(METRICS[name](subject) for name in chosen)
+
+
+def metric_notes(metrics: Sequence[Metric]) -> dict[str, str]:
+    """Per metric why it isn't applicable, or how it departs from its definition; nothing of the others."""
+    found = {metric.name: metric.reason or metric.note for metric in metrics}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def measure(metrics: Sequence[Metric], reconstruction: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
+    """All metrics of B reconstructions, one dictionary per sample.
+
+    A value is None where the metric isn't applicable or the reconstruction isn't finite.
+
+    Args:
+        metrics: as `make_metrics` gives them.
+        reconstruction: [B, *S] in data units.
+        truth: the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if reconstruction.shape != truth.shape:
+        expected, found = tuple(truth.shape), tuple(reconstruction.shape)
+        raise ValueError(f"expected a reconstruction of the truth's shape {expected}, found {found}")
+    rows: list[dict[str, float | None]] = [{} for _ in range(len(truth))]
+    if not rows:
+        return rows
+    finite = reconstruction.flatten(1).isfinite().all(1).tolist()
+    # What isn't finite may raise inside a library; the truth stands in and the value is dropped.
+    usable = reconstruction.where(reconstruction.isfinite(), truth.to(reconstruction))
+    for metric in metrics:
+        values = [math.nan] * len(rows) if metric.reason is not None else metric(usable, truth).tolist()
+        for row, value, known in zip(rows, values, finite, strict=True):
+            row[metric.name] = value if known and math.isfinite(value) else None
+    return rows
+
+
+def prior_only(metrics: Sequence[Metric], mean: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
+    """All metrics of the guess that needs no release, the prior mean: what every attack has to beat.
+
+    Args:
+        metrics: as `make_metrics` gives them.
+        mean: the prior mean in data units, of every sample [B, *S] or [B, d], of all [*S] or [d], or a scalar.
+        truth: [B, *S].
+    """
+    if mean.numel() not in {1, truth[0].numel(), truth.numel()}:
+        raise ValueError(f"expected a prior mean that fits {tuple(truth.shape)}, found {tuple(mean.shape)}")
+    if mean.numel() == truth.numel():
+        guess = mean.reshape(truth.shape)
+    elif mean.numel() == 1:
+        guess = mean.reshape(())
+    else:
+        guess = mean.reshape(truth.shape[1:])
+    return measure(metrics, guess.to(truth).expand_as(truth), truth)

@@ -1,0 +1,70 @@
+"""Feature MSE: mean squared difference of the audited model's own penultimate features.
+
+The features are what enters the linear layer that a forward pass reaches last. Two inputs that the model can't
+tell apart have distance 0 whatever they look like, so this says what a reconstruction is worth to the model,
+not what a person would recognise. Not valid across models: the features have no common unit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from riskaudit.metrics.base import Metric, Subject, register
+
+
+def penultimate_features(model: nn.Module, inputs: Tensor) -> Tensor | None:
+    """What enters the last linear layer that runs, [B, features]; None where no linear layer sees the batch.
+
+    Args:
+        model: takes [B, *S]; put back as it was.
+        inputs: [B, *S] in data units; converted to the model's dtype and device.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen[:] = [argument.detach() for argument in arguments]
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    handles = [layer.register_forward_pre_hook(keep) for layer in layers]
+    reference = next(model.parameters(), inputs)
+    try:
+        with torch.no_grad():
+            model(inputs.to(dtype=reference.dtype, device=reference.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen or seen[0].ndim == 0 or len(seen[0]) != len(inputs):
+        return None
+    return seen[0].flatten(1)
+
+
+@register
+class FeatureError(Metric):
+    """Mean squared error of the audited model's penultimate features."""
+
+    name = "feature_mse"
+    title = "Feature MSE"
+    units = "squared feature units"
+    source = "input of the audited model's last linear layer"
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        if subject.model is None:
+            self.reason = "no model was given"
+        elif not any(isinstance(layer, nn.Linear) for layer in subject.model.modules()):
+            self.reason = "the model has no linear layer"
+        # A batch of three, so that a layer over positions isn't taken for one over samples.
+        elif penultimate_features(subject.model, torch.zeros(3, *subject.input_shape)) is None:
+            self.reason = "the model's last linear layer doesn't see one row per sample"
+
+    def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
+        """[B, *S] twice -> [B]."""
+        if self.subject.model is None:
+            raise ValueError("expected a model, found none; see the metric's reason")
+        both = torch.cat([reconstruction, truth.to(reconstruction)])
+        features = penultimate_features(self.subject.model, both)
+        if features is None:
+            raise ValueError("expected a linear layer that sees one row per sample, found none")
+        guess, target = features.double().chunk(2)
+        return (guess - target).square().mean(1).cpu()

@@ -1,0 +1,78 @@
+"""Errors per input coordinate: MSE, RMSE and PSNR. They make no assumption about what an input is.
+
+    MSE = mean_i (xhat_i - x_i)^2,   RMSE = sqrt(MSE),   PSNR = 10 log10(range^2 / MSE)
+
+All in float64. PSNR is infinite for an exact match, which audit.json can't hold: it is capped at the value
+that an error of one float64 rounding of the range has, 313.07 dB, so that ranks stay what they are.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from torch import Tensor
+
+from riskaudit.metrics.base import Metric, Subject, register
+
+PSNR_CAP = -20 * math.log10(sys.float_info.epsilon)
+
+
+def mean_squared_error(reconstruction: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared difference per sample: [B, ...] twice -> [B], float64, on the CPU."""
+    difference = reconstruction.double() - truth.to(reconstruction.device).double()
+    return difference.square().flatten(1).mean(1).cpu()
+
+
+@register
+class MeanSquaredError(Metric):
+    """Mean squared error per input coordinate."""
+
+    name = "mse"
+    title = "MSE"
+    units = "squared data units"
+    source = "mean over coordinates of the squared difference"
+
+    def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
+        """[B, *S] twice -> [B]."""
+        return mean_squared_error(reconstruction, truth)
+
+
+@register
+class RootMeanSquaredError(Metric):
+    """Root mean squared error per input coordinate: the unit of every predicted error."""
+
+    name = "rmse"
+    title = "RMSE"
+    units = "data units"
+    source = "root of the MSE"
+
+    def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
+        """[B, *S] twice -> [B]."""
+        return mean_squared_error(reconstruction, truth).sqrt()
+
+
+@register
+class PeakSignalToNoise(Metric):
+    """Peak signal-to-noise ratio, by torchmetrics; at most `PSNR_CAP`."""
+
+    name = "psnr"
+    title = "PSNR"
+    units = "dB"
+    source = "10 log10(range^2 / MSE), range that of the inputs"
+    higher_is_better = True
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        if subject.span is None:
+            self.reason = "the input range is unknown or empty, so there is no peak value"
+
+    def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
+        """[B, *S] twice -> [B]."""
+        from riskaudit.metrics.libraries import torchmetrics_image
+
+        guess, target = reconstruction.double(), truth.to(reconstruction.device).double()
+        values: Tensor = torchmetrics_image().peak_signal_noise_ratio(
+            guess, target, data_range=self.subject.span, reduction="none", dim=tuple(range(1, guess.ndim))
+        )
+        return values.clamp(max=PSNR_CAP).double().cpu()

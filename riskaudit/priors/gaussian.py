@@ -1,0 +1,146 @@
+"""N(mu, C) with C = U diag(s) U^T + rho I: principal components and a remainder that is alike everywhere.
+
+With orthonormal U [d, k] the symmetric root is as cheap as U itself:
+
+    L = U diag(sqrt(s + rho) - sqrt(rho)) U^T + sqrt(rho) I,
+
+and L^-1 likewise with reciprocals of the roots. Shrunk covariances have this form exactly (`fitting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from riskaudit.priors.base import BoundPrior, Prior
+from riskaudit.results import PriorInfo
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a prior was fitted to.
+
+    Attributes:
+        source: name of the data without its folder.
+        sha256: of the data's file, where it is one.
+        num_images: how many samples.
+        class_counts: how many of each class, by class number; empty where targets aren't classes.
+    """
+
+    source: str | None = None
+    sha256: str | None = None
+    num_images: int | None = None
+    class_counts: dict[int, int] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(Prior):
+    """One Gaussian for every sample, whatever its class.
+
+    Attributes:
+        mean: mu, [d], float64, data units.
+        components: U, orthonormal columns, [d, k], float64; k may be 0.
+        variances: s >= 0, [k], float64: variance along each component beyond the remainder.
+        remainder: rho > 0, variance in every direction.
+        input_shape: *S of one input, d numbers.
+        origin: what it was fitted to.
+    """
+
+    mean: Tensor
+    components: Tensor
+    variances: Tensor
+    remainder: float
+    input_shape: tuple[int, ...]
+    origin: Origin = Origin()
+
+    kind: ClassVar[str] = "data"
+
+    @property
+    def dimension(self) -> int:
+        """Number of input coordinates, d."""
+        return len(self.mean)
+
+    @property
+    def variance(self) -> float:
+        """tr C / d."""
+        return float(self.variances.sum()) / self.dimension + self.remainder
+
+    @property
+    def largest(self) -> float:
+        """The largest eigenvalue of C."""
+        return float(self.variances.max()) + self.remainder if len(self.variances) else self.remainder
+
+    def leading(self, count: int, like: Tensor) -> tuple[list[float], Tensor]:
+        """See `BoundPrior`; vectors in dtype and device of ``like``."""
+        order = torch.argsort(self.variances, descending=True)
+        eigenvalues = [*(self.variances[order] + self.remainder).tolist(), self.remainder]
+        kept = min(count, len(order), self.dimension - 1)
+        return eigenvalues[: kept + 1], self.components[:, order[:kept]].mT.to(like)
+
+    def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
+        """See `Prior.bind`; the targets don't matter."""
+        return bind_gaussians([self] * len(targets), like)
+
+    def info(self) -> PriorInfo:
+        """See `Prior.info`."""
+        return described(self.kind, float(self.mean.mean()), self.variance, self.origin)
+
+
+def described(kind: str, mean: float, variance: float, origin: Origin) -> PriorInfo:
+    """What audit.json says of a fitted prior with this mean and variance of one coordinate."""
+    counts = {str(target): count for target, count in sorted(origin.class_counts.items())}
+    return PriorInfo(
+        kind=kind,
+        mean=mean,
+        std=variance**0.5,
+        source=origin.source,
+        sha256=origin.sha256,
+        num_images=origin.num_images,
+        class_counts=counts or None,
+    )
+
+
+class _Roots:
+    """L and L^-1 of samples that may have different Gaussians; each Gaussian is applied once to all its samples."""
+
+    def __init__(self, gaussians: Sequence[GaussianPrior], like: Tensor) -> None:
+        places: dict[int, list[int]] = {}
+        for place, gaussian in enumerate(gaussians):
+            places.setdefault(id(gaussian), []).append(place)
+        self._groups = [(gaussians[rows[0]], rows) for rows in places.values()]
+        self._matrices = [gaussian.components.to(like) for gaussian, _ in self._groups]
+
+    def apply(self, vector: Tensor, power: float) -> Tensor:
+        """C^power v for v [B, d]."""
+        if len(self._groups) == 1:
+            return self._one(0, vector, power)
+        result = torch.empty_like(vector)
+        for group, (_, rows) in enumerate(self._groups):
+            result[rows] = self._one(group, vector[rows], power)
+        return result
+
+    def _one(self, group: int, vector: Tensor, power: float) -> Tensor:
+        gaussian, components = self._groups[group][0], self._matrices[group]
+        rest: float = gaussian.remainder**power
+        gain = ((gaussian.variances + gaussian.remainder) ** power - rest).to(components)
+        applied: Tensor = rest * vector + ((vector @ components) * gain) @ components.mT
+        return applied
+
+
+def bind_gaussians(gaussians: Sequence[GaussianPrior], like: Tensor) -> BoundPrior:
+    """The prior at B samples of which each has its own Gaussian, in dtype and device of ``like`` [B, d]."""
+    roots, device, anchor = _Roots(gaussians, like), like.device, like.new_empty(0)
+    return BoundPrior(
+        mean=torch.stack([gaussian.mean for gaussian in gaussians]).to(like),
+        root=lambda vector: roots.apply(vector, 0.5),
+        inverse_root=lambda vector: roots.apply(vector, -0.5),
+        variance=torch.tensor([each.variance for each in gaussians], dtype=torch.float64, device=device),
+        largest=torch.tensor([each.largest for each in gaussians], dtype=torch.float64, device=device),
+        select=lambda indices: bind_gaussians([gaussians[index] for index in indices], anchor),
+        leading=lambda index, count: gaussians[index].leading(count, anchor),
+    )

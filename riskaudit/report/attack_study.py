@@ -1,0 +1,152 @@
+"""What ``studies.verify`` of an audit says, computed once for the corridor and for the evidence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import ValidationError
+
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import count, given, short
+from riskaudit.results import AttackRow, Estimate, Prediction, VerifyStudy
+from riskaudit.statistics.strongest import strongest
+
+# The best stand-in first: what an attack's RMSE is laid beside.
+_PREDICTED = ("map_rmse", "predicted_rmse", "posterior_rmse", "map_i2f", "i2f")
+METRIC_TITLES = {
+    "rmse": "RMSE",
+    "mse": "MSE",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG-16)",
+    "lpips_squeeze": "LPIPS (SqueezeNet)",
+    "feature_mse": "Feature MSE",
+}
+
+
+def read_attack_study(facts: Facts) -> AttackStudy | str | None:
+    """The attack study of an audit; a sentence where it can't be read; None where there is none."""
+    found = facts.result.studies.get("verify")
+    if found is None:
+        return None
+    try:
+        study = VerifyStudy.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "studies.verify"
+        return f"The attack study in audit.json can't be read ({short(place, 80)}: {short(first['msg'], 120)})."
+    return AttackStudy(facts, study)
+
+
+@dataclass(frozen=True)
+class AttackStudy:
+    """An attack study with what follows from it."""
+
+    facts: Facts
+    study: VerifyStudy
+
+    @cached_property
+    def noise_levels(self) -> tuple[float, ...]:
+        """Levels at which attacks ran, least first."""
+        return tuple(sorted({row.noise_std for row in self.study.attacks}))
+
+    @cached_property
+    def attack_names(self) -> tuple[str, ...]:
+        """Attacks in the order of the study, those with an oracle start last."""
+        names = dict.fromkeys(row.attack for row in self.study.attacks)
+        return tuple(sorted(names, key=lambda name: name in self.oracle_names))
+
+    @cached_property
+    def oracle_names(self) -> frozenset[str]:
+        """Attacks that are started at the truth."""
+        return frozenset(row.attack for row in self.study.attacks if row.oracle_start)
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics with a value somewhere, in the report's order."""
+        found = {name for row in self.study.attacks for name, value in row.metrics.items() if value is not None}
+        return (*(name for name in METRIC_TITLES if name in found), *sorted(found - set(METRIC_TITLES)))
+
+    @cached_property
+    def own_level(self) -> float | None:
+        """The level of the audit itself, else the least one: that of an undefended release is 0."""
+        own = self.facts.noise_std
+        matching = [level for level in self.noise_levels if own is not None and math.isclose(level, own, rel_tol=1e-6)]
+        return next(iter((*matching, *self.noise_levels)), None)
+
+    @cached_property
+    def best(self) -> dict[tuple[float, str], tuple[float, AttackRow]]:
+        """Least RMSE over the attacks without oracle start, and its row, per noise level and sample id."""
+        return strongest(self.study.attacks)
+
+    @cached_property
+    def local(self) -> dict[tuple[float, str], float]:
+        """RMSE of the attack that is started at the truth, per noise level and sample id."""
+        rows = [row for row in self.study.attacks if row.oracle_start]
+        known = {(row.noise_std, row.sample_id): row.metrics.get("rmse") for row in rows}
+        return {key: value for key, value in known.items() if value is not None}
+
+    @cached_property
+    def predictions(self) -> dict[tuple[float, str], Prediction]:
+        """Predictions per noise level and sample id."""
+        return {(one.noise_std, one.sample_id): one for one in self.study.predictions}
+
+    @cached_property
+    def prior_only(self) -> dict[str, float]:
+        """RMSE of guessing the prior mean, per sample id."""
+        known = {one.sample_id: one.metrics.get("rmse") for one in self.study.prior_only}
+        return {sample: value for sample, value in known.items() if value is not None}
+
+    @cached_property
+    def predicted_proxy(self) -> str | None:
+        """The proxy that an attack's RMSE is laid beside."""
+        known = {
+            proxy
+            for one in self.study.predictions
+            for proxy, estimate in one.proxies.items()
+            if estimate.value is not None
+        }
+        return next((proxy for proxy in _PREDICTED if proxy in known), None)
+
+    def predicted(self, noise_std: float, sample: str, proxy: str | None = None) -> Estimate | None:
+        """A proxy's estimate of one sample at one level."""
+        prediction = self.predictions.get((noise_std, sample))
+        proxy = proxy or self.predicted_proxy
+        return prediction.proxies.get(proxy) if prediction is not None and proxy is not None else None
+
+    def predicted_title(self) -> str:
+        """The name of the proxy that an attack's RMSE is laid beside."""
+        return self.facts.title(self.predicted_proxy) if self.predicted_proxy else "no prediction"
+
+    def attack_title(self, name: str) -> str:
+        """An attack's name; one that starts at the truth says so."""
+        return f"{short(name, 32)} (oracle start)" if name in self.oracle_names else short(name, 32)
+
+    def control_words(self) -> str:
+        """The positive control in a few words."""
+        runs = [name for name in self.attack_names if name not in self.oracle_names]
+        broken = " (the attacks are broken)" if self.study.control.status == "failed" else ""
+        return f"{count(len(runs), 'attack')} run, positive control {self.study.control.status}{broken}"
+
+
+def noise_words(noise_std: float) -> str:
+    """A noise level for readers."""
+    return f"noise std {given(noise_std)}" if noise_std else "no noise"
+
+
+def at_noise(noise_std: float) -> str:
+    """A noise level inside a sentence."""
+    return f"at {noise_words(noise_std)}" if noise_std else "without noise"
+
+
+def correlation(value: float) -> str:
+    """A number in [-1, 1] or a difference of two, with a real minus sign."""
+    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+
+
+def metric_title(name: str) -> str:
+    """A metric for readers."""
+    return METRIC_TITLES.get(name, short(name, 24))

@@ -1,0 +1,268 @@
+"""From attacks and predictions to the records of a study: what foresaw what, and how well.
+
+Everything is computed per noise level: pooled levels would correlate by their level alone. Correlations are raw:
+a proxy that is riskier when higher is expected to correlate negatively with an error. A sample counts where the
+attack has a finite metric and the proxy a value that may be relied on (exact, converged or bracketed).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from typing import Any, NamedTuple
+
+from scipy.stats import rankdata
+
+from riskaudit.results import (
+    STRONGEST,
+    AgreementRow,
+    AttackRow,
+    Estimate,
+    LossComparison,
+    Prediction,
+    Reliability,
+    Timing,
+)
+from riskaudit.statistics.probabilities import brier_score, reliability_bins
+from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
+from riskaudit.statistics.strongest import HIGHER_IS_BETTER, strongest
+from riskaudit.statistics.tightness import containment, tightness
+
+# Proxies that predict an attack's RMSE in data units, so that a ratio with it has a meaning.
+PREDICTS_RMSE = ("posterior_rmse", "map_rmse", "map_i2f", "predicted_rmse", "expected_rmse", "i2f")
+# One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
+NUM_RESAMPLES = 1000
+_RELIABLE = {"exact", "converged", "bracketed"}
+
+
+class _Level(NamedTuple):
+    """One noise level: errors per attack and metric, and predictions, both by sample id."""
+
+    noise_std: float
+    errors: dict[tuple[str, str], dict[str, float]]
+    predictions: dict[str, Prediction]
+
+
+def agreement_rows(
+    attacks: Sequence[AttackRow],
+    predictions: Sequence[Prediction],
+    *,
+    higher_is_better: Collection[str] = HIGHER_IS_BETTER,
+    confidence: float = 0.95,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> list[AgreementRow]:
+    """Every proxy against every metric of every attack and of the strongest one, per noise level.
+
+    Args:
+        attacks: one row per attack, sample and noise level.
+        predictions: one per sample and noise level.
+        higher_is_better: metrics whose higher value is the better reconstruction.
+        confidence: of the correlations' intervals.
+        seed: of their resamples, the same in every row.
+        num_resamples: how many.
+    """
+    sampling = {"confidence": confidence, "seed": seed, "num_resamples": num_resamples}
+    known: dict[tuple[bytes, bytes], RankCorrelation] = {}
+    return [
+        _agreement_row(level, attack, metric, proxy, sampling, known)
+        for level in _levels(attacks, predictions, higher_is_better)
+        for attack, metric in level.errors
+        for proxy in dict.fromkeys(name for one in level.predictions.values() for name in one.proxies)
+    ]
+
+
+def _agreement_row(
+    level: _Level,
+    attack: str,
+    metric: str,
+    proxy: str,
+    sampling: dict[str, Any],
+    done: dict[tuple[bytes, bytes], RankCorrelation],
+) -> AgreementRow:
+    errors = level.errors[attack, metric]
+    known = {
+        sample: one.proxies[proxy]
+        for sample, one in level.predictions.items()
+        if sample in errors and _value(one, proxy) is not None
+    }
+    values = [errors[sample] for sample in known]
+    # Only ranks matter, and many rows share them: MSE with RMSE, the strongest attack with a single one.
+    ranks = rankdata([estimate.value for estimate in known.values()]), rankdata(values)
+    key = ranks[0].tobytes(), ranks[1].tobytes()
+    if key not in done:
+        done[key] = rank_correlation(*ranks, **sampling)
+    found = done[key]
+    return AgreementRow(
+        noise_std=level.noise_std,
+        attack=attack,
+        metric=metric,
+        proxy=proxy,
+        **asdict(found),
+        **(_fit(level, proxy, known, values) if metric == "rmse" and proxy in PREDICTS_RMSE else {}),
+    )
+
+
+def reliability_records(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> list[Reliability]:
+    """Predicted success probabilities against the strongest attack, per noise level and tolerance.
+
+    An attack succeeds where its RMSE is at most the tolerance, as the probability has it.
+    """
+    records = []
+    for level in _levels(attacks, predictions, HIGHER_IS_BETTER):
+        errors = level.errors.get((STRONGEST, "rmse"), {})
+        pairs: dict[float, tuple[list[float], list[bool]]] = {}
+        for sample, prediction in level.predictions.items():
+            for success in prediction.success_probability:
+                if success.probability is None or success.status not in _RELIABLE or sample not in errors:
+                    continue
+                probabilities, outcomes = pairs.setdefault(success.tolerance, ([], []))
+                probabilities.append(success.probability)
+                outcomes.append(errors[sample] <= success.tolerance)
+        for tolerance, (probabilities, outcomes) in sorted(pairs.items()):
+            brier = brier_score(probabilities, outcomes)
+            if brier is None:
+                continue
+            records.append(
+                Reliability(
+                    noise_std=level.noise_std,
+                    tolerance=tolerance,
+                    num_samples=len(outcomes),
+                    brier=brier,
+                    bins=reliability_bins(probabilities, outcomes),
+                )
+            )
+    return records
+
+
+def loss_comparisons(
+    attacks: Sequence[AttackRow],
+    predictions: Sequence[Prediction],
+    pairs: Mapping[str, tuple[str, str]],
+    *,
+    metrics: Sequence[str] = ("rmse",),
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[LossComparison]:
+    """Does the proxy of an attack's own matching loss rank its errors better than that of the other loss?
+
+    Over the samples for which both proxies have a value.
+
+    Args:
+        attacks: one row per attack, sample and noise level.
+        predictions: one per sample and noise level.
+        pairs: per attack the proxy of its own loss, and the other: ``{"l2": ("lavp_l2_max", "lavp_cosine_max")}``.
+        metrics: compared with each.
+        confidence: of the interval.
+        seed: of the resamples.
+    """
+    records = []
+    for level in _levels(attacks, predictions, HIGHER_IS_BETTER):
+        for (attack, (own, other)), metric in product(pairs.items(), metrics):
+            compared = _compared(level, attack, metric, own, other)
+            if not compared:
+                continue
+            left, right, errors = zip(*compared, strict=True)
+            found = asdict(rank_difference(left, right, errors, confidence=confidence, seed=seed))
+            records.append(
+                LossComparison(
+                    noise_std=level.noise_std,
+                    attack=attack,
+                    metric=metric,
+                    own=own,
+                    other=other,
+                    own_spearman=found.pop("own"),
+                    other_spearman=found.pop("other"),
+                    **found,
+                )
+            )
+    return records
+
+
+def _compared(level: _Level, attack: str, metric: str, own: str, other: str) -> list[tuple[float, float, float]]:
+    """Own proxy, other proxy and error of the samples that have all three."""
+    errors = level.errors.get((attack, metric), {})
+    found = []
+    for sample, one in level.predictions.items():
+        left, right = _value(one, own), _value(one, other)
+        if sample in errors and left is not None and right is not None:
+            found.append((left, right, errors[sample]))
+    return found
+
+
+def timings(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> list[Timing]:
+    """Median seconds per sample of the proxies and of each attack, per noise level."""
+    rows = []
+    for noise_std in _noise_levels(attacks):
+        proxy = _median(one.seconds for one in predictions if one.noise_std == noise_std)
+        here = [row for row in attacks if row.noise_std == noise_std]
+        rows += [
+            Timing(
+                noise_std=noise_std,
+                attack=attack,
+                proxy_seconds=proxy,
+                attack_seconds=_median(row.seconds for row in here if row.attack == attack),
+            )
+            for attack in dict.fromkeys(row.attack for row in here)
+        ]
+    return rows
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _noise_levels(attacks: Sequence[AttackRow]) -> list[float]:
+    return sorted({row.noise_std for row in attacks})
+
+
+def _value(prediction: Prediction, proxy: str) -> float | None:
+    """A proxy's value where it may be relied on."""
+    estimate = prediction.proxies.get(proxy)
+    return estimate.value if estimate is not None and estimate.status in _RELIABLE else None
+
+
+def _levels(
+    attacks: Sequence[AttackRow], predictions: Sequence[Prediction], higher_is_better: Collection[str]
+) -> list[_Level]:
+    """Errors and predictions sorted by noise level; attacks in the order of the rows, the strongest one first."""
+    levels = []
+    for noise_std in _noise_levels(attacks):
+        here = [row for row in attacks if row.noise_std == noise_std]
+        errors: dict[tuple[str, str], dict[str, float]] = {}
+        for metric in dict.fromkeys(name for row in here for name in row.metrics):
+            best = strongest(here, metric, higher_is_better=metric in higher_is_better)
+            errors[STRONGEST, metric] = {sample: value for (_, sample), (value, _) in best.items()}
+        for row in here:
+            for metric, value in row.metrics.items():
+                if value is not None:
+                    errors.setdefault((row.attack, metric), {})[row.sample_id] = value
+        predicted = {one.sample_id: one for one in predictions if one.noise_std == noise_std}
+        levels.append(_Level(noise_std, {key: found for key, found in errors.items() if found}, predicted))
+    return levels
+
+
+def _fit(level: _Level, proxy: str, known: dict[str, Estimate], errors: list[float]) -> dict[str, Any]:
+    """Tightness and containment of an RMSE's prediction, before and after calibration."""
+    fields: dict[str, Any] = {}
+    summary = tightness(errors, [float(estimate.value or 0.0) for estimate in known.values()])
+    if summary is not None:
+        fields |= {
+            "tightness_median": summary.median,
+            "tightness_lower_quartile": summary.lower_quartile,
+            "tightness_upper_quartile": summary.upper_quartile,
+            "share_below_nine_tenths": summary.share_below_nine_tenths,
+            "share_below_three_quarters": summary.share_below_three_quarters,
+        }
+    calibrated = [level.predictions[sample].calibrated.get(proxy) for sample in known]
+    for prefix, estimates in (("", list(known.values())), ("calibrated_", calibrated)):
+        found = containment(
+            errors,
+            [one.low if one is not None else None for one in estimates],
+            [one.high if one is not None else None for one in estimates],
+        )
+        fields |= {f"{prefix}validity": found.validity, f"{prefix}coverage": found.coverage}
+    return fields

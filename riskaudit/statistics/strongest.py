@@ -1,0 +1,34 @@
+"""The strongest attack per sample: the least error over all attacks that an attacker could have run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from riskaudit.results import AttackRow
+
+# Metrics of which a higher value is the better reconstruction.
+HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
+
+
+def strongest(
+    rows: Iterable[AttackRow], metric: str = "rmse", *, higher_is_better: bool = False
+) -> dict[tuple[float, str], tuple[float, AttackRow]]:
+    """Per noise level and sample the best value of a metric, and the row that reached it.
+
+    Attacks started at the truth are left out: no attacker can run them. So are rows without a value. Choosing
+    the best attack with the truth at hand is the auditor's privilege; it bounds what any of them achieves.
+
+    Args:
+        rows: of any attacks and noise levels.
+        metric: a key of `AttackRow.metrics`.
+        higher_is_better: whether the best value is the largest.
+    """
+    best: dict[tuple[float, str], tuple[float, AttackRow]] = {}
+    for row in rows:
+        value = row.metrics.get(metric)
+        if value is None or row.oracle_start:
+            continue
+        key = (row.noise_std, row.sample_id)
+        if key not in best or (value > best[key][0] if higher_is_better else value < best[key][0]):
+            best[key] = (value, row)
+    return best

@@ -1,0 +1,160 @@
+"""``riskaudit calibrate``: attack a calibration set once, so that later scans carry intervals with stated coverage.
+
+Split conformal prediction (THEORY, section 6): the strongest attack's RMSE over its prediction, per noise level, on
+samples that are not scanned later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing.calibration import binding_of
+from riskaudit.auditing.victim import Victim, make_victim
+from riskaudit.errors import SettingsError
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.metrics import Subject, make_metrics
+from riskaudit.results import AttackRow, AuditResult, Calibration, CalibrationLevel, Tool
+from riskaudit.statistics.conformal import conformal_factors, fewest_samples
+from riskaudit.statistics.strongest import strongest
+from riskaudit.studies.attacking import (
+    AttackSettings,
+    Progress,
+    Target,
+    attack_rows,
+    batches,
+    releases_by_noise,
+)
+from riskaudit.studies.control import control
+from riskaudit.studies.trials import TrialLog, fingerprint
+from riskaudit.studies.verification import identity_of
+from riskaudit.version import __version__
+
+Prediction = Literal["map_rmse", "posterior_rmse"]
+PREDICTIONS: tuple[Prediction, ...] = ("map_rmse", "posterior_rmse")
+
+
+def calibrate(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    attacks: AttackSettings | None = None,
+    *,
+    noise_stds: Sequence[float] = (),
+    coverage: float = 0.9,
+    command: str | None = None,
+    progress: Progress | None = None,
+    log: Path | None = None,
+    resume: bool = False,
+) -> Calibration:
+    """Attack samples and store how far the strongest attack's RMSE strays from its prediction.
+
+    Args:
+        checkpoint: see `audit`.
+        samples: the calibration set; at least `fewest_samples` of the coverage for both ends.
+        settings: of the audit.
+        attacks: which, and what they know.
+        noise_stds: see `verify`; every one above 0.
+        coverage: of the intervals.
+        command: for the record.
+        progress: see `verify`.
+        log: see `verify`.
+        resume: see `verify`.
+
+    Raises:
+        SettingsError: a release without noise; too few samples; attacks that fail their positive control.
+    """
+    settings, attacks = settings or AuditSettings(), attacks or AttackSettings()
+    victim = make_victim(checkpoint, samples, settings)
+    releases = releases_by_noise(victim.release, noise_stds)
+    if 0.0 in releases:
+        raise SettingsError("calibrate needs noise, without which no error is predicted; give --noise-std above 0")
+    if not 0 < coverage < 1:
+        raise SettingsError(f"expected --coverage between 0 and 1, found {coverage:g}")
+    if len(samples) < fewest_samples(coverage):
+        raise SettingsError(
+            f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
+            f"{len(samples)}; raise --limit or add data"
+        )
+    identity = fingerprint({"calibrate": identity_of(victim, attacks, list(releases), False)})
+    trials = TrialLog(log, identity, resume)
+    levels: list[CalibrationLevel] = []
+    checked = control(attacks.attacks(), settings)
+    if checked.status != "passed":
+        raise SettingsError(
+            f"the attacks {', '.join(attacks.names)} don't reconstruct the positive control, so they can't "
+            "calibrate anything; choose stronger attacks or more --attack-steps"
+        )
+    done, total = 0, len(samples) * len(releases) * len(attacks.names)
+    for std, release in releases.items():
+        found = audit(victim.checkpoint, samples, replace(settings, release=release.spec))
+        rows: list[AttackRow] = []
+        for part in _attacked(
+            victim, attacks, Target(victim, victim.jacobian(release), std, attacks.labels_known), trials
+        ):
+            rows += part
+            done += len(part)
+            if progress is not None:
+                progress(done, total)
+        levels += [_level(std, proxy, found, rows, coverage) for proxy in PREDICTIONS]
+    return Calibration(
+        tool=Tool(version=__version__),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        binding=binding_of(victim),
+        checkpoint=found.checkpoint,
+        data=found.data,
+        release=victim.release.without_noise().spec,
+        prior=found.prior,
+        coverage=coverage,
+        attacks=list(attacks.names),
+        levels=levels,
+    )
+
+
+def _attacked(victim: Victim, settings: AttackSettings, target: Target, trials: TrialLog) -> Iterator[list[AttackRow]]:
+    """Rows of one attack on one batch after the other."""
+    metrics = make_metrics(Subject(tuple(victim.samples.inputs.shape[1:])), ("rmse",))
+    for name, attack in settings.attacks().items():
+        for indices in batches(len(victim.samples)):
+            key = f"{name} {target.noise_std!r} {indices[0]}"
+            if key not in trials:
+                rows = attack_rows(name, attack, target, indices, metrics, show=False)
+                trials.add(key, [row.model_dump(mode="json") for row in rows])
+            yield [AttackRow.model_validate(row) for row in trials[key]]
+
+
+def _level(
+    noise_std: float, proxy: Prediction, found: AuditResult, rows: list[AttackRow], coverage: float
+) -> CalibrationLevel:
+    """Factors of one prediction.
+
+    Raises:
+        SettingsError: some sample has no prediction or no attack.
+    """
+    best = strongest(rows)
+    attacked, predicted = [], []
+    for row in found.samples:
+        value = row.proxies[proxy].value
+        if value is None or (noise_std, row.id) not in best:
+            raise SettingsError(
+                f"sample {row.id} has no {'prediction' if value is None else 'attack result'}, so the set can't be "
+                "calibrated on; choose --solver dense, other attacks, or samples whose gradients are finite"
+            )
+        attacked.append(best[noise_std, row.id][0])
+        predicted.append(value)
+    factors = conformal_factors(attacked, predicted, coverage=coverage)
+    return CalibrationLevel(
+        noise_std=noise_std,
+        proxy=proxy,
+        num_samples=len(attacked),
+        low_factor=factors.low,
+        high_factor=factors.high,
+        ratios=sorted(error / guess for error, guess in zip(attacked, predicted, strict=True) if guess > 0),
+    )

@@ -1,0 +1,279 @@
+"""``riskaudit verify``: the proxies of an audit against full attack runs on the very release that was audited.
+
+The audit is made first, at every noise level; then attacks run on the same draws of the noise; then the two are
+held against each other per noise level, since pooling levels would inflate every correlation (THEORY, section 6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from riskaudit.attacks import Attack
+from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing.victim import Victim, make_victim
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.metrics import Metric, Subject, make_metrics, metric_notes, prior_only
+from riskaudit.results import (
+    AttackerKnowledge,
+    AttackRow,
+    AuditResult,
+    Control,
+    Prediction,
+    PriorOnly,
+    VerifyStudy,
+)
+from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
+from riskaudit.studies.attacking import (
+    AttackSettings,
+    Progress,
+    Target,
+    attack_rows,
+    batches,
+    hyper_parameters,
+    input_range,
+    releases_by_noise,
+)
+from riskaudit.studies.control import control
+from riskaudit.studies.trials import TrialLog, fingerprint
+from riskaudit.studies.tuning import tuned
+from riskaudit.version import __version__
+
+METRICS = ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")
+# The proxy of each attack's own matching loss, and that of the other one (Hong et al., AAAI 2024).
+OWN_LOSS = {
+    "dlg": ("lavp_l2_max", "lavp_cosine_max"),
+    "idlg": ("lavp_l2_max", "lavp_cosine_max"),
+    "gradinversion": ("lavp_l2_max", "lavp_cosine_max"),
+    "bayes": ("lavp_l2_max", "lavp_cosine_max"),
+    "gauss-newton": ("lavp_l2_max", "lavp_cosine_max"),
+    "inverting-gradients": ("lavp_cosine_max", "lavp_l2_max"),
+}
+
+
+def verify(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    attacks: AttackSettings | None = None,
+    *,
+    noise_stds: Sequence[float] = (),
+    tuning_samples: Samples | None = None,
+    show_samples: bool = False,
+    command: str | None = None,
+    progress: Progress | None = None,
+    log: Path | None = None,
+    resume: bool = False,
+) -> AuditResult:
+    """Audit a release, attack it, and say how well the proxies foresaw the attacks.
+
+    Args:
+        checkpoint: see `audit`.
+        samples: see `audit`.
+        settings: of the audit; its release's noise is replaced where noise levels are named.
+        attacks: which, and what they know.
+        noise_stds: Gaussian std per released entry of every noise level; 0 is undefended. The first is that of
+            the audit itself. None named: the release's own.
+        tuning_samples: other samples, on which hyper-parameters are chosen where the settings ask for it.
+        show_samples: put private images and reconstructions into the result.
+        command: see `audit`.
+        progress: called as ``progress(done, total)``, in attacked samples.
+        log: file in which finished trials are kept, so that a killed study can be resumed.
+        resume: take over what is in it.
+
+    Returns:
+        The audit with ``studies["verify"]``. An interrupt (KeyboardInterrupt) while attacks run ends the study with
+        what is finished: ``complete`` is false then. The log stays: remove it once a complete result is safe.
+
+    Raises:
+        RiskauditError: as `audit`; or the attacks' settings don't fit.
+    """
+    settings, attacks = settings or AuditSettings(), attacks or AttackSettings()
+    victim = make_victim(checkpoint, samples, settings)
+    releases = releases_by_noise(victim.release, noise_stds)
+    identity = identity_of(victim, attacks, list(releases), show_samples)
+    trials = TrialLog(log, identity, resume)
+    audits = [
+        audit(
+            victim.checkpoint, samples, replace(settings, release=release.spec),
+            show_samples=show_samples and place == 0, command=command,
+        )
+        for place, release in enumerate(releases.values())
+    ]  # fmt: skip
+    study = _Study(victim, attacks, trials, show_samples)
+    chosen = study.choose(tuning_samples)
+    targets = [Target(victim, victim.jacobian(release), std, attacks.labels_known) for std, release in releases.items()]
+    rows, checked, complete = study.run(chosen, targets, progress)
+    predictions = [
+        prediction for std, result in zip(releases, audits, strict=True) for prediction in predictions_of(result, std)
+    ]
+    record = _record(study, chosen, rows, predictions, checked, complete)
+    return audits[0].model_copy(update={"studies": {**audits[0].studies, "verify": record.model_dump(mode="json")}})
+
+
+def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
+    """What an audit says of its samples, as a study records it; failed samples are left out."""
+    share = result.cost.seconds / max(1, len(result.samples))
+    return [
+        Prediction(
+            noise_std=noise_std,
+            sample_id=row.id,
+            proxies=row.proxies | ({"predicted_rmse": row.predicted_rmse} if row.predicted_rmse is not None else {}),
+            success_probability=row.success_probability,
+            calibrated=row.calibrated,
+            seconds=share,
+        )
+        for row in result.samples
+        if row.status != "failed"
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """What stays the same over all trials."""
+
+    victim: Victim
+    settings: AttackSettings
+    trials: TrialLog
+    show_samples: bool
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        samples = self.victim.samples
+        subject = Subject(
+            tuple(samples.inputs.shape[1:]),
+            input_range(self.victim) or (float(samples.inputs.min()), float(samples.inputs.max())),
+            self.victim.release.model,
+        )
+        return make_metrics(subject, METRICS)
+
+    def choose(self, tuning_samples: Samples | None) -> dict[str, Attack]:
+        """The attacks, tuned on other samples where asked for."""
+        attacks = self.settings.attacks()
+        if not self.settings.tune:
+            return attacks
+        return tuned(attacks, self.victim, tuning_samples, self.trials)
+
+    def run(
+        self, attacks: dict[str, Attack], targets: list[Target], progress: Progress | None
+    ) -> tuple[list[AttackRow], Control, bool]:
+        """Every attack at every noise level, the control first; what is finished, and whether that is all."""
+        rows: list[AttackRow] = []
+        checked = Control(status="skipped", rmse=None, reason="the study was interrupted before the control")
+        metrics = self.metrics
+        planned = list(self._plan(attacks, targets))
+        total, done = sum(len(indices) for *_, indices in planned), 0
+        try:
+            checked = self._control(attacks)
+            for name, target, indices in planned:
+                key = f"{name} {target.noise_std!r} {indices[0]}"
+                if key not in self.trials:
+                    found = attack_rows(name, attacks[name], target, indices, metrics, self.show_samples)
+                    self.trials.add(key, [row.model_dump(mode="json") for row in found])
+                rows += [AttackRow.model_validate(row) for row in self.trials[key]]
+                done += len(indices)
+                if progress is not None:
+                    progress(done, total)
+        except KeyboardInterrupt:
+            return rows, checked, False
+        return rows, checked, True
+
+    def _plan(self, attacks: dict[str, Attack], targets: list[Target]) -> Iterator[tuple[str, Target, list[int]]]:
+        for target in targets:
+            usable = self._finite(target)
+            for name in attacks:
+                for places in batches(len(usable)):
+                    yield name, target, [usable[place] for place in places]
+
+    def _finite(self, target: Target) -> list[int]:
+        """Samples whose loss and release are finite; the others have failed rows in the audit."""
+        usable: list[int] = []
+        for indices in batches(len(self.victim.samples)):
+            jacobian = target.jacobian(self.victim.batch(indices))
+            fine = torch.isfinite(jacobian.losses()) & torch.isfinite(jacobian.norms)
+            usable += [index for index, good in zip(indices, fine.tolist(), strict=True) if good]
+        return usable
+
+    def _control(self, attacks: dict[str, Attack]) -> Control:
+        if "control" not in self.trials:
+            self.trials.add("control", control(attacks, self.victim.settings).model_dump(mode="json"))
+        return Control.model_validate(self.trials["control"])
+
+
+def _record(
+    study: _Study, attacks: dict[str, Attack], rows: list[AttackRow], predictions: list[Prediction], checked: Control,
+    complete: bool,
+) -> VerifyStudy:  # fmt: skip
+    victim, seed = study.victim, study.victim.settings.seed
+    metrics = study.metrics
+    ids = {row.sample_id for row in rows}
+    usable = [index for index, name in enumerate(victim.samples.ids) if name in ids]
+    batch = victim.batch(usable) if usable else None
+    guesses: list[dict[str, float | None]] = []
+    if batch is not None:
+        mean = victim.chosen.prior.bind(batch.targets, batch.inputs.flatten(1)).mean
+        guesses = prior_only(metrics, mean, batch.inputs)
+    return VerifyStudy(
+        control=checked,
+        knowledge=AttackerKnowledge(
+            labels_known=study.settings.labels_known,
+            batch_norm_statistics_known=True,
+            rest_of_batch_known=True,
+            prior=victim.chosen.info.kind,
+            input_range_known=input_range(victim) is not None,
+        ),
+        attacks=rows,
+        agreement=agreement_rows(rows, predictions, seed=seed),
+        predictions=predictions,
+        prior_only=[
+            PriorOnly(sample_id=victim.samples.ids[index], metrics=guess)
+            for index, guess in zip(usable, guesses, strict=True)
+        ],
+        reliability=reliability_records(rows, predictions),
+        loss_comparisons=loss_comparisons(rows, predictions, OWN_LOSS, seed=seed),
+        timings=timings(rows, predictions),
+        metric_notes=metric_notes(metrics),
+        attack_settings={name: hyper_parameters(attack) for name, attack in attacks.items()},
+        complete=complete,
+        notes=_notes(study, predictions),
+    )
+
+
+def _notes(study: _Study, predictions: list[Prediction]) -> list[str]:
+    notes = []
+    if any(prediction.noise_std == 0 for prediction in predictions):
+        notes.append(
+            "at noise 0 the predictions are those at the reference noise of "
+            f"{study.victim.settings.reference_noise:g}, which ranks samples; attacks saw no noise at all"
+        )
+    if not study.settings.tune:
+        notes.append("hyper-parameters are the published defaults, tuned on nothing")
+    return notes
+
+
+def identity_of(victim: Victim, attacks: AttackSettings, noise_stds: list[float], show_samples: bool) -> str:
+    """Everything that decides a trial's result."""
+    samples = victim.samples
+    data = hashlib.sha256(samples.inputs.cpu().contiguous().numpy().tobytes())
+    data.update(samples.targets.cpu().contiguous().numpy().tobytes())
+    weights = hashlib.sha256()
+    for name, tensor in victim.release.model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return fingerprint(
+        {
+            "version": __version__,
+            "weights": weights.hexdigest(),
+            "data": data.hexdigest(),
+            "ids": list(samples.ids),
+            "settings": asdict(victim.settings),
+            "attacks": asdict(attacks),
+            "noise_stds": noise_stds,
+            "show_samples": show_samples,
+        }
+    )

@@ -1,0 +1,101 @@
+"""The approximate Bayes-optimal adversary against posteriors in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import pytest
+import torch
+from contracts.attack import generator, observe, rmse
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+
+from riskaudit.attacks import AttackNotApplicable, BayesOptimal, Observation
+from riskaudit.errors import SettingsError
+from riskaudit.jacobian import jacobian_maker
+from riskaudit.release import Batch, Release
+
+CLASSES, SIZE = 3, 6
+
+
+def linear_release(spec: str) -> tuple[Release, Batch]:
+    """A model whose gradient is the input itself, CLASSES times: loss = sum of W x + b."""
+    model = nn.Linear(SIZE, CLASSES).double()
+    batch = Batch(torch.rand(2, SIZE, generator=generator(7), dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
+    return Release(model, lambda outputs, targets: outputs.sum(), spec), batch
+
+
+def observed(spec: str) -> Observation:
+    release, batch = linear_release(spec)
+    released = release.observe(batch, generator(1)).detach()
+    return Observation(released, jacobian_maker(release, batch), (SIZE,), cases.PRIOR, batch.targets, (0.0, 1.0))
+
+
+def copies(observation: Observation) -> Tensor:
+    """The CLASSES noisy copies of each coordinate, [B, CLASSES, d]."""
+    return observation.released[:, : CLASSES * SIZE].reshape(-1, CLASSES, SIZE)
+
+
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_gaussian_likelihood_and_prior(beta: float) -> None:
+    observation, sigma, prior = observed("gaussian:0.2"), 0.2, cases.PRIOR
+    attack = BayesOptimal(steps=1200, prior="gaussian", beta=beta)
+    found = attack.run(observation, generator())
+    precision = CLASSES / sigma**2 + beta / prior.std**2
+    expected = (copies(observation).sum(1) / sigma**2 + beta * prior.mean / prior.std**2) / precision
+    torch.testing.assert_close(found.inputs, expected, rtol=0, atol=1e-5)
+    assert found.status == ("converged", "converged")
+
+
+def test_laplace_likelihood_with_gaussian_prior() -> None:
+    observation, scale, prior = observed("laplace:0.2"), 0.2, cases.PRIOR
+    found = BayesOptimal(steps=1500, prior="gaussian").run(observation, generator())
+    for sample, rows in enumerate(copies(observation).numpy()):
+        for place in range(SIZE):
+            values = rows[:, place]
+            expected = minimize_scalar(
+                lambda x, values=values: abs(values - x).sum() / scale + (x - prior.mean) ** 2 / (2 * prior.std**2),
+                bounds=(-1, 2), method="bounded", options={"xatol": 1e-9},
+            ).x  # fmt: skip
+            assert float(found.inputs[sample, place]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_uniform_prior_is_the_clipped_maximum_likelihood() -> None:
+    observation = observed("gaussian:0.3")
+    found = BayesOptimal(steps=700, prior="range").run(observation, generator())
+    torch.testing.assert_close(found.inputs, copies(observation).mean(1).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+def test_opposite_points_of_a_ball_leave_a_symmetric_posterior_where_it_is() -> None:
+    observation = observed("gaussian:0.2")
+    plain = BayesOptimal(steps=500, prior="gaussian").run(observation, generator())
+    ball = BayesOptimal(steps=500, prior="gaussian", delta=0.1, num_points=4).run(observation, generator())
+    torch.testing.assert_close(ball.inputs, plain.inputs, rtol=0, atol=1e-5)
+
+
+def test_a_smooth_image_is_found_better_by_total_variation() -> None:
+    batch = cases.mnist(2, 16)
+    observation = observe(cases.lenet(16), batch, "gaussian:0.01")
+    errors = {
+        kind: rmse(BayesOptimal(steps=250, prior=kind).run(observation, generator(1)).inputs, batch.inputs).mean()
+        for kind in ("tv", "range")
+    }
+    assert errors["tv"] < errors["range"]
+
+
+def test_without_noise_a_reference_stands_in() -> None:
+    batch = cases.mnist(2, 8)
+    found = BayesOptimal(steps=300, prior="gaussian").run(observe(cases.lenet(8), batch), generator(1))
+    assert float(rmse(found.inputs, batch.inputs).max()) < 0.02
+
+
+def test_a_range_has_to_be_known() -> None:
+    with pytest.raises(AttackNotApplicable, match="range"):
+        BayesOptimal(prior="range").run(replace(observed("gaussian:0.1"), input_range=None), generator())
+
+
+@pytest.mark.parametrize("changes", [{"delta": 0.1}, {"delta": 0.1, "num_points": 3}, {"beta": 0.0}])
+def test_settings_out_of_range(changes: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="expected"):
+        BayesOptimal(**changes)

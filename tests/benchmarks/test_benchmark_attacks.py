@@ -1,0 +1,30 @@
+"""The benchmark of attacks runs end to end: a batch at once and one sample at a time give the same inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks import attacks
+
+
+@pytest.fixture(autouse=True)
+def _keep_torch_settings() -> Iterator[None]:
+    threads, rounding = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = rounding
+
+
+def test_attacks_quick(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
+    attacks.main(["--quick", "--dtype", "float64", "--device", "cpu", "--json", str(tmp_path / "attacks.json")])
+    assert "times faster at once" in capsys.readouterr().out
+    (table,) = json.loads((tmp_path / "attacks.json").read_text())["tables"]
+    assert [row["attack"] for row in table["rows"]] == list(attacks.DEFAULT_ATTACKS)
+    for row in table["rows"]:
+        assert row["steps"] == attacks.QUICK_STEPS
+        assert row["ratio"] > 0
+        assert row["difference"] < 1e-6

@@ -1,0 +1,115 @@
+"""What every `Prior` must do. Inherit, and give a prior, targets, and the mean and covariance that each of them has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from oracles import Array, relative_difference
+
+from riskaudit.priors import Prior, WhitenedOperator
+from riskaudit.results import PriorInfo
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class PriorContract:
+    covers: type[Prior]
+
+    @pytest.fixture
+    def prior(self) -> Prior:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def targets(self) -> torch.Tensor:
+        """At least three samples."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def moments(self, prior: Prior, targets: torch.Tensor) -> list[tuple[Array, Array]]:
+        """Mean [d] and covariance [d, d] of each sample, from an oracle."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def bound(self, prior: Prior, targets: torch.Tensor, moments):
+        return prior.bind(targets, torch.zeros(len(targets), len(moments[0][0]), dtype=torch.float64))
+
+    def test_is_what_it_covers(self, prior: Prior) -> None:
+        assert type(prior) is self.covers
+        assert isinstance(prior, Prior)
+
+    def test_mean(self, bound, moments) -> None:
+        assert bound.mean.dtype == torch.float64
+        assert relative_difference(bound.mean, np.stack([mean for mean, _ in moments])) < 1e-12
+
+    def test_root_twice_is_the_covariance(self, bound, moments) -> None:
+        vector = normal(*bound.mean.shape)
+        expected = np.stack([cov @ one.numpy() for (_, cov), one in zip(moments, vector, strict=True)])
+        assert relative_difference(bound.root(bound.root(vector)), expected) < 1e-10
+
+    def test_root_is_symmetric(self, bound) -> None:
+        left, right = normal(*bound.mean.shape), normal(*bound.mean.shape, seed=1)
+        one, other = (bound.root(left) * right).sum(-1), (left * bound.root(right)).sum(-1)
+        assert relative_difference(one, other) < 1e-10
+
+    def test_inverse_root_undoes_the_root(self, bound) -> None:
+        vector = normal(*bound.mean.shape)
+        assert relative_difference(bound.inverse_root(bound.root(vector)), vector) < 1e-9
+        assert relative_difference(bound.root(bound.inverse_root(vector)), vector) < 1e-9
+
+    def test_variance_and_largest(self, bound, moments) -> None:
+        assert (bound.variance.dtype, bound.largest.dtype) == (torch.float64, torch.float64)
+        assert relative_difference(bound.variance, [np.trace(cov) / len(cov) for _, cov in moments]) < 1e-10
+        assert relative_difference(bound.largest, [np.linalg.eigvalsh(cov)[-1] for _, cov in moments]) < 1e-9
+
+    @pytest.mark.parametrize("indices", [[2, 0], [1, 1, 1, 0], [2]])
+    def test_select(self, bound, indices: list[int]) -> None:
+        chosen, vector = bound.select(indices), normal(*bound.mean.shape)
+        assert torch.equal(chosen.mean, bound.mean[indices])
+        assert torch.equal(chosen.variance, bound.variance[indices])
+        assert torch.equal(chosen.largest, bound.largest[indices])
+        assert relative_difference(chosen.root(vector[indices]), bound.root(vector)[indices]) < 1e-13
+        assert relative_difference(chosen.inverse_root(vector[indices]), bound.inverse_root(vector)[indices]) < 1e-13
+        assert torch.equal(chosen.select([0]).mean, bound.mean[indices[:1]])
+
+    def test_works_in_the_given_dtype(self, prior: Prior, targets: torch.Tensor, bound) -> None:
+        single = prior.bind(targets, bound.mean.float())
+        root = single.root(normal(*bound.mean.shape).float())
+        assert (single.mean.dtype, root.dtype) == (torch.float32, torch.float32)
+        assert relative_difference(root, bound.root(normal(*bound.mean.shape))) < 1e-5
+        assert single.variance.dtype == torch.float64
+
+    def test_isotropic_std_is_a_promise(self, bound) -> None:
+        vector = normal(*bound.mean.shape)
+        if bound.isotropic_std is not None:
+            assert torch.equal(bound.root(vector), bound.isotropic_std * vector)
+
+    def test_info(self, prior: Prior) -> None:
+        info = prior.info()
+        assert isinstance(info, PriorInfo)
+        assert info.kind == prior.kind
+        assert info.std > 0
+
+    def test_whitened_operator(self, bound, moments) -> None:
+        from riskaudit.linalg import MatrixOperator
+
+        factor = normal(*bound.mean.shape, 7)
+        matrices = factor @ factor.mT
+        operator = WhitenedOperator(MatrixOperator(matrices), bound)
+        columns = normal(*bound.mean.shape, 2, seed=3)
+        roots = [_square_root(cov) for _, cov in moments]
+        expected = np.stack(
+            [
+                root @ matrix @ root @ column
+                for root, matrix, column in zip(roots, matrices.numpy(), columns.numpy(), strict=True)
+            ]
+        )
+        assert relative_difference(operator.matmat(columns), expected) < 1e-10
+        assert relative_difference(operator.select([2, 0]).matmat(columns[[2, 0]]), expected[[2, 0]]) < 1e-10
+
+
+def _square_root(covariance: Array) -> Array:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(values)) @ vectors.T

@@ -1,0 +1,306 @@
+"""Audits with an attack study: control first, corridor, agreement, and nothing shown that wasn't asked for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from attack_cases import ATTACKS, ORACLE, attack_study
+from test_html_report import Page
+
+from riskaudit.report import FILE_NAMES, FORMATS, render
+from riskaudit.report.attack_study import AttackStudy, correlation, read_attack_study
+from riskaudit.report.build import build_document
+from riskaudit.report.document import Figure, Table
+from riskaudit.report.facts import Facts
+from riskaudit.report.plots import CorridorPlot, PanelPlot
+
+STUDIES = ["attacked", "control-failed", "control-skipped", "calibrated", "attacked-hostile", "attacked-shown"]
+
+
+def text_of(result) -> str:
+    return Page(render(result, ("html",))["audit.html"]).text.replace("\u00a0", " ")
+
+
+@pytest.fixture
+def page(rendered):
+    return lambda name: Page(rendered(name, "html"))
+
+
+@pytest.fixture
+def words(page):
+    return lambda name: page(name).text.replace("\u00a0", " ")
+
+
+def blocks(result, kind):
+    return [block for section in build_document(result).sections for block in section.blocks if isinstance(block, kind)]
+
+
+def tables(result) -> dict[str, Table]:
+    found = {block.id: block for block in blocks(result, Table)}
+    return found | {block.table.id: block.table for block in blocks(result, Figure)}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_renders(rendered, name, format_):
+    assert len(rendered(name, format_)) > 500
+
+
+@pytest.mark.parametrize("name", ["attacked", "attacked-hostile"])
+def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
+    again = render(audit(name), FORMATS)
+    assert all(again[FILE_NAMES[format_]] == rendered(name, format_) for format_ in FORMATS)
+
+
+def test_the_control_is_the_first_line_of_the_evidence(words):
+    assert "6 Evidence Positive control passed: the attacks work" in words("attacked")
+    assert "6 Evidence Positive control skipped Whether" not in words("attacked")
+    assert "6 Evidence Positive control skipped" in words("control-skipped")
+    assert "so a failed reconstruction proves nothing" in words("control-skipped")
+
+
+def test_a_failed_control_means_broken_attacks_and_not_safe_data(words, rendered):
+    text = words("control-failed")
+    assert "6 Evidence Positive control failed: the attacks are broken" in text
+    assert "does not mean that the data is safe" in text
+    assert "positive control failed (the attacks are broken)" in text
+    assert "At noise std 0.01 the attacks say nothing: they failed their positive control" in text
+    assert "Can't be judged" in text
+    assert "the attacks work" not in text.split("Positive control failed")[0]
+    assert "Positive control failed: the attacks are broken" in rendered("control-failed", "md").decode()
+    # No sentence draws comfort from what they failed to do.
+    assert "fell short of the predicted" not in text
+    assert "beat the prior-only guess" not in text
+
+
+def test_what_the_attacks_knew(words):
+    text = words("attacked")
+    for item in ("Labels: known.", "Range of the inputs: not known.", "Prior: class prior of 10,000 images."):
+        assert item in text
+
+
+def test_calibration_or_its_absence_is_stated(words):
+    for name in ("attacked", "defended"):
+        assert "not calibrated against attacks" in words(name)
+        assert "Not calibrated against attacks" in words(name)
+    text = words("calibrated")
+    assert "Not calibrated" not in text
+    assert "between 0.880 and 1.40 times MAP RMSE with a probability of 90 %" in text
+    assert "exchangeable with the 60 of the calibration" in text
+    assert "From mnist-calibration.npz, sha256 b1b1b1b1b1b1…, at noise std 0.01" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.8, None, "at least 0.800 times MAP RMSE (too few samples for an upper end)"),
+        (None, 1.4, "at most 1.40 times MAP RMSE (too few samples for a lower end)"),
+        (None, None, "not bounded, because the calibration has too few samples"),
+    ],
+)
+def test_a_calibration_of_too_few_samples(audit, low, high, expected):
+    result = audit("calibrated")
+    one_sided = result.calibration.model_copy(update={"low_factor": low, "high_factor": high})
+    assert expected in text_of(result.model_copy(update={"calibration": one_sided}))
+
+
+def test_the_corridor_is_that_of_the_records(audit):
+    result = audit("attacked")
+    study = attack_study(result)
+    figure = next(block for block in blocks(result, Figure) if block.id == "corridor")
+    assert isinstance(figure.plot, CorridorPlot)
+    own = {one.sample_id: one.proxies["map_rmse"] for one in study.predictions if one.noise_std == 0.01}
+    rows = [row for row in study.attacks if row.noise_std == 0.01 and not row.oracle_start]
+    for drawn in figure.plot.corridors:
+        errors = [row.metrics["rmse"] for row in rows if row.sample_id == drawn.label]
+        assert drawn.attacked == min(error for error in errors if error is not None)
+        assert (drawn.low, drawn.predicted) == (own[drawn.label].low, own[drawn.label].value)
+        assert drawn.prior_only is not None
+    predicted = [drawn.predicted for drawn in figure.plot.corridors]
+    assert predicted == sorted(predicted)
+    near = sum(drawn.attacked <= 1.1 * drawn.predicted for drawn in figure.plot.corridors)
+    assert f"on {near} of 24 samples" in figure.title
+
+
+def test_only_the_most_exposed_samples_are_drawn(audit):
+    from attack_cases import with_attacks
+
+    result = with_attacks(audit("many"))
+    figure = next(block for block in blocks(result, Figure) if block.id == "corridor")
+    assert len(figure.plot.corridors) == 40
+    assert len(figure.table.rows) == 300
+    assert "Only the 40 most exposed of 300 samples are drawn" in figure.caption
+
+
+def test_the_lower_end_is_the_strongest_claim(audit):
+    def title(result):
+        return next(block for block in blocks(result, Figure) if block.id == "corridor").plot.titles[0]
+
+    assert title(audit("calibrated")).startswith("calibrated lower end")
+    assert title(audit("attacked")) == "lower end of MAP RMSE"
+    result = audit("attacked")
+    study = result.studies["verify"]
+    for one in study["predictions"]:
+        one["proxies"]["map_rmse"] |= {"low": None, "high": None}
+    assert title(result.model_copy(update={"studies": {"verify": study}})) == "I2F lower bound"
+
+
+def test_the_oracle_start_is_shown_apart_and_labelled(audit, words):
+    result = audit("attacked")
+    found = tables(result)
+    for name in ("agreement", "agreement-attacks", "agreement-all", "tightness"):
+        assert not any(ORACLE in cell.text for row in found[name].rows for cell in row), name
+        assert not any(ORACLE in column.title for column in found[name].columns), name
+    assert all(f"{ORACLE} (oracle start)" == row[1].text for row in found["oracle-tightness"].rows)
+    assert "not an attack that anyone can run" in words("attacked")
+    assert not re.search(rf"{ORACLE}(?! \(oracle start\))", words("attacked").replace("\u200b", ""))
+
+
+def test_agreement_tables_hold_the_records(audit):
+    result = audit("attacked")
+    found, study = tables(result), attack_study(result)
+    table = found["agreement"]
+    assert [column.title for column in table.columns] == ["Noise std", "Proxy", "RMSE", "PSNR", "SSIM", "Feature MSE"]
+    assert len(table.rows) == 2 * 9
+    row = next(
+        row
+        for row in study.agreement
+        if (row.noise_std, row.attack, row.metric, row.proxy) == (0.1, "strongest", "ssim", "map_rmse")
+    )
+    cell = next(cells for cells in table.rows if (cells[0].text, cells[1].text) == ("0.1", "MAP RMSE"))[4]
+    assert cell.sort == row.spearman
+    assert cell.detail == f"{correlation(row.low)} to {correlation(row.high)}"
+    assert [column.title for column in found["agreement-attacks"].columns[2:]] == [n for n in ATTACKS if n != ORACLE]
+    assert found["kendall"].folded
+    assert found["agreement-all"].folded
+    assert len(found["agreement-all"].rows) == 2 * 9 * 3
+
+
+def test_calibrated_columns_are_there_only_with_a_calibration(audit):
+    def titles(name):
+        return {column.title for column in tables(audit(name))["tightness"].columns}
+
+    assert titles("calibrated") - titles("attacked") == {"Not below, calibrated", "Inside, calibrated"}
+
+
+def test_panels_per_noise_level(audit):
+    figures = {block.id: block.plot for block in blocks(audit("attacked"), Figure)}
+    for name in ("attacked", "reliability"):
+        assert isinstance(figures[name], PanelPlot)
+        assert len(figures[name].panels) == 2
+    assert all(len(panel.points) == len(panel.apart) == 24 for panel in figures["attacked"].panels)
+
+
+def test_gaps_name_what_the_attacks_leave_open(words):
+    text = words("attacked")
+    assert "Attacks that are stronger than those that were run" in text
+    assert "a positive control that the attacks work at all" not in text
+    assert "a positive control that the attacks work at all" in words("defended")
+    assert "the positive control failed" in words("control-failed")
+
+
+def test_no_picture_without_show_samples(rendered, page, audit):
+    for name in ("attacked", "control-failed", "calibrated", "attacked-hostile"):
+        assert b"data:image" not in rendered(name, "html")
+    shown = page("attacked-shown")
+    assert shown.texts[0].startswith(
+        "Private inputs are shown: this report contains 6 private inputs (section 4) and 48 reconstructions"
+    )
+    assert rendered("attacked-shown", "html").count(b"data:image/png") == 6 + 2 * (6 + 6 * 4)
+    result = audit("attacked-shown")
+    samples = [row.model_copy(update={"image_png": None}) for row in result.samples]
+    only = Page(render(result.model_copy(update={"samples": samples}), ("html",))["audit.html"])
+    assert only.texts[0].startswith("Private inputs are shown: this report contains 48 reconstructions of private")
+
+
+def test_pictures_say_what_they_are(page):
+    alts = [attributes["alt"] for tag, attributes in page("attacked-shown").tags if tag == "img"]
+    assert any(alt.startswith("Private input of sample") for alt in alts)
+    assert any(alt.startswith(f"Reconstruction by {ORACLE} (oracle start) of sample") for alt in alts)
+
+
+def test_hostile_strings_stay_text(page, rendered, hostile_strings):
+    hostile = page("attacked-hostile")
+    assert {tag for tag, _ in hostile.tags} <= {tag for tag, _ in page("attacked").tags}
+    assert not [name for _, attributes in hostile.tags for name in attributes if name.startswith("on")]
+    assert [tag for tag, _ in hostile.tags].count("script") == 1
+    for text in hostile_strings[:3]:
+        assert " ".join(text.split()) in hostile.text or text[:20] in hostile.text
+    for action in (b"/URI", b"/JavaScript", b"/Launch"):
+        assert action not in rendered("attacked-hostile", "pdf")
+    markdown = re.sub(r"^(`{3,})\n.*?^\1$", "", rendered("attacked-hostile", "md").decode(), flags=re.DOTALL | re.M)
+    assert "<" not in markdown
+    assert "://" not in markdown
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ({}, "control: Field required"),
+        ([1, 2], "studies.verify: Input should be"),
+        ("text", "studies.verify: Input should be"),
+        ({"control": {"status": "<b>"}}, "control.status: Input should be"),
+    ],
+    ids=["empty", "list", "text", "wrong"],
+)
+def test_a_malformed_study_is_one_line(audit, study, words):
+    result = audit("one").model_copy(update={"studies": {"verify": study}})
+    files = render(result, FORMATS)
+    text = Page(files["audit.html"]).text
+    assert f"The attack study in audit.json can't be read ({words}" in text
+    assert "Not calibrated against attacks" in text
+    assert "The risk corridor" not in text
+
+
+def test_a_study_without_results_renders(audit):
+    result = audit("attacked")
+    bare = {
+        key: [] if isinstance(value, list) else value
+        for key, value in result.studies["verify"].items()
+        if key in {"control", "knowledge", "attacks", "agreement"}
+    }
+    text = text_of(result.model_copy(update={"studies": {"verify": bare | {"complete": False}}}))
+    assert "The study holds no attack" in text
+    assert "The attack study is incomplete" in text
+    assert "No prediction could be held against an attack" in text
+
+
+def test_failed_attacks_and_extreme_numbers_render(audit):
+    result = audit("attacked")
+    study = result.studies["verify"]
+    for place, row in enumerate(study["attacks"]):
+        row["metrics"] |= {"rmse": [0.0, 1e-9, 1e9, None][place % 4]}
+    for one in study["predictions"]:
+        one["proxies"]["map_rmse"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
+    for key in ("agreement", "reliability", "loss_comparisons", "timings", "prior_only"):
+        study[key] = []
+    render(result.model_copy(update={"studies": {"verify": study}}), FORMATS)
+
+
+def test_an_undefended_audit_takes_the_level_without_noise(audit):
+    from attack_cases import with_attacks
+
+    result = with_attacks(audit("undefended"))
+    study = result.studies["verify"]
+    for key in ("attacks", "predictions", "agreement", "reliability", "timings", "loss_comparisons"):
+        study[key] = [row | {"noise_std": 0.0} for row in study[key] if row["noise_std"] == 0.01]
+    result = result.model_copy(update={"studies": {"verify": study}})
+    found = read_attack_study(Facts(result))
+    assert isinstance(found, AttackStudy)
+    assert found.own_level == 0.0
+    text = text_of(result)
+    assert "Without noise the strongest attack" in text
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
+def test_the_pdf_says_the_same(rendered, tmp_path):
+    path = tmp_path / "audit.pdf"
+    path.write_bytes(rendered("control-failed", "pdf"))
+    run = subprocess.run(["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True)
+    text = " ".join(run.stdout.replace("\u200b", "").split())
+    assert "Positive control failed: the attacks are broken" in text
+    assert "does not mean that the data is safe" in text
+    assert "the HTML report has this table" in text
