@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Loss, Samples, load_checkpoint, load_loss, load_samples
     from riskaudit.priors import Prior, fit_prior, load_prior, save_prior
     from riskaudit.report import render
-    from riskaudit.results import AuditResult
+    from riskaudit.results import AuditResult, Calibration
+    from riskaudit.studies import AttackSettings, calibrate, verify
 
 _HOMES = {
+    "AttackSettings": "riskaudit.studies",
     "AuditResult": "riskaudit.results",
     "AuditSettings": "riskaudit.auditing",
+    "Calibration": "riskaudit.results",
     "Checkpoint": "riskaudit.inputs",
     "Loss": "riskaudit.inputs",
     "Policy": "riskaudit.guard",
@@ -34,6 +37,7 @@ _HOMES = {
     "RiskauditError": "riskaudit.errors",
     "Samples": "riskaudit.inputs",
     "audit": "riskaudit.auditing",
+    "calibrate": "riskaudit.studies",
     "fit_prior": "riskaudit.priors",
     "load_checkpoint": "riskaudit.inputs",
     "load_loss": "riskaudit.inputs",
@@ -41,11 +45,14 @@ _HOMES = {
     "load_samples": "riskaudit.inputs",
     "render": "riskaudit.report",
     "save_prior": "riskaudit.priors",
+    "verify": "riskaudit.studies",
 }
 
 __all__ = [
+    "AttackSettings",
     "AuditResult",
     "AuditSettings",
+    "Calibration",
     "Checkpoint",
     "Loss",
     "Policy",
@@ -54,6 +61,7 @@ __all__ = [
     "Samples",
     "__version__",
     "audit",
+    "calibrate",
     "fit_prior",
     "load_checkpoint",
     "load_loss",
@@ -61,6 +69,7 @@ __all__ = [
     "load_samples",
     "render",
     "save_prior",
+    "verify",
 ]
 
 

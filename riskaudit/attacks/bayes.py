@@ -4,6 +4,8 @@ Balunovic, Dimitrov, Staab and Vechev, "Bayesian Framework for Gradient Leakage"
 log p(obs | z) + beta log p(z), averaged over k points of a ball around the guess, by Adam. As in the authors' code
 beta moves geometrically from a tenth to its final value, so that the prior comes in once the likelihood is met.
 
+Either of the two may be replaced by a wrong one, which shows what knowing the right one is worth (their Figure 4).
+
 With delta = 0 the guess is the mode of the posterior. Points are drawn once per guess, in opposite pairs: the
 objective stays comparable from step to step, and a symmetric posterior keeps its centre.
 """
@@ -20,12 +22,13 @@ from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Rec
 from riskaudit.attacks.descent import Descent
 from riskaudit.attacks.matching import NegativeLogLikelihood
 from riskaudit.attacks.objectives import ANNEALED, Objective, Term
-from riskaudit.attacks.regularisers import GaussianPrior, PixelRange, TotalVariation, has_pixels
+from riskaudit.attacks.regularisers import GaussianPrior, LaplacePrior, PixelRange, TotalVariation, has_pixels
 from riskaudit.attacks.search import reconstruct
 from riskaudit.attacks.starts import Start, in_ball
 from riskaudit.errors import SettingsError
 
-PriorKind: TypeAlias = Literal["tv", "range", "gaussian"]
+PriorKind: TypeAlias = Literal["tv", "range", "gaussian", "laplace"]
+LikelihoodKind: TypeAlias = Literal["release", "gaussian", "laplace"]
 
 # A density of absolute differences exp(-|difference| / scale): typical of pixels in [0, 1].
 DIFFERENCE_SCALE = 0.1
@@ -44,12 +47,14 @@ class BayesOptimal(Attack):
         restarts: random starts per sample.
         rate: step size in the prior's standard deviations.
         prior: "tv", neighbouring pixels differ by Laplace(0.1), for inputs that aren't images "gaussian"; "gaussian",
-            the observation's own; "range", uniform in the range of the inputs.
+            the observation's own; "laplace", independent coordinates with its mean and standard deviation; "range",
+            uniform in the range of the inputs.
         beta: weight of log p(z); 1 is the posterior itself.
         first_beta: where the weight begins.
         num_points: k, even; 1 with delta = 0.
         delta: radius of the ball as a root mean square per coordinate, data units.
-        reference_std: of the Gaussian noise that stands in for a release without any.
+        likelihood: "release", the release's own; "gaussian" or "laplace", noise of its standard deviation by this law.
+        reference_std: of the noise that stands in for a release without any.
         start: kind of the first guesses.
     """
 
@@ -67,6 +72,7 @@ class BayesOptimal(Attack):
     first_beta: float = 0.1
     num_points: int = 1
     delta: float = 0.0
+    likelihood: LikelihoodKind = "release"
     reference_std: float = 1e-3
     start: Start = "gaussian"
 
@@ -83,14 +89,14 @@ class BayesOptimal(Attack):
         if self.delta > 0:
             drawn = in_ball(rows, observation.dimension, self.num_points, self.delta, generator)
             offsets = drawn.to(observation.released)
-        # A Gaussian prior knows of no box, and the posterior would be another one with it.
-        box = None if kind == "gaussian" else observation.input_range
+        # These priors know of no box, and the posterior would be another one with it.
+        box = None if kind in ("gaussian", "laplace") else observation.input_range
+        law = None if self.likelihood == "release" else self.likelihood
+        matching = NegativeLogLikelihood(self.reference_std, law)
         return reconstruct(
             observation,
             generator,
-            lambda known: Objective.of(
-                known, self.restarts, NegativeLogLikelihood(self.reference_std), self._terms(kind), offsets=offsets
-            ),
+            lambda known: Objective.of(known, self.restarts, matching, self._terms(kind), offsets=offsets),
             # The normalisation of the likelihood makes the objective large: a share of it is a coarse measure.
             Descent(self.steps, self.rate, schedule="steps", box=box, tolerance=1e-6, settled=ANNEALED),
             self.start,
@@ -106,6 +112,8 @@ class BayesOptimal(Attack):
         beta, first = self.beta, self.first_beta
         if kind == "gaussian":
             return (Term(GaussianPrior(), beta, first),)
+        if kind == "laplace":
+            return (Term(LaplacePrior(), beta, first),)
         if kind == "tv":
             return (Term(TotalVariation("sum"), beta / DIFFERENCE_SCALE, first / DIFFERENCE_SCALE),)
         return (Term(PixelRange(), beta / (2 * RANGE_STD**2)),)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from riskaudit.attacks.base import Observation
 from riskaudit.release import GaussianNoise, LaplaceNoise, Noise, Release
+from riskaudit.release.noise import Law
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
 """Release means r(z) [R, P] to distances [R], float64, differentiable."""
@@ -80,15 +81,20 @@ class NegativeLogLikelihood(Matching):
     """-log p(obs | z) by the release's own noise law, summed over the entries that carry noise.
 
     Attributes:
-        reference_std: std of the Gaussian noise that stands in where the release has none, per released entry.
+        reference_std: std of the noise that stands in where the release has none, per released entry.
+        law: that the attacker takes the noise to have, with the standard deviation of the release's own; None for
+            the release's own law.
     """
 
     reference_std: float = 1e-3
+    law: Law | None = None
 
     def bind(self, observation: Observation) -> Measure:
         """See `Matching.bind`."""
         release, observed = observation.release, observation.released
         noise = release.noise or Noise("gaussian", self.reference_std)
+        if self.law is not None:
+            noise = Noise(self.law, noise.std / Noise(self.law, 1.0).std)
         noisy = noisy_entries(release).double()
         return lambda released: -noise.log_density((observed - released).double(), noisy)
 

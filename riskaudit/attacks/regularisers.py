@@ -103,6 +103,21 @@ class GaussianPrior(Regulariser):
 
 @final
 @dataclass(frozen=True)
+class LaplacePrior(Regulariser):
+    """-log p of independent Laplace coordinates up to a constant: sqrt(2) |z - mu| / std, summed.
+
+    Mean and standard deviation are those of the observation's own prior: mu, and sqrt(tr C / d) for all coordinates.
+    """
+
+    def bind(self, observation: Observation, samples: Tensor) -> Penalty:
+        """See `Regulariser.bind`."""
+        prior = observation.bound_prior()
+        scale = (prior.variance / 2).sqrt()
+        return lambda inputs: (inputs.flatten(1) - prior.mean).double().abs().sum(-1) / scale
+
+
+@final
+@dataclass(frozen=True)
 class PixelRange(Regulariser):
     """Sum of squares by which coordinates leave the range of the inputs; 0 where it isn't known."""
 

@@ -160,6 +160,9 @@ def _row(
         calibrated = maker.calibrator.intervals(proxies, float(at.prior.variance[place]))
         success = maker.calibrator.success(success, lambda tolerances: success_of(at, place, tolerances)[0])
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
+    trace = _trace(at, place) if wanted else None
+    if trace is not None:
+        solvers["trace"] = trace
     return SampleRow(
         id=batch.ids[place],
         target=_target(batch.samples.targets[place]),
@@ -192,6 +195,17 @@ def _largest(at: Linearisation, place: int) -> SolverEvidence:
         residual=float(largest.residual[place]) if bool(torch.isfinite(largest.residual[place])) else None,
         matvecs=int(largest.matvecs[place]),
     )
+
+
+def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
+    """tr H, where the posterior's numbers left it behind."""
+    if at.spectrum is not None:
+        return SolverEvidence(method="dense", status="exact", value=float(at.spectrum.values[place].sum()))
+    if at.plan.solver != "lanczos" or at.tau is None:
+        return None
+    found = at.brackets.traces[place].trace
+    value, high = (end if np.isfinite(end) else None for end in (found.value, found.high))
+    return SolverEvidence(method="lanczos", status="bracketed", value=value, low=found.low, high=high)
 
 
 def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdict:

@@ -9,11 +9,15 @@ from typing import Annotated
 
 import typer
 
+from riskaudit.cli import study_directions, study_fairness, study_initialization, study_training  # noqa: F401 (each registers its command)
+from riskaudit.cli.calibrate import calibrate
 from riskaudit.cli.demo import demo
 from riskaudit.cli.listing import list_names
 from riskaudit.cli.prior import prior
 from riskaudit.cli.report import report
 from riskaudit.cli.scan import scan
+from riskaudit.cli.study import study
+from riskaudit.cli.verify import verify
 from riskaudit.errors import RiskauditError
 from riskaudit.version import __version__
 
@@ -33,7 +37,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("scan")(scan)
+app.command("verify")(verify)
+app.command("calibrate")(calibrate)
 app.add_typer(prior, name="prior")
+app.add_typer(study, name="study")
 app.command("report")(report)
 app.command("demo")(demo)
 app.command("list")(list_names)

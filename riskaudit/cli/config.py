@@ -85,11 +85,26 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
         if key == POLICY_TABLE and isinstance(value, Mapping):
             continue
         parameter = parameters.get(key.replace("-", "_"))
+        if parameter is None and key.replace("-", "_") in _options_elsewhere(ctx):
+            continue
         if parameter is None or parameter.name is None:
             raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
         defaults[parameter.name] = _as_given(value, repeatable=getattr(parameter, "multiple", False))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+def _options_elsewhere(ctx: typer.Context) -> set[str]:
+    """Options of the other commands, which share the file."""
+    group = ctx.parent.command if ctx.parent is not None else None
+    commands = getattr(group, "commands", {}).values()
+    return {
+        option.lstrip("-").replace("-", "_")
+        for command in commands
+        for parameter in command.params
+        if parameter.name not in NOT_CONFIGURABLE
+        for option in parameter.opts
+    }
 
 
 def _as_given(value: Any, *, repeatable: bool) -> Any:

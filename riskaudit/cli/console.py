@@ -14,19 +14,19 @@ from types import FrameType
 import typer
 
 from riskaudit.report.formatting import number, percent
-from riskaudit.results import AuditResult, Estimate
+from riskaudit.results import STRONGEST, AuditResult, Estimate, VerifyStudy
 
 Progress = Callable[[int, int], None]
 VERDICTS = ("high", "medium", "low", "not_assessed")
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Progress]:
+def progress(quiet: bool, done: str = "audited", what: str = "samples") -> Iterator[Progress]:
     """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on stderr.
 
-    An interrupt ends the audit after the present batch at the latest.
+    An interrupt ends the work after the present batch at the latest. ``done`` says what becomes of ``what``.
     """
-    with _interrupts() as pressed, _shown(quiet) as show:
+    with _interrupts() as pressed, _shown(quiet, done, what) as show:
 
         def update(done: int, total: int) -> None:
             if pressed():
@@ -56,18 +56,18 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _shown(quiet: bool) -> Iterator[Progress]:
+def _shown(quiet: bool, verb: str, what: str) -> Iterator[Progress]:
     if quiet:
         yield lambda done, total: None
     elif sys.stderr.isatty():
-        with _bar() as update:
+        with _bar(verb) as update:
             yield update
     else:
-        yield lambda done, total: typer.echo(f"audited {done} of {total} samples", err=True)
+        yield lambda done, total: typer.echo(f"{verb} {done} of {total} {what}", err=True)
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def _bar(verb: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -76,7 +76,7 @@ def _bar() -> Iterator[Progress]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("auditing", total=None)
+        task = bar.add_task(verb, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -103,6 +103,8 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         if rmse.value is not None and share.value is not None:
             revealed_span, error = _span(share, percent), _span(rmse, number)
             typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
+    if "verify" in result.studies:
+        _print_verify(VerifyStudy.model_validate(result.studies["verify"]))
     for warning in result.warnings:
         typer.echo(f"note: {warning}")
     if result.policy is not None:
@@ -110,3 +112,25 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         typer.echo(f"{words[result.policy.decision]}: {'; '.join(result.policy.reasons)}")
     for path in files:
         typer.echo(f"wrote {path}")
+
+
+def _print_verify(study: VerifyStudy) -> None:
+    """The positive control, and how the strongest attack compares with its prediction."""
+    control = study.control
+    words = {
+        "passed": "positive control passed: the attacks reconstruct an undefended network",
+        "failed": "positive control FAILED: the attacks are broken, so that they fail here says nothing",
+        "skipped": f"positive control skipped: {control.reason}",
+    }
+    typer.echo(words[control.status])
+    for row in study.agreement:
+        if row.attack == STRONGEST and row.metric == "rmse" and row.proxy == "map_rmse" and row.noise_std > 0:
+            rank = "unknown" if row.spearman is None else f"{row.spearman:.2f}"
+            typer.echo(
+                f"noise {row.noise_std:g}: strongest attack / predicted error {_ratio(row.tightness_median)} in the "
+                f"median of {row.num_samples} samples, rank correlation {rank}"
+            )
+
+
+def _ratio(value: float | None) -> str:
+    return "unknown" if value is None else number(value)

@@ -14,7 +14,7 @@ from riskaudit.report import FILE_NAMES
 def list_names(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
 ) -> int:
-    """List architectures, releases, proxies, solvers, losses and file formats."""
+    """List architectures, releases, proxies, attacks, metrics, solvers, losses and file formats."""
     topics = _topics()
     if topic is not None and topic not in topics:
         raise SettingsError(f"expected one of {', '.join(topics)}, found {topic!r}")
@@ -31,8 +31,10 @@ def list_names(
 
 
 def _topics() -> Mapping[str, Mapping[str, str]]:
+    from riskaudit.attacks import ATTACKS
     from riskaudit.inputs import CHECKPOINT_FORMATS, LOSSES, SAMPLE_FORMATS, architecture_names
     from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
+    from riskaudit.metrics import METRICS
     from riskaudit.proxies import PROXIES
     from riskaudit.release import STEPS
 
@@ -40,6 +42,8 @@ def _topics() -> Mapping[str, Mapping[str, str]]:
         "architectures": architecture_names(),
         "releases": {step.usage: step.summary for step in STEPS.values()},
         "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
+        "attacks": {name: attack.summary for name, attack in ATTACKS.items()},
+        "metrics": {name: f"{metric.title} ({metric.units})" for name, metric in METRICS.items()},
         "solvers": {name: _first_line(solver) for name, solver in EIGENVALUE_SOLVERS.items()},
         "inverses": {name: _first_line(solver) for name, solver in INVERSE_SOLVERS.items()},
         "losses": {name: loss.description for name, loss in LOSSES.items()},

@@ -11,15 +11,17 @@ import typer
 from riskaudit.cli.config import read_config
 from riskaudit.report import FORMATS
 
+Labels = Enum("Labels", {"known": "known", "recovered": "recovered"}, type=str)
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
-INPUTS, RELEASE, PRIOR, SOLVERS, POLICY, OUTPUT = (
+INPUTS, RELEASE, PRIOR, SOLVERS, POLICY, OUTPUT, ATTACKS = (
     "Inputs",
     "Release",
     "Prior and verdicts",
     "Solvers",
     "Policy",
     "Output",
+    "Attacks",
 )
 
 CheckpointArgument = Annotated[
@@ -225,6 +227,72 @@ ConfigOption = Annotated[
         is_eager=True,
         help="Options from a TOML file (default: riskaudit.toml here, or \\[tool.riskaudit] in pyproject.toml here).",
         rich_help_panel=INPUTS,
+    ),
+]
+
+
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="File of riskaudit calibrate for this model, release, noise and prior: intervals with stated coverage.",
+        rich_help_panel=PRIOR,
+    ),
+]
+AttackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack",
+        help="Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
+        rich_help_panel=ATTACKS,
+    ),
+]
+NoiseStdOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--noise-std",
+        help="Std of Gaussian noise instead of the release's own; repeatable; 0 is undefended.",
+        rich_help_panel=ATTACKS,
+    ),
+]
+AttackStepsOption = Annotated[
+    int | None,
+    typer.Option("--attack-steps", help="Steps of every attack (default: each's own).", rich_help_panel=ATTACKS),
+]
+RestartsOption = Annotated[
+    int | None,
+    typer.Option("--restarts", help="Starts per sample (default: each attack's own).", rich_help_panel=ATTACKS),
+]
+LabelsOption = Annotated[
+    Labels,
+    typer.Option("--labels", help="Whether attacks know the labels or recover them.", rich_help_panel=ATTACKS),
+]
+TuneOption = Annotated[
+    bool,
+    typer.Option(
+        "--tune",
+        help="Choose each attack's hyper-parameters on the samples that follow those of --limit.",
+        rich_help_panel=ATTACKS,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with an interrupted run that had the same --out.", rich_help_panel=ATTACKS),
+]
+
+
+WithAttacksOption = Annotated[
+    bool,
+    typer.Option(
+        "--attacks", help="Check the study's predictions by attacks, which takes longer.", rich_help_panel=ATTACKS
+    ),
+]
+AddToOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--add-to",
+        help="Earlier audit.json of the same checkpoint and data whose studies are kept beside the new one.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 

@@ -7,7 +7,7 @@ claim before memory is allocated. Identifiers are hidden unless asked for (see i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,15 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def select(self, indices: list[int]) -> Samples:
+        """Some of the samples, with their ids; the hash stays that of the whole file."""
+        return replace(
+            self,
+            inputs=self.inputs[indices],
+            targets=self.targets[indices],
+            ids=tuple(self.ids[index] for index in indices),
+        )
 
     @classmethod
     def from_tensors(

@@ -27,7 +27,8 @@ def attack_plot_height(plot: CorridorPlot | PanelPlot) -> float:
     if isinstance(plot, CorridorPlot):
         return 1.35 + 0.165 * len(plot.corridors)
     rows = math.ceil(len(plot.panels) / _columns(plot))
-    return 0.75 + rows * (2.75 if _columns(plot) == _COLUMNS else 3.2)
+    # Panels are square: three share the width, one alone would fill a page.
+    return 0.75 + rows * {1: 2.5, 2: 2.9}.get(_columns(plot), 2.15)
 
 
 def draw_attack_plot(
@@ -134,8 +135,8 @@ def _decimal_ticks(axes: Axes) -> None:
     """Ticks at 1, 2 and 5 of each decade, written out: errors rarely span more than two decades."""
     for axis in (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()
-        wide = high > 300 * low
-        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0)))
+        subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 2.0, 3.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
         axis.set_minor_locator(NullLocator())

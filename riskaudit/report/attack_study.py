@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, short
-from riskaudit.results import AttackRow, Estimate, Prediction, VerifyStudy
+from riskaudit.results import AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
 from riskaudit.statistics.strongest import strongest
 
 # The best stand-in first: what an attack's RMSE is laid beside.
@@ -25,6 +25,21 @@ METRIC_TITLES = {
     "lpips_squeeze": "LPIPS (SqueezeNet)",
     "feature_mse": "Feature MSE",
 }
+REFERENCE_NOTE = (
+    "Without noise the predictions are those of the reference noise: they rank samples and foresee no error."
+)
+# What an agreement row says beyond ranks.
+_BEYOND_RANKS = (
+    "tightness_median",
+    "tightness_lower_quartile",
+    "tightness_upper_quartile",
+    "share_below_nine_tenths",
+    "share_below_three_quarters",
+    "validity",
+    "coverage",
+    "calibrated_validity",
+    "calibrated_coverage",
+)
 
 
 def read_attack_study(facts: Facts) -> AttackStudy | str | None:
@@ -91,8 +106,20 @@ class AttackStudy:
 
     @cached_property
     def predictions(self) -> dict[tuple[float, str], Prediction]:
-        """Predictions per noise level and sample id."""
-        return {(one.noise_std, one.sample_id): one for one in self.study.predictions}
+        """Predictions per noise level above 0 and sample id: without noise nothing foresees an error."""
+        return {(one.noise_std, one.sample_id): one for one in self.study.predictions if one.noise_std > 0}
+
+    @cached_property
+    def agreement(self) -> tuple[AgreementRow, ...]:
+        """Predictions against attacks; without noise only their ranks."""
+        nothing = dict.fromkeys(_BEYOND_RANKS)
+        rows = sorted(self.study.agreement, key=lambda row: row.noise_std)
+        return tuple(row if row.noise_std > 0 else row.model_copy(update=nothing) for row in rows)
+
+    @cached_property
+    def reliability(self) -> tuple[Reliability, ...]:
+        """Success probabilities against outcomes, where there is noise."""
+        return tuple(record for record in self.study.reliability if record.noise_std > 0)
 
     @cached_property
     def prior_only(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from riskaudit.report.sections.governance import governance_section
 from riskaudit.report.sections.leaks import leaks_section
 from riskaudit.report.sections.protect import protect_section
 from riskaudit.report.sections.provenance import provenance_section
+from riskaudit.report.sections.reconstructions import shown_reconstructions
 from riskaudit.report.sections.threat import threat_section
 from riskaudit.report.sections.verdict import verdict_section
 from riskaudit.results import AuditResult
@@ -83,8 +84,7 @@ def _banners(facts: Facts) -> tuple[str, ...]:
         banners.append(f"This release is undefended: assume full disclosure.{ranked}")
     shown = sum(row.image_png is not None for row in facts.result.samples)
     study = read_attack_study(facts)
-    rows = study.study.attacks if isinstance(study, AttackStudy) else []
-    reconstructed = sum(row.image_png is not None for row in rows)
+    reconstructed = shown_reconstructions(study) if isinstance(study, AttackStudy) else 0
     parts = [f"{count(shown, 'private input')} (section 4)"] if shown else []
     parts += [f"{count(reconstructed, 'reconstruction')} of private inputs (section 6)"] if reconstructed else []
     if parts:

@@ -89,8 +89,9 @@ class Table:
 
     ``print_rows`` and ``brief_rows`` cut the table in the PDF and in the Markdown summary (a
     sentence then says so); ``brief_columns`` are the columns of the summary. ``layout`` is how the
-    PDF fits the table: as it is, in small type with wide prose ("dense") or with columns as wide as they
-    need ("compact"), or on a landscape page of its own. A ``folded`` table is closed in HTML until it is
+    PDF fits the table: as it is, in small type with wide prose ("dense"), with columns as wide as they need
+    ("compact") or with many columns sharing the page ("fitted"), as two halves side by side ("halved"), or on a
+    landscape page of its own. A ``folded`` table is closed in HTML until it is
     asked for, and left out of the PDF.
     """
 
@@ -100,7 +101,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     sortable: bool = False
-    layout: Literal["normal", "dense", "compact", "landscape"] = "normal"
+    layout: Literal["normal", "dense", "compact", "fitted", "halved", "landscape"] = "normal"
     folded: bool = False
     print_rows: int | None = None
     brief_rows: int | None = None
@@ -141,9 +142,10 @@ class Snippet:
 
 @dataclass(frozen=True)
 class DefinitionList:
-    """Terms and what they are."""
+    """Terms and what they are; a ``compact`` list, to look things up in, is set small and in two columns."""
 
     items: tuple[tuple[str, str], ...]
+    compact: bool = False
     brief: bool = False
     kind: ClassVar[str] = "definitions"
 
@@ -162,12 +164,14 @@ class Picture:
 class Gallery:
     """Private inputs and reconstructions by sample id. Only the first ``print_items`` go into the PDF.
 
-    ``columns`` fixes how many stand in a row; None is as many as fit.
+    ``group`` pictures in a row belong together under their common label; None is each on its own. ``caption``
+    stands above.
     """
 
     items: tuple[Picture, ...]
     print_items: int = 40
-    columns: int | None = None
+    group: int | None = None
+    caption: str = ""
     brief: bool = False
     kind: ClassVar[str] = "gallery"
 

@@ -17,6 +17,7 @@ from riskaudit.results import AuditResult, Estimate, ProxyInfo, SampleRow, Statu
 PROXY_ORDER = (
     "revealed_fraction",
     "posterior_rmse",
+    "predicted_rmse",
     "map_rmse",
     "map_i2f",
     "i2f",
@@ -31,6 +32,7 @@ PROXY_ORDER = (
 PROXY_TITLES = {
     "revealed_fraction": "Revealed fraction",
     "posterior_rmse": "Posterior RMSE",
+    "predicted_rmse": "Predicted RMSE (90\u00a0% interval)",
     "map_rmse": "MAP RMSE",
     "map_i2f": "MAP I2F",
     "i2f": "I2F",
@@ -81,6 +83,11 @@ class Facts:
         """A proxy's name for readers."""
         info = self.info(proxy)
         return info.title if info else PROXY_TITLES.get(proxy, proxy)
+
+    def riskier(self, proxy: str) -> str:
+        """Whether more of a proxy or less of it is the greater risk, or nothing where that isn't known."""
+        info = self.info(proxy)
+        return info.riskier if info else "lower" if proxy == "predicted_rmse" else ""
 
     def reason(self, proxy: str) -> str:
         """Why no sample has a value of this proxy, or nothing."""
@@ -218,18 +225,34 @@ class Facts:
         ]
         return ",".join(kept if noise in kept else [*kept, noise])
 
-    def scan_command(self, release: str) -> str:
-        """The command of this audit with another release."""
-        words = ["riskaudit", "scan", self.result.checkpoint.name, "--data", self.result.data.name]
+    @cached_property
+    def _command_words(self) -> list[str]:
+        """The command of this audit; that of a scan where it isn't known or no shell would read it."""
         if self.result.command is not None:
-            # A command that no shell would read is nobody's to repeat.
             with contextlib.suppress(ValueError):
-                words = shlex.split(self.result.command)
-        if "--release" in words[:-1]:
-            words[words.index("--release") + 1] = release
-        else:
-            words += ["--release", release]
-        return shlex.join(words)
+                return shlex.split(self.result.command)
+        return ["riskaudit", "scan", self.result.checkpoint.name, "--data", self.result.data.name]
+
+    def recommended_option(self) -> tuple[str, str] | None:
+        """What asks for the recommended release: verify takes a noise level beside the release."""
+        release, noise_std = self.recommended_release(), self.recommended_std
+        if release is None or noise_std is None:
+            return None
+        return ("--noise-std", noise_std) if "verify" in self._command_words[1:2] else ("--release", release)
+
+    def recommended_command(self) -> str | None:
+        """The command of this audit with the recommended release, and no other noise."""
+        option = self.recommended_option()
+        return shlex.join([*_without_option(self._command_words, option[0]), *option]) if option else None
+
+
+def _without_option(words: list[str], option: str) -> list[str]:
+    """A command without an option and its values, however often it was given."""
+    return [
+        word
+        for place, word in enumerate(words)
+        if not (word == option or word.startswith(f"{option}=") or (place > 0 and words[place - 1] == option))
+    ]
 
 
 def median(values: list[float]) -> float:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import NullLocator
 
 from riskaudit.report.attack_figures import attack_plot_height, draw_attack_plot
 from riskaudit.report.palette import COLOURS as _COLOURS
@@ -26,6 +27,8 @@ Medium: TypeAlias = Literal["screen", "print"]
 
 _MARKERS: dict[Level, str] = {"high": "^", "medium": "D", "low": "o", "not_assessed": "s"}
 _LABELLED_DOTS = 32
+# Fewer points than this on a logarithmic axis are its ticks.
+_FEW_POINTS = 8
 _WIDTH = 6.6
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -68,7 +71,7 @@ def _height(plot: Plot) -> float:
     if isinstance(plot, DotPlot):
         rows = len(plot.dots)
         return 1.15 + 0.155 * rows if rows <= _LABELLED_DOTS else 4.2
-    return 1.3 + 0.27 * len(plot.spans) if isinstance(plot, SpanPlot) else 3.6
+    return 1.3 + 0.27 * len(plot.spans) if isinstance(plot, SpanPlot) else 3.1
 
 
 def drawable(text: str) -> str:
@@ -170,13 +173,14 @@ def _draw_spans(axes: Axes, plot: SpanPlot) -> None:
         axes.plot([span.mean], [row], marker="s", markersize=6, color=_colour("low"))
     _x_axis(axes, plot.x_title, plot.x_limits)
     _row_labels(axes, [span.label for span in plot.spans])
-    axes.set_ylabel("class", color=_colour("ink"))
+    axes.set_ylabel(plot.y_title, color=_colour("ink"))
     _references(axes, plot.references)
 
 
 def _draw_curves(axes: Axes, plot: CurvePlot) -> None:
     styles = (("high", "-", "^"), ("low", (0, (5, 2)), "o"), ("medium", (0, (1.5, 1.5)), "D"))
-    axes.set_xscale("log")
+    least = min((x for x in plot.x if x > 0), default=1.0)
+    axes.set_xscale(plot.x_scale, **({"linthresh": least} if plot.x_scale == "symlog" else {}))
     axes.grid(axis="y", color=_colour("rule"), linewidth=0.6)
     for (colour, dash, marker), curve in zip(styles, plot.curves, strict=False):
         axes.plot(
@@ -199,7 +203,11 @@ def _draw_curves(axes: Axes, plot: CurvePlot) -> None:
             fontsize=8.0,
             parse_math=False,
         )
-    _log_limits(axes, [*plot.x, *(reference.value for reference in plot.vertical)])
+    if plot.x_scale == "log":
+        _log_limits(axes, [*plot.x, *(reference.value for reference in plot.vertical)])
+    if len(plot.x) <= _FEW_POINTS:
+        axes.set_xticks(plot.x, [f"{x:g}" for x in plot.x])
+        axes.xaxis.set_minor_locator(NullLocator())
     _references(axes, plot.vertical)
     axes.legend(
         loc="lower center",

@@ -5,12 +5,14 @@ The document travels as a JSON file beside the template, so no text is ever read
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -34,6 +36,8 @@ from riskaudit.report.figures import to_svg
 from riskaudit.report.formatting import one_line
 
 Standard: TypeAlias = Literal["ua-1", "a-2u", "a-3u"]
+# What a line that ends early takes, in letters.
+_LINE_END = 25
 _LONG_WORD = re.compile(r"[^\s\u200b]{18}(?=[^\s\u200b])")
 # Letters, accents, Greek, Cyrillic, punctuation and symbols that the embedded fonts are sure to have.
 _COVERED = (
@@ -105,15 +109,25 @@ def _document(document: Document, folder: Path) -> dict[str, Any]:
         "tool": _text(document.tool),
         "banners": [_text(banner) for banner in document.banners],
         "sections": [
-            {"title": _text(section.title), "blocks": [_block(block, folder) for block in section.blocks]}
-            for section in document.sections
+            {"title": _text(section.title), "blocks": _blocks(section.blocks, folder)} for section in document.sections
         ],
     }
 
 
+def _blocks(blocks: Sequence[Block], folder: Path) -> list[dict[str, Any]]:
+    """Blocks to print; folded tables that follow each other leave one sentence."""
+    found: list[dict[str, Any]] = []
+    for folded, group in groupby(blocks, key=lambda block: isinstance(block, Table) and block.folded):
+        if folded:
+            captions = [block.caption for block in group if isinstance(block, Table)]
+            tables = "this table" if len(captions) == 1 else "these tables"
+            found.append({"kind": "remark", "text": _text(f"The HTML report has {tables} too: {'; '.join(captions)}.")})
+        else:
+            found += [_block(block, folder) for block in group]
+    return found
+
+
 def _block(block: Block, folder: Path) -> dict[str, Any]:
-    if isinstance(block, Table) and block.folded:
-        return _block(Paragraph(f"{block.caption}: the HTML report has this table."), folder)
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Figure):
@@ -145,10 +159,16 @@ def _prose(
             # Text to copy: no break marks inside.
             fields = {"caption": _text(block.caption), "code": covered(block.code)}
         case DefinitionList():
-            fields = {"items": [_texts(pair) for pair in block.items]}
+            fields = {"items": [_texts(pair) for pair in block.items], "left": _left(block) if block.compact else None}
         case SignOff():
             fields = {"fields": _texts(block.fields)}
     return fields
+
+
+def _left(block: DefinitionList) -> int:
+    """How many items make up the left one of two columns of about the same length."""
+    ends = [0, *accumulate(len(term) + len(text) + _LINE_END for term, text in block.items)]
+    return sum(before + after < ends[-1] for before, after in pairwise(ends))
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -201,12 +221,14 @@ def _figure(block: Figure, folder: Path) -> dict[str, Any]:
 
 def _gallery(block: Gallery, folder: Path) -> dict[str, Any]:
     items = []
-    for place, picture in enumerate(block.items[: block.print_items]):
+    for picture in block.items[: block.print_items]:
+        name = None
         if picture.png is not None:
-            (folder / f"picture-{place}.png").write_bytes(picture.png)
+            name = f"picture-{hashlib.sha256(picture.png).hexdigest()}.png"
+            (folder / name).write_bytes(picture.png)
         items.append(
             {
-                "path": f"picture-{place}.png" if picture.png is not None else None,
+                "path": name,
                 "label": _text(picture.label),
                 "what": _text(picture.what),
                 "caption": _text(picture.caption),
@@ -214,4 +236,4 @@ def _gallery(block: Gallery, folder: Path) -> dict[str, Any]:
         )
     left = len(block.items) - len(items)
     note = f"{left:,} further pictures are in the HTML report." if left else ""
-    return {"kind": "gallery", "items": items, "note": note, "columns": block.columns or 5}
+    return {"kind": "gallery", "items": items, "note": note, "group": block.group, "caption": _text(block.caption)}

@@ -52,12 +52,13 @@ class Span:
 
 @dataclass(frozen=True)
 class SpanPlot:
-    """Groups from top (riskiest) to bottom."""
+    """Groups from top (riskiest) to bottom; ``y_title`` says what a group is."""
 
     x_title: str
     spans: tuple[Span, ...]
     references: tuple[Reference, ...]
     x_limits: tuple[float, float] | None = None
+    y_title: str = "class"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class CurvePlot:
-    """Curves over one logarithmic x-axis."""
+    """Curves over one x-axis; "symlog" is logarithmic with a 0."""
 
     x_title: str
     y_title: str
@@ -79,6 +80,7 @@ class CurvePlot:
     horizontal: tuple[Reference, ...] = ()
     vertical: tuple[Reference, ...] = ()
     y_limits: tuple[float, float] | None = None
+    x_scale: Literal["log", "linear", "symlog"] = "log"
 
 
 @dataclass(frozen=True)

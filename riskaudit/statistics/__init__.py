@@ -1,9 +1,10 @@
 """What many samples say together: groups compared, inequality, resampling, agreement. Knows nothing of models."""
 
 from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
+from riskaudit.statistics.comparisons import PairTest, epsilon_squared, holm, mann_whitney, pair_tests
 from riskaudit.statistics.conformal import ConformalFactors, conformal_factors
 from riskaudit.statistics.groups import group_statistic, kruskal_wallis
-from riskaudit.statistics.inequality import gini, max_min_ratio
+from riskaudit.statistics.inequality import gini, lorenz_curve, max_min_ratio, top_share
 from riskaudit.statistics.probabilities import brier_score, reliability_bins
 from riskaudit.statistics.rank_correlation import RankCorrelation, RankDifference, rank_correlation, rank_difference
 from riskaudit.statistics.strongest import strongest
@@ -12,6 +13,7 @@ from riskaudit.statistics.tightness import Containment, Tightness, containment, 
 __all__ = [
     "ConformalFactors",
     "Containment",
+    "PairTest",
     "RankCorrelation",
     "RankDifference",
     "Tightness",
@@ -19,11 +21,16 @@ __all__ = [
     "brier_score",
     "conformal_factors",
     "containment",
+    "epsilon_squared",
     "gini",
     "group_statistic",
+    "holm",
     "kruskal_wallis",
+    "lorenz_curve",
     "loss_comparisons",
+    "mann_whitney",
     "max_min_ratio",
+    "pair_tests",
     "rank_correlation",
     "rank_difference",
     "reliability_bins",
@@ -31,4 +38,5 @@ __all__ = [
     "strongest",
     "tightness",
     "timings",
+    "top_share",
 ]

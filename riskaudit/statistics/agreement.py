@@ -3,6 +3,9 @@
 Everything is computed per noise level: pooled levels would correlate by their level alone. Correlations are raw:
 a proxy that is riskier when higher is expected to correlate negatively with an error. A sample counts where the
 attack has a finite metric and the proxy a value that may be relied on (exact, converged or bracketed).
+
+Without noise the predictions are those of a reference noise, which ranks samples and says nothing of an attack that
+saw none: there are correlations at noise 0, but neither ratios nor intervals nor success probabilities.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ PREDICTS_RMSE = ("posterior_rmse", "map_rmse", "map_i2f", "predicted_rmse", "exp
 # One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
 NUM_RESAMPLES = 1000
 _RELIABLE = {"exact", "converged", "bracketed"}
+_REFERENCE_NOTE = "without noise: the predictions are those of the reference noise"
 
 
 class _Level(NamedTuple):
@@ -43,6 +47,11 @@ class _Level(NamedTuple):
     noise_std: float
     errors: dict[tuple[str, str], dict[str, float]]
     predictions: dict[str, Prediction]
+
+    def note(self, note: str | None) -> str | None:
+        """A record's note, with what holds of the whole level."""
+        notes = (note, _REFERENCE_NOTE if self.noise_std == 0 else None)
+        return "; ".join(text for text in notes if text) or None
 
 
 def agreement_rows(
@@ -94,24 +103,28 @@ def _agreement_row(
     key = ranks[0].tobytes(), ranks[1].tobytes()
     if key not in done:
         done[key] = rank_correlation(*ranks, **sampling)
-    found = done[key]
+    found = asdict(done[key])
+    fits = level.noise_std > 0 and metric == "rmse" and proxy in PREDICTS_RMSE
     return AgreementRow(
         noise_std=level.noise_std,
         attack=attack,
         metric=metric,
         proxy=proxy,
-        **asdict(found),
-        **(_fit(level, proxy, known, values) if metric == "rmse" and proxy in PREDICTS_RMSE else {}),
+        note=level.note(found.pop("note")),
+        **found,
+        **(_fit(level, proxy, known, values) if fits else {}),
     )
 
 
 def reliability_records(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> list[Reliability]:
-    """Predicted success probabilities against the strongest attack, per noise level and tolerance.
+    """Predicted success probabilities against the strongest attack, per tolerance and noise level above 0.
 
     An attack succeeds where its RMSE is at most the tolerance, as the probability has it.
     """
     records = []
     for level in _levels(attacks, predictions, HIGHER_IS_BETTER):
+        if level.noise_std == 0:
+            continue
         errors = level.errors.get((STRONGEST, "rmse"), {})
         pairs: dict[float, tuple[list[float], list[bool]]] = {}
         for sample, prediction in level.predictions.items():
@@ -175,6 +188,7 @@ def loss_comparisons(
                     other=other,
                     own_spearman=found.pop("own"),
                     other_spearman=found.pop("other"),
+                    note=level.note(found.pop("note")),
                     **found,
                 )
             )

@@ -41,22 +41,25 @@ def group_statistic(values: Sequence[float], *, confidence: float, seed: int) ->
     )
 
 
-def kruskal_wallis(groups: Mapping[int, Sequence[float]]) -> ClassTest:
+def kruskal_wallis(
+    groups: Mapping[int, Sequence[float]] | Mapping[str, Sequence[float]], *, noun: str = "classes"
+) -> ClassTest:
     """Test that all groups share one distribution (Kruskal and Wallis 1952), over groups large enough.
 
-    "not_applicable" with a note where fewer than two groups have `FEWEST_SAMPLES` values.
+    "not_applicable" with a note where fewer than two groups have `FEWEST_SAMPLES` values. ``noun`` is what notes
+    call groups.
     """
     tested = {name: values for name, values in groups.items() if len(values) >= FEWEST_SAMPLES}
     left_out = len(groups) - len(tested)
     if len(tested) < 2:
         return ClassTest(
             status="not_applicable",
-            note=f"too few samples: {len(tested)} of {len(groups)} classes have at least {FEWEST_SAMPLES}, "
-            "two such classes are needed",
+            note=f"too few samples: {len(tested)} of {len(groups)} {noun} have at least {FEWEST_SAMPLES}, "
+            f"two such {noun} are needed",
         )
     pooled = np.concatenate([np.asarray(values) for values in tested.values()])
     if np.ptp(pooled) == 0:
         return ClassTest(statistic=0.0, p_value=1.0, status="exact", note="all values are equal")
     outcome = stats.kruskal(*tested.values())
-    note = f"{left_out} classes with fewer than {FEWEST_SAMPLES} samples left out" if left_out else None
+    note = f"{left_out} {noun} with fewer than {FEWEST_SAMPLES} samples left out" if left_out else None
     return ClassTest(statistic=float(outcome.statistic), p_value=float(outcome.pvalue), status="exact", note=note)

@@ -26,3 +26,26 @@ def max_min_ratio(values: Sequence[float]) -> float | None:
         return None
     ratio = max(values) / min(values)
     return float(ratio) if np.isfinite(ratio) else None
+
+
+def lorenz_curve(values: Sequence[float], *, most: int = 101) -> list[tuple[float, float]]:
+    """Points (share of samples, share of the sum that those with the least of it hold), from (0, 0) to (1, 1).
+
+    Lorenz 1905. At most ``most`` points, which lie on the curve; none where `gini` has no value.
+    """
+    if gini(values) is None:
+        return []
+    held = np.concatenate([[0.0], np.cumsum(np.sort(np.asarray(values, dtype=np.float64)))])
+    count = len(values)
+    places = np.unique(np.linspace(0, count, min(most, count + 1)).round().astype(int))
+    return [(float(place / count), float(held[place] / held[-1])) for place in places]
+
+
+def top_share(values: Sequence[float], share: float, *, largest: bool = True) -> float | None:
+    """What the ``share`` of samples with the largest (or smallest) values holds of the sum, along the Lorenz curve."""
+    curve = lorenz_curve(values, most=len(values) + 1)
+    if not curve:
+        return None
+    samples, held = zip(*curve, strict=True)
+    found = 1 - np.interp(1 - share, samples, held) if largest else np.interp(share, samples, held)
+    return float(min(1.0, max(0.0, found)))

@@ -19,6 +19,19 @@ from riskaudit.studies.trials import TrialLog
 NUM_SAMPLES = 8
 
 
+def split_for_tuning(samples: Samples, limit: int | None) -> tuple[Samples, Samples]:
+    """The samples to report, and those after them to tune on.
+
+    Raises:
+        SettingsError: none are left over.
+    """
+    if limit is None or len(samples) <= limit:
+        raise SettingsError(
+            f"--tune needs samples beyond those reported; give a --limit below the {len(samples)} of {samples.name}"
+        )
+    return samples.select(list(range(limit))), samples.select(list(range(limit, len(samples))))
+
+
 def tuned(
     attacks: dict[str, Attack], victim: Victim, tuning_samples: Samples | None, trials: TrialLog
 ) -> dict[str, Attack]:

@@ -82,7 +82,7 @@ def verify(
         tuning_samples: other samples, on which hyper-parameters are chosen where the settings ask for it.
         show_samples: put private images and reconstructions into the result.
         command: see `audit`.
-        progress: called as ``progress(done, total)``, in attacked samples.
+        progress: called as ``progress(done, total)``; every audit and every attack of a sample counts as one.
         log: file in which finished trials are kept, so that a killed study can be resumed.
         resume: take over what is in it.
 
@@ -98,17 +98,24 @@ def verify(
     releases = releases_by_noise(victim.release, noise_stds)
     identity = identity_of(victim, attacks, list(releases), show_samples)
     trials = TrialLog(log, identity, resume)
-    audits = [
-        audit(
-            victim.checkpoint, samples, replace(settings, release=release.spec),
-            show_samples=show_samples and place == 0, command=command,
+    report = _Progress(progress, len(samples) * len(releases) * (1 + len(attacks.attacks())))
+    audits = []
+    for place, release in enumerate(releases.values()):
+        level = replace(settings, release=release.spec)
+        shown = show_samples and place == 0
+        found = audit(
+            victim.checkpoint,
+            samples,
+            level,
+            show_samples=shown,
+            command=command,
+            progress=report.after(place * len(samples)),
         )
-        for place, release in enumerate(releases.values())
-    ]  # fmt: skip
+        audits.append(found)
     study = _Study(victim, attacks, trials, show_samples)
     chosen = study.choose(tuning_samples)
     targets = [Target(victim, victim.jacobian(release), std, attacks.labels_known) for std, release in releases.items()]
-    rows, checked, complete = study.run(chosen, targets, progress)
+    rows, checked, complete = study.run(chosen, targets, report.after(len(samples) * len(releases)))
     predictions = [
         prediction for std, result in zip(releases, audits, strict=True) for prediction in predictions_of(result, std)
     ]
@@ -131,6 +138,23 @@ def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
         for row in result.samples
         if row.status != "failed"
     ]
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """One count over audits and attacks."""
+
+    report: Progress | None
+    total: int
+
+    def after(self, before: int) -> Progress:
+        """Progress of a part that follows ``before`` others; its own total doesn't matter."""
+
+        def update(done: int, _: int) -> None:
+            if self.report is not None:
+                self.report(before + done, self.total)
+
+        return update
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,28 +184,27 @@ class _Study:
         return tuned(attacks, self.victim, tuning_samples, self.trials)
 
     def run(
-        self, attacks: dict[str, Attack], targets: list[Target], progress: Progress | None
+        self, attacks: dict[str, Attack], targets: list[Target], progress: Progress
     ) -> tuple[list[AttackRow], Control, bool]:
         """Every attack at every noise level, the control first; what is finished, and whether that is all."""
-        rows: list[AttackRow] = []
         checked = Control(status="skipped", rmse=None, reason="the study was interrupted before the control")
-        metrics = self.metrics
-        planned = list(self._plan(attacks, targets))
-        total, done = sum(len(indices) for *_, indices in planned), 0
+        metrics, done, complete = self.metrics, 0, False
+        planned: list[str] = []
         try:
             checked = self._control(attacks)
-            for name, target, indices in planned:
-                key = f"{name} {target.noise_std!r} {indices[0]}"
-                if key not in self.trials:
+            for name, target, indices in self._plan(attacks, targets):
+                planned.append(f"{name} {target.noise_std!r} {indices[0]}")
+                if planned[-1] not in self.trials:
                     found = attack_rows(name, attacks[name], target, indices, metrics, self.show_samples)
-                    self.trials.add(key, [row.model_dump(mode="json") for row in found])
-                rows += [AttackRow.model_validate(row) for row in self.trials[key]]
+                    self.trials.add(planned[-1], [row.model_dump(mode="json") for row in found])
                 done += len(indices)
-                if progress is not None:
-                    progress(done, total)
+                progress(done, 0)
+            complete = True
         except KeyboardInterrupt:
-            return rows, checked, False
-        return rows, checked, True
+            pass
+        # Read back, since an interrupt may come at any moment.
+        rows = [AttackRow.model_validate(row) for key in planned if key in self.trials for row in self.trials[key]]
+        return rows, checked, complete
 
     def _plan(self, attacks: dict[str, Attack], targets: list[Target]) -> Iterator[tuple[str, Target, list[int]]]:
         for target in targets:

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from riskaudit.attacks import AttackNotApplicable, BayesOptimal, Observation
+from riskaudit.attacks.bayes import LikelihoodKind
 from riskaudit.errors import SettingsError
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.release import Batch, Release
@@ -59,6 +60,39 @@ def test_laplace_likelihood_with_gaussian_prior() -> None:
                 bounds=(-1, 2), method="bounded", options={"xatol": 1e-9},
             ).x  # fmt: skip
             assert float(found.inputs[sample, place]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_wrong_law_has_the_standard_deviation_of_the_right_one() -> None:
+    observation, std, prior = observed("laplace:0.2"), 0.2 * 2**0.5, cases.PRIOR
+    found = BayesOptimal(steps=1200, prior="gaussian", likelihood="gaussian").run(observation, generator())
+    precision = CLASSES / std**2 + 1 / prior.std**2
+    expected = (copies(observation).sum(1) / std**2 + prior.mean / prior.std**2) / precision
+    torch.testing.assert_close(found.inputs, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "law"), [("gaussian:0.2", "gaussian"), ("laplace:0.2", "laplace")])
+def test_the_right_law_by_its_name_is_the_releases_own(spec: str, law: LikelihoodKind) -> None:
+    named = BayesOptimal(steps=20, likelihood=law).run(observed(spec), generator())
+    own = BayesOptimal(steps=20).run(observed(spec), generator())
+    torch.testing.assert_close(named.inputs, own.inputs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(named.objective, own.objective)
+
+
+def test_gaussian_likelihood_with_laplace_prior() -> None:
+    observation, sigma, prior = observed("gaussian:0.2"), 0.2, cases.PRIOR
+    found = BayesOptimal(steps=1500, prior="laplace").run(observation, generator())
+    # The mean of the copies, drawn towards the prior's mean by the ratio of slope and precision.
+    away = copies(observation).mean(1) - prior.mean
+    threshold = 2**0.5 / prior.std * sigma**2 / CLASSES
+    expected = prior.mean + away.sign() * (away.abs() - threshold).clamp_min(0)
+    torch.testing.assert_close(found.inputs, expected, rtol=0, atol=1e-3)
+
+
+def test_laplace_prior_knows_of_no_range() -> None:
+    observation = observed("gaussian:0.01")
+    inside = BayesOptimal(steps=600, prior="laplace").run(replace(observation, input_range=(0.4, 0.6)), generator())
+    free = BayesOptimal(steps=600, prior="laplace").run(observation, generator())
+    torch.testing.assert_close(inside.inputs, free.inputs, rtol=0, atol=0)
 
 
 def test_uniform_prior_is_the_clipped_maximum_likelihood() -> None:

@@ -26,6 +26,7 @@ from riskaudit.attacks.regularisers import (
     BatchNormStatistics,
     GaussianPrior,
     GroupConsistency,
+    LaplacePrior,
     PixelRange,
     Regulariser,
     SquaredNorm,
@@ -40,6 +41,7 @@ MATCHINGS: dict[str, Matching] = {
     "cosine-linear": CosineDistance("linear"),
     "cosine-exponential": CosineDistance("exponential"),
     "likelihood": NegativeLogLikelihood(0.1),
+    "likelihood-laplace": NegativeLogLikelihood(0.1, "laplace"),
 }
 RELEASES = ["gradient", "clip:0.5", "clip:0.5,gaussian:0.1", "laplace:0.1,mask:0.3", "mask:0.3,gaussian:0.1"]
 
@@ -108,6 +110,7 @@ REGULARISERS: dict[str, Regulariser] = {
     "variation-sum": TotalVariation("sum"),
     "norm": SquaredNorm(),
     "gaussian": GaussianPrior(),
+    "laplace": LaplacePrior(),
     "range": PixelRange(),
     "batch-norm": BatchNormStatistics(),
 }

@@ -102,6 +102,8 @@ LISTED = {
     "architectures": ["lenet", "mlp", "resnet18", "torchvision:NAME"],
     "releases": ["gradient", "clip:C", "gaussian:STD", "laplace:B"],
     "proxies": PROXY_IDS,
+    "attacks": ["gauss-newton", "inverting-gradients", "dlg", "idlg", "gradinversion", "bayes", "analytic", "local"],
+    "metrics": ["rmse", "psnr", "ssim", "lpips"],
     "solvers": ["dense", "lanczos", "power"],
     "inverses": ["cg", "dense", "least-squares", "neumann"],
     "losses": ["cross-entropy", "bce", "mse"],

@@ -43,6 +43,7 @@ def _prediction(result: AuditResult, place: int, level: float, random_: random.R
         proxies[name] = Estimate(value=estimate.value * scale if error else estimate.value / scale, status="exact")
     value = (row.proxies["map_rmse"].value or 0.0) * random_.uniform(0.7, 0.95)
     value = value if level == 0.01 else 0.45 * PRIOR_RMSE + 0.5 * value
+    proxies["predicted_rmse"] = Estimate(value=value, low=0.9 * value, high=1.1 * value, status="exact")
     proxies["map_rmse"] = Estimate(value=value, low=0.93 * value, high=1.08 * value, status="bracketed")
     chance = 1 / (1 + math.exp(60 * (value - TOLERANCE)))
     return Prediction(
@@ -133,6 +134,15 @@ def attack_study(
         metric_notes={"lpips": "the weights are not in the torch hub cache"},
         attack_settings={"gauss-newton": {"steps": 40, "products": 60, "damping": 1e-3}, "l2": {"learning_rate": 0.1}},
     )
+
+
+def without_noise(result: AuditResult, level: float = 0.1, **options: object) -> AuditResult:
+    """An attacked audit one of whose levels carries no noise: its records claim what nothing can foresee."""
+    attacked = with_attacks(result, **options)
+    study = attacked.studies["verify"]
+    for key in ("attacks", "predictions", "agreement", "reliability", "timings", "loss_comparisons"):
+        study[key] = [row | ({"noise_std": 0.0} if row["noise_std"] == level else {}) for row in study[key]]
+    return attacked
 
 
 def with_attacks(result: AuditResult, **options: object) -> AuditResult:

@@ -112,12 +112,13 @@ def test_the_corridor_is_that_of_the_records(audit):
     study = attack_study(result)
     figure = next(block for block in blocks(result, Figure) if block.id == "corridor")
     assert isinstance(figure.plot, CorridorPlot)
-    own = {one.sample_id: one.proxies["map_rmse"] for one in study.predictions if one.noise_std == 0.01}
+    own = {one.sample_id: one.proxies for one in study.predictions if one.noise_std == 0.01}
     rows = [row for row in study.attacks if row.noise_std == 0.01 and not row.oracle_start]
     for drawn in figure.plot.corridors:
         errors = [row.metrics["rmse"] for row in rows if row.sample_id == drawn.label]
         assert drawn.attacked == min(error for error in errors if error is not None)
-        assert (drawn.low, drawn.predicted) == (own[drawn.label].low, own[drawn.label].value)
+        assert drawn.low == own[drawn.label]["predicted_rmse"].low
+        assert drawn.predicted == own[drawn.label]["map_rmse"].value
         assert drawn.prior_only is not None
     predicted = [drawn.predicted for drawn in figure.plot.corridors]
     assert predicted == sorted(predicted)
@@ -140,9 +141,12 @@ def test_the_lower_end_is_the_strongest_claim(audit):
         return next(block for block in blocks(result, Figure) if block.id == "corridor").plot.titles[0]
 
     assert title(audit("calibrated")).startswith("calibrated lower end")
-    assert title(audit("attacked")) == "lower end of MAP RMSE"
+    assert title(audit("attacked")) == "lower end of the 90\u00a0% predictive interval"
     result = audit("attacked")
     study = result.studies["verify"]
+    for one in study["predictions"]:
+        del one["proxies"]["predicted_rmse"]
+    assert title(result.model_copy(update={"studies": {"verify": study}})) == "lower end of MAP RMSE"
     for one in study["predictions"]:
         one["proxies"]["map_rmse"] |= {"low": None, "high": None}
     assert title(result.model_copy(update={"studies": {"verify": study}})) == "I2F lower bound"
@@ -165,6 +169,8 @@ def test_agreement_tables_hold_the_records(audit):
     table = found["agreement"]
     assert [column.title for column in table.columns] == ["Noise std", "Proxy", "RMSE", "PSNR", "SSIM", "Feature MSE"]
     assert len(table.rows) == 2 * 9
+    assert {row[1].text for row in found["agreement-others"].rows} == {"Revealed fraction"}
+    assert found["agreement-others"].folded
     row = next(
         row
         for row in study.agreement
@@ -174,9 +180,8 @@ def test_agreement_tables_hold_the_records(audit):
     assert cell.sort == row.spearman
     assert cell.detail == f"{correlation(row.low)} to {correlation(row.high)}"
     assert [column.title for column in found["agreement-attacks"].columns[2:]] == [n for n in ATTACKS if n != ORACLE]
-    assert found["kendall"].folded
-    assert found["agreement-all"].folded
-    assert len(found["agreement-all"].rows) == 2 * 9 * 3
+    assert all(found[name].folded for name in ("agreement-attacks", "kendall", "agreement-all"))
+    assert len(found["agreement-all"].rows) == 2 * 10 * 3
 
 
 def test_calibrated_columns_are_there_only_with_a_calibration(audit):
@@ -280,19 +285,96 @@ def test_failed_attacks_and_extreme_numbers_render(audit):
     render(result.model_copy(update={"studies": {"verify": study}}), FORMATS)
 
 
-def test_an_undefended_audit_takes_the_level_without_noise(audit):
-    from attack_cases import with_attacks
+def test_without_noise_nothing_is_said_to_be_foreseen(audit):
+    from attack_cases import without_noise
 
-    result = with_attacks(audit("undefended"))
+    result = without_noise(audit("defended"))
+    text, found = text_of(result), tables(result)
+    figures = {block.id: block for block in blocks(result, Figure)}
+    assert [panel.title for panel in figures["attacked"].plot.panels] == ["noise std 0.01"]
+    assert [panel.title for panel in figures["reliability"].plot.panels] == ["noise std 0.01, RMSE ≤ 0.2"]
+    assert "times the prediction at noise std 0.01" in figures["attacked"].title
+    assert "without noise" not in figures["attacked"].title
+    assert {row[0].text for row in found["tightness"].rows} == {"0.01"}
+    assert {row[0].text for row in found["reliability"].rows} == {"0.01"}
+    assert {row[2].text for row in found["attacked"].rows if row[1].text == "0"} == {"none without noise"}
+    # Ranks stay, with the noise that they are of.
+    assert {row[0].text for row in found["agreement"].rows} == {"0", "0.01"}
+    assert "the predictions are those of the reference noise" in found["agreement"].note
+    assert re.search(r"without noise, Spearman [^;]*; at noise std 0.01, Spearman [^;]*, median of attack over", text)
+    assert "reference noise" not in tables(audit("attacked"))["agreement"].note
+
+
+def test_raw_names_of_predictions_stay_out(words):
+    for name in ("attacked", "calibrated", "control-failed"):
+        assert "predicted_rmse" not in words(name)
+        assert "Predicted RMSE (90 % interval)" in words(name)
+
+
+def test_the_threat_model_agrees_with_the_attacks(audit, words):
+    def card(text):
+        return text.split("2 Threat model")[1].split("3 How much leaks")[0]
+
+    assert "No attack was run to check them." in card(words("defended"))
+    assert "Batch-norm statistics" not in card(words("defended"))
+    assert "Section 6 holds them against attacks on the release itself." in card(words("attacked"))
+    assert "The attacks of section 6 are broken, so nothing checks them." in card(words("control-failed"))
+    for name in ("attacked", "control-failed"):
+        assert "No attack was run" not in card(words(name))
+    result = audit("attacked")
+    study = result.studies["verify"]
+    study["knowledge"] |= {"labels_known": False}
+    text = text_of(result.model_copy(update={"studies": {"verify": study}}))
+    assert "Labels yes attacks of section 6: no" in card(text)
+    assert "Labels: not known, recovered from the release." in text
+    assert "Range of the inputs no" in card(text)
+
+
+def test_the_recommended_command_attacks_the_new_noise_only(audit):
+    result = audit("attacked")
+    command = "riskaudit verify lenet.pt --data mnist.npz --noise-std 0.01 --attack local --noise-std=0 --limit 6"
+    facts = Facts(result.model_copy(update={"command": command}))
+    expected = (
+        f"riskaudit verify lenet.pt --data mnist.npz --attack local --limit 6 --noise-std {facts.recommended_std}"
+    )
+    assert facts.recommended_command() == expected
+    assert f'Audit again with --noise-std "{facts.recommended_std}"' in text_of(facts.result)
+    scan = Facts(result.model_copy(update={"command": "riskaudit scan a.pt --release gaussian:0.01 --data b.npz"}))
+    release = f"gaussian:{scan.recommended_std}"
+    assert scan.recommended_command() == f"riskaudit scan a.pt --data b.npz --release {release}"
+
+
+def test_only_the_most_exposed_samples_are_pictured(audit):
+    from attack_cases import with_attacks
+    from report_cases import _png
+
+    result = with_attacks(audit("exceeded"), png=_png(99))
+    page = Page(render(result, ("html",))["audit.html"])
+    pictures = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 2 * 8 * len(ATTACKS)
+    assert page.texts[0].startswith(f"Private inputs are shown: this report contains {len(pictures)} reconstructions")
+    assert "the 8 most exposed of 16 samples" in page.text
+    exposed = [row.id for row in Facts(result).ranked[:8]]
+    assert [alt.split("of sample ")[1].split(",")[0] for alt in pictures[:: len(ATTACKS)]] == exposed * 2
+
+
+def test_an_undefended_audit_takes_the_level_without_noise(audit):
+    from attack_cases import without_noise
+
+    result = without_noise(audit("undefended"), 0.01)
     study = result.studies["verify"]
     for key in ("attacks", "predictions", "agreement", "reliability", "timings", "loss_comparisons"):
-        study[key] = [row | {"noise_std": 0.0} for row in study[key] if row["noise_std"] == 0.01]
-    result = result.model_copy(update={"studies": {"verify": study}})
+        study[key] = [row for row in study[key] if row["noise_std"] == 0]
     found = read_attack_study(Facts(result))
     assert isinstance(found, AttackStudy)
     assert found.own_level == 0.0
     text = text_of(result)
     assert "Without noise the strongest attack" in text
+    assert "Nothing is predicted here" in text
+    corridor = tables(result)["corridor"]
+    assert [column.title for column in corridor.columns] == ["Sample", "Strongest attack", "Attack", "Prior-only guess"]
+    assert not {"attacked", "reliability"} & {block.id for block in blocks(result, Figure)}
+    assert "tightness" not in tables(result)
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
@@ -303,4 +385,4 @@ def test_the_pdf_says_the_same(rendered, tmp_path):
     text = " ".join(run.stdout.replace("\u200b", "").split())
     assert "Positive control failed: the attacks are broken" in text
     assert "does not mean that the data is safe" in text
-    assert "the HTML report has this table" in text
+    assert "The HTML report has these tables too: Other proxies and the strongest attack" in text

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from riskaudit.report.build import build_document
-from riskaudit.report.pdf import covered, to_pdf
+from riskaudit.report.pdf import _gallery, covered, to_pdf
 
 needs_poppler = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
 
@@ -42,6 +42,25 @@ def test_key_sentences(text, name, words):
     content = text(name)
     for expected in words:
         assert expected in content
+
+
+def test_pictures_of_two_galleries_are_kept_apart(audit, tmp_path):
+    galleries = [
+        block for section in build_document(audit("attacked-shown")).sections for block in section.blocks
+        if block.kind == "gallery"
+    ]  # fmt: skip
+    paths = [[item["path"] for item in _gallery(gallery, tmp_path)["items"]] for gallery in galleries]
+    for gallery, names in zip(galleries, paths, strict=True):
+        assert [(tmp_path / name).read_bytes() for name in names] == [picture.png for picture in gallery.items]
+    assert len(paths) == 3
+
+
+@needs_poppler
+def test_an_audit_with_attacks_stays_short(rendered, tmp_path):
+    path = tmp_path / "audit.pdf"
+    path.write_bytes(rendered("attacked-shown", "pdf"))
+    info = subprocess.run(["pdfinfo", str(path)], capture_output=True, text=True, check=True).stdout
+    assert int(re.search(r"Pages:\s+(\d+)", info).group(1)) <= 13
 
 
 @needs_poppler

@@ -194,6 +194,36 @@ def test_reliability_is_held_against_the_strongest_attack() -> None:
     assert [(one.observed, one.num_samples) for one in found[0].bins] == [(0.0, 1), (1.0, 1)]
 
 
+def test_without_noise_only_ranks_are_compared() -> None:
+    attacks, predictions = study(12, (0.01, 0.1))
+    chance = SuccessProbability(tolerance=0.1, probability=0.5, status="exact")
+    interval = {"low": 0.01, "high": 2.0}
+    predictions = [
+        one.model_copy(
+            update={
+                "proxies": one.proxies | {"map_rmse": one.proxies["map_rmse"].model_copy(update=interval)},
+                "calibrated": {"map_rmse": one.proxies["map_rmse"].model_copy(update=interval)},
+                "success_probability": [chance],
+            }
+        )
+        for one in predictions
+    ]
+    quiet = {0.01: 0.01, 0.1: 0.0}
+    attacks = [row.model_copy(update={"noise_std": quiet[row.noise_std]}) for row in attacks]
+    predictions = [one.model_copy(update={"noise_std": quiet[one.noise_std]}) for one in predictions]
+    measured = ("tightness_median", "share_below_nine_tenths", "validity", "coverage", "calibrated_validity")
+    rows = agreement_rows(attacks, predictions, num_resamples=20)
+    assert {row.noise_std for row in rows} == {0.0, 0.01}
+    for row in rows:
+        assert row.spearman is not None
+        assert ("reference noise" in (row.note or "")) == (row.noise_std == 0)
+        if (row.proxy, row.metric) == ("map_rmse", "rmse"):
+            assert {getattr(row, name) is not None for name in measured} == {row.noise_std > 0}, row
+    assert [row.noise_std for row in reliability_records(attacks, predictions)] == [0.01]
+    compared = loss_comparisons(attacks, predictions, {"one": ("lavp_l2_max", "map_rmse")})
+    assert ["reference noise" in (row.note or "") for row in compared] == [True, False]
+
+
 def test_loss_comparisons() -> None:
     attacks, predictions = study(30, (0.01,))
     rng = np.random.default_rng(1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from riskaudit.report.attack_study import AttackStudy, correlation, metric_title
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, correlation, metric_title
 from riskaudit.report.document import Block, Cell, Column, Subheading, Table
+from riskaudit.report.facts import PROXY_ORDER
 from riskaudit.report.formatting import (
     count_cell,
     given,
@@ -18,8 +19,11 @@ from riskaudit.report.formatting import (
 )
 from riskaudit.report.sections.attacked import attacked_figure, reliability_figure
 from riskaudit.results import STRONGEST, AgreementRow, LossComparison
+from riskaudit.statistics.agreement import PREDICTS_RMSE
 
 _PRINT_ROWS = 40
+# What is shown at once: what foresees an error, and the cheap proxies that it has to beat. The rest is folded.
+_OPEN = (*PREDICTS_RMSE, "i2f_lower_bound", "lavp_l2_max", "lavp_cosine_max", "gradient_norm")
 _RAW = (
     "Correlations are raw and per noise level. Expect a proxy that is riskier when higher to correlate negatively with "
     "errors and positively with PSNR and SSIM, and a proxy that is riskier when lower the other way round. MSE orders "
@@ -44,8 +48,10 @@ _TIGHTNESS_COLUMNS = (
 
 def agreement_blocks(study: AttackStudy) -> list[Block]:
     """Everything that lays predictions beside attacks; what has no data is left out."""
-    rows = study.study.agreement
+    rows = study.agreement
     best = [row for row in rows if row.attack == STRONGEST]
+    shown = [row for row in best if row.proxy in _OPEN]
+    others = [row for row in best if row.proxy not in _OPEN]
     single = [row for row in rows if row.attack != STRONGEST and row.attack not in study.oracle_names]
     oracle = [row for row in rows if row.attack in study.oracle_names]
     apart = "Oracle start: evidence on the theory, not an attack that anyone can run"
@@ -53,7 +59,8 @@ def agreement_blocks(study: AttackStudy) -> list[Block]:
         Subheading("Predictions against attacks"),
         attacked_figure(study),
         _tightness_table(study, [*best, *single], "tightness", "Attack RMSE over predicted RMSE, and intervals"),
-        _agreement_table(study, best, "agreement", "Each proxy and the strongest attack, by metric"),
+        _agreement_table(study, shown, "agreement", "Proxies and the strongest attack, by metric"),
+        _agreement_table(study, others, "agreement-others", "Other proxies and the strongest attack", folded=True),
         _attacks_table(study, single, "agreement-attacks", "Each proxy and the RMSE of each attack"),
         _agreement_table(
             study, best, "kendall", "Each proxy and the strongest attack, by metric", kendall=True, folded=True
@@ -97,8 +104,8 @@ def _tightness_table(study: AttackStudy, rows: Iterable[AgreementRow], table_id:
 def _order(study: AttackStudy, row: AgreementRow) -> tuple[float, int, int]:
     """By noise level, the strongest attack first, attacks in the study's order, proxies in the report's."""
     attack = study.attack_names.index(row.attack) if row.attack in study.attack_names else -1
-    known = row.proxy in study.facts.proxy_ids
-    return row.noise_std, attack, study.facts.proxy_ids.index(row.proxy) if known else len(study.facts.proxy_ids)
+    proxy = PROXY_ORDER.index(row.proxy) if row.proxy in PROXY_ORDER else len(PROXY_ORDER)
+    return row.noise_std, attack, proxy
 
 
 def _tightness_cells(study: AttackStudy, row: AgreementRow) -> tuple[Cell, ...]:
@@ -171,7 +178,7 @@ def _attacks_table(study: AttackStudy, rows: Sequence[AgreementRow], table_id: s
         for level, proxy in keys
     ]
     columns = [_NOISE, Column("Proxy"), *(Column(study.attack_title(name), True) for name in attacks)]
-    return _correlation_table(table_id, f"{caption}: Spearman's rho", columns, body) if body else None
+    return _correlation_table(table_id, f"{caption}: Spearman's rho", columns, body, folded=True) if body else None
 
 
 def _correlation_table(
@@ -182,7 +189,7 @@ def _correlation_table(
         f"{caption}, with bootstrap intervals",
         tuple(columns),
         tuple(body),
-        note=_RAW,
+        note=f"{_RAW} {REFERENCE_NOTE}" if any(row[0].sort == 0 for row in body) else _RAW,
         sortable=True,
         layout="compact",
         print_rows=_PRINT_ROWS,
@@ -191,8 +198,8 @@ def _correlation_table(
 
 
 def _leading(study: AttackStudy, level: float, proxy: str) -> list[Cell]:
-    info = study.facts.info(proxy)
-    detail = f"riskier when {info.riskier}" if info else ""
+    riskier = study.facts.riskier(proxy)
+    detail = f"riskier when {riskier}" if riskier else ""
     return [Cell(given(level), level), Cell(study.facts.title(proxy), detail=detail)]
 
 
@@ -225,7 +232,8 @@ def _loss_table(study: AttackStudy) -> Table | None:
         "Does the proxy of an attack's own matching loss rank its errors better? (absolute Spearman correlations)",
         columns,
         tuple(_loss_cells(study, row) for row in study.study.loss_comparisons),
-        note="Paired bootstrap; p-values are two-sided and not corrected for the number of rows.",
+        note="Paired bootstrap; p-values are two-sided and not corrected for the number of rows."
+        + (f" {REFERENCE_NOTE}" if any(row.noise_std == 0 for row in study.study.loss_comparisons) else ""),
         layout="compact",
     )
 

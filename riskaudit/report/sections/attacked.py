@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from riskaudit.report.attack_study import AttackStudy, at_noise, noise_words
 from riskaudit.report.document import Cell, Column, Figure, Table
 from riskaudit.report.formatting import count_cell, estimate_cell, given, number, number_cell, percent, short
@@ -59,7 +61,7 @@ def _finding(study: AttackStudy) -> str:
         return "The attacks failed their positive control, so points above the line are no evidence of protection"
     parts = [
         f"{number(row.tightness_median)} times the prediction {at_noise(row.noise_std)}"
-        for row in study.study.agreement
+        for row in study.agreement
         if (row.attack, row.metric, row.proxy) == (STRONGEST, "rmse", study.predicted_proxy)
         and row.tightness_median is not None
     ]
@@ -71,13 +73,15 @@ def _finding(study: AttackStudy) -> str:
 def _sample_table(study: AttackStudy) -> Table:
     title = study.predicted_title()
     rows = []
-    for level in study.noise_levels:
+    # Without noise there is nothing to lay beside the attack: those rows come last.
+    for level in sorted(study.noise_levels, key=lambda level: (level == 0, level)):
         for sample in study.facts.result.samples:
             estimate = study.predicted(level, sample.id)
             error, row = study.best.get((level, sample.id), (None, None))
             local = study.local.get((level, sample.id))
             if error is not None or local is not None:
                 rows.append(_sample_cells(study, (level, sample.id), estimate, error, row, local))
+    noisy = sum(row[1].sort != 0 for row in rows)
     columns = (
         Column("Sample"),
         Column("Noise std", True),
@@ -92,7 +96,7 @@ def _sample_table(study: AttackStudy) -> Table:
         columns,
         tuple(rows),
         sortable=True,
-        print_rows=_PRINT_SAMPLES,
+        print_rows=min(_PRINT_SAMPLES, noisy),
         layout="compact",
     )
 
@@ -108,7 +112,7 @@ def _sample_cells(
     return (
         Cell(short(key[1])),
         Cell(given(key[0]), key[0]),
-        estimate_cell(estimate),
+        estimate_cell(estimate) if key[0] > 0 else Cell("none without noise", tone="unknown"),
         number_cell(error, row.status if row is not None else None, missing="no result"),
         Cell(study.attack_title(row.attack) if row is not None else "none"),
         number_cell(local, missing="not run"),
@@ -117,7 +121,7 @@ def _sample_cells(
 
 def reliability_figure(study: AttackStudy) -> Figure | None:
     """Predicted success probabilities against how often the strongest attack succeeded; None without any."""
-    records = study.study.reliability
+    records = study.reliability
     if not records:
         return None
     worst = max(record.brier for record in records)
@@ -159,7 +163,7 @@ def reliability_figure(study: AttackStudy) -> Figure | None:
     )
 
 
-def _reliability_table(records: list[Reliability]) -> Table:
+def _reliability_table(records: Sequence[Reliability]) -> Table:
     rows = tuple(
         (
             Cell(given(record.noise_std), record.noise_std),

@@ -1,22 +1,20 @@
-"""Second half of section 4: classes compared, and how unevenly the leak falls."""
+"""Part of section 4: classes compared."""
 
 from __future__ import annotations
 
 from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import (
-    SHORT_STATUS,
     count_cell,
     interval,
     number,
     number_cell,
     percent,
-    sentence,
     short,
 )
 from riskaudit.report.plots import Span, SpanPlot
 from riskaudit.report.sections.leaks import thresholds
-from riskaudit.results import ClassRow, Inequality
+from riskaudit.results import ClassRow
 
 _FIGURE_CLASSES = 20
 
@@ -132,54 +130,4 @@ def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:
         columns,
         tuple(body),
         sortable=True,
-    )
-
-
-def fairness_blocks(facts: Facts) -> list[Block]:
-    """Gini, largest over smallest, and whether classes differ, per proxy."""
-    rows = [
-        (proxy, facts.result.fairness.proxies[proxy])
-        for proxy in (*facts.proxy_ids, *facts.result.fairness.proxies)
-        if proxy in facts.result.fairness.proxies
-    ]
-    rows = list(dict(rows).items())
-    if not rows:
-        return []
-    columns = (
-        Column("Proxy"),
-        Column("Gini", True),
-        Column("Largest / smallest", True),
-        Column("Do classes differ? (Kruskal-Wallis)"),
-        Column("Worst class"),
-        Column("Worst samples"),
-    )
-    names = {row.target: row.name for row in facts.result.classes}
-    table = Table(
-        id="fairness",
-        caption="How unevenly each proxy falls on samples and classes",
-        columns=columns,
-        rows=tuple(_fairness_row(facts.title(proxy), item, names) for proxy, item in rows),
-        note="Gini: 0 = all samples alike, towards 1 = few samples carry all. A p-value is not corrected for "
-        "the number of proxies tested.",
-    )
-    return [Subheading("Unevenness"), table]
-
-
-def _fairness_row(title: str, item: Inequality, names: dict[int, str]) -> tuple[Cell, ...]:
-    test = item.kruskal_wallis
-    if test is None:
-        difference = Cell("not applicable", tone="unknown")
-    elif test.p_value is None:
-        difference = Cell(SHORT_STATUS[test.status], detail=test.note or "", tone="unknown")
-    else:
-        likely = "yes, at the 5 % level" if test.p_value < 0.05 else "not shown"
-        difference = Cell(f"{likely} (p = {number(test.p_value)})", detail=test.note or "")
-    worst = item.worst_class
-    return (
-        Cell(title, detail=sentence(item.note) if item.note else ""),
-        number_cell(item.gini),
-        number_cell(item.max_min_ratio),
-        difference,
-        Cell("not applicable", tone="unknown") if worst is None else Cell(short(names.get(worst, str(worst)))),
-        Cell(", ".join(short(sample, 24) for sample in item.worst_samples[:3]) or "not applicable"),
     )

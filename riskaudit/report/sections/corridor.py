@@ -116,8 +116,12 @@ def _figure(study: AttackStudy, level: float, rows: tuple[_Row, ...], low_title:
     logarithmic = min(positive) > 0 and min(positive) < _LOGARITHMIC_BELOW * max(positive)
     predicted = study.predicted_title()
     cut = f" Only the {_DRAWN} most exposed of {len(rows):,} samples are drawn." if len(drawn) < len(rows) else ""
-    missing = all(row.value is None for row in drawn)
-    undefended = " Nothing was predicted here: without noise theory has no error to give." if missing else ""
+    undefended = (
+        " Nothing is predicted here: without noise theory has no error to give, and numbers at the reference noise "
+        "only rank samples."
+        if all(row.value is None for row in drawn)
+        else ""
+    )
     return Figure(
         id="corridor",
         title=_finding(study, level, rows, low_title),
@@ -179,11 +183,20 @@ def _table(study: AttackStudy, level: float, rows: tuple[_Row, ...], low_title: 
         Column("Prior-only guess", True),
         Column("Attack / predicted", True),
     )
+    # Where nothing is predicted, neither ends nor ratios exist.
+    empty = {
+        place
+        for place, known in ((1, [row.low for row in rows]), (2, [row.value for row in rows]))
+        if all(value is None for value in known)
+    }
+    empty |= {6} if 2 in empty else set()
+    kept = [place for place in range(len(columns)) if place not in empty]
+    cells = [_cells(study, row) for row in rows]
     return Table(
         "corridor",
         f"RMSE per coordinate {at_noise(level)}, most exposed sample first",
-        columns,
-        tuple(_cells(study, row) for row in rows),
+        tuple(columns[place] for place in kept),
+        tuple(tuple(row[place] for place in kept) for row in cells),
         sortable=True,
         print_rows=_DRAWN,
         layout="compact",

@@ -8,6 +8,9 @@ from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
 from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import STATUS_WORDS, count_cell, number_cell, short, tally
+from riskaudit.report.sections.directions_study import directions_blocks
+from riskaudit.report.sections.initialization_study import initialization_blocks
+from riskaudit.report.sections.training_study import training_blocks
 from riskaudit.report.sections.verification import calibration_blocks, verification_blocks
 from riskaudit.results import SolverEvidence
 
@@ -29,7 +32,9 @@ def evidence_section(facts: Facts) -> Section:
     why += _with_reason("Inverse", settings.inverse, settings.inverse_reason)
     blocks.append(Paragraph(why, lead="Why these solvers."))
     blocks.append(Bullets(_not_tested(facts, study), lead="Not tested:"))
-    others = set(facts.result.studies) - ({"verify"} if isinstance(study, AttackStudy) else set())
+    blocks += [*directions_blocks(facts), *initialization_blocks(facts), *training_blocks(facts)]
+    shown = {"directions", "initialization", "training", *(["verify"] if isinstance(study, AttackStudy) else [])}
+    others = set(facts.result.studies) - shown
     if others:
         names = tuple(sorted(short(name, 80) for name in others))
         blocks.append(Bullets(names, lead="Studies stored in audit.json beside this audit:"))
@@ -49,12 +54,10 @@ def _proxy_table(facts: Facts) -> Table:
         spread = (median(values), min(values), max(values)) if values else (None, None, None)
         rows.append(
             (
-                Cell(facts.title(proxy), detail=proxy),
+                Cell(facts.title(proxy), detail=info.units if info else "units not stated"),
                 *(number_cell(value, missing="no value") for value in spread),
-                Cell(info.units if info else "not stated"),
-                Cell(("higher" if info.riskier == "higher" else "lower") if info else "not stated"),
+                Cell(facts.riskier(proxy) or "not stated"),
                 Cell(tally(facts.statuses(proxy)), detail=facts.reason(proxy)),
-                Cell(info.source if info else "not stated"),
             )
         )
     columns = (
@@ -62,10 +65,8 @@ def _proxy_table(facts: Facts) -> Table:
         Column("Median", True),
         Column("Minimum", True),
         Column("Maximum", True),
-        Column("Units"),
         Column("Riskier when"),
         Column("Status of the samples"),
-        Column("Source"),
     )
     words = "; ".join(STATUS_WORDS[status] for status in ("not_converged", "singular", "bracketed"))
     return Table(
@@ -73,8 +74,8 @@ def _proxy_table(facts: Facts) -> Table:
         "All proxies, over the samples with a value",
         columns,
         tuple(rows),
-        note=f"Words: {words}.",
-        layout="dense",
+        note=f"Words: {words}. Section 8 says what each proxy is, and where it comes from.",
+        layout="compact",
     )
 
 

@@ -27,11 +27,14 @@ from riskaudit.report.formatting import (
     verdict_cell,
 )
 from riskaudit.report.images import safe_png
-from riskaudit.report.sections.classes import class_blocks, fairness_blocks
+from riskaudit.report.sections.classes import class_blocks
+from riskaudit.report.sections.fairness_study import fairness_study_blocks
 from riskaudit.results import Estimate, SampleRow
 
 _PRINT_ROWS = 40
 _CUT_ABOVE = 200
+# More rows than this get a landscape page of their own in the PDF.
+_PORTRAIT_ROWS = 16
 _SHOWN = ("posterior_rmse", "map_rmse", "i2f", "gradient_norm")
 
 
@@ -54,11 +57,14 @@ def exposed_section(facts: Facts) -> Section:
     if pictures:
         blocks += [
             Subheading("Private inputs"),
-            Paragraph("These are the private inputs themselves, shown because --show-samples was given."),
-            Gallery(pictures, print_items=_PRINT_ROWS),
+            Gallery(
+                pictures,
+                print_items=_PRINT_ROWS,
+                caption="These are the private inputs themselves, shown because --show-samples was given.",
+            ),
         ]
     blocks += class_blocks(facts)
-    blocks += fairness_blocks(facts)
+    blocks += fairness_study_blocks(facts)
     return Section("who-is-exposed", "Who is exposed", tuple(blocks))
 
 
@@ -103,6 +109,7 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
 def sample_table(facts: Facts) -> Table:
     """One row per sample, all numbers with status and interval."""
     shown = _shown_proxies(facts)
+    reasons = any(row.reason for row in facts.result.samples)
     columns = (
         Column("Sample"),
         Column("Class"),
@@ -122,7 +129,7 @@ def sample_table(facts: Facts) -> Table:
         columns=columns,
         rows=tuple(_sample_row(facts, row) for row in facts.ranked),
         sortable=True,
-        layout="landscape",
+        layout="landscape" if facts.num_samples > _PORTRAIT_ROWS or reasons else "fitted",
         print_rows=cut,
         brief_rows=5,
         brief_columns=(0, 1, 2, 3, 4, 5, 7, len(columns) - 2),

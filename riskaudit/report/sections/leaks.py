@@ -161,15 +161,9 @@ def success_figure(facts: Facts) -> Figure:
     worst = {tolerance: max(known, key=lambda pair: _cautious(pair[1])) for tolerance, known in found.items()}
     bounded = any(one.probability is None for known in found.values() for _, one in known)
     closest = min(found)
-    row, success = worst[closest]
-    at_most = "at most " if bounded else ""
     return Figure(
         id="success",
-        title=(
-            f"An attacker comes within an RMSE of {given(closest)} with a probability of {at_most}"
-            f"{percent(means[closest])} on average, and of {at_most}{percent(_cautious(success))} for the most exposed "
-            f"sample ({short(row.id, 14)})"
-        ),
+        title=_success_finding(closest, means[closest], worst[closest], bounded),
         alt=(
             f"Two curves of the attacker's probability of success over {count(len(found), 'tolerance')} from "
             f"{given(closest)} to {given(max(found))}: the mean over samples, and the most exposed sample."
@@ -184,29 +178,43 @@ def success_figure(facts: Facts) -> Figure:
             ),
             y_limits=(0.0, 1.0),
         ),
-        table=Table(
-            "success-probability",
-            "Probability that the attacker comes within a tolerance",
-            (
-                Column("Tolerance (RMSE)", True),
-                Column("Mean over samples", True),
-                Column("Most exposed sample", True),
-                Column("Which"),
-                Column("Status of the samples"),
-            ),
-            tuple(
-                (
-                    Cell(given(tolerance), tolerance),
-                    _probability_cell(means[tolerance], [one for _, one in known]),
-                    _probability_cell(_cautious(worst[tolerance][1]), [worst[tolerance][1]]),
-                    Cell(short(worst[tolerance][0].id)),
-                    Cell(tally(one.status for _, one in known)),
-                )
-                for tolerance, known in found.items()
-            ),
-        ),
+        table=_success_table(found, means, worst),
         caption=_success_caption(facts, bounded),
     )
+
+
+def _success_finding(tolerance: float, mean: float, worst: tuple[SampleRow, SuccessProbability], bounded: bool) -> str:
+    row, success = worst
+    at_most = "at most " if bounded else ""
+    return (
+        f"An attacker comes within an RMSE of {given(tolerance)} with a probability of {at_most}{percent(mean)} on "
+        f"average, and of {at_most}{percent(_cautious(success))} for the most exposed sample ({short(row.id, 14)})"
+    )
+
+
+def _success_table(
+    found: dict[float, list[tuple[SampleRow, SuccessProbability]]],
+    means: dict[float, float],
+    worst: dict[float, tuple[SampleRow, SuccessProbability]],
+) -> Table:
+    columns = (
+        Column("Tolerance (RMSE)", True),
+        Column("Mean over samples", True),
+        Column("Most exposed sample", True),
+        Column("Which"),
+        Column("Status of the samples"),
+    )
+    rows = tuple(
+        (
+            Cell(given(tolerance), tolerance),
+            _probability_cell(means[tolerance], [one for _, one in known]),
+            _probability_cell(_cautious(worst[tolerance][1]), [worst[tolerance][1]]),
+            Cell(short(worst[tolerance][0].id)),
+            Cell(tally(one.status for _, one in known)),
+        )
+        for tolerance, known in found.items()
+    )
+    return Table("success-probability", "Probability that the attacker comes within a tolerance", columns, rows)
 
 
 def _probability_cell(cautious: float, successes: Sequence[SuccessProbability]) -> Cell:

@@ -10,6 +10,7 @@ from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import count, estimate_cell, given, number, number_cell, percent, short, tally
 from riskaudit.report.plots import Curve, CurvePlot, Reference
 from riskaudit.report.sections.leaks import thresholds
+from riskaudit.report.sections.noise_shapes import shaping_blocks
 from riskaudit.results import Estimate, NoiseCurvePoint
 
 
@@ -23,9 +24,10 @@ def protect_section(facts: Facts) -> Section:
     else:
         blocks.append(Callout("Noise curve: not assessed", ("This audit holds no noise curve.",), "unknown"))
     release = facts.recommended_release()
-    if release is not None and facts.recommended_std is not None:
+    command = facts.recommended_command()
+    if release is not None and command is not None and facts.recommended_std is not None:
         blocks += [
-            Snippet("Audit the recommended release before you adopt it", facts.scan_command(release), brief=True),
+            Snippet("Audit the recommended release before you adopt it", command, brief=True),
             Snippet(
                 "The same in pyproject.toml",
                 f"[tool.riskaudit]\nrelease = {json.dumps(release)}\nseed = {facts.result.settings.seed}",
@@ -53,6 +55,7 @@ def protect_section(facts: Facts) -> Section:
             lead="Alternatives.",
         )
     )
+    blocks += shaping_blocks(facts)
     return Section("what-would-protect", "What would protect", tuple(blocks))
 
 
@@ -203,7 +206,9 @@ def _curve_table(points: list[NoiseCurvePoint]) -> Table:
         for point in points
     )
     note = "Computed from the samples whose revealed fraction has a value."
-    return Table("noise-curve", "What each noise level would leave", columns, rows, note=note, sortable=True)
+    return Table(
+        "noise-curve", "What each noise level would leave", columns, rows, note=note, sortable=True, layout="halved"
+    )
 
 
 def _cost_text(facts: Facts, std: float) -> str:

@@ -32,14 +32,14 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
         blocks.append(Paragraph("The audit was made from Python, so there is no command line.", lead="Command."))
     if baseline is not None:
         blocks += baseline_blocks(result, baseline)
-    blocks += [Subheading("Methods and limits"), DefinitionList(_methods(facts))]
+    blocks += [Subheading("Methods and limits"), DefinitionList(_methods(facts), compact=True)]
     blocks += glossary_blocks(facts)
     return Section("provenance", "Provenance, methods and words", tuple(blocks))
 
 
 def _table(table_id: str, caption: str, pairs: list[tuple[str, str]]) -> Table:
     rows = tuple((Cell(label), Cell(text)) for label, text in pairs)
-    return Table(table_id, caption, (Column("Item"), Column("Value")), rows)
+    return Table(table_id, caption, (Column("Item"), Column("Value")), rows, layout="dense")
 
 
 def _sources(result: AuditResult) -> list[tuple[str, str]]:
@@ -62,8 +62,8 @@ def _settings(result: AuditResult) -> list[tuple[str, str]]:
     settings = result.settings
     optional = {
         "Batch size": settings.batch_size,
-        "Tolerance": settings.tolerance,
-        "Largest number of products": settings.max_matvecs,
+        "Tolerance of the solvers": settings.tolerance,
+        "Products of a solver, at most": settings.max_matvecs,
         "Precision asked for (relative width)": settings.precision,
         "Budget (seconds)": settings.budget_seconds,
         "Confidence": settings.confidence,
@@ -100,7 +100,8 @@ def _cost(result: AuditResult) -> list[tuple[str, str]]:
         ("Matrix products", f"{result.cost.matvecs:,}"),
         ("Peak memory", f"{number(memory / 2**20)} MiB" if memory is not None else "not measured"),
     ]
-    return pairs + [(f"Version of {short(name)}", version) for name, version in sorted(result.versions.items())]
+    versions = ", ".join(f"{short(name)} {short(version)}" for name, version in sorted(result.versions.items()))
+    return [*pairs, ("Versions", versions or "not recorded")]
 
 
 def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, number, sentence, short, target_text
@@ -15,14 +16,16 @@ _OUT_OF_SCOPE = (
     "risk can be higher.",
     "Other questions than reconstruction, such as whether a person was in the data (membership) or which traits they "
     "have (attributes).",
-    "Effects beyond first order: the numbers linearise the release at each sample. No attack was run to check them.",
 )
+_FIRST_ORDER = "Effects beyond first order: the numbers linearise the release at each sample."
 _SEVERAL_STEPS = "Several local steps between uploads: only the release named here was audited."
 
 
 def threat_section(facts: Facts) -> Section:
     """The threat-model card."""
     model, release = facts.result.threat_model, facts.result.release
+    found = read_attack_study(facts)
+    study = found if isinstance(found, AttackStudy) and found.study.attacks else None
     diagnostic = model.evaluation == "diagnostic"
     reason = f" {sentence(model.reason)}" if model.reason else ""
     label = (
@@ -32,7 +35,7 @@ def threat_section(facts: Facts) -> Section:
     )
     blocks: list[Block] = [
         Callout(title=label + reason, tone="medium" if diagnostic else "plain"),
-        _knowledge(facts),
+        _knowledge(facts, study),
         DefinitionList(
             (
                 ("The attacker", "sees one upload of one client and tries to recover the private input behind it."),
@@ -47,9 +50,19 @@ def threat_section(facts: Facts) -> Section:
             )
         ),
     ]
-    scope = _OUT_OF_SCOPE if "local_steps" in release.steps else (*_OUT_OF_SCOPE, _SEVERAL_STEPS)
-    blocks.append(Bullets(scope, lead="Out of scope. This audit says nothing about:"))
+    scope = [*_OUT_OF_SCOPE, f"{_FIRST_ORDER} {_checked(study)}"]
+    scope += [] if "local_steps" in release.steps else [_SEVERAL_STEPS]
+    blocks.append(Bullets(tuple(scope), lead="Out of scope. This audit says nothing about:"))
     return Section("threat-model", "Threat model", tuple(blocks))
+
+
+def _checked(study: AttackStudy | None) -> str:
+    """Whether anything holds the first order against reality."""
+    if study is None:
+        return "No attack was run to check them."
+    if study.study.control.status == "failed":
+        return "The attacks of section 6 are broken, so nothing checks them."
+    return "Section 6 holds them against attacks on the release itself."
 
 
 def _noise_words(facts: Facts) -> str:
@@ -69,6 +82,13 @@ def _noise_words(facts: Facts) -> str:
             "per entry, which the client does not add."
         )
     return "none."
+
+
+def _differing(known: bool, attacked: bool | None) -> str:
+    """What the attacks of section 6 know where that isn't what the predictions assume."""
+    if attacked is None or attacked == known:
+        return ""
+    return f"attacks of section 6: {'yes' if attacked else 'no'}"
 
 
 def _prior_kind(prior: PriorInfo) -> str:
@@ -97,14 +117,34 @@ def _fallback_words(facts: Facts) -> str:
     )
 
 
-def _knowledge(facts: Facts) -> Table:
+def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
     model, prior = facts.result.threat_model, facts.result.prior
-    rows = [
-        ("Model weights", model.weights_known, "the server sends them out, so it has them"),
-        ("Labels", model.labels_known, "often readable from the gradient of the last layer"),
-        ("Rest of the batch", model.rest_of_batch_known, "worst case: all other gradients can be subtracted"),
+    attacks = study.study.knowledge if study is not None else None
+    rows: list[tuple[str, bool, bool | None, str]] = [
+        ("Model weights", model.weights_known, None, "the server sends them out, so it has them"),
+        (
+            "Labels",
+            model.labels_known,
+            attacks.labels_known if attacks else None,
+            "often readable from the gradient of the last layer",
+        ),
+        (
+            "Rest of the batch",
+            model.rest_of_batch_known,
+            attacks.rest_of_batch_known if attacks else None,
+            "worst case: all other gradients can be subtracted",
+        ),
     ]
-    table_rows = [(Cell(name), Cell("yes" if known else "no"), Cell(why)) for name, known, why in rows]
+    if attacks is not None:
+        statistics, span = attacks.batch_norm_statistics_known, attacks.input_range_known
+        rows += [
+            ("Batch-norm statistics", statistics, statistics, "running means and variances come with the model"),
+            ("Range of the inputs", span, span, "used by the attacks only; no prediction rests on it"),
+        ]
+    table_rows = [
+        (Cell(name), Cell("yes" if known else "no", detail=_differing(known, attacked)), Cell(why))
+        for name, known, attacked, why in rows
+    ]
     knowledge = (
         f"{_prior_kind(prior)}: mean {number(prior.mean)}, standard deviation {number(prior.std)} per coordinate, "
         f"in data units{_prior_origin(prior)}"

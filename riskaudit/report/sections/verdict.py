@@ -146,12 +146,13 @@ def _release_words(facts: Facts) -> str:
 def _next_steps(facts: Facts) -> tuple[str, ...]:
     policy, release = facts.result.policy, facts.result.release
     steps: list[str] = []
-    recommended = facts.recommended_release()
+    recommended = facts.recommended_option()
     exceeded = policy is not None and policy.decision == "block"
     exposed = exceeded or not release.defended or facts.verdicts["high"] > 0
     if exposed and recommended:
         steps.append(
-            f'Audit again with --release "{recommended}" and weigh its cost in accuracy: section 5 says what it buys.'
+            f'Audit again with {recommended[0]} "{recommended[1]}" and weigh its cost in accuracy: section 5 says what '
+            "it buys."
         )
     elif exposed:
         steps.append('Add noise to the release (--release "gaussian:STD") and audit again.')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from riskaudit.report.attack_study import AttackStudy, at_noise, correlation, metric_title
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise, correlation, metric_title
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, count_cell, given, number, number_cell, percent, sentence, short, tally
@@ -70,17 +70,19 @@ def _summary(study: AttackStudy) -> Paragraph:
             parts.append(f"Spearman {correlation(row.spearman)}{ends}")
         if row.tightness_median is not None:
             parts.append(f"median of attack over prediction {number(row.tightness_median)}")
-        sentences.append(", ".join(parts))
+        if parts[1:]:
+            sentences.append(", ".join(parts))
     if not sentences:
         return Paragraph("No prediction could be held against an attack.", lead="Did the prediction hold?", brief=True)
     text = f"{study.predicted_title()} against the RMSE of the strongest attack: {'; '.join(sentences)}."
+    text += f" {REFERENCE_NOTE}" if any(row.noise_std == 0 for row in _headline_rows(study)) else ""
     return Paragraph(text, lead="Did the prediction hold?", brief=True)
 
 
 def _headline_rows(study: AttackStudy) -> list[AgreementRow]:
     return [
         row
-        for row in study.study.agreement
+        for row in study.agreement
         if (row.attack, row.metric, row.proxy) == (STRONGEST, "rmse", study.predicted_proxy)
     ]
 
@@ -120,19 +122,20 @@ def _factor_words(low: float | None, high: float | None) -> str:
     return "not bounded, because the calibration has too few samples,"
 
 
-def _knowledge(study: AttackStudy) -> Bullets:
+def _knowledge(study: AttackStudy) -> Paragraph:
     knowledge = study.study.knowledge
     known = {True: "known", False: "not known"}
+    labels = "known" if knowledge.labels_known else "not known, recovered from the release"
     items = (
         "The weights, the loss, the release and its noise level: known.",
-        f"Labels: {known[knowledge.labels_known]}.",
+        f"Labels: {labels}.",
         f"Batch-norm statistics: {known[knowledge.batch_norm_statistics_known]}.",
         f"The other samples of a batch: {known[knowledge.rest_of_batch_known]}.",
         f"Range of the inputs: {known[knowledge.input_range_known]}.",
         f"Prior: {short(knowledge.prior, 80)}.",
         "The input itself: never. An attack chooses its reconstruction by its own objective.",
     )
-    return Bullets(items, lead="What every attack knew.")
+    return Paragraph(" ".join(items), lead="What every attack knew.")
 
 
 def _attack_table(study: AttackStudy) -> Table | Paragraph:
@@ -197,4 +200,4 @@ def _shown(value: float | int | str | bool | None) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return given(value) if isinstance(value, float) else short(str(value), 40)
+    return given(value).replace(" ", "\u00a0") if isinstance(value, float) else short(str(value), 40)

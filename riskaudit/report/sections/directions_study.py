@@ -1,0 +1,379 @@
+"""Part of section 6 where ``studies.directions`` is: the spectrum, perturbations along directions, and layers."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import ValidationError
+
+from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Subheading, Table
+from riskaudit.report.facts import Facts, median
+from riskaudit.report.formatting import (
+    count,
+    count_cell,
+    given,
+    interval,
+    number,
+    number_cell,
+    percent,
+    sentence,
+    short,
+    tally,
+)
+from riskaudit.report.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
+from riskaudit.results import (
+    DirectionAgreement,
+    DirectionRow,
+    DirectionsStudy,
+    LayerSummary,
+)
+
+_SHOWN_LAYERS = 12
+_PRINTED_POINTS = 8
+# Slopes this far from 1 are as theory says.
+_SLOPE_TOLERANCE = 0.1
+
+
+def read_directions(facts: Facts) -> DirectionsStudy | None:
+    """The directions study of an audit, where there is one that can be read."""
+    try:
+        return DirectionsStudy.model_validate(facts.result.studies["directions"])
+    except (KeyError, ValidationError):
+        return None
+
+
+def directions_blocks(facts: Facts) -> list[Block]:
+    """The part of section 6."""
+    if "directions" not in facts.result.studies:
+        return []
+    study = read_directions(facts)
+    if study is None:
+        return [Callout("The directions study can't be read", ("Its record has another form.",), "unknown")]
+    blocks: list[Block] = [Subheading("Directions and layers")]
+    blocks.append(_spectrum_figure(study) or _ritz_table(study))
+    blocks.append(_direction_table(study))
+    scatter = _error_figure(study)
+    blocks += [scatter] if scatter is not None else []
+    if study.attacks:
+        blocks.append(_agreement_table(study))
+    else:
+        text = "No attack checked these predictions; riskaudit study directions --attacks does."
+        blocks.append(Callout("Directions: not attacked", (text,), "unknown"))
+    layers = _layer_figure(study)
+    if layers is not None:
+        blocks.append(layers)
+    else:
+        reason = sentence(study.layers_reason or "no sample could be taken apart")
+        blocks += [Callout("What each layer reveals: not assessed", (reason,), "unknown"), _layer_table(study)]
+    if study.notes:
+        blocks.append(Bullets(tuple(sentence(note) for note in study.notes), lead="Notes of the directions study."))
+    return blocks
+
+
+def _spectrum_figure(study: DirectionsStudy) -> Figure | None:
+    known = [row for row in study.spectra if row.status == "exact" and row.spread is not None]
+    if not known:
+        return None
+    columns = [[row.values[place] for row in known] for place in range(len(study.quantile_shares))]
+    spreads = [row.spread for row in known if row.spread is not None]
+    ranks = [row.effective_rank for row in known if row.effective_rank is not None]
+    # A logarithm needs something above zero.
+    shown = [(share, column) for share, column in zip(study.quantile_shares, columns, strict=True) if min(column) > 0]
+    decades = f"{math.log10(median(spreads)):.1f}"
+    missing = len(study.spectra) - len(known)
+    entropies = [row.entropy_rank for row in known if row.entropy_rank is not None]
+    rows = tuple(
+        (
+            Cell(given(share), share),
+            number_cell(median(column)),
+            number_cell(min(column)),
+            number_cell(max(column)),
+        )
+        for share, column in zip(study.quantile_shares, columns, strict=True)
+    )
+    note = (
+        f"Spread over the smallest eigenvalue above rounding: median {number(median(spreads))}. Effective rank "
+        f"{number(median(ranks))} (by entropy {number(median(entropies))}) of {study.dimension:,}, medians."
+    )
+    if missing:
+        note += f" {count(missing, 'sample')} without all eigenvalues left out."
+    return Figure(
+        id="spectrum",
+        title=f"The release hides some directions {decades} decades better than others: eigenvalues of H",
+        alt=f"Median, smallest and largest eigenvalue over {count(len(known), 'sample')}, rising along the spectrum.",
+        plot=CurvePlot(
+            "place in the spectrum (0 = smallest eigenvalue)",
+            "log₁₀ of the eigenvalue",
+            tuple(share for share, _ in shown),
+            tuple(
+                Curve(label, tuple(math.log10(pick(column)) for _, column in shown))
+                for label, pick in (("largest sample", max), ("median sample", median), ("smallest sample", min))
+            ),
+            x_scale="linear",
+        ),
+        table=Table(
+            "spectrum-table",
+            "Eigenvalues of H = JᵀJ over the samples",
+            (
+                Column("Place in the spectrum", True),
+                Column("Median", True),
+                Column("Smallest sample", True),
+                Column("Largest sample", True),
+            ),
+            rows,
+            note=note,
+            layout="halved",
+        ),
+        caption="H = JᵀJ of one sample's release; an attacker's squared error along an eigenvector goes as 1 / l.",
+    )
+
+
+def _ritz_table(study: DirectionsStudy) -> Table:
+    rows = tuple(
+        (Cell(short(row.sample_id)), number_cell(row.largest, missing="not known"), count_cell(row.num_known))
+        for row in study.spectra
+    )
+    reasons = dict.fromkeys(sentence(row.reason) for row in study.spectra if row.reason)
+    return Table(
+        "spectrum-table",
+        "Largest eigenvalues of H = JᵀJ; the others are not known",
+        (Column("Sample"), Column("Largest", True), Column("Converged Ritz values", True)),
+        rows,
+        note=" ".join(list(reasons)[:2]),
+        layout="compact",
+        print_rows=8,
+    )
+
+
+def _direction_table(study: DirectionsStudy) -> Table:
+    rows = []
+    for name in dict.fromkeys(row.direction for row in study.directions):
+        own = [row for row in study.directions if row.direction == name]
+        predicted = [row.predicted_rmse for row in own if row.predicted_rmse is not None]
+        values = [row.eigenvalue for row in own if row.eigenvalue is not None]
+        attacked = [[row.attacked[attack] for row in own if attack in row.attacked] for attack in study.attacks]
+        reasons = dict.fromkeys(short(row.reason, 100) for row in own if row.reason and row.predicted_rmse is None)
+        rows.append(
+            (
+                Cell(_direction_title(name, study)),
+                number_cell(median(values) if values else None, missing="none"),
+                number_cell(median(predicted) if predicted else None, missing="no value"),
+                *(number_cell(median(found) if found else None, missing="not run") for found in attacked),
+                Cell(tally(row.status for row in own), detail="; ".join(list(reasons)[:1])),
+            )
+        )
+    columns = (
+        Column("Direction"),
+        Column("Eigenvalue", True, "median"),
+        Column("Predicted RMSE", True, "median"),
+        *(Column(f"{_attack_title(name)} RMSE", True, "median") for name in study.attacks),
+        Column("Status of the predictions"),
+    )
+    return Table(
+        "directions",
+        f"Perturbations of norm {number(study.norm)} on the release, and the error that they force",
+        columns,
+        tuple(rows),
+        note="For an attacker without a prior, to first order.",
+        layout="compact",
+    )
+
+
+def _direction_title(name: str, study: DirectionsStudy) -> str:
+    titles = {
+        "largest": "Largest singular direction",
+        "smallest": "Smallest singular direction",
+        "random": "Random within the range of J",
+        "pruning": f"Pruning {percent(study.prune_ratio)} (its direction)",
+        "noise": "Isotropic noise",
+    }
+    return titles.get(name, short(name, 40).capitalize())
+
+
+def _attack_title(name: str) -> str:
+    return f"{short(name, 24)} (oracle start)" if name == "local" else short(name, 24)
+
+
+def _error_figure(study: DirectionsStudy) -> Figure | None:
+    panels, every = [], []
+    for attack in study.attacks:
+        points = _errors([row for row in study.directions if row.eigenvalue is not None], attack)
+        apart = _errors([row for row in study.directions if row.eigenvalue is None], attack)
+        if points or apart:
+            panels.append(Panel(_attack_title(attack), tuple(points), tuple(apart)))
+            every += [value for pair in points + apart for value in pair]
+    if not every:
+        return None
+    return Figure(
+        id="error-over-eigenvalue",
+        title=_slope_finding(study.agreement),
+        alt=f"RMSE of {count(len(panels), 'attack')} against c / √(l d), both logarithmic, and slope 1.",
+        plot=PanelPlot(
+            "predicted RMSE, c / √(l d): its square grows with 1 / l",
+            "RMSE of the attack",
+            tuple(panels),
+            "singular directions",
+            "other directions",
+            "slope 1",
+            True,
+            (min(every) / 1.5, max(every) * 1.5),
+        ),
+        table=_points_table(study),
+        caption="Each point is one perturbation of one sample; c is the norm of the perturbation.",
+    )
+
+
+def _errors(rows: list[DirectionRow], attack: str) -> list[tuple[float, float]]:
+    pairs = [(row.predicted_rmse, row.attacked.get(attack)) for row in rows]
+    return [(predicted, error) for predicted, error in pairs if predicted and error]
+
+
+def _points_table(study: DirectionsStudy) -> Table:
+    rows = tuple(
+        (
+            Cell(short(row.sample_id)),
+            Cell(_direction_title(row.direction, study)),
+            number_cell(row.eigenvalue, missing="none"),
+            number_cell(row.predicted_rmse, row.status, missing="no value"),
+            *(number_cell(row.attacked.get(attack), missing="no result") for attack in study.attacks),
+        )
+        for row in study.directions
+    )
+    columns = (
+        Column("Sample"),
+        Column("Direction"),
+        Column("Eigenvalue", True),
+        Column("Predicted RMSE", True),
+        *(Column(f"{_attack_title(name)} RMSE", True) for name in study.attacks),
+    )
+    return Table(
+        "direction-points",
+        "Every perturbation",
+        columns,
+        rows,
+        sortable=True,
+        layout="compact",
+        folded=True,
+        print_rows=_PRINTED_POINTS,
+    )
+
+
+def _slope_finding(rows: list[DirectionAgreement]) -> str:
+    best = next((row for row in rows if row.slope is not None), None)
+    if best is None or best.slope is None:
+        return "Attack errors along singular directions beside their predictions"
+    ends = f" ({interval(best.slope_low, best.slope_high)})" if best.slope_low is not None else ""
+    holds = abs(best.slope - 1) <= _SLOPE_TOLERANCE
+    start = "The attacker's squared error grows with 1 / l as predicted"
+    start = start if holds else "The attacker's squared error departs from 1 / l"
+    return f"{start}: slope {number(best.slope)}{ends}, {_attack_title(best.attack)}"
+
+
+def _agreement_table(study: DirectionsStudy) -> Table:
+    rows = tuple(
+        (
+            Cell(_attack_title(row.attack), detail=sentence(row.note) if row.note else ""),
+            count_cell(row.num_samples),
+            count_cell(row.num_pairs),
+            number_cell(row.decades, missing="none"),
+            Cell(
+                "none" if row.spearman is None else f"{row.spearman:.3f}".replace("-", "−"),
+                row.spearman,
+                detail=interval(row.spearman_low, row.spearman_high),
+            ),
+            Cell(
+                "none" if row.slope is None else number(row.slope),
+                row.slope,
+                detail=interval(row.slope_low, row.slope_high),
+            ),
+            number_cell(row.tightness_median, missing="none"),
+        )
+        for row in study.agreement
+    )
+    columns = (
+        Column("Attack"),
+        Column("Samples", True),
+        Column("Pairs", True),
+        Column("Decades of l", True),
+        Column("Spearman of 1 / l and MSE", True),
+        Column("Slope of log MSE over log 1 / l", True),
+        Column("Attack over predicted RMSE", True, "median, all directions"),
+    )
+    note = (
+        "Intervals at 95 % resample whole samples. A slope of 1 and a ratio of 1 are what theory says to first order."
+    )
+    return Table(
+        "direction-agreement", "Directions: predictions against attacks", columns, rows, note=note, layout="compact"
+    )
+
+
+def _layer_figure(study: DirectionsStudy) -> Figure | None:
+    known = sorted(
+        (row for row in study.layers if row.revealed is not None), key=lambda row: row.revealed or 0.0, reverse=True
+    )
+    if not known:
+        return None
+    top = known[0]
+    shown = known[:_SHOWN_LAYERS]
+    without = f"{percent(top.revealed_without)} without it" if top.revealed_without is not None else ""
+    more = f" The {len(shown)} most revealing of {len(known)} layers." if len(known) > len(shown) else ""
+    return Figure(
+        id="layers",
+        title=f"The gradient of {short(top.layer, 32)} alone reveals {percent(top.revealed or 0.0)}; {without}",
+        alt=f"Mean revealed fraction of {count(len(shown), 'layer')} alone, most revealing first, with the range.",
+        plot=SpanPlot(
+            "revealed fraction from this layer's gradient alone",
+            tuple(
+                Span(
+                    short(row.layer, 32),
+                    row.revealed or 0.0,
+                    0.0,
+                    row.revealed or 0.0,
+                    row.revealed_low or 0.0,
+                    row.revealed_high or 0.0,
+                )
+                for row in shown
+            ),
+            (),
+            (0.0, 1.0),
+            "layer",
+        ),
+        table=_layer_table(study),
+        caption=f"Bar and square: mean of the samples; line: their range. Isotropic prior, at "
+        f"{'the reference noise of ' if study.reference else 'noise of '}{number(study.noise_std)}.{more}",
+    )
+
+
+def _layer_table(study: DirectionsStudy) -> Table:
+    ordered = sorted(study.layers, key=lambda row: (-(row.revealed or 0.0), -(row.information_share or 0.0)))
+    columns = (
+        Column("Layer"),
+        Column("Released entries", True),
+        Column("Revealed by it alone", True, "mean"),
+        Column("Revealed by all others", True, "mean"),
+        Column("Share of tr H", True, "mean"),
+    )
+    note = (
+        "Layers overlap: what all others reveal stays high where they say the same. A layer that is left out "
+        "protects only as far as the fourth column falls."
+    )
+    return Table(
+        "layer-table",
+        "Which layers' gradients carry the risk",
+        columns,
+        tuple(_layer_cells(row) for row in ordered),
+        note=note if any(row.revealed is not None for row in ordered) else "",
+        sortable=True,
+        layout="compact",
+        print_rows=_SHOWN_LAYERS,
+    )
+
+
+def _layer_cells(row: LayerSummary) -> tuple[Cell, ...]:
+    return (
+        Cell(short(row.layer, 48)),
+        count_cell(row.num_entries),
+        number_cell(row.revealed),
+        number_cell(row.revealed_without),
+        number_cell(row.information_share),
+    )

@@ -1,0 +1,237 @@
+"""Last part of section 4: how evenly protection falls, whether groups differ, and whom the average hides.
+
+From ``studies.fairness``, or computed from the samples where an audit has no such study.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import (
+    count,
+    count_cell,
+    interval,
+    number,
+    number_cell,
+    percent,
+    sentence,
+    short,
+)
+from riskaudit.report.plots import Panel, PanelPlot
+from riskaudit.report.sections.group_comparison import comparison_blocks, measure_title
+from riskaudit.results import (
+    ATTACK_RMSE,
+    Distribution,
+    FairnessStudy,
+    SampleExposure,
+)
+from riskaudit.statistics.fairness import fairness
+
+_FEWEST_FOR_CURVE = 5
+_CURVE_POINTS = 21
+_LISTED_SAMPLES = 10
+
+
+def read_fairness(facts: Facts) -> FairnessStudy:
+    """The fairness study of an audit; worked out here where there is none that can be read."""
+    try:
+        return FairnessStudy.model_validate(facts.result.studies["fairness"])
+    except (KeyError, ValidationError):
+        return fairness(facts.result)
+
+
+def fairness_study_blocks(facts: Facts) -> list[Block]:
+    """Lorenz curves, groups compared, the least protected samples, and their influence on training."""
+    study = read_fairness(facts)
+    measured = [one for one in study.distributions if one.num_samples]
+    blocks: list[Block] = [Subheading("How evenly protection falls")]
+    if not measured:
+        text = (
+            "No sample has a revealed fraction or a posterior error that may be relied on, so how evenly protection "
+            "falls is not known. That is not a finding of safety."
+        )
+        return [*blocks, Paragraph(text)]
+    drawn = [one for one in measured if one.num_samples >= _FEWEST_FOR_CURVE and one.lorenz]
+    table = _distribution_table(facts, measured)
+    blocks.append(_lorenz_figure(facts, drawn, table) if drawn else table)
+    blocks += [block for by in ("class", "group") for block in comparison_blocks(facts, study, by)]
+    blocks += _exposed_blocks(facts, study)
+    if study.notes:
+        blocks.append(Paragraph(" ".join(sentence(note) for note in study.notes), lead="Notes."))
+    return blocks
+
+
+def _lorenz_figure(facts: Facts, drawn: list[Distribution], table: Table) -> Figure:
+    first = drawn[0]
+    share = first.worst_tenth_share
+    held = {
+        "revealed_fraction": "of all that is revealed",
+        "posterior_rmse": "of all the error that attackers are left",
+        ATTACK_RMSE: "of all the error that attackers were left",
+    }[first.measure]
+    carries = percent(share) if share is not None else "an unknown share"
+    return Figure(
+        id="fairness",
+        title=f"The most exposed tenth of the samples carries {carries} {held} (10\u00a0% if all were alike)",
+        alt=f"Lorenz curves of {count(len(drawn), 'measure')} over the samples, each with the line of equality.",
+        plot=PanelPlot(
+            "share of samples, least value first",
+            "share of the sum",
+            tuple(Panel(measure_title(facts, one.measure), _points(one)) for one in drawn),
+            "Lorenz curve",
+            "",
+            "all samples alike",
+            False,
+            (-0.03, 1.03),
+            joined=True,
+        ),
+        table=table,
+        caption=(
+            "The further a curve hangs below the line, the more unevenly its quantity falls on the samples. "
+            f"{_at_reference(facts)}"
+        ).strip(),
+    )
+
+
+def _points(one: Distribution) -> tuple[tuple[float, float], ...]:
+    """Few enough for markers; first and last are always there."""
+    points = [(point.samples, point.quantity) for point in one.lorenz]
+    last = len(points) - 1
+    places = sorted({round(place * last / (_CURVE_POINTS - 1)) for place in range(_CURVE_POINTS)})
+    return tuple(points[place] for place in places)
+
+
+def _at_reference(facts: Facts) -> str:
+    if facts.result.release.defended:
+        return ""
+    return "Numbers are those of the reference noise, which the client does not add: they rank samples."
+
+
+def _distribution_table(facts: Facts, measured: list[Distribution]) -> Table:
+    columns = (
+        Column("Measure"),
+        Column("Samples", True),
+        Column("Gini", True),
+        Column("Riskiest tenth holds", True),
+        Column("Median", True),
+        Column("Worst", True),
+        Column("Worst / median", True),
+        Column("Worst sample"),
+    )
+    left_out = max(one.num_left_out for one in measured)
+    note = f" {count(left_out, 'sample')} without a value to rely on left out." if left_out else ""
+    return Table(
+        "fairness",
+        "How unevenly each measure falls on the samples",
+        columns,
+        tuple(
+            (
+                Cell(measure_title(facts, one.measure), detail=sentence(one.note) if one.note else ""),
+                count_cell(one.num_samples),
+                number_cell(one.gini),
+                _share(one.worst_tenth_share),
+                number_cell(one.median),
+                number_cell(one.worst),
+                number_cell(one.worst_to_median),
+                Cell(short(one.worst_sample or "none", 24)),
+            )
+            for one in measured
+        ),
+        note="Gini: 0 = all samples alike, towards 1 = few samples carry all. Worst: the greatest revealed fraction, "
+        f"the least error.{note}",
+        layout="compact",
+    )
+
+
+def _share(share: float | None) -> Cell:
+    return Cell("not applicable", tone="unknown") if share is None else Cell(percent(share), share)
+
+
+def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
+    ranked = sorted((one for one in study.samples if one.protection is not None), key=lambda one: one.protection or 0.0)
+    average = study.average_protection
+    if len(study.samples) < 2 or not ranked or average is None:
+        return []
+    unknown = len(study.not_assessed)
+    doubt = (
+        f" {count(unknown, 'more sample')} {'is' if unknown == 1 else 'are'} not assessed and may be less protected."
+        if unknown
+        else ""
+    )
+    limit, number_of = _fraction(study.threshold), len(study.exposed)
+    least = ranked[0].share_of_average
+    if number_of:
+        finding = (
+            f"{number_of:,} of {len(study.samples):,} samples "
+            f"{'has' if number_of == 1 else 'have'} less than {limit} of the average's protection"
+        )
+    else:
+        rest = f"; the least protected has {percent(min(1.0, least))}" if least is not None else ""
+        finding = f"No assessed sample has less than {limit} of the average's protection{rest}"
+    text = (
+        f"Protection is the posterior RMSE, of intervals the lower end; the average is {number(average)}."
+        f"{doubt} {_influence_words(study)}"
+    )
+    shown = ranked[: max(_LISTED_SAMPLES, number_of)]
+    return [
+        Subheading("What the average hides"),
+        Paragraph(text, lead=f"{finding}.", brief=bool(number_of)),
+        _exposed_table(facts, study, shown),
+    ]
+
+
+def _fraction(threshold: float) -> str:
+    return "a tenth" if threshold == 0.1 else percent(threshold)
+
+
+def _influence_words(study: FairnessStudy) -> str:
+    link = study.influence
+    meaning = (
+        "By the bound ‖change of the release‖ ≤ √l₁ ‖change of the input‖ (Zhang et al., NeurIPS 2023; first order), "
+        "a small change of a sample with a large l₁, the largest eigenvalue of JᵀJ, can move training most"
+    )
+    if link.spearman is None:
+        return f"{meaning}; whether these are the exposed samples can't be said ({link.note})."
+    ends = f" ({interval(link.low, link.high)})".replace("-", "−") if link.low is not None else ""
+    rho = f"{link.spearman:.2f}".replace("-", "−")
+    if link.low is not None and link.low > 0:
+        exposed = f"rank correlation of √l₁ with what is revealed {rho}{ends}"
+        return f"{meaning}: these are also the more exposed ones, {exposed}."
+    return f"{meaning}; that these are also the more exposed ones is not shown (rank correlation {rho}{ends})."
+
+
+def _exposed_table(facts: Facts, study: FairnessStudy, shown: list[SampleExposure]) -> Table:
+    rows = {row.id: row for row in facts.result.samples}
+    attacked = any(one.attack_rmse is not None for one in study.samples)
+    grouped = any(one.group is not None for one in study.samples)
+    columns = (
+        Column("Sample"),
+        Column("Class"),
+        *((Column("Group"),) if grouped else ()),
+        Column("Protection: posterior RMSE, lower end", True),
+        Column("Share of the average", True),
+        Column("Influence √l₁, upper end", True),
+        *((Column("Strongest attack's RMSE", True),) if attacked else ()),
+    )
+    return Table(
+        "least-protected",
+        "The least protected samples, beside the average and what they can do to training",
+        columns,
+        tuple(
+            (
+                Cell(short(one.sample_id)),
+                Cell(facts.class_name(rows[one.sample_id]) if one.sample_id in rows else "unknown"),
+                *((Cell(short(one.group or "none", 24)),) if grouped else ()),
+                number_cell(one.protection, one.posterior_rmse.status if one.posterior_rmse is not None else None),
+                _share(one.share_of_average),
+                number_cell(one.influence, missing="unknown"),
+                *((number_cell(one.attack_rmse, missing="no result"),) if attacked else ()),
+            )
+            for one in shown
+        ),
+        sortable=True,
+        print_rows=_LISTED_SAMPLES,
+        layout="compact",
+    )

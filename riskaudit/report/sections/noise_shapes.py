@@ -1,0 +1,109 @@
+"""Part of section 5 where ``studies.directions`` compared noise of equal power in several shapes."""
+
+from __future__ import annotations
+
+import math
+
+from riskaudit.report.document import Block, Callout, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.report.facts import Facts
+from riskaudit.report.formatting import count, number, number_cell, percent, sentence
+from riskaudit.report.sections.directions_study import read_directions
+from riskaudit.results import ShapingSummary
+
+_SCHEMES = {
+    "isotropic": "Isotropic, as released",
+    "in_range": "Isotropic within the range of J",
+    "water_filled_in_range": "Water-filled, only the power isotropic noise has within the range",
+    "water_filled": "Water-filled",
+    "per_layer": "One standard deviation per layer",
+}
+
+
+def shaping_blocks(facts: Facts) -> list[Block]:
+    """The part of section 5."""
+    study = read_directions(facts)
+    if study is None or not (study.shaping_summary or study.shaping_reason):
+        return []
+    blocks: list[Block] = [Subheading("Noise in another shape")]
+    if not study.shaping_summary:
+        return [*blocks, Callout("Noise shapes: not assessed", (sentence(study.shaping_reason or ""),), "unknown")]
+    at = "the reference noise" if study.reference else "the release's noise"
+    blocks.append(
+        Paragraph(
+            f"All shapes have the power (trace of the covariance) of {at}: {number(study.noise_std)} squared on "
+            f"{count(study.num_entries, 'released entry', 'released entries')}. Of isotropic noise only the share "
+            f"within the range of the Jacobian J, {study.dimension:,} dimensions or fewer, counts to first order.",
+            lead=_shaping_finding(study.shaping_summary),
+        )
+    )
+    blocks.append(_shaping_table(study.shaping_summary))
+    blocks.append(_shaping_warning(study.shaping_summary))
+    return blocks
+
+
+def _shaping_finding(rows: list[ShapingSummary]) -> str:
+    """What holds against an attacker who knows the shape, or what was predicted where none was tried."""
+    by_scheme: dict[str, ShapingSummary] = {row.scheme: row for row in rows}
+    plain = by_scheme["isotropic"]
+    held = [row for row in rows if row.scheme != "isotropic" and "knows" in row.attacked]
+    if not held or "knows" not in plain.attacked:
+        best = max(rows, key=lambda row: row.predicted)
+        return f"To first order {_SCHEMES[best.scheme].lower()} noise forces {_times(best.predicted, plain.predicted)}."
+    best = max(held, key=lambda row: row.attacked["knows"])
+    found, base = best.attacked["knows"], plain.attacked["knows"]
+    if found <= base:
+        return "No shape helped against an attacker who knows it."
+    return f"Against an attacker who knows the shape, {_SCHEMES[best.scheme].lower()} forces {_times(found, base)}."
+
+
+def _times(error: float, base: float) -> str:
+    return f"{number(error / base)} times the error of isotropic noise" if base > 0 else "more error"
+
+
+def _shaping_table(rows: list[ShapingSummary]) -> Table:
+    attacked = any(row.attacked for row in rows)
+    columns = [
+        Column("Shape"),
+        Column("Predicted posterior RMSE", True, "mean"),
+        Column("Samples with more than isotropic", True),
+    ]
+    if attacked:
+        columns += [
+            Column("Attack that ignores the shape", True, "mean RMSE"),
+            Column("Attack that knows it", True, "mean RMSE"),
+        ]
+    cells = []
+    for row in rows:
+        line = [
+            Cell(_SCHEMES[row.scheme]),
+            number_cell(row.predicted),
+            Cell("–" if row.share_better is None else percent(row.share_better), row.share_better),
+        ]
+        if attacked:
+            line += [number_cell(row.attacked.get(name), missing="not run") for name in ("ignores", "knows")]
+        cells.append(tuple(line))
+    note = "Attacks start at the truth (oracle start), with the prior's term." if attacked else ""
+    return Table(
+        "shaping", "Noise of equal power in several shapes", tuple(columns), tuple(cells), note=note, layout="compact"
+    )
+
+
+def _shaping_warning(rows: list[ShapingSummary]) -> Callout:
+    body = [
+        "Noise whose shape depends on the private input can itself leak it: its covariance is a function of the "
+        "input. It gives no differential privacy. Standard deviations per layer that are chosen once, on other data, "
+        "do not have this flaw.",
+    ]
+    filled = next((row for row in rows if row.scheme == "water_filled"), None)
+    if filled is not None and filled.attacked.get("knows", math.inf) < 0.5 * filled.predicted:
+        body.append(
+            f"Water-filled noise leaves most released entries without any: an attacker who knows the shape reached "
+            f"{number(filled.attacked['knows'])} where first order predicts {number(filled.predicted)}. Do not use it "
+            "where the shape may become known."
+        )
+    elif filled is not None and not filled.attacked:
+        body.append(
+            "Water-filled noise leaves most released entries without any; beyond first order these can give the input "
+            "away. riskaudit study directions --attacks tries it."
+        )
+    return Callout("Shaped noise is not safe by itself", tuple(body), "medium")

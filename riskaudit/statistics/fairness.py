@@ -1,0 +1,302 @@
+"""From an audit to a fairness study: on whom the leak falls, whether groups differ, what the average hides.
+
+A pure function of an `AuditResult`. A sample counts where its value may be relied on (exact, converged or bracketed);
+the others are listed as not assessed, never as safe. Of intervals the values are compared and the cautious ends
+decide who is exposed.
+
+Influence: ||change of the release|| <= sqrt(l_1) ||change of the input||, to first order (Zhang et al., NeurIPS 2023,
+implications of the inversion influence function): a sample with a large l_1 is one through which a small perturbation
+of the input moves training most. Not valid for perturbations over which the Jacobian changes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Literal
+
+from pydantic import ValidationError
+
+from riskaudit.results import (
+    ATTACK_RMSE,
+    NO_GROUP,
+    AuditResult,
+    Distribution,
+    Estimate,
+    FairnessStudy,
+    GroupComparison,
+    GroupPair,
+    GroupSummary,
+    InfluenceLink,
+    LorenzPoint,
+    SampleExposure,
+    SampleRow,
+    VerifyStudy,
+)
+from riskaudit.statistics.comparisons import epsilon_squared, least_p_value, pair_tests
+from riskaudit.statistics.groups import FEWEST_SAMPLES, group_statistic, kruskal_wallis
+from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
+from riskaudit.statistics.rank_correlation import rank_correlation
+from riskaudit.statistics.strongest import strongest
+
+Measure = Callable[[SampleRow], float | None]
+
+# A sample with less of the average's protection than this is one that the average hides.
+THRESHOLD = 0.1
+# Level of the tests, after Holm's correction.
+LEVEL = 0.05
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 500
+# The correction leaves out each sample in turn, and changes nothing for so many.
+_MOST_FOR_BCA = 1000
+_RELIABLE = {"exact", "converged", "bracketed"}
+_RISKIER: dict[str, Literal["higher", "lower"]] = {
+    "revealed_fraction": "higher",
+    "posterior_rmse": "lower",
+    ATTACK_RMSE: "lower",
+}
+
+
+def fairness(
+    result: AuditResult, groups: Mapping[str, str] | None = None, *, groups_name: str | None = None
+) -> FairnessStudy:
+    """Who is exposed, by sample, class and group.
+
+    Args:
+        result: an audit; where it holds a verify study, the strongest attack counts as a measure too.
+        groups: group by sample id, to compare besides classes; samples without one form the group `NO_GROUP`.
+        groups_name: where the groups came from, for the record.
+    """
+    attacked, notes = _attacked(result)
+    measures: dict[str, Measure] = {
+        "revealed_fraction": lambda row: reliable(row.proxies.get("revealed_fraction")),
+        "posterior_rmse": lambda row: reliable(row.proxies.get("posterior_rmse")),
+    }
+    if attacked:
+        measures[ATTACK_RMSE] = lambda row: attacked.get(row.id)
+    rows = result.samples
+    errors = [value for row in rows if (value := measures["posterior_rmse"](row)) is not None]
+    average = statistics.fmean(errors) if errors else None
+    exposures = [_exposure(row, average, groups, attacked.get(row.id)) for row in rows]
+    partitions: dict[Literal["class", "group"], dict[str, list[SampleRow]]] = {"class": _classes(result)}
+    if groups is not None:
+        partitions["group"] = _by_name(rows, lambda row: groups.get(row.id, NO_GROUP))
+        notes += _group_notes(rows, groups)
+    return FairnessStudy(
+        noise_std=_noise_std(result),
+        groups_name=groups_name,
+        distributions=[_distribution(rows, name, measure) for name, measure in measures.items()],
+        comparisons=[
+            _comparison(by, members, name, measure, result.settings.seed)
+            for by, members in partitions.items()
+            if members
+            for name, measure in measures.items()
+        ],
+        average_protection=average,
+        threshold=THRESHOLD,
+        exposed=[
+            one.sample_id
+            for one in sorted(exposures, key=lambda one: one.protection or 0.0)
+            if one.share_of_average is not None and one.share_of_average < THRESHOLD
+        ],
+        not_assessed=[one.sample_id for one in exposures if one.protection is None],
+        samples=exposures,
+        influence=_influence_link(rows, exposures, result.settings.seed),
+        notes=notes,
+    )
+
+
+def reliable(estimate: Estimate | None) -> float | None:
+    """A value that may be relied on."""
+    return estimate.value if estimate is not None and estimate.status in _RELIABLE else None
+
+
+def protection(row: SampleRow) -> float | None:
+    """Cautious end of a sample's posterior error; None where nothing may be claimed."""
+    estimate, calibrated = row.proxies.get("posterior_rmse"), row.calibrated.get("posterior_rmse")
+    if estimate is None or estimate.status not in _RELIABLE:
+        return None
+    low = estimate.value if estimate.low is None else estimate.low
+    if calibrated is not None and low is not None:
+        return None if calibrated.low is None else min(low, calibrated.low)
+    return low
+
+
+def influence(row: SampleRow) -> float | None:
+    """sqrt(l_1) with the upper end of l_1; None where no upper end is known."""
+    solved, curvature = row.solvers.get("largest_eigenvalue"), row.proxies.get("lavp_l2_max")
+    for found, scale in ((solved, 1.0), (curvature, 0.5)):
+        if found is None or found.status == "failed":
+            continue
+        high = found.value if found.high is None and found.status == "exact" else found.high
+        if high is not None and high >= 0:
+            return math.sqrt(scale * high)
+    return None
+
+
+def _noise_std(result: AuditResult) -> float | None:
+    """Of the noise that the numbers are computed at."""
+    noise = result.release.noise
+    return result.release.reference_noise_std if noise is None else noise.std
+
+
+def _attacked(result: AuditResult) -> tuple[dict[str, float], list[str]]:
+    """The strongest attack's RMSE per sample at the audit's own noise level, and what to know of it."""
+    try:
+        study = VerifyStudy.model_validate(result.studies["verify"])
+    except (KeyError, ValidationError):
+        return {}, []
+    own = 0.0 if result.release.noise is None or not result.release.defended else result.release.noise.std
+    found = {
+        sample: error
+        for (level, sample), (error, _) in strongest(study.attacks).items()
+        if math.isclose(level, own, rel_tol=1e-6)
+    }
+    notes = []
+    if found and study.control.status == "failed":
+        notes.append("the attacks failed their positive control: their errors are no evidence of protection")
+    return found, notes
+
+
+def _exposure(
+    row: SampleRow, average: float | None, groups: Mapping[str, str] | None, attacked: float | None
+) -> SampleExposure:
+    own = protection(row)
+    return SampleExposure(
+        sample_id=row.id,
+        target=row.target,
+        group=None if groups is None else groups.get(row.id, NO_GROUP),
+        posterior_rmse=row.proxies.get("posterior_rmse"),
+        protection=own,
+        share_of_average=own / average if own is not None and average else None,
+        influence=influence(row),
+        attack_rmse=attacked,
+    )
+
+
+def _distribution(rows: Sequence[SampleRow], name: str, measure: Measure) -> Distribution:
+    known = [(value, row.id) for row in rows if (value := measure(row)) is not None]
+    riskier, left_out = _RISKIER[name], len(rows) - len(known)
+    if not known:
+        return Distribution(
+            measure=name,
+            riskier=riskier,
+            num_samples=0,
+            num_left_out=left_out,
+            note="no sample has a value that may be relied on",
+        )
+    values = [value for value, _ in known]
+    worst, sample = (max if riskier == "higher" else min)(known, key=lambda pair: pair[0])
+    median = statistics.median(values)
+    note = "all values are equal" if min(values) == max(values) else None
+    return Distribution(
+        measure=name,
+        riskier=riskier,
+        num_samples=len(known),
+        num_left_out=left_out,
+        mean=statistics.fmean(values),
+        median=median,
+        worst=worst,
+        worst_sample=sample,
+        worst_to_median=worst / median if median > 0 else None,
+        gini=gini(values),
+        worst_tenth_share=top_share(values, 0.1, largest=riskier == "higher"),
+        lorenz=[LorenzPoint(samples=samples, quantity=held) for samples, held in lorenz_curve(values)],
+        note="too few samples: one value can't be unequal" if len(values) == 1 else note,
+    )
+
+
+def _by_name(rows: Sequence[SampleRow], name: Callable[[SampleRow], str]) -> dict[str, list[SampleRow]]:
+    members: dict[str, list[SampleRow]] = {}
+    for row in rows:
+        members.setdefault(name(row), []).append(row)
+    return members
+
+
+def _classes(result: AuditResult) -> dict[str, list[SampleRow]]:
+    """Samples by the name of their class; empty where targets aren't class numbers."""
+    names = result.data.class_names or []
+    distinct = len(set(names)) == len(names)
+
+    def name(row: SampleRow) -> str:
+        target = row.target
+        if not isinstance(target, int) or not 0 <= target < len(names):
+            return str(target)
+        return names[target] if distinct else f"{names[target]} ({target})"
+
+    return _by_name([row for row in result.samples if isinstance(row.target, int)], name)
+
+
+def _comparison(
+    by: Literal["class", "group"], members: dict[str, list[SampleRow]], name: str, measure: Measure, seed: int
+) -> GroupComparison:
+    values = {group: [value for row in rows if (value := measure(row)) is not None] for group, rows in members.items()}
+    known = {group: found for group, found in values.items() if found}
+    test = kruskal_wallis(known, noun="classes" if by == "class" else "groups")
+    tested = test.p_value is not None
+    any_difference = test.p_value is not None and test.p_value < LEVEL
+    num_tested = sum(len(found) for found in known.values() if len(found) >= FEWEST_SAMPLES)
+    pairs = [
+        GroupPair(**asdict(pair), differs=any_difference and pair.p_adjusted < LEVEL)
+        for pair in (pair_tests(known) if tested else [])
+    ]
+    largest = sorted((len(found) for found in known.values()), reverse=True)[:2]
+    hopeless = bool(pairs) and len(pairs) * least_p_value(*largest) >= LEVEL
+    sign = -1.0 if _RISKIER[name] == "higher" else 1.0
+    medians = {group: statistics.median(found) for group, found in known.items()}
+    ordered = sorted(members, key=lambda group: (group not in medians, sign * medians.get(group, 0.0)))
+    return GroupComparison(
+        by=by,
+        measure=name,
+        groups=[
+            GroupSummary(
+                name=group,
+                num_samples=len(members[group]),
+                median=medians.get(group),
+                statistic=group_statistic(known[group], confidence=CONFIDENCE, seed=seed) if group in known else None,
+            )
+            for group in ordered
+        ],
+        kruskal_wallis=test,
+        epsilon_squared=None if test.statistic is None else epsilon_squared(test.statistic, num_tested),
+        differs=any_difference if tested else None,
+        pairs=sorted(pairs, key=lambda pair: (pair.p_adjusted, -abs(pair.effect))),
+        note=f"so few samples can't tell {len(pairs)} pairs apart, whatever their values" if hopeless else None,
+    )
+
+
+def _influence_link(rows: Sequence[SampleRow], exposures: Sequence[SampleExposure], seed: int) -> InfluenceLink:
+    pairs = [
+        (one.influence, value)
+        for row, one in zip(rows, exposures, strict=True)
+        if one.influence is not None and (value := reliable(row.proxies.get("revealed_fraction"))) is not None
+    ]
+    moves, revealed = [move for move, _ in pairs], [value for _, value in pairs]
+    found = rank_correlation(
+        moves,
+        revealed,
+        confidence=CONFIDENCE,
+        seed=seed,
+        num_resamples=NUM_RESAMPLES,
+        method="bca" if len(pairs) <= _MOST_FOR_BCA else "percentile",
+    )
+    note = found.note
+    if note is not None and note.startswith("all "):
+        note = "the influence or the revealed fraction of all samples is the same"
+    return InfluenceLink(
+        num_samples=found.num_samples, spearman=found.spearman, low=found.low, high=found.high, note=note
+    )
+
+
+def _group_notes(rows: Sequence[SampleRow], groups: Mapping[str, str]) -> list[str]:
+    """Counts only: names in a file of groups may be those of persons."""
+    ids = {row.id for row in rows}
+    notes = []
+    missing, unknown = sum(row.id not in groups for row in rows), len(set(groups) - ids)
+    if missing:
+        notes.append(f"{missing} of {len(rows)} samples without a group of their own form the group {NO_GROUP!r}")
+    if unknown:
+        notes.append(f"{unknown} of {len(groups)} ids with a group are not among the audited samples")
+    return notes

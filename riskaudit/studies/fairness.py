@@ -1,0 +1,76 @@
+"""``riskaudit study fairness``: an audit, attacked where asked for, and on whom its leak falls.
+
+`fairness` itself is a pure function of an audit and needs no model; it lives in `riskaudit.statistics.fairness`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from riskaudit.auditing import AuditSettings, audit
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.results import AuditResult
+from riskaudit.statistics.fairness import fairness
+from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.running import StudyRun
+from riskaudit.studies.verification import verify
+
+__all__ = ["fairness", "fairness_study", "with_fairness"]
+
+
+def fairness_study(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    run: StudyRun | None = None,
+    *,
+    groups: Mapping[str, str] | None = None,
+    groups_name: str | None = None,
+) -> AuditResult:
+    """Audit, attack where asked for, and compare samples, classes and groups.
+
+    Args:
+        checkpoint: see `audit`.
+        samples: see `audit`.
+        settings: of the audit.
+        run: whether attacks run, and where finished ones are kept.
+        groups: group by sample id, to compare besides classes.
+        groups_name: where the groups came from, for the record.
+
+    Returns:
+        The audit with ``studies["fairness"]``, and ``studies["verify"]`` where attacks ran.
+
+    Raises:
+        RiskauditError: as `audit`.
+        KeyboardInterrupt: attacks were interrupted; the log keeps the finished ones.
+    """
+    run = run or StudyRun()
+    if not run.attacks:
+        result = audit(
+            checkpoint, samples, settings, show_samples=run.show_samples, command=run.command, progress=run.progress
+        )
+        return with_fairness(result, groups, groups_name)
+    result = verify(
+        checkpoint,
+        samples,
+        settings,
+        AttackSettings(steps=run.attack_steps),
+        show_samples=run.show_samples,
+        command=run.command,
+        progress=run.progress,
+        log=run.log,
+        resume=run.resume,
+    )
+    if not result.studies["verify"]["complete"]:
+        raise KeyboardInterrupt
+    return with_fairness(result, groups, groups_name)
+
+
+def with_fairness(
+    result: AuditResult, groups: Mapping[str, str] | None = None, groups_name: str | None = None
+) -> AuditResult:
+    """An audit with its fairness study."""
+    found = fairness(result, groups, groups_name=groups_name)
+    return result.model_copy(update={"studies": {**result.studies, "fairness": found.model_dump(mode="json")}})

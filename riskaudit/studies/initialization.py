@@ -1,0 +1,329 @@
+"""``riskaudit study initialization``: what a network's first weights decide of the leak.
+
+The checkpoint's architecture with fresh weights of every initialization and several seeds, and the checkpoint itself,
+audited on the same samples with the same release, prior and draws of the noise; ranked by the median posterior error.
+One trial is one initialization with one seed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing.victim import make_victim
+from riskaudit.errors import RiskauditError, SettingsError
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.text import clean, listing
+from riskaudit.results import (
+    AuditResult,
+    Control,
+    InitializationRow,
+    InitializationStudy,
+    InitializationTrial,
+    SampleRisk,
+)
+from riskaudit.statistics.medians import ComparedMedian, compare_medians
+from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.control import control
+from riskaudit.studies.initializers import INITIALIZATIONS, initialize
+from riskaudit.studies.measuring import (
+    PROXIES,
+    attack_settings,
+    measure,
+    measured,
+    noise_level,
+    quartiles,
+    reliable,
+)
+from riskaudit.studies.running import StudyRun
+from riskaudit.studies.trials import TrialLog, fingerprint
+from riskaudit.studies.verification import identity_of
+
+CHECKPOINT = "checkpoint"
+NUM_SEEDS = 3
+CONFIDENCE = 0.95
+ATTACKS = ("gauss-newton", "inverting-gradients")
+
+
+def initialization_study(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    run: StudyRun | None = None,
+    *,
+    seeds: int = NUM_SEEDS,
+    names: Sequence[str] = tuple(INITIALIZATIONS),
+    attacks: Sequence[str] = ATTACKS,
+) -> AuditResult:
+    """Audit a checkpoint, and its architecture with other first weights.
+
+    Args:
+        checkpoint: see `audit`.
+        samples: see `audit`.
+        settings: of every audit.
+        run: whether attacks run, where trials are kept, progress.
+        seeds: fresh networks per initialization.
+        names: initializations to compare, keys of `INITIALIZATIONS`.
+        attacks: to run where the run asks for attacks.
+
+    Returns:
+        The audit of the checkpoint with ``studies["initialization"]``. A network that can't be audited is a row
+        with a reason.
+
+    Raises:
+        RiskauditError: as `audit`, of the checkpoint; or options out of range.
+    """
+    settings, run = settings or AuditSettings(), run or StudyRun()
+    if seeds < 1:
+        raise SettingsError(f"expected --seeds of at least 1, found {seeds}")
+    unknown = [name for name in names if name not in INITIALIZATIONS]
+    if unknown:
+        raise SettingsError(f"expected initializations {', '.join(INITIALIZATIONS)}, found {unknown[0]!r}")
+    chosen = attack_settings(run.attacks, attacks, run.attack_steps)
+    if isinstance(checkpoint, nn.Module):
+        checkpoint = Checkpoint.from_model(checkpoint)
+    victim = make_victim(checkpoint, samples, settings)
+    content = {
+        "initialization": identity_of(victim, chosen or AttackSettings(), [], False),
+        "attacked": chosen is not None,
+    }
+    trials = TrialLog(run.log, fingerprint(content), run.resume)
+    result = audit(checkpoint, samples, settings, show_samples=run.show_samples, command=run.command)
+    checked = _checked(trials, chosen, settings)
+    planned: list[tuple[str, int | None]] = [(CHECKPOINT, None)]
+    planned += [(name, number) for name in dict.fromkeys(names) for number in range(seeds)]
+    done = []
+    for name, number in planned:
+        key = name if number is None else f"{name} {number}"
+        if key not in trials:
+            trial = _trial(name, number, checkpoint, samples, settings, chosen, result)
+            trials.add(key, trial.model_dump(mode="json"))
+        done.append(InitializationTrial.model_validate(trials[key]))
+        if run.progress is not None:
+            run.progress(len(done), len(planned))
+    std, reference = noise_level(victim.release, settings)
+    study = summarise(
+        done,
+        architecture=checkpoint.architecture,
+        noise_std=std,
+        reference_noise=reference,
+        prior_rmse=victim.chosen.info.std,
+        seed=settings.seed,
+        attacks=() if chosen is None else tuple(chosen.names),
+        control=checked,
+    )
+    study = study.model_copy(update={"notes": [*study.notes, *_kept_note(checkpoint)]})
+    return result.model_copy(update={"studies": {**result.studies, "initialization": study.model_dump(mode="json")}})
+
+
+def _checked(trials: TrialLog, attacks: AttackSettings | None, settings: AuditSettings) -> Control | None:
+    """The positive control, where attacks run."""
+    if attacks is None:
+        return None
+    if "control" not in trials:
+        trials.add("control", control(attacks.attacks(), settings).model_dump(mode="json"))
+    return Control.model_validate(trials["control"])
+
+
+def _trial(
+    name: str, number: int | None, checkpoint: Checkpoint, samples: Samples, settings: AuditSettings,
+    attacks: AttackSettings | None, result: AuditResult,
+) -> InitializationTrial:  # fmt: skip
+    try:
+        if number is not None:
+            model = copy.deepcopy(checkpoint.model)
+            initialize(model, name, settings.seed, number)
+            found = measure(replace(checkpoint, model=model), samples, settings, attacks)
+        elif set(PROXIES) <= settings.wanted():
+            found = measured(result.samples, checkpoint, samples, settings, attacks)
+        else:
+            found = measure(checkpoint, samples, settings, attacks)
+    except RiskauditError as reason:
+        return InitializationTrial(initialization=name, number=number, reason=clean(reason, 300))
+    return InitializationTrial(
+        initialization=name, number=number, samples=found.samples, attack_notes=found.attack_notes
+    )
+
+
+def _kept_note(checkpoint: Checkpoint) -> list[str]:
+    kept = initialize(copy.deepcopy(checkpoint.model), "default", 0, 0)
+    if not kept:
+        return []
+    return [
+        f"PyTorch has no default for {listing(kept)}: where an initialization above doesn't name such a parameter, it "
+        "keeps the checkpoint's value"
+    ]
+
+
+def summarise(
+    trials: Sequence[InitializationTrial],
+    *,
+    architecture: str,
+    noise_std: float,
+    reference_noise: bool,
+    prior_rmse: float,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    attacks: Sequence[str] = (),
+    control: Control | None = None,
+) -> InitializationStudy:
+    """Rank initializations by the median posterior_rmse over samples and seeds, the largest first.
+
+    Args:
+        trials: all of them; those with samples have the same ones in the same order.
+        architecture: for the record, like the rest.
+        noise_std: of predictions and attacks.
+        reference_noise: whether that is noise which nobody adds.
+        prior_rmse: error of a guess.
+        seed: of the bootstrap.
+        confidence: of its intervals.
+        attacks: that ran.
+        control: of these.
+    """
+    groups: dict[str, list[InitializationTrial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.initialization, []).append(trial)
+    values = {
+        name: np.array([[_error(risk) for risk in trial.samples] for trial in group if trial.samples])
+        for name, group in groups.items()
+        if any(trial.samples for trial in group)
+    }
+    compared = compare_medians(values, aside=(CHECKPOINT,), confidence=confidence, seed=seed)
+    ranked = [*compared, *(name for name in groups if name not in compared)]
+    rows = [_row(name, groups[name]) for name in ranked]
+    best = next((name for name in compared if name != CHECKPOINT), None)
+    rows = [
+        row if row.initialization not in compared else _ranked(row, compared[row.initialization], place + 1, best)
+        for place, row in enumerate(rows)
+    ]
+    return InitializationStudy(
+        architecture=architecture,
+        noise_std=noise_std,
+        reference_noise=reference_noise,
+        prior_rmse=prior_rmse,
+        num_seeds=max(len(group) for group in groups.values()),
+        confidence=confidence,
+        rows=rows,
+        trials=list(trials),
+        recommended=best,
+        recommendation=recommendation(rows, confidence),
+        attacks=list(attacks),
+        control=control,
+        notes=_notes(trials, reference_noise, rows),
+    )
+
+
+def _error(risk: SampleRisk) -> float:
+    value = reliable(risk.posterior_rmse)
+    return np.nan if value is None else value
+
+
+def _row(name: str, trials: Sequence[InitializationTrial]) -> InitializationRow:
+    risks = [risk for trial in trials for risk in trial.samples]
+    failed = [risk for risk in risks if risk.status == "failed"]
+    reasons = [trial.reason for trial in trials if trial.reason] + [risk.reason for risk in failed if risk.reason]
+    posterior = _known([reliable(risk.posterior_rmse) for risk in risks])
+    known = INITIALIZATIONS.get(name)
+    return InitializationRow(
+        initialization=name,
+        description="the weights of the checkpoint" if known is None else known.description,
+        num_seeds=len(trials),
+        num_failed_seeds=sum(not trial.samples for trial in trials),
+        num_failed_samples=len(failed),
+        largest_eigenvalue=quartiles(_known([risk.largest_eigenvalue for risk in risks])),
+        trace=quartiles(_known([risk.trace for risk in risks])),
+        expected_rmse=quartiles(
+            [np.inf] * sum(risk.expected_rmse.status == "singular" for risk in risks)
+            + _known([reliable(risk.expected_rmse) for risk in risks])
+        ),
+        posterior_rmse=quartiles(posterior),
+        revealed_fraction=quartiles(_known([reliable(risk.revealed_fraction) for risk in risks])),
+        attack_rmse=quartiles(_known([risk.attack_rmse for risk in risks])),
+        oracle_rmse=quartiles(_known([risk.oracle_rmse for risk in risks])),
+        reasons=list(dict.fromkeys(reasons)) or ([] if posterior else ["no sample has a posterior error"]),
+    )
+
+
+def _ranked(row: InitializationRow, compared: ComparedMedian, rank: int, best: str | None) -> InitializationRow:
+    low, high = compared.difference_low, compared.difference_high
+    apart = None if low is None or high is None or row.initialization == best else low > 0 or high < 0
+    return row.model_copy(
+        update={
+            "rank": rank,
+            "low": compared.low,
+            "high": compared.high,
+            "difference": compared.difference,
+            "difference_low": low,
+            "difference_high": high,
+            "told_apart": apart,
+        }
+    )
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+TITLES: Mapping[str, str] = {
+    "uniform": "uniform",
+    "normal": "normal",
+    "kaiming_uniform": "Kaiming uniform",
+    "kaiming_normal": "Kaiming normal",
+    "xavier_uniform": "Xavier uniform",
+    "xavier_normal": "Xavier normal",
+    "orthogonal": "orthogonal",
+    "default": "PyTorch's default",
+    CHECKPOINT: "the checkpoint",
+}
+
+
+def recommendation(rows: Sequence[InitializationRow], confidence: float) -> str:
+    """One sentence on which initialization to choose, and from which others it can't be told apart."""
+    ranked = [row for row in rows if row.rank is not None]
+    fresh = [row for row in ranked if row.initialization != CHECKPOINT]
+    if not fresh:
+        return "No initialization could be audited, so none can be recommended."
+    best = fresh[0]
+    assert best.posterior_rmse is not None
+    ends = "" if best.low is None or best.high is None else f" ({best.low:.3g} to {best.high:.3g})"
+    text = f"{_title(best)} leaves an attacker the largest median error, {best.posterior_rmse.median:.3g}{ends}"
+    others = fresh[1:]
+    if not others:
+        return f"{text}; nothing else could be audited beside it."
+    if best.low is None:
+        return f"{text}; too few samples to say whether that is more than chance."
+    same = [row for row in others if not row.told_apart]
+    level = f"{confidence:.0%}".replace("%", "\u00a0%")
+    if not same:
+        return f"Recommended: {text}, told apart from every other initialization at {level}."
+    if len(same) == len(others):
+        return f"No recommendation: {text}, but the intervals overlap: not told apart from any other at {level}."
+    names = ", ".join(map(_title, same))
+    return f"Recommended: {text}; the intervals overlap with {names}: not told apart from these at {level}."
+
+
+def _title(row: InitializationRow) -> str:
+    return TITLES.get(row.initialization, row.initialization)
+
+
+def _notes(
+    trials: Sequence[InitializationTrial], reference_noise: bool, rows: Sequence[InitializationRow]
+) -> list[str]:
+    notes = [
+        "Kaiming, Xavier and orthogonal set parameters of two or more dimensions and biases to 0; uniform and normal "
+        "set biases like weights; normalisation layers start with scale 1, shift 0 and fresh statistics in all of them",
+        "a ranking by leakage only: it doesn't say how well a network trains from these weights",
+    ]
+    if reference_noise:
+        notes.append("the release is undefended: predictions and attacks are at the reference noise")
+    if sum(trial.number is not None for trial in trials) and max(row.num_seeds for row in rows) < 3:
+        notes.append("fewer than 3 seeds: how much fresh weights differ among themselves is hardly seen")
+    if any(risk.posterior_rmse.status == "bracketed" for trial in trials for risk in trial.samples):
+        notes.append("posterior errors are the middles of certified intervals, whose width the ranking leaves out")
+    attack_notes = dict.fromkeys(note for trial in trials for note in trial.attack_notes)
+    return notes + list(attack_notes)

@@ -1,0 +1,128 @@
+"""The same few numbers of every sample under one model after the other, for studies that compare models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing.victim import make_victim
+from riskaudit.errors import SettingsError
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.metrics import Subject, make_metrics
+from riskaudit.release import Release
+from riskaudit.results import AttackRow, Estimate, Quartiles, SampleRisk, SampleRow
+from riskaudit.statistics.strongest import strongest
+from riskaudit.studies.attacking import AttackSettings, Target, attack_rows, batches
+
+# Reading these off the spectrum costs next to nothing beside the spectrum itself.
+PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")
+RELIABLE = frozenset({"exact", "converged", "bracketed"})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model: its samples in the data's order, and what attacks could not do."""
+
+    samples: list[SampleRisk]
+    attack_notes: list[str]
+
+
+def measure(
+    checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings, attacks: AttackSettings | None
+) -> Measured:
+    """Audit a model, and attack it at the noise of the audit where attacks are given.
+
+    Of the settings, the proxies are `PROXIES` and there is no calibration, which belongs to one model.
+
+    Raises:
+        RiskauditError: as `audit`; a model none of whose samples has a finite gradient among others.
+    """
+    result = audit(checkpoint, samples, replace(settings, proxies=PROXIES, calibration=None))
+    return measured(result.samples, checkpoint, samples, settings, attacks)
+
+
+def measured(
+    rows: Sequence[SampleRow], checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings,
+    attacks: AttackSettings | None,
+) -> Measured:  # fmt: skip
+    """Likewise from an audit's rows, which have all of `PROXIES`."""
+    usable = [place for place, row in enumerate(rows) if row.status != "failed"]
+    found = _attacked(checkpoint, samples, settings, attacks, usable) if attacks is not None else []
+    best = {sample: value for (_, sample), (value, _) in strongest(found).items()}
+    oracle = {row.sample_id: row.metrics.get("rmse") for row in found if row.oracle_start}
+    notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in found if row.reason)
+    return Measured([_risk(row, best.get(row.id), oracle.get(row.id)) for row in rows], list(notes))
+
+
+def _risk(row: SampleRow, attacked: float | None, oracle: float | None) -> SampleRisk:
+    largest, trace = row.solvers.get("largest_eigenvalue"), row.solvers.get("trace")
+    return SampleRisk(
+        sample_id=row.id,
+        status=row.status,
+        reason=row.reason,
+        loss=row.loss,
+        gradient_norm=row.proxies["gradient_norm"].value,
+        largest_eigenvalue=None if largest is None else largest.value,
+        trace=None if trace is None else trace.value,
+        expected_rmse=row.proxies["expected_rmse"],
+        posterior_rmse=row.proxies["posterior_rmse"],
+        revealed_fraction=row.proxies["revealed_fraction"],
+        attack_rmse=attacked,
+        oracle_rmse=oracle,
+    )
+
+
+def _attacked(
+    checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings, attacks: AttackSettings,
+    usable: list[int],
+) -> list[AttackRow]:  # fmt: skip
+    """Every attack on every sample whose gradient is finite."""
+    victim = make_victim(checkpoint, samples, settings)
+    std, missing = noise_level(victim.release, settings)
+    release = victim.release.with_noise(std) if missing else victim.release
+    target = Target(victim, victim.jacobian(release), std, attacks.labels_known)
+    metrics = make_metrics(Subject(tuple(samples.inputs.shape[1:])), ("rmse",))
+    return [
+        row
+        for name, attack in attacks.attacks().items()
+        for places in batches(len(usable))
+        for row in attack_rows(name, attack, target, [usable[place] for place in places], metrics, show=False)
+    ]
+
+
+def noise_level(release: Release, settings: AuditSettings) -> tuple[float, bool]:
+    """Std of the release's noise, or of the reference noise where it has none, and whether it is that."""
+    return (settings.reference_noise, True) if release.noise is None else (release.noise.std, False)
+
+
+def reliable(estimate: Estimate) -> float | None:
+    """The value of an estimate that may be relied on."""
+    return estimate.value if estimate.status in RELIABLE else None
+
+
+def quartiles(values: Sequence[float]) -> Quartiles | None:
+    """Of numbers that may be infinite; None without any."""
+    if not values:
+        return None
+    # "nearest" order statistics: between a number and infinity nothing can be interpolated.
+    infinite = sum(math.isinf(value) for value in values)
+    method = "nearest" if infinite else "linear"
+    ends = [float(end) for end in np.quantile(np.array(values), [0.25, 0.5, 0.75], method=method)]  # type: ignore[call-overload]
+    lower, median, upper = (end if math.isfinite(end) else None for end in ends)
+    return Quartiles(lower=lower, median=median, upper=upper, num_values=len(values), num_infinite=infinite)
+
+
+def attack_settings(wanted: bool, names: Sequence[str], steps: int | None) -> AttackSettings | None:
+    """What a study's attacks are given, or None.
+
+    Raises:
+        SettingsError: an unknown attack, or steps without attacks.
+    """
+    if not wanted and steps is not None:
+        raise SettingsError("--attack-steps belongs to --attacks; give that as well")
+    return AttackSettings(tuple(names), steps) if wanted else None

@@ -1,0 +1,148 @@
+"""A perturbation of fixed norm c on the release, along chosen directions: what it should do to an attacker.
+
+    along u_i:           RMSE = c / (sqrt(l_i) sqrt(d))
+    along any delta:     RMSE = ||H^-1 J^T delta|| / sqrt(d)          (I2F, Zhang et al., NeurIPS 2023, Eq. 3-4)
+
+To first order, for an attacker without a prior who minimises the squared distance. Protection per unit of noise is
+thus 1 / sqrt(l_i): noise along the largest singular direction is all but wasted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks import ATTACKS, Attack, AttackNotApplicable, Observation
+from riskaudit.auditing.victim import Victim
+from riskaudit.jacobian import JacobianMaker
+from riskaudit.release.steps import Prune
+from riskaudit.results import DirectionRow, Status
+from riskaudit.studies.attacking import input_range, with_fields
+from riskaudit.studies.decomposition import Decomposition
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One direction.
+
+    Attributes:
+        name: for the record.
+        delta: [P], float64, of norm c; None where there is none.
+        predicted: RMSE; None where there is none.
+        status: of the prediction.
+        reason: why there is none.
+        share: place in the spectrum of a singular direction.
+        eigenvalue: its l.
+    """
+
+    name: str
+    delta: Tensor | None
+    predicted: float | None
+    status: Status
+    reason: str | None = None
+    share: float | None = None
+    eigenvalue: float | None = None
+
+    def row(self, sample_id: str, found: dict[str, tuple[float | None, Status]]) -> DirectionRow:
+        """The record, with RMSE and status per attack."""
+        return DirectionRow(
+            sample_id=sample_id,
+            direction=self.name,
+            share=self.share,
+            eigenvalue=self.eigenvalue,
+            predicted_rmse=self.predicted,
+            status=self.status,
+            reason=self.reason,
+            attacked={name: rmse for name, (rmse, _) in found.items() if rmse is not None},
+            attack_status={name: status for name, (_, status) in found.items()},
+        )
+
+
+def perturbations(
+    at: Decomposition, norm: float, shares: tuple[float, ...], prune_ratio: float, generator: torch.Generator
+) -> list[Perturbation]:
+    """Singular directions at shares of the spectrum, then a random one in J's range, pruning's, and isotropic noise."""
+    singular = [_singular(at, share, norm) for share in sorted(set(shares), reverse=True)]
+    size, known = at.jacobian.shape[0], len(at.values)
+    others: dict[str, Tensor | None] = {"random": None}
+    if at.status == "exact" and known:
+        # U g = J V diag(l)^(-1/2) g: normal within the range of J.
+        drawn = torch.randn(known, generator=generator, dtype=torch.float64).to(at.values.device)
+        others["random"] = at.push((at.vectors @ (drawn / at.values.sqrt()))[:, None])[:, 0]
+    released = at.jacobian.mean().detach()[0]
+    pruned = Prune(prune_ratio).bind(size, released.dtype, released.device)(released)
+    others["pruning"] = (pruned - released).double()
+    others["noise"] = torch.randn(size, generator=generator, dtype=torch.float64).to(released.device)
+    return [*singular, *(_general(at, name, delta, norm) for name, delta in others.items())]
+
+
+def direction_name(share: float) -> str:
+    """Of a singular direction by its place in the spectrum."""
+    return {1.0: "largest", 0.0: "smallest"}.get(share, f"quantile {share:g}")
+
+
+def _singular(at: Decomposition, share: float, norm: float) -> Perturbation:
+    name, known = direction_name(share), len(at.values)
+    if not known or (at.status != "exact" and share < 1):
+        reason = at.reason or "H is zero"
+        return Perturbation(name, None, None, "not_applicable", reason, share)
+    place = round(share * (known - 1))
+    value = float(at.values[place])
+    predicted = norm / (value * at.dimension) ** 0.5
+    return Perturbation(name, norm * at.left([place])[:, 0], predicted, "exact", None, share, value)
+
+
+def _general(at: Decomposition, name: str, delta: Tensor | None, norm: float) -> Perturbation:
+    length = 0.0 if delta is None else float(delta.norm())
+    if delta is None or length == 0:
+        reason = at.reason if delta is None else f"{name} changes nothing in this release"
+        return Perturbation(name, None, None, "not_applicable", reason)
+    delta = delta * (norm / length)
+    if at.status != "exact":
+        return Perturbation(name, delta, None, "not_applicable", at.reason)
+    if not at.is_regular:
+        return Perturbation(name, delta, None, "singular", at.reason or "H is singular")
+    error = at.solve(at.pull(delta))
+    return Perturbation(name, delta, float(error.norm()) / at.dimension**0.5, "exact")
+
+
+def attacked(
+    attacks: dict[str, Attack], victim: Victim, quiet: JacobianMaker, index: int, deltas: list[Tensor],
+    generator: torch.Generator,
+) -> dict[str, list[tuple[float | None, Status]]]:  # fmt: skip
+    """RMSE and status of every attack on one sample's release plus each perturbation, all at once.
+
+    Args:
+        attacks: by name.
+        victim: who releases.
+        quiet: makes J of the release without noise.
+        index: of the sample.
+        deltas: [P] each.
+        generator: of the attacks' starts.
+    """
+    batch = victim.batch([index] * len(deltas))
+    truth = batch.inputs
+    released = quiet(batch).mean().detach() + torch.stack(deltas).to(truth)
+    observation = Observation(
+        released=released,
+        jacobian=quiet,
+        input_shape=tuple(truth.shape[1:]),
+        prior=victim.chosen.prior,
+        targets=batch.targets,
+        input_range=input_range(victim),
+    )
+    found: dict[str, list[tuple[float | None, Status]]] = {}
+    for name, attack in attacks.items():
+        begun = with_fields(attack, {"start": truth}) if ATTACKS[name].oracle_start else attack
+        try:
+            made = begun.run(observation, generator)
+        except AttackNotApplicable:
+            found[name] = [(None, "not_applicable")] * len(deltas)
+            continue
+        errors = (made.inputs - truth).flatten(1).double().square().mean(1).sqrt().tolist()
+        found[name] = [
+            (error if status != "failed" else None, status) for error, status in zip(errors, made.status, strict=True)
+        ]
+    return found

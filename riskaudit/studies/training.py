@@ -1,0 +1,302 @@
+"""``riskaudit study training``: how the leak changes from one checkpoint of a run to the next.
+
+The same samples, release, prior and draws of the noise at every checkpoint. Beside the mean over samples stands the
+most exposed one: training makes most gradients small, not all, so the least error can stay low while the mean rises
+(Geng et al. 2021 and others attack single samples of trained networks). One trial is one checkpoint.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing.victim import make_victim
+from riskaudit.errors import CheckpointError, RiskauditError
+from riskaudit.files import sha256_of_file
+from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
+from riskaudit.inputs.series import Snapshot, StepSource, checkpoint_files, order_of
+from riskaudit.inputs.text import clean
+from riskaudit.results import AuditResult, Control, MeanAndWorst, TrainingRow, TrainingStudy
+from riskaudit.statistics import group_statistic, rank_correlation
+from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.control import control
+from riskaudit.studies.measuring import attack_settings, measure, noise_level, reliable
+from riskaudit.studies.running import StudyRun
+from riskaudit.studies.trials import TrialLog, fingerprint
+from riskaudit.studies.verification import identity_of
+
+CONFIDENCE = 0.95
+ATTACKS = ("gauss-newton", "inverting-gradients")
+# Samples whose class is looked up at once.
+BATCH_SIZE = 256
+
+Load = Callable[[Path], Checkpoint]
+
+
+def training_study(
+    checkpoints: Sequence[str | Path],
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    run: StudyRun | None = None,
+    *,
+    load: Load = load_checkpoint,
+    attacks: Sequence[str] = ATTACKS,
+) -> AuditResult:
+    """Audit several checkpoints of one training run.
+
+    Args:
+        checkpoints: files, or a folder of them; see `order_of` for their order.
+        samples: see `audit`.
+        settings: of every audit.
+        run: whether attacks run, where trials are kept, progress.
+        load: reads one file.
+        attacks: to run where the run asks for attacks.
+
+    Returns:
+        The audit of the last checkpoint that can be audited, with ``studies["training"]``. A checkpoint that can't
+        be, or is of another architecture than that one, is a row with a reason.
+
+    Raises:
+        CheckpointError: none can be audited.
+        RiskauditError: options out of range.
+    """
+    settings, run = settings or AuditSettings(), run or StudyRun()
+    chosen = attack_settings(run.attacks, attacks, run.attack_steps)
+    snapshots, source = order_of(checkpoint_files(checkpoints))
+    place, last, result = _last(snapshots, samples, settings, load, run)
+    trials = TrialLog(run.log, _identity(snapshots, last, samples, settings, chosen), run.resume)
+    checked = None
+    if chosen is not None:
+        if "control" not in trials:
+            trials.add("control", control(chosen.attacks(), settings).model_dump(mode="json"))
+        checked = Control.model_validate(trials["control"])
+    measure_one = partial(_row, like=last, samples=samples, settings=settings, attacks=chosen)
+    rows = []
+    for number, snapshot in enumerate(snapshots):
+        key = f"{number} {snapshot.path.name}"
+        if key not in trials:
+            given = partial(_given, last) if number == place else load
+            trials.add(key, measure_one(snapshot, given).model_dump(mode="json"))
+        rows.append(TrainingRow.model_validate(trials[key]))
+        if run.progress is not None:
+            run.progress(len(rows), len(snapshots))
+    victim = make_victim(last, samples, settings)
+    std, reference = noise_level(victim.release, settings)
+    study = summarise(
+        rows,
+        architecture=last.architecture,
+        noise_std=std,
+        reference_noise=reference,
+        prior_rmse=result.prior.std,
+        step_source=source,
+        attacks=() if chosen is None else chosen.names,
+        control=checked,
+    )
+    return result.model_copy(update={"studies": {**result.studies, "training": study.model_dump(mode="json")}})
+
+
+def _given(checkpoint: Checkpoint, _: Path) -> Checkpoint:
+    return checkpoint
+
+
+def _last(
+    snapshots: Sequence[Snapshot], samples: Samples, settings: AuditSettings, load: Load, run: StudyRun
+) -> tuple[int, Checkpoint, AuditResult]:
+    """Position of the last checkpoint that can be audited, the checkpoint, and its audit."""
+    reason: RiskauditError | None = None
+    for place in reversed(range(len(snapshots))):
+        try:
+            checkpoint = load(snapshots[place].path)
+            result = audit(checkpoint, samples, settings, show_samples=run.show_samples, command=run.command)
+            return place, checkpoint, result
+        except RiskauditError as error:
+            reason = reason or error
+    assert reason is not None
+    if len(snapshots) == 1:
+        raise reason
+    raise CheckpointError(f"none of the {len(snapshots)} checkpoints can be audited (the last: {reason})") from reason
+
+
+def _identity(
+    snapshots: Sequence[Snapshot], last: Checkpoint, samples: Samples, settings: AuditSettings,
+    attacks: AttackSettings | None,
+) -> str:  # fmt: skip
+    """Everything that decides a trial's result."""
+    victim = make_victim(last, samples, settings)
+    return fingerprint(
+        {
+            "training": identity_of(victim, attacks or AttackSettings(), [], False),
+            "files": [[snapshot.path.name, snapshot.step, _sha256(snapshot.path)] for snapshot in snapshots],
+            "attacked": attacks is not None,
+        }
+    )
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return sha256_of_file(path)
+    except OSError:
+        return None
+
+
+def _row(
+    snapshot: Snapshot, load: Load, *, like: Checkpoint, samples: Samples, settings: AuditSettings,
+    attacks: AttackSettings | None,
+) -> TrainingRow:  # fmt: skip
+    """One checkpoint, or why there is nothing to say of it."""
+    row = TrainingRow(name=clean(snapshot.path.name), sha256=_sha256(snapshot.path), step=snapshot.step)
+    try:
+        checkpoint = load(snapshot.path)
+        _check_same(checkpoint, like)
+        found = measure(checkpoint, samples, settings, attacks)
+    except RiskauditError as reason:
+        return row.model_copy(update={"reason": clean(reason, 300)})
+    losses = [risk.loss for risk in found.samples if risk.loss is not None]
+    norms = [risk.gradient_norm for risk in found.samples if risk.gradient_norm is not None]
+    errors = {risk.sample_id: reliable(risk.posterior_rmse) for risk in found.samples}
+    revealed = {risk.sample_id: reliable(risk.revealed_fraction) for risk in found.samples}
+    attacked = {risk.sample_id: risk.attack_rmse for risk in found.samples}
+    return row.model_copy(
+        update={
+            "accuracy": accuracy(checkpoint.model, samples),
+            "mean_loss": statistics.fmean(losses) if losses else None,
+            "median_gradient_norm": statistics.median(norms) if norms else None,
+            "posterior_rmse": _spread(errors, settings.seed, riskier=min),
+            "revealed_fraction": _spread(revealed, settings.seed, riskier=max),
+            "attack_rmse": _spread(attacked, settings.seed, riskier=min),
+            "num_failed_samples": sum(risk.status == "failed" for risk in found.samples),
+            "samples": found.samples,
+            "attack_notes": found.attack_notes,
+        }
+    )
+
+
+def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
+    """Refuse weights of another network.
+
+    Raises:
+        CheckpointError: other parameters, or others of another shape.
+    """
+    shapes = [
+        {name: tuple(value.shape) for name, value in one.model.state_dict().items()} for one in (checkpoint, like)
+    ]
+    if shapes[0] == shapes[1]:
+        return
+    found, expected = checkpoint.architecture, like.architecture
+    what = f"{expected} with other sizes" if found == expected else found
+    raise CheckpointError(f"expected {expected} as in {like.name}, found {what}; compare checkpoints of one run")
+
+
+def _spread(values: dict[str, float | None], seed: int, riskier: Callable[..., str]) -> MeanAndWorst | None:
+    known = {sample: value for sample, value in values.items() if value is not None}
+    if not known:
+        return None
+    found = group_statistic(list(known.values()), confidence=CONFIDENCE, seed=seed)
+    worst = riskier(known, key=lambda sample: known[sample])
+    return MeanAndWorst(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        worst=known[worst],
+        worst_sample=worst,
+        num_samples=len(known),
+    )
+
+
+def accuracy(model: nn.Module, samples: Samples) -> float | None:
+    """Share of samples whose class the model finds; None where targets aren't classes or outputs not one per class."""
+    if samples.targets.ndim != 1 or samples.targets.is_floating_point():
+        return None
+    parameter = next(model.parameters())
+    right = 0
+    for first in range(0, len(samples), BATCH_SIZE):
+        with torch.no_grad():
+            outputs = model(samples.inputs[first : first + BATCH_SIZE].to(parameter))
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
+            return None
+        right += int((outputs.argmax(-1).cpu() == samples.targets[first : first + BATCH_SIZE]).sum())
+    return right / len(samples)
+
+
+def summarise(
+    rows: Sequence[TrainingRow],
+    *,
+    architecture: str,
+    noise_std: float,
+    reference_noise: bool,
+    prior_rmse: float,
+    step_source: StepSource = "position",
+    attacks: Sequence[str] = (),
+    control: Control | None = None,
+) -> TrainingStudy:
+    """What became of the mean and of the most exposed sample; arguments are fields of the record."""
+    known = [(row.accuracy, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
+    reached = [one for one, _ in known if one is not None]
+    mean_trend = worst_trend = None
+    if len(reached) == len(known):
+        mean_trend = rank_correlation(reached, [error.mean for _, error in known]).spearman
+        worst_trend = rank_correlation(reached, [error.worst for _, error in known]).spearman
+    return TrainingStudy(
+        architecture=architecture,
+        noise_std=noise_std,
+        reference_noise=reference_noise,
+        prior_rmse=prior_rmse,
+        step_source=step_source,
+        rows=list(rows),
+        summary=summary(rows, prior_rmse),
+        mean_trend=mean_trend,
+        worst_trend=worst_trend,
+        attacks=list(attacks),
+        control=control,
+        notes=_notes(rows, reference_noise, step_source),
+    )
+
+
+# Changes by less than this factor are called none.
+SAME = 1.1
+
+
+def summary(rows: Sequence[TrainingRow], prior_rmse: float) -> str:
+    """One sentence on the mean and the least posterior error from the first checkpoint to the last."""
+    known = [(row.step, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
+    if len(known) < 2:
+        return "Fewer than two checkpoints could be audited, so nothing can be said of training."
+    (start, first), (end, last) = known[0], known[-1]
+    mean, worst = _change(first.mean, last.mean), _change(first.worst, last.worst)
+    text = (
+        f"From step {start} to {end} the mean posterior error {mean} ({first.mean:.3g} to {last.mean:.3g}), that of "
+        f"the most exposed sample {worst} ({first.worst:.3g} to {last.worst:.3g})"
+    )
+    if mean == "rises" and worst != "rises":
+        return f"{text}: the mean hides samples that training does not protect."
+    if last.worst < last.mean / 2 and last.worst < prior_rmse / 2:
+        return f"{text}; the error of the most exposed sample is less than half the mean."
+    return f"{text}."
+
+
+def _change(before: float, after: float) -> str:
+    if after > before * SAME:
+        return "rises"
+    return "falls" if after * SAME < before else "stays"
+
+
+def _notes(rows: Sequence[TrainingRow], reference_noise: bool, step_source: StepSource) -> list[str]:
+    source = {
+        "file name": "the last number of the file name",
+        "checkpoint": "the step or epoch stored in the file",
+        "position": "the position among the files",
+    }[step_source]
+    notes = [f"step: {source}"]
+    if reference_noise:
+        notes.append("the release is undefended: predictions and attacks are at the reference noise")
+    if any(row.accuracy is not None for row in rows):
+        notes.append("accuracy is on the audited samples, which may be few and may have been trained on")
+    if any(risk.posterior_rmse.status == "bracketed" for row in rows for risk in row.samples):
+        notes.append("posterior errors are the middles of certified intervals")
+    return notes + list(dict.fromkeys(note for row in rows for note in row.attack_notes))

@@ -1,0 +1,97 @@
+"""``study initialization`` and ``study training`` as a user runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scan_cases import CHECKPOINT, DATA, Outcome
+from study_cases import network
+
+from riskaudit.results import InitializationStudy, TrainingStudy
+
+Command = Callable[..., Outcome]
+COMMON = ("--data", str(DATA), "--limit", "5", "--release", "gaussian:0.003", "--out", "out", "--format", "json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "run"
+    place.mkdir()
+    for step in (10, 9):
+        torch.save(network(step).state_dict(), place / f"step{step}.pt")
+    return place
+
+
+def test_initialization(command: Command) -> None:
+    done = command("study", "initialization", CHECKPOINT, *COMMON, "--format", "html", "--seeds", "1")
+    assert done.code == 0, done.err
+    assert {path.name for path in done.folder.iterdir()} == {"audit.json", "audit.html"}
+    study = InitializationStudy.model_validate(done.document["studies"]["initialization"])
+    assert len(study.rows) == 9
+    assert done.document["command"].startswith("riskaudit study initialization digits-lenet.safetensors --data")
+    assert "--seeds 1" in done.document["command"]
+    assert "finished 9 of 9 steps of the study" in done.err
+    assert "which first weights leak least" in (done.folder / "audit.html").read_text(encoding="utf-8")
+    assert not list(done.folder.parent.glob("*.trials.jsonl"))
+
+
+def test_training_of_a_folder_and_of_files(command: Command, folder: Path) -> None:
+    (folder / "step3.pt").write_bytes(b"\x80 broken")
+    done = command("study", "training", folder, *COMMON, "--format", "md")
+    assert done.code == 0, done.err
+    study = TrainingStudy.model_validate(done.document["studies"]["training"])
+    assert [(row.name, row.step, row.reason is None) for row in study.rows] == [
+        ("step3.pt", 3, False), ("step9.pt", 9, True), ("step10.pt", 10, True),
+    ]  # fmt: skip
+    assert done.document["checkpoint"]["name"] == "step10.pt"
+    assert done.document["command"].startswith("riskaudit study training run --data digits.npz")
+    files = command("study", "training", folder / "step10.pt", folder / "step9.pt", *COMMON)
+    assert files.code == 0, files.err
+    rows = TrainingStudy.model_validate(files.document["studies"]["training"]).rows
+    assert rows == study.rows[1:]
+    assert files.document["command"].startswith("riskaudit study training step10.pt step9.pt --data")
+
+
+def test_the_last_file_may_be_broken(command: Command, folder: Path) -> None:
+    (folder / "step11.pt").write_bytes(b"\x80 broken")
+    done = command("study", "training", folder, *COMMON)
+    assert done.code == 0, done.err
+    assert done.document["checkpoint"]["name"] == "step10.pt"
+
+
+def test_studies_of_one_model_stand_beside_each_other(command: Command, folder: Path) -> None:
+    first = command("study", "training", folder, *COMMON)
+    assert first.code == 0, first.err
+    second = command("study", "initialization", folder / "step10.pt", *COMMON[:-4], "--out", "both", "--format", "json",
+                     "--seeds", "1", "--add-to", "out/audit.json")  # fmt: skip
+    assert second.code == 0, second.err
+    studies = Outcome(0, "", "", second.folder, (second.folder.parent / "both" / "audit.json").read_bytes()).document
+    assert set(studies["studies"]) == {"initialization", "training"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("initialization", str(CHECKPOINT), "--seeds", "0"), "--seeds"),
+        (("initialization", str(CHECKPOINT), "--attack-steps", "5"), "--attacks"),
+        (("initialization", "missing.pt"), "missing.pt"),
+        (("training", "missing.pt"), "missing.pt"),
+        (("training", "missing1.pt", "missing2.pt"), "none of the 2 checkpoints"),
+        (("training", "."), "found none"),
+        (("training",), "CHECKPOINT"),
+    ],
+)
+def test_bad_options(command: Command, words: tuple[str, ...], expected: str) -> None:
+    done = command("study", *words, *COMMON)
+    assert done.code == 2
+    assert expected in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not done.folder.exists()
+
+
+def test_policy_decides_as_in_a_scan(command: Command, folder: Path) -> None:
+    done = command("study", "training", folder, *COMMON, "--max-revealed", "1e-6")
+    assert done.code == 1

@@ -1,0 +1,147 @@
+"""``verify``, ``calibrate`` and ``scan --calibration`` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scan_cases import CHECKPOINT, DATA, Outcome
+
+from riskaudit.results import Calibration, VerifyStudy
+
+VERIFY = ("verify", str(CHECKPOINT), "--data", str(DATA))
+QUICK = ("--attack", "gauss-newton", "--attack-steps", "6", "--restarts", "1")
+Command = Callable[..., Outcome]
+
+
+def study_of(outcome: Outcome) -> VerifyStudy:
+    return VerifyStudy.model_validate(outcome.document["studies"]["verify"])
+
+
+def test_verify_writes_everything_that_scan_writes_and_the_study(command: Command) -> None:
+    done = command(*VERIFY, "--limit", "4", *QUICK, "--noise-std", "0.01", "--noise-std", "0", "--out", "out",
+                   "--format", "json", "--format", "html", "--format", "csv")  # fmt: skip
+    assert done.code == 0, done.err
+    assert {path.name for path in done.folder.iterdir()} == {"audit.json", "audit.html", "samples.csv"}
+    study = study_of(done)
+    assert len(study.attacks) == 8
+    assert {row.noise_std for row in study.attacks} == {0.01, 0.0}
+    assert study.control.status in ("passed", "failed")
+    assert "positive control" in done.out
+    assert done.document["release"]["noise"]["std"] == 0.01
+    assert "--noise-std 0.01 --noise-std 0.0" in done.document["command"]
+    assert not list(done.folder.parent.glob("*.trials.jsonl"))
+
+
+def test_policy_decides_as_in_a_scan(command: Command) -> None:
+    done = command(*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--max-revealed", "1e-6", "--out", "out",
+                   "--format", "json")  # fmt: skip
+    assert done.code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--attack", "nonsense"), "--attack"),
+        (("--attack-steps", "0"), "--attack-steps"),
+        (("--noise-std", "-1"), "--noise-std"),
+        (("--tune",), "--limit"),
+        (("--labels", "guessed"), "guessed"),
+    ],
+)
+def test_bad_options(command: Command, arguments: tuple[str, ...], words: str) -> None:
+    done = command(*VERIFY, *arguments, "--out", "out")
+    assert done.code == 2
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not done.folder.exists()
+
+
+def test_resume_needs_its_folder(command: Command) -> None:
+    done = command(*VERIFY, *QUICK, "--resume")
+    assert done.code == 2
+    assert "--out" in done.err
+
+
+def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "riskaudit", *VERIFY, "--limit", "6", "--out", "out", "--format", "json",
+             "--noise-std", "0.01"]  # fmt: skip
+    attacks = ["--attack", "local", "--attack", "inverting-gradients", "--attack-steps", "3000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([*words, *attacks], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "out.trials.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        if log.exists() and '"trial": "local' in log.read_text():
+            break
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, printed = run.communicate(timeout=120)
+    assert run.returncode == 130, printed
+    half = json.loads((tmp_path / "out" / "audit.json").read_text())["studies"]["verify"]
+    assert not half["complete"]
+    assert {row["attack"] for row in half["attacks"]} == {"local"}
+    assert "--resume" in printed
+    before = {row["sample_id"]: row["seconds"] for row in half["attacks"]}
+    again = subprocess.run(
+        [*words, *attacks[:2], "--attack", "inverting-gradients", "--attack-steps", "3000", "--resume"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    whole = json.loads((tmp_path / "out" / "audit.json").read_text())["studies"]["verify"]
+    assert whole["complete"]
+    # Taken over, not run again: their wall times are those of the first run.
+    assert {row["sample_id"]: row["seconds"] for row in whole["attacks"] if row["attack"] == "local"} == before
+    assert not log.exists()
+
+
+def test_calibrate_then_scan(command: Command) -> None:
+    prior = ("--prior-mean", "0.3", "--prior-std", "0.35")
+    release = ("--release", "gaussian:0.02")
+    made = command("calibrate", str(CHECKPOINT), "--data", str(DATA), "--limit", "10", *release, *prior,
+                   "--attack", "gauss-newton", "--coverage", "0.8", "--out", "calibration.json")  # fmt: skip
+    assert made.code == 0, made.err
+    found = Calibration.load("calibration.json")
+    assert found.coverage == 0.8
+    assert "calibration.json" in made.out
+    assert not Path("calibration.json.trials.jsonl").exists()
+    scan = ("scan", str(CHECKPOINT), "--data", str(DATA), "--limit", "3", *prior, "--calibration", "calibration.json")
+    scanned = command(*scan, *release, "--out", "out", "--format", "json", "--format", "html")
+    assert scanned.code == 0, scanned.err
+    assert scanned.document["calibration"]["coverage"] == 0.8
+    assert scanned.document["samples"][0]["calibrated"]["map_rmse"]["low"] is not None
+    refused = command(*scan, "--release", "gaussian:0.03", "--out", "other")
+    assert refused.code == 2
+    assert "0.03" in refused.err
+    assert not Path("other").exists()
+
+
+def test_calibrate_refuses_what_it_cannot_do(command: Command) -> None:
+    base = ("calibrate", str(CHECKPOINT), "--data", str(DATA))
+    for arguments, words in (
+        (("--limit", "5", "--release", "gaussian:0.02", "--out", "c.json"), "at least 19"),
+        (("--limit", "30", "--out", "c.json"), "noise"),
+        (("--release", "gaussian:0.02", "--out", "missing/c.json"), "folder that exists"),
+        (("--release", "gaussian:0.02", "--tune", "--out", "c.json"), "--tune"),
+    ):
+        done = command(*base, *arguments)
+        assert done.code == 2, done.out
+        assert words in done.err
+        assert not Path("c.json").exists()
+
+
+def test_one_configuration_file_serves_both_commands(command: Command) -> None:
+    Path("riskaudit.toml").write_text('attack = ["gauss-newton"]\nattack-steps = 3\nlimit = 2\nnoise_std = [0.01]\n')
+    scanned = command("scan", str(CHECKPOINT), "--data", str(DATA), "--out", "out", "--format", "json")
+    assert scanned.code == 0, scanned.err
+    assert len(scanned.document["samples"]) == 2
+    verified = command(*VERIFY, "--out", "out", "--format", "json")
+    assert verified.code == 0, verified.err
+    assert {row.attack for row in study_of(verified).attacks} == {"gauss-newton"}

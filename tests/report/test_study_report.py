@@ -1,0 +1,175 @@
+"""The initialization and training studies in the report: what they found, in every format, and in few pages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from report_cases import build
+from report_hostile import HOSTILE
+from test_html_report import Page
+
+from riskaudit.report import FILE_NAMES, FORMATS, render
+from riskaudit.report.build import build_document
+from riskaudit.report.document import Figure, Table
+from riskaudit.report.plots import CurvePlot, SpanPlot
+from riskaudit.results import (
+    AuditResult,
+    Control,
+    InitializationRow,
+    InitializationStudy,
+    MeanAndWorst,
+    Quartiles,
+    TrainingRow,
+    TrainingStudy,
+)
+
+NAMES = (
+    "default",
+    "xavier_normal",
+    "orthogonal",
+    "kaiming_normal",
+    "normal",
+    "uniform",
+    "checkpoint",
+    "xavier_uniform",
+)
+
+
+def quartiles(median: float) -> Quartiles:
+    return Quartiles(lower=0.9 * median, median=median, upper=1.1 * median, num_values=24)
+
+
+def initialization(reason: str = "the loss or the gradient is not finite") -> InitializationStudy:
+    rows = [
+        InitializationRow(
+            initialization=name, description=name, num_seeds=3, rank=place + 1,
+            posterior_rmse=quartiles(0.3 / (place + 1)), revealed_fraction=quartiles(0.1 * place + 0.05),
+            largest_eigenvalue=quartiles(10.0**place), trace=quartiles(3 * 10.0**place),
+            expected_rmse=Quartiles(lower=0.4, median=None, upper=None, num_values=24, num_infinite=14),
+            attack_rmse=quartiles(0.31 / (place + 1)), low=0.28 / (place + 1), high=0.32 / (place + 1),
+            told_apart=None if place == 0 else place > 1,
+        )
+        for place, name in enumerate(NAMES[:-1])
+    ]  # fmt: skip
+    failed = InitializationRow(
+        initialization=NAMES[-1], description="", num_seeds=3, num_failed_seeds=3, reasons=[reason]
+    )
+    return InitializationStudy(
+        architecture="lenet", noise_std=0.01, reference_noise=False, prior_rmse=0.31, num_seeds=3, confidence=0.95,
+        rows=[*rows, failed], trials=[], recommended="default", attacks=["gauss-newton"],
+        recommendation=f"Recommended: PyTorch's default {reason}", control=Control(status="passed", rmse=0.001),
+        notes=["a ranking by leakage only", reason],
+    )  # fmt: skip
+
+
+def training(steps: tuple[int, ...] = (0, 1, 5, 20), reason: str = "step7.pt is damaged") -> TrainingStudy:
+    rows = [
+        TrainingRow(
+            name=f"step{step}.pt", sha256="ab" * 32, step=step, accuracy=float(np.tanh(step / 10)), mean_loss=1.0,
+            median_gradient_norm=12.0 / (place + 1),
+            posterior_rmse=MeanAndWorst(mean=0.05 * (place + 1), worst=0.02, worst_sample="4", num_samples=24),
+            revealed_fraction=MeanAndWorst(mean=0.9 / (place + 1), worst=0.98, worst_sample="4", num_samples=24),
+        )
+        for place, step in enumerate(steps)
+    ]  # fmt: skip
+    rows.append(TrainingRow(name="step7.pt", sha256=None, step=30, reason=reason))
+    return TrainingStudy(
+        architecture="lenet", noise_std=0.01, reference_noise=True, prior_rmse=0.31, step_source="file name", rows=rows,
+        summary="From step 0 to 20 the mean posterior error rises", mean_trend=0.9, worst_trend=-0.1,
+        control=Control(status="failed", rmse=0.4), notes=["step: the last number of the file name"],
+    )  # fmt: skip
+
+
+def studied(**changes: object) -> AuditResult:
+    studies = {
+        "initialization": initialization().model_dump(mode="json"),
+        "training": training().model_dump(mode="json"),
+    }
+    return build(24).model_copy(update={"studies": studies | changes})
+
+
+def text_of(result: AuditResult) -> str:
+    return Page(render(result, ("html",))["audit.html"]).text.replace("\u00a0", " ")
+
+
+def blocks(result, kind):
+    return [block for section in build_document(result).sections for block in section.blocks if isinstance(block, kind)]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_renders(format_) -> None:
+    assert len(render(studied(), (format_,))[FILE_NAMES[format_]]) > 500
+
+
+def test_findings_and_tables() -> None:
+    text = text_of(studied())
+    assert "Finding. Recommended: PyTorch's default" in text
+    assert "The checkpoint itself leaks most (median error 0.0429), PyTorch's default least (0.300)" in text
+    assert "Xavier uniform: the loss or the gradient is not finite" in text
+    assert "singular 14 of 24 infinite" in text
+    assert (
+        "From step 0 to 20 the mean error goes from 0.0500 to 0.200, that of the most exposed sample from 0.0200"
+        in text
+    )
+    assert "correlates with the mean posterior RMSE by +0.900" in text
+    assert "step7.pt: step7.pt is damaged" in text
+    assert "did not reconstruct an undefended network" in text
+    assert "Studies stored in audit.json beside this audit" not in text
+    figures = {figure.id: figure for figure in blocks(studied(), Figure)}
+    plot = figures["initialization"].plot
+    assert isinstance(plot, SpanPlot)
+    # Riskiest first, like every other figure.
+    assert plot.spans[0].label == "the checkpoint itself"
+    assert plot.y_title == "initialization"
+    curves = figures["training"].plot
+    assert isinstance(curves, CurvePlot)
+    assert curves.x_scale == "linear"
+    assert [curve.label for curve in curves.curves][-1] == "accuracy on the samples"
+    assert curves.curves[1].y[0] == pytest.approx(0.05 / 0.31)
+
+
+def test_wide_steps_are_drawn_on_a_logarithmic_axis_with_zero() -> None:
+    result = studied(training=training((0, 1, 1000)).model_dump(mode="json"))
+    figure = next(figure for figure in blocks(result, Figure) if figure.id == "training")
+    assert figure.plot.x_scale == "symlog"
+    assert b"<svg" in render(result, ("html",))["audit.html"]
+
+
+def test_one_checkpoint_has_a_table_and_no_figure() -> None:
+    result = studied(training=training((4,)).model_dump(mode="json"))
+    assert "training" not in {figure.id for figure in blocks(result, Figure)}
+    assert "training" in {table.id for table in blocks(result, Table)}
+
+
+def test_no_accuracy_no_curve() -> None:
+    without = training().model_dump(mode="json")
+    for row in without["rows"]:
+        row["accuracy"] = None
+    figure = next(figure for figure in blocks(studied(training=without), Figure) if figure.id == "training")
+    assert len(figure.plot.curves) == 2
+
+
+def test_a_study_that_cannot_be_read_says_so() -> None:
+    text = text_of(studied(initialization={"rows": 3}, training=[]))
+    assert "The initialization study can't be read" in text
+    assert "The training study can't be read" in text
+
+
+def test_hostile_strings_stay_text() -> None:
+    everything = " ".join(HOSTILE)
+    first = initialization(everything)
+    rows = [row.model_copy(update={"initialization": HOSTILE[place]}) for place, row in enumerate(first.rows[:5])]
+    hostile = studied(
+        initialization=first.model_copy(update={"rows": rows}).model_dump(mode="json"),
+        training=training(reason=everything).model_copy(update={"summary": everything}).model_dump(mode="json"),
+    )
+    for format_ in FORMATS:
+        content = render(hostile, (format_,))[FILE_NAMES[format_]]
+        if format_ == "html":
+            assert b"<script>alert" not in content
+
+
+def test_an_audit_without_the_studies_has_no_trace_of_them() -> None:
+    text = text_of(build(8))
+    assert "which first weights" not in text
+    assert "from checkpoint to checkpoint" not in text
