@@ -1,4 +1,4 @@
-"""Federated averaging with two clients, and the audit of what one of them would send next; takes the folder for results.
+"""Federated averaging with two clients, and the audit of what one would send next; takes the folder for results.
 
 Run: python examples/federated_audit.py FOLDER
 
@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
         uploads = [upload(server, client) for client in (first, second)]
         with torch.no_grad():
             for parameter, *gradients in zip(server.parameters(), *uploads, strict=True):
-                parameter -= RATE * sum(gradients) / len(gradients)
+                parameter.sub_(torch.stack(gradients).mean(0), alpha=RATE)
         if number % 50 == 49:
             print(f"round {number + 1}: loss of the two clients {loss(server, first):.2f}, {loss(server, second):.2f}")
 

@@ -4,7 +4,7 @@ Balunovic, Dimitrov, Staab and Vechev, "Bayesian Framework for Gradient Leakage"
 log p(obs | z) + beta log p(z), averaged over k points of a ball around the guess, by Adam. As in the authors' code
 beta moves geometrically from a tenth to its final value, so that the prior comes in once the likelihood is met.
 
-Either of the two may be replaced by a wrong one, which shows what knowing the right one is worth (their Figure 4).
+Likelihood and prior may each be replaced by a wrong one, which shows what knowing the right one is worth (Figure 4).
 
 With delta = 0 the guess is the mode of the posterior. Points are drawn once per guess, in opposite pairs: the
 objective stays comparable from step to step, and a symmetric posterior keeps its centre.

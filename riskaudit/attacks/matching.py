@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.attacks.base import Observation
-from riskaudit.release import GaussianNoise, LaplaceNoise, Noise, Release
+from riskaudit.release import Noise, Release
 from riskaudit.release.noise import Law
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
@@ -95,22 +95,8 @@ class NegativeLogLikelihood(Matching):
         noise = release.noise or Noise("gaussian", self.reference_std)
         if self.law is not None:
             noise = Noise(self.law, noise.std / Noise(self.law, 1.0).std)
-        noisy = noisy_entries(release).double()
+        noisy = release.noisy_entries.double()
         return lambda released: -noise.log_density((observed - released).double(), noisy)
-
-
-def noisy_entries(release: Release) -> Tensor:
-    """1 where a released entry carries noise, 0 where a later step removes it for everybody, [P].
-
-    All ones for a release without noise.
-    """
-    ones = torch.ones(release.num_entries, dtype=release.dtype, device=release.device)
-    places = [place for place, step in enumerate(release.steps) if isinstance(step, (GaussianNoise, LaplaceNoise))]
-    if not places:
-        return ones
-    for step in release.steps[places[0] + 1 :]:
-        ones = step.bind(release.num_entries, release.dtype, release.device)(ones)
-    return ones
 
 
 def entry_weights(release: Release, kind: LayerWeights) -> Tensor:

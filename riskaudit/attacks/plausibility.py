@@ -13,7 +13,6 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from riskaudit.attacks.base import Observation, Reconstruction
-from riskaudit.attacks.matching import noisy_entries
 
 CONFIDENCE = 0.999
 # Without noise: of the residual's norm relative to the observation's.
@@ -37,7 +36,7 @@ def _within(observation: Observation, residuals: Tensor) -> list[bool]:
     if noise is None:
         norms = observation.released.double().norm(dim=-1)
         return [bool(flag) for flag in residuals.norm(dim=-1) <= LARGEST_RELATIVE_RESIDUAL * norms]
-    noisy = noisy_entries(release).double()
+    noisy = release.noisy_entries.double()
     count = float(noisy.sum())
     scaled = residuals / noise.scale
     if noise.law == "gaussian":

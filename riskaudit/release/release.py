@@ -195,13 +195,12 @@ class Release:
 
     @property
     def noisy_entries(self) -> Tensor:
-        """1 where a released entry carries noise, 0 where it carries none, [P].
+        """1 where a released entry carries noise, 0 where a later step removes it for everybody, [P].
 
-        Raises:
-            ReleaseError: the release has no noise.
+        All ones for a release without noise.
         """
-        self._require_noise()
-        return self._after_noise(torch.ones(self.num_entries, dtype=self.dtype, device=self.device))
+        ones = torch.ones(self.num_entries, dtype=self.dtype, device=self.device)
+        return ones if self._noise_index is None else self._after_noise(ones)
 
     def _after_noise(self, noise: Tensor) -> Tensor:
         """What the steps after the noise (linear ones only) make of it."""

@@ -130,6 +130,7 @@ def _table(study: InitializationStudy) -> Table:
 
 
 def _cells(study: InitializationStudy, row: InitializationRow, attacked: bool, oracle: bool) -> tuple[Cell, ...]:
+    words: dict[bool | None, str]
     if row.rank is None:
         words = {None: "no result"}
     elif row.initialization == study.recommended:
