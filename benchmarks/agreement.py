@@ -84,15 +84,17 @@ def studied(
     prior: str = "isotropic",
     steps: int | None = None,
     restarts: int | None = None,
+    tuning: Samples | None = None,
     **settings: Any,
 ) -> tuple[AuditResult, VerifyStudy]:
-    """One verify study."""
+    """One verify study; hyper-parameters are chosen on the samples for tuning, if there are any."""
     result = verify(
         model,
         samples,
         AuditSettings(prior=prior, **settings),
-        AttackSettings(tuple(attacks), steps, restarts),
+        AttackSettings(tuple(attacks), steps, restarts, tune=tuning is not None),
         noise_stds=noise_stds,
+        tuning_samples=tuning,
     )
     return result, VerifyStudy.model_validate(result.studies["verify"])
 
@@ -168,17 +170,19 @@ def undefended(bench: Bench) -> None:
         },
     )
     mnist, cifar = bench.images("mnist_test", FIRST, 32), bench.images("cifar10_test", FIRST, 32)
+    earlier = bench.images("mnist_test", 0, 8)
     # Without noise one descent is enough, if it is long.
-    for label, shape, samples, attacks, steps, restarts in (
-        ("lenet MNIST", MNIST, mnist, ("gauss-newton",), 100, 1),
-        ("lenet CIFAR-10", CIFAR, cifar, ("gauss-newton",), 100, 1),
-        ("lenet MNIST", MNIST, mnist, ("inverting-gradients",), 1500, 1),
+    for label, shape, samples, attacks, steps, tuning in (
+        ("lenet MNIST", MNIST, mnist, ("gauss-newton",), 100, None),
+        ("lenet CIFAR-10", CIFAR, cifar, ("gauss-newton",), 100, None),
+        ("lenet MNIST, defaults", MNIST, mnist, ("inverting-gradients",), 1500, None),
+        ("lenet MNIST, tuned on images 0 to 7", MNIST, mnist, ("inverting-gradients",), 1500, earlier),
     ):
         prior = {"prior_mean": 0.5, "prior_std": 0.3}
         dtype = "float32" if attacks[0] == "inverting-gradients" else "float64"
         _, study = studied(
             lenet(shape), samples, attacks, [0.0], proxies=("gradient_norm",), dtype=dtype,
-            steps=20 if bench.quick else steps, restarts=restarts, **prior,
+            steps=20 if bench.quick else steps, restarts=1, tuning=tuning, **prior,
         )  # fmt: skip
         found = np.array(list(errors(study, attacks[0], 0.0).values()))
         table.rows.append(

@@ -46,6 +46,8 @@ class InvertingGradients(Attack):
         {"total_variation": 1e-4},
         {"total_variation": 1e-2},
         {"total_variation": 1e-1},
+        # Plain Adam with steps of a tenth of a pixel's range of 3 standard deviations.
+        {"signed": False, "rate": 1 / 3},
     )
 
     steps: int = 4800
