@@ -94,7 +94,7 @@ def calibration_blocks(facts: Facts, *, attacked: bool) -> list[Block]:
         ran = (
             "The intervals are those of theory: no calibration says how often attacks stay inside them."
             if attacked
-            else "No attack was run in this audit. The numbers are what theory predicts for the stated attacker, to "
+            else "No attack tried the audit's own numbers. They are what theory predicts for the stated attacker, to "
             "first order; riskaudit verify runs the attacks."
         )
         hint = " riskaudit calibrate attacks a calibration set once." if attacked else ""
