@@ -10,8 +10,9 @@ lint:
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
+# A process per core and a thread per process: the tests' matrices are too small to share one.
 test:
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal
 
 test-slow:
 	$(PYTHON) -m pytest -m slow

@@ -21,6 +21,8 @@ from riskaudit.attacks.objectives import Objective
 from riskaudit.attacks.search import reconstruct
 from riskaudit.attacks.starts import Start
 
+Optimiser = Literal["lbfgs", "adam"]
+
 
 @register
 @final
@@ -48,22 +50,20 @@ class DeepLeakage(Attack):
 
     steps: int = 300
     restarts: int = 1
-    optimiser: Literal["lbfgs", "adam"] = "lbfgs"
+    optimiser: Optimiser = "lbfgs"
     rate: float = 1.0
     start: Start = "gaussian"
 
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
         """See `Attack.run`."""
+        minimiser: Minimiser = Descent(self.steps, self.rate)
+        if self.optimiser == "lbfgs":
+            minimiser = LimitedMemoryBFGS(self.steps, self.rate)
         return reconstruct(
             observation,
             generator,
             lambda known: Objective.of(known, self.restarts, SquaredDistance()),
-            least_squares_minimiser(self.optimiser, self.steps, self.rate),
+            minimiser,
             self.start,
             self.restarts,
         )
-
-
-def least_squares_minimiser(optimiser: Literal["lbfgs", "adam"], steps: int, rate: float) -> Minimiser:
-    """The optimiser by its name."""
-    return LimitedMemoryBFGS(steps, rate) if optimiser == "lbfgs" else Descent(steps, rate)

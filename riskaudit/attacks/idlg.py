@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
-from riskaudit.attacks.dlg import least_squares_minimiser
-from riskaudit.attacks.matching import SquaredDistance
-from riskaudit.attacks.objectives import Objective
-from riskaudit.attacks.search import reconstruct
+from riskaudit.attacks.dlg import DeepLeakage, Optimiser
 from riskaudit.attacks.starts import Start
 
 
@@ -29,25 +26,15 @@ class ImprovedDeepLeakage(Attack):
     title: ClassVar[str] = "Improved Deep Leakage from Gradients"
     source: ClassVar[str] = "Zhao et al., 2020"
     summary: ClassVar[str] = "The label from the last layer's gradient, then DLG."
-    grid: ClassVar[tuple[Mapping[str, object], ...]] = (
-        {},
-        {"start": "mean"},
-        {"optimiser": "adam", "rate": 0.1},
-    )
+    grid: ClassVar[tuple[Mapping[str, object], ...]] = DeepLeakage.grid
 
-    steps: int = 300
-    restarts: int = 1
-    optimiser: Literal["lbfgs", "adam"] = "lbfgs"
-    rate: float = 1.0
-    start: Start = "gaussian"
+    steps: int = DeepLeakage.steps
+    restarts: int = DeepLeakage.restarts
+    optimiser: Optimiser = DeepLeakage.optimiser
+    rate: float = DeepLeakage.rate
+    start: Start = DeepLeakage.start
 
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
         """See `Attack.run`."""
-        return reconstruct(
-            replace(observation, targets=None),
-            generator,
-            lambda known: Objective.of(known, self.restarts, SquaredDistance()),
-            least_squares_minimiser(self.optimiser, self.steps, self.rate),
-            self.start,
-            self.restarts,
-        )
+        leakage = DeepLeakage(self.steps, self.restarts, self.optimiser, self.rate, self.start)
+        return leakage.run(replace(observation, targets=None), generator)

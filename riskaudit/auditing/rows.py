@@ -215,9 +215,9 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
     """
     if not defended:
         return "high"
-    if estimate.value is None or estimate.status not in ("exact", "converged", "bracketed"):
+    if estimate.reliable is None:
         return "not_assessed"
-    revealed = estimate.value if estimate.high is None else estimate.high
+    revealed = estimate.reliable if estimate.high is None else estimate.high
     if revealed > thresholds.high:
         return "high"
     return "medium" if revealed >= thresholds.medium else "low"

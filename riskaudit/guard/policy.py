@@ -14,8 +14,6 @@ from typing import Any
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult, Estimate, PolicyOutcome, SampleRow
 
-USABLE = ("exact", "converged", "bracketed")
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -108,7 +106,7 @@ def _estimates(row: SampleRow, proxy: str) -> list[Estimate]:
 
 
 def _usable(estimate: Estimate | None) -> bool:
-    return estimate is not None and estimate.status in USABLE and estimate.value is not None
+    return estimate is not None and estimate.reliable is not None
 
 
 def _worst(estimate: Estimate, end: float | None, extreme: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from riskaudit.errors import SettingsError
 from riskaudit.linalg import Interval
 from riskaudit.proxies.linearisation import Linearisation
-from riskaudit.results import Estimate, ProxyInfo, SolverEvidence, Status
+from riskaudit.results import RELIABLE, Estimate, ProxyInfo, SolverEvidence, Status
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def estimate(value: float | None, status: Status, low: float | None = None, high
     An exact value needs no interval.
     """
     finite = [number if number is not None and math.isfinite(number) else None for number in (value, low, high)]
-    if value is not None and finite[0] is None and status in ("exact", "converged", "bracketed"):
+    if value is not None and finite[0] is None and status in RELIABLE:
         status = "failed"
     if status == "exact":
         return Estimate(value=finite[0], status=status)

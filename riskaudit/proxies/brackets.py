@@ -34,7 +34,7 @@ from riskaudit.linalg import (
 from riskaudit.linalg.operators import DowndatedOperator
 from riskaudit.linalg.tridiagonal import Array
 from riskaudit.proxies.plan import Clock, Plan
-from riskaudit.proxies.probing import BRACKET_SHARE, DEFAULT_PRECISION, LOOK_EVERY, probe_all
+from riskaudit.proxies.probing import BRACKET_SHARE, DEFAULT_PRECISION, LOOK_EVERY, narrow_share, probe_all
 
 # Ends that hold with probability only: l_1 above, l_d below, the same of H - v v^T above, traces of four functions.
 EVENTS = 7
@@ -201,14 +201,7 @@ class Brackets:
 
         All those numbers share the failure, since which of them is the last depends on what the probes show.
         """
-        eps = self.eps
-
-        def finished(_: int, tridiagonal: Tridiagonal) -> bool:
-            if tridiagonal.num_products % LOOK_EVERY:
-                return False
-            lows, highs = Quadrature([tridiagonal]).shares(eps)
-            return float(highs[0] - lows[0]) <= BRACKET_SHARE * self._precision * float(highs[0])
-
+        finished = narrow_share(self.eps, self._precision)
         deadline = self.clock.share(0.6)
         found = probe_all(self.hessian, self._probe, finished, self._probes_wanted, self.plan, deadline)
         self.matvecs += sum(each.num_products for tridiagonals in found for each in tridiagonals)

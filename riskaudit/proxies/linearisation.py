@@ -42,6 +42,7 @@ from riskaudit.proxies.plan import Clock, Plan
 from riskaudit.proxies.posterior_brackets import PosteriorBrackets
 from riskaudit.proxies.posterior_spectrum import PosteriorSpectrum
 from riskaudit.results import Status
+from riskaudit.statistics.seeding import derived_seed
 
 # The start of the first iteration is stream 1; that of the i-th probe is stream 1 + i.
 NOISE_STREAM, START_STREAM = 0, 1
@@ -51,8 +52,7 @@ PROBE_TOLERANCE = 1e-4
 
 def sample_generator(seed: int, index: int, stream: int) -> torch.Generator:
     """A CPU generator of sample ``index``'s own, so that results don't depend on batches or devices."""
-    state = np.random.SeedSequence([seed, index, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+    return torch.Generator().manual_seed(derived_seed(seed, index, stream))
 
 
 def _draw(seed: int, indices: list[int], like: Tensor, number: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from riskaudit.linalg import Interval, Quadrature, Tridiagonal, WeightedTraces, inverse_forms, lanczos
 from riskaudit.priors import BoundPrior, WhitenedOperator
 from riskaudit.proxies.brackets import EVENTS, BracketedNorms, Brackets
-from riskaudit.proxies.probing import BRACKET_SHARE, DEFAULT_PRECISION, LOOK_EVERY, probe_all
+from riskaudit.proxies.probing import BRACKET_SHARE, DEFAULT_PRECISION, LOOK_EVERY, narrow_share, probe_all
 
 # Leading eigenvectors of the prior's covariance that are worth an iteration each, at most, and the share of the
 # prior's variance that each of them must have.
@@ -56,14 +56,7 @@ class PosteriorBrackets:
     @cached_property
     def traces(self) -> list[WeightedTraces]:
         """What probes say of each sample; 2, 4, 8, ... until the revealed fraction is as narrow as wanted."""
-        eps = self.eps
-
-        def finished(_: int, tridiagonal: Tridiagonal) -> bool:
-            if tridiagonal.num_products % LOOK_EVERY:
-                return False
-            lows, highs = Quadrature([tridiagonal]).shares(eps)
-            return float(highs[0] - lows[0]) <= BRACKET_SHARE * self._precision * float(highs[0])
-
+        finished = narrow_share(self.eps, self._precision)
         deadline = self._clock.share(0.6)
         counts = [len(vectors) for _, vectors in self._leading]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import LinearOperator, Tridiagonal, lanczos
+from riskaudit.linalg import LinearOperator, Quadrature, Tridiagonal, lanczos
 from riskaudit.linalg.active import Deadline
 from riskaudit.proxies.plan import Plan
 
@@ -19,6 +19,18 @@ BRACKET_SHARE = 0.25
 DEFAULT_PRECISION = 0.2
 
 Finished = Callable[[int, Tridiagonal], bool]
+
+
+def narrow_share(eps: float, precision: float) -> Finished:
+    """Ends a probe whose bracket of its share l / (l + eps) takes no more than its part of the aimed width."""
+
+    def finished(_: int, tridiagonal: Tridiagonal) -> bool:
+        if tridiagonal.num_products % LOOK_EVERY:
+            return False
+        lows, highs = Quadrature([tridiagonal]).shares(eps)
+        return float(highs[0] - lows[0]) <= BRACKET_SHARE * precision * float(highs[0])
+
+    return finished
 
 
 def probe_all(

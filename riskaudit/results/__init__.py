@@ -28,6 +28,7 @@ from riskaudit.results.audit import (
     Tool,
 )
 from riskaudit.results.base import (
+    RELIABLE,
     Estimate,
     Record,
     Status,
@@ -80,6 +81,7 @@ from riskaudit.results.verify import (
 __all__ = [
     "ATTACK_RMSE",
     "NO_GROUP",
+    "RELIABLE",
     "SCHEMA_VERSION",
     "STRONGEST",
     "AgreementRow",

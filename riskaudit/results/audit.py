@@ -349,6 +349,10 @@ class AuditResult(Record):
     policy: PolicyOutcome | None = None
     warnings: list[str] = Field(default_factory=list)
 
+    def with_study(self, name: str, record: Record) -> AuditResult:
+        """The audit with a study beside those that it has."""
+        return self.model_copy(update={"studies": {**self.studies, name: record.model_dump(mode="json")}})
+
     def to_json(self) -> str:
         """The audit as indented JSON with a final newline."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -11,6 +11,10 @@ Verdict: TypeAlias = Literal["high", "medium", "low", "not_assessed"]
 Target: TypeAlias = int | float | list[float]
 
 
+# Statuses of numbers that may be relied on; a number with any other one is never "safe".
+RELIABLE: frozenset[Status] = frozenset({"exact", "converged", "bracketed"})
+
+
 class Record(BaseModel):
     """Base of every row: immutable, no NaN or infinity, unknown keys of later versions ignored."""
 
@@ -24,6 +28,11 @@ class Estimate(Record):
     low: float | None = None
     high: float | None = None
     status: Status
+
+    @property
+    def reliable(self) -> float | None:
+        """The value, where it may be relied on."""
+        return self.value if self.status in RELIABLE else None
 
 
 class SuccessProbability(Record):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from scipy.stats import rankdata
 
 from riskaudit.results import (
+    RELIABLE,
     STRONGEST,
     AgreementRow,
     AttackRow,
@@ -37,7 +38,6 @@ from riskaudit.statistics.tightness import containment, tightness
 PREDICTS_RMSE = ("posterior_rmse", "map_rmse", "map_i2f", "predicted_rmse", "expected_rmse", "i2f")
 # One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
 NUM_RESAMPLES = 1000
-_RELIABLE = {"exact", "converged", "bracketed"}
 _REFERENCE_NOTE = "without noise: the predictions are those of the reference noise"
 
 
@@ -129,7 +129,7 @@ def reliability_records(attacks: Sequence[AttackRow], predictions: Sequence[Pred
         pairs: dict[float, tuple[list[float], list[bool]]] = {}
         for sample, prediction in level.predictions.items():
             for success in prediction.success_probability:
-                if success.probability is None or success.status not in _RELIABLE or sample not in errors:
+                if success.probability is None or success.status not in RELIABLE or sample not in errors:
                     continue
                 probabilities, outcomes = pairs.setdefault(success.tolerance, ([], []))
                 probabilities.append(success.probability)
@@ -236,7 +236,7 @@ def _noise_levels(attacks: Sequence[AttackRow]) -> list[float]:
 def _value(prediction: Prediction, proxy: str) -> float | None:
     """A proxy's value where it may be relied on."""
     estimate = prediction.proxies.get(proxy)
-    return estimate.value if estimate is not None and estimate.status in _RELIABLE else None
+    return None if estimate is None else estimate.reliable
 
 
 def _levels(

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from riskaudit.results import (
     ATTACK_RMSE,
     NO_GROUP,
+    RELIABLE,
     AuditResult,
     Distribution,
     Estimate,
@@ -51,7 +52,6 @@ CONFIDENCE = 0.95
 NUM_RESAMPLES = 500
 # The correction leaves out each sample in turn, and changes nothing for so many.
 _MOST_FOR_BCA = 1000
-_RELIABLE = {"exact", "converged", "bracketed"}
 _RISKIER: dict[str, Literal["higher", "lower"]] = {
     "revealed_fraction": "higher",
     "posterior_rmse": "lower",
@@ -110,13 +110,13 @@ def fairness(
 
 def reliable(estimate: Estimate | None) -> float | None:
     """A value that may be relied on."""
-    return estimate.value if estimate is not None and estimate.status in _RELIABLE else None
+    return None if estimate is None else estimate.reliable
 
 
 def protection(row: SampleRow) -> float | None:
     """Cautious end of a sample's posterior error; None where nothing may be claimed."""
     estimate, calibrated = row.proxies.get("posterior_rmse"), row.calibrated.get("posterior_rmse")
-    if estimate is None or estimate.status not in _RELIABLE:
+    if estimate is None or estimate.status not in RELIABLE:
         return None
     low = estimate.value if estimate.low is None else estimate.low
     if calibrated is not None and low is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from riskaudit.metrics import Metric, measure
 from riskaudit.proxies.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.release import Release
 from riskaudit.results import AttackRow
+from riskaudit.statistics.seeding import derived_seed
+from riskaudit.studies.trials import TrialLog
 
 # Samples that are attacked together.
 BATCH_SIZE = 32
@@ -140,20 +143,22 @@ def attack_rows(
 ) -> list[AttackRow]:
     """One row per sample; an attack that can't be run gives rows that say why."""
     ids = [target.victim.samples.ids[index] for index in indices]
+    make = partial(
+        AttackRow,
+        attack=name,
+        noise_std=target.noise_std,
+        oracle_start=attack.oracle_start,
+        label_known=target.labels_known,
+    )
     try:
         found = reconstruct(attack, target, indices)
     except AttackNotApplicable as reason:
-        nothing = {metric.name: None for metric in metrics}
         return [
-            AttackRow(
-                attack=name,
+            make(
                 sample_id=sample,
-                noise_std=target.noise_std,
-                oracle_start=attack.oracle_start,
-                label_known=target.labels_known,
                 status="not_applicable",
                 reason=str(reason),
-                metrics=dict(nothing),
+                metrics={metric.name: None for metric in metrics},
                 objective=None,
                 steps=0,
                 seconds=0.0,
@@ -163,12 +168,8 @@ def attack_rows(
     measured = measure(metrics, found.inputs, target.victim.batch(indices).inputs)
     objectives = found.objective.tolist()
     return [
-        AttackRow(
-            attack=name,
+        make(
             sample_id=sample,
-            noise_std=target.noise_std,
-            oracle_start=attack.oracle_start,
-            label_known=target.labels_known,
             status=found.status[place],
             metrics=measured[place],
             objective=objectives[place] if np.isfinite(objectives[place]) else None,
@@ -182,6 +183,20 @@ def attack_rows(
     ]
 
 
+def recorded_rows(
+    trials: TrialLog, name: str, attack: Attack, target: Target, indices: list[int], metrics: Sequence[Metric],
+    show: bool,
+) -> list[AttackRow]:  # fmt: skip
+    """`attack_rows`, run once."""
+    run = partial(attack_rows, name, attack, target, indices, metrics, show)
+    return trials.records(trial_key(name, target, indices), AttackRow, run)
+
+
+def trial_key(name: str, target: Target, indices: list[int]) -> str:
+    """The key of one attack on one batch at one noise level."""
+    return f"{name} {target.noise_std!r} {indices[0]}"
+
+
 def batches(count: int) -> list[list[int]]:
     """Positions of samples that are attacked together."""
     return [list(range(first, min(first + BATCH_SIZE, count))) for first in range(0, count, BATCH_SIZE)]
@@ -190,6 +205,5 @@ def batches(count: int) -> list[list[int]]:
 def _generator(target: Target, name: str, indices: list[int]) -> torch.Generator:
     """Random draws of one trial's own, so that trials may run in any order."""
     digest = hashlib.sha256(f"{name} {target.noise_std!r}".encode()).digest()[:8]
-    words = [target.victim.settings.seed, int.from_bytes(digest), indices[0]]
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+    seed = derived_seed(target.victim.settings.seed, int.from_bytes(digest), indices[0])
+    return torch.Generator().manual_seed(seed)

@@ -27,11 +27,11 @@ from riskaudit.studies.attacking import (
     AttackSettings,
     Progress,
     Target,
-    attack_rows,
     batches,
+    recorded_rows,
     releases_by_noise,
 )
-from riskaudit.studies.control import control
+from riskaudit.studies.control import recorded_control
 from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.verification import identity_of
 from riskaudit.version import __version__
@@ -85,7 +85,7 @@ def calibrate(
     identity = fingerprint({"calibrate": identity_of(victim, attacks, list(releases), False)})
     trials = TrialLog(log, identity, resume)
     levels: list[CalibrationLevel] = []
-    checked = control(attacks.attacks(), settings)
+    checked = recorded_control(attacks.attacks(), settings, trials)
     if checked.status != "passed":
         raise SettingsError(
             f"the attacks {', '.join(attacks.names)} don't reconstruct the positive control, so they can't "
@@ -123,11 +123,7 @@ def _attacked(victim: Victim, settings: AttackSettings, target: Target, trials: 
     metrics = make_metrics(Subject(tuple(victim.samples.inputs.shape[1:])), ("rmse",))
     for name, attack in settings.attacks().items():
         for indices in batches(len(victim.samples)):
-            key = f"{name} {target.noise_std!r} {indices[0]}"
-            if key not in trials:
-                rows = attack_rows(name, attack, target, indices, metrics, show=False)
-                trials.add(key, [row.model_dump(mode="json") for row in rows])
-            yield [AttackRow.model_validate(row) for row in trials[key]]
+            yield recorded_rows(trials, name, attack, target, indices, metrics, show=False)
 
 
 def _level(

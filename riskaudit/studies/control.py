@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures.lenet import WIDTH, LeNet
 from riskaudit.results import Control
 from riskaudit.studies.attacking import Target, reconstruct
+from riskaudit.studies.trials import TrialLog
 
 NUM_SAMPLES = 4
 # Median RMSE of pixels in [0, 1] that the best attack has to reach: far below the 0.3 of a blind guess.
@@ -65,6 +67,11 @@ def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:
         attack=best[1],
         num_samples=len(samples),
     )
+
+
+def recorded_control(attacks: Mapping[str, Attack], settings: AuditSettings, trials: TrialLog) -> Control:
+    """The control of a study, run once."""
+    return trials.record("control", Control, partial(control, attacks, settings))
 
 
 def _network(seed: int) -> nn.Module:

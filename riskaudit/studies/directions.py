@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -139,12 +140,10 @@ def directions_study(
     for index, row in enumerate(result.samples):
         key = f"sample {index}"
         if row.status != "failed":
-            if key not in trials:
-                trials.add(key, study.trial(index).model_dump(mode="json"))
-            found.append(_Trial.model_validate(trials[key]))
+            found.append(trials.record(key, _Trial, partial(study.trial, index)))
         audited(len(samples) + index + 1, total)
     record = study.record(found, len(samples) - len(found), time.perf_counter() - started)
-    return result.model_copy(update={"studies": {**result.studies, "directions": record.model_dump(mode="json")}})
+    return result.with_study("directions", record)
 
 
 class _Study:

@@ -72,5 +72,4 @@ def with_fairness(
     result: AuditResult, groups: Mapping[str, str] | None = None, groups_name: str | None = None
 ) -> AuditResult:
     """An audit with its fairness study."""
-    found = fairness(result, groups, groups_name=groups_name)
-    return result.model_copy(update={"studies": {**result.studies, "fairness": found.model_dump(mode="json")}})
+    return result.with_study("fairness", fairness(result, groups, groups_name=groups_name))

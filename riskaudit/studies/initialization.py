@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -29,7 +30,7 @@ from riskaudit.results import (
 )
 from riskaudit.statistics.medians import ComparedMedian, compare_medians
 from riskaudit.studies.attacking import AttackSettings
-from riskaudit.studies.control import control
+from riskaudit.studies.control import recorded_control
 from riskaudit.studies.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.measuring import (
     PROXIES,
@@ -38,7 +39,6 @@ from riskaudit.studies.measuring import (
     measured,
     noise_level,
     quartiles,
-    reliable,
 )
 from riskaudit.studies.running import StudyRun
 from riskaudit.studies.trials import TrialLog, fingerprint
@@ -94,16 +94,14 @@ def initialization_study(
     }
     trials = TrialLog(run.log, fingerprint(content), run.resume)
     result = audit(checkpoint, samples, settings, show_samples=run.show_samples, command=run.command)
-    checked = _checked(trials, chosen, settings)
+    checked = None if chosen is None else recorded_control(chosen.attacks(), settings, trials)
     planned: list[tuple[str, int | None]] = [(CHECKPOINT, None)]
     planned += [(name, number) for name in dict.fromkeys(names) for number in range(seeds)]
     done = []
     for name, number in planned:
         key = name if number is None else f"{name} {number}"
-        if key not in trials:
-            trial = _trial(name, number, checkpoint, samples, settings, chosen, result)
-            trials.add(key, trial.model_dump(mode="json"))
-        done.append(InitializationTrial.model_validate(trials[key]))
+        trial = partial(_trial, name, number, checkpoint, samples, settings, chosen, result)
+        done.append(trials.record(key, InitializationTrial, trial))
         if run.progress is not None:
             run.progress(len(done), len(planned))
     std, reference = noise_level(victim.release, settings)
@@ -118,16 +116,7 @@ def initialization_study(
         control=checked,
     )
     study = study.model_copy(update={"notes": [*study.notes, *_kept_note(checkpoint)]})
-    return result.model_copy(update={"studies": {**result.studies, "initialization": study.model_dump(mode="json")}})
-
-
-def _checked(trials: TrialLog, attacks: AttackSettings | None, settings: AuditSettings) -> Control | None:
-    """The positive control, where attacks run."""
-    if attacks is None:
-        return None
-    if "control" not in trials:
-        trials.add("control", control(attacks.attacks(), settings).model_dump(mode="json"))
-    return Control.model_validate(trials["control"])
+    return result.with_study("initialization", study)
 
 
 def _trial(
@@ -219,7 +208,7 @@ def summarise(
 
 
 def _error(risk: SampleRisk) -> float:
-    value = reliable(risk.posterior_rmse)
+    value = risk.posterior_rmse.reliable
     return np.nan if value is None else value
 
 
@@ -227,7 +216,7 @@ def _row(name: str, trials: Sequence[InitializationTrial]) -> InitializationRow:
     risks = [risk for trial in trials for risk in trial.samples]
     failed = [risk for risk in risks if risk.status == "failed"]
     reasons = [trial.reason for trial in trials if trial.reason] + [risk.reason for risk in failed if risk.reason]
-    posterior = _known([reliable(risk.posterior_rmse) for risk in risks])
+    posterior = _known([risk.posterior_rmse.reliable for risk in risks])
     known = INITIALIZATIONS.get(name)
     return InitializationRow(
         initialization=name,
@@ -239,10 +228,10 @@ def _row(name: str, trials: Sequence[InitializationTrial]) -> InitializationRow:
         trace=quartiles(_known([risk.trace for risk in risks])),
         expected_rmse=quartiles(
             [np.inf] * sum(risk.expected_rmse.status == "singular" for risk in risks)
-            + _known([reliable(risk.expected_rmse) for risk in risks])
+            + _known([risk.expected_rmse.reliable for risk in risks])
         ),
         posterior_rmse=quartiles(posterior),
-        revealed_fraction=quartiles(_known([reliable(risk.revealed_fraction) for risk in risks])),
+        revealed_fraction=quartiles(_known([risk.revealed_fraction.reliable for risk in risks])),
         attack_rmse=quartiles(_known([risk.attack_rmse for risk in risks])),
         oracle_rmse=quartiles(_known([risk.oracle_rmse for risk in risks])),
         reasons=list(dict.fromkeys(reasons)) or ([] if posterior else ["no sample has a posterior error"]),

@@ -18,10 +18,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from riskaudit.statistics.seeding import derived_seed
 
 Fill = Callable[[Tensor], object]
 
@@ -88,11 +89,10 @@ def initialize(model: nn.Module, name: str, seed: int, number: int) -> list[str]
         number: of this draw; draws with other numbers or names are independent.
     """
     chosen = INITIALIZATIONS[name]
-    words = [seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]), number]
-    state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     kept: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(state & (2**63 - 1))
+        torch.manual_seed(derived_seed(seed, word, number))
         for path, module in model.named_modules():
             kept += [f"{path}.{own}".removeprefix(".") for own in _initialize_module(module, chosen)]
     return kept

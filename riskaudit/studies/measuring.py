@@ -15,13 +15,12 @@ from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Subject, make_metrics
 from riskaudit.release import Release
-from riskaudit.results import AttackRow, Estimate, Quartiles, SampleRisk, SampleRow
+from riskaudit.results import AttackRow, Quartiles, SampleRisk, SampleRow
 from riskaudit.statistics.strongest import strongest
 from riskaudit.studies.attacking import AttackSettings, Target, attack_rows, batches
 
 # Reading these off the spectrum costs next to nothing beside the spectrum itself.
 PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")
-RELIABLE = frozenset({"exact", "converged", "bracketed"})
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,6 @@ def _attacked(
 def noise_level(release: Release, settings: AuditSettings) -> tuple[float, bool]:
     """Std of the release's noise, or of the reference noise where it has none, and whether it is that."""
     return (settings.reference_noise, True) if release.noise is None else (release.noise.std, False)
-
-
-def reliable(estimate: Estimate) -> float | None:
-    """The value of an estimate that may be relied on."""
-    return estimate.value if estimate.status in RELIABLE else None
 
 
 def quartiles(values: Sequence[float]) -> Quartiles | None:

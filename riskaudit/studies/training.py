@@ -25,8 +25,8 @@ from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult, Control, MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.statistics import group_statistic, rank_correlation
 from riskaudit.studies.attacking import AttackSettings
-from riskaudit.studies.control import control
-from riskaudit.studies.measuring import attack_settings, measure, noise_level, reliable
+from riskaudit.studies.control import recorded_control
+from riskaudit.studies.measuring import attack_settings, measure, noise_level
 from riskaudit.studies.running import StudyRun
 from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.verification import identity_of
@@ -71,19 +71,13 @@ def training_study(
     snapshots, source = order_of(checkpoint_files(checkpoints))
     place, last, result = _last(snapshots, samples, settings, load, run)
     trials = TrialLog(run.log, _identity(snapshots, last, samples, settings, chosen), run.resume)
-    checked = None
-    if chosen is not None:
-        if "control" not in trials:
-            trials.add("control", control(chosen.attacks(), settings).model_dump(mode="json"))
-        checked = Control.model_validate(trials["control"])
+    checked = None if chosen is None else recorded_control(chosen.attacks(), settings, trials)
     measure_one = partial(_row, like=last, samples=samples, settings=settings, attacks=chosen)
     rows = []
     for number, snapshot in enumerate(snapshots):
         key = f"{number} {snapshot.path.name}"
-        if key not in trials:
-            given = partial(_given, last) if number == place else load
-            trials.add(key, measure_one(snapshot, given).model_dump(mode="json"))
-        rows.append(TrainingRow.model_validate(trials[key]))
+        given = partial(_given, last) if number == place else load
+        rows.append(trials.record(key, TrainingRow, partial(measure_one, snapshot, given)))
         if run.progress is not None:
             run.progress(len(rows), len(snapshots))
     victim = make_victim(last, samples, settings)
@@ -98,7 +92,7 @@ def training_study(
         attacks=() if chosen is None else chosen.names,
         control=checked,
     )
-    return result.model_copy(update={"studies": {**result.studies, "training": study.model_dump(mode="json")}})
+    return result.with_study("training", study)
 
 
 def _given(checkpoint: Checkpoint, _: Path) -> Checkpoint:
@@ -159,8 +153,8 @@ def _row(
         return row.model_copy(update={"reason": clean(reason, 300)})
     losses = [risk.loss for risk in found.samples if risk.loss is not None]
     norms = [risk.gradient_norm for risk in found.samples if risk.gradient_norm is not None]
-    errors = {risk.sample_id: reliable(risk.posterior_rmse) for risk in found.samples}
-    revealed = {risk.sample_id: reliable(risk.revealed_fraction) for risk in found.samples}
+    errors = {risk.sample_id: risk.posterior_rmse.reliable for risk in found.samples}
+    revealed = {risk.sample_id: risk.revealed_fraction.reliable for risk in found.samples}
     attacked = {risk.sample_id: risk.attack_rmse for risk in found.samples}
     return row.model_copy(
         update={

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from riskaudit.errors import OutputError, SettingsError
 from riskaudit.files import write_file
+from riskaudit.results import Record
+
+R = TypeVar("R", bound=Record)
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:
@@ -64,6 +67,21 @@ class TrialLog:
                 stream.write(_line({"trial": key, "result": result}))
                 stream.flush()
                 os.fsync(stream.fileno())
+
+    def once(self, key: str, run: Callable[[], Any]) -> Any:
+        """The result of a trial: the one recorded, else that of running it now."""
+        if key not in self._done:
+            self.add(key, run())
+        return self._done[key]
+
+    def record(self, key: str, kind: type[R], run: Callable[[], R]) -> R:
+        """Likewise where the result is a record."""
+        return kind.model_validate(self.once(key, lambda: run().model_dump(mode="json")))
+
+    def records(self, key: str, kind: type[R], run: Callable[[], Sequence[R]]) -> list[R]:
+        """Likewise where it is several."""
+        found = self.once(key, lambda: [record.model_dump(mode="json") for record in run()])
+        return [kind.model_validate(record) for record in found]
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -33,13 +34,14 @@ from riskaudit.studies.attacking import (
     AttackSettings,
     Progress,
     Target,
-    attack_rows,
     batches,
     hyper_parameters,
     input_range,
+    recorded_rows,
     releases_by_noise,
+    trial_key,
 )
-from riskaudit.studies.control import control
+from riskaudit.studies.control import recorded_control
 from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.tuning import tuned
 from riskaudit.version import __version__
@@ -120,7 +122,7 @@ def verify(
         prediction for std, result in zip(releases, audits, strict=True) for prediction in predictions_of(result, std)
     ]
     record = _record(study, chosen, rows, predictions, checked, complete)
-    return audits[0].model_copy(update={"studies": {**audits[0].studies, "verify": record.model_dump(mode="json")}})
+    return audits[0].with_study("verify", record)
 
 
 def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
@@ -166,7 +168,7 @@ class _Study:
     trials: TrialLog
     show_samples: bool
 
-    @property
+    @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         samples = self.victim.samples
         subject = Subject(
@@ -191,12 +193,10 @@ class _Study:
         metrics, done, complete = self.metrics, 0, False
         planned: list[str] = []
         try:
-            checked = self._control(attacks)
+            checked = recorded_control(attacks, self.victim.settings, self.trials)
             for name, target, indices in self._plan(attacks, targets):
-                planned.append(f"{name} {target.noise_std!r} {indices[0]}")
-                if planned[-1] not in self.trials:
-                    found = attack_rows(name, attacks[name], target, indices, metrics, self.show_samples)
-                    self.trials.add(planned[-1], [row.model_dump(mode="json") for row in found])
+                planned.append(trial_key(name, target, indices))
+                recorded_rows(self.trials, name, attacks[name], target, indices, metrics, self.show_samples)
                 done += len(indices)
                 progress(done, 0)
             complete = True
@@ -207,8 +207,9 @@ class _Study:
         return rows, checked, complete
 
     def _plan(self, attacks: dict[str, Attack], targets: list[Target]) -> Iterator[tuple[str, Target, list[int]]]:
+        # Noise makes no gradient finite or infinite.
+        usable = self._finite(targets[0])
         for target in targets:
-            usable = self._finite(target)
             for name in attacks:
                 for places in batches(len(usable)):
                     yield name, target, [usable[place] for place in places]
@@ -221,11 +222,6 @@ class _Study:
             fine = torch.isfinite(jacobian.losses()) & torch.isfinite(jacobian.norms)
             usable += [index for index, good in zip(indices, fine.tolist(), strict=True) if good]
         return usable
-
-    def _control(self, attacks: dict[str, Attack]) -> Control:
-        if "control" not in self.trials:
-            self.trials.add("control", control(attacks, self.victim.settings).model_dump(mode="json"))
-        return Control.model_validate(self.trials["control"])
 
 
 def _record(

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from benchmarks import attacks
-
-
-@pytest.fixture(autouse=True)
-def _keep_torch_settings() -> Iterator[None]:
-    threads, rounding = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = rounding
 
 
 def test_attacks_quick(capsys: pytest.CaptureFixture[str], tmp_path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,6 @@ import torch
 from benchmarks import bayes_optimal
 from riskaudit.priors import IsotropicPrior
 from riskaudit.release import Batch, Release
-
-
-@pytest.fixture(autouse=True)
-def _keep_torch_settings() -> Iterator[None]:
-    threads, rounding = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = rounding
 
 
 def test_bayes_optimal_quick(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,14 +17,6 @@ from benchmarks.timing import median_ratio, take_turns
 
 CPU = torch.device("cpu")
 MEGABYTE = 2**20
-
-
-@pytest.fixture(autouse=True)
-def _keep_torch_settings() -> Iterator[None]:
-    threads, rounding = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = rounding
 
 
 def assert_markdown(text: str) -> None:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import torch
 from cases import DATA
 
 from benchmarks import initialization, training_risk
 
 FILES = ("mnist_train.npz", "mnist_test.npz")
-
-
-@pytest.fixture(autouse=True)
-def _keep_torch_settings() -> Iterator[None]:
-    threads, rounding = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = rounding
 
 
 @pytest.fixture(autouse=True)

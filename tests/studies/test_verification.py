@@ -12,7 +12,7 @@ import pytest
 import torch
 from study_cases import NOISE, digits, network
 
-import riskaudit.studies.verification as module
+import riskaudit.studies.attacking as module
 from riskaudit.attacks import GaussNewton, Observation
 from riskaudit.auditing import AuditSettings, audit
 from riskaudit.auditing.victim import make_victim

@@ -9,7 +9,7 @@ from riskaudit.report.document import Block, Callout, Cell, Column, Figure, Para
 from riskaudit.report.facts import Facts, median, quantile
 from riskaudit.report.formatting import count, decibels, given, number, number_cell, percent, sentence, short, tally
 from riskaudit.report.plots import Curve, CurvePlot, Dot, DotPlot, Reference
-from riskaudit.results import SampleRow, SuccessProbability
+from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
 
 _SHARES = (
     (0.0, "Minimum"),
@@ -20,7 +20,6 @@ _SHARES = (
     (0.9, "90 %"),
     (1.0, "Maximum"),
 )
-_CERTAIN = {"exact", "converged", "bracketed"}
 
 
 def leaks_section(facts: Facts) -> Section:
@@ -75,7 +74,7 @@ def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tupl
             row.proxies[proxy].low,
             row.proxies[proxy].high,
             row.verdict,
-            row.proxies[proxy].status in _CERTAIN,
+            row.proxies[proxy].status in RELIABLE,
         )
         for value, row in known
     )
