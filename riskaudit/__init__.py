@@ -18,8 +18,8 @@ from riskaudit.version import __version__
 if TYPE_CHECKING:
     from riskaudit.auditing import AuditSettings, audit
     from riskaudit.errors import RiskauditError
-    from riskaudit.guard import Policy
     from riskaudit.inputs import Checkpoint, Loss, Samples, load_checkpoint, load_loss, load_samples
+    from riskaudit.policy import Policy
     from riskaudit.priors import Prior, fit_prior, load_prior, save_prior
     from riskaudit.report import render
     from riskaudit.results import AuditResult, Calibration
@@ -32,7 +32,7 @@ _HOMES = {
     "Calibration": "riskaudit.results",
     "Checkpoint": "riskaudit.inputs",
     "Loss": "riskaudit.inputs",
-    "Policy": "riskaudit.guard",
+    "Policy": "riskaudit.policy",
     "Prior": "riskaudit.priors",
     "RiskauditError": "riskaudit.errors",
     "Samples": "riskaudit.inputs",

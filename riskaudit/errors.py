@@ -11,7 +11,8 @@
     │   └── CoupledReleaseError    one sample's release depends on the other samples
     ├── SettingsError              an option's value, or options that exclude each other
     ├── OutputError                the place that results should go to
-    └── ResultError                an audit.json that can't be read
+    ├── ResultError                an audit.json that can't be read
+    └── GuardError                 an upload that can't be reviewed, a ledger or a log that can't be used
 
 Each message says what was expected, what was found, and what to do, and names the file, layer or
 option. The command line prints it and exits with code 2.
@@ -66,3 +67,7 @@ class OutputError(RiskauditError):
 
 class ResultError(RiskauditError):
     """An audit.json that is missing, broken, or of an unknown schema."""
+
+
+class GuardError(RiskauditError):
+    """An upload that can't be reviewed, or a ledger or log that can't be used; nothing is sent then."""

@@ -1,8 +1,7 @@
-"""Options and policy limits from TOML files. The command line wins over the file."""
+"""Options from TOML files. The command line wins over the file."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,12 @@ from typing import Any
 import typer
 
 from riskaudit.errors import SettingsError
+from riskaudit.files import read_toml
+from riskaudit.policy import POLICY_TABLE
 
 FILE_NAMES = ("riskaudit.toml", "pyproject.toml")
-POLICY_TABLE = "policy"
 # Which files to audit belongs on the command line, and a file can't name another one.
 NOT_CONFIGURABLE = {"config", "checkpoint", "help"}
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a mapping.
-
-    Raises:
-        SettingsError: missing, unreadable or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"can't read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"expected TOML in {path}, found a mistake: {error}") from error
 
 
 def _table(path: Path) -> dict[str, Any] | None:
@@ -115,22 +101,3 @@ def _as_given(value: Any, *, repeatable: bool) -> Any:
     if isinstance(value, list):
         return value if repeatable else ",".join(map(str, value))
     return [value] if repeatable else value
-
-
-def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
-    """Policy limits from a file: a [policy] table, [tool.riskaudit.policy], or, if required, the whole file.
-
-    Raises:
-        SettingsError: the file can't be read, or holds no limits where they are required.
-    """
-    content = read_toml(path)
-    tool = content.get("tool", {})
-    own = tool.get("riskaudit", {}) if isinstance(tool, dict) else {}
-    for table in (content.get(POLICY_TABLE), own.get(POLICY_TABLE) if isinstance(own, dict) else None):
-        if isinstance(table, dict):
-            return table
-    if not required:
-        return None
-    if not content:
-        raise SettingsError(f"expected policy limits in {path}, found none; see riskaudit scan --help")
-    return content

@@ -18,8 +18,8 @@ from riskaudit.cli import options as opt
 
 if TYPE_CHECKING:
     from riskaudit.auditing import AuditSettings
-    from riskaudit.guard import Policy
     from riskaudit.inputs import Checkpoint, Samples
+    from riskaudit.policy import Policy
     from riskaudit.studies import AttackSettings
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from riskaudit.cli.config import policy_table
 from riskaudit.errors import SettingsError
+from riskaudit.policy import Policy, policy_table
 from riskaudit.results import AuditResult, PolicyOutcome
 
 
@@ -20,8 +20,6 @@ class Limits:
     def __init__(
         self, max_revealed: float | None, min_rmse: float | None, policy: Path | None, config: Path | None
     ) -> None:
-        from riskaudit.guard import Policy
-
         limits: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for file in (config, policy):

@@ -6,6 +6,7 @@ from riskaudit.proxies import i2f as _i2f  # noqa: F401  # isort: skip
 from riskaudit.proxies import posterior as _posterior  # noqa: F401  # isort: skip
 from riskaudit.proxies import lavp as _lavp  # noqa: F401  # isort: skip
 from riskaudit.proxies.base import PROXIES, Proxy, ProxyScores
+from riskaudit.proxies.few_products import FewProducts, few_products
 from riskaudit.proxies.information import Information, posterior_rmse, revealed_fraction
 from riskaudit.proxies.linearisation import Linearisation
 from riskaudit.proxies.plan import Clock, Plan
@@ -13,11 +14,13 @@ from riskaudit.proxies.plan import Clock, Plan
 __all__ = [
     "PROXIES",
     "Clock",
+    "FewProducts",
     "Information",
     "Linearisation",
     "Plan",
     "Proxy",
     "ProxyScores",
+    "few_products",
     "posterior_rmse",
     "revealed_fraction",
 ]

@@ -9,7 +9,7 @@ from study_cases import digits, network
 
 from riskaudit.auditing import AuditSettings, audit
 from riskaudit.errors import ResultError, SettingsError
-from riskaudit.guard import Policy
+from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, Calibration
 from riskaudit.studies import AttackSettings, calibrate
 

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from riskaudit.errors import SettingsError
-from riskaudit.guard import Policy
+from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, Estimate, NoiseInfo, SampleRow
 
-BASE = AuditResult.load(Path(__file__).parents[1] / "data" / "audit-schema1.json")
+BASE = AuditResult.load(Path(__file__).parent / "data" / "audit-schema1.json")
 STATUSES = ["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
 USABLE = {"exact", "converged", "bracketed"}
 
@@ -174,5 +174,5 @@ def test_limits_that_are_no_numbers(value) -> None:
 
 
 def test_unknown_limits_name_the_known() -> None:
-    with pytest.raises(SettingsError, match="max_revealed, min_rmse, found 'max_leak'"):
+    with pytest.raises(SettingsError, match="max_revealed, min_rmse, .*found 'max_leak'"):
         Policy.from_mapping({"max_leak": 1})

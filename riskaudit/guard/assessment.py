@@ -1,0 +1,269 @@
+"""How exposed each sample of a batch is at any noise: quickly for all, then as exactly as wanted for some."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from riskaudit.auditing import AuditSettings
+from riskaudit.auditing.planning import choose_plan, free_memory
+from riskaudit.guard.client import Client
+from riskaudit.guard.ledger import Account, Entry
+from riskaudit.linalg import KrylovSpace
+from riskaudit.policy import Exposure, Policy, Range
+from riskaudit.priors import Prior
+from riskaudit.proxies import Clock, Information, Linearisation, few_products
+from riskaudit.proxies.information import BracketedInformation, ExactInformation
+from riskaudit.release import Batch
+
+# A product with H costs at most so many gradients of the batch (benchmarks/RESULTS.md), everything else of a review
+# so many.
+PRODUCT_GRADIENTS, OTHER_GRADIENTS = 6.0, 8.0
+LEAST_PRODUCTS, MOST_PRODUCTS = 3, 32
+# Products per sample without a bound on the cost.
+DEFAULT_PRODUCTS = 8
+# Samples whose time is measured before the budget is spent on the others.
+FIRST_SAMPLES = 8
+# The share of the free memory that one batch may fill, and of the time that is left.
+MEMORY_SHARE, TIME_SHARE = 0.5, 0.8
+# Relative width of a refined interval where not all eigenvalues are affordable.
+REFINED_PRECISION = 0.05
+# Fisher information of a release without noise, as large as sums of it stay finite.
+EVERYTHING = 1e100
+
+
+@dataclass(frozen=True, eq=False)
+class Sketched:
+    """The Krylov space of one sample's first products, for a ledger; nothing of the batch is kept alive.
+
+    Attributes:
+        directions: Q, [k, d].
+        core: Q H Q^T, [k, k].
+    """
+
+    directions: np.ndarray
+    core: np.ndarray
+
+    @classmethod
+    def of(cls, space: KrylovSpace) -> Sketched:
+        """Of an iteration."""
+        tridiagonal = space.tridiagonal
+        count = tridiagonal.num_products
+        between = tridiagonal.off_diagonal[: count - 1] if count else np.zeros(0)
+        core = np.diag(tridiagonal.diagonal[:count]) + np.diag(between, 1) + np.diag(between, -1)
+        return cls(space.basis[:count].double().cpu().numpy(), core)
+
+
+@dataclass(eq=False)
+class Assessment:
+    """What is known of a batch; samples without an entry were not assessed.
+
+    Attributes:
+        batch: the samples.
+        ids: of the samples.
+        groups: classes, None where targets aren't classes.
+        information: by place in the batch.
+        sketches: by place, where a ledger wants them.
+        products: with H, over all samples.
+    """
+
+    batch: Batch
+    ids: list[str]
+    groups: list[str | None]
+    information: dict[int, Information] = field(default_factory=dict)
+    sketches: dict[int, Sketched] = field(default_factory=dict)
+    products: int = 0
+
+    def exposures(self, noise_std: float, accounts: dict[str, Account] | None = None) -> list[Exposure]:
+        """Of every sample, if the mean over the samples leaves with noise of this std on its entries.
+
+        Args:
+            noise_std: Fisher-equivalent; 0 reveals everything.
+            accounts: of a ledger, for the totals.
+        """
+        return [self.exposure(place, noise_std, len(self.ids), accounts) for place in range(len(self.ids))]
+
+    def exposure(
+        self, place: int, noise_std: float, batch_size: int, accounts: dict[str, Account] | None = None
+    ) -> Exposure:
+        """Of one sample among ``batch_size`` whose mean leaves."""
+        identifier, group = self.ids[place], self.groups[place]
+        if not noise_std:
+            # Nothing stands between the attacker and the gradient: assume full disclosure.
+            total = None if accounts is None else Range(0.0, 1.0)
+            return Exposure(identifier, group, Range(1.0, 1.0), Range(0.0, 0.0), total)
+        found = self.information.get(place)
+        if found is None:
+            return Exposure(identifier, group)
+        sigma = batch_size * noise_std
+        revealed, error = found.revealed(sigma), found.error(sigma)
+        total = None
+        if accounts is not None:
+            after = self.account(place, noise_std, batch_size, accounts.get(identifier))
+            total = Range(0.0, after.revealed)
+        return Exposure(identifier, group, Range(revealed.low, revealed.high), Range(error.low, error.high), total)
+
+    def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
+        """A sample's account once the mean over ``batch_size`` samples has left with this noise."""
+        found, sketch = self.information[place], self.sketches[place]
+        dimension = self.batch.inputs[place].numel()
+        if before is None:
+            before = Account.empty(dimension, found.tau, sketch.directions)
+        if not noise_std:
+            return before.after(Entry(dimension, math.inf, EVERYTHING * np.eye(len(sketch.core))))
+        precision = (batch_size * noise_std) ** -2
+        most = found.revealed(batch_size * noise_std).high
+        return before.after(Entry(most * dimension, trace_of(found) * precision, sketch.core * precision))
+
+
+def trace_of(information: Information) -> float:
+    """Upper end of tr H."""
+    if isinstance(information, ExactInformation):
+        return float(information.eigenvalues.sum())
+    assert isinstance(information, BracketedInformation)
+    return information.traces.trace.high
+
+
+class Assessor:
+    """Assesses batches of one client.
+
+    Args:
+        client: its release.
+        prior: what an attacker is taken to know.
+        policy: limits of cost and time, and the confidence.
+        sketched: keep what a ledger needs.
+    """
+
+    def __init__(self, client: Client, prior: Prior, policy: Policy, sketched: bool) -> None:
+        self.client, self.prior, self.policy, self.sketched = client, prior, policy, sketched
+
+    @property
+    def products(self) -> int:
+        """With H, per sample, that a review may make for a first answer."""
+        if self.policy.max_gradients is None:
+            return DEFAULT_PRODUCTS
+        affordable = int((self.policy.max_gradients - OTHER_GRADIENTS) // PRODUCT_GRADIENTS)
+        return max(LEAST_PRODUCTS, min(MOST_PRODUCTS, affordable))
+
+    def quick(
+        self,
+        batch: Batch,
+        ids: list[str],
+        groups: list[str | None],
+        accounts: dict[str, Account] | None,
+        failure: float,
+        end: float,
+    ) -> Assessment:
+        """As many samples as time allows, drawn at random where it does not allow all.
+
+        Args:
+            batch: the samples.
+            ids: of the samples.
+            groups: of the samples.
+            accounts: of a ledger, whose directions the sketches take over; None without one.
+            failure: probability, over the whole batch, that some interval misses.
+            end: of the time, on the monotonic clock.
+        """
+        found = Assessment(batch, ids, groups)
+        limited = math.isfinite(end)
+        order = list(range(len(batch)))
+        if limited:
+            secrets.SystemRandom().shuffle(order)
+        width = self._width(batch)
+        size = min(width, FIRST_SAMPLES) if limited else width
+        while order and time.monotonic() < end:
+            places, order = order[:size], order[size:]
+            started = time.monotonic()
+            self._assess(found, places, accounts, failure / len(batch), lambda: time.monotonic() >= end)
+            if limited:
+                per_sample = (time.monotonic() - started) / len(places)
+                affordable = int(TIME_SHARE * (end - time.monotonic()) / max(per_sample, 1e-9))
+                if affordable < 1:
+                    break
+                size = min(width, affordable)
+        return found
+
+    def refine(self, found: Assessment, place: int, noise_std: float, failure: float, end: float) -> None:
+        """Replace what is known of one sample by something tighter, if time is left.
+
+        All eigenvalues where they are affordable, else an interval aimed at this noise.
+        """
+        if time.monotonic() >= end:
+            return
+        one = found.batch.select([place])
+        batch = self.client.batch(one.inputs, one.targets)
+        jacobian = self.client.jacobian(batch, len(found.ids) * noise_std)
+        settings = AuditSettings(
+            proxies=("posterior_rmse", "revealed_fraction"), precision=REFINED_PRECISION, confidence=1 - failure
+        )
+        release = jacobian.release
+        plan = choose_plan(settings, jacobian.shape[1], release.num_entries, 1, 1, release.device)
+        clock = Clock(None if math.isinf(end) else max(0.0, end - time.monotonic()))
+        at = Linearisation(jacobian, [place], self.prior, plan, secrets.randbits(48), clock)
+        information = at.information
+        if information is not None:
+            found.information[place] = information[0]
+        found.products += at.matvecs
+
+    def _width(self, batch: Batch) -> int:
+        """Samples that fit in memory at once."""
+        sample_bytes = self.client.sample_bytes(batch)
+        return max(1, int(MEMORY_SHARE * free_memory(batch.inputs.device) // max(1, sample_bytes)))
+
+    def _assess(
+        self,
+        found: Assessment,
+        places: Sequence[int],
+        accounts: dict[str, Account] | None,
+        failure: float,
+        deadline: Callable[[], bool],
+    ) -> None:
+        part = found.batch.select(list(places))
+        jacobian = self.client.jacobian(part, 0.0)
+        hessian, flat = jacobian.hessian(), part.inputs.flatten(1)
+        generator = torch.Generator().manual_seed(secrets.randbits(63))
+
+        def draw(_: int) -> torch.Tensor:
+            return torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)
+
+        few = few_products(hessian, self.prior.bind(part.targets, flat), self.products, failure, draw, deadline)
+        found.products += few.products
+        if few.products < len(places):
+            # Not one product for everybody: no bound exists.
+            return
+        found.information.update(zip(places, few.information, strict=True))
+        if self.sketched:
+            found.sketches.update(zip(places, map(Sketched.of, few.spaces), strict=True))
+            self._project(found, places, accounts or {}, hessian.matmat)
+
+    def _project(
+        self,
+        found: Assessment,
+        places: Sequence[int],
+        accounts: dict[str, Account],
+        products: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        """Q H Q^T in the directions that the ledger keeps of samples that it knows."""
+        known = {
+            row: accounts[found.ids[place]].directions
+            for row, place in enumerate(places)
+            if found.ids[place] in accounts
+        }
+        if not known:
+            return
+        flat, most = found.batch.inputs[list(places)].flatten(1), max(len(rows) for rows in known.values())
+        columns = flat.new_zeros(len(places), flat.shape[1], most)
+        for row, directions in known.items():
+            columns[row, :, : len(directions)] = torch.as_tensor(directions.T).to(flat)
+        images = products(columns)
+        found.products += most * len(places)
+        for row, directions in known.items():
+            count = len(directions)
+            core = (columns[row, :, :count].mT @ images[row, :, :count]).double().cpu().numpy()
+            found.sketches[places[row]] = Sketched(directions, (core + core.T) / 2)

@@ -1,0 +1,220 @@
+"""A client's release of a batch's mean gradient, kept up to date with a model that trains.
+
+One definition of the release, as in an audit (THEORY, section 3): the update is the mean over the batch of every
+sample's own r(x_i), plus noise on its entries. An attacker who knows the other samples is left with r(x_i) / B, so
+sample i is as exposed as on its own with B times the noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from scipy.stats import chi2, gamma, norm
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from riskaudit.errors import GuardError, SettingsError
+from riskaudit.inputs import Loss, load_loss
+from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
+from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
+from riskaudit.release.steps import NoiseStep
+
+LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
+# Noise of the Jacobian's release where the client adds none; nothing is read off at it.
+ANY_NOISE = 1.0
+# How far an update without noise may be from the mean gradient, relative to its norm: other kernels, other sums.
+TOLERANCE = 1e-3
+# Probability that true noise is taken for a foreign update, for each of two tests.
+REJECTION = 1e-9
+# Samples of which gradients [B, P] are held at once, in entries.
+CHUNK_ENTRIES = 2**26
+
+
+class Client:
+    """The release of one client's batches.
+
+    Args:
+        model: the live model; never changed.
+        loss: by name, module or function of outputs and targets.
+        release: pipeline of steps that act on every sample by itself, and noise on the mean.
+        dtype: to work in.
+
+    Raises:
+        SettingsError: a step that mixes samples.
+        RiskauditError: see `Release` and `load_loss`.
+    """
+
+    def __init__(self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype) -> None:
+        self._model, self._loss, self._dtype = model, as_loss(loss), dtype
+        steps = parse_steps(release)
+        for step in steps:
+            if not isinstance(step, Gradient | Clip | Mask | NoiseStep):
+                raise SettingsError(
+                    f"expected a release of gradient, clip, mask and noise, found {step.spec!r}: of a batch's mean "
+                    "gradient it would keep entries that depend on all samples together; use a mask"
+                )
+        if any(isinstance(step, NoiseStep) for step in steps[:-1]):
+            raise SettingsError(
+                f"expected noise as the last step of the release, found {release!r}; move it to the end"
+            )
+        self.noise: Noise | None = next((step.noise for step in steps if isinstance(step, NoiseStep)), None)
+        self._steps: tuple[Step, ...] = tuple(step for step in steps if not isinstance(step, NoiseStep))
+        self._state: object = None
+        self._makers: dict[object, JacobianMaker] = {}
+        self._copy: nn.Module | None = None
+        self._release: Release | None = None
+
+    @property
+    def spec(self) -> str:
+        """The steps before the noise."""
+        return ",".join(step.spec for step in self._steps)
+
+    @property
+    def noise_std(self) -> float:
+        """Fisher-equivalent std of the noise on every entry of the update; 0 without."""
+        return 0.0 if self.noise is None else self.noise.fisher_std
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of the trainable parameters, by name."""
+        return {name: value.shape for name, value in self._model.named_parameters() if value.requires_grad}
+
+    def refresh(self) -> None:
+        """Take over the live model's weights, buffers and modes.
+
+        Raises:
+            GuardError: a weight that isn't finite.
+            ReleaseError: a model whose gradients aren't functions of single samples.
+        """
+        state = self._structure()
+        if self._copy is None or state != self._state:
+            self._copy = copy.deepcopy(self._model).to(dtype=self._dtype)
+            self._makers.clear()
+            self._state = state
+        else:
+            with torch.no_grad():
+                for own, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
+                    own.copy_(live)
+        for name, value in self._copy.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise GuardError(f"the model's {name} holds something that isn't a finite number")
+        # Its parameters share memory with the copy's, so that later calls keep what is made of it.
+        self._release = Release(self._copy, self._loss, self._steps)
+
+    def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
+        """Samples where and as the release works."""
+        release = self._current
+        return Batch(inputs.detach().to(release.device, release.dtype), targets.detach().to(release.device))
+
+    def clipped(self, norm: float) -> Client:
+        """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
+        other = Client(self._model, self._loss, "gradient", self._dtype)
+        other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
+        other.refresh()
+        return other
+
+    def jacobian(self, batch: Batch, noise_std: float) -> Jacobian:
+        """J of every sample's own release with Gaussian noise of this std."""
+        release = self._current
+        key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
+        if key not in self._makers:
+            self._makers[key] = jacobian_maker(release, batch.select(list(range(min(len(batch), 4)))))
+        return replace(self._makers[key], release=release.with_noise(noise_std or ANY_NOISE))(batch)
+
+    def sample_bytes(self, batch: Batch) -> int:
+        """Memory that one more sample in a batch takes, about."""
+        self.jacobian(batch.select([0]), ANY_NOISE)
+        return max(maker.sample_bytes for maker in self._makers.values())
+
+    def mean(self, batch: Batch) -> Tensor:
+        """The mean of r(x_i) over the batch, [P], float64 on the CPU."""
+        release = self._current
+        if not release.changes_gradient:
+            return self._mean_gradient(release, batch)
+        size, total = (
+            max(1, CHUNK_ENTRIES // release.num_entries),
+            torch.zeros(release.num_entries, dtype=torch.float64),
+        )
+        for first in range(0, len(batch), size):
+            part = batch.select(list(range(first, min(first + size, len(batch)))))
+            total += release.mean(part).detach().double().sum(0).cpu()
+        return total / len(batch)
+
+    def mismatch(self, update: Tensor, mean: Tensor) -> str | None:
+        """Why an update [P] can't be the release of the batch whose mean is ``mean`` [P]; None where it can be."""
+        difference = update - mean
+        distance, length = float(difference.norm()), float(mean.norm())
+        if self.noise is None:
+            if distance <= TOLERANCE * length:
+                return None
+            return (
+                f"the update isn't the gradient of this batch: it is {_relative(distance, length)} away from it; hand "
+                "over the mean gradient over the batch, of the loss that the guard was given"
+            )
+        count, scale = len(update), self.noise.scale
+        if self.noise.law == "gaussian":
+            statistic, law = float((difference / scale).square().sum()), chi2(count)
+        else:
+            statistic, law = float((difference / scale).abs().sum()), gamma(count)
+        if statistic < law.ppf(REJECTION) or statistic > law.ppf(1 - REJECTION):
+            return (
+                f"the update minus this batch's release isn't noise of {self.noise.law}:{scale:g}: its size is "
+                f"{distance / math.sqrt(count) / self.noise.std:.3g} times what it should be; add the noise that the "
+                "guard was told of, or tell it of what was added"
+            )
+        # A multiple of the release hides below large noise in all directions but its own.
+        along = float(difference @ mean) / length / self.noise.std if length > 0 else 0.0
+        if abs(along) > norm.isf(REJECTION):
+            return "the update isn't this batch's release and noise: it holds too much or too little of it"
+        return None
+
+    @property
+    def _current(self) -> Release:
+        if self._release is None:
+            self.refresh()
+        assert self._release is not None
+        return self._release
+
+    def _mean_gradient(self, release: Release, batch: Batch) -> Tensor:
+        """By one forward and one backward pass over the whole batch."""
+        parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            outputs = release.run(parameters, batch.inputs)
+            losses = vmap(lambda output, target: self._loss(output[None], target[None]).sum())(outputs, batch.targets)
+            gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), allow_unused=True)
+        parts = [
+            (torch.zeros_like(value) if found is None else found).reshape(-1).double().cpu()
+            for found, value in zip(gradients, parameters.values(), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def _structure(self) -> object:
+        """What the copy has to be made anew for."""
+        return (
+            [(name, value.shape, value.requires_grad, value.device) for name, value in self._model.named_parameters()],
+            [(name, value.shape) for name, value in self._model.named_buffers()],
+            [(name, type(module), module.training) for name, module in self._model.named_modules()],
+        )
+
+
+def as_loss(given: LossLike | Loss) -> Loss:
+    """A loss by its name, as a module, or as a function of outputs and targets."""
+    if isinstance(given, Loss):
+        return given
+    if isinstance(given, str):
+        return load_loss(given)
+    return Loss(getattr(given, "__name__", type(given).__name__), given, "custom")
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _relative(distance: float, length: float) -> str:
+    return f"{distance / length:.3g} times its norm" if length > 0 else f"{distance:.3g} (the gradient is 0)"

@@ -1,0 +1,47 @@
+"""What a review says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from riskaudit.policy import Exposure
+
+Action = Literal["allow", "warn", "sanitise", "block"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Whether an update may leave, and why.
+
+    Attributes:
+        action: "allow" and "warn" send the update as it is, "sanitise" another one, "block" none.
+        update: what may be sent, in the form it was handed in; None when blocked.
+        reasons: sentences without any private input.
+        exposures: per sample, what the update that may be sent reveals (of a blocked one: would have revealed);
+            empty where the review came to no number.
+        round: number of the review in the log, or the caller's.
+        noise_std: of the Gaussian noise that sanitising added to every entry of the update; 0 without.
+        dropped: how many samples sanitising left out.
+        model_digest: SHA-256 of the weights that were reviewed; empty where the review failed before.
+        update_digest: SHA-256 of ``update``; empty when blocked.
+        seconds: that the review took.
+        products: products with H that it took, over all samples.
+    """
+
+    action: Action
+    update: Any
+    reasons: list[str]
+    exposures: list[Exposure] = field(default_factory=list)
+    round: int | None = None
+    noise_std: float = 0.0
+    dropped: int = 0
+    model_digest: str = ""
+    update_digest: str = ""
+    seconds: float = 0.0
+    products: int = 0
+
+    @property
+    def allowed(self) -> bool:
+        """Whether anything may be sent."""
+        return self.update is not None

@@ -1,0 +1,328 @@
+"""`Guard`: audit, policy, ledger and log around one upload. Whatever goes wrong, nothing leaves."""
+
+from __future__ import annotations
+
+import functools
+import math
+import secrets
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riskaudit.errors import GuardError, RiskauditError, SettingsError
+from riskaudit.guard.client import Client, LossLike
+from riskaudit.guard.decision import Decision
+from riskaudit.guard.ledger import Account, Ledger, hide
+from riskaudit.guard.log import AuditLog
+from riskaudit.guard.review import Outcome, Review
+from riskaudit.guard.updates import Update, UpdateLike, digest_of_model, digest_of_update
+from riskaudit.policy import Exposure, Policy, Range
+from riskaudit.priors import IsotropicPrior, Prior, load_prior
+from riskaudit.release import Batch
+from riskaudit.version import __version__
+
+# How often a review starts over because somebody else's round entered the ledger meanwhile.
+ATTEMPTS = 3
+
+
+class Guard:
+    """Reviews every update of one client before it leaves.
+
+    The update is the mean over the batch of every sample's own release, with the noise that ``release`` names on its
+    entries: `riskaudit scan` with the same release and B times the noise audits the same thing sample by sample.
+
+    Args:
+        model: the live model, whose weights the update was computed at. Never changed.
+        loss_fn: name of a registered loss, module, or function of outputs and targets; the mean over the batch.
+        policy: limits, and what to do.
+        prior: what an attacker is taken to know of an input: a `Prior`, or a file of ``riskaudit prior fit``.
+        prior_std: of the isotropic prior, data units per input coordinate, in the place of ``prior``.
+        release: what the client does to the gradient, e.g. "gradient", "clip:1.0,gaussian:0.01"; clipping is per
+            sample, noise is per entry of the update.
+        ledger: file (or `Ledger`) that adds up what has left of each sample over all rounds.
+        log: file (or `AuditLog`) that every decision is written to.
+        dtype: that reviews are computed in.
+
+    Raises:
+        SettingsError: settings that exclude each other, a policy without a limit, neither prior nor prior_std.
+        RiskauditError: a loss, release, prior file, ledger or log that can't be used.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossLike,
+        policy: Policy,
+        *,
+        prior: Prior | str | Path | None = None,
+        prior_std: float | None = None,
+        release: str = "gradient",
+        ledger: Ledger | str | Path | None = None,
+        log: AuditLog | str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not policy.limits:
+            raise SettingsError("expected a policy with a limit, found none; set max_revealed or min_rmse")
+        if (prior is None) == (prior_std is None):
+            raise SettingsError("expected either prior or prior_std: what an attacker knows of an input beforehand")
+        if policy.max_total_revealed is not None and ledger is None:
+            raise SettingsError("max_total_revealed counts over rounds; give a ledger to count in")
+        if prior_std is not None:
+            self.prior: Prior = IsotropicPrior(0.0, prior_std)
+        else:
+            self.prior = prior if isinstance(prior, Prior) else load_prior(str(prior))
+        if ledger is not None and not isinstance(self.prior, IsotropicPrior):
+            raise SettingsError("a ledger adds up what is revealed under an isotropic prior; give prior_std, not prior")
+        self.model, self.policy, self.release = model, policy, release
+        self.ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
+        self.log = AuditLog(log) if isinstance(log, str | Path) else log
+        self._client = Client(model, loss_fn, release, dtype)
+        self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64))
+        self._salt = secrets.token_bytes(32)
+        self._rounds = 0
+
+    def review(
+        self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
+        round: int | None = None,
+    ) -> Decision:  # fmt: skip
+        """Decide about an update before it leaves.
+
+        Args:
+            batch: inputs [B, ...] in data units and targets [B, ...] that the update was computed from.
+            update: tensors (or arrays) like the trainable parameters, in their order or by name.
+            ids: names of the samples, the same in every round, for a ledger; hashes of the inputs where not given.
+            round: number for the log; counted where not given.
+
+        Returns:
+            The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the update.
+        """
+        started = time.monotonic()
+        self._rounds += 1
+        number = self._rounds if round is None else round
+        try:
+            decision = self._review(batch, update, ids, started)
+        except RiskauditError as error:
+            decision = self._failed(update, str(error))
+        except Exception as error:  # the model and the loss are anybody's code
+            decision = self._failed(update, _described(error))
+        return self._logged(replace(decision, round=number, seconds=time.monotonic() - started))
+
+    def confirm(self, decision: Decision, update: UpdateLike | None = None) -> Decision:
+        """The decision again, right before sending: blocked if model or update aren't those that were reviewed.
+
+        Args:
+            decision: of `review`.
+            update: what is about to be sent, where it isn't ``decision.update`` itself.
+        """
+        if decision.update is None:
+            return decision
+        try:
+            if digest_of_model(self.model) != decision.model_digest:
+                reason = "the model isn't the one that was reviewed; review the update again"
+            elif digest_of_update(decision.update if update is None else update) != decision.update_digest:
+                reason = "the update isn't the one that was reviewed; send decision.update as it is"
+            else:
+                return decision
+        except Exception as error:  # what is compared may be anything by now
+            reason = _described(error)
+        blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
+        return self._logged(blocked)
+
+    def upload(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> _Upload:
+        """A context in which an update is made; reviewed when it ends.
+
+            with guard.upload((inputs, targets)) as upload:
+                upload.update = local_step(inputs, targets)
+            if upload.decision.update is not None: ...
+
+        An exception inside blocks the upload and goes on to the caller.
+        """
+        return _Upload(self, batch, ids)
+
+    def reviewed(self, step: Callable[..., UpdateLike]) -> Callable[..., Decision]:
+        """Decorator of a function that makes an update of a batch, its first argument: returns the decision."""
+
+        @functools.wraps(step)
+        def wrapped(batch: Batch | Sequence[Any], *args: object, **kwargs: object) -> Decision:
+            return self.review(batch, step(batch, *args, **kwargs))
+
+        return wrapped
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def _review(
+        self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float
+    ) -> Decision:
+        policy, client = self.policy, self._client
+        end = math.inf if policy.budget_seconds is None else started + policy.budget_seconds
+        inputs, targets = _checked(given)
+        client.refresh()
+        update = Update.of(update_given, client.shapes).copied()
+        batch, vector = client.batch(inputs, targets), update.vector()
+        model_digest = digest_of_model(self.model)
+        mean = client.mean(batch)
+        mismatch = client.mismatch(vector, mean)
+        if mismatch is not None:
+            raise GuardError(mismatch)
+        ids, groups = self._ids(inputs, names), _groups(targets)
+        for _ in range(ATTEMPTS):
+            accounts = None if self.ledger is None else self.ledger.accounts(ids)
+            work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end)
+            outcome = work.decide(vector, mean)
+            if outcome.vector is None:
+                return replace(outcome.decision(None), model_digest=model_digest)
+            sent = update if outcome.vector is vector else update.like(outcome.vector)
+            handed = sent.handed_back()
+            digest = digest_of_update(handed)
+            if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest):
+                return replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
+        raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
+
+    def _ids(self, inputs: Tensor, names: Sequence[object] | None) -> list[str]:
+        """Hidden ids; the inputs' own content names them where nobody else does."""
+        if names is None:
+            plain = [digest_of_update([one]) for one in inputs]
+        else:
+            plain = [str(name) for name in names]
+            if len(plain) != len(inputs):
+                raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(plain)}")
+        if self.ledger is not None:
+            hidden = [self.ledger.hidden(name) for name in plain]
+            if len(set(hidden)) < len(hidden):
+                raise GuardError(
+                    "a sample occurs twice in the batch, which the ledger can't count; give each its own id"
+                )
+            return hidden
+        distinct = [f"{name} {place}" if plain.count(name) > 1 else name for place, name in enumerate(plain)]
+        return [hide(name, self._salt) for name in distinct]
+
+    def _failed(self, update: UpdateLike, reason: str) -> Decision:
+        """No decision was reached: withheld, unless the policy says otherwise."""
+        if self.policy.on_failure == "block":
+            return Decision("block", None, [reason])
+        try:
+            return Decision(
+                "warn", update, [f"not reviewed: {reason}"],
+                model_digest=digest_of_model(self.model), update_digest=digest_of_update(update),
+            )  # fmt: skip
+        except Exception as error:  # nobody knows what was handed in
+            return Decision("block", None, [reason, _described(error)])
+
+    def _logged(self, decision: Decision) -> Decision:
+        """The decision once the log has it; blocked where the log can't take it."""
+        if self.log is None:
+            return decision
+        try:
+            self.log.append(self._entry(decision))
+        except Exception as error:
+            reason = str(error) if isinstance(error, RiskauditError) else _described(error)
+            return replace(decision, action="block", update=None, update_digest="", reasons=[reason, *decision.reasons])
+        return decision
+
+    def _entry(self, decision: Decision) -> dict[str, Any]:
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "round": decision.round,
+            "decision": decision.action,
+            "reasons": decision.reasons,
+            "limits": self.policy.limits,
+            "release": self.release,
+            "prior": self.prior.info().model_dump(mode="json", exclude_none=True),
+            "samples": [_numbers(one) for one in decision.exposures],
+            "noise_std": decision.noise_std,
+            "dropped": decision.dropped,
+            "seconds": round(decision.seconds, 6),
+            "products": decision.products,
+            "model_sha256": decision.model_digest,
+            "update_sha256": decision.update_digest,
+            "versions": {"riskaudit": __version__, "torch": str(torch.__version__)},
+        }
+
+
+@dataclass
+class _Upload:
+    """See `Guard.upload`."""
+
+    guard: Guard
+    batch: Batch | Sequence[Any]
+    ids: Sequence[object] | None
+    update: UpdateLike | None = None
+    decision: Decision = field(default_factory=lambda: Decision("block", None, ["the upload isn't complete"]))
+
+    def __enter__(self) -> _Upload:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            reason = f"the update was not made: {_described(error)}"
+            self.decision = self.guard._logged(Decision("block", None, [reason]))
+        elif self.update is None:
+            self.decision = self.guard._logged(Decision("block", None, ["no update was handed over"]))
+        else:
+            self.decision = self.guard.review(self.batch, self.update, ids=self.ids)
+
+
+def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str) -> bool:
+    """Enter what is about to leave; False where the accounts changed meanwhile."""
+    after, found = {}, outcome.found
+    for place in outcome.kept:
+        if place not in found.information:
+            raise GuardError("the ledger can't count samples that were not assessed; raise the budget")
+        before = accounts.get(ids[place])
+        after[ids[place]] = found.account(place, outcome.noise_total, len(outcome.kept), before)
+    return ledger.record({name: accounts[name] for name in after if name in accounts}, after, digest) is not None
+
+
+def _checked(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a batch that can be reviewed.
+
+    Raises:
+        GuardError: it can't.
+    """
+    pair = (given.inputs, given.targets) if isinstance(given, Batch) else tuple(given)
+    if len(pair) != 2:
+        raise GuardError(f"expected a batch of inputs and targets, found {len(pair)} things")
+    inputs, targets = (torch.as_tensor(part) for part in pair)
+    if not inputs.ndim or not len(inputs):
+        raise GuardError("expected a batch of at least one sample, found none")
+    if not targets.ndim or len(inputs) != len(targets):
+        raise GuardError(f"expected as many targets as inputs, found {len(inputs)} inputs and targets of other length")
+    if not inputs.is_floating_point():
+        raise GuardError(f"expected inputs in floating point, found {inputs.dtype}; embed or scale them first")
+    if not bool(torch.isfinite(inputs).all()) or not bool(torch.isfinite(targets.double()).all()):
+        raise GuardError("the batch holds something that isn't a finite number")
+    return inputs, targets
+
+
+def _groups(targets: Tensor) -> list[str | None]:
+    """Classes, where targets are class numbers."""
+    if targets.ndim != 1 or targets.is_floating_point():
+        return [None] * len(targets)
+    return [str(target) for target in targets.tolist()]
+
+
+def _numbers(one: Exposure) -> dict[str, Any]:
+    return {"id": one.id, "revealed": _ends(one.revealed), "rmse": _ends(one.rmse), "total": _ends(one.total_revealed)}
+
+
+def _ends(found: Range | None) -> list[float] | None:
+    if found is None or not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return None
+    return [found.low, found.high]
+
+
+def _described(error: BaseException) -> str:
+    """An error of foreign code without its words, which may hold private data: its kind and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"the review failed with {type(error).__name__}{place}"

@@ -1,0 +1,215 @@
+"""One attempt at one review: from the batch's numbers to what may leave."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.stats import hypergeom
+from torch import Tensor
+
+from riskaudit.errors import GuardError
+from riskaudit.guard.assessment import Assessment, Assessor
+from riskaudit.guard.client import Client
+from riskaudit.guard.decision import Action, Decision
+from riskaudit.guard.ledger import Account
+from riskaudit.guard.sanitising import drop_exposed, least_noise
+from riskaudit.policy import Exposure, Policy
+from riskaudit.priors import Prior
+from riskaudit.release import Batch
+
+# Confidence of what is said about samples that were not drawn.
+SAMPLING_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What may leave, before it has the client's form.
+
+    Attributes:
+        action: of the decision.
+        vector: the update [P]; None to withhold.
+        reasons: of the decision.
+        exposures: of the samples that the vector holds.
+        kept: their places in the batch.
+        noise_total: Fisher-equivalent std of all noise on the update.
+        noise_added: std of what sanitising added.
+        found: what the exposures were read off.
+        dropped: samples that were left out.
+    """
+
+    action: Action
+    vector: Tensor | None
+    reasons: list[str]
+    exposures: list[Exposure]
+    kept: list[int]
+    noise_total: float
+    found: Assessment
+    noise_added: float = 0.0
+    dropped: int = 0
+
+    def decision(self, update: dict[str, Tensor] | list[Tensor] | None) -> Decision:
+        """With the vector in the client's form."""
+        return Decision(
+            self.action, update, self.reasons, self.exposures, noise_std=self.noise_added, dropped=self.dropped,
+            products=self.found.products,
+        )  # fmt: skip
+
+
+class Review:
+    """One attempt.
+
+    Args:
+        batch: what the update was computed from.
+        ids: of the samples.
+        groups: classes of the samples.
+        accounts: of a ledger, by id; None without one.
+        client: its release.
+        exact: the same client in float64, for refining.
+        prior: what an attacker is taken to know.
+        policy: limits and what to do.
+        end: of the time, on the monotonic clock.
+    """
+
+    def __init__(
+        self, batch: Batch, ids: list[str], groups: list[str | None], accounts: dict[str, Account] | None,
+        client: Client, exact: Callable[[], Client], prior: Prior, policy: Policy, end: float,
+    ) -> None:  # fmt: skip
+        self.batch, self.ids, self.groups, self.accounts = batch, ids, groups, accounts
+        self.client, self.exact, self.prior, self.policy, self.end = client, exact, prior, policy, end
+        self.failure = 1 - policy.confidence
+        if accounts is not None:
+            # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
+            rounds = 1 + max((account.rounds for account in accounts.values()), default=0)
+            self.failure /= rounds * (rounds + 1)
+        self._found: Assessment | None = None
+
+    def decide(self, vector: Tensor, mean: Tensor) -> Outcome:
+        """Hold the batch against the policy, and do what it says."""
+        noise, everybody = self.client.noise_std, list(range(len(self.ids)))
+        if noise or self.accounts is not None:
+            found = self._assessed(self.client)
+            if self.policy.max_gradients is None and noise:
+                self._refine_undecided(found, noise)
+        else:
+            found = Assessment(self.batch, self.ids, self.groups)
+        exposures = found.exposures(noise, self.accounts)
+        judgement = self.policy.judge(exposures)
+        reasons = [*([] if noise else ["the update carries no noise: assume full disclosure"]), *judgement.reasons]
+        passing = Outcome("allow", vector, [], exposures, everybody, noise, found)
+        if not judgement.reasons:
+            return replace(passing, reasons=[self._within(found)])
+        blocked = replace(passing, action="block", vector=None, reasons=reasons)
+        if self.policy.on_violation == "block":
+            return blocked
+        if self.policy.on_violation == "warn":
+            too_many = len(judgement.unassessed) > self.policy.max_unassessed * len(exposures)
+            if too_many and self.policy.on_failure == "block":
+                return blocked
+            return replace(passing, action="warn", reasons=reasons)
+        changed = self._sanitised(vector, mean)
+        if changed is None:
+            return replace(blocked, reasons=[*reasons, f"sanitising by {self.policy.sanitiser} can't mend that"])
+        return replace(changed, reasons=[*reasons, *changed.reasons])
+
+    def _sanitised(self, vector: Tensor, mean: Tensor) -> Outcome | None:
+        noise, policy = self.client.noise_std, self.policy
+        if policy.sanitiser == "drop":
+            if not noise:
+                return None
+            found = self._assessed(self.client)
+            kept = drop_exposed(found, policy, noise, self.accounts)
+            if kept is None:
+                return None
+            remaining = self.client.mean(self.batch.select(kept)) + (vector - mean)
+            exposures = [found.exposure(place, noise, len(kept), self.accounts) for place in kept]
+            dropped = len(self.ids) - len(kept)
+            return Outcome(
+                "sanitise", remaining, [f"{dropped} of {len(self.ids)} samples were left out"], exposures, kept, noise,
+                found, dropped=dropped,
+            )  # fmt: skip
+        said, client = [], self.client
+        if policy.sanitiser == "clip":
+            assert policy.clip_norm is not None
+            client = self.client.clipped(policy.clip_norm)
+            vector = client.mean(self.batch) + (vector - mean)
+            said = [f"every sample's gradient was clipped to {policy.clip_norm:g}"]
+        found = self._assessed(client)
+        total = least_noise(found, policy, noise, self.accounts, self._refiner(client, found))
+        if total is None:
+            return None
+        gaussian = self.client.noise is not None and self.client.noise.law == "gaussian"
+        # Gaussian noises add up. With noise of another law the sum tells no more than the Gaussian part alone.
+        added = 0.0 if total <= noise else math.sqrt(total**2 - noise**2) if gaussian else total
+        if added:
+            vector = vector + added * _fresh_noise(len(vector))
+            said.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
+        return Outcome(
+            "sanitise", vector, said, found.exposures(total, self.accounts), list(range(len(self.ids))), total, found,
+            added,
+        )  # fmt: skip
+
+    def _assessed(self, client: Client) -> Assessment:
+        """Quickly, of this client's release."""
+        if self._found is not None and client is self.client:
+            return self._found
+        assessor = Assessor(client, self.prior, self.policy, self.accounts is not None)
+        found = assessor.quick(self.batch, self.ids, self.groups, self.accounts, self.failure, self.end)
+        if not found.information:
+            raise GuardError(
+                f"the budget of {self.policy.budget_seconds:g} s was over before a bound existed; raise budget_seconds"
+                if self.policy.budget_seconds is not None
+                else "not one product with the Hessian was made, so nothing can be claimed"
+            )
+        if client is self.client:
+            self._found = found
+        return found
+
+    def _refine_undecided(self, found: Assessment, noise: float) -> None:
+        refine = self._refiner(self.client, found)
+        for place in range(len(self.ids)):
+            if place in found.information and self.policy.undecided(found.exposure(place, noise, len(self.ids))):
+                refine(place, noise)
+
+    def _refiner(self, client: Client, found: Assessment) -> Callable[[int, float], None]:
+        exact: list[Assessor] = []
+
+        def refine(place: int, noise_std: float) -> None:
+            if not exact:
+                double = self.exact()
+                double.refresh()
+                if client is not self.client:
+                    assert self.policy.clip_norm is not None
+                    double = double.clipped(self.policy.clip_norm)
+                exact.append(Assessor(double, self.prior, self.policy, False))
+            exact[0].refine(found, place, noise_std, self.failure / len(self.ids), self.end)
+
+        return refine
+
+    def _within(self, found: Assessment) -> str:
+        """What an allowed batch may be said to keep."""
+        total, seen = len(self.ids), len(found.information) or len(self.ids)
+        if seen == total:
+            return f"all {total} samples are within the limits"
+        most = _most_unseen(total, seen)
+        return (
+            f"{seen} of {total} samples, drawn at random, are within the limits; of the others, at most {most} aren't, "
+            f"with {SAMPLING_CONFIDENCE:.0%} confidence"
+        )
+
+
+def _fresh_noise(count: int) -> Tensor:
+    """Standard normal [count], float64, from the system's randomness: nobody may repeat it."""
+    generator = torch.Generator().manual_seed(secrets.randbits(63))
+    return torch.randn(count, generator=generator, dtype=torch.float64)
+
+
+def _most_unseen(total: int, seen: int) -> int:
+    """The most of the unseen samples that can be over a limit if none of those drawn at random is."""
+    for most in range(total - seen, 0, -1):
+        if hypergeom.pmf(0, total, most, seen) > 1 - SAMPLING_CONFIDENCE:
+            return most
+    return 0

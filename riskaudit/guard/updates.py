@@ -1,0 +1,105 @@
+"""What a client is about to send: tensors like the model's trainable parameters, as one vector and back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from riskaudit.errors import GuardError
+from riskaudit.inputs.text import shape_text
+
+UpdateLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """An update as the client handed it in.
+
+    Attributes:
+        tensors: by parameter name, in the model's order.
+        named: whether it came as a mapping.
+    """
+
+    tensors: dict[str, Tensor]
+    named: bool
+
+    @classmethod
+    def of(cls, given: UpdateLike, shapes: Mapping[str, torch.Size]) -> Update:
+        """An update for parameters of these ``shapes``.
+
+        Args:
+            given: tensors or arrays in the order of the trainable parameters, or a mapping of their names to them.
+            shapes: of the trainable parameters, by name.
+
+        Raises:
+            GuardError: names or shapes that differ from the parameters', or a number that isn't finite.
+        """
+        if isinstance(given, Mapping):
+            missing, foreign = [name for name in shapes if name not in given], [n for n in given if n not in shapes]
+            if missing or foreign:
+                what = f"{missing[0]!r} is missing" if missing else f"{foreign[0]!r} is none of them"
+                raise GuardError(f"expected an update with the names of the {len(shapes)} trainable parameters: {what}")
+            values = [given[name] for name in shapes]
+        else:
+            values = list(given)
+            if len(values) != len(shapes):
+                raise GuardError(f"expected {len(shapes)} tensors, one per trainable parameter, found {len(values)}")
+        tensors = {name: torch.as_tensor(value).detach() for name, value in zip(shapes, values, strict=True)}
+        for name, shape in shapes.items():
+            if tensors[name].shape != shape:
+                raise GuardError(
+                    f"expected {shape_text(tuple(shape))} for {name}, found {shape_text(tuple(tensors[name].shape))}"
+                )
+            if not tensors[name].is_floating_point() or not bool(torch.isfinite(tensors[name]).all()):
+                raise GuardError(f"the update of {name} holds something that isn't a finite number")
+        return cls(tensors, isinstance(given, Mapping))
+
+    def vector(self) -> Tensor:
+        """All entries as one vector [P], float64, on the CPU."""
+        return torch.cat([tensor.reshape(-1).to("cpu", torch.float64) for tensor in self.tensors.values()])
+
+    def like(self, vector: Tensor) -> Update:
+        """The same layout, dtypes and devices with the entries of ``vector`` [P]."""
+        parts = torch.split_with_sizes(vector, [tensor.numel() for tensor in self.tensors.values()])
+        rebuilt = {
+            name: part.reshape(old.shape).to(old) for part, (name, old) in zip(parts, self.tensors.items(), strict=True)
+        }
+        return Update(rebuilt, self.named)
+
+    def copied(self) -> Update:
+        """A copy that nobody else can change."""
+        return Update({name: tensor.clone() for name, tensor in self.tensors.items()}, self.named)
+
+    def handed_back(self) -> dict[str, Tensor] | list[Tensor]:
+        """As it came: a mapping or a list."""
+        return dict(self.tensors) if self.named else list(self.tensors.values())
+
+
+def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hex SHA-256 over names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        held = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(held.shape)} {held.dtype} ".encode())
+        # As bytes by way of uint8, since numpy has no bfloat16.
+        digest.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")
+    return digest.hexdigest()
+
+
+def digest_of_update(given: UpdateLike) -> str:
+    """Of an update in any of its forms; the same for a list and a mapping in the parameters' order.
+
+    Names are left out, so that a framework that renames or drops them still sends what was reviewed.
+    """
+    values = given.values() if isinstance(given, Mapping) else given
+    return digest_of(("", torch.as_tensor(value)) for value in values)
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """Of all parameters and buffers."""
+    return digest_of(model.state_dict().items())
