@@ -1,0 +1,81 @@
+"""Whether torch.compile makes a product H v of the structured operator cheaper.
+
+    python -m benchmarks.compiled --models lenet-28 --data mnist_test.npz
+
+Compiled as it stands, the graph breaks wherever autograd is called, so little but the contractions is compiled. Traced,
+everything that a product does is compiled, back-propagation included: with the activations of one batch as
+constants, so anew for every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from benchmarks.contestants import structured
+from benchmarks.models import CASES, Case, normal_vectors
+from benchmarks.options import Printer, Settings, make_parser, read_settings
+from benchmarks.tables import Spread, Table
+from benchmarks.timing import median_ratio, seconds, take_turns
+from benchmarks.work import load
+
+EAGER = "not compiled"
+COLUMNS = {
+    "contestant": "contestant",
+    "first": "first call, s",
+    "milliseconds": "H v, ms per sample",
+    "ratio": f"times {EAGER}",
+    "difference": f"differs from {EAGER} by",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = make_parser(__doc__).parse_args(arguments)
+    settings, cases = read_settings(options)
+    if not options.models and not settings.quick:
+        cases = [CASES["lenet-28"], CASES["resnet18"]]
+    printer = Printer("torch.compile", settings)
+    for case in cases:
+        printer.add(compare(case, settings))
+    printer.finish(options.json)
+
+
+def compare(case: Case, settings: Settings) -> Table:
+    """The table of one model."""
+    size = settings.size(case)
+    release, batch, source = load(case.name, size, settings)
+    operator = structured(release, batch)(batch)
+    vectors = normal_vectors(size, operator.shape[1], operator.dtype, operator.device)
+    expected = operator.matvec(vectors)
+
+    def product(columns: Tensor) -> Tensor:
+        return operator.matvec(columns)
+
+    with torch.no_grad():
+        ways: dict[str, Callable[[Tensor], Tensor]] = {
+            EAGER: product,
+            "compiled": torch.compile(product, dynamic=False),
+            "traced, compiled": torch.compile(make_fx(product)(vectors), dynamic=False),
+        }
+        calls = {name: _call(way, vectors) for name, way in ways.items()}
+        first = {name: seconds(call, settings.torch_device) for name, call in calls.items()}
+        differences = {name: float((call() - expected).norm() / expected.norm()) for name, call in calls.items()}
+        times = take_turns(calls, settings.repeats, settings.torch_device)
+    table = Table(f"{case.name}, B = {size}, {source}", COLUMNS)
+    for name, values in times.items():
+        row = {"contestant": name, "first": first[name], "difference": differences[name]}
+        row["milliseconds"] = Spread.of([1000 * value / size for value in values])
+        table.rows.append({**row, "ratio": median_ratio(values, times[EAGER])})
+    return table
+
+
+def _call(way: Callable[[Tensor], Tensor], vectors: Tensor) -> Callable[[], Tensor]:
+    return lambda: way(vectors)
+
+
+if __name__ == "__main__":
+    main()
