@@ -183,6 +183,7 @@ def spectrum(_cases: Sequence[Case], settings: Settings) -> list[Table]:
     """All eigenvalues of dense H."""
     # Threads that wait for each other make a small problem slow on a busy machine.
     case, size, threads = ("tiny", 2, 1) if settings.quick else ("lenet-28", SPECTRUM_SAMPLES, SPECTRUM_THREADS)
+    size = settings.batch_size or size
     release, batch, source = load(case, size, settings)
     makers = {OURS: structured(release, batch), "generic": generic(release, batch)}
     results: dict[str, Spectrum] = {}

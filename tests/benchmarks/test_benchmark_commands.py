@@ -66,10 +66,11 @@ def test_scan_quick(capsys, tmp_path) -> None:
 
 
 def test_scan_runs_the_sections_asked_for(capsys) -> None:
-    scan.main(["--quick", "--sections", "spectrum"])
+    scan.main(["--quick", "--sections", "spectrum", "--batch-size", "3"])
     printed = capsys.readouterr().out
     assert printed.count("###") == 1
     assert "Dense spectrum" in printed
+    assert "B = 3" in printed
 
 
 def test_cells() -> None:
