@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-pytest.register_assert_rewrite("cases", "oracles", "contracts", "scan_cases")
+pytest.register_assert_rewrite("cases", "oracles", "contracts", "scan_cases", "guard_cases")
 
 
 @pytest.fixture(scope="session")

@@ -174,5 +174,5 @@ def test_limits_that_are_no_numbers(value) -> None:
 
 
 def test_unknown_limits_name_the_known() -> None:
-    with pytest.raises(SettingsError, match="max_revealed, min_rmse, .*found 'max_leak'"):
+    with pytest.raises(SettingsError, match=r"max_revealed, min_rmse, .*found 'max_leak'"):
         Policy.from_mapping({"max_leak": 1})

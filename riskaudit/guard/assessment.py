@@ -180,7 +180,7 @@ class Assessor:
         while order and time.monotonic() < end:
             places, order = order[:size], order[size:]
             started = time.monotonic()
-            self._assess(found, places, accounts, failure / len(batch), lambda: time.monotonic() >= end)
+            self._assess(found, places, self.products, accounts, failure / len(batch), lambda: time.monotonic() >= end)
             if limited:
                 per_sample = (time.monotonic() - started) / len(places)
                 affordable = int(TIME_SHARE * (end - time.monotonic()) / max(per_sample, 1e-9))
@@ -188,6 +188,22 @@ class Assessor:
                     break
                 size = min(width, affordable)
         return found
+
+    def look(self, found: Assessment, places: list[int], products: int, failure: float, end: float) -> None:
+        """Replace what is known of some samples by what so many products each tell.
+
+        Args:
+            found: of their batch.
+            places: of the samples.
+            products: with H, per sample.
+            failure: probability, over the whole batch, that some interval misses.
+            end: of the time, on the monotonic clock.
+        """
+        width = self._width(found.batch)
+        for first in range(0, len(places), width):
+            if time.monotonic() < end:
+                part = places[first : first + width]
+                self._assess(found, part, products, None, failure / len(found.ids), lambda: time.monotonic() >= end)
 
     def refine(self, found: Assessment, place: int, noise_std: float, failure: float, end: float) -> None:
         """Replace what is known of one sample by something tighter, if time is left.
@@ -220,6 +236,7 @@ class Assessor:
         self,
         found: Assessment,
         places: Sequence[int],
+        number: int,
         accounts: dict[str, Account] | None,
         failure: float,
         deadline: Callable[[], bool],
@@ -232,10 +249,10 @@ class Assessor:
         def draw(_: int) -> torch.Tensor:
             return torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)
 
-        few = few_products(hessian, self.prior.bind(part.targets, flat), self.products, failure, draw, deadline)
+        few = few_products(hessian, self.prior.bind(part.targets, flat), number, failure, draw, deadline)
         found.products += few.products
-        if few.products < len(places):
-            # Not one product for everybody: no bound exists.
+        if few.products < len(places) or (places[0] in found.information and deadline()):
+            # Not one product for everybody, so that no bound exists; or less than what is known already.
             return
         found.information.update(zip(places, few.information, strict=True))
         if self.sketched:

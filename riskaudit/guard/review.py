@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from scipy.stats import hypergeom
@@ -23,6 +25,8 @@ from riskaudit.release import Batch
 
 # Confidence of what is said about samples that were not drawn.
 SAMPLING_CONFIDENCE = 0.95
+# Products per sample of the further looks that sanitising takes at the samples that may decide.
+FURTHER_LOOKS = (32, 128)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +84,13 @@ class Review:
     ) -> None:  # fmt: skip
         self.batch, self.ids, self.groups, self.accounts = batch, ids, groups, accounts
         self.client, self.exact, self.prior, self.policy, self.end = client, exact, prior, policy, end
-        self.failure = 1 - policy.confidence
+        failure = 1 - policy.confidence
         if accounts is not None:
             # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
             rounds = 1 + max((account.rounds for account in accounts.values()), default=0)
-            self.failure /= rounds * (rounds + 1)
+            failure /= rounds * (rounds + 1)
+        # The first look, two further ones, and what is refined sample by sample.
+        self.look_failure = failure / (2 + len(FURTHER_LOOKS))
         self._found: Assessment | None = None
 
     def decide(self, vector: Tensor, mean: Tensor) -> Outcome:
@@ -138,7 +144,7 @@ class Review:
             vector = client.mean(self.batch) + (vector - mean)
             said = [f"every sample's gradient was clipped to {policy.clip_norm:g}"]
         found = self._assessed(client)
-        total = least_noise(found, policy, noise, self.accounts, self._refiner(client, found))
+        total = least_noise(found, policy, noise, self.accounts, _Refiner(self, client, found))
         if total is None:
             return None
         gaussian = self.client.noise is not None and self.client.noise.law == "gaussian"
@@ -157,7 +163,7 @@ class Review:
         if self._found is not None and client is self.client:
             return self._found
         assessor = Assessor(client, self.prior, self.policy, self.accounts is not None)
-        found = assessor.quick(self.batch, self.ids, self.groups, self.accounts, self.failure, self.end)
+        found = assessor.quick(self.batch, self.ids, self.groups, self.accounts, self.look_failure, self.end)
         if not found.information:
             raise GuardError(
                 f"the budget of {self.policy.budget_seconds:g} s was over before a bound existed; raise budget_seconds"
@@ -169,25 +175,10 @@ class Review:
         return found
 
     def _refine_undecided(self, found: Assessment, noise: float) -> None:
-        refine = self._refiner(self.client, found)
+        refiner = _Refiner(self, self.client, found)
         for place in range(len(self.ids)):
             if place in found.information and self.policy.undecided(found.exposure(place, noise, len(self.ids))):
-                refine(place, noise)
-
-    def _refiner(self, client: Client, found: Assessment) -> Callable[[int, float], None]:
-        exact: list[Assessor] = []
-
-        def refine(place: int, noise_std: float) -> None:
-            if not exact:
-                double = self.exact()
-                double.refresh()
-                if client is not self.client:
-                    assert self.policy.clip_norm is not None
-                    double = double.clipped(self.policy.clip_norm)
-                exact.append(Assessor(double, self.prior, self.policy, False))
-            exact[0].refine(found, place, noise_std, self.failure / len(self.ids), self.end)
-
-        return refine
+                refiner.refine(place, noise)
 
     def _within(self, found: Assessment) -> str:
         """What an allowed batch may be said to keep."""
@@ -199,6 +190,43 @@ class Review:
             f"{seen} of {total} samples, drawn at random, are within the limits; of the others, at most {most} aren't, "
             f"with {SAMPLING_CONFIDENCE:.0%} confidence"
         )
+
+
+class _Refiner:
+    """See `Refiner`.
+
+    Args:
+        review: whose time and probability of failure are spent.
+        client: its client, or a changed one.
+        found: to make narrower.
+    """
+
+    def __init__(self, review: Review, client: Client, found: Assessment) -> None:
+        self._review, self._client, self._found = review, client, found
+        self._looks = iter(FURTHER_LOOKS)
+
+    def narrow(self, places: list[int]) -> bool:
+        products = next(self._looks, None)
+        if products is None or time.monotonic() >= self._review.end:
+            return False
+        self._assessor(self._client).look(self._found, places, products, self._review.look_failure, self._review.end)
+        return True
+
+    def refine(self, place: int, noise_std: float) -> None:
+        failure = self._review.look_failure / len(self._found.ids)
+        self._exact.refine(self._found, place, noise_std, failure, self._review.end)
+
+    @cached_property
+    def _exact(self) -> Assessor:
+        double = self._review.exact()
+        double.refresh()
+        if self._client is not self._review.client:
+            assert self._review.policy.clip_norm is not None
+            double = double.clipped(self._review.policy.clip_norm)
+        return self._assessor(double)
+
+    def _assessor(self, client: Client) -> Assessor:
+        return Assessor(client, self._review.prior, self._review.policy, sketched=False)
 
 
 def _fresh_noise(count: int) -> Tensor:

@@ -1,0 +1,238 @@
+"""What a review decides, and what it hands back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network, revealed, spectra
+from torch import nn
+
+from riskaudit import audit
+from riskaudit.errors import SettingsError
+from riskaudit.guard import Guard, Policy
+from riskaudit.inputs import Samples
+from riskaudit.priors import GaussianPrior, fit_prior, save_prior
+
+
+@pytest.fixture
+def client():
+    model, batch = network(), images()
+    return model, batch, gradient(model, batch, NOISE)
+
+
+def test_within_the_limit_passes_as_it_is(client) -> None:
+    model, batch, update = client
+    decision = guard_of(model, Policy(max_revealed=0.9)).review(batch, update)
+    assert (decision.action, decision.allowed) == ("allow", True)
+    assert decision.reasons == ["all 6 samples are within the limits"]
+    for sent, made in zip(decision.update, update, strict=True):
+        assert torch.equal(sent, made)
+        assert sent.dtype == made.dtype
+
+
+def test_over_the_limit_is_withheld(client) -> None:
+    model, batch, update = client
+    decision = guard_of(model, Policy(max_revealed=0.01)).review(batch, update)
+    assert (decision.action, decision.update, decision.update_digest) == ("block", None, "")
+    assert decision.reasons == ["6 of 6 samples reveal more than 0.01 of the input"]
+
+
+def test_warn_passes_and_says_why(client) -> None:
+    model, batch, update = client
+    decision = guard_of(model, Policy(max_revealed=0.01, on_violation="warn")).review(batch, update)
+    assert decision.action == "warn"
+    assert all(torch.equal(*pair) for pair in zip(decision.update, update, strict=True))
+    assert decision.reasons == ["6 of 6 samples reveal more than 0.01 of the input"]
+
+
+def test_an_update_without_noise_reveals_everything() -> None:
+    model, batch = network(), images()
+    decision = guard_of(model, Policy(max_revealed=0.99), None).review(batch, gradient(model, batch))
+    assert decision.action == "block"
+    assert decision.reasons[0] == "the update carries no noise: assume full disclosure"
+
+
+def test_a_mapping_comes_back_as_a_mapping(client) -> None:
+    model, batch, update = client
+    named = dict(zip([name for name, _ in model.named_parameters()], update, strict=True))
+    decision = guard_of(model, Policy(max_revealed=0.9)).review(batch, dict(reversed(named.items())))
+    assert decision.action == "allow"
+    assert {name: value.tolist() for name, value in decision.update.items()} == {
+        name: value.tolist() for name, value in named.items()
+    }
+
+
+def test_arrays_are_taken_too(client) -> None:
+    model, (inputs, targets), update = client
+    guard = guard_of(model, Policy(max_revealed=0.9))
+    decision = guard.review((inputs.numpy(), targets.numpy()), [value.numpy() for value in update])
+    assert decision.action == "allow"
+    np.testing.assert_array_equal(decision.update[0].numpy(), update[0].numpy())
+
+
+def test_changing_the_update_afterwards_changes_nothing(client) -> None:
+    model, batch, update = client
+    decision = guard_of(model, Policy(max_revealed=0.9)).review(batch, update)
+    before = decision.update[0].clone()
+    update[0].add_(1.0)
+    assert torch.equal(decision.update[0], before)
+
+
+def test_the_model_stays_as_it_was(client) -> None:
+    model, batch, update = client
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    guard_of(model, Policy(max_revealed=0.9)).review(batch, update)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(value.grad is None and value.requires_grad for value in model.parameters())
+
+
+def test_every_interval_holds_the_dense_value(client) -> None:
+    model, batch, update = client
+    decision = guard_of(model, Policy(max_revealed=0.9)).review(batch, update)
+    exact = revealed(spectra(model, batch), NOISE)
+    for one, value in zip(decision.exposures, exact.tolist(), strict=True):
+        assert one.revealed.low <= value <= one.revealed.high
+        assert one.rmse.low <= PRIOR_STD * (1 - value) ** 0.5 <= one.rmse.high
+        assert one.revealed.high < 1
+
+
+@pytest.mark.parametrize("release", ["gaussian", "clip", "mask", "laplace"])
+def test_numbers_are_those_of_an_audit_with_batch_size_times_the_noise(release) -> None:
+    """One definition of the release for the scan and for the guard."""
+    model, batch = network(), images()
+    steps = {"gaussian": "", "laplace": "", "clip": "clip:0.5,", "mask": "mask:0.5:3,"}[release]
+    law = "laplace" if release == "laplace" else "gaussian"
+    whole = audit(
+        model.eval(), Samples.from_tensors(*batch), release=f"{steps}{law}:{6 * NOISE}", prior_mean=0.0,
+        prior_std=PRIOR_STD, solver="dense",
+    )  # fmt: skip
+    guard = guard_of(model, Policy(max_revealed=0.0, max_gradients=None), release=f"{steps}{law}:{NOISE}")
+    guard._client.refresh()
+    mean = guard._client.mean(guard._client.batch(*batch))
+    drawn = guard._client.noise.sample(len(mean), torch.Generator().manual_seed(0), torch.float64)
+    sizes = [value.numel() for value in model.parameters()]
+    parts = torch.split(mean + drawn, sizes)
+    update = [part.reshape(value.shape).float() for part, value in zip(parts, model.parameters(), strict=True)]
+    decision = guard.review(batch, update)
+    assert decision.exposures, decision.reasons
+    for one, row in zip(decision.exposures, whole.samples, strict=True):
+        exact = row.proxies["revealed_fraction"].value
+        assert one.revealed.low - 1e-6 <= exact <= one.revealed.high + 1e-6
+
+
+def test_without_a_bound_on_the_cost_undecided_samples_are_refined(client) -> None:
+    model, batch, update = client
+    exact = revealed(spectra(model, batch), NOISE)
+    limit = 1.05 * float(exact.max())
+    quick = guard_of(model, Policy(max_revealed=limit)).review(batch, update)
+    refined = guard_of(model, Policy(max_revealed=limit, max_gradients=None)).review(batch, update)
+    assert (quick.action, refined.action) == ("block", "allow")
+    assert refined.products > quick.products
+
+
+@pytest.mark.parametrize("gradients", [10.0, 60.0, 150.0])
+def test_the_cost_is_bounded_by_the_policy(client, gradients) -> None:
+    model, batch, update = client
+    decision = guard_of(model, Policy(max_revealed=0.9, max_gradients=gradients)).review(batch, update)
+    assert decision.products <= max(3, (gradients - 8) / 6) * 6
+
+
+def test_a_correlated_prior(tmp_path) -> None:
+    model, batch = network(), images()
+    known = images(64, seed=1)
+    prior = fit_prior(Samples.from_tensors(*known), "data")
+    save_prior(prior, tmp_path / "prior.safetensors")
+    update = gradient(model, batch, NOISE)
+    for given in (prior, tmp_path / "prior.safetensors"):
+        guard = Guard(
+            model, "cross-entropy", Policy(max_revealed=0.999), prior=given, release=f"gaussian:{NOISE}",
+            dtype=torch.float64,
+        )  # fmt: skip
+        assert isinstance(guard.prior, GaussianPrior)
+        decision = guard.review(batch, update)
+        whole = audit(
+            model.eval(), Samples.from_tensors(*batch), release=f"gaussian:{6 * NOISE}", solver="dense",
+            prior=str(tmp_path / "prior.safetensors"),
+        )  # fmt: skip
+        for one, row in zip(decision.exposures, whole.samples, strict=True):
+            assert one.revealed.low <= row.proxies["revealed_fraction"].value <= one.revealed.high
+
+
+def test_classes_that_differ() -> None:
+    model, batch = network(), images(8)
+    policy = Policy(max_class_gap=0.0)
+    decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
+    assert decision.action == "block"
+    assert decision.reasons[0].startswith("classes may differ by")
+    assert guard_of(model, Policy(max_class_gap=1.0)).review(batch, gradient(model, batch, NOISE)).action == "allow"
+
+
+def test_context_manager(client) -> None:
+    model, batch, update = client
+    guard = guard_of(model, Policy(max_revealed=0.9))
+    with guard.upload(batch) as upload:
+        upload.update = update
+        assert upload.decision.action == "block", "nothing may leave before the review"
+    assert upload.decision.action == "allow"
+    with guard.upload(batch) as upload:
+        pass
+    assert (upload.decision.action, upload.decision.reasons) == ("block", ["no update was handed over"])
+    with pytest.raises(RuntimeError), guard.upload(batch) as upload:
+        raise RuntimeError("secret pixel 0.123")
+    assert upload.decision.action == "block"
+    assert "secret" not in str(upload.decision.reasons)
+
+
+def test_decorator(client) -> None:
+    model, batch, _ = client
+    guard = guard_of(model, Policy(max_revealed=0.9))
+
+    @guard.reviewed
+    def step(batch):
+        """Local step."""
+        return gradient(model, batch, NOISE)
+
+    assert step(batch).action == "allow"
+    assert step.__doc__ == "Local step."
+
+
+def test_frozen_layers_are_not_part_of_the_update() -> None:
+    model, batch = network(), images()
+    model[0].requires_grad_(False)
+    decision = guard_of(model, Policy(max_revealed=0.95)).review(batch, gradient(model, batch, NOISE))
+    assert decision.action == "allow"
+    assert len(decision.update) == 2
+
+
+def test_training_changes_what_is_reviewed() -> None:
+    """The live weights count, whatever happened to them since the last review."""
+    model, batch = network(), images()
+    guard = guard_of(model, Policy(max_revealed=0.95))
+    assert guard.review(batch, gradient(model, batch, NOISE)).action == "allow"
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(3.0)
+    decision = guard.review(batch, gradient(model, batch, NOISE))
+    assert decision.exposures, decision.reasons
+    exact = revealed(spectra(model, batch), NOISE)
+    for one, value in zip(decision.exposures, exact.tolist(), strict=True):
+        assert one.revealed.low <= value <= one.revealed.high
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"policy": Policy()}, "a policy with a limit"),
+        ({"prior_std": None}, "either prior or prior_std"),
+        ({"policy": Policy(max_total_revealed=0.5)}, "give a ledger"),
+        ({"release": "prune:0.5,gaussian:0.1"}, "use a mask"),
+        ({"release": "gaussian:0.1,mask:0.5"}, "noise as the last step"),
+        ({"prior_std": -1.0}, "prior standard deviation above 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_that_make_no_guard(options, words) -> None:
+    policy = options.pop("policy", Policy(max_revealed=0.5))
+    with pytest.raises(SettingsError, match=words):
+        Guard(network(), nn.CrossEntropyLoss(), policy, **{"prior_std": 0.3, **options})
