@@ -12,6 +12,8 @@ import typer
 from riskaudit.cli import study_directions, study_fairness, study_initialization, study_training  # noqa: F401 (each registers its command)
 from riskaudit.cli.calibrate import calibrate
 from riskaudit.cli.demo import demo
+from riskaudit.cli.guard_check import guard_check
+from riskaudit.cli.ledger import ledger, log
 from riskaudit.cli.listing import list_names
 from riskaudit.cli.prior import prior
 from riskaudit.cli.report import report
@@ -41,6 +43,9 @@ app.command("verify")(verify)
 app.command("calibrate")(calibrate)
 app.add_typer(prior, name="prior")
 app.add_typer(study, name="study")
+app.command("guard-check")(guard_check)
+app.add_typer(ledger, name="ledger")
+app.add_typer(log, name="log")
 app.command("report")(report)
 app.command("demo")(demo)
 app.command("list")(list_names)

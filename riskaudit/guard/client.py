@@ -45,13 +45,17 @@ class Client:
         release: pipeline of steps that act on every sample by itself, and noise on the mean.
         dtype: to work in.
 
+    Attributes:
+        loss: the loss.
+        noise: law of the noise on every entry of the update; None without.
+
     Raises:
         SettingsError: a step that mixes samples.
         RiskauditError: see `Release` and `load_loss`.
     """
 
     def __init__(self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype) -> None:
-        self._model, self._loss, self._dtype = model, as_loss(loss), dtype
+        self._model, self.loss, self._dtype = model, as_loss(loss), dtype
         steps = parse_steps(release)
         for step in steps:
             if not isinstance(step, Gradient | Clip | Mask | NoiseStep):
@@ -105,7 +109,7 @@ class Client:
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
-        self._release = Release(self._copy, self._loss, self._steps)
+        self._release = Release(self._copy, self.loss, self._steps)
 
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Samples where and as the release works."""
@@ -114,7 +118,7 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        other = Client(self._model, self._loss, "gradient", self._dtype)
+        other = Client(self._model, self.loss, "gradient", self._dtype)
         other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
         other.refresh()
         return other
@@ -186,7 +190,7 @@ class Client:
         parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             outputs = release.run(parameters, batch.inputs)
-            losses = vmap(lambda output, target: self._loss(output[None], target[None]).sum())(outputs, batch.targets)
+            losses = vmap(lambda output, target: self.loss(output[None], target[None]).sum())(outputs, batch.targets)
             gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), allow_unused=True)
         parts = [
             (torch.zeros_like(value) if found is None else found).reshape(-1).double().cpu()

@@ -83,7 +83,7 @@ class Guard:
         self.model, self.policy, self.release = model, policy, release
         self.ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
         self.log = AuditLog(log) if isinstance(log, str | Path) else log
-        self._client = Client(model, loss_fn, release, dtype)
+        self.client = Client(model, loss_fn, release, dtype)
         self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64))
         self._salt = secrets.token_bytes(32)
         self._rounds = 0
@@ -113,6 +113,19 @@ class Guard:
         except Exception as error:  # the model and the loss are anybody's code
             decision = self._failed(update, _described(error))
         return self._logged(replace(decision, round=number, seconds=time.monotonic() - started))
+
+    def prepare(self, batch: Batch | Sequence[Any]) -> None:
+        """Look at the model's layers before the first round, which would pay for it otherwise.
+
+        Args:
+            batch: a few samples of the shape and dtype that rounds have.
+
+        Raises:
+            RiskauditError: the model or the batch can't be reviewed; every round would be withheld.
+        """
+        self.client.refresh()
+        prepared = self.client.batch(*_checked(batch))
+        self.client.sample_bytes(prepared)
 
     def confirm(self, decision: Decision, update: UpdateLike | None = None) -> Decision:
         """The decision again, right before sending: blocked if model or update aren't those that were reviewed.
@@ -155,6 +168,14 @@ class Guard:
 
         return wrapped
 
+    def batch_gradient(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """The plain mean gradient of a batch, as training computes it: the unit that reviews are priced in."""
+        parameters = [value for value in self.model.parameters() if value.requires_grad]
+        like = parameters[0]
+        outputs = self.model(torch.as_tensor(inputs).to(like))
+        losses = self.client.loss(outputs, torch.as_tensor(targets).to(like.device))
+        return torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+
     def close(self) -> None:
         """Let go of the ledger."""
         if self.ledger is not None:
@@ -163,7 +184,7 @@ class Guard:
     def _review(
         self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float
     ) -> Decision:
-        policy, client = self.policy, self._client
+        policy, client = self.policy, self.client
         end = math.inf if policy.budget_seconds is None else started + policy.budget_seconds
         inputs, targets = _checked(given)
         client.refresh()

@@ -108,9 +108,9 @@ def test_numbers_are_those_of_an_audit_with_batch_size_times_the_noise(release) 
         prior_std=PRIOR_STD, solver="dense",
     )  # fmt: skip
     guard = guard_of(model, Policy(max_revealed=0.0, max_gradients=None), release=f"{steps}{law}:{NOISE}")
-    guard._client.refresh()
-    mean = guard._client.mean(guard._client.batch(*batch))
-    drawn = guard._client.noise.sample(len(mean), torch.Generator().manual_seed(0), torch.float64)
+    guard.client.refresh()
+    mean = guard.client.mean(guard.client.batch(*batch))
+    drawn = guard.client.noise.sample(len(mean), torch.Generator().manual_seed(0), torch.float64)
     sizes = [value.numel() for value in model.parameters()]
     parts = torch.split(mean + drawn, sizes)
     update = [part.reshape(value.shape).float() for part, value in zip(parts, model.parameters(), strict=True)]

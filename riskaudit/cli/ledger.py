@@ -1,0 +1,97 @@
+"""``riskaudit ledger`` and ``riskaudit log``: what the guard has written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from riskaudit.cli import options as opt
+from riskaudit.errors import GuardError
+from riskaudit.files import write_file
+from riskaudit.guard.ledger import Ledger
+from riskaudit.guard.log import AuditLog
+
+EXIT_FLAWED = 1
+
+ledger = typer.Typer(
+    help="What has left about each sample over all rounds.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+log = typer.Typer(help="The guard's log of decisions.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="File that a guard counts in.")]
+LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="File that a guard writes its decisions to.")]
+
+
+@ledger.command("show")
+def show(
+    file: LedgerArgument,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Samples to show, the most exposed first.")] = 20,
+    debug: opt.DebugOption = False,
+) -> int:
+    """Show the samples of which most has left. Exit codes: 0 shown, 2 not a ledger."""
+    found = _existing(file)
+    accounts = list(found.every_account())
+    typer.echo(f"{found.num_rounds} rounds, {len(accounts)} samples")
+    if accounts:
+        typer.echo(f"{'sample':<18}{'rounds':>8}{'revealed at most':>18}{'RMSE at least':>15}")
+    for identifier, account in accounts[:limit]:
+        typer.echo(f"{identifier:<18}{account.rounds:>8}{account.revealed:>18.4f}{account.rmse:>15.4g}")
+    if len(accounts) > limit:
+        typer.echo(f"and {len(accounts) - limit} more; --limit shows them")
+    return 0
+
+
+@ledger.command("verify")
+def verify_ledger(file: LedgerArgument, debug: opt.DebugOption = False) -> int:
+    """Check that the file is whole. Exit codes: 0 whole, 1 flawed, 2 not a ledger."""
+    found = _existing(file)
+    return _report(file, found.problems(), f"{found.num_rounds} rounds")
+
+
+@ledger.command("export")
+def export(
+    file: LedgerArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file (default: standard output).")] = None,
+    debug: opt.DebugOption = False,
+) -> int:
+    """Write rounds and samples as JSON, without the directions of the sketch. Exit codes: 0 written, 2 not."""
+    text = _existing(file).export()
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_file(out, text.encode())
+    return 0
+
+
+@log.callback()
+def _group() -> None:
+    """A callback keeps ``verify`` a command of its own even while it is the only one."""
+
+
+@log.command("verify")
+def verify_log(
+    file: LogArgument,
+    head: Annotated[
+        str | None, typer.Option("--head", help="A hash noted earlier, which shows lines that were cut off the end.")
+    ] = None,
+    debug: opt.DebugOption = False,
+) -> int:
+    """Check the chain of hashes. Exit codes: 0 whole, 1 tampered with, 2 can't be read."""
+    found = AuditLog(file)
+    return _report(file, found.problems(head), f"{sum(1 for _ in found.entries())} lines, last hash {found.head}")
+
+
+def _existing(file: Path) -> Ledger:
+    if not file.is_file():
+        raise GuardError(f"expected a ledger at {file}, found no file")
+    return Ledger(file)
+
+
+def _report(file: Path, problems: list[str], size: str) -> int:
+    for problem in problems:
+        typer.echo(f"{file}: {problem}")
+    if not problems:
+        typer.echo(f"{file} is whole: {size}")
+    return EXIT_FLAWED if problems else 0

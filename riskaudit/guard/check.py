@@ -1,0 +1,114 @@
+"""What a review costs on this machine: to choose a budget before the first round."""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from riskaudit.errors import SettingsError
+from riskaudit.guard.guard import Guard
+from riskaudit.inputs import Samples
+
+# The budget that is recommended leaves so much room above the slowest review seen.
+ROOM = 1.5
+
+
+@dataclass(frozen=True)
+class ReviewCost:
+    """Medians over a few batches of the user's data.
+
+    Attributes:
+        batch_size: samples per review.
+        review_seconds: of one review.
+        slowest_seconds: of the slowest after the first.
+        first_seconds: of the first one, which also looks at the model's layers.
+        gradient_seconds: of one gradient of such a batch, forward and backward, in the model's own dtype.
+        products: with H, per sample and review.
+        epoch_batches: in a local epoch over the data given.
+        actions: what became of the batches, by decision.
+    """
+
+    batch_size: int
+    review_seconds: float
+    slowest_seconds: float
+    first_seconds: float
+    gradient_seconds: float
+    products: float
+    epoch_batches: int
+    actions: dict[str, int]
+
+    @property
+    def gradients(self) -> float:
+        """A review in gradients of the batch."""
+        return self.review_seconds / self.gradient_seconds
+
+    @property
+    def epoch_share(self) -> float:
+        """A review of every batch, as a share of the local epoch's gradients."""
+        return self.review_seconds / (self.epoch_batches * self.gradient_seconds)
+
+    @property
+    def budget_seconds(self) -> float:
+        """A budget that leaves room."""
+        return ROOM * self.slowest_seconds
+
+
+def review_cost(
+    guard: Guard,
+    samples: Samples,
+    batch_size: int,
+    repeats: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> ReviewCost:
+    """Review honest updates of a few batches and time it.
+
+    Neither ledger nor log of the guard should be the real ones, since nothing of this leaves.
+
+    Raises:
+        SettingsError: fewer samples than a batch has.
+    """
+    if not 1 <= batch_size <= len(samples):
+        raise SettingsError(f"expected a batch size between 1 and the {len(samples)} samples given, found {batch_size}")
+    reviews, gradients, products = [], [], []
+    actions: dict[str, int] = {}
+    for number in range(repeats + 1):
+        places = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
+        batch = samples.inputs[places], samples.targets[places]
+        update = honest_update(guard, *batch)
+        gradients.append(_timed(lambda batch=batch: guard.batch_gradient(*batch)))  # type: ignore[misc]
+        started = time.perf_counter()
+        decision = guard.review(batch, update)
+        reviews.append(time.perf_counter() - started)
+        products.append(decision.products / batch_size)
+        actions[decision.action] = actions.get(decision.action, 0) + 1
+        if progress is not None:
+            progress(number + 1, repeats + 1)
+    first, *rest = reviews
+    return ReviewCost(
+        batch_size, statistics.median(rest), max(rest), first, statistics.median(gradients[1:]),
+        statistics.median(products), max(1, len(samples) // batch_size), actions,
+    )  # fmt: skip
+
+
+def honest_update(guard: Guard, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+    """The update that a client with the guard's release would send for a batch, noise included."""
+    guard.client.refresh()
+    mean = guard.client.mean(guard.client.batch(inputs, targets))
+    if guard.client.noise is not None:
+        generator = torch.Generator().manual_seed(secrets.randbits(63))
+        mean = mean + guard.client.noise.sample(len(mean), generator, torch.float64)
+    shapes = list(guard.client.shapes.values())
+    parts = torch.split_with_sizes(mean, [shape.numel() for shape in shapes])
+    return [part.reshape(shape).float() for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _timed(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
