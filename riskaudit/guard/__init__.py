@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from riskaudit.guard.decision import Action, Decision
+    from riskaudit.guard.decision import Action, Assessed, Decision
     from riskaudit.guard.guard import Guard
     from riskaudit.guard.ledger import Ledger
     from riskaudit.guard.log import AuditLog
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Action": "riskaudit.guard.decision",
+    "Assessed": "riskaudit.guard.decision",
     "AuditLog": "riskaudit.guard.log",
     "Decision": "riskaudit.guard.decision",
     "Guard": "riskaudit.guard.guard",
@@ -29,7 +30,7 @@ _HOMES = {
     "Policy": "riskaudit.policy",
 }
 
-__all__ = ["Action", "AuditLog", "Decision", "Guard", "Ledger", "Policy"]
+__all__ = ["Action", "Assessed", "AuditLog", "Decision", "Guard", "Ledger", "Policy"]
 
 
 def __getattr__(name: str) -> object:

@@ -71,6 +71,7 @@ class Assessment:
         information: by place in the batch.
         sketches: by place, where a ledger wants them.
         products: with H, over all samples.
+        summed: whether the sum over the samples leaves, not their mean.
     """
 
     batch: Batch
@@ -79,9 +80,10 @@ class Assessment:
     information: dict[int, Information] = field(default_factory=dict)
     sketches: dict[int, Sketched] = field(default_factory=dict)
     products: int = 0
+    summed: bool = False
 
     def exposures(self, noise_std: float, accounts: dict[str, Account] | None = None) -> list[Exposure]:
-        """Of every sample, if the mean over the samples leaves with noise of this std on its entries.
+        """Of every sample, if the mean (or sum) over the samples leaves with noise of this std on its entries.
 
         Args:
             noise_std: Fisher-equivalent; 0 reveals everything.
@@ -92,7 +94,7 @@ class Assessment:
     def exposure(
         self, place: int, noise_std: float, batch_size: int, accounts: dict[str, Account] | None = None
     ) -> Exposure:
-        """Of one sample among ``batch_size`` whose mean leaves."""
+        """Of one sample among ``batch_size`` whose mean (or sum) leaves."""
         identifier, group = self.ids[place], self.groups[place]
         if not noise_std:
             # Nothing stands between the attacker and the gradient: assume full disclosure.
@@ -101,7 +103,7 @@ class Assessment:
         found = self.information.get(place)
         if found is None:
             return Exposure(identifier, group)
-        sigma = batch_size * noise_std
+        sigma = self.sample_noise(noise_std, batch_size)
         revealed, error = found.revealed(sigma), found.error(sigma)
         total = None
         if accounts is not None:
@@ -110,16 +112,33 @@ class Assessment:
         return Exposure(identifier, group, Range(revealed.low, revealed.high), Range(error.low, error.high), total)
 
     def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
-        """A sample's account once the mean over ``batch_size`` samples has left with this noise."""
+        """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise."""
         found, sketch = self.information[place], self.sketches[place]
         dimension = self.batch.inputs[place].numel()
         if before is None:
             before = Account.empty(dimension, found.tau, sketch.directions)
         if not noise_std:
             return before.after(Entry(dimension, math.inf, EVERYTHING * np.eye(len(sketch.core))))
-        precision = (batch_size * noise_std) ** -2
-        most = found.revealed(batch_size * noise_std).high
+        sigma = self.sample_noise(noise_std, batch_size)
+        precision = sigma**-2
+        most = found.revealed(sigma).high
         return before.after(Entry(most * dimension, trace_of(found) * precision, sketch.core * precision))
+
+    def sample_noise(self, noise_std: float, batch_size: int) -> float:
+        """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one."""
+        return noise_std if self.summed else batch_size * noise_std
+
+    def select(self, places: Sequence[int]) -> Assessment:
+        """Of some of the samples; the products stay those of all."""
+        return Assessment(
+            self.batch.select(list(places)),
+            [self.ids[place] for place in places],
+            [self.groups[place] for place in places],
+            {new: self.information[old] for new, old in enumerate(places) if old in self.information},
+            {new: self.sketches[old] for new, old in enumerate(places) if old in self.sketches},
+            self.products,
+            self.summed,
+        )
 
 
 def trace_of(information: Information) -> float:
@@ -170,7 +189,7 @@ class Assessor:
             failure: probability, over the whole batch, that some interval misses.
             end: of the time, on the monotonic clock.
         """
-        found = Assessment(batch, ids, groups)
+        found = Assessment(batch, ids, groups, summed=self.client.summed)
         limited = math.isfinite(end)
         order = list(range(len(batch)))
         if limited:
@@ -214,7 +233,7 @@ class Assessor:
             return
         one = found.batch.select([place])
         batch = self.client.batch(one.inputs, one.targets)
-        jacobian = self.client.jacobian(batch, len(found.ids) * noise_std)
+        jacobian = self.client.jacobian(batch, found.sample_noise(noise_std, len(found.ids)))
         settings = AuditSettings(
             proxies=("posterior_rmse", "revealed_fraction"), precision=REFINED_PRECISION, confidence=1 - failure
         )

@@ -1,8 +1,8 @@
-"""A client's release of a batch's mean gradient, kept up to date with a model that trains.
+"""A client's release of a batch's mean (or summed) gradient, kept up to date with a model that trains.
 
 One definition of the release, as in an audit (THEORY, section 3): the update is the mean over the batch of every
 sample's own r(x_i), plus noise on its entries. An attacker who knows the other samples is left with r(x_i) / B, so
-sample i is as exposed as on its own with B times the noise.
+sample i is as exposed as on its own with B times the noise. Of a sum the attacker is left with r(x_i) itself.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Client:
         loss: by name, module or function of outputs and targets.
         release: pipeline of steps that act on every sample by itself, and noise on the mean.
         dtype: to work in.
+        summed: the update is the sum over the batch, not the mean.
 
     Attributes:
         loss: the loss.
@@ -54,7 +55,10 @@ class Client:
         RiskauditError: see `Release` and `load_loss`.
     """
 
-    def __init__(self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype, summed: bool = False
+    ) -> None:
+        self.summed = summed
         self._model, self.loss, self._dtype = model, as_loss(loss), dtype
         steps = parse_steps(release)
         for step in steps:
@@ -118,7 +122,7 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        other = Client(self._model, self.loss, "gradient", self._dtype)
+        other = Client(self._model, self.loss, "gradient", self._dtype, self.summed)
         other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
         other.refresh()
         return other
@@ -137,10 +141,10 @@ class Client:
         return max(maker.sample_bytes for maker in self._makers.values())
 
     def mean(self, batch: Batch) -> Tensor:
-        """The mean of r(x_i) over the batch, [P], float64 on the CPU."""
-        release = self._current
+        """The mean of r(x_i) over the batch, or the sum where that leaves, [P], float64 on the CPU."""
+        release, shares = self._current, 1 if self.summed else len(batch)
         if not release.changes_gradient:
-            return self._mean_gradient(release, batch)
+            return self._mean_gradient(release, batch) * (len(batch) / shares)
         size, total = (
             max(1, CHUNK_ENTRIES // release.num_entries),
             torch.zeros(release.num_entries, dtype=torch.float64),
@@ -148,7 +152,7 @@ class Client:
         for first in range(0, len(batch), size):
             part = batch.select(list(range(first, min(first + size, len(batch)))))
             total += release.mean(part).detach().double().sum(0).cpu()
-        return total / len(batch)
+        return total / shares
 
     def mismatch(self, update: Tensor, mean: Tensor) -> str | None:
         """Why an update [P] can't be the release of the batch whose mean is ``mean`` [P]; None where it can be."""

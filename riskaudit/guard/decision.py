@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from riskaudit.policy import Exposure
 
+if TYPE_CHECKING:
+    from riskaudit.guard.assessment import Assessment
+
 Action = Literal["allow", "warn", "sanitise", "block"]
+
+
+@dataclass(frozen=True, eq=False)
+class Assessed:
+    """What a batch's own numbers say, before there is an update.
+
+    Attributes:
+        action: "allow" and "warn" let all samples into the update, "sanitise" those in ``kept``, "block" none.
+        kept: places in the batch of the samples that may go into the update.
+        reasons: sentences without any private input.
+        exposures: of the samples in ``kept`` (where blocked: of all); empty where the review came to no number.
+        found: what the exposures were read off, for the review of the update; None where that has to start anew.
+        model_digest: SHA-256 of the weights that were assessed.
+        withheld: where blocked, the decision as it was logged.
+    """
+
+    action: Action
+    kept: list[int]
+    reasons: list[str]
+    exposures: list[Exposure] = field(default_factory=list)
+    found: Assessment | None = None
+    model_digest: str = ""
+    withheld: Decision | None = None
 
 
 @dataclass(frozen=True, eq=False)

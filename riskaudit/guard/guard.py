@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
+from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.client import Client, LossLike
-from riskaudit.guard.decision import Decision
+from riskaudit.guard.decision import Assessed, Decision
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.review import Outcome, Review
@@ -36,7 +37,8 @@ class Guard:
     """Reviews every update of one client before it leaves.
 
     The update is the mean over the batch of every sample's own release, with the noise that ``release`` names on its
-    entries: `riskaudit scan` with the same release and B times the noise audits the same thing sample by sample.
+    entries: `riskaudit scan` with the same release and B times the noise audits the same thing sample by sample. With
+    reduction="sum" it is the sum instead, and `riskaudit scan` with the same release and noise audits the same.
 
     Args:
         model: the live model, whose weights the update was computed at. Never changed.
@@ -49,6 +51,7 @@ class Guard:
         ledger: file (or `Ledger`) that adds up what has left of each sample over all rounds.
         log: file (or `AuditLog`) that every decision is written to.
         dtype: that reviews are computed in.
+        reduction: "mean" or "sum" over the batch, of which the update consists.
 
     Raises:
         SettingsError: settings that exclude each other, a policy without a limit, neither prior nor prior_std.
@@ -67,7 +70,10 @@ class Guard:
         ledger: Ledger | str | Path | None = None,
         log: AuditLog | str | Path | None = None,
         dtype: torch.dtype = torch.float32,
+        reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise SettingsError(f"expected reduction to be mean or sum, found {reduction!r}")
         if not policy.limits:
             raise SettingsError("expected a policy with a limit, found none; set max_revealed or min_rmse")
         if (prior is None) == (prior_std is None):
@@ -83,14 +89,15 @@ class Guard:
         self.model, self.policy, self.release = model, policy, release
         self.ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
         self.log = AuditLog(log) if isinstance(log, str | Path) else log
-        self.client = Client(model, loss_fn, release, dtype)
-        self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64))
+        summed = reduction == "sum"
+        self.client = Client(model, loss_fn, release, dtype, summed)
+        self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed))
         self._salt = secrets.token_bytes(32)
         self._rounds = 0
 
     def review(
         self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
-        round: int | None = None,
+        round: int | None = None, assessed: Assessed | None = None,
     ) -> Decision:  # fmt: skip
         """Decide about an update before it leaves.
 
@@ -99,6 +106,7 @@ class Guard:
             update: tensors (or arrays) like the trainable parameters, in their order or by name.
             ids: names of the samples, the same in every round, for a ledger; hashes of the inputs where not given.
             round: number for the log; counted where not given.
+            assessed: of `assess` for the same batch and weights, where the update holds only the samples that it keeps.
 
         Returns:
             The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the update.
@@ -107,11 +115,11 @@ class Guard:
         self._rounds += 1
         number = self._rounds if round is None else round
         try:
-            decision = self._review(batch, update, ids, started)
+            decision = self._review(batch, update, ids, started, assessed)
         except RiskauditError as error:
             decision = self._failed(update, str(error))
         except Exception as error:  # the model and the loss are anybody's code
-            decision = self._failed(update, _described(error))
+            decision = self._failed(update, described(error))
         return self._logged(replace(decision, round=number, seconds=time.monotonic() - started))
 
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
@@ -126,6 +134,46 @@ class Guard:
         self.client.refresh()
         prepared = self.client.batch(*_checked(batch))
         self.client.sample_bytes(prepared)
+
+    def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessed:
+        """Decide which samples may go into an update that isn't made yet, as if it left with the release's noise.
+
+        Nothing may leave on the strength of this: make the update of the samples in ``kept`` and `review` it. Only a
+        batch that is blocked is logged here, since no review follows.
+
+        Args:
+            batch: as for `review`.
+            ids: as for `review`.
+
+        Returns:
+            What may go in. Nothing is raised but for interrupts: whatever goes wrong blocks the batch.
+        """
+        started = time.monotonic()
+        try:
+            assessed = self._assess(batch, ids, started)
+        except Exception as error:  # the model and the loss are anybody's code
+            reason = str(error) if isinstance(error, RiskauditError) else described(error)
+            assessed = Assessed("block", [], [reason])
+        if assessed.action == "block":
+            self._rounds += 1
+            withheld = Decision(
+                "block", None, assessed.reasons, assessed.exposures, self._rounds, model_digest=assessed.model_digest,
+                seconds=time.monotonic() - started,
+                products=0 if assessed.found is None else assessed.found.products,
+            )  # fmt: skip
+            return replace(assessed, withheld=self._logged(withheld))
+        return assessed
+
+    def withhold(self, reason: str | BaseException) -> Decision:
+        """Withhold an upload of which there is nothing to review, and log it.
+
+        Args:
+            reason: a sentence without any private input, or the exception that left no update: only its kind and
+                place are kept.
+        """
+        if isinstance(reason, BaseException):
+            reason = f"the update was not made: {described(reason)}"
+        return self._logged(Decision("block", None, [reason]))
 
     def confirm(self, decision: Decision, update: UpdateLike | None = None) -> Decision:
         """The decision again, right before sending: blocked if model or update aren't those that were reviewed.
@@ -144,7 +192,7 @@ class Guard:
             else:
                 return decision
         except Exception as error:  # what is compared may be anything by now
-            reason = _described(error)
+            reason = described(error)
         blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
         return self._logged(blocked)
 
@@ -182,11 +230,13 @@ class Guard:
             self.ledger.close()
 
     def _review(
-        self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float
-    ) -> Decision:
-        policy, client = self.policy, self.client
-        end = math.inf if policy.budget_seconds is None else started + policy.budget_seconds
+        self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float,
+        assessed: Assessed | None,
+    ) -> Decision:  # fmt: skip
+        policy, client, end = self.policy, self.client, self._end(started)
         inputs, targets = _checked(given)
+        if assessed is not None:
+            inputs, targets, names = _kept(inputs, targets, names, assessed)
         client.refresh()
         update = Update.of(update_given, client.shapes).copied()
         batch, vector = client.batch(inputs, targets), update.vector()
@@ -196,10 +246,15 @@ class Guard:
         if mismatch is not None:
             raise GuardError(mismatch)
         ids, groups = self._ids(inputs, names), _groups(targets)
-        for _ in range(ATTEMPTS):
+        known = None if assessed is None else _known(assessed, batch, model_digest)
+        for attempt in range(ATTEMPTS):
             accounts = None if self.ledger is None else self.ledger.accounts(ids)
-            work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end)
+            # What was found before somebody else's round entered the ledger isn't in the ledger's directions.
+            found = None if known is None or attempt else replace(known, ids=ids)
+            work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found)
             outcome = work.decide(vector, mean)
+            if assessed is not None and assessed.action == "sanitise":
+                outcome = _after_dropping(outcome, assessed, len(_checked(given)[0]))
             if outcome.vector is None:
                 return replace(outcome.decision(None), model_digest=model_digest)
             sent = update if outcome.vector is vector else update.like(outcome.vector)
@@ -208,6 +263,23 @@ class Guard:
             if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest):
                 return replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
+
+    def _assess(self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float) -> Assessed:
+        inputs, targets = _checked(given)
+        self.client.refresh()
+        batch, digest = self.client.batch(inputs, targets), digest_of_model(self.model)
+        ids, groups = self._ids(inputs, names), _groups(targets)
+        accounts = None if self.ledger is None else self.ledger.accounts(ids)
+        work = Review(
+            batch, ids, groups, accounts, self.client, self._exact, self.prior, self.policy, self._end(started)
+        )
+        outcome = work.decide(None, None)
+        kept = [] if outcome.action == "block" else outcome.kept
+        return Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, outcome.found, digest)
+
+    def _end(self, started: float) -> float:
+        """Of the time, on the monotonic clock."""
+        return math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
 
     def _ids(self, inputs: Tensor, names: Sequence[object] | None) -> list[str]:
         """Hidden ids; the inputs' own content names them where nobody else does."""
@@ -237,7 +309,7 @@ class Guard:
                 model_digest=digest_of_model(self.model), update_digest=digest_of_update(update),
             )  # fmt: skip
         except Exception as error:  # nobody knows what was handed in
-            return Decision("block", None, [reason, _described(error)])
+            return Decision("block", None, [reason, described(error)])
 
     def _logged(self, decision: Decision) -> Decision:
         """The decision once the log has it; blocked where the log can't take it."""
@@ -246,7 +318,7 @@ class Guard:
         try:
             self.log.append(self._entry(decision))
         except Exception as error:
-            reason = str(error) if isinstance(error, RiskauditError) else _described(error)
+            reason = str(error) if isinstance(error, RiskauditError) else described(error)
             return replace(decision, action="block", update=None, update_digest="", reasons=[reason, *decision.reasons])
         return decision
 
@@ -285,10 +357,9 @@ class _Upload:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            reason = f"the update was not made: {_described(error)}"
-            self.decision = self.guard._logged(Decision("block", None, [reason]))
+            self.decision = self.guard.withhold(error)
         elif self.update is None:
-            self.decision = self.guard._logged(Decision("block", None, ["no update was handed over"]))
+            self.decision = self.guard.withhold("no update was handed over")
         else:
             self.decision = self.guard.review(self.batch, self.update, ids=self.ids)
 
@@ -302,6 +373,44 @@ def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outc
         before = accounts.get(ids[place])
         after[ids[place]] = found.account(place, outcome.noise_total, len(outcome.kept), before)
     return ledger.record({name: accounts[name] for name in after if name in accounts}, after, digest) is not None
+
+
+def _kept(
+    inputs: Tensor, targets: Tensor, names: Sequence[object] | None, assessed: Assessed
+) -> tuple[Tensor, Tensor, list[object] | None]:
+    """The part of a batch that an assessment lets into the update.
+
+    Raises:
+        GuardError: nothing may.
+    """
+    if not assessed.kept:
+        raise GuardError("no sample of this batch may go into an update")
+    if names is not None and len(names) != len(inputs):
+        raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(names)}")
+    kept_names = None if names is None else [names[place] for place in assessed.kept]
+    return inputs[assessed.kept], targets[assessed.kept], kept_names
+
+
+def _known(assessed: Assessed, batch: Batch, model_digest: str) -> Assessment | None:
+    """What an assessment found of the samples that it keeps.
+
+    Raises:
+        GuardError: it is of another model or of other samples.
+    """
+    if assessed.found is None:
+        return None
+    found = assessed.found.select(assessed.kept)
+    same = torch.equal(found.batch.inputs, batch.inputs) and torch.equal(found.batch.targets, batch.targets)
+    if assessed.model_digest != model_digest or not same:
+        raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
+    return found
+
+
+def _after_dropping(outcome: Outcome, assessed: Assessed, total: int) -> Outcome:
+    """The outcome of a review of what an assessment left, told as the sanitising that it was."""
+    action = "sanitise" if outcome.action == "allow" else outcome.action
+    reasons = [*assessed.reasons, *outcome.reasons]
+    return replace(outcome, action=action, reasons=reasons, dropped=outcome.dropped + total - len(assessed.kept))
 
 
 def _checked(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -342,7 +451,7 @@ def _ends(found: Range | None) -> list[float] | None:
     return [found.low, found.high]
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """An error of foreign code without its words, which may hold private data: its kind and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

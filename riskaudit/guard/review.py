@@ -76,11 +76,13 @@ class Review:
         prior: what an attacker is taken to know.
         policy: limits and what to do.
         end: of the time, on the monotonic clock.
+        found: what is known of the batch already.
     """
 
     def __init__(
         self, batch: Batch, ids: list[str], groups: list[str | None], accounts: dict[str, Account] | None,
         client: Client, exact: Callable[[], Client], prior: Prior, policy: Policy, end: float,
+        found: Assessment | None = None,
     ) -> None:  # fmt: skip
         self.batch, self.ids, self.groups, self.accounts = batch, ids, groups, accounts
         self.client, self.exact, self.prior, self.policy, self.end = client, exact, prior, policy, end
@@ -91,17 +93,22 @@ class Review:
             failure /= rounds * (rounds + 1)
         # The first look, two further ones, and what is refined sample by sample.
         self.look_failure = failure / (2 + len(FURTHER_LOOKS))
-        self._found: Assessment | None = None
+        self._found = found
 
-    def decide(self, vector: Tensor, mean: Tensor) -> Outcome:
-        """Hold the batch against the policy, and do what it says."""
+    def decide(self, vector: Tensor | None, mean: Tensor | None) -> Outcome:
+        """Hold the batch against the policy, and do what it says.
+
+        Args:
+            vector: the update [P]; None where there is none yet, so that only the samples can be chosen.
+            mean: what it should be before noise [P].
+        """
         noise, everybody = self.client.noise_std, list(range(len(self.ids)))
         if noise or self.accounts is not None:
             found = self._assessed(self.client)
             if self.policy.max_gradients is None and noise:
                 self._refine_undecided(found, noise)
         else:
-            found = Assessment(self.batch, self.ids, self.groups)
+            found = Assessment(self.batch, self.ids, self.groups, summed=self.client.summed)
         exposures = found.exposures(noise, self.accounts)
         judgement = self.policy.judge(exposures)
         reasons = [*([] if noise else ["the update carries no noise: assume full disclosure"]), *judgement.reasons]
@@ -118,10 +125,12 @@ class Review:
             return replace(passing, action="warn", reasons=reasons)
         changed = self._sanitised(vector, mean)
         if changed is None:
-            return replace(blocked, reasons=[*reasons, f"sanitising by {self.policy.sanitiser} can't mend that"])
+            early = vector is None and self.policy.sanitiser != "drop"
+            why = "before there is an update" if early else "that"
+            return replace(blocked, reasons=[*reasons, f"sanitising by {self.policy.sanitiser} can't mend {why}"])
         return replace(changed, reasons=[*reasons, *changed.reasons])
 
-    def _sanitised(self, vector: Tensor, mean: Tensor) -> Outcome | None:
+    def _sanitised(self, vector: Tensor | None, mean: Tensor | None) -> Outcome | None:
         noise, policy = self.client.noise_std, self.policy
         if policy.sanitiser == "drop":
             if not noise:
@@ -130,13 +139,17 @@ class Review:
             kept = drop_exposed(found, policy, noise, self.accounts)
             if kept is None:
                 return None
-            remaining = self.client.mean(self.batch.select(kept)) + (vector - mean)
+            remaining = None
+            if vector is not None and mean is not None:
+                remaining = self.client.mean(self.batch.select(kept)) + (vector - mean)
             exposures = [found.exposure(place, noise, len(kept), self.accounts) for place in kept]
             dropped = len(self.ids) - len(kept)
             return Outcome(
                 "sanitise", remaining, [f"{dropped} of {len(self.ids)} samples were left out"], exposures, kept, noise,
                 found, dropped=dropped,
             )  # fmt: skip
+        if vector is None or mean is None:
+            return None
         said, client = [], self.client
         if policy.sanitiser == "clip":
             assert policy.clip_norm is not None

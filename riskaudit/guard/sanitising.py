@@ -127,7 +127,7 @@ def _needed(
         one = found.exposure(place, math.exp(log_std), batch_size, accounts)
         return not any(policy.exceeds(limit, one if cautious else _hopeful(one)) for limit in policy.limits)
 
-    middle = math.log(information.tau * math.sqrt(largest) / batch_size)
+    middle = math.log(information.tau * math.sqrt(largest) / found.sample_noise(1.0, batch_size))
     low, high = middle - SEARCH_DECADES * math.log(10), middle + SEARCH_DECADES * math.log(10)
     if not kept(high):
         return None
