@@ -1,0 +1,56 @@
+"""A model's gradients as an update, and back into their places."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an update has a tensor for, in its order."""
+    return [value for value in model.parameters() if value.requires_grad]
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    """Of all trainable parameters, as an update; zeros where a parameter has none."""
+    return [torch.zeros_like(one) if one.grad is None else one.grad.detach() for one in trainable(model)]
+
+
+def write(model: nn.Module, update: Sequence[Any] | Mapping[str, Any]) -> None:
+    """Put an update in the gradients' places; a parameter without a gradient keeps none where the update has zeros.
+
+    Raises:
+        ValueError: not as many tensors as trainable parameters.
+    """
+    values = list(update.values() if isinstance(update, Mapping) else update)
+    for parameter, value in zip(trainable(model), values, strict=True):
+        tensor = torch.as_tensor(value).to(parameter).reshape(parameter.shape)
+        if parameter.grad is not None or bool(tensor.any()):
+            parameter.grad = tensor.clone()
+
+
+def clear(parameters: Iterable[Tensor]) -> None:
+    """Leave no gradient, so that an optimizer's step changes neither weights nor its own state."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def add_noise(model: nn.Module, std: float) -> None:
+    """Add Gaussian noise to every entry of every trainable parameter's gradient, in place.
+
+    It comes from the system's randomness: seeded alike, the processes of one training would add the same noise, and
+    whoever knows the seed could take it off again.
+
+    Args:
+        model: after its backward pass.
+        std: per entry of the mean gradient, as in the guard's ``release="gaussian:STD"``.
+    """
+    generator = torch.Generator().manual_seed(secrets.randbits(63))
+    for parameter in trainable(model):
+        noise = std * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = held + noise.to(held)
