@@ -32,8 +32,10 @@ def others() -> list[Path]:
 
 @pytest.mark.parametrize("script", others(), ids=lambda script: script.stem)
 def test_example_runs(script, tmp_path) -> None:
-    if "sklearn" in script.read_text(encoding="utf-8") and find_spec("sklearn") is None:
-        pytest.skip("scikit-learn is not installed")
+    content = script.read_text(encoding="utf-8")
+    for module, package in (("sklearn", "scikit-learn"), ("opacus", "opacus")):
+        if f"from {module}" in content and find_spec(module) is None:
+            pytest.skip(f"{package} is not installed")
     printed = run(script, tmp_path / "made")
     assert printed
     made = sorted(path.name for path in (tmp_path / "made").rglob("*"))
