@@ -67,15 +67,26 @@ def audit(
     Raises:
         RiskauditError: the model, data and options don't fit; the message says what to change.
     """
+    victim = make_victim(checkpoint, samples, _settings(settings, options))
+    return audit_victim(victim, show_samples=show_samples, command=command, progress=progress)
+
+
+def audit_victim(
+    victim: Victim, *, show_samples: bool = False, command: str | None = None, progress: Progress | None = None
+) -> AuditResult:
+    """`audit` of a client that was checked already.
+
+    Raises:
+        RiskauditError: see `audit`.
+    """
     started = time.perf_counter()
-    settings = _settings(settings, options)
-    victim = make_victim(checkpoint, samples, settings)
-    checkpoint, release, chosen, device = victim.checkpoint, victim.release, victim.chosen, victim.device
+    settings, samples, checkpoint = victim.settings, victim.samples, victim.checkpoint
+    release, chosen, device = victim.release, victim.chosen, victim.device
     calibrator = None if settings.calibration is None else make_calibrator(settings.calibration, victim)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     defended = release.noise is not None
-    jacobian = victim.jacobian(release if defended else release.with_noise(settings.reference_noise))
+    jacobian = victim.jacobian(victim.noisy)
     width = samples_at_once(settings.batch_size, jacobian, device)
     plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples), width, device)
     thresholds = Thresholds(high=settings.high, medium=settings.medium)

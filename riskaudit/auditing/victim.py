@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ class Victim:
         release: of a copy of the model in the dtype and on the device to work in; without noise if undefended.
         chosen: the attacker's prior.
         device: where the work is done.
+        tried: the Jacobian's maker, once it was tried on this model; the same for every noise.
     """
 
     checkpoint: Checkpoint
@@ -40,6 +41,7 @@ class Victim:
     release: Release
     chosen: ChosenPrior
     device: torch.device
+    tried: list[JacobianMaker] = field(default_factory=list)
 
     def batch(self, indices: list[int]) -> Batch:
         """Some samples, where and as the release works."""
@@ -48,9 +50,23 @@ class Victim:
             self.samples.targets[indices].to(self.release.device),
         )
 
+    @property
+    def noisy(self) -> Release:
+        """The release with its noise, or with the reference noise where it has none."""
+        return (
+            self.release if self.release.noise is not None else self.release.with_noise(self.settings.reference_noise)
+        )
+
+    def at(self, release: Release) -> Victim:
+        """The same client with another noise on its release."""
+        return replace(self, release=release, settings=replace(self.settings, release=release.spec))
+
     def jacobian(self, release: Release) -> JacobianMaker:
         """Makes J of a release of this model, tried on the first samples."""
-        return jacobian_maker(release, self.batch(list(range(min(len(self.samples), TRIED_SAMPLES)))))
+        if not self.tried:
+            first = self.batch(list(range(min(len(self.samples), TRIED_SAMPLES))))
+            self.tried.append(jacobian_maker(release, first))
+        return replace(self.tried[0], release=release)
 
 
 def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings) -> Victim:

@@ -7,14 +7,13 @@ samples that are not scanned later.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing import AuditSettings, audit_victim
 from riskaudit.auditing.calibration import binding_of
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import SettingsError
@@ -93,7 +92,7 @@ def calibrate(
         )
     done, total = 0, len(samples) * len(releases) * len(attacks.names)
     for std, release in releases.items():
-        found = audit(victim.checkpoint, samples, replace(settings, release=release.spec))
+        found = audit_victim(victim.at(release))
         rows: list[AttackRow] = []
         for part in _attacked(
             victim, attacks, Target(victim, victim.jacobian(release), std, attacks.labels_known), trials

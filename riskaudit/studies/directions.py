@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing import AuditSettings, audit_victim
 from riskaudit.auditing.planning import choose_plan
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import SettingsError
@@ -131,9 +131,7 @@ def directions_study(
         if run.progress is not None:
             run.progress(done, total)
 
-    result = audit(
-        victim.checkpoint, samples, settings, show_samples=run.show_samples, command=run.command, progress=audited
-    )
+    result = audit_victim(victim, show_samples=run.show_samples, command=run.command, progress=audited)
     started = time.perf_counter()
     study = _Study(victim, settings, looked_at, attacks, run.attacks)
     found: list[_Trial] = []
@@ -161,7 +159,7 @@ class _Study:
         self.attacks = attacks.attacks() if check else {}
         self.steps = attacks.steps
         release = victim.release
-        noisy = release if release.noise is not None else release.with_noise(settings.reference_noise)
+        noisy = victim.noisy
         assert noisy.noise is not None
         self.sigma = noisy.noise.fisher_std
         self.quiet: JacobianMaker = victim.jacobian(release.without_noise())

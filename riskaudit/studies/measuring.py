@@ -82,9 +82,8 @@ def _attacked(
 ) -> list[AttackRow]:  # fmt: skip
     """Every attack on every sample whose gradient is finite."""
     victim = make_victim(checkpoint, samples, settings)
-    std, missing = noise_level(victim.release, settings)
-    release = victim.release.with_noise(std) if missing else victim.release
-    target = Target(victim, victim.jacobian(release), std, attacks.labels_known)
+    std, _ = noise_level(victim.release, settings)
+    target = Target(victim, victim.jacobian(victim.noisy), std, attacks.labels_known)
     metrics = make_metrics(Subject(tuple(samples.inputs.shape[1:])), ("rmse",))
     return [
         row

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from riskaudit.attacks import Attack
-from riskaudit.auditing import AuditSettings, audit
+from riskaudit.auditing import AuditSettings, audit_victim
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Metric, Subject, make_metrics, metric_notes, prior_only
@@ -103,17 +103,9 @@ def verify(
     report = _Progress(progress, len(samples) * len(releases) * (1 + len(attacks.attacks())))
     audits = []
     for place, release in enumerate(releases.values()):
-        level = replace(settings, release=release.spec)
+        after = report.after(place * len(samples))
         shown = show_samples and place == 0
-        found = audit(
-            victim.checkpoint,
-            samples,
-            level,
-            show_samples=shown,
-            command=command,
-            progress=report.after(place * len(samples)),
-        )
-        audits.append(found)
+        audits.append(audit_victim(victim.at(release), show_samples=shown, command=command, progress=after))
     study = _Study(victim, attacks, trials, show_samples)
     chosen = study.choose(tuning_samples)
     targets = [Target(victim, victim.jacobian(release), std, attacks.labels_known) for std, release in releases.items()]
