@@ -28,9 +28,10 @@ _HOMES = {
     "Guard": "riskaudit.guard.guard",
     "Ledger": "riskaudit.guard.ledger",
     "Policy": "riskaudit.policy",
+    "described": "riskaudit.guard.decision",
 }
 
-__all__ = ["Action", "Assessed", "AuditLog", "Decision", "Guard", "Ledger", "Policy"]
+__all__ = ["Action", "Assessed", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "described"]
 
 
 def __getattr__(name: str) -> object:

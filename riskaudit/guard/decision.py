@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from riskaudit.policy import Exposure
@@ -71,3 +73,10 @@ class Decision:
     def allowed(self) -> bool:
         """Whether anything may be sent."""
         return self.update is not None
+
+
+def described(error: BaseException) -> str:
+    """An error of foreign code without its words, which may hold private data: its kind and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

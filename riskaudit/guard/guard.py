@@ -6,7 +6,6 @@ import functools
 import math
 import secrets
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
 from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.client import Client, LossLike
-from riskaudit.guard.decision import Assessed, Decision
+from riskaudit.guard.decision import Assessed, Decision, described
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.review import Outcome, Review
@@ -119,7 +118,7 @@ class Guard:
         except RiskauditError as error:
             decision = self._failed(update, str(error))
         except Exception as error:  # the model and the loss are anybody's code
-            decision = self._failed(update, described(error))
+            decision = self._failed(update, _failure(error))
         return self._logged(replace(decision, round=number, seconds=time.monotonic() - started))
 
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
@@ -152,7 +151,7 @@ class Guard:
         try:
             assessed = self._assess(batch, ids, started)
         except Exception as error:  # the model and the loss are anybody's code
-            reason = str(error) if isinstance(error, RiskauditError) else described(error)
+            reason = str(error) if isinstance(error, RiskauditError) else _failure(error)
             assessed = Assessed("block", [], [reason])
         if assessed.action == "block":
             self._rounds += 1
@@ -192,7 +191,7 @@ class Guard:
             else:
                 return decision
         except Exception as error:  # what is compared may be anything by now
-            reason = described(error)
+            reason = _failure(error)
         blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
         return self._logged(blocked)
 
@@ -309,7 +308,7 @@ class Guard:
                 model_digest=digest_of_model(self.model), update_digest=digest_of_update(update),
             )  # fmt: skip
         except Exception as error:  # nobody knows what was handed in
-            return Decision("block", None, [reason, described(error)])
+            return Decision("block", None, [reason, _failure(error)])
 
     def _logged(self, decision: Decision) -> Decision:
         """The decision once the log has it; blocked where the log can't take it."""
@@ -318,7 +317,7 @@ class Guard:
         try:
             self.log.append(self._entry(decision))
         except Exception as error:
-            reason = str(error) if isinstance(error, RiskauditError) else described(error)
+            reason = str(error) if isinstance(error, RiskauditError) else _failure(error)
             return replace(decision, action="block", update=None, update_digest="", reasons=[reason, *decision.reasons])
         return decision
 
@@ -451,8 +450,5 @@ def _ends(found: Range | None) -> list[float] | None:
     return [found.low, found.high]
 
 
-def described(error: BaseException) -> str:
-    """An error of foreign code without its words, which may hold private data: its kind and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"the review failed with {type(error).__name__}{place}"
+def _failure(error: BaseException) -> str:
+    return f"the review failed with {described(error)}"

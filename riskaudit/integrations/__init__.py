@@ -1,1 +1,5 @@
-"""The guard inside training frameworks: one file each, imported only by who uses that framework."""
+"""The guard inside training frameworks: one file each, which imports its framework and nobody else's.
+
+``pip install "riskaudit[flower]"`` for riskaudit.integrations.flower, ``pip install "riskaudit[nvflare]"`` for
+riskaudit.integrations.nvflare.
+"""

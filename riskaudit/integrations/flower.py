@@ -1,0 +1,152 @@
+"""The guard as a Flower client mod.
+
+    app = ClientApp(mods=[guard_mod])
+
+    @app.train()
+    def train(msg, context):
+        ...
+        hand_over(guard, (inputs, targets), step_size=0.1)
+        return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": ...}), reply_to=msg)
+
+A mod sees messages only, so the training function hands over what the review needs. The mod sends what the guard
+allows, and otherwise an error that is the same whatever the reason: exceptions, metrics and configurations leave in
+the same messages as the weights, and can hold private data just as well. With secure aggregation the guard comes
+last, mods=[secaggplus_mod, guard_mod], and reviews before anything is masked.
+
+A mod is a part of the app. It protects the clients of those who write the app, not against them (docs/flower.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
+
+from riskaudit.errors import GuardError
+from riskaudit.guard import Guard, described
+from riskaudit.integrations.local_step import LocalStep, review
+from riskaudit.release import Batch
+
+# flwr.common.constant.ErrorCode.MOD_FAILED_PRECONDITION, which flwr.app doesn't export.
+MOD_FAILED_PRECONDITION = 6
+WITHHELD = "riskaudit: withheld"
+# What strategies weight by, in the message API and in the older one.
+COUNTS = ("num-examples", "num_examples")
+# The older API's record of a free text, and of the code that goes with it.
+STATUS, STATUS_CODE, STATUS_TEXT = "status", "code", "message"
+# Where the client's context keeps the number of reviews.
+STATE = "riskaudit"
+
+_handed: ContextVar[list[LocalStep] | None] = ContextVar("riskaudit_handed", default=None)
+_logger = logging.getLogger(__name__)
+
+
+def hand_over(
+    guard: Guard, batch: Batch | Sequence[Any], *, step_size: float | None, ids: Sequence[object] | None = None
+) -> None:
+    """Tell `guard_mod` what the message that is being made was computed from; once per message.
+
+    Args:
+        guard: with the model that was trained.
+        batch: inputs [B, ...] in data units and targets [B, ...] of the one local step.
+        step_size: learning rate of that step; None where the reply holds the gradient itself.
+        ids: of the samples, for a ledger.
+
+    Raises:
+        GuardError: no `guard_mod` is there to review anything.
+        SettingsError: a step_size of 0 or less.
+    """
+    handed = _handed.get()
+    if handed is None:
+        raise GuardError("no guard_mod is among the mods, so nothing would be reviewed; add it to the ClientApp's mods")
+    handed.append(LocalStep(guard, batch, step_size, ids))
+
+
+class GuardMod:
+    """A client mod that reviews what `hand_over` told of, and lets nothing else pass.
+
+    Replies to training must hold exactly one record of arrays. Of the metrics, and of the older API's
+    configurations, only single finite numbers under allowed names stay. Replies to anything else may hold no arrays.
+
+    Args:
+        metrics: names that may leave, in addition to the number of examples.
+    """
+
+    def __init__(self, metrics: Iterable[str] = ()) -> None:
+        self._allowed = frozenset({*COUNTS, *metrics})
+
+    def __call__(self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+        """What may leave of the reply; never raises but for interrupts."""
+        handed: list[LocalStep] = []
+        token = _handed.set(handed)
+        try:
+            reply = self._reviewed(message, context, call_next(message, context), handed)
+        except GuardError as error:  # says what to do, and nothing private
+            _logger.warning("withheld: %s", error)
+            reply = None
+        except Exception as error:  # an app's errors quote its data, so only its kind and place are told, and only here
+            _logger.warning("withheld: the app failed with %s", described(error))
+            reply = None
+        finally:
+            _handed.reset(token)
+        return Message(Error(MOD_FAILED_PRECONDITION, WITHHELD), reply_to=message) if reply is None else reply
+
+    def _reviewed(self, message: Message, context: Context, reply: Message, handed: list[LocalStep]) -> Message | None:
+        if reply.has_error():
+            raise GuardError("the app answered with an error, whose words are anybody's")
+        content = self._restricted(reply.content)
+        outgoing = reply.content.array_records
+        if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
+            if outgoing:
+                raise GuardError("a reply that isn't to training holds arrays, which nobody reviews; send none")
+            return Message(content, reply_to=message)
+        received = message.content.array_records
+        if len(handed) != 1 or len(received) != 1 or len(outgoing) != 1:
+            raise GuardError(
+                f"expected one hand-over, one received and one outgoing record of arrays, found {len(handed)}, "
+                f"{len(received)} and {len(outgoing)}; call hand_over once, for a single local step"
+            )
+        (name, record), (came,) = next(iter(outgoing.items())), received.values()
+        result = review(handed[0], _arrays(came), _arrays(record), round=_counted(context))
+        if result.arrays is None:
+            _logger.warning("withheld: %s", "; ".join(result.decision.reasons))
+            return None
+        # Made anew from the arrays that were reviewed: a record may hold more bytes than its arrays show.
+        content.array_records[name] = ArrayRecord({key: Array(value) for key, value in result.arrays.items()})
+        return Message(content, reply_to=message)
+
+    def _restricted(self, content: RecordDict) -> RecordDict:
+        """The reply without its arrays, and with nothing but allowed numbers."""
+        kept = RecordDict()
+        for name, record in content.metric_records.items():
+            kept[name] = MetricRecord({key: value for key, value in record.items() if self._may_leave(key, value)})
+        for name, config in content.config_records.items():
+            values = {key: value for key, value in config.items() if self._may_leave(key, value)}
+            if name.endswith(f".{STATUS}") and isinstance(config.get(STATUS_CODE), int):
+                values |= {STATUS_CODE: config[STATUS_CODE], STATUS_TEXT: ""}
+            kept[name] = ConfigRecord(values)
+        return kept
+
+    def _may_leave(self, name: str, value: object) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return name in self._allowed and number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+guard_mod = GuardMod()
+
+
+def _arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
+    return {key: value.numpy() for key, value in record.items()}
+
+
+def _counted(context: Context) -> int:
+    """Number of this review; every message may get a process of its own, in which a guard would count from 1."""
+    state = context.state.config_records.get(STATE, ConfigRecord())
+    number = int(state.get("reviews", 0)) + 1  # type: ignore[arg-type]
+    context.state[STATE] = ConfigRecord({"reviews": number})
+    return number

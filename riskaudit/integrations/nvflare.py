@@ -1,0 +1,207 @@
+"""The guard for NVFLARE: a seal in the training script, and a filter that lets only what is sealed leave the site.
+
+    with discreet():
+        ...
+        result = flare.FLModel(params=difference, params_type="DIFF", meta={"NUM_STEPS_CURRENT_ROUND": 1})
+        seal(result, received, guard, (inputs, targets), step_size=0.1)
+        flare.send(result)
+
+A filter sees arrays but no batch, so the review happens in the script, and a ticket in the result's metadata says
+what was reviewed: its SHA-256 and when it expires. `RiskFilter` takes the ticket off and withholds whatever doesn't
+match one. The data owner installs it for all jobs in local/privacy.json; a job's author, for one job, by
+recipe.add_client_output_filter(RiskFilter()).
+
+The ticket shows that a result is the one that was reviewed. It is no signature: it is made in the process that runs
+the job's code, which can make one without a review (docs/nvflare.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.app_constant import AppConstants
+
+from riskaudit.errors import GuardError
+from riskaudit.guard import Decision, Guard, described
+from riskaudit.integrations.local_step import Array, LocalStep, review
+from riskaudit.release import Batch
+
+TICKET = "riskaudit_ticket"
+# Seconds that a ticket is good for: a script sends right after the review.
+LIFETIME = 600.0
+# What aggregators weight by.
+COUNTS = (MetaKey.NUM_STEPS_CURRENT_ROUND,)
+ROUNDS = (AppConstants.CURRENT_ROUND, AppConstants.START_ROUND, AppConstants.NUM_ROUNDS)
+_KINDS = {ParamsType.FULL: DataKind.WEIGHTS, ParamsType.DIFF: DataKind.WEIGHT_DIFF}
+_logger = logging.getLogger(__name__)
+
+
+def seal(
+    model: FLModel,
+    received: FLModel,
+    guard: Guard,
+    batch: Batch | Sequence[Any],
+    *,
+    step_size: float | None,
+    ids: Sequence[object] | None = None,
+    lifetime: float = LIFETIME,
+) -> Decision:
+    """Review a result right before ``flare.send``, and change it to what may be sent.
+
+    Send differences (params_type DIFF) rather than weights: a server that gets weights from nobody goes on with an empty
+    model. Allowed parameters get a ticket, sanitised ones take the place of the old, and where nothing may be sent the
+    result is left empty: send it all the same, the server goes on without it.
+
+    Args:
+        model: the result; its params, metrics and meta are changed.
+        received: of ``flare.receive``.
+        guard: with the model that was trained.
+        batch: inputs [B, ...] in data units and targets [B, ...] of the one local step.
+        step_size: learning rate of that step; None where the result holds the gradient itself.
+        ids: of the samples, for a ledger.
+        lifetime: of the ticket, seconds.
+
+    Returns:
+        The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the result.
+    """
+    try:
+        kind = _KINDS[model.params_type or ParamsType.FULL]
+        outgoing = _arrays(model.params)
+        result = review(
+            LocalStep(guard, batch, step_size, ids), _arrays(received.params), outgoing,
+            difference=kind == DataKind.WEIGHT_DIFF, round=received.current_round,
+        )  # fmt: skip
+        decision = result.decision
+        if result.arrays is not None:
+            if decision.action == "sanitise":
+                model.params = {
+                    name: torch.from_numpy(value) if isinstance(model.params[name], torch.Tensor) else value
+                    for name, value in result.arrays.items()
+                }
+            ticket = {"digest": _digest(kind, result.arrays), "expires": time.time() + lifetime}
+            model.meta = {**(model.meta or {}), TICKET: ticket}
+            return decision
+    except GuardError as error:
+        decision = Decision("block", None, [str(error)])
+    except Exception as error:  # anybody's arrays, whose errors may quote them
+        decision = Decision("block", None, [f"the review failed with {described(error)}"])
+    _logger.warning("withheld: %s", "; ".join(decision.reasons))
+    model.params, model.metrics, model.meta = {}, None, {}
+    return decision
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Let an exception out of a training script without its words.
+
+    NVFLARE logs the traceback as an error, and its sites send error logs to the server unless told not to.
+
+    Raises:
+        GuardError: in the place of any exception, naming only its type and where it was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        # From None, so that no traceback shows the old exception.
+        raise GuardError(f"the training script failed with {described(error)}") from None
+
+
+class RiskFilter(Filter):  # type: ignore[misc]
+    """Lets a task result pass if its parameters carry a ticket that fits, else sends an empty one in its place.
+
+    Not a DXOFilter, which hands on without asking whatever isn't a DXO, carries an error, or holds no data but only
+    metadata. Results are made anew: parameters, the rounds, and single finite numbers under allowed names. Errors keep
+    their return code and nothing else. Never raises, since that would abort the job.
+
+    Args:
+        metrics: names that may leave, as metrics or metadata, besides the number of steps.
+    """
+
+    def __init__(self, metrics: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._allowed = frozenset({*COUNTS, *metrics})
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """What may leave of a result."""
+        try:
+            code = shareable.get_return_code()
+            if code != ReturnCode.OK:
+                known = [value for name, value in vars(ReturnCode).items() if name.isupper()]
+                return make_reply(code if code in known else ReturnCode.EXECUTION_EXCEPTION)
+            passed = self._passed(from_shareable(shareable)).to_shareable()
+            for name in ROUNDS:
+                if isinstance(shareable.get_header(name), int):
+                    passed.set_header(name, shareable.get_header(name))
+            return passed
+        except GuardError as error:
+            _logger.warning("withheld: %s", error)
+        except Exception as error:  # a result may hold anything
+            _logger.warning("withheld: the filter failed with %s", type(error).__name__)
+        return DXO(DataKind.WEIGHTS, data={}).to_shareable()
+
+    def _passed(self, dxo: DXO) -> DXO:
+        meta = self._restricted(dxo.meta)
+        metrics = self._restricted(dxo.meta.get(MetaKey.INITIAL_METRICS) or {})
+        if metrics:
+            meta[MetaKey.INITIAL_METRICS] = metrics
+        if dxo.data_kind == DataKind.METRICS:
+            return DXO(DataKind.METRICS, self._restricted(dxo.data), meta)
+        if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
+            raise GuardError("a result of another kind than weights and metrics is nothing that the guard reviews")
+        ticket = dxo.meta.get(TICKET)
+        if not isinstance(ticket, Mapping):
+            raise GuardError("the result carries no ticket; call riskaudit.integrations.nvflare.seal before flare.send")
+        if not time.time() < float(ticket["expires"]) < math.inf:
+            raise GuardError("the result's ticket has expired; seal it right before it is sent")
+        arrays = _arrays(dxo.data)
+        if _digest(dxo.data_kind, arrays) != ticket["digest"]:
+            raise GuardError("the result isn't the one that was reviewed; send it as seal left it, and filter it after")
+        return DXO(dxo.data_kind, dict(dxo.data), meta)
+
+    def _restricted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in values.items()
+            if name in self._allowed
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        }
+
+
+def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:
+    """As numpy arrays, which is what a filter sees of a script's tensors.
+
+    Raises:
+        GuardError: something that isn't an array of numbers.
+    """
+    found = {}
+    for name, value in params.items():
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+            raise GuardError("the parameters hold something that isn't an array of numbers")
+        found[name] = array
+    return found
+
+
+def _digest(kind: str, arrays: Mapping[str, Array]) -> str:
+    """Hex SHA-256 over the kind, names, shapes, dtypes and bytes, whatever the order of the names."""
+    digest = hashlib.sha256(f"{DataKind(kind).value} ".encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{len(name)} {name} {value.shape} {value.dtype.str} ".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
