@@ -1,6 +1,6 @@
 """Federated averaging with two sites: run in the simulator, or export the job for real sites.
 
-Run: python job.py FOLDER [--export] [--on-violation sanitise]
+Run: python job.py FOLDER [--job-only] [--on-violation sanitise]
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from riskaudit.integrations.nvflare import RiskFilter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--export", action="store_true", help="write the job, for sites that have the filter themselves"
-    )
+    parser.add_argument("--job-only", action="store_true", help="write the job, for sites that have the filter themselves")
     parser.add_argument("--on-violation", default="block")
     parser.add_argument("--num-rounds", type=int, default=2)
     options = parser.parse_args()
@@ -32,7 +30,7 @@ def main() -> None:
         name="guarded", model=Network(), min_clients=2, num_rounds=options.num_rounds, train_script="client.py",
         train_args=f"--on-violation {options.on_violation} --logs {folder}",
     )  # fmt: skip
-    if options.export:
+    if options.job_only:
         recipe.export(str(folder))
         print(f"wrote {folder / 'guarded'}")
         return
