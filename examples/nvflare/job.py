@@ -19,7 +19,7 @@ from riskaudit.integrations.nvflare import RiskFilter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--job-only", action="store_true", help="write the job, for sites that have the filter themselves")
+    parser.add_argument("--job-only", action="store_true", help="only write the job, for sites with the filter")
     parser.add_argument("--on-violation", default="block")
     parser.add_argument("--num-rounds", type=int, default=2)
     options = parser.parse_args()

@@ -13,4 +13,5 @@ class Network(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, 10] of images [B, 1, 8, 8]."""
         return self.layers(images)

@@ -62,9 +62,9 @@ def seal(
 ) -> Decision:
     """Review a result right before ``flare.send``, and change it to what may be sent.
 
-    Send differences (params_type DIFF) rather than weights: a server that gets weights from nobody goes on with an empty
-    model. Allowed parameters get a ticket, sanitised ones take the place of the old, and where nothing may be sent the
-    result is left empty: send it all the same, the server goes on without it.
+    Send differences (params_type DIFF) rather than weights: a server that gets weights from nobody goes on with an
+    empty model. Allowed parameters get a ticket, sanitised ones take the place of the old, and where nothing may be
+    sent the result is left empty: send it all the same, the server goes on without it.
 
     Args:
         model: the result; its params, metrics and meta are changed.
