@@ -37,8 +37,10 @@ MOD_FAILED_PRECONDITION = 6
 WITHHELD = "riskaudit: withheld"
 # What strategies weight by, in the message API and in the older one.
 COUNTS = ("num-examples", "num_examples")
-# The older API's record of a free text, and of the code that goes with it.
-STATUS, STATUS_CODE, STATUS_TEXT = "status", "code", "message"
+# The older API's record of a free text, and of the code that goes with it, one of five.
+STATUS, STATUS_CODE, STATUS_TEXT, STATUS_CODES = "status", "code", "message", range(5)
+# Records that it wants to find even where nothing is in them.
+EXPECTED = ("fitres.metrics", "evaluateres.metrics")
 # Where the client's context keeps the number of reviews.
 STATE = "riskaudit"
 
@@ -124,12 +126,15 @@ class GuardMod:
         """The reply without its arrays, and with nothing but allowed numbers."""
         kept = RecordDict()
         for name, record in content.metric_records.items():
-            kept[name] = MetricRecord({key: value for key, value in record.items() if self._may_leave(key, value)})
+            metrics = {key: value for key, value in record.items() if self._may_leave(key, value)}
+            if metrics:
+                kept[name] = MetricRecord(metrics)
         for name, config in content.config_records.items():
             values = {key: value for key, value in config.items() if self._may_leave(key, value)}
-            if name.endswith(f".{STATUS}") and isinstance(config.get(STATUS_CODE), int):
+            if name.endswith(f".{STATUS}") and config.get(STATUS_CODE) in STATUS_CODES:
                 values |= {STATUS_CODE: config[STATUS_CODE], STATUS_TEXT: ""}
-            kept[name] = ConfigRecord(values)
+            if values or name in EXPECTED:
+                kept[name] = ConfigRecord(values)
         return kept
 
     def _may_leave(self, name: str, value: object) -> bool:

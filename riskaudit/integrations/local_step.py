@@ -114,7 +114,7 @@ def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[st
         GuardError: names or a count that don't fit.
     """
     if set(arrays) != set(names):
-        if len(arrays) != len(names) or not all(key.isdecimal() for key in arrays):
+        if list(arrays) != [str(place) for place in range(len(names))]:
             raise GuardError(
                 f"expected {which} arrays named like the model's {len(names)}, found {len(arrays)} with other names"
             )

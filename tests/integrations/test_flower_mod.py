@@ -139,13 +139,15 @@ def test_metrics_and_configurations_are_restricted_to_allowed_numbers() -> None:
         reply.content["lists"] = MetricRecord({"num-examples": [1, 2]})
         reply.content["note"] = ConfigRecord({"text": MARKER, "num-examples": MARKER, "flag": True})
         reply.content["fitres.status"] = ConfigRecord({"code": 0, "message": MARKER})
+        reply.content["fitres.metrics"] = ConfigRecord({"text": MARKER})
+        reply.content["other.status"] = ConfigRecord({"code": 4711, "message": MARKER})
         return reply
 
     reply = GuardMod(metrics=["loss", "bad"])(message_of(), context_of(), app_of(change=more))
     assert reply.has_content(), reply.error
     assert dict(reply.content["metrics"]) == {"num-examples": 4, "loss": 0.5}
-    assert dict(reply.content["lists"]) == {}
-    assert dict(reply.content["note"]) == {}
+    assert set(reply.content) == {"arrays", "metrics", "fitres.status", "fitres.metrics"}
+    assert dict(reply.content["fitres.metrics"]) == {}
     assert dict(reply.content["fitres.status"]) == {"code": 0, "message": ""}
 
 
