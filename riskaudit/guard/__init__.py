@@ -28,10 +28,9 @@ _HOMES = {
     "Guard": "riskaudit.guard.guard",
     "Ledger": "riskaudit.guard.ledger",
     "Policy": "riskaudit.policy",
-    "described": "riskaudit.guard.decision",
 }
 
-__all__ = ["Action", "Assessed", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "described"]
+__all__ = ["Action", "Assessed", "AuditLog", "Decision", "Guard", "Ledger", "Policy"]
 
 
 def __getattr__(name: str) -> object:

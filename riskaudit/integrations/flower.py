@@ -28,7 +28,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 
 from riskaudit.errors import GuardError
-from riskaudit.guard import Guard, described
+from riskaudit.guard import Guard
+from riskaudit.guard.decision import described
 from riskaudit.integrations.local_step import LocalStep, review
 from riskaudit.release import Batch
 

@@ -36,7 +36,8 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
 
 from riskaudit.errors import GuardError
-from riskaudit.guard import Decision, Guard, described
+from riskaudit.guard import Decision, Guard
+from riskaudit.guard.decision import described
 from riskaudit.integrations.local_step import Array, LocalStep, review
 from riskaudit.release import Batch
 
