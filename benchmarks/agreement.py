@@ -170,7 +170,7 @@ def undefended(bench: Bench) -> None:
             for name in ("case", "attack", "n", "median", "q80", "q90", "below 0.01", "below 0.02", "below 0.05")
         },
     )
-    mnist, cifar = bench.images("mnist_test", FIRST, 32), bench.images("cifar10_test", FIRST, 32)
+    mnist, cifar = bench.images("mnist_test", FIRST, 16), bench.images("cifar10_test", FIRST, 8)
     earlier = bench.images("mnist_test", 0, 8)
     # Without noise one descent is enough, if it is long.
     for label, shape, samples, attacks, steps, tuning in (
@@ -231,7 +231,7 @@ def priors(bench: Bench) -> None:
     table = ratio_table("Attacks / predictions by prior")
     attacks, stds = ("gauss-newton", "inverting-gradients"), [1e-2]
     epoch, reached = bench.trained(nn.Sigmoid, 1)
-    mnist, cifar = bench.images("mnist_test", FIRST, 32), bench.images("cifar10_test", FIRST, 32)
+    mnist, cifar = bench.images("mnist_test", FIRST, 16), bench.images("cifar10_test", FIRST, 8)
     cases: list[tuple[str, nn.Module, Samples, str, int]] = [
         ("lenet MNIST", lenet(MNIST), mnist, "mnist_train", 0),
         (f"lenet MNIST, one epoch ({reached:.0%})", epoch, mnist, "mnist_train", 0),
@@ -240,10 +240,11 @@ def priors(bench: Bench) -> None:
     for label, model, samples, source, first in cases:
         for kind in ("isotropic", "data", "class"):
             prior = kind if kind == "isotropic" else bench.prior(kind, source, first)
-            _, study = studied(model, samples, attacks, stds, prior, steps=20 if bench.quick else 1000)
+            _, study = studied(model, samples, attacks, stds, prior, steps=20 if bench.quick else 400)
             for attack in (*attacks, STRONGEST):
                 table.rows.append(ratio_row(f"{label}, {kind}", study, attack, stds[0], "map_rmse"))
             table.rows.append(ratio_row(f"{label}, {kind}", study, STRONGEST, stds[0], "posterior_rmse"))
+            print(table.markdown(), flush=True)
     bench.printer.add(table)
 
 

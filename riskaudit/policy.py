@@ -19,7 +19,13 @@ from riskaudit.results import AuditResult, Estimate, PolicyOutcome, SampleRow
 Violation = Literal["block", "sanitise", "warn"]
 Failure = Literal["block", "warn"]
 Sanitiser = Literal["noise", "clip", "drop"]
-_CHOICES = {"on_violation": get_args(Violation), "on_failure": get_args(Failure), "sanitiser": get_args(Sanitiser)}
+UnknownLayers = Literal["block", "differentiate"]
+_CHOICES = {
+    "on_violation": get_args(Violation),
+    "on_failure": get_args(Failure),
+    "sanitiser": get_args(Sanitiser),
+    "unknown_layers": get_args(UnknownLayers),
+}
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
 POLICY_TABLE = "policy"
@@ -83,6 +89,8 @@ class Policy:
             gradient to ``clip_norm``; "drop" leaves out the samples over a limit.
         clip_norm: of "clip".
         on_failure: what to do where no decision could be reached: "block", or "warn" to let the upload pass.
+        unknown_layers: what to do about a trainable layer that the structured Jacobian doesn't know: "block", or
+            "differentiate" the whole model automatically, which is as exact and whose cost nothing bounds.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
         confidence: that all of a review's numbers hold, in (0, 1).
@@ -97,6 +105,7 @@ class Policy:
     sanitiser: Sanitiser = "noise"
     clip_norm: float | None = None
     on_failure: Failure = "block"
+    unknown_layers: UnknownLayers = "block"
     budget_seconds: float | None = None
     max_gradients: float | None = 60.0
     confidence: float = 0.99

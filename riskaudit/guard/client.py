@@ -45,6 +45,7 @@ class Client:
         release: pipeline of steps that act on every sample by itself, and noise on the mean.
         dtype: to work in.
         summed: the update is the sum over the batch, not the mean.
+        any_layer: differentiate models with a layer that the structured Jacobian doesn't know as a whole.
 
     Attributes:
         loss: the loss.
@@ -56,9 +57,10 @@ class Client:
     """
 
     def __init__(
-        self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype, summed: bool = False
-    ) -> None:
-        self.summed = summed
+        self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype, summed: bool = False,
+        any_layer: bool = False,
+    ) -> None:  # fmt: skip
+        self.summed, self.any_layer = summed, any_layer
         self._model, self.loss, self._dtype = model, as_loss(loss), dtype
         steps = parse_steps(release)
         for step in steps:
@@ -122,18 +124,27 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        other = Client(self._model, self.loss, "gradient", self._dtype, self.summed)
+        other = Client(self._model, self.loss, "gradient", self._dtype, self.summed, self.any_layer)
         other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
         other.refresh()
         return other
 
     def jacobian(self, batch: Batch, noise_std: float) -> Jacobian:
-        """J of every sample's own release with Gaussian noise of this std."""
+        """J of every sample's own release with Gaussian noise of this std.
+
+        Raises:
+            GuardError: a layer that the structured Jacobian doesn't know.
+        """
         release = self._current
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
-        if key not in self._makers:
-            self._makers[key] = jacobian_maker(release, batch.select(list(range(min(len(batch), 4)))))
-        return replace(self._makers[key], release=release.with_noise(noise_std or ANY_NOISE))(batch)
+        maker = self._makers.get(key)
+        if maker is None:
+            maker = jacobian_maker(release, batch.select(list(range(min(len(batch), 4)))))
+            if maker.layout is None and not self.any_layer:
+                # Not kept: it may be this batch that can't be run, and the next one can.
+                raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
+            self._makers[key] = maker
+        return replace(maker, release=release.with_noise(noise_std or ANY_NOISE))(batch)
 
     def sample_bytes(self, batch: Batch) -> int:
         """Memory that one more sample in a batch takes, about."""

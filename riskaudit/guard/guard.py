@@ -89,8 +89,9 @@ class Guard:
         self.ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
         self.log = AuditLog(log) if isinstance(log, str | Path) else log
         summed = reduction == "sum"
-        self.client = Client(model, loss_fn, release, dtype, summed)
-        self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed))
+        any_layer = policy.unknown_layers == "differentiate"
+        self.client = Client(model, loss_fn, release, dtype, summed, any_layer)
+        self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed, any_layer))
         self._salt = secrets.token_bytes(32)
         self._rounds = 0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import guard_cases
 import pytest
 import torch
-from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network
+from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network, revealed, spectra
 from torch import nn
 
 import riskaudit.guard.guard
@@ -318,31 +318,29 @@ def test_updates_that_are_none(client, update, words) -> None:
     client.next_one_works()
 
 
-class Unheard(torch.autograd.Function):
-    """A layer of the user's own without second derivatives."""
+class Squared(nn.Module):
+    """A trainable layer of the user's own, which no contraction is known of."""
 
-    @staticmethod
-    def forward(_ctx, inputs):
-        return inputs.detach() * 1.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((4,), 0.5))
 
-    @staticmethod
-    def backward(_ctx, slope):
-        return slope.detach()
-
-
-class Layer(nn.Module):
     def forward(self, inputs):
-        return Unheard.apply(inputs)
+        return inputs * self.weight.square().cumsum(0)
 
 
-def test_unknown_layer_that_can_not_be_differentiated(tmp_path) -> None:
-    """Whose Jacobian nobody knows is withheld; the log names the reason."""
-    model, batch = nn.Sequential(*network(), Layer()), images()
+def test_unknown_layer(tmp_path) -> None:
+    """Withheld, and the log names it; the policy may say otherwise, and the numbers are exact all the same."""
+    model, batch = nn.Sequential(*network(), Squared()), images()
     log = AuditLog(tmp_path / "log.jsonl")
-    guard = guard_of(model, POLICY, log=log)
-    decision = guard.review(batch, gradient(model, batch, NOISE))
+    decision = guard_of(model, POLICY, log=log).review(batch, gradient(model, batch, NOISE))
     assert (decision.action, decision.update) == ("block", None)
-    assert next(log.entries())["reasons"] == decision.reasons != []
+    assert "Squared" in next(log.entries())["reasons"][0]
+    policy = Policy(max_revealed=0.9, unknown_layers="differentiate")
+    decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
+    assert decision.action == "allow", decision.reasons
+    for one, value in zip(decision.exposures, revealed(spectra(model, batch), NOISE).tolist(), strict=True):
+        assert one.revealed.low <= value <= one.revealed.high
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5)], ids=["batch-norm", "dropout"])
