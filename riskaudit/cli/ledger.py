@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from riskaudit.cli import options as opt
 from riskaudit.errors import GuardError
 from riskaudit.files import write_file
-from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.log import AuditLog
+
+if TYPE_CHECKING:
+    from riskaudit.guard.ledger import Ledger
 
 EXIT_FLAWED = 1
 
@@ -86,6 +88,8 @@ def verify_log(
 def _existing(file: Path) -> Ledger:
     if not file.is_file():
         raise GuardError(f"expected a ledger at {file}, found no file")
+    from riskaudit.guard.ledger import Ledger
+
     return Ledger(file)
 
 

@@ -120,7 +120,7 @@ def test_rounding_of_weights_is_allowed_for_until_it_hides_the_gradient(step_siz
     received = arrays(model)
     train(model, 0.0, step_size)
     guard = guard_of(model, TOO_LITTLE, on_violation="warn")
-    guard._client.noise = None
+    guard.client.noise = None
     found = review(LocalStep(guard, batch(), step_size), received, arrays(model))
     assert found.decision.action == action, found.decision.reasons
 
