@@ -24,10 +24,10 @@ from riskaudit.release import Batch
 
 # A product with H costs at most so many gradients of the batch (benchmarks/RESULTS.md), everything else of a review
 # so many.
-PRODUCT_GRADIENTS, OTHER_GRADIENTS = 6.0, 8.0
+PRODUCT_GRADIENTS, OTHER_GRADIENTS = 7.0, 8.0
 LEAST_PRODUCTS, MOST_PRODUCTS = 3, 32
 # Products per sample without a bound on the cost.
-DEFAULT_PRODUCTS = 8
+DEFAULT_PRODUCTS = 7
 # Samples whose time is measured before the budget is spent on the others.
 FIRST_SAMPLES = 8
 # The share of the free memory that one batch may fill, and of the time that is left.
