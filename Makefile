@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check lint test test-slow test-gpu bench demo
+.PHONY: check lint test test-slow test-gpu bench demo example
 
 check: lint test
 
@@ -34,3 +34,7 @@ demo:
 	$(PYTHON) -m riskaudit scan riskaudit/demo/digits-lenet.safetensors --data riskaudit/demo/digits.npz \
 		--release gaussian:0.01 --out reports/demo \
 		--format html --format pdf --format json --format csv --format md
+
+# The committed example of a whole audit: attacks and every study on a network over its training.
+example:
+	$(PYTHON) -m benchmarks.full_audit --data $(DATA) --out reports/mnist-lenet
