@@ -187,7 +187,7 @@ class Policy:
                 f"{self.max_total_revealed:g} of the input over all rounds"
             )
         gap = class_gap(exposures) if self.max_class_gap is not None else None
-        if gap is not None and self.max_class_gap is not None and gap > self.max_class_gap:
+        if gap is not None and self.max_class_gap is not None and not gap <= self.max_class_gap:
             reasons.append(f"classes may differ by {gap:.3g} in what they reveal, more than {self.max_class_gap:g}")
         if len(unassessed) > self.max_unassessed * total:
             reasons.append(f"{len(unassessed)} of {total} samples could not be assessed")
@@ -197,10 +197,11 @@ class Policy:
     def exceeds(self, limit: str, one: Exposure) -> bool:
         """Whether a sample may be over ``limit``; False where nothing is known of it."""
         if limit == "min_rmse":
-            return self.min_rmse is not None and one.rmse is not None and one.rmse.low < self.min_rmse
+            return self.min_rmse is not None and one.rmse is not None and not one.rmse.low >= self.min_rmse
         found = one.revealed if limit == "max_revealed" else one.total_revealed
         bound = self.max_revealed if limit == "max_revealed" else self.max_total_revealed
-        return bound is not None and found is not None and found.high > bound
+        # Not "above": what isn't a number isn't within the limit either.
+        return bound is not None and found is not None and not found.high <= bound
 
     def undecided(self, one: Exposure) -> bool:
         """Whether a tighter interval could still bring a sample within every limit."""
@@ -236,18 +237,21 @@ class Policy:
         needed = {
             "max_revealed": one.revealed,
             "min_rmse": one.rmse,
-            "max_class_gap": one.revealed,
+            "max_class_gap": None if one.group is None else one.revealed,
             "max_total_revealed": one.total_revealed,
         }
         return all(needed[limit] is not None for limit in self.limits)
 
 
 def class_gap(exposures: Iterable[Exposure]) -> float | None:
-    """How far the mean revealed_fraction of two classes may lie apart; None with fewer than two classes."""
+    """How far the mean revealed_fraction of two classes may lie apart; None with fewer than two classes.
+
+    A sample of which nothing is known may reveal anything.
+    """
     groups: dict[str, list[Range]] = {}
     for one in exposures:
-        if one.group is not None and one.revealed is not None:
-            groups.setdefault(one.group, []).append(one.revealed)
+        if one.group is not None:
+            groups.setdefault(one.group, []).append(one.revealed or Range(0.0, 1.0))
     if len(groups) < 2:
         return None
     lows = {group: sum(each.low for each in found) / len(found) for group, found in groups.items()}

@@ -90,7 +90,7 @@ def _existing(file: Path) -> Ledger:
         raise GuardError(f"expected a ledger at {file}, found no file")
     from riskaudit.guard.ledger import Ledger
 
-    return Ledger(file)
+    return Ledger(file, read_only=True)
 
 
 def _report(file: Path, problems: list[str], size: str) -> int:

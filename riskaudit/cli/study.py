@@ -71,15 +71,16 @@ def run_study(
 
 
 def merged(result: AuditResult, earlier: AuditResult, place: Path) -> AuditResult:
-    """A result with the studies of an earlier audit of the same model and data; a study made anew wins.
+    """A result with the studies of an earlier audit of the same model, data and release; a study made anew wins.
 
     Raises:
-        SettingsError: the earlier audit is of another model or other data.
+        SettingsError: the earlier audit is of another model, other data or another release.
     """
     for what, one, other in (
         ("checkpoint", result.checkpoint.sha256, earlier.checkpoint.sha256),
         ("data", result.data.sha256, earlier.data.sha256),
         ("number of samples", result.data.num_samples, earlier.data.num_samples),
+        ("release", result.release.spec, earlier.release.spec),
     ):
         if one != other:
             raise SettingsError(f"--add-to expects an audit of the same {what}; {place.name} is of another")

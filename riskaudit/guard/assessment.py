@@ -13,6 +13,7 @@ import torch
 
 from riskaudit.auditing import AuditSettings
 from riskaudit.auditing.planning import choose_plan, free_memory
+from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.ledger import Account, Entry
 from riskaudit.linalg import KrylovSpace
@@ -117,6 +118,11 @@ class Assessment:
         dimension = self.batch.inputs[place].numel()
         if before is None:
             before = Account.empty(dimension, found.tau, sketch.directions)
+        if (before.tau, before.dimension) != (found.tau, dimension):
+            raise GuardError(
+                f"the ledger counts samples of {before.dimension} inputs under a prior of std {before.tau:g}, and this "
+                f"one has {dimension} and {found.tau:g}; use a ledger of its own"
+            )
         if not noise_std:
             return before.after(Entry(dimension, math.inf, EVERYTHING * np.eye(len(sketch.core))))
         sigma = self.sample_noise(noise_std, batch_size)

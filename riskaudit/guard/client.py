@@ -139,7 +139,7 @@ class Client:
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
         maker = self._makers.get(key)
         if maker is None:
-            maker = jacobian_maker(release, batch.select(list(range(min(len(batch), 4)))))
+            maker = jacobian_maker(release, batch.select(list(range(min(len(batch), 4)))), wordless=True)
             if maker.layout is None and not self.any_layer:
                 # Not kept: it may be this batch that can't be run, and the next one can.
                 raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
@@ -169,6 +169,8 @@ class Client:
         """Why an update [P] can't be the release of the batch whose mean is ``mean`` [P]; None where it can be."""
         difference = update - mean
         distance, length = float(difference.norm()), float(mean.norm())
+        if not math.isfinite(length):
+            return "the gradient of this batch isn't finite, so that nothing can be compared with it"
         if self.noise is None:
             if distance <= TOLERANCE * length:
                 return None
@@ -181,7 +183,7 @@ class Client:
             statistic, law = float((difference / scale).square().sum()), chi2(count)
         else:
             statistic, law = float((difference / scale).abs().sum()), gamma(count)
-        if statistic < law.ppf(REJECTION) or statistic > law.ppf(1 - REJECTION):
+        if not law.ppf(REJECTION) <= statistic <= law.isf(REJECTION):
             return (
                 f"the update minus this batch's release isn't noise of {self.noise.law}:{scale:g}: its size is "
                 f"{distance / math.sqrt(count) / self.noise.std:.3g} times what it should be; add the noise that the "
@@ -189,7 +191,7 @@ class Client:
             )
         # A multiple of the release hides below large noise in all directions but its own.
         along = float(difference @ mean) / length / self.noise.std if length > 0 else 0.0
-        if abs(along) > norm.isf(REJECTION):
+        if not abs(along) <= norm.isf(REJECTION):
             return "the update isn't this batch's release and noise: it holds too much or too little of it"
         return None
 
@@ -218,8 +220,17 @@ class Client:
         return (
             [(name, value.shape, value.requires_grad, value.device) for name, value in self._model.named_parameters()],
             [(name, value.shape) for name, value in self._model.named_buffers()],
-            [(name, type(module), module.training) for name, module in self._model.named_modules()],
+            [
+                (name, type(module), module.training, settings_of(module))
+                for name, module in self._model.named_modules()
+            ],
         )
+
+
+def settings_of(module: nn.Module) -> list[tuple[str, str]]:
+    """What decides a module's function besides its tensors: a slope, a probability, a number of heads."""
+    kinds = (bool, int, float, complex, str, tuple, type(None))
+    return sorted((name, repr(value)) for name, value in vars(module).items() if isinstance(value, kinds))
 
 
 def as_loss(given: LossLike | Loss) -> Loss:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -212,7 +213,12 @@ class Guard:
 
         @functools.wraps(step)
         def wrapped(batch: Batch | Sequence[Any], *args: object, **kwargs: object) -> Decision:
-            return self.review(batch, step(batch, *args, **kwargs))
+            try:
+                update = step(batch, *args, **kwargs)
+            except BaseException as error:
+                self.withhold(error)
+                raise
+            return self.review(batch, update)
 
         return wrapped
 
@@ -250,7 +256,7 @@ class Guard:
         for attempt in range(ATTEMPTS):
             accounts = None if self.ledger is None else self.ledger.accounts(ids)
             # What was found before somebody else's round entered the ledger isn't in the ledger's directions.
-            found = None if known is None or attempt else replace(known, ids=ids)
+            found = None if known is None or attempt or not _current(known, ids, accounts) else replace(known, ids=ids)
             work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found)
             outcome = work.decide(vector, mean)
             if assessed is not None and assessed.action == "sanitise":
@@ -432,6 +438,18 @@ def _checked(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(inputs).all()) or not bool(torch.isfinite(targets.double()).all()):
         raise GuardError("the batch holds something that isn't a finite number")
     return inputs, targets
+
+
+def _current(known: Assessment, ids: list[str], accounts: dict[str, Account] | None) -> bool:
+    """Whether the sketches are in the directions that the ledger has by now."""
+    if accounts is None:
+        return True
+    kept = {place: accounts.get(identifier) for place, identifier in enumerate(ids)}
+    return all(
+        account is None
+        or (place in known.sketches and np.array_equal(known.sketches[place].directions, account.directions))
+        for place, account in kept.items()
+    )
 
 
 def _groups(targets: Tensor) -> list[str | None]:

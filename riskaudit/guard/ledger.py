@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -134,30 +135,40 @@ class Ledger:
 
     Args:
         path: made where it doesn't exist, readable by its owner only.
+        read_only: change nothing, and expect a ledger there.
 
     Raises:
         GuardError: it can't be made or read, or is something else.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         try:
-            if not self.path.exists():
-                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
-            self._database = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+            if read_only:
+                place = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+                self._database = sqlite3.connect(place, uri=True, timeout=PATIENCE, isolation_level=None)
+            else:
+                self._open()
+            self._salt: bytes = self._meta("salt")
+            schema = self._meta("schema")
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from error
+        if schema != SCHEMA or not self._salt:
+            raise GuardError(f"expected a ledger of schema {SCHEMA} in {self.path.name}, found {schema}")
+
+    def _open(self) -> None:
+        """For writing; tables are made in a new or an empty file only."""
+        if not self.path.exists():
+            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+        self._database = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        if not self._all("SELECT name FROM sqlite_master"):
             self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
             with self._transaction():
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
                 self._database.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (SCHEMA,))
                 self._database.execute("INSERT OR IGNORE INTO meta VALUES ('salt', ?)", (secrets.token_bytes(32),))
-            self._salt: bytes = self._meta("salt")
-            schema = self._meta("schema")
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
-        if schema != SCHEMA:
-            raise GuardError(f"expected a ledger of schema {SCHEMA} in {self.path.name}, found {schema}")
+        self._database.execute("PRAGMA synchronous=FULL")
 
     def close(self) -> None:
         """Let go of the file."""

@@ -45,7 +45,7 @@ class AuditLog:
             with self._locked() as stream:
                 whole, torn = _tail(stream)
                 line = dict(entry)
-                if torn:
+                if torn and not (whole is not None and torn == _text(whole)):
                     line["torn"] = hashlib.sha256(torn).hexdigest()
                 line["number"] = 1 if whole is None else int(whole["number"]) + 1
                 line["previous"] = GENESIS if whole is None else whole["hash"]
@@ -73,7 +73,7 @@ class AuditLog:
         Raises:
             GuardError: the file can't be read.
         """
-        for _, found in self._lines():
+        for _, found, _ in self._lines():
             if found is not None:
                 yield found
 
@@ -95,15 +95,15 @@ class AuditLog:
             GuardError: the file can't be read.
         """
         found, previous, number, torn, heads = [], GENESIS, 0, None, {GENESIS}
-        for place, (raw, entry) in enumerate(self._lines(), start=1):
+        for place, (raw, entry, ended) in enumerate(self._lines(), start=1):
             if torn is not None and (entry is None or entry.get("torn") != torn[1]):
                 found.append(f"line {torn[0]} isn't JSON, and the next line doesn't say that a kill tore it")
             torn = None
             if entry is None:
-                torn = (place, hashlib.sha256(raw).hexdigest())
+                torn = (place, hashlib.sha256(raw).hexdigest(), ended)
                 continue
             number += 1
-            if entry.get("hash") != _hash(entry):
+            if not _intact(raw, entry):
                 found.append(f"line {place} was changed: its hash doesn't fit")
             if entry.get("previous") != previous:
                 found.append(f"line {place} doesn't follow the line before: lines were removed, inserted or moved")
@@ -112,16 +112,19 @@ class AuditLog:
                 number = entry["number"] if isinstance(entry.get("number"), int) else number
             previous = str(entry.get("hash"))
             heads.add(previous)
-        # A torn last line is what a kill leaves; the next append closes it.
+        # A last line without its end is what a kill leaves; the next append closes it.
+        if torn is not None and torn[2]:
+            found.append(f"line {torn[0]} isn't JSON, though it was written to its end")
         if head is not None and head not in heads:
             found.append("the hash that was noted earlier isn't in the file: lines were cut off its end")
         return found
 
-    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None, bool]]:
+        """Every line without its end, what it holds, and whether it has an end."""
         try:
             with self.path.open("rb") as stream:
                 for raw in stream:
-                    yield raw.rstrip(b"\n"), _parsed(raw)
+                    yield raw.rstrip(b"\n"), _parsed(raw), raw.endswith(b"\n")
         except OSError as error:
             raise GuardError(f"can't read {self.path}: {error.strerror or error}") from error
 
@@ -144,6 +147,10 @@ def _tail(stream: BinaryIO) -> tuple[dict[str, Any] | None, bytes]:
         stream.seek(max(0, size - reach))
         block = stream.read()
         *lines, torn = block.split(b"\n")
+        whole = _parsed(torn) if torn else None
+        if whole is not None and _intact(torn, whole):
+            # Only the line's end was torn off.
+            return whole, torn
         if reach < size:
             lines = lines[1:]
         for raw in reversed(lines):
@@ -163,6 +170,14 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and "hash" in found and "number" in found else None
+
+
+def _intact(raw: bytes, entry: dict[str, Any]) -> bool:
+    """Whether a line is as it was written, to the letter: JSON may say one thing twice."""
+    try:
+        return raw == _text(entry) and entry.get("hash") == _hash(entry)
+    except ValueError:
+        return False
 
 
 def _hash(line: dict[str, Any]) -> str:

@@ -13,10 +13,10 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from riskaudit.errors import GuardError
+from riskaudit.errors import GuardError, RiskauditError
 from riskaudit.guard.assessment import Assessment, Assessor
 from riskaudit.guard.client import Client
-from riskaudit.guard.decision import Action, Decision
+from riskaudit.guard.decision import Action, Decision, described
 from riskaudit.guard.ledger import Account
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
@@ -91,8 +91,8 @@ class Review:
             # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
             rounds = 1 + max((account.rounds for account in accounts.values()), default=0)
             failure /= rounds * (rounds + 1)
-        # The first look, two further ones, and what is refined sample by sample.
-        self.look_failure = failure / (2 + len(FURTHER_LOOKS))
+        # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
+        self.look_failure = failure / (4 + len(FURTHER_LOOKS))
         self._found = found
 
     def decide(self, vector: Tensor | None, mean: Tensor | None) -> Outcome:
@@ -111,9 +111,11 @@ class Review:
             found = Assessment(self.batch, self.ids, self.groups, summed=self.client.summed)
         exposures = found.exposures(noise, self.accounts)
         judgement = self.policy.judge(exposures)
-        reasons = [*([] if noise else ["the update carries no noise: assume full disclosure"]), *judgement.reasons]
+        # Only who allows everything to be revealed allows this.
+        disclosed = not noise and self.policy.max_revealed != 1
+        reasons = [*(["the update carries no noise: assume full disclosure"] if disclosed else []), *judgement.reasons]
         passing = Outcome("allow", vector, [], exposures, everybody, noise, found)
-        if not judgement.reasons:
+        if not reasons:
             return replace(passing, reasons=[self._within(found)])
         blocked = replace(passing, action="block", vector=None, reasons=reasons)
         if self.policy.on_violation == "block":
@@ -123,12 +125,22 @@ class Review:
             if too_many and self.policy.on_failure == "block":
                 return blocked
             return replace(passing, action="warn", reasons=reasons)
-        changed = self._sanitised(vector, mean)
+        return self._mended(blocked, vector, mean)
+
+    def _mended(self, blocked: Outcome, vector: Tensor | None, mean: Tensor | None) -> Outcome:
+        """The sanitised update, or the reason why there is none."""
+        try:
+            changed = self._sanitised(vector, mean)
+        except Exception as error:  # a violation was found already, so nothing may let this pass any more
+            why = str(error) if isinstance(error, RiskauditError) else described(error)
+            return replace(blocked, reasons=[*blocked.reasons, f"sanitising failed: {why}"])
         if changed is None:
             early = vector is None and self.policy.sanitiser != "drop"
             why = "before there is an update" if early else "that"
-            return replace(blocked, reasons=[*reasons, f"sanitising by {self.policy.sanitiser} can't mend {why}"])
-        return replace(changed, reasons=[*reasons, *changed.reasons])
+            return replace(
+                blocked, reasons=[*blocked.reasons, f"sanitising by {self.policy.sanitiser} can't mend {why}"]
+            )
+        return replace(changed, reasons=[*blocked.reasons, *changed.reasons])
 
     def _sanitised(self, vector: Tensor | None, mean: Tensor | None) -> Outcome | None:
         noise, policy = self.client.noise_std, self.policy
@@ -151,10 +163,13 @@ class Review:
         if vector is None or mean is None:
             return None
         said, client = [], self.client
+        # Without noise the difference is nothing but what the comparison tolerates, and nobody has looked at it.
+        drawn = torch.zeros_like(mean) if self.client.noise is None else vector - mean
+        vector = mean + drawn
         if policy.sanitiser == "clip":
             assert policy.clip_norm is not None
             client = self.client.clipped(policy.clip_norm)
-            vector = client.mean(self.batch) + (vector - mean)
+            vector = client.mean(self.batch) + drawn
             said = [f"every sample's gradient was clipped to {policy.clip_norm:g}"]
         found = self._assessed(client)
         total = least_noise(found, policy, noise, self.accounts, _Refiner(self, client, found))

@@ -101,5 +101,5 @@ def digest_of_update(given: UpdateLike) -> str:
 
 
 def digest_of_model(model: nn.Module) -> str:
-    """Of all parameters and buffers."""
-    return digest_of(model.state_dict().items())
+    """Of all parameters and buffers, those that a state dict leaves out included."""
+    return digest_of([*model.named_parameters(), *model.named_buffers()])

@@ -60,12 +60,17 @@ class JacobianMaker:
         return StructuredJacobian(self.release, batch, self.layout)
 
 
-def jacobian_maker(release: Release, batch: Batch) -> JacobianMaker:
+def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) -> JacobianMaker:
     """Choose for a model, tried on some samples of it.
 
     The structured Jacobian is held against plain automatic differentiation once, on the first samples;
     where a layer isn't known, or the two disagree, the generic one is used and one line of the log
     names the layer.
+
+    Args:
+        release: of the model.
+        batch: some samples.
+        wordless: of an error that the model raises, tell the kind only: its words may quote inputs.
     """
     try:
         with torch.enable_grad():
@@ -76,7 +81,7 @@ def jacobian_maker(release: Release, batch: Batch) -> JacobianMaker:
         return _generic(release, reason)
     except Exception as error:  # the model may be anybody's code
         # Whatever is wrong with the model shows again, in its own words, in the generic Jacobian.
-        words = str(error).splitlines()[:1] or [type(error).__name__]
+        words = [*([] if wordless else str(error).splitlines()), type(error).__name__]
         reason = f"the model can't be run on a batch by the structured Jacobian ({words[0][:200]})"
         return _generic(release, reason)
     layers = sorted({call.layer for call in layout.calls})

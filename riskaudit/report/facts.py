@@ -243,7 +243,11 @@ class Facts:
     def recommended_command(self) -> str | None:
         """The command of this audit with the recommended release, and no other noise."""
         option = self.recommended_option()
-        return shlex.join([*_without_option(self._command_words, option[0]), *option]) if option else None
+        if option is None:
+            return None
+        # Studies of the release as it was don't belong into the audit of another.
+        words = _without_option(_without_option(self._command_words, option[0]), "--add-to")
+        return shlex.join([*words, *option])
 
 
 def _without_option(words: list[str], option: str) -> list[str]:

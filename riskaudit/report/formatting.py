@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from riskaudit.report.document import Cell, Tone
 from riskaudit.results import Estimate, Status, Target, Verdict
@@ -32,6 +33,8 @@ STATUS_WORDS: dict[Status, str] = {
     "not_applicable": "not applicable",
     "failed": "failed",
 }
+# Of an attack, whose error was measured.
+UNFINISHED = "not converged: the attack may get nearer still"
 SHORT_STATUS: dict[Status, str] = {
     "exact": "exact",
     "converged": "converged",
@@ -178,6 +181,12 @@ def count_cell(amount: int) -> Cell:
 def verdict_cell(verdict: Verdict) -> Cell:
     """A verdict with its symbol, so that colour never stands alone."""
     return Cell(VERDICT_WORDS[verdict], VERDICT_ORDER[verdict], tone=VERDICT_TONES[verdict])
+
+
+def attacked_cell(value: float | None, status: Status | None, missing: str) -> Cell:
+    """What an attack reached. An unfinished one was measured all the same, and proves at least so much."""
+    cell = number_cell(value, status, missing=missing)
+    return replace(cell, word=UNFINISHED) if status == "not_converged" and value is not None else cell
 
 
 def tally(statuses: Iterable[Status]) -> str:

@@ -400,3 +400,62 @@ def test_many_reviews_without_growth(tmp_path, count) -> None:
     assert open_files() <= files
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < memory + 20 * 1024
     assert guard.ledger.num_rounds == count + 20
+
+
+def test_a_mean_that_is_no_number_matches_nothing(tmp_path) -> None:
+    client = Round(tmp_path)
+    mean = torch.full((len(torch.cat([part.reshape(-1) for part in client.update])),), math.nan, dtype=torch.float64)
+    assert client.guard.client.mismatch(torch.zeros_like(mean), mean) is not None
+
+
+def test_words_of_a_model_that_fails_on_other_batches_are_not_logged(tmp_path) -> None:
+    """Such words may quote inputs."""
+
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, inputs):
+            if len(inputs) not in (1, 6):
+                raise ValueError(f"first pixels {inputs.flatten()[:3].tolist()}")
+            return self.inner(inputs)
+
+    model, batch = Picky(), images()
+    guard = guard_of(model, POLICY, log=tmp_path / "log.jsonl")
+    assert guard.review(batch, gradient(model, batch, NOISE)).action == "block"
+    assert "pixels" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_failing_while_sanitising_never_lets_the_update_pass(tmp_path, monkeypatch) -> None:
+    """A violation was established: on_failure is about what could not be reviewed."""
+    policy = Policy(max_revealed=0.01, on_violation="sanitise", on_failure="warn")
+    client = Round(tmp_path, policy)
+
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("secret 42")
+
+    monkeypatch.setattr("riskaudit.guard.review.least_noise", fail)
+    decision = client.guard.review(client.batch, client.update)
+    client.withheld(decision, "sanitising failed: RuntimeError")
+    assert "secret" not in client.log.path.read_text()
+
+
+def test_a_setting_that_is_no_tensor_changes_what_is_reviewed(tmp_path) -> None:
+    model, batch = nn.Sequential(*network(), nn.LeakyReLU(0.01)), images()
+    guard = guard_of(model, POLICY)
+    assert guard.review(batch, gradient(model, batch, NOISE)).allowed
+    model[-1].negative_slope = 3.0
+    decision = guard.review(batch, gradient(model, batch, NOISE))
+    exact = revealed(spectra(model, batch), NOISE).tolist()
+    assert decision.exposures, decision.reasons
+    for one, value in zip(decision.exposures, exact, strict=True):
+        assert one.revealed.low <= value <= one.revealed.high
+
+
+def test_buffers_that_a_state_dict_leaves_out_count_at_sending(client) -> None:
+    client.model.register_buffer("scale", torch.ones(1), persistent=False)
+    decision = client.guard.review(client.batch, client.update)
+    assert decision.allowed, decision.reasons
+    client.model.scale.mul_(2)
+    client.withheld(client.guard.confirm(decision), "the model isn't the one that was reviewed")

@@ -236,3 +236,12 @@ def test_settings_that_make_no_guard(options, words) -> None:
     policy = options.pop("policy", Policy(max_revealed=0.5))
     with pytest.raises(SettingsError, match=words):
         Guard(network(), nn.CrossEntropyLoss(), policy, **{"prior_std": 0.3, **options})
+
+
+def test_without_noise_or_classes_no_gap_is_called_small() -> None:
+    model, batch = network(), images(8)
+    policy = Policy(max_class_gap=0.5)
+    assert guard_of(model, policy, None).review(batch, gradient(model, batch)).action == "block"
+    soft = (batch[0], nn.functional.one_hot(batch[1], 4).float())
+    decision = guard_of(model, Policy(max_class_gap=1.0)).review(soft, gradient(model, soft, NOISE))
+    assert decision.reasons == ["8 of 8 samples could not be assessed"]

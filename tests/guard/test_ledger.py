@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network
+from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network, spectra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -238,3 +238,44 @@ def test_something_else_is_refused(tmp_path) -> None:
     with pytest.raises(GuardError, match="can't be used"):
         Ledger(tmp_path / "missing" / "ledger.db")
     assert [each.name for each in tmp_path.iterdir()] == ["ledger.db"]
+
+
+def test_another_prior_needs_another_ledger(tmp_path) -> None:
+    """Shares under different priors can't be added."""
+    model, batch = network(), images()
+    path = tmp_path / "ledger.db"
+    policy = Policy(max_revealed=1.0)
+    assert guard_of(model, policy, ledger=path).review(batch, gradient(model, batch, NOISE), ids=range(6)).allowed
+    other = guard_of(model, policy, ledger=path, prior_std=3.0)
+    decision = other.review(batch, gradient(model, batch, NOISE), ids=range(6))
+    assert decision.action == "block"
+    assert "use a ledger of its own" in decision.reasons[0]
+
+
+def test_an_assessment_in_old_directions_is_made_anew(tmp_path) -> None:
+    model, batch = network(), images()
+    guard = guard_of(model, Policy(max_total_revealed=1.0), ledger=tmp_path / "ledger.db")
+    both = [guard.assess(batch, ids=range(6)) for _ in range(2)]
+    for assessed in both:
+        assert guard.review(batch, gradient(model, batch, NOISE), ids=range(6), assessed=assessed).allowed
+    eigenvalues = spectra(model, batch) / (6 * NOISE) ** 2
+    for place, (_, account) in enumerate(sorted(guard.ledger.every_account(), key=lambda pair: order(guard, pair[0]))):
+        assert account.rounds == 2
+        assert float(np.linalg.eigvalsh(account.core)[-1]) <= 2 * float(eigenvalues[place].max()) * (1 + 1e-4)
+
+
+def order(guard, identifier: str) -> int:
+    return [guard.ledger.hidden(str(number)) for number in range(6)].index(identifier)
+
+
+def test_looking_changes_nothing(tmp_path) -> None:
+    path = tmp_path / "cookies.db"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE cookies (name TEXT)")
+    database.commit()
+    database.close()
+    before = path.read_bytes()
+    for options in ({"read_only": True}, {}):
+        with pytest.raises(GuardError):
+            Ledger(path, **options)
+        assert path.read_bytes() == before

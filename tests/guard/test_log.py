@@ -41,8 +41,11 @@ def rewrite(log: AuditLog, change) -> None:
         (lambda lines: [*lines[:2], lines[1], *lines[2:]], "line 3 doesn't follow"),
         (lambda lines: [*lines[:2], "{broken", *lines[2:]], "line 3 isn't JSON"),
         (lambda lines: lines[1:], "line 1 doesn't follow"),
+        (lambda lines: [*lines[:4], "x" + lines[4][1:]], "line 5 isn't JSON"),
+        (lambda lines: [*lines[:4], '{"decision": "block", ' + lines[4][1:]], "line 5 was changed"),
+        (lambda lines: [*lines[:4], lines[4].replace('"round": 4', '"round": NaN')], "line 5 was changed"),
     ],
-    ids=["changed", "removed", "swapped", "inserted", "broken", "beheaded"],
+    ids=["changed", "removed", "swapped", "inserted", "broken", "beheaded", "last", "twice", "nan"],
 )
 def test_tampering_shows(log, change, words) -> None:
     rewrite(log, change)
@@ -117,3 +120,10 @@ def test_a_file_of_something_else(tmp_path) -> None:
     assert path.read_text() == "a diary\nof mine\n"
     with pytest.raises(GuardError, match="can't read"):
         AuditLog(tmp_path / "absent.jsonl").problems()
+
+
+def test_a_tear_that_took_only_the_end_of_the_line(log) -> None:
+    log.path.write_bytes(log.path.read_bytes()[:-1])
+    log.append({"round": 5})
+    assert log.problems() == []
+    assert [entry["number"] for entry in log.entries()] == [1, 2, 3, 4, 5, 6]

@@ -155,3 +155,18 @@ def test_a_gap_between_classes_is_closed() -> None:
     assert decision.action == "sanitise"
     shares = revealed(spectra(model, batch), math.hypot(decision.noise_std, 1e-3))
     assert abs(float(shares[3]) - float(shares[[0, 1, 2, 4, 5, 6, 7]].mean())) <= 0.05
+
+
+def test_what_the_comparison_tolerates_does_not_leave() -> None:
+    """Without noise of its own, an update may differ from the gradient by a little: nobody has reviewed that part."""
+    model, batch = network(), images()
+    update = gradient(model, batch)
+    length = float(flat(update).norm())
+    hidden = torch.zeros_like(update[-2])
+    hidden[0] = batch[0][0].reshape(-1)
+    hidden *= 9e-4 * length / float(hidden.norm())
+    update[-2] = update[-2] + hidden
+    policy = Policy(max_revealed=0.9, on_violation="sanitise", sanitiser="clip", clip_norm=1e-5)
+    decision = guard_of(model, policy, None).review(batch, update)
+    assert decision.action == "sanitise"
+    assert float(flat(decision.update).norm()) < 1e-5 + 3 * decision.noise_std * len(flat(update)) ** 0.5

@@ -56,7 +56,7 @@ def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
 
 
 def test_the_control_is_the_first_line_of_the_evidence(words):
-    assert "6 Evidence Positive control passed: the attacks work" in words("attacked")
+    assert "6 Evidence Positive control passed: " in words("attacked")
     assert "6 Evidence Positive control skipped Whether" not in words("attacked")
     assert "6 Evidence Positive control skipped" in words("control-skipped")
     assert "so a failed reconstruction proves nothing" in words("control-skipped")

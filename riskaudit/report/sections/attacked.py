@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from riskaudit.report.attack_study import AttackStudy, at_noise, noise_words
 from riskaudit.report.document import Cell, Column, Figure, Table
-from riskaudit.report.formatting import count_cell, estimate_cell, given, number, number_cell, percent, short
+from riskaudit.report.formatting import (
+    attacked_cell,
+    count_cell,
+    estimate_cell,
+    given,
+    number,
+    number_cell,
+    percent,
+    short,
+)
 from riskaudit.report.plots import Panel, PanelPlot
 from riskaudit.results import STRONGEST, AttackRow, Estimate, Reliability
 
@@ -113,7 +122,7 @@ def _sample_cells(
         Cell(short(key[1])),
         Cell(given(key[0]), key[0]),
         estimate_cell(estimate) if key[0] > 0 else Cell("none without noise", tone="unknown"),
-        number_cell(error, row.status if row is not None else None, missing="no result"),
+        attacked_cell(error, row.status if row is not None else None, missing="no result"),
         Cell(study.attack_title(row.attack) if row is not None else "none"),
         number_cell(local, missing="not run"),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from riskaudit.report.attack_study import AttackStudy, at_noise, read_attack_study
 from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, estimate_cell, number, number_cell, percent, short
+from riskaudit.report.formatting import attacked_cell, count, estimate_cell, number, number_cell, percent, short
 from riskaudit.report.plots import Corridor, CorridorPlot
 from riskaudit.results import AttackRow, Estimate, SampleRow
 
@@ -52,6 +52,16 @@ def corridor_blocks(facts: Facts) -> tuple[Block, ...]:
         )
         warning.append(Paragraph(text, lead="The attacks are broken.", brief=True))
     return (heading, *warning, _figure(found, found.own_level, rows, low_title))
+
+
+def attacked_finding(facts: Facts) -> str | None:
+    """The corridor's finding in a sentence, for the verdict; None where no attacks ran at the audit's own noise."""
+    found = read_attack_study(facts)
+    if not isinstance(found, AttackStudy) or found.own_level is None:
+        return None
+    low_title, low = _lower_end(found, found.own_level)
+    rows = _rows(found, found.own_level, low)
+    return _finding(found, found.own_level, rows, low_title) if rows else None
 
 
 def _lower_end(study: AttackStudy, level: float) -> tuple[str, Callable[[SampleRow], float | None]]:
@@ -210,7 +220,7 @@ def _cells(study: AttackStudy, row: _Row) -> tuple[Cell, ...]:
         Cell(short(row.sample)),
         number_cell(row.low, missing="no interval"),
         estimate_cell(row.predicted),
-        number_cell(row.attacked, attack.status if attack is not None else None, missing="no result"),
+        attacked_cell(row.attacked, attack.status if attack is not None else None, missing="no result"),
         Cell(study.attack_title(attack.attack)) if attack is not None else Cell("none", tone="unknown"),
         number_cell(row.prior_only, missing="not computed"),
         number_cell(ratio),

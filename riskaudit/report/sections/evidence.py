@@ -33,7 +33,13 @@ def evidence_section(facts: Facts) -> Section:
     blocks.append(Paragraph(why, lead="Why these solvers."))
     blocks.append(Bullets(_not_tested(facts, study), lead="Not tested:"))
     blocks += [*directions_blocks(facts), *initialization_blocks(facts), *training_blocks(facts)]
-    shown = {"directions", "initialization", "training", *(["verify"] if isinstance(study, AttackStudy) else [])}
+    shown = {
+        "fairness",
+        "directions",
+        "initialization",
+        "training",
+        *(["verify"] if isinstance(study, AttackStudy) else []),
+    }
     others = set(facts.result.studies) - shown
     if others:
         names = tuple(sorted(short(name, 80) for name in others))

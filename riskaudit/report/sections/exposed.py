@@ -76,7 +76,7 @@ def _average_paragraph(facts: Facts) -> Paragraph | None:
     over = sum(value > mean for value in values)
     text = (
         f"The mean revealed fraction is {number(mean)}; the most exposed sample stands at {number(worst)} "
-        f"({number(worst / mean)} times the mean) and {over:,} of {len(values):,} samples lie above it."
+        f"({number(worst / mean)} times the mean); {over:,} of {len(values):,} samples lie above the mean."
         if mean > 0
         else "No sample reveals anything: mean and maximum of the revealed fraction are 0."
     )

@@ -176,7 +176,7 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
     )
     shown = ranked[: max(_LISTED_SAMPLES, number_of)]
     return [
-        Subheading("What the average hides"),
+        Subheading("Who is least protected"),
         Paragraph(text, lead=f"{finding}.", brief=bool(number_of)),
         _exposed_table(facts, study, shown),
     ]

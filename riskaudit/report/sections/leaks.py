@@ -117,7 +117,7 @@ def rmse_figure(facts: Facts) -> Figure:
         id="rmse",
         title=(
             f"The most exposed sample {'may be' if facts.bracketed else 'can be'} reconstructed to an RMSE of "
-            f"{number(least)}, "
+            f"{number(least)} on average, "
             f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
         ),
         alt=(
@@ -157,7 +157,12 @@ def success_figure(facts: Facts) -> Figure:
     """How probably the attacker comes within each tolerance: on average, and for the most exposed sample."""
     found = _success_of(facts)
     means = {tolerance: _mean([_cautious(one) for _, one in known]) for tolerance, known in found.items()}
-    worst = {tolerance: max(known, key=lambda pair: _cautious(pair[1])) for tolerance, known in found.items()}
+    # Where several are certain, the one that reveals most.
+    revealed = {row.id: estimate.value or 0.0 for row, estimate in facts.estimates("revealed_fraction")}
+    worst = {
+        tolerance: max(known, key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0].id, 0.0)))
+        for tolerance, known in found.items()
+    }
     bounded = any(one.probability is None for known in found.values() for _, one in known)
     closest = min(found)
     return Figure(

@@ -6,6 +6,7 @@ from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.document import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import count, given, number, percent, sentence, short, tally
+from riskaudit.report.sections.corridor import attacked_finding
 from riskaudit.results import PolicyOutcome
 
 _LIMIT_WORDS = {
@@ -128,6 +129,9 @@ def _attack_words(facts: Facts) -> str:
     """Whether attacks were run or calibrated against; a failed control is never left out."""
     study, calibration = read_attack_study(facts), facts.result.calibration
     ran = study.control_words() if isinstance(study, AttackStudy) else "none run"
+    finding = attacked_finding(facts)
+    if finding is not None:
+        ran = f"{ran}; {finding[0].lower()}{finding[1:]}"
     if calibration is None:
         return f"{ran}; not calibrated against attacks"
     return (
@@ -151,8 +155,8 @@ def _next_steps(facts: Facts) -> tuple[str, ...]:
     exposed = exceeded or not release.defended or facts.verdicts["high"] > 0
     if exposed and recommended:
         steps.append(
-            f'Audit again with {recommended[0]} "{recommended[1]}" and weigh its cost in accuracy: section 5 says what '
-            "it buys."
+            f'Audit again with {recommended[0]} "{recommended[1]}", which would bring every sample below the level '
+            "that section 5 names, and weigh there what so much noise costs in accuracy."
         )
     elif exposed:
         steps.append('Add noise to the release (--release "gaussian:STD") and audit again.')
@@ -164,7 +168,11 @@ def _next_steps(facts: Facts) -> tuple[str, ...]:
             "(section 4, column Status; section 6) before deciding anything about them."
         )
     if policy is None:
-        steps.append("Set a limit, for example --max-revealed 0.2, so that the next audit ends in a decision.")
+        limit = given(facts.result.settings.thresholds.high)
+        steps.append(
+            f"Set a limit, for example --max-revealed {limit} (the level above which this report says high), so that "
+            "the next audit ends in a decision."
+        )
     if not steps:
         steps.append("Record the decision in section 7. Audit again when the model, the data or the release changes.")
     return tuple(steps)

@@ -43,7 +43,8 @@ def _control(control: Control) -> Callout:
     )
     because = f" {sentence(control.reason)}" if control.reason else ""
     if control.status == "passed":
-        return Callout("Positive control passed: the attacks work", (body + because,), "low", brief=True)
+        title = f"Positive control passed: {short(control.attack) if control.attack else 'the strongest attack'} works"
+        return Callout(title, (body + because,), "low", brief=True)
     if control.status == "failed":
         meaning = (
             "The attacks are broken. That they did not reconstruct the audited samples does not mean that the data is "
