@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from riskaudit.guard import Guard, Policy
 from riskaudit.integrations.ddp import AverageGuard, add_noise
 
-RANKS, BATCH, ROUNDS, STD = 2, 16, 4, 0.05
+RANKS, BATCH, ROUNDS, STD = 2, 16, 4, 0.1
 
 
 def main(folder: Path) -> None:
@@ -61,6 +61,8 @@ def train(rank: int, folder: Path) -> None:
         lines.append(f"round {number}: {current.num_contributing} of {RANKS} ranks contributed, {outcome}\n")
     if rank == 0:
         (folder / "rounds.txt").write_text("".join(lines), encoding="utf-8")
+    # A rank that leaves first may take the connection from the others.
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from riskaudit.guard import AuditLog, Guard, Policy
 from riskaudit.integrations.pytorch import StepGuard, add_noise
 
-BATCH, STD = 16, 0.05
+BATCH, STD = 16, 0.1
 
 
 def main(folder: Path) -> None:

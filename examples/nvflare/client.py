@@ -17,8 +17,8 @@ from riskaudit.guard import Guard, Policy
 from riskaudit.integrations.nvflare import discreet, seal
 
 BATCH_SIZE, STEP_SIZE = 8, 0.5
-# Std of the noise that a site adds to every entry of its gradient: enough, and a thousandth of that.
-NOISE = {"site-1": 0.2, "site-2": 0.0002}
+# Std of the noise that a site adds to every entry of its gradient: enough, and next to none.
+NOISE = {"site-1": 0.5, "site-2": 0.0002}
 
 
 def main() -> None:
