@@ -7,7 +7,6 @@ Prints a table per experiment and writes every number with --json. Each takes mi
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.options import Printer
+from benchmarks.options import Printer, experiment_parser
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
@@ -364,13 +363,9 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiments named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = experiment_parser(__doc__, "mnist_train.npz and the others")
     parser.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS))
-    parser.add_argument("--data", type=Path, required=True, help="folder of mnist_train.npz and the others")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for fitted priors")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     measurement = Measurement(threads=options.threads, dtype="float64")
     measurement.apply()

@@ -7,7 +7,6 @@ LeNet after 20 epochs on 9000 MNIST images; test images from the 100th on; class
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from benchmarks.agreement import FIRST, MNIST, Bench
-from benchmarks.options import Printer, Settings
+from benchmarks.options import Printer, Settings, experiment_parser
 from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
 from riskaudit.auditing import AuditSettings
@@ -70,12 +69,8 @@ def report(found: AuditResult, noise: float, table: Table, classes: Table) -> No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of mnist_train.npz and mnist_test.npz")
+    parser = experiment_parser(__doc__, "mnist_train.npz and mnist_test.npz")
     parser.add_argument("--noise", type=float, nargs="+", default=[1e-3, 1e-2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     printer = Printer("On whom the leak falls", Settings(dtype="float64", threads=options.threads, quick=options.quick))

@@ -9,7 +9,6 @@ of `local` and `bayes` on sanitised updates, by an attacker who knows all other 
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import CASES
-from benchmarks.options import Printer, Settings
+from benchmarks.options import Printer, Settings, experiment_parser
 from benchmarks.tables import Table
 from benchmarks.training import lenet
 from riskaudit.attacks import ATTACKS, Observation
@@ -185,12 +184,8 @@ EXPERIMENTS: dict[str, Callable[[Path, Printer, bool], None]] = {"cost": cost, "
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = experiment_parser(__doc__, "mnist_test.npz and cifar10_test.npz")
     parser.add_argument("experiments", nargs="*", metavar="|".join(EXPERIMENTS), help="default: all")
-    parser.add_argument("--data", type=Path, required=True, help="folder of mnist_test.npz and cifar10_test.npz")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     for name in options.experiments:
         if name not in EXPERIMENTS:

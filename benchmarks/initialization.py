@@ -8,12 +8,11 @@ Ten test images and three seeds per initialization, ranked by the median posteri
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.agreement import CIFAR, FIRST, MNIST
-from benchmarks.options import Printer
+from benchmarks.options import Printer, experiment_parser
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Spread, Table
 from benchmarks.training import lenet
@@ -86,14 +85,10 @@ def spread(quartiles: Quartiles | None) -> Spread | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the data sets named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = experiment_parser(__doc__, "mnist_test.npz and cifar10_test.npz")
     parser.add_argument("names", nargs="*", metavar="|".join(SHAPES))
-    parser.add_argument("--data", type=Path, required=True, help="folder of mnist_test.npz and cifar10_test.npz")
     parser.add_argument("--attacks", action="store_true")
     parser.add_argument("--noise", type=float, default=1e-3, help="std per released entry")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(SHAPES)):
         parser.error(f"expected {' or '.join(SHAPES)}, found {unknown[0]}")

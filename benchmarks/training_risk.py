@@ -9,7 +9,6 @@ iterations within a budget. Reported samples are test images. Without a name, th
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.agreement import FIRST, MNIST
-from benchmarks.options import Printer
+from benchmarks.options import Printer, experiment_parser
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Spread, Table
 from benchmarks.training import accuracy, lenet, train
@@ -145,15 +144,11 @@ def read(path: Path, model: nn.Module) -> Checkpoint:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the networks named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = experiment_parser(__doc__, "mnist_train.npz and the others")
     parser.add_argument("names", nargs="*", metavar="|".join(CASES))
-    parser.add_argument("--data", type=Path, required=True, help="folder of mnist_train.npz and the others")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--attacks", action="store_true")
     parser.add_argument("--noise", type=float, default=1e-3, help="std per released entry")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(CASES)):
         parser.error(f"expected {', '.join(CASES)}, found {unknown[0]}")

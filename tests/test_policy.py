@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from riskaudit.errors import SettingsError
-from riskaudit.policy import Policy
+from riskaudit.policy import Exposure, Policy, Range, class_gap
 from riskaudit.results import AuditResult, Estimate, NoiseInfo, SampleRow
 
 BASE = AuditResult.load(Path(__file__).parent / "data" / "audit-schema1.json")
@@ -176,3 +177,18 @@ def test_limits_that_are_no_numbers(value) -> None:
 def test_unknown_limits_name_the_known() -> None:
     with pytest.raises(SettingsError, match=r"max_revealed, min_rmse, .*found 'max_leak'"):
         Policy.from_mapping({"max_leak": 1})
+
+
+def test_a_sample_of_which_nothing_is_known_may_widen_the_gap_between_classes() -> None:
+    known = [Exposure(str(place), str(place % 2), Range(0.0, 0.1)) for place in range(4)]
+    assert class_gap(known) == pytest.approx(0.1)
+    assert class_gap([*known[:3], Exposure("3", "1")]) == pytest.approx((0.1 + 1.0) / 2)
+    policy = Policy(max_class_gap=0.2, max_unassessed=0.25)
+    assert policy.judge(known).reasons == []
+    assert policy.judge([*known[:3], Exposure("3", "1")]).reasons[0].startswith("classes may differ by 0.55")
+
+
+def test_numbers_that_are_none_are_over_every_limit() -> None:
+    nothing = Exposure("0", "0", Range(math.nan, math.nan), Range(math.nan, math.nan), Range(math.nan, math.nan))
+    for policy in (Policy(max_revealed=1.0), Policy(min_rmse=0.0), Policy(max_total_revealed=1.0)):
+        assert policy.judge([nothing]).exceeded == ["0"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from riskaudit.auditing.victim import Victim
 from riskaudit.errors import SettingsError
 from riskaudit.files import sha256_of_file
+from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.results import (
     Calibration,
     CalibrationInfo,
@@ -31,9 +32,7 @@ def binding_of(victim: Victim) -> str:
     the user by themselves.
     """
     settings, digest = victim.settings, hashlib.sha256()
-    for name, tensor in sorted(victim.checkpoint.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    hash_tensors(digest, sorted(victim.checkpoint.model.state_dict().items()))
     info = victim.chosen.info
     prior = [info.kind, info.sha256, settings.prior_mean, settings.prior_std]
     digest.update(repr([victim.loss.name, victim.release.without_noise().spec, prior]).encode())

@@ -79,9 +79,14 @@ def samples_at_once(batch_size: int | None, maker: JacobianMaker, device: torch.
 
     A power of two, so that a little more or less free memory doesn't change the numbers.
     """
-    fitting = int(MEMORY_SHARE * free_memory(device) // max(1, maker.sample_bytes))
+    fitting = fitting_samples(maker.sample_bytes, device)
     most = max(1, min(fitting, MAX_SAMPLES[device.type] if batch_size is None else batch_size))
     return most if most == batch_size else 2 ** (most.bit_length() - 1)
+
+
+def fitting_samples(sample_bytes: int, device: torch.device) -> int:
+    """Samples of so many bytes that one batch may hold; 0 where not even one fits."""
+    return int(MEMORY_SHARE * free_memory(device) // max(1, sample_bytes))
 
 
 def free_memory(device: torch.device) -> int:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.planning import choose_plan, free_memory
+from riskaudit.auditing.planning import choose_plan, fitting_samples
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.ledger import Account, Entry
+from riskaudit.guard.randomness import fresh_generator
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import Prior
@@ -31,8 +32,8 @@ LEAST_PRODUCTS, MOST_PRODUCTS = 3, 32
 DEFAULT_PRODUCTS = 7
 # Samples whose time is measured before the budget is spent on the others.
 FIRST_SAMPLES = 8
-# The share of the free memory that one batch may fill, and of the time that is left.
-MEMORY_SHARE, TIME_SHARE = 0.5, 0.8
+# The share of the time that is left which the samples of one go may take.
+TIME_SHARE = 0.8
 # Relative width of a refined interval where not all eigenvalues are affordable.
 REFINED_PRECISION = 0.05
 # Fisher information of a release without noise, as large as sums of it stay finite.
@@ -254,8 +255,7 @@ class Assessor:
 
     def _width(self, batch: Batch) -> int:
         """Samples that fit in memory at once."""
-        sample_bytes = self.client.sample_bytes(batch)
-        return max(1, int(MEMORY_SHARE * free_memory(batch.inputs.device) // max(1, sample_bytes)))
+        return max(1, fitting_samples(self.client.sample_bytes(batch), batch.inputs.device))
 
     def _assess(
         self,
@@ -269,7 +269,7 @@ class Assessor:
         part = found.batch.select(list(places))
         jacobian = self.client.jacobian(part, 0.0)
         hessian, flat = jacobian.hessian(), part.inputs.flatten(1)
-        generator = torch.Generator().manual_seed(secrets.randbits(63))
+        generator = fresh_generator()
 
         def draw(_: int) -> torch.Tensor:
             return torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from riskaudit.errors import SettingsError
 from riskaudit.guard.guard import Guard
+from riskaudit.guard.randomness import fresh_generator
+from riskaudit.guard.updates import split
 from riskaudit.inputs import Samples
 
 # The budget that is recommended leaves so much room above the slowest review seen.
@@ -81,7 +82,7 @@ def review_cost(
         places = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
         batch = samples.inputs[places], samples.targets[places]
         update = honest_update(guard, *batch)
-        gradients.append(_timed(lambda batch=batch: guard.batch_gradient(*batch)))  # type: ignore[misc]
+        gradients.append(_timed(lambda batch=batch: _gradient(guard, *batch)))  # type: ignore[misc]
         started = time.perf_counter()
         decision = guard.review(batch, update)
         reviews.append(time.perf_counter() - started)
@@ -101,11 +102,16 @@ def honest_update(guard: Guard, inputs: Tensor, targets: Tensor) -> list[Tensor]
     guard.client.refresh()
     mean = guard.client.mean(guard.client.batch(inputs, targets))
     if guard.client.noise is not None:
-        generator = torch.Generator().manual_seed(secrets.randbits(63))
-        mean = mean + guard.client.noise.sample(len(mean), generator, torch.float64)
-    shapes = list(guard.client.shapes.values())
-    parts = torch.split_with_sizes(mean, [shape.numel() for shape in shapes])
-    return [part.reshape(shape).float() for part, shape in zip(parts, shapes, strict=True)]
+        mean = mean + guard.client.noise.sample(len(mean), fresh_generator(), torch.float64)
+    return [part.float() for part in split(mean, guard.client.shapes.values())]
+
+
+def _gradient(guard: Guard, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """The plain mean gradient of a batch, as training computes it."""
+    parameters = [value for value in guard.model.parameters() if value.requires_grad]
+    outputs = guard.model(inputs.to(parameters[0]))
+    losses = guard.client.loss(outputs, targets.to(parameters[0].device))
+    return torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
 
 
 def _timed(run: Callable[[], object]) -> float:

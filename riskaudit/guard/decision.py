@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from riskaudit.errors import RiskauditError
 from riskaudit.policy import Exposure
 
 if TYPE_CHECKING:
@@ -80,3 +81,8 @@ def described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"
+
+
+def told(error: BaseException, otherwise: str = "") -> str:
+    """An error as a reason: our own sentence, or ``otherwise`` and what may be said of anybody else's error."""
+    return str(error) if isinstance(error, RiskauditError) else f"{otherwise}{described(error)}"

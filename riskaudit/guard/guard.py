@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riskaudit.errors import GuardError, RiskauditError, SettingsError
+from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.client import Client, LossLike
-from riskaudit.guard.decision import Assessed, Decision, described
+from riskaudit.guard.decision import Assessed, Decision, described, told
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.review import Outcome, Review
@@ -117,8 +117,6 @@ class Guard:
         number = self._rounds if round is None else round
         try:
             decision = self._review(batch, update, ids, started, assessed)
-        except RiskauditError as error:
-            decision = self._failed(update, str(error))
         except Exception as error:  # the model and the loss are anybody's code
             decision = self._failed(update, _failure(error))
         return self._logged(replace(decision, round=number, seconds=time.monotonic() - started))
@@ -153,8 +151,7 @@ class Guard:
         try:
             assessed = self._assess(batch, ids, started)
         except Exception as error:  # the model and the loss are anybody's code
-            reason = str(error) if isinstance(error, RiskauditError) else _failure(error)
-            assessed = Assessed("block", [], [reason])
+            assessed = Assessed("block", [], [_failure(error)])
         if assessed.action == "block":
             self._rounds += 1
             withheld = Decision(
@@ -222,14 +219,6 @@ class Guard:
 
         return wrapped
 
-    def batch_gradient(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """The plain mean gradient of a batch, as training computes it: the unit that reviews are priced in."""
-        parameters = [value for value in self.model.parameters() if value.requires_grad]
-        like = parameters[0]
-        outputs = self.model(torch.as_tensor(inputs).to(like))
-        losses = self.client.loss(outputs, torch.as_tensor(targets).to(like.device))
-        return torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-
     def close(self) -> None:
         """Let go of the ledger."""
         if self.ledger is not None:
@@ -241,6 +230,7 @@ class Guard:
     ) -> Decision:  # fmt: skip
         policy, client, end = self.policy, self.client, self._end(started)
         inputs, targets = _checked(given)
+        total = len(inputs)
         if assessed is not None:
             inputs, targets, names = _kept(inputs, targets, names, assessed)
         client.refresh()
@@ -260,7 +250,7 @@ class Guard:
             work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found)
             outcome = work.decide(vector, mean)
             if assessed is not None and assessed.action == "sanitise":
-                outcome = _after_dropping(outcome, assessed, len(_checked(given)[0]))
+                outcome = _after_dropping(outcome, assessed, total)
             if outcome.vector is None:
                 return replace(outcome.decision(None), model_digest=model_digest)
             sent = update if outcome.vector is vector else update.like(outcome.vector)
@@ -324,8 +314,8 @@ class Guard:
         try:
             self.log.append(self._entry(decision))
         except Exception as error:
-            reason = str(error) if isinstance(error, RiskauditError) else _failure(error)
-            return replace(decision, action="block", update=None, update_digest="", reasons=[reason, *decision.reasons])
+            reasons = [_failure(error), *decision.reasons]
+            return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
         return decision
 
     def _entry(self, decision: Decision) -> dict[str, Any]:
@@ -470,4 +460,4 @@ def _ends(found: Range | None) -> list[float] | None:
 
 
 def _failure(error: BaseException) -> str:
-    return f"the review failed with {described(error)}"
+    return told(error, "the review failed with ")

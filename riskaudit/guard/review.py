@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,11 +12,12 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from riskaudit.errors import GuardError, RiskauditError
+from riskaudit.errors import GuardError
 from riskaudit.guard.assessment import Assessment, Assessor
 from riskaudit.guard.client import Client
-from riskaudit.guard.decision import Action, Decision, described
+from riskaudit.guard.decision import Action, Decision, told
 from riskaudit.guard.ledger import Account
+from riskaudit.guard.randomness import fresh_generator
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
 from riskaudit.priors import Prior
@@ -132,8 +132,7 @@ class Review:
         try:
             changed = self._sanitised(vector, mean)
         except Exception as error:  # a violation was found already, so nothing may let this pass any more
-            why = str(error) if isinstance(error, RiskauditError) else described(error)
-            return replace(blocked, reasons=[*blocked.reasons, f"sanitising failed: {why}"])
+            return replace(blocked, reasons=[*blocked.reasons, f"sanitising failed: {told(error)}"])
         if changed is None:
             early = vector is None and self.policy.sanitiser != "drop"
             why = "before there is an update" if early else "that"
@@ -179,7 +178,7 @@ class Review:
         # Gaussian noises add up. With noise of another law the sum tells no more than the Gaussian part alone.
         added = 0.0 if total <= noise else math.sqrt(total**2 - noise**2) if gaussian else total
         if added:
-            vector = vector + added * _fresh_noise(len(vector))
+            vector = vector + added * torch.randn(len(vector), generator=fresh_generator(), dtype=torch.float64)
             said.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
         return Outcome(
             "sanitise", vector, said, found.exposures(total, self.accounts), list(range(len(self.ids))), total, found,
@@ -255,12 +254,6 @@ class _Refiner:
 
     def _assessor(self, client: Client) -> Assessor:
         return Assessor(client, self._review.prior, self._review.policy, sketched=False)
-
-
-def _fresh_noise(count: int) -> Tensor:
-    """Standard normal [count], float64, from the system's randomness: nobody may repeat it."""
-    generator = torch.Generator().manual_seed(secrets.randbits(63))
-    return torch.randn(count, generator=generator, dtype=torch.float64)
 
 
 def _most_unseen(total: int, seen: int) -> int:

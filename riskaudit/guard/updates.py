@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import GuardError
+from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.inputs.text import shape_text
 
 UpdateLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -65,10 +66,8 @@ class Update:
 
     def like(self, vector: Tensor) -> Update:
         """The same layout, dtypes and devices with the entries of ``vector`` [P]."""
-        parts = torch.split_with_sizes(vector, [tensor.numel() for tensor in self.tensors.values()])
-        rebuilt = {
-            name: part.reshape(old.shape).to(old) for part, (name, old) in zip(parts, self.tensors.items(), strict=True)
-        }
+        parts = split(vector, [tensor.shape for tensor in self.tensors.values()])
+        rebuilt = {name: part.to(old) for part, (name, old) in zip(parts, self.tensors.items(), strict=True)}
         return Update(rebuilt, self.named)
 
     def copied(self) -> Update:
@@ -80,14 +79,17 @@ class Update:
         return dict(self.tensors) if self.named else list(self.tensors.values())
 
 
+def split(vector: Tensor, shapes: Iterable[torch.Size]) -> list[Tensor]:
+    """A vector [P] as tensors of these shapes, one behind the other."""
+    shapes = list(shapes)
+    parts = torch.split_with_sizes(vector, [shape.numel() for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Hex SHA-256 over names, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in tensors:
-        held = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(held.shape)} {held.dtype} ".encode())
-        # As bytes by way of uint8, since numpy has no bfloat16.
-        digest.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")
+    hash_tensors(digest, tensors)
     return digest.hexdigest()
 
 

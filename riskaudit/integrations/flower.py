@@ -19,7 +19,6 @@ A mod is a part of the app. It protects the clients of those who write the app, 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -31,6 +30,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import Guard
 from riskaudit.guard.decision import described
 from riskaudit.integrations.local_step import LocalStep, review
+from riskaudit.integrations.metrics import allowed_numbers
 from riskaudit.release import Batch
 
 # flwr.common.constant.ErrorCode.MOD_FAILED_PRECONDITION, which flwr.app doesn't export.
@@ -127,20 +127,16 @@ class GuardMod:
         """The reply without its arrays, and with nothing but allowed numbers."""
         kept = RecordDict()
         for name, record in content.metric_records.items():
-            metrics = {key: value for key, value in record.items() if self._may_leave(key, value)}
+            metrics = allowed_numbers(record, self._allowed)
             if metrics:
                 kept[name] = MetricRecord(metrics)
         for name, config in content.config_records.items():
-            values = {key: value for key, value in config.items() if self._may_leave(key, value)}
+            values = allowed_numbers(config, self._allowed)
             if name.endswith(f".{STATUS}") and config.get(STATUS_CODE) in STATUS_CODES:
                 values |= {STATUS_CODE: config[STATUS_CODE], STATUS_TEXT: ""}
             if values or name in EXPECTED:
                 kept[name] = ConfigRecord(values)
         return kept
-
-    def _may_leave(self, name: str, value: object) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return name in self._allowed and number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 guard_mod = GuardMod()

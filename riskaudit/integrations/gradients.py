@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from riskaudit.guard.randomness import fresh_generator
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -49,7 +50,7 @@ def add_noise(model: nn.Module, std: float) -> None:
         model: after its backward pass.
         std: per entry of the mean gradient, as in the guard's ``release="gaussian:STD"``.
     """
-    generator = torch.Generator().manual_seed(secrets.randbits(63))
+    generator = fresh_generator()
     for parameter in trainable(model):
         noise = std * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

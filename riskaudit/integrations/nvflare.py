@@ -37,8 +37,9 @@ from nvflare.app_common.app_constant import AppConstants
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Decision, Guard
-from riskaudit.guard.decision import described
+from riskaudit.guard.decision import described, told
 from riskaudit.integrations.local_step import Array, LocalStep, review
+from riskaudit.integrations.metrics import allowed_numbers
 from riskaudit.release import Batch
 
 TICKET = "riskaudit_ticket"
@@ -96,10 +97,8 @@ def seal(
             ticket = {"digest": _digest(kind, result.arrays), "expires": time.time() + lifetime}
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision
-    except GuardError as error:
-        decision = Decision("block", None, [str(error)])
     except Exception as error:  # anybody's arrays, whose errors may quote them
-        decision = Decision("block", None, [f"the review failed with {described(error)}"])
+        decision = Decision("block", None, [told(error, "the review failed with ")])
     _logger.warning("withheld: %s", "; ".join(decision.reasons))
     model.params, model.metrics, model.meta = {}, None, {}
     return decision
@@ -174,14 +173,7 @@ class RiskFilter(Filter):  # type: ignore[misc]
         return DXO(dxo.data_kind, dict(dxo.data), meta)
 
     def _restricted(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in values.items()
-            if name in self._allowed
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-        }
+        return allowed_numbers(values, self._allowed)
 
 
 def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:

@@ -10,9 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from riskaudit.report.formatting import ascii_number, target_text
-from riskaudit.results import AuditResult, Estimate, ProxyInfo, SampleRow, Status, Verdict
+from riskaudit.results import AuditResult, Estimate, ProxyInfo, Record, SampleRow, Status, Verdict
+
+R = TypeVar("R", bound=Record)
 
 PROXY_ORDER = (
     "revealed_fraction",
@@ -224,6 +229,13 @@ class Facts:
             if step not in {"", "gradient"} and _PLAIN_STEP.fullmatch(step)
         ]
         return ",".join(kept if noise in kept else [*kept, noise])
+
+    def study(self, name: str, kind: type[R]) -> R | None:
+        """A study of the audit; None where there is none, or where it can't be read."""
+        try:
+            return kind.model_validate(self.result.studies[name])
+        except (KeyError, ValidationError):
+            return None
 
     @cached_property
     def _command_words(self) -> list[str]:

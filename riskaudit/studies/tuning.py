@@ -7,6 +7,7 @@ nothing is claimed. It makes attacks stronger, so predictions have to hold again
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from riskaudit.attacks import Attack, AttackNotApplicable
 from riskaudit.auditing.victim import Victim
@@ -48,10 +49,8 @@ def tuned(
     target = Target(other, victim.jacobian(release), std, labels_known=True)
     chosen = {}
     for name, attack in attacks.items():
-        key = f"tuning {name}"
-        if key not in trials:
-            trials.add(key, _best(attack, target))
-        chosen[name] = with_fields(attack, dict(attack.grid[trials[key]]))
+        best = trials.once(f"tuning {name}", partial(_best, attack, target))
+        chosen[name] = with_fields(attack, dict(attack.grid[best]))
     return chosen
 
 

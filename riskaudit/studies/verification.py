@@ -19,6 +19,7 @@ from riskaudit.attacks import Attack
 from riskaudit.auditing import AuditSettings, audit_victim
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.metrics import Metric, Subject, make_metrics, metric_notes, prior_only
 from riskaudit.results import (
     AttackerKnowledge,
@@ -270,12 +271,10 @@ def _notes(study: _Study, predictions: list[Prediction]) -> list[str]:
 def identity_of(victim: Victim, attacks: AttackSettings, noise_stds: list[float], show_samples: bool) -> str:
     """Everything that decides a trial's result."""
     samples = victim.samples
-    data = hashlib.sha256(samples.inputs.cpu().contiguous().numpy().tobytes())
-    data.update(samples.targets.cpu().contiguous().numpy().tobytes())
+    data = hashlib.sha256()
+    hash_tensors(data, [("inputs", samples.inputs), ("targets", samples.targets)])
     weights = hashlib.sha256()
-    for name, tensor in victim.release.model.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    hash_tensors(weights, victim.release.model.state_dict().items())
     return fingerprint(
         {
             "version": __version__,

@@ -197,6 +197,22 @@ def test_decorator(client) -> None:
     assert step.__doc__ == "Local step."
 
 
+def test_a_decorated_step_that_fails_is_logged_and_goes_on_to_the_caller(client, tmp_path) -> None:
+    model, batch, _ = client
+    guard = guard_of(model, Policy(max_revealed=0.9), log=tmp_path / "log.jsonl")
+
+    @guard.reviewed
+    def step(batch):
+        raise RuntimeError("secret pixel 0.123")
+
+    with pytest.raises(RuntimeError):
+        step(batch)
+    (entry,) = guard.log.entries()
+    assert entry["decision"] == "block"
+    assert "RuntimeError" in entry["reasons"][0]
+    assert "secret" not in (tmp_path / "log.jsonl").read_text()
+
+
 def test_frozen_layers_are_not_part_of_the_update() -> None:
     model, batch = network(), images()
     model[0].requires_grad_(False)

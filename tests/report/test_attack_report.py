@@ -56,7 +56,7 @@ def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
 
 
 def test_the_control_is_the_first_line_of_the_evidence(words):
-    assert "6 Evidence Positive control passed: " in words("attacked")
+    assert "6 Evidence Positive control passed: gauss-newton works The attack gauss-newton" in words("attacked")
     assert "6 Evidence Positive control skipped Whether" not in words("attacked")
     assert "6 Evidence Positive control skipped" in words("control-skipped")
     assert "so a failed reconstruction proves nothing" in words("control-skipped")
@@ -342,6 +342,31 @@ def test_the_recommended_command_attacks_the_new_noise_only(audit):
     scan = Facts(result.model_copy(update={"command": "riskaudit scan a.pt --release gaussian:0.01 --data b.npz"}))
     release = f"gaussian:{scan.recommended_std}"
     assert scan.recommended_command() == f"riskaudit scan a.pt --data b.npz --release {release}"
+
+
+def test_the_recommended_command_leaves_studies_of_the_old_release_behind(audit):
+    command = "riskaudit study training a.pt b.pt --data c.npz --add-to out/audit.json --release gaussian:0.01"
+    facts = Facts(audit("attacked").model_copy(update={"command": command}))
+    release = f"gaussian:{facts.recommended_std}"
+    assert facts.recommended_command() == f"riskaudit study training a.pt b.pt --data c.npz --release {release}"
+    assert "The last command; earlier ones made the studies that it kept" in text_of(facts.result)
+
+
+def test_the_verdict_says_what_attacks_reached(words):
+    verdict = words("attacked").split("Threat model", 2)[1]
+    assert "at noise std 0.01 the strongest attack came within 10 % of the predicted error, or below it, on" in verdict
+    assert "beat the prior-only guess on" in verdict
+    assert "the attacks say nothing" in words("control-failed").split("Threat model", 2)[1]
+
+
+def test_an_unfinished_attack_is_evidence_all_the_same(audit):
+    result = audit("attacked")
+    for row in result.studies["verify"]["attacks"]:
+        row["status"] = "not_converged"
+    found = tables(result)
+    cells = [cell for name in ("corridor", "attacked") for row in found[name].rows for cell in row]
+    assert any(cell.word == "not converged: the attack may get nearer still" for cell in cells)
+    assert not any(cell.word == "not converged: don't rely on it" for cell in cells)
 
 
 def test_only_the_most_exposed_samples_are_pictured(audit):

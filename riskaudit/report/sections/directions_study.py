@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from pydantic import ValidationError
-
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Subheading, Table
 from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import (
@@ -36,10 +34,7 @@ _SLOPE_TOLERANCE = 0.1
 
 def read_directions(facts: Facts) -> DirectionsStudy | None:
     """The directions study of an audit, where there is one that can be read."""
-    try:
-        return DirectionsStudy.model_validate(facts.result.studies["directions"])
-    except (KeyError, ValidationError):
-        return None
+    return facts.study("directions", DirectionsStudy)
 
 
 def directions_blocks(facts: Facts) -> list[Block]:

@@ -5,8 +5,6 @@ From ``studies.fairness``, or computed from the samples where an audit has no su
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import (
@@ -36,10 +34,7 @@ _LISTED_SAMPLES = 10
 
 def read_fairness(facts: Facts) -> FairnessStudy:
     """The fairness study of an audit; worked out here where there is none that can be read."""
-    try:
-        return FairnessStudy.model_validate(facts.result.studies["fairness"])
-    except (KeyError, ValidationError):
-        return fairness(facts.result)
+    return facts.study("fairness", FairnessStudy) or fairness(facts.result)
 
 
 def fairness_study_blocks(facts: Facts) -> list[Block]:

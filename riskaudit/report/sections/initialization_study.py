@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, interval, number, number_cell, percent, sentence, short
@@ -25,13 +23,11 @@ _TITLES = {
 
 def initialization_blocks(facts: Facts) -> list[Block]:
     """Recommendation, figure with its table, and notes; nothing where the study didn't run."""
-    found = facts.result.studies.get("initialization")
-    if found is None:
+    if "initialization" not in facts.result.studies:
         return []
     heading = Subheading("Initialization: which first weights leak least")
-    try:
-        study = InitializationStudy.model_validate(found)
-    except ValidationError:
+    study = facts.study("initialization", InitializationStudy)
+    if study is None:
         text = "The initialization study in audit.json can't be read."
         return [heading, Callout("The initialization study can't be read", (text,), "unknown")]
     blocks: list[Block] = [heading, Paragraph(sentence(study.recommendation), lead="Finding.", brief=True)]

@@ -27,12 +27,9 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     blocks.append(_table("settings", "Settings that decide the numbers", _settings(result)))
     blocks.append(_table("cost", "Cost and versions", _cost(result)))
     if result.command:
-        whole = "--add-to" not in result.command
-        title = (
-            "The command that reproduces this audit"
-            if whole
-            else "The last command; earlier ones made the studies it kept"
-        )
+        title = "The command that reproduces this audit"
+        if "--add-to" in result.command:
+            title = "The last command; earlier ones made the studies that it kept"
         blocks.append(Snippet(title, result.command))
     else:
         blocks.append(Paragraph("The audit was made from Python, so there is no command line.", lead="Command."))

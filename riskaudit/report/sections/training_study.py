@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, interval, number, number_cell, percent, sentence, short, signed
@@ -18,13 +16,11 @@ _PRINT_ROWS = 30
 
 def training_blocks(facts: Facts) -> list[Block]:
     """Finding, figure with its table, and notes; nothing where the study didn't run."""
-    found = facts.result.studies.get("training")
-    if found is None:
+    if "training" not in facts.result.studies:
         return []
     heading = Subheading("Training: how the leak changes from checkpoint to checkpoint")
-    try:
-        study = TrainingStudy.model_validate(found)
-    except ValidationError:
+    study = facts.study("training", TrainingStudy)
+    if study is None:
         text = "The training study in audit.json can't be read."
         return [heading, Callout("The training study can't be read", (text,), "unknown")]
     blocks: list[Block] = [heading, Paragraph(sentence(study.summary), lead="Finding.", brief=True)]
