@@ -20,6 +20,7 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import GuardError, SettingsError
+from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
@@ -48,7 +49,7 @@ class Client:
         any_layer: differentiate models with a layer that the structured Jacobian doesn't know as a whole.
 
     Attributes:
-        loss: the loss.
+        loss: a copy of the loss, as the last `refresh` took it over.
         noise: law of the noise on every entry of the update; None without.
 
     Raises:
@@ -61,7 +62,8 @@ class Client:
         any_layer: bool = False,
     ) -> None:  # fmt: skip
         self.summed, self.any_layer = summed, any_layer
-        self._model, self.loss, self._dtype = model, as_loss(loss), dtype
+        self._model, self._live_loss, self._dtype = model, as_loss(loss), dtype
+        self.loss = self._live_loss
         steps = parse_steps(release)
         for step in steps:
             if not isinstance(step, Gradient | Clip | Mask | NoiseStep):
@@ -75,7 +77,7 @@ class Client:
             )
         self.noise: Noise | None = next((step.noise for step in steps if isinstance(step, NoiseStep)), None)
         self._steps: tuple[Step, ...] = tuple(step for step in steps if not isinstance(step, NoiseStep))
-        self._state: object = None
+        self._snapshot: Snapshot | None = None
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
         self._release: Release | None = None
@@ -95,27 +97,41 @@ class Client:
         """Of the trainable parameters, by name."""
         return {name: value.shape for name, value in self._model.named_parameters() if value.requires_grad}
 
-    def refresh(self) -> None:
-        """Take over the live model's weights, buffers and modes.
+    def refresh(self) -> Snapshot:
+        """Take over the live model's weights, buffers, modes and settings, and the loss with whatever it holds.
+
+        Returns:
+            What was taken over; to be compared with what is there when the review is done.
 
         Raises:
-            GuardError: a weight that isn't finite.
+            GuardError: a weight that isn't finite, or state that can't be compared.
             ReleaseError: a model whose gradients aren't functions of single samples.
         """
-        state = self._structure()
-        if self._copy is None or state != self._state:
-            self._copy = copy.deepcopy(self._model).to(dtype=self._dtype)
+        now, before = self.observe(), self._snapshot
+        if self._copy is None or before is None or now.rest != before.rest:
+            detached = {id(tensor): tensor.detach().clone() for tensor in now.derived}
+            self._copy = copy.deepcopy(self._model, detached).to(dtype=self._dtype)
+            self.loss = replace(self._live_loss, function=self._copied_loss())
             self._makers.clear()
-            self._state = state
         else:
             with torch.no_grad():
                 for own, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
                     own.copy_(live)
+        self._snapshot = now
         for name, value in self._copy.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
         self._release = Release(self._copy, self.loss, self._steps)
+        return now
+
+    def observe(self) -> Snapshot:
+        """The state of the live model and loss.
+
+        Raises:
+            GuardError: some of it can't be compared.
+        """
+        return take_snapshot(model=self._model, loss=self._live_loss.function)
 
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Samples where and as the release works."""
@@ -124,7 +140,7 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        other = Client(self._model, self.loss, "gradient", self._dtype, self.summed, self.any_layer)
+        other = Client(self._model, self._live_loss, "gradient", self._dtype, self.summed, self.any_layer)
         other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
         other.refresh()
         return other
@@ -215,22 +231,10 @@ class Client:
         ]
         return torch.cat(parts)
 
-    def _structure(self) -> object:
-        """What the copy has to be made anew for."""
-        return (
-            [(name, value.shape, value.requires_grad, value.device) for name, value in self._model.named_parameters()],
-            [(name, value.shape) for name, value in self._model.named_buffers()],
-            [
-                (name, type(module), module.training, settings_of(module))
-                for name, module in self._model.named_modules()
-            ],
-        )
-
-
-def settings_of(module: nn.Module) -> list[tuple[str, str]]:
-    """What decides a module's function besides its tensors: a slope, a probability, a number of heads."""
-    kinds = (bool, int, float, complex, str, tuple, type(None))
-    return sorted((name, repr(value)) for name, value in vars(module).items() if isinstance(value, kinds))
+    def _copied_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss with tensors of its own, in the dtype to work in where it is a module."""
+        copied: Callable[[Tensor, Tensor], Tensor] = copy.deepcopy(self._live_loss.function)
+        return copied.to(dtype=self._dtype) if isinstance(copied, nn.Module) else copied
 
 
 def as_loss(given: LossLike | Loss) -> Loss:

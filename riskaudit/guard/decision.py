@@ -5,13 +5,10 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from riskaudit.errors import RiskauditError
 from riskaudit.policy import Exposure
-
-if TYPE_CHECKING:
-    from riskaudit.guard.assessment import Assessment
 
 Action = Literal["allow", "warn", "sanitise", "block"]
 
@@ -25,7 +22,6 @@ class Assessed:
         kept: places in the batch of the samples that may go into the update.
         reasons: sentences without any private input.
         exposures: of the samples in ``kept`` (where blocked: of all); empty where the review came to no number.
-        found: what the exposures were read off, for the review of the update; None where that has to start anew.
         model_digest: SHA-256 of the weights that were assessed.
         withheld: where blocked, the decision as it was logged.
     """
@@ -34,7 +30,6 @@ class Assessed:
     kept: list[int]
     reasons: list[str]
     exposures: list[Exposure] = field(default_factory=list)
-    found: Assessment | None = None
     model_digest: str = ""
     withheld: Decision | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import secrets
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,12 +20,14 @@ from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.assessment import Assessment
+from riskaudit.guard.batches import HeldBatch, check_batch, classes_of
 from riskaudit.guard.client import Client, LossLike
 from riskaudit.guard.decision import Assessed, Decision, described, told
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.review import Outcome, Review
-from riskaudit.guard.updates import Update, UpdateLike, digest_of_model, digest_of_update
+from riskaudit.guard.snapshot import Snapshot
+from riskaudit.guard.updates import Update, UpdateLike, digest_of_update
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import IsotropicPrior, Prior, load_prior
 from riskaudit.release import Batch
@@ -31,6 +35,23 @@ from riskaudit.version import __version__
 
 # How often a review starts over because somebody else's round entered the ledger meanwhile.
 ATTEMPTS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class _Binding:
+    """What a decision or an assessment holds for, in the guard's own keeping, whatever is done to the object itself.
+
+    Attributes:
+        snapshot: of model and loss.
+        update_digest: of what may be sent; empty for an assessment.
+        kept: places in the batch of the samples that may go into an update.
+        found: what is known of the batch.
+    """
+
+    snapshot: Snapshot
+    update_digest: str = ""
+    kept: tuple[int, ...] = ()
+    found: Assessment | None = None
 
 
 class Guard:
@@ -83,7 +104,7 @@ class Guard:
         if prior_std is not None:
             self.prior: Prior = IsotropicPrior(0.0, prior_std)
         else:
-            self.prior = prior if isinstance(prior, Prior) else load_prior(str(prior))
+            self.prior = copy.deepcopy(prior) if isinstance(prior, Prior) else load_prior(str(prior))
         if ledger is not None and not isinstance(self.prior, IsotropicPrior):
             raise SettingsError("a ledger adds up what is revealed under an isotropic prior; give prior_std, not prior")
         self.model, self.policy, self.release = model, policy, release
@@ -95,6 +116,8 @@ class Guard:
         self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed, any_layer))
         self._salt = secrets.token_bytes(32)
         self._rounds = 0
+        self._decided: WeakKeyDictionary[Decision, _Binding] = WeakKeyDictionary()
+        self._assessed: WeakKeyDictionary[Assessed, _Binding] = WeakKeyDictionary()
 
     def review(
         self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
@@ -115,11 +138,14 @@ class Guard:
         started = time.monotonic()
         self._rounds += 1
         number = self._rounds if round is None else round
+        snapshot: Snapshot | None = None
         try:
-            decision = self._review(batch, update, ids, started, assessed)
-        except Exception as error:  # the model and the loss are anybody's code
-            decision = self._failed(update, _failure(error))
-        return self._logged(replace(decision, round=number, seconds=time.monotonic() - started))
+            snapshot = self.client.refresh()
+            decision = self._review(batch, update, ids, started, assessed, snapshot)
+            self._refuse_change(snapshot)
+        except Exception as error:  # the model and the loss are third-party code
+            decision = self._failed(update, _failure(error), snapshot)
+        return self._issued(replace(decision, round=number, seconds=time.monotonic() - started), snapshot)
 
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
         """Look at the model's layers before the first round, which would pay for it otherwise.
@@ -131,7 +157,7 @@ class Guard:
             RiskauditError: the model or the batch can't be reviewed; every round would be withheld.
         """
         self.client.refresh()
-        prepared = self.client.batch(*_checked(batch))
+        prepared = self.client.batch(*check_batch(batch))
         self.client.sample_bytes(prepared)
 
     def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessed:
@@ -148,18 +174,22 @@ class Guard:
             What may go in. Nothing is raised but for interrupts: whatever goes wrong blocks the batch.
         """
         started = time.monotonic()
+        binding: _Binding | None = None
         try:
-            assessed = self._assess(batch, ids, started)
-        except Exception as error:  # the model and the loss are anybody's code
+            assessed, binding = self._assess(batch, ids, started)
+            self._refuse_change(binding.snapshot)
+        except Exception as error:  # the model and the loss are third-party code
             assessed = Assessed("block", [], [_failure(error)])
         if assessed.action == "block":
             self._rounds += 1
+            products = 0 if binding is None or binding.found is None else binding.found.products
             withheld = Decision(
                 "block", None, assessed.reasons, assessed.exposures, self._rounds, model_digest=assessed.model_digest,
-                seconds=time.monotonic() - started,
-                products=0 if assessed.found is None else assessed.found.products,
+                seconds=time.monotonic() - started, products=products,
             )  # fmt: skip
-            return replace(assessed, withheld=self._logged(withheld))
+            assessed = replace(assessed, withheld=self._logged(withheld))
+        if binding is not None:
+            self._assessed[assessed] = binding
         return assessed
 
     def withhold(self, reason: str | BaseException) -> Decision:
@@ -174,18 +204,21 @@ class Guard:
         return self._logged(Decision("block", None, [reason]))
 
     def confirm(self, decision: Decision, update: UpdateLike | None = None) -> Decision:
-        """The decision again, right before sending: blocked if model or update aren't those that were reviewed.
+        """The decision again, right before sending: blocked if model, loss or update aren't those that were reviewed.
 
         Args:
-            decision: of `review`.
+            decision: of `review` of this guard, itself: a copy of it is no decision.
             update: what is about to be sent, where it isn't ``decision.update`` itself.
         """
         if decision.update is None:
             return decision
         try:
-            if digest_of_model(self.model) != decision.model_digest:
-                reason = "the model isn't the one that was reviewed; review the update again"
-            elif digest_of_update(decision.update if update is None else update) != decision.update_digest:
+            binding = self._decided.get(decision)
+            if binding is None:
+                reason = "the decision isn't one that this guard made; confirm what review returned, unchanged"
+            elif (path := binding.snapshot.difference(self.client.observe())) is not None:
+                reason = f"the model isn't the one that was reviewed ({path} has changed); review the update again"
+            elif digest_of_update(decision.update if update is None else update) != binding.update_digest:
                 reason = "the update isn't the one that was reviewed; send decision.update as it is"
             else:
                 return decision
@@ -203,19 +236,16 @@ class Guard:
 
         An exception inside blocks the upload and goes on to the caller.
         """
-        return _Upload(self, batch, ids)
+        return _Upload(self, HeldBatch(batch), ids)
 
     def reviewed(self, step: Callable[..., UpdateLike]) -> Callable[..., Decision]:
         """Decorator of a function that makes an update of a batch, its first argument: returns the decision."""
 
         @functools.wraps(step)
         def wrapped(batch: Batch | Sequence[Any], *args: object, **kwargs: object) -> Decision:
-            try:
-                update = step(batch, *args, **kwargs)
-            except BaseException as error:
-                self.withhold(error)
-                raise
-            return self.review(batch, update)
+            with self.upload(batch) as upload:
+                upload.update = step(batch, *args, **kwargs)
+            return upload.decision
 
         return wrapped
 
@@ -226,31 +256,30 @@ class Guard:
 
     def _review(
         self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float,
-        assessed: Assessed | None,
+        assessed: Assessed | None, snapshot: Snapshot,
     ) -> Decision:  # fmt: skip
         policy, client, end = self.policy, self.client, self._end(started)
-        inputs, targets = _checked(given)
-        total = len(inputs)
-        if assessed is not None:
-            inputs, targets, names = _kept(inputs, targets, names, assessed)
-        client.refresh()
-        update = Update.of(update_given, client.shapes).copied()
+        inputs, targets = check_batch(given)
+        total, binding = len(inputs), None if assessed is None else self._binding(assessed)
+        if binding is not None:
+            inputs, targets, names = _kept(inputs, targets, names, binding)
+        update = Update.of(update_given, client.shapes)
         batch, vector = client.batch(inputs, targets), update.vector()
-        model_digest = digest_of_model(self.model)
+        model_digest = snapshot.model_digest
         mean = client.mean(batch)
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
-        ids, groups = self._ids(inputs, names), _groups(targets)
-        known = None if assessed is None else _known(assessed, batch, model_digest)
+        ids, groups = self._ids(inputs, names), classes_of(targets)
+        known = None if binding is None else _known(binding, batch, snapshot)
         for attempt in range(ATTEMPTS):
             accounts = None if self.ledger is None else self.ledger.accounts(ids)
             # What was found before somebody else's round entered the ledger isn't in the ledger's directions.
             found = None if known is None or attempt or not _current(known, ids, accounts) else replace(known, ids=ids)
             work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found)
             outcome = work.decide(vector, mean)
-            if assessed is not None and assessed.action == "sanitise":
-                outcome = _after_dropping(outcome, assessed, total)
+            if assessed is not None and binding is not None and assessed.action == "sanitise":
+                outcome = _after_dropping(outcome, assessed.reasons, total - len(binding.kept))
             if outcome.vector is None:
                 return replace(outcome.decision(None), model_digest=model_digest)
             sent = update if outcome.vector is vector else update.like(outcome.vector)
@@ -260,18 +289,49 @@ class Guard:
                 return replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
 
-    def _assess(self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float) -> Assessed:
-        inputs, targets = _checked(given)
-        self.client.refresh()
-        batch, digest = self.client.batch(inputs, targets), digest_of_model(self.model)
-        ids, groups = self._ids(inputs, names), _groups(targets)
+    def _assess(
+        self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
+    ) -> tuple[Assessed, _Binding]:
+        inputs, targets = check_batch(given)
+        snapshot = self.client.refresh()
+        batch = self.client.batch(inputs, targets)
+        ids, groups = self._ids(inputs, names), classes_of(targets)
         accounts = None if self.ledger is None else self.ledger.accounts(ids)
         work = Review(
             batch, ids, groups, accounts, self.client, self._exact, self.prior, self.policy, self._end(started)
         )
         outcome = work.decide(None, None)
         kept = [] if outcome.action == "block" else outcome.kept
-        return Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, outcome.found, digest)
+        assessed = Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, snapshot.model_digest)
+        return assessed, _Binding(snapshot, kept=tuple(kept), found=outcome.found)
+
+    def _binding(self, assessed: Assessed) -> _Binding:
+        """What an assessment of this guard holds for.
+
+        Raises:
+            GuardError: it is none of this guard's, or a copy.
+        """
+        binding = self._assessed.get(assessed)
+        if binding is None:
+            raise GuardError("the assessment isn't one that this guard made; hand over what assess returned, unchanged")
+        return binding
+
+    def _refuse_change(self, snapshot: Snapshot) -> None:
+        """Compare what was reviewed with what is there now.
+
+        Raises:
+            GuardError: model or loss have changed.
+        """
+        path = snapshot.difference(self.client.observe())
+        if path is not None:
+            raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
+
+    def _issued(self, decision: Decision, snapshot: Snapshot | None) -> Decision:
+        """The decision once it is logged, bound to what it is about."""
+        logged = self._logged(decision)
+        if logged.update is not None and snapshot is not None:
+            self._decided[logged] = _Binding(snapshot, logged.update_digest)
+        return logged
 
     def _end(self, started: float) -> float:
         """Of the time, on the monotonic clock."""
@@ -295,16 +355,17 @@ class Guard:
         distinct = [f"{name} {place}" if plain.count(name) > 1 else name for place, name in enumerate(plain)]
         return [hide(name, self._salt) for name in distinct]
 
-    def _failed(self, update: UpdateLike, reason: str) -> Decision:
+    def _failed(self, update: UpdateLike, reason: str, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise."""
-        if self.policy.on_failure == "block":
+        if self.policy.on_failure == "block" or snapshot is None:
             return Decision("block", None, [reason])
         try:
+            sent = copy.deepcopy(update)
             return Decision(
-                "warn", update, [f"not reviewed: {reason}"],
-                model_digest=digest_of_model(self.model), update_digest=digest_of_update(update),
+                "warn", sent, [f"not reviewed: {reason}"],
+                model_digest=snapshot.model_digest, update_digest=digest_of_update(sent),
             )  # fmt: skip
-        except Exception as error:  # nobody knows what was handed in
+        except Exception as error:  # the update may be anything
             return Decision("block", None, [reason, _failure(error)])
 
     def _logged(self, decision: Decision) -> Decision:
@@ -343,7 +404,7 @@ class _Upload:
     """See `Guard.upload`."""
 
     guard: Guard
-    batch: Batch | Sequence[Any]
+    batch: HeldBatch
     ids: Sequence[object] | None
     update: UpdateLike | None = None
     decision: Decision = field(default_factory=lambda: Decision("block", None, ["the upload isn't complete"]))
@@ -357,7 +418,12 @@ class _Upload:
         elif self.update is None:
             self.decision = self.guard.withhold("no update was handed over")
         else:
-            self.decision = self.guard.review(self.batch, self.update, ids=self.ids)
+            try:
+                batch = self.batch.unchanged()
+            except GuardError as changed:
+                self.decision = self.guard.withhold(str(changed))
+            else:
+                self.decision = self.guard.review(batch, self.update, ids=self.ids)
 
 
 def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str) -> bool:
@@ -372,62 +438,42 @@ def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outc
 
 
 def _kept(
-    inputs: Tensor, targets: Tensor, names: Sequence[object] | None, assessed: Assessed
+    inputs: Tensor, targets: Tensor, names: Sequence[object] | None, binding: _Binding
 ) -> tuple[Tensor, Tensor, list[object] | None]:
     """The part of a batch that an assessment lets into the update.
 
     Raises:
-        GuardError: nothing may.
+        GuardError: nothing may, or the batch has another number of samples.
     """
-    if not assessed.kept:
+    places = list(binding.kept)
+    if not places:
         raise GuardError("no sample of this batch may go into an update")
+    if max(places) >= len(inputs):
+        raise GuardError("the batch isn't the one that was assessed; assess it again")
     if names is not None and len(names) != len(inputs):
         raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(names)}")
-    kept_names = None if names is None else [names[place] for place in assessed.kept]
-    return inputs[assessed.kept], targets[assessed.kept], kept_names
+    return inputs[places], targets[places], None if names is None else [names[place] for place in places]
 
 
-def _known(assessed: Assessed, batch: Batch, model_digest: str) -> Assessment | None:
-    """What an assessment found of the samples that it keeps.
+def _known(binding: _Binding, batch: Batch, snapshot: Snapshot) -> Assessment | None:
+    """What an assessment says of the samples that it lets into the update.
 
     Raises:
         GuardError: it is of another model or of other samples.
     """
-    if assessed.found is None:
+    if binding.found is None:
         return None
-    found = assessed.found.select(assessed.kept)
-    same = torch.equal(found.batch.inputs, batch.inputs) and torch.equal(found.batch.targets, batch.targets)
-    if assessed.model_digest != model_digest or not same:
+    known = binding.found.select(binding.kept)
+    same = torch.equal(known.batch.inputs, batch.inputs) and torch.equal(known.batch.targets, batch.targets)
+    if binding.snapshot != snapshot or not same:
         raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
-    return found
+    return known
 
 
-def _after_dropping(outcome: Outcome, assessed: Assessed, total: int) -> Outcome:
+def _after_dropping(outcome: Outcome, reasons: list[str], dropped: int) -> Outcome:
     """The outcome of a review of what an assessment left, told as the sanitising that it was."""
     action = "sanitise" if outcome.action == "allow" else outcome.action
-    reasons = [*assessed.reasons, *outcome.reasons]
-    return replace(outcome, action=action, reasons=reasons, dropped=outcome.dropped + total - len(assessed.kept))
-
-
-def _checked(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a batch that can be reviewed.
-
-    Raises:
-        GuardError: it can't.
-    """
-    pair = (given.inputs, given.targets) if isinstance(given, Batch) else tuple(given)
-    if len(pair) != 2:
-        raise GuardError(f"expected a batch of inputs and targets, found {len(pair)} things")
-    inputs, targets = (torch.as_tensor(part) for part in pair)
-    if not inputs.ndim or not len(inputs):
-        raise GuardError("expected a batch of at least one sample, found none")
-    if not targets.ndim or len(inputs) != len(targets):
-        raise GuardError(f"expected as many targets as inputs, found {len(inputs)} inputs and targets of other length")
-    if not inputs.is_floating_point():
-        raise GuardError(f"expected inputs in floating point, found {inputs.dtype}; embed or scale them first")
-    if not bool(torch.isfinite(inputs).all()) or not bool(torch.isfinite(targets.double()).all()):
-        raise GuardError("the batch holds something that isn't a finite number")
-    return inputs, targets
+    return replace(outcome, action=action, reasons=[*reasons, *outcome.reasons], dropped=outcome.dropped + dropped)
 
 
 def _current(known: Assessment, ids: list[str], accounts: dict[str, Account] | None) -> bool:
@@ -440,13 +486,6 @@ def _current(known: Assessment, ids: list[str], accounts: dict[str, Account] | N
         or (place in known.sketches and np.array_equal(known.sketches[place].directions, account.directions))
         for place, account in kept.items()
     )
-
-
-def _groups(targets: Tensor) -> list[str | None]:
-    """Classes, where targets are class numbers."""
-    if targets.ndim != 1 or targets.is_floating_point():
-        return [None] * len(targets)
-    return [str(target) for target in targets.tolist()]
 
 
 def _numbers(one: Exposure) -> dict[str, Any]:

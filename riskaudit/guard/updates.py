@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from riskaudit.errors import GuardError
 from riskaudit.inputs.hashing import hash_tensors
@@ -31,7 +31,7 @@ class Update:
 
     @classmethod
     def of(cls, given: UpdateLike, shapes: Mapping[str, torch.Size]) -> Update:
-        """An update for parameters of these ``shapes``.
+        """A copy of an update for parameters of these ``shapes``, which nobody else can change.
 
         Args:
             given: tensors or arrays in the order of the trainable parameters, or a mapping of their names to them.
@@ -50,7 +50,8 @@ class Update:
             values = list(given)
             if len(values) != len(shapes):
                 raise GuardError(f"expected {len(shapes)} tensors, one per trainable parameter, found {len(values)}")
-        tensors = {name: torch.as_tensor(value).detach() for name, value in zip(shapes, values, strict=True)}
+        # Copied before they are checked: what was checked is what is reviewed.
+        tensors = {name: torch.as_tensor(value).detach().clone() for name, value in zip(shapes, values, strict=True)}
         for name, shape in shapes.items():
             if tensors[name].shape != shape:
                 raise GuardError(
@@ -69,10 +70,6 @@ class Update:
         parts = split(vector, [tensor.shape for tensor in self.tensors.values()])
         rebuilt = {name: part.to(old) for part, (name, old) in zip(parts, self.tensors.items(), strict=True)}
         return Update(rebuilt, self.named)
-
-    def copied(self) -> Update:
-        """A copy that nobody else can change."""
-        return Update({name: tensor.clone() for name, tensor in self.tensors.items()}, self.named)
 
     def handed_back(self) -> dict[str, Tensor] | list[Tensor]:
         """As it came: a mapping or a list."""
@@ -100,8 +97,3 @@ def digest_of_update(given: UpdateLike) -> str:
     """
     values = given.values() if isinstance(given, Mapping) else given
     return digest_of(("", torch.as_tensor(value)) for value in values)
-
-
-def digest_of_model(model: nn.Module) -> str:
-    """Of all parameters and buffers, those that a state dict leaves out included."""
-    return digest_of([*model.named_parameters(), *model.named_buffers()])

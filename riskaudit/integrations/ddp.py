@@ -32,6 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from riskaudit.errors import SettingsError
 from riskaudit.guard import Decision, Guard
+from riskaudit.guard.batches import HeldBatch
 from riskaudit.integrations.gradients import add_noise, clear, gradients, trainable, write
 from riskaudit.release import Batch
 
@@ -111,7 +112,7 @@ class AverageGuard:
         Raises:
             RuntimeError: the processes can't reach each other; gradients are cleared.
         """
-        found, parameters = Round(), trainable(self._guard.model)
+        found, parameters, held = Round(), trainable(self._guard.model), HeldBatch(batch)
         clear(parameters)
         local = self._model.no_sync() if isinstance(self._model, DistributedDataParallel) else nullcontext()
         try:
@@ -121,23 +122,21 @@ class AverageGuard:
                     yield found
             except Exception as error:  # training code is anybody's
                 failure = error
-            found.decision = self._decided(batch, ids, failure)
+            found.decision = self._decided(held, ids, failure)
             clear(parameters)
             self._average(found)
         except BaseException:
             clear(parameters)
             raise
 
-    def _decided(
-        self, batch: Batch | Sequence[Any], ids: Sequence[object] | None, failure: Exception | None
-    ) -> Decision:
+    def _decided(self, held: HeldBatch, ids: Sequence[object] | None, failure: Exception | None) -> Decision:
         """This rank's decision, with the contribution that follows in the flat buffer."""
         guard = self._guard
         self._flat.zero_()
         if failure is not None:
             return guard.withhold(failure)
         try:
-            decision = guard.review(batch, gradients(guard.model), ids=ids)
+            decision = guard.review(held.unchanged(), gradients(guard.model), ids=ids)
             if decision.update is not None:
                 decision = guard.confirm(decision)
             if decision.update is not None:

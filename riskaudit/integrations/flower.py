@@ -28,6 +28,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Guard
+from riskaudit.guard.batches import HeldBatch
 from riskaudit.guard.decision import described
 from riskaudit.integrations.local_step import LocalStep, review
 from riskaudit.integrations.metrics import allowed_numbers
@@ -67,7 +68,7 @@ def hand_over(
     handed = _handed.get()
     if handed is None:
         raise GuardError("no guard_mod is among the mods, so nothing would be reviewed; add it to the ClientApp's mods")
-    handed.append(LocalStep(guard, batch, step_size, ids))
+    handed.append(LocalStep(guard, HeldBatch(batch).copied(), step_size, None if ids is None else list(ids)))
 
 
 class GuardMod:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -111,9 +112,14 @@ def test_the_samples_kept_are_reviewed_as_assessed(tmp_path) -> None:
 def test_an_update_with_the_dropped_samples_in_it_is_blocked() -> None:
     # Hardly any noise beside the gradients, so that it shows which samples are in.
     net = model()
-    one = guard(net, Policy(max_revealed=1.0), std=1e-3)
     inputs, targets = batch()
-    assessed = replace(one.assess((inputs, targets)), kept=[0, 1], action="sanitise")
+    every = guard(net, Policy(max_revealed=1.0), std=1e-3).assess((inputs, targets))
+    ends = sorted(one.revealed.high for one in every.exposures)
+    gaps = [after - before for before, after in itertools.pairwise(ends)]
+    limit = ends[gaps.index(max(gaps))] + max(gaps) / 2
+    one = guard(net, replace(DROP, max_revealed=limit), std=1e-3)
+    assessed = one.assess((inputs, targets))
+    assert 0 < len(assessed.kept) < 6
     decision = one.review((inputs, targets), noised(summed(net, inputs, targets), 1e-3), assessed=assessed)
     assert decision.action == "block"
     assert "isn't noise" in decision.reasons[0]

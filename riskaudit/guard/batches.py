@@ -1,0 +1,85 @@
+"""Batches as they are handed in: copied and checked, since whoever handed one in may use its tensors again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from riskaudit.errors import GuardError
+from riskaudit.release import Batch
+
+
+@final
+class HeldBatch:
+    """A batch as it was when it was handed in, for a review that comes later.
+
+    Args:
+        given: inputs [B, ...] and targets [B, ...]; anything else is held as it is, for the review to refuse.
+    """
+
+    def __init__(self, given: Batch | Sequence[Any]) -> None:
+        self._given = given
+        self._copies = None if (parts := _parts(given)) is None else [part.clone() for part in parts]
+
+    def copied(self) -> Batch | Sequence[Any]:
+        """As it was."""
+        return self._given if self._copies is None else self._copies
+
+    def unchanged(self) -> Batch | Sequence[Any]:
+        """As it was, where the update was made from it meanwhile.
+
+        Raises:
+            GuardError: it has changed, so the update may be of either.
+        """
+        now = _parts(self._given)
+        if self._copies is not None and (now is None or not all(map(_same, now, self._copies))):
+            raise GuardError(
+                "the batch changed while the update was made of it; change a copy of it, or hand that over"
+            )
+        return self.copied()
+
+
+def check_batch(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Copies of the inputs and targets of a batch that can be reviewed.
+
+    Raises:
+        GuardError: it can't.
+    """
+    pair = (given.inputs, given.targets) if isinstance(given, Batch) else tuple(given)
+    if len(pair) != 2:
+        raise GuardError(f"expected a batch of inputs and targets, found {len(pair)} things")
+    # Copies, since the caller's own tensors may be used again before the review is done.
+    inputs, targets = (torch.as_tensor(part).detach().clone() for part in pair)
+    if not inputs.ndim or not len(inputs):
+        raise GuardError("expected a batch of at least one sample, found none")
+    if not targets.ndim or len(inputs) != len(targets):
+        raise GuardError(f"expected as many targets as inputs, found {len(inputs)} inputs and targets of other length")
+    if not inputs.is_floating_point():
+        raise GuardError(f"expected inputs in floating point, found {inputs.dtype}; embed or scale them first")
+    if not bool(torch.isfinite(inputs).all()) or not bool(torch.isfinite(targets.double()).all()):
+        raise GuardError("the batch holds something that isn't a finite number")
+    return inputs, targets
+
+
+def classes_of(targets: Tensor) -> list[str | None]:
+    """Classes, where targets are class numbers."""
+    if targets.ndim != 1 or targets.is_floating_point():
+        return [None] * len(targets)
+    return [str(target) for target in targets.tolist()]
+
+
+def _parts(given: Batch | Sequence[Any]) -> list[Tensor] | None:
+    """Inputs and targets as tensors that share their memory; None where they aren't two arrays of numbers."""
+    try:
+        pair = (given.inputs, given.targets) if isinstance(given, Batch) else tuple(given)
+        parts = [torch.as_tensor(part).detach() for part in pair]
+    except Exception:  # what was handed in may be anything
+        return None
+    return parts if len(parts) == 2 else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)

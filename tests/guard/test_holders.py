@@ -1,0 +1,214 @@
+"""Whatever the caller still holds may change during and after a review; what is sent is what was reviewed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from guard_cases import NOISE, gradient, guard_of, images, network
+from torch import nn
+
+from riskaudit.guard import Policy
+from riskaudit.release import Batch
+
+OPEN = Policy(max_revealed=0.999)
+
+
+@pytest.fixture
+def client():
+    model, batch = network(), images()
+    return model, batch, gradient(model, batch, NOISE)
+
+
+class Gained(nn.Module):
+    """A network whose first weights see inputs times a gain that is no weight."""
+
+    def __init__(self, holder) -> None:
+        super().__init__()
+        self.net, self.holder = network(), holder
+
+    def forward(self, x):
+        return self.net(x * self.holder())
+
+
+class Holder:
+    """A gain that is kept somewhere, and a way to change it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.gain = kind, {"gain": 1.0} if kind == "dict" else [1.0] if kind == "list" else torch.ones(1)
+
+    def __call__(self):
+        return self.gain["gain"] if self.kind == "dict" else self.gain[0]
+
+    def turn(self, value: float) -> None:
+        self.gain["gain" if self.kind == "dict" else 0] = value
+
+
+@pytest.mark.parametrize("kind", ["dict", "list", "tensor"])
+def test_a_guard_that_has_seen_the_model_before_reviews_it_as_a_new_one_does(kind) -> None:
+    holder, batch = Holder(kind), images()
+    model = Gained(holder)
+    holder.turn(0.01)
+    policy = Policy(max_revealed=0.2)
+    guard = guard_of(model, policy, 0.2)
+    first = guard.review(batch, gradient(model, batch, 0.2))
+    assert first.action == "allow", first.reasons
+    holder.turn(60.0)
+    update = gradient(model, batch, 0.2)
+    again, fresh = guard.review(batch, update), guard_of(model, policy, 0.2).review(batch, update)
+    assert again.action == fresh.action == "block"
+
+
+@pytest.mark.parametrize("kind", ["dict", "list", "tensor"])
+def test_a_change_after_the_review_is_seen_before_sending(kind) -> None:
+    holder, batch = Holder(kind), images()
+    model = Gained(holder)
+    guard = guard_of(model, OPEN)
+    decision = guard.review(batch, gradient(model, batch, NOISE))
+    assert guard.confirm(decision) is decision
+    holder.turn(2.0)
+    confirmed = guard.confirm(decision)
+    assert confirmed.action == "block"
+    assert "model.holder.gain" in confirmed.reasons[0]
+
+
+def test_class_weights_that_change_after_the_review_are_seen_before_sending() -> None:
+    model, batch = network(), images()
+    weights = torch.ones(4)
+
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs, targets, weight=weights.to(outputs))
+
+    from riskaudit.guard import Guard
+
+    guard = Guard(model, loss, OPEN, prior_std=0.3, release=f"gaussian:{NOISE}")
+    decision = guard.review(batch, gradient(model, batch, NOISE))
+    assert decision.update is not None, decision.reasons
+    weights[0] = 50.0
+    assert guard.confirm(decision).action == "block"
+
+
+def test_a_model_that_changes_during_the_review_is_withheld(client, monkeypatch) -> None:
+    model, batch, update = client
+    guard = guard_of(model, OPEN)
+    mean = guard.client.mean
+
+    def meanwhile(one):
+        result = mean(one)
+        with torch.no_grad():
+            model[0].weight.mul_(3.0)
+        return result
+
+    monkeypatch.setattr(guard.client, "mean", meanwhile)
+    decision = guard.review(batch, update)
+    assert (decision.action, decision.update) == ("block", None)
+    assert "model.0.weight changed while the review went on" in decision.reasons[0]
+
+
+def test_a_batch_and_an_update_that_change_during_the_review_are_reviewed_as_they_were(client, monkeypatch) -> None:
+    model, (inputs, targets), update = client
+    guard = guard_of(model, OPEN)
+    before = [tensor.clone() for tensor in update]
+    refresh = guard.client.batch
+
+    def meanwhile(*parts):
+        inputs.zero_()
+        targets.fill_(1)
+        for tensor in update:
+            tensor.zero_()
+        return refresh(*parts)
+
+    monkeypatch.setattr(guard.client, "batch", meanwhile)
+    decision = guard.review((inputs, targets), update)
+    assert decision.action == "allow", decision.reasons
+    assert all(torch.equal(sent, own) for sent, own in zip(decision.update, before, strict=True))
+
+
+@pytest.mark.parametrize("forged", ["replaced", "copied", "of another guard", "made up"])
+def test_only_a_decision_of_this_guard_is_confirmed(client, forged) -> None:
+    model, batch, update = client
+    guard, other = guard_of(model, OPEN), guard_of(model, OPEN)
+    decision = guard.review(batch, update)
+    made_up = replace(
+        guard_of(model, Policy(max_revealed=1e-9)).review(batch, update),
+        action="allow", update=decision.update, update_digest=decision.update_digest,
+    )  # fmt: skip
+    candidate = {
+        "replaced": replace(decision, reasons=[]),
+        "copied": copy.copy(decision),
+        "of another guard": other.review(batch, update),
+        "made up": made_up,
+    }[forged]
+    confirmed = guard.confirm(candidate)
+    assert (confirmed.action, confirmed.update) == ("block", None)
+    assert guard.confirm(decision) is decision
+
+
+def test_only_an_assessment_of_this_guard_counts(client) -> None:
+    model, batch, update = client
+    guard = guard_of(model, OPEN)
+    assessed = guard.assess(batch)
+    assert guard.review(batch, update, assessed=assessed).action == "allow"
+    assert guard.review(batch, update, assessed=replace(assessed)).action == "block"
+    assert guard.review(batch, update, assessed=guard_of(model, OPEN).assess(batch)).action == "block"
+
+
+def test_a_list_of_samples_that_is_changed_changes_nothing(client) -> None:
+    model, batch, update = client
+    guard = guard_of(model, OPEN)
+    assessed = guard.assess(batch)
+    del assessed.kept[1:]
+    decision = guard.review(batch, update, assessed=assessed)
+    assert decision.action == "allow"
+    assert len(decision.exposures) == len(batch[0])
+
+
+def test_a_batch_that_the_step_changes_in_place_is_withheld(client) -> None:
+    model, batch, _ = client
+    guard = guard_of(model, OPEN)
+
+    @guard.reviewed
+    def step(given):
+        given[0].mul_(0.5)
+        return gradient(model, given, NOISE)
+
+    decision = step((batch[0].clone(), batch[1]))
+    assert decision.action == "block"
+    assert "the batch changed" in decision.reasons[0]
+    with guard.upload(Batch(*batch)) as upload:
+        batch[1].fill_(0)
+        upload.update = gradient(model, batch, NOISE)
+    assert upload.decision.action == "block"
+
+
+def test_what_an_attribute_keeps_of_the_last_pass_does_no_harm() -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            self.last = self.net(x)  # with its graph, which no copy of the model may have
+            return self.last
+
+    model, batch = Remembering(), images()
+    update = gradient(model, batch, NOISE)
+    guard = guard_of(model, OPEN)
+    decision = guard.review(batch, update)
+    assert decision.action == "allow", decision.reasons
+    assert guard.confirm(decision) is decision
+
+
+def test_a_prior_that_is_changed_stays_as_it_was(client) -> None:
+    from riskaudit.priors.gaussian import GaussianPrior, Origin
+
+    model, *_ = client
+    mean, size = torch.full((64,), 0.5, dtype=torch.float64), torch.zeros(64, 0, dtype=torch.float64)
+    variance = torch.zeros(0, dtype=torch.float64)
+    prior = GaussianPrior(mean, size, variance, 0.09, (1, 8, 8), Origin("public", None, 1000, {}))
+    guard = guard_of(model, OPEN, prior=prior, prior_std=None)
+    mean.fill_(1e6)
+    assert torch.equal(guard.prior.mean, torch.full((64,), 0.5, dtype=torch.float64))
