@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from scan_cases import python
 
 from riskaudit import files
 from riskaudit.errors import OutputError
-from riskaudit.files import check_output_folder, write_file, write_folder
+from riskaudit.files import MANIFEST, check_output_folder, write_file, write_folder
 
 NAMES = ("audit.html", "audit.json")
 OLD = dict.fromkeys(NAMES, b"old")
@@ -20,7 +22,14 @@ NEW = dict.fromkeys(NAMES, b"new")
 
 
 def content(folder: Path) -> dict[str, bytes] | None:
-    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
+    """The files of a folder, after a look at their manifest, which names them all with their hashes."""
+    if not folder.exists():
+        return None
+    held = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if MANIFEST in held:
+        listed = json.loads(held.pop(MANIFEST))["files"]
+        assert listed == {name: [hashlib.sha256(text).hexdigest()] for name, text in sorted(held.items())}
+    return held
 
 
 def names(folder: Path) -> list[str]:
@@ -152,21 +161,21 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder(tmp_path) -> None:
 
 
 def test_check_makes_nothing(tmp_path) -> None:
-    check_output_folder(tmp_path / "a" / "b" / "out", NAMES)
+    check_output_folder(tmp_path / "a" / "b" / "out")
     assert names(tmp_path) == []
 
 
 def test_check_takes_an_earlier_audit(tmp_path) -> None:
     write_folder(tmp_path / "out", OLD)
-    check_output_folder(tmp_path / "out", NAMES)
+    check_output_folder(tmp_path / "out")
     assert content(tmp_path / "out") == OLD
 
 
 def test_check_in_the_working_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    check_output_folder(Path("out"), NAMES)
+    check_output_folder(Path("out"))
     with pytest.raises(OutputError, match="choose another --out"):
-        check_output_folder(Path("/proc/none/out"), NAMES)
+        check_output_folder(Path("/proc/none/out"))
 
 
 def test_hash_of_a_file(tmp_path) -> None:

@@ -10,8 +10,10 @@ import typer
 from riskaudit.cli.console import progress
 from riskaudit.cli.groups import AttackOptions, SubjectOptions, takes_options
 from riskaudit.cli.recorded import recorded_command
+from riskaudit.cli.sources import inputs_of
 from riskaudit.cli.verify import trials_beside
-from riskaudit.errors import OutputError, SettingsError
+from riskaudit.errors import SettingsError
+from riskaudit.files import check_output_file, is_json_with
 from riskaudit.report.formatting import number
 
 
@@ -28,8 +30,7 @@ def calibrate(
 
     Use samples other than those scanned later, from the same source. Exit codes: 0 written, 2 not.
     """
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise OutputError(f"expected --out as a file in a folder that exists, found {out}; choose another place")
+    check_output_file(out, inputs_of(ctx), lambda path: is_json_with(path, ("binding", "coverage", "levels")))
     if attack.tune:
         raise SettingsError("calibrate takes no --tune: attacks must be those that the scanned samples would meet")
 

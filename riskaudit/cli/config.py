@@ -1,4 +1,7 @@
-"""Options from TOML files. The command line wins over the file."""
+"""Options from TOML files. The command line wins over the file.
+
+A file found in the current folder sets numbers and paths; only one that ``--config`` names may name code.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import typer
 
 from riskaudit.errors import SettingsError
-from riskaudit.files import read_toml
+from riskaudit.files import names_code, read_toml
 from riskaudit.policy import POLICY_TABLE
 
 FILE_NAMES = ("riskaudit.toml", "pyproject.toml")
@@ -75,9 +78,26 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
             continue
         if parameter is None or parameter.name is None:
             raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
-        defaults[parameter.name] = _as_given(value, repeatable=getattr(parameter, "multiple", False))
+        chosen = _as_given(value, repeatable=getattr(parameter, "multiple", False))
+        if given is None:
+            _refuse_code(chosen, key, path)
+        defaults[parameter.name] = chosen
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+def _refuse_code(value: Any, key: str, path: Path) -> None:
+    """A file that merely lies in the current folder, which may be anybody's, names no code that would be run.
+
+    Raises:
+        SettingsError: it does.
+    """
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str) and names_code(each):
+            raise SettingsError(
+                f"{key} in {path} of the current folder names code, which only the command line may; give --{key} "
+                f"there, or name the file with --config {path}"
+            )
 
 
 def _options_elsewhere(ctx: typer.Context) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from riskaudit.errors import OutputError
-from riskaudit.files import write_file
+from riskaudit.files import check_output_file, write_file
 
 CHECKPOINT, SAMPLES, RELEASE = "digits-lenet.safetensors", "digits.npz", "gaussian:0.01"
 
@@ -29,8 +30,11 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't write to {out}: {error.strerror or error}; choose another --out") from error
-    for name in (CHECKPOINT, SAMPLES):
-        write_file(out / name, files("riskaudit").joinpath("demo", name).read_bytes())
+    contents = {name: files("riskaudit").joinpath("demo", name).read_bytes() for name in (CHECKPOINT, SAMPLES)}
+    for name, content in contents.items():
+        check_output_file(out / name, is_own=partial(_holds, content))
+    for name, content in contents.items():
+        write_file(out / name, content)
     words = ["scan", str(out / CHECKPOINT), "--data", str(out / SAMPLES), "--release", RELEASE]
     words += ["--out", str(out / "report")]
     words += [f"--format={name}" for name in ("html", "pdf", "json", "csv", "md")]
@@ -38,3 +42,8 @@ def demo(
         typer.echo(f"$ riskaudit {shlex.join(words)}")
     # Errors of the scan are this command's own.
     return int(app(args=words + ["--quiet"] * quiet + ["--debug"] * debug, standalone_mode=False))
+
+
+def _holds(content: bytes, path: Path) -> bool:
+    """Whether a file holds just this."""
+    return path.stat().st_size == len(content) and path.read_bytes() == content

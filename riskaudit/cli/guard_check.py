@@ -11,8 +11,9 @@ import typer
 
 from riskaudit.cli import options as opt
 from riskaudit.cli.console import progress
+from riskaudit.cli.sources import input_paths
 from riskaudit.errors import SettingsError
-from riskaudit.files import read_toml, write_file
+from riskaudit.files import check_output_file, is_json_with, names_code, read_toml, write_file
 from riskaudit.policy import Policy
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def guard_check(
         str | None, typer.Option("--data", help="Samples to make batches of (default: data of the [guard] table).")
     ] = None,
     arch: opt.ArchOption = None,
+    loss: Annotated[
+        str | None, typer.Option("--loss", help="As of scan (default: loss of the [guard] table, or cross-entropy).")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Samples per review (default: 32).")] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Reviews to time after a first one.")] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
@@ -53,12 +57,15 @@ def guard_check(
     policy, settings = _read(config)
     if not policy.limits:
         raise SettingsError(f"expected a limit in the policy of {config}, found none; set max_revealed or min_rmse")
-    given = {"checkpoint": checkpoint, "data": data, "arch": arch, "batch_size": batch_size}
+    given = {"checkpoint": checkpoint, "data": data, "arch": arch, "loss": loss, "batch_size": batch_size}
     settings |= {name: value for name, value in given.items() if value is not None}
     typer.echo(f"policy of {config}: " + ", ".join(f"{name} = {value}" for name, value in _shown(policy).items()))
     if "checkpoint" not in settings or "data" not in settings:
         typer.echo("no checkpoint and data were given, so nothing was measured")
         return 0
+    if out is not None:
+        sources = input_paths([config, *settings.values()])
+        check_output_file(out, sources, lambda path: is_json_with(path, ("review_seconds", "batch_size")))
     cost = _measured(policy, settings, repeats, quiet)
     _print(cost, policy)
     if out is not None:
@@ -83,8 +90,12 @@ def _read(config: Path) -> tuple[Policy, dict[str, Any]]:
             raise SettingsError(f"expected entries {', '.join(_ENTRIES)} in [guard] of {config}, found {name!r}")
         if not isinstance(value, _ENTRIES[name]) or isinstance(value, bool):
             raise SettingsError(f"expected {name} in [guard] of {config} to be a {_ENTRIES[name][0].__name__}")
-    if ".py:" in settings.get("arch", ""):
-        raise SettingsError("a file can't name code that is run; give --arch on the command line")
+    for name, value in settings.items():
+        if isinstance(value, str) and names_code(value):
+            raise SettingsError(
+                f"a policy file can't name code that is run, but {name} in [guard] of {config} does; give --{name} on "
+                "the command line"
+            )
     return Policy.from_file(config), dict(settings)
 
 

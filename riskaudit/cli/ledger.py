@@ -9,7 +9,7 @@ import typer
 
 from riskaudit.cli import options as opt
 from riskaudit.errors import GuardError
-from riskaudit.files import write_file
+from riskaudit.files import check_output_file, is_json_with, write_file
 from riskaudit.guard.log import AuditLog
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def export(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        write_file(out, text.encode())
+        check_output_file(out, [file], lambda path: is_json_with(path, ("schema", "rounds", "samples")))
+        write_file(out, text.encode(), private=True)
     return 0
 
 

@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from riskaudit.cli import options as opt
-from riskaudit.errors import OutputError
+from riskaudit.cli.sources import input_paths
+from riskaudit.files import check_output_file
+
+# What the header of every prior file holds (see riskaudit.priors.storage, which loads torch).
+PRIOR_KEY = b'"riskaudit_prior"'
 
 prior = typer.Typer(
     help="Fit what an attacker knows of inputs beforehand.",
@@ -44,8 +48,7 @@ def fit(
 
     Best fitted to data like the audited, but not the audited data itself. Exit codes: 0 written, 2 not.
     """
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise OutputError(f"expected --out as a file in a folder that exists, found {out}; choose another place")
+    check_output_file(out, input_paths([data]), _is_prior)
 
     from riskaudit.inputs import load_samples
     from riskaudit.priors import fit_prior, save_prior
@@ -60,3 +63,9 @@ def fit(
             f"standard deviation {info.std:.3g} per coordinate"
         )
     return 0
+
+
+def _is_prior(path: Path) -> bool:
+    """Whether a file begins with the header of a prior."""
+    with path.open("rb") as stream:
+        return PRIOR_KEY in stream.read(2**16)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from riskaudit.cli import options as opt
-from riskaudit.errors import OutputError
-from riskaudit.files import write_file
+from riskaudit.cli.sources import input_paths
+from riskaudit.files import add_to_folder
 from riskaudit.report import render
 from riskaudit.results import AuditResult
 
@@ -30,12 +30,10 @@ def report(
     chosen = opt.formats_of(format) if format else ["html", "pdf"]
     files = render(result, chosen, baseline=earlier)
     folder = out or audit_json.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another --out") from error
-    for name, content in files.items():
-        write_file(folder / name, content)
-        if not quiet:
+    # What the audit's owner alone may read stays so.
+    private = not audit_json.stat().st_mode & 0o077
+    add_to_folder(folder, files, input_paths([audit_json, baseline]), private=private)
+    if not quiet:
+        for name in files:
             typer.echo(f"wrote {folder / name}")
     return 0

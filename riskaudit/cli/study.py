@@ -44,7 +44,7 @@ def run_study(
     """
     if options.resume and report.out is None:
         raise SettingsError("--resume needs the --out of the run that was interrupted")
-    desk = Desk(subject, report)
+    desk = Desk(ctx, subject, report)
     earlier = None if options.add_to is None else AuditResult.load(options.add_to)
 
     # Everything above is checked before torch is loaded.

@@ -24,7 +24,7 @@ def verify(ctx: typer.Context, subject: SubjectOptions, report: ReportOptions, a
     """
     if attack.resume and report.out is None:
         raise SettingsError("--resume needs the --out of the run that was interrupted")
-    desk = Desk(subject, report)
+    desk = Desk(ctx, subject, report)
 
     # Everything above is checked before torch is loaded.
     from riskaudit.studies import verify as run

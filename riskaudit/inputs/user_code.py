@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from riskaudit.errors import UserCodeError
+from riskaudit.files import names_code
 from riskaudit.inputs.text import clean
 
 
 def is_user_spec(spec: str) -> bool:
     """Whether ``spec`` reads as ``file.py:name``."""
-    return spec.rpartition(":")[0].endswith(".py")
+    return names_code(spec)
 
 
 def load_user_function(spec: str) -> Callable[..., Any]:

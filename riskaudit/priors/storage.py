@@ -79,7 +79,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
         num_images=origin.num_images or 1,
         class_counts={str(target): count for target, count in origin.class_counts.items()},
     )
-    write_file(Path(path), save(tensors, metadata={METADATA_KEY: header.model_dump_json()}))
+    write_file(Path(path), save(tensors, metadata={METADATA_KEY: header.model_dump_json()}), private=True)
 
 
 def load_prior(path: str | Path) -> Prior:

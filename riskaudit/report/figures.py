@@ -46,7 +46,10 @@ def to_svg(plot: Plot, identity: str, medium: Medium) -> str:
     The same plot gives the same bytes: no date, and ids are seeded.
     """
     settings: Any = {**_STYLE, "svg.hashsalt": identity, "svg.fonttype": "none" if medium == "screen" else "path"}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context():
+        # A matplotlibrc in the current folder changes no figure, and runs no LaTeX.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
         figure = Figure(figsize=(_WIDTH, _height(plot)), layout="constrained")
         FigureCanvasSVG(figure)
         if isinstance(plot, CorridorPlot | PanelPlot):

@@ -19,6 +19,9 @@ from riskaudit.results import Record
 
 R = TypeVar("R", bound=Record)
 
+# How the first line begins.
+_START = b'{"study": '
+
 
 def fingerprint(content: Mapping[str, Any]) -> str:
     """Hex SHA-256 of plain data, whatever the order of its keys."""
@@ -45,11 +48,13 @@ class TrialLog:
         if path is None:
             return
         try:
+            if path.exists() and not _is_log(path):
+                raise OutputError(f"{path} exists and is no file of trials; choose another --out")
             if resume and path.exists():
                 self._done = _read(path, identity)
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = [{"study": identity}, *({"trial": key, "result": found} for key, found in self._done.items())]
-            write_file(path, "".join(_line(line) for line in lines).encode())
+            write_file(path, "".join(_line(line) for line in lines).encode(), private=True)
         except OSError as error:
             raise OutputError(f"can't write {path}: {error.strerror or error}; choose another --out") from error
 
@@ -82,6 +87,13 @@ class TrialLog:
         """Likewise where it is several."""
         found = self.once(key, lambda: [record.model_dump(mode="json") for record in run()])
         return [kind.model_validate(record) for record in found]
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is empty or begins like one of trials."""
+    with path.open("rb") as stream:
+        start = stream.read(len(_START))
+    return not start or start == _START
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from scan_cases import CHECKPOINT, DATA, words
 
+from riskaudit.files import MANIFEST
+
 TOML = 'release = "clip:1.0,gaussian:0.5"\nseed = 7\n'
 HOMES = {
     "riskaudit.toml": ("riskaudit.toml", TOML, []),
@@ -80,20 +82,20 @@ def test_names_that_are_no_options_are_refused(scan, tmp_path, key) -> None:
 def test_formats_as_a_list(command, tmp_path) -> None:
     write(tmp_path, 'format = ["csv", "md"]\nlimit = 1')
     outcome = command(*words(formats=(), limit=None))
-    assert sorted(path.name for path in outcome.folder.iterdir()) == ["audit.md", "samples.csv"]
+    assert sorted(path.name for path in outcome.folder.iterdir()) == ["audit.md", MANIFEST, "samples.csv"]
 
 
 def test_one_format_as_a_string(command, tmp_path) -> None:
     write(tmp_path, 'format = "csv"\nlimit = 1')
     outcome = command(*words(formats=(), limit=None))
     assert outcome.code == 0, outcome.err
-    assert [path.name for path in outcome.folder.iterdir()] == ["samples.csv"]
+    assert sorted(path.name for path in outcome.folder.iterdir()) == [MANIFEST, "samples.csv"]
 
 
 def test_formats_on_the_command_line_replace_the_list(command, tmp_path) -> None:
     write(tmp_path, 'format = ["csv", "md"]')
     outcome = command(*words(formats=("json",), limit=1))
-    assert [path.name for path in outcome.folder.iterdir()] == ["audit.json"]
+    assert sorted(path.name for path in outcome.folder.iterdir()) == ["audit.json", MANIFEST]
 
 
 def test_everything_but_the_checkpoint(command, tmp_path) -> None:
@@ -122,3 +124,46 @@ def test_a_table_that_is_none(scan, tmp_path, text) -> None:
     outcome = scan()
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
+
+
+RAN = 'open("RAN", "w").write("ran")\n'
+CODE = [
+    'arch = "code.py:net"', 'data = "code.py:data"', 'loss = "code.py:loss"', 'arch = ["code.py:net"]',
+    'arch = "/abs/folder/code.py:net"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("home", ["riskaudit.toml", "pyproject.toml"])
+@pytest.mark.parametrize("line", CODE)
+def test_a_file_that_was_only_found_names_no_code(scan, command, tmp_path, line, home) -> None:
+    write(tmp_path, RAN, "code.py")
+    write(tmp_path, f"[tool.riskaudit]\n{line}\n", home)
+    outcome = scan()
+    assert outcome.code == 2
+    assert "names code" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "work" / "RAN").exists()
+
+
+def test_the_advice_leads_to_an_audit(scan, tmp_path) -> None:
+    loss = "import torch\ndef loss(outputs, targets):\n    return torch.nn.functional.cross_entropy(outputs, targets)\n"
+    write(tmp_path, loss, "code.py")
+    write(tmp_path, 'loss = "code.py:loss"')
+    assert "--config riskaudit.toml" in scan().err
+    assert scan("--config", "riskaudit.toml").result.settings.loss == "code.py:loss"
+    write(tmp_path, "seed = 1")
+    assert scan("--loss", "code.py:loss").result.settings.loss == "code.py:loss"
+
+
+def test_a_matplotlibrc_in_the_folder_changes_nothing(scan, tmp_path, monkeypatch) -> None:
+    from scan_cases import python
+
+    plain = scan(formats=("html",)).folder / "audit.html"
+    before = plain.read_bytes().count(b"<svg")
+    write(tmp_path, "text.usetex: True\nlines.linewidth: 40\n", "matplotlibrc")
+    code = "import sys; from riskaudit.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    done = python(code, *words("-q", out="again", formats=("html",)), cwd=tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "work" / "again" / "audit.html").read_bytes()
+    assert text.count(b"<svg") == before
+    assert b"stroke-width: 40" not in text

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from scan_cases import CHECKPOINT, DATA, FORMATS, python, words
 
+from riskaudit.files import MANIFEST
 from riskaudit.report import FILE_NAMES
 from riskaudit.results import AuditResult
 
@@ -46,7 +47,7 @@ SCAN = ["scan", str(CHECKPOINT), "--data", str(DATA), "--limit", "8", *ALL_FORMA
 
 
 def check_complete(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILE_NAMES.values())
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILE_NAMES.values(), MANIFEST])
     assert len(AuditResult.load(folder / "audit.json").samples) == 8
     assert (folder / "audit.html").read_text("utf-8").rstrip().endswith("</html>")
     assert (folder / "audit.pdf").read_bytes().rstrip().endswith(b"%%EOF")
@@ -83,8 +84,8 @@ def test_an_earlier_audit_is_replaced_as_a_whole(scan, tmp_path) -> None:
     scan(formats=FORMATS)
     before = {path.name for path in (tmp_path / "work" / "out").iterdir()}
     outcome = scan("--seed", "3", formats=("json", "md"))
-    assert len(before) == 5
-    assert {path.name for path in outcome.folder.iterdir()} == {"audit.json", "audit.md"}
+    assert before == {*FILE_NAMES.values(), MANIFEST}
+    assert {path.name for path in outcome.folder.iterdir()} == {"audit.json", "audit.md", MANIFEST}
     assert outcome.result.settings.seed == 3
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["out"]
 

@@ -7,6 +7,7 @@ import shlex
 import pytest
 from scan_cases import CHECKPOINT, DATA, FORMATS
 
+from riskaudit.files import MANIFEST
 from riskaudit.report import FILE_NAMES, render
 from riskaudit.results import AuditResult
 
@@ -17,7 +18,7 @@ def test_report_renders_beside_the_audit(command, complete, tmp_path) -> None:
     audit.write_bytes((complete.folder / "audit.json").read_bytes())
     outcome = command("report", audit)
     assert outcome.code == 0
-    assert sorted(path.name for path in audit.parent.iterdir()) == ["audit.html", "audit.json", "audit.pdf"]
+    assert sorted(path.name for path in audit.parent.iterdir()) == ["audit.html", "audit.json", "audit.pdf", MANIFEST]
 
 
 def test_report_gives_the_bytes_of_the_scan(command, complete, tmp_path) -> None:
@@ -66,7 +67,7 @@ def test_demo(command, tmp_path) -> None:
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["riskaudit-demo"]
     assert (folder / CHECKPOINT.name).read_bytes() == CHECKPOINT.read_bytes()
     assert (folder / DATA.name).read_bytes() == DATA.read_bytes()
-    assert sorted(path.name for path in (folder / "report").iterdir()) == sorted(FILE_NAMES.values())
+    assert sorted(path.name for path in (folder / "report").iterdir()) == sorted([*FILE_NAMES.values(), MANIFEST])
     result = AuditResult.load(folder / "report" / "audit.json")
     assert len(result.samples) == 60
     assert {row.status for row in result.samples} == {"exact"}
