@@ -19,7 +19,7 @@ A mod is a part of the app. It protects the clients of those who write the app, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,8 +30,8 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import Guard
 from riskaudit.guard.batches import HeldBatch
 from riskaudit.guard.decision import described
+from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, number_of_samples
 from riskaudit.integrations.local_step import LocalStep, review
-from riskaudit.integrations.metrics import allowed_numbers
 from riskaudit.release import Batch
 
 # flwr.common.constant.ErrorCode.MOD_FAILED_PRECONDITION, which flwr.app doesn't export.
@@ -43,6 +43,13 @@ COUNTS = ("num-examples", "num_examples")
 STATUS, STATUS_CODE, STATUS_TEXT, STATUS_CODES = "status", "code", "message", range(5)
 # Records that it wants to find even where nothing is in them.
 EXPECTED = ("fitres.metrics", "evaluateres.metrics")
+# Names of records, in the message API by custom and in the older one by rule: a name is a text that leaves as well.
+RECORDS = (
+    "metrics", "fitres.num_examples", "evaluateres.num_examples", "evaluateres.loss", "getpropertiesres.properties",
+    *EXPECTED,
+)  # fmt: skip
+ARRAYS = ("arrays", "fitres.parameters")
+STATUSES = tuple(f"{kind}.{STATUS}" for kind in ("fitres", "evaluateres", "getpropertiesres", "getparametersres"))
 # Where the client's context keeps the number of reviews.
 STATE = "riskaudit"
 
@@ -74,15 +81,25 @@ def hand_over(
 class GuardMod:
     """A client mod that reviews what `hand_over` told of, and lets nothing else pass.
 
-    Replies to training must hold exactly one record of arrays. Of the metrics, and of the older API's
-    configurations, only single finite numbers under allowed names stay. Replies to anything else may hold no arrays.
+    Replies to training must hold exactly one record of arrays. Of the metrics, and of the older API's configurations,
+    only single numbers under allowed names stay, in records with allowed names: the number of examples, a whole number
+    up to the samples handed over, and what ``metrics`` names, rounded. Replies to anything else may hold no arrays.
 
     Args:
-        metrics: names that may leave, in addition to the number of examples.
+        metrics: names that may leave besides the number of examples, with the range of each or without.
+        records: names of records of metrics besides the usual ones.
+        max_examples: the largest number of examples in replies to anything but training.
+
+    Raises:
+        SettingsError: a range or a largest number that is none.
     """
 
-    def __init__(self, metrics: Iterable[str] = ()) -> None:
-        self._allowed = frozenset({*COUNTS, *metrics})
+    def __init__(
+        self, metrics: Iterable[str] | Mapping[str, tuple[float, float]] = (), records: Iterable[str] = (),
+        max_examples: int = MAX_EXAMPLES,
+    ) -> None:  # fmt: skip
+        self._allowance = Allowance(COUNTS, metrics, max_examples)
+        self._records = frozenset({*RECORDS, *records})
 
     def __call__(self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
         """What may leave of the reply; never raises but for interrupts."""
@@ -103,19 +120,21 @@ class GuardMod:
     def _reviewed(self, message: Message, context: Context, reply: Message, handed: list[LocalStep]) -> Message | None:
         if reply.has_error():
             raise GuardError("the app answered with an error, whose words are anybody's")
-        content = self._restricted(reply.content)
         outgoing = reply.content.array_records
         if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
             if outgoing:
                 raise GuardError("a reply that isn't to training holds arrays, which nobody reviews; send none")
-            return Message(content, reply_to=message)
+            return Message(self._restricted(reply.content, None), reply_to=message)
         received = message.content.array_records
         if len(handed) != 1 or len(received) != 1 or len(outgoing) != 1:
             raise GuardError(
                 f"expected one hand-over, one received and one outgoing record of arrays, found {len(handed)}, "
                 f"{len(received)} and {len(outgoing)}; call hand_over once, for a single local step"
             )
-        (name, record), (came,) = next(iter(outgoing.items())), received.values()
+        (name, record), (asked, came) = next(iter(outgoing.items())), next(iter(received.items()))
+        if name not in (*ARRAYS, asked):
+            raise GuardError(f"expected the arrays under the name {ARRAYS[0]!r} or that of those received")
+        content = self._restricted(reply.content, number_of_samples(handed[0].batch))
         result = review(handed[0], _arrays(came), _arrays(record), round=_counted(context))
         if result.arrays is None:
             _logger.warning("withheld: %s", "; ".join(result.decision.reasons))
@@ -124,23 +143,33 @@ class GuardMod:
         content.array_records[name] = ArrayRecord({key: Array(value) for key, value in result.arrays.items()})
         return Message(content, reply_to=message)
 
-    def _restricted(self, content: RecordDict) -> RecordDict:
-        """The reply without its arrays, and with nothing but allowed numbers."""
-        kept = RecordDict()
-        for name, record in content.metric_records.items():
-            metrics = allowed_numbers(record, self._allowed)
-            if metrics:
-                kept[name] = MetricRecord(metrics)
-        for name, config in content.config_records.items():
-            values = allowed_numbers(config, self._allowed)
-            if name.endswith(f".{STATUS}") and config.get(STATUS_CODE) in STATUS_CODES:
-                values |= {STATUS_CODE: config[STATUS_CODE], STATUS_TEXT: ""}
-            if values or name in EXPECTED:
-                kept[name] = ConfigRecord(values)
-        return kept
+    def _restricted(self, content: RecordDict, samples: int | None) -> RecordDict:
+        """The reply without its arrays, and with nothing but allowed numbers in allowed records."""
+        restricted = RecordDict()
+        for name in self._records:
+            record = content.get(name)
+            if isinstance(record, MetricRecord | ConfigRecord):
+                numbers = self._allowance.restrict(record, samples)
+                if numbers or name in EXPECTED:
+                    restricted[name] = type(record)(numbers)
+        for name in STATUSES:
+            record = content.get(name)
+            if isinstance(record, ConfigRecord) and record.get(STATUS_CODE) in STATUS_CODES:
+                restricted[name] = ConfigRecord({STATUS_CODE: record[STATUS_CODE], STATUS_TEXT: ""})
+        left_out = [name for name, record in content.items() if name not in restricted and not _is_arrays(record)]
+        if left_out:
+            _logger.warning(
+                "%d records were left out, whose names or numbers may not leave; GuardMod(records=..., metrics=...) "
+                "allows them", len(left_out),
+            )  # fmt: skip
+        return restricted
 
 
 guard_mod = GuardMod()
+
+
+def _is_arrays(record: object) -> bool:
+    return isinstance(record, ArrayRecord)
 
 
 def _arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:

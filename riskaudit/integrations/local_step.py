@@ -98,17 +98,17 @@ def review(
         decision = step.guard.confirm(decision)
     if decision.update is None:
         return Reviewed(decision, None)
-    sent = dict(zip(outgoing, (np.array(value) for value in goes.values()), strict=True))
+    sent = {name: np.array(value) for name, value in goes.items()}
     if decision.action == "sanitise":
-        for key, name in zip(outgoing, goes, strict=True):
-            if name in decision.update:
-                changed = _outgoing(decision.update[name].numpy(), came[name], kind, scale)
-                sent[key] = changed.astype(goes[name].dtype)
+        for name, changed in decision.update.items():
+            sent[name] = _outgoing(changed.numpy(), came[name], kind, scale).astype(goes[name].dtype)
+    if set(outgoing) != set(goes):  # numbered, in the model's order
+        return Reviewed(decision, dict(zip(outgoing, sent.values(), strict=True)))
     return Reviewed(decision, sent)
 
 
 def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[str, Array]:
-    """By the model's names; frameworks that number their arrays keep the state dict's order.
+    """By the model's names and in its order, which tells nothing; frameworks that number arrays keep that order.
 
     Raises:
         GuardError: names or a count that don't fit.
@@ -119,18 +119,23 @@ def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[st
                 f"expected {which} arrays named like the model's {len(names)}, found {len(arrays)} with other names"
             )
         return dict(zip(names, arrays.values(), strict=True))
-    return {name: arrays[name] for name in arrays}
+    return {name: arrays[name] for name in names}
 
 
 def _only_trainable(goes: dict[str, Array], came: dict[str, Array], trainable: list[str], kind: Kind) -> None:
     """Nothing but the trainable parameters may have changed: running statistics are made of the batch, too.
 
     Raises:
-        GuardError: something else has, or shapes differ.
+        GuardError: something else has, or shapes or dtypes differ.
     """
     for name, value in goes.items():
         if value.shape != came[name].shape:
             raise GuardError(f"expected an outgoing {name} of shape {came[name].shape}, found {value.shape}")
+        if value.dtype != came[name].dtype:
+            raise GuardError(
+                f"expected an outgoing {name} of dtype {came[name].dtype}, as it was received, found {value.dtype}; "
+                "entries of another size hold more than the weights need"
+            )
         if name in trainable:
             continue
         kept = np.zeros_like(came[name]) if kind == "difference" else came[name]

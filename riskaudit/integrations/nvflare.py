@@ -38,8 +38,8 @@ from nvflare.app_common.app_constant import AppConstants
 from riskaudit.errors import GuardError
 from riskaudit.guard import Decision, Guard
 from riskaudit.guard.decision import described, told
+from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, is_round_number, number_of_samples
 from riskaudit.integrations.local_step import Array, LocalStep, review
-from riskaudit.integrations.metrics import allowed_numbers
 from riskaudit.release import Batch
 
 TICKET = "riskaudit_ticket"
@@ -94,7 +94,10 @@ def seal(
                     name: torch.from_numpy(value) if isinstance(model.params[name], torch.Tensor) else value
                     for name, value in result.arrays.items()
                 }
-            ticket = {"digest": _digest(kind, result.arrays), "expires": time.time() + lifetime}
+            ticket = {
+                "digest": _digest(kind, result.arrays), "expires": time.time() + lifetime,
+                "samples": number_of_samples(batch),
+            }  # fmt: skip
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision
     except Exception as error:  # anybody's arrays, whose errors may quote them
@@ -124,16 +127,23 @@ class RiskFilter(Filter):  # type: ignore[misc]
     """Lets a task result pass if its parameters carry a ticket that fits, else sends an empty one in its place.
 
     Not a DXOFilter, which hands on without asking whatever isn't a DXO, carries an error, or holds no data but only
-    metadata. Results are made anew: parameters, the rounds, and single finite numbers under allowed names. Errors keep
-    their return code and nothing else. Never raises, since that would abort the job.
+    metadata. Results are made anew: parameters, the rounds, a number of steps up to the samples reviewed, and rounded
+    numbers under allowed names. Errors keep their return code and nothing else. Never raises, since that would abort
+    the job.
 
     Args:
-        metrics: names that may leave, as metrics or metadata, besides the number of steps.
+        metrics: names that may leave, as metrics or metadata, besides the number of steps; with ranges or without.
+        max_examples: the largest number of steps in results that hold no parameters.
+
+    Raises:
+        SettingsError: a range or a largest number that is none.
     """
 
-    def __init__(self, metrics: Iterable[str] = ()) -> None:
+    def __init__(
+        self, metrics: Iterable[str] | Mapping[str, tuple[float, float]] = (), max_examples: int = MAX_EXAMPLES
+    ) -> None:
         super().__init__()
-        self._allowed = frozenset({*COUNTS, *metrics})
+        self._allowance = Allowance(COUNTS, metrics, max_examples)
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """What may leave of a result."""
@@ -144,7 +154,7 @@ class RiskFilter(Filter):  # type: ignore[misc]
                 return make_reply(code if code in known else ReturnCode.EXECUTION_EXCEPTION)
             passed = self._passed(from_shareable(shareable)).to_shareable()
             for name in ROUNDS:
-                if isinstance(shareable.get_header(name), int):
+                if is_round_number(shareable.get_header(name)):
                     passed.set_header(name, shareable.get_header(name))
             return passed
         except GuardError as error:
@@ -154,12 +164,8 @@ class RiskFilter(Filter):  # type: ignore[misc]
         return DXO(DataKind.WEIGHTS, data={}).to_shareable()
 
     def _passed(self, dxo: DXO) -> DXO:
-        meta = self._restricted(dxo.meta)
-        metrics = self._restricted(dxo.meta.get(MetaKey.INITIAL_METRICS) or {})
-        if metrics:
-            meta[MetaKey.INITIAL_METRICS] = metrics
         if dxo.data_kind == DataKind.METRICS:
-            return DXO(DataKind.METRICS, self._restricted(dxo.data), meta)
+            return DXO(DataKind.METRICS, self._allowance.restrict(dxo.data), self._meta(dxo, None))
         if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
             raise GuardError("a result of another kind than weights and metrics is nothing that the guard reviews")
         ticket = dxo.meta.get(TICKET)
@@ -170,10 +176,14 @@ class RiskFilter(Filter):  # type: ignore[misc]
         arrays = _arrays(dxo.data)
         if _digest(dxo.data_kind, arrays) != ticket["digest"]:
             raise GuardError("the result isn't the one that was reviewed; send it as seal left it, and filter it after")
-        return DXO(dxo.data_kind, dict(dxo.data), meta)
+        # In an order of our own, and copied: neither the order of the names nor what lies behind an array leaves.
+        data = {name: np.array(arrays[name]) for name in sorted(arrays)}
+        return DXO(dxo.data_kind, data, self._meta(dxo, int(ticket["samples"])))
 
-    def _restricted(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return allowed_numbers(values, self._allowed)
+    def _meta(self, dxo: DXO, samples: int | None) -> dict[str, Any]:
+        meta = self._allowance.restrict(dxo.meta, samples)
+        metrics = self._allowance.restrict(dxo.meta.get(MetaKey.INITIAL_METRICS) or {}, samples)
+        return {**meta, MetaKey.INITIAL_METRICS: metrics} if metrics else meta
 
 
 def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:

@@ -151,6 +151,70 @@ def test_metrics_and_configurations_are_restricted_to_allowed_numbers() -> None:
     assert dict(reply.content["fitres.status"]) == {"code": 0, "message": ""}
 
 
+def test_names_and_numbers_of_records_carry_nothing() -> None:
+    def more(reply):
+        for row, pixel in enumerate(batch()[0][0].tolist()):
+            reply.content[f"{MARKER}, {row}"] = MetricRecord({"num-examples": 4, "loss": pixel})
+        reply.content["extra"] = MetricRecord({"loss": 0.123456789})
+        return reply
+
+    reply = GuardMod({"loss": (0, 1)}, records=["extra"])(message_of(), context_of(), app_of(change=more))
+    assert set(reply.content) == {"arrays", "metrics", "extra"}
+    assert dict(reply.content["extra"]) == {"loss": 0.12346}
+
+
+@pytest.mark.parametrize("count", [5, 0, 3.25, 4.0, -1, 2**40])
+def test_a_count_that_is_none_is_withheld(count) -> None:
+    def counted(reply):
+        reply.content["metrics"] = MetricRecord({"num-examples": count})
+        return reply
+
+    message = message_of()
+    assert_withheld(guard_mod(message, context_of(), app_of(change=counted)), message)
+
+
+def test_a_name_of_the_arrays_that_nobody_asked_for_is_withheld() -> None:
+    def renamed(reply):
+        reply.content[MARKER] = reply.content.pop("arrays")
+        return reply
+
+    message = message_of()
+    assert_withheld(guard_mod(message, context_of(), app_of(change=renamed)), message)
+
+
+def test_the_order_of_the_arrays_is_the_models() -> None:
+    def turned(reply):
+        reply.content["arrays"] = ArrayRecord(dict(reversed(list(reply.content["arrays"].items()))))
+        return reply
+
+    reply = guard_mod(message_of(), context_of(), app_of(change=turned))
+    assert list(reply.content["arrays"]) == list(network().state_dict())
+
+
+def test_arrays_of_more_bits_than_were_received_are_withheld() -> None:
+    def wide(reply):
+        arrays = {name: Array(value.numpy().astype(np.float64)) for name, value in reply.content["arrays"].items()}
+        reply.content["arrays"] = ArrayRecord(arrays)
+        return reply
+
+    message = message_of()
+    assert_withheld(guard_mod(message, context_of(), app_of(change=wide)), message)
+
+
+def test_a_batch_that_is_used_again_after_the_hand_over_is_reviewed_as_it_was() -> None:
+    inputs, targets = batch()
+
+    def call(message, context):
+        model = network()
+        hand_over(guard_of(model, ENOUGH), (inputs, targets), step_size=STEP_SIZE)
+        train(model, ENOUGH)
+        inputs.zero_()
+        return reply_of(message, model)
+
+    reply = guard_mod(message_of(), context_of(), call)
+    assert reply.has_content(), reply.error
+
+
 def test_bytes_behind_an_arrays_end_stay_at_home() -> None:
     def padded(reply):
         array = reply.content["arrays"]["0.bias"]

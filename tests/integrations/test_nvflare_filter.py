@@ -160,6 +160,23 @@ def test_metrics_and_metadata_are_restricted_to_allowed_numbers() -> None:
     assert passed.meta == {STEPS: 1, MetaKey.INITIAL_METRICS: {"accuracy": 0.5}}
 
 
+@pytest.mark.parametrize("steps", [0, -3, 5, 1.0, True, 2**40])
+def test_a_number_of_steps_that_is_none_is_withheld(steps) -> None:
+    result, _ = sealed()
+    result.meta[STEPS] = steps
+    assert_withheld(sent(result))
+
+
+def test_headers_and_the_order_of_names_carry_nothing() -> None:
+    result, _ = sealed()
+    shareable = sent(result)
+    shareable.set_header(AppConstants.NUM_ROUNDS, 2**50 + 4711)
+    shareable["DXO"]["data"] = dict(reversed(list(shareable["DXO"]["data"].items())))
+    passed = filtered(shareable)
+    assert passed.get_header(AppConstants.NUM_ROUNDS) is None
+    assert list(from_shareable(passed).data) == sorted(network().state_dict())
+
+
 @pytest.mark.parametrize("params", [None, {}, {"0.bias": MARKER}], ids=["none", "empty", "a text"])
 def test_sealing_never_raises(params) -> None:
     model = network()
