@@ -30,6 +30,7 @@ class SubjectOptions:
     checkpoint: opt.CheckpointArgument
     data: opt.DataOption
     arch: opt.ArchOption = None
+    weights: opt.WeightsOption = None
     loss: opt.LossOption = "cross-entropy"
     mean: opt.MeanOption = None
     std: opt.StdOption = None
@@ -67,7 +68,7 @@ class SubjectOptions:
 
         means = opt.numbers_of(self.mean, "--mean")
         deviations = opt.numbers_of(self.std, "--std")
-        model = load_checkpoint(self.checkpoint, arch=self.arch, mean=means, std=deviations)
+        model = load_checkpoint(self.checkpoint, arch=self.arch, weights=self.weights, mean=means, std=deviations)
         # Where the weights don't tell the channels, several means do.
         channels = model.input_channels or (len(means) if means and len(means) > 1 else None)
         limit = None if self.limit is None else self.limit + more

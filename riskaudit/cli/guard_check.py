@@ -24,6 +24,7 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "checkpoint": (str,),
     "data": (str,),
     "arch": (str,),
+    "weights": (str,),
     "batch_size": (int,),
     "loss": (str,),
     "release": (str,),
@@ -41,6 +42,7 @@ def guard_check(
         str | None, typer.Option("--data", help="Samples to make batches of (default: data of the [guard] table).")
     ] = None,
     arch: opt.ArchOption = None,
+    weights: opt.WeightsOption = None,
     loss: Annotated[
         str | None, typer.Option("--loss", help="As of scan (default: loss of the [guard] table, or cross-entropy).")
     ] = None,
@@ -57,7 +59,10 @@ def guard_check(
     policy, settings = _read(config)
     if not policy.limits:
         raise SettingsError(f"expected a limit in the policy of {config}, found none; set max_revealed or min_rmse")
-    given = {"checkpoint": checkpoint, "data": data, "arch": arch, "loss": loss, "batch_size": batch_size}
+    given = {
+        "checkpoint": checkpoint, "data": data, "arch": arch, "weights": weights, "loss": loss,
+        "batch_size": batch_size,
+    }  # fmt: skip
     settings |= {name: value for name, value in given.items() if value is not None}
     typer.echo(f"policy of {config}: " + ", ".join(f"{name} = {value}" for name, value in _shown(policy).items()))
     if "checkpoint" not in settings or "data" not in settings:
@@ -105,7 +110,7 @@ def _measured(policy: Policy, settings: dict[str, Any], repeats: int, quiet: boo
     from riskaudit.inputs import load_checkpoint, load_samples
 
     size = settings.get("batch_size", 32)
-    checkpoint = load_checkpoint(settings["checkpoint"], arch=settings.get("arch"))
+    checkpoint = load_checkpoint(settings["checkpoint"], arch=settings.get("arch"), weights=settings.get("weights"))
     samples = load_samples(settings["data"], channels=checkpoint.input_channels, limit=size * (repeats + 1))
     if not ("prior" in settings or "prior_std" in settings):
         settings["prior_std"] = float(samples.inputs.std())

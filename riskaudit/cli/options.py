@@ -39,6 +39,14 @@ ArchOption = Annotated[
     str | None,
     typer.Option("--arch", help="Architecture (see riskaudit list) or file.py:factory.", rich_help_panel=INPUTS),
 ]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Which of several sets of weights in the file: a prefix of their names, such as state_dict_ema.",
+        rich_help_panel=INPUTS,
+    ),
+]
 LossOption = Annotated[
     str,
     typer.Option("--loss", help="cross-entropy, bce, mse, or file.py:function.", rich_help_panel=INPUTS),

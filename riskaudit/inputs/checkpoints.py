@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from riskaudit.errors import CheckpointError
+from riskaudit.errors import ArchitectureError, CheckpointError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.architectures.inference import input_channels, last_width
 from riskaudit.inputs.architectures.registry import shapes_of
@@ -25,7 +25,8 @@ from riskaudit.inputs.exported_archive import ExportedArchive, is_exported, read
 from riskaudit.inputs.exported_model import EXPORT_ADVICE, ExportedModel
 from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
 from riskaudit.inputs.normalization import Normalized, check_normalization
-from riskaudit.inputs.state_dicts import check_weights, unwrap
+from riskaudit.inputs.npz import read_named_arrays
+from riskaudit.inputs.state_dicts import Entries, check_weights, read_entries
 from riskaudit.inputs.text import clean, listing
 from riskaudit.inputs.torch_files import (
     check_file,
@@ -36,11 +37,12 @@ from riskaudit.inputs.torch_files import (
 )
 
 CHECKPOINT_FORMATS = {
-    ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or under state_dict, model, model_state_dict",
+    ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or anywhere in a training checkpoint",
     ".safetensors": "a state dict saved by safetensors",
+    ".npz": "arrays by name, or a row of them in the order of the state dict, which needs --arch",
     ".pt2": "a program saved by torch.export.save, with a batch of 1 or a dynamic batch dimension",
 }
-_ACCEPTED = "state dicts in .pt or .safetensors files and torch.export programs in .pt2 files"
+_ACCEPTED = "state dicts in .pt, .safetensors or .npz files and torch.export programs in .pt2 files"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Checkpoint:
         input_shape: (C, H, W) or (features,) where the weights determine it. (features,) stands for any
             shape of that many entries.
         num_classes: outputs of the last layer where known.
-        recognised: the architecture was found from the weights, not named.
+        assumed: what the weights don't show of an architecture that was recognised from them, such as activations;
+            None where the architecture was named.
         notes: what a reader of the audit should be told.
         normalization_mean: in data units, one value or one per channel; None where the input isn't normalised.
         normalization_std: likewise.
@@ -69,10 +72,15 @@ class Checkpoint:
     input_channels: int | None = None
     input_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
-    recognised: bool = False
+    assumed: str | None = None
     notes: tuple[str, ...] = ()
     normalization_mean: list[float] | None = None
     normalization_std: list[float] | None = None
+
+    @property
+    def recognised(self) -> bool:
+        """Whether the architecture was found from the weights, not named."""
+        return self.assumed is not None
 
     @property
     def num_parameters(self) -> int:
@@ -116,6 +124,7 @@ def load_checkpoint(
     path: str | Path,
     *,
     arch: str | None = None,
+    weights: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Checkpoint:
@@ -125,6 +134,7 @@ def load_checkpoint(
         path: a file of one of `CHECKPOINT_FORMATS`, told apart by content.
         arch: a registered architecture, ``torchvision:NAME``, ``timm:NAME`` or ``file.py:factory``;
             None to recognise it from the weights.
+        weights: which set of weights, where the file holds several: a prefix of their names, or its end.
         mean: put ``(x - mean) / std`` inside the model: one value or one per channel, in data units.
         std: likewise; given together with ``mean``.
 
@@ -136,7 +146,7 @@ def load_checkpoint(
     path = Path(path)
     check_file(path, CheckpointError, _ACCEPTED)
     check_normalization(mean, std, None)
-    checkpoint = _read(path, arch)
+    checkpoint = _read(path, arch, weights)
     # Unknown for (features,), which may be flattened images.
     normalization = check_normalization(mean, std, checkpoint.input_channels)
     if normalization is None:
@@ -145,24 +155,40 @@ def load_checkpoint(
     return replace(checkpoint, model=model, normalization_mean=normalization[0], normalization_std=normalization[1])
 
 
-def _read(path: Path, arch: str | None) -> Checkpoint:
+def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
     name = clean(path.name)
     try:
-        zipped, pickled = is_zip(path), starts_like_pickle(path)
-        is_safetensors = path.suffix.lower() == ".safetensors" or starts_like_safetensors(path)
-        if zipped and is_exported(checked_members(path, CheckpointError, compressed=False)):
+        zipped = is_zip(path)
+        if zipped and is_exported(checked_members(path, CheckpointError, compressed=True)):
             return _from_exported(read_exported(path), path, arch)
-        if not (zipped or pickled or is_safetensors or path.suffix.lower() in (".pt", ".pth", ".ckpt")):
-            raise CheckpointError(f"{name} is none of the accepted formats: {_ACCEPTED}")
-        if is_safetensors and not zipped:
-            content: object = read_safetensors(path, CheckpointError)
-        else:
-            content = read_torch_file(path, CheckpointError)
-        state = check_weights(unwrap(content, name), name)
+        entries = read_entries(_content(path, zipped), name)
+        try:
+            built = build_model(entries, name, arch, weights)
+        except ArchitectureError:
+            # What is wrong with the weights themselves comes first.
+            _check_all(entries, name)
+            raise
     except (OSError, MemoryError) as cause:
         raise CheckpointError(f"can't read {name} ({clean(cause)}); check the file and the free memory") from cause
-    built = build_model(state, name, arch)
     return _described(built, path)
+
+
+def _content(path: Path, zipped: bool) -> object:
+    """What a file with weights holds, by its content's format."""
+    suffix = path.suffix.lower()
+    if zipped and suffix == ".npz":
+        return read_named_arrays(path, CheckpointError)
+    if (suffix == ".safetensors" or starts_like_safetensors(path)) and not zipped:
+        return read_safetensors(path, CheckpointError)
+    if zipped or starts_like_pickle(path) or suffix in (".pt", ".pth", ".ckpt", ".tar"):
+        return read_torch_file(path, CheckpointError)
+    raise CheckpointError(f"{clean(path.name)} is none of the accepted formats: {_ACCEPTED}")
+
+
+def _check_all(entries: Entries, name: str) -> None:
+    named = {key: tensor for key, tensor in entries.tensors.items() if tensor.ndim > 0}
+    if named:
+        check_weights(named, name)
 
 
 def _described(built: BuiltModel, path: Path) -> Checkpoint:
@@ -175,7 +201,7 @@ def _described(built: BuiltModel, path: Path) -> Checkpoint:
         input_channels=built.input_channels,
         input_shape=built.input_shape,
         num_classes=built.num_classes,
-        recognised=built.recognised,
+        assumed=built.assumed,
         notes=(*built.notes, *_mode_notes(model, "audited in eval mode")),
     )
 

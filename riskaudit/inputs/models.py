@@ -1,145 +1,258 @@
-"""Weights to a model: recognise the architecture or take the one that was named, build it, load strictly."""
+"""Weights to a model: recognise the architecture or take the one that was named, build it, fill it whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from riskaudit.errors import ArchitectureError, UserCodeError
-from riskaudit.inputs.architectures import get_architecture, recognise
+from riskaudit.errors import ArchitectureError, CheckpointError, UserCodeError
+from riskaudit.inputs.architectures import get_architecture
 from riskaudit.inputs.architectures.inference import input_channels, last_width
 from riskaudit.inputs.architectures.registry import (
+    ARCHITECTURES,
     COLLECTIONS,
-    Fit,
+    Architecture,
     Shapes,
-    differences,
-    listing_of_differences,
     shapes_of,
     try_fit,
+    unrecognised,
 )
-from riskaudit.inputs.state_dicts import prefix_candidates
-from riskaudit.inputs.text import clean
+from riskaudit.inputs.matching import (
+    Match,
+    choose_match,
+    chosen_by,
+    foreign_note,
+    is_layer,
+    is_training,
+    match_weights,
+    without_wrappers,
+)
+from riskaudit.inputs.ordered import match_rows
+from riskaudit.inputs.state_dicts import Entries, check_weights
+from riskaudit.inputs.text import clean, listing
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model with its weights loaded, and what they say of its input and output."""
+    """A model with its weights loaded, and what they say of its input and output.
+
+    ``assumed`` says what the weights don't show of a recognised architecture; None for one that was named.
+    """
 
     model: nn.Module
     architecture: str
     input_channels: int | None
     input_shape: tuple[int, ...] | None
     num_classes: int | None
-    recognised: bool
+    assumed: str | None = None
     notes: tuple[str, ...] = ()
 
 
-def build_model(state: Mapping[str, Tensor], name: str, arch: str | None) -> BuiltModel:
-    """The model for ``state``, of architecture ``arch`` or a recognised one.
+def build_model(entries: Entries, name: str, arch: str | None, chosen: str | None = None) -> BuiltModel:
+    """The model for a file's tensors, of architecture ``arch`` or a recognised one.
 
     Args:
-        state: weights of one floating dtype, possibly with a prefix on every name.
+        entries: of the file.
         name: the file's name, for messages.
         arch: as `load_checkpoint` takes it.
+        chosen: which set of weights of several, a prefix of their names.
 
     Raises:
-        ArchitectureError: nothing fits, or the named architecture doesn't.
+        ArchitectureError: nothing fits, the named architecture doesn't, or several sets of weights do.
+        CheckpointError: weights that can't be used.
         UserCodeError: the user's factory fails or returns no module.
     """
-    candidates = list(prefix_candidates(state))
     if arch is not None and is_user_spec(arch):
-        return _from_factory(candidates, name, arch)
+        # The folder is no part of what the audit may tell.
+        return _filled(_from_factory(arch), entries, name, arch.replace("\\", "/").rpartition("/")[2], chosen)
     if arch is not None and arch.partition(":")[0] in COLLECTIONS:
-        return _from_collection(candidates, name, arch)
-    # Architectures of this package carry no prefix of their own.
-    weights = candidates[-1]
-    shapes = _shapes(weights)
-    if arch is None:
-        try:
-            fit = recognise(shapes)
-        except ArchitectureError as error:
-            raise ArchitectureError(f"{name}: {error}") from error
-    else:
-        fit = try_fit(get_architecture(arch), shapes, named=True)
-    if fit.guess is None or fit.difference is not None:
-        raise ArchitectureError(
-            f"the weights in {name} don't fit {fit.architecture.name}: {clean(fit.difference, 200)}; "
-            "name another --arch or use --arch file.py:factory"
-        )
-    return _from_fit(fit, weights, recognised=arch is None)
+        return _filled(_from_collection(entries, name, arch, chosen), entries, name, arch, chosen)
+    if _in_rows(entries):
+        if arch is None:
+            raise ArchitectureError(
+                f"{name} holds {len(next(iter(entries.rows.values())))} arrays in a row, without names; "
+                "name the model that they belong to with --arch file.py:factory"
+            )
+        model = _quietly_random(get_architecture(arch).build)
+        return _filled(model, entries, name, arch, chosen)
+    return _from_registry(entries, name, arch, chosen)
 
 
-def _from_fit(fit: Fit, weights: Mapping[str, Tensor], *, recognised: bool) -> BuiltModel:
+def _from_registry(entries: Entries, name: str, arch: str | None, chosen: str | None) -> BuiltModel:
+    known = list(ARCHITECTURES.values()) if arch is None else [get_architecture(arch)]
+    found = [
+        (fit, Match(prefix, {fit.renames.get(short, short): key for short, key in names.items()}))
+        for prefix, names in _subtrees(entries)
+        for fit in (try_fit(each, _shapes(names, entries), named=arch is not None) for each in known)
+        if fit.difference is None
+    ]
+    wanted = [pair for pair in found if chosen is None or chosen_by(chosen, pair[1].prefix)]
+    if not wanted:
+        raise ArchitectureError(_no_fit(entries, name, arch, chosen, known))
+    titles = sorted({fit.architecture.name for fit, _ in wanted})
+    if len(titles) > 1:
+        raise ArchitectureError(f"the weights in {name} fit {listing(titles)}; choose one with --arch NAME")
+    match = choose_match([match for _, match in found], entries, name, titles[0], chosen)
+    fit = next(fit for fit, each in found if each.names == match.names)
     guess = fit.guess
     assert guess is not None
     model = _quietly_random(lambda: fit.architecture.build(**guess.arguments))
-    _load(model, {fit.renames.get(key, key): value for key, value in weights.items()})
+    _fill(model, match, entries, name)
     return BuiltModel(
         model=model,
         architecture=fit.architecture.name,
         input_channels=guess.input_channels,
         input_shape=guess.input_shape,
         num_classes=guess.num_classes,
-        recognised=recognised,
-        notes=guess.notes,
+        assumed=guess.assumed if arch is None else None,
+        notes=(*guess.notes, *foreign_note(match, entries.optimizers)),
     )
 
 
-def _from_collection(candidates: list[dict[str, Tensor]], name: str, arch: str) -> BuiltModel:
-    collection, _, model_name = arch.partition(":")
-    build = COLLECTIONS[collection].build
-    model = _quietly_random(lambda: build(model_name, _shapes(candidates[-1])))
-    return _loaded(model, candidates, name, arch)
+def _in_rows(entries: Entries) -> bool:
+    """Whether a file's weights have an order instead of names."""
+    return bool(entries.rows) and not any(is_layer(key, tensor) for key, tensor in entries.tensors.items())
 
 
-def _from_factory(candidates: list[dict[str, Tensor]], name: str, arch: str) -> BuiltModel:
-    function = load_user_function(arch)
-    model = call_user_function(function, arch)
+def _no_fit(entries: Entries, name: str, arch: str | None, chosen: str | None, known: list[Architecture]) -> str:
+    """Why no registered architecture fits, told of the set of weights that is most likely the model's."""
+    names = _main_names(entries, chosen)
+    if chosen is not None and not names:
+        tops = sorted({key.partition(".")[0] for key in entries.tensors})
+        return f"--weights {clean(chosen, 60)} names nothing in {name}; the file begins with {listing(tops)}"
+    shapes = _shapes(names, entries)
+    if arch is None:
+        return f"{name}: {unrecognised(shapes)}"
+    fit = try_fit(known[0], shapes, named=True)
+    return (
+        f"the weights in {name} don't fit {fit.architecture.name}: {clean(fit.difference, 200)}; "
+        "name another --arch or use --arch file.py:factory"
+    )
+
+
+def _subtrees(entries: Entries) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every prefix of a file's names with what lies below it: short name to name in the file."""
+    by_prefix: dict[tuple[str, str | None], dict[str, str]] = {}
+    for key in entries.tensors:
+        if is_training(key):
+            continue
+        parts = key.split(".")
+        container = entries.container_of(key)
+        depth = container.count(".") + 1 if container else 0
+        for start in range(len(parts)):
+            short = ".".join((parts[start], *without_wrappers(parts[start + 1 :])))
+            # Below a prefix, a dictionary by itself and all of them together.
+            for dictionary in (container, None) if start >= depth else (None,):
+                below = by_prefix.setdefault((".".join(parts[:start]), dictionary), {})
+                if short in below:
+                    below[key] = key  # Two names for one place: nothing fits then.
+                else:
+                    below[short] = key
+    seen: set[tuple[str, frozenset[str]]] = set()
+    for (prefix, _), names in by_prefix.items():
+        mark = (prefix, frozenset(names.values()))
+        if len(names) > 1 and mark not in seen:
+            seen.add(mark)
+            yield prefix, names
+
+
+def _main_names(entries: Entries, chosen: str | None) -> dict[str, str]:
+    """The weights that are most likely the model's: of the dictionary with most layers, below their common prefix."""
+    keys = [key for key in entries.tensors if not is_training(key)] or list(entries.tensors)
+    if chosen is None:
+        layers = Counter(entries.container_of(key) for key in keys if is_layer(key, entries.tensors[key]))
+        most = layers.most_common(1)[0][0] if layers else entries.container_of(keys[0])
+        keys = [key for key in keys if entries.container_of(key) == most]
+    else:
+        keys = [key for key in keys if chosen_by(chosen, key)]
+    split = [key.split(".") for key in keys]
+    start = 0
+    while split and min(map(len, split)) > start + 1 and len({parts[start] for parts in split}) == 1:
+        start += 1
+    return {".".join((parts[start], *without_wrappers(parts[start + 1 :]))): ".".join(parts) for parts in split}
+
+
+def _from_factory(arch: str) -> nn.Module:
+    model = call_user_function(load_user_function(arch), arch)
     if not isinstance(model, nn.Module):
         raise UserCodeError(
             f"{clean(arch)} returned a {type(model).__name__}, expected a torch.nn.Module; return the model itself"
         )
-    # The folder is no part of what the audit may tell.
-    return _loaded(model, candidates, name, arch.replace("\\", "/").rpartition("/")[2])
+    return model
 
 
-def _loaded(model: nn.Module, candidates: list[dict[str, Tensor]], name: str, arch: str) -> BuiltModel:
+def _from_collection(entries: Entries, name: str, arch: str, chosen: str | None) -> nn.Module:
+    collection, _, model_name = arch.partition(":")
+    build = COLLECTIONS[collection].build
+    subtrees = [names for prefix, names in _subtrees(entries) if chosen is None or chosen_by(chosen, prefix)]
+    # The model's sizes are read where its first and last layer lie: below the prefix of most names first.
+    largest = sorted(subtrees, key=len, reverse=True)
+    error: ArchitectureError | None = None
+    for names in largest:
+        if 2 * len(names) < len(largest[0]):
+            break
+        shapes = _shapes(names, entries)
+        try:
+            return _quietly_random(lambda shapes=shapes: build(model_name, shapes))  # type: ignore[misc]
+        except ArchitectureError as cause:
+            error = error or cause
+    if error is None:
+        return _quietly_random(lambda: build(model_name, {}))
+    raise error
+
+
+def _filled(model: nn.Module, entries: Entries, name: str, arch: str, chosen: str | None) -> BuiltModel:
     expected = shapes_of(model)
-    # A factory's module may itself be called `model` or `module`: take whichever stripping fits.
-    found = [(differences(expected, _shapes(weights)), weights) for weights in candidates]
-    least, weights = min(reversed(found), key=lambda pair: len(pair[0]))
-    if least:
-        raise ArchitectureError(
-            f"the weights in {name} don't fit {clean(arch, 60)}: {listing_of_differences(least)}; "
-            "hand in the weights of this very model"
-        )
-    _load(model, weights)
+    if _in_rows(entries):
+        entries, match = match_rows(entries, model, name, arch, chosen)
+        notes = [f"the arrays in {name} have no names and were matched to the model's weights in order, by shape"]
+    else:
+        match = match_weights(entries, expected, name=name, arch=arch, ties=_ties(model), chosen=chosen)
+        notes = foreign_note(match, entries.optimizers)
+    _fill(model, match, entries, name)
     return BuiltModel(
         model=model,
         architecture=arch,
         input_channels=input_channels(model),
         input_shape=None,
         num_classes=last_width(expected),
-        recognised=False,
+        notes=tuple(notes),
     )
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load ``weights``, which are known to fit; batch-norm counters may be absent."""
-    dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
-    model.to(dtype)
-    state = {key: value for key, value in model.state_dict().items() if key.endswith(".num_batches_tracked")}
+def _fill(model: nn.Module, match: Match, entries: Entries, name: str) -> None:
+    """Load the matched weights; counters and one of two tied names may be absent."""
+    own = model.state_dict()
+    checked = check_weights({key: entries.tensors[key] for key in match.names.values()}, name)
+    weights = {target: checked[key] for target, key in match.names.items() if target in own}
+    for target, value in weights.items():
+        if own[target].is_floating_point() and not value.is_floating_point():
+            raise CheckpointError(
+                f"{clean(match.names[target], 60)} in {name} holds {str(value.dtype).removeprefix('torch.')} where the "
+                "model has fractions, so it is quantised; hand in the float checkpoint that it was made of"
+            )
+    model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
     try:
-        model.load_state_dict({**state, **weights})
+        model.load_state_dict(weights, strict=False)
     except RuntimeError as cause:
         raise ArchitectureError(
             f"the weights can't be loaded ({clean(cause, 200)}); use --arch file.py:factory"
         ) from cause
     stop_in_place(model)
+
+
+def _ties(model: nn.Module) -> dict[str, list[str]]:
+    """Names of a model's state that share one tensor with others."""
+    groups: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    for key, value in model.state_dict().items():
+        if value.numel() and not value.is_meta:
+            groups.setdefault((value.data_ptr(), tuple(value.shape), value.stride()), []).append(key)
+    return {key: [other for other in group if other != key] for group in groups.values() for key in group if group[1:]}
 
 
 def stop_in_place(model: nn.Module) -> None:
@@ -149,8 +262,8 @@ def stop_in_place(model: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
-def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
-    return {key: tuple(value.shape) for key, value in weights.items()}
+def _shapes(names: Mapping[str, str], entries: Entries) -> Shapes:
+    return {short: tuple(entries.tensors[key].shape) for short, key in names.items()}
 
 
 def _quietly_random(build: Callable[[], nn.Module]) -> nn.Module:

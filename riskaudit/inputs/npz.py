@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from riskaudit.errors import SamplesError
+from riskaudit.errors import InputError, SamplesError
 from riskaudit.inputs.archives import checked_members
 from riskaudit.inputs.arrays import INPUT_KEYS, MAX_INPUT_BYTES, TARGET_KEYS, find_key
 from riskaudit.inputs.text import clean
@@ -54,6 +54,27 @@ def read_npz(path: Path, limit: int | None) -> dict[str, Any]:
         found = ", ".join(f"{length} {clean(key, 20)}" for key, length in lengths.items())
         raise SamplesError(f"{name} holds {found}; expected one of each per sample")
     return result
+
+
+def read_named_arrays(path: Path, error: type[InputError]) -> dict[str, Any]:
+    """All arrays of a file by name.
+
+    Raises:
+        InputError: ``error``: damaged, an array of objects, or one that claims more than is there.
+    """
+    name = clean(path.name)
+    members = checked_members(path, error, compressed=True)
+    arrays: dict[str, Any] = {}
+    for member, info in members.items():
+        key = member.removesuffix(".npy")
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+                arrays[key], _ = _read_array(stream, info.file_size, None)
+        except SamplesError as cause:
+            raise error(f"{clean(key, 20)} in {name} {cause}") from cause
+        except Exception as cause:
+            raise error(f"{clean(key, 20)} in {name} is damaged ({clean(cause)}); save it again") from cause
+    return arrays
 
 
 def _read_array(stream: IO[bytes], member_bytes: int, rows: int | None) -> tuple[np.ndarray[Any, Any], int]:

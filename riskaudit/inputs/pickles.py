@@ -31,7 +31,17 @@ STORAGE_ITEM_BYTES = {
 }
 # Names that torch's own tensors need. Anything else is what the message reports.
 _HARMLESS_PREFIXES = ("torch._utils._rebuild_", "torch._tensor._rebuild_", "torch.storage.", "torch.serialization.")
-_HARMLESS = {"collections.OrderedDict", "torch.nn.parameter.Parameter", "torch.Size", "torch.device", "torch.Tensor"}
+_HARMLESS = {
+    "collections.OrderedDict",
+    "torch.nn.parameter.Parameter",
+    "torch.Size",
+    "torch.device",
+    "torch.Tensor",
+    # torch reads these itself: bytes and sets of an old pickle protocol.
+    "_codecs.encode",
+    "__builtin__.set",
+    "builtins.set",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,12 @@ class ClaimedStorage:
 
 @dataclass
 class PickleScan:
-    """What one pickle asks for."""
+    """What one pickle asks for; ``mappings`` and ``lists`` are the names whose objects are filled like those."""
 
     names: set[str] = field(default_factory=set)
     storages: dict[str, ClaimedStorage] = field(default_factory=dict)
+    mappings: set[str] = field(default_factory=set)
+    lists: set[str] = field(default_factory=set)
 
     def foreign_names(self) -> list[str]:
         """The importable names that a plain state dict has no need of, sorted."""
@@ -64,6 +76,7 @@ class _Stub:
     """Stands for whatever the pickle would import or build; takes any call, state or item and does nothing."""
 
     qualified_name = ""
+    scan: PickleScan | None = None
 
     def __new__(cls, *_args: object, **_kwargs: object) -> _Stub:
         return object.__new__(cls)
@@ -78,13 +91,15 @@ class _Stub:
         pass
 
     def __setitem__(self, _key: object, _value: object) -> None:
-        pass
+        if self.scan is not None:
+            self.scan.mappings.add(self.qualified_name)
 
     def append(self, _value: object) -> None:
-        pass
+        if self.scan is not None:
+            self.scan.lists.add(self.qualified_name)
 
     def extend(self, _values: Iterable[object]) -> None:
-        pass
+        self.append(None)
 
     def add(self, _value: object) -> None:
         pass
@@ -100,7 +115,7 @@ class _Scanner(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         qualified = f"{module}.{name}"
         self.scan.names.add(qualified)
-        return type("_Named", (_Stub,), {"qualified_name": qualified})
+        return type("_Named", (_Stub,), {"qualified_name": qualified, "scan": self.scan})
 
     def persistent_load(self, identifier: Any) -> Any:
         # ("storage", storage type, key, device, number of items, ...): torch's only persistent id.

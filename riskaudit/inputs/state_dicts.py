@@ -1,56 +1,124 @@
-"""A checkpoint's content to a clean state dict: unwrapped, prefixes stripped, every value usable."""
+"""A file's content to named tensors, and named tensors to weights that a model can hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from riskaudit.errors import CheckpointError
+from riskaudit.inputs.stand_ins import Inert
 from riskaudit.inputs.text import clean, listing
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-PREFIXES = ("module.", "model.", "_orig_mod.")
-_MAX_NESTING = 4
+_MAX_NESTING = 8
+_NUMBERED_ARRAY = re.compile(r"arr_\d{1,6}")
+_SAVE_WEIGHTS = "save `model.state_dict()`"
 
 
-def unwrap(content: Any, name: str) -> dict[str, Tensor]:
-    """The tensors of a state dict, bare or under one of `WRAPPERS`; what isn't a tensor is left out.
+@dataclass
+class Entries:
+    """The tensors of a file by dotted name: nested dictionaries are joined by dots.
+
+    Attributes:
+        tensors: all that have names.
+        rows: tensors that have an order instead of names, by the dotted name of their list.
+        optimizers: dotted names of the optimizers' states, whose tensors are left out.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, list[Tensor]] = field(default_factory=dict)
+    optimizers: list[str] = field(default_factory=list)
+    _container: dict[str, str] = field(default_factory=dict)
+
+    def add(self, container: str, key: str, tensor: Tensor) -> None:
+        """Add the tensor that a dictionary holds under ``key``."""
+        whole = f"{container}.{key}" if container else key
+        self.tensors[whole] = tensor
+        self._container[whole] = container
+
+    def container_of(self, name: str) -> str:
+        """The dotted name of the dictionary in which a tensor lies."""
+        return self._container[name]
+
+
+def read_entries(content: Any, name: str) -> Entries:
+    """All tensors of a checkpoint, wherever they lie; what isn't a tensor or an array of numbers is left out.
 
     Args:
         content: what the file held.
         name: the file's name, for messages.
 
     Raises:
-        CheckpointError: there are no named tensors.
+        CheckpointError: there are no tensors, or two entries have one name.
     """
-    for _ in range(_MAX_NESTING):
-        inner = next((content[key] for key in WRAPPERS if _has_tensors(content, key)), None)
-        if inner is None:
-            break
-        content = inner
+    entries = Entries()
+    _collect(content, "", entries, name, 0)
+    if entries.tensors or entries.rows:
+        return entries
+    objects = [content] if isinstance(content, Inert) else []
+    if isinstance(content, Mapping):
+        objects = [value for value in content.values() if isinstance(value, Inert)]
+    if objects:
+        raise CheckpointError(
+            f"{name} holds objects ({listing({one.qualified_name: None for one in objects}, 2)}), a whole model "
+            f"perhaps, and no weights that can be read without running its code; where you trust it, load it yourself, "
+            f"{_SAVE_WEIGHTS} and hand in that file"
+        )
     if not isinstance(content, Mapping):
         found = "a bare tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
-        raise CheckpointError(f"expected a state dict in {name}, found {found}; save `model.state_dict()`")
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not tensors:
-        keys = f"the keys {listing(content)}" if content else "an empty dict"
-        raise CheckpointError(
-            f"expected weights in {name}, bare or under {', '.join(WRAPPERS[:3])}, found {keys}; "
-            "save `model.state_dict()`"
-        )
-    return tensors
+        raise CheckpointError(f"expected a state dict in {name}, found {found}; {_SAVE_WEIGHTS}")
+    keys = f"the keys {listing(content)}" if content else "an empty dict"
+    raise CheckpointError(f"expected weights in {name}, found {keys} and no named tensors; {_SAVE_WEIGHTS}")
 
 
-def _has_tensors(content: Any, key: str, depth: int = 1) -> bool:
-    inner = content.get(key) if isinstance(content, Mapping) else None
-    if not isinstance(inner, Mapping):
-        return False
-    return any(isinstance(value, Tensor) for value in inner.values()) or (
-        depth < _MAX_NESTING and any(_has_tensors(inner, wrapper, depth + 1) for wrapper in WRAPPERS)
-    )
+def _collect(content: Any, place: str, entries: Entries, name: str, depth: int) -> None:
+    if depth > _MAX_NESTING:
+        return
+    if isinstance(content, Mapping):
+        if "param_groups" in content and "state" in content:
+            entries.optimizers.append(place)
+            return
+        named = {key: value for key, value in content.items() if isinstance(key, str)}
+        tensors = {key: tensor for key, value in named.items() if (tensor := _tensor(value)) is not None}
+        if tensors and all(_NUMBERED_ARRAY.fullmatch(key) for key in tensors):
+            # What numpy.savez makes of arrays without names.
+            entries.rows[place] = [tensors[key] for key in sorted(tensors, key=lambda key: int(key[4:]))]
+            return
+        for key, value in named.items():
+            whole = f"{place}.{key}" if place else key
+            if key not in tensors:
+                _collect(value, whole, entries, name, depth + 1)
+            elif whole in entries.tensors:
+                raise CheckpointError(f"{name} holds two entries named {clean(whole, 60)}; save it again without one")
+            else:
+                entries.add(place, key, tensors[key])
+    elif isinstance(content, list | tuple):
+        _collect_row(content, place, entries, name, depth)
+
+
+def _collect_row(content: Sequence[Any], place: str, entries: Entries, name: str, depth: int) -> None:
+    tensors = [tensor for value in content if (tensor := _tensor(value)) is not None]
+    if content and len(tensors) == len(content):
+        if len(tensors) > 1 or place:
+            entries.rows[place] = tensors
+        return
+    for position, value in enumerate(content):
+        if isinstance(value, Mapping | list | tuple):
+            _collect(value, f"{place}.{position}" if place else str(position), entries, name, depth + 1)
+
+
+def _tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+        native = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        return torch.from_numpy(native.astype(np.int64) if native.dtype.kind == "u" else native)
+    return None
 
 
 def check_weights(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -61,8 +129,8 @@ def check_weights(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a tensor that isn't dense and finite, or no floating-point tensor at all.
     """
-    if not any(value.is_floating_point() for value in state.values()):
-        raise CheckpointError(f"{name} holds integers only, expected floating-point weights; save `model.state_dict()`")
+    if not any(value.is_floating_point() or value.is_complex() for value in state.values()):
+        raise CheckpointError(f"{name} holds integers only, expected floating-point weights; {_SAVE_WEIGHTS}")
     double = any(value.dtype == torch.float64 for value in state.values())
     dtype = torch.float64 if double else torch.float32
     result: dict[str, Tensor] = {}
@@ -81,14 +149,3 @@ def check_weights(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
                 )
         result[key] = weight
     return result
-
-
-def prefix_candidates(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The state dict as it is, then with each prefix stripped that all its keys share, one after the other."""
-    current = dict(state)
-    yield current
-    while prefix := next((item for item in PREFIXES if all(key.startswith(item) for key in current)), None):
-        current = {key[len(prefix) :]: value for key, value in current.items()}
-        if "" in current:
-            return
-        yield current

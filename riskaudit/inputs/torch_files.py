@@ -6,7 +6,9 @@ anything is allocated; then ``torch.load(weights_only=True)`` or safetensors rea
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import struct
 import tarfile
 import warnings
@@ -19,6 +21,7 @@ from torch import Tensor
 from riskaudit.errors import InputError
 from riskaudit.inputs.archives import checked_members, is_zip, read_member
 from riskaudit.inputs.pickles import PickleScan, scan_pickles
+from riskaudit.inputs.stand_ins import refused_names, stand_ins, with_arrays
 from riskaudit.inputs.text import clean, listing
 
 PICKLE_MAGIC = b"\x80"
@@ -80,29 +83,50 @@ def read_torch_file(path: Path, error: type[InputError]) -> Any:
     name = clean(path.name)
     zipped = is_zip(path)
     scan = _scan_zip(path, error) if zipped else _scan_legacy(path, error)
+    _refuse_code(scan, name, error)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins(scan)):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as cause:
         foreign = scan.foreign_names()
         if foreign:
             raise error(
-                f"{name} is a pickle that wants to import {listing(foreign, 2)}, which could run code, so it was "
-                f"refused unread; {_WAY_OUT[error.__name__]}"
+                f"{name} holds objects ({listing(foreign, 2)}) that can't be passed over; {_WAY_OUT[error.__name__]}"
             ) from cause
         raise error(f"{name} is damaged or no torch file ({clean(cause)}); {_WAY_OUT[error.__name__]}") from cause
+    return with_arrays(content)
+
+
+def _refuse_code(scan: PickleScan, name: str, error: type[InputError]) -> None:
+    """Refuse a pickle that names what could act; harmless foreign classes have stand-ins."""
+    refused = refused_names(scan.foreign_names())
+    if "torch.storage._load_from_bytes" in scan.names:
+        raise error(
+            f"{name} was written by pickle, not by torch.save, and holds tensors that only running its code could "
+            f"read; where you trust it, unpickle it yourself and save the state dict with torch.save"
+        )
+    if any(re.fullmatch(r"torch\.Q\w+Storage", found) for found in refused):
+        raise error(
+            f"{name} holds quantised numbers, which have no gradient; hand in the floats that they were made of"
+        )
+    if refused:
+        raise error(
+            f"{name} is a pickle that wants to import {listing(refused, 2)}, which could run code, so it was "
+            f"refused unread; {_WAY_OUT[error.__name__]}"
+        )
 
 
 def _scan_zip(path: Path, error: type[InputError]) -> PickleScan:
     name = clean(path.name)
+    members = checked_members(path, error, compressed=True)
+    if any(member.rpartition("/")[2] == "constants.pkl" for member in members):
+        raise error(f"{name} is a TorchScript archive, which holds code; {_WAY_OUT[error.__name__]}")
     members = checked_members(path, error, compressed=False)
     pickles = [member for member in members if member.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
         raise error(f"{name} is a zip archive but no torch file (no data.pkl in it); {_WAY_OUT[error.__name__]}")
     root = pickles[0].rpartition("/")[0]
-    if any(member.rpartition("/")[2] == "constants.pkl" for member in members):
-        raise error(f"{name} is a TorchScript archive, which holds code; {_WAY_OUT[error.__name__]}")
     if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
         raise error(f"{name} has a pickle of {members[pickles[0]].file_size} bytes; {_WAY_OUT[error.__name__]}")
     try:
@@ -132,15 +156,8 @@ def _scan_legacy(path: Path, error: type[InputError]) -> PickleScan:
         # Magic number, protocol, system, object, storage keys.
         scan = scan_pickles(content, count=5)
     except ValueError as cause:
-        try:
-            foreign = scan_pickles(content).foreign_names()
-        except ValueError:
-            foreign = []
-        if foreign:
-            raise error(
-                f"{name} is a pickle that wants to import {listing(foreign, 2)}, which could run code, so it was "
-                f"refused unread; {_WAY_OUT[error.__name__]}"
-            ) from cause
+        with contextlib.suppress(ValueError):
+            _refuse_code(scan_pickles(content), name, error)
         raise error(f"{name} is damaged or no torch file ({clean(cause)}); {_WAY_OUT[error.__name__]}") from cause
     claimed = [storage.num_bytes for storage in scan.storages.values()]
     if any(num_bytes < 0 for num_bytes in claimed) or sum(claimed) > size:

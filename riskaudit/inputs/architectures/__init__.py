@@ -9,7 +9,7 @@ from riskaudit.inputs.architectures import (
     timm_models,
     torchvision_models,
 )
-from riskaudit.inputs.architectures.registry import architecture_names, get_architecture, recognise
+from riskaudit.inputs.architectures.registry import architecture_names, get_architecture
 
 __all__ = [
     "architecture_names",
@@ -18,7 +18,6 @@ __all__ = [
     "get_architecture",
     "lenet",
     "mlp",
-    "recognise",
     "resnet",
     "timm_models",
     "torchvision_models",

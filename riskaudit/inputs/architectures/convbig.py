@@ -12,6 +12,7 @@ from riskaudit.inputs.architectures.registry import Guess, MismatchError, Shapes
 
 HIDDEN = 512
 LAST_CHANNELS = 64
+ASSUMED = "ReLU, strides 1, 2, 1, 2, padding 1"
 
 
 def _infer(shapes: Shapes) -> Guess:
@@ -22,7 +23,7 @@ def _infer(shapes: Shapes) -> Guess:
         raise MismatchError(f"classifier.0.weight takes {features} features, expected a multiple of {LAST_CHANNELS}")
     # Two convolutions of stride 2 halve and round down: heights 4q to 4q + 3 give the same features.
     arguments = {"channels": channels, "features": features, "classes": classes}
-    return Guess(arguments, num_classes=classes, input_channels=channels)
+    return Guess(arguments, num_classes=classes, input_channels=channels, assumed=ASSUMED)
 
 
 @register("convbig", description="4 convolutions of 32 to 64 channels, ReLU, 3 linear layers (DiffAI)", infer=_infer)

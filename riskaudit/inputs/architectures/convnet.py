@@ -13,6 +13,7 @@ from riskaudit.inputs.architectures.registry import Guess, MismatchError, Shapes
 # Multiples of the width after each convolution; max-pooling by 3 follows the convolutions named.
 WIDTHS = (1, 2, 2, 4, 4, 4, 4, 4)
 POOL_AFTER = (5, 7)
+ASSUMED = "ReLU, stride 1, max-pooling by 3 after the sixth and the eighth convolution"
 
 
 def _infer(shapes: Shapes) -> Guess:
@@ -22,7 +23,7 @@ def _infer(shapes: Shapes) -> Guess:
         raise MismatchError(f"linear.weight takes {features} features, expected a multiple of {4 * width}")
     # Pooling rounds down, so several input sizes give the same number of features.
     arguments = {"channels": channels, "width": width, "features": features, "classes": classes}
-    return Guess(arguments, num_classes=classes, input_channels=channels)
+    return Guess(arguments, num_classes=classes, input_channels=channels, assumed=ASSUMED)
 
 
 @register("convnet", description="8 convolutions 3x3 with batch norm, ReLU, 2 max-pools, 1 linear layer", infer=_infer)

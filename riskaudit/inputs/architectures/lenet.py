@@ -1,8 +1,9 @@
 """``lenet``: the network of the gradient-inversion papers.
 
-Four 5x5 convolutions of 12 channels, padding 2, strides 2-2-1-1, sigmoid after each, one linear
-layer. Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019; the strides are those of Zhang et al.,
-"Inversion Influence Function", NeurIPS 2023. 17038 parameters at 1 x 28 x 28 and 10 classes.
+Three or four 5x5 convolutions of 12 channels, padding 2, strides 2-2-1 or 2-2-1-1, sigmoid after each, one linear
+layer. Three is the network of Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019, as its code and that of
+Zhao et al., "iDLG", 2020, have it; four that of Zhang et al., "Inversion Influence Function", NeurIPS 2023, with
+17038 parameters at 1 x 28 x 28 and 10 classes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from riskaudit.inputs.architectures.registry import Guess, MismatchError, Shapes, register, shape_at
 
 WIDTH = 12
+STRIDES = (2, 2, 1, 1)
 
 
 def _infer(shapes: Shapes) -> Guess:
@@ -20,11 +22,14 @@ def _infer(shapes: Shapes) -> Guess:
     if features % WIDTH:
         raise MismatchError(f"fc.0.weight takes {features} features, expected a multiple of {WIDTH}")
     # Heights 4q - 3 to 4q all give q rows of features, so the weights don't determine the input size.
-    arguments = {"channels": channels, "features": features, "classes": classes}
-    return Guess(arguments, num_classes=classes, input_channels=channels)
+    convolutions = len(STRIDES) if "body.6.weight" in shapes else len(STRIDES) - 1
+    arguments = {"channels": channels, "features": features, "classes": classes, "convolutions": convolutions}
+    strides = ", ".join(str(stride) for stride in STRIDES[:convolutions])
+    assumed = f"sigmoid activations, strides {strides}"
+    return Guess(arguments, num_classes=classes, input_channels=channels, assumed=assumed)
 
 
-@register("lenet", description="4 convolutions 5x5 of 12 channels, sigmoid, 1 linear layer (DLG, I2F)", infer=_infer)
+@register("lenet", description="3 or 4 convolutions 5x5 of 12 channels, sigmoid, 1 linear (DLG, I2F)", infer=_infer)
 class LeNet(nn.Module):
     """x [B, C, H, W] to logits [B, classes].
 
@@ -32,12 +37,15 @@ class LeNet(nn.Module):
         channels: C.
         features: inputs of the linear layer, 12 ceil(H/4) ceil(W/4).
         classes: number of logits.
+        convolutions: 3 or 4.
     """
 
-    def __init__(self, channels: int = 1, features: int = 588, classes: int = 10) -> None:
+    def __init__(
+        self, channels: int = 1, features: int = 588, classes: int = 10, convolutions: int = len(STRIDES)
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for position, stride in enumerate((2, 2, 1, 1)):
+        for position, stride in enumerate(STRIDES[:convolutions]):
             inputs = channels if position == 0 else WIDTH
             layers += [nn.Conv2d(inputs, WIDTH, kernel_size=5, padding=2, stride=stride), nn.Sigmoid()]
         self.body = nn.Sequential(*layers)

@@ -36,6 +36,7 @@ def _infer(shapes: Shapes) -> Guess:
         num_classes=widths[-1],
         input_shape=(widths[0],),
         notes=("weights don't record activations: ReLU is assumed between the linear layers",),
+        assumed="ReLU between the linear layers",
     )
 
 

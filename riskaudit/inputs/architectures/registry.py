@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from riskaudit.errors import ArchitectureError
-from riskaudit.inputs.text import clean, listing, shape_text
+from riskaudit.inputs.text import clean, shape_text
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
@@ -40,7 +40,8 @@ class MismatchError(Exception):
 class Guess:
     """What weights say of their model.
 
-    ``input_shape`` is (C, H, W) or (features,), None where several sizes give the same weights.
+    ``input_shape`` is (C, H, W) or (features,), None where several sizes give the same weights. ``assumed`` is what
+    the architecture has and shapes don't show: activations, strides, pooling.
     """
 
     arguments: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Guess:
     input_channels: int | None = None
     input_shape: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    assumed: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,24 +201,13 @@ def listing_of_differences(found: list[str]) -> str:
     return f"{shown} and {len(found) - 2} more" if len(found) > 2 else shown
 
 
-def recognise(shapes: Shapes) -> Fit:
-    """The one registered architecture that weights fit.
-
-    Raises:
-        ArchitectureError: none fits (the nearest are listed with the reason), or several do.
-    """
+def unrecognised(shapes: Shapes) -> str:
+    """Why weights fit no registered architecture: the nearest with the reason."""
     fits = [try_fit(architecture, shapes) for architecture in ARCHITECTURES.values()]
-    exact = [fit for fit in fits if fit.difference is None]
-    if len(exact) == 1:
-        return exact[0]
-    if exact:
-        raise ArchitectureError(
-            f"the weights fit {listing(fit.architecture.name for fit in exact)}; choose one with --arch NAME"
-        )
     # Where an architecture's arguments can't be inferred, the names still say which one it may have been.
     nearest = sorted(fits, key=lambda fit: (fit.num_differences, -_shared_names(fit, shapes)))[:2]
     reasons = ". ".join(f"{fit.architecture.name}: {clean(fit.difference, 110)}" for fit in nearest)
-    raise ArchitectureError(
+    return (
         "no registered architecture fits the weights; name it with --arch NAME or --arch file.py:factory "
         f"(nearest: {reasons})"
     )

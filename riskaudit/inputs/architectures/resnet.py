@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from riskaudit.inputs.architectures.registry import Guess, Shapes, register, shape_at
 
 STEM_CHANNELS = 64
+ASSUMED = "ReLU, no pooling behind the stem, stride 2 at the start of the second, third and fourth stage"
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -110,7 +111,8 @@ class CifarResNet(nn.Module):
 def _infer(shapes: Shapes) -> Guess:
     _, channels, _, _ = shape_at(shapes, "conv1.weight", 4)
     classes, _ = shape_at(shapes, "fc.weight", 2)
-    return Guess({"channels": channels, "classes": classes}, num_classes=classes, input_channels=channels)
+    arguments = {"channels": channels, "classes": classes}
+    return Guess(arguments, num_classes=classes, input_channels=channels, assumed=ASSUMED)
 
 
 def _rename(shapes: Shapes, _named: bool) -> Mapping[str, str]:

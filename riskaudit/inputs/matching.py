@@ -1,0 +1,323 @@
+"""Which tensors of a file are a model's weights.
+
+Checkpoints hold more than one state dict and names that a training framework has changed: prefixes (``model.``,
+``student.``), wrappers in front of names or inside them (``_orig_mod`` of torch.compile, ``module`` of DDP), metrics,
+losses, averaged copies. A *set* is everything below one prefix of the file that together makes up the whole model,
+shape by shape. Exactly one set must fit. Several different ones are never chosen between silently, and nothing that
+may be a part of the model is left out silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from riskaudit.errors import ArchitectureError
+from riskaudit.inputs.state_dicts import Entries
+from riskaudit.inputs.text import clean, listing, shape_text
+
+Shapes = Mapping[str, tuple[int, ...]]
+Name = tuple[str, ...]
+
+# Components that frameworks put in front of names or inside them, and that mean the same module.
+WRAPPERS = frozenset(
+    ("_orig_mod", "module", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+)
+# Entries that a model computes the same without: counters and index tables that its constructor makes anew.
+_INERT = ("num_batches_tracked", "position_ids")
+# Parts of a training loop, which take no part in the model's output.
+_TRAINING = re.compile(
+    r"(criterion|loss|losses|loss_fn|metric|metrics|acc|accuracy|auroc|f1|confmat|optim|optimizer|scheduler)"
+    r"|(train|val|valid|test)_(acc|accuracy|loss|metric|metrics|auroc|f1)|\w+_(loss|metric|metrics|acc|accuracy)"
+)
+TOP = "."
+
+
+@dataclass(frozen=True)
+class Match:
+    """One way to fill a model from a file.
+
+    Attributes:
+        prefix: what all file names begin with, "" at the top.
+        names: model name to file name.
+        foreign: file names that are no part of the model.
+    """
+
+    prefix: str
+    names: Mapping[str, str]
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What one prefix of a file offers of a model."""
+
+    prefix: str
+    names: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def is_inert(name: str) -> bool:
+    """Whether an entry may be absent from a file, or from the model, without changing what the model computes."""
+    return name.rpartition(".")[2] in _INERT
+
+
+def without_wrappers(components: Iterable[str]) -> Name:
+    """A name's components without those that stand for a wrapper."""
+    return tuple(component for component in components if component not in WRAPPERS)
+
+
+def join(prefix: str, name: str) -> str:
+    """A dotted name below a prefix."""
+    return f"{prefix}.{name}" if prefix else name
+
+
+def below(prefix: str, name: str) -> bool:
+    """Whether a dotted name lies below a prefix."""
+    return not prefix or name.startswith(prefix + ".")
+
+
+def match_weights(
+    entries: Entries,
+    expected: Shapes,
+    *,
+    name: str,
+    arch: str,
+    ties: Mapping[str, Collection[str]] | None = None,
+    chosen: str | None = None,
+) -> Match:
+    """The one set of a file's tensors that fills a model.
+
+    Args:
+        entries: of the file.
+        expected: names and shapes of the model's state.
+        name: of the file, for messages.
+        arch: of the model, for messages.
+        ties: model names that share one tensor, of which a file may hold one.
+        chosen: a prefix of the file, or its end, that the user named.
+
+    Raises:
+        ArchitectureError: no set fits, several different ones do, or part of a model would be left out.
+    """
+    tensors = entries.tensors
+    candidates = list(_candidates(tensors, expected, ties or {}))
+    complete = [candidate for candidate in candidates if not candidate.problems]
+    fits = [Match(candidate.prefix, candidate.names) for candidate in complete]
+    if not fits or (chosen is not None and not any(chosen_by(chosen, fit.prefix) for fit in fits)):
+        pool = [one for one in candidates if chosen is None or chosen_by(chosen, one.prefix)]
+        raise ArchitectureError(_misfit(tensors, expected, pool, name, arch, chosen))
+    match = choose_match(fits, entries, name, arch, chosen)
+    _check_ties(match, tensors, ties or {}, name)
+    copies = {key for fit in fits for key in fit.names.values()}
+    unexpected = [key for key in inside(match, entries) if key not in copies]
+    if unexpected:
+        listed = "; ".join(f"{clean(key, 90)} is unexpected" for key in unexpected[:2])
+        more = f" and {len(unexpected) - 2} more" if len(unexpected) > 2 else ""
+        raise ArchitectureError(
+            f"the weights in {name} don't fit {clean(arch, 60)}: {listed}{more}; "
+            "name the model that has these layers, or save a state dict without them"
+        )
+    return match
+
+
+def inside(match: Match, entries: Entries) -> list[str]:
+    """Entries beside a set's own, in its dictionaries and below its prefix, that may be parts of the same model."""
+    used = set(match.names.values())
+    containers = {entries.container_of(key) for key in used}
+    return [
+        key
+        for key, tensor in entries.tensors.items()
+        if key not in used
+        and below(match.prefix, key)
+        and entries.container_of(key) in containers
+        and not is_inert(key)
+        and not is_training(key[len(match.prefix) :].strip("."))
+        and (tensor.is_floating_point() or tensor.ndim > 0)
+    ]
+
+
+def choose_match(fits: list[Match], entries: Entries, name: str, arch: str, chosen: str | None) -> Match:
+    """The one fit, or the one that the user chose, with what it leaves out.
+
+    Raises:
+        ArchitectureError: several fits with different weights, or other weights beside the only fit.
+    """
+    tensors = entries.tensors
+    wanted = fits if chosen is None else [fit for fit in fits if chosen_by(chosen, fit.prefix)]
+    # A prefix that is named whole is meant before those that only contain the name.
+    wanted = [fit for fit in wanted if chosen is not None and fit.prefix == chosen.strip(".")] or wanted
+    different: list[Match] = []
+    for fit in wanted:
+        if not any(_same_weights(fit, other, tensors) for other in different):
+            different.append(fit)
+    if len(different) != 1:
+        choices = list(dict.fromkeys(fit.prefix or TOP for fit in (different or fits)))
+        raise ArchitectureError(
+            f"{name} holds {len(choices)} different sets of weights that fit {clean(arch, 60)}: {listing(choices)}; "
+            f"choose one, as in --weights {_key(choices[0], choices[1:])}"
+        )
+    match = different[0]
+    used = set(match.names.values())
+    outside = [key for key in tensors if key not in used]
+    copies = {key for fit in fits for key in fit.names.values()} | set(inside(match, entries))
+    weights = [key for key in outside if key not in copies and is_layer(key, tensors[key])]
+    if weights and chosen is None:
+        raise ArchitectureError(
+            f"{name} holds other weights beside those that fit {clean(arch, 60)} ({listing(weights, 2)}), which the "
+            f"model may need; if it doesn't, say so with --weights {_key(match.prefix or TOP, [])}"
+        )
+    return Match(match.prefix, match.names, tuple(outside))
+
+
+def _key(prefix: str, others: Collection[str]) -> str:
+    """What to write for a prefix: its first component that no other has, or all of it."""
+    parts = prefix.split(".") if prefix != TOP else []
+    own = (part for part in parts if part not in WRAPPERS and not any(chosen_by(part, other) for other in others))
+    return clean(next(own, prefix), 200)
+
+
+def chosen_by(chosen: str, prefix: str) -> bool:
+    """Whether the user's key names a prefix: whole, or a part of it that ends at dots."""
+    key = chosen.strip(".")
+    return prefix == key if not key else f".{key}." in f".{prefix}."
+
+
+def is_layer(name: str, tensor: Tensor) -> bool:
+    """Whether an entry beside a model may be another layer: a matrix or larger, and no part of a training loop."""
+    return tensor.is_floating_point() and tensor.ndim > 1 and not is_training(name)
+
+
+def is_training(name: str) -> bool:
+    """Whether an entry belongs to a loss, a metric or an optimizer by its name."""
+    return any(_TRAINING.fullmatch(component.lower()) for component in name.split("."))
+
+
+def foreign_note(match: Match, optimizers: Collection[str] = ()) -> list[str]:
+    """What of a file was left out, in one sentence."""
+    left = [*match.foreign, *(f"{place} (an optimizer)" for place in optimizers)]
+    return [f"not part of the model, ignored: {listing(left)}"] if left else []
+
+
+def _candidates(
+    tensors: Mapping[str, Tensor], expected: Shapes, ties: Mapping[str, Collection[str]]
+) -> Iterator[_Candidate]:
+    for model_prefix in _common_prefixes(expected):
+        start = len(model_prefix)
+        plain = [without_wrappers(name.split(".")[start:]) for name in expected]
+        unique = len(set(plain)) == len(plain) and () not in plain
+        by_name = {
+            (short if unique else tuple(name.split(".")[start:])): name
+            for short, name in zip(plain, expected, strict=True)
+        }
+        found: dict[str, dict[str, list[str]]] = {}
+        for key in tensors:
+            for prefix, name in _readings(key, by_name, unique):
+                found.setdefault(prefix, {}).setdefault(name, []).append(key)
+        for prefix, names in found.items():
+            yield _candidate(prefix, names, tensors, expected, ties)
+
+
+def _common_prefixes(expected: Shapes) -> Iterator[Name]:
+    """Every row of components that all of a model's names begin with, () first."""
+    split = [name.split(".") for name in expected]
+    for length in range(min((len(parts) for parts in split), default=0)):
+        if len({tuple(parts[:length]) for parts in split}) > 1:
+            return
+        yield tuple(split[0][:length])
+
+
+def _readings(key: str, by_name: Mapping[Name, str], unwrapped: bool) -> Iterator[tuple[str, str]]:
+    """Every (prefix, model name) that a file's name can be read as."""
+    parts = key.split(".")
+    for start in range(len(parts)):
+        if unwrapped and parts[start] in WRAPPERS:
+            continue  # A wrapper in front belongs to the prefix.
+        rest = without_wrappers(parts[start:]) if unwrapped else tuple(parts[start:])
+        if rest in by_name:
+            yield ".".join(parts[:start]), by_name[rest]
+
+
+def _candidate(
+    prefix: str,
+    names: Mapping[str, list[str]],
+    tensors: Mapping[str, Tensor],
+    expected: Shapes,
+    ties: Mapping[str, Collection[str]],
+) -> _Candidate:
+    shapes = [
+        f"{name} has shape {shape_text(tensors[keys[0]].shape)}, expected {shape_text(expected[name])}"
+        for name in expected
+        if (keys := names.get(name)) and any(tuple(tensors[key].shape) != expected[name] for key in keys)
+    ]
+    twice = [
+        f"{name} is there twice"
+        for name, keys in names.items()
+        if any(not torch.equal(tensors[keys[0]], tensors[key]) for key in keys[1:])
+    ]
+    missing = [
+        f"{name} is missing"
+        for name in expected
+        if name not in names and not is_inert(name) and not any(other in names for other in ties.get(name, ()))
+    ]
+    return _Candidate(prefix, {name: keys[0] for name, keys in names.items()}, (*shapes, *twice, *missing))
+
+
+def _same_weights(one: Match, other: Match, tensors: Mapping[str, Tensor]) -> bool:
+    return all(
+        key == other.names[name] or _equal(tensors[key], tensors[other.names[name]])
+        for name, key in one.names.items()
+        if name in other.names
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.layout == other.layout == torch.strided and torch.equal(one, other)
+
+
+def _check_ties(match: Match, tensors: Mapping[str, Tensor], ties: Mapping[str, Collection[str]], name: str) -> None:
+    for one, others in ties.items():
+        for other in others:
+            if (
+                one in match.names
+                and other in match.names
+                and not _equal(tensors[match.names[one]], tensors[match.names[other]])
+            ):
+                raise ArchitectureError(
+                    f"{clean(one, 60)} and {clean(other, 60)} are one tensor in the model, but differ in {name}; "
+                    "build the model without tying them"
+                )
+
+
+def _misfit(
+    tensors: Mapping[str, Tensor], expected: Shapes, pool: list[_Candidate], name: str, arch: str, chosen: str | None
+) -> str:
+    """Why nothing in a file fits a model, and what to do."""
+    if chosen is not None and not pool:
+        tops = sorted({key.partition(".")[0] for key in tensors})
+        return (
+            f"--weights {clean(chosen, 60)} names nothing in {name} that has layers of {clean(arch, 60)}; "
+            f"the file begins with {listing(tops)}"
+        )
+    adapters = [key for key in tensors if any(part.startswith("lora_") for part in key.split("."))]
+    if adapters and len(adapters) == len(tensors):
+        return (
+            f"{name} holds adapters only ({clean(adapters[0], 60)}), without the weights that they adapt; put them "
+            "into the model, save its whole `model.state_dict()` and hand in that file"
+        )
+    best = min(pool, key=lambda one: (-len(one.names), len(one.prefix), len(one.problems)), default=None)
+    if best is None:
+        problems = [f"{key} is missing" for key in expected] + [f"{key} is unexpected" for key in tensors]
+    else:
+        used = set(best.names.values())
+        left = [key[len(best.prefix) :].strip(".") for key in tensors if key not in used and below(best.prefix, key)]
+        problems = [*best.problems, *(f"{key} is unexpected" for key in left if not is_training(key))]
+    shown = "; ".join(clean(item, 90) for item in problems[:2])
+    more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
+    return (
+        f"the weights in {name} don't fit {clean(arch, 60)}: {shown}{more}; hand in the weights of this very model, "
+        "or name the model that they belong to with --arch"
+    )
