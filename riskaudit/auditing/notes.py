@@ -30,7 +30,7 @@ def warnings_of(
     checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
-    warnings = [*checkpoint.notes, *_scale_warning(samples)]
+    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples)]
     if checkpoint.recognised:
         warnings.append(f"the architecture {checkpoint.architecture} was recognised from the weights; --arch names it")
     noise = release.noise

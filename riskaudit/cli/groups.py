@@ -35,6 +35,9 @@ class SubjectOptions:
     mean: opt.MeanOption = None
     std: opt.StdOption = None
     limit: opt.LimitOption = None
+    classes: opt.ClassesOption = None
+    scale: opt.ScaleOption = None
+    split: opt.SplitOption = None
     release: opt.ReleaseOption = "gradient"
     reference_noise: opt.ReferenceNoiseOption = 1e-3
     prior: opt.PriorOption = "isotropic"
@@ -64,7 +67,7 @@ class SubjectOptions:
 
     def load(self, more: int = 0) -> tuple[Checkpoint, Samples]:
         """The model and the samples, ``more`` of them beyond the limit where there are as many."""
-        from riskaudit.inputs import load_checkpoint, load_loss, load_samples
+        from riskaudit.inputs import class_list, load_checkpoint, load_loss, load_samples
 
         means = opt.numbers_of(self.mean, "--mean")
         deviations = opt.numbers_of(self.std, "--std")
@@ -73,8 +76,10 @@ class SubjectOptions:
         channels = model.input_channels or (len(means) if means and len(means) > 1 else None)
         limit = None if self.limit is None else self.limit + more
         samples = load_samples(
-            self.data, channels=channels, limit=limit, plain_ids=self.plain_ids, loss=load_loss(self.loss)
-        )
+            self.data, channels=channels, limit=limit, plain_ids=self.plain_ids, loss=load_loss(self.loss),
+            classes=None if self.classes is None else class_list(self.classes), num_classes=model.num_classes,
+            scale=self.scale, split=self.split,
+        )  # fmt: skip
         return model, samples
 
 

@@ -26,6 +26,9 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "arch": (str,),
     "weights": (str,),
     "batch_size": (int,),
+    "classes": (str,),
+    "scale": (int, float),
+    "split": (str,),
     "loss": (str,),
     "release": (str,),
     "prior": (str,),
@@ -46,6 +49,9 @@ def guard_check(
     loss: Annotated[
         str | None, typer.Option("--loss", help="As of scan (default: loss of the [guard] table, or cross-entropy).")
     ] = None,
+    classes: opt.ClassesOption = None,
+    scale: opt.ScaleOption = None,
+    split: opt.SplitOption = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Samples per review (default: 32).")] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Reviews to time after a first one.")] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
@@ -59,9 +65,9 @@ def guard_check(
     policy, settings = _read(config)
     if not policy.limits:
         raise SettingsError(f"expected a limit in the policy of {config}, found none; set max_revealed or min_rmse")
-    given = {
+    given: dict[str, Any] = {
         "checkpoint": checkpoint, "data": data, "arch": arch, "weights": weights, "loss": loss,
-        "batch_size": batch_size,
+        "batch_size": batch_size, "classes": classes, "scale": scale, "split": split,
     }  # fmt: skip
     settings |= {name: value for name, value in given.items() if value is not None}
     typer.echo(f"policy of {config}: " + ", ".join(f"{name} = {value}" for name, value in _shown(policy).items()))
@@ -107,11 +113,19 @@ def _read(config: Path) -> tuple[Policy, dict[str, Any]]:
 def _measured(policy: Policy, settings: dict[str, Any], repeats: int, quiet: bool) -> ReviewCost:
     from riskaudit.guard import Guard
     from riskaudit.guard.check import review_cost
-    from riskaudit.inputs import load_checkpoint, load_samples
+    from riskaudit.inputs import check_compatibility, class_list, load_checkpoint, load_loss, load_samples
 
     size = settings.get("batch_size", 32)
     checkpoint = load_checkpoint(settings["checkpoint"], arch=settings.get("arch"), weights=settings.get("weights"))
-    samples = load_samples(settings["data"], channels=checkpoint.input_channels, limit=size * (repeats + 1))
+    loss = load_loss(settings.get("loss", "cross-entropy"))
+    samples = load_samples(
+        settings["data"], channels=checkpoint.input_channels, limit=size * (repeats + 1), loss=loss,
+        classes=class_list(settings["classes"]) if "classes" in settings else None,
+        num_classes=checkpoint.num_classes, scale=settings.get("scale"), split=settings.get("split"),
+    )  # fmt: skip
+    check_compatibility(checkpoint, samples, loss)
+    for note in samples.notes:
+        typer.echo(f"note: {note}")
     if not ("prior" in settings or "prior_std" in settings):
         settings["prior_std"] = float(samples.inputs.std())
     limits = Policy.from_mapping(

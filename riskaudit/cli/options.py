@@ -31,7 +31,8 @@ DataOption = Annotated[
     str,
     typer.Option(
         "--data",
-        help="Samples: .npz, .pt, .safetensors, .csv, .parquet, a folder of images per class, or file.py:function.",
+        help="Samples: .npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, or "
+        "file.py:function.",
         rich_help_panel=INPUTS,
     ),
 ]
@@ -65,6 +66,24 @@ StdOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", help="Audit at most this many samples.", rich_help_panel=INPUTS)
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        help="The model's classes in the order of its outputs, where the data name them: a,b,c or a file, one a line.",
+        rich_help_panel=INPUTS,
+    ),
+]
+ScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--scale", help="Divide stored values by this (default: 255 for 8 bits, else 1).", rich_help_panel=INPUTS
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Which split of data that hold several: train, test...", rich_help_panel=INPUTS),
 ]
 ReleaseOption = Annotated[
     str,
@@ -221,7 +240,7 @@ PlainIdsOption = Annotated[
     bool,
     typer.Option(
         "--plain-ids",
-        help="Keep sample ids that come from file names; by default they are hashed.",
+        help="Keep names of files and class folders as ids and class names; by default they are hashed.",
         rich_help_panel=OUTPUT,
     ),
 ]

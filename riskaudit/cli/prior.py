@@ -9,6 +9,7 @@ import typer
 
 from riskaudit.cli import options as opt
 from riskaudit.cli.sources import input_paths
+from riskaudit.errors import PriorError
 from riskaudit.files import check_output_file
 
 # What the header of every prior file holds (see riskaudit.priors.storage, which loads torch).
@@ -31,7 +32,10 @@ def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Samples, in any format that scan takes.")],
     out: Annotated[Path, typer.Option("--out", help="File for the prior, prior.safetensors say.")],
     kind: Annotated[
-        str, typer.Option("--kind", help="data: one Gaussian for all images; class: one per class as well.")
+        str,
+        typer.Option(
+            "--kind", help="data: one Gaussian for all images, which need no labels; class: one per class as well."
+        ),
     ] = "data",
     components: Annotated[
         int | None,
@@ -41,6 +45,10 @@ def fit(
     channels: Annotated[
         int | None, typer.Option("--channels", help="Channels of the images, where the data can't tell.")
     ] = None,
+    classes: opt.ClassesOption = None,
+    scale: opt.ScaleOption = None,
+    split: opt.SplitOption = None,
+    plain_ids: opt.PlainIdsOption = False,
     quiet: opt.QuietOption = False,
     debug: opt.DebugOption = False,
 ) -> int:
@@ -50,10 +58,18 @@ def fit(
     """
     check_output_file(out, input_paths([data]), _is_prior)
 
-    from riskaudit.inputs import load_samples
+    from riskaudit.inputs import class_list, load_samples
     from riskaudit.priors import fit_prior, save_prior
 
-    samples = load_samples(data, channels=channels, limit=limit)
+    samples = load_samples(
+        data, channels=channels, limit=limit, plain_ids=plain_ids, scale=scale, split=split, labelled=kind == "class",
+        classes=None if classes is None else class_list(classes),
+    )  # fmt: skip
+    if kind == "class" and samples.numbering == "position":
+        raise PriorError(
+            f"the classes of {samples.name} have names, and the numbers that a model gives them are unknown; name all "
+            "classes of the model in the order of its outputs with --classes"
+        )
     fitted = fit_prior(samples, kind, components)
     save_prior(fitted, out)
     if not quiet:
@@ -62,6 +78,8 @@ def fit(
             f"wrote {out}: {info.kind} prior from {info.num_images} samples of {samples.name}, "
             f"standard deviation {info.std:.3g} per coordinate"
         )
+        for note in samples.notes:
+            typer.echo(f"note: {note}")
     return 0
 
 

@@ -13,7 +13,7 @@ NOT_RECORDED = {
     "checkpoint", "data", "out", "quiet", "debug", "config", "baseline", "format", "policy", "resume", "earlier"
 }  # fmt: skip
 # Options that may name files, of which the folder is left out.
-FILES = {"arch", "loss", "prior", "calibration", "group_by", "add_to"}
+FILES = {"arch", "classes", "loss", "prior", "calibration", "group_by", "add_to"}
 
 
 def recorded_command(ctx: typer.Context, checkpoint: str, data: str) -> str:
@@ -31,6 +31,9 @@ def recorded_command(ctx: typer.Context, checkpoint: str, data: str) -> str:
         if value is True:
             words.append(option)
             continue
+        if name == "classes" and not ctx.params.get("plain_ids") and not Path(value).is_file():
+            # The names may be people's, as those of the class folders.
+            value = "NAMES"
         for each in value if isinstance(value, list | tuple) else [value]:
             words += [option, _file_name(str(each)) if name in FILES else str(each)]
     return shlex.join(words)

@@ -7,7 +7,7 @@ the audit works with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import SamplesError
+from riskaudit.inputs.labels import Numbered, Numbering, number_labels, renumber
+from riskaudit.inputs.layouts import sample_keys
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.text import clean, listing, shape_text
+from riskaudit.inputs.reading import Reading
+from riskaudit.inputs.text import clean, shape_text
 
-INPUT_KEYS = ("images", "x", "inputs")
-TARGET_KEYS = ("labels", "y", "targets")
 IMAGE_CHANNELS = (1, 3)
+# The largest values of 8 and of 16 bits.
+BYTE, _SHORT = 255.0, 65535.0
+_FEWEST_PIXELS = 16
 # float64 copies of what a file holds: beyond this, --limit is the answer.
 MAX_INPUT_BYTES = 32 * 2**30
 
@@ -29,26 +33,27 @@ MAX_INPUT_BYTES = 32 * 2**30
 class RawSamples:
     """Inputs [N, ...] and targets [N, ...] as a file holds them.
 
-    ``ids`` are identifiers of the samples in their source, None where they are just numbered.
+    ``ids`` are identifiers of the samples in their source, None where they are just numbered. ``numbering`` says
+    where class numbers come from (see `labels`), ``class_names`` how the classes are called; names that may be
+    people's are hidden (``private_classes``). ``notes`` are sentences for the reader of the audit.
     """
 
     inputs: Tensor
     targets: Tensor
     ids: Sequence[str] | None = None
     class_names: Sequence[str] | None = None
+    numbering: Numbering = "numbers"
+    private_classes: bool = False
+    notes: tuple[str, ...] = ()
+
+    def numbered(self, found: Numbered) -> RawSamples:
+        """The same samples with targets and classes as they were numbered."""
+        return replace(self, targets=found.targets, class_names=found.class_names, numbering=found.numbering)
 
 
-def find_key(keys: Mapping[str, Any], wanted: Sequence[str], what: str, name: str) -> str:
-    """The first of ``wanted`` among ``keys``.
-
-    Raises:
-        SamplesError: none is there; the message lists what was found.
-    """
-    key = next((key for key in wanted if key in keys), None)
-    if key is None:
-        found = f"the keys {listing(keys, 6)}" if keys else "nothing"
-        raise SamplesError(f"expected {what} under {', '.join(wanted)} in {name}, found {found}; rename them")
-    return key
+def unlabelled(num_samples: int) -> Tensor:
+    """Targets [N] that are no classes, where none are needed."""
+    return torch.zeros(num_samples, dtype=torch.float64)
 
 
 def as_tensor(value: Any, what: str, name: str) -> Tensor:
@@ -74,20 +79,50 @@ def as_tensor(value: Any, what: str, name: str) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
-def raw_from_mapping(content: Mapping[str, Any], name: str) -> RawSamples:
+def raw_from_mapping(content: Mapping[str, Any], name: str, reading: Reading) -> RawSamples:
     """Inputs, targets and optionally ``ids`` and ``class_names`` from named arrays.
 
     Raises:
         SamplesError: a key is missing or holds something else.
     """
-    inputs_key = find_key(content, INPUT_KEYS, "inputs", name)
-    targets_key = find_key(content, TARGET_KEYS, "targets", name)
-    return RawSamples(
-        as_tensor(content[inputs_key], "inputs", name),
-        as_tensor(content[targets_key], "targets", name),
-        _texts(content.get("ids"), "ids", name),
-        _texts(content.get("class_names"), "class_names", name),
-    )
+    inputs_key, targets_key = sample_keys(content, reading, name)
+    inputs = as_tensor(content[inputs_key], "inputs", name)
+    ids, class_names = _texts(content.get("ids"), "ids", name), _texts(content.get("class_names"), "class_names", name)
+    if targets_key is None:
+        return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0), ids)
+    raw = RawSamples(inputs, unlabelled(0), ids)
+    found = numbered_array(content[targets_key], reading, name, len(inputs) if inputs.ndim else 0)
+    return raw.numbered(found if found.class_names else replace(found, class_names=_names(class_names)))
+
+
+def _names(class_names: list[str] | None) -> tuple[str, ...] | None:
+    return None if class_names is None else tuple(class_names)
+
+
+def numbered_array(value: Any, reading: Reading, name: str, num_inputs: int) -> Numbered:
+    """Targets of an array or list; words are numbered as `number_labels` does.
+
+    Words come whole, where of ``num_inputs`` a limit may have left the first.
+
+    Raises:
+        SamplesError: neither numbers nor words.
+    """
+    words = _words(value)
+    if words is not None:
+        texts = [word.strip() for word in words]
+        found = number_labels(texts[: reading.limit], lambda: texts, reading, name)
+        return found if len(found.targets) == num_inputs else found.of(len(texts))
+    targets = as_tensor(value, "targets", name)
+    return Numbered(targets) if reading.classes is None else renumber(targets, reading.classes, name)
+
+
+def _words(value: Any) -> list[str] | None:
+    """The entries of a row of texts, None for anything else."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "US" and value.size == len(np.atleast_1d(value)):
+        value = value.reshape(-1).tolist()
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str | bytes) for each in value):
+        return [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in value]
+    return None
 
 
 def _texts(value: Any, what: str, name: str) -> list[str] | None:
@@ -115,15 +150,16 @@ def check_lengths(raw: RawSamples, name: str) -> None:
             raise SamplesError(f"{name} holds {num_samples} inputs but {len(values)} {what}; expected one per input")
 
 
-def to_inputs(inputs: Tensor, channels: int | None, name: str) -> Tensor:
+def to_inputs(inputs: Tensor, channels: int | None, name: str, scale: float | None = None) -> Tensor:
     """Inputs [N, *S] as float64 in data units; images as [N, C, H, W].
 
-    uint8 values are divided by 255; everything else keeps its numbers.
+    Values are divided by ``scale``; without one uint8 values are divided by 255 and everything else keeps its numbers.
 
     Args:
         inputs: [N, F], [N, H, W], [N, C, L], [N, C, H, W] or [N, H, W, C].
         channels: C that the model takes, None if unknown; tells the last two apart.
         name: for messages.
+        scale: what values are divided by.
 
     Raises:
         SamplesError: no layout has that many channels, too large, or NaN or infinite values.
@@ -133,8 +169,8 @@ def to_inputs(inputs: Tensor, channels: int | None, name: str) -> Tensor:
             f"{name} holds {inputs.numel()} input values, too many to audit at once; take fewer samples with --limit"
         )
     values = inputs.to(torch.float64)
-    if inputs.dtype == torch.uint8:
-        values = values / 255.0
+    if scale is not None or inputs.dtype == torch.uint8:
+        values = values / (BYTE if scale is None else scale)
     values = _channels_second(values, channels, name)
     finite = torch.isfinite(values).flatten(1).all(dim=1)
     if not bool(finite.all()):
@@ -165,6 +201,33 @@ def _channels_second(values: Tensor, channels: int | None, name: str) -> Tensor:
             "(N, C, H, W) or (N, H, W, C); use the data that the model was trained on"
         )
     return values
+
+
+def range_notes(stored: Tensor, inputs: Tensor, scale: float | None) -> tuple[str, ...]:
+    """What to say of values in a range that a model is seldom trained on.
+
+    Args:
+        stored: [N, ...] as the source holds them.
+        inputs: [N, *S] as they are audited.
+        scale: that the user chose, who then needs no note.
+    """
+    if scale is not None or not inputs.numel():
+        return ()
+    low, high = float(inputs.min()), float(inputs.max())
+    dtype = str(stored.dtype).removeprefix("torch.")
+    if stored.dtype == torch.uint8:
+        if 0 < high * BYTE <= 1:
+            return (f"values from 0 to 1 as {dtype} were divided by 255, as of 8-bit images; --scale 1 keeps them",)
+        return ()
+    # Columns of a table may be anything; many columns of whole numbers from 0 on are pixels.
+    pixels = inputs.ndim > 2 or (inputs.shape[1] >= _FEWEST_PIXELS and bool((inputs == inputs.round()).all()))
+    if not pixels or low < 0 or high <= 2 or high > _SHORT:
+        return ()
+    scale = BYTE if high <= BYTE else _SHORT
+    return (
+        f"values from {low:g} to {high:g} as {dtype} are audited as they are; if the model was trained on values from "
+        f"0 to 1, --scale {scale:g} divides them",
+    )
 
 
 def are_images(inputs: Tensor) -> bool:

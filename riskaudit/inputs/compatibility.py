@@ -14,6 +14,9 @@ from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.samples import Samples
 from riskaudit.inputs.text import clean, shape_text
 
+# Common marks of samples without a class; PyTorch's ignore_index is the second.
+_MARKS = (-1, -100)
+
 
 def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> None:
     """Run the first sample through model and loss, and check every label.
@@ -24,6 +27,7 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
     shape = tuple(samples.inputs.shape[1:])
     _check_shape(checkpoint, samples, shape)
     outputs = _forward(checkpoint, samples, shape)
+    check_numbering(samples, loss, outputs)
     _check_targets(samples, loss, outputs)
     try:
         with torch.no_grad():
@@ -78,6 +82,47 @@ def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int]) -> 
     return outputs
 
 
+def check_numbering(samples: Samples, loss: Loss, outputs: Tensor) -> None:
+    """Refuse class numbers that were made up from names unless every output has a name.
+
+    A client often holds some of the classes only, and their places among themselves aren't their numbers.
+
+    Args:
+        samples: with ``numbering`` other than "numbers" if their class numbers come from names.
+        loss: regression takes numbers as they are.
+        outputs: of the model for one sample, [1, ...].
+
+    Raises:
+        SamplesError: names and outputs differ in number.
+    """
+    if samples.numbering == "numbers" or samples.class_names is None or loss.kind == "regression" or outputs.ndim < 2:
+        return
+    # One output tells two classes apart.
+    expected, found = max(outputs.shape[1], 2), len(samples.class_names)
+    if expected == found:
+        return
+    if samples.numbering == "classes":
+        raise SamplesError(f"--classes names {found} classes, but the model has {expected}; name each output, in order")
+    raise SamplesError(
+        f"{samples.name} names {found} classes, but the model has {expected}, so their numbers are unknown; name all "
+        "classes of the model in the order of its outputs: --classes a,b,c or a file with one name a line"
+    )
+
+
+def _label_outside(targets: Tensor, first: int, classes: int) -> str:
+    """What is wrong with a label, without the label itself, which may be the cell of another column."""
+    label = int(targets[first])
+    span = f"but the model has {classes} classes (0 to {classes - 1})"
+    if label in _MARKS:
+        return f"label {label}, which marks no class, {span}"
+    if int(targets.min()) == 1 and int(targets.max()) == classes:
+        names = ",".join(map(str, range(1, classes + 1))) if classes <= 10 else f"1,2,...,{classes}"
+        return f"label {classes}, {span}: if its first class is called 1, give --classes {names}"
+    if label == classes:
+        return f"label {classes}, {span}"
+    return f"a label {'below 0' if label < 0 else f'above {classes - 1}'}, {span}"
+
+
 def _check_targets(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     targets = samples.targets
     if loss.kind == "classification":
@@ -97,8 +142,8 @@ def _check_targets(samples: Samples, loss: Loss, outputs: Tensor) -> None:
         if len(wrong):
             first = int(wrong[0])
             raise SamplesError(
-                f"sample {first} in {samples.name} has label {int(targets[first])}, but the model has {classes} "
-                f"classes (0 to {classes - 1}); use its own data or mend the labels"
+                f"sample {first} in {samples.name} has {_label_outside(targets, first, classes)}; use its own data or "
+                "mend the labels"
             )
     if loss.kind == "binary":
         outside = ((targets < 0) | (targets > 1)).flatten(1 if targets.ndim > 1 else 0)

@@ -31,14 +31,14 @@ def read_groups(path: str | Path) -> dict[str, str]:
         raise SamplesError(f"can't read {name} ({clean(cause)}); save it as CSV with the columns id,group") from cause
     rows = [[clean(field, 200) for field in line] for line in lines if any(field.strip() for field in line)]
     if not rows or [field.lower() for field in rows[0]] != _COLUMNS:
-        found = f"{','.join(rows[0])!r}" if rows else "nothing"
-        raise SamplesError(f"expected the first line of {name} to be id,group, found {clean(found)}")
+        found = "other words" if rows else "nothing"
+        raise SamplesError(f"expected the first line of {name} to be id,group, found {found}")
     groups: dict[str, str] = {}
     for number, row in enumerate(rows[1:], 2):
         if len(row) != 2 or not row[0] or not row[1]:
-            raise SamplesError(f"expected an id and a group in row {number} of {name}, found {clean(','.join(row))!r}")
+            raise SamplesError(f"expected an id and a group in row {number} of {name}, found something else")
         if groups.setdefault(row[0], row[1]) != row[1]:
-            raise SamplesError(f"{name} gives the id {row[0]!r} two groups; keep one row per id")
+            raise SamplesError(f"{name} gives the id in row {number} two groups; keep one row per id")
     if not groups:
         raise SamplesError(f"expected at least one id in {name}, found none")
     return groups

@@ -1,4 +1,10 @@
-"""Image folders: one folder per class, its images inside, labels in the sorted order of folder names."""
+"""Image folders: one folder per class with its images inside, or, where no labels are needed, images alone.
+
+Folders whose names are numbers are the classes of these numbers; others are numbered by name (see `labels`). Files
+are read by Pillow's own decoders of common formats alone, chosen by content: none that starts another program (as
+those of PostScript and PDF would) or that reads vector graphics. Names of files and of class folders may be people's:
+messages count instead, unless names were asked for.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import RawSamples
+from riskaudit.inputs.arrays import BYTE, MAX_INPUT_BYTES, RawSamples, unlabelled
 from riskaudit.inputs.identifiers import content_key, file_chunks
+from riskaudit.inputs.labels import NUMBER, Numbered, number_labels
+from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB"}
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -26,11 +35,12 @@ _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 @dataclass(frozen=True)
 class FolderListing:
-    """The classes of an image folder and, per class, its image files in sorted order."""
+    """The classes of an image folder and, per class, its image files in sorted order; no classes if unlabelled."""
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[tuple[Path, ...], ...]
+    plain_ids: bool = False
 
     def relative_names(self) -> list[str]:
         """All files relative to the root, sorted."""
@@ -44,8 +54,16 @@ class FolderListing:
             yield len(encoded).to_bytes(8, "little") + encoded + size.to_bytes(8, "little")
             yield from file_chunks(self.root / name)
 
+    def told(self, file: Path) -> str:
+        """A file as a message may name it: by its place, unless names may be shown."""
+        if self.plain_ids:
+            return clean(file.name, 50)
+        group = next((number for number, files in enumerate(self.files) if file in files), 0)
+        place = f"image {self.files[group].index(file)}"
+        return f"{place} of class folder {group} (counted from 0 by name)" if self.classes else f"{place} by name"
 
-def list_folder(root: Path) -> FolderListing:
+
+def list_folder(root: Path, reading: Reading) -> FolderListing:
     """Find classes and images, without opening any image.
 
     Raises:
@@ -53,22 +71,41 @@ def list_folder(root: Path) -> FolderListing:
     """
     name = clean(root.name) or "the folder"
     try:
+        if reading.split is not None:
+            root = root / reading.split
+            if Path(reading.split).name != reading.split or not root.is_dir():
+                raise SamplesError(f"expected a folder {clean(reading.split, 30)} in {name}; choose another --split")
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if not folders:
-            raise SamplesError(f"expected a folder per class in {name}, found none; put each class's images in its own")
         real_root = root.resolve()
-        files = tuple(tuple(_images(folder, real_root, name)) for folder in folders)
+        groups = [tuple(_images(folder, real_root, name, reading)) for folder in folders]
+        flat = () if any(groups) else tuple(_images(root, real_root, name, reading))
+        nested = any(entry.is_dir() for folder in folders for entry in folder.iterdir())
     except OSError as cause:
         raise SamplesError(f"can't read the folder {name} ({clean(cause.strerror or cause)}); check it") from cause
-    if not any(files):
-        raise SamplesError(f"found no images in the class folders of {name}; accepted are {', '.join(SUFFIXES)}")
-    return FolderListing(root, tuple(clean(folder.name) for folder in folders), files)
+    if flat and not reading.labelled:
+        return FolderListing(root, (), (flat,), reading.plain_ids)
+    if not folders:
+        raise SamplesError(f"expected a folder per class in {name}, found none; put each class's images in its own")
+    if not any(groups):
+        way_out = (
+            "hand in the folder that directly holds the class folders, or choose it with --split"
+            if nested
+            else (f"accepted are {', '.join(SUFFIXES)}")
+        )
+        raise SamplesError(f"found no images in the class folders of {name}; {way_out}")
+    # A folder without images is a class only where the model's number of classes says so.
+    if sum(map(bool, groups)) == reading.num_classes:
+        folders = [folder for folder, files in zip(folders, groups, strict=True) if files]
+        groups = [files for files in groups if files]
+    return FolderListing(root, tuple(folder.name for folder in folders), tuple(groups), reading.plain_ids)
 
 
-def _images(folder: Path, real_root: Path, name: str) -> Iterable[Path]:
-    for entry in [folder, *sorted(folder.iterdir())]:
+def _images(folder: Path, real_root: Path, name: str, reading: Reading) -> Iterable[Path]:
+    for number, entry in enumerate([folder, *sorted(folder.iterdir())]):
         if not entry.resolve().is_relative_to(real_root):
-            raise SamplesError(f"{clean(entry.name)} in {name} is a link that leads out of the folder; copy it inside")
+            place = f"entry {number} of a class folder" if number else "a class folder"
+            told = clean(entry.name) if reading.plain_ids else place
+            raise SamplesError(f"{told} in {name} is a link that leads out of the folder; copy it inside")
         if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file():
             yield entry
 
@@ -100,74 +137,140 @@ def spread(files: Sequence[Sequence[Path]], limit: int | None) -> list[tuple[int
     return [(label, files[label][position]) for position, label in sorted(chosen, key=lambda pair: (pair[1], pair[0]))]
 
 
-def read_folder(folder: FolderListing, channels: int | None, limit: int | None) -> RawSamples:
+def read_folder(folder: FolderListing, reading: Reading) -> RawSamples:
     """Read images as [N, C, H, W] in [0, 1] (uint8, or float64 where an image has 16 bits).
 
     Args:
         folder: what `list_folder` found.
-        channels: 1 or 3 to convert to grey or colour; None for grey where every image is grey.
-        limit: number of images, spread over the classes.
+        reading: channels 1 or 3 to convert to grey or colour, None for grey where every image is grey; a limit is
+            spread over the classes.
 
     Raises:
         SamplesError: a damaged image, images of different size, or other channels.
     """
+    channels = reading.channels
     if channels not in (None, *_MODES):
         raise SamplesError(f"the model takes {channels} channels, but images have 1 or 3; hand in arrays as .npz")
-    chosen = spread(folder.files, limit)
+    chosen = spread(folder.files, reading.limit)
     if channels is None:
-        grey = all(_mode(file) in ("1", "L", *_SIXTEEN_BIT) for _, file in chosen)
+        grey = all(_mode(folder, file) in ("1", "L", *_SIXTEEN_BIT) for _, file in chosen)
         channels = 1 if grey else 3
     images: list[Tensor] = []
+    num_animated = 0
     for _, file in chosen:
-        image = torch.from_numpy(_pixels(file, _MODES[channels]))
-        if images and image.shape != images[0].shape:
-            sizes = [f"{tensor.shape[1]}x{tensor.shape[0]}" for tensor in (images[0], image)]
-            raise SamplesError(
-                f"{clean(folder.root.name)} holds images of {sizes[0]} and {sizes[1]} ({clean(file.name, 50)}), "
-                "expected one size; resize them"
-            )
-        images.append(image)
-    if len({image.dtype for image in images}) > 1:
-        images = [image.double() / 255.0 if image.dtype == torch.uint8 else image for image in images]
+        pixels, animated = _pixels(folder, file, _MODES[channels])
+        num_animated += animated
+        images.append(torch.from_numpy(pixels))
+        _check_size(images, len(chosen), folder, file)
+    if len({image.dtype for image in images}) > 1 or (reading.scale and images[0].dtype != torch.uint8):
+        if reading.scale is not None:
+            raise SamplesError("images of 16 bits are read as 0 to 1; leave out --scale")
+        images = [image.double() / BYTE if image.dtype == torch.uint8 else image for image in images]
     stacked = torch.stack(images)
-    return RawSamples(
+    raw = RawSamples(
         stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2),
-        torch.tensor([label for label, _ in chosen]),
+        unlabelled(len(images)),
         [os.fsencode(file.relative_to(folder.root).as_posix()).decode("utf-8", "replace") for _, file in chosen],
-        folder.classes,
+        private_classes=True,
+        notes=(*_animated_note(num_animated, len(images)), *_order_note(folder.classes, reading)),
+    )
+    return raw.numbered(_classes(folder, [label for label, _ in chosen], reading)) if folder.classes else raw
+
+
+def _check_size(images: list[Tensor], count: int, folder: FolderListing, file: Path) -> None:
+    """Refuse an image of another size than the first, or too many of this size for memory."""
+    first, image = images[0], images[-1]
+    root = clean(folder.root.name)
+    if first.numel() * count * 8 > MAX_INPUT_BYTES:
+        raise SamplesError(f"{root} holds {count} images, too many of this size to audit at once; use --limit")
+    if image.shape != first.shape:
+        sizes = [f"{tensor.shape[1]}x{tensor.shape[0]}" for tensor in (first, image)]
+        raise SamplesError(
+            f"{root} holds images of {sizes[0]} and {sizes[1]} ({folder.told(file)}), expected one size; resize them"
+        )
+
+
+def _animated_note(num_animated: int, num_images: int) -> tuple[str, ...]:
+    if not num_animated:
+        return ()
+    return (f"{num_animated} of {num_images} image files hold several frames or pages, of which the first is audited",)
+
+
+def _order_note(names: Sequence[str], reading: Reading) -> tuple[str, ...]:
+    """Folders 0 to 10 and more: the order of their names as text isn't that of their numbers."""
+    numbers = [int(name) for name in names if NUMBER.fullmatch(name)]
+    if reading.classes is not None or sorted(numbers) != list(range(len(names))) or numbers == sorted(numbers):
+        return ()
+    return (
+        "class folders were taken as class numbers; torchvision's ImageFolder numbers them by name, 10 before 2: if "
+        "the model was trained so, give --classes in that order",
     )
 
 
-def _open(file: Path) -> Image.Image:
+def _classes(folder: FolderListing, labels: Sequence[int], reading: Reading) -> Numbered:
+    """Class numbers of the chosen images: folders whose names are numbers have these."""
+    name, names = clean(folder.root.name), folder.classes
+    if reading.classes is None and all(NUMBER.fullmatch(each) for each in names):
+        numbers = [int(each) for each in names]
+        if len(set(numbers)) < len(numbers):
+            raise SamplesError(f"two class folders in {name} have one number (01 and 1, say); rename one")
+        return Numbered(torch.tensor([numbers[label] for label in labels], dtype=torch.int64))
+    if reading.classes is None:
+        return Numbered(torch.tensor(list(labels), dtype=torch.int64), names, "position")
+    return number_labels([names[label] for label in labels], lambda: names, reading, name, "the folder of image")
+
+
+def _open(folder: FolderListing, file: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow only warns of images from 90 million pixels on: here they are refused.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(file)
+            return Image.open(file, formats=FORMATS)
     except Exception as cause:
         raise SamplesError(
-            f"{clean(file.name)} isn't an image that can be read ({clean(cause, 80)}); leave it out"
+            f"{folder.told(file)} isn't an image that can be read ({_reason(cause)}); leave it out, or "
+            f"convert it to PNG"
         ) from cause
 
 
-def _mode(file: Path) -> str:
-    with _open(file) as image:
+def _reason(cause: Exception) -> str:
+    """What went wrong, without the path that Pillow puts into it."""
+    bomb = isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning)
+    return "too many pixels" if bomb else type(cause).__name__
+
+
+def _mode(folder: FolderListing, file: Path) -> str:
+    with _open(folder, file) as image:
         return image.mode
 
 
-def _pixels(file: Path, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """Pixels [H, W] or [H, W, 3]: uint8, or float64 in [0, 1] for 16-bit grey."""
+def _pixels(
+    folder: FolderListing, file: Path, mode: str
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], bool]:
+    """Pixels [H, W] or [H, W, 3], uint8, or float64 in [0, 1] for 16-bit grey; and whether more frames follow."""
     try:
-        with warnings.catch_warnings(), _open(file) as image:
+        with warnings.catch_warnings(), _open(folder, file) as image:
             warnings.simplefilter("ignore")
-            if image.mode in _SIXTEEN_BIT:
-                grey = np.asarray(image).astype(np.float64) / 65535.0
-                return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)
-            # Palettes with transparency lose it in a step of their own, else Pillow warns.
-            whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-            return np.array(whole.convert(mode), dtype=np.uint8)
+            return _first_frame(image, mode), _has_more(image)
     except SamplesError:
         raise
     except Exception as cause:
         # Pillow's decoders raise whatever they stumble over.
-        raise SamplesError(f"{clean(file.name)} is a damaged image ({clean(cause, 80)}); leave it out") from cause
+        raise SamplesError(f"{folder.told(file)} is a damaged image ({_reason(cause)}); leave it out") from cause
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether frames follow the first; damage further on doesn't concern it."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return False
+
+
+def _first_frame(image: Image.Image, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    if image.mode in _SIXTEEN_BIT:
+        grey = np.asarray(image).astype(np.float64) / 65535.0
+        return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)
+    # Palettes with transparency lose it in a step of their own, else Pillow warns.
+    whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    return np.array(whole.convert(mode), dtype=np.uint8)

@@ -6,11 +6,12 @@ claim before memory is allocated. Identifiers are hidden unless asked for (see i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from riskaudit.errors import SamplesError, UserCodeError
@@ -21,30 +22,38 @@ from riskaudit.inputs.arrays import (
     are_images,
     as_tensor,
     check_lengths,
+    numbered_array,
+    range_notes,
     raw_from_mapping,
     to_inputs,
     to_targets,
+    unlabelled,
 )
+from riskaudit.inputs.foreign_formats import foreign_format
 from riskaudit.inputs.identifiers import content_key, file_chunks, hide_ids
 from riskaudit.inputs.identifiers import plain_ids as shown_ids
+from riskaudit.inputs.idx import is_idx, read_idx
 from riskaudit.inputs.image_folders import hashes_of, list_folder, read_folder
+from riskaudit.inputs.labels import NUMBER, Numbering
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.npz import read_npz
+from riskaudit.inputs.npz import read_npy, read_npz
+from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.tables import read_csv, read_parquet
 from riskaudit.inputs.text import clean
 from riskaudit.inputs.torch_files import check_file, read_safetensors, read_torch_file
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 
 SAMPLE_FORMATS = {
-    ".npz": "arrays images|x|inputs and labels|y|targets, optionally ids and class_names",
-    ".pt, .pth": "the same names as a dict of tensors, or a pair (inputs, targets)",
+    ".npz": "arrays images|x|inputs and labels|y|targets, optionally ids and class_names; --split of several",
+    ".pt, .pth": "the same names as a dict of tensors, a pair (inputs, targets), or a list of such pairs",
     ".safetensors": "the same names as tensors",
-    "folder": "a folder of images per class",
+    "folder": "a folder of images per class, named by class number or by class",
     ".csv": "numeric features, a label column (label, y, target or the last), optionally id",
     ".parquet": 'as .csv; needs pip install "riskaudit[parquet]"',
+    "idx-ubyte, .gz": "MNIST's own files: the images, with the labels beside them",
     "file.py:function": "a function without arguments that returns (inputs, targets) or a dict of them",
 }
-_ACCEPTED = ".npz, .pt, .safetensors, .csv, .parquet, a folder of images per class, and file.py:function"
+_ACCEPTED = ".npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, and file.py:function"
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,9 @@ class Samples:
         name: the source's name without its folder.
         sha256: of the file, or of all names and contents of a folder; None for functions and tensors.
         are_images: inputs are grey or colour images.
+        numbering: where class numbers come from: "numbers" as stored, "position" among the sorted words of the
+            source, "classes" as the user named them.
+        notes: what a reader of the audit should be told.
     """
 
     inputs: Tensor
@@ -68,6 +80,8 @@ class Samples:
     name: str = "samples"
     sha256: str | None = None
     are_images: bool = False
+    numbering: Numbering = "numbers"
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -99,7 +113,7 @@ class Samples:
         """
         shown = clean(name) or "samples"
         raw = RawSamples(as_tensor(inputs, "inputs", shown), as_tensor(targets, "targets", shown), ids, class_names)
-        return _assemble(raw, _Source(shown, None, b""), channels=None, limit=None, plain_ids=True, loss=None)
+        return _assemble(raw, _Source(shown, None, b""), Reading(plain_ids=True))
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,11 @@ def load_samples(
     limit: int | None = None,
     plain_ids: bool = False,
     loss: Loss | None = None,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    scale: float | None = None,
+    split: str | None = None,
+    labelled: bool = True,
 ) -> Samples:
     """Read samples from a file, a folder or the user's function.
 
@@ -125,93 +144,172 @@ def load_samples(
         path: one of `SAMPLE_FORMATS`.
         channels: input channels of the model; tells image layouts apart and converts image files.
         limit: take so many: the first ones, in image folders spread over the classes.
-        plain_ids: keep file names and id columns instead of hashing them.
+        plain_ids: keep file names, id columns and names of class folders instead of hashing them.
         loss: decides whether targets are class numbers or floats; None goes by their dtype.
+        classes: the model's classes by name, in the order of its outputs, where the source names some of them.
+        num_classes: how many classes the model has, where that is known.
+        scale: what stored values are divided by; None for 255 where they have 8 bits, else 1.
+        split: of a source that holds several, train or test say.
+        labelled: without, targets may be absent and are then zeros.
 
     Raises:
         SamplesError: the source can't be used.
         UserCodeError: the user's function fails or returns something else.
     """
-    if limit is not None and limit < 1:
-        raise SamplesError(f"expected --limit of at least 1, found {limit}")
-    raw, source = _read(path, channels, limit, loss)
-    return _assemble(raw, source, channels=channels, limit=limit, plain_ids=plain_ids, loss=loss)
+    reading = Reading(
+        channels,
+        limit,
+        plain_ids,
+        loss,
+        None if classes is None else tuple(classes),
+        num_classes,
+        scale,
+        split,
+        labelled,
+    )
+    raw, source = _read(path, reading)
+    return _assemble(raw, source, reading)
 
 
-def _read(path: str | Path, channels: int | None, limit: int | None, loss: Loss | None) -> tuple[RawSamples, _Source]:
+def _read(path: str | Path, reading: Reading) -> tuple[RawSamples, _Source]:
     spec, path = str(path), Path(path)
     name = clean(path.name)
     try:
         if is_user_spec(spec):
-            return _from_function(spec)
+            return _from_function(spec, reading)
         if path.is_dir():
-            folder = list_folder(path)
+            folder = list_folder(path, reading)
             sha256, key = hashes_of(folder)
-            return read_folder(folder, channels, limit), _Source(clean(path.resolve().name), sha256, key)
+            return read_folder(folder, reading), _Source(clean(path.resolve().name), sha256, key)
         check_file(path, SamplesError, _ACCEPTED)
-        raw = _from_file(path, limit, loss)
+        if path.suffix.lower() not in _READERS and is_idx(path):
+            idx, sha256 = read_idx(path, reading)
+            return idx, _Source(name, sha256, b"")
+        raw = _from_file(path, reading)
         key = content_key(file_chunks(path)) if raw.ids is not None else b""
         return raw, _Source(name, sha256_of_file(path), key)
     except (OSError, MemoryError, ValueError) as cause:
-        raise SamplesError(f"can't read {name} ({clean(cause)}); check the file and the free memory") from cause
+        reason = clean(cause) if isinstance(cause, OSError) else type(cause).__name__
+        raise SamplesError(f"can't read {name} ({reason}); check the file and the free memory") from cause
 
 
-def _from_file(path: Path, limit: int | None, loss: Loss | None) -> RawSamples:
-    name, suffix = clean(path.name), path.suffix.lower()
-    if suffix == ".npz":
-        if not is_zip(path):
-            raise SamplesError(f"{name} is no .npz archive; save it with numpy.savez")
-        return raw_from_mapping(read_npz(path, limit), name)
-    if suffix in (".pt", ".pth"):
-        return _from_pair_or_mapping(read_torch_file(path, SamplesError), name, SamplesError)
-    if suffix == ".safetensors":
-        return raw_from_mapping(read_safetensors(path, SamplesError), name)
-    if suffix == ".csv":
-        return read_csv(path, limit, loss)
-    if suffix == ".parquet":
-        return read_parquet(path, limit, loss)
-    raise SamplesError(f"{name} is none of the accepted formats: {_ACCEPTED}")
+def _from_file(path: Path, reading: Reading) -> RawSamples:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise SamplesError(foreign_format(path) or f"{clean(path.name)} is none of the accepted formats: {_ACCEPTED}")
+    return reader(path, reading)
 
 
-def _from_function(spec: str) -> tuple[RawSamples, _Source]:
+def _from_npz(path: Path, reading: Reading) -> RawSamples:
+    name = clean(path.name)
+    if not is_zip(path):
+        raise SamplesError(f"{name} is no .npz archive; save it with numpy.savez")
+    return raw_from_mapping(read_npz(path, reading), name, reading)
+
+
+def _from_npy(path: Path, reading: Reading) -> RawSamples:
+    if reading.labelled:
+        raise SamplesError(str(foreign_format(path)))
+    name = clean(path.name)
+    inputs = as_tensor(read_npy(path, reading.limit), "inputs", name)
+    return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0))
+
+
+def _from_torch(path: Path, reading: Reading) -> RawSamples:
+    content = read_torch_file(path, SamplesError)
+    return _from_pair_or_mapping(content, clean(path.name), SamplesError, reading)
+
+
+def _from_safetensors(path: Path, reading: Reading) -> RawSamples:
+    return raw_from_mapping(read_safetensors(path, SamplesError), clean(path.name), reading)
+
+
+_READERS: dict[str, Callable[[Path, Reading], RawSamples]] = {
+    ".npz": _from_npz,
+    ".npy": _from_npy,
+    ".pt": _from_torch,
+    ".pth": _from_torch,
+    ".safetensors": _from_safetensors,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def _from_function(spec: str, reading: Reading) -> tuple[RawSamples, _Source]:
     content = call_user_function(load_user_function(spec), spec)
     name = clean(spec.replace("\\", "/").rpartition("/")[2])
     if isinstance(content, Samples):
-        numbered = content.ids == tuple(str(index) for index in range(len(content)))
-        ids = None if numbered else content.ids
-        raw = RawSamples(content.inputs, content.targets, ids, content.class_names)
+        counted = content.ids == tuple(str(index) for index in range(len(content)))
+        raw = RawSamples(
+            content.inputs, content.targets, None if counted else content.ids, content.class_names, content.numbering,
+            notes=content.notes,
+        )  # fmt: skip
     else:
-        raw = _from_pair_or_mapping(content, name, UserCodeError)
+        raw = _from_pair_or_mapping(content, name, UserCodeError, reading)
     # Ids that code makes may be anything, so they are hidden like those of a file; the inputs are the secret.
     key = content_key([raw.inputs.contiguous().numpy().tobytes()]) if raw.ids is not None else b""
     return raw, _Source(name, None, key)
 
 
-def _from_pair_or_mapping(content: Any, name: str, error: type[SamplesError] | type[UserCodeError]) -> RawSamples:
+def _from_pair_or_mapping(
+    content: Any, name: str, error: type[SamplesError] | type[UserCodeError], reading: Reading
+) -> RawSamples:
     if isinstance(content, Mapping):
-        return raw_from_mapping({str(key): value for key, value in content.items()}, name)
+        return raw_from_mapping({str(key): value for key, value in content.items()}, name, reading)
+    if isinstance(content, tuple | list) and content and all(_is_pair(each) for each in content):
+        pairs = content[: reading.limit]
+        content = [[each[0] for each in pairs], [each[1] for each in pairs]]
+        content[0] = torch.stack([as_tensor(each, "inputs", name) for each in content[0]])
+    elif isinstance(content, Tensor) and not reading.labelled:
+        content = [content, unlabelled(len(content) if content.ndim else 0)]
     if isinstance(content, tuple | list) and len(content) == 2:
-        return RawSamples(as_tensor(content[0], "inputs", name), as_tensor(content[1], "targets", name))
+        inputs = as_tensor(content[0], "inputs", name)
+        return RawSamples(inputs, unlabelled(0)).numbered(
+            numbered_array(content[1], reading, name, len(inputs) if inputs.ndim else 0)
+        )
     found = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
     raise error(f"expected (inputs, targets) or a dict of them from {name}, found {found}; return or save a pair")
 
 
-def _assemble(
-    raw: RawSamples, source: _Source, *, channels: int | None, limit: int | None, plain_ids: bool, loss: Loss | None
-) -> Samples:
+def _is_pair(value: Any) -> bool:
+    """Whether a value is one sample with its target, and not a whole array of either."""
+    if not isinstance(value, tuple | list) or len(value) != 2 or not isinstance(value[0], Tensor):
+        return False
+    return isinstance(value[1], int | float | str) or (isinstance(value[1], Tensor) and value[1].ndim == 0)
+
+
+def _assemble(raw: RawSamples, source: _Source, reading: Reading) -> Samples:
     check_lengths(raw, source.name)
-    inputs = to_inputs(raw.inputs[:limit], channels, source.name)
+    limit = reading.limit
+    stored = raw.inputs[:limit]
+    inputs = to_inputs(stored, reading.channels, source.name, reading.scale)
     if raw.ids is None:
         ids = tuple(str(index) for index in range(len(inputs)))
     else:
         names = raw.ids[:limit]
-        ids = shown_ids(names) if plain_ids else hide_ids(names, source.key)
+        ids = shown_ids(names) if reading.plain_ids else hide_ids(names, source.key)
     return Samples(
         inputs=inputs,
-        targets=to_targets(raw.targets[:limit], loss, source.name),
+        targets=to_targets(raw.targets[:limit], reading.loss, source.name),
         ids=ids,
-        class_names=None if raw.class_names is None else tuple(clean(name) for name in raw.class_names),
+        class_names=_class_names(raw, source, reading),
         name=source.name,
         sha256=source.sha256,
         are_images=are_images(inputs),
+        numbering=raw.numbering,
+        # Images in files are from 0 to 1 by their format.
+        notes=raw.notes if raw.private_classes else (*raw.notes, *range_notes(stored, inputs, reading.scale)),
     )
+
+
+def _class_names(raw: RawSamples, source: _Source, reading: Reading) -> tuple[str, ...] | None:
+    """Names of classes, those of folders hashed like file names: a folder may be named after a person."""
+    if raw.class_names is None:
+        return None
+    if raw.private_classes and not reading.plain_ids:
+        hidden = hide_ids(raw.class_names, source.key)
+        return tuple(
+            name if NUMBER.fullmatch(name) else f"class-{hashed}"
+            for name, hashed in zip(raw.class_names, hidden, strict=True)
+        )
+    return tuple(clean(name) for name in raw.class_names)

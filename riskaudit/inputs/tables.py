@@ -1,83 +1,59 @@
-"""Tables: ``.csv`` and ``.parquet`` with numeric features, one label column and maybe an ``id`` column."""
+"""Tables: ``.csv`` and ``.parquet`` with numeric features, one label column and maybe an ``id`` column.
+
+Both are read row by row or batch by batch, and no further than ``--limit`` needs. Messages name row and column and
+never show a cell; the first line of a CSV may be a sample too, so columns of a CSV are told by their number.
+"""
 
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples
-from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.text import clean, listing
+from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, unlabelled
+from riskaudit.inputs.labels import MAX_CLASSES, Numbered, is_number, number_labels, renumber
+from riskaudit.inputs.reading import Reading
+from riskaudit.inputs.text import clean
 
 LABEL_COLUMNS = ("label", "labels", "y", "target", "targets")
 ID_COLUMN = "id"
+_BATCH_ROWS = 65536
+# As pandas writes them.
+_BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
-def split_columns(columns: Sequence[str], name: str) -> tuple[list[int], int, int | None]:
+def split_columns(columns: Sequence[str], reading: Reading, name: str) -> tuple[list[int], int | None, int | None]:
     """Positions of the features, of the label (by name, else the last column) and of the id.
+
+    Where no labels are needed, only a column of a label's name is one.
 
     Raises:
         SamplesError: a column appears twice, or there is no feature.
     """
     lowered = [column.strip().lower() for column in columns]
     if len(set(lowered)) != len(lowered):
-        raise SamplesError(f"{name} has two columns of one name; expected {listing(columns)} to be distinct")
+        twice = next(number for number, column in enumerate(lowered, 1) if column in lowered[: number - 1])
+        raise SamplesError(
+            f"{name} has two columns of one name (the second is column {twice}); expected a first line of distinct "
+            "names, or numbers only"
+        )
     identifier = lowered.index(ID_COLUMN) if ID_COLUMN in lowered else None
     others = [position for position in range(len(columns)) if position != identifier]
-    label = next(
-        (lowered.index(wanted) for wanted in LABEL_COLUMNS if wanted in lowered), others[-1] if others else None
-    )
+    last = others[-1] if others and reading.labelled else None
+    label = next((lowered.index(wanted) for wanted in LABEL_COLUMNS if wanted in lowered), last)
     features = [position for position in others if position != label]
-    if label is None or not features:
-        raise SamplesError(f"{name} has the columns {listing(columns)}, expected features and a label")
+    if not features:
+        raise SamplesError(f"{name} has {len(columns)} columns, expected features and a label")
     return features, label, identifier
 
 
-def labels_to_targets(labels: Sequence[Any], loss: Loss | None, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Labels as int64 or float64 [N]; words become class numbers in sorted order, with the words as class names.
-
-    Raises:
-        SamplesError: a label is missing, or words where the loss wants numbers.
-    """
-    texts = [str(label).strip() if label is not None else "" for label in labels]
-    missing = next((position for position, text in enumerate(texts) if not text), None)
-    if missing is not None:
-        raise SamplesError(f"sample {missing} in {name} has no label; fill it in or leave out the row")
-    try:
-        # int64 is as far as class numbers go; anything longer is a name.
-        return torch.tensor([int(text) for text in texts], dtype=torch.int64), None
-    except (ValueError, OverflowError, RuntimeError):
-        pass
-    try:
-        return torch.tensor([float(text) for text in texts], dtype=torch.float64), None
-    except ValueError as cause:
-        if loss is not None and loss.kind != "classification":
-            word = next(text for text in texts if not _is_number(text))
-            raise SamplesError(
-                f"label {clean(word, 30)!r} in {name} isn't a number, which {loss.name} needs; convert the labels"
-            ) from cause
-    classes = sorted(set(texts))
-    numbers = {text: number for number, text in enumerate(classes)}
-    return torch.tensor([numbers[text] for text in texts]), tuple(clean(text) for text in classes)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def read_csv(path: Path, limit: int | None, loss: Loss | None) -> RawSamples:
+def read_csv(path: Path, reading: Reading) -> RawSamples:
     """Read a comma-separated table, with a header or, if its first row is all numbers, without.
 
     Raises:
@@ -86,42 +62,71 @@ def read_csv(path: Path, limit: int | None, loss: Loss | None) -> RawSamples:
     name = clean(path.name)
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [row for row in csv.reader(stream, strict=True) if row]
+            return _read_rows((row for row in csv.reader(stream, strict=True) if row), reading, name)
     except (OSError, UnicodeDecodeError, csv.Error, MemoryError) as cause:
-        raise SamplesError(f"{name} isn't a table that can be read ({clean(cause)}); save it as UTF-8 csv") from cause
-    headless = bool(rows) and all(_is_number(cell) for cell in rows[0])
-    columns = [str(position) for position in range(len(rows[0]))] if headless else (rows[0] if rows else [])
-    body = rows if headless else rows[1:]
-    if not body:
+        reason = cause if isinstance(cause, csv.Error) else type(cause).__name__
+        raise SamplesError(f"{name} isn't a table that can be read ({clean(reason)}); save it as UTF-8 csv") from cause
+
+
+def _read_rows(rows: Iterator[list[str]], reading: Reading, name: str) -> RawSamples:
+    first = next(rows, [])
+    headless = bool(first) and all(is_number(cell) for cell in first)
+    columns = [str(position) for position in range(len(first))] if headless else first
+    rest = chain([first], rows) if headless else rows
+    features, label, identifier = split_columns(columns, reading, name) if first else ([], None, None)
+    values: list[list[float]] = []
+    labels: list[str] = []
+    ids: list[str] = []
+    for index, row in enumerate(islice(rest, reading.limit)):
+        if len(row) != len(columns):
+            raise SamplesError(f"sample {index} in {name} has {len(row)} cells, expected {len(columns)}; mend that row")
+        values.append([_number(row[position], position, index, name) for position in features])
+        if label is not None:
+            labels.append(row[label].strip())
+        if identifier is not None:
+            ids.append(row[identifier])
+    if not values:
         raise SamplesError(f"{name} holds no rows; expected a header and at least one sample")
-    ragged = next((position for position, row in enumerate(body) if len(row) != len(columns)), None)
-    if ragged is not None:
-        raise SamplesError(
-            f"sample {ragged} in {name} has {len(body[ragged])} cells, expected {len(columns)}; mend that row"
-        )
-    features, label, identifier = split_columns(columns, name)
-    # Words are numbered over the whole table, so that a limit doesn't change the classes.
-    targets, class_names = labels_to_targets([row[label] for row in body], loss, name)
-    body = body[:limit]
-    values = [
-        [_number(row[position], columns[position], index, name) for position in features]
-        for index, row in enumerate(body)
-    ]
-    ids = None if identifier is None else [row[identifier] for row in body]
-    return RawSamples(torch.tensor(values, dtype=torch.float64), targets[: len(body)], ids, class_names)
+    raw = RawSamples(
+        torch.tensor(values, dtype=torch.float64), unlabelled(len(values)), None if identifier is None else ids
+    )
+    if label is None or (not reading.labelled and not all(labels)):
+        return raw
+    column = label
+    later = (row[column].strip() for row in rest if len(row) == len(columns))
+    return raw.numbered(number_labels(labels, lambda: _distinct(later, name), reading, name))
 
 
-def _number(cell: str, column: str, index: int, name: str) -> float:
+def _distinct(words: Iterable[str], name: str) -> set[str]:
+    """The different words of a column, while they may be classes.
+
+    Raises:
+        SamplesError: too many.
+    """
+    found: set[str] = set()
+    for word in words:
+        if word:
+            found.add(word)
+        if len(found) > MAX_CLASSES:
+            raise SamplesError(f"{name} holds more than {MAX_CLASSES} different labels; convert them to class numbers")
+    return found
+
+
+def _number(cell: str, position: int, index: int, name: str) -> float:
     try:
         return float(cell)
     except ValueError as cause:
+        known = _BOOLEANS.get(cell.strip().lower())
+        if known is not None:
+            return known
+        what = "text" if cell.strip() else "nothing"
         raise SamplesError(
-            f"sample {index} in {name} has {clean(cell, 30)!r} in column {clean(column, 30)}, expected a number; "
-            "encode or leave out that column"
+            f"sample {index} in {name} has {what} in column {position + 1}, expected a number; encode or leave out "
+            "that column"
         ) from cause
 
 
-def read_parquet(path: Path, limit: int | None, loss: Loss | None) -> RawSamples:
+def read_parquet(path: Path, reading: Reading) -> RawSamples:
     """Read a parquet table; pyarrow is needed for it.
 
     Raises:
@@ -133,22 +138,24 @@ def read_parquet(path: Path, limit: int | None, loss: Loss | None) -> RawSamples
     except ImportError as cause:
         raise SamplesError(f'{name} needs pyarrow; run pip install "riskaudit[parquet]"') from cause
     try:
-        with parquet.ParquetFile(path) as file:
-            return _read_parquet_columns(file, limit, loss, name)
+        with parquet.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            return _read_columns(file, reading, name)
     except SamplesError:
         raise
     except Exception as cause:
-        # Arrow raises its own errors, OSError and ValueError for damage of different kinds.
-        raise SamplesError(f"{name} isn't a parquet table that can be read ({clean(cause)}); save it again") from cause
+        # Arrow raises its own errors, OSError and ValueError for damage of different kinds, some of which show cells.
+        raise SamplesError(
+            f"{name} isn't a parquet table that can be read ({type(cause).__name__}); save it again"
+        ) from cause
 
 
-def _read_parquet_columns(file: Any, limit: int | None, loss: Loss | None, name: str) -> RawSamples:
+def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
     columns = list(file.schema_arrow.names)
     num_rows = file.metadata.num_rows
     if num_rows < 1:
         raise SamplesError(f"{name} holds no rows; expected at least one sample")
-    taken = num_rows if limit is None else min(limit, num_rows)
-    features, label, identifier = split_columns(columns, name)
+    taken = num_rows if reading.limit is None else min(reading.limit, num_rows)
+    features, label, identifier = split_columns(columns, reading, name)
     if taken * len(features) * 8 > MAX_INPUT_BYTES:
         raise SamplesError(f"{name} holds {taken} rows of {len(features)} features, too many; use --limit")
     for position in features:
@@ -158,33 +165,52 @@ def _read_parquet_columns(file: Any, limit: int | None, loss: Loss | None, name:
                 f"column {clean(columns[position], 30)} in {name} is of type {clean(kind, 30)}, expected numbers; "
                 "encode or leave out that column"
             )
-    labels = file.read(columns=[columns[label]]).column(0).to_pylist()
-    targets, class_names = labels_to_targets(labels, loss, name)
-    column_of = _first_rows(file, [columns[position] for position in features], taken)
-    values = np.stack([column_of(columns[position]) for position in features], axis=1)
+    values = np.concatenate([_floats(batch) for batch in _batches(file, [columns[each] for each in features], taken)])
     ids = None
     if identifier is not None:
-        ids = [str(value) for value in file.read(columns=[columns[identifier]]).column(0).to_pylist()[:taken]]
-    return RawSamples(torch.from_numpy(values), targets[:taken], ids, class_names)
+        batches = _batches(file, [columns[identifier]], taken)
+        ids = [str(value) for batch in batches for value in batch.column(0).to_pylist()]
+    raw = RawSamples(torch.from_numpy(values), unlabelled(len(values)), ids)
+    if label is None:
+        return raw
+    return raw.numbered(_labels(file, columns[label], taken, reading, name))
 
 
-def _first_rows(file: Any, columns: list[str], num_rows: int) -> Callable[[str], np.ndarray[Any, Any]]:
-    """The first rows of the columns, as float64 with NaN where a value is missing."""
-    batches: list[dict[str, np.ndarray[Any, Any]]] = []
+def _labels(file: Any, column: str, taken: int, reading: Reading, name: str) -> Numbered:
+    """The first labels; only where they are words the whole column is looked through, for its different words."""
+    import pyarrow
+    from pyarrow import compute
+
+    parts = [batch.column(0) for batch in _batches(file, [column], taken)]
+    if all(pyarrow.types.is_signed_integer(part.type) and not part.null_count for part in parts):
+        targets = torch.from_numpy(np.concatenate([part.to_numpy() for part in parts]).astype(np.int64))
+        return Numbered(targets) if reading.classes is None else renumber(targets, reading.classes, name)
+    texts = ["" if value is None else str(value).strip() for part in parts for value in part.to_pylist()]
+
+    def every() -> set[str]:
+        batches = file.iter_batches(columns=[column], batch_size=_BATCH_ROWS)
+        values = (value for batch in batches for value in compute.unique(batch.column(0)).to_pylist())
+        return _distinct((str(value).strip() for value in values if value is not None), name)
+
+    return number_labels(texts, every, reading, name)
+
+
+def _batches(file: Any, columns: list[str], num_rows: int) -> Iterator[Any]:
+    """The first rows of the columns, batch by batch."""
     remaining = num_rows
-    for batch in file.iter_batches(columns=columns, batch_size=min(num_rows, 65536)):
+    for batch in file.iter_batches(columns=columns, batch_size=min(num_rows, _BATCH_ROWS), use_threads=False):
         part = batch.slice(0, remaining)
-        batches.append(
-            {
-                column: np.array([_or_nan(value) for value in part.column(column).to_pylist()], dtype=np.float64)
-                for column in columns
-            }
-        )
+        # In the order asked for, which isn't the file's.
+        yield part.select(columns)
         remaining -= len(part)
         if remaining <= 0:
-            break
-    return lambda column: np.concatenate([batch[column] for batch in batches])
+            return
 
 
-def _or_nan(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _floats(batch: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A batch as float64 [rows, columns], with NaN where a value is missing."""
+    import pyarrow
+
+    # Large whole numbers lose their last digits, as in every float64.
+    columns = [column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False) for column in batch.columns]
+    return np.stack(columns, axis=1)

@@ -29,7 +29,8 @@ MAX_HEADER_BYTES = 100 * 2**20
 MAX_PICKLE_BYTES = 512 * 2**20
 _WAY_OUT = {
     "CheckpointError": "save `model.state_dict()` with torch.save or as safetensors and hand in that file",
-    "SamplesError": "save a dict of tensors with torch.save or as safetensors and hand in that file",
+    "SamplesError": "save a dict of tensors, torch.save({'inputs': x, 'targets': y}, 'data.pt'), where x, y are "
+    "dataset.tensors of a TensorDataset, and hand in that file",
 }
 
 

@@ -104,7 +104,9 @@ def test_image_folder(scan, tmp_path) -> None:
     images = save_images(tmp_path / "faces", {"a": ["1.png", "2.png"], "b": ["3.png"]})
     outcome = scan(checkpoint=save_mlp(tmp_path / "m.pt", (16, 16, 2)), data=images, **NO_LIMIT)
     check(outcome, 3, [1, 4, 4])
-    assert [row.name for row in outcome.result.classes] == ["a", "b"]
+    assert all(row.name.startswith("class-") for row in outcome.result.classes)
+    plain = scan("--plain-ids", checkpoint=tmp_path / "m.pt", data=images, **NO_LIMIT)
+    assert [row.name for row in plain.result.classes] == ["a", "b"]
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
