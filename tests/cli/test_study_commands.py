@@ -10,6 +10,7 @@ import torch
 from scan_cases import CHECKPOINT, DATA, Outcome
 from study_cases import network
 
+from riskaudit.files import MANIFEST
 from riskaudit.results import InitializationStudy, TrainingStudy
 
 Command = Callable[..., Outcome]
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def test_initialization(command: Command) -> None:
     done = command("study", "initialization", CHECKPOINT, *COMMON, "--format", "html", "--seeds", "1")
     assert done.code == 0, done.err
-    assert {path.name for path in done.folder.iterdir()} == {"audit.json", "audit.html"}
+    assert {path.name for path in done.folder.iterdir()} == {"audit.json", "audit.html", MANIFEST}
     study = InitializationStudy.model_validate(done.document["studies"]["initialization"])
     assert len(study.rows) == 9
     assert done.document["command"].startswith("riskaudit study initialization digits-lenet.safetensors --data")

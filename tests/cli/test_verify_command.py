@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from scan_cases import CHECKPOINT, DATA, Outcome
 
+from riskaudit.files import MANIFEST
 from riskaudit.results import Calibration, VerifyStudy
 
 VERIFY = ("verify", str(CHECKPOINT), "--data", str(DATA))
@@ -29,7 +30,7 @@ def test_verify_writes_everything_that_scan_writes_and_the_study(command: Comman
     done = command(*VERIFY, "--limit", "4", *QUICK, "--noise-std", "0.01", "--noise-std", "0", "--out", "out",
                    "--format", "json", "--format", "html", "--format", "csv")  # fmt: skip
     assert done.code == 0, done.err
-    assert {path.name for path in done.folder.iterdir()} == {"audit.json", "audit.html", "samples.csv"}
+    assert {path.name for path in done.folder.iterdir()} == {"audit.json", "audit.html", "samples.csv", MANIFEST}
     study = study_of(done)
     assert len(study.attacks) == 8
     assert {row.noise_std for row in study.attacks} == {0.01, 0.0}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +72,15 @@ def random_module(module: nn.Module, seed: int = 0) -> nn.Module:
         if name.endswith("running_var"):
             value.add_(1.0)
     return module.eval()
+
+
+def refusal_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, str]:
+    """What a function returns, or None with the sentence of its refusal."""
+    try:
+        return function(*arguments, **options), ""
+    except RiskauditError as error:
+        check_sentence(error)
+        return None, str(error)
 
 
 def check_sentence(error: RiskauditError) -> None:
