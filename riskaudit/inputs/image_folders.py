@@ -72,8 +72,8 @@ def list_folder(root: Path, reading: Reading) -> FolderListing:
     name = clean(root.name) or "the folder"
     try:
         if reading.split is not None:
-            root = root / reading.split
-            if Path(reading.split).name != reading.split or not root.is_dir():
+            whole, root = root.resolve(), root / reading.split
+            if whole not in root.resolve().parents or not root.is_dir():
                 raise SamplesError(f"expected a folder {clean(reading.split, 30)} in {name}; choose another --split")
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         real_root = root.resolve()
