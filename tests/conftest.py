@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 # Matrices here are small, and threads that wait for each other make a busy machine many times slower.
 # Set before torch is loaded, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Keys and counters of ledgers and logs, away from the user's own; processes that tests start share them.
+os.environ["RISKAUDIT_STATE"] = tempfile.mkdtemp(prefix="riskaudit-keys-")
+atexit.register(shutil.rmtree, os.environ["RISKAUDIT_STATE"], ignore_errors=True)
 
 import pytest
 

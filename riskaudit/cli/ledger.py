@@ -10,6 +10,7 @@ import typer
 from riskaudit.cli import options as opt
 from riskaudit.errors import GuardError
 from riskaudit.files import check_output_file, is_json_with, write_file
+from riskaudit.guard.keys import VARIABLE, KeyFolder
 from riskaudit.guard.log import AuditLog
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ ledger = typer.Typer(
 log = typer.Typer(help="The guard's log of decisions.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="File that a guard counts in.")]
+KeysOption = Annotated[
+    Path | None, typer.Option("--keys", envvar=VARIABLE, help="Folder of the key and the counters (default: the user's).")
+]
 LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="File that a guard writes its decisions to.")]
 
 
@@ -46,10 +50,40 @@ def show(
 
 
 @ledger.command("verify")
-def verify_ledger(file: LedgerArgument, debug: opt.DebugOption = False) -> int:
-    """Check that the file is whole. Exit codes: 0 whole, 1 flawed, 2 not a ledger."""
-    found = _existing(file)
-    return _report(file, found.problems(), f"{found.num_rounds} rounds")
+def verify_ledger(
+    file: LedgerArgument,
+    log_file: Annotated[
+        Path | None, typer.Option("--log", help="The guard's log, which must tell of the same rounds.")
+    ] = None,
+    keys: KeysOption = None,
+    debug: opt.DebugOption = False,
+) -> int:
+    """Check that the file is as the guard left it. Exit codes: 0 whole, 1 flawed, 2 not a ledger."""
+    found = _existing(file, keys)
+    problems = found.problems(None if log_file is None else AuditLog(log_file, keys=keys))
+    return _report(file, problems, f"{found.num_rounds} rounds")
+
+
+@ledger.command("reset")
+def reset(
+    file: LedgerArgument,
+    log_file: Annotated[Path | None, typer.Option("--log", help="The guard's log, which will say so.")] = None,
+    keys: KeysOption = None,
+    debug: opt.DebugOption = False,
+) -> int:
+    """Start over: what has left so far is no longer counted. Exit codes: 0 done, 2 not.
+
+    The file that is there keeps its content under another name.
+    """
+    from riskaudit.guard.ledger import reset_ledger
+
+    said = f"the ledger {file.name} was reset by hand: it starts at zero, whatever has left before"
+    if log_file is not None:
+        # Before the ledger, so that no reset goes without a trace.
+        AuditLog(log_file, keys=keys).append({"decision": "reset", "reasons": [said]})
+    aside = reset_ledger(file, KeyFolder(keys))
+    typer.echo(said if aside is None else f"{said}; the earlier one is {aside}")
+    return 0
 
 
 @ledger.command("export")
@@ -68,30 +102,44 @@ def export(
     return 0
 
 
-@log.callback()
-def _group() -> None:
-    """A callback keeps ``verify`` a command of its own even while it is the only one."""
-
-
 @log.command("verify")
 def verify_log(
     file: LogArgument,
     head: Annotated[
         str | None, typer.Option("--head", help="A hash noted earlier, which shows lines that were cut off the end.")
     ] = None,
+    ledger_file: Annotated[
+        Path | None, typer.Option("--ledger", help="The guard's ledger, which must have the rounds that are told of.")
+    ] = None,
+    keys: KeysOption = None,
     debug: opt.DebugOption = False,
 ) -> int:
-    """Check the chain of hashes. Exit codes: 0 whole, 1 tampered with, 2 can't be read."""
-    found = AuditLog(file)
-    return _report(file, found.problems(head), f"{sum(1 for _ in found.entries())} lines, last hash {found.head}")
+    """Check that the file is as the guard left it. Exit codes: 0 whole, 1 tampered with, 2 can't be read."""
+    found = AuditLog(file, keys=keys)
+    problems = found.problems(head)
+    if ledger_file is not None:
+        problems += _existing(ledger_file, keys).problems(found)
+    return _report(file, problems, f"{sum(1 for _ in found.entries())} lines, last hash {found.head}")
 
 
-def _existing(file: Path) -> Ledger:
+@log.command("reset")
+def reset_log(file: LogArgument, keys: KeysOption = None, debug: opt.DebugOption = False) -> int:
+    """Start over with a first line that says so. Exit codes: 0 done, 2 not.
+
+    The file that is there keeps its content under another name.
+    """
+    said = "the log was reset by hand"
+    aside = AuditLog(file, keys=keys).reset(said if not file.exists() else f"{said}: it had lines before")
+    typer.echo(said if aside is None else f"{said}; the earlier one is {aside}")
+    return 0
+
+
+def _existing(file: Path, keys: Path | None = None) -> Ledger:
     if not file.is_file():
         raise GuardError(f"expected a ledger at {file}, found no file")
     from riskaudit.guard.ledger import Ledger
 
-    return Ledger(file, read_only=True)
+    return Ledger(file, read_only=True, keys=keys)
 
 
 def _report(file: Path, problems: list[str], size: str) -> int:

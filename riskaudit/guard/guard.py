@@ -23,8 +23,9 @@ from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.batches import HeldBatch, check_batch, classes_of
 from riskaudit.guard.client import Client, LossLike
 from riskaudit.guard.decision import Assessed, Decision, described, told
+from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Account, Ledger, hide
-from riskaudit.guard.log import AuditLog
+from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.review import Outcome, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.updates import Update, UpdateLike, digest_of_update
@@ -71,6 +72,7 @@ class Guard:
             sample, noise is per entry of the update.
         ledger: file (or `Ledger`) that adds up what has left of each sample over all rounds.
         log: file (or `AuditLog`) that every decision is written to.
+        keys: folder of the key and the counters of ledger and log; see `riskaudit.guard.keys` for the default.
         dtype: that reviews are computed in.
         reduction: "mean" or "sum" over the batch, of which the update consists.
 
@@ -90,6 +92,7 @@ class Guard:
         release: str = "gradient",
         ledger: Ledger | str | Path | None = None,
         log: AuditLog | str | Path | None = None,
+        keys: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
@@ -108,8 +111,15 @@ class Guard:
         if ledger is not None and not isinstance(self.prior, IsotropicPrior):
             raise SettingsError("a ledger adds up what is revealed under an isotropic prior; give prior_std, not prior")
         self.model, self.policy, self.release = model, policy, release
-        self.ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
-        self.log = AuditLog(log) if isinstance(log, str | Path) else log
+        folder = KeyFolder(keys)
+        self._tampering: TamperingError | None = None
+        self.ledger: Ledger | None = None
+        try:
+            self.ledger = Ledger(ledger, keys=folder) if isinstance(ledger, str | Path) else ledger
+        except TamperingError as error:
+            # Withheld at every review, and so logged.
+            self._tampering = error
+        self.log = AuditLog(log, keys=folder) if isinstance(log, str | Path) else log
         summed = reduction == "sum"
         any_layer = policy.unknown_layers == "differentiate"
         self.client = Client(model, loss_fn, release, dtype, summed, any_layer)
@@ -141,10 +151,11 @@ class Guard:
         snapshot: Snapshot | None = None
         try:
             snapshot = self.client.refresh()
+            self._refuse_tampering()
             decision = self._review(batch, update, ids, started, assessed, snapshot)
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
-            decision = self._failed(update, _failure(error), snapshot)
+            decision = self._failed(update, error, snapshot)
         return self._issued(replace(decision, round=number, seconds=time.monotonic() - started), snapshot)
 
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
@@ -176,6 +187,7 @@ class Guard:
         started = time.monotonic()
         binding: _Binding | None = None
         try:
+            self._refuse_tampering()
             assessed, binding = self._assess(batch, ids, started)
             self._refuse_change(binding.snapshot)
         except Exception as error:  # the model and the loss are third-party code
@@ -273,7 +285,8 @@ class Guard:
         ids, groups = self._ids(inputs, names), classes_of(targets)
         known = None if binding is None else _known(binding, batch, snapshot)
         for attempt in range(ATTEMPTS):
-            accounts = None if self.ledger is None else self.ledger.accounts(ids)
+            position = None if self.log is None else self.log.position()
+            accounts = None if self.ledger is None else self.ledger.accounts(ids, position)
             # What was found before somebody else's round entered the ledger isn't in the ledger's directions.
             found = None if known is None or attempt or not _current(known, ids, accounts) else replace(known, ids=ids)
             work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found)
@@ -285,7 +298,9 @@ class Guard:
             sent = update if outcome.vector is vector else update.like(outcome.vector)
             handed = sent.handed_back()
             digest = digest_of_update(handed)
-            if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest):
+            if self.ledger is None or _recorded(
+                self.ledger, accounts or {}, ids, outcome, digest, position
+            ):
                 return replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
 
@@ -296,7 +311,8 @@ class Guard:
         snapshot = self.client.refresh()
         batch = self.client.batch(inputs, targets)
         ids, groups = self._ids(inputs, names), classes_of(targets)
-        accounts = None if self.ledger is None else self.ledger.accounts(ids)
+        position = None if self.log is None else self.log.position()
+        accounts = None if self.ledger is None else self.ledger.accounts(ids, position)
         work = Review(
             batch, ids, groups, accounts, self.client, self._exact, self.prior, self.policy, self._end(started)
         )
@@ -315,6 +331,15 @@ class Guard:
         if binding is None:
             raise GuardError("the assessment isn't one that this guard made; hand over what assess returned, unchanged")
         return binding
+
+    def _refuse_tampering(self) -> None:
+        """Raise what was wrong with the ledger when it was opened.
+
+        Raises:
+            TamperingError: something was.
+        """
+        if self._tampering is not None:
+            raise self._tampering
 
     def _refuse_change(self, snapshot: Snapshot) -> None:
         """Compare what was reviewed with what is there now.
@@ -355,9 +380,10 @@ class Guard:
         distinct = [f"{name} {place}" if plain.count(name) > 1 else name for place, name in enumerate(plain)]
         return [hide(name, self._salt) for name in distinct]
 
-    def _failed(self, update: UpdateLike, reason: str, snapshot: Snapshot | None) -> Decision:
-        """No decision was reached: withheld, unless the policy says otherwise."""
-        if self.policy.on_failure == "block" or snapshot is None:
+    def _failed(self, update: UpdateLike, failure: Exception, snapshot: Snapshot | None) -> Decision:
+        """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""
+        reason = _failure(failure)
+        if self.policy.on_failure == "block" or snapshot is None or isinstance(failure, TamperingError):
             return Decision("block", None, [reason])
         try:
             sent = copy.deepcopy(update)
@@ -393,6 +419,7 @@ class Guard:
             "dropped": decision.dropped,
             "seconds": round(decision.seconds, 6),
             "products": decision.products,
+            "ledger": None if self.ledger is None else self.ledger.position,
             "model_sha256": decision.model_digest,
             "update_sha256": decision.update_digest,
             "versions": {"riskaudit": __version__, "torch": str(torch.__version__)},
@@ -426,7 +453,7 @@ class _Upload:
                 self.decision = self.guard.review(batch, self.update, ids=self.ids)
 
 
-def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str) -> bool:
+def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str, log: Position | None) -> bool:
     """Enter what is about to leave; False where the accounts changed meanwhile."""
     after, found = {}, outcome.found
     for place in outcome.kept:
@@ -434,7 +461,7 @@ def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outc
             raise GuardError("the ledger can't count samples that were not assessed; raise the budget")
         before = accounts.get(ids[place])
         after[ids[place]] = found.account(place, outcome.noise_total, len(outcome.kept), before)
-    return ledger.record({name: accounts[name] for name in after if name in accounts}, after, digest) is not None
+    return ledger.record({name: accounts[name] for name in after if name in accounts}, after, digest, log) is not None
 
 
 def _kept(

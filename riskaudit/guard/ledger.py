@@ -1,20 +1,9 @@
-"""What has left about each sample, over all rounds: Fisher information adds up.
+"""What has left about each sample, over all rounds, in a file that notices when it is changed.
 
-After uploads t = 1..n with noise std s_t on sample i's own release, F = sum_t J_t^T J_t / s_t^2, and the share of the
-input revealed by all of them together is sum_j l_j(F) / (l_j(F) + 1/tau^2) / d (THEORY, section 2, with F in the
-place of H / sigma^2). F itself, d x d, isn't kept. Per sample there are
-
-- Q, k orthonormal directions [k, d] fixed at its first upload, and C = sum_t Q J_t^T J_t Q^T / s_t^2, exact,
-- T, an upper end of tr F,
-- D, the sum of the upper ends of every round's effective dimension.
-
-[derived] f(x) = x / (x + 1/tau^2) is concave and f(0) = 0, so tr f of a block-diagonal part of F is at least
-tr f(F) (its eigenvalues are majorised by F's), hence tr f(F) <= tr f(C) + (d - k) f((T - tr C) / (d - k)). And
-tr f(A + B) <= tr f(A) + tr f(B) for positive semidefinite A and B (Rotfel'd, 1969), hence tr f(F) <= D. The smaller
-end counts. Both hold with the confidence of the rounds' own ends.
-
-The file is local and private: Q are directions in the space of the inputs that say what a gradient sees of a sample.
-It is SQLite in WAL mode, so a kill leaves the last whole state, and several processes may share it.
+`riskaudit.guard.accounts` has the sums and why they are upper ends. The file is local and private: an account's
+directions say what a gradient sees of a sample. It is SQLite in WAL mode, so a kill leaves the last whole state, and
+several processes may share it. Everything in it is under keyed MACs (`riskaudit.guard.seal`), whose key and counter lie
+elsewhere (`riskaudit.guard.keys`).
 """
 
 from __future__ import annotations
@@ -27,107 +16,40 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 
 from riskaudit.errors import GuardError
+from riskaudit.guard.accounts import Account as Account
+from riskaudit.guard.accounts import Entry as Entry
+from riskaudit.guard.accounts import flaws_of, shrinks
+from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
+from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.seal import Round, Seal, bucket_of
 
-Array = npt.NDArray[np.float64]
-
-SCHEMA = 1
+SCHEMA = 2
 # Seconds that a writer waits for another one.
 PATIENCE = 10.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, created_at TEXT NOT NULL, num_samples INTEGER NOT NULL,
-    update_digest TEXT NOT NULL
+    number INTEGER PRIMARY KEY, created_at TEXT NOT NULL, num_samples INTEGER NOT NULL, update_digest TEXT NOT NULL,
+    log TEXT NOT NULL, log_number INTEGER NOT NULL, log_head TEXT NOT NULL, root BLOB NOT NULL, mac BLOB NOT NULL
 );
+CREATE INDEX IF NOT EXISTS by_log ON rounds (log, number);
 CREATE TABLE IF NOT EXISTS samples (
     id TEXT PRIMARY KEY, rounds INTEGER NOT NULL, dimension INTEGER NOT NULL, tau REAL NOT NULL,
-    summed REAL NOT NULL, trace REAL NOT NULL, directions BLOB NOT NULL, core BLOB NOT NULL, last_round INTEGER NOT NULL
+    summed REAL NOT NULL, trace REAL NOT NULL, directions BLOB NOT NULL, core BLOB NOT NULL,
+    last_round INTEGER NOT NULL, bucket INTEGER NOT NULL, mac BLOB NOT NULL
 );
+CREATE INDEX IF NOT EXISTS by_bucket ON samples (bucket, id, mac);
+CREATE TABLE IF NOT EXISTS buckets (number INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 """
-
-
-@dataclass(frozen=True, eq=False)
-class Account:
-    """What has left about one sample so far; see the module.
-
-    Attributes:
-        rounds: uploads that it was part of.
-        dimension: d.
-        tau: the prior's std, data units.
-        summed: D.
-        trace: T, 1 / data units squared.
-        directions: Q, [k, d], orthonormal rows.
-        core: C, [k, k], 1 / data units squared.
-    """
-
-    rounds: int
-    dimension: int
-    tau: float
-    summed: float
-    trace: float
-    directions: Array
-    core: Array
-
-    @classmethod
-    def empty(cls, dimension: int, tau: float, directions: Array) -> Account:
-        """Before the first upload; ``directions`` [k, d] as they will be kept, in float32."""
-        count = len(directions)
-        kept = directions.astype(np.float32).astype(np.float64)
-        return cls(0, dimension, tau, 0.0, 0.0, kept, np.zeros((count, count)))
-
-    def after(self, entry: Entry) -> Account:
-        """With one more upload."""
-        return Account(
-            self.rounds + 1,
-            self.dimension,
-            self.tau,
-            self.summed + entry.effective_dimension,
-            self.trace + entry.trace,
-            self.directions,
-            self.core + entry.core,
-        )
-
-    @property
-    def revealed(self) -> float:
-        """Upper end of the share of the input that all uploads together reveal."""
-        eps, count = 1 / self.tau**2, len(self.core)
-        values = np.maximum(np.linalg.eigvalsh(self.core), 0.0) if count else np.zeros(0)
-        most = float(np.sum(values / (values + eps)))
-        remaining = self.dimension - count
-        if remaining:
-            rest = max(0.0, self.trace - float(values.sum()))
-            most += remaining * (rest / (rest + remaining * eps) if math.isfinite(rest) else 1.0)
-        return min(1.0, min(most, self.summed) / self.dimension)
-
-    @property
-    def rmse(self) -> float:
-        """Lower end of the posterior error after all uploads, data units per input coordinate."""
-        return self.tau * math.sqrt(max(0.0, 1 - self.revealed))
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One upload's part, in the sample's own directions.
-
-    Attributes:
-        effective_dimension: upper end of this upload's own.
-        trace: upper end of tr J^T J / s^2.
-        core: Q J^T J Q^T / s^2, [k, k].
-    """
-
-    effective_dimension: float
-    trace: float
-    core: Array
+_COLUMNS = "id, rounds, dimension, tau, summed, trace, directions, core, last_round"
 
 
 class Ledger:
@@ -136,93 +58,153 @@ class Ledger:
     Args:
         path: made where it doesn't exist, readable by its owner only.
         read_only: change nothing, and expect a ledger there.
+        keys: folder of the key and the counters; see `riskaudit.guard.keys` for the default.
+
+    Attributes:
+        identity: random name of this ledger.
+        state: number and MAC of the last round that this object has seen.
 
     Raises:
         GuardError: it can't be made or read, or is something else.
+        TamperingError: a file that belongs here is missing or is another one.
     """
 
-    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, read_only: bool = False, keys: KeyFolder | str | Path | None = None
+    ) -> None:
         self.path = Path(path)
+        self.keys = keys if isinstance(keys, KeyFolder) else KeyFolder(keys)
+        self.state = (0, GENESIS)
         try:
             if read_only:
                 place = f"file:{quote(str(self.path.absolute()))}?mode=ro"
                 self._database = sqlite3.connect(place, uri=True, timeout=PATIENCE, isolation_level=None)
+                self._recognise()
             else:
-                self._open()
-            self._salt: bytes = self._meta("salt")
-            schema = self._meta("schema")
+                self.keys.refuse_neighbour(self.path)
+                with self.keys.locked(self.path):
+                    self._open()
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
-        if schema != SCHEMA or not self._salt:
-            raise GuardError(f"expected a ledger of schema {SCHEMA} in {self.path.name}, found {schema}")
 
     def _open(self) -> None:
         """For writing; tables are made in a new or an empty file only."""
-        if not self.path.exists():
+        expected, exists = self.keys.identity_at(self.path), self.path.exists()
+        counter = Counter() if expected is None else self.keys.counter(expected) or Counter()
+        if not exists:
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+        self._file = _identity_of(self.path)
         self._database = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
         if not self._all("SELECT name FROM sqlite_master"):
-            self._database.execute("PRAGMA journal_mode=WAL")
-            with self._transaction():
-                for statement in _TABLES.split(";"):
-                    self._database.execute(statement)
-                self._database.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (SCHEMA,))
-                self._database.execute("INSERT OR IGNORE INTO meta VALUES ('salt', ?)", (secrets.token_bytes(32),))
+            made = self._make()
+            if not counter.number:
+                self.keys.set_identity(self.path, made)
+                expected = made
+        self._recognise()
+        if expected is None and self.keys.counter(self.identity) is not None:
+            # A ledger that this user's guard made, at a new place.
+            self.keys.set_identity(self.path, self.identity)
+        elif expected is not None and expected != self.identity:
+            self._database.close()
+            raise TamperingError(
+                f"the ledger {self.path.name} was deleted or replaced after {counter.number} rounds; put it back, or "
+                "start over on purpose with riskaudit ledger reset"
+            )
         self._database.execute("PRAGMA synchronous=FULL")
+
+    def _make(self) -> str:
+        """Tables in an empty file, and its counter before them; returns the new identity."""
+        identity = secrets.token_hex(8)
+        self.keys.derived(b"", create=True)
+        self.keys.set_counter(identity, Counter())
+        self._database.execute("PRAGMA journal_mode=WAL")
+        with self._transaction():
+            for statement in _TABLES.split(";"):
+                self._database.execute(statement)
+            values = (("schema", SCHEMA), ("salt", secrets.token_bytes(32)), ("identity", identity))
+            self._database.executemany("INSERT INTO meta VALUES (?, ?)", values)
+        return identity
+
+    def _recognise(self) -> None:
+        """Read what the file says about itself."""
+        schema, self._salt = self._meta("schema"), self._meta("salt")
+        if schema != SCHEMA or not isinstance(self._salt, bytes) or not self._salt:
+            raise GuardError(
+                f"expected a ledger of schema {SCHEMA} in {self.path.name}, found {schema}; choose another file, which "
+                "starts at zero"
+            )
+        self.identity = str(self._meta("identity"))
+        key = self.keys.derived(b"ledger", self.identity.encode(), self._salt, create=False)
+        self._seal = Seal(self._database, key or b"", self.path.name)
+        self._has_key = key is not None
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
 
+    @property
+    def position(self) -> dict[str, object]:
+        """For a line of the log: the last round that this object has seen."""
+        return {"identity": self.identity, "round": self.state[0], "head": self.state[1]}
+
     def hidden(self, name: str) -> str:
         """A sample's id in the ledger: 16 hexadecimal characters, which only this file's salt connects to its name."""
         return hide(name, self._salt)
 
-    def accounts(self, ids: Sequence[str]) -> dict[str, Account]:
-        """Those that exist."""
+    def accounts(self, ids: Sequence[str], log: Position | None = None) -> dict[str, Account]:
+        """Those that exist, once they are seen to be as they were written.
+
+        Args:
+            ids: hidden.
+            log: where the guard's log stands, to compare.
+
+        Raises:
+            TamperingError: the ledger isn't as it was left, or contradicts the log.
+        """
         try:
-            rows = (self._row(identifier) for identifier in ids)
-            return {identifier: row for identifier, row in zip(ids, rows, strict=True) if row is not None}
-        except sqlite3.Error as error:
+            with self.keys.locked(self.path), self._transaction():
+                self._refuse_tampering(ids, log)
+                rows = (self._checked_row(identifier) for identifier in ids)
+                return {identifier: row for identifier, row in zip(ids, rows, strict=True) if row is not None}
+        except (sqlite3.Error, TypeError, ValueError) as error:
             raise self._unusable(error) from error
 
-    def record(self, before: dict[str, Account], after: dict[str, Account], update_digest: str) -> int | None:
+    def record(
+        self, before: dict[str, Account], after: dict[str, Account], update_digest: str, log: Position | None = None
+    ) -> int | None:
         """Write a round that leaves, before it leaves.
 
         Args:
             before: the accounts that the round was computed from, by id; an id that is missing had none.
             after: all accounts of the round.
             update_digest: of what leaves.
+            log: where the guard's log stands.
 
         Returns:
             The round's number; None, and nothing is written, where somebody else's round came in between.
 
         Raises:
-            GuardError: the file can't be written.
+            GuardError: the file can't be written, or an account can't be one.
+            TamperingError: the ledger isn't as it was left.
         """
         try:
-            with self._transaction():
-                for identifier in after:
-                    now, known = self._row(identifier), before.get(identifier)
-                    if (now is None) != (known is None) or (now and known and now.rounds != known.rounds):
+            with self.keys.locked(self.path):
+                with self._transaction():
+                    state = self._refuse_tampering(after, None)
+                    if not self._follows(before, after):
                         return None
-                cursor = self._database.execute(
-                    "INSERT INTO rounds (created_at, num_samples, update_digest) VALUES (?, ?, ?)",
-                    (datetime.now(UTC).isoformat(timespec="seconds"), len(after), update_digest),
-                )
-                number = int(cursor.lastrowid or 0)
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (
-                            identifier, found.rounds, found.dimension, found.tau, found.summed, found.trace,
-                            found.directions.astype(np.float32).tobytes(), found.core.tobytes(), number,
-                        )
-                        for identifier, found in after.items()
-                    ],
-                )  # fmt: skip
+                    log = log or Position()
+                    created = datetime.now(UTC).isoformat(timespec="seconds")
+                    number = state[0] + 1
+                    row = Round(number, created, len(after), update_digest, log.identity, log.number, log.head)
+                    self._write_samples(after, number)
+                    head = self._seal.write(row, state[1], after)
+                    # A kill between this and the next counter leaves either state, and nothing was handed out.
+                    self.keys.set_counter(self.identity, Counter(*state, (number, head)))
+                self.keys.set_counter(self.identity, Counter(number, head))
+                self.state = (number, head)
             return number
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError, ValueError) as error:
             raise self._unusable(error) from error
 
     @property
@@ -231,10 +213,10 @@ class Ledger:
         return int(self._one("SELECT COUNT(*) FROM rounds"))
 
     def every_account(self) -> Iterator[tuple[str, Account]]:
-        """All samples, the most exposed first."""
-        ids = [str(row[0]) for row in self._all("SELECT id FROM samples")]
-        found = self.accounts(ids)
-        yield from sorted(found.items(), key=lambda pair: (-pair[1].revealed, pair[0]))
+        """All samples, the most exposed first, as the file has them."""
+        found = {str(row[0]): self._row(str(row[0])) for row in self._all("SELECT id FROM samples")}
+        known = [(identifier, account) for identifier, account in found.items() if account is not None]
+        yield from sorted(known, key=lambda pair: (-pair[1].revealed, pair[0]))
 
     def rounds(self) -> list[dict[str, object]]:
         """All rounds, for an export."""
@@ -242,21 +224,66 @@ class Ledger:
         names = ("round", "created_at", "num_samples", "update_digest")
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def problems(self) -> list[str]:
-        """What is wrong with the file, one sentence each; empty where it is whole."""
+    def problems(self, log: AuditLog | None = None) -> list[str]:
+        """What is wrong with the file, one sentence each; empty where it is whole.
+
+        Args:
+            log: of the guard, to compare.
+        """
         try:
             found = [f"SQLite says: {row[0]}" for row in self._all("PRAGMA integrity_check") if row[0] != "ok"]
             for (identifier,) in self._all("SELECT id FROM samples"):
                 account = self._row(str(identifier))
-                found += [] if account is None else [f"sample {identifier}: {text}" for text in _flaws(account)]
-            found += [
-                f"sample {row[0]} was last written in round {row[1]}, which isn't there"
-                for row in self._all(
-                    "SELECT id, last_round FROM samples WHERE last_round NOT IN (SELECT number FROM rounds)"
-                )
-            ]
-        except (GuardError, sqlite3.Error, ValueError) as error:
+                found += [] if account is None else [f"sample {identifier}: {text}" for text in flaws_of(account)]
+            rounds, total = "SELECT number FROM rounds", self.num_rounds
+            stray = self._all(f"SELECT id, last_round FROM samples WHERE last_round NOT IN ({rounds})")
+            found += [f"sample {row[0]} was last written in round {row[1]}, which isn't there" for row in stray]
+            many = self._all("SELECT id, rounds FROM samples WHERE rounds > ?", total)
+            found += [f"sample {row[0]} counts {row[1]} rounds, and the ledger {total}" for row in many]
+            found += self._unsealed()
+            found += [] if log is None else self._contradictions(log)
+        except (GuardError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
             return [f"it can't be read: {error}"]
+        return found
+
+    def _unsealed(self) -> list[str]:
+        """What MACs and counter say about the whole file."""
+        if not self._has_key:
+            return [f"its key isn't in {self.keys.path}, so nobody can say whether it is as the guard left it"]
+        found = self._seal.problems()
+        if self.keys.identity_at(self.path) not in (None, self.identity):
+            found.append("it isn't the ledger that belongs here: that was deleted or replaced")
+        for row in self._all(f"SELECT {_COLUMNS}, mac, bucket FROM samples"):
+            if self._seal.row(row[:-2]) != row[-2] or row[-1] != bucket_of(str(row[0])):
+                found.append(f"sample {row[0]} isn't as it was written: its MAC doesn't fit")
+        try:
+            with self.keys.locked(self.path, create=False):
+                self._refuse_rollback(self._seal.last())
+        except TamperingError as error:
+            found.append(str(error))
+        return found
+
+    def _contradictions(self, log: AuditLog) -> list[str]:
+        """Where the log tells of other rounds than the ledger has."""
+        heads = {each.number: (each, mac.hex()) for each, mac in self._seal.rounds("ORDER BY number")}
+        lines, found = {}, []
+        for entry in log.entries():
+            lines[entry.get("number")] = (entry.get("log"), entry.get("hash"))
+            told = entry.get("ledger") or {}
+            number = told.get("round")
+            if told.get("identity") != self.identity or not number:
+                continue
+            if number not in heads:
+                found.append(f"line {entry.get('number')} of the log tells of round {number}, which isn't there")
+            elif heads[number][1] != told.get("head"):
+                found.append(f"line {entry.get('number')} of the log tells of another round {number}")
+        identities = {identity for identity, _ in lines.values()}
+        for number, (each, _) in heads.items():
+            known = each.log in identities and each.log_number
+            if known and lines.get(each.log_number) != (each.log, each.log_head):
+                found.append(f"round {number} tells of a line {each.log_number} that the log doesn't have")
+        if heads and not any(each.log in identities for each, _ in heads.values()) and any(e.log for e, _ in heads.values()):
+            found.append("no line of the log belongs to it: it is the log of another ledger")
         return found
 
     def export(self) -> str:
@@ -273,6 +300,79 @@ class Ledger:
         ]
         return json.dumps({"schema": SCHEMA, "rounds": self.rounds(), "samples": samples}, indent=1) + "\n"
 
+    def _refuse_tampering(self, ids: Any, log: Position | None) -> tuple[int, str]:
+        """Check the last round, the counter, the log's word and the buckets of some ids; returns the state.
+
+        Raises:
+            TamperingError: something doesn't fit.
+        """
+        if not self._has_key or self.keys.counter(self.identity) is None:
+            raise TamperingError(
+                f"the key and the counter of the ledger {self.path.name} aren't in {self.keys.path}; restore that "
+                "folder, or start over on purpose with riskaudit ledger reset"
+            )
+        if _identity_of(self.path) != self._file:
+            raise self._seal.broken("the file was replaced while it was open")
+        state = self._seal.last()
+        self._refuse_rollback(state)
+        if log is not None:
+            self._compare(state, log)
+        self._seal.refuse_changed(ids)
+        self.state = state
+        return state
+
+    def _refuse_rollback(self, state: tuple[int, str]) -> None:
+        counter = self.keys.counter(self.identity)
+        if counter is None:
+            raise self._seal.broken(f"its counter isn't in {self.keys.path}")
+        if not counter.admits(*state):
+            raise self._seal.broken(f"it is at round {state[0]}, and the counter at {counter.number}")
+
+    def _compare(self, state: tuple[int, str], log: Position) -> None:
+        """Hold the ledger against where the log stands."""
+        rounds = self._seal.rounds
+        if log.ledger is not None and log.ledger[0] == self.identity and log.ledger[1]:
+            _, number, head = log.ledger
+            found = rounds(f"WHERE number = {int(number)}")
+            if number > state[0] or not found or found[0][1].hex() != head:
+                raise self._seal.broken(f"the log tells of a round {number} that it doesn't have")
+        if not log.identity:
+            return
+        last = self._all("SELECT MAX(number) FROM rounds WHERE log = ?", log.identity)[0][0]
+        if last is not None:
+            row = rounds(f"WHERE number = {int(str(last))}")[0][0]
+            if row.log_number > log.number or (row.log_number == log.number and row.log_head != log.head):
+                raise TamperingError(
+                    f"the log isn't as the guard left it: the ledger {self.path.name} tells of line {row.log_number}, and "
+                    f"it ends at {log.number}; put the newest copy back, or start over on purpose with riskaudit log reset"
+                )
+
+    def _follows(self, before: dict[str, Account], after: dict[str, Account]) -> bool:
+        """Whether the accounts are still those that a round was computed from.
+
+        Raises:
+            GuardError: the round would leave an account that can't be one.
+        """
+        for identifier, new in after.items():
+            now, known = self._checked_row(identifier), before.get(identifier)
+            if (now is None) != (known is None) or (now and known and now.rounds != known.rounds):
+                return False
+            wrong = next(flaws_of(new), "its sums shrink" if now is not None and shrinks(now, new) else None)
+            if wrong is not None:
+                raise GuardError(f"the ledger can't take an account of which {wrong}; review the batch again")
+        return True
+
+    def _write_samples(self, after: dict[str, Account], number: int) -> None:
+        for identifier, account in after.items():
+            values = (
+                identifier, account.rounds, account.dimension, float(account.tau), float(account.summed),
+                float(account.trace), account.directions.astype(np.float32).tobytes(), account.core.tobytes(), number,
+            )  # fmt: skip
+            self._database.execute(
+                "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, bucket_of(identifier), self._seal.row(values)),
+            )
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, and nobody else writes meanwhile."""
@@ -283,6 +383,24 @@ class Ledger:
             self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
+
+    def _checked_row(self, identifier: str) -> Account | None:
+        """A row whose bucket was checked.
+
+        Raises:
+            TamperingError: it isn't as it was written.
+        """
+        rows = self._all(f"SELECT {_COLUMNS}, mac FROM samples WHERE id = ?", identifier)
+        listed = self._seal.mac_in_bucket(identifier)
+        if not rows and listed is None:
+            return None
+        if not rows or rows[0][-1] != listed or self._seal.row(rows[0][:-1]) != listed:
+            raise self._seal.broken("a sample of this batch was changed")
+        account = self._row(identifier)
+        wrong = None if account is None else next(flaws_of(account), None)
+        if wrong is not None:
+            raise self._seal.broken(f"of a sample of this batch, {wrong}")
+        return account
 
     def _row(self, identifier: str) -> Account | None:
         row = self._database.execute(
@@ -311,7 +429,32 @@ class Ledger:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> GuardError:
-        return GuardError(f"the ledger {self.path.name} can't be used ({error}); repair it or choose another place")
+        # A file that is busy, full or read-only is no sign of tampering; one that lost its tables is.
+        kind = GuardError if isinstance(error, sqlite3.OperationalError | OSError) else TamperingError
+        kind = TamperingError if "no such" in str(error) else kind
+        return kind(f"the ledger {self.path.name} can't be used ({error}); repair it or choose another place")
+
+
+def reset_ledger(path: Path, keys: KeyFolder) -> Path | None:
+    """Let the next ledger at a path start at zero; returns where the file that was there lies now.
+
+    Raises:
+        GuardError: it can't be moved.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    aside = None
+    with keys.locked(path):
+        try:
+            for ending in ("", "-wal", "-shm"):
+                source = path.with_name(path.name + ending)
+                if source.exists():
+                    target = path.with_name(f"{path.name}.before-{stamp}{ending}")
+                    source.rename(target)
+                    aside = aside if ending else target
+        except OSError as error:
+            raise GuardError(f"can't move {path} aside: {error.strerror or error}") from error
+        keys.forget(path)
+    return aside
 
 
 def hide(name: str, salt: bytes) -> str:
@@ -319,15 +462,9 @@ def hide(name: str, salt: bytes) -> str:
     return hashlib.blake2b(name.encode("utf-8", "replace"), key=salt, digest_size=8).hexdigest()
 
 
-def _flaws(account: Account) -> Iterator[str]:
-    numbers = [account.tau, account.summed, *account.core.ravel(), *account.directions.ravel()]
-    if not all(math.isfinite(number) for number in numbers):
-        yield "it holds a number that isn't finite"
-        return
-    if account.rounds < 1 or account.tau <= 0 or account.summed < 0 or not account.trace >= 0:
-        yield "a count, the prior or a sum is out of range"
-    gram = account.directions @ account.directions.T
-    if float(np.abs(gram - np.eye(len(gram))).max(initial=0.0)) > 1e-5:
-        yield "its directions aren't orthonormal"
-    if len(account.core) and float(np.linalg.eigvalsh(account.core)[0]) < -1e-6 * abs(float(np.trace(account.core))):
-        yield "its sketch isn't positive semidefinite"
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,26 +1,47 @@
-"""The guard's own record: one JSON object per line, each with the hash of the line before.
+"""The guard's own record: one JSON object per line, each with the hash of the line before and a keyed MAC.
 
-Changing, removing or inserting a line breaks the chain at that place. Cutting lines off the end does not: keep the
-last hash somewhere else (`AuditLog.head`) and give it to `AuditLog.problems`.
+Changing, removing or inserting a line breaks the chain at that place. A chain that was made anew lacks the key, and
+one that was cut off at its end is behind its counter; key and counter lie elsewhere (`riskaudit.guard.keys`). Without
+them the chain alone can be checked, against a hash that was noted earlier (`AuditLog.head`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import hmac
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from riskaudit.errors import GuardError
+from riskaudit.guard.keys import GENESIS as GENESIS
+from riskaudit.guard.keys import Counter, KeyFolder, TamperingError, mac_of
 
-# What the first line refers to.
-GENESIS = "0" * 64
 # A line is read back from this many bytes before the end, at first.
 TAIL = 65536
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a log stands.
+
+    Attributes:
+        identity: random name of the log; empty before its first line.
+        number: of the last line.
+        head: its hash.
+        ledger: identity, round and MAC that the last line has of a ledger; None without.
+    """
+
+    identity: str = ""
+    number: int = 0
+    head: str = GENESIS
+    ledger: tuple[str, int, str] | None = None
 
 
 class AuditLog:
@@ -28,10 +49,12 @@ class AuditLog:
 
     Args:
         path: made at the first line, readable by its owner only.
+        keys: folder of the key and the counters; see `riskaudit.guard.keys` for the default.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, keys: KeyFolder | str | Path | None = None) -> None:
         self.path = Path(path)
+        self.keys = keys if isinstance(keys, KeyFolder) else KeyFolder(keys)
 
     def append(self, entry: dict[str, Any]) -> str:
         """Write one line and wait until the disk has it; returns its hash.
@@ -40,32 +63,125 @@ class AuditLog:
 
         Raises:
             GuardError: the file can't be written.
+            TamperingError: it isn't as it was left.
         """
         try:
-            with self._locked() as stream:
+            self.keys.refuse_neighbour(self.path)
+            with self.keys.locked(self.path), self._locked() as stream:
                 whole, torn = _tail(stream)
+                position = self._checked(whole)
                 line = dict(entry)
                 if torn and not (whole is not None and torn == _text(whole)):
                     line["torn"] = hashlib.sha256(torn).hexdigest()
-                line["number"] = 1 if whole is None else int(whole["number"]) + 1
-                line["previous"] = GENESIS if whole is None else whole["hash"]
+                line["number"] = position.number + 1
+                line["previous"] = position.head
+                line["log"] = position.identity or secrets.token_hex(8)
+                line["mac"] = self._mac(line, create=True)
                 line["hash"] = _hash(line)
-                stream.seek(0, os.SEEK_END)
-                start = stream.tell()
-                try:
-                    stream.write((b"\n" if torn else b"") + _text(line) + b"\n")
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                except OSError:
-                    # A full disk may have taken a part: leave what was there before.
-                    stream.truncate(start)
-                    raise
+                self._write(stream, (b"\n" if torn else b"") + _text(line) + b"\n", position, line)
             return str(line["hash"])
         except (OSError, ValueError, KeyError) as error:
             words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise GuardError(
                 f"the log {self.path.name} can't be written ({words}); repair it or choose another"
             ) from error
+
+    def position(self) -> Position:
+        """Where the file stands, once its end is seen to be as it was left.
+
+        Raises:
+            GuardError: the file can't be read.
+            TamperingError: it isn't as it was left.
+        """
+        try:
+            with self.keys.locked(self.path):
+                if not self.path.exists():
+                    return self._checked(None)
+                with self.path.open("rb") as stream:
+                    return self._checked(_tail(stream)[0])
+        except (OSError, ValueError) as error:
+            raise GuardError(f"the log {self.path.name} can't be read ({error}); choose another") from error
+
+    def reset(self, reason: str) -> Path | None:
+        """Start anew with a line that says so; returns where the file that was there lies now.
+
+        Args:
+            reason: a sentence.
+        """
+        aside = None
+        with self.keys.locked(self.path):
+            try:
+                if self.path.exists():
+                    aside = self.path.with_name(f"{self.path.name}.before-{secrets.token_hex(4)}")
+                    self.path.rename(aside)
+            except OSError as error:
+                raise GuardError(f"can't move {self.path} aside: {error.strerror or error}") from error
+            self.keys.forget(self.path)
+        self.append({"decision": "reset", "reasons": [reason]})
+        return aside
+
+    def _write(self, stream: BinaryIO, content: bytes, before: Position, line: dict[str, Any]) -> None:
+        """One line, announced in the counter before and counted after."""
+        number, head, identity = line["number"], line["hash"], line["log"]
+        self.keys.set_counter(identity, Counter(before.number, before.head, (number, head)))
+        if self.keys.identity_at(self.path) != identity:
+            self.keys.set_identity(self.path, identity)
+        stream.seek(0, os.SEEK_END)
+        start = stream.tell()
+        try:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError:
+            # A full disk may have taken a part: leave what was there before.
+            stream.truncate(start)
+            raise
+        self.keys.set_counter(identity, Counter(number, head))
+
+    def _checked(self, last: dict[str, Any] | None) -> Position:
+        """The position that a last line says, held against MAC and counter.
+
+        Raises:
+            TamperingError: they don't fit.
+        """
+        belongs = self.keys.identity_at(self.path)
+        if last is None:
+            counter = Counter() if belongs is None else self.keys.counter(belongs) or Counter()
+            if counter.number:
+                raise self._broken(f"it is empty or gone, and the counter at {counter.number}")
+            return Position()
+        if "mac" not in last or "log" not in last:
+            raise self._broken("its last line has no MAC, as lines of earlier versions have none")
+        identity = str(last["log"])
+        counter_found = self.keys.counter(identity)
+        if counter_found is None or self.keys.derived(b"", create=False) is None:
+            raise TamperingError(
+                f"the key and the counter of the log {self.path.name} aren't in {self.keys.path}; restore that folder, "
+                "or start over on purpose with riskaudit log reset"
+            )
+        # A counter at zero is of a first line that was announced and never written.
+        if belongs not in (None, identity) and (self.keys.counter(str(belongs)) or Counter()).number:
+            raise self._broken("it is another log than the one that belongs here")
+        number, head = last["number"], str(last["hash"])
+        if last["mac"] != self._mac(last, create=False) or head != _hash(last):
+            raise self._broken("its last line isn't as it was written")
+        if not counter_found.admits(number, head):
+            raise self._broken(f"it ends at line {number}, and the counter is at {counter_found.number}")
+        told = last.get("ledger")
+        ledger = (str(told["identity"]), int(told["round"]), str(told["head"])) if told else None
+        return Position(identity, number, head, ledger)
+
+    def _broken(self, what: str) -> TamperingError:
+        return TamperingError(
+            f"the log {self.path.name} isn't as the guard left it: {what}; put the newest copy back, or start over on "
+            "purpose with riskaudit log reset"
+        )
+
+    def _mac(self, line: dict[str, Any], *, create: bool) -> str:
+        """Of a line without MAC and hash."""
+        key = self.keys.derived(b"log", str(line.get("log")).encode(), create=create)
+        text = _text({name: value for name, value in line.items() if name not in ("mac", "hash")})
+        return "" if key is None else mac_of(key, text).hex()
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """All whole lines.
@@ -117,7 +233,32 @@ class AuditLog:
             found.append(f"line {torn[0]} isn't JSON, though it was written to its end")
         if head is not None and head not in heads:
             found.append("the hash that was noted earlier isn't in the file: lines were cut off its end")
+        return found + self._unsealed()
+
+    def _unsealed(self) -> list[str]:
+        """What MACs and counter say about the whole file, one sentence each."""
+        found, last, identities = [], None, set()
+        for last in self.entries():
+            identities.add(last.get("log"))
+            if not self._is_sealed(last):
+                found.append(f"line {last.get('number')} wasn't written with the key: its MAC doesn't fit")
+        if len(identities) > 1:
+            found.append("its lines are of several logs")
+        try:
+            with self.keys.locked(self.path, create=False):
+                self._checked(last)
+        except (GuardError, ValueError, TypeError, KeyError) as error:
+            found.append(str(error))
         return found
+
+    def _is_sealed(self, line: dict[str, Any]) -> bool:
+        """Whether a line has its MAC, where there is a key to tell."""
+        try:
+            expected = self._mac(line, create=False)
+        except ValueError:
+            return False
+        mac = line.get("mac")
+        return not expected or (isinstance(mac, str) and hmac.compare_digest(mac.encode(), expected.encode()))
 
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None, bool]]:
         """Every line without its end, what it holds, and whether it has an end."""

@@ -126,7 +126,7 @@ def test_a_sample_twice_in_a_batch(tmp_path) -> None:
 
 
 def account(number: int) -> Account:
-    return Account(number, 4, 0.3, 0.1 * number, 1.0 * number, np.eye(4)[:2], np.eye(2) * number)
+    return Account(number, 4, 0.3, 0.1 * number, 2.0 * number, np.eye(4)[:2], np.eye(2) * number)
 
 
 def test_a_round_that_somebody_else_changed_is_not_written(tmp_path) -> None:

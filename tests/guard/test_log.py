@@ -68,9 +68,9 @@ def test_a_line_with_a_new_hash_shows_in_the_next_one(log) -> None:
 def test_lines_cut_off_the_end_show_against_a_hash_noted_earlier(log) -> None:
     head = log.head
     rewrite(log, lambda lines: lines[:3])
-    assert log.problems() == []
+    assert "the counter is at 5" in log.problems()[0]
     assert "cut off" in log.problems(head)[0]
-    assert AuditLog(log.path).problems(log.head) == []
+    assert not any("cut off" in each for each in log.problems(log.head))
 
 
 @pytest.mark.parametrize("kept", [1, 20, -1])

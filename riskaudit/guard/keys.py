@@ -1,0 +1,254 @@
+"""A key and counters that are kept away from the ledger and the log, so that who can write those can't forge them.
+
+The folder is RISKAUDIT_STATE, else XDG_STATE_HOME/riskaudit, else ~/.local/state/riskaudit; for its owner only. It holds
+
+- ``key``: 32 random bytes, from which the MAC key of every file is derived,
+- per file a counter: how many rounds (lines) it had last, and the MAC (hash) of the last one. A file that is behind
+  its counter was put back to an earlier state,
+- per path the identity of the file that belongs there: one that is missing or another one was deleted or replaced.
+
+A write announces the next state in the counter, writes the file, and then moves the counter. A kill in between leaves
+a counter that admits both states. Nothing was handed out in that round, so that neither hides an upload.
+
+Who restores this folder together with ledger and log isn't noticed: that takes a third place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from riskaudit.errors import GuardError, OutputError
+from riskaudit.files import write_file
+
+VARIABLE = "RISKAUDIT_STATE"
+# Seconds that one process waits for another one.
+PATIENCE = 10.0
+# The head of a file without rounds or lines.
+GENESIS = "0" * 64
+
+
+class TamperingError(GuardError):
+    """A ledger or a log isn't as the guard left it: withheld whatever the policy says about failures."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """The last state of a file that is known for certain.
+
+    Attributes:
+        number: of the last round or line.
+        head: its MAC or hash.
+        announced: number and head of a write that was begun, None where the last one was finished.
+    """
+
+    number: int = 0
+    head: str = GENESIS
+    announced: tuple[int, str] | None = None
+
+    def admits(self, number: int, head: str) -> bool:
+        """Whether a file in this state is the newest."""
+        return (number, head) in ((self.number, self.head), self.announced)
+
+
+class KeyFolder:
+    """The folder; nothing is made before something is written.
+
+    Args:
+        folder: its place; None for the default.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.path = Path(folder) if folder is not None else _default_folder()
+
+    def derived(self, *parts: bytes, create: bool) -> bytes | None:
+        """The MAC key of one file, 32 bytes.
+
+        Args:
+            parts: what the file is.
+            create: make a new key where there is none, rather than return None.
+
+        Raises:
+            GuardError: the key can't be read or made.
+        """
+        master = self._key()
+        if master is None and create:
+            self._make_key()
+            master = self._key()
+        return None if master is None else mac_of(master, *parts)
+
+    def counter(self, identity: str) -> Counter | None:
+        """Of a file; None where this folder doesn't know it.
+
+        Raises:
+            GuardError: it can't be read.
+        """
+        found = self._read(f"{identity}.json")
+        if found is None:
+            return None
+        try:
+            announced = found["announced"]
+            pair = None if announced is None else (int(announced[0]), str(announced[1]))
+            return Counter(int(found["number"]), str(found["head"]), pair)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise GuardError(f"the counter {identity} in {self.path} can't be read; restore it") from error
+
+    def set_counter(self, identity: str, counter: Counter) -> None:
+        """Write it and wait until the disk has it."""
+        self._write(
+            f"{identity}.json", {"number": counter.number, "head": counter.head, "announced": counter.announced}
+        )
+
+    def identity_at(self, path: Path) -> str | None:
+        """Of the file that belongs at a path; None where none was ever seen there."""
+        found = self._read(f"{_place(path)}.json")
+        return None if found is None else str(found.get("identity"))
+
+    def set_identity(self, path: Path, identity: str) -> None:
+        """Remember which file belongs at a path."""
+        self._write(f"{_place(path)}.json", {"identity": identity, "path": os.path.abspath(path)})
+
+    def forget(self, path: Path) -> None:
+        """Let another file take its place, on purpose."""
+        try:
+            (self.path / f"{_place(path)}.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def refuse_neighbour(self, path: Path) -> None:
+        """Refuse to keep the key in the folder that it protects.
+
+        Raises:
+            GuardError: see above.
+        """
+        if self.path.resolve() == Path(path).absolute().parent.resolve():
+            raise GuardError(
+                f"expected the key outside the folder of {Path(path).name}, found both in one; choose another {VARIABLE}"
+            )
+
+    @contextmanager
+    def locked(self, path: Path, *, create: bool = True) -> Iterator[None]:
+        """Alone with the file at a path, its counter included.
+
+        Raises:
+            GuardError: another process holds it for too long, or the folder can't be written.
+        """
+        try:
+            if not create and not self.path.is_dir():
+                yield
+                return
+            self._make_folder()
+            descriptor = os.open(self.path / f"{_place(path)}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            _wait_for(descriptor, Path(path).name)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _key(self) -> bytes | None:
+        path = self.path / "key"
+        try:
+            if path.stat().st_mode & 0o077:
+                raise GuardError(f"expected {path} to be readable by its owner only; run chmod 600 on it")
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable(error) from error
+        if len(content) != 32:
+            raise GuardError(f"expected a key of 32 bytes in {path}, found {len(content)}; restore it")
+        return content
+
+    def _make_key(self) -> None:
+        """Whoever comes first; the others take theirs."""
+        try:
+            self._make_folder()
+            temporary = self.path / f".key.{secrets.token_hex(6)}"
+            write_file(temporary, secrets.token_bytes(32), private=True)
+            try:
+                os.link(temporary, self.path / "key")
+            except FileExistsError:
+                pass
+            finally:
+                temporary.unlink()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _make_folder(self) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise GuardError(f"{name} in {self.path} can't be read; restore it") from error
+        if not isinstance(found, dict):
+            raise GuardError(f"{name} in {self.path} can't be read; restore it")
+        return found
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        try:
+            self._make_folder()
+            write_file(self.path / name, json.dumps(content).encode(), private=True)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except (OSError, OutputError) as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> GuardError:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return GuardError(f"key and counters of the ledger and of the log can't be kept in {self.path} ({words}); set {VARIABLE}")
+
+
+def mac_of(key: bytes, *parts: bytes) -> bytes:
+    """HMAC-SHA-256 of parts with their lengths, so that no two lists of parts are the same bytes."""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _default_folder() -> Path:
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
+    state = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(state) if state else Path.home() / ".local" / "state") / "riskaudit"
+    except RuntimeError as error:
+        raise GuardError(f"expected a home folder to keep the key of ledgers and logs in; set {VARIABLE}") from error
+
+
+def _place(path: Path) -> str:
+    """A path as the name of a file: links are not followed, for they may be changed."""
+    return "at-" + hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _wait_for(descriptor: int, name: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise GuardError(f"{name} is held by another process; try again") from None
+            time.sleep(0.005)
