@@ -13,11 +13,12 @@ from typing import Any
 # Matrices here are small, and threads that wait for each other make a busy machine many times slower.
 # Set before torch is loaded, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
 # Keys and counters of ledgers and logs, away from the user's own; processes that tests start share them.
 os.environ["RISKAUDIT_STATE"] = tempfile.mkdtemp(prefix="riskaudit-keys-")
 atexit.register(shutil.rmtree, os.environ["RISKAUDIT_STATE"], ignore_errors=True)
-
-import pytest
 
 pytest.register_assert_rewrite("cases", "oracles", "contracts", "scan_cases", "guard_cases")
 

@@ -25,7 +25,8 @@ log = typer.Typer(help="The guard's log of decisions.", no_args_is_help=True, pr
 
 LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="File that a guard counts in.")]
 KeysOption = Annotated[
-    Path | None, typer.Option("--keys", envvar=VARIABLE, help="Folder of the key and the counters (default: the user's).")
+    Path | None,
+    typer.Option("--keys", envvar=VARIABLE, help="Folder of the key and the counters (default: the user's)."),
 ]
 LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="File that a guard writes its decisions to.")]
 

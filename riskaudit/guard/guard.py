@@ -298,9 +298,7 @@ class Guard:
             sent = update if outcome.vector is vector else update.like(outcome.vector)
             handed = sent.handed_back()
             digest = digest_of_update(handed)
-            if self.ledger is None or _recorded(
-                self.ledger, accounts or {}, ids, outcome, digest, position
-            ):
+            if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest, position):
                 return replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
 
@@ -453,7 +451,9 @@ class _Upload:
                 self.decision = self.guard.review(batch, self.update, ids=self.ids)
 
 
-def _recorded(ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str, log: Position | None) -> bool:
+def _recorded(
+    ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str, log: Position | None
+) -> bool:
     """Enter what is about to leave; False where the accounts changed meanwhile."""
     after, found = {}, outcome.found
     for place in outcome.kept:

@@ -1,6 +1,7 @@
 """A key and counters that are kept away from the ledger and the log, so that who can write those can't forge them.
 
-The folder is RISKAUDIT_STATE, else XDG_STATE_HOME/riskaudit, else ~/.local/state/riskaudit; for its owner only. It holds
+The folder is RISKAUDIT_STATE, else XDG_STATE_HOME/riskaudit, else ~/.local/state/riskaudit, for its owner only. It
+holds
 
 - ``key``: 32 random bytes, from which the MAC key of every file is derived,
 - per file a counter: how many rounds (lines) it had last, and the MAC (hash) of the last one. A file that is behind
@@ -116,7 +117,7 @@ class KeyFolder:
 
     def set_identity(self, path: Path, identity: str) -> None:
         """Remember which file belongs at a path."""
-        self._write(f"{_place(path)}.json", {"identity": identity, "path": os.path.abspath(path)})
+        self._write(f"{_place(path)}.json", {"identity": identity, "path": str(Path(path).absolute())})
 
     def forget(self, path: Path) -> None:
         """Let another file take its place, on purpose."""
@@ -133,7 +134,8 @@ class KeyFolder:
         """
         if self.path.resolve() == Path(path).absolute().parent.resolve():
             raise GuardError(
-                f"expected the key outside the folder of {Path(path).name}, found both in one; choose another {VARIABLE}"
+                f"expected the key outside the folder of {Path(path).name}, found both in one; choose another "
+                f"{VARIABLE}"
             )
 
     @contextmanager
@@ -214,7 +216,9 @@ class KeyFolder:
 
     def _unusable(self, error: Exception) -> GuardError:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return GuardError(f"key and counters of the ledger and of the log can't be kept in {self.path} ({words}); set {VARIABLE}")
+        return GuardError(
+            f"key and counters of the ledger and of the log can't be kept in {self.path} ({words}); set {VARIABLE}"
+        )
 
 
 def mac_of(key: bytes, *parts: bytes) -> bytes:
@@ -239,7 +243,7 @@ def _default_folder() -> Path:
 
 def _place(path: Path) -> str:
     """A path as the name of a file: links are not followed, for they may be changed."""
-    return "at-" + hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return "at-" + hashlib.sha256(os.fsencode(os.path.normpath(Path(path).absolute()))).hexdigest()[:32]
 
 
 def _wait_for(descriptor: int, name: str) -> None:

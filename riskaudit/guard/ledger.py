@@ -24,12 +24,12 @@ from urllib.parse import quote
 import numpy as np
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.accounts import Account as Account
-from riskaudit.guard.accounts import Entry as Entry
-from riskaudit.guard.accounts import flaws_of, shrinks
+from riskaudit.guard.accounts import Account, Entry, flaws_of, shrinks
 from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.seal import Round, Seal, bucket_of
+
+__all__ = ["Account", "Entry", "Ledger", "hide", "reset_ledger"]
 
 SCHEMA = 2
 # Seconds that a writer waits for another one.
@@ -282,7 +282,11 @@ class Ledger:
             known = each.log in identities and each.log_number
             if known and lines.get(each.log_number) != (each.log, each.log_head):
                 found.append(f"round {number} tells of a line {each.log_number} that the log doesn't have")
-        if heads and not any(each.log in identities for each, _ in heads.values()) and any(e.log for e, _ in heads.values()):
+        if (
+            heads
+            and not any(each.log in identities for each, _ in heads.values())
+            and any(e.log for e, _ in heads.values())
+        ):
             found.append("no line of the log belongs to it: it is the log of another ledger")
         return found
 
@@ -343,8 +347,9 @@ class Ledger:
             row = rounds(f"WHERE number = {int(str(last))}")[0][0]
             if row.log_number > log.number or (row.log_number == log.number and row.log_head != log.head):
                 raise TamperingError(
-                    f"the log isn't as the guard left it: the ledger {self.path.name} tells of line {row.log_number}, and "
-                    f"it ends at {log.number}; put the newest copy back, or start over on purpose with riskaudit log reset"
+                    f"the log isn't as the guard left it: the ledger {self.path.name} tells of line {row.log_number}, "
+                    f"and it ends at {log.number}; put the newest copy back, or start over on purpose with riskaudit "
+                    "log reset"
                 )
 
     def _follows(self, before: dict[str, Account], after: dict[str, Account]) -> bool:

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.keys import GENESIS as GENESIS
-from riskaudit.guard.keys import Counter, KeyFolder, TamperingError, mac_of
+from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError, mac_of
 
 # A line is read back from this many bytes before the end, at first.
 TAIL = 65536

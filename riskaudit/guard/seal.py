@@ -77,7 +77,8 @@ class Seal:
         found, mac = newest[0]
         before = newest[1][1].hex() if len(newest) > 1 else GENESIS
         previous = newest[1][0].number if len(newest) > 1 else 0
-        if found.number != previous + 1 or mac != self._round(found, before, self._root()):
+        root, stored = self._root(), self._all("SELECT root FROM rounds WHERE number = ?", found.number)[0][0]
+        if found.number != previous + 1 or mac != self._round(found, before, root) or stored != root:
             raise self.broken("its last round isn't as it was written")
         return found.number, mac.hex()
 

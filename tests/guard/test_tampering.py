@@ -14,9 +14,8 @@ from guard_cases import NOISE, gradient, guard_of, images, network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from riskaudit.guard import keys
 from riskaudit.errors import GuardError
-from riskaudit.guard import AuditLog, Ledger, Policy
+from riskaudit.guard import AuditLog, Ledger, Policy, keys
 from riskaudit.guard.accounts import Account, Entry
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import reset_ledger
