@@ -22,7 +22,8 @@ from riskaudit.inputs.architectures.inference import input_channels, last_width
 from riskaudit.inputs.architectures.registry import shapes_of
 from riskaudit.inputs.archives import checked_members, is_zip
 from riskaudit.inputs.exported_archive import ExportedArchive, is_exported, read_exported
-from riskaudit.inputs.exported_model import EXPORT_ADVICE, ExportedModel
+from riskaudit.inputs.exported_model import ExportedModel
+from riskaudit.inputs.exported_values import EXPORT_ADVICE
 from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
 from riskaudit.inputs.normalization import Normalized, check_normalization
 from riskaudit.inputs.npz import read_named_arrays

@@ -1,130 +1,28 @@
-"""An exported graph as a module: each node is one call of a plain aten operator.
+"""An exported graph as a module: each node is one call of an allowed operator with checked arguments.
 
 Runs under torch.func (grad, jvp, vmap) and in any floating dtype, has real parameters under their
-original names, and executes nothing but aten operators and integer arithmetic on sizes. Shape and
-dtype assertions that torch.export recorded are left out: they would forbid a float64 audit of a
-program that was exported in float32.
+original names, and executes nothing but operators of `exported_operators.ALLOWED` and bounded arithmetic on
+sizes. What it would cost is found out on shapes alone first. Shape and dtype assertions that torch.export recorded
+are left out: they would forbid a float64 audit of a program that was exported in float32.
 """
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import CheckpointError
-from riskaudit.inputs.exported_archive import SCALAR_TYPES, ExportedArchive
+from riskaudit.inputs.exported_archive import ExportedArchive
+from riskaudit.inputs.exported_budget import on_shapes_alone, shape_of, without_values
+from riskaudit.inputs.exported_steps import read_steps
+from riskaudit.inputs.exported_values import DEVICE, DTYPE, EXPORT_ADVICE, ValueName, read_argument
 from riskaudit.inputs.text import clean
 
-EXPORT_ADVICE = (
-    "export it with torch.export.export(model.eval(), (x[:1],)), or with a dynamic batch dimension, "
-    "and torch.export.save"
-)
-
-_ARITHMETIC: Mapping[str, Callable[..., Any]] = {
-    **{
-        f"_operator.{name}": getattr(operator, name)
-        for name in (
-            "add",
-            "sub",
-            "mul",
-            "floordiv",
-            "mod",
-            "neg",
-            "truediv",
-            "eq",
-            "ne",
-            "lt",
-            "le",
-            "gt",
-            "ge",
-            "pos",
-        )
-    },
-    "math.ceil": math.ceil,
-    "math.floor": math.floor,
-    "math.trunc": math.trunc,
-    "torch.sym_int": int,
-    "torch.sym_float": float,
-    "torch.sym_max": max,
-    "torch.sym_min": min,
-    "torch.sym_not": operator.not_,
-}
-# Operators whose names begin with an underscore are internal and check their arguments less; these are needed.
-_INTERNAL_OPERATORS = {
-    "_softmax",
-    "_log_softmax",
-    "_to_copy",
-    "_unsafe_view",
-    "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d",
-    "_native_batch_norm_legit",
-    "_native_batch_norm_legit_no_training",
-    "_convolution",
-    "_safe_softmax",
-}
-_SKIPPED = {
-    "_assert_tensor_metadata",
-    "_assert_scalar",
-    "_assert_async",
-    "sym_constrain_range",
-    "sym_constrain_range_for_size",
-}
-# Operators that touch files, storage, or memory that they haven't checked.
-_FORBIDDEN = {"from_file", "set_", "set", "resize_", "resize", "resize_as_", "data", "record_stream", "empty_strided"}
-_RANDOM = {"bernoulli", "bernoulli_", "rand", "randn", "rand_like", "randn_like", "randint", "normal", "multinomial"}
-_DROPOUTS = {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
-# In-place forms whose result differs from the plain form only in where it is written.
-_IN_PLACE = {
-    "relu_", "relu6_", "silu_", "hardtanh_", "leaky_relu_", "elu_", "celu_", "selu_", "sigmoid_", "tanh_",
-    "hardswish_", "hardsigmoid_", "gelu_", "mish_", "add_", "sub_", "mul_", "div_", "clamp_", "clamp_min_", "dropout_",
-}  # fmt: skip
-_MEMORY_FORMATS = {
-    1: torch.contiguous_format,
-    2: torch.channels_last,
-    3: torch.channels_last_3d,
-    4: torch.preserve_format,
-}
-# Without a type: its methods are untyped in torch.
-_OPERATOR_TYPE: Any = torch._ops.OpOverloadPacket
-_LITERALS = (
-    "as_int",
-    "as_ints",
-    "as_float",
-    "as_floats",
-    "as_bool",
-    "as_bools",
-    "as_string",
-    "as_strings",
-    "as_int_lists",
-)
-
-
-@dataclass(frozen=True)
-class _Name:
-    """Refers to an earlier value of the graph."""
-
-    name: str
-
-
-# The program runs where and in what precision its input is, not where it was exported. No graph has these names.
-_DEVICE = _Name("device of x")
-_DTYPE = _Name("dtype of x")
-
-
-@dataclass(frozen=True)
-class _Step:
-    function: Callable[..., Any]
-    positional: tuple[Any, ...]
-    keyword: tuple[tuple[str, Any], ...]
-    outputs: Any
-    # For a replaced in-place operator: the value that it would have overwritten.
-    overwritten: str | None = None
+# How many shapes of inputs are remembered as checked.
+_MAX_SHAPES = 256
 
 
 class ExportedModel(nn.Module):
@@ -151,17 +49,21 @@ class ExportedModel(nn.Module):
             )
         self.input_name = names[0]
         outputs = signature["output_specs"]
-        if any("user_output" not in spec for spec in outputs) or len(outputs) != 1:
+        if any("user_output" not in spec for spec in outputs):
+            raise CheckpointError(f"the exported program changes its own state, expected eval mode; {EXPORT_ADVICE}")
+        if len(outputs) != 1:
             raise CheckpointError(
-                "the exported program changes its own state or has several outputs, expected eval mode and one output; "
-                + EXPORT_ADVICE
+                f"the exported program returns {len(outputs)} values, expected one tensor; export a module that "
+                "returns only the one that the loss takes"
             )
-        self._output = _argument(outputs[0]["user_output"]["arg"])
+        self._output = read_argument(outputs[0]["user_output"]["arg"])
         sizes = graph["tensor_values"][self.input_name]["sizes"]
         # An int where the program fixes the size, None where it is symbolic.
         self.input_sizes = tuple(size.get("as_int") for size in sizes)
         self.output_width = _last_size(graph, self._output)
-        self._steps = [step for node in graph["nodes"] if (step := _step(node)) is not None]
+        given = [*self._constants, *(name for name, _ in self._places)]
+        self._steps = read_steps(graph["nodes"], given, self._output)
+        self._checked: set[tuple[Any, ...]] = set()
 
     def _bind(self, spec: Mapping[str, Any], archive: ExportedArchive) -> str | None:
         """Register what one graph input stands for; the name of the user's input, else None."""
@@ -182,7 +84,7 @@ class ExportedModel(nn.Module):
             self._register(entry["arg"]["name"], name, _loaded(archive.constants, name), parameter=False)
         elif "constant_input" in spec:
             entry = spec["constant_input"]
-            self._constants[entry["name"]] = next(iter(entry["value"].values()))
+            self._constants[str(entry["name"])] = _constant(next(iter(entry["value"].values())))
         else:
             raise CheckpointError(f"the exported program takes {clean(next(iter(spec)), 30)}, expected one tensor")
         return None
@@ -201,24 +103,69 @@ class ExportedModel(nn.Module):
         self._places.append((graph_name, (*folders, last)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The program's output for a batch x [B, *S]."""
+        """The program's output for a batch x [B, *S].
+
+        Raises:
+            CheckpointError: an argument or an index out of bounds, sizes that don't fit, or too large a cost.
+        """
+        values = self._given(x)
+        key = (tuple(x.shape), x.dtype, values[DTYPE.name])
+        if key not in self._checked:
+            self._check_on_shapes(values)
+            if len(self._checked) >= _MAX_SHAPES:
+                self._checked.clear()
+            self._checked.add(key)
+        try:
+            return self._run(values)
+        except IndexError as cause:
+            raise CheckpointError(f"the exported program reads beyond a tensor ({clean(cause, 100)})") from cause
+
+    def _given(self, x: Tensor) -> dict[str, Any]:
+        """Values of the graph's inputs by name."""
         values: dict[str, Any] = dict(self._constants)
         values[self.input_name] = x
-        values[_DEVICE.name], values[_DTYPE.name] = x.device, x.dtype
         for graph_name, path in self._places:
             owner: Any = self
             for part in path:
                 owner = getattr(owner, part)
             values[graph_name] = owner
+        tensors = (value for value in values.values() if isinstance(value, Tensor) and value.is_floating_point())
+        values[DEVICE.name] = x.device
+        values[DTYPE.name] = x.dtype if x.is_floating_point() else next(tensors, torch.zeros(())).dtype
+        return values
+
+    def _run(self, values: dict[str, Any]) -> Tensor:
         for step in self._steps:
-            positional = [_filled(value, values) for value in step.positional]
-            keyword = {name: _filled(value, values) for name, value in step.keyword}
-            result = step.function(*positional, **keyword)
+            result = step.operation.call({name: _filled(value, values) for name, value in step.arguments.items()})
             _store(step.outputs, result, values)
-            if step.overwritten is not None:
-                values[step.overwritten] = result
-        output: Tensor = _filled(self._output, values)
+            for name in step.overwritten:
+                values[name] = result
+        output = _filled(self._output, values)
+        if not isinstance(output, Tensor):
+            raise CheckpointError(f"the exported program returns no tensor; {EXPORT_ADVICE}")
         return output
+
+    def _check_on_shapes(self, values: Mapping[str, Any]) -> None:
+        shapes = {name: shape_of(value) for name, value in values.items()}
+        with on_shapes_alone():
+            described = {name: without_values(value) for name, value in shapes.items()}
+            described[DEVICE.name] = torch.device("meta")
+            try:
+                self._run(described)
+            except CheckpointError:
+                raise
+            except Exception as cause:
+                # Kernels raise errors of many classes; each means that the program can't run on this shape.
+                raise CheckpointError(
+                    f"the exported program can't run on inputs of shape {list(values[self.input_name].shape)} "
+                    f"({clean(cause, 120)}); {EXPORT_ADVICE}"
+                ) from cause
+
+
+def _constant(value: Any) -> Any:
+    if value is not None and not isinstance(value, int | float | str):
+        raise CheckpointError("the exported program takes a constant of an unknown kind, expected a number")
+    return value
 
 
 def _loaded(source: Mapping[str, Tensor], name: str) -> Tensor:
@@ -229,105 +176,12 @@ def _loaded(source: Mapping[str, Tensor], name: str) -> Tensor:
 
 def _last_size(graph: Mapping[str, Any], output: Any) -> int | None:
     """Last size of the output where the program fixes it: the number of classes."""
-    sizes = graph["tensor_values"][output.name]["sizes"] if isinstance(output, _Name) else []
+    sizes = graph["tensor_values"][output.name]["sizes"] if isinstance(output, ValueName) else []
     return int(sizes[-1]["as_int"]) if sizes and "as_int" in sizes[-1] else None
 
 
-def _step(node: Mapping[str, Any]) -> _Step | None:
-    target = str(node["target"])
-    name = target.removeprefix("torch.ops.aten.").partition(".")[0]
-    if name in _SKIPPED:
-        return None
-    positional: list[Any] = []
-    keyword: list[tuple[str, Any]] = []
-    for given in node["inputs"]:
-        value = _argument(given["arg"])
-        if given.get("kind") == 2 and target.startswith("torch.ops."):
-            keyword.append((given["name"], value))
-        else:
-            positional.append(value)
-    if name in _RANDOM or (name.rstrip("_") in _DROPOUTS and positional[-1] is True):
-        raise CheckpointError(f"the exported program calls the random {clean(name, 30)}; {EXPORT_ADVICE}")
-    overwritten = None
-    if name in _IN_PLACE and positional and isinstance(positional[0], _Name):
-        target = target.replace(f"aten.{name}", f"aten.{name[:-1]}", 1)
-        overwritten = positional[0].name
-    outputs = [_outputs(output) for output in node["outputs"]]
-    # The schema lists a single result and a tuple of results alike, by what its operator returns.
-    return _Step(_function(target), tuple(positional), tuple(keyword), outputs, overwritten)
-
-
-def _function(target: str) -> Callable[..., Any]:
-    if target in _ARITHMETIC:
-        return _ARITHMETIC[target]
-    parts = target.split(".")
-    if len(parts) == 5 and parts[:3] == ["torch", "ops", "aten"]:
-        name, overload = parts[3:]
-        allowed = name in _INTERNAL_OPERATORS or not name.startswith("_")
-        packet: Any = getattr(torch.ops.aten, name, None) if allowed and name not in _FORBIDDEN else None
-        if isinstance(packet, _OPERATOR_TYPE) and overload in packet.overloads():
-            function: Callable[..., Any] = getattr(packet, overload)
-            return function
-    raise CheckpointError(
-        f"the exported program calls {clean(target, 60)}, which isn't a plain tensor operator; "
-        "save `model.state_dict()` and use --arch file.py:factory"
-    )
-
-
-def _argument(argument: Mapping[str, Any]) -> Any:
-    """One argument of the export schema (a union of one key) as a value, with `_Name` for graph values."""
-    ((kind, value),) = argument.items()
-    if kind in _LITERALS:
-        return value
-    if kind not in _CONVERTERS:
-        raise CheckpointError(
-            f"the exported program has an argument {clean(kind, 30)} that can't be read; {EXPORT_ADVICE}"
-        )
-    return _CONVERTERS[kind](value)
-
-
-def _reference(value: Mapping[str, Any]) -> Any:
-    if "as_none" in value:
-        return None
-    return _Name(str(value["as_tensor"]["name"] if "as_tensor" in value else value["name"]))
-
-
-def _symbol(value: Mapping[str, Any]) -> Any:
-    ((kind, content),) = value.items()
-    return _Name(str(content)) if kind == "as_name" else content
-
-
-def _dtype(value: int) -> Any:
-    dtype = SCALAR_TYPES[value]
-    return _DTYPE if dtype.is_floating_point else dtype
-
-
-_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
-    "as_none": lambda _: None,
-    "as_tensor": _reference,
-    "as_optional_tensor": _reference,
-    "as_tensors": lambda items: [_reference(item) for item in items],
-    "as_optional_tensors": lambda items: [_reference(item) for item in items],
-    "as_sym_int": _symbol,
-    "as_sym_float": _symbol,
-    "as_sym_bool": _symbol,
-    "as_sym_ints": lambda items: [_symbol(item) for item in items],
-    "as_sym_floats": lambda items: [_symbol(item) for item in items],
-    "as_sym_bools": lambda items: [_symbol(item) for item in items],
-    "as_scalar_type": _dtype,
-    "as_memory_format": lambda value: _MEMORY_FORMATS[value],
-    "as_layout": lambda _: torch.strided,
-    "as_device": lambda _: _DEVICE,
-}
-
-
-def _outputs(argument: Mapping[str, Any]) -> Any:
-    value = _argument(argument)
-    return [item.name if item else None for item in value] if isinstance(value, list) else value and value.name
-
-
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(value, _Name):
+    if isinstance(value, ValueName):
         return values[value.name]
     return [_filled(item, values) for item in value] if isinstance(value, list) else value
 

@@ -4,6 +4,9 @@ import copy
 import io
 import json
 import pickle
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from riskaudit.errors import CheckpointError, RiskauditError
 from riskaudit.inputs import Samples, check_compatibility, load_checkpoint, load_loss
+from riskaudit.inputs.exported_operators import ALLOWED, ArgumentBoundsError, Arithmetic, Operator, overload_of
 
 # torch's own: the first jvp of a process compiles a few formulas, the exporter asks its own deprecated questions.
 pytestmark = [
@@ -330,3 +334,174 @@ def test_layout_of_older_torch(tmp_path: Path, archives) -> None:
         archive.writestr("version", "8.2")
     x = torch.rand(1, *SHAPE, dtype=torch.float64)
     torch.testing.assert_close(load_checkpoint(tmp_path / "old.pt2").model(x), model(x))
+
+
+# Limits of what a program may do
+
+
+def inserted(node: dict, tmp_path: Path, archives) -> Path:
+    """The static archive with one node in front, called ``new``, whose result the program returns."""
+
+    def change(document: dict) -> None:
+        graph_of(document)["nodes"].insert(0, {"metadata": {}, "outputs": [{"as_tensor": {"name": "new"}}], **node})
+        spec = document["graph_module"]["signature"]["output_specs"][0]
+        spec["user_output"]["arg"] = {"as_tensor": {"name": "new"}}
+
+    return rewritten(archives[1]["static"], tmp_path / "inserted.pt2", changed_json(MODEL, change))
+
+
+def node(target: str, **arguments: dict) -> dict:
+    inputs = [{"name": name, "arg": value, "kind": 2} for name, value in arguments.items()]
+    return {"target": f"torch.ops.aten.{target}", "inputs": inputs}
+
+
+X = {"as_tensor": {"name": "x"}}
+WEIGHT = {"as_tensor": {"name": "p_stem_0_weight"}}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        node("full.default", size={"as_ints": [2**40]}, fill_value={"as_int": 1}),
+        node("expand.default", self=X, size={"as_ints": [2**31, 1, 6, 6]}),
+        node("constant_pad_nd.default", self=X, pad={"as_ints": [2**33, 0]}),
+        node("native_group_norm.default", input=X, weight={"as_none": True}, bias={"as_none": True},
+             N={"as_int": 1}, C={"as_int": 1}, HxW={"as_int": 10**9}, group={"as_int": 1}, eps={"as_float": 1e-5}),
+        node("_native_batch_norm_legit_no_training.default", input=X, weight=WEIGHT, bias=WEIGHT, running_mean=WEIGHT,
+             running_var=WEIGHT, momentum={"as_float": 0.1}, eps={"as_float": 1e-5}),
+        node("pixel_shuffle.default", self=X, upscale_factor={"as_int": 0}),
+        node("div.Scalar_mode", self={"as_int": 1}, other={"as_int": 0}, rounding_mode={"as_string": "floor"}),
+        node("max_pool2d.default", self=X, kernel_size={"as_ints": [-1, 2]}),
+        node("linear.default", input={"as_string": "x"}, weight=WEIGHT),
+        node("relu.default", self=X, out=X),
+        node("embedding.default", weight=WEIGHT, indices={"as_tensor": {"name": "nothing"}}),
+    ],
+    ids=lambda call: call["target"].removeprefix("torch.ops.aten."),
+)  # fmt: skip
+def test_arguments_out_of_bounds_are_refused(tmp_path: Path, archives, refused, call: dict) -> None:
+    path = inserted(call, tmp_path, archives)
+    x = torch.rand(1, *SHAPE, dtype=torch.float64)
+    refused(CheckpointError, lambda: load_checkpoint(path).model(x))
+
+
+@pytest.mark.parametrize("operator", ["index.Tensor", "index_select.default", "gather.default", "embedding.default"])
+def test_index_beyond_a_tensor_is_refused(operator: str) -> None:
+    called = Operator(f"torch.ops.aten.{operator}")
+    source, index = torch.rand(4, 3), torch.tensor([[2**40]])
+    arguments = {
+        "index.Tensor": [source, [index[0]]],
+        "index_select.default": [source, 0, index[0]],
+        "gather.default": [source, 0, index],
+        "embedding.default": [source, index],
+    }[operator]
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (bounds|range)"):
+        called.call(called.bind(arguments, {}))
+
+
+def test_loop_of_products_of_sizes_is_bounded() -> None:
+    multiply = Arithmetic("_operator.mul")
+    value = 3
+    for _ in range(5):
+        value = multiply.call(multiply.bind([value, value], {}))
+    with pytest.raises(ArgumentBoundsError, match="beyond 64 bits"):
+        multiply.call(multiply.bind([value, value], {}))
+
+
+def test_allowed_operators_write_nothing_and_draw_nothing() -> None:
+    for name in ALLOWED:
+        schema = overload_of(name)._schema
+        assert not any(item.alias_info is not None and item.alias_info.is_write for item in schema.arguments), name
+        tags = overload_of(name).tags
+        if not any(item.name in ("train", "dropout_p", "p") for item in schema.arguments):
+            assert torch.Tag.nondeterministic_seeded not in tags, name
+
+
+class SharedMemory(nn.Module):
+    """Overwrites a view of a value that is used later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, x):
+        y = x.flatten(1) * 1
+        y[:, :18].add_(1.0)
+        return self.head(y)
+
+
+def test_overwritten_view_is_refused_and_the_advice_works(tmp_path: Path, refused) -> None:
+    model, x = random_module(SharedMemory()), torch.rand(1, *SHAPE)
+    program = torch.export.export(model, (x,))
+    torch.export.save(program, tmp_path / "v.pt2")
+    assert "run_decompositions()" in refused(CheckpointError, load_checkpoint, tmp_path / "v.pt2")
+    torch.export.save(program.run_decompositions(), tmp_path / "w.pt2")
+    torch.testing.assert_close(load_checkpoint(tmp_path / "w.pt2").model(x), model(x))
+
+
+def test_layer_in_training_mode_is_named(tmp_path: Path, refused) -> None:
+    export(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train(), tmp_path / "t.pt2", dynamic=True)
+    message = refused(CheckpointError, load_checkpoint, tmp_path / "t.pt2")
+    assert "the layer 1 was exported in training mode, in which batch_norm" in message
+
+
+class TwoOutputs(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x), x.sum()
+
+
+def test_tuple_of_outputs_is_refused(tmp_path: Path, refused) -> None:
+    export(TwoOutputs(nn.Flatten(), nn.Linear(36, 3)), tmp_path / "t.pt2")
+    assert "returns 2 values" in refused(CheckpointError, load_checkpoint, tmp_path / "t.pt2")
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("layer", [nn.Hardsigmoid(), nn.Hardswish(), nn.GroupNorm(1, 1), nn.MultiheadAttention(6, 2)])
+def test_layers_can_be_differentiated_twice(tmp_path: Path, layer: nn.Module, decomposed: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = layer, nn.Linear(36, 3)
+
+        def forward(self, x):
+            rows = x[:, 0]
+            is_attention = isinstance(self.layer, nn.MultiheadAttention)
+            hidden = self.layer(rows, rows, rows)[0] if is_attention else self.layer(4 * x - 2)
+            return self.head(hidden.flatten(1))
+
+    model, x = random_module(Net()).double(), torch.rand(2, *SHAPE, dtype=torch.float64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program.run_decompositions() if decomposed else program, tmp_path / "h.pt2")
+    exported = load_checkpoint(tmp_path / "h.pt2").model
+    torch.testing.assert_close(exported(x), model(x))
+    parameters = dict(exported.named_parameters())
+    one = x[:1]
+    _, tangent = jvp(lambda z: gradient(exported)(parameters, z), (one,), (torch.ones_like(one),))
+    step = 1e-6
+    change = gradient(exported)(parameters, one + step), gradient(exported)(parameters, one - step)
+    for name, value in tangent.items():
+        torch.testing.assert_close(value, (change[0][name] - change[1][name]) / (2 * step), rtol=1e-4, atol=1e-6)
+
+
+def run_mutations(folder: Path, archives, first: int, count: int) -> str:
+    for name, path in archives[1].items():
+        shutil.copy(path, folder / f"source_{name}.pt2")
+    program = torch.export.export(random_module(Residual()), (torch.rand(1, *SHAPE),)).run_decompositions()
+    torch.export.save(program, folder / "source_core.pt2")
+    command = [sys.executable, str(Path(__file__).with_name("pt2_mutations.py")), str(folder), str(first), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    number = (folder / f"number_{first}").read_text()
+    assert done.returncode == 0, f"mutation {number}: exit {done.returncode}\n{done.stdout}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_mutations(tmp_path: Path, archives) -> None:
+    counts = json.loads(run_mutations(tmp_path, archives, 0, 200))
+    assert sum(counts.values()) == 200
+    assert counts["refused"] > 100
+    assert counts["ran"] > 5
+
+
+@pytest.mark.slow
+def test_many_mutations(tmp_path: Path, archives) -> None:
+    counts = json.loads(run_mutations(tmp_path, archives, 1000, 10_000))
+    assert sum(counts.values()) == 10_000

@@ -1,0 +1,111 @@
+"""Operators that are written out in others: their kernels trust their arguments, or can't be differentiated twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+
+def _hardsigmoid(self: Tensor) -> Tensor:
+    # torch has no derivative of hardsigmoid's derivative.
+    result: Tensor = _aten.hardtanh.default(self + 3, 0, 6) / 6
+    return result
+
+
+def _hardswish(self: Tensor) -> Tensor:
+    return self * _hardsigmoid(self)
+
+
+def _unsafe_view(self: Tensor, size: Sequence[int]) -> Tensor:
+    result: Tensor = _aten.reshape.default(self, size)
+    return result
+
+
+def _batch_norm_with_statistics(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, None, None]:
+    # Unlike the internal form, the public one holds the weights' sizes against the input's.
+    return (
+        _aten.batch_norm.default(input, weight, bias, running_mean, running_var, False, momentum, eps, False),
+        None,
+        None,
+    )
+
+
+def _batch_norm_without_statistics(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, None, None]:
+    if not training:
+        raise ValueError("batch norm without statistics outside training")
+    return _aten.batch_norm.default(input, weight, bias, None, None, True, momentum, eps, False), None, None
+
+
+def _group_norm(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int, eps: float
+) -> tuple[Tensor, None, None]:
+    # The internal form reads N * C * HxW entries, however many there are.
+    if input.ndim < 2 or tuple(input.shape[:2]) != (N, C) or input.numel() != N * C * HxW or group < 1:
+        raise ValueError("group norm of other sizes than its input has")
+    return _aten.group_norm.default(input, group, weight, bias, eps, False), None, None
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(scale Q K^T + mask) V; fused kernels can't be differentiated twice."""
+    if dropout_p or enable_gqa:
+        raise ValueError("attention with dropout or groups of queries")
+    scores = _aten.matmul.default(query, key.mT) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+        scores = scores.masked_fill(~allowed, -math.inf)
+    if attn_mask is not None:
+        masked = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -math.inf) if masked else scores + attn_mask
+    result: Tensor = _aten.matmul.default(torch.softmax(scores, -1), value)
+    return result
+
+
+def _attention_on_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, None]:
+    return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale), None
+
+
+REPLACEMENTS: Mapping[str, Callable[..., Any]] = {
+    "aten.hardsigmoid.default": _hardsigmoid,
+    "aten.hardswish.default": _hardswish,
+    "aten._unsafe_view.default": _unsafe_view,
+    "aten._native_batch_norm_legit_no_training.default": _batch_norm_with_statistics,
+    "aten._native_batch_norm_legit.no_stats": _batch_norm_without_statistics,
+    "aten.native_group_norm.default": _group_norm,
+    "aten.scaled_dot_product_attention.default": _attention,
+    "aten._scaled_dot_product_flash_attention_for_cpu.default": _attention_on_cpu,
+}
