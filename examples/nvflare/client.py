@@ -13,7 +13,7 @@ from network import Network
 from torch import Tensor, nn
 
 import riskaudit
-from riskaudit.guard import Guard, Policy
+from riskaudit.guard import Guard, Policy, SecureNoise
 from riskaudit.integrations.nvflare import discreet, seal
 
 BATCH_SIZE, STEP_SIZE = 8, 0.5
@@ -59,9 +59,10 @@ def local_step(model: nn.Module, batch: tuple[Tensor, Tensor], noise_std: float)
     """One step of plain SGD with noise on the gradient."""
     inputs, targets = batch
     gradients = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    noise = SecureNoise("gaussian", noise_std)
     with torch.no_grad():
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter.sub_(gradient + noise_std * torch.randn_like(gradient), alpha=STEP_SIZE)
+            parameter.sub_(noise.added(gradient), alpha=STEP_SIZE)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from riskaudit.auditing.planning import choose_plan, fitting_samples
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.ledger import Account, Entry
-from riskaudit.guard.randomness import fresh_generator
+from riskaudit.guard.randomness import SecureNoise
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import Prior
@@ -247,7 +247,7 @@ class Assessor:
         release = jacobian.release
         plan = choose_plan(settings, jacobian.shape[1], release.num_entries, 1, 1, release.device)
         clock = Clock(None if math.isinf(end) else max(0.0, end - time.monotonic()))
-        at = Linearisation(jacobian, [place], self.prior, plan, secrets.randbits(48), clock)
+        at = Linearisation(jacobian, [place], self.prior, plan, 0, clock, _probes(batch.inputs.flatten(1)))
         information = at.information
         if information is not None:
             found.information[place] = information[0]
@@ -269,12 +269,7 @@ class Assessor:
         part = found.batch.select(list(places))
         jacobian = self.client.jacobian(part, 0.0)
         hessian, flat = jacobian.hessian(), part.inputs.flatten(1)
-        generator = fresh_generator()
-
-        def draw(_: int) -> torch.Tensor:
-            return torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)
-
-        few = few_products(hessian, self.prior.bind(part.targets, flat), number, failure, draw, deadline)
+        few = few_products(hessian, self.prior.bind(part.targets, flat), number, failure, _probes(flat), deadline)
         found.products += few.products
         if few.products < len(places) or (places[0] in found.information and deadline()):
             # Not one product for everybody, so that no bound exists; or less than what is known already.
@@ -309,3 +304,9 @@ class Assessor:
             count = len(directions)
             core = (columns[row, :, :count].mT @ images[row, :, :count]).double().cpu().numpy()
             found.sketches[places[row]] = Sketched(directions, (core + core.T) / 2)
+
+
+def _probes(like: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """Draws standard normal vectors [B, d] that nobody can foresee, such as whoever chose the model's weights."""
+    noise = SecureNoise("gaussian", 1.0)
+    return lambda _: noise.draw(like.numel()).reshape(like.shape).to(like)

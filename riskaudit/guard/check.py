@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskaudit.errors import SettingsError
 from riskaudit.guard.guard import Guard
-from riskaudit.guard.randomness import fresh_generator
+from riskaudit.guard.randomness import SecureNoise
 from riskaudit.guard.updates import split
 from riskaudit.inputs import Samples
 
@@ -101,9 +101,9 @@ def honest_update(guard: Guard, inputs: Tensor, targets: Tensor) -> list[Tensor]
     """The update that a client with the guard's release would send for a batch, noise included."""
     guard.client.refresh()
     mean = guard.client.mean(guard.client.batch(inputs, targets))
-    if guard.client.noise is not None:
-        mean = mean + guard.client.noise.sample(len(mean), fresh_generator(), torch.float64)
-    return [part.float() for part in split(mean, guard.client.shapes.values())]
+    parts = [part.float() for part in split(mean, guard.client.shapes.values())]
+    law = guard.client.noise
+    return parts if law is None else [SecureNoise(law.law, law.scale).added(part) for part in parts]
 
 
 def _gradient(guard: Guard, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:

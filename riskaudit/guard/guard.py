@@ -295,7 +295,11 @@ class Guard:
                 outcome = _after_dropping(outcome, assessed.reasons, total - len(binding.kept))
             if outcome.vector is None:
                 return replace(outcome.decision(None), model_digest=model_digest)
-            sent = update if outcome.vector is vector else update.like(outcome.vector)
+            try:
+                sent = update if outcome.vector is vector else update.like(outcome.vector, outcome.noise_total)
+            except GuardError as error:  # a violation was found already, so nothing may let this pass any more
+                reasons = [*outcome.reasons, f"sanitising failed: {error}"]
+                return replace(outcome.decision(None), action="block", reasons=reasons, model_digest=model_digest)
             handed = sent.handed_back()
             digest = digest_of_update(handed)
             if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest, position):

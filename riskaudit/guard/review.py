@@ -17,7 +17,7 @@ from riskaudit.guard.assessment import Assessment, Assessor
 from riskaudit.guard.client import Client
 from riskaudit.guard.decision import Action, Decision, told
 from riskaudit.guard.ledger import Account
-from riskaudit.guard.randomness import fresh_generator
+from riskaudit.guard.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
 from riskaudit.priors import Prior
@@ -178,7 +178,7 @@ class Review:
         # Gaussian noises add up. With noise of another law the sum tells no more than the Gaussian part alone.
         added = 0.0 if total <= noise else math.sqrt(total**2 - noise**2) if gaussian else total
         if added:
-            vector = vector + added * torch.randn(len(vector), generator=fresh_generator(), dtype=torch.float64)
+            vector = vector + SecureNoise("gaussian", added).draw(len(vector))
             said.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
         return Outcome(
             "sanitise", vector, said, found.exposures(total, self.accounts), list(range(len(self.ids))), total, found,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import GuardError
+from riskaudit.guard.randomness import on_grid
 from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.inputs.text import shape_text
 
@@ -65,10 +66,17 @@ class Update:
         """All entries as one vector [P], float64, on the CPU."""
         return torch.cat([tensor.reshape(-1).to("cpu", torch.float64) for tensor in self.tensors.values()])
 
-    def like(self, vector: Tensor) -> Update:
-        """The same layout, dtypes and devices with the entries of ``vector`` [P]."""
+    def like(self, vector: Tensor, noise_std: float) -> Update:
+        """The same layout, dtypes and devices with the entries of ``vector`` [P], rounded to a grid below its noise.
+
+        Raises:
+            GuardError: a dtype that can't hold the grid.
+        """
         parts = split(vector, [tensor.shape for tensor in self.tensors.values()])
-        rebuilt = {name: part.to(old) for part, (name, old) in zip(parts, self.tensors.items(), strict=True)}
+        rebuilt = {
+            name: (on_grid(part, noise_std, old.dtype) if noise_std else part).to(old)
+            for part, (name, old) in zip(parts, self.tensors.items(), strict=True)
+        }
         return Update(rebuilt, self.named)
 
     def handed_back(self) -> dict[str, Tensor] | list[Tensor]:

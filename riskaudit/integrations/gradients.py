@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riskaudit.guard.randomness import fresh_generator
+from riskaudit.guard.randomness import SecureNoise
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -44,14 +44,17 @@ def add_noise(model: nn.Module, std: float) -> None:
     """Add Gaussian noise to every entry of every trainable parameter's gradient, in place.
 
     It comes from the system's randomness: seeded alike, the processes of one training would add the same noise, and
-    whoever knows the seed could take it off again.
+    whoever knows the seed could take it off again. What results is rounded to a grid, see `SecureNoise`.
 
     Args:
         model: after its backward pass.
         std: per entry of the mean gradient, as in the guard's ``release="gaussian:STD"``.
+
+    Raises:
+        GuardError: gradients in a short dtype that are much larger than the noise; nothing is changed then.
     """
-    generator = fresh_generator()
-    for parameter in trainable(model):
-        noise = std * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = held + noise.to(held)
+    noise = SecureNoise("gaussian", std)
+    held = [torch.zeros_like(one) if one.grad is None else one.grad for one in trainable(model)]
+    noisy = [noise.added(one) for one in held]
+    for parameter, gradient in zip(trainable(model), noisy, strict=True):
+        parameter.grad = gradient

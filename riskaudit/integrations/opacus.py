@@ -36,6 +36,7 @@ from torch import nn
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
 from riskaudit.guard import Assessed, AuditLog, Decision, Guard, Ledger, Policy
 from riskaudit.guard.client import LossLike
+from riskaudit.guard.randomness import SecureNoise
 from riskaudit.integrations.gradients import clear, gradients, trainable, write
 from riskaudit.priors import Prior
 from riskaudit.release import Batch
@@ -107,6 +108,7 @@ class OpacusGuard:
         self._prior = prior
         self._guard = self._made(_release(optimizer))
         self._pending: _Pending | None = None
+        _draw_from_the_system(optimizer)
         self._handle = optimizer.original_optimizer.register_step_pre_hook(self._before_step)
 
     def step(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Decision:
@@ -234,6 +236,24 @@ def _release(optimizer: DPOptimizer) -> str:
     """What Opacus does to the sum over the batch."""
     clip, std = float(optimizer.max_grad_norm), float(optimizer.noise_multiplier) * float(optimizer.max_grad_norm)
     return f"clip:{clip!r},gaussian:{std!r}" if std else f"clip:{clip!r}"
+
+
+def _draw_from_the_system(optimizer: DPOptimizer) -> None:
+    """Let Opacus's noise come from `SecureNoise`: its generator has 32 bits of state, and scripts seed it."""
+    add_none = optimizer.add_noise
+
+    def add_noise() -> None:
+        multiplier = optimizer.noise_multiplier
+        optimizer.noise_multiplier = 0.0
+        try:
+            add_none()
+        finally:
+            optimizer.noise_multiplier = multiplier
+        noise = SecureNoise("gaussian", float(multiplier) * float(optimizer.max_grad_norm))
+        for parameter in optimizer.params:
+            parameter.grad = noise.added(parameter.grad)
+
+    optimizer.add_noise = add_noise
 
 
 def _plain(model: GradSampleModule) -> nn.Module:

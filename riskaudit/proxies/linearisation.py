@@ -84,6 +84,7 @@ class Linearisation:
         plan: solvers and limits.
         seed: of the whole audit.
         clock: the time that the batch may take.
+        draw: of standard normal vectors [B, d], in the place of draws from the seed.
     """
 
     def __init__(
@@ -94,12 +95,13 @@ class Linearisation:
         plan: Plan,
         seed: int,
         clock: Clock | None = None,
+        draw: Callable[[int], Tensor] | None = None,
     ) -> None:
         noise = jacobian.release.noise
         assert noise is not None
         self.jacobian, self.release, self.batch = jacobian, jacobian.release, jacobian.batch
         self.plan, self.clock = plan, clock or Clock()
-        self.indices, self.seed = indices, seed
+        self.indices, self.seed, self._given_draw = indices, seed, draw
         self.sigma = noise.fisher_std
         flat = self.batch.inputs.flatten(1)
         self._prior_in = partial(prior.bind, self.batch.targets)
@@ -213,7 +215,7 @@ class Linearisation:
     @property
     def _draw(self) -> Callable[[int], Tensor]:
         """Draws standard normal vectors [B, d], the i-th of each sample's own; holds no reference to this."""
-        return partial(_draw, self.seed, self.indices, self.batch.inputs.flatten(1))
+        return self._given_draw or partial(_draw, self.seed, self.indices, self.batch.inputs.flatten(1))
 
     @cached_property
     def largest(self) -> Solution:

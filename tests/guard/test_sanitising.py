@@ -53,8 +53,7 @@ def test_min_rmse_is_met_too() -> None:
 def test_the_noise_is_on_the_update() -> None:
     model, batch = network(), images()
     update = gradient(model, batch)
-    guard = guard_of(model, sanitise(), None)
-    first, second = (guard.review(batch, update) for _ in range(2))
+    first, second = (guard_of(model, sanitise(), None).review(batch, update) for _ in range(2))
     added = flat(first.update) - flat(update)
     count = len(added)
     assert first.noise_std * (1 - 5 / math.sqrt(2 * count)) < float(added.std()) < first.noise_std * 1.3

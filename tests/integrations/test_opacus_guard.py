@@ -36,7 +36,7 @@ def uneven() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Training:
-    """A model under Opacus, with or without a guard; the noise of both is the same."""
+    """A model under Opacus, with or without a guard; see `follow` for the same noise in both."""
 
     def __init__(self, policy: Policy | None = LENIENT, *, multiplier: float = MULTIPLIER, reduction="mean", **options):
         self.model = opacus.GradSampleModule(small_model(), loss_reduction=reduction)
@@ -45,12 +45,31 @@ class Training:
             self.original, noise_multiplier=multiplier, max_grad_norm=CLIP, expected_batch_size=EXPECTED,
             loss_reduction=reduction, generator=torch.Generator().manual_seed(5),
         )  # fmt: skip
+        self.sums: list[torch.Tensor] = []
+        self.noisy: list[torch.Tensor] = []
         self.reduction, self.steps = reduction, 0
         self.optimizer.attach_step_hook(self.count)
         if policy is not None:
             self.guard = OpacusGuard(
                 self.model, self.optimizer, "cross-entropy", policy, prior_std=PRIOR_STD, **options
             )
+        self.add, self.optimizer.add_noise = self.optimizer.add_noise, self.add_noise
+
+    def add_noise(self) -> None:
+        """Remember what Opacus's noise was added to, and what came of it."""
+        self.add()
+        self.sums = [parameter.summed_grad.clone() for parameter in self.optimizer.params]
+        self.noisy = [parameter.grad.clone() for parameter in self.optimizer.params]
+
+    def follow(self, other: Training, tolerance: float = 0.0) -> None:
+        """Take the other's noise, on a sum that must be the same."""
+
+        def add_noise() -> None:
+            for parameter, clipped, noisy in zip(self.optimizer.params, other.sums, other.noisy, strict=True):
+                torch.testing.assert_close(parameter.summed_grad, clipped, rtol=0, atol=tolerance)
+                parameter.grad = noisy.clone()
+
+        self.optimizer.add_noise = add_noise
 
     def count(self, _: DPOptimizer) -> None:
         """As an accountant does."""
@@ -75,6 +94,7 @@ class Training:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_step_within_the_policy_is_opacus_own(reduction) -> None:
     guarded, plain = Training(reduction=reduction), Training(None, reduction=reduction)
+    plain.follow(guarded)
     for seed in (1, 2):
         batch = small_batch(seed=seed)
         decision = guarded.step(batch)
@@ -89,6 +109,7 @@ def test_a_step_within_the_policy_is_opacus_own(reduction) -> None:
 
 def test_a_withheld_batch_leaves_nothing_behind(tmp_path) -> None:
     guarded, plain = Training(STRICT, log=tmp_path / "log"), Training(None)
+    plain.follow(guarded)
     before = weights(guarded.model)
     decision = guarded.step(small_batch())
     assert decision.action == "block"
@@ -109,6 +130,7 @@ def test_a_withheld_batch_leaves_nothing_behind(tmp_path) -> None:
 
 def test_dropped_samples_are_not_in_the_step(tmp_path) -> None:
     guarded, plain = Training(DROP, log=tmp_path / "log"), Training(None)
+    plain.follow(guarded, 1e-6)
     inputs, targets = uneven()
     decision = guarded.step((inputs, targets))
     assert decision.action == "sanitise", decision.reasons
@@ -131,6 +153,20 @@ def test_a_step_past_the_guard_is_withheld() -> None:
     assert torch.equal(weights(guarded.model), before)
     guarded.optimizer.zero_grad()
     assert guarded.step(small_batch()).action == "allow"
+
+
+def test_the_noise_is_that_of_the_system_whatever_generator_opacus_was_given() -> None:
+    noises = []
+    for _ in range(2):
+        guarded = Training()
+        torch.manual_seed(0)
+        assert guarded.step(small_batch()).action == "allow"
+        noises.append([noisy - clipped for noisy, clipped in zip(guarded.noisy, guarded.sums, strict=True)])
+    assert all((first != second).all() for first, second in zip(*noises, strict=True))
+    entries = torch.cat([part.reshape(-1) for noise in noises for part in noise])
+    assert 0.7 < float(entries.std()) / (MULTIPLIER * CLIP) < 1.3
+    # All lie on one grid: multiples of a power of two far below the noise.
+    assert all(torch.equal(part, torch.round(part * 2.0**14) / 2.0**14) for part in guarded.noisy)
 
 
 def more_noise(training) -> None:
@@ -206,6 +242,7 @@ def test_without_noise_everything_is_revealed() -> None:
 
 def test_a_forward_pass_that_was_given_up_is_forgotten() -> None:
     guarded, plain = Training(), Training(None)
+    plain.follow(guarded)
     guarded.model(small_batch(4)[0])
     guarded.guard.discard()
     assert guarded.clean()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import riskaudit
+from riskaudit.guard import SecureNoise
 
 BATCH_SIZE = 8
 
@@ -36,7 +37,8 @@ def local_step(model: nn.Module, batch: tuple[Tensor, Tensor], step_size: float,
     inputs, targets = batch
     loss = F.cross_entropy(model(inputs), targets)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
+    noise = SecureNoise("gaussian", noise_std)
     with torch.no_grad():
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter.sub_(gradient + noise_std * torch.randn_like(gradient), alpha=step_size)
+            parameter.sub_(noise.added(gradient), alpha=step_size)
     return loss.item()
