@@ -129,9 +129,10 @@ class ExportedModel(nn.Module):
             for part in path:
                 owner = getattr(owner, part)
             values[graph_name] = owner
-        tensors = (value for value in values.values() if isinstance(value, Tensor) and value.is_floating_point())
-        values[DEVICE.name] = x.device
-        values[DTYPE.name] = x.dtype if x.is_floating_point() else next(tensors, torch.zeros(())).dtype
+        # Class numbers and tokens have no precision of their own: that of the weights counts then.
+        tensors = [x, *(value for value in values.values() if isinstance(value, Tensor))]
+        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+        values[DEVICE.name], values[DTYPE.name] = x.device, dtype
         return values
 
     def _run(self, values: dict[str, Any]) -> Tensor:

@@ -482,6 +482,19 @@ def test_layers_can_be_differentiated_twice(tmp_path: Path, layer: nn.Module, de
         torch.testing.assert_close(value, (change[0][name] - change[1][name]) / (2 * step), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_program_of_tokens(tmp_path: Path, decomposed: bool) -> None:
+    layers = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = random_module(nn.Sequential(nn.Embedding(20, 8), layers, nn.Flatten(), nn.Linear(40, 3)))
+    x = torch.randint(0, 20, (2, 5), generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program.run_decompositions() if decomposed else program, tmp_path / "t.pt2")
+    exported = load_checkpoint(tmp_path / "t.pt2").model
+    torch.testing.assert_close(exported(x), model(x))
+    with pytest.raises(CheckpointError, match="beyond a tensor"):
+        exported(x + 2**40)
+
+
 def run_mutations(folder: Path, archives, first: int, count: int) -> str:
     for name, path in archives[1].items():
         shutil.copy(path, folder / f"source_{name}.pt2")
