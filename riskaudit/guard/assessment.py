@@ -74,6 +74,7 @@ class Assessment:
         sketches: by place, where a ledger wants them.
         products: with H, over all samples.
         summed: whether the sum over the samples leaves, not their mean.
+        labels: the same for samples that are one person's; none has a twin where empty.
     """
 
     batch: Batch
@@ -83,6 +84,12 @@ class Assessment:
     sketches: dict[int, Sketched] = field(default_factory=dict)
     products: int = 0
     summed: bool = False
+    labels: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._by_label: dict[int, list[int]] = {}
+        for place, label in enumerate(self.labels):
+            self._by_label.setdefault(label, []).append(place)
 
     def exposures(self, noise_std: float, accounts: dict[str, Account] | None = None) -> list[Exposure]:
         """Of every sample, if the mean (or sum) over the samples leaves with noise of this std on its entries.
@@ -103,10 +110,16 @@ class Assessment:
             total = None if accounts is None else Range(0.0, 1.0)
             return Exposure(identifier, group, Range(1.0, 1.0), Range(0.0, 0.0), total)
         found = self.information.get(place)
-        if found is None:
+        twins = self.twins(place)
+        if found is None or any(twin not in self.information for twin in twins):
             return Exposure(identifier, group)
-        sigma = self.sample_noise(noise_std, batch_size)
+        sigma = self.sample_noise(noise_std, batch_size, place)
         revealed, error = found.revealed(sigma), found.error(sigma)
+        if len(twins) > 1:
+            # What any of them reveals, it reveals of the same person.
+            every = [self.information[twin] for twin in twins]
+            revealed = Range(revealed.low, max(one.revealed(sigma).high for one in every))
+            error = Range(min(one.error(sigma).low for one in every), error.high)
         total = None
         if accounts is not None:
             after = self.account(place, noise_std, batch_size, accounts.get(identifier))
@@ -126,14 +139,21 @@ class Assessment:
             )
         if not noise_std:
             return before.after(Entry(dimension, math.inf, EVERYTHING * np.eye(len(sketch.core))))
-        sigma = self.sample_noise(noise_std, batch_size)
+        sigma = self.sample_noise(noise_std, batch_size, place)
         precision = sigma**-2
         most = found.revealed(sigma).high
         return before.after(Entry(most * dimension, trace_of(found) * precision, sketch.core * precision))
 
-    def sample_noise(self, noise_std: float, batch_size: int) -> float:
-        """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one."""
-        return noise_std if self.summed else batch_size * noise_std
+    def twins(self, place: int) -> list[int]:
+        """Places of all samples that are this one's person's, its own among them."""
+        return self._by_label[self.labels[place]] if self.labels else [place]
+
+    def sample_noise(self, noise_std: float, batch_size: int, place: int) -> float:
+        """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one.
+
+        c copies of it have the same Jacobian, so that their sum has c times it: 1 / c of the noise.
+        """
+        return (noise_std if self.summed else batch_size * noise_std) / len(self.twins(place))
 
     def select(self, places: Sequence[int]) -> Assessment:
         """Of some of the samples; the products stay those of all."""
@@ -145,6 +165,7 @@ class Assessment:
             {new: self.sketches[old] for new, old in enumerate(places) if old in self.sketches},
             self.products,
             self.summed,
+            [self.labels[place] for place in places] if self.labels else [],
         )
 
 
@@ -185,6 +206,7 @@ class Assessor:
         accounts: dict[str, Account] | None,
         failure: float,
         end: float,
+        labels: list[int],
     ) -> Assessment:
         """As many samples as time allows, drawn at random where it does not allow all.
 
@@ -195,8 +217,9 @@ class Assessor:
             accounts: of a ledger, whose directions the sketches take over; None without one.
             failure: probability, over the whole batch, that some interval misses.
             end: of the time, on the monotonic clock.
+            labels: see `Assessment`.
         """
-        found = Assessment(batch, ids, groups, summed=self.client.summed)
+        found = Assessment(batch, ids, groups, summed=self.client.summed, labels=labels)
         limited = math.isfinite(end)
         order = list(range(len(batch)))
         if limited:
@@ -240,7 +263,7 @@ class Assessor:
             return
         one = found.batch.select([place])
         batch = self.client.batch(one.inputs, one.targets)
-        jacobian = self.client.jacobian(batch, found.sample_noise(noise_std, len(found.ids)))
+        jacobian = self.client.jacobian(batch, found.sample_noise(noise_std, len(found.ids), place))
         settings = AuditSettings(
             proxies=("posterior_rmse", "revealed_fraction"), precision=REFINED_PRECISION, confidence=1 - failure
         )

@@ -23,6 +23,7 @@ from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.batches import HeldBatch, check_batch, classes_of
 from riskaudit.guard.client import Client, LossLike
 from riskaudit.guard.decision import Assessed, Decision, described, told
+from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog, Position
@@ -283,13 +284,14 @@ class Guard:
         if mismatch is not None:
             raise GuardError(mismatch)
         ids, groups = self._ids(inputs, names), classes_of(targets)
+        labels = duplicate_labels(inputs, ids)
         known = None if binding is None else _known(binding, batch, snapshot)
         for attempt in range(ATTEMPTS):
             position = None if self.log is None else self.log.position()
             accounts = None if self.ledger is None else self.ledger.accounts(ids, position)
             # What was found before somebody else's round entered the ledger isn't in the ledger's directions.
             found = None if known is None or attempt or not _current(known, ids, accounts) else replace(known, ids=ids)
-            work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found)
+            work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found, labels)
             outcome = work.decide(vector, mean)
             if assessed is not None and binding is not None and assessed.action == "sanitise":
                 outcome = _after_dropping(outcome, assessed.reasons, total - len(binding.kept))
@@ -316,8 +318,9 @@ class Guard:
         position = None if self.log is None else self.log.position()
         accounts = None if self.ledger is None else self.ledger.accounts(ids, position)
         work = Review(
-            batch, ids, groups, accounts, self.client, self._exact, self.prior, self.policy, self._end(started)
-        )
+            batch, ids, groups, accounts, self.client, self._exact, self.prior, self.policy, self._end(started),
+            labels=duplicate_labels(inputs, ids),
+        )  # fmt: skip
         outcome = work.decide(None, None)
         kept = [] if outcome.action == "block" else outcome.kept
         assessed = Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, snapshot.model_digest)
@@ -367,20 +370,14 @@ class Guard:
     def _ids(self, inputs: Tensor, names: Sequence[object] | None) -> list[str]:
         """Hidden ids; the inputs' own content names them where nobody else does."""
         if names is None:
-            plain = [digest_of_update([one]) for one in inputs]
+            plain = [content_id(one) for one in inputs]
         else:
-            plain = [str(name) for name in names]
+            plain = [canonical_id(name) for name in names]
             if len(plain) != len(inputs):
                 raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(plain)}")
         if self.ledger is not None:
-            hidden = [self.ledger.hidden(name) for name in plain]
-            if len(set(hidden)) < len(hidden):
-                raise GuardError(
-                    "a sample occurs twice in the batch, which the ledger can't count; give each its own id"
-                )
-            return hidden
-        distinct = [f"{name} {place}" if plain.count(name) > 1 else name for place, name in enumerate(plain)]
-        return [hide(name, self._salt) for name in distinct]
+            return [self.ledger.hidden(name) for name in plain]
+        return [hide(name, self._salt) for name in plain]
 
     def _failed(self, update: UpdateLike, failure: Exception, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""
@@ -464,7 +461,10 @@ def _recorded(
         if place not in found.information:
             raise GuardError("the ledger can't count samples that were not assessed; raise the budget")
         before = accounts.get(ids[place])
-        after[ids[place]] = found.account(place, outcome.noise_total, len(outcome.kept), before)
+        one = found.account(place, outcome.noise_total, len(outcome.kept), before)
+        # Twins under one id are counted once, each with the information of all: the most exposed one's counts.
+        if ids[place] not in after or one.revealed > after[ids[place]].revealed:
+            after[ids[place]] = one
     return ledger.record({name: accounts[name] for name in after if name in accounts}, after, digest, log) is not None
 
 

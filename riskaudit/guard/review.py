@@ -77,12 +77,13 @@ class Review:
         policy: limits and what to do.
         end: of the time, on the monotonic clock.
         found: what is known of the batch already.
+        labels: the same for samples that are one person's; None where nobody has looked.
     """
 
     def __init__(
         self, batch: Batch, ids: list[str], groups: list[str | None], accounts: dict[str, Account] | None,
         client: Client, exact: Callable[[], Client], prior: Prior, policy: Policy, end: float,
-        found: Assessment | None = None,
+        found: Assessment | None = None, labels: list[int] | None = None,
     ) -> None:  # fmt: skip
         self.batch, self.ids, self.groups, self.accounts = batch, ids, groups, accounts
         self.client, self.exact, self.prior, self.policy, self.end = client, exact, prior, policy, end
@@ -93,6 +94,7 @@ class Review:
             failure /= rounds * (rounds + 1)
         # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
         self.look_failure = failure / (4 + len(FURTHER_LOOKS))
+        self.labels = labels or []
         self._found = found
 
     def decide(self, vector: Tensor | None, mean: Tensor | None) -> Outcome:
@@ -108,7 +110,7 @@ class Review:
             if self.policy.max_gradients is None and noise:
                 self._refine_undecided(found, noise)
         else:
-            found = Assessment(self.batch, self.ids, self.groups, summed=self.client.summed)
+            found = Assessment(self.batch, self.ids, self.groups, summed=self.client.summed, labels=self.labels)
         exposures = found.exposures(noise, self.accounts)
         judgement = self.policy.judge(exposures)
         # Only who allows everything to be revealed allows this.
@@ -116,7 +118,8 @@ class Review:
         reasons = [*(["the update carries no noise: assume full disclosure"] if disclosed else []), *judgement.reasons]
         passing = Outcome("allow", vector, [], exposures, everybody, noise, found)
         if not reasons:
-            return replace(passing, reasons=[self._within(found)])
+            return replace(passing, reasons=[self._within(found), *self._together()])
+        reasons += self._together()
         blocked = replace(passing, action="block", vector=None, reasons=reasons)
         if self.policy.on_violation == "block":
             return blocked
@@ -190,7 +193,9 @@ class Review:
         if self._found is not None and client is self.client:
             return self._found
         assessor = Assessor(client, self.prior, self.policy, self.accounts is not None)
-        found = assessor.quick(self.batch, self.ids, self.groups, self.accounts, self.look_failure, self.end)
+        found = assessor.quick(
+            self.batch, self.ids, self.groups, self.accounts, self.look_failure, self.end, self.labels
+        )
         if not found.information:
             raise GuardError(
                 f"the budget of {self.policy.budget_seconds:g} s was over before a bound existed; raise budget_seconds"
@@ -206,6 +211,11 @@ class Review:
         for place in range(len(self.ids)):
             if place in found.information and self.policy.undecided(found.exposure(place, noise, len(self.ids))):
                 refiner.refine(place, noise)
+
+    def _together(self) -> list[str]:
+        """What is said of samples that count as one."""
+        twins = sum(self.labels.count(label) > 1 for label in self.labels)
+        return [f"{twins} samples are copies, views or ids of another one and count together"] if twins else []
 
     def _within(self, found: Assessment) -> str:
         """What an allowed batch may be said to keep."""

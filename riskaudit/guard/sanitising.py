@@ -98,7 +98,9 @@ def drop_exposed(
         bad = {*judgement.exceeded, *judgement.unassessed}
         if not bad:
             return None if judgement.reasons else kept
-        kept = [place for place, one in zip(kept, exposures, strict=True) if one.id not in bad]
+        out = {place for place, one in zip(kept, exposures, strict=True) if one.id in bad}
+        # Nobody leaves in part: twins share the noise by their number.
+        kept = [place for place in kept if not out.intersection(found.twins(place))]
     return None
 
 
@@ -127,7 +129,7 @@ def _needed(
         one = found.exposure(place, math.exp(log_std), batch_size, accounts)
         return not any(policy.exceeds(limit, one if cautious else _hopeful(one)) for limit in policy.limits)
 
-    middle = math.log(information.tau * math.sqrt(largest) / found.sample_noise(1.0, batch_size))
+    middle = math.log(information.tau * math.sqrt(largest) / found.sample_noise(1.0, batch_size, place))
     low, high = middle - SEARCH_DECADES * math.log(10), middle + SEARCH_DECADES * math.log(10)
     if not kept(high):
         return None

@@ -1,0 +1,149 @@
+"""One person is one account: copies, views and repeats in a batch count together, and strangers don't."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from guard_cases import NOISE, gradient, guard_of, images, network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from riskaudit.guard import Policy
+from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
+
+
+def labels(inputs: torch.Tensor) -> list[int]:
+    return duplicate_labels(inputs, [str(place) for place in range(len(inputs))])
+
+
+def picture(seed: int, size: int = 28, channels: int = 1) -> torch.Tensor:
+    """Blobs in front of black, [1, C, H, W] in [0, 1]."""
+    random, axis = np.random.default_rng(seed), np.arange(size)
+    found = np.zeros((channels, size, size))
+    for _ in range(5):
+        row, column, width = *random.uniform(0.3 * size, 0.7 * size, 2), random.uniform(1, size / 8)
+        blob = np.exp(-((axis[:, None] - row) ** 2 + (axis - column) ** 2) / 2 / width**2)
+        found += random.uniform(0, 1, (channels, 1, 1)) * blob
+    return torch.tensor(found.clip(0, 1), dtype=torch.float32)[None]
+
+
+VIEWS = {
+    "copy": lambda image: image,
+    "half": lambda image: image.half().float(),
+    "bytes": lambda image: (image * 255).round() / 255,
+    "flip": lambda image: image.flip(-1),
+    "upside down": lambda image: image.flip(-2),
+    "turn": lambda image: torch.rot90(image, 1, (-2, -1)),
+    "shift": lambda image: image.roll((1, -2), (-2, -1)),
+    "brighter": lambda image: 0.6 * image + 0.3,
+    "negative": lambda image: 1 - image,
+    "noise": lambda image: image + 0.01 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1)),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(sorted(VIEWS)), st.sampled_from(sorted(VIEWS)), st.sampled_from([1, 3]))
+def test_views_are_one(seed, first, second, channels) -> None:
+    mine = picture(seed, channels=channels)
+    others = torch.cat([picture(seed + number, channels=channels) for number in (1, 2)])
+    found = labels(torch.cat([VIEWS[first](mine), others, VIEWS[second](mine), mine]))
+    assert found[0] == found[3] == found[4]
+    assert len(set(found)) >= 2
+
+
+def test_vectors_and_constant_inputs() -> None:
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(20, 12, generator=random)
+    near = rows[:3] + 1e-3 * torch.randn(3, 12, generator=random) * 0.5
+    found = labels(torch.cat([rows, near]))
+    assert found[:3] == found[20:]
+    assert len(set(found)) == 20
+    blank = labels(torch.cat([torch.zeros(2, 1, 8, 8), torch.ones(1, 1, 8, 8)]))
+    assert (blank[0] == blank[1], blank[0] == blank[2]) == (True, False)
+
+
+def test_ids_in_any_spelling() -> None:
+    spellings = ["7", 7, 7.0, " 7 ", "7.0", np.int64(7), torch.tensor(7), b"7", "\uff17"]
+    assert {canonical_id(name) for name in spellings} == {"7"}
+    assert canonical_id("e\u0301") == canonical_id("\u00e9")
+    assert len({canonical_id(name) for name in ("a", "A", "07", "7", "7.5", "-7")}) == 6
+
+
+def test_content_names_a_sample_in_any_type_and_turn() -> None:
+    one = picture(3)[0]
+    same = [one, one.double(), one.flip(-1), torch.rot90(one, 3, (-2, -1))]
+    assert len({content_id(each) for each in same}) == 1
+    assert content_id(picture(4)[0]) != content_id(one)
+
+
+def test_groups_are_transitive_and_ids_join_them() -> None:
+    inputs = torch.cat([picture(0), picture(1), picture(0).flip(-1), picture(2)])
+    found = duplicate_labels(inputs, ["a", "b", "c", "b"])
+    assert (found[0] == found[2], found[1] == found[3], found[0] == found[1]) == (True, True, False)
+
+
+def batch_with_copies(pattern: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = images(8)
+    return inputs[pattern], targets[pattern]
+
+
+@pytest.mark.parametrize("copies", [2, 3, 6])
+def test_a_copy_counts_as_often_as_it_is_there(copies) -> None:
+    """A batch of nothing but copies is as exposed as the one sample alone with the same noise."""
+    model, policy = network(), Policy(max_revealed=1.0, max_gradients=None)
+    many, one = batch_with_copies([0] * copies), batch_with_copies([0])
+    together = guard_of(model, policy).review(many, gradient(model, many, NOISE))
+    alone = guard_of(model, policy).review(one, gradient(model, one, NOISE))
+    assert "count together" in together.reasons[1]
+    for exposure in together.exposures:
+        assert exposure.revealed.high >= alone.exposures[0].revealed.low
+        assert exposure.revealed.low <= alone.exposures[0].revealed.high
+
+
+def test_one_image_three_times_among_others_is_withheld() -> None:
+    model, distinct, repeated = network(), batch_with_copies(list(range(6))), batch_with_copies([0, 1, 2, 0, 0, 3])
+    exact = Policy(max_revealed=1.0, max_gradients=None)
+    share = {
+        name: [one.revealed.high for one in guard_of(model, exact).review(each, gradient(model, each, NOISE)).exposures]
+        for name, each in (("distinct", distinct), ("repeated", repeated))
+    }
+    assert share["repeated"][0] > 1.5 * share["distinct"][0]
+    policy = Policy(max_revealed=(share["repeated"][0] + share["distinct"][0]) / 2, max_gradients=400)
+    decision = guard_of(model, policy).review(repeated, gradient(model, repeated, NOISE))
+    assert decision.action == "block"
+
+
+def test_pairs_are_dropped_together() -> None:
+    model, batch = network(), batch_with_copies([0, 1, 2, 3, 4, 0])
+    probe = guard_of(model, Policy(max_revealed=1.0)).review(batch, gradient(model, batch, NOISE))
+    highest = sorted(one.revealed.high for one in probe.exposures)
+    limit = highest[-2] * 0.99
+    policy = Policy(max_revealed=limit, on_violation="sanitise", sanitiser="drop")
+    decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
+    kept = [one.id for one in decision.exposures]
+    assert decision.action == "block" or all(kept.count(name) in (1, 2) for name in kept)
+    assert decision.action == "block" or len(kept) + decision.dropped == 6
+
+
+def test_one_account_however_often_it_is_in_the_batch(tmp_path) -> None:
+    model, policy = network(), Policy(max_revealed=1.0, max_gradients=None)
+    batch = batch_with_copies([0, 1, 2, 0])
+    guard = guard_of(model, policy, ledger=tmp_path / "l.db")
+    assert guard.review(batch, gradient(model, batch, NOISE), ids=[7, 1, 2, " 7.0 "]).action == "allow"
+    accounts = dict(guard.ledger.every_account())
+    assert len(accounts) == 3
+    twice = accounts[guard.ledger.hidden("7")]
+    single = guard_of(model, policy, ledger=tmp_path / "other.db")
+    distinct = batch_with_copies([0, 1, 2, 3])
+    assert single.review(distinct, gradient(model, distinct, NOISE), ids=[7, 1, 2, 3]).action == "allow"
+    once = dict(single.ledger.every_account())[single.ledger.hidden("7")]
+    assert twice.trace == pytest.approx(4 * once.trace, rel=0.2)
+
+
+def test_a_flipped_image_without_ids_is_the_same_account(tmp_path) -> None:
+    model, batch = network(), images(4)
+    guard = guard_of(model, Policy(max_revealed=1.0), ledger=tmp_path / "l.db")
+    for each in (batch, (batch[0].flip(-1), batch[1])):
+        assert guard.review(each, gradient(model, each, NOISE)).action == "allow"
+    assert [one.rounds for _, one in guard.ledger.every_account()] == [2] * 4
