@@ -6,7 +6,8 @@ the information about it is that of one sample under B / c times the noise. Near
 Images [C, H, W] are compared after mean and contrast are taken out, under flips, quarter turns and shifts of up to
 `MAX_SHIFT` pixels at `SIDE` pixels a side, by correlation. Pairs are first screened by the amplitude of the Fourier
 transform averaged over flips and turns, which none of these changes; only what passes is compared in full. Other inputs
-are compared by distance. Groups are transitive. Crops, strong noise and other distortions aren't recognised.
+are compared by distance. Groups are transitive. Crops, shifts of pictures that go on to their border, strong noise and
+other distortions aren't recognised.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MAX_SHIFT = 2
 # Correlation from which two images are one: see the rates of false alarms in docs/guard.md.
 SAME_IMAGE = 0.98
 # Correlation of amplitudes below which a pair isn't compared in full.
-SAME_SPECTRUM = 0.97
+SAME_SPECTRUM = 0.99
 # Distance, relative to the spread of one input's own entries, up to which two inputs that aren't images are one.
 SAME_VECTOR = 0.01
 # Channels and sides of what is taken for an image.
