@@ -114,7 +114,8 @@ class Assessment:
         if found is None or any(twin not in self.information for twin in twins):
             return Exposure(identifier, group)
         sigma = self.sample_noise(noise_std, batch_size, place)
-        revealed, error = found.revealed(sigma), found.error(sigma)
+        own, own_error = found.revealed(sigma), found.error(sigma)
+        revealed, error = Range(own.low, own.high), Range(own_error.low, own_error.high)
         if len(twins) > 1:
             # What any of them reveals, it reveals of the same person.
             every = [self.information[twin] for twin in twins]
@@ -124,7 +125,7 @@ class Assessment:
         if accounts is not None:
             after = self.account(place, noise_std, batch_size, accounts.get(identifier))
             total = Range(0.0, after.revealed)
-        return Exposure(identifier, group, Range(revealed.low, revealed.high), Range(error.low, error.high), total)
+        return Exposure(identifier, group, revealed, error, total)
 
     def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
         """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise."""

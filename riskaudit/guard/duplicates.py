@@ -1,7 +1,8 @@
 """Which samples of a batch are one person's: the same input again, a view of it, or the same id.
 
 Copies add up: the share of c copies of one input in a mean over B is c / B, and their Jacobians are the same, so that
-the information about it is that of one sample under B / c times the noise. Near-copies are taken to add up as copies do.
+the information about it is that of one sample under B / c times the noise. Near-copies are taken to add up
+as copies do.
 
 Images [C, H, W] are compared after mean and contrast are taken out, under flips, quarter turns and shifts of up to
 `MAX_SHIFT` pixels at `SIDE` pixels a side, by correlation. Pairs are first screened by the amplitude of the Fourier
@@ -105,7 +106,7 @@ def _similar_images(images: Tensor) -> list[tuple[int, int]]:
     # One number per pixel, weighted so that different colours don't cancel out.
     weights = torch.linspace(1.0, 2.0, images.shape[1])[:, None, None]
     gray = (images * weights).mean(1, keepdim=True)
-    side = [min(SIDE, size) for size in gray.shape[2:]]
+    side = (min(SIDE, gray.shape[2]), min(SIDE, gray.shape[3]))
     small = adaptive_avg_pool2d(gray, side)[:, 0]
     small = small - small.mean((1, 2), keepdim=True)
     norm = small.flatten(1).norm(dim=1)

@@ -456,7 +456,8 @@ def _recorded(
     ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str, log: Position | None
 ) -> bool:
     """Enter what is about to leave; False where the accounts changed meanwhile."""
-    after, found = {}, outcome.found
+    after: dict[str, Account] = {}
+    found = outcome.found
     for place in outcome.kept:
         if place not in found.information:
             raise GuardError("the ledger can't count samples that were not assessed; raise the budget")
