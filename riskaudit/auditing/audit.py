@@ -19,7 +19,7 @@ from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_if_all_failed
 from riskaudit.auditing.notes import threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
-from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png
+from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import class_rows, fairness, noise_curve, noise_needed
 from riskaudit.auditing.victim import Victim, make_victim
@@ -59,7 +59,8 @@ def audit(
         checkpoint: from `load_checkpoint`, or a module in memory.
         samples: from `load_samples` or `Samples.from_tensors`.
         settings: all options at once.
-        show_samples: put the private images into the result. Off, no input leaves this function.
+        show_samples: put the private images, and targets that aren't class numbers, into the result. Off, no
+            input leaves this function.
         command: the command line that reproduces the audit, for the record.
         progress: called as ``progress(done, total)`` after every batch.
         **options: fields of `AuditSettings`, e.g. ``release="clip:1.0,gaussian:0.01"``.
@@ -149,7 +150,7 @@ def _all_rows(maker: RowMaker, victim: Victim, show_samples: bool, progress: Pro
     for first in range(0, len(samples), size):
         indices = list(range(first, min(first + size, len(samples))))
         images = [image_png(samples.inputs[index]) if show_samples else None for index in indices]
-        batch = BatchOf(victim.batch(indices), indices, [samples.ids[index] for index in indices], images)
+        batch = BatchOf(victim.batch(indices), indices, [samples.ids[index] for index in indices], images, show_samples)
         clock = Clock()
         if budget is not None:
             # Every sample gets the same share of what is left.
@@ -188,6 +189,7 @@ def _data_info(samples: Samples) -> DataInfo:
         input_shape=list(samples.inputs.shape[1:]),
         input_range=[float(samples.inputs.min()), float(samples.inputs.max())],
         class_names=list(samples.class_names) if samples.class_names is not None else None,
+        target_kind=target_kind(samples.targets[0]),
     )
 
 

@@ -67,12 +67,14 @@ class BatchOf:
         indices: their positions in the data.
         ids: their names.
         images: to show in the report, or None each.
+        show_targets: whether targets that aren't class numbers may be written down too.
     """
 
     samples: Batch
     indices: list[int]
     ids: list[str]
     images: list[str | None]
+    show_targets: bool = False
 
     def select(self, places: list[int]) -> BatchOf:
         """Some of the samples."""
@@ -81,6 +83,7 @@ class BatchOf:
             [self.indices[place] for place in places],
             [self.ids[place] for place in places],
             [self.images[place] for place in places],
+            self.show_targets,
         )
 
 
@@ -136,7 +139,7 @@ def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
     """A sample without any number."""
     return SampleRow(
         id=batch.ids[place],
-        target=_target(batch.samples.targets[place]),
+        target=_target(batch, place),
         loss=None,
         status="failed",
         reason=reason,
@@ -165,7 +168,7 @@ def _row(
         solvers["trace"] = trace
     return SampleRow(
         id=batch.ids[place],
-        target=_target(batch.samples.targets[place]),
+        target=_target(batch, place),
         loss=loss,
         status=headline.status,
         reason=scores[HEADLINE].reason,
@@ -232,10 +235,27 @@ def cautious(estimate: Estimate, calibrated: Estimate | None) -> Estimate:
     return estimate.model_copy(update={"high": max(own, high)})
 
 
-def _target(target: Tensor) -> Target:
-    if target.ndim == 0:
-        return float(target) if target.is_floating_point() else int(target)
-    return [float(value) for value in target.flatten()]
+def _target(batch: BatchOf, place: int) -> Target | None:
+    """A class number; anything else may be private data, an autoencoder's the very input, and takes showing."""
+    target = batch.samples.targets[place]
+    if is_class_number(target):
+        return int(target)
+    if not batch.show_targets:
+        return None
+    return float(target) if target.ndim == 0 else [float(value) for value in target.flatten()]
+
+
+def is_class_number(target: Tensor) -> bool:
+    """Whether one sample's target says no more than its class."""
+    return target.ndim == 0 and not target.is_floating_point() and not target.is_complex()
+
+
+def target_kind(target: Tensor) -> str:
+    """One sample's target in words, without its values."""
+    if is_class_number(target):
+        return "class numbers"
+    shape = "x".join(str(size) for size in target.shape) or "single number"
+    return f"{str(target.dtype).removeprefix('torch.')}, {shape}"
 
 
 def image_png(image: Tensor) -> str | None:

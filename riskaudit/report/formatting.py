@@ -64,6 +64,8 @@ def printable(text: str) -> str:
     Such characters can't stand in XML, and a direction mark could make a line read otherwise than
     it is.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(_visible(character) for character in text)
 
 

@@ -40,7 +40,10 @@ class CheckpointInfo(Record):
 
 
 class DataInfo(Record):
-    """The audited samples. ``num_samples`` counts those audited, after ``--limit``."""
+    """The audited samples. ``num_samples`` counts those audited, after ``--limit``.
+
+    ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
+    """
 
     name: str
     sha256: str | None
@@ -48,6 +51,7 @@ class DataInfo(Record):
     input_shape: list[int]
     input_range: list[float]
     class_names: list[str] | None = None
+    target_kind: str | None = None
 
 
 class NoiseInfo(Record):
@@ -189,6 +193,7 @@ class NoiseTarget(Record):
 class SampleRow(Record):
     """One audited sample. A sample that failed stays, with a reason.
 
+    ``target`` is a class number; another target is there only when the user asked to show the samples.
     ``image_png`` (base64) holds the private input and is there only when the user asked to show it.
     ``predicted_rmse`` is the RMSE of the Bayes-optimal attack with its 90 % predictive interval: a single
     outcome, not a mean. ``calibrated`` holds, per proxy id, the interval that a calibration gives it.

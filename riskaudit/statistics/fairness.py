@@ -281,6 +281,7 @@ def _influence_link(rows: Sequence[SampleRow], exposures: Sequence[SampleExposur
         seed=seed,
         num_resamples=NUM_RESAMPLES,
         method="bca" if len(pairs) <= _MOST_FOR_BCA else "percentile",
+        pairs=False,
     )
     note = found.note
     if note is not None and note.startswith("all "):

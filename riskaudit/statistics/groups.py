@@ -13,6 +13,7 @@ from riskaudit.results import ClassTest, GroupStatistic
 # approximation of the Kruskal-Wallis statistic is poor.
 FEWEST_SAMPLES = 5
 NUM_RESAMPLES = 2000
+_MOST_DRAWN = 1_000_000
 
 
 def group_statistic(values: Sequence[float], *, confidence: float, seed: int) -> GroupStatistic:
@@ -26,7 +27,10 @@ def group_statistic(values: Sequence[float], *, confidence: float, seed: int) ->
     low = high = None
     if enough:
         rng = np.random.default_rng(seed)
-        means = data[rng.integers(len(data), size=(NUM_RESAMPLES, len(data)))].mean(axis=1)
+        # A few resamples at a time: all at once would take gigabytes where there are many samples.
+        rows = max(1, _MOST_DRAWN // len(data))
+        blocks = [min(rows, NUM_RESAMPLES - first) for first in range(0, NUM_RESAMPLES, rows)]
+        means = np.concatenate([data[rng.integers(len(data), size=(block, len(data)))].mean(axis=1) for block in blocks])
         low, high = (float(end) for end in np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]))
     return GroupStatistic(
         mean=float(data.mean()),

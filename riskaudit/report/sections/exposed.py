@@ -127,7 +127,7 @@ def sample_table(facts: Facts) -> Table:
         id="samples",
         caption=f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample",
         columns=columns,
-        rows=tuple(_sample_row(facts, row) for row in facts.ranked),
+        rows=tuple(_sample_row(facts, row, shown) for row in facts.ranked),
         sortable=True,
         layout="landscape" if facts.num_samples > _PORTRAIT_ROWS or reasons else "fitted",
         print_rows=cut,
@@ -143,7 +143,7 @@ def _shown_proxies(facts: Facts) -> tuple[str, ...]:
     return _SHOWN if facts.values("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
 
 
-def _sample_row(facts: Facts, row: SampleRow) -> tuple[Cell, ...]:
+def _sample_row(facts: Facts, row: SampleRow, shown: tuple[str, ...]) -> tuple[Cell, ...]:
     revealed = row.proxies.get("revealed_fraction")
     missing = "failed" if row.status == "failed" else ""
     status = Cell(SHORT_STATUS[row.status], detail=row.reason or "", tone="unknown" if row.reason else "plain")
@@ -155,7 +155,7 @@ def _sample_row(facts: Facts, row: SampleRow) -> tuple[Cell, ...]:
         _sample_estimate(row, "revealed_fraction"),
         _derived(revealed, 0, facts, missing),
         _derived(revealed, 1, facts, missing),
-        *(_sample_estimate(row, proxy) for proxy in _shown_proxies(facts)),
+        *(_sample_estimate(row, proxy) for proxy in shown),
         _noise_cell(row),
         number_cell(row.loss, missing="failed" if row.status == "failed" else "not applicable"),
     )
