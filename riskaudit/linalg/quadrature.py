@@ -13,7 +13,7 @@ second isn't; with R = (H + s)^-1 and R' = (H + E + s)^-1, R' - R = R E R' gives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import numpy as np
@@ -130,11 +130,11 @@ class Quadrature:
         low = np.where(known[..., 0], np.sum(self._upper_weights * shares, axis=-1), 0.0).max(axis=0, initial=0.0)
         return np.minimum(low, high), high
 
-    def gauss(self, function: Callable[[Array], Array]) -> Array:
-        """The Gauss rule's own estimate of b^T f(H) b, without an end, [N]; f must be finite where H is."""
-        nodes = np.where(np.isfinite(self._lower), self._lower, 0.0)
-        estimate: Array = np.sum(self._lower_weights * function(nodes), axis=-1)
-        return estimate
+    def middle_variances(self, eps: float) -> Array:
+        """An estimate of b^T H (H + eps)^-2 b, without an end, [N], for eps > 0: between the rules, see `middle`."""
+        rules = ((self._lower, self._lower_weights), (self._upper, self._upper_weights))
+        first, second = (np.sum(weights * _variances_of(nodes, eps), axis=-1) for nodes, weights in rules)
+        return middle(first, second)
 
     @staticmethod
     def _applied(nodes: Array, weights: Array, shifts: Array, power: int) -> Array:
@@ -143,6 +143,27 @@ class Quadrature:
         above = np.maximum(nodes + shifts[..., None], 1e-120)
         applied: Array = (weights * (1 / above) ** power).sum(axis=-1)
         return applied
+
+
+def middle(lows: Array, highs: Array) -> Array:
+    """An estimate between two rules of one form: their geometric mean.
+
+    Of iterations cut short the Gauss rule alone is far off: it puts all the weight that it can't resolve on its own
+    few nodes, and the Gauss-Radau rule puts it on 0. Measured where the rules differ by more than 10 % of the truth
+    (lenet, an untrained CNN, 3 to 40 products), the relative error of sum l / (l + eps) is 10 % in the median, with
+    the arithmetic mean 19 %, with the Gauss rule 37 %. Where one rule says 0 or nothing there is no such mean.
+    """
+    usable = (lows > 0) & np.isfinite(highs)
+    means = np.sqrt(np.where(usable, lows, 0.0)) * np.sqrt(np.where(usable, highs, 0.0))
+    return np.where(
+        usable, means, np.where(np.isfinite(highs), (lows + np.where(np.isfinite(highs), highs, 0.0)) / 2, lows)
+    )
+
+
+def _variances_of(values: Array, eps: float) -> Array:
+    """x / (x + eps)^2, 0 at an infinite value."""
+    finite = np.where(np.isfinite(values), np.maximum(values, 0.0), 0.0)
+    return finite / (finite + eps) / (finite + eps)
 
 
 def shares_of(values: Array, eps: ArrayLike) -> Array:

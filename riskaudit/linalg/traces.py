@@ -21,7 +21,7 @@ from typing import final
 
 import numpy as np
 
-from riskaudit.linalg.quadrature import Quadrature, shares_of
+from riskaudit.linalg.quadrature import Quadrature, middle, shares_of
 from riskaudit.linalg.solution import Interval
 from riskaudit.linalg.tridiagonal import Array, Tridiagonal
 
@@ -128,7 +128,7 @@ def deflatable(tridiagonal: Tridiagonal, eps: float) -> list[int]:
 class TraceProbes:
     """Traces of functions of one sample's H, at as many points as wanted, from the same probes.
 
-    Values are the Gauss rule's, so they have its bias, which the interval allows for. Each interval holds
+    Values lie between the Gauss and the Gauss-Radau rule (`quadrature.middle`). Each interval holds
     with probability 1 - ``failure`` (and whatever probability ``largest`` and a ``least`` hold with), for an
     eps that doesn't depend on the probes. Intervals at several eps hold each, not all at once: divide
     ``failure`` by their number where all are needed together, or where eps was chosen by looking at them.
@@ -201,12 +201,7 @@ class TraceProbes:
         certain = float(np.sum(shares_of(np.maximum(self.values - self.slack, 0.0), eps)))
         low = max(known_low + max(direct_low, remaining - other_high), certain)
         high = min(known_high + min(direct_high, remaining - other_low), self.dimension * norm)
-        shares = rules.gauss(lambda nodes: shares_of(nodes, eps))
-        # Whichever is the smaller has the smaller spread.
-        probed = _mean(shares)
-        if 2 * probed > remaining:
-            probed = remaining - _mean(squared - shares)
-        return _within(float(np.sum(shares_of(self.values, eps))) + probed, low, high)
+        return _within(float(np.sum(shares_of(self.values, eps))) + self._scaled(middle(lows, highs)), low, high)
 
     def variance_trace(self, eps: float) -> Interval:
         """tr h(H), h(x) = x / (x + eps)^2: times sigma^2, the variance of the MAP attacker's error.
@@ -228,11 +223,12 @@ class TraceProbes:
         low, high = self._ends(lows, highs, norm, self.failure)
         known_low, known_high = self._deflated_variance(eps)
 
-        def spread(values: Array) -> Array:
-            return shares_of(values, eps) / (values + eps)
-
-        value = float(np.sum(spread(self.values))) + _mean(self._rules.gauss(spread))
-        return _within(value, known_low + low, min(self.dimension * norm, known_high + high))
+        known = float(np.sum(shares_of(self.values, eps) / (self.values + eps)))
+        return _within(
+            known + self._scaled(self._rules.middle_variances(eps)),
+            known_low + low,
+            min(self.dimension * norm, known_high + high),
+        )
 
     def inverse_trace(self, least: float = 0.0) -> Interval:
         """tr H^-1: times sigma^2, the squared error of an attacker without a prior.
@@ -248,7 +244,9 @@ class TraceProbes:
         if certified:
             errors = (self.residuals + self.slack) ** 2 / least
             known_high = float(np.sum(_reciprocal(self.values - self.slack - errors, least)))
-        return _within(known_low + _mean(forms.first_low), known_low + low, known_high + high)
+        return _within(
+            known_low + self._scaled(middle(forms.first_low, forms.first_high)), known_low + low, known_high + high
+        )
 
     def trace(self) -> Interval:
         """tr H, narrower where ``largest`` is known: its diagonal blocks' traces are known exactly."""
@@ -261,7 +259,12 @@ class TraceProbes:
         low, high = self._ends(np.array(lows), np.array(highs), self.largest, self.failure)
         known, blur = float(self.values.sum()), len(self.values) * self.slack
         high = min(known + blur + high, self.dimension * self.largest)
-        return _within(known + _mean(np.array(lows)), max(0.0, known - blur) + low, high)
+        return _within(known + (float(np.mean(lows)) if lows else 0.0), max(0.0, known - blur) + low, high)
+
+    def _scaled(self, forms: Array) -> float:
+        """The trace of P A P that the probes' own forms [N] stand for; the spread of their lengths cancels."""
+        total = float(self._rules.squared_norms.sum())
+        return self.remaining * float(forms.sum()) / total if total > 0 else 0.0
 
     def _ends(self, lows: Array, highs: Array, norm: float, failure: float) -> tuple[float, float]:
         """Ends of the trace of P A P from the probes' own [N], where norm bounds ||A||."""
@@ -311,11 +314,6 @@ def _check_positive(eps: float) -> None:
 def _reciprocal(values: Array, least: float) -> Array:
     """1 / value, where a value below ``least`` is known to be at least that."""
     return 1 / np.maximum(values, least)
-
-
-def _mean(values: Array) -> float:
-    """The mean, 0 of nothing."""
-    return float(np.mean(values)) if len(values) else 0.0
 
 
 def _within(value: float, low: float, high: float) -> Interval:

@@ -17,12 +17,12 @@ C's largest eigenvalue that is left, since P and L commute.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 
-from riskaudit.linalg.quadrature import Quadrature, shares_of
+from riskaudit.linalg.quadrature import Quadrature, middle
 from riskaudit.linalg.solution import Interval
 from riskaudit.linalg.traces import trace_interval
 from riskaudit.linalg.tridiagonal import Array, Tridiagonal
@@ -73,13 +73,14 @@ class WeightedTraces:
         told_lows, told_highs, left_lows, left_highs = _share_ends(self._rules, eps, most)
         told_low, told_high = self._ends(told_lows, told_highs, most, self.failure / 2)
         left_low, left_high = self._ends(left_lows, left_highs, 1.0, self.failure / 2)
-        _, _, known_low, known_high = _share_ends(self._known, eps, most)
+        known_told_low, known_told_high, known_low, known_high = _share_ends(self._known, eps, most)
+        known_told = middle(known_told_low, known_told_high)
         low = float(known_low.sum()) + max(left_low, self._rest - told_high)
         high = float(known_high.sum()) + min(left_high, self._rest - told_low)
         if high > (1 - ROUNDING) * self.weight_trace:
             # Nothing is known then, and a sum of parts may be off by rounding.
             high = self.weight_trace
-        value = self._value(lambda nodes: shares_of(nodes, eps))
+        value = self._value(known_told, middle(told_lows, told_highs))
         return _within(self.weight_trace - value, max(low, (1 - most) * self.weight_trace), high)
 
     def norm(self, eps: float) -> float:
@@ -100,15 +101,15 @@ class WeightedTraces:
             most = self.largest / (self.largest + eps) / (self.largest + eps)
         low, high = self._ends(*_variance_ends(self._rules, eps, most), most, self.failure)
         known_low, known_high = _variance_ends(self._known, eps, most)
-        value = self._value(lambda nodes: shares_of(nodes, eps) / (nodes + eps))
+        value = self._value(self._known.middle_variances(eps), self._rules.middle_variances(eps))
         return _within(value, float(known_low.sum()) + low, float(known_high.sum()) + high)
 
-    def _value(self, function: Callable[[Array], Array]) -> float:
-        """The Gauss rules' own estimate of tr L f(K) L."""
+    def _value(self, known: Array, probed: Array) -> float:
+        """The estimate of tr L f(K) L from those of its forms: at the deflated starts, and at the probes [N]."""
         total = float(self._rules.squared_norms.sum())
         # The spread of the probes' own lengths cancels in the quotient.
-        share = float(self._rules.gauss(function).sum()) / total if total > 0 else 0.0
-        return float(self._known.gauss(function).sum()) + self._rest * share
+        share = float(probed.sum()) / total if total > 0 else 0.0
+        return float(known.sum()) + self._rest * share
 
     def _ends(self, lows: Array, highs: Array, most: float, failure: float) -> tuple[float, float]:
         """Ends of the trace of P L g(K) L P from the probes' own [N], where 0 <= g <= most."""

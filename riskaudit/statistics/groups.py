@@ -30,7 +30,9 @@ def group_statistic(values: Sequence[float], *, confidence: float, seed: int) ->
         # A few resamples at a time: all at once would take gigabytes where there are many samples.
         rows = max(1, _MOST_DRAWN // len(data))
         blocks = [min(rows, NUM_RESAMPLES - first) for first in range(0, NUM_RESAMPLES, rows)]
-        means = np.concatenate([data[rng.integers(len(data), size=(block, len(data)))].mean(axis=1) for block in blocks])
+        means = np.concatenate(
+            [data[rng.integers(len(data), size=(block, len(data)))].mean(axis=1) for block in blocks]
+        )
         low, high = (float(end) for end in np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]))
     return GroupStatistic(
         mean=float(data.mean()),

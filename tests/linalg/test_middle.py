@@ -1,0 +1,79 @@
+"""Point values of iterations that were cut short lie near the truth, not at an end of their interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from riskaudit.linalg import TraceProbes, WeightedTraces, lanczos
+from riskaudit.linalg.operators import DenseOperator
+from riskaudit.linalg.quadrature import middle
+
+EPS = 1e-3
+
+
+def _probes(values: torch.Tensor, depth: int, number: int = 4) -> list:
+    generator = torch.Generator().manual_seed(depth)
+    operator = DenseOperator(torch.diag(values)[None])
+    starts = [torch.randn(1, len(values), generator=generator, dtype=torch.float64) for _ in range(number)]
+    return [lanczos(operator, start, lambda _, __: False, depth)[0].tridiagonal for start in starts]
+
+
+def _spread(decades: float, zeros: int = 200) -> torch.Tensor:
+    """Eigenvalues over many decades and a null space, as those of small networks' gradients are."""
+    return torch.cat([10 ** torch.linspace(-decades, 0, 200, dtype=torch.float64), torch.zeros(zeros)]).double()
+
+
+@pytest.mark.parametrize("depth", [3, 6, 10, 20, 40])
+@pytest.mark.parametrize("decades", [2, 5, 8])
+def test_effective_dimension_cut_short(depth: int, decades: float) -> None:
+    values = _spread(decades)
+    truth = float((values / (values + EPS)).sum())
+    probes = TraceProbes(_probes(values, depth), 0.05, largest=1.0)
+    found = probes.effective_dimension(EPS)
+    gauss = np.mean([_gauss_share(each) for each in probes._tridiagonals])
+    assert found.low <= truth <= found.high
+    assert abs(found.value - truth) <= max(abs(gauss - truth), 0.12 * truth)
+    assert abs(found.value / truth - 1) < 0.35
+
+
+def _gauss_share(tridiagonal) -> float:  # type: ignore[no-untyped-def]
+    pairs = tridiagonal.ritz()
+    values = np.maximum(pairs.values, 0.0)
+    return float(tridiagonal.start_norm**2 * (pairs.vectors[0] ** 2 * values / (values + EPS)).sum())
+
+
+@pytest.mark.parametrize("depth", [3, 6, 10])
+def test_posterior_of_a_correlated_prior_cut_short(depth: int) -> None:
+    # With C = 1 the weighted trace is the plain one.
+    values = _spread(5)
+    truth = float((EPS / (values + EPS)).sum())
+    traces = WeightedTraces(_probes(values, depth), 0.05, float(len(values)), 1.0, largest=1.0)
+    found = traces.remaining(EPS)
+    assert found.low <= truth <= found.high
+    assert abs((len(values) - found.value) / (len(values) - truth) - 1) < 0.35
+
+
+def test_inverse_trace_cut_short() -> None:
+    values = 10 ** torch.linspace(-3, 0, 200, dtype=torch.float64)
+    found = TraceProbes(_probes(values, 10), 0.05, largest=1.0).inverse_trace(1e-3)
+    truth = float((1 / values).sum())
+    low = np.mean([TraceProbes([one], 0.05, largest=1.0).inverse_trace(0.0).value for one in _probes(values, 10)])
+    assert abs(found.value - truth) < abs(low - truth)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1e12), st.floats(0, 1e12) | st.just(float("inf"))), min_size=1, max_size=8))
+def test_middle_lies_between(pairs: list[tuple[float, float]]) -> None:
+    lows, highs = np.array([min(pair) for pair in pairs]), np.array([max(pair) for pair in pairs])
+    found = middle(lows, highs)
+    assert np.isfinite(found).all()
+    assert (found >= lows * (1 - 1e-12)).all()
+    assert (found <= highs * (1 + 1e-12)).all()
+
+
+def test_middle_of_equal_rules_is_exact() -> None:
+    assert middle(np.array([0.25, 0.0]), np.array([0.25, 0.0])) == pytest.approx([0.25, 0.0])
