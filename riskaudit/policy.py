@@ -230,6 +230,7 @@ class Policy:
             limits=limits,
             source=source,
             exceeded=judgement.exceeded,
+            max_unassessed=self.max_unassessed,
         )
 
     def _assessed(self, one: Exposure) -> bool:

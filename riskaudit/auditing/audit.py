@@ -21,7 +21,7 @@ from riskaudit.auditing.notes import threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
 from riskaudit.auditing.settings import AuditSettings
-from riskaudit.auditing.summaries import class_rows, fairness, noise_curve, noise_needed
+from riskaudit.auditing.summaries import noise_curve, noise_needed
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
@@ -38,6 +38,7 @@ from riskaudit.results import (
     Thresholds,
     Tool,
 )
+from riskaudit.statistics.summaries import class_rows, inequalities
 from riskaudit.version import __version__
 
 Progress = Callable[[int, int], None]
@@ -121,7 +122,7 @@ def audit_victim(
         proxies=[proxy.info(_missing_reason(name, done)) for name, proxy in PROXIES.items()],
         samples=done.rows,
         classes=class_rows(done.rows, samples.class_names, settings.seed),
-        fairness=fairness(done.rows),
+        fairness=inequalities(done.rows),
         noise_curve=noise_curve(done.information),
         noise_needed=noise_needed(
             done.rows,

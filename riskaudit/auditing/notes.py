@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from riskaudit.auditing.rows import HEADLINE
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.release import Release, batch_norm_layers
 from riskaudit.results import SampleRow, ThreatModel
+from riskaudit.results.verdicts import HEADLINE
 
 # One prior for all coordinates says little about columns whose spreads differ by more.
 MAX_SCALE_RATIO = 10

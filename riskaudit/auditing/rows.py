@@ -17,9 +17,8 @@ from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, 
 from riskaudit.proxies.base import not_applicable
 from riskaudit.proxies.success import success_of
 from riskaudit.release import Batch
-from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds, Verdict
-
-HEADLINE = "revealed_fraction"
+from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds
+from riskaudit.results.verdicts import HEADLINE, cautious, verdict
 
 
 @dataclass(frozen=True)
@@ -209,30 +208,6 @@ def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
     found = at.brackets.traces[place].trace
     value, high = (end if np.isfinite(end) else None for end in (found.value, found.high))
     return SolverEvidence(method="lanczos", status="bracketed", value=value, low=found.low, high=high)
-
-
-def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdict:
-    """High above ``high``, medium from ``medium`` on, low below it; of an interval the upper end counts.
-
-    An undefended sample is high whatever it reveals at the reference noise, which nobody adds.
-    """
-    if not defended:
-        return "high"
-    if estimate.reliable is None:
-        return "not_assessed"
-    revealed = estimate.reliable if estimate.high is None else estimate.high
-    if revealed > thresholds.high:
-        return "high"
-    return "medium" if revealed >= thresholds.medium else "low"
-
-
-def cautious(estimate: Estimate, calibrated: Estimate | None) -> Estimate:
-    """The revealed fraction with the larger of its upper ends, certified and calibrated; 1 where one is unknown."""
-    if calibrated is None or estimate.value is None:
-        return estimate
-    own = estimate.value if estimate.high is None else estimate.high
-    high = 1.0 if calibrated.high is None else calibrated.high
-    return estimate.model_copy(update={"high": max(own, high)})
 
 
 def _target(batch: BatchOf, place: int) -> Target | None:

@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from riskaudit.cli import options as opt
+from riskaudit.cli.scan import EXIT_EXCEEDED
 from riskaudit.cli.sources import input_paths
 from riskaudit.files import add_to_folder
 from riskaudit.report import render
+from riskaudit.report.formatting import printable
+from riskaudit.report.recomputation import recompute
 from riskaudit.results import AuditResult
 
 
@@ -24,11 +27,15 @@ def report(
     quiet: opt.QuietOption = False,
     debug: opt.DebugOption = False,
 ) -> int:
-    """Render an audit.json again as HTML, PDF, CSV or Markdown."""
+    """Render an audit.json again as HTML, PDF, CSV or Markdown.
+
+    Verdicts and the policy's decision are drawn from the numbers; exit code 1 where the file says otherwise.
+    """
     result = AuditResult.load(audit_json)
-    earlier = None if baseline is None else AuditResult.load(baseline)
+    result, contradictions = recompute(result)
+    earlier = None if baseline is None else recompute(AuditResult.load(baseline))[0]
     chosen = opt.formats_of(format) if format else ["html", "pdf"]
-    files = render(result, chosen, baseline=earlier)
+    files = render(result, chosen, baseline=earlier, contradictions=contradictions)
     folder = out or audit_json.parent
     # What the audit's owner alone may read stays so.
     private = not audit_json.stat().st_mode & 0o077
@@ -36,4 +43,6 @@ def report(
     if not quiet:
         for name in files:
             typer.echo(f"wrote {folder / name}")
-    return 0
+    for contradiction in contradictions:
+        typer.echo(f"riskaudit: {printable(contradiction)}", err=True)
+    return EXIT_EXCEEDED if contradictions else 0

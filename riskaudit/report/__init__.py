@@ -31,8 +31,11 @@ def render(
     formats: Sequence[str] = ("html", "pdf", "json"),
     *,
     baseline: AuditResult | None = None,
+    contradictions: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Render an audit; ``baseline`` is an earlier one to compare with.
+
+    ``contradictions`` says where a file disagreed with its own numbers (`riskaudit.report.recomputation`).
 
     Returns:
         File name to content, in the order of ``formats``.
@@ -46,7 +49,7 @@ def render(
     # Imported here so that `riskaudit --help` doesn't wait for matplotlib.
     from riskaudit.report.build import build_document, printable_result
 
-    document = build_document(result, baseline)
+    document = build_document(result, baseline, contradictions)
     files: dict[str, bytes] = {}
     for name in dict.fromkeys(formats):
         if name == "json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,9 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def build_document(result: AuditResult, baseline: AuditResult | None = None) -> Document:
+def build_document(
+    result: AuditResult, baseline: AuditResult | None = None, contradictions: Sequence[str] = ()
+) -> Document:
     """Lay out the report; pure, and needs neither a plotting nor a template library."""
     facts = Facts(printable_result(result))
     earlier = printable_result(baseline) if baseline is not None else None
@@ -53,7 +56,7 @@ def build_document(result: AuditResult, baseline: AuditResult | None = None) -> 
         ),
         created_at=audited.created_at,
         tool=f"{audited.tool.name} {audited.tool.version}",
-        banners=_banners(facts),
+        banners=(*_contradicted(contradictions), *_banners(facts)),
         sections=(
             verdict_section(facts),
             threat_section(facts),
@@ -69,6 +72,12 @@ def build_document(result: AuditResult, baseline: AuditResult | None = None) -> 
 
 def _joined(section: Section, blocks: tuple[Block, ...]) -> Section:
     return replace(section, blocks=(*section.blocks, *blocks))
+
+
+def _contradicted(contradictions: Sequence[str]) -> tuple[str, ...]:
+    if not contradictions:
+        return ()
+    return (f"The file disagrees with its own numbers, which count here: {printable('; '.join(contradictions))}.",)
 
 
 def _banners(facts: Facts) -> tuple[str, ...]:

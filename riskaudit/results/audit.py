@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from riskaudit.errors import ResultError
 from riskaudit.files import write_file
 from riskaudit.results.base import Estimate, Record, Status, SuccessProbability, Target, Verdict
+from riskaudit.results.consistency import check_consistency
 
 SCHEMA_VERSION = 1
 
@@ -318,7 +319,8 @@ class CalibrationInfo(Record):
 class PolicyOutcome(Record):
     """What the policy says of this audit, and why.
 
-    ``limits`` are those that were set; ``exceeded`` lists ids of samples over a limit.
+    ``limits`` are those that were set; ``exceeded`` lists ids of samples over a limit. ``max_unassessed`` is the
+    share of samples that may go without a number.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -326,6 +328,7 @@ class PolicyOutcome(Record):
     limits: dict[str, float]
     source: str
     exceeded: list[str] = Field(default_factory=list)
+    max_unassessed: float = 0.0
 
 
 class AuditResult(Record):
@@ -380,11 +383,13 @@ class AuditResult(Record):
                 "run the scan again or use the riskaudit that wrote the file"
             )
         try:
-            return cls.model_validate(document)
+            result = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {place}: {first['msg']}") from error
+        check_consistency(result, name)
+        return result
 
     def save(self, path: str | Path) -> None:
         """Write the audit as JSON, in one step.

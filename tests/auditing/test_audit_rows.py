@@ -12,11 +12,11 @@ from scipy import stats
 from torch import nn
 
 import riskaudit
-from riskaudit.auditing.rows import verdict
 from riskaudit.auditing.summaries import noise_curve
 from riskaudit.errors import ArchitectureError, CoupledReleaseError, RiskauditError
 from riskaudit.proxies.information import ExactInformation
 from riskaudit.results import AuditResult, Estimate, Thresholds
+from riskaudit.results.verdicts import verdict
 
 NOISY = "gaussian:0.01"
 

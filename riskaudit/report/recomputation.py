@@ -1,0 +1,148 @@
+"""What an audit's numbers say, whatever conclusions stand in the file.
+
+Verdicts, the policy's decision, class rows and unfairness are pure functions of the sample rows. A file may have been
+edited, or come from an older version: what disagrees is decided anew and named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields
+
+from riskaudit.errors import ResultError, SettingsError
+from riskaudit.policy import Policy
+from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
+from riskaudit.results.verdicts import verdict_of
+from riskaudit.statistics.summaries import class_rows, inequalities
+
+_STRICTNESS = {"allow": 0, "warn": 1, "block": 2}
+# Names that limits had before.
+_RENAMED = {"max_revealed_fraction": "max_revealed", "min_posterior_rmse": "min_rmse"}
+_LIMITS = frozenset(field.name for field in fields(Policy)) & {
+    "max_revealed", "min_rmse", "max_class_gap", "max_total_revealed",
+}  # fmt: skip
+
+
+def recompute(result: AuditResult) -> tuple[AuditResult, list[str]]:
+    """The audit with all conclusions drawn from its numbers, and what the file said otherwise, a sentence each.
+
+    Raises:
+        ResultError: the file holds limits that aren't any.
+    """
+    contradictions: list[str] = []
+    rows = _rows(result, contradictions)
+    told = result.model_copy(update={"samples": rows})
+    updates = {
+        "samples": rows,
+        "classes": _classes(told, contradictions),
+        "fairness": _fairness(told, contradictions),
+        "noise_needed": _noise_needed(told, contradictions),
+        "policy": _policy(told, contradictions),
+    }
+    return told.model_copy(update=updates), contradictions
+
+
+def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
+    changed: Counter[tuple[str, str]] = Counter()
+    rows = []
+    for row in result.samples:
+        update: dict[str, object] = {}
+        own = verdict_of(row, result.settings.thresholds, result.release.defended)
+        # A reason why a sample isn't assessed stands even where it has numbers.
+        withheld = row.verdict == "not_assessed" and row.reason is not None
+        if own != row.verdict and not withheld:
+            changed[row.verdict, own] += 1
+            update["verdict"] = own
+        if not isinstance(row.target, int) and row.target is not None and row.image_png is None:
+            # Of an autoencoder it is the private input.
+            update["target"] = None
+        rows.append(row.model_copy(update=update) if update else row)
+    contradictions += [
+        f"of {count} {'sample' if count == 1 else 'samples'} the file says {_word(said)}, the numbers say {_word(own)}"
+        for (said, own), count in changed.items()
+    ]
+    return rows
+
+
+def _word(verdict: str) -> str:
+    return verdict.replace("_", " ")
+
+
+def _classes(result: AuditResult, contradictions: list[str]) -> list[ClassRow]:
+    listed = list(dict.fromkeys(proxy for row in result.classes for proxy in row.proxies))
+    own = class_rows(result.samples, result.data.class_names, result.settings.seed, listed)
+    if result.classes and _summary(result.classes) != _summary(own):
+        contradictions.append("the class means in the file are not those of its samples")
+    return own
+
+
+def _summary(rows: list[ClassRow]) -> dict[tuple[int, str], tuple[str, str, str]]:
+    return {
+        (row.target, proxy): (_rounded(found.mean), _rounded(found.min), _rounded(found.max))
+        for row in rows
+        for proxy, found in row.proxies.items()
+    }
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.5g}"
+
+
+def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
+    own = inequalities(result.samples, list(result.fairness.proxies))
+    by_id = {row.id: row for row in result.samples}
+    for proxy, said in result.fairness.proxies.items():
+        # By value: equal ones may stand in any order.
+        names = [said.worst_samples[:1], own.proxies[proxy].worst_samples[:1]]
+        values = [[_value(by_id.get(name), proxy) for name in some] for some in names]
+        if values[0] != values[1]:
+            contradictions.append(f"the file names another sample as the most exposed by {proxy} than its numbers do")
+    return own
+
+
+def _value(row: SampleRow | None, proxy: str) -> float | None:
+    estimate = None if row is None else row.proxies.get(proxy)
+    return None if estimate is None else estimate.value
+
+
+def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseNeed]:
+    """Without noise levels that the audit's own numbers refute: as much as it had, and samples over the limit."""
+    noise = result.release.noise
+    if noise is None or noise.law != "gaussian":
+        return result.noise_needed
+    known = [row.proxies.get("revealed_fraction") for row in result.samples]
+    highs = [one.value if one.high is None else one.high for one in known if one is not None]
+    most = max((high for high in highs if high is not None), default=0.0)
+    kept = [
+        need
+        for need in result.noise_needed
+        if not (need.std < noise.std * (1 - 1e-3) and most > need.max_revealed + 1e-3)
+    ]
+    if len(kept) < len(result.noise_needed):
+        contradictions.append("the file recommends less noise than was audited and found not to be enough")
+    return kept
+
+
+def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | None:
+    said = result.policy
+    if said is None or not said.limits:
+        return said
+    limits = {_RENAMED.get(name, name): value for name, value in said.limits.items()}
+    unknown = sorted(set(limits) - _LIMITS)
+    try:
+        policy = Policy(
+            **{name: limits[name] for name in limits if name in _LIMITS}, max_unassessed=said.max_unassessed
+        )
+    except SettingsError as error:
+        raise ResultError(f"expected limits that can be kept in the audit's policy: {error}") from error
+    own = policy.decide(result, said.source)
+    if unknown:
+        reason = f"{len(unknown)} limits in the file are not known here"
+        own = own.model_copy(update={"decision": "block", "reasons": [*own.reasons, reason]})
+    if _STRICTNESS[own.decision] > _STRICTNESS[said.decision]:
+        contradictions.append(f"the file says {said.decision}, the numbers say {own.decision}")
+        return own.model_copy(update={"limits": said.limits, "max_unassessed": said.max_unassessed})
+    if _STRICTNESS[own.decision] < _STRICTNESS[said.decision]:
+        contradictions.append(f"the file says {said.decision}, which its numbers don't explain; it stands")
+        return said
+    return said.model_copy(update={"exceeded": own.exceeded})

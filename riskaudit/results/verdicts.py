@@ -1,0 +1,40 @@
+"""Verdicts from numbers: the one definition that the audit and the report share."""
+
+from __future__ import annotations
+
+from riskaudit.results.audit import SampleRow, Thresholds
+from riskaudit.results.base import Estimate, Verdict
+
+HEADLINE = "revealed_fraction"
+
+
+def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdict:
+    """High above ``high``, medium from ``medium`` on, low below it; of an interval the upper end counts.
+
+    An undefended sample is high whatever it reveals at the reference noise, which nobody adds.
+    """
+    if not defended:
+        return "high"
+    if estimate.reliable is None:
+        return "not_assessed"
+    revealed = estimate.reliable if estimate.high is None else estimate.high
+    if revealed > thresholds.high:
+        return "high"
+    return "medium" if revealed >= thresholds.medium else "low"
+
+
+def cautious(estimate: Estimate, calibrated: Estimate | None) -> Estimate:
+    """The revealed fraction with the larger of its upper ends, certified and calibrated; 1 where one is unknown."""
+    if calibrated is None or estimate.value is None:
+        return estimate
+    own = estimate.value if estimate.high is None else estimate.high
+    high = 1.0 if calibrated.high is None else calibrated.high
+    return estimate.model_copy(update={"high": max(own, high)})
+
+
+def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool) -> Verdict:
+    """What a row's numbers say, whatever verdict stands in it."""
+    headline = row.proxies.get(HEADLINE)
+    if row.status == "failed" or headline is None:
+        return "not_assessed" if defended or row.status == "failed" else "high"
+    return verdict(cautious(headline, row.calibrated.get(HEADLINE)), thresholds, defended)
