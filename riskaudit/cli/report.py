@@ -13,7 +13,6 @@ from riskaudit.cli.sources import input_paths
 from riskaudit.files import add_to_folder
 from riskaudit.report import render
 from riskaudit.report.formatting import printable
-from riskaudit.report.recomputation import recompute
 from riskaudit.results import AuditResult
 
 
@@ -31,6 +30,9 @@ def report(
 
     Verdicts and the policy's decision are drawn from the numbers; exit code 1 where the file says otherwise.
     """
+    # Imported here so that `riskaudit --help` doesn't wait for scipy.
+    from riskaudit.report.recomputation import recompute
+
     result = AuditResult.load(audit_json)
     result, contradictions = recompute(result)
     earlier = None if baseline is None else recompute(AuditResult.load(baseline))[0]

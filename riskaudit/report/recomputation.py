@@ -12,9 +12,11 @@ from dataclasses import fields
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
+from riskaudit.results.consistency import exclusive
 from riskaudit.results.verdicts import verdict_of
-from riskaudit.statistics.summaries import class_rows, inequalities
+from riskaudit.statistics.summaries import COMPARED, class_rows, inequalities
 
+_EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
 _STRICTNESS = {"allow": 0, "warn": 1, "block": 2}
 # Names that limits had before.
 _RENAMED = {"max_revealed_fraction": "max_revealed", "min_posterior_rmse": "min_rmse"}
@@ -45,11 +47,13 @@ def recompute(result: AuditResult) -> tuple[AuditResult, list[str]]:
 def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
     changed: Counter[tuple[str, str]] = Counter()
     rows = []
-    for row in result.samples:
+    excluded = 0
+    for row in (_usable(row, result) for row in result.samples):
         update: dict[str, object] = {}
+        excluded += row.reason == _EXCLUSIVE
         own = verdict_of(row, result.settings.thresholds, result.release.defended)
         # A reason why a sample isn't assessed stands even where it has numbers.
-        withheld = row.verdict == "not_assessed" and row.reason is not None
+        withheld = row.verdict == "not_assessed" and row.reason is not None and row.reason != _EXCLUSIVE
         if own != row.verdict and not withheld:
             changed[row.verdict, own] += 1
             update["verdict"] = own
@@ -57,11 +61,24 @@ def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
             # Of an autoencoder it is the private input.
             update["target"] = None
         rows.append(row.model_copy(update=update) if update else row)
+    repeated = len(rows) - len({row.id for row in rows})
+    if repeated:
+        contradictions.append(f"{repeated} of {len(rows)} samples carry the id of another")
+    if excluded:
+        contradictions.append(f"of {excluded} {'sample' if excluded == 1 else 'samples'} {_EXCLUSIVE}")
     contradictions += [
         f"of {count} {'sample' if count == 1 else 'samples'} the file says {_word(said)}, the numbers say {_word(own)}"
         for (said, own), count in changed.items()
     ]
     return rows
+
+
+def _usable(row: SampleRow, result: AuditResult) -> SampleRow:
+    """The row, without the headline numbers where they can't both be true."""
+    if result.prior.kind != "isotropic" or not exclusive(row, result.prior.std):
+        return row
+    failed = {proxy: row.proxies[proxy].model_copy(update={"status": "failed"}) for proxy in COMPARED}
+    return row.model_copy(update={"proxies": {**row.proxies, **failed}, "reason": _EXCLUSIVE})
 
 
 def _word(verdict: str) -> str:
@@ -130,9 +147,8 @@ def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | N
     limits = {_RENAMED.get(name, name): value for name, value in said.limits.items()}
     unknown = sorted(set(limits) - _LIMITS)
     try:
-        policy = Policy(
-            **{name: limits[name] for name in limits if name in _LIMITS}, max_unassessed=said.max_unassessed
-        )
+        known = {name: limits[name] for name in limits if name in _LIMITS}
+        policy = Policy.from_mapping({**known, "max_unassessed": said.max_unassessed})
     except SettingsError as error:
         raise ResultError(f"expected limits that can be kept in the audit's policy: {error}") from error
     own = policy.decide(result, said.source)

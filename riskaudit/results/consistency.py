@@ -7,7 +7,6 @@ Rounding is allowed for. What merely disagrees with the numbers, such as a verdi
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -48,18 +47,14 @@ def _faults(result: AuditResult) -> Iterator[str]:
         yield f"a prior of standard deviation {result.prior.std:g}"
     if any(size < 1 for size in result.data.input_shape):
         yield f"inputs of shape {result.data.input_shape[:8]}"
-    for sample_id, times in Counter(row.id for row in result.samples).items():
-        if times > 1:
-            yield f"{times} samples of one id, number {[row.id for row in result.samples].index(sample_id)}"
-    tau = result.prior.std if result.prior.kind == "isotropic" else None
     for place, row in enumerate(result.samples):
-        for fault in _row_faults(row, tau):
+        for fault in _row_faults(row):
             yield f"{fault} of sample number {place}"
     for point in result.noise_curve:
         yield from _curve_faults(point)
 
 
-def _row_faults(row: SampleRow, tau: float | None) -> Iterator[str]:
+def _row_faults(row: SampleRow) -> Iterator[str]:
     for proxy, estimate in row.proxies.items():
         yield from (f"{proxy} with {fault}" for fault in _estimate_faults(proxy, estimate))
     for proxy, estimate in row.calibrated.items():
@@ -70,8 +65,6 @@ def _row_faults(row: SampleRow, tau: float | None) -> Iterator[str]:
     yield from _probability_faults(row.success_probability)
     if row.noise_std_for_target is not None and (row.noise_std_for_target.std or 0.0) < 0:
         yield "a noise needed below 0"
-    if tau is not None:
-        yield from _identity_faults(row, tau)
 
 
 def _estimate_faults(proxy: str, estimate: Estimate) -> Iterator[str]:
@@ -110,19 +103,20 @@ def _probability_faults(successes: list[SuccessProbability]) -> Iterator[str]:
             yield "an impossible probability of success"
 
 
-def _identity_faults(row: SampleRow, tau: float) -> Iterator[str]:
-    """posterior_rmse^2 = tau^2 (1 - revealed_fraction) with one standard deviation for all coordinates."""
+def exclusive(row: SampleRow, tau: float) -> bool:
+    """Whether a row breaks posterior_rmse^2 = tau^2 (1 - revealed_fraction), which holds with an isotropic prior.
+
+    Not refused, since each number may be right and the other an edit: nothing is claimed of such a sample.
+    """
     revealed, error = row.proxies.get("revealed_fraction"), row.proxies.get("posterior_rmse")
     if revealed is None or error is None or not {revealed.status, error.status} <= RELIABLE:
-        return
-    for one, other in ((revealed.value, error.value), (revealed.low, error.high), (revealed.high, error.low)):
-        if (
-            one is not None
-            and other is not None
-            and not math.isclose(1 - min(other / tau, 1e6) ** 2, one, rel_tol=0, abs_tol=IDENTITY_ROUNDING)
-        ):
-            yield "a revealed_fraction and a posterior_rmse that exclude each other"
-            return
+        return False
+    pairs = ((revealed.value, error.value), (revealed.low, error.high), (revealed.high, error.low))
+    return any(
+        not math.isclose(1 - min(other / tau, 1e6) ** 2, one, rel_tol=0, abs_tol=IDENTITY_ROUNDING)
+        for one, other in pairs
+        if one is not None and other is not None
+    )
 
 
 def _curve_faults(point: NoiseCurvePoint) -> Iterator[str]:
