@@ -199,3 +199,19 @@ def test_mutations_never_pass_for_safe(random_: random.Random, number: int) -> N
             assert headline.value is not None
             assert max(headline.value, headline.high or 0.0) < result.settings.thresholds.medium
     render(result, ["json", "csv", "md"])
+
+
+def test_overlapping_intervals_leave_the_rank_open(document: dict[str, Any]) -> None:
+    changed = copy.deepcopy(document)
+    for row, (value, low, high) in zip(
+        changed["samples"], [(0.5, 0.4, 0.6), (0.45, 0.38, 0.55), (0.1, 0.05, 0.2)], strict=False
+    ):
+        row["proxies"]["revealed_fraction"] = {"value": value, "low": low, "high": high, "status": "bracketed"}
+        row["proxies"].pop("posterior_rmse")
+    changed["samples"] = changed["samples"][:3]
+    result = AuditResult.from_json(json.dumps(changed))
+    assert b"leave open which of 2 samples is the most exposed" in render(result, ["html"])["audit.html"]
+    changed["samples"][1]["proxies"]["revealed_fraction"]["high"] = 0.39
+    changed["samples"][1]["proxies"]["revealed_fraction"]["value"] = 0.385
+    result = AuditResult.from_json(json.dumps(changed))
+    assert b"leave open which" not in render(result, ["html"])["audit.html"]

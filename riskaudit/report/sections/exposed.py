@@ -98,11 +98,24 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
     if proxy == "revealed_fraction":
         return Paragraph(
             "Ranked by revealed fraction. Effective dimension is the revealed fraction times the "
-            f"{facts.dimension:,} coordinates of an input."
+            f"{facts.dimension:,} coordinates of an input.{_undecided(facts)}"
         )
     return Paragraph(
         f"The revealed fraction has no value here, so the samples are ranked by {facts.title(proxy)}. "
         "A rank says who is more exposed than whom, not how much leaks."
+    )
+
+
+def _undecided(facts: Facts) -> str:
+    """How many samples may be the most exposed, where intervals leave that open."""
+    known = [one for _, one in facts.estimates("revealed_fraction") if one.value is not None]
+    least = max((one.value if one.low is None else one.low) or 0.0 for one in known)
+    rivals = sum(((one.value if one.high is None else one.high) or 0.0) >= least for one in known)
+    if rivals < 2 or not facts.bracketed:
+        return ""
+    return (
+        f" The intervals leave open which of {rivals:,} samples is the most exposed: samples whose intervals overlap "
+        "can't be ranked against each other."
     )
 
 
