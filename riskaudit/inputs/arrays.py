@@ -109,20 +109,25 @@ def numbered_array(value: Any, reading: Reading, name: str, num_inputs: int) -> 
     """
     words = _words(value)
     if words is not None:
-        texts = [word.strip() for word in words]
-        found = number_labels(texts[: reading.limit], lambda: texts, reading, name)
-        return found if len(found.targets) == num_inputs else found.of(len(texts))
+        texts = _stripped(words[: reading.limit])
+        found = number_labels(texts, lambda: _stripped(np.unique(words)), reading, name)
+        return found if len(found.targets) == num_inputs else found.of(len(words))
     targets = as_tensor(value, "targets", name)
     return Numbered(targets) if reading.classes is None else renumber(targets, reading.classes, name)
 
 
-def _words(value: Any) -> list[str] | None:
-    """The entries of a row of texts, None for anything else."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "US" and value.size == len(np.atleast_1d(value)):
-        value = value.reshape(-1).tolist()
+def _words(value: Any) -> np.ndarray[Any, Any] | None:
+    """A row of texts as an array; None for anything else."""
     if isinstance(value, list | tuple) and value and all(isinstance(each, str | bytes) for each in value):
-        return [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in value]
-    return None
+        value = np.array(value)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "US" or value.size != len(np.atleast_1d(value)):
+        return None
+    return value.reshape(-1)
+
+
+def _stripped(words: np.ndarray[Any, Any]) -> list[str]:
+    texts = (each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in words.tolist())
+    return [text.strip() for text in texts]
 
 
 def _texts(value: Any, what: str, name: str) -> list[str] | None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from riskaudit.errors import SamplesError
+from riskaudit.inputs.archives import MAX_RATIO, SAFE_UNPACKED_BYTES
 from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, as_tensor, unlabelled
 from riskaudit.inputs.identifiers import file_chunks
 from riskaudit.inputs.labels import renumber
@@ -94,7 +95,8 @@ def _read(path: Path, limit: int | None) -> tuple[np.ndarray[Any, Any], int]:
             num_bytes = rows * math.prod(axes[1:]) * dtype.itemsize
             if num_bytes > MAX_INPUT_BYTES:
                 raise SamplesError(f"{name} claims {num_bytes} bytes, too many to audit at once; use --limit")
-            if not _is_zipped(path) and num_bytes > path.stat().st_size:
+            size = path.stat().st_size
+            if num_bytes > (max(SAFE_UNPACKED_BYTES, MAX_RATIO * size) if _is_zipped(path) else size):
                 raise SamplesError(f"{name} claims {num_bytes} bytes where fewer are stored; copy it again")
             content = stream.read(num_bytes)
     except (OSError, EOFError, struct.error, zlib.error) as cause:

@@ -21,6 +21,7 @@ from riskaudit.inputs.layouts import sample_keys
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 
+_MAX_WORD_BYTES = 256 * 2**20
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -45,7 +46,9 @@ def read_npz(path: Path, reading: Reading) -> dict[str, Any]:
         rows = None if key == "class_names" else reading.limit
         try:
             with zipfile.ZipFile(path) as archive, archive.open(arrays[key]) as stream:
-                result[key], lengths[key] = _read_array(stream, arrays[key].file_size, rows)
+                result[key], lengths[key] = _read_array(
+                    stream, arrays[key].file_size, rows, whole_words=reading.classes is None and key != "ids"
+                )
         except SamplesError as cause:
             raise SamplesError(f"{clean(key, 20)} in {name} {cause}") from cause
         except Exception as cause:
@@ -97,8 +100,10 @@ def read_npy(path: Path, limit: int | None) -> np.ndarray[Any, Any]:
         raise SamplesError(f"{name} is damaged ({type(cause).__name__}); save it again") from cause
 
 
-def _read_array(stream: IO[bytes], member_bytes: int, rows: int | None) -> tuple[np.ndarray[Any, Any], int]:
-    """The first ``rows`` of a member's array, and how many it has.
+def _read_array(
+    stream: IO[bytes], member_bytes: int, rows: int | None, *, whole_words: bool = False
+) -> tuple[np.ndarray[Any, Any], int]:
+    """The first ``rows`` of a member's array (all where ``whole_words`` are to be numbered), and how many it has.
 
     Messages continue a sentence that begins with the array's name.
     """
@@ -114,9 +119,11 @@ def _read_array(stream: IO[bytes], member_bytes: int, rows: int | None) -> tuple
     if num_bytes > member_bytes:
         raise SamplesError(f"claims {num_bytes} bytes where {member_bytes} are stored; save it again")
     num_rows = shape[0] if shape else 0
-    if dtype.kind in "US":
+    if dtype.kind in "US" and whole_words:
         # Words are numbered over the whole file, so that a limit doesn't change the classes.
         rows = None
+        if num_bytes > _MAX_WORD_BYTES:
+            raise SamplesError(f"are words of {num_bytes} bytes; save class numbers, or name the classes in --classes")
     if rows is not None and shape and not fortran and rows < shape[0]:
         shape = (rows, *shape[1:])
         num_bytes = math.prod(shape) * dtype.itemsize

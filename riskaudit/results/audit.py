@@ -397,7 +397,8 @@ class AuditResult(Record):
         Raises:
             OutputError: the place can't be written.
         """
-        write_file(Path(path), self.to_json().encode())
+        shown = any(row.image_png is not None for row in self.samples)
+        write_file(Path(path), self.to_json().encode(), private=shown)
 
     @classmethod
     def load(cls, path: str | Path) -> AuditResult:

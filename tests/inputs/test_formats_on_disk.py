@@ -262,6 +262,22 @@ def test_scales_that_are_refused(tmp_path, refused, scale) -> None:
 # Limits stop reading
 
 
+def test_long_words_are_no_way_around_a_limit(tmp_path, refused, monkeypatch) -> None:
+    from riskaudit.inputs import npz
+
+    monkeypatch.setattr(npz, "_MAX_WORD_BYTES", 1000)
+    np.savez_compressed(tmp_path / "w.npz", images=PIXELS, labels=np.array(["cat", "dog" + " " * 300] * 3))
+    assert "--classes" in refused(SamplesError, load_samples, tmp_path / "w.npz", limit=2)
+    assert load_samples(tmp_path / "w.npz", limit=2, classes=["dog", "cat"]).targets.tolist() == [1, 0]
+
+
+def test_gzip_bomb(tmp_path, refused, monkeypatch) -> None:
+    monkeypatch.setattr("riskaudit.inputs.idx.SAFE_UNPACKED_BYTES", 1000)
+    (tmp_path / "images-idx3.gz").write_bytes(gzip.compress(idx(np.zeros((100, 100, 100), np.uint8))))
+    message = refused(SamplesError, load_samples, tmp_path / "images-idx3.gz", labelled=False)
+    assert "claims" in message
+
+
 def test_a_limit_reads_no_further(tmp_path) -> None:
     """What follows the rows that are asked for is broken, and of no concern."""
     (tmp_path / "t.csv").write_text("a,b,y\n1,2,0\n3,4,1\n5,six,zebra\n7\n")
