@@ -218,13 +218,13 @@ def range_notes(stored: Tensor, inputs: Tensor, scale: float | None) -> tuple[st
     """
     if scale is not None or not inputs.numel():
         return ()
-    low, high = float(inputs.min()), float(inputs.max())
     dtype = str(stored.dtype).removeprefix("torch.")
     if stored.dtype == torch.uint8:
-        if 0 < high * BYTE <= 1:
+        if int(stored.max()) == 1:
             return (f"values from 0 to 1 as {dtype} were divided by 255, as of 8-bit images; --scale 1 keeps them",)
         return ()
     # Columns of a table may be anything; many columns of whole numbers from 0 on are pixels.
+    low, high = float(inputs.min()), float(inputs.max())
     pixels = inputs.ndim > 2 or (inputs.shape[1] >= _FEWEST_PIXELS and bool((inputs == inputs.round()).all()))
     if not pixels or low < 0 or high <= 2 or high > _SHORT:
         return ()
