@@ -34,10 +34,13 @@ def network(seed: int = 0) -> nn.Module:
     )
 
 
-def gradient(model: nn.Module, batch: tuple[Tensor, Tensor], noise: float = 0.0, seed: int = 0) -> list[Tensor]:
-    """The mean gradient over the batch, with Gaussian noise."""
+def gradient(
+    model: nn.Module, batch: tuple[Tensor, Tensor], noise: float = 0.0, seed: int | None = None
+) -> list[Tensor]:
+    """The mean gradient over the batch, with Gaussian noise: fresh, or from a seed."""
     loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
+    generator.manual_seed(generator.seed() if seed is None else seed)
     found = torch.autograd.grad(loss, [value for value in model.parameters() if value.requires_grad])
     return [each + noise * torch.randn(each.shape, generator=generator) for each in found]
 

@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import torch
-from scipy.stats import chi2, gamma, norm
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import GuardError, SettingsError
+from riskaudit.guard.noise_tests import noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
@@ -31,8 +31,6 @@ LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 ANY_NOISE = 1.0
 # How far an update without noise may be from the mean gradient, relative to its norm: other kernels, other sums.
 TOLERANCE = 1e-3
-# Probability that true noise is taken for a foreign update, for each of two tests.
-REJECTION = 1e-9
 # Samples of which gradients [B, P] are held at once, in entries.
 CHUNK_ENTRIES = 2**26
 
@@ -194,22 +192,7 @@ class Client:
                 f"the update isn't the gradient of this batch: it is {_relative(distance, length)} away from it; hand "
                 "over the mean gradient over the batch, of the loss that the guard was given"
             )
-        count, scale = len(update), self.noise.scale
-        if self.noise.law == "gaussian":
-            statistic, law = float((difference / scale).square().sum()), chi2(count)
-        else:
-            statistic, law = float((difference / scale).abs().sum()), gamma(count)
-        if not law.ppf(REJECTION) <= statistic <= law.isf(REJECTION):
-            return (
-                f"the update minus this batch's release isn't noise of {self.noise.law}:{scale:g}: its size is "
-                f"{distance / math.sqrt(count) / self.noise.std:.3g} times what it should be; add the noise that the "
-                "guard was told of, or tell it of what was added"
-            )
-        # A multiple of the release hides below large noise in all directions but its own.
-        along = float(difference @ mean) / length / self.noise.std if length > 0 else 0.0
-        if not abs(along) <= norm.isf(REJECTION):
-            return "the update isn't this batch's release and noise: it holds too much or too little of it"
-        return None
+        return noise_mismatch(self.noise, difference, mean, self.shapes)
 
     @property
     def _current(self) -> Release:

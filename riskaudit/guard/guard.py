@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import math
 import secrets
 import time
@@ -27,6 +28,8 @@ from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_label
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.noise_memory import NoiseMemory
+from riskaudit.guard.noise_tests import normal_scores
 from riskaudit.guard.review import Outcome, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.updates import Update, UpdateLike, digest_of_update
@@ -127,6 +130,7 @@ class Guard:
         self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed, any_layer))
         self._salt = secrets.token_bytes(32)
         self._rounds = 0
+        self._memory = NoiseMemory()
         self._decided: WeakKeyDictionary[Decision, _Binding] = WeakKeyDictionary()
         self._assessed: WeakKeyDictionary[Assessed, _Binding] = WeakKeyDictionary()
 
@@ -283,6 +287,10 @@ class Guard:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
+        key = _sanitising_key(update, batch, model_digest, noisy=client.noise is not None)
+        again = self._sanitised_before(key)
+        if again is not None:
+            return replace(again, model_digest=model_digest)
         ids, groups = self._ids(inputs, names), classes_of(targets)
         labels = duplicate_labels(inputs, ids)
         known = None if binding is None else _known(binding, batch, snapshot)
@@ -302,11 +310,34 @@ class Guard:
             except GuardError as error:  # a violation was found already, so nothing may let this pass any more
                 reasons = [*outcome.reasons, f"sanitising failed: {error}"]
                 return replace(outcome.decision(None), action="block", reasons=reasons, model_digest=model_digest)
+            repeated = self._repeated_noise(key, vector - mean, outcome, mean)
+            if repeated is not None:
+                return Decision("block", None, [repeated], outcome.exposures, model_digest=model_digest)
             handed = sent.handed_back()
             digest = digest_of_update(handed)
             if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest, position):
-                return replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
+                decision = replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
+                return self._memory.remember_result(key, decision) if outcome.noise_added else decision
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
+
+    def _sanitised_before(self, key: str) -> Decision | None:
+        """The first result for an update that was sanitised before: a second draw would average the first away."""
+        known, first = self._memory.sanitised(key)
+        if not known:
+            return None
+        if first is None or self.policy.judge(first.exposures).reasons:
+            reason = "this update was sanitised before, and no second draw of noise is made for it; make a new update"
+            return Decision("block", None, [reason])
+        return replace(first, reasons=[*first.reasons, "it was sanitised before: the same result again"])
+
+    def _repeated_noise(self, digest: str, residual: Tensor, outcome: Outcome, mean: Tensor) -> str | None:
+        """Why the client's noise isn't fresh; where it is, it is remembered, and what sanitising made of it."""
+        noise, sizes = self.client.noise, [shape.numel() for shape in self.client.shapes.values()]
+        if noise is None or outcome.vector is None:
+            return None
+        own = self._memory.trace(normal_scores(residual, noise), sizes, digest)
+        sent = [self._memory.trace(outcome.vector - mean, sizes, digest)] if outcome.noise_added else []
+        return self._memory.refuse_or_remember(own, sent)
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
@@ -450,6 +481,14 @@ class _Upload:
                 self.decision = self.guard.withhold(str(changed))
             else:
                 self.decision = self.guard.review(batch, self.update, ids=self.ids)
+
+
+def _sanitising_key(update: Update, batch: Batch, model_digest: str, *, noisy: bool) -> str:
+    """Digest of what is one update: with noise its bytes, without it the samples, in any order, and the weights."""
+    if noisy:
+        return digest_of_update(update.tensors)
+    samples = sorted(digest_of_update(pair) for pair in zip(batch.inputs, batch.targets, strict=True))
+    return hashlib.sha256("".join([model_digest, *samples]).encode()).hexdigest()
 
 
 def _recorded(

@@ -1,0 +1,186 @@
+"""Noise of a client: tested tensor by tensor, and against that of earlier rounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from guard_cases import NOISE, gradient, guard_of, images, network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from riskaudit.guard import Policy, SecureNoise
+from riskaudit.guard.noise_memory import NoiseMemory, repetition
+from riskaudit.guard.noise_tests import noise_mismatch, normal_scores
+from riskaudit.release import Noise
+
+LENIENT = Policy(max_revealed=0.999)
+SANITISE = Policy(max_revealed=0.01, on_violation="sanitise")
+
+
+def drawn(model, scale: float = NOISE) -> list[torch.Tensor]:
+    return [
+        SecureNoise("gaussian", scale).draw(value.numel()).reshape(value.shape).float() for value in model.parameters()
+    ]
+
+
+def plus(tensors, noise) -> list[torch.Tensor]:
+    return [one + added for one, added in zip(tensors, noise, strict=True)]
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("factor", [0.0, 1e-3, 20.0])
+def test_noise_of_another_size_in_one_tensor_is_withheld(place, factor) -> None:
+    """Among them a bias of four entries, which is 1 % of all."""
+    model, batch = network(), images()
+    noise = drawn(model)
+    noise[place] = factor * noise[place]
+    decision = guard_of(model, LENIENT).review(batch, plus(gradient(model, batch), noise))
+    assert decision.action == "block"
+    assert f" in {[name for name, _ in model.named_parameters()][place]}: its size is" in decision.reasons[0]
+
+
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_true_noise_passes_the_tests_per_tensor(law) -> None:
+    shapes = {"a": torch.Size([1]), "b": torch.Size([3, 2]), "c": torch.Size([40, 50]), "d": torch.Size([0])}
+    count = sum(shape.numel() for shape in shapes.values())
+    noise, mean = Noise(law, 0.3), torch.linspace(-3, 5, count, dtype=torch.float64)
+    for _ in range(300):
+        assert noise_mismatch(noise, SecureNoise(law, 0.3).draw(count), mean, shapes) is None
+    scores = normal_scores(SecureNoise(law, 0.3).draw(100_000), noise)
+    assert abs(float(scores.pow(4).mean()) - 3) < 0.3
+
+
+def test_a_multiple_of_the_release_in_one_tensor_is_found() -> None:
+    shapes = {"large": torch.Size([100_000]), "small": torch.Size([400])}
+    mean = torch.ones(100_400, dtype=torch.float64)
+    noise = SecureNoise("gaussian", 1.0).draw(100_400)
+    noise[-400:] += 0.5
+    assert "in small: it holds too much or too little" in noise_mismatch(Noise("gaussian", 1.0), noise, mean, shapes)
+
+
+def equal(noise):
+    return noise
+
+
+def negated(noise):
+    return [-one for one in noise]
+
+
+def in_the_weight_only(noise):
+    return [*drawn_like(noise[:2]), noise[2], *drawn_like(noise[3:])]
+
+
+def in_a_small_bias_only(noise):
+    return [*drawn_like(noise[:3]), noise[3]]
+
+
+def correlated(noise):
+    return [0.9 * one + 0.19**0.5 * other for one, other in zip(noise, drawn_like(noise), strict=True)]
+
+
+def drawn_like(noise) -> list[torch.Tensor]:
+    return [SecureNoise("gaussian", NOISE).draw(one.numel()).reshape(one.shape).float() for one in noise]
+
+
+@pytest.mark.parametrize("second", [LENIENT, SANITISE], ids=["as-it-is", "sanitised"])
+@pytest.mark.parametrize("first", [LENIENT, SANITISE], ids=["as-it-is", "sanitised"])
+@pytest.mark.parametrize(
+    "change", [equal, negated, in_the_weight_only, in_a_small_bias_only, correlated], ids=lambda one: one.__name__
+)
+def test_noise_of_an_earlier_round_withholds(change, first, second) -> None:
+    model = network()
+    guard, noise = guard_of(model, first), drawn(model)
+    assert guard.review(images(), plus(gradient(model, images()), noise)).allowed
+    guard.policy = second
+    other = images(seed=5)
+    decision = guard.review(other, plus(gradient(model, other), change(noise)))
+    assert (decision.action, decision.update) == ("block", None)
+    assert "isn't fresh" in decision.reasons[0]
+    assert guard.review(other, plus(gradient(model, other), drawn(model))).allowed, "the next round works"
+
+
+def test_noise_taken_from_a_sanitised_update_withholds() -> None:
+    """Scaled, so that it is of the size that the guard expects."""
+    model, batch, other = network(), images(), images(seed=5)
+    guard = guard_of(model, SANITISE)
+    decision = guard.review(batch, gradient(model, batch, NOISE))
+    total = float(np.hypot(decision.noise_std, NOISE))
+    taken = [
+        (sent - clean) * NOISE / total for sent, clean in zip(decision.update, gradient(model, batch), strict=True)
+    ]
+    assert "isn't fresh" in guard.review(other, plus(gradient(model, other), taken)).reasons[0]
+
+
+def test_one_stream_for_tensors_of_two_sizes_is_found_within_a_round() -> None:
+    memory = NoiseMemory()
+    stream = SecureNoise("gaussian", 1.0).draw(300)
+    own = memory.trace(torch.cat([stream[:200], stream]), [200, 300], "a")
+    assert "begins as another one did" in repetition(own, [])
+    shifted = memory.trace(torch.cat([SecureNoise("gaussian", 1.0).draw(100), stream[:200]]), [100, 200], "b")
+    later = memory.trace(torch.cat([stream[:200], SecureNoise("gaussian", 1.0).draw(100)]), [200, 100], "c")
+    assert repetition(shifted, []) is None
+    assert "begins as another one did" in repetition(later, [shifted])
+
+
+@given(sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_repeated_tensor_of_any_size_is_found_and_fresh_noise_is_not(sizes, data) -> None:
+    memory, noise = NoiseMemory(), SecureNoise("gaussian", 1.0)
+    first = noise.draw(sum(sizes))
+    assert memory.refuse_or_remember(memory.trace(first, sizes, "first")) is None
+    assert memory.refuse_or_remember(memory.trace(noise.draw(sum(sizes)), sizes, "second")) is None
+    place = data.draw(st.integers(0, len(sizes) - 1))
+    factor = data.draw(st.sampled_from([1.0, -1.0, 0.5]))
+    again = noise.draw(sum(sizes))
+    start = sum(sizes[:place])
+    again[start : start + sizes[place]] = factor * first[start : start + sizes[place]]
+    problem = memory.refuse_or_remember(memory.trace(again, sizes, "third"))
+    assert (problem is not None) == (sizes[place] >= 3)
+
+
+def test_the_same_update_again_passes() -> None:
+    """Bit by bit, it tells nothing new."""
+    model, batch = network(), images()
+    guard, update = guard_of(model, LENIENT), gradient(model, batch, NOISE)
+    assert [guard.review(batch, update).action for _ in range(3)] == ["allow"] * 3
+    nudged = [part * (1 + 1e-6) for part in update]
+    assert "isn't fresh" in guard.review(batch, nudged).reasons[0]
+
+
+@pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])
+def test_a_sanitised_update_gets_no_second_draw(noise) -> None:
+    model, (inputs, targets) = network(), images()
+    guard = guard_of(model, SANITISE, noise)
+    update = gradient(model, (inputs, targets), noise or 0.0)
+    first = guard.review((inputs, targets), update)
+    assert first.action == "sanitise"
+    named = dict(zip([name for name, _ in model.named_parameters()], update, strict=True))
+    order = [3, 1, 0, 2, 5, 4]
+    for batch, given_update in (((inputs, targets), update), ((inputs[order], targets[order]), named)):
+        again = guard.review(batch, given_update)
+        assert again.action == "sanitise"
+        values = again.update.values() if isinstance(again.update, dict) else again.update
+        assert all(torch.equal(*pair) for pair in zip(values, first.update, strict=True))
+    guard.policy = Policy(max_revealed=1e-4, on_violation="sanitise")
+    stricter = guard.review((inputs, targets), update)
+    assert (stricter.action, stricter.update) == ("block", None)
+    assert "no second draw" in stricter.reasons[0]
+
+
+def test_results_are_held_for_the_last_update_and_known_for_the_others(monkeypatch) -> None:
+    monkeypatch.setattr("riskaudit.guard.noise_memory.ENTRIES", 10)
+    model, batch, other = network(), images(), images(seed=5)
+    guard = guard_of(model, SANITISE, None)
+    for each in (batch, other):
+        assert guard.review(each, gradient(model, each)).allowed
+    assert guard.review(other, gradient(model, other)).allowed
+    assert "no second draw" in guard.review(batch, gradient(model, batch)).reasons[0]
+
+
+def test_memory_is_bounded(monkeypatch) -> None:
+    memory = NoiseMemory()
+    for number in range(1100):
+        trace = memory.trace(SecureNoise("gaussian", 1.0).draw(200), [150, 50], str(number))
+        assert memory.refuse_or_remember(trace) is None
+    assert len(memory._traces) == 1024
