@@ -223,6 +223,8 @@ class Policy:
         reasons = judgement.reasons
         if not result.release.defended:
             reasons = ["the release is undefended: assume full disclosure", *reasons]
+        elif result.checkpoint.doubt is not None:
+            reasons = [*reasons, result.checkpoint.doubt]
         total = len(result.samples)
         return PolicyOutcome(
             decision="block" if reasons else "allow",

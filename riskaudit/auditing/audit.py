@@ -19,6 +19,7 @@ from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_if_all_failed
 from riskaudit.auditing.notes import threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
+from riskaudit.auditing.recognition import doubt_of, without_low
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import noise_curve, noise_needed
@@ -98,6 +99,8 @@ def audit_victim(
     )
     done = _all_rows(maker, victim, show_samples, progress)
     refuse_if_all_failed(done.rows)
+    doubt = doubt_of(victim)
+    rows = done.rows if doubt is None else without_low(done.rows)
     return AuditResult(
         tool=Tool(version=__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -108,6 +111,8 @@ def audit_victim(
             sha256=checkpoint.sha256,
             architecture=checkpoint.architecture,
             num_parameters=checkpoint.num_parameters,
+            assumed=checkpoint.assumed,
+            doubt=doubt,
         ),
         data=_data_info(samples),
         release=_release_info(release, settings),
@@ -120,7 +125,7 @@ def audit_victim(
             peak_memory_bytes=_peak_memory(device),
         ),
         proxies=[proxy.info(_missing_reason(name, done)) for name, proxy in PROXIES.items()],
-        samples=done.rows,
+        samples=rows,
         classes=class_rows(done.rows, samples.class_names, settings.seed),
         fairness=inequalities(done.rows),
         noise_curve=noise_curve(done.information),
@@ -132,7 +137,11 @@ def audit_victim(
             {} if settings.prior == "isotropic" else settings.least_errors(chosen.info.std),
         ),
         calibration=None if calibrator is None else calibrator.info,
-        warnings=[*chosen.warnings, *warnings_of(checkpoint, samples, settings, release, done.rows)],
+        warnings=[
+            *([] if doubt is None else [doubt]),
+            *chosen.warnings,
+            *warnings_of(checkpoint, samples, settings, release, done.rows),
+        ],
     )
 
 

@@ -31,8 +31,11 @@ def warnings_of(
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
     warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples)]
-    if checkpoint.recognised:
-        warnings.append(f"the architecture {checkpoint.architecture} was recognised from the weights; --arch names it")
+    if checkpoint.assumed is not None:
+        warnings.append(
+            f"the architecture {checkpoint.architecture} was recognised from the weights, which don't show all of it "
+            f"(assumed: {checkpoint.assumed}); --arch names it"
+        )
     noise = release.noise
     if noise is not None and noise.law == "laplace":
         warnings.append(

@@ -11,7 +11,7 @@ from torch import nn
 from riskaudit.auditing.checks import refuse_coupling
 from riskaudit.auditing.prior import ChosenPrior, choose_prior
 from riskaudit.auditing.settings import AuditSettings
-from riskaudit.inputs import Checkpoint, Loss, Samples, check_compatibility, load_loss
+from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.release import Batch, Release
 
@@ -78,7 +78,7 @@ def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: 
     if isinstance(checkpoint, nn.Module):
         checkpoint = Checkpoint.from_model(checkpoint)
     loss = load_loss(settings.loss)
-    check_compatibility(checkpoint, samples, loss)
+    checkpoint, samples = fit_together(checkpoint, samples, loss)
     device = settings.torch_device()
     model = copy.deepcopy(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
     release = Release(model, loss, settings.release)

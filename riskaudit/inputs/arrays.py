@@ -189,6 +189,8 @@ def _channels_second(values: Tensor, channels: int | None, name: str) -> Tensor:
         return values.unsqueeze(1)
     shape = tuple(values.shape)
     if values.ndim == 3 and shape[1] != channels:
+        if channels is not None and shape[2] == channels:
+            return values.transpose(1, 2)
         if channels in (None, 1):
             return values.unsqueeze(1)
         raise SamplesError(
@@ -258,10 +260,11 @@ def to_targets(targets: Tensor, loss: Loss | None, name: str) -> Tensor:
         return targets.contiguous()
     if loss.kind == "regression":
         return targets.to(torch.float64).contiguous()
-    if targets.ndim == 2 and targets.shape[1] == 1 and loss.kind == "classification":
+    whole = not targets.is_floating_point() or bool((targets == targets.round()).all())
+    if targets.ndim > 1 and targets.shape[1] == 1 and loss.kind == "classification" and whole:
         targets = targets.squeeze(1)
-    if loss.kind == "classification" and targets.is_floating_point():
-        if not bool((targets == targets.round()).all()) or targets.ndim != 1:
+    if loss.kind == "classification" and targets.is_floating_point() and targets.ndim == 1:
+        if not whole:
             raise SamplesError(
                 f"expected class numbers in {name} for {loss.name}, found fractions; choose another --loss"
             )

@@ -16,6 +16,10 @@ from riskaudit.inputs.text import clean, shape_text
 
 # Common marks of samples without a class; PyTorch's ignore_index is the second.
 _MARKS = (-1, -100)
+# Pixels of masks that belong to no class.
+VOID = 255
+# Probabilities in float32 sum to 1 to about this.
+PROBABILITY_TOLERANCE = 1e-3
 
 
 def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> None:
@@ -26,17 +30,20 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
     """
     shape = tuple(samples.inputs.shape[1:])
     _check_shape(checkpoint, samples, shape)
-    outputs = _forward(checkpoint, samples, shape)
-    check_numbering(samples, loss, outputs)
-    _check_targets(samples, loss, outputs)
+    outputs = _forward(checkpoint, samples, shape, loss)
+    if isinstance(outputs, Tensor):
+        check_numbering(samples, loss, outputs)
+        _check_targets(samples, loss, outputs)
+    found = f"outputs of shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else "these outputs"
     try:
         with torch.no_grad():
-            loss(outputs, samples.targets[:1].to(outputs.device))
+            # The user's own loss may take any output.
+            loss(outputs, samples.targets[:1].to(next(checkpoint.model.parameters()).device))  # type: ignore[arg-type]
     except RiskauditError:
         raise
     except Exception as cause:
         raise SamplesError(
-            f"the loss {clean(loss.name, 50)} can't compare outputs of shape {shape_text(outputs.shape)} with "
+            f"the loss {clean(loss.name, 50)} can't compare {found} with "
             f"targets of shape {shape_text(samples.targets[:1].shape)} in {samples.name} ({clean(cause, 80)}); "
             "choose another --loss or mend the targets"
         ) from cause
@@ -51,28 +58,36 @@ def _check_shape(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int])
                 f"{checkpoint.name} expects inputs of shape {shape_text(expected)}, found {shape_text(shape)} in "
                 f"{samples.name}; use the data that the model was trained on"
             )
-    channels = checkpoint.input_channels
-    if channels is not None and len(shape) == 3 and shape[0] != channels:
-        raise SamplesError(
-            f"{checkpoint.name} expects {channels} channels, found images of shape {shape_text(shape)} in "
-            f"{samples.name}; use the data that the model was trained on"
-        )
 
 
-def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int]) -> Tensor:
+def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int], loss: Loss) -> object:
     parameter = next(checkpoint.model.parameters())
     x = samples.inputs[:1].to(parameter)
     try:
         with torch.no_grad():
-            outputs = checkpoint.model(x)
+            outputs: object = checkpoint.model(x)
     except Exception as cause:
+        if isinstance(cause, TypeError) and "required positional argument" in str(cause):
+            raise SamplesError(
+                f"{checkpoint.name} ({clean(checkpoint.architecture, 40)}) takes more than the inputs "
+                f"({clean(cause, 100)}); name a factory whose model takes them alone, with the rest fixed inside, by "
+                "--arch file.py:factory"
+            ) from cause
         # The model may be the user's own code: any exception means that it can't take this input.
+        channels = checkpoint.input_channels
+        if channels is not None and len(shape) == 3 and shape[0] != channels:
+            raise SamplesError(
+                f"{checkpoint.name} expects {channels} channels, found images of shape {shape_text(shape)} in "
+                f"{samples.name}; use the data that the model was trained on"
+            ) from cause
         wanted = checkpoint.input_shape or (checkpoint.input_channels and (checkpoint.input_channels, "H", "W"))
         hint = f"expected {shape_text(wanted)}, " if wanted else ""  # type: ignore[arg-type]
         raise SamplesError(
             f"{checkpoint.name} ({clean(checkpoint.architecture, 40)}) can't take a sample of {samples.name}: {hint}"
             f"found shape {shape_text(shape)} ({clean(cause, 100)}); use the data that the model was trained on"
         ) from cause
+    if loss.kind == "custom" and not isinstance(outputs, Tensor):
+        return outputs
     if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != 1:
         found = f"shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise SamplesError(
@@ -126,27 +141,59 @@ def _label_outside(targets: Tensor, first: int, classes: int) -> str:
 def _check_targets(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     targets = samples.targets
     if loss.kind == "classification":
-        if targets.is_floating_point() or targets.ndim != 1:
-            raise SamplesError(
-                f"expected one class number per sample in {samples.name} for {loss.name}, found "
-                f"{'fractions' if targets.is_floating_point() else f'targets of shape {shape_text(targets.shape)}'}; "
-                "choose another --loss"
-            )
-        if outputs.ndim != 2:
-            raise SamplesError(
-                f"expected outputs of shape (1, classes) for {loss.name}, found {shape_text(outputs.shape)}; "
-                "choose another --loss"
-            )
-        classes = outputs.shape[1]
-        wrong = ((targets < 0) | (targets >= classes)).nonzero()
-        if len(wrong):
-            first = int(wrong[0])
-            raise SamplesError(
-                f"sample {first} in {samples.name} has {_label_outside(targets, first, classes)}; use its own data or "
-                "mend the labels"
-            )
+        _check_classes(samples, loss, outputs)
     if loss.kind == "binary":
         outside = ((targets < 0) | (targets > 1)).flatten(1 if targets.ndim > 1 else 0)
         wrong = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
         if len(wrong):
             raise SamplesError(f"sample {int(wrong[0])} in {samples.name} has a target outside 0 to 1, which bce needs")
+
+
+def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
+    """Class numbers [N, *S] or probabilities [N, C, *S] for logits [1, C, *S]."""
+    targets, shape = samples.targets, tuple(outputs.shape[1:])
+    if not shape:
+        raise SamplesError(
+            f"expected outputs of shape (1, classes) for {loss.name}, found {shape_text(outputs.shape)}; "
+            "choose another --loss"
+        )
+    if tuple(targets.shape[1:]) == shape:
+        off = (targets.to(outputs.dtype).sum(dim=1) - 1).abs() > PROBABILITY_TOLERANCE
+        wrong = ((targets < 0).any(dim=1) | off).flatten(1 if len(shape) > 1 else 0)
+        places = (wrong.any(dim=1) if wrong.ndim > 1 else wrong).nonzero()
+        if len(places):
+            raise SamplesError(
+                f"expected class numbers or probabilities that sum to 1 in {samples.name} for {loss.name}, found "
+                f"targets of shape {shape_text(targets.shape)} of which sample {int(places[0])}'s don't; several "
+                "labels at once need --loss bce"
+            )
+        return
+    if tuple(targets.shape[1:]) != shape[1:]:
+        found = f"{'fractions' if targets.is_floating_point() else 'targets'} of shape {shape_text(targets.shape)}"
+        raise SamplesError(
+            f"expected one class number per sample in {samples.name} for {loss.name}, or targets of shape "
+            f"{shape_text((len(targets), *shape))} or {shape_text((len(targets), *shape[1:]))}, found {found}; mend "
+            "the targets, or choose another --loss"
+        )
+    classes = shape[0]
+    if targets.is_floating_point() and bool((targets != targets.round()).any()):
+        raise SamplesError(
+            f"expected class numbers in {samples.name} for {loss.name}, found fractions; choose another --loss"
+        )
+    outside = ((targets < 0) | (targets >= classes)).flatten(1 if targets.ndim > 1 else 0)
+    rows = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
+    if not len(rows):
+        return
+    first = int(rows[0])
+    if targets.ndim == 1:
+        raise SamplesError(
+            f"sample {first} in {samples.name} has {_label_outside(targets, first, classes)}; use its own data or "
+            "mend the labels"
+        )
+    label = int(targets[first].flatten()[outside[first]][0])
+    # Only customary marks are repeated: any other number may be private.
+    void = str(label) if label in (*_MARKS, VOID) else "NUMBER"
+    raise SamplesError(
+        f"sample {first} in {samples.name} has labels outside the model's {classes} classes (0 to {classes - 1}); "
+        f"leave such places out by a loss of your own: --loss file.py:function with ignore_index={void}"
+    )

@@ -34,7 +34,10 @@ class Loss:
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets)
+    if targets.shape == outputs.shape:
+        # One probability per class; numbers 0 and 1 where one class is certain.
+        return F.cross_entropy(outputs, targets.to(outputs.dtype))
+    return F.cross_entropy(outputs, targets.long())
 
 
 def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -67,7 +70,12 @@ def _paired(targets: Tensor, outputs: Tensor) -> Tensor:
 LOSSES = {
     loss.name: loss
     for loss in (
-        Loss("cross-entropy", _cross_entropy, "classification", "class numbers against logits"),
+        Loss(
+            "cross-entropy",
+            _cross_entropy,
+            "classification",
+            "classes or their probabilities against logits",
+        ),
         Loss("bce", _binary_cross_entropy, "binary", "0/1 targets against logits (alias bce-with-logits)"),
         Loss("mse", _mean_squared_error, "regression", "mean squared error of float targets"),
     )

@@ -32,12 +32,18 @@ class Tool(Record):
 
 
 class CheckpointInfo(Record):
-    """The audited model. ``name`` is a file name without its folder."""
+    """The audited model. ``name`` is a file name without its folder.
+
+    ``assumed`` is what the weights don't show of an architecture that was recognised from them, ``doubt`` why losses
+    don't confirm it; with a doubt no sample is "low" and no limit is held.
+    """
 
     name: str
     sha256: str | None
     architecture: str
     num_parameters: int
+    assumed: str | None = None
+    doubt: str | None = None
 
 
 class DataInfo(Record):

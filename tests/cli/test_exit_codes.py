@@ -6,9 +6,9 @@ import pytest
 from scan_cases import words
 
 # With this noise the first two demo samples reveal 0.99 and 0.19 (posterior RMSE 0.004 and 0.35).
-NOISY = ("--release", "gaussian:0.01")
+NOISY = ("--arch", "lenet", "--release", "gaussian:0.01")
 # And with this much all but nothing.
-PROTECTED = ("--release", "gaussian:1000")
+PROTECTED = ("--arch", "lenet", "--release", "gaussian:1000")
 
 
 def test_no_limit_is_0_even_where_all_leaks(scan) -> None:

@@ -28,10 +28,11 @@ def first_channels(shapes: Shapes) -> int | None:
 
 
 def input_channels(model: nn.Module) -> int | None:
-    """Input channels of the first layer that a model registers, where that is a convolution."""
+    """Input channels of the first layer that a model registers, where that is a convolution of images or series."""
     for module in model.modules():
         if isinstance(module, _ConvNd):
-            return module.in_channels
+            # Volumes may come without an axis of channels, which their three axes don't show.
+            return None if module.weight.ndim == 5 else module.in_channels
         if any(weight.ndim >= 2 for weight in module.parameters(recurse=False)):
             return None
     return None
