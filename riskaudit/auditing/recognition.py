@@ -56,5 +56,6 @@ def _losses(victim: Victim) -> tuple[float | None, float | None]:
 
 
 def without_low(rows: list[SampleRow]) -> list[SampleRow]:
-    """The rows with "low" as "not assessed"."""
-    return [row.model_copy(update={"verdict": "not_assessed"}) if row.verdict == "low" else row for row in rows]
+    """The rows with "low" as "not assessed", which their reason says."""
+    update = {"verdict": "not_assessed", "reason": "losses don't confirm the architecture, which was only recognised"}
+    return [row.model_copy(update=update) if row.verdict == "low" else row for row in rows]

@@ -13,6 +13,7 @@ from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.inputs.architectures.lenet import LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.policy import Policy
+from riskaudit.report.recomputation import recompute
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 # Three classes, each with its own bright column.
@@ -62,6 +63,10 @@ def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -
         assert sum(row.loss for row in result.samples) / 6 < 0.55
         return
     assert {row.verdict for row in result.samples} == {"not_assessed"}
+    # A report that recomputes verdicts from numbers lets the reason stand.
+    told, contradictions = recompute(result)
+    assert {row.verdict for row in told.samples} == {"not_assessed"}
+    assert not contradictions
     outcome = Policy(max_revealed=0.9).decide(result)
     assert outcome.decision == "block"
     # The message's advice: name it.
