@@ -92,7 +92,7 @@ def sanitised(
     guard = Guard(model, "cross-entropy", policy, prior=prior or IsotropicPrior(0.0, PRIOR_STD))
     update = honest_update(guard, samples.inputs, samples.targets)
     started = time.perf_counter()
-    decision = guard.review((samples.inputs, samples.targets), update)
+    decision = guard.review((samples.inputs, samples.targets), update, local_steps=1)
     elapsed = time.perf_counter() - started
     assert decision.action == "sanitise", decision.reasons
     return torch.cat([part.reshape(-1).double() for part in decision.update]), decision.noise_std, elapsed

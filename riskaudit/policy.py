@@ -20,11 +20,13 @@ Violation = Literal["block", "sanitise", "warn"]
 Failure = Literal["block", "warn"]
 Sanitiser = Literal["noise", "clip", "drop"]
 UnknownLayers = Literal["block", "differentiate"]
+UnprovenStep = Literal["block", "accept"]
 _CHOICES = {
     "on_violation": get_args(Violation),
     "on_failure": get_args(Failure),
     "sanitiser": get_args(Sanitiser),
     "unknown_layers": get_args(UnknownLayers),
+    "unproven_step": get_args(UnprovenStep),
 }
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
@@ -91,6 +93,8 @@ class Policy:
         on_failure: what to do where no decision could be reached: "block", or "warn" to let the upload pass.
         unknown_layers: what to do about a trainable layer that the structured Jacobian doesn't know: "block", or
             "differentiate" the whole model automatically, which is as exact and whose cost nothing bounds.
+        unproven_step: what to do about an update whose noise would hide several local steps, and that nobody vouches
+            for (``local_steps`` of the guard): "block", or "accept" it as the gradient of one step.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
         confidence: that all of a review's numbers hold, in (0, 1).
@@ -106,6 +110,7 @@ class Policy:
     clip_norm: float | None = None
     on_failure: Failure = "block"
     unknown_layers: UnknownLayers = "block"
+    unproven_step: UnprovenStep = "block"
     budget_seconds: float | None = None
     max_gradients: float | None = 60.0
     confidence: float = 0.99

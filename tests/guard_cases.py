@@ -48,7 +48,12 @@ def gradient(
 def guard_of(model: nn.Module, policy: Policy, noise: float | None = NOISE, **options: Any) -> Guard:
     """A guard told of this noise."""
     release = "gradient" if noise is None else f"gaussian:{noise}"
-    return Guard(model, nn.CrossEntropyLoss(), policy, **{"prior_std": PRIOR_STD, "release": release, **options})
+    return Guard(
+        model,
+        nn.CrossEntropyLoss(),
+        policy,
+        **{"prior_std": PRIOR_STD, "release": release, "local_steps": 1, **options},
+    )
 
 
 def spectra(model: nn.Module, batch: tuple[Tensor, Tensor], release: str = "gradient") -> Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 
 from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_if_all_failed
-from riskaudit.auditing.notes import threat_model, warnings_of
+from riskaudit.auditing.notes import separate_note, threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.recognition import doubt_of, without_low
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
@@ -140,6 +140,7 @@ def audit_victim(
         warnings=[
             *([] if doubt is None else [doubt]),
             *chosen.warnings,
+            *separate_note(done.separate, len(done.rows)),
             *warnings_of(checkpoint, samples, settings, release, done.rows),
         ],
     )

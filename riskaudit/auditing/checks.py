@@ -10,6 +10,9 @@ from torch import nn
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.errors import CoupledReleaseError, SamplesError
 from riskaudit.inputs import Samples
+from riskaudit.jacobian import Jacobian
+from riskaudit.jacobian.structured import StructuredJacobian
+from riskaudit.jacobian.structured.operator import agree
 from riskaudit.results import SampleRow
 
 
@@ -30,6 +33,16 @@ def refuse_coupling(model: nn.Module, samples: Samples, settings: AuditSettings)
             "the model's output for a sample depends on the other samples of its batch, or is random, although the "
             "model is in eval mode; use layers without batch statistics or randomness in eval mode"
         )
+
+
+def agree_alone(jacobian: Jacobian) -> bool:
+    """Whether every sample's gradient has the size in its batch that it has alone; losses were compared before."""
+    if jacobian.separate or not isinstance(jacobian, StructuredJacobian):
+        return True
+    release, batch = jacobian.release, jacobian.batch
+    norms = [release.mean(batch.select([place])).detach().norm().double() for place in range(len(batch))]
+    alone = torch.stack(norms).to(release.dtype)
+    return agree(jacobian.norms.to(release.dtype), alone)
 
 
 def refuse_if_all_failed(rows: list[SampleRow]) -> None:

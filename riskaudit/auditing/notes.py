@@ -59,6 +59,16 @@ def warnings_of(
     return warnings
 
 
+def separate_note(separate: int, total: int) -> list[str]:
+    """That a batch is another function than its samples, where it is."""
+    if not separate:
+        return []
+    return [
+        f"the loss or gradient of a sample depends on the other samples of its batch, so {separate} of {total} samples "
+        "were audited one at a time: the numbers are of releases of single samples, not of a batch's mean gradient"
+    ]
+
+
 def _scale_warning(samples: Samples) -> list[str]:
     """Tables of columns in different units don't fit one prior for all coordinates."""
     if samples.inputs.ndim != 2 or len(samples) < 2:

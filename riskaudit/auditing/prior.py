@@ -9,6 +9,7 @@ from riskaudit.errors import PriorError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.text import shape_text
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior, load_prior
+from riskaudit.priors.contradiction import odd_note, odd_samples
 from riskaudit.results import PriorInfo
 
 
@@ -30,7 +31,8 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
     """
     if settings.prior == "isotropic":
         isotropic = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
-        return ChosenPrior(isotropic, isotropic.info())
+        odd = odd_samples(isotropic, samples.inputs, samples.targets, "leave out --prior-mean and --prior-std")
+        return ChosenPrior(isotropic, isotropic.info(), tuple(odd_note(samples.ids, odd)))
     warnings = []
     if settings.prior in PRIOR_NAMES:
         prior = fit_prior(samples, settings.prior)
@@ -41,6 +43,8 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
     else:
         prior = load_prior(settings.prior)
         _check_shape(prior, samples, settings.prior)
+    advice = "fit the prior to data like the audited, in the same units, or use --prior isotropic"
+    warnings += odd_note(samples.ids, odd_samples(prior, samples.inputs, samples.targets, advice))
     info = prior.info()
     if isinstance(prior, ClassPrior):
         fallback = prior.fallback_classes(samples.targets)

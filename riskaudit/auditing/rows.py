@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.auditing.calibration import Calibrator
+from riskaudit.auditing.checks import agree_alone
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.priors import Prior
 from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
@@ -42,12 +43,16 @@ class RowMaker:
 
 @dataclass
 class BatchRows:
-    """Rows of a batch, what their releases tell where known, why proxies are missing, and products used."""
+    """Rows of a batch, what their releases tell where known, why proxies are missing, and products used.
+
+    ``separate`` counts samples that were worked out one by one, since their batch is another function than each alone.
+    """
 
     rows: list[SampleRow]
     information: list[Information] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     matvecs: int = 0
+    separate: int = 0
 
     def extend(self, part: BatchRows) -> None:
         """Add the samples of a later batch."""
@@ -55,6 +60,7 @@ class BatchRows:
         self.information += part.information
         self.reasons |= part.reasons
         self.matvecs += part.matvecs
+        self.separate += part.separate
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class BatchOf:
 def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     """Rows for some samples; those that can't be linearised fail alone."""
     jacobian = maker.jacobian(batch.samples)
+    if not agree_alone(jacobian):
+        return audit_batch(replace(maker, jacobian=replace(maker.jacobian, apart=True)), batch, clock)
     losses = jacobian.losses()
     finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms)).tolist()
     good = [place for place, fine in enumerate(finite) if fine]
@@ -117,6 +125,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
         information or [],
         {name: score.reason for name, score in scores.items() if score.reason is not None},
         at.matvecs,
+        len(good) if jacobian.separate else 0,
     )
 
 

@@ -1,6 +1,6 @@
 """The last thing before an upload: audit the local batch, then let the update pass, change it, or withhold it.
 
-    guard = Guard(model, loss_fn, Policy(max_revealed=0.2), prior_std=0.3, release="gaussian:0.01")
+    guard = Guard(model, loss_fn, Policy(max_revealed=0.2), prior_std=0.3, release="gaussian:0.01", local_steps=1)
     decision = guard.review((inputs, targets), update)
     if decision.update is not None:
         send(decision.update)

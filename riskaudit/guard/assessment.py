@@ -75,6 +75,7 @@ class Assessment:
         products: with H, over all samples.
         summed: whether the sum over the samples leaves, not their mean.
         labels: the same for samples that are one person's; none has a twin where empty.
+        shares: by place, of the sample's gradient in what leaves; None where that is one over their number.
     """
 
     batch: Batch
@@ -85,6 +86,7 @@ class Assessment:
     products: int = 0
     summed: bool = False
     labels: list[int] = field(default_factory=list)
+    shares: list[float] | None = None
 
     def __post_init__(self) -> None:
         self._by_label: dict[int, list[int]] = {}
@@ -154,7 +156,10 @@ class Assessment:
 
         c copies of it have the same Jacobian, so that their sum has c times it: 1 / c of the noise.
         """
-        return (noise_std if self.summed else batch_size * noise_std) / len(self.twins(place))
+        twins = self.twins(place)
+        if self.shares is not None:
+            return noise_std / sum(self.shares[twin] for twin in twins)
+        return (noise_std if self.summed else batch_size * noise_std) / len(twins)
 
     def select(self, places: Sequence[int]) -> Assessment:
         """Of some of the samples; the products stay those of all."""
@@ -167,6 +172,7 @@ class Assessment:
             self.products,
             self.summed,
             [self.labels[place] for place in places] if self.labels else [],
+            None if self.shares is None else [self.shares[place] for place in places],
         )
 
 
@@ -220,7 +226,8 @@ class Assessor:
             end: of the time, on the monotonic clock.
             labels: see `Assessment`.
         """
-        found = Assessment(batch, ids, groups, summed=self.client.summed, labels=labels)
+        shares = self.client.shares(batch)
+        found = Assessment(batch, ids, groups, summed=self.client.summed, labels=labels, shares=shares)
         limited = math.isfinite(end)
         order = list(range(len(batch)))
         if limited:

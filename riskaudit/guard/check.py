@@ -84,7 +84,7 @@ def review_cost(
         update = honest_update(guard, *batch)
         gradients.append(_timed(lambda batch=batch: _gradient(guard, *batch)))  # type: ignore[misc]
         started = time.perf_counter()
-        decision = guard.review(batch, update)
+        decision = guard.review(batch, update, local_steps=1)
         reviews.append(time.perf_counter() - started)
         products.append(decision.products / batch_size)
         actions[decision.action] = actions.get(decision.action, 0) + 1

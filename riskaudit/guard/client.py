@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import GuardError, SettingsError
@@ -23,7 +22,10 @@ from riskaudit.guard.noise_tests import noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
+from riskaudit.jacobian.choice import losses_alone
+from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
+from riskaudit.release.shares import batch_loss, sample_losses, shares_of
 from riskaudit.release.steps import NoiseStep
 
 LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
@@ -31,6 +33,12 @@ LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 ANY_NOISE = 1.0
 # How far an update without noise may be from the mean gradient, relative to its norm: other kernels, other sums.
 TOLERANCE = 1e-3
+# Shares of samples in a batch's loss that agree to so many digits are one.
+SAME_SHARE = 1e-3
+COUPLED = (
+    "the loss of a sample depends on the other samples of its batch, so a batch's gradient isn't made of its samples'; "
+    "train without operations over the whole batch"
+)
 # Samples of which gradients [B, P] are held at once, in entries.
 CHUNK_ENTRIES = 2**26
 
@@ -147,7 +155,7 @@ class Client:
         """J of every sample's own release with Gaussian noise of this std.
 
         Raises:
-            GuardError: a layer that the structured Jacobian doesn't know.
+            GuardError: a layer that the structured Jacobian doesn't know, or samples that depend on each other.
         """
         release = self._current
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
@@ -158,7 +166,10 @@ class Client:
                 # Not kept: it may be this batch that can't be run, and the next one can.
                 raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
             self._makers[key] = maker
-        return replace(maker, release=release.with_noise(noise_std or ANY_NOISE))(batch)
+        jacobian = replace(maker, release=release.with_noise(noise_std or ANY_NOISE))(batch)
+        if jacobian.separate:
+            raise GuardError(COUPLED)
+        return jacobian
 
     def sample_bytes(self, batch: Batch) -> int:
         """Memory that one more sample in a batch takes, about."""
@@ -166,10 +177,17 @@ class Client:
         return max(maker.sample_bytes for maker in self._makers.values())
 
     def mean(self, batch: Batch) -> Tensor:
-        """The mean of r(x_i) over the batch, or the sum where that leaves, [P], float64 on the CPU."""
-        release, shares = self._current, 1 if self.summed else len(batch)
+        """What leaves before noise, [P], float64 on the CPU: the gradient of the batch's loss as training computes it.
+
+        Where samples are clipped, and of a sum, the mean (sum) of every sample's own r(x_i).
+
+        Raises:
+            GuardError: a sample has another loss in this batch than alone.
+        """
+        release = self._current
+        gradient = self._batch_gradient(release, batch)
         if not release.changes_gradient:
-            return self._mean_gradient(release, batch) * (len(batch) / shares)
+            return gradient
         size, total = (
             max(1, CHUNK_ENTRIES // release.num_entries),
             torch.zeros(release.num_entries, dtype=torch.float64),
@@ -177,7 +195,52 @@ class Client:
         for first in range(0, len(batch), size):
             part = batch.select(list(range(first, min(first + size, len(batch)))))
             total += release.mean(part).detach().double().sum(0).cpu()
-        return total / shares
+        return total if self.summed else total / len(batch)
+
+    def shares(self, batch: Batch) -> list[float] | None:
+        """What part of the update each sample's own gradient has; None where that is 1 / B each, or 1 in a sum.
+
+        Raises:
+            GuardError: the loss of this batch isn't a sum of its samples' losses with constant factors, or leaves a
+                sample out.
+        """
+        release = self._current
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            outputs = release.run(release.parameters, batch.inputs)
+        found = shares_of(self.loss, outputs, batch.targets)
+        if found is None:
+            raise GuardError(
+                "the loss of this batch isn't a sum of its samples' losses with constant factors, so no sample's part "
+                "of the update is known; train with a loss that is a (weighted) mean over the samples"
+            )
+        if not bool((found.abs() > 0).all()):
+            raise GuardError(
+                f"the loss leaves {int((found == 0).sum())} of {len(found)} samples out of the update; hand over the "
+                "batch without them"
+            )
+        alike = bool(((found - found[0]).abs() <= SAME_SHARE * found[0].abs()).all())
+        if self.summed or release.changes_gradient:
+            # Every sample's own gradient is made first, so that only equal shares mean what the release says.
+            if alike:
+                return None
+            raise GuardError(
+                "the loss of a batch weights its samples, so the sum (or mean) of their own gradients isn't its "
+                'gradient; review the mean gradient without clipping (release "gradient", reduction "mean")'
+            )
+        mean = 1 / len(batch)
+        return None if alike and abs(float(found[0]) - mean) <= SAME_SHARE * mean else found.abs().tolist()
+
+    def undetected(self, mean: Tensor) -> float:
+        """How large a deviation from ``mean`` [P] the comparison of an update may miss, relative to its norm.
+
+        Noise of std s on P entries hides what changes the sum of P squares by less than its spread.
+        """
+        length = float(mean.norm())
+        if self.noise is None:
+            return TOLERANCE
+        law = chi2(len(mean))
+        hidden = self.noise.std * math.sqrt(float(law.isf(REJECTION) - law.ppf(REJECTION)))
+        return hidden / length if length > 0 else math.inf
 
     def mismatch(self, update: Tensor, mean: Tensor) -> str | None:
         """Why an update [P] can't be the release of the batch whose mean is ``mean`` [P]; None where it can be."""
@@ -201,13 +264,16 @@ class Client:
         assert self._release is not None
         return self._release
 
-    def _mean_gradient(self, release: Release, batch: Batch) -> Tensor:
-        """By one forward and one backward pass over the whole batch."""
+    def _batch_gradient(self, release: Release, batch: Batch) -> Tensor:
+        """By one forward and one backward pass over the whole batch; of a sum, of the samples' losses added up."""
         parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             outputs = release.run(parameters, batch.inputs)
-            losses = vmap(lambda output, target: self.loss(output[None], target[None]).sum())(outputs, batch.targets)
-            gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), allow_unused=True)
+            losses = sample_losses(self.loss, outputs, batch.targets)
+            if len(batch) > 1 and not agree(losses.detach(), losses_alone(release, batch)):
+                raise GuardError(COUPLED)
+            value = losses.sum() if self.summed else batch_loss(self.loss, outputs, batch.targets)
+            gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         parts = [
             (torch.zeros_like(value) if found is None else found).reshape(-1).double().cpu()
             for found, value in zip(gradients, parameters.values(), strict=True)

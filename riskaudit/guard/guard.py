@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.batches import HeldBatch, check_batch, classes_of
-from riskaudit.guard.client import Client, LossLike
+from riskaudit.guard.client import TOLERANCE, Client, LossLike
 from riskaudit.guard.decision import Assessed, Decision, described, told
 from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
 from riskaudit.guard.keys import KeyFolder, TamperingError
@@ -79,6 +79,9 @@ class Guard:
         keys: folder of the key and the counters of ledger and log; see `riskaudit.guard.keys` for the default.
         dtype: that reviews are computed in.
         reduction: "mean" or "sum" over the batch, of which the update consists.
+        local_steps: how many local steps every update is made of, where the caller makes sure of it. Only 1 can be
+            reviewed. None: without noise the update itself shows it, with noise it is withheld unless `review` is told
+            or the policy accepts it.
 
     Raises:
         SettingsError: settings that exclude each other, a policy without a limit, neither prior nor prior_std.
@@ -99,6 +102,7 @@ class Guard:
         keys: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         reduction: Literal["mean", "sum"] = "mean",
+        local_steps: int | None = None,
     ) -> None:
         if reduction not in ("mean", "sum"):
             raise SettingsError(f"expected reduction to be mean or sum, found {reduction!r}")
@@ -114,7 +118,7 @@ class Guard:
             self.prior = copy.deepcopy(prior) if isinstance(prior, Prior) else load_prior(str(prior))
         if ledger is not None and not isinstance(self.prior, IsotropicPrior):
             raise SettingsError("a ledger adds up what is revealed under an isotropic prior; give prior_std, not prior")
-        self.model, self.policy, self.release = model, policy, release
+        self.model, self.policy, self.release, self.local_steps = model, policy, release, local_steps
         folder = KeyFolder(keys)
         self._tampering: TamperingError | None = None
         self.ledger: Ledger | None = None
@@ -136,7 +140,7 @@ class Guard:
 
     def review(
         self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
-        round: int | None = None, assessed: Assessed | None = None,
+        round: int | None = None, assessed: Assessed | None = None, local_steps: int | None = None,
     ) -> Decision:  # fmt: skip
         """Decide about an update before it leaves.
 
@@ -146,6 +150,7 @@ class Guard:
             ids: names of the samples, the same in every round, for a ledger; hashes of the inputs where not given.
             round: number for the log; counted where not given.
             assessed: of `assess` for the same batch and weights, where the update holds only the samples that it keeps.
+            local_steps: how many local steps the update is made of; the guard's own where not given.
 
         Returns:
             The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the update.
@@ -157,7 +162,7 @@ class Guard:
         try:
             snapshot = self.client.refresh()
             self._refuse_tampering()
-            decision = self._review(batch, update, ids, started, assessed, snapshot)
+            decision = self._review(batch, update, ids, started, assessed, snapshot, local_steps)
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             decision = self._failed(update, error, snapshot)
@@ -273,7 +278,7 @@ class Guard:
 
     def _review(
         self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float,
-        assessed: Assessed | None, snapshot: Snapshot,
+        assessed: Assessed | None, snapshot: Snapshot, local_steps: int | None,
     ) -> Decision:  # fmt: skip
         policy, client, end = self.policy, self.client, self._end(started)
         inputs, targets = check_batch(given)
@@ -287,6 +292,7 @@ class Guard:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
+        self._refuse_steps(mean, local_steps)
         key = _sanitising_key(update, batch, model_digest, noisy=client.noise is not None)
         again = self._sanitised_before(key)
         if again is not None:
@@ -356,6 +362,25 @@ class Guard:
         kept = [] if outcome.action == "block" else outcome.kept
         assessed = Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, snapshot.model_digest)
         return assessed, _Binding(snapshot, kept=tuple(kept), found=outcome.found)
+
+    def _refuse_steps(self, mean: Tensor, told: int | None) -> None:
+        """Refuse an update that may be of several local steps: each depends on the samples through the others.
+
+        Raises:
+            GuardError: it is, or nobody can tell.
+        """
+        steps = self.local_steps if told is None else told
+        if steps is not None and (isinstance(steps, bool) or steps != 1):
+            raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
+        if steps is not None or self.policy.unproven_step == "accept":
+            return
+        hidden = self.client.undetected(mean)
+        if hidden > TOLERANCE:
+            raise GuardError(
+                "an update of several local steps can't be told apart from one step at this noise, which hides "
+                f"deviations up to {hidden:.2g} times the gradient; say local_steps=1 where the update is made in one "
+                'step, or set unproven_step = "accept" in the policy'
+            )
 
     def _binding(self, assessed: Assessed) -> _Binding:
         """What an assessment of this guard holds for.

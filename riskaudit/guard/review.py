@@ -21,6 +21,7 @@ from riskaudit.guard.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
 from riskaudit.priors import Prior
+from riskaudit.priors.contradiction import odd_samples
 from riskaudit.release import Batch
 
 # Confidence of what is said about samples that were not drawn.
@@ -192,6 +193,8 @@ class Review:
         """Quickly, of this client's release."""
         if self._found is not None and client is self.client:
             return self._found
+        advice = "give the guard a prior (prior or prior_std) of data like these"
+        odd_samples(self.prior, self.batch.inputs, self.batch.targets, advice)
         assessor = Assessor(client, self.prior, self.policy, self.accounts is not None)
         found = assessor.quick(
             self.batch, self.ids, self.groups, self.accounts, self.look_failure, self.end, self.labels

@@ -91,6 +91,9 @@ def drop_exposed(
 
     The fewer samples share the noise, the more each one reveals, so that dropping one may expose another.
     """
+    if found.shares is not None:
+        # The share of every sample changes with those that are left out.
+        return None
     kept = list(range(len(found.ids)))
     while kept:
         exposures = [found.exposure(place, noise_std, len(kept), accounts) for place in kept]

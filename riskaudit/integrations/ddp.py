@@ -136,7 +136,7 @@ class AverageGuard:
         if failure is not None:
             return guard.withhold(failure)
         try:
-            decision = guard.review(held.unchanged(), gradients(guard.model), ids=ids)
+            decision = guard.review(held.unchanged(), gradients(guard.model), ids=ids, local_steps=1)
             if decision.update is not None:
                 decision = guard.confirm(decision)
             if decision.update is not None:

@@ -7,7 +7,8 @@
 Float32 weights w carry an error of about 6e-8 |w|, hence the gradient one of 6e-8 |w| / step_size. Where that is more
 than the guard allows between an update and the batch's own gradient (guard.client.TOLERANCE, or the noise), the
 update is withheld; send gradients then. Several local steps, momentum and weight decay aren't one gradient of one
-batch, and are withheld for the same reason.
+batch, and are withheld for the same reason where no noise hides them. Under noise it can't be seen: whoever makes a
+`LocalStep` says that there was one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Kind = Literal["weights", "difference", "gradient"]
 
 @dataclass(frozen=True, eq=False)
 class LocalStep:
-    """What the training function knows and the exchanged arrays don't show.
+    """What the training function knows and the exchanged arrays don't show: above all that it took one step.
 
     Attributes:
         guard: with the model that was trained; its weights are set to the received ones during the review.
@@ -94,7 +95,7 @@ def review(
     scale = 1.0 if size is None else size
     update = {name: torch.from_numpy(_gradient(goes[name], came[name], kind, scale)) for name in trainable}
     with _weights(model, came):
-        decision = step.guard.review(step.batch, update, ids=step.ids, round=round)
+        decision = step.guard.review(step.batch, update, ids=step.ids, round=round, local_steps=1)
         decision = step.guard.confirm(decision)
     if decision.update is None:
         return Reviewed(decision, None)

@@ -219,7 +219,7 @@ class OpacusGuard:
         """About the gradients that Opacus made, which are what the weights will show."""
         scale = self._optimizer.expected_batch_size if self._optimizer.loss_reduction == "mean" else 1
         summed = [scale * gradient for gradient in gradients(self._model)]
-        decision = self._guard.review(pending.batch, summed, ids=pending.ids, assessed=pending.assessed)
+        decision = self._guard.review(pending.batch, summed, ids=pending.ids, assessed=pending.assessed, local_steps=1)
         if decision.update is not None and len(decision.exposures) < len(pending.assessed.kept):
             # Somebody else's round entered the ledger meanwhile, and more had to be left out.
             write(self._model, [value / scale for value in decision.update])

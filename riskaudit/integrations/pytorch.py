@@ -86,7 +86,7 @@ class StepGuard:
 
     def _reviewed(self, batch: Batch | Sequence[Any], ids: Sequence[object] | None) -> Decision:
         try:
-            decision = self._guard.review(batch, gradients(self._guard.model), ids=ids)
+            decision = self._guard.review(batch, gradients(self._guard.model), ids=ids, local_steps=1)
             if decision.update is not None:
                 write(self._guard.model, decision.update)
         except Exception as error:  # whatever goes wrong withholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ class Jacobian(GramFactor):
     Args:
         release: with parameters of the dtype and device to work in.
         batch: inputs [B, *S] of the same dtype and device.
+
+    Attributes:
+        separate: whether samples had to be worked out one by one, since a batch of them is another function.
     """
+
+    separate: ClassVar[bool] = False
 
     def __init__(self, release: Release, batch: Batch) -> None:
         super().__init__(len(batch), (release.num_entries, batch.inputs[0].numel()), release.dtype, release.device)

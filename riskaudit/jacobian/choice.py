@@ -11,9 +11,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from riskaudit.errors import CoupledReleaseError
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.structured import Layout, StructuredJacobian, UnsupportedLayer, find_layout
+from riskaudit.jacobian.structured.operator import agree
+from riskaudit.jacobian.structured.separate import SeparateJacobian, by_layers
 from riskaudit.release import Batch, Release
 
 log = logging.getLogger(__name__)
@@ -41,12 +44,14 @@ class JacobianMaker:
         layout: of the model, or None for the generic Jacobian.
         reason: why the Jacobian is what it is, for the report.
         sample_bytes: memory that one more sample in a batch takes, about.
+        apart: work every sample out in a batch of its own.
     """
 
     release: Release
     layout: Layout | None
     reason: str
     sample_bytes: int
+    apart: bool = False
 
     @property
     def kind(self) -> str:
@@ -54,10 +59,23 @@ class JacobianMaker:
         return "generic" if self.layout is None else "structured"
 
     def __call__(self, batch: Batch) -> Jacobian:
-        """J at a batch."""
+        """J at a batch.
+
+        Raises:
+            CoupledReleaseError: a sample has another loss whenever it is computed.
+        """
         if self.layout is None:
             return GenericJacobian(self.release, batch)
-        return StructuredJacobian(self.release, batch, self.layout)
+        if self.apart:
+            return SeparateJacobian(self.release, batch, self.layout)
+        alone = losses_alone(self.release, batch)
+        found = by_layers(self.release, batch, self.layout, alone)
+        if found.separate and not agree(losses_alone(self.release, batch), alone):
+            raise CoupledReleaseError(
+                "the model is random although it is in eval mode, so its gradient is not a function of the sample; "
+                "use layers without randomness in eval mode"
+            )
+        return found
 
 
 def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) -> JacobianMaker:
@@ -75,7 +93,7 @@ def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) ->
     try:
         with torch.enable_grad():
             layout = _find_layout(release, batch)
-            _check(release, batch, layout)
+            apart = _apart(release, batch, layout)
     except UnsupportedLayer as found:
         reason = f"{_described(release.model, found)} is not known to the structured Jacobian"
         return _generic(release, reason)
@@ -86,7 +104,19 @@ def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) ->
         return _generic(release, reason)
     layers = sorted({call.layer for call in layout.calls})
     reason = f"every layer is known ({', '.join(layers)})"
-    return JacobianMaker(release, layout, reason, StructuredJacobian(release, batch.select([0]), layout).held_bytes())
+    held = StructuredJacobian(release, batch.select([0]), layout).held_bytes()
+    return JacobianMaker(release, layout, reason, held, apart)
+
+
+@torch.no_grad()
+def losses_alone(release: Release, batch: Batch) -> Tensor:
+    """The loss of every sample in a batch of its own, [B]."""
+    try:
+        # As if one by one: what looks at a sample can't look at the others, and is refused where it decides.
+        return release.losses(batch)
+    except Exception:  # the model may be anybody's code
+        pairs = zip(batch.inputs, batch.targets, strict=True)
+        return torch.stack([release.sample_loss(inputs, target) for inputs, target in pairs])
 
 
 def _generic(release: Release, reason: str) -> JacobianMaker:
@@ -108,7 +138,23 @@ def _find_layout(release: Release, batch: Batch) -> Layout:
     return find_layout(release, batch, last)
 
 
-def _check(release: Release, batch: Batch, layout: Layout) -> None:
+def _apart(release: Release, batch: Batch, layout: Layout) -> bool:
+    """Whether the first samples have to be worked out one by one.
+
+    Raises:
+        UnsupportedLayer: see `_check`.
+    """
+    try:
+        _check(release, batch, layout, StructuredJacobian)
+    except UnsupportedLayer:
+        _check(release, batch, layout, SeparateJacobian)
+        return True
+    return False
+
+
+def _check(
+    release: Release, batch: Batch, layout: Layout, kind: type[StructuredJacobian] | type[SeparateJacobian]
+) -> None:
     """Hold gradients and products of the first samples against plain automatic differentiation.
 
     The steps after the gradient are left out: where entries are equal, pruning may keep any of them.
@@ -118,7 +164,7 @@ def _check(release: Release, batch: Batch, layout: Layout) -> None:
     """
     plain = Release(release.model, release.loss)
     # Samples repeat where there are few: in a batch of its own, none could be mixed up with another.
-    structured = StructuredJacobian(plain, batch.select([k % len(batch) for k in range(CHECKED_SAMPLES)]), layout)
+    structured = kind(plain, batch.select([k % len(batch) for k in range(CHECKED_SAMPLES)]), layout)
     reference = GenericJacobian(plain, batch.select([0]))
     differences = _Differences(plain)
     gradients = plain.gradient(batch.select(list(range(min(len(batch), CHECKED_SAMPLES)))))

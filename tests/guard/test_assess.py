@@ -32,7 +32,9 @@ def batch(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 def guard(net: nn.Module, policy: Policy, reduction: str = "sum", std: float = STD, **options) -> Guard:
     release = f"clip:{CLIP},gaussian:{std}"
-    return Guard(net, "cross-entropy", policy, prior_std=0.3, release=release, reduction=reduction, **options)
+    return Guard(
+        net, "cross-entropy", policy, prior_std=0.3, release=release, reduction=reduction, local_steps=1, **options
+    )
 
 
 def summed(net: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
@@ -73,7 +75,7 @@ def test_a_sum_is_reviewed_as_a_sum(release) -> None:
     for reduction in ("sum", "mean"):
         one = Guard(
             net, "cross-entropy", Policy(max_revealed=1.0), prior_std=0.3, release=f"{release}gaussian:0.01",
-            reduction=reduction,
+            reduction=reduction, local_steps=1,
         )  # fmt: skip
         actions[reduction] = one.review((inputs, targets), noised(total, 0.01)).action
     assert actions == {"sum": "allow", "mean": "block"}

@@ -135,7 +135,9 @@ def test_losses_that_fail_withhold_too(tmp_path) -> None:
     def loss(outputs, targets):
         raise ValueError(f"sample 17 of patient {outputs}")
 
-    guard = Guard(model, loss, POLICY, prior_std=PRIOR_STD, release=f"gaussian:{NOISE}", log=tmp_path / "log.jsonl")
+    guard = Guard(
+        model, loss, POLICY, prior_std=PRIOR_STD, release=f"gaussian:{NOISE}", local_steps=1, log=tmp_path / "log.jsonl"
+    )
     decision = guard.review(batch, gradient(model, batch, NOISE))
     assert decision.action == "block"
     assert "patient" not in (tmp_path / "log.jsonl").read_text()

@@ -147,7 +147,7 @@ def test_a_correlated_prior(tmp_path) -> None:
     for given in (prior, tmp_path / "prior.safetensors"):
         guard = Guard(
             model, "cross-entropy", Policy(max_revealed=0.999), prior=given, release=f"gaussian:{NOISE}",
-            dtype=torch.float64,
+            dtype=torch.float64, local_steps=1,
         )  # fmt: skip
         assert isinstance(guard.prior, GaussianPrior)
         decision = guard.review(batch, update)

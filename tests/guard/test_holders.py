@@ -84,7 +84,7 @@ def test_class_weights_that_change_after_the_review_are_seen_before_sending() ->
 
     from riskaudit.guard import Guard
 
-    guard = Guard(model, loss, OPEN, prior_std=0.3, release=f"gaussian:{NOISE}")
+    guard = Guard(model, loss, OPEN, prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
     decision = guard.review(batch, gradient(model, batch, NOISE))
     assert decision.update is not None, decision.reasons
     weights[0] = 50.0

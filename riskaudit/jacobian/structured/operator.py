@@ -19,7 +19,7 @@ from torch.func import vjp, vmap
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.jacobian.structured.layers.contraction import Parameters
 from riskaudit.jacobian.structured.layers.linear import LinearContraction
-from riskaudit.jacobian.structured.recording import Source
+from riskaudit.jacobian.structured.recording import Source, UnsupportedLayer
 from riskaudit.jacobian.structured.signals import BoundCall, Layout, Signals
 from riskaudit.release import Batch, Release
 from riskaudit.release.derivatives import Chain
@@ -29,6 +29,8 @@ from riskaudit.release.derivatives import Chain
 RATIO_ROUNDING = 64
 # At most this many samples, copies included, in one pass over several columns.
 MAX_COPIES = 64
+# Products of copies are those of their samples up to this many roots of the precision.
+COPIES_ROOTS = 10
 # Tensors of the size of Phi in its graph and that of its derivative, and of the largest weight in a product.
 GRAPH_COPIES, WEIGHT_COPIES = 6, 3
 
@@ -41,16 +43,45 @@ class StructuredJacobian(Jacobian):
         release: see `Jacobian`.
         batch: see `Jacobian`.
         layout: of the release's model, from `find_layout`.
+        alone: loss of every sample in a batch of its own, [B], that any batch of them is held against; None for no
+            comparison.
+        most_copies: samples, copies included, in one pass over several columns.
     """
 
-    def __init__(self, release: Release, batch: Batch, layout: Layout) -> None:
+    def __init__(
+        self, release: Release, batch: Batch, layout: Layout, alone: Tensor | None = None, most_copies: int = MAX_COPIES
+    ) -> None:
         super().__init__(release, batch)
         self.layout = layout
+        self._alone, self._most_copies = alone, most_copies
         self._copies: tuple[int, StructuredJacobian] | None = None
 
-    def select(self, indices: list[int]) -> StructuredJacobian:
+    def select(self, indices: list[int]) -> Jacobian:
         """See `Jacobian.select`."""
-        return StructuredJacobian(self.release, self.batch.select(indices), self.layout)
+        part = self._selected(indices)
+        if part.agrees_with_samples:
+            return part
+        from riskaudit.jacobian.structured.separate import SeparateJacobian
+
+        return SeparateJacobian(self.release, part.batch, self.layout)
+
+    def _selected(self, indices: list[int]) -> StructuredJacobian:
+        alone = None if self._alone is None else self._alone[indices]
+        return StructuredJacobian(self.release, self.batch.select(indices), self.layout, alone, self._most_copies)
+
+    @cached_property
+    def agrees_with_samples(self) -> bool:
+        """Whether every sample has the loss in this batch that it has alone; True where nothing is compared.
+
+        A model may look at the whole batch, whatever its layers are.
+        """
+        if self._alone is None:
+            return True
+        try:
+            together = self.losses()
+        except UnsupportedLayer:  # the layers themselves depend on the batch
+            return False
+        return agree(together, self._alone)
 
     def losses(self) -> Tensor:
         """See `Jacobian.losses`."""
@@ -161,10 +192,14 @@ class StructuredJacobian(Jacobian):
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
         """K columns per sample as one column for each of some copies of it, block by block."""
-        size = max(1, min(columns.shape[-1], MAX_COPIES // self.num_samples))
-        if self._copies is None or self._copies[0] != size:
+        size = max(1, min(columns.shape[-1], self._most_copies // self.num_samples))
+        if self._copies is None or self._copies[0] not in (size, 1):
             indices = [index for index in range(self.num_samples) for _ in range(size)]
-            self._copies = (size, self.select(indices))
+            copies = self._selected(indices)
+            # Where copies would change each other, one column at a time, with these samples as they are.
+            alike = size == 1 or (copies.agrees_with_samples and self._agrees_with(copies, multiply, columns))
+            self._copies = (size, copies) if alike else (1, self)
+        size = self._copies[0]
         products = []
         for first in range(0, columns.shape[-1], size):
             block = columns[..., first : first + size]
@@ -173,6 +208,21 @@ class StructuredJacobian(Jacobian):
             product = multiply(self._copies[1], single).reshape(self.num_samples, size, -1).mT
             products.append(product[..., : block.shape[-1]])
         return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+
+    def _agrees_with(
+        self, copies: StructuredJacobian, multiply: Callable[[StructuredJacobian, Tensor], Tensor], columns: Tensor
+    ) -> bool:
+        """Whether copies of these samples leave each other's derivatives alone: alike, they may hide it in losses."""
+        generator = torch.Generator().manual_seed(0)
+        size = copies.num_samples // self.num_samples
+        shapes = (self.num_samples, columns.shape[1], 1), (copies.num_samples, 1, 1)
+        probe, factors = (
+            torch.randn(shape, generator=generator, dtype=torch.float64).to(columns) for shape in shapes
+        )  # fmt: skip
+        expected = factors * multiply(self, probe).repeat_interleave(size, 0)
+        found = multiply(copies, factors * probe.repeat_interleave(size, 0))
+        allowed = COPIES_ROOTS * torch.finfo(self.dtype).eps ** 0.5 * expected.norm(dim=1)
+        return bool(((found - expected).norm(dim=1) <= allowed).all()) or not bool(torch.isfinite(expected).all())
 
     # Phi and the parameters.
 
@@ -317,6 +367,17 @@ class StructuredJacobian(Jacobian):
             along_a, along_q = A.mT @ columns, Q.mT @ columns
             product = product - A @ along_q - Q @ along_a + Q @ (gram @ along_q)
         return product if chain.scale is None else chain.scale[:, None, None].square() * product
+
+
+def agree(together: Tensor, alone: Tensor) -> bool:
+    """Whether numbers of samples in a batch are, up to rounding, those of every sample alone, [B] each.
+
+    What isn't finite either way agrees: it is refused for what it is.
+    """
+    tolerance = torch.finfo(alone.dtype).eps ** 0.5
+    finite = alone[torch.isfinite(alone)]
+    largest = float(finite.abs().max()) if len(finite) else 0.0
+    return torch.allclose(together, alone.to(together), rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
 def _is_direct(calls: list[BoundCall], names: set[str]) -> bool:

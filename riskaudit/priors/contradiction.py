@@ -1,0 +1,67 @@
+"""Priors that the data contradict: what an attacker is taken to know must allow for what is there.
+
+A prior far tighter than the data makes everything known already, and nothing left to reveal. Under N(mu, C) the
+squared Mahalanobis distance (x - mu)^T C^-1 (x - mu) / d of an input has mean 1. Real images under priors fitted to
+others come to 0.6 to 2.4 on average and up to 8 (MNIST, CIFAR-10), far from the chi-square law, so the limits are wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from riskaudit.errors import PriorError
+from riskaudit.priors.base import Prior
+
+# Mean squared deviations, in the prior's own standard deviations, of half the samples of a batch: four of them.
+MOST_OF_MEDIAN = 16.0
+# Of any sample, whatever the others are like: ten of them. Below, a sample is odd rather than the prior wrong.
+MOST_OF_ONE = 100.0
+
+
+@torch.no_grad()
+def squared_deviations(prior: Prior, inputs: Tensor, targets: Tensor) -> Tensor:
+    """(x - mu)^T C^-1 (x - mu) / d of every input [B, *S], [B], float64; 1 on average under the prior."""
+    flat = inputs.detach().flatten(1).double()
+    bound = prior.bind(targets, flat)
+    return bound.inverse_root(flat - bound.mean).square().mean(1)
+
+
+def odd_samples(prior: Prior, inputs: Tensor, targets: Tensor, advice: str) -> list[int]:
+    """Hold a prior against data.
+
+    Args:
+        prior: what an attacker is taken to know.
+        inputs: in data units, [B, *S].
+        targets: of the samples, [B, ...].
+        advice: the end of the message: what to do.
+
+    Returns:
+        Places of samples that the prior makes next to impossible, while it allows for most.
+
+    Raises:
+        PriorError: half of the samples, or one of them by far, lie outside what the prior allows.
+    """
+    found = squared_deviations(prior, inputs, targets)
+    median, most = float(found.median()), float(found.max())
+    # Not "above": what isn't a number isn't within the limits either.
+    if not (median <= MOST_OF_MEDIAN and most <= MOST_OF_ONE):
+        far = (median if median > MOST_OF_MEDIAN else most) ** 0.5
+        raise PriorError(
+            f"the data contradict the prior: their coordinates lie {far:.3g} of its standard deviations from its mean "
+            f"(root mean square), where about 1 is expected; under it everything would seem known already; {advice}"
+        )
+    return [place for place, value in enumerate(found.tolist()) if value > MOST_OF_MEDIAN]
+
+
+def odd_note(ids: Sequence[str], places: Sequence[int]) -> list[str]:
+    """A warning that names odd samples, for a result."""
+    if not places:
+        return []
+    named = ", ".join(ids[place] for place in places[:5]) + (" and others" if len(places) > 5 else "")
+    return [
+        f"the prior makes {len(places)} of {len(ids)} samples next to impossible ({named}): what it says of them is "
+        "doubtful, and less than an attacker might learn"
+    ]

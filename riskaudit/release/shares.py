@@ -1,0 +1,77 @@
+"""What part of a batch's loss each sample has: the loss of a batch isn't always the mean of its samples' losses.
+
+Class weights, ignored targets and sums give L(batch) = sum_i c_i l_i with c_i that don't depend on the inputs. Then
+dL/do_i = c_i dl_i/do_i for every sample's output o_i, which shows the c_i, at the batch's own outputs and at others.
+Losses in a batch that compare samples with each other, or pick some of them, have no such c_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+# Shares that agree to so many digits, at different outputs, are constants.
+TOLERANCE = 1e-3
+# Gradients below this part of the batch's largest say nothing of a share.
+NEGLIGIBLE = 1e-5
+
+
+def batch_loss(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a batch as training computes it, a scalar; the mean over the samples of a loss without reduction."""
+    value = loss(outputs, targets)
+    return value.reshape(()) if value.numel() == 1 else value.sum() / len(outputs)
+
+
+def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of every sample in a batch of its own, [B]."""
+    losses: Tensor = vmap(lambda output, target: loss(output[None], target[None]).sum())(outputs, targets)
+    return losses
+
+
+def shares_of(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """c_i of every sample of a batch.
+
+    Args:
+        loss: of outputs [B, ...] and targets [B, ...].
+        outputs: of the model.
+        targets: of the samples.
+
+    Returns:
+        The shares [B], float64 on the CPU, 0 for a sample that the loss leaves out; None where there are none: the
+        loss of a batch isn't a sum of its samples' losses with constant factors.
+    """
+    count = len(outputs)
+    if count == 1:
+        return torch.ones(1, dtype=torch.float64)
+    outputs = outputs.detach()
+    # Mixtures of outputs stay what outputs have to be, such as probabilities.
+    places = [outputs, (outputs + outputs.roll(1, 0)) / 2, 0.3 * outputs + 0.7 * outputs.roll(count // 2, 0)]
+    pairs = [_derivatives(loss, place, targets) for place in places]
+    shares, known = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
+    for together, own in pairs:
+        telling = own.norm(dim=1) > NEGLIGIBLE * own.norm(dim=1).nan_to_num().max()
+        new = telling & ~known
+        shares[new] = ((together * own).sum(1) / own.square().sum(1))[new]
+        known |= telling
+    for together, own in pairs:
+        # A sample that the loss leaves out has no loss of its own.
+        expected = torch.where(known[:, None], shares[:, None] * own, torch.zeros_like(own)).nan_to_num()
+        size = together.norm(dim=1)
+        if not bool(((together - expected).norm(dim=1) <= TOLERANCE * size + NEGLIGIBLE * size.max()).all()):
+            return None
+    return shares
+
+
+def _derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives w.r.t. the outputs, each [B, D] in float64 on the CPU: of the batch's loss, of every sample's own."""
+    with torch.enable_grad():
+        at = outputs.clone().requires_grad_()
+        values = batch_loss(loss, at, targets), sample_losses(loss, at, targets).sum()
+        found = [torch.autograd.grad(value, at, allow_unused=True)[0] for value in values]
+    flat = [torch.zeros_like(outputs) if one is None else one for one in found]
+    together, own = (one.flatten(1).double().cpu() for one in flat)
+    return together, own
