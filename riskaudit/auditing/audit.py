@@ -15,6 +15,7 @@ import scipy
 import torch
 from torch import nn
 
+from riskaudit.auditing.alarm import loss_alarm
 from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_if_all_failed
 from riskaudit.auditing.notes import separate_note, threat_model, warnings_of
@@ -140,10 +141,21 @@ def audit_victim(
         warnings=[
             *([] if doubt is None else [doubt]),
             *chosen.warnings,
+            *_alarm(victim, done),
             *separate_note(done.separate, len(done.rows)),
             *warnings_of(checkpoint, samples, settings, release, done.rows),
         ],
     )
+
+
+@torch.no_grad()
+def _alarm(victim: Victim, done: BatchRows) -> list[str]:
+    """What the samples' mean loss says of the model, where it is a cross-entropy of class numbers."""
+    if victim.loss.name != "cross-entropy" or victim.samples.targets.is_floating_point():
+        return []
+    outputs = victim.release.run(victim.release.parameters, victim.batch([0]).inputs)
+    losses = [row.loss for row in done.rows if isinstance(row.loss, float)]
+    return loss_alarm(losses, outputs.shape[1] if outputs.ndim > 1 else 0)
 
 
 def _settings(settings: AuditSettings | None, options: dict[str, object]) -> AuditSettings:

@@ -30,7 +30,7 @@ def warnings_of(
     checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
-    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples)]
+    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples), *_model_notes(checkpoint.model)]
     if checkpoint.assumed is not None:
         warnings.append(
             f"the architecture {checkpoint.architecture} was recognised from the weights, which don't show all of it "
@@ -57,6 +57,26 @@ def warnings_of(
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
     return warnings
+
+
+def _model_notes(model: nn.Module) -> list[str]:
+    """What of the model doesn't act as in training, or isn't sent."""
+    notes = []
+    dropout = [name for name, layer in model.named_modules() if _drops(layer)]
+    if dropout:
+        notes.append(
+            f"{len(dropout)} dropout layers (first: {dropout[0] or 'the model'}) are audited as absent; in training "
+            "they are redrawn for every batch"
+        )
+    sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
+    total, sent = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+    if sent < total:
+        notes.append(f"{sent:,} of {total:,} parameters are sent: the others are frozen")
+    return notes
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
 
 
 def separate_note(separate: int, total: int) -> list[str]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.noise_tests import noise_mismatch
+from scipy.stats import chi2
+from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker

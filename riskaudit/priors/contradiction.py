@@ -17,8 +17,8 @@ from riskaudit.priors.base import Prior
 
 # Mean squared deviations, in the prior's own standard deviations, of half the samples of a batch: four of them.
 MOST_OF_MEDIAN = 16.0
-# Of any sample, whatever the others are like: ten of them. Below, a sample is odd rather than the prior wrong.
-MOST_OF_ONE = 100.0
+# Of any sample, whatever the others are like: 300 of them. Below, a sample is odd rather than the prior wrong.
+MOST_OF_ONE = 1e5
 
 
 @torch.no_grad()

@@ -114,7 +114,8 @@ def test_columns_of_different_units_are_warned_of() -> None:
     found = riskaudit.audit(model, samples, release=NOISY).warnings
     assert sum("standard deviations differ by a factor" in warning for warning in found) == 1
     even = riskaudit.Samples.from_tensors(inputs / inputs.std(dim=0), samples.targets)
-    assert riskaudit.audit(model, even, release=NOISY).warnings == []
+    # Labels at random are an alarm of their own.
+    assert [one for one in riskaudit.audit(model, even, release=NOISY).warnings if "mean loss" not in one] == []
 
 
 def test_noise_needed_is_enough_and_not_too_much() -> None:

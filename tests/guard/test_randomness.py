@@ -289,6 +289,13 @@ def test_probes_of_a_review_are_not_foreseen(monkeypatch) -> None:
     seen = []
     for _ in range(2):
         seed_everything(monkeypatch)
-        guard = Guard(model, "cross-entropy", Policy(max_revealed=0.9), prior_std=PRIOR_STD, release="gaussian:0.02")
+        guard = Guard(
+            model,
+            "cross-entropy",
+            Policy(max_revealed=0.9),
+            prior_std=PRIOR_STD,
+            release="gaussian:0.02",
+            local_steps=1,
+        )
         seen.append(guard.assess(batch).exposures)
     assert [one.revealed for one in seen[0]] != [one.revealed for one in seen[1]]
