@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import GuardError, SettingsError
-from scipy.stats import chi2
 from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
