@@ -113,7 +113,7 @@ def _read(config: Path) -> tuple[Policy, dict[str, Any]]:
 def _measured(policy: Policy, settings: dict[str, Any], repeats: int, quiet: bool) -> ReviewCost:
     from riskaudit.guard import Guard
     from riskaudit.guard.check import review_cost
-    from riskaudit.inputs import check_compatibility, class_list, load_checkpoint, load_loss, load_samples
+    from riskaudit.inputs import class_list, fit_together, load_checkpoint, load_loss, load_samples
 
     size = settings.get("batch_size", 32)
     checkpoint = load_checkpoint(settings["checkpoint"], arch=settings.get("arch"), weights=settings.get("weights"))
@@ -123,8 +123,8 @@ def _measured(policy: Policy, settings: dict[str, Any], repeats: int, quiet: boo
         classes=class_list(settings["classes"]) if "classes" in settings else None,
         num_classes=checkpoint.num_classes, scale=settings.get("scale"), split=settings.get("split"),
     )  # fmt: skip
-    check_compatibility(checkpoint, samples, loss)
-    for note in samples.notes:
+    checkpoint, samples = fit_together(checkpoint, samples, loss)
+    for note in (*checkpoint.notes, *samples.notes):
         typer.echo(f"note: {note}")
     if not ("prior" in settings or "prior_std" in settings):
         settings["prior_std"] = float(samples.inputs.std())
