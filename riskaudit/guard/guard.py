@@ -292,10 +292,13 @@ class Guard:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
-        self._refuse_steps(mean, local_steps)
+        unproven = self._unproven_step(mean, local_steps)
+        if unproven is not None:
+            # Nothing may leave; the numbers of one step are worked out all the same, for whoever reads the decision.
+            policy = replace(policy, on_violation="block")
         key = _sanitising_key(update, batch, model_digest, noisy=client.noise is not None)
         again = self._sanitised_before(key)
-        if again is not None:
+        if again is not None and unproven is None:
             return replace(again, model_digest=model_digest)
         ids, groups = self._ids(inputs, names), classes_of(targets)
         labels = duplicate_labels(inputs, ids)
@@ -309,6 +312,9 @@ class Guard:
             outcome = work.decide(vector, mean)
             if assessed is not None and binding is not None and assessed.action == "sanitise":
                 outcome = _after_dropping(outcome, assessed.reasons, total - len(binding.kept))
+            if unproven is not None:
+                reasons = [unproven, *([] if outcome.action == "allow" else outcome.reasons)]
+                outcome = replace(outcome, action="block", vector=None, reasons=reasons)
             if outcome.vector is None:
                 return replace(outcome.decision(None), model_digest=model_digest)
             try:
@@ -363,24 +369,28 @@ class Guard:
         assessed = Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, snapshot.model_digest)
         return assessed, _Binding(snapshot, kept=tuple(kept), found=outcome.found)
 
-    def _refuse_steps(self, mean: Tensor, told: int | None) -> None:
-        """Refuse an update that may be of several local steps: each depends on the samples through the others.
+    def _unproven_step(self, mean: Tensor, told: int | None) -> str | None:
+        """Why an update may be of several local steps, each of which depends on the samples through the others.
+
+        Returns:
+            The reason; None where it is one step, by the numbers or by the caller's or the policy's word.
 
         Raises:
-            GuardError: it is, or nobody can tell.
+            GuardError: the caller says that it is of several.
         """
         steps = self.local_steps if told is None else told
         if steps is not None and (isinstance(steps, bool) or steps != 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
         if steps is not None or self.policy.unproven_step == "accept":
-            return
+            return None
         hidden = self.client.undetected(mean)
-        if hidden > TOLERANCE:
-            raise GuardError(
-                "an update of several local steps can't be told apart from one step at this noise, which hides "
-                f"deviations up to {hidden:.2g} times the gradient; say local_steps=1 where the update is made in one "
-                'step, or set unproven_step = "accept" in the policy'
-            )
+        if hidden <= TOLERANCE:
+            return None
+        return (
+            "an update of several local steps can't be told apart from one step at this noise, which hides "
+            f"deviations up to {hidden:.2g} times the gradient; say local_steps=1 where the update is made in one "
+            'step, or set unproven_step = "accept" in the policy'
+        )
 
     def _binding(self, assessed: Assessed) -> _Binding:
         """What an assessment of this guard holds for.
