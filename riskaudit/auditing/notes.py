@@ -6,12 +6,15 @@ from torch import nn
 
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
 from riskaudit.results import SampleRow, ThreatModel
 from riskaudit.results.verdicts import HEADLINE
 
 # One prior for all coordinates says little about columns whose spreads differ by more.
 MAX_SCALE_RATIO = 10
+# Samples that are copies of one another are named up to so many, else counted.
+MAX_NAMED = 12
 
 
 def threat_model(model: nn.Module) -> ThreatModel:
@@ -56,7 +59,7 @@ def warnings_of(
     unassessed = sum(row.proxies[HEADLINE].value is None for row in rows) - failed
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
-    return warnings
+    return [*warnings, *_duplicate_warning(samples)]
 
 
 def _model_notes(model: nn.Module) -> list[str]:
@@ -101,3 +104,21 @@ def _scale_warning(samples: Samples) -> list[str]:
         f"the columns' standard deviations differ by a factor of {float(spread.max() / spread.min()):.3g}, but the "
         "prior and every error treat all input coordinates alike; bring the columns to one scale before the audit"
     ]
+
+
+def _duplicate_warning(samples: Samples) -> list[str]:
+    """Copies reveal more of their one input than each row says once they share a batch, and weigh on every average."""
+    groups: dict[int, list[str]] = {}
+    for identifier, label in zip(samples.ids, duplicate_labels(samples.inputs, samples.ids), strict=True):
+        groups.setdefault(label, []).append(identifier)
+    copies = [each for each in groups.values() if len(each) > 1]
+    count, compared = sum(map(len, copies)), num_compared(samples.inputs)
+    only = f"only the first {compared} of {len(samples)} samples were compared for views and near-copies"
+    if not copies:
+        return [f"{only}; no other two are equal"] if compared < len(samples) else []
+    which = "; ".join(" = ".join(each) for each in copies) if count <= MAX_NAMED else f"{len(copies)} groups"
+    text = (
+        f"{count} of {len(samples)} samples are copies or views of another one ({which}): in one batch they reveal "
+        "more than their rows say, since rows are of single samples, and averages count them all"
+    )
+    return [f"{text}; {only}" if compared < len(samples) else text]

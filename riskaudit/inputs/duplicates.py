@@ -1,0 +1,71 @@
+"""Which samples are the same one: equal inputs, views of one image (`riskaudit.inputs.views`), or the same id.
+
+Inputs that aren't images are compared by distance. Groups are transitive. The work is bounded: equal inputs are found
+among all samples, others among the first `num_compared`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from riskaudit.inputs.views import is_image, similar_images
+
+# Distance, relative to the spread of one input's own entries, up to which two inputs that aren't images are one.
+SAME_VECTOR = 0.01
+# Samples that are compared pair by pair, and differences of entries that this takes for vectors.
+MAX_COMPARED = 2000
+MAX_DIFFERENCES = 10**9
+CHUNK_ROWS = 1024
+
+
+def num_compared(inputs: Tensor) -> int:
+    """How many samples of ``inputs`` [B, ...], the first ones, are compared for more than equality."""
+    count, size = len(inputs), max(1, math.prod(inputs.shape[1:]))
+    if not count or is_image(inputs[0]):
+        return min(count, MAX_COMPARED)
+    return min(count, MAX_COMPARED, math.isqrt(MAX_DIFFERENCES // size))
+
+
+def duplicate_labels(inputs: Tensor, ids: Sequence[str]) -> list[int]:
+    """A number per sample, the same for those that are to be audited together.
+
+    Args:
+        inputs: [B, ...].
+        ids: of the samples.
+    """
+    count = len(inputs)
+    by_id: dict[str, int] = {}
+    pairs = [(place, by_id.setdefault(name, place)) for place, name in enumerate(ids)]
+    if count > 1:
+        by_content: dict[bytes, int] = {}
+        pairs += [(place, by_content.setdefault(_digest(one), place)) for place, one in enumerate(inputs)]
+        compared = inputs[: num_compared(inputs)].detach()
+        pairs += similar_images(compared) if is_image(inputs[0]) else _near_vectors(compared.flatten(1).cpu().float())
+    rows, columns = zip(*pairs, strict=True)
+    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
+    return [int(label) for label in connected_components(graph, directed=False)[1]]
+
+
+def _digest(sample: Tensor) -> bytes:
+    """Of one input [...], the same for both zeros."""
+    return hashlib.sha256((sample.detach().cpu().float() + 0.0).contiguous().numpy().tobytes()).digest()
+
+
+def _near_vectors(flat: Tensor) -> list[tuple[int, int]]:
+    """Pairs of rows [B, d] that differ by little of their own spread."""
+    spread = (flat - flat.mean(1, keepdim=True)).norm(dim=1)
+    found = []
+    for first in range(0, len(flat), CHUNK_ROWS):
+        part = slice(first, first + CHUNK_ROWS)
+        distance = torch.cdist(flat[part], flat, compute_mode="donot_use_mm_for_euclid_dist")
+        near = distance <= SAME_VECTOR * torch.minimum(spread[part, None], spread[None])
+        found += [(int(i) + first, int(j)) for i, j in near.nonzero() if int(i) + first < int(j)]
+    return found

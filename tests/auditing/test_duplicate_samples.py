@@ -1,0 +1,94 @@
+"""Copies and views among the audited samples are said in a warning, by id or by number."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scan_cases import CHECKPOINT, DATA, demo_model, demo_samples
+from torch import nn
+
+import riskaudit
+from riskaudit.inputs import Samples, duplicates
+from riskaudit.inputs.duplicates import duplicate_labels, num_compared
+
+
+def noted(samples: Samples, model: nn.Module | None = None) -> list[str]:
+    found = riskaudit.audit(model or demo_model(), samples, release="gaussian:0.01", proxies=("revealed_fraction",))
+    return [warning for warning in found.warnings if "copies" in warning]
+
+
+def with_views(*views: torch.Tensor, count: int = 6) -> Samples:
+    """The first demo samples and other ones after them."""
+    samples = demo_samples(count)
+    inputs = torch.cat([samples.inputs, *(view[None] for view in views)])
+    return Samples.from_tensors(inputs, torch.arange(len(inputs)) % 10)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image: image,
+        lambda image: image.flip(-1),
+        lambda image: torch.rot90(image, 1, (-2, -1)),
+        lambda image: 0.5 * image + 0.25,
+        lambda image: (image * 255).round() / 255,
+    ],
+)
+def test_a_view_is_named_with_its_original(view) -> None:
+    first, second = demo_samples(6).inputs[1], demo_samples(6).inputs[4]
+    (warning,) = noted(with_views(view(first), view(second), first))
+    assert "5 of 9 samples are copies or views of another one (1 = 6 = 8; 4 = 7)" in warning
+    assert "averages count them all" in warning
+
+
+def test_many_are_counted_and_distinct_ones_are_not_mentioned() -> None:
+    samples = demo_samples(8)
+    (warning,) = noted(with_views(*samples.inputs, count=8))
+    assert "16 of 16 samples are copies or views of another one (8 groups)" in warning
+    assert noted(demo_samples(60)) == []
+
+
+def test_equal_rows_of_a_table() -> None:
+    rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = Samples.from_tensors(torch.cat([rows, rows[2:3] + 1e-6]), torch.arange(6) % 3)
+    (warning,) = noted(samples, nn.Linear(7, 3))
+    assert "(2 = 5)" in warning
+
+
+def test_the_work_is_bounded_and_the_bound_is_said(monkeypatch) -> None:
+    """Equal inputs are found everywhere, views among the first samples, and the warning says so."""
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 4)
+    inputs = demo_samples(6).inputs
+    (warning,) = noted(with_views(inputs[0].flip(-1), inputs[5]))
+    assert "2 of 8 samples are copies or views of another one (5 = 7)" in warning
+    assert "only the first 4 of 8 samples were compared for views and near-copies" in warning
+    (warning,) = noted(demo_samples(6))
+    assert warning.startswith("only the first 4 of 6 samples were compared")
+    assert noted(demo_samples(4)) == []
+
+
+def test_large_inputs_are_compared_less_often() -> None:
+    assert num_compared(torch.zeros(5000, 1, 28, 28)) == 2000
+    assert num_compared(torch.zeros(5000, 10)) == 2000
+    assert num_compared(torch.zeros(1, 100_000).expand(5000, -1)) == 100
+    rows = torch.randn(300, 20, generator=torch.Generator().manual_seed(0))
+    assert duplicate_labels(torch.cat([rows, rows[:1]]), [str(place) for place in range(301)])[300] == 0
+
+
+def test_the_command_says_so_and_verify_too(tmp_path) -> None:
+    with np.load(DATA) as file:
+        arrays = {name: file[name] for name in file.files}
+    images, labels = arrays["images"][:3], arrays["labels"][:3]
+    np.savez(tmp_path / "twins.npz", images=np.concatenate([images, images[:1]]), labels=[*labels, labels[0]])
+    for command in (["scan"], ["verify", "--attack", "local", "--restarts", "1", "--attack-steps", "2"]):
+        out = tmp_path / command[0]
+        line = [*command, CHECKPOINT, "--data", tmp_path / "twins.npz", "--out", out, "--release", "gaussian:0.01"]
+        line = [sys.executable, "-m", "riskaudit", *map(str, line), "--format", "json", "--quiet"]
+        done = subprocess.run(line, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        result = riskaudit.AuditResult.load(out / "audit.json")
+        assert any("2 of 4 samples are copies or views of another one (0 = 3)" in each for each in result.warnings)
