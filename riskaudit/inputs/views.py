@@ -64,7 +64,7 @@ def _prepared(images: Tensor) -> tuple[Tensor, Tensor]:
     side = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
     parts = [
         adaptive_avg_pool2d((part.cpu().float() * weights).mean(1, keepdim=True), side)[:, 0]
-        for part in images.split(max(1, CHUNK_ENTRIES // images[0].numel()))
+        for part in torch.split(images, max(1, CHUNK_ENTRIES // images[0].numel()))
     ]
     small = torch.cat(parts)
     small = small - small.mean((1, 2), keepdim=True)
