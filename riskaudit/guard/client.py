@@ -174,7 +174,8 @@ class Client:
 
     def sample_bytes(self, batch: Batch) -> int:
         """Memory that one more sample in a batch takes, about."""
-        self.jacobian(batch.select([0]), ANY_NOISE)
+        if not self._makers:
+            self.jacobian(batch.select([0]), ANY_NOISE)
         return max(maker.sample_bytes for maker in self._makers.values())
 
     def mean(self, batch: Batch) -> Tensor:

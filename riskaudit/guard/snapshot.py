@@ -200,7 +200,12 @@ class _Walk:
     def _module(self, path: str, module: nn.Module) -> Iterator[tuple[str, object]]:
         yield f"{path}.__class__", type(module)
         registered = ("_parameters", "_buffers", "_modules")
+        # A module has a dozen dictionaries of hooks that are mostly empty: one leaf tells of all.
+        empty = sorted(f"{name} {type(held).__name__}" for name, held in vars(module).items() if _is_empty(held))
+        yield f"{path}.empty", ", ".join(empty)
         for name, held in sorted(vars(module).items()):
+            if _is_empty(held):
+                continue
             # The code of a traced graph is what it computes; its nodes point at each other without end.
             if name == "_graph" and isinstance(module, torch.fx.GraphModule):
                 yield f"{path}.code", module.code
@@ -294,6 +299,10 @@ def _named(value: object) -> bytes:
 
 def _root(path: str) -> str:
     return re.split(r"[.:\[({]", path, maxsplit=1)[0]
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, dict | list | set) and not value
 
 
 def _items(path: str, mapping: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
