@@ -17,7 +17,7 @@ from torch import nn
 
 from riskaudit.auditing.alarm import loss_alarm
 from riskaudit.auditing.calibration import make_calibrator
-from riskaudit.auditing.checks import is_out_of_memory, obstacle_in, refuse_if_all_failed
+from riskaudit.auditing.checks import is_out_of_memory, refuse_if_all_failed
 from riskaudit.auditing.notes import separate_note, threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.recognition import doubt_of, without_low
@@ -27,6 +27,7 @@ from riskaudit.auditing.summaries import noise_curve, noise_needed
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.jacobian import obstacle_of
 from riskaudit.proxies import PROXIES, Clock
 from riskaudit.release import Release
 from riskaudit.results import (
@@ -182,7 +183,7 @@ def _all_rows(maker: RowMaker, victim: Victim, show_samples: bool, progress: Pro
         try:
             part = audit_batch(maker, batch, clock)
         except (MemoryError, RuntimeError) as error:
-            obstacle = obstacle_in(error)
+            obstacle = obstacle_of(error)
             if obstacle is not None:
                 raise ArchitectureError(obstacle) from error
             if not is_out_of_memory(error):

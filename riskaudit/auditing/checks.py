@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import nn
 
@@ -52,22 +50,6 @@ def refuse_if_all_failed(rows: list[SampleRow]) -> None:
             f"none of the {len(rows)} samples could be audited (the first: {rows[0].reason}); "
             "check the scale of the inputs and the weights, and the loss"
         )
-
-
-def obstacle_in(error: BaseException) -> str | None:
-    """What in the model keeps the gradient from being differentiated, if that is the error."""
-    text = str(error)
-    missing = re.search(
-        r"derivative for (\S+) is not implemented|Batching rule not implemented for (\S+?)[.,;\s]", text
-    )
-    if missing:
-        return (
-            "the audit differentiates the gradient of every sample, and PyTorch can't do that for the model's "
-            f"operation {missing.group(1) or missing.group(2)}; use another layer there (--arch file.py:factory)"
-        )
-    if "random operation" in text:
-        return "the model draws random numbers in eval mode, so its gradient is not a function of the sample"
-    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,8 @@
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.jacobian.choice import JacobianMaker, jacobian_maker
 from riskaudit.jacobian.generic import GenericJacobian
+from riskaudit.jacobian.obstacles import obstacle_of
+from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
 from riskaudit.jacobian.structured import StructuredJacobian
 
-__all__ = ["GenericJacobian", "Jacobian", "JacobianMaker", "StructuredJacobian", "jacobian_maker"]
+__all__ = ["GenericJacobian", "Jacobian", "JacobianMaker", "SampleBySampleJacobian", "StructuredJacobian", "jacobian_maker", "obstacle_of"]

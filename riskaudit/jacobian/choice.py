@@ -1,23 +1,28 @@
-"""Which Jacobian a model gets: by its layers where all of them are known, else by automatic differentiation."""
+"""Which Jacobian a model gets: by its layers where all of them are known, else by automatic differentiation.
+
+The latter by torch.func transforms over a batch where they can run the model, else by plain autograd per sample.
+"""
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from riskaudit.errors import CoupledReleaseError
+from riskaudit.errors import ArchitectureError, CoupledReleaseError
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.jacobian.generic import GenericJacobian
+from riskaudit.jacobian.obstacles import obstacle_of
+from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
 from riskaudit.jacobian.structured import Layout, StructuredJacobian, UnsupportedLayer, find_layout
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.jacobian.structured.separate import SeparateJacobian, by_layers
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, Release, is_random
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +46,11 @@ class JacobianMaker:
 
     Attributes:
         release: what is differentiated.
-        layout: of the model, or None for the generic Jacobian.
+        layout: of the model, or None without one.
         reason: why the Jacobian is what it is, for the report.
         sample_bytes: memory that one more sample in a batch takes, about.
         apart: work every sample out in a batch of its own.
+        plain: without a layout, by plain autograd sample by sample, not by transforms.
     """
 
     release: Release
@@ -52,11 +58,14 @@ class JacobianMaker:
     reason: str
     sample_bytes: int
     apart: bool = False
+    plain: bool = False
 
     @property
-    def kind(self) -> str:
-        """Either "structured" or "generic"."""
-        return "generic" if self.layout is None else "structured"
+    def kind(self) -> Literal["structured", "generic", "sample_by_sample"]:
+        """Which of the three."""
+        if self.layout is not None:
+            return "structured"
+        return "sample_by_sample" if self.plain else "generic"
 
     def __call__(self, batch: Batch) -> Jacobian:
         """J at a batch.
@@ -65,7 +74,7 @@ class JacobianMaker:
             CoupledReleaseError: a sample has another loss whenever it is computed.
         """
         if self.layout is None:
-            return GenericJacobian(self.release, batch)
+            return SampleBySampleJacobian(self.release, batch) if self.plain else GenericJacobian(self.release, batch)
         if self.apart:
             return SeparateJacobian(self.release, batch, self.layout)
         alone = losses_alone(self.release, batch)
@@ -82,13 +91,16 @@ def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) ->
     """Choose for a model, tried on some samples of it.
 
     The structured Jacobian is held against plain automatic differentiation once, on the first samples;
-    where a layer isn't known, or the two disagree, the generic one is used and one line of the log
-    names the layer.
+    where a layer isn't known, or the two disagree, the generic one is used, or where transforms can't run the
+    model, plain autograd sample by sample; one line of the log names the layer.
 
     Args:
         release: of the model.
         batch: some samples.
         wordless: of an error that the model raises, tell the kind only: its words may quote inputs.
+
+    Raises:
+        ArchitectureError: the model's gradient can't be differentiated, or is random.
     """
     try:
         with torch.enable_grad():
@@ -96,12 +108,12 @@ def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) ->
             apart = _apart(release, batch, layout)
     except UnsupportedLayer as found:
         reason = f"{_described(release.model, found)} is not known to the structured Jacobian"
-        return _generic(release, reason)
+        return _automatic(release, batch, reason)
     except Exception as error:  # the model may be anybody's code
         # Whatever is wrong with the model shows again, in its own words, in the generic Jacobian.
         words = [*([] if wordless else str(error).splitlines()), type(error).__name__]
         reason = f"the model can't be run on a batch by the structured Jacobian ({words[0][:200]})"
-        return _generic(release, reason)
+        return _automatic(release, batch, reason)
     layers = sorted({call.layer for call in layout.calls})
     reason = f"every layer is known ({', '.join(layers)})"
     held = StructuredJacobian(release, batch.select([0]), layout).held_bytes()
@@ -119,10 +131,43 @@ def losses_alone(release: Release, batch: Batch) -> Tensor:
         return torch.stack([release.sample_loss(inputs, target) for inputs, target in pairs])
 
 
-def _generic(release: Release, reason: str) -> JacobianMaker:
-    log.warning("%s; using automatic differentiation of the whole model, which is slower", reason)
+def _automatic(release: Release, batch: Batch, reason: str) -> JacobianMaker:
+    """By transforms where they can run the model on the first samples and on one alone, else by plain autograd."""
     # Several vectors [P] per sample, at every stage of a product.
-    return JacobianMaker(release, None, reason, GENERIC_VECTORS * release.num_entries * release.dtype.itemsize)
+    maker = JacobianMaker(release, None, reason, GENERIC_VECTORS * release.num_entries * release.dtype.itemsize)
+    refusal = _attempt(maker, batch)
+    if refusal is None:
+        log.warning("%s; using automatic differentiation of the whole model, which is slower", reason)
+        return maker
+    if is_random(refusal):
+        raise ArchitectureError(obstacle_of(refusal)) from refusal
+    plain = replace(maker, plain=True)
+    failure = _attempt(plain, batch)
+    if failure is None:
+        log.warning("%s; differentiating sample by sample without transforms, which is slower still", reason)
+        return plain
+    obstacle = obstacle_of(failure)
+    if obstacle is not None:
+        raise ArchitectureError(obstacle) from failure
+    # It is the model's own, and shows where it is run.
+    log.warning("%s; using automatic differentiation of the whole model, which is slower", reason)
+    return maker
+
+
+def _attempt(maker: JacobianMaker, batch: Batch) -> Exception | None:
+    """What keeps a Jacobian from being used on some samples, if anything does."""
+    try:
+        with torch.enable_grad():
+            for part in (batch, batch.select([0])):
+                jacobian = maker(part)
+                jacobian.losses()
+                jacobian.mean()
+                columns = part.inputs.flatten(1).unsqueeze(-1).detach()
+                pushed = jacobian.matmat(torch.cat([columns, columns], -1) if len(part) == 1 else columns)
+                jacobian.rmatvec(pushed[..., 0].detach())
+    except Exception as error:  # the model may be anybody's code
+        return error
+    return None
 
 
 def _find_layout(release: Release, batch: Batch) -> Layout:

@@ -61,7 +61,7 @@ class GenericJacobian(Jacobian):
         return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
 
     def _mean(self, inputs: Tensor) -> Tensor:
-        return self.release.mean(Batch(inputs, self.batch.targets))
+        return self.release.transformed_mean(Batch(inputs, self.batch.targets))
 
     @cached_property
     def _pullback(self) -> Callable[[Tensor], tuple[Tensor]]:

@@ -2,7 +2,7 @@
 
 from riskaudit.release.noise import Noise
 from riskaudit.release.parse import parse_steps
-from riskaudit.release.release import Batch, Release, batch_norm_layers
+from riskaudit.release.release import Batch, Release, batch_norm_layers, is_random
 from riskaudit.release.steps import STEPS, Clip, GaussianNoise, Gradient, LaplaceNoise, Mask, Prune, Step
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Release",
     "Step",
     "batch_norm_layers",
+    "is_random",
     "parse_steps",
 ]

@@ -7,7 +7,8 @@ this is the attacker who knows the other samples' gradients (THEORY, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -76,6 +77,7 @@ class Release:
         self._functions = [step.bind(self.num_entries, self.dtype, self.device) for step in self.steps]
         noise_steps = [index for index, step in enumerate(self.steps) if isinstance(step, NoiseStep)]
         self._noise_index = noise_steps[0] if noise_steps else None
+        self._plain = False
 
     @property
     def spec(self) -> str:
@@ -103,8 +105,11 @@ class Release:
 
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of every sample before any step of the pipeline, [B, P]."""
-        pairs = zip(batch.inputs, batch.targets, strict=True)
-        return torch.stack([self._sample_gradient(inputs, target) for inputs, target in pairs])
+        pairs = list(zip(batch.inputs, batch.targets, strict=True))
+        return self._or_plainly(
+            lambda: torch.stack([self._sample_gradient(inputs, target) for inputs, target in pairs]),
+            lambda: torch.stack([self._plain_gradient(inputs, target) for inputs, target in pairs]),
+        )
 
     def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
         """r(x) of one sample, [P], differentiable in the inputs [*S]; runs under torch.func transforms."""
@@ -134,8 +139,59 @@ class Release:
             gradients = torch.stack([function(row) for row in gradients])
         return gradients
 
+    def plain_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """r(x) of one sample, [P], by `torch.autograd` alone: for code that no torch.func transform can run.
+
+        Differentiable in the inputs [*S] where they require it, and only outside torch.func transforms.
+        """
+        released = self._plain_gradient(inputs, target)
+        for function in self._functions:
+            released = function(released)
+        return released
+
+    def plain_loss(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """Loss of one sample, scalar, without transforms."""
+        with torch.no_grad(), twice_differentiable():
+            return self._loss(self.parameters, inputs, target)
+
+    def _plain_gradient(self, inputs: Tensor, target: Tensor) -> Tensor:
+        parameters = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
+        further = inputs.requires_grad
+        with torch.enable_grad(), twice_differentiable():
+            loss = self._loss(parameters, inputs, target)
+            found: Sequence[Tensor | None] = [None] * len(parameters)
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, list(parameters.values()), create_graph=further, allow_unused=True)
+            pairs = zip(found, self.parameters.values(), strict=True)
+            flat = [(torch.zeros_like(own) if one is None else one).reshape(-1) for one, own in pairs]
+            return torch.cat(flat)
+
+    def _or_plainly(self, transformed: Callable[[], Tensor], plainly: Callable[[], Tensor]) -> Tensor:
+        """By torch.func transforms, or where they can't run the model, from then on by plain autograd.
+
+        What is wrong with the model itself shows again, in its own words.
+        """
+        if not self._plain:
+            try:
+                return transformed()
+            except (RuntimeError, NotImplementedError) as error:
+                if is_random(error) or _is_out_of_memory(error):
+                    raise
+                found = plainly()
+                self._plain = True
+                return found
+        return plainly()
+
     def mean(self, batch: Batch) -> Tensor:
-        """r(x) of every sample, [B, P], differentiable in the inputs."""
+        """r(x) of every sample, [B, P], differentiable in the inputs; not to be called under a transform."""
+        pairs = list(zip(batch.inputs, batch.targets, strict=True))
+        return self._or_plainly(
+            lambda: self.transformed_mean(batch),
+            lambda: torch.stack([self.plain_mean(inputs, target) for inputs, target in pairs]),
+        )
+
+    def transformed_mean(self, batch: Batch) -> Tensor:
+        """`mean` by torch.func transforms, and under them."""
         if len(batch) == 1:
             # Without vmap the weights keep their ordinary, faster kernels.
             return self.sample_mean(batch.inputs[0], batch.targets[0]).unsqueeze(0)
@@ -144,6 +200,14 @@ class Release:
 
     def losses(self, batch: Batch) -> Tensor:
         """Loss of every sample, [B]."""
+        pairs = list(zip(batch.inputs, batch.targets, strict=True))
+        return self._or_plainly(
+            lambda: self.transformed_losses(batch),
+            lambda: torch.stack([self.plain_loss(inputs, target) for inputs, target in pairs]),
+        )
+
+    def transformed_losses(self, batch: Batch) -> Tensor:
+        """`losses` by torch.func transforms."""
         losses: Tensor = vmap(self.sample_loss)(batch.inputs, batch.targets)
         return losses
 
@@ -216,6 +280,26 @@ class Release:
                 "use with_noise for a reference noise"
             )
         return self.noise
+
+
+def is_random(error: BaseException) -> bool:
+    """Whether an error of a transform says that the model draws random numbers."""
+    return "random operation" in str(error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Without the fused kernels of recurrent layers, which have no second derivatives."""
+    before = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)  # type: ignore[no-untyped-call]
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0], _fp32_precision=None)  # type: ignore[no-untyped-call]
 
 
 def _names_in_modules(model: nn.Module) -> dict[str, list[str]]:

@@ -1,0 +1,108 @@
+"""J = dr/dx by plain `torch.autograd`, sample by sample: for code that no torch.func transform can run.
+
+Recurrent layers, ``autograd.Function`` without ``setup_context``, checkpointing, Python branches on values, ``.item()``
+and boolean masks all have second derivatives in plain autograd. J^T u is a backward pass through the graph of the
+gradient; u to J^T u is linear, so J v is its own derivative (the double-backward trick: Townsend, 2017).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riskaudit.jacobian.base import Jacobian
+from riskaudit.release import Batch, Release
+from riskaudit.release.release import twice_differentiable
+
+
+@final
+class SampleBySampleJacobian(Jacobian):
+    """J of B samples, each [P, d].
+
+    Args:
+        release: with parameters of the dtype and device to work in.
+        batch: inputs [B, *S] of the same dtype and device.
+    """
+
+    def __init__(self, release: Release, batch: Batch) -> None:
+        super().__init__(release, batch)
+        self._graphs: dict[int, _Graph] = {}
+
+    def select(self, indices: list[int]) -> SampleBySampleJacobian:
+        """See `Jacobian.select`."""
+        return SampleBySampleJacobian(self.release, self.batch.select(indices))
+
+    def mean(self) -> Tensor:
+        """See `Jacobian.mean`."""
+        pairs = zip(self.batch.inputs, self.batch.targets, strict=True)
+        return torch.stack([self.release.plain_mean(inputs.detach(), target) for inputs, target in pairs])
+
+    def losses(self) -> Tensor:
+        """See `Jacobian.losses`."""
+        pairs = zip(self.batch.inputs, self.batch.targets, strict=True)
+        return torch.stack([self.release.plain_loss(inputs, target) for inputs, target in pairs])
+
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        """Zeros: nothing is known of the layers."""
+        return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
+
+    def _matmat(self, columns: Tensor) -> Tensor:
+        return torch.stack([self._graph(index).push(columns[index]) for index in range(self.num_samples)])
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        return torch.stack([self._graph(index).pull(columns[index]) for index in range(self.num_samples)])
+
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        return self._matmat(columns).mT
+
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        return self._rmatmat(self._matmat(columns))
+
+    def _graph(self, index: int) -> _Graph:
+        if index not in self._graphs:
+            self._graphs[index] = _Graph(self.release, self.batch.inputs[index], self.batch.targets[index])
+        return self._graphs[index]
+
+
+class _Graph:
+    """The graph of one sample's r(x), kept for products."""
+
+    def __init__(self, release: Release, inputs: Tensor, target: Tensor) -> None:
+        self.inputs = inputs.detach().clone().requires_grad_()
+        self.released = release.plain_mean(self.inputs, target)
+
+    @cached_property
+    def _pulled(self) -> tuple[Tensor, Tensor]:
+        """A cotangent of zeros [P] and its J^T u [*S], with the graph between them."""
+        cotangent = torch.zeros_like(self.released, requires_grad=True)
+        return cotangent, self._pull(cotangent, create_graph=True)
+
+    def _pull(self, cotangent: Tensor, create_graph: bool = False) -> Tensor:
+        if not self.released.requires_grad:
+            return torch.zeros_like(self.inputs)
+        with torch.enable_grad(), twice_differentiable():
+            (pulled,) = torch.autograd.grad(
+                self.released, self.inputs, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
+        return torch.zeros_like(self.inputs) if pulled is None else pulled
+
+    def pull(self, columns: Tensor) -> Tensor:
+        """J^T on columns [P, K]; returns [d, K]."""
+        return torch.stack([self._pull(column).reshape(-1) for column in columns.detach().unbind(1)], dim=1)
+
+    def push(self, columns: Tensor) -> Tensor:
+        """J on columns [d, K]; returns [P, K]."""
+        return torch.stack([self._push(column) for column in columns.detach().unbind(1)], dim=1)
+
+    def _push(self, tangent: Tensor) -> Tensor:
+        cotangent, pulled = self._pulled
+        if not pulled.requires_grad:
+            return torch.zeros_like(cotangent).detach()
+        with twice_differentiable():
+            (pushed,) = torch.autograd.grad(
+                pulled, cotangent, tangent.reshape(pulled.shape), retain_graph=True, allow_unused=True
+            )
+        return torch.zeros_like(cotangent).detach() if pushed is None else pushed
