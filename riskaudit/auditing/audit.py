@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import resource
 import sys
@@ -43,6 +44,8 @@ from riskaudit.results import (
 )
 from riskaudit.statistics.summaries import class_rows, inequalities
 from riskaudit.version import __version__
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -181,7 +184,7 @@ def _all_rows(maker: RowMaker, victim: Victim, show_samples: bool, progress: Pro
             left = budget - (time.monotonic() - started)
             clock = Clock(max(0.0, left) * len(indices) / (len(samples) - first))
         try:
-            part = audit_batch(maker, batch, clock)
+            part = _batch_rows(maker, batch, clock)
         except (MemoryError, RuntimeError) as error:
             obstacle = obstacle_of(error)
             if obstacle is not None:
@@ -195,6 +198,17 @@ def _all_rows(maker: RowMaker, victim: Victim, show_samples: bool, progress: Pro
         if progress is not None:
             progress(len(total.rows), len(samples))
     return total
+
+
+def _batch_rows(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
+    """By the chosen Jacobian, or where it can't run what the first samples didn't reach, by plain autograd."""
+    try:
+        return audit_batch(maker, batch, clock)
+    except (NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error) or maker.jacobian.kind != "generic":
+            raise
+        log.warning("some samples take a path that can't be differentiated together; doing them one by one")
+        return audit_batch(replace(maker, jacobian=replace(maker.jacobian, plain=True)), batch, clock)
 
 
 def _missing_reason(name: str, done: BatchRows) -> str | None:

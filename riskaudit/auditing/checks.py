@@ -46,10 +46,10 @@ def agree_alone(jacobian: Jacobian) -> bool:
 def refuse_if_all_failed(rows: list[SampleRow]) -> None:
     """Refuse a result without any number in it."""
     if all(row.status == "failed" for row in rows):
-        raise SamplesError(
-            f"none of the {len(rows)} samples could be audited (the first: {rows[0].reason}); "
-            "check the scale of the inputs and the weights, and the loss"
-        )
+        reason = rows[0].reason or ""
+        # Doubts about the derivative say themselves what to do.
+        advice = "" if "derivative" in reason else "; check the scale of the inputs and the weights, and the loss"
+        raise SamplesError(f"none of the {len(rows)} samples could be audited (the first: {reason}){advice}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,8 +13,9 @@ and steep a step away. Three tests need no derivative at all, only values of r:
    error (Phong et al., 2018), which no claim may exceed.
 
 Differences are those of the gradient, passed through the derivative of the release's steps: which entries pruning keeps
-may change with any step. A difference counts only where the noise doesn't cover it: for v with the prior's covariance, |J v|^2 / sigma^2 is on
-average the trace of J C J^T / sigma^2, which bounds the revealed fraction times d (THEORY, section 2).
+may change with any step. A difference counts only where the noise doesn't cover it: for v with the prior's
+covariance, |J v|^2 / sigma^2 is on average the trace of J C J^T / sigma^2, which bounds the revealed fraction times d
+(THEORY, section 2).
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ def examine(maker: JacobianMaker, batch: Batch, prior: BoundPrior, drawn: Tensor
             precise = maker.release.dtype == torch.float64
             tiny = [_Probe(maker, Batch(aside, probe.batch.targets)).tiny(random[places])] if precise else []
             for place, quotients in enumerate(probe.quotients()):
-                evidence = [tuple(each[place] for each in kind) for kind in (tiny, visible)]
-                found.append(Evidence(batch.inputs[0].numel(), *evidence, tuple(quotients)))
+                small, large = (tuple(each[place] for each in kind) for kind in (tiny, visible))
+                found.append(Evidence(batch.inputs[0].numel(), small, large, tuple(quotients)))
         return found
 
 
@@ -197,7 +198,6 @@ class _Probe:
         self.jacobian = maker(batch)
         release = maker.release
         self.bare = replace(maker, release=Release(release.model, release.loss)) if release.changes_gradient else maker
-        # Of the bare release where the steps change nothing: the same.
         same = self.bare is maker
         self.gradient = (self.jacobian if same else self.bare(batch)).mean().detach()
         self.chain = None if same else release.derivative(self.gradient)
@@ -219,7 +219,10 @@ class _Probe:
         said = TINY * self._pushed(direction)
         change = self._released(self._moved(TINY, direction) - self.gradient)
         sizes = [value.numel() for value in self.maker.release.parameters.values()]
-        parts = [torch.stack([part.norm(dim=1) for part in each.split(sizes, 1)], 1) for each in (change, said)]
+        parts = [
+            torch.stack([part.norm(dim=1) for part in torch.split_with_sizes(each, sizes, 1)], 1)
+            for each in (change, said)
+        ]
         allowed = OWN_FACTOR * parts[1] + WHOLE_SHARE * said.norm(dim=1, keepdim=True)
         return self._differences(TINY, (parts[0] - allowed).clamp_min(0).norm(dim=1), self.rounding)
 
@@ -262,7 +265,9 @@ def _quotients(release: Release, batch: Batch, released: Tensor) -> list[list[Qu
         inside = torch.einsum("bo,bod->bd", signals, rows) / total.clamp_min(1e-300)[:, None]
         bias_error = (inside - flat).square().mean(1)
         variance = (1 + inside.square().mean(1)) / total.clamp_min(1e-300)
-        for place, numbers in enumerate(zip(bias_error.tolist(), variance.tolist(), total.sqrt().tolist(), strict=True)):
+        for place, numbers in enumerate(
+            zip(bias_error.tolist(), variance.tolist(), total.sqrt().tolist(), strict=True)
+        ):
             if all(map(math.isfinite, numbers)):
                 found[place].append(Quotient(*numbers))
     return found

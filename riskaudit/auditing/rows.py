@@ -12,14 +12,20 @@ from torch import Tensor
 
 from riskaudit.auditing.calibration import Calibrator
 from riskaudit.auditing.checks import agree_alone
+from riskaudit.auditing.credibility import Evidence, examine
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.priors import Prior
 from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
 from riskaudit.proxies.base import not_applicable
+from riskaudit.proxies.linearisation import sample_generator
 from riskaudit.proxies.success import success_of
 from riskaudit.release import Batch
 from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds
 from riskaudit.results.verdicts import HEADLINE, cautious, verdict
+
+CLAIM = "posterior_rmse"
+# Beyond the streams of probes.
+STEP_STREAM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,9 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
                 done.rows[place] = row
             done.extend(replace(kept, rows=[]))
         return done
+    evidence = _evidence(maker, batch)
+    noise = jacobian.release.noise
+    assert noise is not None
     try:
         at = Linearisation(jacobian, batch.indices, maker.prior, maker.plan, maker.seed, clock)
         scores = {name: _score(proxy, at) for name, proxy in PROXIES.items()}
@@ -120,13 +129,38 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     information = at.information if HEADLINE in maker.plan.proxies else None
     targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
     values = losses.tolist()
+    rows = [_row(maker, at, scores, place, batch, values[place], targets[place]) for place in good]
+    doubts = [one.doubt(noise.fisher_std, _claimed(row)) for one, row in zip(evidence, rows, strict=True)]
+    believed = [place for place, doubt in enumerate(doubts) if doubt is None]
     return BatchRows(
-        [_row(maker, at, scores, place, batch, values[place], targets[place]) for place in good],
-        information or [],
+        [
+            row if doubt is None else failed_row(batch, place, doubt)
+            for place, (row, doubt) in enumerate(zip(rows, doubts, strict=True))
+        ],
+        [information[place] for place in believed] if information else [],
         {name: score.reason for name, score in scores.items() if score.reason is not None},
         at.matvecs,
         len(good) if jacobian.separate else 0,
     )
+
+
+def _evidence(maker: RowMaker, batch: BatchOf) -> list[Evidence]:
+    """What values of the release say about its derivative, the same whatever batch a sample is in."""
+    flat = batch.samples.inputs.flatten(1)
+    drawn = [
+        torch.randn(flat.shape[1], generator=sample_generator(maker.seed, index, STEP_STREAM), dtype=torch.float64)
+        for index in batch.indices
+    ]
+    return examine(
+        maker.jacobian, batch.samples, maker.prior.bind(batch.samples.targets, flat), torch.stack(drawn).to(flat)
+    )
+
+
+def _claimed(row: SampleRow) -> float | None:
+    """The least posterior error that a row claims, if it claims any."""
+    found = row.proxies[CLAIM].reliable
+    low = row.proxies[CLAIM].low
+    return found if found is None or low is None else low
 
 
 def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:

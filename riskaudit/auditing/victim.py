@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from riskaudit.auditing.checks import refuse_coupling
+from riskaudit.auditing.credibility import check_code
 from riskaudit.auditing.prior import ChosenPrior, choose_prior
 from riskaudit.auditing.settings import AuditSettings
+from riskaudit.errors import ArchitectureError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.release import Batch, Release
@@ -62,10 +64,19 @@ class Victim:
         return replace(self, release=release, settings=replace(self.settings, release=release.spec))
 
     def jacobian(self, release: Release) -> JacobianMaker:
-        """Makes J of a release of this model, tried on the first samples."""
+        """Makes J of a release of this model, tried on the first samples.
+
+        Raises:
+            ArchitectureError: the model's code hides the input from the derivative, or has none.
+        """
         if not self.tried:
             first = self.batch(list(range(min(len(self.samples), TRIED_SAMPLES))))
-            self.tried.append(jacobian_maker(release, first))
+            maker = jacobian_maker(release, first)
+            # In double precision every sample's own row says so.
+            doubt = None if release.dtype == torch.float64 else check_code(maker, first)
+            if doubt is not None:
+                raise ArchitectureError(doubt)
+            self.tried.append(maker)
         return replace(self.tried[0], release=release)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from riskaudit.auditing import AuditSettings
+from riskaudit.auditing.credibility import Evidence, examine
 from riskaudit.auditing.planning import choose_plan, fitting_samples
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
@@ -36,6 +37,7 @@ FIRST_SAMPLES = 8
 TIME_SHARE = 0.8
 # Relative width of a refined interval where not all eigenvalues are affordable.
 REFINED_PRECISION = 0.05
+UNCHECKED = "the derivative was not held against the gradient itself"
 # Fisher information of a release without noise, as large as sums of it stay finite.
 EVERYTHING = 1e100
 
@@ -76,6 +78,7 @@ class Assessment:
         summed: whether the sum over the samples leaves, not their mean.
         labels: the same for samples that are one person's; none has a twin where empty.
         shares: by place, of the sample's gradient in what leaves; None where that is one over their number.
+        evidence: for and against the derivative, by place.
     """
 
     batch: Batch
@@ -87,6 +90,7 @@ class Assessment:
     summed: bool = False
     labels: list[int] = field(default_factory=list)
     shares: list[float] | None = None
+    evidence: dict[int, Evidence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_label: dict[int, list[int]] = {}
@@ -115,6 +119,8 @@ class Assessment:
         twins = self.twins(place)
         if found is None or any(twin not in self.information for twin in twins):
             return Exposure(identifier, group)
+        if self.doubt(place, noise_std, batch_size) is not None:
+            return Exposure(identifier, group)
         sigma = self.sample_noise(noise_std, batch_size, place)
         own, own_error = found.revealed(sigma), found.error(sigma)
         revealed, error = Range(own.low, own.high), Range(own_error.low, own_error.high)
@@ -129,6 +135,18 @@ class Assessment:
             total = Range(0.0, after.revealed)
         return Exposure(identifier, group, revealed, error, total)
 
+    def doubt(self, place: int, noise_std: float, batch_size: int) -> str | None:
+        """Why nothing is claimed of a sample, or of another of its person's, if that is so."""
+        doubts = [self._own_doubt(twin, noise_std, batch_size) for twin in self.twins(place)]
+        return next((doubt for doubt in doubts if doubt is not None), None)
+
+    def _own_doubt(self, place: int, noise_std: float, batch_size: int) -> str | None:
+        found = self.information.get(place)
+        if found is None or not noise_std:
+            return None
+        evidence, sigma = self.evidence.get(place), self.sample_noise(noise_std, batch_size, place)
+        return UNCHECKED if evidence is None else evidence.doubt(sigma, found.error(sigma).low)
+
     def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
         """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise."""
         found, sketch = self.information[place], self.sketches[place]
@@ -140,7 +158,7 @@ class Assessment:
                 f"the ledger counts samples of {before.dimension} inputs under a prior of std {before.tau:g}, and this "
                 f"one has {dimension} and {found.tau:g}; use a ledger of its own"
             )
-        if not noise_std:
+        if not noise_std or self.doubt(place, noise_std, batch_size) is not None:
             return before.after(Entry(dimension, math.inf, EVERYTHING * np.eye(len(sketch.core))))
         sigma = self.sample_noise(noise_std, batch_size, place)
         precision = sigma**-2
@@ -173,6 +191,7 @@ class Assessment:
             self.summed,
             [self.labels[place] for place in places] if self.labels else [],
             None if self.shares is None else [self.shares[place] for place in places],
+            {new: self.evidence[old] for new, old in enumerate(places) if old in self.evidence},
         )
 
 
@@ -305,10 +324,18 @@ class Assessor:
         if few.products < len(places) or (places[0] in found.information and deadline()):
             # Not one product for everybody, so that no bound exists; or less than what is known already.
             return
+        unexamined = [row for row, place in enumerate(places) if place not in found.evidence]
+        if unexamined:
+            evidence = self._examined(part.select(unexamined), draw(0)[unexamined])
+            found.evidence.update(zip([places[row] for row in unexamined], evidence, strict=True))
         found.information.update(zip(places, few.information, strict=True))
         if self.sketched:
             found.sketches.update(zip(places, map(Sketched.of, few.spaces), strict=True))
             self._project(found, places, accounts or {}, hessian.matmat)
+
+    def _examined(self, batch: Batch, drawn: torch.Tensor) -> list[Evidence]:
+        prior = self.prior.bind(batch.targets, batch.inputs.flatten(1))
+        return examine(self.client.jacobian_maker(batch), batch, prior, drawn)
 
     def _project(
         self,

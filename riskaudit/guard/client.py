@@ -18,6 +18,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from riskaudit.auditing.credibility import check_code
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
@@ -156,7 +157,20 @@ class Client:
         """J of every sample's own release with Gaussian noise of this std.
 
         Raises:
-            GuardError: a layer that the structured Jacobian doesn't know, or samples that depend on each other.
+            GuardError: see `jacobian_maker`, or samples that depend on each other.
+        """
+        maker = self.jacobian_maker(batch)
+        jacobian = replace(maker, release=self._current.with_noise(noise_std or ANY_NOISE))(batch)
+        if jacobian.separate:
+            raise GuardError(COUPLED)
+        return jacobian
+
+    def jacobian_maker(self, batch: Batch) -> JacobianMaker:
+        """Makes J of every sample's own release without noise.
+
+        Raises:
+            GuardError: a layer that the structured Jacobian doesn't know, or code that hides the input from the
+                derivative.
         """
         release = self._current
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
@@ -166,11 +180,11 @@ class Client:
             if maker.layout is None and not self.any_layer:
                 # Not kept: it may be this batch that can't be run, and the next one can.
                 raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
+            doubt = check_code(maker, batch.select(list(range(min(len(batch), 4)))))
+            if doubt is not None:
+                raise GuardError(doubt)
             self._makers[key] = maker
-        jacobian = replace(maker, release=release.with_noise(noise_std or ANY_NOISE))(batch)
-        if jacobian.separate:
-            raise GuardError(COUPLED)
-        return jacobian
+        return replace(maker, release=release)
 
     def sample_bytes(self, batch: Batch) -> int:
         """Memory that one more sample in a batch takes, about."""

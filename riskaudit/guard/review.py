@@ -116,7 +116,10 @@ class Review:
         judgement = self.policy.judge(exposures)
         # Only who allows everything to be revealed allows this.
         disclosed = not noise and self.policy.max_revealed != 1
+        doubts = {found.doubt(place, noise, len(self.ids)) for place in everybody} - {None}
         reasons = [*(["the update carries no noise: assume full disclosure"] if disclosed else []), *judgement.reasons]
+        if judgement.unassessed and reasons:
+            reasons += sorted(doubt for doubt in doubts if doubt is not None)
         passing = Outcome("allow", vector, [], exposures, everybody, noise, found)
         if not reasons:
             return replace(passing, reasons=[self._within(found), *self._together()])

@@ -130,6 +130,9 @@ def _needed(
 
     def kept(log_std: float) -> bool:
         one = found.exposure(place, math.exp(log_std), batch_size, accounts)
+        if one.revealed is None:
+            # What isn't believed at this noise may be over any limit.
+            return False
         return not any(policy.exceeds(limit, one if cautious else _hopeful(one)) for limit in policy.limits)
 
     middle = math.log(information.tau * math.sqrt(largest) / found.sample_noise(1.0, batch_size, place))

@@ -7,4 +7,12 @@ from riskaudit.jacobian.obstacles import obstacle_of
 from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
 from riskaudit.jacobian.structured import StructuredJacobian
 
-__all__ = ["GenericJacobian", "Jacobian", "JacobianMaker", "SampleBySampleJacobian", "StructuredJacobian", "jacobian_maker", "obstacle_of"]
+__all__ = [
+    "GenericJacobian",
+    "Jacobian",
+    "JacobianMaker",
+    "SampleBySampleJacobian",
+    "StructuredJacobian",
+    "jacobian_maker",
+    "obstacle_of",
+]

@@ -94,7 +94,7 @@ def test_samples_that_depend_on_their_company_are_refused(model) -> None:
         riskaudit.audit(model(), demo_samples(3), release=NOISY)
 
 
-def test_recurrent_layers_are_named() -> None:
+def test_recurrent_layers_are_audited() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -103,8 +103,9 @@ def test_recurrent_layers_are_named() -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return self.gru(inputs[:, 0])[0][:, -1]
 
-    with pytest.raises(ArchitectureError, match="can't do that for the model's operation aten::gru"):
-        riskaudit.audit(Recurrent(), demo_samples(2), release=NOISY)
+    result = riskaudit.audit(Recurrent(), demo_samples(2), release=NOISY)
+    assert result.settings.jacobian == "sample_by_sample"
+    assert [row.status for row in result.samples] == ["exact", "exact"]
 
 
 def test_columns_of_different_units_are_warned_of() -> None:

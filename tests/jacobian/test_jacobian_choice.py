@@ -222,11 +222,12 @@ def test_unknown_layer_is_named_once_and_right(name: str, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_are_left_to_the_generic_jacobian(kind: type[nn.Module], caplog) -> None:
+def test_recurrent_layers_are_differentiated_sample_by_sample(kind: type[nn.Module], caplog) -> None:
     model, batch = randomise(Last(kind(3, 4, batch_first=True))), random_batch(2, 3, 3)
     with caplog.at_level(logging.DEBUG, "riskaudit"):
         maker = choice(model, batch)
-    assert maker.kind == "generic"
+    assert maker.kind == "sample_by_sample"
+    right(maker, batch, 1e-9)
     assert len(caplog.records) == 1
     assert f"the layer {kind.__name__} (cell: " in caplog.records[0].getMessage()
 
