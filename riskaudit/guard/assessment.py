@@ -326,7 +326,7 @@ class Assessor:
             return
         unexamined = [row for row, place in enumerate(places) if place not in found.evidence]
         if unexamined:
-            evidence = self._examined(part.select(unexamined), draw(0)[unexamined])
+            evidence = self._examined(part.select(unexamined), _probes(flat)(0)[unexamined])
             found.evidence.update(zip([places[row] for row in unexamined], evidence, strict=True))
         found.information.update(zip(places, few.information, strict=True))
         if self.sketched:

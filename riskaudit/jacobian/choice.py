@@ -160,6 +160,8 @@ def _attempt(maker: JacobianMaker, batch: Batch) -> Exception | None:
         with torch.enable_grad():
             for part in (batch, batch.select([0])):
                 jacobian = maker(part)
+                if isinstance(jacobian, SampleBySampleJacobian):
+                    jacobian.refuse_gaps()
                 jacobian.losses()
                 jacobian.mean()
                 columns = part.inputs.flatten(1).unsqueeze(-1).detach()

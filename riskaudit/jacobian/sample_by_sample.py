@@ -35,6 +35,22 @@ class SampleBySampleJacobian(Jacobian):
         """See `Jacobian.select`."""
         return SampleBySampleJacobian(self.release, self.batch.select(indices))
 
+    def refuse_gaps(self) -> None:
+        """Look for a backward that isn't differentiable: what leads through it would be left out without a word.
+
+        Raises:
+            RuntimeError: a function of the model is marked ``once_differentiable``.
+        """
+        nodes, seen = [self._graph(index).released.grad_fn for index in range(self.num_samples)], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            if node.name() == "torch::autograd::Error":
+                raise RuntimeError("a function is marked once_differentiable")
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+
     def mean(self) -> Tensor:
         """See `Jacobian.mean`."""
         pairs = zip(self.batch.inputs, self.batch.targets, strict=True)
