@@ -20,7 +20,6 @@ covariance, |J v|^2 / sigma^2 is on average the trace of J C J^T / sigma^2, whic
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -31,6 +30,7 @@ from riskaudit.jacobian import JacobianMaker
 from riskaudit.jacobian.base import CHUNK_ENTRIES
 from riskaudit.priors import BoundPrior
 from riskaudit.release import Batch, Release
+from riskaudit.release.copying import copy_model
 
 # Steps in the prior's standard deviations per coordinate, and how far from x the tiny one is made.
 TINY, VISIBLE, ASIDE = 1e-7, 0.25, 1e-2
@@ -173,7 +173,7 @@ def check_code(maker: JacobianMaker, batch: Batch) -> str | None:
     Returns:
         Why its derivative isn't believed, if it isn't.
     """
-    release = Release(copy.deepcopy(maker.release.model).double(), maker.release.loss)
+    release = Release(copy_model(maker.release.model).double(), maker.release.loss)
     inputs = batch.inputs.double()
     spread = float(inputs.std()) if inputs.numel() > 1 else 0.0
     generator = torch.Generator().manual_seed(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +15,7 @@ from riskaudit.errors import ArchitectureError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.release import Batch, Release
+from riskaudit.release.copying import copy_model
 
 # Samples on which the Jacobian is tried before the work begins.
 TRIED_SAMPLES = 4
@@ -91,7 +91,7 @@ def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: 
     loss = load_loss(settings.loss)
     checkpoint, samples = fit_together(checkpoint, samples, loss)
     device = settings.torch_device()
-    model = copy.deepcopy(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
+    model = copy_model(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
     release = Release(model, loss, settings.release)
     chosen = choose_prior(settings, samples)
     refuse_coupling(model, samples, settings)

@@ -27,6 +27,7 @@ from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.jacobian.choice import losses_alone
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
+from riskaudit.release.copying import copy_model
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
 from riskaudit.release.steps import NoiseStep
 
@@ -117,8 +118,7 @@ class Client:
         """
         now, before = self.observe(), self._snapshot
         if self._copy is None or before is None or now.rest != before.rest:
-            detached = {id(tensor): tensor.detach().clone() for tensor in now.derived}
-            self._copy = copy.deepcopy(self._model, detached).to(dtype=self._dtype)
+            self._copy = copy_model(self._model).to(dtype=self._dtype)
             self.loss = replace(self._live_loss, function=self._copied_loss())
             self._makers.clear()
         else:

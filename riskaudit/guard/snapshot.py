@@ -21,7 +21,7 @@ import sysconfig
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from types import (
@@ -88,12 +88,10 @@ class Snapshot:
     Attributes:
         weights: digests of registered parameters and buffers, by path.
         rest: digests of everything else, by path: of weights their shape, dtype, device, and whether they are trained.
-        derived: tensors with a graph behind them that are held as attributes; a copy has to detach them.
     """
 
     weights: Mapping[str, bytes]
     rest: Mapping[str, bytes]
-    derived: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def model_digest(self) -> str:
@@ -127,7 +125,6 @@ class _Walk:
     def __init__(self) -> None:
         self.weights: dict[str, bytes] = {}
         self.rest: dict[str, bytes] = {}
-        self.derived: list[Tensor] = []
         self._first: dict[int, str] = {}
         # Objects made on the way are held, since ids of objects that are gone are given out again.
         self._held: list[object] = []
@@ -145,7 +142,7 @@ class _Walk:
                     f"{_root(path)} holds more than {MAX_LEAVES} values besides its weights, which can't be compared "
                     "at every review; keep data out of the model and the loss"
                 )
-        return Snapshot(self.weights, self.rest, tuple(self.derived))
+        return Snapshot(self.weights, self.rest)
 
     def _visit(self, path: str, value: object) -> None:
         if isinstance(value, _INERT):
@@ -274,8 +271,6 @@ class _Walk:
         return any(path.startswith(beginning) for beginning in self._lenient)
 
     def _tensor(self, path: str, tensor: Tensor) -> bytes:
-        if tensor.grad_fn is not None:
-            self.derived.append(tensor)
         digest = hashlib.sha256(type(tensor).__name__.encode())
         try:
             hash_tensors(digest, [("", tensor)])

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.inputs.models import build_model
+from riskaudit.inputs.state_dicts import read_entries
 from riskaudit.inputs.normalization import Normalized
 from riskaudit.jacobian import GenericJacobian, JacobianMaker, StructuredJacobian, jacobian_maker
 from riskaudit.release import Batch, Release
@@ -121,7 +122,7 @@ def test_user_factory_is_structured(tmp_path: Path) -> None:
         "    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(32, 10))\n"
     )
     state = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(32, 10)).double().state_dict()
-    model = build_model(state, "net.pt", f"{file}:make").model.double().eval()
+    model = build_model(read_entries(state, "net.pt"), "net.pt", f"{file}:make").model.double().eval()
     maker = choice(model, cases.mnist(2, 6))
     assert maker.kind == "structured", maker.reason
     right(maker, cases.mnist(2, 6))
