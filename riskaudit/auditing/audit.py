@@ -21,7 +21,7 @@ from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, refuse_if_all_failed
 from riskaudit.auditing.notes import separate_note, threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
-from riskaudit.auditing.recognition import doubt_of, without_low
+from riskaudit.auditing.recognition import doubt_of, without_protective_claims
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import noise_curve, noise_needed
@@ -105,7 +105,10 @@ def audit_victim(
     done = _all_rows(maker, victim, show_samples, progress)
     refuse_if_all_failed(done.rows)
     doubt = doubt_of(victim)
-    rows = done.rows if doubt is None else without_low(done.rows)
+    rows, information = done.rows, done.information
+    if doubt is not None:
+        # The gradients of another function say nothing of the noise that the true ones need.
+        rows, information = without_protective_claims(rows), []
     return AuditResult(
         tool=Tool(version=__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -131,12 +134,12 @@ def audit_victim(
         ),
         proxies=[proxy.info(_missing_reason(name, done)) for name, proxy in PROXIES.items()],
         samples=rows,
-        classes=class_rows(done.rows, samples.class_names, settings.seed),
-        fairness=inequalities(done.rows),
-        noise_curve=noise_curve(done.information),
+        classes=class_rows(rows, samples.class_names, settings.seed),
+        fairness=inequalities(rows),
+        noise_curve=noise_curve(information),
         noise_needed=noise_needed(
-            done.rows,
-            done.information,
+            rows,
+            information,
             settings.revealed_limits(chosen.info.std),
             # With one prior for all coordinates the limit says the same.
             {} if settings.prior == "isotropic" else settings.least_errors(chosen.info.std),

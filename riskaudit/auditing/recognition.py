@@ -34,8 +34,8 @@ def doubt_of(victim: Victim) -> str | None:
     name = checkpoint.architecture
     return (
         f"{name} was only recognised from names and shapes (assumed: {checkpoint.assumed}), and {found} doesn't "
-        "confirm it, so no sample is called low and no limit is held; if the assumption is right say so with "
-        f"--arch {name}, else name your own model with --arch file.py:factory"
+        "confirm it, so no sample is called low, no limit is held and no noise is recommended; if the "
+        f"assumption is right say so with --arch {name}, else name your own model with --arch file.py:factory"
     )
 
 
@@ -55,7 +55,9 @@ def _losses(victim: Victim) -> tuple[float | None, float | None]:
     return (reached if math.isfinite(reached) else None), chance
 
 
-def without_low(rows: list[SampleRow]) -> list[SampleRow]:
-    """The rows with "low" as "not assessed", which their reason says."""
-    update = {"verdict": "not_assessed", "reason": "losses don't confirm the architecture, which was only recognised"}
-    return [row.model_copy(update=update) if row.verdict == "low" else row for row in rows]
+def without_protective_claims(rows: list[SampleRow]) -> list[SampleRow]:
+    """The rows with "low" as "not assessed", which their reason says, and without noise that would suffice."""
+    low = {"verdict": "not_assessed", "reason": "losses don't confirm the architecture, which was only recognised"}
+    return [
+        row.model_copy(update={"noise_std_for_target": None} | (low if row.verdict == "low" else {})) for row in rows
+    ]

@@ -126,6 +126,12 @@ def _measured(policy: Policy, settings: dict[str, Any], repeats: int, quiet: boo
     checkpoint, samples = fit_together(checkpoint, samples, loss)
     for note in (*checkpoint.notes, *samples.notes):
         typer.echo(f"note: {note}")
+    if checkpoint.assumed is not None:
+        typer.echo(
+            f"WARNING: {checkpoint.architecture} was only recognised from names and shapes (assumed: "
+            f"{checkpoint.assumed}), so what reviews let go here says nothing of your model; if the assumption is "
+            f"right say so with --arch {checkpoint.architecture}, else name your own model with --arch file.py:factory"
+        )
     if not ("prior" in settings or "prior_std" in settings):
         settings["prior_std"] = float(samples.inputs.std())
     limits = Policy.from_mapping(

@@ -43,6 +43,7 @@ CHECKPOINT_FORMATS = {
     ".npz": "arrays by name, or a row of them in the order of the state dict, which needs --arch",
     ".pt2": "a program saved by torch.export.save, with a batch of 1 or a dynamic batch dimension",
 }
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pt2")
 _ACCEPTED = "state dicts in .pt, .safetensors or .npz files and torch.export programs in .pt2 files"
 
 
@@ -145,6 +146,7 @@ def load_checkpoint(
         UserCodeError: ``file.py:factory`` fails or returns no module.
     """
     path = Path(path)
+    _refuse_folder(path)
     check_file(path, CheckpointError, _ACCEPTED)
     check_normalization(mean, std, None)
     checkpoint = _read(path, arch, weights)
@@ -154,6 +156,27 @@ def load_checkpoint(
         return checkpoint
     model = Normalized(checkpoint.model, *normalization).eval()
     return replace(checkpoint, model=model, normalization_mean=normalization[0], normalization_std=normalization[1])
+
+
+def _refuse_folder(path: Path) -> None:
+    """Name the file of a folder, such as one of ``save_pretrained``, that holds the model's weights."""
+    try:
+        if not path.is_dir():
+            return
+        names = sorted(each.name for each in path.iterdir() if each.suffix.lower() in _SUFFIXES and each.is_file())
+    except (OSError, ValueError) as cause:
+        raise CheckpointError(f"can't read {clean(path)} ({clean(cause)}); check the path") from cause
+    # Training code keeps what isn't the model's weights in files of these names.
+    whole = [name for name in names if not name.startswith(("adapter_", "optimizer", "scheduler", "rng_", "training_"))]
+    if len(whole) == 1:
+        advice = f"hand in its file {clean(path / whole[0])}"
+    elif whole:
+        advice = f"hand in one of its files {listing(whole)}"
+    elif any(name.startswith("adapter_") for name in names):
+        advice = "it holds adapters only: put them into the model, save its whole `model.state_dict()` and hand in that"
+    else:
+        advice = f"none of its files holds weights; accepted are {_ACCEPTED}"
+    raise CheckpointError(f"expected a file, found the folder {clean(path)}; {advice}")
 
 
 def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:

@@ -35,7 +35,7 @@ class CheckpointInfo(Record):
     """The audited model. ``name`` is a file name without its folder.
 
     ``assumed`` is what the weights don't show of an architecture that was recognised from them, ``doubt`` why losses
-    don't confirm it; with a doubt no sample is "low" and no limit is held.
+    don't confirm it; with a doubt no sample is "low", no limit is held and no noise is recommended.
     """
 
     name: str
@@ -364,8 +364,11 @@ class AuditResult(Record):
     warnings: list[str] = Field(default_factory=list)
 
     def with_study(self, name: str, record: Record) -> AuditResult:
-        """The audit with a study beside those that it has."""
-        return self.model_copy(update={"studies": {**self.studies, name: record.model_dump(mode="json")}})
+        """The audit with a study beside those that it has; a doubt about the architecture is among its notes."""
+        study = record.model_dump(mode="json")
+        if self.checkpoint.doubt is not None:
+            study["notes"] = [self.checkpoint.doubt, *study.get("notes", [])]
+        return self.model_copy(update={"studies": {**self.studies, name: study}})
 
     def to_json(self) -> str:
         """The audit as indented JSON with a final newline."""

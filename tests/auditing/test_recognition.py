@@ -14,6 +14,7 @@ from riskaudit.inputs.architectures.lenet import LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.policy import Policy
 from riskaudit.report.recomputation import recompute
+from riskaudit.studies.fairness import with_fairness
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 # Three classes, each with its own bright column.
@@ -63,6 +64,11 @@ def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -
         assert sum(row.loss for row in result.samples) / 6 < 0.55
         return
     assert {row.verdict for row in result.samples} == {"not_assessed"}
+    # No noise is said to suffice, and studies repeat the doubt.
+    assert not result.noise_needed
+    assert not result.noise_curve
+    assert {row.noise_std_for_target for row in result.samples} == {None}
+    assert result.checkpoint.doubt in with_fairness(result).studies["fairness"]["notes"]
     # A report that recomputes verdicts from numbers lets the reason stand.
     told, contradictions = recompute(result)
     assert {row.verdict for row in told.samples} == {"not_assessed"}
@@ -75,6 +81,9 @@ def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -
     result = audit(named, samples, **OPTIONS)
     assert result.checkpoint.doubt is None
     assert {row.verdict for row in result.samples} == {"low"}
+    assert result.noise_needed
+    assert result.noise_curve
+    assert result.samples[0].noise_std_for_target is not None
     assert Policy(max_revealed=0.9).decide(result).decision == "allow"
 
 

@@ -110,6 +110,15 @@ def test_guard_check_measures(config, tmp_path) -> None:
     assert cost["gradients"] == pytest.approx(cost["review_seconds"] / cost["gradient_seconds"])
 
 
+def test_guard_check_doubts_a_recognised_model(config) -> None:
+    done = run("guard-check", config, "--repeats", 1, "--quiet")
+    assert "WARNING: lenet was only recognised" in done.stdout
+    # The advice: name it.
+    done = run("guard-check", config, "--repeats", 1, "--quiet", "--arch", "lenet")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stdout
+
+
 def test_guard_check_validates_without_a_model(tmp_path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("[tool.riskaudit.policy]\nmax_revealed = 0.2\n")
