@@ -18,8 +18,8 @@ from torch.nn.utils import parametrizations
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.inputs.models import build_model
-from riskaudit.inputs.state_dicts import read_entries
 from riskaudit.inputs.normalization import Normalized
+from riskaudit.inputs.state_dicts import read_entries
 from riskaudit.jacobian import GenericJacobian, JacobianMaker, StructuredJacobian, jacobian_maker
 from riskaudit.release import Batch, Release
 from riskaudit.torchvision_compat import import_torchvision
