@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian import JacobianMaker
+from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.jacobian.base import CHUNK_ENTRIES
 from riskaudit.priors import BoundPrior
 from riskaudit.release import Batch, Release
@@ -136,7 +136,9 @@ class Evidence:
         return None
 
 
-def examine(maker: JacobianMaker, batch: Batch, prior: BoundPrior, drawn: Tensor) -> list[Evidence]:
+def examine(
+    maker: JacobianMaker, batch: Batch, prior: BoundPrior, drawn: Tensor, *, apart: bool = False
+) -> list[Evidence]:
     """Evidence for or against the derivative at every sample of a batch.
 
     The tiny step is made in double precision only: in single precision rounding hides it (see `check_code`).
@@ -146,17 +148,18 @@ def examine(maker: JacobianMaker, batch: Batch, prior: BoundPrior, drawn: Tensor
         batch: samples whose losses and gradients are finite.
         prior: of the attacker, at the samples.
         drawn: a standard normal vector for every sample, [B, d].
+        apart: whether the samples have to be worked out one by one, as their own Jacobian has told.
     """
     with torch.no_grad():
         size, found = max(1, CHUNK_ENTRIES // maker.release.num_entries), list[Evidence]()
         random, towards = _directions(batch, prior, drawn)
         for first in range(0, len(batch), size):
             places = list(range(first, min(first + size, len(batch))))
-            probe = _Probe(maker, batch.select(places))
+            probe = _Probe(maker, batch.select(places), apart)
             visible = [probe.visible(each[places]) for each in (random, towards)]
             aside = probe.batch.inputs + ASIDE * random[places].roll(1, 1).reshape(probe.batch.inputs.shape)
             precise = maker.release.dtype == torch.float64
-            tiny = [_Probe(maker, Batch(aside, probe.batch.targets)).tiny(random[places])] if precise else []
+            tiny = [_Probe(maker, Batch(aside, probe.batch.targets), apart).tiny(random[places])] if precise else []
             for place, quotients in enumerate(probe.quotients()):
                 small, large = (tuple(each[place] for each in kind) for kind in (tiny, visible))
                 found.append(Evidence(batch.inputs[0].numel(), small, large, tuple(quotients)))
@@ -181,7 +184,9 @@ def check_code(maker: JacobianMaker, batch: Batch) -> str | None:
     random, aside = drawn * (spread or 1.0)
     targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
     try:
-        probe = _Probe(replace(maker, release=release), Batch(inputs + ASIDE * aside, targets))
+        moved = Batch(inputs + ASIDE * aside, targets)
+        maker = replace(maker, release=release)
+        probe = _Probe(maker, moved, maker(moved).separate)
         found = probe.tiny(random.flatten(1))
     except Exception:  # code of one precision only; what else is wrong shows where the model is run as it is
         return None
@@ -193,26 +198,28 @@ def check_code(maker: JacobianMaker, batch: Batch) -> str | None:
 class _Probe:
     """Values of the gradient around samples, and what its derivative says of them; directions are [B, d]."""
 
-    def __init__(self, maker: JacobianMaker, batch: Batch) -> None:
-        self.batch, self.maker = batch, maker
-        self.jacobian = maker(batch)
+    def __init__(self, maker: JacobianMaker, batch: Batch, apart: bool) -> None:
+        self.batch, self.maker, self.apart = batch, maker, apart
+        self.jacobian = maker.around(batch, apart=apart)
         release = maker.release
         self.bare = replace(maker, release=Release(release.model, release.loss)) if release.changes_gradient else maker
         same = self.bare is maker
-        self.gradient = (self.jacobian if same else self.bare(batch)).mean().detach()
+        self.gradient = (self.jacobian if same else self._around(batch)).mean().detach()
         self.chain = None if same else release.derivative(self.gradient)
         losses = self.jacobian.losses().detach().double().abs()
-        norms = self.gradient.double().norm(dim=1)
+        norms = self.gradient.norm(dim=1).double()
         # Where the loss is tiny, the gradient is a difference of numbers near 1.
         self.rounding = ROUNDING * torch.finfo(release.dtype).eps * norms * (1 + 1 / losses.clamp_min(1e-300))
         self.norms = norms
 
     def visible(self, direction: Tensor) -> list[Difference]:
         moved = self._moved(VISIBLE, direction)
-        lengths = moved.double().norm(dim=1)
+        lengths = moved.norm(dim=1).double()
         shrunk = torch.where(lengths > self.norms, self.norms / lengths.clamp_min(1e-300), torch.ones_like(lengths))
-        unseen = self._released(moved * shrunk[:, None].to(moved) - self.gradient).norm(dim=1)
-        said = VISIBLE * self._pushed(direction).norm(dim=1)
+        # In place, since vectors [B, P] are what takes time here.
+        change = moved.mul_(shrunk[:, None].to(moved)).sub_(self.gradient)
+        unseen = self._released(change).norm(dim=1).double()
+        said = VISIBLE * self._pushed(direction).norm(dim=1).double()
         return self._differences(VISIBLE, unseen, VISIBLE_FACTOR * said + self.rounding)
 
     def tiny(self, direction: Tensor) -> list[Difference]:
@@ -227,18 +234,25 @@ class _Probe:
         return self._differences(TINY, (parts[0] - allowed).clamp_min(0).norm(dim=1), self.rounding)
 
     def quotients(self) -> list[list[Quotient]]:
-        return _quotients(self.maker.release, self.batch, self.jacobian.mean().detach().double())
+        pairs = _pairs(self.maker.release, self.batch.inputs[0].numel())
+        if not pairs:
+            return [[] for _ in range(len(self.batch))]
+        released = self.gradient if self.chain is None else self.jacobian.mean().detach()
+        return _quotients(self.batch, released, pairs)
 
     def _moved(self, step: float, direction: Tensor) -> Tensor:
         inputs = self.batch.inputs + step * direction.reshape(self.batch.inputs.shape)
-        return self.bare(Batch(inputs, self.batch.targets)).mean().detach()
+        return self._around(Batch(inputs, self.batch.targets)).mean().detach()
+
+    def _around(self, batch: Batch) -> Jacobian:
+        return self.bare.around(batch, apart=self.apart)
 
     def _released(self, change: Tensor) -> Tensor:
         """A change of the gradient as it shows in the release."""
-        return (change if self.chain is None else self.chain.apply(change)).double()
+        return change if self.chain is None else self.chain.apply(change)
 
     def _pushed(self, direction: Tensor) -> Tensor:
-        return self.jacobian.matvec(direction).detach().double()
+        return self.jacobian.matvec(direction).detach()
 
     @staticmethod
     def _differences(step: float, unseen: Tensor, allowed: Tensor) -> list[Difference]:
@@ -255,16 +269,16 @@ def _directions(batch: Batch, prior: BoundPrior, drawn: Tensor) -> tuple[Tensor,
     return first, second
 
 
-def _quotients(release: Release, batch: Batch, released: Tensor) -> list[list[Quotient]]:
-    """Of every weight with one column per input coordinate and a bias beside it; released [B, P] in float64."""
-    flat = batch.inputs.flatten(1).double()
+def _quotients(batch: Batch, released: Tensor, pairs: list[tuple[slice, slice]]) -> list[list[Quotient]]:
+    """Of weights with one column per input coordinate and the biases beside them, in released [B, P]."""
+    flat = batch.inputs.flatten(1)
     found: list[list[Quotient]] = [[] for _ in range(len(flat))]
-    for weight, bias in _pairs(release, flat.shape[1]):
+    for weight, bias in pairs:
         rows, signals = released[:, weight].reshape(len(flat), -1, flat.shape[1]), released[:, bias]
         total = signals.square().sum(1)
-        inside = torch.einsum("bo,bod->bd", signals, rows) / total.clamp_min(1e-300)[:, None]
+        inside = torch.einsum("bo,bod->bd", signals, rows) / total.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
         bias_error = (inside - flat).square().mean(1)
-        variance = (1 + inside.square().mean(1)) / total.clamp_min(1e-300)
+        variance = (1 + inside.square().mean(1)) / total.clamp_min(torch.finfo(flat.dtype).tiny)
         for place, numbers in enumerate(
             zip(bias_error.tolist(), variance.tolist(), total.sqrt().tolist(), strict=True)
         ):

@@ -115,7 +115,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
                 done.rows[place] = row
             done.extend(replace(kept, rows=[]))
         return done
-    evidence = _evidence(maker, batch)
+    evidence = _evidence(maker, batch, jacobian.separate)
     noise = jacobian.release.noise
     assert noise is not None
     try:
@@ -144,16 +144,15 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     )
 
 
-def _evidence(maker: RowMaker, batch: BatchOf) -> list[Evidence]:
+def _evidence(maker: RowMaker, batch: BatchOf, apart: bool) -> list[Evidence]:
     """What values of the release say about its derivative, the same whatever batch a sample is in."""
     flat = batch.samples.inputs.flatten(1)
     drawn = [
         torch.randn(flat.shape[1], generator=sample_generator(maker.seed, index, STEP_STREAM), dtype=torch.float64)
         for index in batch.indices
     ]
-    return examine(
-        maker.jacobian, batch.samples, maker.prior.bind(batch.samples.targets, flat), torch.stack(drawn).to(flat)
-    )
+    prior = maker.prior.bind(batch.samples.targets, flat)
+    return examine(maker.jacobian, batch.samples, prior, torch.stack(drawn).to(flat), apart=apart)
 
 
 def _claimed(row: SampleRow) -> float | None:

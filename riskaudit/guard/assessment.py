@@ -145,7 +145,9 @@ class Assessment:
         if found is None or not noise_std:
             return None
         evidence, sigma = self.evidence.get(place), self.sample_noise(noise_std, batch_size, place)
-        return UNCHECKED if evidence is None else evidence.doubt(sigma, found.error(sigma).low)
+        if evidence is None:
+            return UNCHECKED
+        return evidence.doubt(sigma, found.error(sigma).low if evidence.quotients else None)
 
     def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
         """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise."""

@@ -86,6 +86,19 @@ class JacobianMaker:
             )
         return found
 
+    def around(self, batch: Batch, *, apart: bool) -> Jacobian:
+        """J at inputs near samples whose Jacobian was made before, without comparing each with itself alone again.
+
+        Args:
+            batch: the inputs.
+            apart: whether those samples had to be worked out one by one.
+        """
+        if self.layout is None:
+            return self(batch)
+        if self.apart or apart:
+            return SeparateJacobian(self.release, batch, self.layout)
+        return StructuredJacobian(self.release, batch, self.layout)
+
 
 def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) -> JacobianMaker:
     """Choose for a model, tried on some samples of it.
