@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
-from riskaudit.results import AuditResult, Estimate, PolicyOutcome, SampleRow
+from riskaudit.results import RELIABLE, AuditResult, Estimate, PolicyOutcome, SampleRow
 
 Violation = Literal["block", "sanitise", "warn"]
 Failure = Literal["block", "warn"]
@@ -305,9 +305,9 @@ def _exposure(row: SampleRow) -> Exposure:
 def _range(row: SampleRow, proxy: str, least: float, most: float) -> Range | None:
     """The hull of what is known of a proxy; a side that is unknown may be anything."""
     own = row.proxies.get(proxy)
-    if own is None or own.reliable is None:
+    if own is None or not own.assessed:
         return None
-    found = [one for one in (own, row.calibrated.get(proxy)) if one is not None and one.reliable is not None]
+    found = [one for one in (own, row.calibrated.get(proxy)) if one is not None and one.status in RELIABLE]
     return Range(
         min(_end(one, one.low, least) for one in found),
         max(_end(one, one.high, most) for one in found),

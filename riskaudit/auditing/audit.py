@@ -217,7 +217,7 @@ def _batch_rows(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
 def _missing_reason(name: str, done: BatchRows) -> str | None:
     """Why a proxy lacks values, if some sample that was audited has none."""
     audited = [row for row in done.rows if row.status != "failed"]
-    if all(row.proxies[name].value is not None for row in audited):
+    if all(row.proxies[name].value is not None or row.proxies[name].assessed for row in audited):
         return None
     return done.reasons.get(name)
 

@@ -69,10 +69,10 @@ class Calibrator:
         found = {
             name: _scaled(proxies[name], *ends)
             for name, ends in self.factors.items()
-            if name in proxies and proxies[name].value is not None
+            if name in proxies and proxies[name].assessed
         }
         error, revealed = found.get("map_rmse"), proxies.get("revealed_fraction")
-        if error is not None and revealed is not None and revealed.value is not None:
+        if error is not None and revealed is not None and revealed.assessed:
             found["revealed_fraction"] = Estimate(
                 value=revealed.value,
                 low=None if error.high is None else _revealed(error.high, variance),
@@ -154,13 +154,11 @@ def _factors(level: CalibrationLevel) -> tuple[float | None, float | None]:
 
 def _scaled(estimate: Estimate, low: float | None, high: float | None) -> Estimate:
     """A prediction's ends times the factors; the certified ends where it has some."""
-    assert estimate.value is not None
-    least = estimate.value if estimate.low is None else estimate.low
-    most = estimate.value if estimate.high is None else estimate.high
+    least, most = estimate.ends
     return Estimate(
         value=estimate.value,
-        low=None if low is None else low * least,
-        high=None if high is None else high * most,
+        low=None if low is None or least is None else low * least,
+        high=None if high is None or most is None else high * most,
         status="bracketed",
     )
 

@@ -56,7 +56,7 @@ def warnings_of(
             f"the revealed fraction of {bracketed} of {len(rows)} samples is an interval; verdicts and limits use its "
             "upper end (--precision narrows it, --solver dense is exact)"
         )
-    unassessed = sum(row.proxies[HEADLINE].value is None for row in rows) - failed
+    unassessed = sum(not row.proxies[HEADLINE].assessed for row in rows) - failed
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
     return [*warnings, *_duplicate_warning(samples)]

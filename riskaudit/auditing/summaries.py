@@ -65,6 +65,7 @@ def noise_curve(information: Sequence[Information]) -> list[NoiseCurvePoint]:
     for std in grid:
         sigma = float(f"{std:.3g}")
         revealed = [each.revealed(sigma) for each in information]
+        bracketed = any(each.low < each.high for each in revealed)
         errors = [each.error(sigma) for each in information]
         points.append(
             NoiseCurvePoint(
@@ -73,6 +74,8 @@ def noise_curve(information: Sequence[Information]) -> list[NoiseCurvePoint]:
                 revealed_fraction_max=max(each.high for each in revealed),
                 posterior_rmse_mean=float(np.mean([each.value for each in errors])),
                 posterior_rmse_min=min(each.low for each in errors),
+                revealed_fraction_mean_low=float(np.mean([each.low for each in revealed])) if bracketed else None,
+                revealed_fraction_mean_high=float(np.mean([each.high for each in revealed])) if bracketed else None,
             )
         )
     return points

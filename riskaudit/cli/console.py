@@ -85,6 +85,8 @@ def _span(estimate: Estimate, show: Callable[[float], str]) -> str:
     shown = "unknown" if estimate.value is None else show(estimate.value)
     if estimate.low is None or estimate.high is None:
         return shown
+    if estimate.value is None:
+        return f"{show(estimate.low)} to {show(estimate.high)}"
     return f"{shown} ({show(estimate.low)} to {show(estimate.high)})"
 
 
@@ -100,9 +102,11 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     if revealed is not None and revealed.worst_samples:
         row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
         rmse, share = row.proxies["posterior_rmse"], row.proxies["revealed_fraction"]
-        if rmse.value is not None and share.value is not None:
+        if rmse.assessed and share.assessed:
             revealed_span, error = _span(share, percent), _span(rmse, number)
             typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
+            if revealed.note is not None and len(result.samples) > 1:
+                typer.echo(f"note: {revealed.note}")
     if "verify" in result.studies:
         _print_verify(VerifyStudy.model_validate(result.studies["verify"]))
     for warning in result.warnings:

@@ -11,7 +11,7 @@ from riskaudit.cli import options as opt
 from riskaudit.cli.scan import EXIT_EXCEEDED
 from riskaudit.cli.sources import input_paths
 from riskaudit.files import add_to_folder
-from riskaudit.report import render
+from riskaudit.report import render_marked
 from riskaudit.report.formatting import printable
 from riskaudit.results import AuditResult
 
@@ -30,14 +30,10 @@ def report(
 
     Verdicts and the policy's decision are drawn from the numbers; exit code 1 where the file says otherwise.
     """
-    # Imported here so that `riskaudit --help` doesn't wait for scipy.
-    from riskaudit.report.recomputation import recompute
-
     result = AuditResult.load(audit_json)
-    result, contradictions = recompute(result)
-    earlier = None if baseline is None else recompute(AuditResult.load(baseline))[0]
+    earlier = None if baseline is None else AuditResult.load(baseline)
     chosen = opt.formats_of(format) if format else ["html", "pdf"]
-    files = render(result, chosen, baseline=earlier, contradictions=contradictions)
+    files, contradictions = render_marked(result, chosen, earlier)
     folder = out or audit_json.parent
     # What the audit's owner alone may read stays so.
     private = not audit_json.stat().st_mode & 0o077

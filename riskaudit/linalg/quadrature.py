@@ -145,14 +145,22 @@ class Quadrature:
         return applied
 
 
-def middle(lows: Array, highs: Array) -> Array:
-    """An estimate between two rules of one form: their geometric mean.
+def middle(lows: Array, highs: Array, totals: Array | None = None) -> Array:
+    """An estimate between two rules of one form: their geometric mean, or that of their odds.
 
     Of iterations cut short the Gauss rule alone is far off: it puts all the weight that it can't resolve on its own
-    few nodes, and the Gauss-Radau rule puts it on 0. Measured where the rules differ by more than 10 % of the truth
-    (lenet, an untrained CNN, 3 to 40 products), the relative error of sum l / (l + eps) is 10 % in the median, with
-    the arithmetic mean 19 %, with the Gauss rule 37 %. Where one rule says 0 or nothing there is no such mean.
+    few nodes, and the Gauss-Radau rule puts it on 0. A form that can't exceed ``totals`` has an upper end as natural
+    as 0 is, so its odds, form / (total - form), are averaged: for small forms that is the geometric mean of the forms,
+    near the total that of what is left. Measured on three small convolutional networks (3 to 40 products, noise 1e-5 to
+    3) where the interval is at most a quarter of the range: revealed fraction off by 0.003 in the median and 0.037 at
+    most; with the Gauss rule 0.116 at most, with the geometric mean of the forms 0.017 and 0.093. Where one rule says
+    0, or all, or nothing, there is no such mean.
     """
+    if totals is not None:
+        inside = (lows > 0) & (highs < totals)
+        odds = [np.where(inside, ends, 0.0) / np.where(inside, totals - ends, 1.0) for ends in (lows, highs)]
+        mean = np.sqrt(odds[0]) * np.sqrt(odds[1])
+        return np.where(inside, totals * (mean / (1 + mean)), (lows + np.minimum(highs, totals)) / 2)
     usable = (lows > 0) & np.isfinite(highs)
     means = np.sqrt(np.where(usable, lows, 0.0)) * np.sqrt(np.where(usable, highs, 0.0))
     return np.where(

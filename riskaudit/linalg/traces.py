@@ -201,7 +201,9 @@ class TraceProbes:
         certain = float(np.sum(shares_of(np.maximum(self.values - self.slack, 0.0), eps)))
         low = max(known_low + max(direct_low, remaining - other_high), certain)
         high = min(known_high + min(direct_high, remaining - other_low), self.dimension * norm)
-        return _within(float(np.sum(shares_of(self.values, eps))) + self._scaled(middle(lows, highs)), low, high)
+        return _within(
+            float(np.sum(shares_of(self.values, eps))) + self._scaled(middle(lows, highs, squared)), low, high
+        )
 
     def variance_trace(self, eps: float) -> Interval:
         """tr h(H), h(x) = x / (x + eps)^2: times sigma^2, the variance of the MAP attacker's error.

@@ -74,13 +74,13 @@ class WeightedTraces:
         told_low, told_high = self._ends(told_lows, told_highs, most, self.failure / 2)
         left_low, left_high = self._ends(left_lows, left_highs, 1.0, self.failure / 2)
         known_told_low, known_told_high, known_low, known_high = _share_ends(self._known, eps, most)
-        known_told = middle(known_told_low, known_told_high)
+        known_told = middle(known_told_low, known_told_high, self._known.squared_norms)
         low = float(known_low.sum()) + max(left_low, self._rest - told_high)
         high = float(known_high.sum()) + min(left_high, self._rest - told_low)
         if high > (1 - ROUNDING) * self.weight_trace:
             # Nothing is known then, and a sum of parts may be off by rounding.
             high = self.weight_trace
-        value = self._value(known_told, middle(told_lows, told_highs))
+        value = self._value(known_told, middle(told_lows, told_highs, self._rules.squared_norms))
         return _within(self.weight_trace - value, max(low, (1 - most) * self.weight_trace), high)
 
     def norm(self, eps: float) -> float:

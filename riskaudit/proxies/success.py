@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from riskaudit.linalg import Interval
+from riskaudit.proxies.base import interval
 from riskaudit.proxies.chi_squares import (
     least_below,
     least_quantile,
@@ -98,7 +99,7 @@ def _bounded(
     low = math.sqrt(least_quantile(least, norm, TAIL) / dimension)
     high = math.sqrt(most_quantile(most, norm, 1 - TAIL) / dimension)
     # An interval that says nothing has no value inside it worth the name.
-    known = error.low > 0 or error.high <= 0
+    known = interval(error, "bracketed", nothing=(0.0, math.inf)).value is not None
     return rows, Estimate(
         value=error.value if known else None,
         low=low,

@@ -31,24 +31,41 @@ def render(
     formats: Sequence[str] = ("html", "pdf", "json"),
     *,
     baseline: AuditResult | None = None,
-    contradictions: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Render an audit; ``baseline`` is an earlier one to compare with.
 
-    ``contradictions`` says where a file disagreed with its own numbers (`riskaudit.report.recomputation`).
+    Verdicts, the decision and summaries are drawn from the numbers; a result that says otherwise is marked.
 
     Returns:
         File name to content, in the order of ``formats``.
 
     Raises:
         SettingsError: an unknown format.
+        ResultError: the result holds limits that can't be kept.
     """
+    return _render(result, formats, baseline, ())
+
+
+def render_marked(
+    result: AuditResult, formats: Sequence[str], baseline: AuditResult | None = None
+) -> tuple[dict[str, bytes], list[str]]:
+    """`render`, and where the result disagreed with its own numbers, a sentence each."""
+    from riskaudit.report.recomputation import recompute
+
+    result, contradictions = recompute(result)
+    if baseline is not None:
+        baseline, _ = recompute(baseline)
+    return _render(result, formats, baseline, contradictions), contradictions
+
+
+def _render(
+    result: AuditResult, formats: Sequence[str], baseline: AuditResult | None, contradictions: Sequence[str]
+) -> dict[str, bytes]:
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"expected a report format out of {', '.join(FORMATS)}, found {name!r}")
     # Imported here so that `riskaudit --help` doesn't wait for matplotlib.
     from riskaudit.report.build import build_document, printable_result
-
     document = build_document(result, baseline, contradictions)
     files: dict[str, bytes] = {}
     for name in dict.fromkeys(formats):

@@ -28,6 +28,8 @@ def to_csv(result: AuditResult) -> bytes:
     header = ["id", "target", "class", "verdict", "status", "reason", "loss", "noise_std", "noise_target_rmse"]
     header += ["noise_status"]
     header += [f"{proxy}_{part}" for proxy in facts.proxy_ids for part in parts]
+    # Only where intervals leave ranks open: of exact values the column says nothing new.
+    header += ["ranks"] if facts.rank_ranges else []
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow([guarded(name) for name in header])
@@ -63,4 +65,6 @@ def _values(facts: Facts, row: SampleRow) -> list[str | float | None]:
             values += [None, None, None, "failed" if row.status == "failed" else "not_applicable"]
         else:
             values += [estimate.value, estimate.low, estimate.high, estimate.status]
+    if facts.rank_ranges:
+        values.append(" to ".join(map(str, facts.rank_ranges.get(row.id, ()))))
     return values

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from riskaudit.report.formatting import ascii_number, target_text
+from riskaudit.report.formatting import ascii_number, number, target_text
 from riskaudit.results import AuditResult, Estimate, ProxyInfo, Record, SampleRow, Status, Verdict
+from riskaudit.statistics.ranks import known_ends, position, rank_ranges
 
 R = TypeVar("R", bound=Record)
 
@@ -122,14 +123,56 @@ class Facts:
         return any(estimate.status == "bracketed" for _, estimate in self.estimates("revealed_fraction"))
 
     def cautious(self, proxy: str) -> list[float]:
-        """The riskier end of every estimate that has a value: what a claim of protection needs."""
+        """The riskier end of every estimate that has a value or an interval: what a claim of protection needs."""
         riskier = next((info.riskier for info in self.result.proxies if info.id == proxy), "higher")
         found = []
         for _, estimate in self.estimates(proxy):
             end = estimate.high if riskier == "higher" else estimate.low
             if estimate.value is not None:
                 found.append(estimate.value if end is None else end)
+            elif estimate.assessed and end is not None:
+                found.append(end)
         return found
+
+    def told(self, proxy: str, statistic: Callable[[list[float]], float], show: Callable[[float], str] = number) -> str:
+        """A statistic of the samples' values in words, as an interval where some samples have only intervals.
+
+        Args:
+            proxy: of which some sample has a value or an interval.
+            statistic: one that grows with each sample's number, as the median and the extremes do.
+            show: a number in words.
+        """
+        if not self.without_point(proxy):
+            return show(statistic(self.values(proxy)))
+        ends = [ends for _, estimate in self.estimates(proxy) if (ends := _ends(estimate)) is not None]
+        low, high = (statistic(list(one)) for one in zip(*ends, strict=True))
+        return f"{show(low)} to {show(high)}"
+
+    def without_point(self, proxy: str) -> int:
+        """How many samples have an interval that is too wide for a point value."""
+        return sum(estimate.value is None and estimate.assessed for _, estimate in self.estimates(proxy))
+
+    def known(self, proxy: str) -> int:
+        """How many samples have a value or an interval."""
+        return len(self.values(proxy)) + self.without_point(proxy)
+
+    @cached_property
+    def rank_ranges(self) -> dict[str, tuple[int, int]]:
+        """First and last rank that each sample may have, by id, where intervals leave ranks open; else nothing."""
+        proxy = self.ranking_proxy
+        if proxy is None:
+            return {}
+        ends = {row.id: one for row, estimate in self.estimates(proxy) if (one := known_ends(estimate)) is not None}
+        if all(low == high for low, high in ends.values()):
+            return {}
+        riskier = "higher" if proxy in _HIGHER_IS_RISKIER else "lower"
+        return dict(zip(ends, rank_ranges(list(ends.values()), riskier), strict=True))
+
+    @cached_property
+    def num_rivals(self) -> int:
+        """How many samples may be the most exposed, as far as intervals tell; 0 where that isn't open."""
+        rivals = sum(first == 1 for first, _ in self.rank_ranges.values())
+        return rivals if rivals > 1 else 0
 
     def values(self, proxy: str) -> list[float]:
         """All known values of a proxy, in the samples' order."""
@@ -158,7 +201,7 @@ class Facts:
     @cached_property
     def ranking_proxy(self) -> str | None:
         """The proxy that ranks the samples."""
-        return next((proxy for proxy in _RANKING if self.values(proxy)), None)
+        return next((proxy for proxy in _RANKING if self.known(proxy)), None)
 
     @cached_property
     def ranked(self) -> tuple[SampleRow, ...]:
@@ -169,8 +212,7 @@ class Facts:
         sign = -1.0 if proxy in _HIGHER_IS_RISKIER else 1.0
 
         def key(row: SampleRow) -> tuple[bool, float]:
-            estimate = row.proxies.get(proxy)
-            value = estimate.value if estimate else None
+            value = position(row.proxies.get(proxy), "higher" if proxy in _HIGHER_IS_RISKIER else "lower")
             return (value is None, sign * value if value is not None else 0.0)
 
         return tuple(sorted(self.result.samples, key=key))
@@ -260,6 +302,12 @@ class Facts:
         # Studies of the release as it was don't belong into the audit of another.
         words = _without_option(_without_option(self._command_words, option[0]), "--add-to")
         return shlex.join([*words, *option])
+
+
+def _ends(estimate: Estimate) -> tuple[float, float] | None:
+    """Ends for a statistic; a value that isn't reliable counts as it is shown."""
+    value = estimate.value
+    return known_ends(estimate) or (None if value is None else (value, value))
 
 
 def _without_option(words: list[str], option: str) -> list[str]:

@@ -131,21 +131,26 @@ def _row_labels(axes: Axes, labels: list[str]) -> None:
 def _draw_dots(axes: Axes, plot: DotPlot) -> None:
     few = len(plot.dots) <= _LABELLED_DOTS
     size = 28.0 if few else 8.0
-    for row, dot in enumerate(plot.dots):
-        if dot.low is not None or dot.high is not None:
-            low = dot.value if dot.low is None else dot.low
-            high = dot.value if dot.high is None else dot.high
+    bars = [
+        (row, dot.value if dot.low is None else dot.low, dot.value if dot.high is None else dot.high, dot.level)
+        for row, dot in enumerate(plot.dots)
+        if dot.low is not None or dot.high is not None
+    ]
+    for row, low, high, level in bars:
+        if low is not None and high is not None:
             axes.plot(
                 [low, high],
                 [row, row],
-                color=_colour(dot.level),
+                color=_colour(level),
                 linewidth=1.6 if few else 0.7,
                 alpha=0.75 if few else 0.5,
             )
     for level, marker in _MARKERS.items():
         for certain in (True, False):
             chosen = [
-                (dot.value, row) for row, dot in enumerate(plot.dots) if (dot.level, dot.certain) == (level, certain)
+                (dot.value, row)
+                for row, dot in enumerate(plot.dots)
+                if (dot.level, dot.certain) == (level, certain) and dot.value is not None
             ]
             if chosen:
                 axes.scatter(

@@ -160,6 +160,8 @@ def estimate_cell(estimate: Estimate | None, reason: str = "") -> Cell:
         return Cell("not applicable", detail=reason, tone="unknown")
     mark, word = STATUS_MARKS[estimate.status], STATUS_WORDS[estimate.status]
     detail = interval(estimate.low, estimate.high)
+    if estimate.value is None and estimate.assessed and estimate.low is not None and estimate.high is not None:
+        return Cell(detail, (estimate.low + estimate.high) / 2, mark, word)
     if estimate.value is None:
         shown = SHORT_STATUS[estimate.status] if estimate.status not in {"exact", "converged"} else "no value"
         return Cell(shown, detail=detail or reason, tone="unknown")

@@ -18,10 +18,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Dot:
-    """One sample: its value, interval where known, and verdict. Uncertain dots are drawn hollow."""
+    """One sample: its value and interval where known, and verdict. Uncertain dots are drawn hollow."""
 
     label: str
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     level: Level

@@ -14,7 +14,8 @@ from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
 from riskaudit.results.consistency import exclusive
 from riskaudit.results.verdicts import verdict_of
-from riskaudit.statistics.summaries import COMPARED, class_rows, inequalities
+from riskaudit.statistics.ranks import position
+from riskaudit.statistics.summaries import COMPARED, HIGHER_IS_RISKIER, class_rows, inequalities
 
 _EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
 _STRICTNESS = {"allow": 0, "warn": 1, "block": 2}
@@ -118,8 +119,9 @@ def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
 
 
 def _value(row: SampleRow | None, proxy: str) -> float | None:
-    estimate = None if row is None else row.proxies.get(proxy)
-    return None if estimate is None else estimate.value
+    return (
+        None if row is None else position(row.proxies.get(proxy), "higher" if proxy in HIGHER_IS_RISKIER else "lower")
+    )
 
 
 def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseNeed]:

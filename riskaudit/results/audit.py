@@ -224,7 +224,9 @@ class SampleRow(Record):
 class GroupStatistic(Record):
     """One proxy over one group of samples; ``low``/``high`` is a bootstrap interval of the mean.
 
-    The interval is ``None`` and ``note`` says so where there are too few samples.
+    The interval is ``None`` and ``note`` says so where there are too few samples. Where the samples' own numbers are
+    intervals, ``mean_low``/``mean_high`` is the interval that they leave for the mean, over all samples that have one,
+    with a point value or without.
     """
 
     mean: float
@@ -236,6 +238,8 @@ class GroupStatistic(Record):
     confidence: float | None = None
     num_samples: int | None = None
     note: str | None = None
+    mean_low: float | None = None
+    mean_high: float | None = None
 
 
 class ClassRow(Record):
@@ -280,7 +284,8 @@ class Fairness(Record):
 class NoiseCurvePoint(Record):
     """The posterior over all samples if the release carried Gaussian noise of this std instead.
 
-    Of intervals the extremes are the cautious ends, the means those of the values.
+    Of intervals the extremes are the cautious ends, the means those of the values; ``revealed_fraction_mean_low`` and
+    ``revealed_fraction_mean_high`` are then the means of the ends.
     """
 
     std: float
@@ -288,6 +293,8 @@ class NoiseCurvePoint(Record):
     revealed_fraction_max: float
     posterior_rmse_mean: float
     posterior_rmse_min: float
+    revealed_fraction_mean_low: float | None = None
+    revealed_fraction_mean_high: float | None = None
 
 
 class NoiseNeed(Record):

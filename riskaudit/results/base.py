@@ -22,7 +22,10 @@ class Record(BaseModel):
 
 
 class Estimate(Record):
-    """A number with what is known of it: an interval where one is known, and a status."""
+    """A number with what is known of it: an interval where one is known, and a status.
+
+    A "bracketed" one whose interval is too wide for a point value has none (`riskaudit.proxies.base.interval`).
+    """
 
     value: float | None
     low: float | None = None
@@ -33,6 +36,21 @@ class Estimate(Record):
     def reliable(self) -> float | None:
         """The value, where it may be relied on."""
         return self.value if self.status in RELIABLE else None
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The lower and the upper end of what may be relied on: the value, where it has no interval."""
+        if self.status not in RELIABLE:
+            return None, None
+        return (
+            self.value if self.low is None else self.low,
+            self.value if self.high is None else self.high,
+        )
+
+    @property
+    def assessed(self) -> bool:
+        """Whether a value or both ends of an interval may be relied on."""
+        return self.reliable is not None or None not in self.ends
 
 
 class SuccessProbability(Record):

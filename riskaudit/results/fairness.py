@@ -78,7 +78,7 @@ class GroupComparison(Record):
 
     ``epsilon_squared`` is the effect size of the Kruskal-Wallis test, 0 to 1. ``differs`` is None where nothing could
     be tested. ``groups`` stand with the most exposed median first. ``note`` says where the pairs could not have
-    differed, whatever their values.
+    differed, whatever their values, ``doubt`` where medians rest on intervals.
     """
 
     by: Literal["class", "group"]
@@ -89,6 +89,7 @@ class GroupComparison(Record):
     differs: bool | None = None
     pairs: list[GroupPair] = Field(default_factory=list)
     note: str | None = None
+    doubt: str | None = None
 
 
 class SampleExposure(Record):

@@ -15,9 +15,9 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
     """
     if not defended:
         return "high"
-    if estimate.reliable is None:
+    revealed = estimate.ends[1]
+    if revealed is None or not estimate.assessed:
         return "not_assessed"
-    revealed = estimate.reliable if estimate.high is None else estimate.high
     if revealed > thresholds.high:
         return "high"
     return "medium" if revealed >= thresholds.medium else "low"
@@ -25,9 +25,9 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
 
 def cautious(estimate: Estimate, calibrated: Estimate | None) -> Estimate:
     """The revealed fraction with the larger of its upper ends, certified and calibrated; 1 where one is unknown."""
-    if calibrated is None or estimate.value is None:
+    own = estimate.ends[1]
+    if calibrated is None or own is None:
         return estimate
-    own = estimate.value if estimate.high is None else estimate.high
     high = 1.0 if calibrated.high is None else calibrated.high
     return estimate.model_copy(update={"high": max(own, high)})
 

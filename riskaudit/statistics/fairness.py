@@ -40,6 +40,7 @@ from riskaudit.statistics.comparisons import epsilon_squared, least_p_value, pai
 from riskaudit.statistics.groups import FEWEST_SAMPLES, group_statistic, kruskal_wallis
 from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
+from riskaudit.statistics.ranks import known_ends, num_rivals
 from riskaudit.statistics.strongest import strongest
 
 Measure = Callable[[SampleRow], float | None]
@@ -77,7 +78,8 @@ def fairness(
     if attacked:
         measures[ATTACK_RMSE] = lambda row: attacked.get(row.id)
     rows = result.samples
-    errors = [value for row in rows if (value := measures["posterior_rmse"](row)) is not None]
+    # Where there is no point value the upper end, which makes the share of the average smaller.
+    errors = [value for row in rows if (value := _value_or_high(row.proxies.get("posterior_rmse"))) is not None]
     average = statistics.fmean(errors) if errors else None
     exposures = [_exposure(row, average, groups, attacked.get(row.id)) for row in rows]
     partitions: dict[Literal["class", "group"], dict[str, list[SampleRow]]] = {"class": _classes(result)}
@@ -111,6 +113,12 @@ def fairness(
 def reliable(estimate: Estimate | None) -> float | None:
     """A value that may be relied on."""
     return None if estimate is None else estimate.reliable
+
+
+def _value_or_high(estimate: Estimate | None) -> float | None:
+    if estimate is None or not estimate.assessed:
+        return None
+    return estimate.ends[1] if estimate.value is None else estimate.value
 
 
 def protection(row: SampleRow) -> float | None:
@@ -204,8 +212,19 @@ def _distribution(rows: Sequence[SampleRow], name: str, measure: Measure) -> Dis
         gini=gini(values),
         worst_tenth_share=top_share(values, 0.1, largest=riskier == "higher"),
         lorenz=[LorenzPoint(samples=samples, quantity=held) for samples, held in lorenz_curve(values)],
-        note="too few samples: one value can't be unequal" if len(values) == 1 else note,
+        note="too few samples: one value can't be unequal" if len(values) == 1 else note or _doubt(rows, name),
     )
+
+
+def _doubt(rows: Sequence[SampleRow], name: str) -> str | None:
+    """That the numbers rest on intervals, and how far these leave open which sample is the worst."""
+    ends = [one for row in rows if (one := known_ends(row.proxies.get(name))) is not None]
+    wide = sum(low < high for low, high in ends)
+    if not wide:
+        return None
+    rivals = num_rivals(ends, _RISKIER[name])
+    worst = f"; which of {rivals} samples is the worst can't be told" if rivals > 1 else ""
+    return f"{wide} of {len(ends)} values are estimates inside intervals{worst}"
 
 
 def _by_name(rows: Sequence[SampleRow], name: Callable[[SampleRow], str]) -> dict[str, list[SampleRow]]:
@@ -264,7 +283,23 @@ def _comparison(
         differs=any_difference if tested else None,
         pairs=sorted(pairs, key=lambda pair: (pair.p_adjusted, -abs(pair.effect))),
         note=f"so few samples can't tell {len(pairs)} pairs apart, whatever their values" if hopeless else None,
+        doubt=_doubt_of_groups(members, ordered, name),
     )
+
+
+def _doubt_of_groups(members: Mapping[str, Sequence[SampleRow]], ordered: Sequence[str], name: str) -> str | None:
+    """That medians rest on intervals, and how many groups may be the most exposed."""
+    spans = []
+    for group in ordered:
+        ends = [one for row in members[group] if (one := known_ends(row.proxies.get(name))) is not None]
+        if ends:
+            low, high = (statistics.median(one) for one in zip(*ends, strict=True))
+            spans.append((low, high))
+    if not any(low < high for low, high in spans):
+        return None
+    rivals = num_rivals(spans, _RISKIER[name])
+    first = f"; which of {rivals} has the most exposed median can't be told" if rivals > 1 else ""
+    return f"medians rest on intervals{first}"
 
 
 def _influence_link(rows: Sequence[SampleRow], exposures: Sequence[SampleExposure], seed: int) -> InfluenceLink:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from riskaudit.results import ClassRow, Fairness, Inequality, SampleRow
+from riskaudit.results import ClassRow, Fairness, GroupStatistic, Inequality, SampleRow
 from riskaudit.statistics.groups import group_statistic, kruskal_wallis
 from riskaudit.statistics.inequality import gini, max_min_ratio
+from riskaudit.statistics.ranks import known_ends, num_rivals, position
 
 COMPARED = ("revealed_fraction", "posterior_rmse")
 GROUP_CONFIDENCE = 0.95
@@ -35,12 +36,31 @@ def _values_by_class(rows: Sequence[SampleRow], proxy: str) -> dict[int, list[fl
     return dict(sorted(groups.items()))
 
 
+def _ends_by_class(rows: Sequence[SampleRow], proxy: str) -> dict[int, list[tuple[float, float]]]:
+    """Ends of a proxy per class number, of samples without a point value too; nothing where all values are exact."""
+    groups: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        ends = known_ends(row.proxies.get(proxy))
+        if isinstance(row.target, int) and ends is not None:
+            groups[row.target].append(ends)
+    return groups if any(low < high for found in groups.values() for low, high in found) else {}
+
+
+def _with_ends(statistic: GroupStatistic, ends: Sequence[tuple[float, float]]) -> GroupStatistic:
+    """The statistic with the interval of the mean that the samples' own intervals give."""
+    if not ends:
+        return statistic
+    low, high = (float(np.mean(one)) for one in zip(*ends, strict=True))
+    return statistic.model_copy(update={"mean_low": low, "mean_high": high})
+
+
 def class_rows(
     rows: Sequence[SampleRow], class_names: Sequence[str] | None, seed: int, proxies: Sequence[str] = COMPARED
 ) -> list[ClassRow]:
     """One row per class that occurs, with the statistics of each compared proxy that has values."""
     targets = sorted({row.target for row in rows if isinstance(row.target, int)})
     groups = {proxy: _values_by_class(rows, proxy) for proxy in proxies}
+    ends = {proxy: _ends_by_class(rows, proxy) for proxy in proxies}
     sizes = Counter(row.target for row in rows if isinstance(row.target, int))
     return [
         ClassRow(
@@ -48,7 +68,9 @@ def class_rows(
             name=class_names[target] if class_names is not None and 0 <= target < len(class_names) else str(target),
             num_samples=sizes[target],
             proxies={
-                proxy: group_statistic(values[target], confidence=GROUP_CONFIDENCE, seed=seed)
+                proxy: _with_ends(
+                    group_statistic(values[target], confidence=GROUP_CONFIDENCE, seed=seed), ends[proxy].get(target, ())
+                )
                 for proxy, values in groups.items()
                 if target in values
             },
@@ -63,21 +85,33 @@ def inequalities(rows: Sequence[SampleRow], proxies: Sequence[str] = COMPARED) -
 
 
 def _inequality(rows: Sequence[SampleRow], proxy: str) -> Inequality:
-    valued = [(value_of(row, proxy), row.id) for row in rows]
-    known = [(value, sample_id) for value, sample_id in valued if value is not None]
+    riskier = "higher" if proxy in HIGHER_IS_RISKIER else "lower"
+    sign = -1.0 if riskier == "higher" else 1.0
+    placed = [(position(row.proxies.get(proxy), riskier), row.id) for row in rows]
+    known = [(place, sample_id) for place, sample_id in placed if place is not None]
     if not known:
         return Inequality(note="no sample has a value")
-    sign = -1.0 if proxy in HIGHER_IS_RISKIER else 1.0
-    values = [value for value, _ in known]
-    groups = _values_by_class(rows, proxy)
-    means = {target: float(np.mean(members)) for target, members in groups.items()}
     # Sorting is stable, so equal values keep the order of the data.
     worst = sorted(known, key=lambda pair: sign * pair[0])[:NUM_WORST_SAMPLES]
+    values = [value for row in rows if (value := value_of(row, proxy)) is not None]
+    groups = _values_by_class(rows, proxy)
+    means = {target: float(np.mean(members)) for target, members in groups.items()}
     return Inequality(
-        gini=gini(values),
-        max_min_ratio=max_min_ratio(values),
+        gini=gini(values) if values else None,
+        max_min_ratio=max_min_ratio(values) if values else None,
         kruskal_wallis=kruskal_wallis(groups) if groups else None,
         worst_class=min(means, key=lambda target: sign * means[target]) if len(means) > 1 else None,
         worst_samples=[sample_id for _, sample_id in worst],
-        note=None if len(known) > 1 else "too few samples: one value can't be unequal",
+        note=_inequality_note(rows, proxy, riskier, len(known)),
     )
+
+
+def _inequality_note(rows: Sequence[SampleRow], proxy: str, riskier: str, num_known: int) -> str | None:
+    if num_known == 1:
+        return "too few samples: one value can't be unequal"
+    estimates = [row.proxies.get(proxy) for row in rows]
+    ends = [one for one in map(known_ends, estimates) if one is not None]
+    rivals = num_rivals(ends, riskier)
+    if rivals < 2 or not any(low < high for low, high in ends):
+        return None
+    return f"intervals overlap: which of {rivals} samples is the most exposed can't be told"

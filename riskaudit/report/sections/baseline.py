@@ -10,6 +10,7 @@ from riskaudit.report.document import Block, Callout, Cell, Column, Paragraph, S
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, estimate_cell, number, number_cell, short, signed
 from riskaudit.results import AuditResult, SampleRow
+from riskaudit.statistics.ranks import known_ends, overlaps
 
 _PROXIES = ("revealed_fraction", "posterior_rmse", "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
 _CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prior", "settings")
@@ -45,6 +46,9 @@ def _summary(now: Facts, before: Facts, matched: list[tuple[SampleRow, SampleRow
             f" The revealed fraction rose for {worse:,} of them and changed by {signed(statistics.fmean(deltas))} "
             "on average."
         )
+    doubtful = sum(_overlapping(*pair) for pair in matched)
+    if doubtful:
+        text += f" For {doubtful:,} of them the intervals overlap, so before and now can't be told apart."
     return Paragraph(text, brief=True)
 
 
@@ -53,6 +57,14 @@ def _delta(row: SampleRow, earlier: SampleRow, proxy: str) -> float | None:
     if now is None or before is None or now.value is None or before.value is None:
         return None
     return now.value - before.value
+
+
+def _overlapping(row: SampleRow, earlier: SampleRow) -> bool:
+    """Whether intervals leave open in which of two audits a sample revealed more."""
+    now, before = (known_ends(one.proxies.get("revealed_fraction")) for one in (row, earlier))
+    return (
+        now is not None and before is not None and (now[0] < now[1] or before[0] < before[1]) and overlaps(now, before)
+    )
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -109,12 +121,15 @@ def _sample_table(matched: list[tuple[SampleRow, SampleRow]]) -> Table:
     rows = []
     for row, earlier in matched:
         delta = _delta(row, earlier, "revealed_fraction")
+        doubt = "can't be told apart" if _overlapping(row, earlier) else ""
         rows.append(
             (
                 Cell(short(row.id)),
                 estimate_cell(earlier.proxies.get("revealed_fraction")),
                 estimate_cell(row.proxies.get("revealed_fraction")),
-                Cell("not applicable", tone="unknown") if delta is None else Cell(signed(delta), delta),
+                Cell(doubt or "not applicable", tone="unknown")
+                if delta is None
+                else Cell(signed(delta), delta, detail=doubt),
                 Cell(f"{earlier.verdict} → {row.verdict}".replace("_", " ")),
             )
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import (
@@ -15,8 +17,10 @@ from riskaudit.report.formatting import (
 from riskaudit.report.plots import Span, SpanPlot
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.results import ClassRow
+from riskaudit.statistics.ranks import overlaps
 
 _FIGURE_CLASSES = 20
+_INTERVALS_NOTE = "Below a mean: between which ends the samples' own intervals leave it."
 
 
 def class_blocks(facts: Facts) -> list[Block]:
@@ -60,6 +64,7 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
         and last.high is not None
         and (first.low > last.high or first.high < last.low)
     )
+    clear = clear and not means_overlap(rows[0], rows[-1], proxy)
     caveat = "" if clear else "; the intervals don't tell them apart" if bars else "; too few samples for intervals"
     spans = tuple(
         Span(short(row.name, 16), stat.mean, stat.low, stat.high, stat.min, stat.max)
@@ -86,6 +91,16 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
             f"Thin line: smallest to largest sample.{cut}"
         ),
     )
+
+
+def means_overlap(first: ClassRow, second: ClassRow, proxy: str = "revealed_fraction") -> bool:
+    """Whether the samples' intervals leave open which of two classes has the greater mean."""
+    one, other = first.proxies[proxy], second.proxies[proxy]
+    spans = [
+        (stat.mean if stat.mean_low is None else stat.mean_low, stat.mean if stat.mean_high is None else stat.mean_high)
+        for stat in (one, other)
+    ]
+    return (one.mean_low, other.mean_low) != (None, None) and overlaps(spans[0], spans[1])
 
 
 def _inside(title: str) -> str:
@@ -117,7 +132,7 @@ def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:
                 Cell(short(row.name)),
                 count_cell(row.num_samples),
                 count_cell(used),
-                number_cell(stat.mean),
+                replace(number_cell(stat.mean), detail=interval(stat.mean_low, stat.mean_high)),
                 Cell(interval(stat.low, stat.high) or missing, tone="plain" if stat.low is not None else "unknown"),
                 number_cell(stat.std, missing="too few samples"),
                 number_cell(stat.min),
@@ -129,5 +144,6 @@ def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:
         f"{facts.title(proxy)} per class, computed from the samples that have a value",
         columns,
         tuple(body),
+        note=_INTERVALS_NOTE if any(row.proxies[proxy].mean_low is not None for row in rows) else "",
         sortable=True,
     )

@@ -108,7 +108,7 @@ def _rows(study: AttackStudy, level: float, low: Callable[[SampleRow], float | N
     for sample in study.facts.result.samples:
         attacked, attack = study.best.get((level, sample.id), (None, None))
         predicted = study.predicted(level, sample.id)
-        if attacked is None and (predicted is None or predicted.value is None):
+        if attacked is None and (predicted is None or not (predicted.value is not None or predicted.assessed)):
             continue
         rows.append(_Row(sample.id, low(sample), predicted, attacked, attack, study.prior_only.get(sample.id)))
 

@@ -19,6 +19,7 @@ from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import (
     SHORT_STATUS,
     VERDICT_WORDS,
+    count,
     decibels,
     estimate_cell,
     number,
@@ -27,10 +28,13 @@ from riskaudit.report.formatting import (
     verdict_cell,
 )
 from riskaudit.report.images import safe_png
-from riskaudit.report.sections.classes import class_blocks
+from riskaudit.report.sections.classes import class_blocks, means_overlap
 from riskaudit.report.sections.fairness_study import fairness_study_blocks
 from riskaudit.results import Estimate, SampleRow
+from riskaudit.statistics.ranks import known_ends
 
+# Of the sample table and the pictures; a page with tens of thousands takes minutes to load.
+MOST_ROWS = 1000
 _PRINT_ROWS = 40
 _CUT_ABOVE = 200
 # More rows than this get a landscape page of their own in the PDF.
@@ -70,13 +74,16 @@ def exposed_section(facts: Facts) -> Section:
 
 def _average_paragraph(facts: Facts) -> Paragraph | None:
     values = facts.values("revealed_fraction")
-    if len(values) < 2:
+    if facts.known("revealed_fraction") < 2:
         return None
+    if facts.without_point("revealed_fraction"):
+        return _average_of_intervals(facts)
     mean, worst = statistics.fmean(values), max(values)
     over = sum(value > mean for value in values)
     text = (
         f"The mean revealed fraction is {number(mean)}; the most exposed sample stands at {number(worst)} "
         f"({number(worst / mean)} times the mean); {over:,} of {len(values):,} samples lie above the mean."
+        f"{' These are estimates inside intervals.' if facts.bracketed else ''}"
         if mean > 0
         else "No sample reveals anything: mean and maximum of the revealed fraction are 0."
     )
@@ -86,7 +93,8 @@ def _average_paragraph(facts: Facts) -> Paragraph | None:
         low, high = ordered[0], ordered[-1]
         text += (
             f" Class means run from {number(low.proxies['revealed_fraction'].mean)} (class {short(low.name)}) to "
-            f"{number(high.proxies['revealed_fraction'].mean)} (class {short(high.name)})."
+            f"{number(high.proxies['revealed_fraction'].mean)} (class {short(high.name)})"
+            f"{'; their intervals overlap, so these two can’t be told apart' if means_overlap(low, high) else ''}."
         )
     return Paragraph(text, lead="What the average hides.", brief=True)
 
@@ -106,16 +114,24 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
     )
 
 
+def _average_of_intervals(facts: Facts) -> Paragraph:
+    """What can be said where some intervals are too wide for a point value."""
+    text = (
+        f"The mean revealed fraction lies within {facts.told('revealed_fraction', statistics.fmean)}, that of the most "
+        f"exposed sample within {facts.told('revealed_fraction', max)}. "
+        f"{count(facts.without_point('revealed_fraction'), 'interval')} of {facts.known('revealed_fraction'):,} "
+        "are too wide for a point value."
+    )
+    return Paragraph(text, lead="What the average hides.", brief=True)
+
+
 def _undecided(facts: Facts) -> str:
     """How many samples may be the most exposed, where intervals leave that open."""
-    known = [one for _, one in facts.estimates("revealed_fraction") if one.value is not None]
-    least = max((one.value if one.low is None else one.low) or 0.0 for one in known)
-    rivals = sum(((one.value if one.high is None else one.high) or 0.0) >= least for one in known)
-    if rivals < 2 or not facts.bracketed:
+    if not facts.num_rivals:
         return ""
     return (
-        f" The intervals leave open which of {rivals:,} samples is the most exposed: samples whose intervals overlap "
-        "can't be ranked against each other."
+        f" The intervals leave open which of {facts.num_rivals:,} samples is the most exposed: samples whose intervals "
+        "overlap can't be ranked against each other, so each has a range of ranks."
     )
 
 
@@ -140,20 +156,30 @@ def sample_table(facts: Facts) -> Table:
         id="samples",
         caption=f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample",
         columns=columns,
-        rows=tuple(_sample_row(facts, row, shown) for row in facts.ranked),
+        rows=tuple(_sample_row(facts, row, shown) for row in facts.ranked[:MOST_ROWS]),
         sortable=True,
         layout="landscape" if facts.num_samples > _PORTRAIT_ROWS or reasons else "fitted",
         print_rows=cut,
         brief_rows=5,
         brief_columns=(0, 1, 2, 3, 4, 5, 7, len(columns) - 2),
         brief=True,
-        note=facts.reasons_note(("revealed_fraction", *shown)),
+        note=" ".join(filter(None, (facts.reasons_note(("revealed_fraction", *shown)), _left_out(facts)))),
+    )
+
+
+def _left_out(facts: Facts) -> str:
+    """What the table doesn't show of many samples, and where it is."""
+    if facts.num_samples <= MOST_ROWS:
+        return ""
+    return (
+        f"The {MOST_ROWS:,} most exposed of {facts.num_samples:,} samples; section 3 has the quantiles of all, "
+        "audit.json and samples.csv (--format json, --format csv) hold every row."
     )
 
 
 def _shown_proxies(facts: Facts) -> tuple[str, ...]:
     """The proxies of the sample table; without a spectrum the largest eigenvalue stands in."""
-    return _SHOWN if facts.values("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
+    return _SHOWN if facts.known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
 
 
 def _sample_row(facts: Facts, row: SampleRow, shown: tuple[str, ...]) -> tuple[Cell, ...]:
@@ -161,7 +187,7 @@ def _sample_row(facts: Facts, row: SampleRow, shown: tuple[str, ...]) -> tuple[C
     missing = "failed" if row.status == "failed" else ""
     status = Cell(SHORT_STATUS[row.status], detail=row.reason or "", tone="unknown" if row.reason else "plain")
     return (
-        Cell(short(row.id)),
+        Cell(short(row.id), detail=_ranks(facts, row)),
         Cell(facts.class_name(row)),
         verdict_cell(row.verdict),
         status,
@@ -174,6 +200,12 @@ def _sample_row(facts: Facts, row: SampleRow, shown: tuple[str, ...]) -> tuple[C
     )
 
 
+def _ranks(facts: Facts, row: SampleRow) -> str:
+    """The ranks that a sample may have, where intervals leave some open."""
+    first, last = facts.rank_ranges.get(row.id, (0, 0))
+    return "" if not last else f"rank {first:,}" if first == last else f"ranks {first:,} to {last:,}"
+
+
 def _sample_estimate(row: SampleRow, proxy: str) -> Cell:
     if proxy not in row.proxies and row.status == "failed":
         return Cell("failed", tone="unknown")
@@ -183,10 +215,16 @@ def _sample_estimate(row: SampleRow, proxy: str) -> Cell:
 def _derived(revealed: Estimate | None, which: int, facts: Facts, missing: str) -> Cell:
     """Decibels (0) or effective dimension (1), which inherit the status of the revealed fraction."""
     base = estimate_cell(revealed)
-    if revealed is None or revealed.value is None:
+
+    def shown(value: float) -> str:
+        return decibels(value).removesuffix("\u00a0dB") if which == 0 else number(value * facts.dimension)
+
+    if revealed is not None and revealed.value is not None:
+        return Cell(shown(revealed.value), revealed.value, base.mark, base.word)
+    ends = known_ends(revealed)
+    if ends is None:
         return Cell(missing or base.text, tone="unknown")
-    text = decibels(revealed.value).removesuffix("\u00a0dB") if which == 0 else number(revealed.value * facts.dimension)
-    return Cell(text, revealed.value, base.mark, base.word)
+    return Cell(f"{shown(ends[0])} to {shown(ends[1])}", base.sort, base.mark, base.word)
 
 
 def _noise_cell(row: SampleRow) -> Cell:
@@ -199,6 +237,6 @@ def _noise_cell(row: SampleRow) -> Cell:
 def _pictures(facts: Facts) -> tuple[Picture, ...]:
     return tuple(
         Picture(short(row.id), safe_png(row.image_png), f"class {facts.class_name(row)}, {VERDICT_WORDS[row.verdict]}")
-        for row in facts.ranked
+        for row in facts.ranked[:MOST_ROWS]
         if row.image_png is not None
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from riskaudit.report.document import Block, Cell, Column, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import SHORT_STATUS, count_cell, interval, number, number_cell, short, signed
+from riskaudit.report.formatting import SHORT_STATUS, count_cell, interval, number, number_cell, sentence, short, signed
 from riskaudit.results import ATTACK_RMSE, FairnessStudy, GroupComparison, GroupPair
 
 _PRINTED_PAIRS = 6
@@ -38,6 +38,8 @@ def comparison_blocks(facts: Facts, study: FairnessStudy, by: str) -> list[Block
         )
     lead = f"Do {noun} differ?"
     text = " ".join(_verdict(facts, one, noun) for one in _apart(known))
+    if head.doubt:
+        text = f"{text} {sentence(head.doubt)}"
     blocks.append(Paragraph(text, lead=lead))
     differing = [pair for pair in head.pairs if pair.differs]
     if differing:
@@ -139,7 +141,8 @@ def _magnitude(effect: float) -> str:
 def _groups(facts: Facts, one: GroupComparison) -> Table:
     title = _inside(measure_title(facts, one.measure))
     first = one.groups[0]
-    finding = f"Group {short(first.name, 24)} is the most exposed: median {title} " + (
+    lead = "has the most exposed estimate" if one.doubt else "is the most exposed"
+    finding = f"Group {short(first.name, 24)} {lead}: median {title} " + (
         number(first.median) if first.median is not None else "unknown"
     )
     return Table(

@@ -10,7 +10,11 @@ from riskaudit.report.facts import Facts, median, quantile
 from riskaudit.report.formatting import count, decibels, given, number, number_cell, percent, sentence, short, tally
 from riskaudit.report.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
+from riskaudit.statistics.ranks import position
 
+_Ranked = tuple[float, SampleRow]
+# More dots than this can't be told apart, and drawing them takes long.
+MOST_DOTS = 1000
 _SHARES = (
     (0.0, "Minimum"),
     (0.1, "10 %"),
@@ -26,7 +30,7 @@ def leaks_section(facts: Facts) -> Section:
     """Distributions of the two headline proxies, or why there are none."""
     blocks: list[Block] = [Paragraph(_how_to_read(facts))]
     for proxy in ("revealed_fraction", "posterior_rmse"):
-        if facts.values(proxy):
+        if facts.known(proxy):
             blocks.append(revealed_figure(facts) if proxy == "revealed_fraction" else rmse_figure(facts))
         else:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
@@ -34,7 +38,7 @@ def leaks_section(facts: Facts) -> Section:
             blocks.append(Callout(title, (f"{sentence(reason)} This is not a finding of safety.",), "unknown"))
     if any(_success_of(facts).values()):
         blocks.append(success_figure(facts))
-    if not facts.values("revealed_fraction"):
+    if not facts.known("revealed_fraction"):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
 
@@ -62,41 +66,51 @@ def thresholds(facts: Facts) -> tuple[Reference, ...]:
 
 
 def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tuple[Dot, ...]:
-    known: list[tuple[float, SampleRow]] = []
-    for row, estimate in facts.estimates(proxy):
-        if estimate.value is not None:
-            known.append((estimate.value, row))
+    riskier = "higher" if order == "falling" else "lower"
+    known = [(place, row) for row, one in facts.estimates(proxy) if (place := position(one, riskier)) is not None]
     known.sort(key=lambda pair: pair[0], reverse=order == "falling")
     return tuple(
         Dot(
             short(row.id, 14),
-            value,
+            row.proxies[proxy].value,
             row.proxies[proxy].low,
             row.proxies[proxy].high,
             row.verdict,
             row.proxies[proxy].status in RELIABLE,
         )
-        for value, row in known
+        for _, row in _evenly(known, MOST_DOTS)
     )
+
+
+def _evenly(ranked: list[_Ranked], most: int) -> list[_Ranked]:
+    """At most so many of a ranked list, spread evenly over the ranks, the first and the last among them."""
+    last = len(ranked) - 1
+    if last < most:
+        return ranked
+    return [ranked[round(place * last / (most - 1))] for place in range(most)]
 
 
 def revealed_figure(facts: Facts) -> Figure:
     """Every sample's revealed fraction against the verdict levels."""
-    values = facts.values("revealed_fraction")
+    number_of = facts.known("revealed_fraction")
     high = facts.result.settings.thresholds.high
     cautious = facts.cautious("revealed_fraction")
     over = sum(value > high for value in cautious)
     lies = ("may lie" if facts.bracketed else "lies" if over == 1 else "lie") + " above"
     dots = _dots(facts, "revealed_fraction", "falling")
+    wide = facts.without_point("revealed_fraction")
+    largest = facts.told("revealed_fraction", max)
+    largest = largest if wide else _at_most(max(facts.values("revealed_fraction")), max(cautious))
     return Figure(
         id="revealed",
         title=(
-            f"{over:,} of {count(len(values), 'sample')} with a value {lies} the high level of {given(high)}; "
-            f"the median is {number(median(values))} and the largest {_at_most(max(values), max(cautious))}"
+            f"{over:,} of {count(number_of, 'sample')} with a value{' or an interval' * bool(wide)} {lies} the high "
+            f"level of {given(high)}; the median is {facts.told('revealed_fraction', median)} and the largest {largest}"
         ),
         alt=(
-            f"Dot plot of the revealed fraction of {count(len(values), 'sample')}, largest on top, from "
-            f"{number(min(values))} to {number(max(values))}, with lines at the medium and high levels."
+            f"Dot plot of the revealed fraction of {count(number_of, 'sample')}, largest on top, from "
+            f"{facts.told('revealed_fraction', min)} to {facts.told('revealed_fraction', max)}, "
+            "with lines at the medium and high levels."
         ),
         plot=DotPlot("revealed fraction (0 = nothing, 1 = all)", dots, thresholds(facts), (0.0, 1.0)),
         table=_distribution_table(
@@ -108,7 +122,8 @@ def revealed_figure(facts: Facts) -> Figure:
 
 def rmse_figure(facts: Facts) -> Figure:
     """Every sample's posterior RMSE against a guess from the prior."""
-    values = facts.values("posterior_rmse")
+    number_of = facts.known("posterior_rmse")
+    most = max(end for _, one in facts.estimates("posterior_rmse") for end in (one.value, one.high) if end is not None)
     guess = facts.result.prior.std
     dots = _dots(facts, "posterior_rmse", "rising")
     least = min(facts.cautious("posterior_rmse"))
@@ -121,14 +136,15 @@ def rmse_figure(facts: Facts) -> Figure:
             f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
         ),
         alt=(
-            f"Dot plot of the posterior RMSE of {count(len(values), 'sample')}, smallest on top, from "
-            f"{number(min(values))} to {number(max(values))}; a line marks the prior's {number(guess)}."
+            f"Dot plot of the posterior RMSE of {count(number_of, 'sample')}, smallest on top, from "
+            f"{facts.told('posterior_rmse', min)} to {facts.told('posterior_rmse', max)}; "
+            f"a line marks the prior's {number(guess)}."
         ),
         plot=DotPlot(
             "posterior RMSE per coordinate (data units)",
             dots,
             (Reference(guess, f"guess from the prior: {number(guess)}"),),
-            (0.0, 1.08 * max(guess, *values)),
+            (0.0, 1.08 * max(guess, most)),
         ),
         table=_distribution_table(
             facts, ("posterior_rmse",), "rmse-distribution", "Distribution of the posterior RMSE"
@@ -158,7 +174,7 @@ def success_figure(facts: Facts) -> Figure:
     found = _success_of(facts)
     means = {tolerance: _mean([_cautious(one) for _, one in known]) for tolerance, known in found.items()}
     # Where several are certain, the one that reveals most.
-    revealed = {row.id: estimate.value or 0.0 for row, estimate in facts.estimates("revealed_fraction")}
+    revealed = {row.id: position(estimate, "higher") or 0.0 for row, estimate in facts.estimates("revealed_fraction")}
     worst = {
         tolerance: max(known, key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0].id, 0.0)))
         for tolerance, known in found.items()
@@ -250,24 +266,35 @@ def _at_most(value: float, end: float) -> str:
 
 def _figure_caption(facts: Facts, proxy: str) -> str:
     statuses = facts.statuses(proxy)
-    missing = facts.num_samples - len(facts.values(proxy))
+    drawn = facts.known(proxy)
+    missing = facts.num_samples - drawn
     gap = f" {count(missing, 'sample')} without a value {'is' if missing == 1 else 'are'} not drawn." if missing else ""
     intervals = any(estimate.low is not None for _, estimate in facts.estimates(proxy))
     confidence = facts.result.settings.confidence
     sure = f", which hold for all samples together with a confidence of {given(confidence)}" if confidence else ""
     bars = f" Bars are the intervals of the estimates{sure}." if intervals else ""
+    if facts.without_point(proxy):
+        bars += " Where an interval is too wide for a point value there is only its bar."
+    if drawn > MOST_DOTS:
+        bars += f" {MOST_DOTS:,} of {drawn:,} samples are drawn, spread evenly over the ranks."
     hollow = " Hollow marks did not converge." if "not_converged" in statuses else ""
     if not facts.result.release.defended:
         gap += " All at the reference noise: without it, assume full disclosure."
     return f"Symbols: ▲ high, ◆ medium, ● low. Status: {tally(statuses)}.{bars}{hollow}{gap}"
 
 
+def _quantile_cell(facts: Facts, proxy: str, share: float) -> Cell:
+    if facts.without_point(proxy):
+        return Cell(facts.told(proxy, lambda values: quantile(values, share)))
+    return number_cell(quantile(facts.values(proxy), share))
+
+
 def _distribution_table(facts: Facts, proxies: Sequence[str], table_id: str, caption: str) -> Table:
     rows = []
     for proxy in proxies:
-        values = facts.values(proxy)
         cells = [
-            number_cell(quantile(values, share)) if values else Cell("no value", tone="unknown") for share, _ in _SHARES
+            _quantile_cell(facts, proxy, share) if facts.known(proxy) else Cell("no value", tone="unknown")
+            for share, _ in _SHARES
         ]
         rows.append((Cell(facts.title(proxy)), *cells, Cell(tally(facts.statuses(proxy)))))
     columns = (Column("Proxy"), *(Column(title, True) for _, title in _SHARES), Column("Status of the samples"))

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 from riskaudit.report.document import Block, Callout, Cell, Column, Figure, Paragraph, Section, Snippet, Table
 from riskaudit.report.facts import Facts, median
-from riskaudit.report.formatting import count, estimate_cell, given, number, number_cell, percent, short, tally
+from riskaudit.report.formatting import (
+    count,
+    estimate_cell,
+    given,
+    interval,
+    number,
+    number_cell,
+    percent,
+    short,
+    tally,
+)
 from riskaudit.report.plots import Curve, CurvePlot, Reference
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.noise_shapes import shaping_blocks
 from riskaudit.results import Estimate, NoiseCurvePoint
+
+_ON_INTERVALS = (
+    " The numbers rest on intervals: the largest ones are upper ends, the means estimates whose own interval the table "
+    "gives."
+)
 
 
 def protect_section(facts: Facts) -> Section:
@@ -160,13 +176,14 @@ def noise_figure(facts: Facts) -> Figure:
             (0.0, 1.0),
         ),
         table=_curve_table(points),
-        caption="If the release carried Gaussian noise of this standard deviation instead of its own.",
+        caption="If the release carried Gaussian noise of this standard deviation instead of its own."
+        + (_ON_INTERVALS if any(point.revealed_fraction_mean_low is not None for point in points) else ""),
     )
 
 
 def _who(facts: Facts) -> str:
     """Whom the noise curve speaks for: samples without a value are not in it."""
-    known = len(facts.values("revealed_fraction"))
+    known = facts.known("revealed_fraction")
     return "every sample" if known == facts.num_samples else f"the {count(known, 'sample')} with a value"
 
 
@@ -193,15 +210,15 @@ def _curve_table(points: list[NoiseCurvePoint]) -> Table:
         Column("Posterior RMSE, smallest", True),
     )
     rows = tuple(
-        tuple(
-            number_cell(value)
-            for value in (
-                point.std,
-                point.revealed_fraction_mean,
-                point.revealed_fraction_max,
-                point.posterior_rmse_mean,
-                point.posterior_rmse_min,
-            )
+        (
+            number_cell(point.std),
+            replace(
+                number_cell(point.revealed_fraction_mean),
+                detail=interval(point.revealed_fraction_mean_low, point.revealed_fraction_mean_high),
+            ),
+            number_cell(point.revealed_fraction_max),
+            number_cell(point.posterior_rmse_mean),
+            number_cell(point.posterior_rmse_min),
         )
         for point in points
     )

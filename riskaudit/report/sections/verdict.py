@@ -83,16 +83,17 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
 
 
 def _leak_sentence(facts: Facts) -> str:
-    values = facts.values("revealed_fraction")
-    if not values:
+    known = facts.known("revealed_fraction")
+    if not known:
         reason = facts.reason("revealed_fraction")
         because = f" ({reason.rstrip('.')})" if reason else ""
         return f"The revealed fraction has no value for any sample{because}."
-    spread = f"the median sample gives away {percent(median(values))} of its input and the most exposed one "
-    text = f"{percent(max(values))}" if len(values) > 1 else f"The sample gives away {percent(values[0])} of its input"
+    middle, worst = (facts.told("revealed_fraction", one, percent) for one in (median, max))
+    spread = f"the median sample gives away {middle} of its input and the most exposed one "
+    text = worst if known > 1 else f"The sample gives away {worst} of its input"
     most = max(facts.cautious("revealed_fraction"))
-    text += f" (at most {percent(most)})" if facts.bracketed else ""
-    start = spread + text if len(values) > 1 else text
+    text += f" (at most {percent(most)})" if facts.bracketed and not facts.without_point("revealed_fraction") else ""
+    start = spread + text if known > 1 else text
     if not facts.result.release.defended:
         start = f"at the reference noise, which is not in the release, {start[0].lower()}{start[1:]}"
     return sentence(f"{start} to the attacker described in section 2")
@@ -110,12 +111,12 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
         ("revealed_fraction", max, "Revealed fraction"),
         ("posterior_rmse", min, "Posterior RMSE"),
     ):
-        values = facts.values(proxy)
-        if values:
+        if facts.known(proxy):
             end = worst(facts.cautious(proxy))
             bound = f", {'at most' if worst is max else 'at least'} {number(end)}" if facts.bracketed else ""
             statuses = tally(facts.statuses(proxy))
-            shown = f"median {number(median(values))}, worst {number(worst(values))}{bound} ({statuses})"
+            bound = "" if facts.without_point(proxy) else bound
+            shown = f"median {facts.told(proxy, median)}, worst {facts.told(proxy, worst)}{bound} ({statuses})"
         else:
             shown = f"no value ({tally(facts.statuses(proxy))})"
         rows.append((label, shown))
