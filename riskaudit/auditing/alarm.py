@@ -5,24 +5,56 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# Beyond this factor of ln C a model is surer of wrong classes than untrained ones get, which are at ln C.
+from torch.nn import CrossEntropyLoss
+from torch.nn.functional import cross_entropy
+
+from riskaudit.inputs import Loss
+
+# Untrained models come to ln C give or take what their random outputs add; trained ones lie far below this share of it.
+GUESSING = 0.95
+# Beyond this factor of ln C a model is surer of wrong classes than untrained ones get.
 FAR = 1.5
+# Losses of held-out data are above those of training, seldom so many times and by so much.
+MOST_OF_TRAINING, LEAST_EXCESS = 3.0, 0.5
 
 
-def loss_alarm(losses: Sequence[float], classes: int) -> list[str]:
-    """A sentence about the mean cross-entropy of samples, where it is far above that of guessing.
+def is_cross_entropy(loss: Loss) -> bool:
+    """Whether guessing among C classes costs ln C."""
+    return loss.name == "cross-entropy" or loss.function is cross_entropy or isinstance(loss.function, CrossEntropyLoss)
+
+
+def loss_alarm(losses: Sequence[float], classes: int | None, training_loss: float | None = None) -> list[str]:
+    """Sentences about the mean loss of samples, where it is at or above that of guessing or far above training's.
 
     Args:
         losses: of the samples; those that aren't finite are left out.
-        classes: C, that the model tells apart.
+        classes: C, that the model tells apart by cross-entropy of class numbers; None with any other loss.
+        training_loss: that the checkpoint's file names.
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
-    if classes < 2 or not finite:
+    if not finite:
         return []
-    mean, chance = sum(finite) / len(finite), math.log(classes)
-    if mean < FAR * chance:
+    mean = sum(finite) / len(finite)
+    found = [] if classes is None or classes < 2 else _against_guessing(mean, classes)
+    if training_loss is not None and mean > max(MOST_OF_TRAINING * training_loss, training_loss + LEAST_EXCESS):
+        found.append(
+            f"the mean loss of the samples is {mean:.3g}, far above the {training_loss:.3g} that the checkpoint's file "
+            "names: check labels, normalisation and architecture, or the numbers are of another model"
+        )
+    return found
+
+
+def _against_guessing(mean: float, classes: int) -> list[str]:
+    chance = math.log(classes)
+    if mean < GUESSING * chance:
         return []
+    if mean >= FAR * chance:
+        return [
+            f"ALARM: the mean loss of the samples is {mean:.3g}, far above that of guessing among {classes} classes "
+            f"({chance:.3g}): check labels, normalisation and architecture, or the numbers are of another model"
+        ]
     return [
-        f"ALARM: the mean loss of the samples is {mean:.3g}, far above that of guessing among {classes} classes "
-        f"({chance:.3g}): check labels, normalisation and architecture, or the numbers are of another model"
+        f"the mean loss of the samples is {mean:.3g}, no better than guessing among {classes} classes ({chance:.3g}): "
+        "the model is untrained, or these aren't the labels, the normalisation or the activations that it was trained "
+        "with; the numbers hold for the model as it is given"
     ]

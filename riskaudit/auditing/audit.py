@@ -16,7 +16,7 @@ import scipy
 import torch
 from torch import nn
 
-from riskaudit.auditing.alarm import loss_alarm
+from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, refuse_if_all_failed
 from riskaudit.auditing.notes import separate_note, threat_model, warnings_of
@@ -157,12 +157,13 @@ def audit_victim(
 
 @torch.no_grad()
 def _alarm(victim: Victim, done: BatchRows) -> list[str]:
-    """What the samples' mean loss says of the model, where it is a cross-entropy of class numbers."""
-    if victim.loss.name != "cross-entropy" or victim.samples.targets.is_floating_point():
-        return []
-    outputs = victim.release.run(victim.release.parameters, victim.batch([0]).inputs)
+    """What the samples' mean loss says of the model."""
+    classes = None
+    if is_cross_entropy(victim.loss) and not victim.samples.targets.is_floating_point():
+        outputs = victim.release.run(victim.release.parameters, victim.batch([0]).inputs)
+        classes = outputs.shape[1] if outputs.ndim > 1 else None
     losses = [row.loss for row in done.rows if isinstance(row.loss, float)]
-    return loss_alarm(losses, outputs.shape[1] if outputs.ndim > 1 else 0)
+    return loss_alarm(losses, classes, victim.checkpoint.training_loss)
 
 
 def _settings(settings: AuditSettings | None, options: dict[str, object]) -> AuditSettings:

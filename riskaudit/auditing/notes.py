@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from riskaudit.auditing.settings import AuditSettings
@@ -15,6 +16,8 @@ from riskaudit.results.verdicts import HEADLINE
 MAX_SCALE_RATIO = 10
 # Samples that are copies of one another are named up to so many, else counted.
 MAX_NAMED = 12
+# Samples on which unused parameters are looked for.
+TRIED = 4
 
 
 def threat_model(model: nn.Module) -> ThreatModel:
@@ -33,7 +36,8 @@ def warnings_of(
     checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
-    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples), *_model_notes(checkpoint.model)]
+    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples)]
+    warnings += _model_notes(checkpoint.model, release, samples)
     if checkpoint.assumed is not None:
         warnings.append(
             f"the architecture {checkpoint.architecture} was recognised from the weights, which don't show all of it "
@@ -62,7 +66,7 @@ def warnings_of(
     return [*warnings, *_duplicate_warning(samples)]
 
 
-def _model_notes(model: nn.Module) -> list[str]:
+def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[str]:
     """What of the model doesn't act as in training, or isn't sent."""
     notes = []
     dropout = [name for name, layer in model.named_modules() if _drops(layer)]
@@ -73,9 +77,27 @@ def _model_notes(model: nn.Module) -> list[str]:
         )
     sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
     total, sent = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
-    if sent < total:
-        notes.append(f"{sent:,} of {total:,} parameters are sent: the others are frozen")
+    unused = sum(release.parameters[name].numel() for name in _unused(release, samples))
+    if sent - unused < total:
+        others = [*(["frozen"] if sent < total else []), *([f"unused ({unused:,} without gradient)"] if unused else [])]
+        notes.append(f"{sent - unused:,} of {total:,} parameters are sent: the others are {' or '.join(others)}")
     return notes
+
+
+def _unused(release: Release, samples: Samples) -> set[str]:
+    """Names of trainable parameters that no gradient of the first samples reaches."""
+    unused = set(release.parameters)
+    for place in range(min(len(samples), TRIED)):
+        inputs = samples.inputs[place : place + 1].to(device=release.device, dtype=release.dtype)
+        targets = samples.targets[place : place + 1].to(release.device)
+        parameters = {name: value.detach().clone().requires_grad_() for name, value in release.parameters.items()}
+        with torch.enable_grad():
+            loss = release.loss(release.run(parameters, inputs), targets)
+        gradients = torch.autograd.grad(loss.sum(), list(parameters.values()), allow_unused=True)
+        unused -= {name for name, one in zip(parameters, gradients, strict=True) if one is not None}
+        if not unused:
+            break
+    return unused
 
 
 def _drops(layer: nn.Module) -> bool:

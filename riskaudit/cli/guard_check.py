@@ -155,6 +155,8 @@ def _print(cost: ReviewCost, policy: Policy) -> None:
     """What was measured, and what to do with it."""
     actions = ", ".join(f"{count} {action}" for action, count in sorted(cost.actions.items()))
     typer.echo(f"reviews of {cost.batch_size} samples: {actions}")
+    for warning in cost.warnings:
+        typer.echo(f"warning of a review: {warning}")
     typer.echo(
         f"one review: {cost.review_seconds:.3g} s, {cost.gradients:.3g} gradients of the batch "
         f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s"

@@ -79,6 +79,7 @@ class Assessment:
         labels: the same for samples that are one person's; none has a twin where empty.
         shares: by place, of the sample's gradient in what leaves; None where that is one over their number.
         evidence: for and against the derivative, by place.
+        warnings: of the whole batch that was assessed, for the decision.
     """
 
     batch: Batch
@@ -91,6 +92,7 @@ class Assessment:
     labels: list[int] = field(default_factory=list)
     shares: list[float] | None = None
     evidence: dict[int, Evidence] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._by_label: dict[int, list[int]] = {}
@@ -194,6 +196,7 @@ class Assessment:
             [self.labels[place] for place in places] if self.labels else [],
             None if self.shares is None else [self.shares[place] for place in places],
             {new: self.evidence[old] for new, old in enumerate(places) if old in self.evidence},
+            self.warnings,
         )
 
 

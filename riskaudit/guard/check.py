@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class ReviewCost:
         products: with H, per sample and review.
         epoch_batches: in a local epoch over the data given.
         actions: what became of the batches, by decision.
+        warnings: of the first review that has any.
     """
 
     batch_size: int
@@ -43,6 +44,7 @@ class ReviewCost:
     products: float
     epoch_batches: int
     actions: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def gradients(self) -> float:
@@ -78,6 +80,7 @@ def review_cost(
         raise SettingsError(f"expected a batch size between 1 and the {len(samples)} samples given, found {batch_size}")
     reviews, gradients, products = [], [], []
     actions: dict[str, int] = {}
+    warnings: list[str] = []
     for number in range(repeats + 1):
         places = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
         batch = samples.inputs[places], samples.targets[places]
@@ -86,6 +89,7 @@ def review_cost(
         started = time.perf_counter()
         decision = guard.review(batch, update, local_steps=1)
         reviews.append(time.perf_counter() - started)
+        warnings = warnings or decision.warnings
         products.append(decision.products / batch_size)
         actions[decision.action] = actions.get(decision.action, 0) + 1
         if progress is not None:
@@ -93,7 +97,7 @@ def review_cost(
     first, *rest = reviews
     return ReviewCost(
         batch_size, statistics.median(rest), max(rest), first, statistics.median(gradients[1:]),
-        statistics.median(products), max(1, len(samples) // batch_size), actions,
+        statistics.median(products), max(1, len(samples) // batch_size), actions, warnings,
     )  # fmt: skip
 
 

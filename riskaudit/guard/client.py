@@ -18,6 +18,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.credibility import check_code
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
@@ -245,6 +246,17 @@ class Client:
             )
         mean = 1 / len(batch)
         return None if alike and abs(float(found[0]) - mean) <= SAME_SHARE * mean else found.abs().tolist()
+
+    @torch.no_grad()
+    def loss_warnings(self, batch: Batch) -> list[str]:
+        """What the batch's mean loss says of the model, where it is a cross-entropy of class numbers."""
+        if not is_cross_entropy(self.loss) or batch.targets.is_floating_point():
+            return []
+        release = self._current
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs = release.run(release.parameters, batch.inputs)
+        losses: list[float] = sample_losses(self.loss, outputs, batch.targets).tolist()
+        return loss_alarm(losses, outputs.shape[1] if outputs.ndim > 1 else None)
 
     def undetected(self, mean: Tensor) -> float:
         """How large a deviation from ``mean`` [P] the comparison of an update may miss, relative to its norm.

@@ -51,6 +51,8 @@ class Decision:
         update_digest: SHA-256 of ``update``; empty when blocked.
         seconds: that the review took.
         products: products with H that it took, over all samples.
+        warnings: sentences without any private input about what the numbers rest on, such as losses no better than
+            guessing; they change no action.
     """
 
     action: Action
@@ -64,6 +66,7 @@ class Decision:
     update_digest: str = ""
     seconds: float = 0.0
     products: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def allowed(self) -> bool:

@@ -159,14 +159,16 @@ class Guard:
         self._rounds += 1
         number = self._rounds if round is None else round
         snapshot: Snapshot | None = None
+        warnings: list[str] = []
         try:
             snapshot = self.client.refresh()
             self._refuse_tampering()
-            decision = self._review(batch, update, ids, started, assessed, snapshot, local_steps)
+            decision = self._review(batch, update, ids, started, assessed, snapshot, local_steps, warnings)
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             decision = self._failed(update, error, snapshot)
-        return self._issued(replace(decision, round=number, seconds=time.monotonic() - started), snapshot)
+        seconds = time.monotonic() - started
+        return self._issued(replace(decision, round=number, seconds=seconds, warnings=warnings), snapshot)
 
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
         """Look at the model's layers before the first round, which would pay for it otherwise.
@@ -278,7 +280,7 @@ class Guard:
 
     def _review(
         self, given: Batch | Sequence[Any], update_given: UpdateLike, names: Sequence[object] | None, started: float,
-        assessed: Assessed | None, snapshot: Snapshot, local_steps: int | None,
+        assessed: Assessed | None, snapshot: Snapshot, local_steps: int | None, warnings: list[str],
     ) -> Decision:  # fmt: skip
         policy, client, end = self.policy, self.client, self._end(started)
         inputs, targets = check_batch(given)
@@ -292,6 +294,7 @@ class Guard:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
+        warnings += client.loss_warnings(batch)
         unproven = self._unproven_step(mean, local_steps)
         if unproven is not None:
             # Nothing may leave; the numbers of one step are worked out all the same, for whoever reads the decision.
@@ -310,6 +313,7 @@ class Guard:
             found = None if known is None or attempt or not _current(known, ids, accounts) else replace(known, ids=ids)
             work = Review(batch, ids, groups, accounts, client, self._exact, self.prior, policy, end, found, labels)
             outcome = work.decide(vector, mean)
+            warnings += [text for text in work.warnings if text not in warnings]
             if assessed is not None and binding is not None and assessed.action == "sanitise":
                 outcome = _after_dropping(outcome, assessed.reasons, total - len(binding.kept))
             if unproven is not None:
@@ -476,6 +480,7 @@ class Guard:
             "round": decision.round,
             "decision": decision.action,
             "reasons": decision.reasons,
+            "warnings": decision.warnings,
             "limits": self.policy.limits,
             "release": self.release,
             "prior": self.prior.info().model_dump(mode="json", exclude_none=True),

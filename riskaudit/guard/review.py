@@ -21,7 +21,7 @@ from riskaudit.guard.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
 from riskaudit.priors import Prior
-from riskaudit.priors.contradiction import odd_samples
+from riskaudit.priors.contradiction import odd_note, odd_samples
 from riskaudit.release import Batch
 
 # Confidence of what is said about samples that were not drawn.
@@ -96,6 +96,8 @@ class Review:
         # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
         self.look_failure = failure / (4 + len(FURTHER_LOOKS))
         self.labels = labels or []
+        # Sentences for the decision that change no action.
+        self.warnings: list[str] = [] if found is None else found.warnings
         self._found = found
 
     def decide(self, vector: Tensor | None, mean: Tensor | None) -> Outcome:
@@ -197,11 +199,13 @@ class Review:
         if self._found is not None and client is self.client:
             return self._found
         advice = "give the guard a prior (prior or prior_std) of data like these"
-        odd_samples(self.prior, self.batch.inputs, self.batch.targets, advice)
+        odd = odd_samples(self.prior, self.batch.inputs, self.batch.targets, advice)
+        self.warnings = odd_note(self.ids, odd)
         assessor = Assessor(client, self.prior, self.policy, self.accounts is not None)
         found = assessor.quick(
             self.batch, self.ids, self.groups, self.accounts, self.look_failure, self.end, self.labels
         )
+        found.warnings = self.warnings
         if not found.information:
             raise GuardError(
                 f"the budget of {self.policy.budget_seconds:g} s was over before a bound existed; raise budget_seconds"

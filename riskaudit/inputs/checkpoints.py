@@ -63,6 +63,7 @@ class Checkpoint:
         assumed: what the weights don't show of an architecture that was recognised from them, such as activations;
             None where the architecture was named.
         notes: what a reader of the audit should be told.
+        training_loss: the largest loss that the file names beside the weights.
         normalization_mean: in data units, one value or one per channel; None where the input isn't normalised.
         normalization_std: likewise.
     """
@@ -76,6 +77,7 @@ class Checkpoint:
     num_classes: int | None = None
     assumed: str | None = None
     notes: tuple[str, ...] = ()
+    training_loss: float | None = None
     normalization_mean: list[float] | None = None
     normalization_std: list[float] | None = None
 
@@ -194,7 +196,7 @@ def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
             raise
     except (OSError, MemoryError) as cause:
         raise CheckpointError(f"can't read {name} ({clean(cause)}); check the file and the free memory") from cause
-    return _described(built, path)
+    return replace(_described(built, path), training_loss=max(entries.losses, default=None))
 
 
 def _content(path: Path, zipped: bool) -> object:

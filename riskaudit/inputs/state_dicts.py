@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from riskaudit.inputs.stand_ins import Inert
 from riskaudit.inputs.text import clean, listing
 
 _MAX_NESTING = 8
+_LOSSES = ("loss", "train_loss", "best_loss", "val_loss", "best_val_loss")
 _NUMBERED_ARRAY = re.compile(r"arr_\d{1,6}")
 _SAVE_WEIGHTS = "save `model.state_dict()`"
 
@@ -28,11 +30,13 @@ class Entries:
         tensors: all that have names.
         rows: tensors that have an order instead of names, by the dotted name of their list.
         optimizers: dotted names of the optimizers' states, whose tensors are left out.
+        losses: finite numbers that training loops keep as their loss.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     optimizers: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     _container: dict[str, str] = field(default_factory=dict)
 
     def add(self, container: str, key: str, tensor: Tensor) -> None:
@@ -84,6 +88,7 @@ def _collect(content: Any, place: str, entries: Entries, name: str, depth: int) 
             entries.optimizers.append(place)
             return
         named = {key: value for key, value in content.items() if isinstance(key, str)}
+        entries.losses += [loss for key in _LOSSES if (loss := _number(named.get(key))) is not None]
         tensors = {key: tensor for key, value in named.items() if (tensor := _tensor(value)) is not None}
         if tensors and all(_NUMBERED_ARRAY.fullmatch(key) for key in tensors):
             # What numpy.savez makes of arrays without names.
@@ -110,6 +115,14 @@ def _collect_row(content: Sequence[Any], place: str, entries: Entries, name: str
     for position, value in enumerate(content):
         if isinstance(value, Mapping | list | tuple):
             _collect(value, f"{place}.{position}" if place else str(position), entries, name, depth + 1)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.item() if np.prod(value.shape) == 1 and not getattr(value, "is_meta", False) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _tensor(value: Any) -> Tensor | None:
