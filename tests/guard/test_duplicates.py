@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from guard_cases import NOISE, gradient, guard_of, images, network
+from guard_cases import NOISE, gradient, guard_of, images, network, spectra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,7 +138,12 @@ def test_one_account_however_often_it_is_in_the_batch(tmp_path) -> None:
     distinct = batch_with_copies([0, 1, 2, 3])
     assert single.review(distinct, gradient(model, distinct, NOISE), ids=[7, 1, 2, 3]).action == "allow"
     once = dict(single.ledger.every_account())[single.ledger.hidden("7")]
-    assert twice.trace == pytest.approx(4 * once.trace, rel=0.2)
+    # Twice the gradient is four times the trace. Accounts hold upper ends from probes that are drawn anew every time,
+    # which came to 6 to 9.2 times the trace in 40 reviews.
+    assert 2 * once.trace < twice.trace < 8 * once.trace
+    exact = float(spectra(model, distinct)[0].sum()) / (4 * NOISE) ** 2
+    assert once.trace >= exact
+    assert twice.trace >= 4 * exact
 
 
 def test_a_flipped_image_without_ids_is_the_same_account(tmp_path) -> None:
