@@ -66,6 +66,7 @@ def _render(
             raise SettingsError(f"expected a report format out of {', '.join(FORMATS)}, found {name!r}")
     # Imported here so that `riskaudit --help` doesn't wait for matplotlib.
     from riskaudit.report.build import build_document, printable_result
+
     document = build_document(result, baseline, contradictions)
     files: dict[str, bytes] = {}
     for name in dict.fromkeys(formats):
