@@ -77,8 +77,8 @@ def follow(name: str, folder: Path, scratch: Path, noise: float, *, attacks: boo
     model = case.model(name)
     scores, files = checkpoints(model, name, images, test, epochs, scratch)
     settings = AuditSettings(
-        solver="lanczos" if quick or case.budget else "auto", budget=case.budget, reference_noise=noise,
-        max_matvecs=4 if quick else None, dtype="float32" if case.budget else "float64",
+        solver="lanczos" if case.budget else "auto", budget=case.budget, reference_noise=noise,
+        max_matvecs=4 if quick and case.budget else None, dtype="float32" if case.budget else "float64",
     )  # fmt: skip
     run = StudyRun(attacks=attacks, attack_steps=2 if quick and attacks else None)
     result = training_study(files, samples, settings, run, load=lambda path: read(path, model), attacks=ATTACKS)

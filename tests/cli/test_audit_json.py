@@ -145,7 +145,7 @@ def test_the_demo_shows_several_verdicts(complete) -> None:
 
 
 def test_noise_for_the_target_holds_when_audited(scan) -> None:
-    outcome = scan("--target-rmse", "0.15", limit=2)
+    outcome = scan("--arch", "lenet", "--target-rmse", "0.15", limit=2)
     needed = [row.noise_std_for_target for row in outcome.result.samples]
     assert [need.target_rmse for need in needed] == [0.15, 0.15]
     for index, need in enumerate(needed):

@@ -37,7 +37,16 @@ def test_quiet_and_limit(command, tmp_path) -> None:
 
 def test_a_file_is_the_prior_of_the_audit(command, prior_file: Path) -> None:
     outcome = command(
-        *words("--release", "gaussian:0.01", "--prior", str(prior_file), limit=3, formats=("json", "html"))
+        *words(
+            "--arch",
+            "lenet",
+            "--release",
+            "gaussian:0.01",
+            "--prior",
+            str(prior_file),
+            limit=3,
+            formats=("json", "html"),
+        )
     )
     assert outcome.code == 0, outcome.err
     info, expected = outcome.result.prior, load_prior(prior_file).info()
