@@ -6,6 +6,7 @@ A value that isn't known is shown as the word for its status, never as a blank a
 from __future__ import annotations
 
 import math
+import sys
 import re
 import unicodedata
 from collections import Counter
@@ -178,8 +179,9 @@ def number_cell(value: float | None, status: Status | None = None, missing: str 
 
 
 def count_cell(amount: int) -> Cell:
-    """A whole number."""
-    return Cell(f"{amount:,}", float(amount))
+    """A whole number; as a number to sort by, no more than a float holds."""
+    largest = int(sys.float_info.max)
+    return Cell(f"{amount:,}", float(max(-largest, min(largest, amount))))
 
 
 def verdict_cell(verdict: Verdict) -> Cell:
