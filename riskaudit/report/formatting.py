@@ -6,8 +6,8 @@ A value that isn't known is shown as the word for its status, never as a blank a
 from __future__ import annotations
 
 import math
-import sys
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
