@@ -57,7 +57,9 @@ def test_a_module_in_memory_gives_the_numbers_of_its_file() -> None:
     model = demo_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     memory = riskaudit.audit(model, demo_samples(2))
-    assert memory.samples == riskaudit.audit(riskaudit.load_checkpoint(CHECKPOINT), demo_samples(2)).samples
+    assert (
+        memory.samples == riskaudit.audit(riskaudit.load_checkpoint(CHECKPOINT, arch="lenet"), demo_samples(2)).samples
+    )
     assert (memory.checkpoint.name, memory.checkpoint.sha256, memory.command) == ("model", None, None)
     assert memory.checkpoint.architecture == "LeNet"
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
