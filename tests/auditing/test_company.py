@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import riskaudit
-from riskaudit.errors import CoupledReleaseError
+from riskaudit.errors import CoupledReleaseError, SamplesError
 
 NOISY = "gaussian:0.05"
 
@@ -66,15 +66,19 @@ def numbers(model: nn.Module, batch_size: int | None, **options) -> tuple[list[f
     return [row.proxies["revealed_fraction"].value for row in result.samples], result.warnings
 
 
-def alone(model: nn.Module) -> list[float]:
-    """Every sample in an audit of its own."""
+def alone(model: nn.Module) -> list[float | None]:
+    """Every sample in an audit of its own; None where its derivative isn't believed."""
     whole = samples()
     mean, std = float(whole.inputs.mean()), float(whole.inputs.std(correction=0))
     found = []
     for place in range(len(whole)):
         one = riskaudit.Samples.from_tensors(whole.inputs[[place]], whole.targets[[place]])
-        result = riskaudit.audit(model, one, release=NOISY, prior_mean=mean, prior_std=std)
-        found.append(result.samples[0].proxies["revealed_fraction"].value)
+        try:
+            result = riskaudit.audit(model, one, release=NOISY, prior_mean=mean, prior_std=std)
+        except SamplesError:  # a branch so near that a small step takes it
+            found.append(None)
+        else:
+            found.append(result.samples[0].proxies["revealed_fraction"].value)
     return found
 
 
@@ -139,6 +143,7 @@ def test_generated_branches_over_batch_statistics(statistic, threshold, other, b
     model = TwoLayers(branch)
     try:
         found, _ = numbers(model, batch_size)
-    except CoupledReleaseError:
+    except (CoupledReleaseError, SamplesError):
         return
-    assert found == pytest.approx(alone(model), rel=1e-9)
+    for value, expected in zip(found, alone(model), strict=True):
+        assert value is expected is None or value == pytest.approx(expected, rel=1e-9)
