@@ -21,7 +21,7 @@ from riskaudit.inputs.views import is_image, similar_images
 # Distance, relative to the spread of one input's own entries, up to which two inputs that aren't images are one.
 SAME_VECTOR = 0.01
 # Samples that are compared pair by pair, and differences of entries that this takes for vectors.
-MAX_COMPARED = 2000
+MAX_COMPARED = 1000
 MAX_DIFFERENCES = 10**9
 CHUNK_ROWS = 1024
 

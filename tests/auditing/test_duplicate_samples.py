@@ -72,8 +72,8 @@ def test_the_work_is_bounded_and_the_bound_is_said(monkeypatch) -> None:
 
 
 def test_large_inputs_are_compared_less_often() -> None:
-    assert num_compared(torch.zeros(5000, 1, 28, 28)) == 2000
-    assert num_compared(torch.zeros(5000, 10)) == 2000
+    assert num_compared(torch.zeros(5000, 1, 28, 28)) == 1000
+    assert num_compared(torch.zeros(5000, 10)) == 1000
     assert num_compared(torch.zeros(1, 100_000).expand(5000, -1)) == 100
     rows = torch.randn(300, 20, generator=torch.Generator().manual_seed(0))
     assert duplicate_labels(torch.cat([rows, rows[:1]]), [str(place) for place in range(301)])[300] == 0

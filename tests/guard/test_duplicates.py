@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from guard_cases import NOISE, gradient, guard_of, images, network, spectra
+from guard_cases import CLASSES, NOISE, PRIOR_STD, gradient, guard_of, images, network, revealed, spectra
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from riskaudit.guard import Policy
 from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
@@ -114,16 +115,88 @@ def test_one_image_three_times_among_others_is_withheld() -> None:
     assert decision.action == "block"
 
 
-def test_pairs_are_dropped_together() -> None:
-    model, batch = network(), batch_with_copies([0, 1, 2, 3, 4, 0])
-    probe = guard_of(model, Policy(max_revealed=1.0)).review(batch, gradient(model, batch, NOISE))
-    highest = sorted(one.revealed.high for one in probe.exposures)
-    limit = highest[-2] * 0.99
-    policy = Policy(max_revealed=limit, on_violation="sanitise", sanitiser="drop")
+@pytest.mark.parametrize("twin", [lambda image: image, lambda image: image.flip(-1), lambda image: 0.9 * image + 0.05])
+def test_pairs_are_dropped_together(twin) -> None:
+    """Only the pair is over the limit, by far, so that it goes as a whole and everybody else stays."""
+    model, (inputs, _), noise, first = network(), images(20), 0.2, 7
+    with torch.no_grad():
+        model[-1].weight.mul_(60)
+        # A label that the model doesn't expect makes a large gradient.
+        targets = model(inputs).argmax(-1)
+        targets[first] = model(inputs[first, None]).argmin()
+    batch = torch.cat([inputs, twin(inputs[first, None])]), torch.cat([targets, targets[first, None]])
+    pair = {first, 20}
+    others = [place for place in range(20) if place != first]
+    eigenvalues = spectra(model, batch)
+
+    def shares(places: list[int], noise_std: float) -> torch.Tensor:
+        return (eigenvalues[places] / (eigenvalues[places] + (noise_std / PRIOR_STD) ** 2)).mean(-1)
+
+    # The pair has half the noise of 21, and the others that of 19 once it is gone.
+    most = float(shares(others, 19 * noise).max())
+    limit = float(shares(sorted(pair), 21 * noise / 2).min()) * 0.95
+    assert float(shares(sorted(pair), 21 * noise).max()) < limit, "each of the pair alone may stay"
+    assert limit > 5 * most
+    policy = Policy(max_revealed=limit, on_violation="sanitise", sanitiser="drop", max_gradients=2000)
+    update = gradient(model, batch, noise)
+    decision = guard_of(model, policy, noise).review(batch, update, ids=range(21))
+    assert decision.action == "sanitise", decision.reasons
+    assert (decision.dropped, len(decision.exposures)) == (2, 19)
+    # What is sent is the mean over the others, with the noise that was there, which is rounded to a grid.
+    rest = gradient(model, (inputs[others], targets[others]))
+    for sent, clean, whole, noisy in zip(decision.update, rest, gradient(model, batch), update, strict=True):
+        torch.testing.assert_close(sent, clean + noisy - whole, rtol=0, atol=2e-4)
+
+
+def test_a_twin_leaves_with_the_one_whose_account_is_full(tmp_path) -> None:
+    model, ledger = network(), tmp_path / "l.db"
+    one = batch_with_copies([0])
+    full = guard_of(model, Policy(max_revealed=1.0), 1e-5, ledger=ledger)
+    assert full.review(one, gradient(model, one, 1e-5), ids=["a"]).action == "allow"
+    full.close()
+    batch, policy = (
+        batch_with_copies([0, 1, 2, 3, 0]),
+        Policy(max_total_revealed=0.9, on_violation="sanitise", sanitiser="drop"),
+    )
+    guard = guard_of(model, policy, 0.2, ledger=ledger)
+    decision = guard.review(batch, gradient(model, batch, 0.2), ids=["a", "b", "c", "d", "e"])
+    assert (decision.action, decision.dropped) == ("sanitise", 2), decision.reasons
+    assert [one.id for one in decision.exposures] == [guard.ledger.hidden(name) for name in "bcd"]
+
+
+COPIES = {
+    "copies": lambda images: images,
+    "near-copies": lambda images: images + 2e-3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(3)),
+    "flips": lambda images: images.flip(-1),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(COPIES))
+def test_thirty_two_pairs_through_the_guard(kind) -> None:
+    """Every pair shares its numbers, which are about those of the originals alone under half as much noise."""
+    model, (inputs, targets) = network(), images(32)
+    batch = torch.cat([inputs, COPIES[kind](inputs)]), targets.repeat(2)
+    policy = Policy(max_revealed=1.0, max_gradients=2000)
     decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
-    kept = [one.id for one in decision.exposures]
-    assert decision.action == "block" or all(kept.count(name) in (1, 2) for name in kept)
-    assert decision.action == "block" or len(kept) + decision.dropped == 6
+    assert decision.action == "allow"
+    assert any("64 samples are copies, views or ids of another one" in reason for reason in decision.reasons)
+    highest = [one.revealed.high for one in decision.exposures]
+    assert highest[:32] == highest[32:]
+    # Two copies among 64 are what one sample is among 32.
+    exact = revealed(spectra(model, (inputs, targets)), NOISE)
+    assert all(high >= share - 1e-6 for high, share in zip(highest, exact.tolist(), strict=False))
+    alone = guard_of(model, policy).review((inputs, targets), gradient(model, (inputs, targets), NOISE))
+    assert not any("count together" in reason for reason in alone.reasons)
+
+
+def test_sixty_four_digits_are_strangers() -> None:
+    digits = load_digits()
+    inputs = torch.tensor(digits.images[:64], dtype=torch.float32)[:, None] / 16
+    batch, model = (inputs, torch.tensor(digits.target[:64]) % CLASSES), network()
+    decision = guard_of(model, Policy(max_revealed=1.0)).review(batch, gradient(model, batch, NOISE))
+    assert decision.action == "allow"
+    assert not any("count together" in reason for reason in decision.reasons)
+    assert len(set(labels(inputs))) == 64
 
 
 def test_one_account_however_often_it_is_in_the_batch(tmp_path) -> None:

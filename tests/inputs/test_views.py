@@ -1,0 +1,132 @@
+"""Flips, turns, shifts and crops of one image are found, and strangers aren't taken for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from cases import cifar, mnist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from riskaudit.inputs.views import similar_images
+
+View = Callable[[Tensor], Tensor]
+
+
+def scene(seed: int, size: int, channels: int = 3) -> Tensor:
+    """Random clouds that go on to the border, [1, C, size, size] in [0, 1]."""
+    random = torch.Generator().manual_seed(seed)
+    octaves = [torch.randn(1, channels, side, side, generator=random) * 4 / side for side in (4, 8, 16)]
+    found = sum(interpolate(each, size=(size, size), mode="bicubic") for each in octaves)
+    return (0.5 + 0.2 * found).clamp(0, 1)
+
+
+def crop(image: Tensor, top: float, left: float, height: float, width: float) -> Tensor:
+    """A part of images [B, C, H, W], in shares of the whole, resized to the whole."""
+    rows, columns = image.shape[2:]
+    size = round(height * rows), round(width * columns)
+    first, start = round(top * (rows - size[0])), round(left * (columns - size[1]))
+    part = image[:, :, first : first + size[0], start : start + size[1]]
+    return interpolate(part, size=(rows, columns), mode="bilinear", align_corners=False)
+
+
+def are_one(first: Tensor, second: Tensor) -> bool:
+    return bool(similar_images(torch.cat([first, second])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(-2, 2), st.integers(-2, 2), st.sampled_from([28, 32]), st.integers(0, 3),
+    st.booleans(),
+)  # fmt: skip
+def test_shifts_of_a_scene_that_goes_on(seed, down, right, size, turns, negative) -> None:
+    whole = scene(seed, size + 8)
+    first = whole[..., 4 : 4 + size, 4 : 4 + size]
+    second = torch.rot90(whole[..., 4 + down : 4 + down + size, 4 + right : 4 + right + size], turns, (-2, -1))
+    assert are_one(first, 0.9 - 0.7 * second if negative else second)
+    assert not are_one(first, scene(seed + 1, size))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.floats(0.7, 0.95), st.floats(0, 1), st.floats(0, 1), st.floats(0.9, 1.1), st.booleans()
+)
+def test_crops_of_a_scene(seed, side, top, left, aspect, mirrored) -> None:
+    whole = scene(seed, 32)
+    part = crop(whole, top, left, side * min(1, aspect), side * min(1, 1 / aspect))
+    assert are_one(whole, part.flip(-1) if mirrored else part)
+    assert are_one(part, whole)
+    assert not are_one(scene(seed + 1, 32), part)
+
+
+def test_large_and_oblong_images() -> None:
+    large = interpolate(scene(0, 64), size=(224, 224), mode="bicubic")
+    assert are_one(large, large.roll(6, -1)) or are_one(large[..., 6:, :], large[..., :-6, :])
+    assert are_one(large, crop(large, 0.3, 0.6, 0.8, 0.8))
+    oblong = interpolate(scene(1, 64), size=(30, 50), mode="bicubic")
+    assert are_one(oblong, torch.rot90(oblong, 2, (-2, -1)))
+    assert are_one(oblong[..., 2:, 1:], oblong[..., :-2, :-1])
+
+
+def test_images_without_contrast_are_no_views() -> None:
+    flat = torch.full((3, 3, 32, 32), 0.5)
+    flat[1] += 0.1
+    flat[2, :, 0, 0] = 1.0
+    assert similar_images(flat) == []
+
+
+def test_many_images_in_parts_are_paired_as_few_are() -> None:
+    """Pairs across the parts that are compared at once."""
+    images = torch.cat([scene(seed, 28, 1) for seed in range(90)])
+    twins = torch.cat(
+        [images[3:4].flip(-2), images[88:89].roll((1, 0), (-2, -1)), crop(images[40:41], 0.5, 0.5, 0.8, 0.8)]
+    )
+    found = {(min(pair), max(pair)) for pair in similar_images(torch.cat([images, twins]))}
+    assert found == {(3, 90), (88, 91), (40, 92)}
+
+
+REAL: dict[str, tuple[View, float, float]] = {
+    # Least shares that are found of MNIST's and of CIFAR-10's images, a little below those in docs/guard.md.
+    "flip": (lambda x: x.flip(-2), 1.0, 1.0),
+    "turn": (lambda x: torch.rot90(x, 3, (-2, -1)), 1.0, 1.0),
+    "shift 1": (lambda x: torch.nn.functional.pad(x, (1, 0, 0, 1))[..., 1:, :-1], 1.0, 1.0),
+    "shift 2": (lambda x: torch.nn.functional.pad(x, (2, 0, 0, 2))[..., 2:, :-2], 1.0, 1.0),
+    "shift 2 over the edge": (lambda x: torch.nn.functional.pad(x, (0, 2, 1, 0), "replicate")[..., :-1, 2:], 1.0, 1.0),
+    "middle 0.8": (lambda x: crop(x, 0.5, 0.5, 0.8, 0.8), 0.8, 0.97),
+    "corner 0.8": (lambda x: crop(x, 0, 1, 0.8, 0.8), 0.85, 0.97),
+    "0.8 mirrored": (lambda x: crop(x, 0.2, 0.7, 0.8, 0.8).flip(-1), 0.8, 0.9),
+    "0.7": (lambda x: crop(x, 0.3, 0.6, 0.7, 0.7), 0.5, 0.75),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_views_of_real_images_are_found(name) -> None:
+    view, *least = REAL[name]
+    for images, share in zip((mnist(100).inputs, cifar(100).inputs), least, strict=True):
+        pairs = similar_images(torch.cat([images, view(images)]))
+        found = {min(pair) for pair in pairs if abs(pair[0] - pair[1]) == 100}
+        assert len(found) >= 100 * share
+        # Enlarged digits are often alike: a handful of 19,800 pairs.
+        strangers = {(min(pair), max(pair)) for pair in pairs if abs(pair[0] - pair[1]) != 100}
+        assert len(strangers) <= (6 if images.shape[1] == 1 else 0)
+
+
+@pytest.mark.parametrize("images", [mnist, cifar])
+def test_real_strangers_are_no_views(images) -> None:
+    """No false alarm in 79,800 pairs."""
+    assert similar_images(images(400).inputs) == []
+
+
+def test_distinct_digits_and_random_pictures_are_no_views() -> None:
+    digits = torch.tensor(load_digits().images[:64], dtype=torch.float32)[:, None]
+    assert similar_images(digits) == []
+    noise = torch.tensor(np.random.default_rng(0).uniform(size=(60, 3, 32, 32)), dtype=torch.float32)
+    assert similar_images(noise) == []
+    views = torch.cat([noise[:1], noise[:1].flip(-1), noise[:1].roll(1, -1)])
+    assert similar_images(views) == [(0, 1), (0, 2), (1, 2)]
