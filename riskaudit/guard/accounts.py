@@ -106,8 +106,8 @@ class Entry:
 
 def flaws_of(account: Account) -> Iterator[str]:
     """What no sequence of uploads can have left, one phrase each."""
-    numbers = [account.tau, account.summed, *account.core.ravel(), *account.directions.ravel()]
-    if not all(math.isfinite(number) for number in numbers):
+    scalars = math.isfinite(account.tau) and math.isfinite(account.summed)
+    if not (scalars and np.isfinite(account.core).all() and np.isfinite(account.directions).all()):
         yield "it holds a number that isn't finite"
         return
     if account.rounds < 1 or account.tau <= 0 or account.summed < 0 or not account.trace >= 0:
