@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import sqlite3
@@ -21,35 +20,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from riskaudit.errors import GuardError
 from riskaudit.guard.accounts import Account, Entry, flaws_of, shrinks
 from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
 from riskaudit.guard.log import AuditLog, Position
-from riskaudit.guard.seal import Round, Seal, bucket_of
+from riskaudit.guard.seal import Round, Seal
+from riskaudit.guard.tables import COLUMNS, SCHEMA, create_tables, read_account, write_account
+from riskaudit.guard.verification import contradictions, impossible_rows, unsealed_rows
 
 __all__ = ["Account", "Entry", "Ledger", "hide", "reset_ledger"]
 
-SCHEMA = 2
 # Seconds that a writer waits for another one.
 PATIENCE = 10.0
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS rounds (
-    number INTEGER PRIMARY KEY, created_at TEXT NOT NULL, num_samples INTEGER NOT NULL, update_digest TEXT NOT NULL,
-    log TEXT NOT NULL, log_number INTEGER NOT NULL, log_head TEXT NOT NULL, root BLOB NOT NULL, mac BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS by_log ON rounds (log, number);
-CREATE TABLE IF NOT EXISTS samples (
-    id TEXT PRIMARY KEY, rounds INTEGER NOT NULL, dimension INTEGER NOT NULL, tau REAL NOT NULL,
-    summed REAL NOT NULL, trace REAL NOT NULL, directions BLOB NOT NULL, core BLOB NOT NULL,
-    last_round INTEGER NOT NULL, bucket INTEGER NOT NULL, mac BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS by_bucket ON samples (bucket, id, mac);
-CREATE TABLE IF NOT EXISTS buckets (number INTEGER PRIMARY KEY, digest BLOB NOT NULL);
-"""
-_COLUMNS = "id, rounds, dimension, tau, summed, trace, directions, core, last_round"
 
 
 class Ledger:
@@ -119,10 +101,7 @@ class Ledger:
         self.keys.set_counter(identity, Counter())
         self._database.execute("PRAGMA journal_mode=WAL")
         with self._transaction():
-            for statement in _TABLES.split(";"):
-                self._database.execute(statement)
-            values = (("schema", SCHEMA), ("salt", secrets.token_bytes(32)), ("identity", identity))
-            self._database.executemany("INSERT INTO meta VALUES (?, ?)", values)
+            create_tables(self._database, (("salt", secrets.token_bytes(32)), ("identity", identity)))
         return identity
 
     def _recognise(self) -> None:
@@ -197,7 +176,8 @@ class Ledger:
                     created = datetime.now(UTC).isoformat(timespec="seconds")
                     number = state[0] + 1
                     row = Round(number, created, len(after), update_digest, log.identity, log.number, log.head)
-                    self._write_samples(after, number)
+                    for identifier, account in after.items():
+                        write_account(self._database, self._seal, identifier, account, number)
                     head = self._seal.write(row, state[1], after)
                     # A kill between this and the next counter leaves either state, and nothing was handed out.
                     self.keys.set_counter(self.identity, Counter(*state, (number, head)))
@@ -214,7 +194,7 @@ class Ledger:
 
     def every_account(self) -> Iterator[tuple[str, Account]]:
         """All samples, the most exposed first, as the file has them."""
-        found = {str(row[0]): self._row(str(row[0])) for row in self._all("SELECT id FROM samples")}
+        found = {str(row[0]): read_account(self._database, str(row[0])) for row in self._all("SELECT id FROM samples")}
         known = [(identifier, account) for identifier, account in found.items() if account is not None]
         yield from sorted(known, key=lambda pair: (-pair[1].revealed, pair[0]))
 
@@ -231,17 +211,9 @@ class Ledger:
             log: of the guard, to compare.
         """
         try:
-            found = [f"SQLite says: {row[0]}" for row in self._all("PRAGMA integrity_check") if row[0] != "ok"]
-            for (identifier,) in self._all("SELECT id FROM samples"):
-                account = self._row(str(identifier))
-                found += [] if account is None else [f"sample {identifier}: {text}" for text in flaws_of(account)]
-            rounds, total = "SELECT number FROM rounds", self.num_rounds
-            stray = self._all(f"SELECT id, last_round FROM samples WHERE last_round NOT IN ({rounds})")
-            found += [f"sample {row[0]} was last written in round {row[1]}, which isn't there" for row in stray]
-            many = self._all("SELECT id, rounds FROM samples WHERE rounds > ?", total)
-            found += [f"sample {row[0]} counts {row[1]} rounds, and the ledger {total}" for row in many]
-            found += self._unsealed()
-            found += [] if log is None else self._contradictions(log)
+            found = impossible_rows(self._database) + self._unsealed()
+            if log is not None:
+                found += contradictions(self.identity, self._seal.rounds("ORDER BY number"), log)
         except (GuardError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
             return [f"it can't be read: {error}"]
         return found
@@ -250,44 +222,14 @@ class Ledger:
         """What MACs and counter say about the whole file."""
         if not self._has_key:
             return [f"its key isn't in {self.keys.path}, so nobody can say whether it is as the guard left it"]
-        found = self._seal.problems()
+        found = unsealed_rows(self._database, self._seal)
         if self.keys.identity_at(self.path) not in (None, self.identity):
             found.append("it isn't the ledger that belongs here: that was deleted or replaced")
-        for row in self._all(f"SELECT {_COLUMNS}, mac, bucket FROM samples"):
-            if self._seal.row(row[:-2]) != row[-2] or row[-1] != bucket_of(str(row[0])):
-                found.append(f"sample {row[0]} isn't as it was written: its MAC doesn't fit")
         try:
             with self.keys.locked(self.path, create=False):
                 self._refuse_rollback(self._seal.last())
         except TamperingError as error:
             found.append(str(error))
-        return found
-
-    def _contradictions(self, log: AuditLog) -> list[str]:
-        """Where the log tells of other rounds than the ledger has."""
-        heads = {each.number: (each, mac.hex()) for each, mac in self._seal.rounds("ORDER BY number")}
-        lines, found = {}, []
-        for entry in log.entries():
-            lines[entry.get("number")] = (entry.get("log"), entry.get("hash"))
-            told = entry.get("ledger") or {}
-            number = told.get("round")
-            if told.get("identity") != self.identity or not number:
-                continue
-            if number not in heads:
-                found.append(f"line {entry.get('number')} of the log tells of round {number}, which isn't there")
-            elif heads[number][1] != told.get("head"):
-                found.append(f"line {entry.get('number')} of the log tells of another round {number}")
-        identities = {identity for identity, _ in lines.values()}
-        for number, (each, _) in heads.items():
-            known = each.log in identities and each.log_number
-            if known and lines.get(each.log_number) != (each.log, each.log_head):
-                found.append(f"round {number} tells of a line {each.log_number} that the log doesn't have")
-        if (
-            heads
-            and not any(each.log in identities for each, _ in heads.values())
-            and any(e.log for e, _ in heads.values())
-        ):
-            found.append("no line of the log belongs to it: it is the log of another ledger")
         return found
 
     def export(self) -> str:
@@ -367,17 +309,6 @@ class Ledger:
                 raise GuardError(f"the ledger can't take an account of which {wrong}; review the batch again")
         return True
 
-    def _write_samples(self, after: dict[str, Account], number: int) -> None:
-        for identifier, account in after.items():
-            values = (
-                identifier, account.rounds, account.dimension, float(account.tau), float(account.summed),
-                float(account.trace), account.directions.astype(np.float32).tobytes(), account.core.tobytes(), number,
-            )  # fmt: skip
-            self._database.execute(
-                "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, bucket_of(identifier), self._seal.row(values)),
-            )
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, and nobody else writes meanwhile."""
@@ -395,30 +326,17 @@ class Ledger:
         Raises:
             TamperingError: it isn't as it was written.
         """
-        rows = self._all(f"SELECT {_COLUMNS}, mac FROM samples WHERE id = ?", identifier)
+        rows = self._all(f"SELECT {COLUMNS}, mac FROM samples WHERE id = ?", identifier)
         listed = self._seal.mac_in_bucket(identifier)
         if not rows and listed is None:
             return None
         if not rows or rows[0][-1] != listed or self._seal.row(rows[0][:-1]) != listed:
             raise self._seal.broken("a sample of this batch was changed")
-        account = self._row(identifier)
+        account = read_account(self._database, identifier)
         wrong = None if account is None else next(flaws_of(account), None)
         if wrong is not None:
             raise self._seal.broken(f"of a sample of this batch, {wrong}")
         return account
-
-    def _row(self, identifier: str) -> Account | None:
-        row = self._database.execute(
-            "SELECT rounds, dimension, tau, summed, trace, directions, core FROM samples WHERE id = ?", (identifier,)
-        ).fetchone()
-        if row is None:
-            return None
-        rounds, dimension, tau, summed, trace, directions, core = row
-        kept = np.frombuffer(directions, dtype=np.float32).astype(np.float64).reshape(-1, dimension)
-        return Account(
-            rounds, dimension, tau, summed, math.inf if trace is None else trace, kept,
-            np.frombuffer(core, dtype=np.float64).reshape(len(kept), len(kept)),
-        )  # fmt: skip
 
     def _meta(self, name: str) -> Any:
         return self._one("SELECT value FROM meta WHERE name = ?", name)

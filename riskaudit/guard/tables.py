@@ -1,0 +1,65 @@
+"""The tables of a ledger's file, and one account as a row of them."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable
+
+import numpy as np
+
+from riskaudit.guard.accounts import Account
+from riskaudit.guard.seal import Seal, bucket_of
+
+SCHEMA = 2
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+    number INTEGER PRIMARY KEY, created_at TEXT NOT NULL, num_samples INTEGER NOT NULL, update_digest TEXT NOT NULL,
+    log TEXT NOT NULL, log_number INTEGER NOT NULL, log_head TEXT NOT NULL, root BLOB NOT NULL, mac BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_log ON rounds (log, number);
+CREATE TABLE IF NOT EXISTS samples (
+    id TEXT PRIMARY KEY, rounds INTEGER NOT NULL, dimension INTEGER NOT NULL, tau REAL NOT NULL,
+    summed REAL NOT NULL, trace REAL NOT NULL, directions BLOB NOT NULL, core BLOB NOT NULL,
+    last_round INTEGER NOT NULL, bucket INTEGER NOT NULL, mac BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_bucket ON samples (bucket, id, mac);
+CREATE TABLE IF NOT EXISTS buckets (number INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+"""
+# What a sample's MAC covers.
+COLUMNS = "id, rounds, dimension, tau, summed, trace, directions, core, last_round"
+
+
+def create_tables(database: sqlite3.Connection, meta: Iterable[tuple[str, object]]) -> None:
+    """In a new file, with what it says about itself."""
+    for statement in _TABLES.split(";"):
+        database.execute(statement)
+    database.executemany("INSERT INTO meta VALUES (?, ?)", (("schema", SCHEMA), *meta))
+
+
+def read_account(database: sqlite3.Connection, identifier: str) -> Account | None:
+    """As the file has it; None where it has none."""
+    row = database.execute(
+        "SELECT rounds, dimension, tau, summed, trace, directions, core FROM samples WHERE id = ?", (identifier,)
+    ).fetchone()
+    if row is None:
+        return None
+    rounds, dimension, tau, summed, trace, directions, core = row
+    kept = np.frombuffer(directions, dtype=np.float32).astype(np.float64).reshape(-1, dimension)
+    return Account(
+        rounds, dimension, tau, summed, math.inf if trace is None else trace, kept,
+        np.frombuffer(core, dtype=np.float64).reshape(len(kept), len(kept)),
+    )  # fmt: skip
+
+
+def write_account(database: sqlite3.Connection, seal: Seal, identifier: str, account: Account, number: int) -> None:
+    """With its MAC, as of round ``number``."""
+    values = (
+        identifier, account.rounds, account.dimension, float(account.tau), float(account.summed),
+        float(account.trace), account.directions.astype(np.float32).tobytes(), account.core.tobytes(), number,
+    )  # fmt: skip
+    database.execute(
+        "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*values, bucket_of(identifier), seal.row(values)),
+    )
