@@ -13,6 +13,8 @@ distortions aren't recognised.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -88,17 +90,15 @@ def _shifted(small: Tensor) -> Tensor:
     """Pairs [N, 2] of images [B, h, w] of which one is the other, flipped, turned and shifted."""
     height, width = small.shape[1:]
     most = min(MAX_SHIFT, min(height, width) // 8)
-    lags = torch.tensor(list(itertools.product(range(2 * most + 1), repeat=2)), dtype=torch.float32)
-    middle = torch.tensor([height - 2.0 * most, width - 2.0 * most])
-    boxes = torch.cat([lags, middle.expand_as(lags)], 1)
+    places = torch.arange(2 * most + 1, dtype=torch.float32)
+    grid = _Grid(places, places, height - 2 * most, width - 2 * most)
     views = torch.stack(turned(small), 1)
-    references = _windows(views, boxes[len(boxes) // 2, None], SHIFT_BINS)[:, :, 0]
-    templates = _windows(small[:, None], boxes, SHIFT_BINS)[:, 0]
-    pairs, view, box = _screened(references, templates, LIKELY_SHIFTED, ordered=False)
+    references = _windows(views, [_Grid(places[most, None], places[most, None], grid.height, grid.width)], SHIFT_BINS)
+    templates = _windows(small[:, None], [grid], SHIFT_BINS)[:, 0]
+    pairs, view, box = _screened(references[:, :, 0], templates, LIKELY_SHIFTED, ordered=False)
     found = [pairs.new_zeros(0, 2)]
-    for lag, offset in enumerate(lags.int().tolist()):
+    for lag, (down, right) in enumerate(itertools.product(range(-most, most + 1), repeat=2)):
         chosen = pairs[box == lag]
-        down, right = offset[0] - most, offset[1] - most
         mine = views[chosen[:, 0], view[box == lag]]
         mine = mine[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
         theirs = small[chosen[:, 1]]
@@ -109,14 +109,15 @@ def _shifted(small: Tensor) -> Tensor:
 
 def _cropped(small: Tensor) -> Tensor:
     """Pairs [N, 2] of images [B, h, w] of which the first, or its mirror image, is a part of the second."""
-    sides = torch.tensor(small.shape[1:], dtype=torch.float32).repeat(2)
-    boxes, whole = torch.tensor(_crop_boxes()) * sides, torch.tensor([[0.0, 0.0, 1.0, 1.0]]) * sides
+    height, width = small.shape[1:]
+    zero = torch.zeros(1)
+    grids, whole = _crop_grids(height, width), [_Grid(zero, zero, height, width)]
     views = torch.stack([small, small.flip(-1)], 1)
     references = _windows(views, whole, CROP_BINS)[:, :, 0]
-    templates = _windows(small[:, None], boxes, CROP_BINS)[:, 0]
+    templates = _windows(small[:, None], grids, CROP_BINS)[:, 0]
     most = max(LEAST_CROPS, CROPS_PER_IMAGE * len(small))
     pairs, view, box = _screened(references, templates, LIKELY_CROPPED, ordered=True, most=most)
-    targets = _windows(views, whole, FINE_BINS)[:, :, 0]
+    targets, boxes = _windows(views, whole, FINE_BINS)[:, :, 0], torch.cat([grid.boxes for grid in grids])
     found = [pairs.new_zeros(0, 2)]
     for rows in torch.split(torch.arange(len(pairs)), CHUNK_PAIRS):
         part = pairs[rows]
@@ -129,15 +130,29 @@ def _cropped(small: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _crop_boxes() -> list[tuple[float, float, float, float]]:
-    """Top, left, height and width of windows, as shares of an image."""
-    boxes = []
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Windows of one size at all pairs of these tops [K] and lefts [M], in pixels."""
+
+    tops: Tensor
+    lefts: Tensor
+    height: float
+    width: float
+
+    @property
+    def boxes(self) -> Tensor:
+        """Top, left, height and width [K M, 4]."""
+        places = torch.cartesian_prod(self.tops, self.lefts)
+        return torch.cat([places, torch.tensor([[self.height, self.width]]).expand(len(places), 2)], 1)
+
+
+def _crop_grids(height: int, width: int) -> list[_Grid]:
+    """Windows of several sizes in images of these sides."""
+    grids = []
     for side in CROP_SIDES:
-        places = [
-            (1 - side) * share for share in torch.linspace(0, 1, 1 + max(1, round((1 - side) / CROP_STEP))).tolist()
-        ]
-        boxes += [(top, left, side, side) for top, left in itertools.product(places, repeat=2)]
-    return boxes
+        places = torch.linspace(0, 1 - side, 1 + max(1, round((1 - side) / CROP_STEP)))
+        grids.append(_Grid(places * height, places * width, side * height, side * width))
+    return grids
 
 
 def _screened(
@@ -222,14 +237,17 @@ class _WindowSearch:
         return torch.cat([torch.minimum(boxes[..., :2].clamp_min(0.0), sides - size), size], -1)
 
 
-def _windows(views: Tensor, boxes: Tensor, bins: int) -> Tensor:
-    """Windows [T, 4] of views [B, V, h, w] in bins, of mean 0 and norm 1, [B, V, T, bins^2]."""
-    # Many windows have their rows in common.
-    vertical, place = torch.unique(boxes[:, [0, 2]], dim=0, return_inverse=True)
-    rows = _bins(vertical[:, 0], vertical[:, 1], bins, views.shape[2])
-    columns = _bins(boxes[:, 1], boxes[:, 3], bins, views.shape[3])
-    bands = torch.einsum("trh,bvhw->bvtrw", rows, views)
-    return _unit(bands[:, :, place] @ columns.mT)
+def _windows(views: Tensor, grids: Sequence[_Grid], bins: int) -> Tensor:
+    """Windows of views [B, V, h, w] in bins, of mean 0 and norm 1, [B, V, T, bins^2]."""
+    found = []
+    for grid in grids:
+        rows = _bins(grid.tops, torch.full_like(grid.tops, grid.height), bins, views.shape[2])
+        columns = _bins(grid.lefts, torch.full_like(grid.lefts, grid.width), bins, views.shape[3])
+        product = rows.flatten(0, 1) @ views @ columns.flatten(0, 1).T
+        shape = (*product.shape[:2], len(grid.tops), bins, len(grid.lefts), bins)
+        parts = product.reshape(shape).transpose(3, 4)
+        found.append(_unit(parts.flatten(2, 3)))
+    return torch.cat(found, 2)
 
 
 def _bins(start: Tensor, length: Tensor, count: int, side: int) -> Tensor:
