@@ -190,14 +190,15 @@ def test_random_tables_are_right_or_refused(tmp_path_factory, words, outputs, nu
     samples, message = refusal_of(load_samples, place)
     if samples is not None:
         _, message = refusal_of(compatible, samples, outputs)
-    assert not any(word in message for word in stripped if len(word) > 3)
+    # Words of plain letters may be parts of the sentence itself; test_private_messages.py tells those apart.
+    assert not any(word in message for word in stripped if not word.isascii())
     if not message:
-        found = [float(value) for value in samples.targets.tolist()]
+        numbers = [float(value) for value in samples.targets.tolist()]
         if samples.numbering == "position":
             assert sorted(set(stripped)) == [*samples.class_names] or any(not w.isprintable() for w in stripped)
             assert len(set(stripped)) == max(outputs, 2)
         else:
-            assert found == [float(word) for word in stripped]
+            assert numbers == [float(word) for word in stripped]
     if all(stripped):
         named = load_samples(place, classes=classes)
         assert [classes[target] for target in named.targets.tolist()] == stripped
