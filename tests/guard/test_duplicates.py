@@ -22,11 +22,11 @@ def picture(seed: int, size: int = 28, channels: int = 1) -> torch.Tensor:
     """Blobs in front of black, [1, C, H, W] in [0, 1]."""
     random, axis = np.random.default_rng(seed), np.arange(size)
     found = np.zeros((channels, size, size))
-    for _ in range(5):
-        row, column, width = *random.uniform(0.3 * size, 0.7 * size, 2), random.uniform(1, size / 8)
+    for _ in range(12):
+        row, column, width = *random.uniform(0.2 * size, 0.8 * size, 2), random.uniform(1, size / 12)
         blob = np.exp(-((axis[:, None] - row) ** 2 + (axis - column) ** 2) / 2 / width**2)
         found += random.uniform(0, 1, (channels, 1, 1)) * blob
-    return torch.tensor(found.clip(0, 1), dtype=torch.float32)[None]
+    return torch.tensor(found / found.max(), dtype=torch.float32)[None]
 
 
 VIEWS = {
