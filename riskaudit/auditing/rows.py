@@ -13,7 +13,7 @@ from torch import Tensor
 from riskaudit.auditing.calibration import Calibrator
 from riskaudit.auditing.checks import agree_alone
 from riskaudit.auditing.credibility import Evidence, examine
-from riskaudit.jacobian import JacobianMaker
+from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.priors import Prior
 from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
 from riskaudit.proxies.base import not_applicable
@@ -23,7 +23,6 @@ from riskaudit.release import Batch
 from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds
 from riskaudit.results.verdicts import HEADLINE, cautious, verdict
 
-CLAIM = "posterior_rmse"
 # Beyond the streams of probes.
 STEP_STREAM = 1 << 20
 
@@ -115,7 +114,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
                 done.rows[place] = row
             done.extend(replace(kept, rows=[]))
         return done
-    evidence = _evidence(maker, batch, jacobian.separate)
+    evidence = _evidence(maker, batch, jacobian)
     noise = jacobian.release.noise
     assert noise is not None
     try:
@@ -130,7 +129,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
     values = losses.tolist()
     rows = [_row(maker, at, scores, place, batch, values[place], targets[place]) for place in good]
-    doubts = [one.doubt(noise.fisher_std, _claimed(row)) for one, row in zip(evidence, rows, strict=True)]
+    doubts = [one.doubt(noise.fisher_std, *_claimed(row)) for one, row in zip(evidence, rows, strict=True)]
     believed = [place for place, doubt in enumerate(doubts) if doubt is None]
     return BatchRows(
         [
@@ -144,7 +143,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     )
 
 
-def _evidence(maker: RowMaker, batch: BatchOf, apart: bool) -> list[Evidence]:
+def _evidence(maker: RowMaker, batch: BatchOf, jacobian: Jacobian) -> list[Evidence]:
     """What values of the release say about its derivative, the same whatever batch a sample is in."""
     flat = batch.samples.inputs.flatten(1)
     drawn = [
@@ -152,14 +151,13 @@ def _evidence(maker: RowMaker, batch: BatchOf, apart: bool) -> list[Evidence]:
         for index in batch.indices
     ]
     prior = maker.prior.bind(batch.samples.targets, flat)
-    return examine(maker.jacobian, batch.samples, prior, torch.stack(drawn).to(flat), apart=apart)
+    vectors = torch.stack(drawn).to(flat)
+    return examine(maker.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
 
 
-def _claimed(row: SampleRow) -> float | None:
-    """The least posterior error that a row claims, if it claims any."""
-    found = row.proxies[CLAIM].reliable
-    low = row.proxies[CLAIM].low
-    return found if found is None or low is None else low
+def _claimed(row: SampleRow) -> tuple[float | None, float | None]:
+    """The least posterior error and the largest revealed fraction that a row claims, if it claims any."""
+    return row.proxies["posterior_rmse"].ends[0], row.proxies["revealed_fraction"].ends[1]
 
 
 def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:

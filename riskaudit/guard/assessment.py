@@ -18,6 +18,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.ledger import Account, Entry
 from riskaudit.guard.randomness import SecureNoise
+from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import Prior
@@ -149,7 +150,11 @@ class Assessment:
         evidence, sigma = self.evidence.get(place), self.sample_noise(noise_std, batch_size, place)
         if evidence is None:
             return UNCHECKED
-        return evidence.doubt(sigma, found.error(sigma).low if evidence.quotients else None)
+        return evidence.doubt(
+            sigma,
+            found.error(sigma).low if evidence.quotients else None,
+            found.revealed(sigma).high if evidence.hidden else None,
+        )
 
     def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
         """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise."""
@@ -331,16 +336,17 @@ class Assessor:
             return
         unexamined = [row for row, place in enumerate(places) if place not in found.evidence]
         if unexamined:
-            evidence = self._examined(part.select(unexamined), _probes(flat)(0)[unexamined])
+            whole = jacobian if len(unexamined) == len(places) else None
+            evidence = self._examined(part.select(unexamined), _probes(flat)(0)[unexamined], whole)
             found.evidence.update(zip([places[row] for row in unexamined], evidence, strict=True))
         found.information.update(zip(places, few.information, strict=True))
         if self.sketched:
             found.sketches.update(zip(places, map(Sketched.of, few.spaces), strict=True))
             self._project(found, places, accounts or {}, hessian.matmat)
 
-    def _examined(self, batch: Batch, drawn: torch.Tensor) -> list[Evidence]:
+    def _examined(self, batch: Batch, drawn: torch.Tensor, jacobian: Jacobian | None) -> list[Evidence]:
         prior = self.prior.bind(batch.targets, batch.inputs.flatten(1))
-        return examine(self.client.jacobian_maker(batch), batch, prior, drawn)
+        return examine(self.client.jacobian_maker(batch), batch, prior, drawn, jacobian=jacobian)
 
     def _project(
         self,

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import ClassVar, final
+from typing import ClassVar, TypeAlias, final
 
 import torch
 from torch import Tensor
 
+from riskaudit.jacobian.response import StepResponse, pairing_gap, shrinking
 from riskaudit.linalg import GramFactor, GramOperator
 from riskaudit.release import Batch, Release
 
+# Random numbers of mean 0 and variance 1 in the shape, dtype and device of a tensor.
+Draw: TypeAlias = Callable[[Tensor], Tensor]
 # At most this many released entries are held at once, over samples (512 MB in float64).
 CHUNK_ENTRIES = 2**26
 
@@ -50,6 +53,28 @@ class Jacobian(GramFactor):
     @abstractmethod
     def smallest_eigenvalue_bound(self) -> Tensor:
         """A number that every eigenvalue of J^T J is sure to reach, [B], float64; 0 where none is known."""
+
+    def step(self, direction: Tensor, draw: Draw | None = None) -> StepResponse:
+        """What a step of the inputs does to r, against what J says of it.
+
+        Args:
+            direction: v, [B, d], in data units.
+            draw: random numbers of mean 0 and variance 1 in the shape of a tensor, to hold J against J^T.
+        """
+        release = self.release
+        plain = Release(release.model, release.loss) if release.changes_gradient else release
+        inputs = self.batch.inputs + direction.reshape(self.batch.inputs.shape)
+        before, after = (plain.mean(Batch(each, self.batch.targets)).detach() for each in (self.batch.inputs, inputs))
+        norms = before.norm(dim=1).double()
+        change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
+        if release.changes_gradient:
+            change = release.derivative(before).apply(change)
+        pushed = self.matvec(direction).detach()
+        gap = None
+        if draw is not None:
+            cotangent = draw(pushed[:1]).expand_as(pushed)
+            gap = pairing_gap(cotangent * pushed, self.rmatvec(cotangent).detach() * direction)
+        return StepResponse(norms, pushed.norm(dim=1).double(), change.norm(dim=1).double(), [], gap)
 
     @final
     def hessian(self) -> GramOperator:

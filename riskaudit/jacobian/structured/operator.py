@@ -8,19 +8,31 @@ by 0 or 1, and projections become downdates by vectors [d] that are pulled back 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vmap
 
-from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.base import Draw, Jacobian
+from riskaudit.jacobian.response import StepResponse, shrinking
 from riskaudit.jacobian.structured.layers.contraction import Parameters
 from riskaudit.jacobian.structured.layers.linear import LinearContraction
-from riskaudit.jacobian.structured.recording import Source, UnsupportedLayer
+from riskaudit.jacobian.structured.parameters import ParameterSpace
+from riskaudit.jacobian.structured.recording import UnsupportedLayer
 from riskaudit.jacobian.structured.signals import BoundCall, Layout, Signals
+from riskaudit.jacobian.structured.values import (
+    GradientValues,
+    Group,
+    front_layers,
+    grouped,
+    is_direct,
+    is_outer_product,
+    outer_factors,
+)
 from riskaudit.release import Batch, Release
 from riskaudit.release.derivatives import Chain
 
@@ -53,6 +65,7 @@ class StructuredJacobian(Jacobian):
     ) -> None:
         super().__init__(release, batch)
         self.layout = layout
+        self._space = ParameterSpace(release.parameters, len(batch))
         self._alone, self._most_copies = alone, most_copies
         self._copies: tuple[int, StructuredJacobian] | None = None
 
@@ -136,11 +149,7 @@ class StructuredJacobian(Jacobian):
     def _matmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._matmat)
-        tangents = self._signals.push(self._as_inputs(columns))
-        found: Parameters = {}
-        for calls, names in self._groups:
-            found |= self._tangents(calls, names, tangents)
-        flat = self._flat(found)
+        flat = self._flat_tangents(self._signals.push(self._as_inputs(columns)))
         return (self._chain.apply(flat) if self.release.changes_gradient else flat).unsqueeze(-1)
 
     @torch.no_grad()
@@ -160,7 +169,7 @@ class StructuredJacobian(Jacobian):
         cotangents: list[Tensor | None] = [None] * len(tangents)
         kept = self._kept
         for calls, names in self._groups:
-            if kept is None and _is_direct(calls, names):
+            if kept is None and is_direct(calls, names):
                 (call,) = calls
                 self._add(cotangents, call, call.contraction.gram(self._factors(call, tangents)))
                 continue
@@ -180,15 +189,56 @@ class StructuredJacobian(Jacobian):
         return self._single_gram_row(columns).mT
 
     def _single_gram_row(self, columns: Tensor) -> Tensor:
-        tangents = self._signals.push(self._as_inputs(columns))
+        return self._rows(self._signals.push(self._as_inputs(columns))).unsqueeze(-1)
+
+    def _rows(self, tangents: Sequence[Tensor]) -> Tensor:
+        """J v up to a rotation, [B, r], given DPhi v; for a plain gradient."""
         rows = []
         for calls, names in self._groups:
-            if _is_direct(calls, names):
+            if is_direct(calls, names):
                 (call,) = calls
                 rows.append(call.contraction.rotated_tangent(self._factors(call, tangents)))
             else:
                 rows += [value.reshape(len(value), -1) for value in self._tangents(calls, names, tangents).values()]
-        return torch.cat(rows, dim=1).unsqueeze(-1)
+        return torch.cat(rows, dim=1)
+
+    @torch.no_grad()
+    def step(self, direction: Tensor, draw: Draw | None = None) -> StepResponse:
+        """See `Jacobian.step`: no vector of the parameters' size for a plain gradient."""
+        tangent = self._as_inputs(direction)
+        tangents, batch = self._signals.push(tangent), Batch(self.batch.inputs + tangent, self.batch.targets)
+        try:
+            with torch.enable_grad():
+                moved = Signals(self.release, batch, self.layout, differentiable=False)
+        except UnsupportedLayer:  # a step away, the model has other layers
+            return super().step(direction, draw)
+        groups = grouped(moved.calls)
+        before, after = self._values, self._values_of(groups)
+        scale, front = shrinking(before.norms, after.norms), front_layers(self._signals, moved, tangents)
+        if self.release.changes_gradient:
+            gradients, tangent_rows = self.gradients(), self._flat_tangents(tangents)
+            change = self._chain.apply(scale[:, None].to(gradients) * self._gradients(groups) - gradients)
+            said, changed = self._chain.apply(tangent_rows).norm(dim=1).double(), change.norm(dim=1).double()
+            kept = (self.mean().norm(dim=1).double() / before.norms).nan_to_num()
+            front = [replace(layer, precision=layer.precision * kept.square()) for layer in front]
+        else:
+            said, changed = self._rows(tangents).norm(dim=1).double(), before.change(after, scale)
+        gap = None if draw is None else self._signals.adjoint_gap(tangent, tangents, draw)
+        return StepResponse(before.norms, said, changed, front, gap)
+
+    @cached_property
+    def _values(self) -> GradientValues:
+        return self._values_of(self._groups)
+
+    def _values_of(self, groups: list[Group]) -> GradientValues:
+        """Values of the gradients that calls have, this batch's or others'."""
+        formed, outer = list[Tensor](), list[tuple[Tensor, Tensor]]()
+        for calls, names in groups:
+            if is_outer_product(calls, names):
+                outer.append(outer_factors(calls[0]))
+            else:
+                formed += self._group_gradients(calls, names).values()
+        return GradientValues(formed, outer)
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
         """K columns per sample as one column for each of some copies of it, block by block."""
@@ -232,19 +282,9 @@ class StructuredJacobian(Jacobian):
             return Signals(self.release, self.batch, self.layout)
 
     @cached_property
-    def _groups(self) -> list[tuple[list[BoundCall], set[str]]]:
-        """Calls that share parameters, together, and the names of those parameters."""
-        groups: list[tuple[list[BoundCall], set[str]]] = []
-        for call in self._signals.calls:
-            calls, names = [call], {source.name for source in call.sources.values()}
-            apart = []
-            for group in groups:
-                if group[1] & names:
-                    calls, names = group[0] + calls, names | group[1]
-                else:
-                    apart.append(group)
-            groups = [*apart, (calls, names)]
-        return groups
+    def _groups(self) -> list[Group]:
+        """See `grouped`."""
+        return grouped(self._signals.calls)
 
     def _as_inputs(self, columns: Tensor) -> Tensor:
         return columns.reshape(self.batch.inputs.shape)
@@ -258,33 +298,9 @@ class StructuredJacobian(Jacobian):
 
     def _tangents(self, calls: list[BoundCall], names: set[str], parts: Sequence[Tensor]) -> Parameters:
         """Tangents [B, *shape] of the gradient of the parameters of a group."""
-        return self._summed(names, [(call, call.contraction.tangent(self._factors(call, parts))) for call in calls])
-
-    def _summed(self, names: set[str], found: list[tuple[BoundCall, Parameters]]) -> Parameters:
-        """What calls say of their parameters, each rearranged to the parameter's own shape, added up."""
-        total: dict[str, Tensor] = {}
-        for call, parameters in found:
-            for role, value in parameters.items():
-                source = call.sources[role]
-                own = self._unviewed(source, value)
-                total[source.name] = own if source.name not in total else total[source.name] + own
-        return {name: total[name] for name in sorted(names)}
-
-    def _unviewed(self, source: Source, value: Tensor) -> Tensor:
-        """Transpose of a source's views, on [B, *shape after them]."""
-        if not source.views:
-            return value
-        parameter = self.release.parameters[source.name]
-
-        def transpose(cotangent: Tensor) -> Tensor:
-            pullback: Callable[[Tensor], tuple[Tensor]]
-            _, pullback = vjp(source, torch.zeros_like(parameter))  # type: ignore[misc]
-            pulled: Tensor = pullback(cotangent)[0]
-            return pulled
-
-        with torch.enable_grad():
-            own: Tensor = vmap(transpose)(value)
-        return own
+        return self._space.summed(
+            names, [(call, call.contraction.tangent(self._factors(call, parts))) for call in calls]
+        )
 
     def _add_cotangents(
         self, cotangents: list[Tensor | None], calls: list[BoundCall], parameters: Mapping[str, Tensor]
@@ -301,39 +317,31 @@ class StructuredJacobian(Jacobian):
             own, before = place.back(value), cotangents[position]
             cotangents[position] = own if before is None else before + own
 
-    def _flat(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """[B, P] in the release's order; parameters that the loss doesn't depend on are zero."""
-        pieces = []
-        for name, parameter in self.release.parameters.items():
-            found = parameters.get(name)
-            pieces.append(
-                parameter.new_zeros(self.num_samples, parameter.numel())
-                if found is None
-                else found.reshape(self.num_samples, -1)
-            )
-        return torch.cat(pieces, dim=1)
-
-    def _pieces(self, flat: Tensor) -> Parameters:
-        """[..., P] by parameter, [..., *shape]."""
-        sizes = [parameter.numel() for parameter in self.release.parameters.values()]
-        pieces = torch.split_with_sizes(flat, sizes, -1)
-        return {
-            name: piece.reshape(*flat.shape[:-1], *parameter.shape)
-            for (name, parameter), piece in zip(self.release.parameters.items(), pieces, strict=True)
-        }
-
     @torch.no_grad()
     def gradients(self) -> Tensor:
         """The gradient before any step, [B, P]."""
+        return self._gradients(self._groups)
+
+    def _gradients(self, groups: list[Group]) -> Tensor:
+        found: Parameters = {}
+        for calls, names in groups:
+            found |= self._group_gradients(calls, names)
+        return self._space.flat(found)
+
+    def _group_gradients(self, calls: list[BoundCall], names: set[str]) -> Parameters:
+        return self._space.summed(names, [(call, call.contraction.gradient()) for call in calls])
+
+    def _flat_tangents(self, tangents: Sequence[Tensor]) -> Tensor:
+        """Derivative of the gradient [B, P], given DPhi v."""
         found: Parameters = {}
         for calls, names in self._groups:
-            found |= self._summed(names, [(call, call.contraction.gradient()) for call in calls])
-        return self._flat(found)
+            found |= self._tangents(calls, names, tangents)
+        return self._space.flat(found)
 
     def _pull_gradient(self, gradients: Tensor) -> Tensor:
         """Transpose of the gradient's own Jacobian, [B, P] to [B, d]."""
         cotangents: list[Tensor | None] = [None] * len(self._signals.parts)
-        parameters = self._pieces(gradients)
+        parameters = self._space.pieces(gradients)
         for calls, _ in self._groups:
             self._add_cotangents(cotangents, calls, parameters)
         return self._signals.pull(cotangents).flatten(1)
@@ -348,7 +356,7 @@ class StructuredJacobian(Jacobian):
     def _kept(self) -> Parameters | None:
         if not self.release.changes_gradient or self._chain.kept is None:
             return None
-        return self._pieces(self._chain.kept)
+        return self._space.pieces(self._chain.kept)
 
     @cached_property
     def _low_rank(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -378,11 +386,3 @@ def agree(together: Tensor, alone: Tensor) -> bool:
     finite = alone[torch.isfinite(alone)]
     largest = float(finite.abs().max()) if len(finite) else 0.0
     return torch.allclose(together, alone.to(together), rtol=tolerance, atol=tolerance * largest, equal_nan=True)
-
-
-def _is_direct(calls: list[BoundCall], names: set[str]) -> bool:
-    """Whether parameters belong to one call and one role each, as they are: no tangent of them is needed."""
-    if len(calls) > 1:
-        return False
-    sources = list(calls[0].sources.values())
-    return len(sources) == len(names) and not any(source.views for source in sources)

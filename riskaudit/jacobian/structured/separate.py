@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.base import Draw, Jacobian
+from riskaudit.jacobian.response import StepResponse, joined
 from riskaudit.jacobian.structured.operator import StructuredJacobian
 from riskaudit.jacobian.structured.signals import Layout
 from riskaudit.release import Batch, Release
@@ -52,6 +53,10 @@ class SeparateJacobian(Jacobian):
     def gradients(self) -> Tensor:
         """The gradient before any step, [B, P]."""
         return torch.cat([part.gradients() for part in self._parts])
+
+    def step(self, direction: Tensor, draw: Draw | None = None) -> StepResponse:
+        """See `Jacobian.step`."""
+        return joined([part.step(direction[place : place + 1], draw) for place, part in enumerate(self._parts)])
 
     def _matmat(self, columns: Tensor) -> Tensor:
         return self._each(StructuredJacobian.matmat, columns)

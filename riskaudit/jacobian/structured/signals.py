@@ -7,7 +7,7 @@ with DPhi^T. All of it lives in torch's plain autograd: no ``vmap``, no per-samp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from riskaudit.jacobian.response import pairing_gap
 from riskaudit.jacobian.structured.layers.contraction import Contraction
 from riskaudit.jacobian.structured.recording import (
     Call,
@@ -31,16 +32,24 @@ from riskaudit.release import Batch, Release
 
 # The sample that is NaN in the third pass of a trace: neither the first nor the last.
 MARKED_SAMPLE = 1
+# What the weights of other layers are changed to, to see where they have a part.
+CHANGED_SCALE, CHANGED_SHIFT = 1.25, 0.1
+# Beginnings of the names of layers that mix entries with their weights; all others work entry by entry.
+MIXING = ("Linear", "Bilinear", "Conv", "Embedding")
 
 
 @dataclass(frozen=True)
 class CallLayout:
-    """What is the same for every batch of one call: its layer, its parameters, and where the samples are."""
+    """What is the same for every batch of one call: its layer, its parameters, and where the samples are.
+
+    ``front`` says that no other layer's weights have a part in what enters it.
+    """
 
     layer: str
     sources: tuple[tuple[str, str], ...]
     inputs: tuple[Place, ...]
     output: Place
+    front: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,15 +61,27 @@ class Layout:
 
 
 def run(
-    release: Release, batch: Batch, decisions: Sequence[bool] | None, marking: bool = False
+    release: Release,
+    batch: Batch,
+    decisions: Sequence[bool] | None,
+    marking: bool = False,
+    changed: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Recorder]:
     """One recorded forward pass: the inputs (with a graph), the losses [B], and the recorder.
+
+    Args:
+        release: the model, its parameters and its loss.
+        batch: the samples.
+        decisions: see `Recorder`.
+        marking: see `Recorder`.
+        changed: parameters with other values than the release's.
 
     Raises:
         UnsupportedLayer: a parameter is used in a way that has no contraction.
     """
     inputs = batch.inputs.detach().clone().requires_grad_()
-    parameters = {name: value.detach().requires_grad_() for name, value in release.parameters.items()}
+    values = {**release.parameters, **(changed or {})}
+    parameters = {name: value.detach().requires_grad_() for name, value in values.items()}
     recorder = Recorder(parameters, len(batch), decisions, marking)
     # Attention's other kernels have no second derivatives.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -92,10 +113,11 @@ def find_layout(release: Release, batch: Batch, counts: tuple[int, int]) -> Layo
         for one, other in zip(small.calls, large.calls, strict=True)
     ]
     marks = _marks(release, batches[0], decisions, small.calls)
+    front = _front(release, batches[0], decisions, small.calls)
     calls = []
-    for call, by_shape, marked in zip(small.calls, places, marks, strict=True):
+    for call, by_shape, marked, first in zip(small.calls, places, marks, front, strict=True):
         *inputs, output = _told_apart(by_shape, marked, counts[0])
-        calls.append(CallLayout(call.layer, _names(call), tuple(inputs), output))
+        calls.append(CallLayout(call.layer, _names(call), tuple(inputs), output, first))
     return Layout(tuple(calls), tuple(decisions))
 
 
@@ -145,6 +167,22 @@ def _marks(release: Release, batch: Batch, decisions: Sequence[bool], calls: lis
     return list(recorder.marks)
 
 
+def _front(release: Release, batch: Batch, decisions: Sequence[bool], calls: list[Call]) -> list[bool]:
+    """For each call, whether what enters it stays the same whatever the weights of layers with a matrix are."""
+    names = {source.name for call in calls if call.layer.startswith(MIXING) for source in call.sources.values()}
+    changed = {name: CHANGED_SCALE * release.parameters[name] + CHANGED_SHIFT for name in names}
+    try:
+        _, _, recorder = run(release, batch, decisions, changed=changed)
+    except Exception:  # the model may be anybody's code, and may refuse such weights
+        return [not place for place in range(len(calls))]
+    if _outline(recorder.calls) != _outline(calls):
+        return [not place for place in range(len(calls))]
+    return [
+        all(torch.equal(*pair) for pair in zip(call.inputs, other.inputs, strict=True))
+        for call, other in zip(calls, recorder.calls, strict=True)
+    ]
+
+
 def _told_apart(places: list[Place], marks: list[Tensor] | None, num_samples: int) -> list[Place]:
     """The places of one call's factors, with the runs of merged samples.
 
@@ -188,6 +226,7 @@ class BoundCall:
     sources: Mapping[str, Source]
     places: tuple[Place, ...]
     factors: tuple[int, ...]
+    front: bool = False
 
 
 class Signals:
@@ -197,19 +236,20 @@ class Signals:
         release: the model, its parameters and its loss.
         batch: B samples.
         layout: of this model.
+        differentiable: keep what derivatives of Phi need.
 
     Raises:
         UnsupportedLayer: the pass differs from the layout.
     """
 
-    def __init__(self, release: Release, batch: Batch, layout: Layout) -> None:
+    def __init__(self, release: Release, batch: Batch, layout: Layout, differentiable: bool = True) -> None:
         self.num_samples = len(batch)
         self.inputs, losses, recorder = run(release, batch, layout.decisions)
         if [(call.layer, call.sources) for call in layout.calls] != _outline(recorder.calls):
             raise UnsupportedLayer("a model whose layers depend on the batch")
         calls = recorder.calls
         self.losses = losses.detach()
-        signals = _signals(losses, recorder, create_graph=True)
+        signals = _signals(losses, recorder, create_graph=differentiable)
         # A call that the loss doesn't depend on adds nothing to the gradient.
         used = [
             (call, place, signal)
@@ -231,7 +271,9 @@ class Signals:
             ]
             contraction = call.make(values, frozenset(call.sources), where.output)
             self.calls.append(
-                BoundCall(contraction, call.sources, places, tuple(positions[id(factor)] for factor in factors))
+                BoundCall(
+                    contraction, call.sources, places, tuple(positions[id(each)] for each in factors), where.front
+                )
             )
         # Parts that are constant around the batch have no tangent.
         self._varying = [position for position, part in enumerate(self.parts) if part.requires_grad]
@@ -272,3 +314,29 @@ class Signals:
         parts, given = zip(*pairs, strict=True)
         (pulled,) = torch.autograd.grad(parts, self.inputs, given, retain_graph=True, allow_unused=True)
         return torch.zeros_like(self.inputs) if pulled is None else pulled
+
+    def adjoint_gap(self, tangent: Tensor, pushed: Sequence[Tensor], draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """|<u, DPhi v> - <DPhi^T u, v>| relative to the typical size of either, [B].
+
+        Args:
+            tangent: v, [B, ...].
+            pushed: DPhi v, as `push` gives it.
+            draw: u, random numbers of mean 0 and variance 1 like a tensor's.
+        """
+        cotangents = [draw(part) for part in self.parts]
+        pulled = (self.pull(cotangents) * tangent).flatten(1)
+        paired = torch.cat(
+            [
+                place.first(cotangents[position] * pushed[position], self.num_samples).flatten(1)
+                for position, place in self._places.items()
+            ],
+            dim=1,
+        )
+        return pairing_gap(paired, pulled)
+
+    @property
+    def _places(self) -> dict[int, Place]:
+        """Where samples are in each part."""
+        return {
+            position: place for call in self.calls for position, place in zip(call.factors, call.places, strict=True)
+        }

@@ -1,0 +1,79 @@
+"""What a step of the inputs does to a release, against what the derivative says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FrontLayer:
+    """What a step v does to the input of a layer that no other layer's weights come before; B samples, n entries each.
+
+    Attributes:
+        value: what enters the layer at x, a(x), [B, n].
+        change: a(x + v) - a(x), [B, n].
+        said: what its derivative says of that, [B, n].
+        precision: of one entry of a(x) in the released gradient, per squared noise std, [B], float64.
+        seen: the share of a sample's d directions that the layer's gradient can show at most.
+        outer: whether the layer is fully connected at one position, so that a(x) can be read off its gradient b a(x)^T.
+    """
+
+    value: Tensor
+    change: Tensor
+    said: Tensor
+    precision: Tensor
+    seen: float
+    outer: bool
+
+
+@dataclass(frozen=True)
+class StepResponse:
+    """What a step v of the inputs does, for B samples; float64.
+
+    Attributes:
+        norms: |g(x)|, [B], of the gradient before any step of the release.
+        said: |J v|, [B].
+        change: |D (s g(x + v) - g(x))|, [B], D the derivative of the release's steps, s <= 1 what takes back growth
+            of g.
+        front: what it does to the layers in front, as far as they are known.
+        adjoint_gap: |<u, A v> - <A^T u, v>| for a random u, relative to the size that such products have, [B], A the
+            derivative of r or of what r is made of; None where it wasn't asked for.
+    """
+
+    norms: Tensor
+    said: Tensor
+    change: Tensor
+    front: list[FrontLayer]
+    adjoint_gap: Tensor | None = None
+
+
+def joined(responses: Sequence[StepResponse]) -> StepResponse:
+    """Of several samples' responses, one."""
+    gaps = [one.adjoint_gap for one in responses if one.adjoint_gap is not None]
+    front = [_together(layer) for layer in zip(*(one.front for one in responses), strict=True)]
+    norms, said, change = (torch.cat([getattr(one, name) for one in responses]) for name in ("norms", "said", "change"))
+    return StepResponse(norms, said, change, front, torch.cat(gaps) if gaps else None)
+
+
+def _together(layers: Sequence[FrontLayer]) -> FrontLayer:
+    """One layer for several samples."""
+    value, change, said, precision = (
+        torch.cat([getattr(one, name) for one in layers]) for name in ("value", "change", "said", "precision")
+    )
+    return FrontLayer(value, change, said, precision, layers[0].seen, layers[0].outer)
+
+
+def shrinking(before: Tensor, after: Tensor) -> Tensor:
+    """s <= 1 that takes norms ``after`` back to ``before`` where they have grown, [B]."""
+    return torch.where(after > before, before / after, torch.ones_like(after))
+
+
+def pairing_gap(left: Tensor, right: Tensor) -> Tensor:
+    """How far sums of terms [B, n] and [B, m], which should be equal, are apart, relative to their random size, [B]."""
+    size = left.double().norm(dim=1) + right.double().norm(dim=1)
+    gap = (left.double().sum(1) - right.double().sum(1)).abs()
+    return torch.where(size > 0, gap / size, gap)
