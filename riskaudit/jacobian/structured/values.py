@@ -142,4 +142,5 @@ def _outer_difference(b: Tensor, a: Tensor, b_after: Tensor, a_after: Tensor) ->
     unit = m / size.clamp_min(torch.finfo(m.dtype).tiny)
     along = (unit * da).sum(1, keepdim=True)
     rest = n.norm(dim=1) * (da - along * unit).norm(dim=1)
-    return (size * db + along * n).square().sum(1) + rest.square()
+    total: Tensor = (size * db + along * n).square().sum(1) + rest.square()
+    return total
