@@ -10,9 +10,14 @@ for the PDF), and nothing goes over the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult
+
+if TYPE_CHECKING:
+    from riskaudit.report.document import Document
 
 FORMATS = ("html", "pdf", "json", "csv", "md")
 FILE_NAMES: dict[str, str] = {
@@ -43,7 +48,7 @@ def render(
         SettingsError: an unknown format.
         ResultError: the result holds limits that can't be kept.
     """
-    return _render(result, formats, baseline, ())
+    return render_marked(result, formats, baseline)[0]
 
 
 def render_marked(
@@ -67,7 +72,11 @@ def _render(
     # Imported here so that `riskaudit --help` doesn't wait for matplotlib.
     from riskaudit.report.build import build_document, printable_result
 
-    document = build_document(result, baseline, contradictions)
+    # JSON and CSV don't need it, and of many samples it takes its time.
+    @cache
+    def document() -> Document:
+        return build_document(result, baseline, contradictions)
+
     files: dict[str, bytes] = {}
     for name in dict.fromkeys(formats):
         if name == "json":
@@ -79,14 +88,14 @@ def _render(
         elif name == "html":
             from riskaudit.report.html import to_html
 
-            content = to_html(document)
+            content = to_html(document())
         elif name == "pdf":
             from riskaudit.report.pdf import to_pdf
 
-            content = to_pdf(document)
+            content = to_pdf(document())
         else:
             from riskaudit.report.markdown import to_markdown
 
-            content = to_markdown(document)
+            content = to_markdown(document())
         files[FILE_NAMES[name]] = content
     return files

@@ -12,6 +12,7 @@ from typing import Any
 from attack_cases import calibration, with_attacks
 from report_hostile import HOSTILE
 
+from riskaudit.report.recomputation import recompute
 from riskaudit.results import (
     AuditResult,
     CheckpointInfo,
@@ -85,7 +86,7 @@ def _sample(random_: random.Random, index: int, target: int, spread: float) -> S
         "i2f": (i2f, "converged", 0.0),
         "i2f_lower_bound": (10 ** random_.uniform(-5, -3), "exact", 0.0),
         "expected_rmse": (None, "singular", 0.0),
-        "posterior_rmse": (rmse, "exact", spread / 2),
+        "posterior_rmse": (rmse, "exact", 0.0),
         "revealed_fraction": (revealed, "exact", spread),
         "map_rmse": (rmse * random_.uniform(0.9, 1.1), "exact", 0.0),
         "map_i2f": (rmse * random_.uniform(0.9, 1.1), "exact", 0.0),
@@ -94,13 +95,18 @@ def _sample(random_: random.Random, index: int, target: int, spread: float) -> S
         "lavp_cosine_max": (largest / 400, "converged", 0.0),
         "lavp_cosine_min": (random_.uniform(0.5, 2) * 1e-10, "exact", 0.0),
     }
-    verdict = "high" if revealed > 0.5 else "medium" if revealed >= 0.1 else "low"
+    most = revealed * (1 + spread)
+    verdict = "high" if most > 0.5 else "medium" if most >= 0.1 else "low"
+    proxies = {proxy: _estimate(*value) for proxy, value in values.items()}
+    if spread:
+        ends = [PRIOR_STD * math.sqrt(1 - end) for end in (most, revealed * (1 - spread))]
+        proxies["posterior_rmse"] = Estimate(value=rmse, low=ends[0], high=ends[1], status="exact")
     return SampleRow(
         id=str(index),
         target=target,
         loss=random_.uniform(0.2, 2.6),
         status="exact",
-        proxies={proxy: _estimate(*value) for proxy, value in values.items()},
+        proxies=proxies,
         noise_std_for_target=NoiseTarget(target_rmse=0.2, std=0.002 + 0.03 * revealed**2),
         verdict=verdict,  # type: ignore[arg-type]
         solvers={
@@ -364,14 +370,14 @@ def _policy(decision: str) -> AuditResult:
     reasons = {
         "block": [f"{len(over)} of 16 samples reveal more than 0.5", "sample 4 reveals 0.81, the most"],
         "warn": ["1 sample did not converge"],
-        "allow": ["all 16 samples reveal at most 0.95"],
+        "allow": ["all 16 samples reveal at most 0.99"],
     }[decision]
     return build(
         16,
         policy=PolicyOutcome(
             decision=decision,
             reasons=reasons,
-            limits={"max_revealed": 0.5 if decision == "block" else 0.95},  # type: ignore[arg-type]
+            limits={"max_revealed": 0.5 if decision == "block" else 0.99},  # type: ignore[arg-type]
             source="command line",
             exceeded=over if decision == "block" else [],
         ),
@@ -407,9 +413,9 @@ def _attacked_and_shown() -> AuditResult:
 
 CASES: dict[str, Callable[[], AuditResult]] = {
     "defended": build,
-    "undefended": _undefended,
+    "undefended": lambda: recompute(_undefended())[0],
     "lanczos": _lanczos,
-    "failed": _failed,
+    "failed": lambda: recompute(_failed())[0],
     "one": lambda: build(1, 1),
     "many": lambda: build(300, 10),
     "hostile": _hostile,

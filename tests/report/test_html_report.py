@@ -78,7 +78,8 @@ def test_headline(page, name, headline):
 
 def test_an_allowed_but_unassessed_sample_is_never_within_policy(audit):
     result = audit("within")
-    samples = [result.samples[0].model_copy(update={"verdict": "not_assessed"}), *result.samples[1:]]
+    unassessed = result.samples[0].model_copy(update={"verdict": "not_assessed", "reason": "unknown"})
+    samples = [unassessed, *result.samples[1:]]
     text = Page(render(result.model_copy(update={"samples": samples}), ("html",))["audit.html"]).text
     assert "1 Verdict Not confirmed within policy" in text
 
