@@ -47,12 +47,40 @@ def fit_together(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> tuple[
             before, after = shape_text(samples.inputs.shape[1:]), shape_text(inputs.shape[1:])
             note = f"inputs of shape {before} were taken as {after}: {words}"
             fitted = replace(fitted, notes=(*fitted.notes, note))
+        elif _takes_both(fitted, arranged):
+            fitted = replace(fitted, notes=(*fitted.notes, _both_note(arranged)))
         return fitted, arranged
     assert first is not None
     _refuse_token_ids(checkpoint, samples)
     if len(tried) > 1 and _outputs(checkpoint, samples.inputs[:1]) is None:
         raise SamplesError(f"{first}; tried as {', '.join(dict.fromkeys(tried))}") from first
     raise first
+
+
+def _takes_both(checkpoint: Checkpoint, samples: Samples) -> bool:
+    """Whether the model takes inputs [N, 1, *S] without their axis of channels too, with another result."""
+    inputs = samples.inputs
+    if inputs.ndim < 3 or inputs.shape[1] != 1 or checkpoint.architecture == "torch.export":
+        return False
+    bare = replace(samples, inputs=inputs.squeeze(1), are_images=False)
+    one, other = _outputs(checkpoint, inputs[:1]), _outputs(checkpoint, bare.inputs[:1])
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    try:
+        _check_batches(checkpoint, bare)
+    except SamplesError:
+        return False
+    return not torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def _both_note(samples: Samples) -> str:
+    """Which of two readings is audited, and how the other one is had."""
+    taken, bare = samples.inputs.shape[1:], samples.inputs.shape[2:]
+    return (
+        f"the model takes inputs of shape {shape_text(taken)} and of {shape_text(bare)}, with different results; those "
+        f"of {shape_text(taken)} were audited: if it was trained on {shape_text(bare)}, name a factory whose model "
+        "begins with x.squeeze(1) by --arch file.py:factory"
+    )
 
 
 def _arrangements(inputs: Tensor) -> Iterator[tuple[Tensor, str | None]]:

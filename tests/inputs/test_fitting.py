@@ -274,3 +274,53 @@ def test_void_labels_and_what_to_do(tmp_path: Path, refused) -> None:
         "def ce(o, y): return cross_entropy(o, y.long(), ignore_index=255)\n"
     )
     fit_together(Checkpoint.from_model(net), samples, load_loss(f"{tmp_path}/l.py:ce"))
+
+
+class Summary(nn.Module):
+    """Takes any number of axes; what it makes of one more depends on ``kind``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.head = kind, nn.Linear(8, 3)
+
+    def forward(self, x):
+        if self.kind == "as many axes":
+            x = x * x.ndim
+        if self.kind == "first size":
+            x = x / x.shape[1]
+        if self.kind == "squeezed":
+            x = x.squeeze(1) if x.ndim == 4 else x
+        return self.head(x.flatten(1, -2).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "differs"), [("as many axes", True), ("first size", True), ("plain", False), ("squeezed", False)]
+)
+def test_two_readings_with_different_results_are_told(tmp_path: Path, kind: str, differs: bool) -> None:
+    torch.manual_seed(0)
+    model = Summary(kind)
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((4, 6, 8)), y=LABELS.numpy())
+    checkpoint, samples = fit_together(Checkpoint.from_model(model), load_samples(tmp_path / "d.npz", loss=CE), CE)
+    assert samples.inputs.shape[1:] == (1, 6, 8)
+    notes = [note for note in checkpoint.notes if "with different results; those of (1, 6, 8) were audited" in note]
+    assert bool(notes) == differs
+    if differs:
+        # The note's advice gives the other reading, without a note.
+        assert "x.squeeze(1)" in notes[0]
+        bare = Checkpoint.from_model(nn.Sequential(Squeezed(), model))
+        other, taken = fit_together(bare, samples, CE)
+        assert not other.notes
+        x = samples.inputs.float()
+        assert torch.equal(other.model(taken.inputs.float()), model(x.squeeze(1)))
+
+
+class Squeezed(nn.Module):
+    def forward(self, x):
+        return x.squeeze(1) if x.ndim == 4 else x
+
+
+def test_grey_images_of_a_network_of_images_have_one_reading() -> None:
+    torch.manual_seed(0)
+    samples = Samples.from_tensors(torch.rand(4, 1, 8, 7), LABELS)
+    checkpoint, _ = fit_together(Checkpoint.from_model(Convolved(nn.Conv2d(1, 4, 3))), samples, CE)
+    assert not checkpoint.notes
