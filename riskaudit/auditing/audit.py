@@ -19,7 +19,7 @@ from torch import nn
 from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, refuse_if_all_failed
-from riskaudit.auditing.notes import separate_note, threat_model, warnings_of
+from riskaudit.auditing.notes import loss_note, separate_note, threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.recognition import doubt_of, without_protective_claims
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
@@ -31,6 +31,7 @@ from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.jacobian import obstacle_of
 from riskaudit.proxies import PROXIES, Clock
 from riskaudit.release import Release
+from riskaudit.release.shares import shares_of
 from riskaudit.results import (
     AuditResult,
     CheckpointInfo,
@@ -48,6 +49,8 @@ from riskaudit.version import __version__
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+# Samples over which a loss of the user's own is compared with the mean of their losses.
+COMPARED = 16
 
 
 def audit(
@@ -150,6 +153,7 @@ def audit_victim(
             *chosen.warnings,
             *_alarm(victim, done),
             *separate_note(done.separate, len(done.rows)),
+            *_loss_note(victim),
             *warnings_of(checkpoint, samples, settings, release, done.rows),
         ],
     )
@@ -164,6 +168,19 @@ def _alarm(victim: Victim, done: BatchRows) -> list[str]:
         classes = outputs.shape[1] if outputs.ndim > 1 else None
     losses = [row.loss for row in done.rows if isinstance(row.loss, float)]
     return loss_alarm(losses, classes, victim.checkpoint.training_loss)
+
+
+@torch.no_grad()
+def _loss_note(victim: Victim) -> list[str]:
+    """Where a loss of the user's own, over the first samples as a batch, isn't the mean of their losses."""
+    if victim.loss.kind != "custom" or len(victim.samples) < 2:
+        return []
+    batch = victim.batch(list(range(min(len(victim.samples), COMPARED))))
+    try:
+        shares = shares_of(victim.loss, victim.release.run(victim.release.parameters, batch.inputs), batch.targets)
+    except Exception:  # a function that was written for one sample at a time needn't take several
+        return []
+    return loss_note(shares, victim.loss.name)
 
 
 def _settings(settings: AuditSettings | None, options: dict[str, object]) -> AuditSettings:

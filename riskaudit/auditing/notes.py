@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
+from riskaudit.release.shares import TOLERANCE
 from riskaudit.results import SampleRow, ThreatModel
 from riskaudit.results.verdicts import HEADLINE
 
@@ -111,6 +112,26 @@ def separate_note(separate: int, total: int) -> list[str]:
     return [
         f"the loss or gradient of a sample depends on the other samples of its batch, so {separate} of {total} samples "
         "were audited one at a time: the numbers are of releases of single samples, not of a batch's mean gradient"
+    ]
+
+
+def loss_note(shares: Tensor | None, name: str) -> list[str]:
+    """That a loss over a batch isn't the mean of its samples' losses, where it isn't.
+
+    Args:
+        shares: of the samples in the batch's loss, [B]; None where they have none.
+        name: of the loss.
+    """
+    if shares is None:
+        what = "isn't made of its samples' losses by constant factors"
+    elif float((shares * len(shares) - 1).abs().max()) > TOLERANCE:
+        least, most = float(shares.min()) * len(shares), float(shares.max()) * len(shares)
+        what = f"weights its samples {least:.3g} to {most:.3g} times as much as their mean does"
+    else:
+        return []
+    return [
+        f"over a batch the loss {name} {what}: the numbers are of releases of single samples, not of their parts in "
+        "a batch's gradient (the guard reviews those, where there are such parts)"
     ]
 
 
