@@ -7,8 +7,9 @@ whose reference noise only ranks samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +32,20 @@ _CHOICES = {
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
 POLICY_TABLE = "policy"
+_SHARE: tuple[str, Callable[[float], bool]] = ("between 0 and 1", lambda value: 0 <= value <= 1)
+_POSITIVE: tuple[str, Callable[[float], bool]] = ("above 0", lambda value: value > 0)
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "max_revealed": _SHARE,
+    "max_class_gap": _SHARE,
+    "max_total_revealed": _SHARE,
+    "max_unassessed": _SHARE,
+    "min_rmse": ("of at least 0", lambda value: value >= 0),
+    "budget_seconds": _POSITIVE,
+    "max_gradients": _POSITIVE,
+    "clip_norm": _POSITIVE,
+    # Intervals that hold less often than every other time are no bounds.
+    "confidence": ("of at least 0.5 and below 1", lambda value: 0.5 <= value < 1),
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +83,13 @@ class Judgement:
         reasons: one sentence each.
         exceeded: ids of samples over a limit, in the samples' order.
         unassessed: ids of samples without a number that a limit needs.
+        notes: what a reader should know although it refuses nothing.
     """
 
     reasons: list[str]
     exceeded: list[str]
     unassessed: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,10 @@ class Policy:
             for (``local_steps`` of the guard): "block", or "accept" it as the gradient of one step.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
-        confidence: that all of a review's numbers hold, in (0, 1).
+        confidence: that all of a review's numbers hold, at least 0.5 and below 1.
+
+    Raises:
+        SettingsError: a number that is none, isn't finite or out of range, or an unknown choice.
     """
 
     max_revealed: float | None = None
@@ -116,21 +136,13 @@ class Policy:
     confidence: float = 0.99
 
     def __post_init__(self) -> None:
-        for name in ("max_revealed", "max_class_gap", "max_total_revealed", "max_unassessed"):
+        for name, (words, allows) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise SettingsError(f"expected {name} between 0 and 1, found {value}")
-        if self.min_rmse is not None and not (math.isfinite(self.min_rmse) and self.min_rmse >= 0):
-            raise SettingsError(f"expected min_rmse of at least 0, found {self.min_rmse}")
+            if value is not None or name in ("max_unassessed", "confidence"):
+                check_number(name, value, words, allows)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SettingsError(f"expected {name} to be one of {', '.join(choices)}, found {getattr(self, name)!r}")
-        for name in ("budget_seconds", "max_gradients", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise SettingsError(f"expected {name} above 0, found {value}")
-        if not 0 < self.confidence < 1:
-            raise SettingsError(f"expected confidence between 0 and 1, both left out, found {self.confidence}")
         if (self.sanitiser == "clip") != (self.clip_norm is not None):
             raise SettingsError('expected clip_norm together with sanitiser = "clip"; give both or neither')
 
@@ -191,13 +203,18 @@ class Policy:
                 f"{len(over['max_total_revealed'])} of {total} samples would reveal more than "
                 f"{self.max_total_revealed:g} of the input over all rounds"
             )
+        notes: list[str] = []
         gap = class_gap(exposures) if self.max_class_gap is not None else None
+        if self.max_class_gap is not None and len({one.group for one in exposures} - {None}) == 1:
+            words = f"max_class_gap was not compared, since all {total} samples are of one class"
+            # Where nothing else is limited, nothing was held against the policy.
+            (notes if len(self.limits) > 1 else reasons).append(words)
         if gap is not None and self.max_class_gap is not None and not gap <= self.max_class_gap:
             reasons.append(f"classes may differ by {gap:.3g} in what they reveal, more than {self.max_class_gap:g}")
         if len(unassessed) > self.max_unassessed * total:
             reasons.append(f"{len(unassessed)} of {total} samples could not be assessed")
         exceeded = {*unassessed, *(each for ids in over.values() for each in ids)}
-        return Judgement(reasons, [one.id for one in exposures if one.id in exceeded], unassessed)
+        return Judgement(reasons, [one.id for one in exposures if one.id in exceeded], unassessed, notes)
 
     def exceeds(self, limit: str, one: Exposure) -> bool:
         """Whether a sample may be over ``limit``; False where nothing is known of it."""
@@ -233,7 +250,7 @@ class Policy:
         total = len(result.samples)
         return PolicyOutcome(
             decision="block" if reasons else "allow",
-            reasons=reasons or [_within(total, judgement.unassessed)],
+            reasons=[*(reasons or [_within(total, judgement.unassessed)]), *judgement.notes],
             limits=limits,
             source=source,
             exceeded=judgement.exceeded,
@@ -249,6 +266,32 @@ class Policy:
             "max_total_revealed": one.total_revealed,
         }
         return all(needed[limit] is not None for limit in self.limits)
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting is a finite real number; truth values, texts and tensors are none."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # of an integer beyond all floats
+        return False
+
+
+def check_number(name: str, value: Any, words: str, allows: Callable[[float], bool]) -> None:
+    """Refuse a setting that isn't a finite number, or out of its range.
+
+    Args:
+        name: of the setting.
+        value: that was given.
+        words: the range, as in "expected max_revealed between 0 and 1".
+        allows: whether a number is in the range.
+
+    Raises:
+        SettingsError: with what was expected and found.
+    """
+    if not is_number(value):
+        raise SettingsError(f"expected {name} {words}, found {value!r}, which is no finite number")
+    if not allows(value):
+        raise SettingsError(f"expected {name} {words}, found {value}")
 
 
 def class_gap(exposures: Iterable[Exposure]) -> float | None:

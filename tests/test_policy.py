@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -172,6 +174,53 @@ def test_limits_out_of_range(values) -> None:
 def test_limits_that_are_no_numbers(value) -> None:
     with pytest.raises(SettingsError, match="expected a number for the policy limit max_revealed"):
         Policy.from_mapping({"max_revealed": value})
+
+
+NOT_NUMBERS = [True, False, "0.5", [0.5], 0.5j, math.nan, math.inf, -math.inf, -1, -1e-9, 10**400, np.bool_(True)]
+TOO_MUCH = {
+    "max_revealed": [1.1], "max_class_gap": [2], "max_total_revealed": [1.0001], "max_unassessed": [1.5, None],
+    "confidence": [0, 1e-300, 0.01, 0.4999, 1, 1.5, None], "budget_seconds": [0], "max_gradients": [0.0],
+    "clip_norm": [0], "min_rmse": [],
+}  # fmt: skip
+NUMBERS = dict.fromkeys(TOO_MUCH, 0.75)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, one) for name in TOO_MUCH for one in NOT_NUMBERS + TOO_MUCH[name]])
+def test_every_number_is_one_and_in_range(name, value) -> None:
+    others = {"max_revealed": 0.5} | ({"sanitiser": "clip"} if name == "clip_norm" else {})
+    Policy(**(others | {name: NUMBERS[name]}))
+    Policy(**(others | {name: np.float32(0.75)}))
+    with pytest.raises(SettingsError, match=rf"expected {name} .*found "):
+        Policy(**(others | {name: value}))
+
+
+def test_the_table_of_numbers_is_whole() -> None:
+    assert set(TOO_MUCH) == {one.name for one in fields(Policy) if "float" in str(one.type)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(), st.sampled_from(sorted(TOO_MUCH)))
+def test_what_a_policy_takes_is_finite(value, name) -> None:
+    others = {"max_revealed": 0.5} | ({"sanitiser": "clip"} if name == "clip_norm" else {})
+    try:
+        policy = Policy(**(others | {name: value}))
+    except SettingsError:
+        return
+    assert 0 <= getattr(policy, name) < math.inf
+
+
+def test_a_gap_that_nobody_compared_is_told() -> None:
+    one_class = [Exposure(str(place), "0", Range(0.0, 0.1)) for place in range(3)]
+    alone, beside = (
+        Policy(max_class_gap=0.2).judge(one_class),
+        Policy(max_class_gap=0.2, max_revealed=0.5).judge(one_class),
+    )
+    assert "max_class_gap was not compared" in alone.reasons[0]
+    assert beside.reasons == []
+    assert "max_class_gap was not compared" in beside.notes[0]
+    two = [*one_class, Exposure("3", "1", Range(0.0, 0.1))]
+    both = Policy(max_class_gap=0.2, max_revealed=0.5).judge(two)
+    assert (both.reasons, both.notes) == ([], [])
 
 
 def test_unknown_limits_name_the_known() -> None:

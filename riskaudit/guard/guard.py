@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -157,10 +158,12 @@ class Guard:
         """
         started = time.monotonic()
         self._rounds += 1
-        number = self._rounds if round is None else round
+        number = self._rounds if not _is_count(round) else round
         snapshot: Snapshot | None = None
         warnings: list[str] = []
         try:
+            if round is not None and not _is_count(round):
+                raise GuardError(f"expected the round as a whole number of at least 0, found {round!r}")
             snapshot = self.client.refresh()
             self._refuse_tampering()
             decision = self._review(batch, update, ids, started, assessed, snapshot, local_steps, warnings)
@@ -383,7 +386,8 @@ class Guard:
             GuardError: the caller says that it is of several.
         """
         steps = self.local_steps if told is None else told
-        if steps is not None and (isinstance(steps, bool) or steps != 1):
+        # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
+        if steps is not None and not (_is_count(steps) and steps == 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
         if steps is not None or self.policy.unproven_step == "accept":
             return None
@@ -597,6 +601,11 @@ def _current(known: Assessment, ids: list[str], accounts: dict[str, Account] | N
         or (place in known.sketches and np.array_equal(known.sketches[place].directions, account.directions))
         for place, account in kept.items()
     )
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    """Whether something is a whole number of at least 0, and no truth value."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 0
 
 
 def _numbers(one: Exposure) -> dict[str, Any]:

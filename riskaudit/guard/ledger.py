@@ -25,7 +25,7 @@ from riskaudit.guard.accounts import Account, Entry, flaws_of, shrinks
 from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.seal import Round, Seal
-from riskaudit.guard.tables import COLUMNS, SCHEMA, create_tables, read_account, write_account
+from riskaudit.guard.tables import COLUMNS, SCHEMA, create_tables, read_account, refuse_forgetting, write_account
 from riskaudit.guard.verification import contradictions, impossible_rows, unsealed_rows
 
 __all__ = ["Account", "Entry", "Ledger", "hide", "reset_ledger"]
@@ -57,6 +57,8 @@ class Ledger:
         self.path = Path(path)
         self.keys = keys if isinstance(keys, KeyFolder) else KeyFolder(keys)
         self.state = (0, GENESIS)
+        self._database: sqlite3.Connection
+        refuse_forgetting(path)
         try:
             if read_only:
                 place = f"file:{quote(str(self.path.absolute()))}?mode=ro"
@@ -66,8 +68,12 @@ class Ledger:
                 self.keys.refuse_neighbour(self.path)
                 with self.keys.locked(self.path):
                     self._open()
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
+        except BaseException as error:
+            if hasattr(self, "_database"):
+                self.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise self._unusable(error) from error
+            raise
 
     def _open(self) -> None:
         """For writing; tables are made in a new or an empty file only."""
@@ -76,7 +82,7 @@ class Ledger:
         if not exists:
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._file = _identity_of(self.path)
-        self._database = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        self._database = sqlite3.connect(self.path.absolute(), timeout=PATIENCE, isolation_level=None)
         if not self._all("SELECT name FROM sqlite_master"):
             made = self._make()
             if not counter.number:
@@ -87,7 +93,6 @@ class Ledger:
             # A ledger that this user's guard made, at a new place.
             self.keys.set_identity(self.path, self.identity)
         elif expected is not None and expected != self.identity:
-            self._database.close()
             raise TamperingError(
                 f"the ledger {self.path.name} was deleted or replaced after {counter.number} rounds; put it back, or "
                 "start over on purpose with riskaudit ledger reset"

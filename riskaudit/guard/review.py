@@ -124,8 +124,8 @@ class Review:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         passing = Outcome("allow", vector, [], exposures, everybody, noise, found)
         if not reasons:
-            return replace(passing, reasons=[self._within(found), *self._together()])
-        reasons += self._together()
+            return replace(passing, reasons=[self._within(found), *judgement.notes, *self._together()])
+        reasons += [*judgement.notes, *self._together()]
         blocked = replace(passing, action="block", vector=None, reasons=reasons)
         if self.policy.on_violation == "block":
             return blocked

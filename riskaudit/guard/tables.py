@@ -1,13 +1,15 @@
-"""The tables of a ledger's file, and one account as a row of them."""
+"""A ledger's file: where it may lie, its tables, and one account as a row of them."""
 
 from __future__ import annotations
 
 import math
 import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
+from riskaudit.errors import GuardError
 from riskaudit.guard.accounts import Account
 from riskaudit.guard.seal import Seal, bucket_of
 
@@ -63,3 +65,18 @@ def write_account(database: sqlite3.Connection, seal: Seal, identifier: str, acc
         "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*values, bucket_of(identifier), seal.row(values)),
     )
+
+
+def refuse_forgetting(path: str | Path) -> None:
+    """Refuse names that SQLite takes as a database in memory, or that are no place for a file.
+
+    Raises:
+        GuardError: it is one.
+    """
+    name, place = str(path), Path(path)
+    if not name.strip() or name.startswith(":") or name.lower().startswith("file:"):
+        raise GuardError(
+            f"expected a file for the ledger, found {name!r}: a ledger in memory forgets what has left; name a file"
+        )
+    if place.exists() and not place.is_file():
+        raise GuardError(f"expected a file for the ledger, found {name!r}, which is none; name a file")

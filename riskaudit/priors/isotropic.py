@@ -6,7 +6,6 @@ Images are far from white, so an attacker who knows their correlations does bett
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
+from riskaudit.policy import is_number
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.results import PriorInfo
 
@@ -29,11 +29,11 @@ class IsotropicPrior(Prior):
     kind: ClassVar[str] = "isotropic"
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.mean):
+        if not is_number(self.mean):
             raise SettingsError(f"expected a finite prior mean, found {self.mean}; set --prior-mean")
-        if not (math.isfinite(self.std) and self.std > 0):
+        if not (is_number(self.std) and self.std > 0):
             raise SettingsError(
-                f"expected a prior standard deviation above 0, found {self.std:g}; set --prior-std "
+                f"expected a prior standard deviation above 0, found {self.std!r}; set --prior-std "
                 "(data whose coordinates are all equal can't provide one)"
             )
 

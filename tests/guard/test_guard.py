@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -244,7 +246,10 @@ def test_training_changes_what_is_reviewed() -> None:
         ({"policy": Policy(max_total_revealed=0.5)}, "give a ledger"),
         ({"release": "prune:0.5,gaussian:0.1"}, "use a mask"),
         ({"release": "gaussian:0.1,mask:0.5"}, "noise as the last step"),
-        ({"prior_std": -1.0}, "prior standard deviation above 0"),
+        *[
+            ({"prior_std": wrong}, "prior standard deviation above 0")
+            for wrong in (-1.0, 0, True, math.nan, math.inf, "1")
+        ],
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -252,6 +257,32 @@ def test_settings_that_make_no_guard(options, words) -> None:
     policy = options.pop("policy", Policy(max_revealed=0.5))
     with pytest.raises(SettingsError, match=words):
         Guard(network(), nn.CrossEntropyLoss(), policy, **{"prior_std": 0.3, **options})
+
+
+@pytest.mark.parametrize("wrong", [1.0, True, "1", math.nan, math.inf, -1, [1], torch.ones(1)], ids=repr)
+@pytest.mark.parametrize("name", ["local_steps", "round"])
+def test_what_is_no_whole_number_withholds(name, wrong) -> None:
+    model, batch = network(), images()
+    guard = guard_of(model, Policy(max_revealed=0.95))
+    update = gradient(model, batch, NOISE)
+    decision = guard.review(batch, update, **{name: wrong})
+    assert (decision.action, decision.update) == ("block", None)
+    assert "expected" in decision.reasons[0]
+    if name == "local_steps":
+        assert guard_of(model, Policy(max_revealed=0.95), local_steps=wrong).review(batch, update).action == "block"
+    assert guard.review(batch, update, **{name: 1}).action == "allow"
+
+
+def test_a_gap_alone_limits_nothing_where_all_are_of_one_class() -> None:
+    model, (inputs, targets) = network(), images()
+    batch = (inputs, torch.zeros_like(targets))
+    update = gradient(model, batch, NOISE)
+    alone = guard_of(model, Policy(max_class_gap=0.9)).review(batch, update)
+    assert alone.action == "block"
+    assert "max_class_gap was not compared" in alone.reasons[0]
+    beside = guard_of(model, Policy(max_class_gap=0.9, max_revealed=0.95)).review(batch, update)
+    assert beside.action == "allow"
+    assert "max_class_gap was not compared" in beside.reasons[1]
 
 
 def test_without_noise_or_classes_no_gap_is_called_small() -> None:

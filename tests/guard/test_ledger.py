@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,6 +241,38 @@ def test_something_else_is_refused(tmp_path) -> None:
     with pytest.raises(GuardError, match="can't be used"):
         Ledger(tmp_path / "missing" / "ledger.db")
     assert [each.name for each in tmp_path.iterdir()] == ["ledger.db"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [":memory:", "file::memory:", "file::memory:?cache=shared", "file:a.db?mode=memory", "FILE:x", ":x", "", " "],
+)
+def test_a_ledger_that_would_forget_is_refused(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    policy = Policy(max_total_revealed=0.5)
+    with pytest.raises(GuardError, match="in memory forgets what has left; name a file"):
+        guard_of(network(), policy, ledger=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_is_no_ledger(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/dev/null", tmp_path, tmp_path / "pipe"):
+        with pytest.raises(GuardError, match="expected a file for the ledger"):
+            guard_of(network(), Policy(max_total_revealed=0.5), ledger=place)
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + bytes(200)])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_ledger_that_is_refused_lets_go_of_its_file(tmp_path, monkeypatch, content, read_only) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(content)
+    if not content:
+        monkeypatch.setattr("riskaudit.guard.ledger.create_tables", lambda *_: (_ for _ in ()).throw(GuardError("no")))
+    with pytest.raises(GuardError):
+        Ledger(path, read_only=read_only)
+    opened = [str(place.resolve()) for place in Path("/proc/self/fd").iterdir()]
+    assert not [name for name in opened if name.startswith(str(tmp_path.resolve()))]
 
 
 def test_another_prior_needs_another_ledger(tmp_path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from attack_cases import with_attacks
-from report_cases import build
+from report_cases import PRIOR_STD, build
 from report_hostile import HOSTILE
 
 from riskaudit.report import render
@@ -31,11 +31,17 @@ def table(result: AuditResult, name: str) -> Table:
 
 
 def with_errors(result: AuditResult, errors: dict[int, Estimate]) -> AuditResult:
-    samples = [
-        row.model_copy(update={"proxies": row.proxies | {"posterior_rmse": errors[place]}}) if place in errors else row
-        for place, row in enumerate(result.samples)
-    ]
+    samples = list(result.samples)
+    for place, error in errors.items():
+        share = Estimate(value=_share(error.value), low=_share(error.high), high=_share(error.low), status=error.status)
+        both = {"posterior_rmse": error, "revealed_fraction": share}
+        samples[place] = samples[place].model_copy(update={"proxies": samples[place].proxies | both})
     return result.model_copy(update={"samples": samples})
+
+
+def _share(error: float | None) -> float | None:
+    """The revealed fraction that goes with a posterior error."""
+    return None if error is None else 1 - (error / PRIOR_STD) ** 2
 
 
 def studied(result: AuditResult, groups: dict[str, str] | None = None) -> AuditResult:

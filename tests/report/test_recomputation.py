@@ -61,6 +61,11 @@ def test_a_flipped_verdict_is_decided_by_the_numbers(document: dict[str, Any], t
     code = run(["report", str(tmp_path / "audit.json"), "--out", str(tmp_path / "out"), "--format", "md"])
     assert code == 1
     assert (tmp_path / "out" / "audit.md").read_text().startswith("**The file disagrees with its own numbers")
+    # From Python the same bytes, and in every format the same conclusion.
+    files = render(AuditResult.from_json(json.dumps(changed)), ("md", "json", "csv"))
+    assert files["audit.md"] == (tmp_path / "out" / "audit.md").read_bytes()
+    assert AuditResult.from_json(files["audit.json"]).samples[0].verdict == "high"
+    assert b"high" in files["samples.csv"].splitlines()[1]
 
 
 def test_a_decision_that_the_numbers_refute(document: dict[str, Any]) -> None:
