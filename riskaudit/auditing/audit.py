@@ -25,6 +25,7 @@ from riskaudit.auditing.recognition import doubt_of, without_protective_claims
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
 from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.summaries import noise_curve, noise_needed
+from riskaudit.auditing.targets import CARRIED, carrying_targets
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
@@ -102,9 +103,13 @@ def audit_victim(
     plan = choose_plan(settings, samples.inputs[0].numel(), release.num_entries, len(samples), width, device)
     thresholds = Thresholds(high=settings.high, medium=settings.medium)
     target_rmse = chosen.info.std / 2 if settings.target_rmse is None else settings.target_rmse
+    disclosed = {
+        place: CARRIED for place, carries in enumerate(carrying_targets(samples.inputs, samples.targets)) if carries
+    }
     maker = RowMaker(
-        jacobian, defended, chosen.prior, plan, thresholds, target_rmse, settings.tolerances, settings.seed, calibrator
-    )
+        jacobian, defended, chosen.prior, plan, thresholds, target_rmse, settings.tolerances, settings.seed, calibrator,
+        disclosed,
+    )  # fmt: skip
     done = _all_rows(maker, victim, show_samples, progress)
     refuse_if_all_failed(done.rows)
     doubt = doubt_of(victim)

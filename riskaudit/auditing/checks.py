@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from riskaudit.auditing.settings import AuditSettings
+from riskaudit.auditing.targets import CARRIED
 from riskaudit.errors import CoupledReleaseError, SamplesError
 from riskaudit.inputs import Samples
 from riskaudit.jacobian import Jacobian
@@ -47,8 +48,9 @@ def refuse_if_all_failed(rows: list[SampleRow]) -> None:
     """Refuse a result without any number in it."""
     if all(row.status == "failed" for row in rows):
         reason = rows[0].reason or ""
-        # Doubts about the derivative say themselves what to do.
-        advice = "" if "derivative" in reason else "; check the scale of the inputs and the weights, and the loss"
+        # Doubts about the derivative and the target say themselves what to do.
+        complete = "derivative" in reason or reason == CARRIED
+        advice = "" if complete else "; check the scale of the inputs and the weights, and the loss"
         raise SamplesError(f"none of the {len(rows)} samples could be audited (the first: {reason}){advice}")
 
 

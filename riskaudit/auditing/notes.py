@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from riskaudit.auditing.settings import AuditSettings
+from riskaudit.auditing.targets import target_notes
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
@@ -37,7 +38,7 @@ def warnings_of(
     checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
-    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples)]
+    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples), *target_notes(samples.targets)]
     warnings += _model_notes(checkpoint.model, release, samples)
     if checkpoint.assumed is not None:
         warnings.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,7 +33,7 @@ class RowMaker:
     """Turns batches into rows; what stays the same for the whole audit.
 
     The Jacobian's release carries noise; where the client adds none (not ``defended``), it is the reference
-    noise.
+    noise. ``disclosed`` says of samples, by position in the data, why nothing can be claimed of them.
     """
 
     jacobian: JacobianMaker
@@ -44,6 +45,7 @@ class RowMaker:
     tolerances: tuple[float, ...]
     seed: int
     calibrator: Calibrator | None = None
+    disclosed: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -129,7 +131,10 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
     values = losses.tolist()
     rows = [_row(maker, at, scores, place, batch, values[place], targets[place]) for place in good]
-    doubts = [one.doubt(noise.fisher_std, *_claimed(row)) for one, row in zip(evidence, rows, strict=True)]
+    doubts = [
+        maker.disclosed.get(index) or one.doubt(noise.fisher_std, *_claimed(row))
+        for index, one, row in zip(batch.indices, evidence, rows, strict=True)
+    ]
     believed = [place for place, doubt in enumerate(doubts) if doubt is None]
     return BatchRows(
         [

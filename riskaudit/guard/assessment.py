@@ -14,6 +14,7 @@ import torch
 from riskaudit.auditing import AuditSettings
 from riskaudit.auditing.credibility import Evidence, examine
 from riskaudit.auditing.planning import choose_plan, fitting_samples
+from riskaudit.auditing.targets import CARRIED, carrying_targets
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.ledger import Account, Entry
@@ -81,6 +82,7 @@ class Assessment:
         shares: by place, of the sample's gradient in what leaves; None where that is one over their number.
         evidence: for and against the derivative, by place.
         warnings: of the whole batch that was assessed, for the decision.
+        carriers: whether each sample's target carries its input; none does where empty.
     """
 
     batch: Batch
@@ -94,6 +96,7 @@ class Assessment:
     shares: list[float] | None = None
     evidence: dict[int, Evidence] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    carriers: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._by_label: dict[int, list[int]] = {}
@@ -147,6 +150,8 @@ class Assessment:
         found = self.information.get(place)
         if found is None or not noise_std:
             return None
+        if self.carriers and self.carriers[place]:
+            return CARRIED
         evidence, sigma = self.evidence.get(place), self.sample_noise(noise_std, batch_size, place)
         if evidence is None:
             return UNCHECKED
@@ -202,6 +207,7 @@ class Assessment:
             None if self.shares is None else [self.shares[place] for place in places],
             {new: self.evidence[old] for new, old in enumerate(places) if old in self.evidence},
             self.warnings,
+            [self.carriers[place] for place in places] if self.carriers else [],
         )
 
 
@@ -256,7 +262,10 @@ class Assessor:
             labels: see `Assessment`.
         """
         shares = self.client.shares(batch)
-        found = Assessment(batch, ids, groups, summed=self.client.summed, labels=labels, shares=shares)
+        carriers = carrying_targets(batch.inputs, batch.targets)
+        found = Assessment(
+            batch, ids, groups, summed=self.client.summed, labels=labels, shares=shares, carriers=carriers
+        )
         limited = math.isfinite(end)
         order = list(range(len(batch)))
         if limited:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from riskaudit.auditing.targets import target_notes
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.batches import HeldBatch, check_batch, classes_of
@@ -297,7 +298,7 @@ class Guard:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
-        warnings += client.loss_warnings(batch)
+        warnings += [*client.loss_warnings(batch), *target_notes(batch.targets)]
         unproven = self._unproven_step(mean, local_steps)
         if unproven is not None:
             # Nothing may leave; the numbers of one step are worked out all the same, for whoever reads the decision.
