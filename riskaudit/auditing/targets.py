@@ -206,13 +206,13 @@ def _resized(images: Tensor, told: Tensor) -> Iterator[_Match]:
     if other == shape:
         fitted = told
     elif other[0] >= shape[0] and other[1] >= shape[1]:
-        fitted = F.adaptive_avg_pool2d(told, shape)
+        fitted = F.adaptive_avg_pool2d(told, (shape[0], shape[1]))
     else:
         fitted = F.interpolate(told, size=shape, mode="bilinear", align_corners=False, antialias=True)
     # What is smooth at the finer size is rough at the coarser one.
     values = min(prod(map(min, shape, other)), prod(map(max, shape, other)) // SMOOTH**2)
     share = 1 / _content(images)
-    planes = [fitted.mean(1, keepdim=True), *(fitted.split(1, 1) if fitted.shape[1] <= MOST_PARTS else ())]
+    planes = [fitted.mean(1, keepdim=True), *(torch.split(fitted, 1, 1) if fitted.shape[1] <= MOST_PARTS else ())]
     if fitted.shape[1] == images.shape[1] > 1:
         yield _Match(_squared_correlation(images, fitted), share, values)
     for plane in planes:
@@ -262,7 +262,8 @@ def _best_place(small: Tensor, large: Tensor) -> tuple[Tensor, Tensor, int]:
 
     def windows(values: Tensor, kernel: Tensor) -> Tensor:
         spectrum = torch.fft.rfftn(values, s=sizes, dim=axes) * torch.fft.rfftn(kernel, s=sizes, dim=axes).conj()
-        return torch.fft.irfftn(spectrum, s=sizes, dim=axes).sum(1)[(slice(None), *valid)].flatten(1)
+        places: Tensor = torch.fft.irfftn(spectrum, s=sizes, dim=axes).sum(1)[(slice(None), *valid)].flatten(1)
+        return places
 
     count, total = small[0].numel(), base.square().flatten(1).sum(1)
     squares = windows(base.square(), ones) - windows(base, ones).square() / count
