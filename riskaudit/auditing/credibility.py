@@ -45,12 +45,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riskaudit.copying import copy_model
 from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.jacobian.base import CHUNK_ENTRIES, Draw
 from riskaudit.jacobian.response import FrontLayer, StepResponse
 from riskaudit.priors import BoundPrior
 from riskaudit.release import Batch, Release
-from riskaudit.release.copying import copy_model
 
 T = TypeVar("T")
 # A tiny step in the prior's standard deviations per coordinate, and how far from x it is made.

@@ -11,11 +11,11 @@ from riskaudit.auditing.checks import refuse_coupling
 from riskaudit.auditing.credibility import check_code
 from riskaudit.auditing.prior import ChosenPrior, choose_prior
 from riskaudit.auditing.settings import AuditSettings
+from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.release import Batch, Release
-from riskaudit.release.copying import copy_model
 
 # Samples on which the Jacobian is tried before the work begins.
 TRIED_SAMPLES = 4

@@ -7,7 +7,6 @@ sample i is as exposed as on its own with B times the noise. Of a sum the attack
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.credibility import check_code
+from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
@@ -28,7 +28,6 @@ from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.jacobian.choice import losses_alone
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
-from riskaudit.release.copying import copy_model
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
 from riskaudit.release.steps import NoiseStep
 
@@ -43,6 +42,8 @@ COUPLED = (
     "the loss of a sample depends on the other samples of its batch, so a batch's gradient isn't made of its samples'; "
     "train without operations over the whole batch"
 )
+# An update with more zeros than this share of its entries, where the gradient has none, was made sparse.
+SPARSE_SHARE = 0.01
 # Samples of which gradients [B, P] are held at once, in entries.
 CHUNK_ENTRIES = 2**26
 
@@ -227,13 +228,15 @@ class Client:
         found = shares_of(self.loss, outputs, batch.targets)
         if found is None:
             raise GuardError(
-                "the loss of this batch isn't a sum of its samples' losses with constant factors, so no sample's part "
-                "of the update is known; train with a loss that is a (weighted) mean over the samples"
+                "the loss of this batch isn't a sum of its samples' losses with constant factors (it compares samples, "
+                "or picks some by their losses), so no sample's part of the update is known; train with a loss that is "
+                "a (weighted) mean over the samples"
             )
         if not bool((found.abs() > 0).all()):
             raise GuardError(
                 f"the loss leaves {int((found == 0).sum())} of {len(found)} samples out of the update; hand over the "
-                "batch without them"
+                "batch without them, or where it picks samples by their losses, train with a (weighted) mean over the "
+                "samples"
             )
         alike = bool(((found - found[0]).abs() <= SAME_SHARE * found[0].abs()).all())
         if self.summed or release.changes_gradient:
@@ -282,6 +285,7 @@ class Client:
             return (
                 f"the update isn't the gradient of this batch: it is {_relative(distance, length)} away from it; hand "
                 "over the mean gradient over the batch, of the loss that the guard was given"
+                f"{_sparsified(update, mean)}"
             )
         return noise_mismatch(self.noise, difference, mean, self.shapes)
 
@@ -303,14 +307,14 @@ class Client:
             value = losses.sum() if self.summed else batch_loss(self.loss, outputs, batch.targets)
             gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         parts = [
-            (torch.zeros_like(value) if found is None else found).reshape(-1).double().cpu()
+            (torch.zeros_like(value) if found is None else found.to_dense()).reshape(-1).double().cpu()
             for found, value in zip(gradients, parameters.values(), strict=True)
         ]
         return torch.cat(parts)
 
     def _copied_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss with tensors of its own, in the dtype to work in where it is a module."""
-        copied: Callable[[Tensor, Tensor], Tensor] = copy.deepcopy(self._live_loss.function)
+        copied = copy_model(self._live_loss.function, "loss")
         return copied.to(dtype=self._dtype) if isinstance(copied, nn.Module) else copied
 
 
@@ -325,6 +329,17 @@ def as_loss(given: LossLike | Loss) -> Loss:
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
+
+
+def _sparsified(update: Tensor, mean: Tensor) -> str:
+    """What to do where entries of an update [P] were set to 0."""
+    zeros = int(((update == 0) & (mean != 0)).sum())
+    if zeros <= SPARSE_SHARE * len(mean):
+        return ""
+    return (
+        f"; {zeros} of {len(mean)} entries are 0 where the gradient isn't: which entries are largest depends on all "
+        "samples, so send all, or a choice that is made beforehand (mask:RATIO in the release)"
+    )
 
 
 def _relative(distance: float, length: float) -> str:

@@ -18,7 +18,6 @@ import logging
 import re
 import sys
 import sysconfig
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from riskaudit.copying import SHARED
 from riskaudit.errors import GuardError
 from riskaudit.inputs.hashing import hash_tensors
 
@@ -54,8 +54,7 @@ _PLAIN = (
 )  # fmt: skip
 # Objects that decide nothing that a model computes.
 _INERT = (
-    type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Event, threading.Semaphore,
-    logging.Logger, logging.LoggerAdapter, threading.local,
+    *(kind for kind in SHARED if kind is not ModuleType), logging.LoggerAdapter,
     GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType,
 )  # fmt: skip
 # What else there is to see of objects of these kinds.

@@ -52,7 +52,7 @@ class Update:
             if len(values) != len(shapes):
                 raise GuardError(f"expected {len(shapes)} tensors, one per trainable parameter, found {len(values)}")
         # Copied before they are checked: what was checked is what is reviewed.
-        tensors = {name: torch.as_tensor(value).detach().clone() for name, value in zip(shapes, values, strict=True)}
+        tensors = {name: _copied(value, name) for name, value in zip(shapes, values, strict=True)}
         for name, shape in shapes.items():
             if tensors[name].shape != shape:
                 raise GuardError(
@@ -82,6 +82,29 @@ class Update:
     def handed_back(self) -> dict[str, Tensor] | list[Tensor]:
         """As it came: a mapping or a list."""
         return dict(self.tensors) if self.named else list(self.tensors.values())
+
+
+def _copied(value: Any, name: str) -> Tensor:
+    """A dense tensor of a value's entries.
+
+    Raises:
+        GuardError: it is no array of numbers, or no dense one.
+    """
+    try:
+        tensor = torch.as_tensor(value)
+    except Exception:  # what was handed in may be anything, and its error say anything
+        raise GuardError(
+            f"expected a tensor or an array for {name}, found a {type(value).__name__}; hand over numbers, 0 where a "
+            "parameter has no gradient"
+        ) from None
+    if tensor.is_meta:
+        raise GuardError(
+            f"expected a tensor with numbers for {name}, found one on the device meta; hand over the update"
+        )
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind, advice = ("quantized", "dequantize()") if tensor.is_quantized else (tensor.layout, "to_dense()")
+        raise GuardError(f"expected a dense tensor for {name}, found one that is {kind}; hand over its {advice}")
+    return tensor.detach().clone()
 
 
 def split(vector: Tensor, shapes: Iterable[torch.Size]) -> list[Tensor]:

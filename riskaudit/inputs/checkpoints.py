@@ -7,7 +7,6 @@ this package's reader of torch.export archives. Code runs only where the user na
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, CheckpointError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.architectures.inference import input_channels, last_width
@@ -103,11 +103,9 @@ class Checkpoint:
         shown = clean(name) or "model"
         was_training = model.training
         try:
-            copied = copy.deepcopy(model).eval()
-        except (RuntimeError, TypeError) as cause:
-            raise CheckpointError(
-                f"{shown} can't be copied ({clean(cause)}); build it anew and load its weights"
-            ) from cause
+            copied = copy_model(model).eval()
+        except ArchitectureError as cause:
+            raise CheckpointError(f"{shown} can't be audited: {clean(cause)}") from cause
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in copied.parameters()):
             copied = copied.float()
         stop_in_place(copied)

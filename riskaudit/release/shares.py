@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from riskaudit.errors import ReleaseError
+
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 # Shares that agree to so many digits, at different outputs, are constants.
 TOLERANCE = 1e-3
@@ -27,8 +29,23 @@ def batch_loss(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of every sample in a batch of its own, [B]."""
-    losses: Tensor = vmap(lambda output, target: loss(output[None], target[None]).sum())(outputs, targets)
+    """The loss of every sample in a batch of its own, [B].
+
+    Raises:
+        ReleaseError: the loss can't be computed for one sample.
+    """
+    try:
+        losses: Tensor = vmap(lambda output, target: loss(output[None], target[None]).sum())(outputs, targets)
+    except Exception:  # what vmap can't run (`.item()`, selections by values) may run sample by sample
+        pairs = [(outputs[place : place + 1], targets[place : place + 1]) for place in range(len(outputs))]
+        try:
+            losses = torch.stack([loss(*pair).sum() for pair in pairs])
+        except Exception as error:
+            raise ReleaseError(
+                f"the loss can't be computed for one sample by itself ({type(error).__name__}), so no sample's part of "
+                "a batch's gradient is known; losses that pick or compare samples (hard examples, pairs, contrastive) "
+                "can't be reviewed: train with a (weighted) mean over the samples"
+            ) from error
     return losses
 
 

@@ -1,0 +1,157 @@
+"""Updates, losses and attributes that a review can't take: each reason says what to do, and that works."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from guard_cases import NOISE, gradient, guard_of, images, network
+from torch import Tensor, nn
+
+from riskaudit.guard import Guard, Policy, SecureNoise
+
+OPEN = Policy(max_revealed=0.999)
+
+
+@pytest.fixture
+def client():
+    model, batch = network(), images()
+    return model, batch, gradient(model, batch, NOISE)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (Tensor.to_sparse, "torch.sparse_coo; hand over its to_dense"),
+        (Tensor.to_mkldnn, "torch._mkldnn; hand over its to_dense"),
+        (lambda one: torch.quantize_per_tensor(one, 0.1, 0, torch.qint8), "quantized; hand over its dequantize"),
+        (lambda one: one.to("meta"), "device meta; hand over the update"),
+        (lambda _: None, "found a NoneType; hand over numbers, 0 where a parameter has no gradient"),
+        (lambda _: "0.5", "found a str; hand over numbers"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_update_that_is_no_dense_tensor_is_told_what_to_be(client, change, words, named) -> None:
+    model, batch, update = client
+    changed = [change(update[0]), *update[1:]]
+    given = dict(zip(dict(model.named_parameters()), changed, strict=True)) if named else changed
+    decision = guard_of(model, OPEN).review(batch, given)
+    assert decision.action == "block"
+    assert "0.weight" in decision.reasons[0]
+    assert words in decision.reasons[0]
+    if "to_dense" in words:
+        dense = [changed[0].to_dense(), *changed[1:]]
+        assert guard_of(model, OPEN).review(batch, dense).action == "allow"
+
+
+def test_a_sparsified_update_is_told_to_choose_beforehand(client) -> None:
+    model, batch, _ = client
+    update = gradient(model, batch)
+    kept = [one * (one.abs() >= one.abs().median()) for one in update]
+    decision = guard_of(model, Policy(max_revealed=1.0), None).review(batch, kept)
+    assert decision.action == "block"
+    assert "entries are 0 where the gradient isn't" in decision.reasons[0]
+    assert "mask:RATIO in the release" in decision.reasons[0]
+    other = guard_of(model, Policy(max_revealed=1.0), None).review(batch, [2 * one for one in update])
+    assert "entries are 0" not in other.reasons[0]
+
+
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def above_median(values: Tensor) -> Tensor:
+    return values[values > values.median()].mean()
+
+
+IN_BATCH: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "hardest examples": (lambda o, t: losses(o, t).topk(2)[0].mean(), "can't be computed for one sample by itself"),
+    "hardest example": (lambda o, t: losses(o, t).max(), "picks samples by their losses"),
+    "above the median": (lambda o, t: above_median(losses(o, t)), "picks some by their losses"),
+    "pairs": (lambda o, t: F.cross_entropy(o @ o.T, torch.arange(len(o))), "compares samples"),
+    "neighbours": (lambda o, t: (losses(o, t)[1:] - losses(o, t)[:-1]).square().mean() + o[1].sum(), "by itself"),
+    "centred": (lambda o, t: losses(o, t).mean() + (o - o.mean(0)).square().mean(), "compares samples"),
+}
+
+
+@pytest.mark.parametrize("name", IN_BATCH)
+def test_a_loss_over_a_batch_is_told_to_be_a_mean(name) -> None:
+    model, batch = network(), images()
+    loss, words = IN_BATCH[name]
+
+    def reviewed(own):  # type: ignore[no-untyped-def]
+        gradients = torch.autograd.grad(own(model(batch[0]), batch[1]), list(model.parameters()))
+        noise = SecureNoise("gaussian", NOISE)
+        guard = Guard(model, own, OPEN, prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
+        return guard.review(batch, [noise.added(one) for one in gradients])
+
+    decision = reviewed(loss)
+    assert decision.action == "block"
+    assert words in decision.reasons[0]
+    assert "mean over the samples" in decision.reasons[0]
+    assert reviewed(lambda o, t: losses(o, t).mean()).action == "allow"
+
+
+class Tokens(nn.Module):
+    """An embedding whose gradient torch makes sparse, beside a layer that sees the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(4, 8, sparse=True), nn.Linear(64, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        return self.head(torch.tanh(self.layer(flat) + self.embedding(flat[:, :4].argmax(1))))
+
+
+def test_a_sparse_embedding_is_reviewed_by_its_dense_gradient() -> None:
+    torch.manual_seed(0)
+    model, batch = Tokens(), images()
+    gradients = torch.autograd.grad(F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+    assert gradients[0].is_sparse
+    guard = guard_of(model, Policy(max_revealed=0.999, max_unassessed=1.0))
+    assert "to_dense" in guard.review(batch, gradients).reasons[0]
+    noise = SecureNoise("gaussian", NOISE)
+    decision = guard.confirm(guard.review(batch, [noise.added(one.to_dense()) for one in gradients]))
+    assert decision.action == "allow", decision.reasons
+
+
+class Locked(nn.Module):
+    """A model with a lock, and a loss with one."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.lock, self.started = inner, threading.RLock(), threading.Event()
+
+    def forward(self, *given):
+        with self.lock:
+            found = self.inner(*given)
+            return found * 2 if self.started.is_set() else found
+
+
+def test_locks_do_no_harm_and_events_are_watched() -> None:
+    model, loss, batch = Locked(network()), Locked(nn.CrossEntropyLoss()), images()
+    update = gradient(model, batch, NOISE)
+    guard = Guard(model, loss, OPEN, prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
+    decision = guard.review(batch, update)
+    assert decision.action == "allow", decision.reasons
+    assert guard.confirm(decision) is decision
+    model.started.set()
+    confirmed = guard.confirm(decision)
+    assert confirmed.action == "block"
+    assert "model.started._flag" in confirmed.reasons[0]
+
+
+def test_an_attribute_that_can_not_be_compared_is_named(client) -> None:
+    model, batch, update = client
+    model.source = (one for one in ())
+    decision = guard_of(model, OPEN).review(batch, update)
+    assert decision.action == "block"
+    assert "model.source is a generator" in decision.reasons[0]
+    del model.source
+    assert guard_of(model, OPEN).review(batch, update).action == "allow"
