@@ -100,8 +100,8 @@ class AuditSettings:
         if not 0 < self.solver_tolerance < 1:
             raise SettingsError(f"expected --solver-tolerance between 0 and 1, found {self.solver_tolerance:g}")
         self._check_effort()
-        if not 0.5 <= self.confidence < 1:
-            raise SettingsError(f"expected --confidence of at least 0.5 and below 1, found {self.confidence:g}")
+        if not 0 < self.confidence < 1:
+            raise SettingsError(f"expected --confidence between 0 and 1, found {self.confidence:g}")
         for name, value in (("--batch-size", self.batch_size), ("--max-matvecs", self.max_matvecs)):
             if value is not None and value < 1:
                 raise SettingsError(f"expected {name} of at least 1, found {value}")

@@ -118,15 +118,16 @@ class Client:
             GuardError: a weight that isn't finite, or state that can't be compared.
             ReleaseError: a model whose gradients aren't functions of single samples.
         """
-        now, before = self.observe(), self._snapshot
+        # What is audited is what was digested, even if somebody changes the live weights in between.
+        copies: dict[int, Tensor] = {}
+        now, before = self.observe(copies), self._snapshot
         if self._copy is None or before is None or now.rest != before.rest:
             self._copy = copy_model(self._model).to(dtype=self._dtype)
             self.loss = replace(self._live_loss, function=self._copied_loss())
             self._makers.clear()
-        else:
-            with torch.no_grad():
-                for own, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
-                    own.copy_(live)
+        with torch.no_grad():
+            for own, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
+                own.copy_(copies.get(id(live), live))
         self._snapshot = now
         for name, value in self._copy.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -135,13 +136,27 @@ class Client:
         self._release = Release(self._copy, self.loss, self._steps)
         return now
 
-    def observe(self) -> Snapshot:
+    def observe(self, copies: dict[int, Tensor] | None = None) -> Snapshot:
         """The state of the live model and loss.
+
+        Args:
+            copies: see `take_snapshot`.
 
         Raises:
             GuardError: some of it can't be compared.
         """
-        return take_snapshot(model=self._model, loss=self._live_loss.function)
+        return take_snapshot(copies, model=self._model, loss=self._live_loss.function)
+
+    def follow(self, other: Client) -> None:
+        """Take over the live model as another client of it did.
+
+        Raises:
+            GuardError: it has changed meanwhile.
+        """
+        now = self.refresh()
+        path = None if other._snapshot is None else other._snapshot.difference(now)
+        if path is not None:
+            raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
 
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Samples where and as the release works."""
@@ -152,7 +167,7 @@ class Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
         other = Client(self._model, self._live_loss, "gradient", self._dtype, self.summed, self.any_layer)
         other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
-        other.refresh()
+        other.follow(self)
         return other
 
     def jacobian(self, batch: Batch, noise_std: float) -> Jacobian:

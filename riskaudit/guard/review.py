@@ -266,7 +266,7 @@ class _Refiner:
     @cached_property
     def _exact(self) -> Assessor:
         double = self._review.exact()
-        double.refresh()
+        double.follow(self._review.client)
         if self._client is not self._review.client:
             assert self._review.policy.clip_norm is not None
             double = double.clipped(self._review.policy.clip_norm)

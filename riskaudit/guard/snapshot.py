@@ -109,19 +109,25 @@ class Snapshot:
         return None
 
 
-def take_snapshot(**objects: object) -> Snapshot:
+def take_snapshot(copies: dict[int, Tensor] | None = None, **objects: object) -> Snapshot:
     """The state of objects, whose names begin the paths.
+
+    Args:
+        copies: takes up a copy of every registered parameter and buffer by its ``id``, of the very bytes of its digest,
+            whatever becomes of the tensor meanwhile; None for none.
+        objects: by name.
 
     Raises:
         GuardError: something in them shows none of its state, or there is far too much.
     """
-    return _Walk().run(objects)
+    return _Walk(copies).run(objects)
 
 
 class _Walk:
     """One walk over objects; every object is taken once, and by its first path where it occurs again."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: dict[int, Tensor] | None) -> None:
+        self._copies = copies
         self.weights: dict[str, bytes] = {}
         self.rest: dict[str, bytes] = {}
         self._first: dict[int, str] = {}
@@ -212,7 +218,10 @@ class _Walk:
                 if isinstance(value, Tensor) and id(value) not in self._first:
                     self._first[id(value)] = f"{path}.{key}"
                     self._held.append(value)
-                    self.weights[f"{path}.{key}"] = self._tensor(f"{path}.{key}", value)
+                    held = value if self._copies is None else value.detach().clone()
+                    if self._copies is not None:
+                        self._copies[id(value)] = held
+                    self.weights[f"{path}.{key}"] = self._tensor(f"{path}.{key}", held, type(value))
                     kind = (tuple(value.shape), value.dtype, value.device, value.requires_grad)
                     self.rest[f"{path}.{key}"] = _digest(repr(kind))
                 else:
@@ -269,8 +278,8 @@ class _Walk:
     def _is_lenient(self, path: str) -> bool:
         return any(path.startswith(beginning) for beginning in self._lenient)
 
-    def _tensor(self, path: str, tensor: Tensor) -> bytes:
-        digest = hashlib.sha256(type(tensor).__name__.encode())
+    def _tensor(self, path: str, tensor: Tensor, kind: type | None = None) -> bytes:
+        digest = hashlib.sha256((kind or type(tensor)).__name__.encode())
         try:
             hash_tensors(digest, [("", tensor)])
         except Exception:  # sparse, quantised, on no device: their bytes can't be had this way

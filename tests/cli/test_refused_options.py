@@ -40,7 +40,6 @@ OPTIONS = {
     "prior-mean-of-data": (["--prior", "data", "--prior-mean", "0.5"], "--prior-mean belongs to the isotropic prior"),
     "prior-std-of-class": (["--prior", "class", "--prior-std", "0.5"], "--prior-std belongs to the isotropic prior"),
     "confidence": (["--confidence", "1"], "--confidence"),
-    "tiny-confidence": (["--confidence", "0.01"], "--confidence of at least 0.5"),
     "precision": (["--precision", "0"], "--precision above 0"),
     "budget": (["--budget", "-1"], "--budget above 0"),
     "budget-for-dense": (["--budget", "9", "--solver", "dense"], "leave out --solver dense"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,8 @@ from guard_cases import NOISE, gradient, guard_of, images, network
 from torch import nn
 
 from riskaudit.guard import Policy
+from riskaudit.guard.client import Client
+from riskaudit.guard.snapshot import take_snapshot
 from riskaudit.release import Batch
 
 OPEN = Policy(max_revealed=0.999)
@@ -106,6 +110,96 @@ def test_a_model_that_changes_during_the_review_is_withheld(client, monkeypatch)
     decision = guard.review(batch, update)
     assert (decision.action, decision.update) == ("block", None)
     assert "model.0.weight changed while the review went on" in decision.reasons[0]
+
+
+def turned(model, by: float) -> None:
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(by)
+
+
+def test_what_is_audited_is_what_the_digest_is_of(client, monkeypatch) -> None:
+    """Weights that change right after their digest was made, and are back before the end, are not what is audited."""
+    model, batch, update = client
+    honest = guard_of(model, OPEN).review(batch, update)
+    guard = guard_of(model, OPEN)
+    before = [value.detach().clone() for value in model.parameters()]
+    observe, mean = guard.client.observe, guard.client.mean
+
+    def observed(*given):
+        found = observe(*given)
+        turned(model, 5.0)
+        return found
+
+    def restored(prepared):
+        monkeypatch.setattr(guard.client, "observe", observe)
+        with torch.no_grad():
+            for value, old in zip(model.parameters(), before, strict=True):
+                value.copy_(old)
+        return mean(prepared)
+
+    monkeypatch.setattr(guard.client, "observe", observed)
+    monkeypatch.setattr(guard.client, "mean", restored)
+    decision = guard.review(batch, update)
+    assert decision.action == "allow", decision.reasons
+    audited = guard.client._copy
+    assert all(torch.equal(own, old) for own, old in zip(audited.parameters(), before, strict=True))
+    assert take_snapshot(model=audited).model_digest == decision.model_digest == honest.model_digest
+    assert guard.confirm(decision) is decision
+
+
+@pytest.mark.parametrize("policy", [
+    Policy(max_revealed=0.05, on_violation="sanitise"),
+    Policy(max_revealed=0.05, on_violation="sanitise", sanitiser="clip", clip_norm=0.1),
+    Policy(max_revealed=0.2, max_gradients=None),
+], ids=["noise", "clip", "refined"])  # fmt: skip
+def test_weights_that_change_while_a_sample_is_refined_withhold(client, monkeypatch, policy) -> None:
+    model, batch, update = client
+    follow = Client.follow
+
+    def meanwhile(self, other):
+        turned(model, 1e-3)
+        try:
+            return follow(self, other)
+        finally:
+            turned(model, -1e-3)
+
+    calm = guard_of(model, policy).review(batch, update)
+    followed = []
+    monkeypatch.setattr(Client, "follow", lambda self, other: (followed.append(1), meanwhile(self, other)))
+    decision = guard_of(model, policy).review(batch, update)
+    assert followed
+    assert (decision.action, decision.update) == ("block", None)
+    assert any("changed while the review went on" in reason for reason in decision.reasons)
+    assert calm.update is not None
+
+
+def test_weights_that_a_thread_keeps_changing_are_never_audited_as_others(client) -> None:
+    """Whatever passes was audited at the very weights that its digest is of."""
+    model, batch, update = client
+    before = [value.detach().clone() for value in model.parameters()]
+    stop = threading.Event()
+
+    def jitter() -> None:
+        while not stop.is_set():
+            turned(model, 1.0)
+            time.sleep(2e-4)
+            with torch.no_grad():
+                for value, old in zip(model.parameters(), before, strict=True):
+                    value.copy_(old)
+            time.sleep(2e-4)
+
+    thread = threading.Thread(target=jitter)
+    thread.start()
+    try:
+        for _ in range(15):
+            guard = guard_of(model, OPEN)
+            decision = guard.review(batch, update)
+            if decision.update is not None:
+                assert take_snapshot(model=guard.client._copy).model_digest == decision.model_digest
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_batch_and_an_update_that_change_during_the_review_are_reviewed_as_they_were(client, monkeypatch) -> None:
