@@ -19,7 +19,7 @@ from torch import nn
 from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.calibration import make_calibrator
 from riskaudit.auditing.checks import is_out_of_memory, refuse_if_all_failed
-from riskaudit.auditing.notes import loss_note, separate_note, threat_model, warnings_of
+from riskaudit.auditing.notes import concentration_notes, loss_note, separate_note, threat_model, warnings_of
 from riskaudit.auditing.planning import choose_plan, samples_at_once
 from riskaudit.auditing.recognition import doubt_of, without_protective_claims
 from riskaudit.auditing.rows import BatchOf, BatchRows, RowMaker, audit_batch, image_png, target_kind
@@ -159,6 +159,7 @@ def audit_victim(
             *_alarm(victim, done),
             *separate_note(done.separate, len(done.rows)),
             *_loss_note(victim),
+            *concentration_notes(rows, done.uneven, thresholds.high),
             *warnings_of(checkpoint, samples, settings, release, done.rows),
         ],
     )

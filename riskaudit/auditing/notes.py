@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from riskaudit.auditing.settings import AuditSettings
 from riskaudit.auditing.targets import target_notes
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
+from riskaudit.proxies import Concentration, reached_note
 from riskaudit.release import Release, batch_norm_layers
 from riskaudit.release.shares import TOLERANCE
 from riskaudit.results import SampleRow, ThreatModel
@@ -114,6 +117,33 @@ def separate_note(separate: int, total: int) -> list[str]:
         f"the loss or gradient of a sample depends on the other samples of its batch, so {separate} of {total} samples "
         "were audited one at a time: the numbers are of releases of single samples, not of a batch's mean gradient"
     ]
+
+
+def concentration_notes(rows: Sequence[SampleRow], uneven: Mapping[int, Concentration], high: float) -> list[str]:
+    """That a mean over coordinates hides some that are revealed whole.
+
+    Args:
+        rows: of all samples.
+        uneven: by position in the data.
+        high: share from which on a coordinate is.
+    """
+    known = [(rows[place], one) for place, one in uneven.items() if rows[place].proxies[HEADLINE].assessed]
+    whole = [
+        one.largest for row, one in known if one.largest is not None and one.largest > high and row.verdict == "low"
+    ]
+    notes = reached_note([(one, _upper(row)) for row, one in known], len(rows))
+    if whole:
+        notes.append(
+            f"in {len(whole)} of {len(rows)} samples called low single coordinates are revealed by up to "
+            f"{max(whole):.2g} of their variance: the revealed fraction is a mean over all coordinates"
+        )
+    return notes
+
+
+def _upper(row: SampleRow) -> float:
+    found = row.proxies[HEADLINE]
+    end = found.value if found.high is None else found.high
+    return 1.0 if end is None else end
 
 
 def loss_note(shares: Tensor | None, name: str) -> list[str]:

@@ -16,7 +16,17 @@ from riskaudit.auditing.checks import agree_alone
 from riskaudit.auditing.credibility import Evidence, examine
 from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.priors import Prior
-from riskaudit.proxies import PROXIES, Clock, Information, Linearisation, Plan, Proxy, ProxyScores
+from riskaudit.proxies import (
+    PROXIES,
+    Clock,
+    Concentration,
+    Information,
+    Linearisation,
+    Plan,
+    Proxy,
+    ProxyScores,
+    concentrations,
+)
 from riskaudit.proxies.base import not_applicable
 from riskaudit.proxies.linearisation import sample_generator
 from riskaudit.proxies.success import success_of
@@ -52,7 +62,8 @@ class RowMaker:
 class BatchRows:
     """Rows of a batch, what their releases tell where known, why proxies are missing, and products used.
 
-    ``separate`` counts samples that were worked out one by one, since their batch is another function than each alone.
+    ``uneven`` says by position in the data how unevenly coordinates are revealed. ``separate`` counts samples that were
+    worked out one by one, since their batch is another function than each alone.
     """
 
     rows: list[SampleRow]
@@ -60,6 +71,7 @@ class BatchRows:
     reasons: dict[str, str] = field(default_factory=dict)
     matvecs: int = 0
     separate: int = 0
+    uneven: dict[int, Concentration] = field(default_factory=dict)
 
     def extend(self, part: BatchRows) -> None:
         """Add the samples of a later batch."""
@@ -68,6 +80,7 @@ class BatchRows:
         self.reasons |= part.reasons
         self.matvecs += part.matvecs
         self.separate += part.separate
+        self.uneven |= part.uneven
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
         {name: score.reason for name, score in scores.items() if score.reason is not None},
         at.matvecs,
         len(good) if jacobian.separate else 0,
+        {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False)),
     )
 
 

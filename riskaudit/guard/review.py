@@ -115,6 +115,7 @@ class Review:
         else:
             found = Assessment(self.batch, self.ids, self.groups, summed=self.client.summed, labels=self.labels)
         exposures = found.exposures(noise, self.accounts)
+        self.warnings = [*self.warnings, *found.concentration_note(exposures)]
         judgement = self.policy.judge(exposures)
         # Only who allows everything to be revealed allows this.
         disclosed = not noise and self.policy.max_revealed != 1

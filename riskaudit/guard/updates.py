@@ -90,13 +90,11 @@ def _copied(value: Any, name: str) -> Tensor:
     Raises:
         GuardError: it is no array of numbers, or no dense one.
     """
-    try:
-        tensor = torch.as_tensor(value)
-    except Exception:  # what was handed in may be anything, and its error say anything
+    if value is None:
         raise GuardError(
-            f"expected a tensor or an array for {name}, found a {type(value).__name__}; hand over numbers, 0 where a "
-            "parameter has no gradient"
-        ) from None
+            f"expected an array for {name}, found none; hand over zeros where it has no gradient"
+        )
+    tensor = torch.as_tensor(value)
     if tensor.is_meta:
         raise GuardError(
             f"expected a tensor with numbers for {name}, found one on the device meta; hand over the update"

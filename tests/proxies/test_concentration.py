@@ -1,0 +1,95 @@
+"""A mean over coordinates hides those that are revealed whole: that is told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import riskaudit
+from riskaudit.guard import Guard, Policy, SecureNoise
+from riskaudit.linalg import lanczos
+from riskaudit.linalg.operators import MatrixOperator
+from riskaudit.proxies import Concentration, num_reached
+
+
+class Reading(nn.Module):
+    """Reads some of the numbers only; the others are left out, masked, or come in with next to no weight."""
+
+    def __init__(self, how: str, dimension: int = 200, read: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.read = how, read
+        self.net = nn.Sequential(nn.Linear(dimension if how == "masked" else read, 16), nn.Tanh(), nn.Linear(16, 3))
+
+    def forward(self, x):
+        if self.how == "masked":
+            return self.net(torch.cat([x[:, : self.read], torch.zeros_like(x[:, self.read :])], 1))
+        if self.how == "every 25th":
+            return self.net(x[:, ::25])
+        return self.net(x[:, : self.read])
+
+
+HOW = ["cropped", "masked", "every 25th"]
+INPUTS, TARGETS = torch.rand(4, 200, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("solver", ["dense", "lanczos"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_scan_of_a_model_that_reads_few_coordinates(how, solver) -> None:
+    samples = riskaudit.Samples.from_tensors(INPUTS, TARGETS)
+    result = riskaudit.audit(Reading(how).eval(), samples, release="gaussian:1e-3", solver=solver)
+    known = [row.proxies["revealed_fraction"].value for row in result.samples if row.status != "failed"]
+    assert known
+    assert max(known) < 0.1
+    told = [one for one in result.warnings if "fewer than half of the 200 input coordinates (on 8 at the least)" in one]
+    assert len(told) == 1
+    assert "reveal up to 1 on average" in told[0] or "reveal up to 0.9" in told[0]
+    if solver == "dense":
+        assert any("single coordinates are revealed by up to" in one for one in result.warnings)
+
+
+@pytest.mark.parametrize("solver", ["dense", "lanczos"])
+def test_a_model_that_reads_all_gets_no_note(solver) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(200, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
+    result = riskaudit.audit(
+        model, riskaudit.Samples.from_tensors(INPUTS, TARGETS), release="gaussian:1.0", solver=solver
+    )
+    assert not any("coordinates" in one for one in result.warnings)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_guard_warns(how) -> None:
+    model = Reading(how).eval()
+    noise = SecureNoise("gaussian", 1e-3)
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(model(INPUTS), TARGETS), list(model.parameters()))
+    guard = Guard(
+        model, "cross-entropy", Policy(max_revealed=0.9), prior_std=0.3, release="gaussian:1e-3", local_steps=1
+    )
+    decision = guard.review((INPUTS, TARGETS), [noise.added(one) for one in gradients])
+    assert any("in 4 of 4 samples the release depends on fewer than half" in one for one in decision.warnings)
+    assert any("(on 8 at the least)" in one for one in decision.warnings)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dimension=st.integers(4, 300), share=st.floats(0.02, 1), rank=st.integers(1, 20), seed=st.integers(0, 10**6),
+    scale=st.floats(1e-6, 1e6), double=st.booleans(),
+)  # fmt: skip
+def test_rows_of_zeros_are_counted(dimension, share, rank, seed, scale, double) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    read = torch.rand(dimension, generator=generator) < share
+    factor = torch.randn(rank, dimension, generator=generator, dtype=torch.float64) * read * scale
+    hessian = (factor.T @ factor).to(torch.float64 if double else torch.float32)[None]
+    start = torch.randn(1, dimension, generator=generator).to(hessian)
+    space = lanczos(MatrixOperator(hessian), start, lambda *_: False, 3)[0]
+    assert num_reached(space) == int(read.sum())
+
+
+def test_the_mean_over_those_reached() -> None:
+    assert Concentration(8, 200).mean_over_reached(0.04) == pytest.approx(1.0)
+    assert Concentration(0, 200).mean_over_reached(0.0) == 0.0
+    assert Concentration(200, 200).mean_over_reached(0.3) == pytest.approx(0.3)
