@@ -20,6 +20,7 @@ from torch import nn
 from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, CheckpointError
 from riskaudit.inputs import Checkpoint
+from riskaudit.inputs.user_code import load_user_function
 
 
 class Slotted:
@@ -98,6 +99,107 @@ def test_the_advice_works(tmp_path) -> None:
         with pytest.raises(ArchitectureError, match=r"model.file is a TextIOWrapper.*leave it out .* __deepcopy__"):
             copy_model(plain)
         assert torch.equal(copy_model(lazy)(torch.ones(1, 2)), lazy(torch.ones(1, 2)))
+
+
+class Body(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+
+    def forward(self, pixel_values):
+        return {"logits": self.body(pixel_values)}
+
+
+def _by_lambda(model):
+    forward = model.forward
+    model.forward = lambda x: forward(pixel_values=x)["logits"]
+
+
+def _by_method(model):
+    model.forward = (lambda self, x: self.body(x)).__get__(model)
+
+
+def _by_default(model):
+    body = model.body
+
+    def forward(x, *, scale=1.0):
+        def inner():
+            return body(x) * scale
+
+        return inner()
+
+    model.forward = forward
+
+
+def _by_weight(model):
+    weight, bias = model.body.weight, model.body.bias
+    model.forward = lambda x: nn.functional.linear(x, weight, bias)
+
+
+def _by_hook(model):
+    model.register_forward_hook(lambda *_: model.body.bias.sum() + _[2]["logits"])
+    model.scale = torch.ones(1)
+
+
+def _in_a_dictionary(model):
+    model.steps = {"first": [lambda x: model.body(x) * 2]}
+    model.forward = lambda x: model.steps["first"][0](x) / 2
+
+
+@pytest.mark.parametrize("wrap", [_by_lambda, _by_method, _by_default, _by_weight, _by_hook, _in_a_dictionary])
+def test_functions_around_the_model_are_the_copys_own(wrap) -> None:
+    torch.manual_seed(0)
+    model, x = Body(), torch.rand(4, 3)
+    wrap(model)
+    expected = model(x)
+    copied = copy_model(model).double()
+    assert torch.allclose(copied(x.double()), expected.double(), atol=1e-6)
+    with torch.no_grad():
+        model.body.weight.zero_()
+        model.body.bias.zero_()
+    assert torch.allclose(copied(x.double()), expected.double(), atol=1e-6)
+    gradients = torch.autograd.grad(copied(x.double()).sum(), list(copied.parameters()), allow_unused=True)
+    assert all(one is not None for one in gradients)
+
+
+def _script(folder, text: str):
+    """What a file of the user's defines."""
+    (folder / "script.py").write_text(f"import torch\nfrom torch import nn\n{text}")
+    return load_user_function(f"{folder / 'script.py'}:make")()
+
+
+def test_a_global_variable_that_holds_the_old_forward(tmp_path) -> None:
+    model = _script(
+        tmp_path,
+        "net = nn.Linear(3, 2)\nold = net.forward\ndef helper(x):\n    return old(x)\n"
+        "def make():\n    net.forward = lambda x: helper(x) * 2\n    return net\n",
+    )
+    copied, x = copy_model(model).double(), torch.rand(4, 3)
+    expected = model(x)
+    with torch.no_grad():
+        model.weight.zero_()
+    assert torch.allclose(copied(x.double()), expected.double(), atol=1e-6)
+
+
+def test_a_class_that_uses_the_original_is_refused(tmp_path) -> None:
+    model = _script(
+        tmp_path,
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.layer = nn.Linear(3, 2)\n"
+        "    def forward(self, x):\n        return net.layer(x)\nnet = Net()\ndef make():\n    return net\n",
+    )
+    with pytest.raises(ArchitectureError, match=r"would go on using parts of the original.*attributes of the module"):
+        copy_model(model)
+
+
+def test_an_attribute_may_be_called_like_a_global_variable(tmp_path) -> None:
+    model = _script(
+        tmp_path,
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.net = nn.Linear(3, 2)\n"
+        "    def forward(self, x):\n        return self.net(x)\nnet = Net()\ndef make():\n    return net\n",
+    )
+    assert torch.equal(copy_model(model)(torch.ones(1, 3)), model(torch.ones(1, 3)))
 
 
 structures = st.recursive(

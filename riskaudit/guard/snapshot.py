@@ -16,13 +16,11 @@ import functools
 import hashlib
 import logging
 import re
-import sys
-import sysconfig
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -41,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riskaudit.copying import SHARED
+from riskaudit.copying import SHARED, is_installed
 from riskaudit.errors import GuardError
 from riskaudit.inputs.hashing import hash_tensors
 
@@ -75,9 +73,6 @@ _BOOKKEEPING = {
     "__abstractmethods__",
     "_abc_impl",
 }
-_INSTALLED = tuple(
-    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
 
 
 @dataclass(frozen=True)
@@ -230,13 +225,13 @@ class _Walk:
     def _function(self, path: str, function: FunctionType) -> Iterator[tuple[str, object]]:
         for place, cell in enumerate(function.__closure__ or ()):
             name = function.__code__.co_freevars[place]
-            if _is_installed(function.__module__):
+            if is_installed(function.__module__):
                 self._lenient.add(f"{path}:{name}")
             try:
                 yield f"{path}:{name}", cell.cell_contents
             except ValueError:  # a cell that nothing was put into yet
                 yield f"{path}:{name}", None
-        if _is_installed(function.__module__):
+        if is_installed(function.__module__):
             return
         yield f"{path}.__code__", _code_text(function.__code__)
         yield f"{path}.__defaults__", function.__defaults__
@@ -246,12 +241,12 @@ class _Walk:
         for name in sorted(names & set(function.__globals__)):
             value = function.__globals__[name]
             yield f"{path}:{name}", value
-            if isinstance(value, ModuleType) and not _is_installed(value.__name__):
+            if isinstance(value, ModuleType) and not is_installed(value.__name__):
                 yield from ((f"{path}:{name}.{one}", vars(value)[one]) for one in sorted(names & set(vars(value))))
 
     def _object(self, path: str, value: object) -> Iterator[tuple[str, object]]:
         kind = type(value)
-        if not _is_installed(kind.__module__):
+        if not is_installed(kind.__module__):
             yield f"{path}.__class__", kind
         slots = [name for one in kind.__mro__ for name in _slots(one) if hasattr(value, name)]
         attributes = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
@@ -270,7 +265,7 @@ class _Walk:
         if isinstance(reduced, str):
             yield f"{path}.__reduce__", reduced
             return
-        if _is_installed(kind.__module__):
+        if is_installed(kind.__module__):
             self._lenient.add(f"{path}.__reduce__[0]")
         for place, part in enumerate(reduced):
             yield f"{path}.__reduce__[{place}]", list(part) if place > 2 and part is not None else part
@@ -320,7 +315,7 @@ def _items(path: str, mapping: Mapping[Any, object]) -> Iterator[tuple[str, obje
 def _class_parts(path: str, kind: type) -> Iterator[tuple[str, object]]:
     """What a class and its bases define, as far as they aren't installed code."""
     for one in kind.__mro__:
-        if not _is_installed(one.__module__):
+        if not is_installed(one.__module__):
             members = sorted(vars(one).items())
             yield from (
                 (f"{path}.{one.__qualname__}.{name}", value) for name, value in members if name not in _BOOKKEEPING
@@ -338,18 +333,6 @@ def _hides_state(kind: type) -> bool:
 def _slots(kind: type) -> tuple[str, ...]:
     named = vars(kind).get("__slots__", ())
     return (named,) if isinstance(named, str) else tuple(named)
-
-
-@functools.cache
-def _is_installed(module: str | None) -> bool:
-    """Whether code of this module belongs to Python or to an installed package, not to whoever wrote the model."""
-    root = (module or "").partition(".")[0]
-    if root.startswith("_cython"):  # the made-up module of the functions of compiled packages
-        return True
-    if root in sys.stdlib_module_names or root in sys.builtin_module_names:
-        return root != "__main__"
-    place = getattr(sys.modules.get(root), "__file__", None)
-    return root == "riskaudit" or (place is not None and str(Path(place).resolve()).startswith(_INSTALLED))
 
 
 def _code_text(code: CodeType) -> str:

@@ -91,9 +91,7 @@ def _copied(value: Any, name: str) -> Tensor:
         GuardError: it is no array of numbers, or no dense one.
     """
     if value is None:
-        raise GuardError(
-            f"expected an array for {name}, found none; hand over zeros where it has no gradient"
-        )
+        raise GuardError(f"expected an array for {name}, found none; hand over zeros where it has no gradient")
     tensor = torch.as_tensor(value)
     if tensor.is_meta:
         raise GuardError(

@@ -12,6 +12,7 @@ from typing import Any
 from riskaudit.errors import UserCodeError
 from riskaudit.files import names_code
 from riskaudit.inputs.text import clean
+from riskaudit.torchvision_compat import import_torchvision
 
 
 def is_user_spec(spec: str) -> bool:
@@ -71,7 +72,14 @@ def _run_file(path: Path) -> object:
     sys.modules[module_name] = module
     sys.path.insert(0, folder)
     try:
-        specification.loader.exec_module(module)
+        try:
+            specification.loader.exec_module(module)
+        except RuntimeError as cause:
+            # Beside a torch of another platform torchvision can't be imported before its operators are declared.
+            if "torchvision::" not in str(cause):
+                raise
+            import_torchvision()
+            specification.loader.exec_module(module)
     except (Exception, SystemExit) as cause:
         del sys.modules[module_name]
         raise UserCodeError(
