@@ -23,7 +23,7 @@ from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import Prior
-from riskaudit.proxies import Clock, Concentration, Information, Linearisation, few_products, num_reached, reached_note
+from riskaudit.proxies import Clock, Concentration, Information, Linearisation, few_products, reached_note
 from riskaudit.proxies.information import BracketedInformation, ExactInformation
 from riskaudit.release import Batch
 
@@ -98,7 +98,7 @@ class Assessment:
     evidence: dict[int, Evidence] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     carriers: list[bool] = field(default_factory=list)
-    reached: dict[int, int] = field(default_factory=dict)
+    reached: dict[int, Concentration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_label: dict[int, list[int]] = {}
@@ -215,13 +215,8 @@ class Assessment:
 
     def concentration_note(self, exposures: Sequence[Exposure]) -> list[str]:
         """That limits are averages over all coordinates, where the release depends on fewer than half of them."""
-        dimension = self.batch.inputs[0].numel()
-        known = [
-            (Concentration(self.reached[place], dimension), one.revealed.high)
-            for place, one in enumerate(exposures)
-            if place in self.reached and one.revealed is not None
-        ]
-        return reached_note(known, len(self.ids))
+        pairs = [(found, exposures[place].revealed) for place, found in self.reached.items()]
+        return reached_note([(one, known.high) for one, known in pairs if known is not None], len(self.ids))
 
 
 def trace_of(information: Information) -> float:
@@ -362,7 +357,7 @@ class Assessor:
             evidence = self._examined(part.select(unexamined), _probes(flat)(0)[unexamined], whole)
             found.evidence.update(zip([places[row] for row in unexamined], evidence, strict=True))
         found.information.update(zip(places, few.information, strict=True))
-        found.reached.update(zip(places, map(num_reached, few.spaces), strict=True))
+        found.reached.update(zip(places, map(Concentration.of, few.spaces), strict=True))
         if self.sketched:
             found.sketches.update(zip(places, map(Sketched.of, few.spaces), strict=True))
             self._project(found, places, accounts or {}, hessian.matmat)

@@ -37,6 +37,11 @@ class Concentration:
     dimension: int
     largest: float | None = None
 
+    @classmethod
+    def of(cls, space: KrylovSpace) -> Concentration:
+        """From the iteration of one sample."""
+        return cls(num_reached(space), space.tridiagonal.dimension)
+
     def mean_over_reached(self, revealed: float) -> float:
         """The mean over the coordinates that the release depends on, where ``revealed`` is that over all."""
         return min(1.0, revealed * self.dimension / self.reached) if self.reached else 0.0
@@ -64,7 +69,7 @@ def concentrations(at: Linearisation) -> list[Concentration]:
         pairs = zip(at.spectrum.values, at.spectrum.vectors, strict=True)
         return [_of_spectrum(values, vectors, None if at.tau is None else at.eps) for values, vectors in pairs]
     if at.plan.solver == "lanczos":
-        return [Concentration(num_reached(space), at.dimension) for space in at.brackets.spaces]
+        return [Concentration.of(space) for space in at.brackets.spaces]
     return []
 
 
