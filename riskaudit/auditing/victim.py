@@ -86,7 +86,7 @@ def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: 
     Raises:
         RiskauditError: they don't fit; the message says what to change.
     """
-    if isinstance(checkpoint, nn.Module):
+    if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.from_model(checkpoint)
     loss = load_loss(settings.loss)
     checkpoint, samples = fit_together(checkpoint, samples, loss)

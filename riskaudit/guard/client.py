@@ -8,7 +8,7 @@ sample i is as exposed as on its own with B times the noise. Of a sum the attack
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -64,7 +64,7 @@ class Client:
         noise: law of the noise on every entry of the update; None without.
 
     Raises:
-        SettingsError: a step that mixes samples.
+        SettingsError: no module, or a step that mixes samples.
         RiskauditError: see `Release` and `load_loss`.
     """
 
@@ -72,6 +72,10 @@ class Client:
         self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype, summed: bool = False,
         any_layer: bool = False,
     ) -> None:  # fmt: skip
+        if not isinstance(model, nn.Module):
+            raise SettingsError(
+                f"expected model to be a torch.nn.Module, found a {type(model).__name__}; wrap it in one"
+            )
         self.summed, self.any_layer = summed, any_layer
         self._model, self._live_loss, self._dtype = model, as_loss(loss), dtype
         self.loss = self._live_loss
@@ -239,7 +243,7 @@ class Client:
         """
         release = self._current
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = release.run(release.parameters, batch.inputs)
+            outputs = _outputs(release, release.parameters, batch)
         found = shares_of(self.loss, outputs, batch.targets)
         if found is None:
             raise GuardError(
@@ -272,7 +276,7 @@ class Client:
             return []
         release = self._current
         with sdpa_kernel(SDPBackend.MATH):
-            outputs = release.run(release.parameters, batch.inputs)
+            outputs = _outputs(release, release.parameters, batch)
         losses: list[float] = sample_losses(self.loss, outputs, batch.targets).tolist()
         return loss_alarm(losses, outputs.shape[1] if outputs.ndim > 1 else None)
 
@@ -315,7 +319,7 @@ class Client:
         """By one forward and one backward pass over the whole batch; of a sum, of the samples' losses added up."""
         parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = release.run(parameters, batch.inputs)
+            outputs = _outputs(release, parameters, batch)
             losses = sample_losses(self.loss, outputs, batch.targets)
             if len(batch) > 1 and not agree(losses.detach(), losses_alone(release, batch)):
                 raise GuardError(COUPLED)
@@ -331,6 +335,21 @@ class Client:
         """The loss with tensors of its own, in the dtype to work in where it is a module."""
         copied = copy_model(self._live_loss.function, "loss")
         return copied.to(dtype=self._dtype) if isinstance(copied, nn.Module) else copied
+
+
+def _outputs(release: Release, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Of the model for a batch.
+
+    Raises:
+        GuardError: they are no tensor.
+    """
+    outputs: object = release.run(parameters, batch.inputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise GuardError(
+        f"the model returns a {type(outputs).__name__}, and a review takes models that return one tensor; give guard "
+        "and training a module around it whose forward returns the tensor that the loss takes, such as its logits"
+    )
 
 
 def as_loss(given: LossLike | Loss) -> Loss:

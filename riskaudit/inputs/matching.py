@@ -319,5 +319,15 @@ def _misfit(
     more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
     return (
         f"the weights in {name} don't fit {clean(arch, 60)}: {shown}{more}; hand in the weights of this very model, "
-        "or name the model that they belong to with --arch"
+        f"or name the model that they belong to with --arch{_image_size_hint(arch, problems)}"
+    )
+
+
+def _image_size_hint(arch: str, problems: list[str]) -> str:
+    """How a model of timm for other images is named, where positions don't fit."""
+    if not arch.startswith("timm:") or not any("pos_embed" in problem for problem in problems):
+        return ""
+    return (
+        " (of images of another size a factory: --arch file.py:factory with "
+        f"timm.create_model({clean(arch[5:], 60)!r}, img_size=SIZE, num_classes=NUMBER))"
     )

@@ -93,6 +93,7 @@ def calibrate(
     done, total = 0, len(samples) * len(releases) * len(attacks.names)
     for std, release in releases.items():
         found = audit_victim(victim.at(release))
+        _refuse_missing_predictions(found, std)
         rows: list[AttackRow] = []
         for part in _attacked(
             victim, attacks, Target(victim, victim.jacobian(release), std, attacks.labels_known), trials
@@ -125,22 +126,45 @@ def _attacked(victim: Victim, settings: AttackSettings, target: Target, trials: 
             yield recorded_rows(trials, name, attack, target, indices, metrics, show=False)
 
 
+def _refuse_missing_predictions(found: AuditResult, noise_std: float) -> None:
+    """Before anything is attacked, refuse samples whose attacks nothing could be divided by.
+
+    Raises:
+        SettingsError: some sample has no prediction.
+    """
+    total = len(found.samples)
+    failed = [row for row in found.samples if row.status == "failed"]
+    if failed:
+        raise SettingsError(
+            f"expected a prediction for every sample to calibrate, and {len(failed)} of {total} could not be assessed "
+            f"at noise {noise_std:g} (the first: {failed[0].reason}); leave these samples out"
+        )
+    wide = [row for row in found.samples if any(row.proxies[proxy].value is None for proxy in PREDICTIONS)]
+    if wide:
+        raise SettingsError(
+            f"expected a point value for every sample to calibrate, and {len(wide)} of {total} have intervals at noise "
+            f"{noise_std:g} that are too wide to hold one; narrow them with --solver dense, or --precision 0.1 and "
+            "more --max-matvecs"
+        )
+
+
 def _level(
     noise_std: float, proxy: Prediction, found: AuditResult, rows: list[AttackRow], coverage: float
 ) -> CalibrationLevel:
     """Factors of one prediction.
 
     Raises:
-        SettingsError: some sample has no prediction or no attack.
+        SettingsError: some sample has no attack.
     """
     best = strongest(rows)
     attacked, predicted = [], []
     for row in found.samples:
         value = row.proxies[proxy].value
-        if value is None or (noise_std, row.id) not in best:
+        assert value is not None
+        if (noise_std, row.id) not in best:
             raise SettingsError(
-                f"sample {row.id} has no {'prediction' if value is None else 'attack result'}, so the set can't be "
-                "calibrated on; choose --solver dense, other attacks, or samples whose gradients are finite"
+                f"sample {row.id} has no attack result, so the set can't be calibrated on; choose other attacks, or "
+                "samples whose gradients are finite"
             )
         attacked.append(best[noise_std, row.id][0])
         predicted.append(value)

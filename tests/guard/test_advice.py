@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch.nn.functional as F
 from guard_cases import NOISE, gradient, guard_of, images, network
 from torch import Tensor, nn
 
+from riskaudit import Samples, audit
+from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.guard import Guard, Policy, SecureNoise
 
 OPEN = Policy(max_revealed=0.999)
@@ -93,6 +97,68 @@ def test_a_loss_over_a_batch_is_told_to_be_a_mean(name) -> None:
     assert words in decision.reasons[0]
     assert "mean over the samples" in decision.reasons[0]
     assert reviewed(lambda o, t: losses(o, t).mean()).action == "allow"
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+RETURNED: dict[str, tuple[Callable[[Tensor], object], Callable[[Any], Tensor]]] = {
+    "dict": (lambda o: {"logits": o}, lambda given: given["logits"]),
+    "tuple": (lambda o: (o, o.square()), lambda given: given[0]),
+    "Output": (Output, lambda given: given.logits),
+}
+
+
+class Returning(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.net, self.kind = network(), kind
+
+    def forward(self, x):
+        return RETURNED[self.kind][0](self.net(x))
+
+
+class Logits(nn.Module):
+    def __init__(self, net: Returning) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return RETURNED[self.net.kind][1](self.net(x))
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+@pytest.mark.parametrize("advice", ["a module around it", "a forward of its own"])
+def test_a_model_that_returns_no_tensor_is_told_what_to_return(kind, advice) -> None:
+    model, batch = Returning(kind), images()
+    entry = RETURNED[kind][1]
+    gradients = torch.autograd.grad(F.cross_entropy(entry(model(batch[0])), batch[1]), list(model.parameters()))
+    update = [SecureNoise("gaussian", NOISE).added(one) for one in gradients]
+    decision = guard_of(model, OPEN).review(batch, update)
+    assert decision.action == "block"
+    assert f"the model returns a {kind}" in decision.reasons[0]
+    if advice == "a module around it":
+        mended: nn.Module = Logits(model)
+    else:
+        mended, forward = model, model.forward
+        mended.forward = lambda x: entry(forward(x))
+    other = guard_of(mended, OPEN).review(batch, update)
+    assert other.action == "allow", other.reasons
+    plain = guard_of(model.net, OPEN)
+    alone = plain.review(batch, gradient(model.net, batch, NOISE))
+    for one, same in zip(other.exposures, alone.exposures, strict=True):
+        assert one.revealed.low <= same.revealed.high
+        assert same.revealed.low <= one.revealed.high
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x, None, network], ids=["lambda", "none", "class"])
+def test_what_is_no_module_is_no_model(wrong) -> None:
+    with pytest.raises(SettingsError, match=r"expected model to be a torch.nn.Module, found a .*; wrap it in one"):
+        guard_of(wrong, OPEN)
+    with pytest.raises(CheckpointError, match=r"expected a torch.nn.Module, found a "):
+        audit(wrong, Samples.from_tensors(*images()))
 
 
 class Tokens(nn.Module):

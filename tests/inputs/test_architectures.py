@@ -211,6 +211,34 @@ def test_torchvision(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
+def test_timm_for_images_of_another_size(tmp_path: Path) -> None:
+    import_torchvision()
+    import timm
+
+    name = "vit_tiny_patch16_224"
+    model = timm.create_model(name, pretrained=False, img_size=64, num_classes=10).eval()
+    torch.save(model.state_dict(), tmp_path / "c.pt")
+    with pytest.raises(ArchitectureError, match=r"timm.create_model\('vit_tiny_patch16_224', img_size=SIZE"):
+        load_checkpoint(tmp_path / "c.pt", arch=f"timm:{name}")
+    # The advice, in a file that imports timm by itself.
+    (tmp_path / "model.py").write_text(
+        f"import timm\n\ndef factory():\n    return timm.create_model({name!r}, img_size=64, num_classes=10)\n"
+    )
+    checkpoint = load_checkpoint(tmp_path / "c.pt", arch=f"{tmp_path / 'model.py'}:factory")
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(checkpoint.model(x), model(x))
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+def test_a_file_that_imports_torchvision_loads_in_a_fresh_process(tmp_path: Path, package: str) -> None:
+    (tmp_path / "model.py").write_text(f"import {package}\ndef factory():\n    return {package}.__name__\n")
+    code = "import sys; from riskaudit.inputs import user_code; print(user_code.load_user_function(sys.argv[1])())"
+    found = subprocess.run(
+        [sys.executable, "-c", code, f"{tmp_path / 'model.py'}:factory"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == package
+
+
 def test_timm(tmp_path: Path) -> None:
     import_torchvision()
     import timm

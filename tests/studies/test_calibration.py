@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study_cases import digits, network
@@ -112,6 +113,23 @@ def test_bound_to_release_prior_and_noise(calibration: Path, changes: dict[str, 
     with pytest.raises(Exception, match=words) as caught:
         audit(network(), digits(2), AuditSettings(**options))  # type: ignore[arg-type]
     assert type(caught.value).__module__ == "riskaudit.errors"
+
+
+def test_wide_intervals_are_told_before_anything_is_attacked(monkeypatch) -> None:
+    def no_attack(*_: object) -> None:
+        raise AssertionError("attacked")
+
+    monkeypatch.setattr("riskaudit.studies.calibration._attacked", no_attack)
+    monkeypatch.setattr("riskaudit.studies.calibration.recorded_control", lambda *_: SimpleNamespace(status="passed"))
+    options: dict[str, object] = {"release": RELEASE, **PRIOR}
+    attacks = AttackSettings(("gauss-newton",), steps=1)
+    wide = AuditSettings(solver="lanczos", max_matvecs=1, **options)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"of 19 have intervals at noise 0.02 .*narrow them with --solver dense"):
+        calibrate(network(), digits(19), wide, attacks)
+    # The advice works: nothing is left in the way of the attacks.
+    narrow = AuditSettings(solver="dense", **options)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="attacked"):
+        calibrate(network(), digits(19), narrow, attacks)
 
 
 def test_bound_to_the_weights(calibration: Path) -> None:
