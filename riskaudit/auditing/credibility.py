@@ -72,6 +72,8 @@ ROUNDING = 1e3
 RATIO_FACTOR = 1.5
 # The bias's gradient counts as known where it is this many times the noise.
 KNOWN = 5.0
+# Random numbers that u is made of; a prime, so that they lie differently in every sample.
+DRAWN = 10007
 # <u, J v> and <J^T u, v> agree to so many roots of the precision.
 ADJOINT_ROOTS = 10.0
 
@@ -209,6 +211,7 @@ def examine(
     *,
     apart: bool = False,
     jacobian: Jacobian | None = None,
+    pushed: Tensor | None = None,
 ) -> list[Evidence]:
     """Evidence for or against the derivative at every sample of a batch.
 
@@ -221,16 +224,23 @@ def examine(
         drawn: a standard normal vector for every sample, [B, d].
         apart: whether the samples have to be worked out one by one, as their own Jacobian has told.
         jacobian: at the batch, if it is there already.
+        pushed: |J z| / |z|, [B], of the vectors z that are drawn, where it is known already; a step is along z then.
     """
     with torch.no_grad():
         size, evidence = max(1, CHUNK_ENTRIES // maker.release.num_entries), list[Evidence]()
-        steps = _likely_steps(batch, prior, drawn)
+        steps, said = _likely_steps(batch, prior, drawn), None
+        if pushed is not None:
+            along = prior.variance.sqrt()[:, None].to(drawn) * drawn
+            steps, said = (along, steps[1]), along.norm(dim=1).double() * pushed.double()
         for first in range(0, len(batch), size):
             places = list(range(first, min(first + size, len(batch))))
             part = batch.select(places)
             at = jacobian if jacobian is not None and len(places) == len(batch) else maker.around(part, apart=apart)
             normal = _normal(torch.Generator().manual_seed(0))
-            responses = [at.step(steps[0][places], normal), at.step(steps[1][places])]
+            responses = [
+                at.step(steps[1][places], normal),
+                at.step(steps[0][places], said=None if said is None else said[places]),
+            ]
             tiny = None
             if maker.release.dtype == torch.float64:
                 aside = part.inputs + ASIDE * steps[0][places].roll(1, 1).reshape(part.inputs.shape)
@@ -277,8 +287,14 @@ def _likely_steps(batch: Batch, prior: BoundPrior, drawn: Tensor) -> tuple[Tenso
 
 
 def _normal(generator: torch.Generator) -> Draw:
-    """Standard normal numbers in the shape of a tensor."""
-    return lambda like: torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
+    """Standard normal numbers in the shape of a tensor; the same ones again and again where it is large."""
+    numbers = torch.randn(DRAWN, generator=generator, dtype=torch.float32)
+
+    def draw(like: Tensor) -> Tensor:
+        repeated = numbers.repeat(-(-like.numel() // DRAWN))[: like.numel()]
+        return repeated.to(like).reshape(like.shape)
+
+    return draw
 
 
 def _evidence(

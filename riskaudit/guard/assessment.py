@@ -157,11 +157,8 @@ class Assessment:
         evidence, sigma = self.evidence.get(place), self.sample_noise(noise_std, batch_size, place)
         if evidence is None:
             return UNCHECKED
-        return evidence.doubt(
-            sigma,
-            found.error(sigma).low if evidence.quotients else None,
-            found.revealed(sigma).high if evidence.hidden else None,
-        )
+        error = found.error(sigma).low if evidence.quotients else None
+        return evidence.doubt(sigma, error, found.revealed(sigma).high if evidence.hidden else None)
 
     def account(self, place: int, noise_std: float, batch_size: int, before: Account | None) -> Account:
         """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise."""
@@ -354,7 +351,7 @@ class Assessor:
         unexamined = [row for row, place in enumerate(places) if place not in found.evidence]
         if unexamined:
             whole = jacobian if len(unexamined) == len(places) else None
-            evidence = self._examined(part.select(unexamined), _probes(flat)(0)[unexamined], whole)
+            evidence = self._examined(part.select(unexamined), [few.spaces[row] for row in unexamined], whole)
             found.evidence.update(zip([places[row] for row in unexamined], evidence, strict=True))
         found.information.update(zip(places, few.information, strict=True))
         found.reached.update(zip(places, map(Concentration.of, few.spaces), strict=True))
@@ -362,9 +359,14 @@ class Assessor:
             found.sketches.update(zip(places, map(Sketched.of, few.spaces), strict=True))
             self._project(found, places, accounts or {}, hessian.matmat)
 
-    def _examined(self, batch: Batch, drawn: torch.Tensor, jacobian: Jacobian | None) -> list[Evidence]:
-        prior = self.prior.bind(batch.targets, batch.inputs.flatten(1))
-        return examine(self.client.jacobian_maker(batch), batch, prior, drawn, jacobian=jacobian)
+    def _examined(self, batch: Batch, spaces: Sequence[KrylovSpace], jacobian: Jacobian | None) -> list[Evidence]:
+        """Evidence at samples whose first products are known."""
+        flat = batch.inputs.flatten(1)
+        # H's quadratic form in the random vector that each space begins with is |J q|^2.
+        first = torch.tensor([space.tridiagonal.diagonal[0] for space in spaces], device=flat.device)
+        units, pushed = torch.stack([space.basis[0] for space in spaces]), first.clamp_min(0.0).sqrt()
+        maker, prior = self.client.jacobian_maker(batch), self.prior.bind(batch.targets, flat)
+        return examine(maker, batch, prior, math.sqrt(flat.shape[1]) * units, jacobian=jacobian, pushed=pushed)
 
     def _project(
         self,

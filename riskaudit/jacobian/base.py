@@ -54,12 +54,13 @@ class Jacobian(GramFactor):
     def smallest_eigenvalue_bound(self) -> Tensor:
         """A number that every eigenvalue of J^T J is sure to reach, [B], float64; 0 where none is known."""
 
-    def step(self, direction: Tensor, draw: Draw | None = None) -> StepResponse:
+    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
         """What a step of the inputs does to r, against what J says of it.
 
         Args:
             direction: v, [B, d], in data units.
             draw: random numbers of mean 0 and variance 1 in the shape of a tensor, to hold J against J^T.
+            said: |J v|, [B], where it is known already and nothing else is asked for.
         """
         release = self.release
         plain = Release(release.model, release.loss) if release.changes_gradient else release
@@ -69,8 +70,9 @@ class Jacobian(GramFactor):
         change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
         if release.changes_gradient:
             change = release.derivative(before).apply(change)
-        pushed = self.matvec(direction).detach()
-        gap = None
+        if said is not None:
+            return StepResponse(norms, said, change.norm(dim=1).double(), [])
+        pushed, gap = self.matvec(direction).detach(), None
         if draw is not None:
             cotangent = draw(pushed[:1]).expand_as(pushed)
             gap = pairing_gap(cotangent * pushed, self.rmatvec(cotangent).detach() * direction)

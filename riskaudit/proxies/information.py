@@ -136,12 +136,17 @@ class BracketedInformation(Information):
 
     def __init__(self, traces: SampleTraces, tau: float) -> None:
         self.traces, self.tau = traces, tau
+        # The last level of noise that was asked for, and the answer: errors ask for it again.
+        self._last: tuple[float, Interval] | None = None
 
     def revealed(self, sigma: float) -> Interval:
         """See `Information.revealed`."""
-        ratio = sigma / self.tau
-        found = self.traces.effective_dimension(max(ratio * ratio, SMALLEST_SHIFT))
-        return Interval(*(min(1.0, end / self.traces.dimension) for end in (found.value, found.low, found.high)))
+        if self._last is None or self._last[0] != sigma:
+            ratio = sigma / self.tau
+            found = self.traces.effective_dimension(max(ratio * ratio, SMALLEST_SHIFT))
+            ends = (min(1.0, end / self.traces.dimension) for end in (found.value, found.low, found.high))
+            self._last = sigma, Interval(*ends)
+        return self._last[1]
 
     def error(self, sigma: float) -> Interval:
         """See `Information.error`."""
@@ -197,9 +202,12 @@ class BracketedCorrelatedInformation(Information):
     def __init__(self, traces: WeightedTraces, dimension: int) -> None:
         self.traces, self.dimension = traces, dimension
         self.tau = math.sqrt(traces.weight_trace / dimension)
+        self._last: tuple[float, Interval] | None = None
 
     def _remaining(self, sigma: float) -> Interval:
-        return self.traces.remaining(max(sigma * sigma, SMALLEST_SHIFT))
+        if self._last is None or self._last[0] != sigma:
+            self._last = sigma, self.traces.remaining(max(sigma * sigma, SMALLEST_SHIFT))
+        return self._last[1]
 
     def revealed(self, sigma: float) -> Interval:
         """See `Information.revealed`."""

@@ -203,28 +203,39 @@ class StructuredJacobian(Jacobian):
         return torch.cat(rows, dim=1)
 
     @torch.no_grad()
-    def step(self, direction: Tensor, draw: Draw | None = None) -> StepResponse:
+    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
         """See `Jacobian.step`: no vector of the parameters' size for a plain gradient."""
         tangent = self._as_inputs(direction)
-        tangents, batch = self._signals.push(tangent), Batch(self.batch.inputs + tangent, self.batch.targets)
         try:
             with torch.enable_grad():
+                batch = Batch(self.batch.inputs + tangent, self.batch.targets)
                 moved = Signals(self.release, batch, self.layout, differentiable=False)
         except UnsupportedLayer:  # a step away, the model has other layers
-            return super().step(direction, draw)
-        groups = grouped(moved.calls)
-        before, after = self._values, self._values_of(groups)
-        scale, front = shrinking(before.norms, after.norms), front_layers(self._signals, moved, tangents)
+            return super().step(direction, draw, said)
+        change = self._change(grouped(moved.calls))
+        if said is not None:
+            return StepResponse(self._values.norms, said, change, [])
+        tangents = self._signals.push(tangent)
+        front = front_layers(self._signals, moved, tangents)
         if self.release.changes_gradient:
-            gradients, tangent_rows = self.gradients(), self._flat_tangents(tangents)
-            change = self._chain.apply(scale[:, None].to(gradients) * self._gradients(groups) - gradients)
-            said, changed = self._chain.apply(tangent_rows).norm(dim=1).double(), change.norm(dim=1).double()
-            kept = (self.mean().norm(dim=1).double() / before.norms).nan_to_num()
+            rows = self._chain.apply(self._flat_tangents(tangents))
+            kept = (self.mean().norm(dim=1).double() / self._values.norms).nan_to_num()
             front = [replace(layer, precision=layer.precision * kept.square()) for layer in front]
         else:
-            said, changed = self._rows(tangents).norm(dim=1).double(), before.change(after, scale)
+            rows = self._rows(tangents)
         gap = None if draw is None else self._signals.adjoint_gap(tangent, tangents, draw)
-        return StepResponse(before.norms, said, changed, front, gap)
+        return StepResponse(self._values.norms, rows.norm(dim=1).double(), change, front, gap)
+
+    def _change(self, groups: list[Group]) -> Tensor:
+        """See `StepResponse.change`, of the calls at x + v."""
+        before, after = self._values, self._values_of(groups)
+        scale = shrinking(before.norms, after.norms)
+        if not self.release.changes_gradient:
+            return before.change(after, scale)
+        gradients = self.gradients()
+        change = self._chain.apply(scale[:, None].to(gradients) * self._gradients(groups) - gradients)
+        norms: Tensor = change.norm(dim=1).double()
+        return norms
 
     @cached_property
     def _values(self) -> GradientValues:

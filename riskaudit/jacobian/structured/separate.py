@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -54,9 +54,11 @@ class SeparateJacobian(Jacobian):
         """The gradient before any step, [B, P]."""
         return torch.cat([part.gradients() for part in self._parts])
 
-    def step(self, direction: Tensor, draw: Draw | None = None) -> StepResponse:
+    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
         """See `Jacobian.step`."""
-        return joined([part.step(direction[place : place + 1], draw) for place, part in enumerate(self._parts)])
+        known: Sequence[Tensor | None] = [None] * len(self._parts) if said is None else torch.split(said, 1)
+        parts = zip(self._parts, torch.split(direction, 1), known, strict=True)
+        return joined([part.step(own, draw, length) for part, own, length in parts])
 
     def _matmat(self, columns: Tensor) -> Tensor:
         return self._each(StructuredJacobian.matmat, columns)
