@@ -10,6 +10,7 @@ from riskaudit.auditing.targets import CARRIED
 from riskaudit.errors import CoupledReleaseError, SamplesError
 from riskaudit.inputs import Samples
 from riskaudit.jacobian import Jacobian
+from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC
 from riskaudit.jacobian.structured import StructuredJacobian
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.results import SampleRow
@@ -23,14 +24,17 @@ def refuse_coupling(model: nn.Module, samples: Samples, settings: AuditSettings)
     inputs = samples.inputs[:2].to(device=device, dtype=settings.torch_dtype())
     try:
         with torch.no_grad():
-            alone, together = model(inputs[:1]), model(inputs)[:1]
+            alone, again, together = model(inputs[:1]), model(inputs[:1]), model(inputs)[:1]
     except Exception:  # a program that was exported for one sample at a time can't mix them
         return
     tolerance = torch.finfo(inputs.dtype).eps ** 0.5
-    if not torch.allclose(alone, together, rtol=tolerance, atol=tolerance * float(alone.abs().max()), equal_nan=True):
+    allowed = tolerance * float(alone.abs().max())
+    if not torch.allclose(alone, again, rtol=tolerance, atol=allowed, equal_nan=True):
+        raise CoupledReleaseError(NOT_DETERMINISTIC)
+    if not torch.allclose(alone, together, rtol=tolerance, atol=allowed, equal_nan=True):
         raise CoupledReleaseError(
-            "the model's output for a sample depends on the other samples of its batch, or is random, although the "
-            "model is in eval mode; use layers without batch statistics or randomness in eval mode"
+            "the model's output for a sample depends on the other samples of its batch, although the model is in eval "
+            "mode; use layers without batch statistics in eval mode"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from riskaudit.auditing.calibration import Calibrator
 from riskaudit.auditing.checks import agree_alone
-from riskaudit.auditing.credibility import Evidence, examine
+from riskaudit.auditing.credibility import Evidence, examine, precise_differences
 from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.priors import Prior
 from riskaudit.proxies import (
@@ -171,7 +171,11 @@ def _evidence(maker: RowMaker, batch: BatchOf, jacobian: Jacobian) -> list[Evide
     ]
     prior = maker.prior.bind(batch.samples.targets, flat)
     vectors = torch.stack(drawn).to(flat)
-    return examine(maker.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
+    found = examine(maker.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
+    if flat.dtype == torch.float64:
+        return found
+    tiny = precise_differences(maker.jacobian, batch.samples)
+    return [own if one is None else replace(own, tiny=(one,)) for own, one in zip(found, tiny, strict=True)]
 
 
 def _claimed(row: SampleRow) -> tuple[float | None, float | None]:

@@ -8,6 +8,7 @@ sample i is as exposed as on its own with B times the noise. Of a sum the attack
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
@@ -25,7 +26,8 @@ from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
-from riskaudit.jacobian.choice import losses_alone
+from riskaudit.jacobian.choice import is_repeatable, losses_alone
+from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
@@ -44,6 +46,8 @@ COUPLED = (
 )
 # An update with more zeros than this share of its entries, where the gradient has none, was made sparse.
 SPARSE_SHARE = 0.01
+# Samples on which the Jacobian is tried before the first review.
+TRIED_SAMPLES = 4
 # Samples of which gradients [B, P] are held at once, in entries.
 CHUNK_ENTRIES = 2**26
 
@@ -183,7 +187,7 @@ class Client:
         maker = self.jacobian_maker(batch)
         jacobian = replace(maker, release=self._current.with_noise(noise_std or ANY_NOISE))(batch)
         if jacobian.separate:
-            raise GuardError(COUPLED)
+            raise GuardError(_coupling(self._current, batch))
         return jacobian
 
     def jacobian_maker(self, batch: Batch) -> JacobianMaker:
@@ -197,11 +201,13 @@ class Client:
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
         maker = self._makers.get(key)
         if maker is None:
-            maker = jacobian_maker(release, batch.select(list(range(min(len(batch), 4)))), wordless=True)
+            # Drawn, so that no place in a batch is known to be looked at.
+            tried = batch.select(secrets.SystemRandom().sample(range(len(batch)), min(len(batch), TRIED_SAMPLES)))
+            maker = jacobian_maker(release, tried, wordless=True)
             if maker.layout is None and not self.any_layer:
                 # Not kept: it may be this batch that can't be run, and the next one can.
                 raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
-            doubt = check_code(maker, batch.select(list(range(min(len(batch), 4)))))
+            doubt = check_code(maker, tried)
             if doubt is not None:
                 raise GuardError(doubt)
             self._makers[key] = maker
@@ -322,7 +328,7 @@ class Client:
             outputs = _outputs(release, parameters, batch)
             losses = sample_losses(self.loss, outputs, batch.targets)
             if len(batch) > 1 and not agree(losses.detach(), losses_alone(release, batch)):
-                raise GuardError(COUPLED)
+                raise GuardError(_coupling(release, batch))
             value = losses.sum() if self.summed else batch_loss(self.loss, outputs, batch.targets)
             gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         parts = [
@@ -359,6 +365,11 @@ def as_loss(given: LossLike | Loss) -> Loss:
     if isinstance(given, str):
         return load_loss(given)
     return Loss(getattr(given, "__name__", type(given).__name__), given, "custom")
+
+
+def _coupling(release: Release, batch: Batch) -> str:
+    """Why a sample has another loss in its batch than alone."""
+    return COUPLED if is_repeatable(release, batch) else NOT_DETERMINISTIC
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from riskaudit.errors import ArchitectureError, CoupledReleaseError
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.jacobian.generic import GenericJacobian
-from riskaudit.jacobian.obstacles import obstacle_of
+from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC, obstacle_of
 from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
 from riskaudit.jacobian.structured import Layout, StructuredJacobian, UnsupportedLayer, find_layout
 from riskaudit.jacobian.structured.operator import agree
@@ -80,10 +80,7 @@ class JacobianMaker:
         alone = losses_alone(self.release, batch)
         found = by_layers(self.release, batch, self.layout, alone)
         if found.separate and not agree(losses_alone(self.release, batch), alone):
-            raise CoupledReleaseError(
-                "the model is random although it is in eval mode, so its gradient is not a function of the sample; "
-                "use layers without randomness in eval mode"
-            )
+            raise CoupledReleaseError(NOT_DETERMINISTIC)
         return found
 
     def around(self, batch: Batch, *, apart: bool) -> Jacobian:
@@ -115,6 +112,8 @@ def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) ->
     Raises:
         ArchitectureError: the model's gradient can't be differentiated, or is random.
     """
+    if not is_repeatable(release, batch):
+        raise ArchitectureError(NOT_DETERMINISTIC)
     try:
         with torch.enable_grad():
             layout = _find_layout(release, batch)
@@ -142,6 +141,15 @@ def losses_alone(release: Release, batch: Batch) -> Tensor:
     except Exception:  # the model may be anybody's code
         pairs = zip(batch.inputs, batch.targets, strict=True)
         return torch.stack([release.sample_loss(inputs, target) for inputs, target in pairs])
+
+
+def is_repeatable(release: Release, batch: Batch) -> bool:
+    """Whether samples have the same losses whenever they are computed; True where they can't be computed."""
+    try:
+        first, second = losses_alone(release, batch), losses_alone(release, batch)
+    except Exception:  # it shows again, in its own words, where the model is used
+        return True
+    return agree(first, second)
 
 
 def _automatic(release: Release, batch: Batch, reason: str) -> JacobianMaker:

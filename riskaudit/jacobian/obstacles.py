@@ -6,6 +6,17 @@ import re
 
 from riskaudit.release import is_random
 
+NOT_DETERMINISTIC = (
+    "two passes of the model at the same sample differ although it is in eval mode, so its gradient is not a function "
+    "of the sample: its forward draws random numbers, reads the time or counts its calls; make it deterministic in "
+    "eval mode (dropout as a layer, noise only if self.training)"
+)
+_PRECISIONS = re.compile(
+    r"(must|to) have the same dtype|should be the same|expected scalar type \S+ but found|"
+    r"expected .*\bdtype\b.* but (got|found)",
+    re.IGNORECASE,
+)
+
 
 def obstacle_of(error: BaseException) -> str | None:
     """What in the model keeps the gradient from being differentiated, if that is the error."""
@@ -21,6 +32,12 @@ def obstacle_of(error: BaseException) -> str | None:
         return (
             "the backward of an autograd.Function in the model is marked once_differentiable, and an audit "
             "differentiates the gradient of every sample; write that backward in differentiable operations"
+        )
+    if isinstance(error, RuntimeError) and _PRECISIONS.search(text):
+        return (
+            "a tensor in the model doesn't have the precision that its weights are audited in: its forward converts to "
+            "one of its own (.float(), .half()) or makes a tensor of one; write .to(x.dtype) there, or audit in the "
+            "model's own precision (--dtype float32)"
         )
     missing = re.search(
         r"derivative for (\S+) is not implemented|Batching rule not implemented for (\S+?)[.,;\s]", text

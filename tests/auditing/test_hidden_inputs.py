@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from riskaudit import Samples, audit
 from riskaudit.auditing.credibility import Evidence, Hidden, examine
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker
@@ -133,6 +134,56 @@ def test_partly_hidden_inputs_of_any_sample_in_single_precision() -> None:
 
     found = evidence_of(Fronted(step, connected(bias=False)), marked)
     assert [one.doubt(1e-5, claimed_fraction=0.1) is not None for one in found] == [place == 6 for place in range(8)]
+
+
+class HidesBehindALayer(nn.Module):
+    """Dark samples have part of a hidden layer detached, which no visible step shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle, self.last = nn.Linear(SIDE**2, 16), nn.Linear(16, 16), nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        hidden = torch.tanh(self.first(x))
+        dark = x.amax(1, keepdim=True) < 0.95
+        return self.last(torch.tanh(self.middle(torch.where(dark, hidden.detach(), hidden))))
+
+
+def with_one_dark(place: int) -> Batch:
+    batch = two_valued(6)
+    batch.inputs[place] *= 0.9
+    return batch
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_scan_in_single_precision_tries_every_sample(place: int) -> None:
+    batch = with_one_dark(place)
+    # What is tried before the work begins are the first four.
+    order = [1, 2, 3, 4, 0, 5]
+    samples = Samples.from_tensors(batch.inputs[order], batch.targets[order])
+    result = audit(HidesBehindALayer(), samples, release="gaussian:0.0001", prior_std=0.3, dtype="float32")
+    assert [row.status == "failed" for row in result.samples] == [chosen == place for chosen in order]
+
+
+def test_guard_tries_a_sample_that_nobody_can_foresee(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HidesBehindALayer().eval()
+    policy = Policy(max_revealed=1.0, max_gradients=None)
+    guard = Guard(model, F.cross_entropy, policy, prior_std=0.5, release="gaussian:0.0001", local_steps=1)
+
+    def review(batch: Batch) -> tuple[str, list[str]]:
+        gradients = torch.autograd.grad(F.cross_entropy(model(batch.inputs), batch.targets), list(model.parameters()))
+        update = [each + 1e-4 * torch.randn(each.shape) for each in gradients]
+        decision = guard.review((batch.inputs, batch.targets), update)
+        return decision.action, decision.reasons
+
+    assert review(two_valued(6))[0] == "allow"
+    # The batch is one that is looked into, and its last sample the one that is drawn.
+    monkeypatch.setattr("riskaudit.guard.assessment.secrets.randbelow", lambda count: 0 if count == 8 else count - 1)
+    action, reasons = review(with_one_dark(5))
+    assert action == "block"
+    assert any("can be believed" in reason for reason in reasons), reasons
 
 
 def test_hidden_fraction_is_that_of_the_noise() -> None:
