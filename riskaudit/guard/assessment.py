@@ -6,20 +6,20 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.credibility import Evidence, examine, precise_differences
+from riskaudit.auditing.credibility import Evidence
 from riskaudit.auditing.planning import choose_plan, fitting_samples
 from riskaudit.auditing.targets import CARRIED, carrying_targets
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
+from riskaudit.guard.evidence import gather_evidence
 from riskaudit.guard.ledger import Account, Entry
 from riskaudit.guard.randomness import SecureNoise
-from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import Prior
@@ -35,8 +35,6 @@ LEAST_PRODUCTS, MOST_PRODUCTS = 3, 32
 DEFAULT_PRODUCTS = 7
 # Samples whose time is measured before the budget is spent on the others.
 FIRST_SAMPLES = 8
-# One in so many batches has a sample that is looked at in double precision.
-PRECISE_REVIEWS = 8
 # The share of the time that is left which the samples of one go may take.
 TIME_SHARE = 0.8
 # Relative width of a refined interval where not all eigenvalues are affordable.
@@ -353,28 +351,14 @@ class Assessor:
         unexamined = [row for row, place in enumerate(places) if place not in found.evidence]
         if unexamined:
             whole = jacobian if len(unexamined) == len(places) else None
-            evidence = self._examined(part.select(unexamined), [few.spaces[row] for row in unexamined], whole)
+            looked, spaces = part.select(unexamined), [few.spaces[row] for row in unexamined]
+            evidence = gather_evidence(self.client, self.prior, looked, spaces, whole)
             found.evidence.update(zip([places[row] for row in unexamined], evidence, strict=True))
         found.information.update(zip(places, few.information, strict=True))
         found.reached.update(zip(places, map(Concentration.of, few.spaces), strict=True))
         if self.sketched:
             found.sketches.update(zip(places, map(Sketched.of, few.spaces), strict=True))
             self._project(found, places, accounts or {}, hessian.matmat)
-
-    def _examined(self, batch: Batch, spaces: Sequence[KrylovSpace], jacobian: Jacobian | None) -> list[Evidence]:
-        """Evidence at samples whose first products are known."""
-        flat = batch.inputs.flatten(1)
-        # H's quadratic form in the random vector that each space begins with is |J q|^2.
-        first = torch.tensor([space.tridiagonal.diagonal[0] for space in spaces], device=flat.device)
-        units, pushed = torch.stack([space.basis[0] for space in spaces]), first.clamp_min(0.0).sqrt()
-        maker, prior = self.client.jacobian_maker(batch), self.prior.bind(batch.targets, flat)
-        found = examine(maker, batch, prior, math.sqrt(flat.shape[1]) * units, jacobian=jacobian, pushed=pushed)
-        if flat.dtype != torch.float64 and not secrets.randbelow(PRECISE_REVIEWS):
-            # Of one sample that nobody can foresee, what single precision doesn't show.
-            place = secrets.randbelow(len(batch))
-            (tiny,) = precise_differences(maker, batch.select([place]))
-            found[place] = found[place] if tiny is None else replace(found[place], tiny=(tiny,))
-        return found
 
     def _project(
         self,

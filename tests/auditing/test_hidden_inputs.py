@@ -180,7 +180,7 @@ def test_guard_tries_a_sample_that_nobody_can_foresee(monkeypatch: pytest.Monkey
 
     assert review(two_valued(6))[0] == "allow"
     # The batch is one that is looked into, and its last sample the one that is drawn.
-    monkeypatch.setattr("riskaudit.guard.assessment.secrets.randbelow", lambda count: 0 if count == 8 else count - 1)
+    monkeypatch.setattr("riskaudit.guard.evidence.secrets.randbelow", lambda count: 0 if count == 8 else count - 1)
     action, reasons = review(with_one_dark(5))
     assert action == "block"
     assert any("can be believed" in reason for reason in reasons), reasons
