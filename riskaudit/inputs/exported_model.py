@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from riskaudit.errors import CheckpointError
 from riskaudit.inputs.exported_archive import ExportedArchive
@@ -106,7 +107,7 @@ class ExportedModel(nn.Module):
         """The program's output for a batch x [B, *S].
 
         Raises:
-            CheckpointError: an argument or an index out of bounds, sizes that don't fit, or too large a cost.
+            CheckpointError: an argument or an index out of bounds, sizes or types that don't fit, or too large a cost.
         """
         values = self._given(x)
         key = (tuple(x.shape), x.dtype, values[DTYPE.name])
@@ -119,6 +120,13 @@ class ExportedModel(nn.Module):
             return self._run(values)
         except IndexError as cause:
             raise CheckpointError(f"the exported program reads beyond a tensor ({clean(cause, 100)})") from cause
+        except (RuntimeError, ValueError, TypeError) as cause:
+            if any(map(is_functorch_wrapped_tensor, (value for value in values.values() if isinstance(value, Tensor)))):
+                # What a transform can't do, its caller may do without it.
+                raise
+            raise CheckpointError(
+                f"the exported program can't run on these inputs ({clean(cause, 120)}); {EXPORT_ADVICE}"
+            ) from cause
 
     def _given(self, x: Tensor) -> dict[str, Any]:
         """Values of the graph's inputs by name."""

@@ -1,9 +1,10 @@
 """The operators that an exported program may call, and what each may be given.
 
 An explicit list: pure functions of dense tensors whose kernels check their own bounds, or are checked here.
-Not among them: random, in-place and ``out=`` forms, views of raw storage (``as_strided``, ``set_``, resizing),
-uninitialised memory, sparse, quantised or complex tensors, results whose size depends on values, files,
-libraries and operators that call others. Arguments are bound to the operator's schema and must have its types.
+Not among them: random, in-place and ``out=`` forms, views of raw storage (``set_``, resizing; ``as_strided`` may only
+ask for the tensor itself), uninitialised memory, sparse, quantised or complex tensors, results whose size depends on
+values, files, libraries and operators that call others. Arguments are bound to the operator's schema and must have
+its types.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ NAMES = {
         gt.Scalar ge.Tensor ge.Scalar logical_and.default logical_or.default logical_xor.default bitwise_and.Tensor
         bitwise_or.Tensor bitwise_xor.Tensor bitwise_not.default where.self where.ScalarOther where.ScalarSelf
         where.Scalar masked_fill.Scalar masked_fill.Tensor atan2.default lerp.Scalar lerp.Tensor addcmul.default
-        addcdiv.default floor_divide.default floor_divide.Scalar remainder.Scalar remainder.Tensor""",
+        addcdiv.default floor_divide.default floor_divide.Scalar remainder.Scalar remainder.Tensor
+        fmod.Scalar fmod.Tensor""",
     "reductions": """
         sum.default sum.dim_IntList mean.default mean.dim amax.default amin.default max.default max.dim min.default
         min.dim max.other min.other var.correction var.dim std.correction std.dim var_mean.correction argmax.default
@@ -48,9 +50,9 @@ NAMES = {
         softmax.int log_softmax.int _softmax.default _log_softmax.default _safe_softmax.default""",
     "shapes": """
         view.default reshape.default flatten.using_ints unflatten.int permute.default
-        transpose.int t.default numpy_T.default movedim.int swapaxes.default squeeze.default squeeze.dim squeeze.dims
-        unsqueeze.default expand.default expand_as.default view_as.default reshape_as.default slice.Tensor select.int
-        narrow.default chunk.default split.Tensor split.sizes split_with_sizes.default unbind.int cat.default
+        transpose.int t.default mT.default numpy_T.default movedim.int swapaxes.default squeeze.default squeeze.dim
+        squeeze.dims unsqueeze.default expand.default expand_as.default view_as.default reshape_as.default slice.Tensor
+        select.int narrow.default chunk.default split.Tensor split.sizes split_with_sizes.default unbind.int cat.default
         stack.default repeat.default repeat_interleave.self_int tile.default roll.default flip.default pad.default
         constant_pad_nd.default reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default
         replication_pad1d.default replication_pad2d.default replication_pad3d.default pixel_shuffle.default
@@ -58,9 +60,9 @@ NAMES = {
         index.Tensor index_select.default gather.default embedding.default slice_scatter.default
         select_scatter.default meshgrid.indexing meshgrid.default concat.default unfold.default copy.default""",
     "creation": """
-        full.default full_like.default zeros.default ones.default zeros_like.default ones_like.default
-        new_zeros.default new_ones.default new_full.default scalar_tensor.default arange.default arange.start
-        arange.start_step linspace.default""",
+        full.default full_like.default fill.Scalar fill.Tensor zeros.default ones.default zeros_like.default
+        ones_like.default new_zeros.default new_ones.default new_full.default scalar_tensor.default arange.default
+        arange.start arange.start_step linspace.default""",
     "products": """
         linear.default addmm.default mm.default bmm.default baddbmm.default matmul.default mv.default dot.default
         einsum.default bilinear.default outer.default conv1d.default conv2d.default conv3d.default conv1d.padding
@@ -104,6 +106,8 @@ _STRINGS: Mapping[str, Sequence[str]] = {
 _EQUATION = re.compile(r"[a-zA-Z., ]{1,200}(->[a-zA-Z. ]{0,60})?")
 # Integer division by -1 of the smallest integer is a trap of the processor, which ends the process.
 _DIVISIONS = frozenset({"aten.div.Tensor_mode", "aten.div.Scalar_mode"})
+# Also with a number as first operand.
+_NUMBER_FIRST = frozenset({"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor"})
 # Only so many arguments are passed on: the others are about the gradient's layout.
 _WITHOUT_OPTIONS = {"aten.embedding.default": 2, "aten.gather.default": 3}
 
@@ -143,8 +147,8 @@ class Operator:
         if not target.startswith("torch.ops.") or self.name not in ALLOWED:
             raise CheckpointError(
                 f"the exported program calls {clean(target, 60)}, which isn't a plain tensor operator that is known "
-                "here; export it again after program.run_decompositions(), or save `model.state_dict()` and use "
-                "--arch file.py:factory"
+                "here; export it again with program.run_decompositions(), or without it where it was called, or save "
+                "`model.state_dict()` and use --arch file.py:factory"
             )
         overload = overload_of(self.name)
         self.function: Callable[..., Any] = REPLACEMENTS.get(self.name, overload)
@@ -208,8 +212,8 @@ class Operator:
             if value is None:
                 return
             kind = kind[len("Optional[") : -1]
-        if kind == "Tensor" and name == "other" and isinstance(value, int | float):
-            # torch takes a number for the second operand, and torch.export writes one.
+        if kind == "Tensor" and isinstance(value, int | float) and (name == "other" or self.name in _NUMBER_FIRST):
+            # torch takes a number for an operand, and torch.export writes one.
             kind = "number"
         if not _fits(kind, value):
             raise ArgumentBoundsError(f"{self.name} got a {type(value).__name__} as {name}, expected {kind}")

@@ -99,10 +99,75 @@ def _attention_on_cpu(
     return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale), None
 
 
+def _linalg_norm(
+    self: Tensor,
+    ord: float | None = None,
+    dim: list[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    # Norms of matrices other than the Frobenius norm aren't differentiable everywhere.
+    if ord is not None and (self.ndim if dim is None else len(dim)) != 1:
+        raise ValueError("a norm of matrices")
+    order = 2 if ord is None else ord
+    result: Tensor = _aten.linalg_vector_norm.default(self, order, dim, keepdim, dtype=dtype)
+    return result
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g v / |v|, the norm over all dimensions but ``dim``."""
+    if not -1 <= dim < v.ndim:
+        raise ValueError("weight norm of a dimension that there isn't")
+    others = [place for place in range(v.ndim) if place != dim]
+    result: Tensor = v * (g / _aten.linalg_vector_norm.default(v, 2, others or None, True))
+    return result
+
+
+def _trilinear(
+    i1: Tensor,
+    i2: Tensor,
+    i3: Tensor,
+    expand1: Sequence[int],
+    expand2: Sequence[int],
+    expand3: Sequence[int],
+    sumdim: Sequence[int],
+    unroll_dim: int = 1,
+) -> Tensor:
+    """The sum of a product of three, each with new dimensions; the last argument is about speed alone."""
+    product = _expanded(i1, expand1) * _expanded(i2, expand2) * _expanded(i3, expand3)
+    return product.sum(list(sumdim)) if sumdim else product
+
+
+def _expanded(factor: Tensor, dims: Sequence[int]) -> Tensor:
+    for dim in sorted(dims):
+        factor = factor.unsqueeze(dim)
+    return factor
+
+
+def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    lengths = [_aten.linalg_vector_norm.default(x, 2, [dim], True).clamp_min(eps) for x in (x1, x2)]
+    result: Tensor = ((x1 / lengths[0]) * (x2 / lengths[1])).sum(dim)
+    return result
+
+
+def _as_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
+    """The tensor itself where that is what it asks for: decomposed pools write such steps."""
+    same = tuple(size) == tuple(self.shape) and len(stride) == self.ndim and storage_offset in (None, 0)
+    if not same or any(one != other for n, one, other in zip(size, stride, self.stride(), strict=True) if n > 1):
+        raise ValueError("a view of raw storage")
+    return self
+
+
 REPLACEMENTS: Mapping[str, Callable[..., Any]] = {
     "aten.hardsigmoid.default": _hardsigmoid,
     "aten.hardswish.default": _hardswish,
     "aten._unsafe_view.default": _unsafe_view,
+    "aten.as_strided.default": _as_strided,
+    "aten.linalg_norm.default": _linalg_norm,
+    "aten._weight_norm.default": _weight_norm,
+    "aten._trilinear.default": _trilinear,
+    "aten.cosine_similarity.default": _cosine_similarity,
     "aten._native_batch_norm_legit_no_training.default": _batch_norm_with_statistics,
     "aten._native_batch_norm_legit.no_stats": _batch_norm_without_statistics,
     "aten.native_group_norm.default": _group_norm,
