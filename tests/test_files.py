@@ -171,6 +171,14 @@ def test_check_takes_an_earlier_audit(tmp_path) -> None:
     assert content(tmp_path / "out") == OLD
 
 
+@pytest.mark.parametrize("name", ["demo", "mnist-lenet"])
+def test_the_committed_reports_can_be_made_anew(name) -> None:
+    """What `make demo` and `make example` write over carries a manifest."""
+    folder = Path(__file__).resolve().parents[1] / "reports" / name
+    check_output_folder(folder)
+    assert set(content(folder)) >= {"audit.html", "audit.pdf", "audit.json", "samples.csv", "audit.md"}
+
+
 def test_check_in_the_working_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     check_output_folder(Path("out"))
