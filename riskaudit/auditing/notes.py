@@ -131,7 +131,8 @@ def concentration_notes(rows: Sequence[SampleRow], uneven: Mapping[int, Concentr
     whole = [
         one.largest for row, one in known if one.largest is not None and one.largest > high and row.verdict == "low"
     ]
-    notes = reached_note([(one, _upper(row)) for row, one in known], len(rows))
+    means = [(one, min(1.0, one.factor * _upper(row))) for row, one in known]
+    notes = reached_note(means, len(rows), "revealed fractions and limits are averages over all")
     if whole:
         notes.append(
             f"in {len(whole)} of {len(rows)} samples called low single coordinates are revealed by up to "

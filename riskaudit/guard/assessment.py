@@ -137,10 +137,15 @@ class Assessment:
             every = [self.information[twin] for twin in twins]
             revealed = Range(revealed.low, max(one.revealed(sigma).high for one in every))
             error = Range(min(one.error(sigma).low for one in every), error.high)
+        # Limits are averages over the coordinates; those that nothing depends on would hide the others.
+        factor = max(self.reached[twin].factor if twin in self.reached else 1.0 for twin in twins)
+        if factor > 1:
+            revealed = Range(min(1.0, factor * revealed.low), min(1.0, factor * revealed.high))
+            error = Range(*(found.tau * math.sqrt(1 - end) for end in (revealed.high, revealed.low)))
         total = None
         if accounts is not None:
             after = self.account(place, noise_std, batch_size, accounts.get(identifier))
-            total = Range(0.0, after.revealed)
+            total = Range(0.0, min(1.0, factor * after.revealed))
         return Exposure(identifier, group, revealed, error, total)
 
     def doubt(self, place: int, noise_std: float, batch_size: int) -> str | None:
@@ -211,9 +216,11 @@ class Assessment:
         )
 
     def concentration_note(self, exposures: Sequence[Exposure]) -> list[str]:
-        """That limits are averages over all coordinates, where the release depends on fewer than half of them."""
-        pairs = [(found, exposures[place].revealed) for place, found in self.reached.items()]
-        return reached_note([(one, known.high) for one, known in pairs if known is not None], len(self.ids))
+        """That numbers are averages over some of the coordinates, where the release depends on fewer than half."""
+        known = [
+            (one, own.high) for place, one in self.reached.items() if (own := exposures[place].revealed) is not None
+        ]
+        return reached_note(known, len(self.ids), "limits are held against that average")
 
 
 def trace_of(information: Information) -> float:
@@ -246,15 +253,9 @@ class Assessor:
         return max(LEAST_PRODUCTS, min(MOST_PRODUCTS, affordable))
 
     def quick(
-        self,
-        batch: Batch,
-        ids: list[str],
-        groups: list[str | None],
-        accounts: dict[str, Account] | None,
-        failure: float,
-        end: float,
-        labels: list[int],
-    ) -> Assessment:
+        self, batch: Batch, ids: list[str], groups: list[str | None], accounts: dict[str, Account] | None,
+        failure: float, end: float, labels: list[int],
+    ) -> Assessment:  # fmt: skip
         """As many samples as time allows, drawn at random where it does not allow all.
 
         Args:

@@ -42,9 +42,13 @@ class Concentration:
         """From the iteration of one sample."""
         return cls(num_reached(space), space.tridiagonal.dimension)
 
-    def mean_over_reached(self, revealed: float) -> float:
-        """The mean over the coordinates that the release depends on, where ``revealed`` is that over all."""
-        return min(1.0, revealed * self.dimension / self.reached) if self.reached else 0.0
+    @property
+    def factor(self) -> float:
+        """A mean over the coordinates that the release depends on, over that over all; 1 where they are half or more.
+
+        Images have borders that no stride reaches, so that a few left out are no reason to count others.
+        """
+        return self.dimension / self.reached if 0 < 2 * self.reached < self.dimension else 1.0
 
 
 def num_reached(space: KrylovSpace) -> int:
@@ -84,19 +88,19 @@ def _of_spectrum(values: Tensor, vectors: Tensor, eps: float | None) -> Concentr
     return Concentration(reached, len(values), min(1.0, float((weights @ shares).max())))
 
 
-def reached_note(found: Sequence[tuple[Concentration, float]], total: int) -> list[str]:
+def reached_note(found: Sequence[tuple[Concentration, float]], total: int, words: str) -> list[str]:
     """That a mean over all coordinates hides those of the release, where they are fewer than half.
 
     Args:
-        found: of samples, with the upper end of their revealed fraction.
+        found: of samples, with the upper end of what the coordinates of the release reveal on average.
         total: number of all samples.
+        words: what that means for the numbers.
     """
-    few = [(one, revealed) for one, revealed in found if 2 * one.reached < one.dimension]
+    few = [(one, revealed) for one, revealed in found if one.factor > 1]
     if not few:
         return []
-    least, most = min(one.reached for one, _ in few), max(one.mean_over_reached(revealed) for one, revealed in few)
+    least, most = min(one.reached for one, _ in few), max(revealed for _, revealed in few)
     return [
         f"in {len(few)} of {total} samples the release depends on fewer than half of the {few[0][0].dimension} input "
-        f"coordinates (on {least} at the least): these reveal up to {most:.2g} on average, and revealed fractions and "
-        "limits are averages over all"
+        f"coordinates (on {least} at the least): these reveal up to {most:.2g} on average, and {words}"
     ]

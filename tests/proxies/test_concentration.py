@@ -61,17 +61,36 @@ def test_a_model_that_reads_all_gets_no_note(solver) -> None:
     assert not any("coordinates" in one for one in result.warnings)
 
 
+def _reviewed(model: nn.Module, inputs: torch.Tensor, policy: Policy, std: float = 1e-3, **options):  # type: ignore[no-untyped-def]
+    noise = SecureNoise("gaussian", std)
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(model(inputs), TARGETS), list(model.parameters()))
+    guard = Guard(model, "cross-entropy", policy, prior_std=0.3, release=f"gaussian:{std}", local_steps=1, **options)
+    return guard.review((inputs, TARGETS), [noise.added(one) for one in gradients])
+
+
 @pytest.mark.parametrize("how", HOW)
-def test_the_guard_warns(how) -> None:
-    model = Reading(how).eval()
-    noise = SecureNoise("gaussian", 1e-3)
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(model(INPUTS), TARGETS), list(model.parameters()))
-    guard = Guard(
-        model, "cross-entropy", Policy(max_revealed=0.9), prior_std=0.3, release="gaussian:1e-3", local_steps=1
-    )
-    decision = guard.review((INPUTS, TARGETS), [noise.added(one) for one in gradients])
+@pytest.mark.parametrize("limit", [{"max_revealed": 0.5}, {"min_rmse": 0.2}], ids=str)
+def test_the_guard_holds_its_limits_against_what_is_read(how, limit) -> None:
+    decision = _reviewed(Reading(how).eval(), INPUTS, Policy(**limit))
+    assert decision.action == "block"
     assert any("in 4 of 4 samples the release depends on fewer than half" in one for one in decision.warnings)
     assert any("(on 8 at the least)" in one for one in decision.warnings)
+
+
+def test_what_is_read_is_reviewed_as_if_it_were_the_whole_input(tmp_path) -> None:
+    """The same numbers as of a model that gets the 8 coordinates alone, with and without a ledger."""
+    model = Reading("cropped").eval()
+    policy = Policy(max_revealed=0.95, max_total_revealed=1.0, max_gradients=None)
+    padded = _reviewed(model, INPUTS, policy, 0.03, ledger=tmp_path / "a.db")
+    alone = _reviewed(model.net, INPUTS[:, :8], policy, 0.03, ledger=tmp_path / "b.db")
+    for one, other in zip(padded.exposures, alone.exposures, strict=True):
+        assert one.revealed.low <= other.revealed.high
+        assert other.revealed.low <= one.revealed.high
+        assert one.rmse.low <= other.rmse.high
+        assert one.total_revealed.high >= other.revealed.low
+    mended = _reviewed(model, INPUTS, Policy(max_revealed=0.2, on_violation="sanitise"), 0.03)
+    assert mended.action == "sanitise"
+    assert max(one.revealed.high for one in mended.exposures) <= 0.2
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +108,6 @@ def test_rows_of_zeros_are_counted(dimension, share, rank, seed, scale, double) 
     assert num_reached(space) == int(read.sum())
 
 
-def test_the_mean_over_those_reached() -> None:
-    assert Concentration(8, 200).mean_over_reached(0.04) == pytest.approx(1.0)
-    assert Concentration(0, 200).mean_over_reached(0.0) == 0.0
-    assert Concentration(200, 200).mean_over_reached(0.3) == pytest.approx(0.3)
+def test_only_few_coordinates_count_alone() -> None:
+    assert Concentration(8, 200).factor == 25
+    assert Concentration(100, 200).factor == Concentration(190, 200).factor == Concentration(0, 200).factor == 1
