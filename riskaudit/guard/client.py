@@ -22,7 +22,8 @@ from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.noise_tests import REJECTION, noise_mismatch
+from riskaudit.guard.noise_tests import noise_mismatch
+from riskaudit.guard.noise_traces import REJECTION
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker

@@ -53,6 +53,7 @@ class Decision:
         products: products with H that it took, over all samples.
         warnings: sentences without any private input about what the numbers rest on, such as losses no better than
             guessing; they change no action.
+        note: something of the guard itself that is said once, no reason for this decision; empty otherwise.
     """
 
     action: Action
@@ -67,6 +68,7 @@ class Decision:
     seconds: float = 0.0
     products: int = 0
     warnings: list[str] = field(default_factory=list)
+    note: str = ""
 
     @property
     def allowed(self) -> bool:

@@ -31,6 +31,7 @@ from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.noise_memory import NoiseMemory
+from riskaudit.guard.noise_records import SECOND_DRAW, NoiseRound, RepetitionError
 from riskaudit.guard.noise_tests import normal_scores
 from riskaudit.guard.review import Outcome, Review
 from riskaudit.guard.snapshot import Snapshot
@@ -42,6 +43,10 @@ from riskaudit.version import __version__
 
 # How often a review starts over because somebody else's round entered the ledger meanwhile.
 ATTEMPTS = 3
+FORGETS = (
+    "without a ledger, noise and sanitised updates are remembered until this process ends: a later one can't tell "
+    "whether noise comes again"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +141,9 @@ class Guard:
         self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed, any_layer))
         self._salt = secrets.token_bytes(32)
         self._rounds = 0
-        self._memory = NoiseMemory()
+        self._memory = NoiseMemory(self.ledger)
+        # Noise that a later process could compare with is in the ledger; who has none is told so once.
+        self._forgets = ledger is None and (self.client.noise is not None or policy.on_violation == "sanitise")
         self._decided: WeakKeyDictionary[Decision, _Binding] = WeakKeyDictionary()
         self._assessed: WeakKeyDictionary[Assessed, _Binding] = WeakKeyDictionary()
 
@@ -171,6 +178,9 @@ class Guard:
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             decision = self._failed(update, error, snapshot)
+        if decision.update is not None and self._forgets:
+            self._forgets = False
+            decision = replace(decision, note=FORGETS)
         seconds = time.monotonic() - started
         return self._issued(replace(decision, round=number, seconds=seconds, warnings=warnings), snapshot)
 
@@ -330,12 +340,19 @@ class Guard:
             except GuardError as error:  # a violation was found already, so nothing may let this pass any more
                 reasons = [*outcome.reasons, f"sanitising failed: {error}"]
                 return replace(outcome.decision(None), action="block", reasons=reasons, model_digest=model_digest)
-            repeated = self._repeated_noise(key, vector - mean, outcome, mean)
-            if repeated is not None:
-                return Decision("block", None, [repeated], outcome.exposures, model_digest=model_digest)
             handed = sent.handed_back()
             digest = digest_of_update(handed)
-            if self.ledger is None or _recorded(self.ledger, accounts or {}, ids, outcome, digest, position):
+            noise = self._noise_of(key, vector - mean, outcome, mean)
+            try:
+                repeated = self._memory.refuse_or_remember(noise)
+                done = self.ledger is None or _recorded(
+                    self.ledger, accounts or {}, ids, outcome, digest, position, noise
+                )
+            except RepetitionError as error:
+                repeated = str(error)
+            if repeated is not None:
+                return Decision("block", None, [repeated], outcome.exposures, model_digest=model_digest)
+            if done:
                 decision = replace(outcome.decision(handed), model_digest=model_digest, update_digest=digest)
                 return self._memory.remember_result(key, decision) if outcome.noise_added else decision
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
@@ -346,18 +363,16 @@ class Guard:
         if not known:
             return None
         if first is None or self.policy.judge(first.exposures).reasons:
-            reason = "this update was sanitised before, and no second draw of noise is made for it; make a new update"
-            return Decision("block", None, [reason])
+            return Decision("block", None, [SECOND_DRAW])
         return replace(first, reasons=[*first.reasons, "it was sanitised before: the same result again"])
 
-    def _repeated_noise(self, digest: str, residual: Tensor, outcome: Outcome, mean: Tensor) -> str | None:
-        """Why the client's noise isn't fresh; where it is, it is remembered, and what sanitising made of it."""
-        noise, sizes = self.client.noise, [shape.numel() for shape in self.client.shapes.values()]
-        if noise is None or outcome.vector is None:
-            return None
-        own = self._memory.trace(normal_scores(residual, noise), sizes, digest)
-        sent = [self._memory.trace(outcome.vector - mean, sizes, digest)] if outcome.noise_added else []
-        return self._memory.refuse_or_remember(own, sent)
+    def _noise_of(self, digest: str, residual: Tensor, outcome: Outcome, mean: Tensor) -> NoiseRound:
+        """What is to be remembered of the client's noise, and of what sanitising made of it."""
+        noise, sizes, noises = self.client.noise, [shape.numel() for shape in self.client.shapes.values()], []
+        if noise is not None and outcome.vector is not None:
+            sent = [outcome.vector - mean] if outcome.noise_added else []
+            noises = [normal_scores(residual, noise), *sent]
+        return self._memory.round_of(noises, sizes, digest, sanitised=bool(outcome.noise_added))
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
@@ -486,6 +501,7 @@ class Guard:
             "decision": decision.action,
             "reasons": decision.reasons,
             "warnings": decision.warnings,
+            **({"note": decision.note} if decision.note else {}),
             "limits": self.policy.limits,
             "release": self.release,
             "prior": self.prior.info().model_dump(mode="json", exclude_none=True),
@@ -537,8 +553,9 @@ def _sanitising_key(update: Update, batch: Batch, model_digest: str, *, noisy: b
 
 
 def _recorded(
-    ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str, log: Position | None
-) -> bool:
+    ledger: Ledger, accounts: dict[str, Account], ids: list[str], outcome: Outcome, digest: str, log: Position | None,
+    noise: NoiseRound,
+) -> bool:  # fmt: skip
     """Enter what is about to leave; False where the accounts changed meanwhile."""
     after: dict[str, Account] = {}
     found = outcome.found
@@ -550,7 +567,8 @@ def _recorded(
         # Twins under one id are counted once, each with the information of all: the most exposed one's counts.
         if ids[place] not in after or one.revealed > after[ids[place]].revealed:
             after[ids[place]] = one
-    return ledger.record({name: accounts[name] for name in after if name in accounts}, after, digest, log) is not None
+    before_it = {name: accounts[name] for name in after if name in accounts}
+    return ledger.record(before_it, after, digest, log, noise) is not None
 
 
 def _kept(

@@ -24,6 +24,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard.accounts import Account, Entry, flaws_of, shrinks
 from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
 from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.noise_records import NoiseRecords, NoiseRound
 from riskaudit.guard.seal import Round, Seal
 from riskaudit.guard.tables import COLUMNS, SCHEMA, create_tables, read_account, refuse_forgetting, write_account
 from riskaudit.guard.verification import contradictions, impossible_rows, unsealed_rows
@@ -45,6 +46,7 @@ class Ledger:
     Attributes:
         identity: random name of this ledger.
         state: number and MAC of the last round that this object has seen.
+        noise: traces of the noise that left.
 
     Raises:
         GuardError: it can't be made or read, or is something else.
@@ -89,6 +91,7 @@ class Ledger:
                 self.keys.set_identity(self.path, made)
                 expected = made
         self._recognise()
+        self.noise.make()
         if expected is None and self.keys.counter(self.identity) is not None:
             # A ledger that this user's guard made, at a new place.
             self.keys.set_identity(self.path, self.identity)
@@ -120,6 +123,8 @@ class Ledger:
         self.identity = str(self._meta("identity"))
         key = self.keys.derived(b"ledger", self.identity.encode(), self._salt, create=False)
         self._seal = Seal(self._database, key or b"", self.path.name)
+        own = self.keys.derived(b"noise", self.identity.encode(), self._salt, create=False)
+        self.noise = NoiseRecords(self._database, own or b"", self._seal.broken)
         self._has_key = key is not None
 
     def close(self) -> None:
@@ -154,8 +159,9 @@ class Ledger:
             raise self._unusable(error) from error
 
     def record(
-        self, before: dict[str, Account], after: dict[str, Account], update_digest: str, log: Position | None = None
-    ) -> int | None:
+        self, before: dict[str, Account], after: dict[str, Account], update_digest: str, log: Position | None = None,
+        noise: NoiseRound | None = None,
+    ) -> int | None:  # fmt: skip
         """Write a round that leaves, before it leaves.
 
         Args:
@@ -163,6 +169,7 @@ class Ledger:
             after: all accounts of the round.
             update_digest: of what leaves.
             log: where the guard's log stands.
+            noise: of the round, to be held against earlier ones'.
 
         Returns:
             The round's number; None, and nothing is written, where somebody else's round came in between.
@@ -170,6 +177,7 @@ class Ledger:
         Raises:
             GuardError: the file can't be written, or an account can't be one.
             TamperingError: the ledger isn't as it was left.
+            RepetitionError: the round's noise left before, or it is a second draw.
         """
         try:
             with self.keys.locked(self.path):
@@ -183,6 +191,7 @@ class Ledger:
                     row = Round(number, created, len(after), update_digest, log.identity, log.number, log.head)
                     for identifier, account in after.items():
                         write_account(self._database, self._seal, identifier, account, number)
+                    self.noise.add(noise or NoiseRound())
                     head = self._seal.write(row, state[1], after)
                     # A kill between this and the next counter leaves either state, and nothing was handed out.
                     self.keys.set_counter(self.identity, Counter(*state, (number, head)))
@@ -227,7 +236,7 @@ class Ledger:
         """What MACs and counter say about the whole file."""
         if not self._has_key:
             return [f"its key isn't in {self.keys.path}, so nobody can say whether it is as the guard left it"]
-        found = unsealed_rows(self._database, self._seal)
+        found = unsealed_rows(self._database, self._seal) + self.noise.problems()
         if self.keys.identity_at(self.path) not in (None, self.identity):
             found.append("it isn't the ledger that belongs here: that was deleted or replaced")
         try:

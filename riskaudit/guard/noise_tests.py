@@ -8,17 +8,15 @@ every test has the probability of rejection that it states.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
 from scipy.stats import chi2, gamma, norm
 from torch import Tensor
 
+from riskaudit.guard.noise_traces import REJECTION
 from riskaudit.release import Noise
-
-# Probability that true noise is taken for something else, over all tests of one kind together.
-REJECTION = 1e-9
 
 
 def normal_scores(difference: Tensor, noise: Noise) -> Tensor:
@@ -40,29 +38,42 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
         shapes: of the tensors that both consist of, by name.
     """
     names, sizes = list(shapes), [shape.numel() for shape in shapes.values()]
-    parts = list(zip(names, torch.split(difference, sizes), torch.split(mean, sizes), strict=True))
-    if len(parts) > 1:
-        parts.append(("", difference, mean))
-    failure = REJECTION / len(parts)
-    for name, one, _ in parts:
-        scaled = one / noise.scale
-        statistic = float(scaled.square().sum() if noise.law == "gaussian" else scaled.abs().sum())
-        low, high = _limits(noise.law, len(one), failure)
-        if len(one) and not low <= statistic <= high:
+    if len(sizes) > 1:
+        # The whole, of which every sum is that of the tensors'.
+        names, sizes = [*names, ""], [*sizes, len(difference)]
+    failure = REJECTION / len(sizes)
+    scaled = difference / noise.scale
+    scores = normal_scores(difference, noise)
+    magnitudes = _sums(scaled.square() if noise.law == "gaussian" else scaled.abs(), sizes)
+    for name, size, statistic in zip(names, sizes, magnitudes, strict=True):
+        low, high = _limits(noise.law, size, failure)
+        if size and not low <= statistic <= high:
             where = f" in {name}" if name else ""
+            times = math.sqrt(_sums(scaled.square(), sizes)[names.index(name)] / size) * noise.scale / noise.std
             return (
                 f"the update minus this batch's release isn't noise of {noise.law}:{noise.scale:g}{where}: its size "
-                f"is {float(one.norm()) / math.sqrt(len(one)) / noise.std:.3g} times what it should be; add the noise "
-                "that the guard was told of to every tensor, or tell it of what was added"
+                f"is {times:.3g} times what it should be; add the noise that the guard was told of to every tensor, or "
+                "tell it of what was added"
             )
     # A multiple of the release hides below large noise in all directions but its own.
-    furthest = float(norm.isf(failure))
-    for name, one, release in parts:
-        length = float(release.norm())
-        if length > 0 and not abs(float(normal_scores(one, noise) @ release)) / length <= furthest:
+    furthest = _furthest(failure)
+    for name, along, squares in zip(names, _sums(scores * mean, sizes), _sums(mean.square(), sizes), strict=True):
+        if squares > 0 and not abs(along) <= furthest * math.sqrt(squares):
             where = f" in {name}" if name else ""
             return f"the update isn't this batch's release and noise{where}: it holds too much or too little of it"
     return None
+
+
+def _sums(terms: Tensor, sizes: Sequence[int]) -> list[float]:
+    """Of the terms [P] of each tensor, and of all where their sizes say so."""
+    parts = torch.split(terms, [*sizes[:-1]] if len(sizes) > 1 else [*sizes])
+    sums = torch.stack([part.sum() for part in parts])
+    return [*sums.tolist(), *([float(sums.sum())] if len(sizes) > 1 else [])]
+
+
+@cache
+def _furthest(failure: float) -> float:
+    return float(norm.isf(failure))
 
 
 @cache

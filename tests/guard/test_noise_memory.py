@@ -8,10 +8,12 @@ import torch
 from guard_cases import NOISE, gradient, guard_of, images, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from riskaudit.guard import Policy, SecureNoise
-from riskaudit.guard.noise_memory import NoiseMemory, repetition
+from riskaudit.guard import Policy, SecureNoise, noise_traces
+from riskaudit.guard.noise_memory import NoiseMemory
 from riskaudit.guard.noise_tests import noise_mismatch, normal_scores
+from riskaudit.guard.noise_traces import Trace, Tracer, repetition
 from riskaudit.release import Noise
 
 LENIENT = Policy(max_revealed=0.999)
@@ -112,13 +114,19 @@ def test_noise_taken_from_a_sanitised_update_withholds() -> None:
     assert "isn't fresh" in guard.review(other, plus(gradient(model, other), taken)).reasons[0]
 
 
+TRACER = Tracer(bytes(32))
+
+
+def trace(scores: torch.Tensor, sizes: list[int], digest: bytes) -> Trace:
+    return TRACER.trace(scores.numpy(), sizes, digest)
+
+
 def test_one_stream_for_tensors_of_two_sizes_is_found_within_a_round() -> None:
-    memory = NoiseMemory()
     stream = SecureNoise("gaussian", 1.0).draw(300)
-    own = memory.trace(torch.cat([stream[:200], stream]), [200, 300], "a")
+    own = trace(torch.cat([stream[:200], stream]), [200, 300], b"a")
     assert "begins as another one did" in repetition(own, [])
-    shifted = memory.trace(torch.cat([SecureNoise("gaussian", 1.0).draw(100), stream[:200]]), [100, 200], "b")
-    later = memory.trace(torch.cat([stream[:200], SecureNoise("gaussian", 1.0).draw(100)]), [200, 100], "c")
+    shifted = trace(torch.cat([SecureNoise("gaussian", 1.0).draw(100), stream[:200]]), [100, 200], b"b")
+    later = trace(torch.cat([stream[:200], SecureNoise("gaussian", 1.0).draw(100)]), [200, 100], b"c")
     assert repetition(shifted, []) is None
     assert "begins as another one did" in repetition(later, [shifted])
 
@@ -128,15 +136,44 @@ def test_one_stream_for_tensors_of_two_sizes_is_found_within_a_round() -> None:
 def test_a_repeated_tensor_of_any_size_is_found_and_fresh_noise_is_not(sizes, data) -> None:
     memory, noise = NoiseMemory(), SecureNoise("gaussian", 1.0)
     first = noise.draw(sum(sizes))
-    assert memory.refuse_or_remember(memory.trace(first, sizes, "first")) is None
-    assert memory.refuse_or_remember(memory.trace(noise.draw(sum(sizes)), sizes, "second")) is None
+    assert memory.refuse_or_remember(memory.round_of([first], sizes, "first")) is None
+    assert memory.refuse_or_remember(memory.round_of([noise.draw(sum(sizes))], sizes, "second")) is None
     place = data.draw(st.integers(0, len(sizes) - 1))
     factor = data.draw(st.sampled_from([1.0, -1.0, 0.5]))
     again = noise.draw(sum(sizes))
     start = sum(sizes[:place])
     again[start : start + sizes[place]] = factor * first[start : start + sizes[place]]
-    problem = memory.refuse_or_remember(memory.trace(again, sizes, "third"))
+    problem = memory.refuse_or_remember(memory.round_of([again], sizes, "third"))
     assert (problem is not None) == (sizes[place] >= 3)
+
+
+@pytest.mark.parametrize("size", [3, 4, 7, 15, 16, 40, 128])
+def test_small_tensors_of_independent_noise_differ_and_nearly_equal_ones_do_not(size) -> None:
+    """Rounding to float32 of noise as large as the gradient moves a direction by 1e-7 or so."""
+    noise = SecureNoise("gaussian", 1.0)
+    first = noise.draw(size)
+    own = trace(first, [size], b"own")
+    others = [trace(noise.draw(size), [size], b"") for _ in range(1000)]
+    assert repetition(own, others) is None
+    found = 0
+    for seed in range(20):
+        moved = -0.3 * first * (1 + 1e-7 * torch.randn(size, generator=torch.Generator().manual_seed(seed)))
+        found += repetition(trace(moved, [size], b""), [own]) is not None
+    assert found >= (19 if size > 3 else 0)
+
+
+@pytest.mark.parametrize(("size", "differing"), [(16, 0), (16, 40), (100, 250), (128, 350)])
+def test_the_law_of_a_small_tensors_signs(size, differing) -> None:
+    """Against pairs of drawn directions, and a tighter limit for rarer events."""
+    generator = np.random.default_rng(0)
+    pairs = generator.normal(size=(2, 200_000, size))
+    pairs /= np.linalg.norm(pairs, axis=-1, keepdims=True)
+    angles = np.arccos((pairs[0] * pairs[1]).sum(-1))
+    chance = 2 * float(stats.binom.cdf(differing, 1024, angles / np.pi).mean())
+    assert noise_traces._least_apart(size, 1e-13) < noise_traces._least_apart(size, 1e-3)
+    if chance > 1e-4:
+        assert noise_traces._least_apart(size, 1.1 * chance) >= differing
+        assert noise_traces._least_apart(size, 0.9 * chance) <= differing
 
 
 def test_the_same_update_again_passes() -> None:
@@ -181,6 +218,6 @@ def test_results_are_held_for_the_last_update_and_known_for_the_others(monkeypat
 def test_memory_is_bounded(monkeypatch) -> None:
     memory = NoiseMemory()
     for number in range(1100):
-        trace = memory.trace(SecureNoise("gaussian", 1.0).draw(200), [150, 50], str(number))
-        assert memory.refuse_or_remember(trace) is None
+        fresh = memory.round_of([SecureNoise("gaussian", 1.0).draw(200)], [150, 50], str(number))
+        assert memory.refuse_or_remember(fresh) is None
     assert len(memory._traces) == 1024

@@ -1,0 +1,193 @@
+"""Traces of noise and digests of sanitised updates in a ledger, so that a later process can compare with them.
+
+Traces are encrypted with a key that lies outside the ledger's folder, and every row of them has a MAC over the row
+before, the last one's being under the ledger's own. Digests are keyed, and in buckets, each under a MAC. So who has
+the ledger alone reads nothing of the noise, and rows that were changed or removed are noticed when they are needed.
+
+The newest 1024 traces are kept, and of sanitised updates about the newest 65,000.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from riskaudit.errors import GuardError
+from riskaudit.guard.keys import TamperingError, mac_of
+from riskaudit.guard.noise_traces import TRACES, Trace, Tracer, repetition
+from riskaudit.guard.seal import BUCKET_BITS
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS noise (
+    place INTEGER PRIMARY KEY, before BLOB NOT NULL, trace BLOB NOT NULL, mac BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS sanitised (
+    bucket INTEGER NOT NULL, place INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (bucket, place)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_digest ON sanitised (digest);
+"""
+# Numbers among the ledger's buckets: of the last trace, and of the buckets of sanitised updates.
+NEWEST = 2**BUCKET_BITS
+FIRST_BUCKET, BUCKETS, PER_BUCKET = NEWEST + 1, 64, 1024
+NONCE = 16
+SECOND_DRAW = "this update was sanitised before, and no second draw of noise is made for it; make a new update"
+
+
+class RepetitionError(GuardError):
+    """What is about to leave has noise that left before, or is a second draw: withheld whatever the policy says."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseRound:
+    """What is to be remembered of one round.
+
+    Attributes:
+        traces: of the noise on what was handed in, and of all noise on what leaves where that is another one.
+        sanitised: keyed digest of the update that noise was added to; None where none was.
+    """
+
+    traces: tuple[Trace, ...] = ()
+    sanitised: bytes | None = None
+
+
+class NoiseRecords:
+    """Those of one open ledger.
+
+    Args:
+        database: of the ledger.
+        key: derived for this from the key outside its folder.
+        broken: makes the error of a ledger that isn't as it was left.
+
+    Attributes:
+        tracer: makes the traces that can be compared with these.
+    """
+
+    def __init__(self, database: sqlite3.Connection, key: bytes, broken: Callable[[str], TamperingError]) -> None:
+        self._database, self._key, self._broken = database, key, broken
+        self.tracer = Tracer(mac_of(key, b"traces"))
+        self._place, self._head = 0, b""
+        self._traces: deque[Trace] = deque(maxlen=TRACES)
+
+    def make(self) -> None:
+        """The tables, where they aren't there: a ledger that has lost them isn't whole, which its MACs tell."""
+        for statement in TABLES.split(";"):
+            self._database.execute(statement)
+
+    def was_sanitised(self, digest: bytes) -> bool:
+        """Whether an update of this keyed digest was; what is absent here is checked when a round is added."""
+        return bool(self._all("SELECT 1 FROM sanitised WHERE digest = ?", digest))
+
+    def add(self, noise: NoiseRound) -> None:
+        """Compare with what is there, and write, within the ledger's transaction and before its round is closed.
+
+        Raises:
+            RepetitionError: it must not leave.
+            TamperingError: what is there isn't as it was left.
+        """
+        if noise.sanitised is not None:
+            self._add_digest(noise.sanitised)
+        if not noise.traces:
+            return
+        place, head, traces = self._read()
+        own = noise.traces[0]
+        # An update that left before, bit by bit, tells nothing new, and is not compared with itself.
+        problem = repetition(own, [one for one in traces if one.digest != own.digest])
+        if problem is not None:
+            raise RepetitionError(problem)
+        if any(one.digest == own.digest for one in traces):
+            return
+        for trace in noise.traces:
+            place += 1
+            stored = self._encrypted(trace.packed())
+            before, head = head, self._mac(place, head, stored)
+            self._database.execute("INSERT INTO noise VALUES (?, ?, ?, ?)", (place, before, stored, head))
+        self._database.execute("DELETE FROM noise WHERE place <= ?", (place - TRACES,))
+        self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (NEWEST, head))
+
+    def problems(self) -> list[str]:
+        """What is wrong with all of it, one sentence each."""
+        if not self._all("SELECT 1 FROM sqlite_master WHERE name = 'noise'"):
+            return ["its traces of noise are missing"] if self._digest(NEWEST) else []
+        found = []
+        try:
+            self._place, self._head = 0, b""
+            self._traces.clear()
+            self._read()
+        except TamperingError as error:
+            found.append(str(error))
+        numbers = {row[0] for row in self._all("SELECT DISTINCT bucket FROM sanitised")}
+        numbers |= {row[0] for row in self._all("SELECT number FROM buckets WHERE number >= ?", FIRST_BUCKET)}
+        if any(self._digest(number) != self._mac_of_bucket(number) for number in numbers):
+            found.append("digests of sanitised updates were changed or removed")
+        return found
+
+    def _read(self) -> tuple[int, bytes, list[Trace]]:
+        """Place and MAC of the newest row, and all traces; rows that this object has read stay as they were."""
+        newest = self._digest(NEWEST) or b""
+        rows = self._all("SELECT place, before, trace, mac FROM noise WHERE place > ? ORDER BY place", self._place)
+        place, head = self._place, self._head
+        if rows:
+            first, last = rows[0][0], rows[-1][0]
+            if first != max(place + 1, last - TRACES + 1):
+                raise self._broken("traces of noise were removed")
+            if first != place + 1:
+                head = rows[0][1]
+        for number, before, stored, mac in rows:
+            if number not in (place + 1, rows[0][0]) or before != head or mac != self._mac(number, before, stored):
+                raise self._broken("a trace of noise was changed or removed")
+            place, head = number, mac
+        if head != newest:
+            raise self._broken("traces of noise were changed or removed")
+        self._traces.extend(Trace.unpacked(self._decrypted(row[2])) for row in rows)
+        self._place, self._head = place, head
+        return place, head, list(self._traces)
+
+    def _add_digest(self, digest: bytes) -> None:
+        number = FIRST_BUCKET + digest[0] % BUCKETS
+        if self._digest(number) != self._mac_of_bucket(number):
+            raise self._broken("digests of sanitised updates were changed or removed")
+        if self.was_sanitised(digest):
+            raise RepetitionError(SECOND_DRAW)
+        last = self._all("SELECT MAX(place) FROM sanitised WHERE bucket = ?", number)[0][0] or 0
+        self._database.execute("INSERT INTO sanitised VALUES (?, ?, ?)", (number, last + 1, digest))
+        self._database.execute("DELETE FROM sanitised WHERE bucket = ? AND place <= ?", (number, last + 1 - PER_BUCKET))
+        self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (number, self._mac_of_bucket(number)))
+
+    def _mac_of_bucket(self, number: int) -> bytes | None:
+        rows = self._all("SELECT place, digest FROM sanitised WHERE bucket = ? ORDER BY place", number)
+        parts = [str(place).encode() + b":" + _bytes(digest) for place, digest in rows]
+        return mac_of(self._key, b"sanitised", str(number).encode(), *parts) if rows else None
+
+    def _mac(self, place: int, before: Any, stored: Any) -> bytes:
+        return mac_of(self._key, b"trace", str(place).encode(), _bytes(before), _bytes(stored))
+
+    def _encrypted(self, content: bytes) -> bytes:
+        nonce = secrets.token_bytes(NONCE)
+        return nonce + self._mixed(nonce, content)
+
+    def _decrypted(self, stored: bytes) -> bytes:
+        return self._mixed(stored[:NONCE], stored[NONCE:])
+
+    def _mixed(self, nonce: bytes, content: bytes) -> bytes:
+        """With the keystream of a nonce that is used once."""
+        stream = hashlib.shake_256(mac_of(self._key, b"stream", nonce)).digest(len(content))
+        return (np.frombuffer(content, np.uint8) ^ np.frombuffer(stream, np.uint8)).tobytes()
+
+    def _digest(self, number: int) -> bytes | None:
+        rows = self._all("SELECT digest FROM buckets WHERE number = ?", number)
+        return _bytes(rows[0][0]) if rows else None
+
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._database.execute(query, values).fetchall()
+
+
+def _bytes(value: object) -> bytes:
+    """A column that should hold bytes, where somebody may have written anything."""
+    return value if isinstance(value, bytes) else repr(value).encode()
