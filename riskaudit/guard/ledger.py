@@ -201,6 +201,17 @@ class Ledger:
         except (sqlite3.Error, TypeError, ValueError) as error:
             raise self._unusable(error) from error
 
+    def was_sanitised(self, digest: bytes) -> bool:
+        """Whether a round sanitised the update of this keyed digest (`riskaudit.guard.noise_records`).
+
+        Raises:
+            GuardError: the file can't be read.
+        """
+        try:
+            return self.noise.was_sanitised(digest)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
     @property
     def num_rounds(self) -> int:
         """Rounds recorded."""

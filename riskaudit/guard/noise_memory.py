@@ -74,7 +74,7 @@ class NoiseMemory:
         with self._lock:
             if key in self._results:
                 return True, self._results[key]
-        known = self._ledger is not None and self._ledger.noise.was_sanitised(self._tracer.keyed(key))
+        known = self._ledger is not None and self._ledger.was_sanitised(self._tracer.keyed(key))
         return known, None
 
     def remember_result(self, key: str, decision: Decision) -> Decision:
