@@ -22,7 +22,8 @@ from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.noise_tests import noise_mismatch
+from riskaudit.guard.noise_patterns import noise_pattern
+from riskaudit.guard.noise_tests import noise_mismatch, normal_scores
 from riskaudit.guard.noise_traces import REJECTION
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
@@ -314,6 +315,13 @@ class Client:
                 f"{_sparsified(update, mean)}"
             )
         return noise_mismatch(self.noise, difference, mean, self.shapes)
+
+    def pattern(self, update: Tensor, mean: Tensor) -> str | None:
+        """Why the noise on an update [P] isn't drawn anew for every entry; None where it can be, or there is none."""
+        if self.noise is None:
+            return None
+        scores = normal_scores(update - mean, self.noise).numpy()
+        return noise_pattern(scores, update.numpy(), self.noise.std, self.shapes)
 
     @property
     def _current(self) -> Release:

@@ -31,6 +31,7 @@ from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Account, Ledger, hide
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.noise_memory import NoiseMemory
+from riskaudit.guard.noise_order import digit_width
 from riskaudit.guard.noise_records import SECOND_DRAW, NoiseRound, RepetitionError
 from riskaudit.guard.noise_tests import normal_scores
 from riskaudit.guard.review import Outcome, Review
@@ -308,6 +309,9 @@ class Guard:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
+        pattern = client.pattern(vector, mean)
+        if pattern is not None:
+            return Decision("block", None, [pattern], model_digest=model_digest)
         warnings += [*client.loss_warnings(batch), *target_notes(batch.targets)]
         unproven = self._unproven_step(mean, local_steps)
         if unproven is not None:
@@ -372,7 +376,8 @@ class Guard:
         if noise is not None and outcome.vector is not None:
             sent = [outcome.vector - mean] if outcome.noise_added else []
             noises = [normal_scores(residual, noise), *sent]
-        return self._memory.round_of(noises, sizes, digest, sanitised=bool(outcome.noise_added))
+        width = 0.0 if noise is None else digit_width((mean + residual).numpy(), noise.std)
+        return self._memory.round_of(noises, sizes, digest, sanitised=bool(outcome.noise_added), width=width)
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
@@ -481,7 +486,7 @@ class Guard:
                 model_digest=snapshot.model_digest, update_digest=digest_of_update(sent),
             )  # fmt: skip
         except Exception as error:  # the update may be anything
-            return Decision("block", None, [reason, _failure(error)])
+            return Decision("block", None, list(dict.fromkeys([reason, _failure(error)])))
 
     def _logged(self, decision: Decision) -> Decision:
         """The decision once the log has it; blocked where the log can't take it."""
@@ -490,7 +495,7 @@ class Guard:
         try:
             self.log.append(self._entry(decision))
         except Exception as error:
-            reasons = [_failure(error), *decision.reasons]
+            reasons = list(dict.fromkeys([_failure(error), *decision.reasons]))
             return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
         return decision
 

@@ -39,8 +39,9 @@ class NoiseMemory:
         self._results: OrderedDict[str, Decision | None] = OrderedDict()
 
     def round_of(
-        self, noises: Sequence[Tensor], sizes: Sequence[int], digest: str, *, sanitised: bool = False
-    ) -> NoiseRound:
+        self, noises: Sequence[Tensor], sizes: Sequence[int], digest: str, *, sanitised: bool = False,
+        width: float = 0.0,
+    ) -> NoiseRound:  # fmt: skip
         """What is to be remembered of a round.
 
         Args:
@@ -48,9 +49,10 @@ class NoiseMemory:
             sizes: of the tensors.
             digest: of the update.
             sanitised: whether noise was added to it.
+            width: of the scores' last digits, from `digit_width`.
         """
         keyed = self._tracer.keyed(digest)
-        traces = tuple(self._tracer.trace(noise.numpy(), sizes, keyed) for noise in noises)
+        traces = tuple(self._tracer.trace(noise.numpy(), sizes, keyed, width) for noise in noises)
         return NoiseRound(traces, keyed if sanitised else None)
 
     def refuse_or_remember(self, noise: NoiseRound) -> str | None:

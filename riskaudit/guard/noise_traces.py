@@ -9,6 +9,9 @@ Of the noise on an update a trace keeps, all under a secret key,
 - per tensor of 16 to 128 entries, the signs of 1024 secret normal projections of it. Two that differ are as frequent as
   the angle between the tensors is large, whose law is known for independent noise.
 - per tensor of 3 to 15 entries, keyed hashes of its direction, up to its sign, rounded to four shifted grids.
+- per tensor of 8 entries and more, and over all, a fingerprint of its magnitudes that doesn't depend on their order
+  (`riskaudit.guard.noise_order`): noise that was permuted, rolled, reversed, given other signs, scaled or handed over
+  to another tensor of as many entries, of the same round too.
 
 Together they reject independent noise with a probability of 1e-9 per round. Equal noise in one tensor is found from 3
 entries on, as far as rounding lets it be equal: of 3 entries in float64, of 4 and more in float32. Noise of correlation
@@ -33,6 +36,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, ndtri
 
+from riskaudit.guard.noise_order import FEWEST, extremes, ladder, least_distance
+
 # Probability that true noise is taken for something else, over all tests of one kind together.
 REJECTION = 1e-9
 # Traces that are compared with; how many signs a tensor has at most; entries at a tensor's head; tensors with one.
@@ -46,6 +51,7 @@ ANGLES = 20_001
 Bits = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Scores = npt.NDArray[np.float64]
+Fingerprint = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,7 @@ class Trace:
         heads: one word per tensor that has a head.
         small: packed signs of projections, 1024 per small tensor.
         cells: ``GRIDS`` hashes per tiny tensor.
+        orders: fingerprints of the tensors of at least ``FEWEST`` entries and of all, one behind the other.
     """
 
     digest: bytes
@@ -67,10 +74,12 @@ class Trace:
     heads: Words
     small: Bits
     cells: Words
+    orders: Fingerprint
 
     def packed(self) -> bytes:
         """As bytes; `unpacked` reads them."""
-        parts = [self.digest, *(part.tobytes() for part in (self.signs, self.heads, self.small, self.cells))]
+        arrays = (self.signs, self.heads, self.small, self.cells, self.orders)
+        parts = [self.digest, *(part.tobytes() for part in arrays)]
         header = json.dumps([list(self.sizes), [len(part) for part in parts]]).encode()
         return b"".join([len(header).to_bytes(8, "big"), header, *parts])
 
@@ -83,7 +92,7 @@ class Trace:
         parts = [stored[first:last] for first, last in pairwise(ends)]
         signs, small = (np.frombuffer(parts[place], np.uint8) for place in (1, 3))
         heads, cells = (np.frombuffer(parts[place], np.uint64) for place in (2, 4))
-        return cls(parts[0], tuple(sizes), signs, heads, small, cells)
+        return cls(parts[0], tuple(sizes), signs, heads, small, cells, np.frombuffer(parts[5], np.float32))
 
 
 class Tracer:
@@ -101,8 +110,15 @@ class Tracer:
         """A digest that says nothing without the key."""
         return hmac.digest(self._key, b"update:" + digest.encode(), "sha256")
 
-    def trace(self, scores: Scores, sizes: Sequence[int], digest: bytes) -> Trace:
-        """Of scores [P] of noise on tensors of these sizes; ``digest`` is keyed."""
+    def trace(self, scores: Scores, sizes: Sequence[int], digest: bytes, width: float = 0.0) -> Trace:
+        """Of scores [P] of noise on tensors of these sizes.
+
+        Args:
+            scores: [P], normal but for their scale.
+            sizes: of the tensors.
+            digest: keyed, of the update.
+            width: of the scores' last digits, from `digit_width`.
+        """
         flips = self._flips_of(max(sizes, default=0))
         parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
         signs = [_packed(_sums(part * flips[: len(part)], min(SIGNS, len(part)))) for part in parts if len(part)]
@@ -110,9 +126,10 @@ class Tracer:
         small = [_packed(self._projections[:, : len(part)] @ part) for part in parts if len(part) in SMALL]
         failure = _failure(sizes)
         cells = [self._cells(part, failure) for part in parts if len(part) in TINY]
+        orders = [one.fingerprint() for one in extremes(scores, sizes, width) if one.count >= FEWEST]
         return Trace(
             digest, tuple(sizes), _joined(signs), _joined(heads).view(np.uint64), _joined(small),
-            np.array(cells, np.uint64).reshape(-1),
+            np.array(cells, np.uint64).reshape(-1), np.concatenate([*orders, np.zeros(0, np.float32)]),
         )  # fmt: skip
 
     @cached_property
@@ -151,12 +168,14 @@ class Tracer:
 def repetition(own: Trace, earlier: Sequence[Trace]) -> str | None:
     """Why noise isn't independent of that of earlier rounds, or within its own; None where it can be."""
     heads = np.concatenate([own.heads, *(one.heads for one in earlier)])
-    allowed = _least_differing(HEAD, REJECTION / 3 / (HEADS * HEADS * (TRACES + 1)))
+    allowed = _least_differing(HEAD, REJECTION / 4 / (HEADS * HEADS * (TRACES + 1)))
     for place, head in enumerate(own.heads):
         differing = np.bitwise_count(heads[place + 1 :] ^ head)
         if bool(((differing <= allowed) | (differing >= HEAD - allowed)).any()):
             return _again("one of its tensors begins as another one did, of this round or of an earlier one")
     alike = [one for one in earlier if one.sizes == own.sizes]
+    if _is_rearranged(own, alike):
+        return _again("it has the values of noise of this or an earlier round in another order or another tensor")
     if not alike:
         return None
     counts = np.array([min(SIGNS, size) for size in own.sizes if size], dtype=np.int64)
@@ -174,13 +193,32 @@ def repetition(own: Trace, earlier: Sequence[Trace]) -> str | None:
     return None
 
 
+def _is_rearranged(own: Trace, alike: Sequence[Trace]) -> bool:
+    """Whether a tensor, or all, has the magnitudes of another one of its size, of this round or of an earlier one."""
+    sizes = [size for size in (*own.sizes, *([sum(own.sizes)] if len(own.sizes) > 1 else [])) if size >= FEWEST]
+    steps = [len(ladder(size)) - 1 for size in sizes]
+    starts = np.cumsum([0, *steps])
+    failure = REJECTION / 4 / (max(1, len(sizes)) ** 2 * (TRACES + 1))
+    earlier = np.stack([own.orders, *(one.orders for one in alike)])
+    for size in set(sizes):
+        places = np.array([start for start, one in zip(starts, sizes, strict=False) if one == size])
+        prints = earlier[:, places[:, None] + np.arange(len(ladder(size)) - 1)]
+        for number, mine in enumerate(prints[0]):
+            distances = np.abs(prints - mine).sum(-1)
+            # Of its own round, those that come later: it isn't compared with itself.
+            distances[0, : number + 1] = np.inf
+            if bool((distances < least_distance(prints.shape[-1], failure)).any()):
+                return True
+    return False
+
+
 def _again(why: str) -> str:
     return f"the noise on this update isn't fresh: {why}, so that a difference shows what it hides; draw noise anew"
 
 
 def _failure(sizes: Sequence[int]) -> float:
     """Of one comparison of one tensor, or of all together."""
-    return REJECTION / 3 / (TRACES * (len(sizes) + 1))
+    return REJECTION / 4 / (TRACES * (len(sizes) + 1))
 
 
 def _differing(own: Bits, others: Sequence[Bits], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -26,6 +26,9 @@ from riskaudit.release import Batch
 
 # Confidence of what is said about samples that were not drawn.
 SAMPLING_CONFIDENCE = 0.95
+# Noise of so many times the update's root mean square leaves a cosine of 0.1 with it; it takes the mean over a hundred
+# such updates to have as much gradient as noise, which is more clients than most rounds have.
+USELESS = 10.0
 # Products per sample of the further looks that sanitising takes at the samples that may decide.
 FURTHER_LOOKS = (32, 128)
 
@@ -180,7 +183,7 @@ class Review:
             client = self.client.clipped(policy.clip_norm)
             vector = client.mean(self.batch) + drawn
             said = [f"every sample's gradient was clipped to {policy.clip_norm:g}"]
-        found = self._assessed(client)
+        clean, found = vector - drawn, self._assessed(client)
         total = least_noise(found, policy, noise, self.accounts, _Refiner(self, client, found))
         if total is None:
             return None
@@ -190,6 +193,7 @@ class Review:
         if added:
             vector = vector + SecureNoise("gaussian", added).draw(len(vector))
             said.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
+            self.warnings = [*self.warnings, *_useless(total, clean)]
         return Outcome(
             "sanitise", vector, said, found.exposures(total, self.accounts), list(range(len(self.ids))), total, found,
             added,
@@ -275,6 +279,19 @@ class _Refiner:
 
     def _assessor(self, client: Client) -> Assessor:
         return Assessor(client, self._review.prior, self._review.policy, sketched=False)
+
+
+def _useless(noise_std: float, clean: Tensor) -> list[str]:
+    """What is to be said where noise of this std hides what the update [P] before noise would have taught."""
+    size = float(clean.square().mean().sqrt())
+    if not noise_std > USELESS * size > 0:
+        return []
+    times = noise_std / size
+    return [
+        f"the noise on this update has {times:.3g} times the root mean square of the gradient's entries, so that about "
+        f"{times**2:.2g} updates like it make a mean with as much gradient as noise; use larger batches, or a limit "
+        "that asks for less noise"
+    ]
 
 
 def _most_unseen(total: int, seen: int) -> int:

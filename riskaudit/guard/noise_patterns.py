@@ -1,0 +1,119 @@
+"""Whether noise is drawn anew for every entry of an update: not one draw in several places, nor rows of few vectors.
+
+Every test is of normal scores that are independent where the noise has its law, and rejects those with at most the
+probability that it states:
+
+- crowding: values that come several times, in whatever places and with whatever signs, make spacings of the largest
+  magnitudes small (`riskaudit.guard.noise_order`). Per tensor, and over all.
+- rank: rows (or columns, or what belongs to one place of a kernel) that are equal, multiples or sums of few vectors
+  make the determinant of their Gram matrix small. That of m independent rows of n entries is a product of independent
+  chi-squared variables with n, n - 1, ..., n - m + 1 degrees of freedom (Bartlett, 1933).
+- period: entries that agree with those some places further on, wholly or in sign. At any distance the products of signs
+  are independent signs themselves, of which Hoeffding's inequality bounds the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import fft
+from scipy.special import gammaln
+
+from riskaudit.guard.noise_order import FEWEST, SPACINGS, digit_width, extremes, most_crowded
+from riskaudit.guard.noise_traces import REJECTION
+
+Scores = npt.NDArray[np.float64]
+
+# Vectors and entries of each that are looked at, drawn anew every time.
+VECTORS, ENTRIES = 64, 512
+# Entries within which periods are looked for, and tensors of fewer have none.
+BLOCK, SHORTEST = 2**14, 64
+
+
+def noise_pattern(scores: Scores, update: Scores, noise_std: float, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Why entries of noise aren't independent of each other; None where they can be.
+
+    Args:
+        scores: [P], standard normal where the noise has its law.
+        update: [P], that has the noise.
+        noise_std: of the noise.
+        shapes: of the tensors, by name.
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    failure = REJECTION / 3
+    width = digit_width(update, noise_std)
+    names = [*(f" in {name}" for name in shapes), ""]
+    for where, found in zip(names, extremes(scores, sizes, width), strict=False):
+        count = min(found.count, SPACINGS)
+        if count >= FEWEST and found.crowding() > most_crowded(count, failure / len(names)):
+            return _reason(where, "values come several times")
+    parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
+    for where, part, shape in zip(names, parts, shapes.values(), strict=False):
+        if _is_dependent(part.reshape(shape), failure / len(sizes)):
+            return _reason(where, "rows or columns are equal or depend on each other")
+        if _is_periodic(part, failure / len(sizes)):
+            return _reason(where, "entries follow those some places before")
+    return None
+
+
+def _reason(where: str, what: str) -> str:
+    return f"the noise on this update isn't fresh in every entry{where}: {what}; draw each entry's noise by itself"
+
+
+def _is_dependent(part: Scores, failure: float) -> bool:
+    for vectors in _matrices(part):
+        rows, columns = min(len(vectors), vectors.shape[1] // 2, VECTORS), min(vectors.shape[1], ENTRIES)
+        rows = min(rows, columns // 2)
+        if rows < 2:
+            continue
+        if (rows, columns) != vectors.shape:
+            draw = np.random.default_rng()
+            chosen = [
+                draw.choice(size, taken, replace=False)
+                for size, taken in zip(vectors.shape, (rows, columns), strict=True)
+            ]
+            vectors = vectors[np.ix_(*chosen)]
+        sign, logarithm = np.linalg.slogdet(vectors @ vectors.T)
+        if sign <= 0 or logarithm < _least_determinant(rows, columns, failure / (2 * part.ndim)):
+            return True
+    return False
+
+
+def _matrices(part: Scores) -> Iterator[Scores]:
+    """The tensor's unfoldings along each axis, and a matrix also by its columns."""
+    if part.ndim < 2:
+        return
+    for axis, size in enumerate(part.shape):
+        if 1 < size < part.size:
+            yield np.moveaxis(part, axis, 0).reshape(size, -1)
+
+
+@cache
+def _least_determinant(rows: int, columns: int, failure: float) -> float:
+    """What the logarithm of the determinant falls below with at most this probability, by Chernoff's bound."""
+    degrees = np.arange(columns - rows + 1, columns + 1)[:, None] / 2
+    exponents = np.linspace(0.005, 0.995, 199) * degrees[0]
+    moments = (gammaln(degrees - exponents) - gammaln(degrees) - exponents * math.log(2)).sum(0)
+    return float(((math.log(failure) - moments) / exponents).max())
+
+
+def _is_periodic(part: Scores, failure: float) -> bool:
+    """Within blocks, whose transforms stay in the cache."""
+    blocks = -(-len(part) // BLOCK)
+    for first in range(0, len(part), BLOCK):
+        signs = np.where(part[first : first + BLOCK] > 0, np.float32(1), np.float32(-1))
+        count = len(signs)
+        if count < SHORTEST:
+            continue
+        length = fft.next_fast_len(2 * count, real=True)
+        spectrum = fft.rfft(signs, length)
+        sums = np.abs(fft.irfft(np.abs(spectrum) ** 2, length)[1:count])
+        terms = np.arange(count - 1, 0, -1)
+        # A rounding error of float32 is far below one term.
+        if bool((np.square(np.maximum(sums - 1, 0)) > 2 * terms * math.log(2 * blocks * count / failure)).any()):
+            return True
+    return False
