@@ -83,18 +83,19 @@ def extremes(scores: Scores, sizes: Sequence[int], width: float) -> Iterator[Ext
         sizes: of the tensors.
         width: of the scores' last digits, from `digit_width`.
     """
-    magnitudes = np.abs(scores)
-    if width > np.finfo(np.float32).eps:
-        # Ties of fresh values are spread; two values that are one stay as near as their digits show them.
-        magnitudes = np.abs(magnitudes + width * (np.random.default_rng().random(len(scores)) - 0.5))
-    parts = np.split(magnitudes, np.cumsum(sizes)[:-1]) if sizes else []
-    largest = [_largest(part) for part in parts]
+    parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
+    largest = [_largest(part, width) for part in parts]
     squares = [float(part @ part) for part in parts]
-    if len(sizes) > 1:
-        parts, largest = [*parts, magnitudes], [*largest, _largest(np.concatenate(largest))]
+    if len(sizes_of(sizes)) > len(sizes):
+        largest.append(np.sort(np.concatenate(largest))[::-1][:LAST_RANK])
         squares.append(sum(squares))
-    for part, top, square in zip(parts, largest, squares, strict=True):
-        yield Extremes(len(part), top, math.sqrt(square / max(1, len(part))), width)
+    for count, top, square in zip(sizes_of(sizes), largest, squares, strict=True):
+        yield Extremes(count, top, math.sqrt(square / max(1, count)), width)
+
+
+def sizes_of(sizes: Sequence[int]) -> list[int]:
+    """Of the tensors, and of all together where several have entries."""
+    return [*sizes, sum(sizes)] if sum(size > 0 for size in sizes) > 1 else list(sizes)
 
 
 def digit_width(update: Scores, noise_std: float) -> float:
@@ -110,7 +111,7 @@ def digit_width(update: Scores, noise_std: float) -> float:
 
 @cache
 def ladder(count: int) -> npt.NDArray[np.int64]:
-    """Ranks 1, 2, ..., 16, 24, 32, 48, ... of a tensor; the last one is count + 1, whose tail is 1, unless it is far."""
+    """Ranks 1, 2, ..., 16, 24, 32, 48, ... of a tensor; the last one is count + 1, whose tail is 1, unless far."""
     ranks = list(range(1, EVERY_RANK))
     while ranks[-1] < LAST_RANK:
         ranks.append(ranks[-1] + max(1, 2 ** (ranks[-1].bit_length() - 2) if ranks[-1] >= EVERY_RANK else 1))
@@ -139,11 +140,13 @@ def most_crowded(count: int, failure: float) -> float:
     return float(((count * gammaln(1 - exponents) - math.log(failure)) / exponents).min())
 
 
-def _largest(magnitudes: Scores) -> Scores:
-    """In descending order."""
+def _largest(scores: Scores, width: float) -> Scores:
+    """Magnitudes in descending order; ties of fresh values are spread over the width of their last digit."""
+    magnitudes = np.abs(scores)
     if len(magnitudes) > 2 * LAST_RANK:
         magnitudes = np.partition(magnitudes, -LAST_RANK)[-LAST_RANK:]
-    return np.sort(magnitudes)[::-1][:LAST_RANK]
+    spread = width * (np.random.default_rng().random(len(magnitudes)) - 0.5)
+    return np.sort(np.abs(magnitudes + spread))[::-1][:LAST_RANK]
 
 
 def _tails(magnitudes: Scores, count: int) -> Scores:

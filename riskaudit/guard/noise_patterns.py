@@ -65,22 +65,28 @@ def _reason(where: str, what: str) -> str:
 
 
 def _is_dependent(part: Scores, failure: float) -> bool:
-    for vectors in _matrices(part):
-        rows, columns = min(len(vectors), vectors.shape[1] // 2, VECTORS), min(vectors.shape[1], ENTRIES)
-        rows = min(rows, columns // 2)
+    for matrix in _matrices(part):
+        columns = min(matrix.shape[1], ENTRIES)
+        rows = min(len(matrix), columns // 2, VECTORS)
         if rows < 2:
             continue
-        if (rows, columns) != vectors.shape:
-            draw = np.random.default_rng()
-            chosen = [
-                draw.choice(size, taken, replace=False)
-                for size, taken in zip(vectors.shape, (rows, columns), strict=True)
-            ]
-            vectors = vectors[np.ix_(*chosen)]
+        vectors = _drawn(matrix, rows, columns)
         sign, logarithm = np.linalg.slogdet(vectors @ vectors.T)
         if sign <= 0 or logarithm < _least_determinant(rows, columns, failure / (2 * part.ndim)):
             return True
     return False
+
+
+def _drawn(matrix: Scores, rows: int, columns: int) -> Scores:
+    """So many rows and columns of a matrix, others every time."""
+    if matrix.shape == (rows, columns):
+        return matrix
+    draw = np.random.default_rng()
+    chosen = [
+        draw.choice(size, taken, replace=False) for size, taken in zip(matrix.shape, (rows, columns), strict=True)
+    ]
+    part: Scores = matrix[np.ix_(*chosen)]
+    return part
 
 
 def _matrices(part: Scores) -> Iterator[Scores]:

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, ndtri
 
-from riskaudit.guard.noise_order import FEWEST, extremes, ladder, least_distance
+from riskaudit.guard.noise_order import FEWEST, extremes, ladder, least_distance, sizes_of
 
 # Probability that true noise is taken for something else, over all tests of one kind together.
 REJECTION = 1e-9
@@ -195,7 +195,7 @@ def repetition(own: Trace, earlier: Sequence[Trace]) -> str | None:
 
 def _is_rearranged(own: Trace, alike: Sequence[Trace]) -> bool:
     """Whether a tensor, or all, has the magnitudes of another one of its size, of this round or of an earlier one."""
-    sizes = [size for size in (*own.sizes, *([sum(own.sizes)] if len(own.sizes) > 1 else [])) if size >= FEWEST]
+    sizes = [size for size in sizes_of(own.sizes) if size >= FEWEST]
     steps = [len(ladder(size)) - 1 for size in sizes]
     starts = np.cumsum([0, *steps])
     failure = REJECTION / 4 / (max(1, len(sizes)) ** 2 * (TRACES + 1))

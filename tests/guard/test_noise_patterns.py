@@ -261,3 +261,11 @@ def test_the_width_of_the_last_digit(step, width) -> None:
     values = draw(4000)
     values = values if step is None else np.round(values / step) * step
     assert width <= digit_width(values, 1.0) <= max(1e-14, 4 * width)
+
+
+def test_two_equal_values_in_single_precision_are_no_pattern() -> None:
+    """As chance makes them once in some thousand updates."""
+    for _ in range(20):
+        update = draw(300).astype(np.float32).astype(np.float64)
+        update[7] = -update[3]
+        assert noise_pattern(update, update, 1.0, SMALL) is None
