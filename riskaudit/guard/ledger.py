@@ -27,7 +27,7 @@ from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.noise_records import NoiseRecords, NoiseRound
 from riskaudit.guard.seal import Round, Seal
 from riskaudit.guard.tables import COLUMNS, SCHEMA, create_tables, read_account, refuse_forgetting, write_account
-from riskaudit.guard.verification import contradictions, impossible_rows, unsealed_rows
+from riskaudit.guard.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
 
 __all__ = ["Account", "Entry", "Ledger", "hide", "reset_ledger"]
 
@@ -287,7 +287,7 @@ class Ledger:
         state = self._seal.last()
         self._refuse_rollback(state)
         if log is not None:
-            self._compare(state, log)
+            refuse_contradiction(self._seal, self.identity, state, log, self.path.name)
         self._seal.refuse_changed(ids)
         self.state = state
         return state
@@ -298,26 +298,6 @@ class Ledger:
             raise self._seal.broken(f"its counter isn't in {self.keys.path}")
         if not counter.admits(*state):
             raise self._seal.broken(f"it is at round {state[0]}, and the counter at {counter.number}")
-
-    def _compare(self, state: tuple[int, str], log: Position) -> None:
-        """Hold the ledger against where the log stands."""
-        rounds = self._seal.rounds
-        if log.ledger is not None and log.ledger[0] == self.identity and log.ledger[1]:
-            _, number, head = log.ledger
-            found = rounds(f"WHERE number = {int(number)}")
-            if number > state[0] or not found or found[0][1].hex() != head:
-                raise self._seal.broken(f"the log tells of a round {number} that it doesn't have")
-        if not log.identity:
-            return
-        last = self._all("SELECT MAX(number) FROM rounds WHERE log = ?", log.identity)[0][0]
-        if last is not None:
-            row = rounds(f"WHERE number = {int(str(last))}")[0][0]
-            if row.log_number > log.number or (row.log_number == log.number and row.log_head != log.head):
-                raise TamperingError(
-                    f"the log isn't as the guard left it: the ledger {self.path.name} tells of line {row.log_number}, "
-                    f"and it ends at {log.number}; put the newest copy back, or start over on purpose with riskaudit "
-                    "log reset"
-                )
 
     def _follows(self, before: dict[str, Account], after: dict[str, Account]) -> bool:
         """Whether the accounts are still those that a round was computed from.

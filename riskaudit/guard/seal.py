@@ -87,6 +87,11 @@ class Seal:
         names = ", ".join(Round.__dataclass_fields__)
         return [(Round(*row[:-1]), bytes(row[-1])) for row in self._all(f"SELECT {names}, mac FROM rounds {order}")]
 
+    def last_of_log(self, identity: str) -> Round | None:
+        """The last round that names this log; None where none does."""
+        number = self._all("SELECT MAX(number) FROM rounds WHERE log = ?", identity)[0][0]
+        return None if number is None else self.rounds(f"WHERE number = {int(number)}")[0][0]
+
     def refuse_changed(self, identifiers: Iterable[str]) -> None:
         """Check the buckets of these ids against their digests.
 

@@ -6,7 +6,8 @@ import sqlite3
 from typing import Any
 
 from riskaudit.guard.accounts import flaws_of
-from riskaudit.guard.log import AuditLog
+from riskaudit.guard.keys import TamperingError
+from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.seal import Round, Seal, bucket_of
 from riskaudit.guard.tables import COLUMNS, read_account
 
@@ -56,6 +57,34 @@ def contradictions(identity: str, rounds: list[tuple[Round, bytes]], log: AuditL
     if logged and not any(each.log in identities for each, _ in heads.values()):
         found.append("no line of the log belongs to it: it is the log of another ledger")
     return found
+
+
+def refuse_contradiction(seal: Seal, identity: str, state: tuple[int, str], log: Position, name: str) -> None:
+    """Hold a ledger at its last round against where the log stands.
+
+    Args:
+        seal: of the ledger.
+        identity: of the ledger.
+        state: number and MAC of its last round.
+        log: where the log stands.
+        name: of the ledger's file.
+
+    Raises:
+        TamperingError: one tells of what the other doesn't have.
+    """
+    if log.ledger is not None and log.ledger[0] == identity and log.ledger[1]:
+        _, number, head = log.ledger
+        found = seal.rounds(f"WHERE number = {int(number)}")
+        if number > state[0] or not found or found[0][1].hex() != head:
+            raise seal.broken(f"the log tells of a round {number} that it doesn't have")
+    last = seal.last_of_log(log.identity) if log.identity else None
+    if last is None:
+        return
+    if last.log_number > log.number or (last.log_number == log.number and last.log_head != log.head):
+        raise TamperingError(
+            f"the log isn't as the guard left it: the ledger {name} tells of line {last.log_number}, and it ends at "
+            f"{log.number}; put the newest copy back, or start over on purpose with riskaudit log reset"
+        )
 
 
 def _all(database: sqlite3.Connection, query: str, *values: object) -> list[tuple[Any, ...]]:

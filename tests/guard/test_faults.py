@@ -267,7 +267,7 @@ def test_clock_moved_back(tmp_path, monkeypatch) -> None:
         def now(cls, tz=None):
             return datetime(1999, 1, 1, tzinfo=tz)
 
-    for module in ("guard", "ledger"):
+    for module in ("log_entry", "ledger"):
         monkeypatch.setattr(f"riskaudit.guard.{module}.datetime", Earlier)
     assert client.guard.review(client.batch, client.update, ids=range(6)).action == "allow"
     assert [row["round"] for row in client.guard.ledger.rounds()] == [1, 2]
