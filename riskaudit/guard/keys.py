@@ -223,11 +223,9 @@ class KeyFolder:
 
 def mac_of(key: bytes, *parts: bytes) -> bytes:
     """HMAC-SHA-256 of parts with their lengths, so that no two lists of parts are the same bytes."""
-    digest = hmac.new(key, digestmod=hashlib.sha256)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.digest()
+    return hmac.digest(
+        key, b"".join(piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)), "sha256"
+    )
 
 
 def _default_folder() -> Path:

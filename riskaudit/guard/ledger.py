@@ -26,7 +26,15 @@ from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.noise_records import NoiseRecords, NoiseRound
 from riskaudit.guard.seal import Round, Seal
-from riskaudit.guard.tables import COLUMNS, SCHEMA, create_tables, read_account, refuse_forgetting, write_account
+from riskaudit.guard.tables import (
+    COLUMNS,
+    SCHEMA,
+    account_of,
+    create_tables,
+    read_account,
+    refuse_forgetting,
+    write_account,
+)
 from riskaudit.guard.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
 
 __all__ = ["Account", "Entry", "Ledger", "hide", "reset_ledger"]
@@ -59,6 +67,8 @@ class Ledger:
         self.path = Path(path)
         self.keys = keys if isinstance(keys, KeyFolder) else KeyFolder(keys)
         self.state = (0, GENESIS)
+        # The accounts of the round that goes on, each under the MAC that it was checked with.
+        self._seen: dict[str, tuple[bytes, Account]] = {}
         self._database: sqlite3.Connection
         refuse_forgetting(path)
         try:
@@ -150,6 +160,7 @@ class Ledger:
         Raises:
             TamperingError: the ledger isn't as it was left, or contradicts the log.
         """
+        self._seen.clear()
         try:
             with self.keys.locked(self.path), self._transaction():
                 self._refuse_tampering(ids, log)
@@ -215,7 +226,7 @@ class Ledger:
     @property
     def num_rounds(self) -> int:
         """Rounds recorded."""
-        return int(self._one("SELECT COUNT(*) FROM rounds"))
+        return int(str(self._all("SELECT COUNT(*) FROM rounds")[0][0]))
 
     def every_account(self) -> Iterator[tuple[str, Account]]:
         """All samples, the most exposed first, as the file has them."""
@@ -337,17 +348,18 @@ class Ledger:
             return None
         if not rows or rows[0][-1] != listed or self._seal.row(rows[0][:-1]) != listed:
             raise self._seal.broken("a sample of this batch was changed")
-        account = read_account(self._database, identifier)
-        wrong = None if account is None else next(flaws_of(account), None)
+        seen = self._seen.get(identifier)
+        if seen is not None and seen[0] == listed:
+            return seen[1]
+        account = account_of(rows[0][1:-2])
+        wrong = next(flaws_of(account), None)
         if wrong is not None:
             raise self._seal.broken(f"of a sample of this batch, {wrong}")
+        self._seen[identifier] = (listed, account)
         return account
 
     def _meta(self, name: str) -> Any:
-        return self._one("SELECT value FROM meta WHERE name = ?", name)
-
-    def _one(self, query: str, *values: object) -> Any:
-        rows = self._all(query, *values)
+        rows = self._all("SELECT value FROM meta WHERE name = ?", name)
         return rows[0][0] if rows else None
 
     def _all(self, query: str, *values: object) -> list[tuple[object, ...]]:

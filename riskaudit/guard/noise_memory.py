@@ -17,6 +17,7 @@ from torch import Tensor
 
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.ledger import Ledger
+from riskaudit.guard.noise_order import Extremes
 from riskaudit.guard.noise_records import NoiseRound
 from riskaudit.guard.noise_traces import TRACES, Trace, Tracer, repetition
 
@@ -40,7 +41,7 @@ class NoiseMemory:
 
     def round_of(
         self, noises: Sequence[Tensor], sizes: Sequence[int], digest: str, *, sanitised: bool = False,
-        width: float = 0.0,
+        extremes: Sequence[Extremes] | None = None,
     ) -> NoiseRound:  # fmt: skip
         """What is to be remembered of a round.
 
@@ -49,10 +50,13 @@ class NoiseMemory:
             sizes: of the tensors.
             digest: of the update.
             sanitised: whether noise was added to it.
-            width: of the scores' last digits, from `digit_width`.
+            extremes: of the first scores, where they are known.
         """
         keyed = self._tracer.keyed(digest)
-        traces = tuple(self._tracer.trace(noise.numpy(), sizes, keyed, width) for noise in noises)
+        known = [extremes, *(None for _ in noises)]
+        traces = tuple(
+            self._tracer.trace(noise.numpy(), sizes, keyed, one) for noise, one in zip(noises, known, strict=False)
+        )
         return NoiseRound(traces, keyed if sanitised else None)
 
     def refuse_or_remember(self, noise: NoiseRound) -> str | None:

@@ -17,7 +17,7 @@ over the width of their last digit first, and not looked at where that is too co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -75,7 +75,7 @@ class Extremes:
         return -float(np.log(np.maximum(spacings, np.finfo(np.float64).tiny)).sum())
 
 
-def extremes(scores: Scores, sizes: Sequence[int], width: float) -> Iterator[Extremes]:
+def extremes_of(scores: Scores, sizes: Sequence[int], width: float = 0.0) -> list[Extremes]:
     """Of every tensor, and of all together where there are several.
 
     Args:
@@ -89,8 +89,10 @@ def extremes(scores: Scores, sizes: Sequence[int], width: float) -> Iterator[Ext
     if len(sizes_of(sizes)) > len(sizes):
         largest.append(np.sort(np.concatenate(largest))[::-1][:LAST_RANK])
         squares.append(sum(squares))
-    for count, top, square in zip(sizes_of(sizes), largest, squares, strict=True):
-        yield Extremes(count, top, math.sqrt(square / max(1, count)), width)
+    return [
+        Extremes(count, top, math.sqrt(square / max(1, count)), width)
+        for count, top, square in zip(sizes_of(sizes), largest, squares, strict=True)
+    ]
 
 
 def sizes_of(sizes: Sequence[int]) -> list[int]:

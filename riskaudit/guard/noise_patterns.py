@@ -15,6 +15,7 @@ probability that it states:
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
@@ -23,31 +24,29 @@ import numpy.typing as npt
 from scipy import fft
 from scipy.special import gammaln
 
-from riskaudit.guard.noise_order import FEWEST, SPACINGS, digit_width, extremes, most_crowded
+from riskaudit.guard.noise_order import FEWEST, SPACINGS, Extremes, most_crowded
 from riskaudit.guard.noise_traces import REJECTION
 
 Scores = npt.NDArray[np.float64]
 
 # Vectors and entries of each that are looked at, drawn anew every time.
 VECTORS, ENTRIES = 64, 512
-# Entries within which periods are looked for, and tensors of fewer have none.
+# Neighbouring entries, elsewhere every time, among which periods are looked for; tensors of fewer have none.
 BLOCK, SHORTEST = 2**14, 64
 
 
-def noise_pattern(scores: Scores, update: Scores, noise_std: float, shapes: Mapping[str, Sequence[int]]) -> str | None:
+def noise_pattern(scores: Scores, extremes: Sequence[Extremes], shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Why entries of noise aren't independent of each other; None where they can be.
 
     Args:
         scores: [P], standard normal where the noise has its law.
-        update: [P], that has the noise.
-        noise_std: of the noise.
+        extremes: of the scores.
         shapes: of the tensors, by name.
     """
     sizes = [math.prod(shape) for shape in shapes.values()]
     failure = REJECTION / 3
-    width = digit_width(update, noise_std)
     names = [*(f" in {name}" for name in shapes), ""]
-    for where, found in zip(names, extremes(scores, sizes, width), strict=False):
+    for where, found in zip(names, extremes, strict=False):
         count = min(found.count, SPACINGS)
         if count >= FEWEST and found.crowding() > most_crowded(count, failure / len(names)):
             return _reason(where, "values come several times")
@@ -108,18 +107,15 @@ def _least_determinant(rows: int, columns: int, failure: float) -> float:
 
 
 def _is_periodic(part: Scores, failure: float) -> bool:
-    """Within blocks, whose transforms stay in the cache."""
-    blocks = -(-len(part) // BLOCK)
-    for first in range(0, len(part), BLOCK):
-        signs = np.where(part[first : first + BLOCK] > 0, np.float32(1), np.float32(-1))
-        count = len(signs)
-        if count < SHORTEST:
-            continue
-        length = fft.next_fast_len(2 * count, real=True)
-        spectrum = fft.rfft(signs, length)
-        sums = np.abs(fft.irfft(np.abs(spectrum) ** 2, length)[1:count])
-        terms = np.arange(count - 1, 0, -1)
-        # A rounding error of float32 is far below one term.
-        if bool((np.square(np.maximum(sums - 1, 0)) > 2 * terms * math.log(2 * blocks * count / failure)).any()):
-            return True
-    return False
+    if len(part) > BLOCK:
+        first = secrets.randbelow(len(part) - BLOCK)
+        part = part[first : first + BLOCK]
+    count = len(part)
+    if count < SHORTEST:
+        return False
+    signs = np.where(part > 0, np.float32(1), np.float32(-1))
+    length = fft.next_fast_len(2 * count, real=True)
+    sums = np.abs(fft.irfft(np.abs(fft.rfft(signs, length)) ** 2, length)[1:count])
+    # A rounding error of float32 is far below one term.
+    beyond = np.maximum(sums - 1, 0) ** 2 > 2 * math.log(2 * count / failure) * np.arange(count - 1, 0, -1)
+    return bool(beyond.any())

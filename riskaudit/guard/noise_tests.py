@@ -43,32 +43,45 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
         names, sizes = [*names, ""], [*sizes, len(difference)]
     failure = REJECTION / len(sizes)
     scaled = difference / noise.scale
-    scores = normal_scores(difference, noise)
-    magnitudes = _sums(scaled.square() if noise.law == "gaussian" else scaled.abs(), sizes)
-    for name, size, statistic in zip(names, sizes, magnitudes, strict=True):
+    gaussian = noise.law == "gaussian"
+    squares = _products(scaled, scaled, sizes)
+    for name, size, statistic in zip(names, sizes, squares if gaussian else _sums(scaled.abs(), sizes), strict=True):
         low, high = _limits(noise.law, size, failure)
         if size and not low <= statistic <= high:
             where = f" in {name}" if name else ""
-            times = math.sqrt(_sums(scaled.square(), sizes)[names.index(name)] / size) * noise.scale / noise.std
+            times = math.sqrt(squares[names.index(name)] / size) * noise.scale / noise.std
             return (
                 f"the update minus this batch's release isn't noise of {noise.law}:{noise.scale:g}{where}: its size "
                 f"is {times:.3g} times what it should be; add the noise that the guard was told of to every tensor, or "
                 "tell it of what was added"
             )
     # A multiple of the release hides below large noise in all directions but its own.
-    furthest = _furthest(failure)
-    for name, along, squares in zip(names, _sums(scores * mean, sizes), _sums(mean.square(), sizes), strict=True):
-        if squares > 0 and not abs(along) <= furthest * math.sqrt(squares):
+    furthest, scores = _furthest(failure), scaled if gaussian else normal_scores(difference, noise)
+    along, lengths = _products(scores, mean, sizes), _products(mean, mean, sizes)
+    for name, product, square in zip(names, along, lengths, strict=True):
+        if square > 0 and not abs(product) <= furthest * math.sqrt(square):
             where = f" in {name}" if name else ""
             return f"the update isn't this batch's release and noise{where}: it holds too much or too little of it"
     return None
 
 
+def _products(left: Tensor, right: Tensor, sizes: Sequence[int]) -> list[float]:
+    """Inner products of each tensor's parts of [P] and [P], and of all where their sizes say so."""
+    pairs = zip(_parts(left, sizes), _parts(right, sizes), strict=True)
+    return _with_total([float(one @ other) for one, other in pairs], sizes)
+
+
 def _sums(terms: Tensor, sizes: Sequence[int]) -> list[float]:
     """Of the terms [P] of each tensor, and of all where their sizes say so."""
-    parts = torch.split(terms, [*sizes[:-1]] if len(sizes) > 1 else [*sizes])
-    sums = torch.stack([part.sum() for part in parts])
-    return [*sums.tolist(), *([float(sums.sum())] if len(sizes) > 1 else [])]
+    return _with_total([float(part.sum()) for part in _parts(terms, sizes)], sizes)
+
+
+def _parts(vector: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    return torch.split(vector, [*sizes[:-1]] if len(sizes) > 1 else [*sizes])
+
+
+def _with_total(each: list[float], sizes: Sequence[int]) -> list[float]:
+    return [*each, math.fsum(each)] if len(sizes) > 1 else each
 
 
 @cache

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, ndtri
 
-from riskaudit.guard.noise_order import FEWEST, extremes, ladder, least_distance, sizes_of
+from riskaudit.guard.noise_order import FEWEST, Extremes, extremes_of, ladder, least_distance, sizes_of
 
 # Probability that true noise is taken for something else, over all tests of one kind together.
 REJECTION = 1e-9
@@ -110,14 +110,16 @@ class Tracer:
         """A digest that says nothing without the key."""
         return hmac.digest(self._key, b"update:" + digest.encode(), "sha256")
 
-    def trace(self, scores: Scores, sizes: Sequence[int], digest: bytes, width: float = 0.0) -> Trace:
+    def trace(
+        self, scores: Scores, sizes: Sequence[int], digest: bytes, extremes: Sequence[Extremes] | None = None
+    ) -> Trace:
         """Of scores [P] of noise on tensors of these sizes.
 
         Args:
             scores: [P], normal but for their scale.
             sizes: of the tensors.
             digest: keyed, of the update.
-            width: of the scores' last digits, from `digit_width`.
+            extremes: of the scores, where they are known.
         """
         flips = self._flips_of(max(sizes, default=0))
         parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
@@ -126,7 +128,8 @@ class Tracer:
         small = [_packed(self._projections[:, : len(part)] @ part) for part in parts if len(part) in SMALL]
         failure = _failure(sizes)
         cells = [self._cells(part, failure) for part in parts if len(part) in TINY]
-        orders = [one.fingerprint() for one in extremes(scores, sizes, width) if one.count >= FEWEST]
+        extremes = extremes_of(scores, sizes) if extremes is None else extremes
+        orders = [one.fingerprint() for one in extremes if one.count >= FEWEST]
         return Trace(
             digest, tuple(sizes), _joined(signs), _joined(heads).view(np.uint64), _joined(small),
             np.array(cells, np.uint64).reshape(-1), np.concatenate([*orders, np.zeros(0, np.float32)]),

@@ -8,7 +8,6 @@ but not its bucket's; an earlier copy of the whole file is what the counter is f
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -152,7 +151,7 @@ class Seal:
 
     def _root(self) -> bytes:
         rows = self._all("SELECT number, digest FROM buckets ORDER BY number")
-        return self._mac(b"root", [part for row in rows for part in row])
+        return self._mac(b"root", [rows])
 
     def _round(self, found: Round, before: str, root: bytes) -> bytes:
         return self._mac(b"round", [before, *astuple(found), root])
@@ -165,7 +164,7 @@ class Seal:
 
 
 def _encoded(value: object) -> bytes:
-    """A column's value with its type."""
+    """A column's value, or several rows, so that different ones are different bytes."""
     if isinstance(value, bytes):
         return b"b" + value
-    return type(value).__name__.encode() + b":" + json.dumps(value).encode()
+    return b"r" + repr(value).encode()

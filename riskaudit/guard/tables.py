@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,11 @@ def read_account(database: sqlite3.Connection, identifier: str) -> Account | Non
     row = database.execute(
         "SELECT rounds, dimension, tau, summed, trace, directions, core FROM samples WHERE id = ?", (identifier,)
     ).fetchone()
-    if row is None:
-        return None
+    return None if row is None else account_of(row)
+
+
+def account_of(row: Sequence[Any]) -> Account:
+    """Of a row's columns from ``rounds`` to ``core``."""
     rounds, dimension, tau, summed, trace, directions, core = row
     kept = np.frombuffer(directions, dtype=np.float32).astype(np.float64).reshape(-1, dimension)
     return Account(

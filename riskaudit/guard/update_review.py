@@ -21,9 +21,9 @@ from riskaudit.guard.duplicates import duplicate_labels
 from riskaudit.guard.ledger import Account, Ledger
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.noise_memory import NoiseMemory
-from riskaudit.guard.noise_order import digit_width
+from riskaudit.guard.noise_order import Extremes
+from riskaudit.guard.noise_patterns import noise_pattern
 from riskaudit.guard.noise_records import SECOND_DRAW, NoiseRound, RepetitionError
-from riskaudit.guard.noise_tests import normal_scores
 from riskaudit.guard.review import Outcome, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.updates import Update, UpdateLike, digest_of_update
@@ -77,6 +77,7 @@ class Handed:
         update: as it was handed in.
         vector: the same as a vector [P], float64.
         mean: what it should be before noise [P], float64.
+        noise: normal scores [P] of its noise, and the largest of them; None where it has none.
         key: digest of what is one update, however often it is handed in.
         unproven: why it may be of several local steps; None where it is of one.
     """
@@ -85,6 +86,7 @@ class Handed:
     update: Update
     vector: Tensor
     mean: Tensor
+    noise: tuple[Tensor, list[Extremes]] | None
     key: str
     unproven: str | None
 
@@ -128,9 +130,11 @@ class UpdateReview:
         if binding is not None:
             inputs, targets, names = binding.part(inputs, targets, names)
         handed = self._handed(inputs, targets, update)
-        pattern = self.setup.client.pattern(handed.vector, handed.mean)
-        if pattern is not None:
-            return self._blocked(pattern)
+        if handed.noise is not None:
+            scores, extremes = handed.noise
+            pattern = noise_pattern(scores.numpy(), extremes, self.setup.client.shapes)
+            if pattern is not None:
+                return self._blocked(pattern)
         self.warnings += [*self.setup.client.loss_warnings(handed.batch), *target_notes(handed.batch.targets)]
         again = self._sanitised_before(handed.key)
         if again is not None and handed.unproven is None:
@@ -160,7 +164,7 @@ class UpdateReview:
         if mismatch is not None:
             raise GuardError(mismatch)
         key = _sanitising_key(update, batch, self.snapshot.model_digest, noisy=client.noise is not None)
-        return Handed(batch, update, vector, mean, key, self._unproven_step(mean))
+        return Handed(batch, update, vector, mean, client.noise_on(vector, mean), key, self._unproven_step(mean))
 
     def _unproven_step(self, mean: Tensor) -> str | None:
         """Why an update may be of several local steps, each of which depends on the samples through the others.
@@ -249,14 +253,13 @@ class UpdateReview:
 
     def _noise_of(self, handed: Handed, outcome: Outcome) -> NoiseRound:
         """What is to be remembered of the client's noise, and of what sanitising made of it."""
-        client, mean, noises, width = self.setup.client, handed.mean, list[Tensor](), 0.0
-        if client.noise is not None and outcome.vector is not None:
-            sent = [outcome.vector - mean] if outcome.noise_added else []
-            noises = [normal_scores(handed.vector - mean, client.noise), *sent]
-            width = digit_width(handed.vector.numpy(), client.noise.std)
-        sizes = [shape.numel() for shape in client.shapes.values()]
+        noises, extremes = list[Tensor](), None
+        if handed.noise is not None and outcome.vector is not None:
+            scores, extremes = handed.noise
+            noises = [scores, *([outcome.vector - handed.mean] if outcome.noise_added else [])]
+        sizes = [shape.numel() for shape in self.setup.client.shapes.values()]
         sanitised = bool(outcome.noise_added)
-        return self.setup.memory.round_of(noises, sizes, handed.key, sanitised=sanitised, width=width)
+        return self.setup.memory.round_of(noises, sizes, handed.key, sanitised=sanitised, extremes=extremes)
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from riskaudit.guard import Policy, SecureNoise
 from riskaudit.guard.noise_memory import NoiseMemory
-from riskaudit.guard.noise_order import digit_width, extremes, ladder, least_distance, most_crowded
+from riskaudit.guard.noise_order import digit_width, extremes_of, ladder, least_distance, most_crowded
 from riskaudit.guard.noise_patterns import _least_determinant, noise_pattern
 from riskaudit.guard.noise_tests import normal_scores
 from riskaudit.release import Noise
@@ -35,13 +35,19 @@ def draw(*shape: int, law: str = "gaussian") -> np.ndarray:
     return SecureNoise(law, 1.0).draw(math.prod(shape)).numpy().reshape(shape)
 
 
+def tested(scores: np.ndarray, update: np.ndarray, noise_std: float, shapes) -> str | None:
+    """As a guard does."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    return noise_pattern(scores, extremes_of(scores, sizes, digit_width(update, noise_std)), shapes)
+
+
 def pattern(noise: np.ndarray, name: str = "linear") -> str | None:
     """Of noise on one tensor, besides a larger one with fresh noise, on a release of the same size, in float32."""
     shapes = {"other": (30, 30), name: noise.shape}
     scores = np.concatenate([draw(900), noise.reshape(-1)])
     release = draw(len(scores))
     update = (release + scores).astype(np.float32).astype(np.float64)
-    return noise_pattern(update - release, update, 1.0, shapes)
+    return tested(update - release, update, 1.0, shapes)
 
 
 def rows(a, b):
@@ -117,7 +123,7 @@ def test_noise_of_one_tensor_in_another_is_noticed() -> None:
     shapes = {"a": (20, 20), "b": (30, 20), "c": (12,), "d": (12,)}
     fresh = draw(count_of(shapes))
     fresh[400:800] = np.random.default_rng(0).permutation(fresh[:400])
-    assert "values come several times" in noise_pattern(fresh, fresh, 1.0, shapes)
+    assert "values come several times" in tested(fresh, fresh, 1.0, shapes)
     again = draw(count_of(shapes))
     again[1012:] = -again[1000:1012][::-1]
     memory = NoiseMemory()
@@ -208,9 +214,10 @@ def rounds_of(shapes, law: str, made, rounds: int) -> int:
     for number in range(rounds):
         update = made(release)
         scores = normal_scores(update - release, noise)
-        width = digit_width(update.numpy(), noise.std)
-        alarms += noise_pattern(scores.numpy(), update.numpy(), noise.std, shapes) is not None
-        alarms += memory.refuse_or_remember(memory.round_of([scores], sizes, str(number), width=width)) is not None
+        alarms += tested(scores.numpy(), update.numpy(), noise.std, shapes) is not None
+        extremes = extremes_of(scores.numpy(), sizes, digit_width(update.numpy(), noise.std))
+        made_of_it = memory.round_of([scores], sizes, str(number), extremes=extremes)
+        alarms += memory.refuse_or_remember(made_of_it) is not None
     return alarms
 
 
@@ -233,7 +240,7 @@ def test_fresh_noise_of_a_clients_own_generator_passes(dtype) -> None:
 
 @pytest.mark.parametrize("count", [8, 12, 40, 300, 3600])
 def test_independent_fingerprints_are_near_each_other_as_rarely_as_stated(count) -> None:
-    prints = np.stack([one.fingerprint() for _ in range(1000) for one in extremes(draw(count), [count], 0.0)])
+    prints = np.stack([one.fingerprint() for _ in range(1000) for one in extremes_of(draw(count), [count])])
     distances = np.abs(prints[:, None] - prints[None]).sum(-1)[np.triu_indices(1000, 1)]
     assert prints.shape[1] == len(ladder(count)) - 1
     for failure in (1e-1, 1e-2, 1e-3, 1e-4):
@@ -243,7 +250,7 @@ def test_independent_fingerprints_are_near_each_other_as_rarely_as_stated(count)
 
 @pytest.mark.parametrize("count", [8, 64])
 def test_crowding_is_as_rare_as_stated(count) -> None:
-    crowding = np.array([one.crowding() for _ in range(4000) for one in extremes(draw(count), [count], 0.0)])
+    crowding = np.array([one.crowding() for _ in range(4000) for one in extremes_of(draw(count), [count])])
     for failure in (0.3, 1e-1, 1e-2):
         assert 0 < (crowding > most_crowded(count, failure)).mean() <= failure
 
@@ -268,4 +275,4 @@ def test_two_equal_values_in_single_precision_are_no_pattern() -> None:
     for _ in range(20):
         update = draw(300).astype(np.float32).astype(np.float64)
         update[7] = -update[3]
-        assert noise_pattern(update, update, 1.0, SMALL) is None
+        assert tested(update, update, 1.0, SMALL) is None
