@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Any
 
 from riskaudit.guard.keys import GENESIS, TamperingError, mac_of
@@ -41,6 +42,7 @@ class Round:
     log_head: str
 
 
+@lru_cache(2**14)
 def bucket_of(identifier: str) -> int:
     """Of a hidden id, which is evenly distributed."""
     return int.from_bytes(mac_of(b"", identifier.encode("utf-8", "replace"))[:2], "big") >> (16 - BUCKET_BITS)
