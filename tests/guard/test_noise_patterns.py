@@ -35,7 +35,7 @@ def draw(*shape: int, law: str = "gaussian") -> np.ndarray:
     return SecureNoise(law, 1.0).draw(math.prod(shape)).numpy().reshape(shape)
 
 
-def tested(scores: np.ndarray, update: np.ndarray, noise_std: float, shapes) -> str | None:
+def judged(scores: np.ndarray, update: np.ndarray, noise_std: float, shapes) -> str | None:
     """As a guard does."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     return noise_pattern(scores, extremes_of(scores, sizes, digit_width(update, noise_std)), shapes)
@@ -47,7 +47,7 @@ def pattern(noise: np.ndarray, name: str = "linear") -> str | None:
     scores = np.concatenate([draw(900), noise.reshape(-1)])
     release = draw(len(scores))
     update = (release + scores).astype(np.float32).astype(np.float64)
-    return tested(update - release, update, 1.0, shapes)
+    return judged(update - release, update, 1.0, shapes)
 
 
 def rows(a, b):
@@ -123,7 +123,7 @@ def test_noise_of_one_tensor_in_another_is_noticed() -> None:
     shapes = {"a": (20, 20), "b": (30, 20), "c": (12,), "d": (12,)}
     fresh = draw(count_of(shapes))
     fresh[400:800] = np.random.default_rng(0).permutation(fresh[:400])
-    assert "values come several times" in tested(fresh, fresh, 1.0, shapes)
+    assert "values come several times" in judged(fresh, fresh, 1.0, shapes)
     again = draw(count_of(shapes))
     again[1012:] = -again[1000:1012][::-1]
     memory = NoiseMemory()
@@ -214,7 +214,7 @@ def rounds_of(shapes, law: str, made, rounds: int) -> int:
     for number in range(rounds):
         update = made(release)
         scores = normal_scores(update - release, noise)
-        alarms += tested(scores.numpy(), update.numpy(), noise.std, shapes) is not None
+        alarms += judged(scores.numpy(), update.numpy(), noise.std, shapes) is not None
         extremes = extremes_of(scores.numpy(), sizes, digit_width(update.numpy(), noise.std))
         made_of_it = memory.round_of([scores], sizes, str(number), extremes=extremes)
         alarms += memory.refuse_or_remember(made_of_it) is not None
@@ -275,4 +275,4 @@ def test_two_equal_values_in_single_precision_are_no_pattern() -> None:
     for _ in range(20):
         update = draw(300).astype(np.float32).astype(np.float64)
         update[7] = -update[3]
-        assert tested(update, update, 1.0, SMALL) is None
+        assert judged(update, update, 1.0, SMALL) is None
