@@ -37,7 +37,7 @@ from riskaudit.guard.tables import (
 )
 from riskaudit.guard.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
 
-__all__ = ["Account", "Entry", "Ledger", "hide", "reset_ledger"]
+__all__ = ["Account", "Entry", "Ledger", "hide"]
 
 # Seconds that a writer waits for another one.
 PATIENCE = 10.0
@@ -373,28 +373,6 @@ class Ledger:
         kind = GuardError if isinstance(error, sqlite3.OperationalError | OSError) else TamperingError
         kind = TamperingError if "no such" in str(error) else kind
         return kind(f"the ledger {self.path.name} can't be used ({error}); repair it or choose another place")
-
-
-def reset_ledger(path: Path, keys: KeyFolder) -> Path | None:
-    """Let the next ledger at a path start at zero; returns where the file that was there lies now.
-
-    Raises:
-        GuardError: it can't be moved.
-    """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    aside = None
-    with keys.locked(path):
-        try:
-            for ending in ("", "-wal", "-shm"):
-                source = path.with_name(path.name + ending)
-                if source.exists():
-                    target = path.with_name(f"{path.name}.before-{stamp}{ending}")
-                    source.rename(target)
-                    aside = aside if ending else target
-        except OSError as error:
-            raise GuardError(f"can't move {path} aside: {error.strerror or error}") from error
-        keys.forget(path)
-    return aside
 
 
 def hide(name: str, salt: bytes) -> str:

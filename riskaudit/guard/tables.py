@@ -1,10 +1,11 @@
-"""A ledger's file: where it may lie, its tables, and one account as a row of them."""
+"""A ledger's file: where it may lie, how it is put aside, its tables, and one account as a row of them."""
 
 from __future__ import annotations
 
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from riskaudit.errors import GuardError
 from riskaudit.guard.accounts import Account
+from riskaudit.guard.keys import KeyFolder
 from riskaudit.guard.seal import Seal, bucket_of
 
 SCHEMA = 2
@@ -84,3 +86,25 @@ def refuse_forgetting(path: str | Path) -> None:
         )
     if place.exists() and not place.is_file():
         raise GuardError(f"expected a file for the ledger, found {name!r}, which is none; name a file")
+
+
+def reset_ledger(path: Path, keys: KeyFolder) -> Path | None:
+    """Let the next ledger at a path start at zero; returns where the file that was there lies now.
+
+    Raises:
+        GuardError: it can't be moved.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    aside = None
+    with keys.locked(path):
+        try:
+            for ending in ("", "-wal", "-shm"):
+                source = path.with_name(path.name + ending)
+                if source.exists():
+                    target = path.with_name(f"{path.name}.before-{stamp}{ending}")
+                    source.rename(target)
+                    aside = aside if ending else target
+        except OSError as error:
+            raise GuardError(f"can't move {path} aside: {error.strerror or error}") from error
+        keys.forget(path)
+    return aside

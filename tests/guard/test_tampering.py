@@ -19,7 +19,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import AuditLog, Ledger, Policy, keys
 from riskaudit.guard.accounts import Account, Entry
 from riskaudit.guard.keys import KeyFolder, TamperingError
-from riskaudit.guard.ledger import reset_ledger
+from riskaudit.guard.tables import reset_ledger
 
 IDS = ["a", "b", "c"]
 
