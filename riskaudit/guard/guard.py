@@ -111,12 +111,10 @@ class Guard:
             # Withheld at every review, and so logged.
             self._tampering = error
         self.log = AuditLog(log, keys=folder) if isinstance(log, str | Path) else log
-        summed = reduction == "sum"
-        any_layer = policy.unknown_layers == "differentiate"
+        summed, any_layer = reduction == "sum", policy.unknown_layers == "differentiate"
         self.client = Client(model, loss_fn, release, dtype, summed, any_layer)
         self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed, any_layer))
-        self._salt = secrets.token_bytes(32)
-        self._rounds = 0
+        self._salt, self._rounds = secrets.token_bytes(32), 0
         self._memory = NoiseMemory(self.ledger)
         # Noise that a later process could compare with is in the ledger; who has none is told so once.
         self._forgets = ledger is None and (self.client.noise is not None or policy.on_violation == "sanitise")

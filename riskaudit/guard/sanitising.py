@@ -50,12 +50,10 @@ def least_noise(
     Returns:
         The std of all noise together; None where no noise is sure to do, or a sample was not assessed.
     """
-    places = range(len(found.ids))
-    if any(place not in found.information for place in places):
-        return None
-    needed: dict[int, float] = {}
+    places, needed = range(len(found.ids)), dict[int, float]()
     for place in places:
-        std = _needed(found, policy, place, accounts, cautious=True)
+        known = place in found.information
+        std = _needed(found, policy, place, accounts, cautious=True) if known else None
         if std is None:
             return None
         needed[place] = std
