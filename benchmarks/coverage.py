@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.coverage --data FILE.npz --samples 1000`` audits lenet (weights uniform(-0.5, 0.5)) by
 Lanczos iterations and, beside it, from H itself, column by column, by Cholesky factors. It prints,
-per proxy, the share of samples whose interval contains the dense value, and the intervals' median width
-relative to it.
+per proxy, the share of samples whose interval contains the dense value, the intervals' median width
+relative to it, and how far from it the value lies that stands for an interval, where one does.
 """
 
 from __future__ import annotations
@@ -42,17 +42,21 @@ COLUMNS = {
     "one_sided": "of them without an upper end",
     "median": "median relative width",
     "wide": "90th percentile",
+    "valued": "with a value",
+    "error": "its median relative error",
+    "worst": "largest",
 }
 
 
 @dataclass
 class Tally:
-    """Of one proxy: samples with an interval, those that contain the dense value, and relative widths."""
+    """Of one proxy: intervals, those that contain the dense value, and relative widths and errors of their values."""
 
     intervals: int = 0
     one_sided: int = 0
     held: int = 0
     widths: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
 
     def add(self, found: Estimate, truth: float) -> None:
         """Count one sample."""
@@ -67,6 +71,8 @@ class Tally:
             self.widths.append((high - low) / truth if truth else 0.0)
         else:
             self.one_sided += 1
+        if found.value is not None and truth:
+            self.errors.append(abs(found.value - truth) / abs(truth))
 
 
 def main() -> None:
@@ -134,6 +140,9 @@ def _table(title: str, tallies: dict[str, Tally]) -> Table:
                 "one_sided": tally.one_sided,
                 "median": float(np.median(tally.widths)) if tally.widths else None,
                 "wide": float(np.quantile(tally.widths, 0.9)) if tally.widths else None,
+                "valued": len(tally.errors),
+                "error": float(np.median(tally.errors)) if tally.errors else None,
+                "worst": max(tally.errors) if tally.errors else None,
             }
         )
     return table
