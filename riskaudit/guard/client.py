@@ -22,8 +22,7 @@ from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
 from riskaudit.auditing.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.noise_order import Extremes, digit_width, extremes_of
-from riskaudit.guard.noise_tests import noise_mismatch, normal_scores
+from riskaudit.guard.noise_tests import noise_mismatch
 from riskaudit.guard.noise_traces import REJECTION
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
@@ -315,13 +314,6 @@ class Client:
                 f"{_sparsified(update, mean)}"
             )
         return noise_mismatch(self.noise, difference, mean, self.shapes)
-
-    def noise_on(self, update: Tensor, mean: Tensor) -> tuple[Tensor, list[Extremes]] | None:
-        """Normal scores [P] of the noise on an update [P], and the largest of them; None where it has none."""
-        if self.noise is None:
-            return None
-        scores, sizes = normal_scores(update - mean, self.noise), [shape.numel() for shape in self.shapes.values()]
-        return scores, extremes_of(scores.numpy(), sizes, digit_width(update.numpy(), self.noise.std))
 
     @property
     def _current(self) -> Release:

@@ -8,13 +8,14 @@ every test has the probability of rejection that it states.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import torch
 from scipy.stats import chi2, gamma, norm
 from torch import Tensor
 
+from riskaudit.guard.noise_order import Extremes, digit_width, extremes_of
 from riskaudit.guard.noise_traces import REJECTION
 from riskaudit.release import Noise
 
@@ -26,6 +27,15 @@ def normal_scores(difference: Tensor, noise: Noise) -> Tensor:
         return scaled
     scores: Tensor = -scaled.sign() * torch.special.ndtri(0.5 * torch.exp(-scaled.abs()))
     return scores
+
+
+def observed_noise(
+    noise: Noise, update: Tensor, mean: Tensor, shapes: Iterable[torch.Size]
+) -> tuple[Tensor, list[Extremes]]:
+    """Normal scores [P] of the noise on an update [P] beside its release ``mean`` [P], and the largest of them."""
+    scores = normal_scores(update - mean, noise)
+    sizes = [shape.numel() for shape in shapes]
+    return scores, extremes_of(scores.numpy(), sizes, digit_width(update.numpy(), noise.std))
 
 
 def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mapping[str, torch.Size]) -> str | None:

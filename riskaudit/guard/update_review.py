@@ -24,6 +24,7 @@ from riskaudit.guard.noise_memory import NoiseMemory
 from riskaudit.guard.noise_order import Extremes
 from riskaudit.guard.noise_patterns import noise_pattern
 from riskaudit.guard.noise_records import SECOND_DRAW, NoiseRound, RepetitionError
+from riskaudit.guard.noise_tests import observed_noise
 from riskaudit.guard.review import Outcome, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.updates import Update, UpdateLike, digest_of_update
@@ -164,7 +165,9 @@ class UpdateReview:
         if mismatch is not None:
             raise GuardError(mismatch)
         key = _sanitising_key(update, batch, self.snapshot.model_digest, noisy=client.noise is not None)
-        return Handed(batch, update, vector, mean, client.noise_on(vector, mean), key, self._unproven_step(mean))
+        law = client.noise
+        noise = None if law is None else observed_noise(law, vector, mean, client.shapes.values())
+        return Handed(batch, update, vector, mean, noise, key, self._unproven_step(mean))
 
     def _unproven_step(self, mean: Tensor) -> str | None:
         """Why an update may be of several local steps, each of which depends on the samples through the others.
