@@ -4,7 +4,7 @@ A derivative is blind to whatever it can't see: rounding, thresholds, ``detach``
 and steep a step away. Except for the last test, the tests need values only.
 
 1. A tiny step, near x, where no two entries of a max-pooling tie: r(x + h v) - r(x) is h J v up to h^2, whatever the
-   model. What moves more than J says, parameter by parameter, is what J leaves out. In double precision only.
+   model. What moves more than J says, entry by entry, is what J leaves out. In double precision only.
 2. Two steps to other inputs that the prior N(mu, C) holds likely: v = L z, z standard normal, and that plus
    2 m (mu - x), a random half m of the entries reflected at the mean (by at most four standard deviations), which for
    inputs of two values is the other value. Honest networks bend, and ReLU networks jump, but not by orders of
@@ -40,13 +40,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from riskaudit.auditing.evidence import Difference, Evidence, Hidden, Quotient
 from riskaudit.copying import copy_model
 from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.jacobian.base import CHUNK_ENTRIES, Draw
@@ -57,8 +57,10 @@ from riskaudit.release import Batch, Release
 T = TypeVar("T")
 # A tiny step in the prior's standard deviations per coordinate, and how far from x it is made.
 TINY, ASIDE = 1e-7, 1e-2
-# How many times what J says of a parameter a tiny step's difference may be, and how much more, relative to what J says
-# of all parameters.
+# How often a tiny step is made where the first shows something.
+TRIES = 3
+# How many times what J says of an entry a tiny step's difference may be, and how much more, relative to what J says of
+# all entries.
 OWN_FACTOR, WHOLE_SHARE = 2.0, 0.1
 # How many times what J says the difference of a step to another likely input may be.
 LIKELY_FACTOR = 20.0
@@ -66,143 +68,12 @@ LIKELY_FACTOR = 20.0
 FARTHEST = 4.0
 # How many times what its derivative says an entry of a front layer's input may move.
 FRONT_FACTOR = 3.0
-# A revealed fraction that doesn't matter, and one that needn't be told from what it is claimed to be.
-NEGLIGIBLE, NEGLIGIBLE_HIDDEN = 1e-3, 1e-2
 # Rounding of a difference of two releases, in units of the dtype's precision times the release's norm.
 ROUNDING = 1e3
-# An error that is claimed may be this many times the error of the quotient.
-RATIO_FACTOR = 1.5
-# The bias's gradient counts as known where it is this many times the noise.
-KNOWN = 5.0
 # Random numbers that u is made of; a prime, so that they lie differently in every sample.
 DRAWN = 10007
 # <u, J v> and <J^T u, v> agree to so many roots of the precision.
 ADJOINT_ROOTS = 10.0
-
-
-@dataclass(frozen=True)
-class Difference:
-    """r(x + step v) - r(x) of one sample, v with about the prior's standard deviation per coordinate.
-
-    Attributes:
-        step: its size.
-        unseen: norm of what J doesn't account for.
-        allowed: what it may be without any noise.
-    """
-
-    step: float
-    unseen: float
-    allowed: float
-
-    def counts(self, noise_std: float, dimension: int) -> bool:
-        """Whether more is unseen than noise of this std covers."""
-        covered = self.step * noise_std * math.sqrt(NEGLIGIBLE * dimension)
-        # Not "above": what isn't a number isn't small.
-        return not self.unseen <= self.allowed + covered
-
-
-@dataclass(frozen=True)
-class Quotient:
-    """What a front layer's gradient b a^T tells of one sample's input.
-
-    Attributes:
-        bias: mean square error without noise, data units squared.
-        variance: mean square error per squared noise std.
-        strength: norm of b.
-    """
-
-    bias: float
-    variance: float
-    strength: float
-
-    def error(self, noise_std: float) -> float:
-        """RMSE per coordinate at noise of this std; infinity where the noise covers b."""
-        if not self.strength > KNOWN * noise_std:
-            return math.inf
-        return math.sqrt(self.bias + noise_std**2 * self.variance)
-
-
-@dataclass(frozen=True, eq=False)
-class Hidden:
-    """What a front layer's gradient shows of one sample and the derivative doesn't see.
-
-    Attributes:
-        weights: w_j = u_j^2 |b|^2, [n], of entries that move unseen.
-        share: factor to their mean that makes it a revealed fraction.
-    """
-
-    weights: np.ndarray
-    share: float
-
-    def fraction(self, noise_std: float) -> float:
-        """The revealed fraction of it at noise of this std."""
-        return self.share * float((self.weights / np.maximum(self.weights + noise_std**2, 1e-300)).mean())
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What values of r tell about the derivative at one sample.
-
-    Attributes:
-        dimension: of the input.
-        tiny: differences at a tiny step.
-        likely: differences at steps to other likely inputs.
-        quotients: of layers that see the input.
-        hidden: of layers in front, one for each step that shows any.
-        adjoint: whether products with J and with J^T fit together.
-    """
-
-    dimension: int
-    tiny: tuple[Difference, ...]
-    likely: tuple[Difference, ...]
-    quotients: tuple[Quotient, ...] = ()
-    hidden: tuple[Hidden, ...] = ()
-    adjoint: bool = True
-
-    def doubt(
-        self, noise_std: float, claimed_rmse: float | None = None, claimed_fraction: float | None = None
-    ) -> str | None:
-        """Why the derivative isn't believed at noise of this std (Fisher-equivalent, per entry of r), if it isn't.
-
-        Args:
-            noise_std: 0 for none.
-            claimed_rmse: the posterior error that was read off the derivative.
-            claimed_fraction: the revealed fraction that was.
-        """
-        if not self.adjoint:
-            return (
-                "products with the gradient's derivative and with its transpose don't fit together (a custom backward "
-                "or jvp that isn't the derivative of its forward), so nothing read off the derivative can be believed; "
-                "correct or remove the custom function"
-            )
-        if any(one.counts(noise_std, self.dimension) for one in self.tiny):
-            return (
-                "the gradient changes with the input where its derivative says that it doesn't (detach, no_grad, "
-                "rounding, a custom backward), so nothing read off the derivative can be believed; remove what hides "
-                "the input from the derivative"
-            )
-        if any(one.counts(noise_std, self.dimension) for one in self.likely):
-            return (
-                "a visible change of the input changes the gradient far more than its derivative says (rounding, "
-                "thresholds, a saturated or very steep layer), so nothing read off the derivative can be believed; "
-                "remove such steps or add noise"
-            )
-        if claimed_fraction is not None:
-            unseen = max((one.fraction(noise_std) for one in self.hidden), default=0.0)
-            if not unseen <= max(NEGLIGIBLE_HIDDEN, claimed_fraction):
-                return (
-                    "the first layer's gradient shows more of the input than the derivative says (thresholds, "
-                    "clamping, saturation or detach before it), so nothing read off the derivative can be believed; "
-                    "remove such steps or add noise"
-                )
-        if claimed_rmse is not None:
-            best = min((one.error(noise_std) for one in self.quotients), default=math.inf)
-            if not claimed_rmse <= RATIO_FACTOR * best:
-                return (
-                    "the gradient of a layer that sees the input gives it more precisely than its derivative says, so "
-                    "nothing read off the derivative can be believed"
-                )
-        return None
 
 
 def examine(
@@ -245,8 +116,7 @@ def examine(
             ]
             tiny = None
             if maker.release.dtype == torch.float64:
-                aside = part.inputs + ASIDE * steps[0][places].roll(1, 1).reshape(part.inputs.shape)
-                tiny = _tiny(maker, Batch(aside, part.targets), steps[0][places], apart)
+                tiny = _tiny(maker, part, steps[0][places], apart)
             evidence += _evidence(part, at.losses().detach(), responses, tiny, torch.finfo(maker.release.dtype).eps)
         return evidence
 
@@ -281,14 +151,12 @@ def precise_differences(maker: JacobianMaker, batch: Batch) -> list[Difference |
     inputs = batch.inputs.double()
     spread = float(inputs.std()) if inputs.numel() > 1 else 0.0
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(2, *inputs.shape, generator=generator, dtype=torch.float64).to(inputs)
-    random, aside = drawn * (spread or 1.0)
+    random = (spread or 1.0) * torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs)
     targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
     try:
-        moved = Batch(inputs + ASIDE * aside, targets)
-        maker = replace(maker, release=release)
+        precise, maker = Batch(inputs, targets), replace(maker, release=release)
         # One sample keeps no company.
-        found = _tiny(maker, moved, random.flatten(1), len(moved) > 1 and maker(moved).separate)
+        found = _tiny(maker, precise, random.flatten(1), len(batch) > 1 and maker(precise).separate)
     except Exception:  # code of one precision only; what else is wrong shows where the model is run as it is
         return [None] * len(batch)
     return [one if math.isfinite(one.unseen) else None for one in found]
@@ -373,7 +241,26 @@ def _quotients(batch: Batch, layer: FrontLayer) -> list[Quotient | None]:
 
 
 def _tiny(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: bool) -> list[Difference]:
-    """Differences at a tiny step along directions [B, d] that starts at the samples, parameter by parameter."""
+    """Differences at a tiny step, of every sample the least of several tries.
+
+    A step may cross the kink of a unit, where the gradient jumps; what is hidden from J moves at every try.
+    """
+    best: dict[int, Difference] = {}
+    for attempt in range(TRIES):
+        places = [place for place in range(len(batch)) if place not in best or best[place].counts(0.0, 1)]
+        if not places:
+            break
+        part, along = batch.select(places), direction[places].roll(2 * attempt, 1)
+        aside = part.inputs + ASIDE * along.roll(1, 1).reshape(part.inputs.shape)
+        found = _tiny_from(maker, Batch(aside, part.targets), along, apart)
+        for place, one in zip(places, found, strict=True):
+            if place not in best or not one.counts(0.0, 1):
+                best[place] = one
+    return [best[place] for place in range(len(batch))]
+
+
+def _tiny_from(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: bool) -> list[Difference]:
+    """Differences at a tiny step along directions [B, d] that starts at these inputs, entry by entry."""
     release = maker.release
     bare = replace(maker, release=Release(release.model, release.loss)) if release.changes_gradient else maker
     moved = Batch(batch.inputs + TINY * direction.reshape(batch.inputs.shape), batch.targets)
@@ -383,11 +270,8 @@ def _tiny(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: bool) ->
     if release.changes_gradient:
         change = release.derivative(gradient).apply(change)
     said = TINY * at.matvec(direction).detach()
-    sizes = [value.numel() for value in release.parameters.values()]
-    parts = [
-        torch.stack([part.norm(dim=1) for part in torch.split_with_sizes(each, sizes, 1)], 1) for each in (change, said)
-    ]
-    allowed = OWN_FACTOR * parts[1] + WHOLE_SHARE * said.norm(dim=1, keepdim=True)
+    unseen = (change.abs_() - OWN_FACTOR * said.abs()).clamp_min_(0.0).norm(dim=1)
+    unseen = (unseen - WHOLE_SHARE * said.norm(dim=1)).clamp_min_(0.0)
     norms, losses = gradient.norm(dim=1), at.losses().detach().abs()
     rounding = ROUNDING * torch.finfo(release.dtype).eps * norms * (1 + 1 / losses.clamp_min(1e-300))
-    return _differences(TINY, (parts[0] - allowed).clamp_min(0).norm(dim=1), rounding)
+    return _differences(TINY, unseen, rounding)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from riskaudit.auditing.calibration import Calibrator
 from riskaudit.auditing.checks import agree_alone
-from riskaudit.auditing.credibility import Evidence, examine, precise_differences
+from riskaudit.auditing.credibility import examine, precise_differences
+from riskaudit.auditing.evidence import Evidence
 from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.priors import Prior
 from riskaudit.proxies import (

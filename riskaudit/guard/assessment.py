@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.credibility import Evidence
+from riskaudit.auditing.evidence import Evidence
 from riskaudit.auditing.planning import choose_plan, fitting_samples
 from riskaudit.auditing.targets import CARRIED, carrying_targets
 from riskaudit.errors import GuardError

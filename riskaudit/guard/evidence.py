@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from riskaudit.auditing.credibility import Evidence, examine, precise_differences
+from riskaudit.auditing.credibility import examine, precise_differences
+from riskaudit.auditing.evidence import Evidence
 from riskaudit.guard.client import Client
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import KrylovSpace

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import riskaudit
-from riskaudit.auditing.credibility import Evidence, Quotient, check_code, examine
+from riskaudit.auditing.credibility import check_code, examine
+from riskaudit.auditing.evidence import Evidence, Quotient
 from riskaudit.errors import SamplesError
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker

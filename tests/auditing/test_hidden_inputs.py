@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from riskaudit import Samples, audit
-from riskaudit.auditing.credibility import Evidence, Hidden, examine
+from riskaudit.auditing.credibility import examine
+from riskaudit.auditing.evidence import Difference, Evidence, Hidden
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
@@ -137,7 +138,7 @@ def test_partly_hidden_inputs_of_any_sample_in_single_precision() -> None:
 
 
 class HidesBehindALayer(nn.Module):
-    """Dark samples have part of a hidden layer detached, which no visible step shows."""
+    """Dark samples have half of a hidden layer detached, which no visible step shows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class HidesBehindALayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         hidden = torch.tanh(self.first(x))
-        dark = x.amax(1, keepdim=True) < 0.95
+        dark = (x.amax(1, keepdim=True) < 0.95) & (torch.arange(16) % 2 > 0)
         return self.last(torch.tanh(self.middle(torch.where(dark, hidden.detach(), hidden))))
 
 
@@ -184,6 +185,21 @@ def test_guard_tries_a_sample_that_nobody_can_foresee(monkeypatch: pytest.Monkey
     action, reasons = review(with_one_dark(5))
     assert action == "block"
     assert any("can be believed" in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize(("bad", "doubted"), [(1, False), (2, False), (3, True)])
+def test_jump_at_a_kink_does_not_show_at_every_try(bad: int, doubted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def differences(maker: Any, batch: Batch, direction: Tensor, apart: bool) -> list[Difference]:
+        tries.append(len(batch))
+        return [Difference(1e-7, 1.0 if len(tries) <= bad and place == 0 else 0.0, 1e-3) for place in range(len(batch))]
+
+    monkeypatch.setattr("riskaudit.auditing.credibility._tiny_from", differences)
+    torch.manual_seed(0)
+    found = evidence_of(connected(bias=True), two_valued(3, torch.float64))
+    assert [one.doubt(1e-5) is not None for one in found] == [doubted, False, False]
+    assert tries == [3] + [1] * min(bad, 2)
 
 
 def test_hidden_fraction_is_that_of_the_noise() -> None:
