@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -35,8 +36,7 @@ _MOVES = torch.tensor(
 def cropped_pairs(small: Tensor) -> Tensor:
     """Pairs [N, 2] of images [B, h, w] of which the first, or its mirror image, is a part of the second."""
     height, width = small.shape[1:]
-    zero = torch.zeros(1)
-    grids, whole = _crop_grids(height, width), [_Grid(zero, zero, height, width)]
+    grids, whole = _crop_grids(height, width), _whole_grid(height, width)
     views = torch.stack([small, small.flip(-1)], 1)
     references = _windows(views, whole, CROP_BINS)[:, :, 0]
     templates = _windows(small[:, None], grids, CROP_BINS)[:, 0]
@@ -71,7 +71,20 @@ class _Grid:
         places = torch.cartesian_prod(self.tops, self.lefts)
         return torch.cat([places, torch.tensor([[self.height, self.width]]).expand(len(places), 2)], 1)
 
+    @cache  # noqa: B019  (the grids themselves are remembered, one set per size of picture)
+    def bins(self, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Means over ``count`` bins a side, as matrices [K count, height] and [M count, width]."""
+        rows = _bins(self.tops, torch.full_like(self.tops, self.height), count, height)
+        columns = _bins(self.lefts, torch.full_like(self.lefts, self.width), count, width)
+        return rows.flatten(0, 1), columns.flatten(0, 1)
 
+
+@cache
+def _whole_grid(height: int, width: int) -> list[_Grid]:
+    return [_Grid(torch.zeros(1), torch.zeros(1), height, width)]
+
+
+@cache
 def _crop_grids(height: int, width: int) -> list[_Grid]:
     """Windows of several sizes in images of these sides."""
     grids = []
@@ -131,9 +144,8 @@ def _windows(views: Tensor, grids: Sequence[_Grid], bins: int) -> Tensor:
     """Windows of views [B, V, h, w] in bins, of mean 0 and norm 1, [B, V, T, bins^2]."""
     found = []
     for grid in grids:
-        rows = _bins(grid.tops, torch.full_like(grid.tops, grid.height), bins, views.shape[2])
-        columns = _bins(grid.lefts, torch.full_like(grid.lefts, grid.width), bins, views.shape[3])
-        product = rows.flatten(0, 1) @ views @ columns.flatten(0, 1).T
+        rows, columns = grid.bins(bins, views.shape[2], views.shape[3])
+        product = rows @ views @ columns.T
         shape = (*product.shape[:2], len(grid.tops), bins, len(grid.lefts), bins)
         parts = product.reshape(shape).transpose(3, 4)
         found.append(unit_windows(parts.flatten(2, 3)))

@@ -1,14 +1,17 @@
 """Which samples are the same one: equal inputs, views of one image (`riskaudit.inputs.views`), or the same id.
 
 Inputs that aren't images are compared by distance. Groups are transitive. The work is bounded: equal inputs are found
-among all samples, others among the first `num_compared`.
+among all samples, others among the first `num_compared`. What was found of the last batches is remembered by their
+digests, since a batch is assessed and then reviewed, and a client that trains on one batch reviews it every round.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import torch
@@ -24,6 +27,10 @@ SAME_VECTOR = 0.01
 MAX_COMPARED = 1000
 MAX_DIFFERENCES = 10**9
 CHUNK_ROWS = 1024
+# Batches whose pairs are remembered, by their inputs' digests; no input is.
+REMEMBERED_BATCHES = 64
+_remembered: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
+_lock = Lock()
 
 
 def num_compared(inputs: Tensor) -> int:
@@ -45,13 +52,29 @@ def duplicate_labels(inputs: Tensor, ids: Sequence[str]) -> list[int]:
     by_id: dict[str, int] = {}
     pairs = [(place, by_id.setdefault(name, place)) for place, name in enumerate(ids)]
     if count > 1:
+        digests = [_digest(one) for one in inputs]
         by_content: dict[bytes, int] = {}
-        pairs += [(place, by_content.setdefault(_digest(one), place)) for place, one in enumerate(inputs)]
-        compared = inputs[: num_compared(inputs)].detach()
-        pairs += similar_images(compared) if is_image(inputs[0]) else _near_vectors(compared.flatten(1).cpu().float())
+        pairs += [(place, by_content.setdefault(digest, place)) for place, digest in enumerate(digests)]
+        pairs += _similar(inputs[: num_compared(inputs)].detach(), digests)
     rows, columns = zip(*pairs, strict=True)
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
     return [int(label) for label in connected_components(graph, directed=False)[1]]
+
+
+def _similar(inputs: Tensor, digests: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Pairs of inputs [B, ...] that aren't equal and yet one; ``digests`` are of these inputs and perhaps of more."""
+    shape = repr(tuple(inputs.shape)).encode()
+    key = hashlib.sha256(shape + b"".join(digests[: len(inputs)])).digest()
+    with _lock:
+        if key in _remembered:
+            _remembered.move_to_end(key)
+            return _remembered[key]
+    pairs = similar_images(inputs) if is_image(inputs[0]) else _near_vectors(inputs.flatten(1).cpu().float())
+    with _lock:
+        _remembered[key] = pairs
+        while len(_remembered) > REMEMBERED_BATCHES:
+            _remembered.popitem(last=False)
+    return pairs
 
 
 def _digest(sample: Tensor) -> bytes:

@@ -19,6 +19,8 @@ alike anyway, as strokes, or faces in one pose are (`_least_detail`).
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -119,6 +121,7 @@ def _blurred(images: Tensor, std: float) -> Tensor:
     return rows @ images @ columns.T
 
 
+@cache
 def _gaussian(side: int, std: float) -> Tensor:
     """Weights [side, side] of all pixels in each."""
     places = torch.arange(side, dtype=torch.float32)

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from riskaudit.inputs.duplicates import duplicate_labels
 from riskaudit.inputs.views import similar_images
 
 View = Callable[[Tensor], Tensor]
@@ -255,3 +256,19 @@ def test_colours_of_equal_mean_are_no_plain_image() -> None:
     image = torch.cat([red, 1 - red, torch.full_like(red, 0.5)], 1)
     assert are_one(image, image[:, [1, 0, 2]].flip(-1)) or are_one(image, image.flip(-1))
     assert not are_one(image, scene(6, 32))
+
+
+def test_remembered_pairs_are_those_of_the_batch_and_no_other() -> None:
+    """The same labels at the first and at the second look, whatever was looked at in between."""
+    images = mnist(12).inputs
+    batch = torch.cat([images[:6], images[2:3].flip(-1), images[6:]])
+    names = [str(place) for place in range(len(batch))]
+    first = duplicate_labels(batch, names)
+    assert first[6] == first[2]
+    assert len(set(first)) == len(batch) - 1
+    order = torch.arange(len(batch)).flip(0)
+    assert duplicate_labels(batch[order], names)[len(batch) - 7] == duplicate_labels(batch[order], names)[-3]
+    assert duplicate_labels(batch, names) == first
+    assert len(set(duplicate_labels(images, names[:12]))) == 12
+    flat = batch.flatten(1)
+    assert len(set(duplicate_labels(flat, names))) == len(batch)
