@@ -33,7 +33,7 @@ FEWEST, LAST_RANK, SPACINGS = 8, 4096, 64
 # The widest last digit, in standard deviations of the noise, with which fingerprints and spacings are compared.
 COARSEST_FINGERPRINT, COARSEST_SPACING = 2.0**-9, 2.0**-4
 # Entries of which the width of the last digit is read off.
-DIGITS = 256
+DIGITS = 4096
 # Up to this rank a ladder has every one.
 EVERY_RANK = 16
 # By how much dividing by the root mean square may concentrate fingerprints, besides taking away one dimension.
@@ -101,14 +101,32 @@ def sizes_of(sizes: Sequence[int]) -> list[int]:
 
 
 def digit_width(update: Scores, noise_std: float) -> float:
-    """What the last digit of an update's [P] entries is worth, in standard deviations of its noise."""
+    """What the last digit of an update's [P] entries is worth, in standard deviations of its noise.
+
+    That is the digit of their dtype, or the step of a grid that they were rounded to, before whatever division.
+    """
     some = update[:: max(1, len(update) // DIGITS)]
-    mantissas, exponents = np.frexp(some[some != 0])
-    if not len(mantissas):
+    some = np.sort(some[some != 0])
+    if not len(some):
         return 0.0
+    mantissas, exponents = np.frexp(some)
     digits = (mantissas * 2.0**53).astype(np.int64)
     lowest = np.ldexp((digits & -digits).astype(np.float64), exponents - 53)
-    return float(np.median(lowest)) / noise_std
+    return max(float(np.median(lowest)), _grid_step(some)) / noise_std
+
+
+def _grid_step(ordered: Scores) -> float:
+    """The step of the grid that values lie on but for rounding in float32; 0 where they lie on none."""
+    gaps = np.diff(ordered)
+    gaps = gaps[gaps > 4 * float(np.finfo(np.float32).eps) * float(np.abs(ordered).max())]
+    if not len(gaps):
+        return 0.0
+    near = gaps[gaps < 8.5 * gaps.min()]
+    multiples = np.round(near / gaps.min())
+    step = float(near @ multiples) / float(multiples @ multiples)
+    # Gaps of values that lie anywhere are as near to a multiple in one of five cases.
+    on_grid = np.abs(near - step * np.round(near / step)) < 0.1 * step
+    return step if len(near) >= 16 and float(on_grid.mean()) > 0.8 else 0.0
 
 
 @cache

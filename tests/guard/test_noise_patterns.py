@@ -238,6 +238,18 @@ def test_fresh_noise_of_a_clients_own_generator_passes(dtype) -> None:
     assert rounds_of(SMALL, "gaussian", made, 40) == 0
 
 
+@pytest.mark.parametrize("step_size", [1.0, 0.1, 0.3, 1e-3])
+@pytest.mark.parametrize("shape", [(32, 64), (256, 784)], ids=str)
+def test_fresh_noise_on_a_grid_passes_when_it_is_read_off_weights(step_size, shape) -> None:
+    """Without a gradient only the grid's noise is left, divided by a step size that is no power of two."""
+    for _ in range(10):
+        noisy = SecureNoise("gaussian", 0.3).added(torch.zeros(shape).reshape(-1))
+        weights = torch.zeros(len(noisy)).sub(noisy, alpha=step_size)
+        update = -weights.double().numpy() / step_size
+        assert 2.0**-12 < digit_width(update, 0.3) < 2.0**-7
+        assert judged(update / 0.3, update, 0.3, {"weight": shape}) is None
+
+
 @pytest.mark.parametrize("count", [8, 12, 40, 300, 3600])
 def test_independent_fingerprints_are_near_each_other_as_rarely_as_stated(count) -> None:
     prints = np.stack([one.fingerprint() for _ in range(1000) for one in extremes_of(draw(count), [count])])
