@@ -31,7 +31,8 @@ pytestmark = [
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flower"
 SECRET, NUMBER = "patient-4711-has-it", 4711.28125
-STEP_SIZE, CARELESS, LIMIT, BATCH_SIZE, PRIOR_STD = 0.5, 0.0002, 0.2, 8, 0.37
+# A step so small that two rounds of noise leave the model where the careful client keeps the limit.
+STEP_SIZE, CARELESS, LIMIT, BATCH_SIZE, PRIOR_STD = 0.1, 0.0002, 0.2, 8, 0.37
 
 PLANTED_CLIENT = """
 import logging
@@ -117,6 +118,7 @@ def run(folder: Path) -> None:
     project = (app / "pyproject.toml").read_text()
     project = project.replace("guarded.client_app:app", "guarded.planted:app")
     project = project.replace("guarded.server_app:app", "guarded.recording:app")
+    project = project.replace("step-size = 0.5", f"step-size = {STEP_SIZE}")
     project += f'record = "{record}"\n'
     (app / "pyproject.toml").write_text(project)
     (folder / "second").mkdir()
