@@ -6,28 +6,48 @@ import hashlib
 import math
 import re
 import unicodedata
+from decimal import Decimal
+from numbers import Number
+from uuid import UUID
 
 import numpy as np
 from torch import Tensor
 
+from riskaudit.errors import GuardError
 from riskaudit.inputs.duplicates import duplicate_labels
 from riskaudit.inputs.views import is_image, turned
 
 __all__ = ["canonical_id", "content_id", "duplicate_labels"]
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
+# What Unicode lets a renderer ignore, beside the format characters (category Cf): joiners, fillers and selectors.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
 
 
 def canonical_id(name: object) -> str:
     """An id as text, the same for all spellings of one: 7, 7.0, "7", " 7 ", and Unicode's forms of a letter.
 
     Case and leading zeros count, since ids may differ in nothing else.
+
+    Args:
+        name: text, bytes, a number, a UUID, or a tuple of them; other objects print as something else in every process.
+
+    Raises:
+        GuardError: it is none of these.
     """
     if isinstance(name, Tensor | np.ndarray | np.generic) and math.prod(name.shape) == 1:
         name = name.item()
+    if isinstance(name, tuple):
+        return str(tuple(canonical_id(part) for part in name))
     if isinstance(name, bytes):
         name = name.decode("utf-8", "backslashreplace")
-    text = unicodedata.normalize("NFKC", str(name)).strip()
+    if not isinstance(name, str | Number | Decimal | UUID):
+        raise GuardError(
+            f"expected ids that are text, bytes or numbers, found a {type(name).__name__}; give every sample a name "
+            "that is the same in every round"
+        )
+    visible = "".join(letter for letter in str(name) if unicodedata.category(letter) != "Cf")
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _INVISIBLE.sub("", visible))).strip()
     if isinstance(name, float) and math.isfinite(name) and name.is_integer():
         text = str(int(name))
     match = _NUMBER.fullmatch(text)

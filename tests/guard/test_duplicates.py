@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from riskaudit.errors import GuardError
 from riskaudit.guard import Policy
 from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
 
@@ -69,6 +72,30 @@ def test_ids_in_any_spelling() -> None:
     assert {canonical_id(name) for name in spellings} == {"7"}
     assert canonical_id("e\u0301") == canonical_id("\u00e9")
     assert len({canonical_id(name) for name in ("a", "A", "07", "7", "7.5", "-7")}) == 6
+    assert len({canonical_id(("site", name)) for name in (7, "7", 7.0)}) == 1
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u202e", "\ufe0f", "\u3164", "\u034f"]
+)
+def test_characters_that_nobody_sees_make_no_other_id(unseen) -> None:
+    for name in ("a1", "7", "\u00e9"):
+        spelt = unicodedata.normalize("NFD", name)
+        assert {canonical_id(f"{spelt[:1]}{unseen}{spelt[1:]}"), canonical_id(unseen + name)} == {canonical_id(name)}
+
+
+@pytest.mark.parametrize("name", [object(), None, len, {"a": 1}, {1}, [1], (object(),), torch.zeros(2), np.zeros(2)])
+def test_an_id_has_to_be_the_same_in_every_round(name) -> None:
+    with pytest.raises(GuardError, match="text, bytes or numbers"):
+        canonical_id(name)
+
+
+def test_ids_that_are_no_names_withhold() -> None:
+    model, batch = network(), images()
+    guard = guard_of(model, Policy(max_revealed=0.999))
+    decision = guard.review(batch, gradient(model, batch, NOISE), ids=[object() for _ in range(6)])
+    assert (decision.action, decision.update) == ("block", None)
+    assert "found a object" in decision.reasons[0]
 
 
 def test_content_names_a_sample_in_any_type_and_turn() -> None:
