@@ -64,9 +64,21 @@ class Binding:
         return known
 
 
-def current(known: Assessment | None, ids: list[str], accounts: dict[str, Account] | None) -> Assessment | None:
-    """What is known under these ids, if its sketches are in the directions that the ledger has by now."""
-    if known is None:
+def current(
+    known: Assessment | None, ids: list[str], labels: list[int], accounts: dict[str, Account] | None
+) -> Assessment | None:
+    """What is known, if it holds under these ids.
+
+    Its samples have to count together as they do now, since copies have the numbers of all. With a ledger the ids have
+    to be the same, and its sketches in the directions that the ledger has by now.
+
+    Args:
+        known: of an assessment.
+        ids: of the samples by now.
+        labels: by now, the same for samples that are one person's.
+        accounts: of a ledger, by id; None without one.
+    """
+    if known is None or _groups(known.labels) != _groups(labels) or (accounts is not None and known.ids != ids):
         return None
     for place, identifier in enumerate(ids):
         account = None if accounts is None else accounts.get(identifier)
@@ -75,3 +87,9 @@ def current(known: Assessment | None, ids: list[str], accounts: dict[str, Accoun
         if place not in known.sketches or not np.array_equal(known.sketches[place].directions, account.directions):
             return None
     return replace(known, ids=ids)
+
+
+def _groups(labels: list[int]) -> list[int]:
+    """For every sample the first place with its label: the same for labels that differ in their numbers only."""
+    first: dict[int, int] = {}
+    return [first.setdefault(label, place) for place, label in enumerate(labels)]

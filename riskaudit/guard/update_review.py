@@ -147,7 +147,7 @@ class UpdateReview:
             position = self.setup.position()
             accounts = self.setup.accounts(ids, position)
             # What was found before somebody else's round entered the ledger isn't in the ledger's directions.
-            found = None if attempt else current(known, ids, accounts)
+            found = None if attempt else current(known, ids, labels, accounts)
             outcome = self._outcome(handed, ids, labels, accounts, found)
             if assessed is not None and assessed.action == "sanitise":
                 outcome = _after_dropping(outcome, assessed.reasons, total - len(inputs))

@@ -192,6 +192,47 @@ def test_with_a_ledger_the_samples_kept_are_counted(tmp_path) -> None:
     one.close()
 
 
+ONE_EACH, ALL_ONE, PAIRS = list("abcdef"), ["z"] * 6, list("aabbcc")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(None, ALL_ONE), (ONE_EACH, ALL_ONE), (ALL_ONE, ONE_EACH), (ALL_ONE, None), (PAIRS, list("abbcca"))],
+    ids=["named later", "joined", "split", "unnamed", "other pairs"],
+)
+@pytest.mark.parametrize("counted", [False, True], ids=["alone", "ledger"])
+def test_an_assessment_holds_for_those_who_count_together_as_then(first, then, counted, tmp_path) -> None:
+    net, (inputs, targets) = model(), batch()
+    torch.manual_seed(0)
+    totals = {}
+    for way in ("assessed", "direct"):
+        options = {"ledger": tmp_path / way} if counted else {}
+        one = guard(net, Policy(max_revealed=1.0), **options)
+        assessed = one.assess((inputs, targets), ids=first) if way == "assessed" else None
+        update = noised(summed(net, inputs, targets))
+        decision = one.review((inputs, targets), update, ids=then, assessed=assessed)
+        assert decision.update is not None, decision.reasons
+        totals[way] = [found.total_revealed if counted else found.revealed for found in decision.exposures]
+        one.close()
+    for one, other in zip(totals["assessed"], totals["direct"], strict=True):
+        # Intervals are from random probes; six that count as one have 36 times the small numbers.
+        assert other.high / 6 < one.high < 6 * other.high
+
+
+def test_an_assessment_under_other_names_charges_the_accounts_of_the_review(tmp_path) -> None:
+    net, (inputs, targets) = model(), batch()
+    one = guard(net, Policy(max_revealed=1.0), ledger=tmp_path / "ledger")
+    for then in (ONE_EACH, list("pqrstu"), ONE_EACH):
+        assessed = one.assess((inputs, targets), ids=list("uvwxyz"))
+        decision = one.review(
+            (inputs, targets), noised(summed(net, inputs, targets)), ids=then, assessed=assessed
+        )  # fmt: skip
+        assert decision.update is not None, decision.reasons
+    rounds = {name: account.rounds for name, account in one.ledger.every_account()}
+    assert [rounds[one.ledger.hidden(name)] for name in "afpu"] == [2, 2, 1, 1]
+    one.close()
+
+
 def test_an_unknown_reduction_is_refused() -> None:
     with pytest.raises(SettingsError, match="mean or sum"):
         guard(model(), DROP, "max")
