@@ -90,5 +90,6 @@ def _derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> tuple[
         values = batch_loss(loss, at, targets), sample_losses(loss, at, targets).sum()
         found = [torch.autograd.grad(value, at, allow_unused=True)[0] for value in values]
     flat = [torch.zeros_like(outputs) if one is None else one for one in found]
-    together, own = (one.flatten(1).double().cpu() for one in flat)
+    # Outputs may be one number per sample, [B].
+    together, own = (one.reshape(len(one), -1).double().cpu() for one in flat)
     return together, own

@@ -178,3 +178,35 @@ def test_without_noise_the_update_shows_its_steps_itself() -> None:
     assert guard_of(network(), policy, None, local_steps=None).review(images(), local(1, 0.0)).action == "allow"
     decision = guard_of(network(), policy, None, local_steps=None).review(images(), local(3, 0.0))
     assert "isn't the gradient of this batch" in decision.reasons[0]
+
+
+class OneNumber(nn.Module):
+    """Outputs [B]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).squeeze(-1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "binary"),
+    [(nn.MSELoss(), False), (nn.BCEWithLogitsLoss(), True), (nn.HuberLoss(), False), ("mse", False)],
+    ids=["mse", "bce", "huber", "by name"],
+)
+def test_outputs_may_be_one_number_per_sample(loss, binary) -> None:
+    model, (inputs, targets) = OneNumber(), images()
+    values = (targets % 2).float() if binary else targets / 3
+    function = F.mse_loss if loss == "mse" else loss
+    guard = Guard(model, loss, Policy(max_revealed=1.0), prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
+    found = guard.review((inputs, values), update_of(model, (inputs, values), function, NOISE))
+    assert found.action == "allow", found.reasons
+    column = Guard(model.net, loss, Policy(max_revealed=1.0), prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
+    same = column.review((inputs, values[:, None]), update_of(model.net, (inputs, values[:, None]), function, NOISE))
+    assert same.action == "allow", same.reasons
+    for one, other in zip(found.exposures, same.exposures, strict=True):
+        assert one.revealed.low <= other.revealed.high
+        assert other.revealed.low <= one.revealed.high
