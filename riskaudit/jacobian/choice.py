@@ -179,7 +179,8 @@ def _attempt(maker: JacobianMaker, batch: Batch) -> Exception | None:
     """What keeps a Jacobian from being used on some samples, if anything does."""
     try:
         with torch.enable_grad():
-            for part in (batch, batch.select([0])):
+            # One sample repeats: what can run it alone may not run two together, and later batches are larger.
+            for part in (batch if len(batch) > 1 else batch.select([0, 0]), batch.select([0])):
                 jacobian = maker(part)
                 if isinstance(jacobian, SampleBySampleJacobian):
                     jacobian.refuse_gaps()

@@ -52,8 +52,8 @@ class Release:
         steps: the pipeline as text or as steps; the gradient comes first.
 
     Raises:
-        ReleaseError: a pipeline without a known noise law, a model without trainable parameters, or
-            one with random layers switched on.
+        ReleaseError: a pipeline without a known noise law, a model without trainable parameters, one with random
+            layers switched on, or one whose weights can't be exchanged (scripted, or in a DataParallel).
         CoupledReleaseError: a layer that mixes the samples of a batch.
     """
 
@@ -64,6 +64,7 @@ class Release:
         self.loss = loss
         self.steps = parse_steps(steps) if isinstance(steps, str) else tuple(steps)
         check_order(self.steps)
+        _refuse_wrappers(model)
         _refuse_unrepeatable_layers(model)
         self.parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
@@ -323,6 +324,20 @@ def batch_norm_layers(model: nn.Module) -> list[str]:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     ]
+
+
+def _refuse_wrappers(model: nn.Module) -> None:
+    """Refuse what can't be run with weights other than its own, as `functional_call` does."""
+    if isinstance(model, nn.DataParallel):
+        raise ReleaseError(
+            "expected the module that is trained, found a DataParallel around it; hand over its .module, which has the "
+            "same weights"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ReleaseError(
+            "expected a module of Python code, found one that torch.jit has scripted or traced; hand over the eager "
+            "module that it was made of, with the same weights"
+        )
 
 
 def _refuse_unrepeatable_layers(model: nn.Module) -> None:
