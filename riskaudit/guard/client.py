@@ -145,6 +145,11 @@ class Client:
         self._release = Release(self._copy, self.loss, self._steps)
         return now
 
+    def forget(self) -> None:
+        """Let go of the copy of the model and of what was made of it; the next `refresh` makes another."""
+        self._copy = self._release = None
+        self._makers.clear()
+
     def observe(self, copies: dict[int, Tensor] | None = None) -> Snapshot:
         """The state of the live model and loss.
 

@@ -22,6 +22,7 @@ from riskaudit.guard.binding import Binding
 from riskaudit.guard.client import Client, LossLike
 from riskaudit.guard.decision import Assessed, Decision, described, told
 from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
+from riskaudit.guard.exclusion import one_at_a_time
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger, hide
 from riskaudit.guard.log import AuditLog
@@ -121,6 +122,7 @@ class Guard:
         self._decided: WeakKeyDictionary[Decision, Binding] = WeakKeyDictionary()
         self._assessed: WeakKeyDictionary[Assessed, Binding] = WeakKeyDictionary()
 
+    @one_at_a_time
     def review(
         self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
         round: int | None = None, assessed: Assessed | None = None, local_steps: int | None = None,
@@ -154,6 +156,7 @@ class Guard:
             decision = work.decide(batch, update, ids, assessed, binding)
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
+            self._forget_copies()
             decision = self._failed(update, error, snapshot)
         if decision.update is not None and self._forgets:
             self._forgets = False
@@ -161,6 +164,7 @@ class Guard:
         seconds = time.monotonic() - started
         return self._issued(replace(decision, round=number, seconds=seconds, warnings=warnings), snapshot)
 
+    @one_at_a_time
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
         """Look at the model's layers before the first round, which would pay for it otherwise.
 
@@ -174,6 +178,7 @@ class Guard:
         prepared = self.client.batch(*check_batch(batch))
         self.client.sample_bytes(prepared)
 
+    @one_at_a_time
     def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessed:
         """Decide which samples may go into an update that isn't made yet, as if it left with the release's noise.
 
@@ -194,6 +199,7 @@ class Guard:
             assessed, binding = self._assess(batch, ids, started)
             self._refuse_change(binding.snapshot)
         except Exception as error:  # the model and the loss are third-party code
+            self._forget_copies()
             assessed = Assessed("block", [], [_failure(error)])
         if assessed.action == "block":
             self._rounds += 1
@@ -218,6 +224,7 @@ class Guard:
             reason = f"the update was not made: {described(reason)}"
         return self._logged(Decision("block", None, [reason]))
 
+    @one_at_a_time
     def confirm(self, decision: Decision, update: UpdateLike | None = None) -> Decision:
         """The decision again, right before sending: blocked if model, loss or update aren't those that were reviewed.
 
@@ -301,6 +308,11 @@ class Guard:
         if binding is None:
             raise GuardError("the assessment isn't one that this guard made; hand over what assess returned, unchanged")
         return binding
+
+    def _forget_copies(self) -> None:
+        """Let go of the copies of the model: what failed may have left anything in them."""
+        self.client.forget()
+        self._exact.cache_clear()
 
     def _refuse_tampering(self) -> None:
         """Raise what was wrong with the ledger when it was opened.
