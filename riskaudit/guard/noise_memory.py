@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from riskaudit.guard.contents import CleanUpdates
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.noise_order import Extremes
@@ -30,10 +31,13 @@ class NoiseMemory:
 
     Args:
         ledger: that remembers it for later processes; None without.
+
+    Attributes:
+        clean: what sanitised updates were before noise.
     """
 
     def __init__(self, ledger: Ledger | None = None) -> None:
-        self._ledger = ledger
+        self._ledger, self.clean = ledger, CleanUpdates()
         self._tracer = Tracer(secrets.token_bytes(32)) if ledger is None else ledger.noise.tracer
         self._lock = threading.Lock()
         self._traces: deque[Trace] = deque(maxlen=TRACES)

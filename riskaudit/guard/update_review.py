@@ -16,6 +16,7 @@ from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.batches import check_batch, classes_of
 from riskaudit.guard.binding import Binding, current
 from riskaudit.guard.client import TOLERANCE, Client
+from riskaudit.guard.contents import sample_digest
 from riskaudit.guard.decision import Assessed, Decision
 from riskaudit.guard.duplicates import duplicate_labels
 from riskaudit.guard.ledger import Account, Ledger
@@ -164,8 +165,12 @@ class UpdateReview:
         mismatch = client.mismatch(vector, mean)
         if mismatch is not None:
             raise GuardError(mismatch)
-        key = _sanitising_key(update, batch, self.snapshot.model_digest, noisy=client.noise is not None)
         law = client.noise
+        if law is not None:
+            key = digest_of_update(update.tensors)
+        else:
+            key = _content_key(batch, self.snapshot.model_digest)
+            key = self.setup.memory.clean.key_of(mean, self.snapshot.model_digest, key)
         noise = None if law is None else observed_noise(law, vector, mean, client.shapes.values())
         return Handed(batch, update, vector, mean, noise, key, self._unproven_step(mean))
 
@@ -240,7 +245,11 @@ class UpdateReview:
         if repeated is not None:
             return replace(self._blocked(repeated), exposures=outcome.exposures)
         decision = replace(outcome.decision(update), model_digest=model_digest, update_digest=digest)
-        return self.setup.memory.remember_result(handed.key, decision) if outcome.noise_added else decision
+        if not outcome.noise_added:
+            return decision
+        if handed.noise is None:
+            self.setup.memory.clean.remember(handed.mean, model_digest, handed.key)
+        return self.setup.memory.remember_result(handed.key, decision)
 
     def _blocked(self, reason: str) -> Decision:
         return Decision("block", None, [reason], model_digest=self.snapshot.model_digest)
@@ -270,12 +279,10 @@ def is_count(value: object) -> TypeGuard[int]:
     return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 0
 
 
-def _sanitising_key(update: Update, batch: Batch, model_digest: str, *, noisy: bool) -> str:
-    """Digest of what is one update: with noise its bytes, without it the samples, in any order, and the weights."""
-    if noisy:
-        return digest_of_update(update.tensors)
-    samples = sorted(digest_of_update(pair) for pair in zip(batch.inputs, batch.targets, strict=True))
-    return hashlib.sha256("".join([model_digest, *samples]).encode()).hexdigest()
+def _content_key(batch: Batch, model_digest: str) -> str:
+    """Digest of what is one update without noise: the samples, in any order and any dtype, and the weights."""
+    samples = sorted(sample_digest(*pair) for pair in zip(batch.inputs, batch.targets, strict=True))
+    return hashlib.sha256(b"".join([model_digest.encode(), *samples])).hexdigest()
 
 
 def _accounts_after(outcome: Outcome, ids: list[str], accounts: dict[str, Account]) -> dict[str, Account]:
