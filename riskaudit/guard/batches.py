@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -48,11 +48,23 @@ def check_batch(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
     Raises:
         GuardError: it can't.
     """
+    if not isinstance(given, Batch) and (isinstance(given, Mapping) or not isinstance(given, Iterable)):
+        raise GuardError(
+            f"expected a batch as a pair (inputs, targets), found a {type(given).__name__}; hand over the two tensors "
+            "that the model and the loss take"
+        )
     pair = (given.inputs, given.targets) if isinstance(given, Batch) else tuple(given)
     if len(pair) != 2:
         raise GuardError(f"expected a batch of inputs and targets, found {len(pair)} things")
-    # Copies, since the caller's own tensors may be used again before the review is done.
-    inputs, targets = (torch.as_tensor(part).detach().clone() for part in pair)
+    try:
+        # Copies, since the caller's own tensors may be used again before the review is done.
+        inputs, targets = (torch.as_tensor(part).detach().clone() for part in pair)
+    except Exception as error:  # what was handed in may be anything
+        kinds = " and ".join(type(part).__name__ for part in pair)
+        raise GuardError(
+            f"expected inputs and targets as one tensor (or array) each, found {kinds} that can't be made into any; "
+            "hand over the two tensors that the model and the loss take"
+        ) from error
     if not inputs.ndim or not len(inputs):
         raise GuardError("expected a batch of at least one sample, found none")
     if not targets.ndim or len(inputs) != len(targets):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -24,11 +24,12 @@ from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise_tests import noise_mismatch
 from riskaudit.guard.noise_traces import REJECTION
+from riskaudit.guard.passes import outputs_of, refuse_dropped_axis
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.jacobian.choice import is_repeatable, losses_alone
-from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC
+from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
@@ -212,6 +213,8 @@ class Client:
             maker = jacobian_maker(release, tried, wordless=True)
             if maker.layout is None and not self.any_layer:
                 # Not kept: it may be this batch that can't be run, and the next one can.
+                if uses_autocast(release, tried):
+                    raise GuardError(AUTOCAST)
                 raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
             doubt = check_code(maker, tried)
             if doubt is not None:
@@ -255,9 +258,12 @@ class Client:
         """
         release = self._current
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = _outputs(release, release.parameters, batch)
+            outputs = outputs_of(release, release.parameters, batch)
+            refuse_dropped_axis(release, batch, outputs)
         found = shares_of(self.loss, outputs, batch.targets)
         if found is None:
+            if uses_autocast(release, batch):
+                raise GuardError(AUTOCAST)
             raise GuardError(
                 "the loss of this batch isn't a sum of its samples' losses with constant factors (it compares samples, "
                 "or picks some by their losses), so no sample's part of the update is known; train with a loss that is "
@@ -288,7 +294,7 @@ class Client:
             return []
         release = self._current
         with sdpa_kernel(SDPBackend.MATH):
-            outputs = _outputs(release, release.parameters, batch)
+            outputs = outputs_of(release, release.parameters, batch)
         losses: list[float] = sample_losses(self.loss, outputs, batch.targets).tolist()
         return loss_alarm(losses, outputs.shape[1] if outputs.ndim > 1 else None)
 
@@ -331,7 +337,8 @@ class Client:
         """By one forward and one backward pass over the whole batch; of a sum, of the samples' losses added up."""
         parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = _outputs(release, parameters, batch)
+            outputs = outputs_of(release, parameters, batch)
+            refuse_dropped_axis(release, batch, outputs)
             losses = sample_losses(self.loss, outputs, batch.targets)
             if len(batch) > 1 and not agree(losses.detach(), losses_alone(release, batch)):
                 raise GuardError(_coupling(release, batch))
@@ -349,21 +356,6 @@ class Client:
         return copied.to(dtype=self._dtype) if isinstance(copied, nn.Module) else copied
 
 
-def _outputs(release: Release, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Of the model for a batch.
-
-    Raises:
-        GuardError: they are no tensor.
-    """
-    outputs: object = release.run(parameters, batch.inputs)
-    if isinstance(outputs, Tensor):
-        return outputs
-    raise GuardError(
-        f"the model returns a {type(outputs).__name__}, and a review takes models that return one tensor; give guard "
-        "and training a module around it whose forward returns the tensor that the loss takes, such as its logits"
-    )
-
-
 def as_loss(given: LossLike | Loss) -> Loss:
     """A loss by its name, as a module, or as a function of outputs and targets."""
     if isinstance(given, Loss):
@@ -375,7 +367,9 @@ def as_loss(given: LossLike | Loss) -> Loss:
 
 def _coupling(release: Release, batch: Batch) -> str:
     """Why a sample has another loss in its batch than alone."""
-    return COUPLED if is_repeatable(release, batch) else NOT_DETERMINISTIC
+    if not is_repeatable(release, batch):
+        return NOT_DETERMINISTIC
+    return AUTOCAST if uses_autocast(release, batch) else COUPLED
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

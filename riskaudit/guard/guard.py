@@ -28,6 +28,7 @@ from riskaudit.guard.ledger import Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.log_entry import log_entry
 from riskaudit.guard.noise_memory import NoiseMemory
+from riskaudit.guard.passes import own_modes
 from riskaudit.guard.review import Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.update_review import Setup, UpdateReview, is_count
@@ -123,6 +124,7 @@ class Guard:
         self._assessed: WeakKeyDictionary[Assessed, Binding] = WeakKeyDictionary()
 
     @one_at_a_time
+    @own_modes()
     def review(
         self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
         round: int | None = None, assessed: Assessed | None = None, local_steps: int | None = None,
@@ -165,6 +167,7 @@ class Guard:
         return self._issued(replace(decision, round=number, seconds=seconds, warnings=warnings), snapshot)
 
     @one_at_a_time
+    @own_modes()
     def prepare(self, batch: Batch | Sequence[Any]) -> None:
         """Look at the model's layers before the first round, which would pay for it otherwise.
 
@@ -179,6 +182,7 @@ class Guard:
         self.client.sample_bytes(prepared)
 
     @one_at_a_time
+    @own_modes()
     def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessed:
         """Decide which samples may go into an update that isn't made yet, as if it left with the release's noise.
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
 
-from riskaudit.release import is_random
+import torch
+from torch.overrides import TorchFunctionMode
+
+from riskaudit.release import Batch, Release, is_random
 
 NOT_DETERMINISTIC = (
     "two passes of the model at the same sample differ although it is in eval mode, so its gradient is not a function "
     "of the sample: its forward draws random numbers, reads the time or counts its calls; make it deterministic in "
     "eval mode (dropout as a layer, noise only if self.training)"
+)
+AUTOCAST = (
+    "the model computes in low precision (torch.autocast in its forward), whose rounding changes with the size of a "
+    "batch, so a batch's loss isn't made of its samples' losses; leave torch.autocast out of the forward"
 )
 _PRECISIONS = re.compile(
     r"(must|to) have the same dtype|should be the same|expected scalar type \S+ but found|"
@@ -48,3 +58,31 @@ def obstacle_of(error: BaseException) -> str | None:
         "an audit differentiates the gradient of every sample, and PyTorch has no second derivative of the model's "
         f"operation {missing.group(1) or missing.group(2)}; use another layer there (--arch file.py:factory)"
     )
+
+
+class _AutocastWatch(TorchFunctionMode):
+    """Within this context, operations under ``torch.autocast`` are noticed."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.seen = device, False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
+        self.seen |= torch.is_autocast_enabled(self.device.type)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def uses_autocast(release: Release, batch: Batch) -> bool:
+    """Whether some operation of the model or the loss runs under ``torch.autocast``."""
+    watch = _AutocastWatch(release.device)
+    with suppress(Exception), watch:  # the model may be anybody's code, and shows elsewhere what is wrong with it
+        release.plain_loss(batch.inputs[0], batch.targets[0])
+    return watch.seen

@@ -7,11 +7,14 @@ Losses in a batch that compare samples with each other, or pick some of them, ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.overrides import TorchFunctionMode
 
 from riskaudit.errors import ReleaseError
 
@@ -41,12 +44,58 @@ def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tenso
         try:
             losses = torch.stack([loss(*pair).sum() for pair in pairs])
         except Exception as error:
-            raise ReleaseError(
-                f"the loss can't be computed for one sample by itself ({type(error).__name__}), so no sample's part of "
-                "a batch's gradient is known; losses that pick or compare samples (hard examples, pairs, contrastive) "
-                "can't be reviewed: train with a (weighted) mean over the samples"
-            ) from error
+            raise ReleaseError(_failure_alone(loss, outputs, targets, error)) from error
     return losses
+
+
+class BareSqueezes(TorchFunctionMode):
+    """Within this context, calls of ``squeeze`` without an axis at batches of one sample are noticed.
+
+    Attributes:
+        dropped: whether one of them has dropped the batch's axis.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
+        if func in (torch.squeeze, Tensor.squeeze) and len(args) == 1 and not kwargs and args[0].ndim:
+            self.dropped |= len(args[0]) == 1
+        return func(*args, **(kwargs or {}))
+
+
+def _failure_alone(loss: LossFunction, outputs: Tensor, targets: Tensor, error: Exception) -> str:
+    """Why the loss can't be computed for one sample, in words that hold no values."""
+    kind = type(error).__name__
+    squeezes = BareSqueezes()
+    with suppress(Exception), squeezes:  # what fails is known
+        loss(outputs[:1], targets[:1])
+    if squeezes.dropped:
+        return (
+            f"the loss can't be computed for one sample by itself ({kind}): it calls squeeze(), which drops the axis "
+            "of a batch of one sample as well; write squeeze(-1) there"
+        )
+    try:
+        loss(outputs, targets)
+    except Exception as together:  # the loss may be anybody's code
+        return (
+            f"the loss can't be computed for this batch ({type(together).__name__}), whose outputs have the shape "
+            f"{list(outputs.shape)} and targets the shape {list(targets.shape)} in {targets.dtype}; hand over the "
+            "targets as training gives them to the loss"
+        )
+    return (
+        f"the loss can't be computed for one sample by itself ({kind}), so no sample's part of a batch's gradient is "
+        "known; losses that pick or compare samples (hard examples, pairs, contrastive) can't be reviewed: train with "
+        "a (weighted) mean over the samples"
+    )
 
 
 def shares_of(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor | None:

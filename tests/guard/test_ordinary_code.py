@@ -91,3 +91,124 @@ def test_wrappers_are_told_to_hand_over_the_module(kind) -> None:
     mended = wrapped.module if kind == "DataParallel" else copy.deepcopy(model)
     decision = guard_of(mended, OPEN).review(batch, update)
     assert decision.action == "allow", decision.reasons
+
+
+def low_precision() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, low_precision])
+@pytest.mark.parametrize("held", [False, True], ids=["made outside", "made inside"])
+def test_a_review_is_the_same_whatever_it_is_called_under(mode, held) -> None:
+    model, batch = network(), images()
+    update = update_of(model, F.cross_entropy, batch)
+    outside = guard_of(model, OPEN).review(batch, update)
+    guard = guard_of(model, OPEN)
+    with mode():
+        given = tuple(one * 1 for one in batch) if held else batch
+        sent = [one * 1 for one in update] if held else update
+        guard.prepare(given)
+        assert guard.assess(given).action == "allow"
+        decision = guard.confirm(guard.review(given, sent))
+    assert decision.action == outside.action == "allow", decision.reasons
+    for one, other in zip(decision.exposures, outside.exposures, strict=True):
+        assert one.revealed.low <= other.revealed.high
+        assert other.revealed.low <= one.revealed.high
+
+
+def test_weights_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = network()
+    assert guard_of(model, OPEN).review(images(), update_of(network(), F.cross_entropy, images())).action == "allow"
+
+
+class LowPrecision(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with low_precision():
+            return self.net(x).float()
+
+
+def perceptron() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("make", [network, perceptron])
+def test_a_forward_in_low_precision_is_told_to_leave_it_out(make) -> None:
+    model, batch = LowPrecision(make()), images()
+    update = update_of(model, F.cross_entropy, batch)
+    decision = guard_of(model, OPEN).review(batch, update)
+    assert decision.action == "block"
+    assert "low precision (torch.autocast in its forward)" in decision.reasons[0]
+    assert "other samples" not in decision.reasons[0]
+    decision = reviewed(model.net, F.cross_entropy, batch)
+    assert decision.action == "allow", decision.reasons
+
+
+class Squeezed(nn.Module):
+    def __init__(self, *axis: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.axis = nn.Linear(64, 1), axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1)).squeeze(*self.axis)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, t, *axis: F.binary_cross_entropy_with_logits(o.squeeze(*axis), t),
+        lambda o, t, *axis: F.binary_cross_entropy(torch.squeeze(o, *axis).sigmoid(), t),
+        lambda o, t, *axis: F.binary_cross_entropy_with_logits(o, t[:, None].squeeze(*axis)[:, None]),
+    ],
+)
+def test_a_loss_that_squeezes_the_batch_away_is_told_so(loss) -> None:
+    inputs, targets = images()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    batch = inputs, (targets % 2).float()
+    decision = reviewed(model, loss, batch)
+    assert decision.action == "block"
+    assert "write squeeze(-1)" in decision.reasons[0]
+    decision = reviewed(model, lambda o, t: loss(o, t, -1), batch)
+    assert decision.action == "allow", decision.reasons
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.BCEWithLogitsLoss()])
+def test_a_forward_that_squeezes_the_batch_away_is_told_so(loss) -> None:
+    inputs, targets = images()
+    batch = inputs, (targets % 2).float()
+    decision = reviewed(Squeezed(), loss, batch)
+    assert decision.action == "block"
+    assert "write squeeze(-1) in the forward" in decision.reasons[0]
+    decision = reviewed(Squeezed(-1), loss, batch)
+    assert decision.action == "allow", decision.reasons
+
+
+def test_targets_that_the_loss_does_not_take_are_told_by_their_shape() -> None:
+    model, (inputs, targets) = network(), images()
+    update = update_of(model, F.cross_entropy, (inputs, targets))
+    decision = guard_of(model, OPEN).review((inputs, targets[:, None]), update)
+    assert decision.action == "block"
+    assert "targets the shape [6, 1] in torch.int64; hand over the targets as training gives" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x, t: {"image": x, "label": t}, "found a dict"),
+        (lambda x, t: ({"image": x}, t), "found dict and Tensor"),
+        (lambda x, t: (x, ["cat"] * len(t)), "found Tensor and list"),
+        (lambda x, t: 7, "found a int"),
+    ],
+)
+def test_batches_that_are_no_pairs_are_told_what_to_be(change, found) -> None:
+    model, batch = network(), images()
+    decision = guard_of(model, OPEN).review(change(*batch), update_of(model, F.cross_entropy, batch))
+    assert decision.action == "block"
+    assert found in decision.reasons[0]
+    assert "hand over the two tensors" in decision.reasons[0]
