@@ -215,7 +215,8 @@ class Client:
                 # Not kept: it may be this batch that can't be run, and the next one can.
                 if uses_autocast(release, tried):
                     raise GuardError(AUTOCAST)
-                raise GuardError(f'{maker.reason}; freeze it, or set unknown_layers = "differentiate" in the policy')
+                freeze = "freeze it, or " if maker.reason.startswith("the layer ") else ""
+                raise GuardError(f'{maker.reason}; {freeze}set unknown_layers = "differentiate" in the policy')
             doubt = check_code(maker, tried)
             if doubt is not None:
                 raise GuardError(doubt)

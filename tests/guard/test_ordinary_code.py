@@ -45,7 +45,7 @@ def test_recurrent_layers_follow_the_advice(kind) -> None:
     model = Recurrent(kind)
     decision = reviewed(model, F.cross_entropy, images())
     assert decision.action == "block"
-    assert 'set unknown_layers = "differentiate"' in decision.reasons[0]
+    assert 'freeze it, or set unknown_layers = "differentiate"' in decision.reasons[0]
     decision = reviewed(model, F.cross_entropy, images(), DIFFERENTIATE)
     assert decision.action == "allow", decision.reasons
 
@@ -71,6 +71,7 @@ def test_losses_that_look_at_values_follow_the_advice(loss) -> None:
     decision = reviewed(network(), loss, batch)
     assert decision.action == "block"
     assert 'unknown_layers = "differentiate"' in decision.reasons[0]
+    assert "freeze" not in decision.reasons[0]
     decision = reviewed(network(), loss, batch, DIFFERENTIATE)
     assert decision.action == "allow", decision.reasons
 
