@@ -17,6 +17,7 @@ from riskaudit.auditing.planning import choose_plan, fitting_samples
 from riskaudit.auditing.targets import CARRIED, carrying_targets
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
+from riskaudit.guard.doubts import KnownEvidence
 from riskaudit.guard.evidence import gather_evidence
 from riskaudit.guard.ledger import Account, Entry
 from riskaudit.guard.randomness import SecureNoise
@@ -95,7 +96,7 @@ class Assessment:
     summed: bool = False
     labels: list[int] = field(default_factory=list)
     shares: list[float] | None = None
-    evidence: dict[int, Evidence] = field(default_factory=dict)
+    evidence: dict[int, Evidence | KnownEvidence] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     carriers: list[bool] = field(default_factory=list)
     reached: dict[int, Concentration] = field(default_factory=dict)

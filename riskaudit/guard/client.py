@@ -118,6 +118,11 @@ class Client:
         """Of the trainable parameters, by name."""
         return {name: value.shape for name, value in self._model.named_parameters() if value.requires_grad}
 
+    @property
+    def state(self) -> bytes:
+        """Of model, loss and release as the last `refresh` found them: a digest, and the steps."""
+        return b"" if self._snapshot is None else self._snapshot.digest + self.spec.encode()
+
     def refresh(self) -> Snapshot:
         """Take over the live model's weights, buffers, modes and settings, and the loss with whatever it holds.
 
@@ -191,8 +196,7 @@ class Client:
         Raises:
             GuardError: see `jacobian_maker`, or samples that depend on each other.
         """
-        maker = self.jacobian_maker(batch)
-        jacobian = replace(maker, release=self._current.with_noise(noise_std or ANY_NOISE))(batch)
+        jacobian = replace(self.jacobian_maker(batch), release=self._current.with_noise(noise_std or ANY_NOISE))(batch)
         if jacobian.separate:
             raise GuardError(_coupling(self._current, batch))
         return jacobian
@@ -241,10 +245,8 @@ class Client:
         gradient = self._batch_gradient(release, batch)
         if not release.changes_gradient:
             return gradient
-        size, total = (
-            max(1, CHUNK_ENTRIES // release.num_entries),
-            torch.zeros(release.num_entries, dtype=torch.float64),
-        )
+        size = max(1, CHUNK_ENTRIES // release.num_entries)
+        total = torch.zeros(release.num_entries, dtype=torch.float64)
         for first in range(0, len(batch), size):
             part = batch.select(list(range(first, min(first + size, len(batch)))))
             total += release.mean(part).detach().double().sum(0).cpu()

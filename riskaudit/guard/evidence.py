@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 
 from riskaudit.auditing.credibility import examine, precise_differences
-from riskaudit.auditing.evidence import Evidence
 from riskaudit.guard.client import Client
+from riskaudit.guard.doubts import KnownEvidence, with_earlier
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import KrylovSpace
 from riskaudit.priors import Prior
@@ -23,8 +23,8 @@ PRECISE_REVIEWS = 8
 
 def gather_evidence(
     client: Client, prior: Prior, batch: Batch, spaces: Sequence[KrylovSpace], jacobian: Jacobian | None
-) -> list[Evidence]:
-    """Evidence at B samples.
+) -> list[KnownEvidence]:
+    """Evidence at B samples, with what was reason for doubt at them before.
 
     Args:
         client: whose release it is.
@@ -44,4 +44,4 @@ def gather_evidence(
         place = secrets.randbelow(len(batch))
         (tiny,) = precise_differences(maker, batch.select([place]))
         found[place] = found[place] if tiny is None else replace(found[place], tiny=(tiny,))
-    return found
+    return with_earlier(found, batch, client.state + prior.info().model_dump_json().encode())

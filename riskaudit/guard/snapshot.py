@@ -95,6 +95,14 @@ class Snapshot:
             digest.update(path.encode() + b"\0" + one)
         return digest.hexdigest()
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of weights and everything else."""
+        digest = hashlib.sha256(self.model_digest.encode())
+        for path, one in self.rest.items():
+            digest.update(path.encode() + b"\0" + one)
+        return digest.digest()
+
     def difference(self, other: Snapshot) -> str | None:
         """Path of a leaf that isn't the same in another snapshot; None where all are."""
         for own, others in ((self.weights, other.weights), (self.rest, other.rest)):
