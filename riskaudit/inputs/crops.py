@@ -22,15 +22,21 @@ CROP_BINS, LIKELY_CROPPED = 8, 0.85
 # Windows that are tried for crops: sides, and the distance between their places, as shares of the image's.
 CROP_SIDES, CROP_STEP = (0.95, 0.88, 0.8, 0.72, 0.64, 0.56), 0.07
 LEAST_CROP = 0.5
-# Bins a side of the fine comparison; rounds of its search, and the correlation below which it ends after them.
-FINE_BINS, SEARCH = 16, ((1, 0.84), (2, 0.915), (2, 0.94), (5, SAME_CROPPED))
+# Bins a side of the fine comparison; its search in stages: rounds, how many of the steps are tried, and the correlation
+# below which it ends.
+FINE_BINS, SEARCH = 16, ((1, 5, 0.82), (2, 5, 0.91), (2, 5, 0.94), (5, 5, 0.97), (8, 8, SAME_CROPPED))
 # Pairs per image, and at least, whose crops are compared finely.
 CROPS_PER_IMAGE, LEAST_CROPS = 2, 256
 CHUNK_PAIRS = 256
-# Steps of the search in a window's top, left, height and width: moved, and grown about its middle in both or one side.
+# Steps of the search in a window's top, left, height and width: moved, and grown about its middle, in both or one side;
+# at the end also moved aslant and grown from its corner.
 _MOVES = torch.tensor(
-    [[1, 0, 0, 0], [0, 1, 0, 0], [-0.5, -0.5, 1, 1], [-0.5, 0, 1, 0], [0, -0.5, 0, 1]], dtype=torch.float32
-)
+    [
+        [1, 0, 0, 0], [0, 1, 0, 0], [-0.5, -0.5, 1, 1], [-0.5, 0, 1, 0], [0, -0.5, 0, 1],
+        [0, 0, 1, 1], [1, 1, 0, 0], [1, -1, 0, 0],
+    ],
+    dtype=torch.float32,
+)  # fmt: skip
 
 
 def cropped_pairs(small: Tensor) -> Tensor:
@@ -48,8 +54,8 @@ def cropped_pairs(small: Tensor) -> Tensor:
     for rows in torch.split(torch.arange(len(pairs)), CHUNK_PAIRS):
         part = pairs[rows]
         search = _WindowSearch(targets[part[:, 0], view[rows]], small[part[:, 1]], boxes[box[rows]])
-        for rounds, least in SEARCH:
-            search.run(rounds)
+        for rounds, num_moves, least in SEARCH:
+            search.run(rounds, num_moves)
             left = search.correlation >= least
             part, search = part[left], search.select(left)
         found.append(part)
@@ -111,9 +117,9 @@ class _WindowSearch:
         self._step = torch.full((len(boxes), 1, 1), CROP_STEP * images.shape[1])
         self.correlation = self._correlations(boxes[:, None])[:, 0]
 
-    def run(self, rounds: int) -> None:
+    def run(self, rounds: int, num_moves: int) -> None:
         """Take the best step of all; halve steps where none is better."""
-        moves = torch.cat([_MOVES, -_MOVES])
+        moves = torch.cat([_MOVES[:num_moves], -_MOVES[:num_moves]])
         for _ in range(rounds if len(self._boxes) else 0):
             tried = self._inside(self._boxes[:, None] + moves * self._step)
             value, place = self._correlations(tried).max(1)
