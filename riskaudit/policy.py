@@ -22,12 +22,14 @@ Failure = Literal["block", "warn"]
 Sanitiser = Literal["noise", "clip", "drop"]
 UnknownLayers = Literal["block", "differentiate"]
 UnprovenStep = Literal["block", "accept"]
+SparseCodes = Literal["block", "accept"]
 _CHOICES = {
     "on_violation": get_args(Violation),
     "on_failure": get_args(Failure),
     "sanitiser": get_args(Sanitiser),
     "unknown_layers": get_args(UnknownLayers),
     "unproven_step": get_args(UnprovenStep),
+    "sparse_codes": get_args(SparseCodes),
 }
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
@@ -112,6 +114,8 @@ class Policy:
             "differentiate" the whole model automatically, which is as exact and whose cost nothing bounds.
         unproven_step: what to do about an update whose noise would hide several local steps, and that nobody vouches
             for (``local_steps`` of the guard): "block", or "accept" it as the gradient of one step.
+        sparse_codes: what to do about inputs of two values, one of them rare, as one-hot codes have, of which the
+            numbers say too little: "block", or "accept" them.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
         confidence: that all of a review's numbers hold, at least 0.5 and below 1.
@@ -131,6 +135,7 @@ class Policy:
     on_failure: Failure = "block"
     unknown_layers: UnknownLayers = "block"
     unproven_step: UnprovenStep = "block"
+    sparse_codes: SparseCodes = "block"
     budget_seconds: float | None = None
     max_gradients: float | None = 60.0
     confidence: float = 0.99
@@ -245,8 +250,9 @@ class Policy:
         reasons = judgement.reasons
         if not result.release.defended:
             reasons = ["the release is undefended: assume full disclosure", *reasons]
-        elif result.checkpoint.doubt is not None:
-            reasons = [*reasons, result.checkpoint.doubt]
+        else:
+            doubts = (result.checkpoint.doubt, None if self.sparse_codes == "accept" else result.data.doubt)
+            reasons = [*reasons, *(doubt for doubt in doubts if doubt is not None)]
         total = len(result.samples)
         return PolicyOutcome(
             decision="block" if reasons else "allow",

@@ -29,6 +29,7 @@ from riskaudit.auditing.targets import CARRIED, carrying_targets
 from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.jacobian import obstacle_of
 from riskaudit.proxies import PROXIES, Clock
 from riskaudit.release import Release
@@ -117,6 +118,9 @@ def audit_victim(
     if doubt is not None:
         # The gradients of another function say nothing of the noise that the true ones need.
         rows, information = without_protective_claims(rows), []
+    data = _data_info(samples)
+    if data.doubt is not None:
+        rows, information = without_protective_claims(rows, SPARSE_CODES), []
     return AuditResult(
         tool=Tool(version=__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -130,7 +134,7 @@ def audit_victim(
             assumed=checkpoint.assumed,
             doubt=doubt,
         ),
-        data=_data_info(samples),
+        data=data,
         release=_release_info(release, settings),
         threat_model=threat_model(checkpoint.model),
         prior=chosen.info,
@@ -154,7 +158,7 @@ def audit_victim(
         ),
         calibration=None if calibrator is None else calibrator.info,
         warnings=[
-            *([] if doubt is None else [doubt]),
+            *(one for one in (doubt, data.doubt) if one is not None),
             *chosen.warnings,
             *_alarm(victim, done),
             *separate_note(done.separate, len(done.rows)),
@@ -255,6 +259,7 @@ def _data_info(samples: Samples) -> DataInfo:
         input_range=[float(samples.inputs.min()), float(samples.inputs.max())],
         class_names=list(samples.class_names) if samples.class_names is not None else None,
         target_kind=target_kind(samples.targets[0]),
+        doubt=SPARSE_CODES if are_sparse_codes(samples.inputs) else None,
     )
 
 

@@ -9,7 +9,7 @@ from riskaudit.errors import PriorError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.text import shape_text
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior, load_prior
-from riskaudit.priors.contradiction import odd_note, odd_samples
+from riskaudit.priors.contradiction import odd_note, odd_samples, tight_note
 from riskaudit.results import PriorInfo
 
 
@@ -32,7 +32,8 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
     if settings.prior == "isotropic":
         isotropic = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
         odd = odd_samples(isotropic, samples.inputs, samples.targets, "leave out --prior-mean and --prior-std")
-        return ChosenPrior(isotropic, isotropic.info(), tuple(odd_note(samples.ids, odd)))
+        notes = [*tight_note(isotropic, samples.inputs, samples.targets), *odd_note(samples.ids, odd)]
+        return ChosenPrior(isotropic, isotropic.info(), tuple(notes))
     warnings = []
     if settings.prior in PRIOR_NAMES:
         prior = fit_prior(samples, settings.prior)
@@ -44,6 +45,7 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
         prior = load_prior(settings.prior)
         _check_shape(prior, samples, settings.prior)
     advice = "fit the prior to data like the audited, in the same units, or use --prior isotropic"
+    warnings += tight_note(prior, samples.inputs, samples.targets)
     warnings += odd_note(samples.ids, odd_samples(prior, samples.inputs, samples.targets, advice))
     info = prior.info()
     if isinstance(prior, ClassPrior):

@@ -18,6 +18,7 @@ from riskaudit.results import SampleRow
 # A loss below this share of what the frequencies of the labels alone achieve.
 CONFIRMING_SHARE = 0.5
 _SAMPLES_AT_ONCE = 64
+UNCONFIRMED = "losses don't confirm the architecture, which was only recognised"
 
 
 def doubt_of(victim: Victim) -> str | None:
@@ -55,9 +56,9 @@ def _losses(victim: Victim) -> tuple[float | None, float | None]:
     return (reached if math.isfinite(reached) else None), chance
 
 
-def without_protective_claims(rows: list[SampleRow]) -> list[SampleRow]:
+def without_protective_claims(rows: list[SampleRow], reason: str = UNCONFIRMED) -> list[SampleRow]:
     """The rows with "low" as "not assessed", which their reason says, and without noise that would suffice."""
-    low = {"verdict": "not_assessed", "reason": "losses don't confirm the architecture, which was only recognised"}
+    low = {"verdict": "not_assessed", "reason": reason}
     return [
         row.model_copy(update={"noise_std_for_target": None} | (low if row.verdict == "low" else {})) for row in rows
     ]

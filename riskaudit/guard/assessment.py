@@ -21,6 +21,7 @@ from riskaudit.guard.doubts import KnownEvidence
 from riskaudit.guard.evidence import gather_evidence
 from riskaudit.guard.ledger import Account, Entry
 from riskaudit.guard.randomness import SecureNoise
+from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range
 from riskaudit.priors import Prior
@@ -85,6 +86,7 @@ class Assessment:
         warnings: of the whole batch that was assessed, for the decision.
         reached: by place, how many coordinates of the input the release depends on.
         carriers: whether each sample's target carries its input; none does where empty.
+        sparse_codes: whether the inputs are codes, of which the policy doesn't take the numbers.
     """
 
     batch: Batch
@@ -100,6 +102,7 @@ class Assessment:
     warnings: list[str] = field(default_factory=list)
     carriers: list[bool] = field(default_factory=list)
     reached: dict[int, Concentration] = field(default_factory=dict)
+    sparse_codes: bool = False
 
     def __post_init__(self) -> None:
         self._by_label: dict[int, list[int]] = {}
@@ -160,6 +163,8 @@ class Assessment:
             return None
         if self.carriers and self.carriers[place]:
             return CARRIED
+        if self.sparse_codes:
+            return f'{SPARSE_CODES}; sparse_codes = "accept" in the policy takes the numbers as they are'
         evidence, sigma = self.evidence.get(place), self.sample_noise(noise_std, batch_size, place)
         if evidence is None:
             return UNCHECKED
@@ -214,6 +219,7 @@ class Assessment:
             self.warnings,
             [self.carriers[place] for place in places] if self.carriers else [],
             {new: self.reached[old] for new, old in enumerate(places) if old in self.reached},
+            self.sparse_codes,
         )
 
     def concentration_note(self, exposures: Sequence[Exposure]) -> list[str]:
@@ -271,8 +277,9 @@ class Assessor:
         shares = self.client.shares(batch)
         carriers = carrying_targets(batch.inputs, batch.targets)
         found = Assessment(
-            batch, ids, groups, summed=self.client.summed, labels=labels, shares=shares, carriers=carriers
-        )
+            batch, ids, groups, summed=self.client.summed, labels=labels, shares=shares, carriers=carriers,
+            sparse_codes=self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs),
+        )  # fmt: skip
         limited = math.isfinite(end)
         order = list(range(len(batch)))
         if limited:

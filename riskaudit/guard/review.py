@@ -21,7 +21,7 @@ from riskaudit.guard.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
 from riskaudit.priors import Prior
-from riskaudit.priors.contradiction import odd_note, odd_samples
+from riskaudit.priors.contradiction import odd_note, odd_samples, tight_note
 from riskaudit.release import Batch
 
 # Confidence of what is said about samples that were not drawn.
@@ -205,7 +205,8 @@ class Review:
             return self._found
         advice = "give the guard a prior (prior or prior_std) of data like these"
         odd = odd_samples(self.prior, self.batch.inputs, self.batch.targets, advice)
-        self.warnings = odd_note(self.ids, odd)
+        tight = tight_note(self.prior, self.batch.inputs, self.batch.targets)
+        self.warnings = [*tight, *odd_note(self.ids, odd)]
         assessor = Assessor(client, self.prior, self.policy, self.accounts is not None)
         found = assessor.quick(
             self.batch, self.ids, self.groups, self.accounts, self.look_failure, self.end, self.labels

@@ -50,6 +50,7 @@ class DataInfo(Record):
     """The audited samples. ``num_samples`` counts those audited, after ``--limit``.
 
     ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
+    ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so.
     """
 
     name: str
@@ -59,6 +60,7 @@ class DataInfo(Record):
     input_range: list[float]
     class_names: list[str] | None = None
     target_kind: str | None = None
+    doubt: str | None = None
 
 
 class NoiseInfo(Record):

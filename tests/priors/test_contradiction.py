@@ -11,7 +11,7 @@ import riskaudit
 from riskaudit.errors import PriorError
 from riskaudit.guard import Policy
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior
-from riskaudit.priors.contradiction import odd_samples
+from riskaudit.priors.contradiction import odd_samples, tight_note
 
 D, SHAPE = 64, (1, 8, 8)
 INPUTS, TARGETS = images(12)
@@ -73,3 +73,16 @@ def test_images_under_a_prior_of_others_pass(kind) -> None:
     prior = fit_prior(riskaudit.Samples.from_tensors(*others), kind)
     assert odd_samples(prior, *own, "give another") == []
     assert odd_samples(IsotropicPrior(0.0, 0.3), *own, "give another") == []
+
+
+def test_a_prior_much_tighter_than_the_data_is_told() -> None:
+    """A third of the data's spread makes less of them seem revealed, long before it is impossible."""
+    for std, told in ((0.3, False), (float(INPUTS.std()) / 3, True)):
+        prior = IsotropicPrior(0.0, std)
+        assert bool(tight_note(prior, INPUTS, TARGETS)) == told
+        # A wrong mean alone is no tightness.
+        assert bool(tight_note(IsotropicPrior(-0.7, std), INPUTS, TARGETS)) == told
+    model, batch = network(), (INPUTS[:6], TARGETS[:6])
+    tight = IsotropicPrior(float(INPUTS.mean()), float(INPUTS.std()) / 3)
+    guard = guard_of(model, Policy(max_revealed=0.99), prior=tight, prior_std=None)
+    assert any("too tight" in one for one in guard.review(batch, gradient(model, batch, NOISE)).warnings)

@@ -1,0 +1,60 @@
+"""Inputs of few values, one of them common: one-hot codes, bags of words, sparse indicators.
+
+A Gaussian prior is no picture of them. Of a one-hot code of V values the prior's variance is about 1 / V, while the
+codes lie sqrt(2) apart, so that noise which leaves nearly all of the variance still lets an attacker who knows that
+they are codes choose the right one: with V = 64 and a revealed fraction of 0.2, every one of 8. Where both values are
+common, as in binary pictures, the distance is about the standard deviation and the Gaussian does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# How often a value has to occur to be one of the two.
+LEAST_COUNT = 3
+# Share of coordinates that are codes, among those that don't always have one value.
+DISCRETE_SHARE = 0.6
+# Share of entries that don't have the common value from which on the Gaussian does.
+RARE = 0.11
+# Entries that are looked at.
+MOST_ENTRIES = 10**7
+SPARSE_CODES = (
+    "the inputs take two values, one of them rarely, as one-hot codes do: an attacker who knows that reads them "
+    "exactly where a Gaussian prior has little revealed, so nothing that protects is claimed of them"
+)
+
+
+def are_sparse_codes(inputs: Tensor) -> bool:
+    """Whether inputs [B, ...] are mostly codes of two values, one of them rare.
+
+    The two are the same everywhere, or, where there are enough samples to see it, each coordinate's own, as in codes
+    that were standardised.
+    """
+    flat = inputs.detach().flatten(1).cpu()
+    flat = flat[: max(1, MOST_ENTRIES // max(1, flat.shape[1]))]
+    if flat.shape[1] < 2:
+        return False
+    values, counts = torch.unique(flat, return_counts=True)
+    order = counts.argsort(descending=True)[:2]
+    pair = values[order[(counts[order] >= LEAST_COUNT) | bool(len(values) == 2)]]
+    common = flat == values[order[0]]
+    return _mostly_codes(torch.isin(flat, pair), common) or _mostly_codes(*_own_codes(flat))
+
+
+def _own_codes(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Which entries [B, d] have one of the two values of their coordinate, and which the more common one."""
+    low, high = flat.amin(0), flat.amax(0)
+    at_low, at_high = flat == low, flat == high
+    often = torch.minimum(at_low.sum(0), at_high.sum(0)) >= LEAST_COUNT - 1
+    return (at_low | at_high) & (often | (low == high)), torch.where(at_low.sum(0) >= at_high.sum(0), at_low, at_high)
+
+
+def _mostly_codes(known: Tensor, common: Tensor) -> bool:
+    """Whether most coordinates of entries [B, d] that vary are codes, and their other value is rare."""
+    used = ~common.all(0)
+    codes = used & known.all(0)
+    if not codes.any() or int(codes.sum()) < DISCRETE_SHARE * int(used.sum()):
+        return False
+    # Coordinates that these samples never use belong to the codes as well.
+    return float((~common[:, codes | ~used]).float().mean()) <= RARE
