@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from riskaudit.release import Batch, Release, is_random
+from riskaudit.release.interception import Interception
 
 NOT_DETERMINISTIC = (
     "two passes of the model at the same sample differ although it is in eval mode, so its gradient is not a function "
@@ -60,23 +60,17 @@ def obstacle_of(error: BaseException) -> str | None:
     )
 
 
-class _AutocastWatch(TorchFunctionMode):
+class _AutocastWatch(Interception):
     """Within this context, operations under ``torch.autocast`` are noticed."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device, self.seen = device, False
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """See `torch.overrides.TorchFunctionMode`."""
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See `Interception.call`."""
         self.seen |= torch.is_autocast_enabled(self.device.type)
-        return func(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 @torch.no_grad()

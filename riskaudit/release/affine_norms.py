@@ -7,13 +7,14 @@ while J v was right. Without weights the same operators are right, and so is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from riskaudit.release.interception import Interception
 
 
 def _layer_norm(
@@ -70,16 +71,10 @@ _SPLIT: Mapping[Any, Callable[..., Tensor]] = {
 }
 
 
-class AffineNormsApart(TorchFunctionMode):
+class AffineNormsApart(Interception):
     """Within this context every layer norm and instance norm applies its weights as plain products."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """See `torch.overrides.TorchFunctionMode`; calls made in here are not intercepted again."""
-        function: Callable[..., Any] = _SPLIT.get(func, func)
-        return function(*args, **(kwargs or {}))
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See `Interception.call`."""
+        split: Callable[..., Any] = _SPLIT.get(function, function)
+        return split(*args, **kwargs)

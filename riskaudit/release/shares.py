@@ -7,16 +7,16 @@ Losses in a batch that compare samples with each other, or pick some of them, ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.overrides import TorchFunctionMode
 
 from riskaudit.errors import ReleaseError
+from riskaudit.release.interception import Interception
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 # Shares that agree to so many digits, at different outputs, are constants.
@@ -48,7 +48,7 @@ def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tenso
     return losses
 
 
-class BareSqueezes(TorchFunctionMode):
+class BareSqueezes(Interception):
     """Within this context, calls of ``squeeze`` without an axis at batches of one sample are noticed.
 
     Attributes:
@@ -59,17 +59,11 @@ class BareSqueezes(TorchFunctionMode):
         super().__init__()
         self.dropped = False
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """See `torch.overrides.TorchFunctionMode`."""
-        if func in (torch.squeeze, Tensor.squeeze) and len(args) == 1 and not kwargs and args[0].ndim:
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See `Interception.call`."""
+        if function in (torch.squeeze, Tensor.squeeze) and len(args) == 1 and not kwargs and args[0].ndim:
             self.dropped |= len(args[0]) == 1
-        return func(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def _failure_alone(loss: LossFunction, outputs: Tensor, targets: Tensor, error: Exception) -> str:

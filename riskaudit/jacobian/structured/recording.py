@@ -22,10 +22,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from riskaudit.jacobian.structured.layers.contraction import Contraction
+from riskaudit.release.interception import Interception
 
 View: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -122,7 +122,7 @@ class Call:
         return any(tensor._version != before for tensor, before in zip(self.inputs, self.versions, strict=True))
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(Interception):
     """Records the calls of one forward pass.
 
     Args:
@@ -220,28 +220,21 @@ class Recorder(TorchFunctionMode):
         self.decisions.append(self._decided[number] if self._decided is not None and known else guess)
         return self.decisions[-1]
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """See `torch.overrides.TorchFunctionMode`; calls made in here are not intercepted again."""
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See `Interception.call`."""
         from riskaudit.jacobian.structured.layers.registry import LAYERS, OPENED
 
-        kwargs = kwargs or {}
         source = next((found for leaf in tree_leaves((args, kwargs)) if (found := self.source(leaf))), None)
         # Without a graph the result is a constant, whatever it was made of.
         if source is None or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        if func in OPENED:
+            return function(*args, **kwargs)
+        if function in OPENED:
             with self:
-                return OPENED[func](*args, **kwargs)
-        name = getattr(func, "__name__", str(func))
-        layer = LAYERS.get(func)
+                return OPENED[function](*args, **kwargs)
+        name = getattr(function, "__name__", str(function))
+        layer = LAYERS.get(function)
         if layer is None:
-            result = func(*args, **kwargs)
+            result = function(*args, **kwargs)
             if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
                 raise UnsupportedLayer(name, source.name)
             return result
