@@ -191,13 +191,17 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
             yield ".forward", forward
         for registered in (value._parameters, value._buffers, value._modules):
             yield from ((f".{name}", held) for name, held in registered.items())
-    slots = [slot for kind in type(value).__mro__ for slot in _slots(kind) if hasattr(value, slot)]
-    attributes = {**getattr(value, "__dict__", {}), **{slot: getattr(value, slot) for slot in slots}}
-    yield from ((f".{name}", held) for name, held in attributes.items() if not _is_registry(value, name))
+    yield from ((f".{name}", held) for name, held in attributes_of(value).items() if not _is_registry(value, name))
 
 
 def _is_registry(value: object, name: str) -> bool:
     return isinstance(value, nn.Module) and name in ("_parameters", "_buffers", "_modules")
+
+
+def attributes_of(value: object) -> dict[str, object]:
+    """What an object holds in its dictionary and in slots of its classes, by name."""
+    slots = [slot for kind in type(value).__mro__ for slot in _slots(kind) if hasattr(value, slot)]
+    return {**getattr(value, "__dict__", {}), **{slot: getattr(value, slot) for slot in slots}}
 
 
 def _slots(kind: type) -> tuple[str, ...]:

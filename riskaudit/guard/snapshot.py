@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riskaudit.copying import SHARED, is_installed
+from riskaudit.copying import SHARED, attributes_of, is_installed
 from riskaudit.errors import GuardError
 from riskaudit.inputs.hashing import hash_tensors
 
@@ -256,9 +256,7 @@ class _Walk:
         kind = type(value)
         if not is_installed(kind.__module__):
             yield f"{path}.__class__", kind
-        slots = [name for one in kind.__mro__ for name in _slots(one) if hasattr(value, name)]
-        attributes = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
-        yield from ((f"{path}.{name}", held) for name, held in sorted(attributes.items()))
+        yield from ((f"{path}.{name}", held) for name, held in sorted(attributes_of(value).items()))
         if isinstance(value, Mapping | list | tuple | set | frozenset) or not _hides_state(kind):
             return
         try:
@@ -336,11 +334,6 @@ def _hides_state(kind: type) -> bool:
         return False
     in_c = not kind.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE
     return in_c or any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    named = vars(kind).get("__slots__", ())
-    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _code_text(code: CodeType) -> str:
