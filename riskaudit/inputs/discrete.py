@@ -35,11 +35,19 @@ def are_sparse_codes(inputs: Tensor) -> bool:
     flat = flat[: max(1, MOST_ENTRIES // max(1, flat.shape[1]))]
     if flat.shape[1] < 2:
         return False
-    values, counts = torch.unique(flat, return_counts=True)
-    order = counts.argsort(descending=True)[:2]
-    pair = values[order[(counts[order] >= LEAST_COUNT) | bool(len(values) == 2)]]
-    common = flat == values[order[0]]
-    return _mostly_codes(torch.isin(flat, pair), common) or _mostly_codes(*_own_codes(flat))
+    return _have_two_values(flat) or _mostly_codes(*_own_codes(flat))
+
+
+def _have_two_values(flat: Tensor) -> bool:
+    """Whether entries [B, d] are mostly codes of the same two values."""
+    # Where codes are most of the coordinates their common value has most of a sample's entries, so it is the median.
+    common = flat == flat[0].median()
+    if not flat.numel() < 2 * int(common.sum()) < 2 * flat.numel():
+        return False
+    values, counts = torch.unique(flat[~common], return_counts=True)
+    place = int(counts.argmax())
+    known = common | (flat == values[place]) if len(values) == 1 or int(counts[place]) >= LEAST_COUNT else common
+    return _mostly_codes(known, common)
 
 
 def _own_codes(flat: Tensor) -> tuple[Tensor, Tensor]:

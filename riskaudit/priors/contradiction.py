@@ -26,11 +26,19 @@ MOST_OF_ONE = 5e4
 
 
 @torch.no_grad()
-def squared_deviations(prior: Prior, inputs: Tensor, targets: Tensor) -> Tensor:
-    """(x - mu)^T C^-1 (x - mu) / d of every input [B, *S], [B], float64; 1 on average under the prior."""
+def squared_deviations(prior: Prior, inputs: Tensor, targets: Tensor, *, about_own_mean: bool = False) -> Tensor:
+    """(x - mu)^T C^-1 (x - mu) / d of every input [B, *S], [B], float64; 1 on average under the prior.
+
+    Args:
+        prior: N(mu, C).
+        inputs: in data units.
+        targets: of the samples, [B, ...].
+        about_own_mean: leave out the mean of all entries of x - mu: one number off everywhere is a wrong mean.
+    """
     flat = inputs.detach().flatten(1).double()
     bound = prior.bind(targets, flat)
-    return bound.inverse_root(flat - bound.mean).square().mean(1)
+    away = flat - bound.mean
+    return bound.inverse_root(away - away.mean() if about_own_mean else away).square().mean(1)
 
 
 def odd_samples(prior: Prior, inputs: Tensor, targets: Tensor, advice: str) -> list[int]:
@@ -60,14 +68,10 @@ def odd_samples(prior: Prior, inputs: Tensor, targets: Tensor, advice: str) -> l
     return [place for place, value in enumerate(found.tolist()) if value > MOST_OF_MEDIAN]
 
 
-@torch.no_grad()
 def tight_note(prior: Prior, inputs: Tensor, targets: Tensor) -> list[str]:
     """That the prior is much tighter than the data, which makes less of them seem revealed; for a result."""
-    # One number off everywhere is a wrong mean, which changes nothing that is revealed.
-    flat = inputs.detach().flatten(1).double()
-    bound = prior.bind(targets, flat)
-    away = flat - bound.mean
-    median = float(bound.inverse_root(away - away.mean()).square().mean(1).median())
+    # A wrong mean changes nothing that is revealed.
+    median = float(squared_deviations(prior, inputs, targets, about_own_mean=True).median())
     if not median > TIGHT_MEDIAN:
         return []
     return [
