@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -24,12 +24,12 @@ from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise_tests import noise_mismatch
 from riskaudit.guard.noise_traces import REJECTION
-from riskaudit.guard.passes import outputs_of, refuse_dropped_axis
+from riskaudit.guard.passes import coupling_of, outputs_of, refuse_dropped_axis
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
-from riskaudit.jacobian.choice import is_repeatable, losses_alone
-from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
+from riskaudit.jacobian.choice import losses_alone
+from riskaudit.jacobian.obstacles import AUTOCAST, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
@@ -42,10 +42,6 @@ ANY_NOISE = 1.0
 TOLERANCE = 1e-3
 # Shares of samples in a batch's loss that agree to so many digits are one.
 SAME_SHARE = 1e-3
-COUPLED = (
-    "the loss of a sample depends on the other samples of its batch, so a batch's gradient isn't made of its samples'; "
-    "train without operations over the whole batch"
-)
 # An update with more zeros than this share of its entries, where the gradient has none, was made sparse.
 SPARSE_SHARE = 0.01
 # Samples on which the Jacobian is tried before the first review.
@@ -102,6 +98,8 @@ class Client:
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
         self._release: Release | None = None
+        # The batch that the model was run on last, its outputs and its samples' losses.
+        self._last_pass: tuple[Batch, Tensor, Tensor] | None = None
 
     @property
     def spec(self) -> str:
@@ -147,13 +145,14 @@ class Client:
         for name, value in self._copy.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
+        self._last_pass = None
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
         self._release = Release(self._copy, self.loss, self._steps)
         return now
 
     def forget(self) -> None:
         """Let go of the copy of the model and of what was made of it; the next `refresh` makes another."""
-        self._copy = self._release = None
+        self._copy = self._release = self._last_pass = None
         self._makers.clear()
 
     def observe(self, copies: dict[int, Tensor] | None = None) -> Snapshot:
@@ -198,7 +197,7 @@ class Client:
         """
         jacobian = replace(self.jacobian_maker(batch), release=self._current.with_noise(noise_std or ANY_NOISE))(batch)
         if jacobian.separate:
-            raise GuardError(_coupling(self._current, batch))
+            raise GuardError(coupling_of(self._current, batch))
         return jacobian
 
     def jacobian_maker(self, batch: Batch) -> JacobianMaker:
@@ -260,9 +259,7 @@ class Client:
                 sample out.
         """
         release = self._current
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = outputs_of(release, release.parameters, batch)
-            refuse_dropped_axis(release, batch, outputs)
+        outputs, _ = self._passed(batch)
         found = shares_of(self.loss, outputs, batch.targets)
         if found is None:
             if uses_autocast(release, batch):
@@ -290,16 +287,12 @@ class Client:
         mean = 1 / len(batch)
         return None if alike and abs(float(found[0]) - mean) <= SAME_SHARE * mean else found.abs().tolist()
 
-    @torch.no_grad()
     def loss_warnings(self, batch: Batch) -> list[str]:
         """What the batch's mean loss says of the model, where it is a cross-entropy of class numbers."""
         if not is_cross_entropy(self.loss) or batch.targets.is_floating_point():
             return []
-        release = self._current
-        with sdpa_kernel(SDPBackend.MATH):
-            outputs = outputs_of(release, release.parameters, batch)
-        losses: list[float] = sample_losses(self.loss, outputs, batch.targets).tolist()
-        return loss_alarm(losses, outputs.shape[1] if outputs.ndim > 1 else None)
+        outputs, losses = self._passed(batch)
+        return loss_alarm(losses.tolist(), outputs.shape[1] if outputs.ndim > 1 else None)
 
     def undetected(self, mean: Tensor) -> float:
         """How large a deviation from ``mean`` [P] the comparison of an update may miss, relative to its norm.
@@ -340,11 +333,10 @@ class Client:
         """By one forward and one backward pass over the whole batch; of a sum, of the samples' losses added up."""
         parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = outputs_of(release, parameters, batch)
-            refuse_dropped_axis(release, batch, outputs)
-            losses = sample_losses(self.loss, outputs, batch.targets)
+            outputs, losses = self._pass_of(release, parameters, batch)
+            self._last_pass = batch, outputs.detach(), losses.detach()
             if len(batch) > 1 and not agree(losses.detach(), losses_alone(release, batch)):
-                raise GuardError(_coupling(release, batch))
+                raise GuardError(coupling_of(release, batch))
             value = losses.sum() if self.summed else batch_loss(self.loss, outputs, batch.targets)
             gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         parts = [
@@ -352,6 +344,19 @@ class Client:
             for found, value in zip(gradients, parameters.values(), strict=True)
         ]
         return torch.cat(parts)
+
+    def _passed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs [B, ...] and losses [B] of a batch without a graph, of the pass that was made for it last if any."""
+        if self._last_pass is None or self._last_pass[0] is not batch:
+            release = self._current
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                self._last_pass = batch, *self._pass_of(release, release.parameters, batch)
+        return self._last_pass[1:]
+
+    def _pass_of(self, release: Release, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        outputs = outputs_of(release, parameters, batch)
+        refuse_dropped_axis(release, batch, outputs)
+        return outputs, sample_losses(self.loss, outputs, batch.targets)
 
     def _copied_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss with tensors of its own, in the dtype to work in where it is a module."""
@@ -366,13 +371,6 @@ def as_loss(given: LossLike | Loss) -> Loss:
     if isinstance(given, str):
         return load_loss(given)
     return Loss(getattr(given, "__name__", type(given).__name__), given, "custom")
-
-
-def _coupling(release: Release, batch: Batch) -> str:
-    """Why a sample has another loss in its batch than alone."""
-    if not is_repeatable(release, batch):
-        return NOT_DETERMINISTIC
-    return AUTOCAST if uses_autocast(release, batch) else COUPLED
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import GuardError
+from riskaudit.jacobian.choice import is_repeatable
+from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
 from riskaudit.release import Batch, Release
+
+COUPLED = (
+    "the loss of a sample depends on the other samples of its batch, so a batch's gradient isn't made of its samples'; "
+    "train without operations over the whole batch"
+)
 
 
 def outputs_of(release: Release, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
@@ -45,6 +52,13 @@ def refuse_dropped_axis(release: Release, batch: Batch, outputs: Tensor) -> None
             f"the model's outputs have the shape {list(outputs.shape)} for {len(batch)} samples and {list(shape)} for "
             "one, since squeeze() without an axis drops the axis of the batch as well; write squeeze(-1) in the forward"
         )
+
+
+def coupling_of(release: Release, batch: Batch) -> str:
+    """Why a sample has another loss in its batch than alone."""
+    if not is_repeatable(release, batch):
+        return NOT_DETERMINISTIC
+    return AUTOCAST if uses_autocast(release, batch) else COUPLED
 
 
 @contextmanager
