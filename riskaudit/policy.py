@@ -246,13 +246,15 @@ class Policy:
         limits = {name: value for name, value in self.limits.items() if name != "max_total_revealed"}
         if not limits:
             return PolicyOutcome(decision="warn", reasons=["the policy sets no limit"], limits={}, source=source)
-        judgement = replace(self, max_total_revealed=None).judge([_exposure(row) for row in result.samples])
+        judgement = replace(self, max_total_revealed=None).judge(
+            [_exposure(row, result.prior.std) for row in result.samples]
+        )
         reasons = judgement.reasons
         if not result.release.defended:
             reasons = ["the release is undefended: assume full disclosure", *reasons]
         else:
-            doubts = (result.checkpoint.doubt, None if self.sparse_codes == "accept" else result.data.doubt)
-            reasons = [*reasons, *(doubt for doubt in doubts if doubt is not None)]
+            accepted = result.data.doubt if self.sparse_codes == "accept" else None
+            reasons = [*reasons, *(doubt for doubt in result.doubts if doubt != accepted)]
         total = len(result.samples)
         return PolicyOutcome(
             decision="block" if reasons else "allow",
@@ -341,14 +343,27 @@ def _within(total: int, unassessed: Sequence[str]) -> str:
     return f"{total - len(unassessed)} of {total} samples are within the limits, the others were not assessed"
 
 
-def _exposure(row: SampleRow) -> Exposure:
+def _exposure(row: SampleRow, prior_std: float) -> Exposure:
     """One sample of an audit: as certified, and where there is a calibration, as calibrated, whichever is worse."""
-    return Exposure(
-        id=row.id,
-        group=str(row.target) if isinstance(row.target, int) else None,
-        revealed=_range(row, "revealed_fraction", 0.0, 1.0),
-        rmse=_range(row, "posterior_rmse", 0.0, math.inf),
-    )
+    revealed, rmse = _range(row, "revealed_fraction", 0.0, 1.0), _range(row, "posterior_rmse", 0.0, math.inf)
+    if row.concentration > 1:
+        revealed, rmse = concentrated(revealed, row.concentration, prior_std)
+    group = str(row.target) if isinstance(row.target, int) else None
+    return Exposure(id=row.id, group=group, revealed=revealed, rmse=rmse)
+
+
+def concentrated(revealed: Range | None, factor: float, prior_std: float) -> tuple[Range | None, Range | None]:
+    """Revealed fraction and posterior error as means over the coordinates that a release depends on.
+
+    Args:
+        revealed: as a mean over all coordinates.
+        factor: number of all coordinates over that of those.
+        prior_std: of one coordinate.
+    """
+    if revealed is None:
+        return None, None
+    low, high = (min(1.0, factor * end) for end in (revealed.low, revealed.high))
+    return Range(low, high), Range(*(prior_std * math.sqrt(max(0.0, 1 - end)) for end in (high, low)))
 
 
 def _range(row: SampleRow, proxy: str, least: float, most: float) -> Range | None:

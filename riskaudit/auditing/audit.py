@@ -151,7 +151,8 @@ def audit_victim(
         noise_curve=noise_curve(information),
         noise_needed=noise_needed(
             rows,
-            information,
+            # Noise would be enough for the mean over all coordinates, not for those that the release depends on.
+            [] if any(row.concentration > 1 for row in rows) else information,
             settings.revealed_limits(chosen.info.std),
             # With one prior for all coordinates the limit says the same.
             {} if settings.prior == "isotropic" else settings.least_errors(chosen.info.std),
@@ -163,7 +164,7 @@ def audit_victim(
             *_alarm(victim, done),
             *separate_note(done.separate, len(done.rows)),
             *_loss_note(victim),
-            *concentration_notes(rows, done.uneven, thresholds.high),
+            *concentration_notes(rows, done.uneven, thresholds),
             *warnings_of(checkpoint, samples, settings, release, done.rows),
         ],
     )

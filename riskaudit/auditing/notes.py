@@ -14,7 +14,7 @@ from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.proxies import Concentration, reached_note
 from riskaudit.release import Release, batch_norm_layers
 from riskaudit.release.shares import TOLERANCE
-from riskaudit.results import SampleRow, ThreatModel
+from riskaudit.results import SampleRow, ThreatModel, Thresholds
 from riskaudit.results.verdicts import HEADLINE
 
 # One prior for all coordinates says little about columns whose spreads differ by more.
@@ -119,24 +119,30 @@ def separate_note(separate: int, total: int) -> list[str]:
     ]
 
 
-def concentration_notes(rows: Sequence[SampleRow], uneven: Mapping[int, Concentration], high: float) -> list[str]:
+def concentration_notes(
+    rows: Sequence[SampleRow], uneven: Mapping[int, Concentration], thresholds: Thresholds
+) -> list[str]:
     """That a mean over coordinates hides some that are revealed whole.
 
     Args:
         rows: of all samples.
         uneven: by position in the data.
-        high: share from which on a coordinate is.
+        thresholds: what counts as low, and of a coordinate as high.
     """
     known = [(rows[place], one) for place, one in uneven.items() if rows[place].proxies[HEADLINE].assessed]
-    whole = [
-        one.largest for row, one in known if one.largest is not None and one.largest > high and row.verdict == "low"
+    low = [
+        one.largest
+        for row, one in known
+        if (row.verdict == "low" or row.concentration > 1) and _upper(row) < thresholds.medium
     ]
+    whole = [largest for largest in low if largest is not None and largest > thresholds.high]
     means = [(one, min(1.0, one.factor * _upper(row))) for row, one in known]
-    notes = reached_note(means, len(rows), "revealed fractions and limits are averages over all")
+    words = "verdicts and limits go by that mean, while revealed fractions are means over all"
+    notes = reached_note(means, len(rows), words)
     if whole:
         notes.append(
-            f"in {len(whole)} of {len(rows)} samples called low single coordinates are revealed by up to "
-            f"{max(whole):.2g} of their variance: the revealed fraction is a mean over all coordinates"
+            f"in {len(whole)} of {len(rows)} samples whose revealed fraction is low single coordinates are revealed by "
+            f"up to {max(whole):.2g} of their variance: the revealed fraction is a mean over all coordinates"
         )
     return notes
 

@@ -144,7 +144,9 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
     information = at.information if HEADLINE in maker.plan.proxies else None
     targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
     values = losses.tolist()
-    rows = [_row(maker, at, scores, place, batch, values[place], targets[place]) for place in good]
+    uneven = {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False))
+    factors = [uneven[index].factor if index in uneven else 1.0 for index in batch.indices]
+    rows = [_row(maker, at, scores, place, batch, values[place], targets[place], factors[place]) for place in good]
     doubts = [
         maker.disclosed.get(index) or one.doubt(noise.fisher_std, *_claimed(row))
         for index, one, row in zip(batch.indices, evidence, rows, strict=True)
@@ -159,7 +161,7 @@ def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
         {name: score.reason for name, score in scores.items() if score.reason is not None},
         at.matvecs,
         len(good) if jacobian.separate else 0,
-        {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False)),
+        uneven,
     )
 
 
@@ -213,7 +215,7 @@ def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
 
 def _row(
     maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: BatchOf, loss: float,
-    target: NoiseTarget | None,
+    target: NoiseTarget | None, concentration: float,
 ) -> SampleRow:  # fmt: skip
     proxies = {name: score.estimates[place] for name, score in scores.items()}
     headline = proxies[HEADLINE]
@@ -236,12 +238,14 @@ def _row(
         status=headline.status,
         reason=scores[HEADLINE].reason,
         proxies=proxies,
-        noise_std_for_target=target,
-        verdict=verdict(cautious(headline, calibrated.get(HEADLINE)), maker.thresholds, maker.defended),
+        # The noise is asked for the mean over all coordinates.
+        noise_std_for_target=target if concentration == 1 else None,
+        verdict=verdict(cautious(headline, calibrated.get(HEADLINE), concentration), maker.thresholds, maker.defended),
         solvers=solvers,
         success_probability=success,
         predicted_rmse=predicted,
         calibrated=calibrated,
+        concentration=concentration,
         image_png=batch.images[place],
     )
 

@@ -23,7 +23,7 @@ from riskaudit.guard.ledger import Account, Entry
 from riskaudit.guard.randomness import SecureNoise
 from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.linalg import KrylovSpace
-from riskaudit.policy import Exposure, Policy, Range
+from riskaudit.policy import Exposure, Policy, Range, concentrated
 from riskaudit.priors import Prior
 from riskaudit.proxies import Clock, Concentration, Information, Linearisation, few_products, reached_note
 from riskaudit.proxies.information import BracketedInformation, ExactInformation
@@ -143,14 +143,12 @@ class Assessment:
             error = Range(min(one.error(sigma).low for one in every), error.high)
         # Limits are averages over the coordinates; those that nothing depends on would hide the others.
         factor = max(self.reached[twin].factor if twin in self.reached else 1.0 for twin in twins)
-        if factor > 1:
-            revealed = Range(min(1.0, factor * revealed.low), min(1.0, factor * revealed.high))
-            error = Range(*(found.tau * math.sqrt(1 - end) for end in (revealed.high, revealed.low)))
+        held = (revealed, error) if factor == 1 else concentrated(revealed, factor, found.tau)
         total = None
         if accounts is not None:
             after = self.account(place, noise_std, batch_size, accounts.get(identifier))
             total = Range(0.0, min(1.0, factor * after.revealed))
-        return Exposure(identifier, group, revealed, error, total)
+        return Exposure(identifier, group, *held, total)
 
     def doubt(self, place: int, noise_std: float, batch_size: int) -> str | None:
         """Why nothing is claimed of a sample, or of another of its person's, if that is so."""

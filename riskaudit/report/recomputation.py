@@ -53,6 +53,8 @@ def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
         update: dict[str, object] = {}
         excluded += row.reason == _EXCLUSIVE
         own = verdict_of(row, result.settings.thresholds, result.release.defended)
+        if own == "low" and result.doubts:
+            own = "not_assessed"
         # A reason why a sample isn't assessed stands even where it has numbers.
         withheld = row.verdict == "not_assessed" and row.reason is not None and row.reason != _EXCLUSIVE
         if own != row.verdict and not withheld:

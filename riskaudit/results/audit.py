@@ -206,6 +206,8 @@ class SampleRow(Record):
     ``image_png`` (base64) holds the private input and is there only when the user asked to show it.
     ``predicted_rmse`` is the RMSE of the Bayes-optimal attack with its 90 % predictive interval: a single
     outcome, not a mean. ``calibrated`` holds, per proxy id, the interval that a calibration gives it.
+    ``concentration`` is the number of coordinates over that of those that the release depends on, where these are fewer
+    than half, else 1: verdicts and limits go by the revealed fraction times this, the mean over what is reached.
     """
 
     id: str
@@ -220,6 +222,7 @@ class SampleRow(Record):
     success_probability: list[SuccessProbability] = Field(default_factory=list)
     predicted_rmse: Estimate | None = None
     calibrated: dict[str, Estimate] = Field(default_factory=dict)
+    concentration: float = Field(default=1.0, ge=1.0)
     image_png: str | None = None
 
 
@@ -372,11 +375,16 @@ class AuditResult(Record):
     policy: PolicyOutcome | None = None
     warnings: list[str] = Field(default_factory=list)
 
+    @property
+    def doubts(self) -> list[str]:
+        """Why nothing that protects is claimed of any sample, in sentences: of the model, and of the inputs."""
+        return [doubt for doubt in (self.checkpoint.doubt, self.data.doubt) if doubt is not None]
+
     def with_study(self, name: str, record: Record) -> AuditResult:
-        """The audit with a study beside those that it has; a doubt about the architecture is among its notes."""
+        """The audit with a study beside those that it has; doubts about the whole audit are among its notes."""
         study = record.model_dump(mode="json")
-        if self.checkpoint.doubt is not None:
-            study["notes"] = [self.checkpoint.doubt, *study.get("notes", [])]
+        if self.doubts:
+            study["notes"] = [*self.doubts, *study.get("notes", [])]
         return self.model_copy(update={"studies": {**self.studies, name: study}})
 
     def to_json(self) -> str:

@@ -23,13 +23,20 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
     return "medium" if revealed >= thresholds.medium else "low"
 
 
-def cautious(estimate: Estimate, calibrated: Estimate | None) -> Estimate:
-    """The revealed fraction with the larger of its upper ends, certified and calibrated; 1 where one is unknown."""
-    own = estimate.ends[1]
-    if calibrated is None or own is None:
+def cautious(estimate: Estimate, calibrated: Estimate | None, concentration: float) -> Estimate:
+    """The revealed fraction with its largest upper end: certified or calibrated, of the coordinates that are reached.
+
+    Args:
+        estimate: the mean over all coordinates.
+        calibrated: the same by a calibration, if there is one; 1 where its upper end is unknown.
+        concentration: of the row.
+    """
+    high = estimate.ends[1]
+    if high is None:
         return estimate
-    high = 1.0 if calibrated.high is None else calibrated.high
-    return estimate.model_copy(update={"high": max(own, high)})
+    if calibrated is not None:
+        high = 1.0 if calibrated.high is None else max(high, calibrated.high)
+    return estimate.model_copy(update={"high": min(1.0, concentration * high)})
 
 
 def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool) -> Verdict:
@@ -37,4 +44,4 @@ def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool) -> Verdic
     headline = row.proxies.get(HEADLINE)
     if row.status == "failed" or headline is None:
         return "not_assessed" if defended or row.status == "failed" else "high"
-    return verdict(cautious(headline, row.calibrated.get(HEADLINE)), thresholds, defended)
+    return verdict(cautious(headline, row.calibrated.get(HEADLINE), row.concentration), thresholds, defended)

@@ -108,13 +108,17 @@ def test_an_affine_map_anywhere_in_the_target(factor, offset, seed, length, befo
     assert not any(carrying_targets(inputs, torch.cat([parts[0], parts[1].roll(1, 0), parts[2]], 1)))
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), size=st.integers(3, 64), other=st.integers(3, 64), walk=st.booleans())
-def test_unrelated_rows_are_told_apart(seed, size, other, walk) -> None:
-    inputs, targets = rows(24, size, seed), rows(24, other, seed + 1)
-    if walk:
-        inputs, targets = inputs.sub(0.5).cumsum(1), targets.sub(0.5).cumsum(1)
-    assert not any(carrying_targets(inputs, targets))
+@pytest.mark.parametrize("walk", [False, True])
+def test_unrelated_rows_are_rarely_taken_for_one_another(walk) -> None:
+    """By one linear map over samples about one of a thousand batches of 24 agrees by chance; alone hardly any does."""
+    alarms = 0
+    for seed in range(300):
+        inputs, targets = rows(24, 3 + 7 * seed % 62, seed), rows(24, 3 + 11 * seed % 62, seed + 1)
+        if walk:
+            inputs, targets = inputs.sub(0.5).cumsum(1), targets.sub(0.5).cumsum(1)
+        alarms += any(carrying_targets(inputs, targets))
+        assert not any(carrying_targets(inputs[:12], targets[:12]))
+    assert alarms <= 2
 
 
 @pytest.mark.parametrize(

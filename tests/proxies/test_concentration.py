@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import riskaudit
+from riskaudit.errors import ResultError
 from riskaudit.guard import Guard, Policy, SecureNoise
 from riskaudit.linalg import lanczos
 from riskaudit.linalg.operators import MatrixOperator
 from riskaudit.proxies import Concentration, num_reached
+from riskaudit.report.recomputation import recompute
+from riskaudit.results import AuditResult
 
 
 class Reading(nn.Module):
@@ -47,8 +52,26 @@ def test_a_scan_of_a_model_that_reads_few_coordinates(how, solver) -> None:
     told = [one for one in result.warnings if "fewer than half of the 200 input coordinates (on 8 at the least)" in one]
     assert len(told) == 1
     assert "reveal up to 1 on average" in told[0] or "reveal up to 0.9" in told[0]
+    assert {row.verdict for row in result.samples if row.status != "failed"} == {"high"}
+    assert all(row.concentration == 25 for row in result.samples if row.status != "failed")
+    assert riskaudit.Policy(max_revealed=0.5).decide(result).decision == "block"
+    assert riskaudit.Policy(min_rmse=0.05).decide(result).decision == "block"
+    assert result.noise_needed == []
     if solver == "dense":
         assert any("single coordinates are revealed by up to" in one for one in result.warnings)
+
+
+def test_a_file_is_decided_by_what_is_read_too() -> None:
+    samples = riskaudit.Samples.from_tensors(INPUTS, TARGETS)
+    result = riskaudit.audit(Reading(next(iter(HOW))).eval(), samples, release="gaussian:1e-3", solver="dense")
+    rows = [row.model_copy(update={"verdict": "low"}) for row in result.samples]
+    again, contradictions = recompute(result.model_copy(update={"samples": rows}))
+    assert [row.verdict for row in again.samples] == [row.verdict for row in result.samples]
+    assert any("the file says low, the numbers say high" in one for one in contradictions)
+    document = json.loads(result.to_json())
+    document["samples"][0]["concentration"] = 0.5
+    with pytest.raises(ResultError, match="concentration"):
+        AuditResult.from_json(json.dumps(document))
 
 
 @pytest.mark.parametrize("solver", ["dense", "lanczos"])
