@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.release import Batch, Release
-from riskaudit.results import Status
+from riskaudit.results import AttackInfo, Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +120,24 @@ class Attack(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
+    matching: ClassVar[Literal["l2", "cosine"] | None] = None
+    """The distance of releases that the attack minimises, where a proxy is made for it (Hong et al., AAAI 2024)."""
     oracle_start: ClassVar[bool] = False
     """Whether the attack is started at the truth, which no attacker has: evidence on the theory, not an attack."""
     grid: ClassVar[tuple[Mapping[str, object], ...]] = ({},)
     """Hyper-parameters worth trying, each to be put in by `dataclasses.replace`; the first ones are the defaults."""
+
+    @classmethod
+    def info(cls) -> AttackInfo:
+        """What audit.json says of this attack."""
+        return AttackInfo(
+            id=cls.name,
+            title=cls.title,
+            source=cls.source,
+            summary=cls.summary,
+            matching=cls.matching,
+            oracle_start=cls.oracle_start,
+        )
 
     @abstractmethod
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:

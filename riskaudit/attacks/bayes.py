@@ -61,6 +61,7 @@ class BayesOptimal(Attack):
     name: ClassVar[str] = "bayes"
     title: ClassVar[str] = "Bayes-optimal adversary"
     source: ClassVar[str] = "Balunovic et al., ICLR 2022"
+    matching: ClassVar[Literal["l2", "cosine"] | None] = "l2"
     summary: ClassVar[str] = "The release's own likelihood with a prior, by Adam."
     grid: ClassVar[tuple[Mapping[str, object], ...]] = ({}, {"beta": 0.1}, {"prior": "gaussian"}, {"rate": 0.1})
 

@@ -41,6 +41,7 @@ class DeepLeakage(Attack):
     name: ClassVar[str] = "dlg"
     title: ClassVar[str] = "Deep Leakage from Gradients"
     source: ClassVar[str] = "Zhu et al., NeurIPS 2019"
+    matching: ClassVar[Literal["l2", "cosine"] | None] = "l2"
     summary: ClassVar[str] = "Squared distance of gradients by L-BFGS; no prior."
     grid: ClassVar[tuple[Mapping[str, object], ...]] = (
         {},

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class GaussNewton(Attack):
     name: ClassVar[str] = "gauss-newton"
     title: ClassVar[str] = "Gauss-Newton (MAP)"
     source: ClassVar[str] = "derived: Levenberg-Marquardt on the posterior of Balunovic et al., ICLR 2022"
+    matching: ClassVar[Literal["l2", "cosine"] | None] = "l2"
     summary: ClassVar[str] = "Second-order attack on the posterior's mode; the one whose error the proxies foretell."
 
     steps: int = 60

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 
@@ -33,7 +33,7 @@ class GradInversion(Attack):
         steps: of Adam at most.
         restarts: guesses in the group of one sample.
         rate: step size in the prior's standard deviations.
-        matching: weight of the squared distance.
+        matching_weight: weight of the squared distance.
         total_variation: weight.
         squared_norm: weight.
         batch_norm: weight of the distance from the running statistics, where they are the victim's.
@@ -44,18 +44,19 @@ class GradInversion(Attack):
     name: ClassVar[str] = "gradinversion"
     title: ClassVar[str] = "GradInversion"
     source: ClassVar[str] = "Yin et al., CVPR 2021"
+    matching: ClassVar[Literal["l2", "cosine"] | None] = "l2"
     summary: ClassVar[str] = "Squared distance with image priors, batch-norm statistics and a group of guesses."
     grid: ClassVar[tuple[Mapping[str, object], ...]] = (
         {},
-        {"matching": 1.0},
-        {"matching": 1e-1, "batch_norm": 1e-2},
-        {"matching": 1.0, "total_variation": 1e-2},
+        {"matching_weight": 1.0},
+        {"matching_weight": 1e-1, "batch_norm": 1e-2},
+        {"matching_weight": 1.0, "total_variation": 1e-2},
     )
 
     steps: int = 20000
     restarts: int = 4
     rate: float = 0.1
-    matching: float = 1e-3
+    matching_weight: float = 1e-3
     total_variation: float = 1e-4
     squared_norm: float = 1e-6
     batch_norm: float = 0.1
@@ -69,7 +70,7 @@ class GradInversion(Attack):
             observation,
             generator,
             lambda known: Objective.of(
-                known, self.restarts, SquaredDistance(), self._terms(), matching_weight=self.matching
+                known, self.restarts, SquaredDistance(), self._terms(), matching_weight=self.matching_weight
             ),
             minimiser,
             self.start,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 
@@ -25,6 +25,7 @@ class ImprovedDeepLeakage(Attack):
     name: ClassVar[str] = "idlg"
     title: ClassVar[str] = "Improved Deep Leakage from Gradients"
     source: ClassVar[str] = "Zhao et al., 2020"
+    matching: ClassVar[Literal["l2", "cosine"] | None] = "l2"
     summary: ClassVar[str] = "The label from the last layer's gradient, then DLG."
     grid: ClassVar[tuple[Mapping[str, object], ...]] = DeepLeakage.grid
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 
@@ -40,6 +40,7 @@ class InvertingGradients(Attack):
     name: ClassVar[str] = "inverting-gradients"
     title: ClassVar[str] = "Inverting Gradients"
     source: ClassVar[str] = "Geiping et al., NeurIPS 2020"
+    matching: ClassVar[Literal["l2", "cosine"] | None] = "cosine"
     summary: ClassVar[str] = "Cosine distance and total variation by signed Adam."
     grid: ClassVar[tuple[Mapping[str, object], ...]] = (
         {},

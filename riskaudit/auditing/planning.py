@@ -16,7 +16,7 @@ DENSE_DIMENSION = {"cpu": 4096, "cuda": 8192}
 # Random probes per sample for traces, at most; a power of two.
 MAX_PROBES = 32
 # Proxies that need more than a few products for the largest eigenvalue.
-SPECTRAL_PROXIES = frozenset(PROXIES) - {"gradient_norm", "i2f_lower_bound", "lavp_l2_max", "lavp_cosine_max"}
+SPECTRAL_PROXIES = frozenset(name for name, proxy in PROXIES.items() if not proxy.few_products)
 # The share of the free memory that one batch may fill, and samples beyond which a batch gains nothing.
 MEMORY_SHARE = 0.5
 MAX_SAMPLES = {"cpu": 64, "cuda": 1024}

@@ -16,6 +16,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from riskaudit.errors import SettingsError
+from riskaudit.results import MetricInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,13 @@ class Metric(ABC):
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+
+    @classmethod
+    def info(cls) -> MetricInfo:
+        """What audit.json says of this metric."""
+        return MetricInfo(
+            id=cls.name, title=cls.title, units=cls.units, source=cls.source, higher_is_better=cls.higher_is_better
+        )
 
     @abstractmethod
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:

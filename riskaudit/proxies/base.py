@@ -29,14 +29,33 @@ class ProxyScores:
 
 
 class Proxy(ABC):
-    """A number per sample that foretells how well its input can be reconstructed."""
+    """A number per sample that foretells how well its input can be reconstructed.
+
+    Attributes:
+        id: the key in audit.json.
+        title: for readers.
+        short_title: for the heads of tables.
+        units: of the number.
+        source: where it is defined or what it is derived from.
+        riskier: whether a higher or a lower number is the greater risk.
+        summary: what it is, one sentence in plain words.
+        formula: what `score` computes.
+        order: its place in tables, least first.
+        predicts_rmse: whether it foretells an attack's RMSE per input coordinate, so that their ratio has a meaning.
+        few_products: whether a few products for the largest eigenvalue are all that it needs.
+    """
 
     id: ClassVar[str]
     title: ClassVar[str]
+    short_title: ClassVar[str]
     units: ClassVar[str]
     source: ClassVar[str]
     riskier: ClassVar[Literal["higher", "lower"]]
     summary: ClassVar[str]
+    formula: ClassVar[str]
+    order: ClassVar[int]
+    predicts_rmse: ClassVar[bool] = False
+    few_products: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, at: Linearisation) -> ProxyScores:
@@ -45,9 +64,18 @@ class Proxy(ABC):
     def info(self, reason: str | None = None) -> ProxyInfo:
         """What audit.json says of this proxy."""
         return ProxyInfo(
-            id=self.id, title=self.title, units=self.units, source=self.source, riskier=self.riskier,
-            summary=self.summary, reason=reason,
-        )  # fmt: skip
+            id=self.id,
+            title=self.title,
+            short_title=self.short_title,
+            units=self.units,
+            source=self.source,
+            riskier=self.riskier,
+            summary=self.summary,
+            formula=self.formula,
+            order=self.order,
+            predicts_rmse=self.predicts_rmse,
+            reason=reason,
+        )
 
 
 PROXIES: dict[str, Proxy] = {}

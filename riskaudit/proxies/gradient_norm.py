@@ -15,10 +15,14 @@ class GradientNorm(Proxy):
 
     id = "gradient_norm"
     title = "Gradient norm"
+    short_title = "Gradient norm"
     units = "2-norm of the released vector"
     source = "baseline"
     riskier = "higher"
     summary = "Length of the released vector before noise; the baseline that other proxies have to beat."
+    formula = "‖r‖, r the released vector before noise"
+    order = 130
+    few_products = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""

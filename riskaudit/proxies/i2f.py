@@ -27,10 +27,14 @@ class I2F(Proxy):
 
     id = "i2f"
     title = "Inversion influence (drawn noise)"
+    short_title = "I2F"
     units = UNITS
     source = f"{SOURCE}, Eq. 3-4"
     riskier = "lower"
     summary = "First-order reconstruction error of an attacker without a prior, for one draw of the noise."
+    formula = "‖(JᵀJ)⁻¹ Jᵀ noise‖ / √d"
+    order = 60
+    predicts_rmse = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -44,10 +48,14 @@ class I2FLowerBound(Proxy):
 
     id = "i2f_lower_bound"
     title = "Inversion influence, lower bound"
+    short_title = "I2F lower bound"
     units = UNITS
     source = f"{SOURCE}, Eq. 5"
     riskier = "lower"
     summary = "Certified lower bound of the inversion influence from the largest eigenvalue alone; usually very loose."
+    formula = "‖Jᵀ noise‖ / (λ √d), λ the largest eigenvalue of JᵀJ"
+    order = 70
+    few_products = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -76,10 +84,14 @@ class ExpectedRmse(Proxy):
 
     id = "expected_rmse"
     title = "Expected error without a prior"
+    short_title = "Expected RMSE"
     units = UNITS
     source = f"{SOURCE}, Eq. 6; Cramér-Rao bound of an unbiased attacker"
     riskier = "lower"
     summary = "Root mean square error of the best unbiased attacker, over all draws of the noise."
+    formula = "σ √(mean of 1 / λ), λ the eigenvalues of JᵀJ"
+    order = 80
+    predicts_rmse = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""

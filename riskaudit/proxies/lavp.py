@@ -69,10 +69,14 @@ class LavpL2Max(Proxy):
 
     id = "lavp_l2_max"
     title = "LAVP, L2 loss, largest"
+    short_title = "LAVP L2, largest"
     units = "eigenvalue of the L2 matching loss's Hessian"
     source = SOURCE
     riskier = "higher"
     summary = "Largest curvature of the attacker's L2 matching loss at the private input."
+    formula = "2 × the largest eigenvalue of JᵀJ"
+    order = 90
+    few_products = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -88,10 +92,13 @@ class LavpL2Min(Proxy):
 
     id = "lavp_l2_min"
     title = "LAVP, L2 loss, smallest"
+    short_title = "LAVP L2, smallest"
     units = "eigenvalue of the L2 matching loss's Hessian"
     source = SOURCE
     riskier = "higher"
     summary = "Smallest curvature of the attacker's L2 matching loss at the private input."
+    formula = "2 × the smallest eigenvalue of JᵀJ"
+    order = 100
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -117,10 +124,14 @@ class LavpCosineMax(Proxy):
 
     id = "lavp_cosine_max"
     title = "LAVP, cosine loss, largest"
+    short_title = "LAVP cosine, largest"
     units = "eigenvalue of the cosine matching loss's Hessian"
     source = SOURCE
     riskier = "higher"
     summary = "Largest curvature of the attacker's cosine matching loss at the private input."
+    formula = "the largest eigenvalue of (JᵀJ − v vᵀ) / ‖r‖², with v = Jᵀ r / ‖r‖"
+    order = 110
+    few_products = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -141,10 +152,13 @@ class LavpCosineMin(Proxy):
 
     id = "lavp_cosine_min"
     title = "LAVP, cosine loss, smallest"
+    short_title = "LAVP cosine, smallest"
     units = "eigenvalue of the cosine matching loss's Hessian"
     source = SOURCE
     riskier = "higher"
     summary = "Smallest curvature of the attacker's cosine matching loss at the private input."
+    formula = "the smallest eigenvalue of (JᵀJ − v vᵀ) / ‖r‖², with v = Jᵀ r / ‖r‖"
+    order = 120
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""

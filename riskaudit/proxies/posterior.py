@@ -31,10 +31,17 @@ class PosteriorRmse(Proxy):
 
     id = "posterior_rmse"
     title = "Posterior error"
+    short_title = "Posterior RMSE"
     units = UNITS
     source = "derived from Balunovic et al., ICLR 2022, and Zhang et al., NeurIPS 2023"
     riskier = "lower"
     summary = "Error that remains for the best attacker with the stated prior, on average over that prior."
+    formula = (
+        "√(mean of σ² / (λ + ε)), λ the eigenvalues of JᵀJ and ε = σ² / τ²; with a prior covariance L "
+        "Lᵀ, √(tr(L (Lᵀ JᵀJ L / σ² + 1)⁻¹ Lᵀ) / d)"
+    )
+    order = 20
+    predicts_rmse = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -52,10 +59,16 @@ class RevealedFraction(Proxy):
 
     id = "revealed_fraction"
     title = "Revealed fraction"
+    short_title = "Revealed"
     units = "share of the input's dimension, 0 to 1"
     source = "derived: effective dimension of the posterior over d"
     riskier = "higher"
     summary = "Share of the input that the release pins down beyond the prior: 0 is nothing, 1 is all."
+    formula = (
+        "mean over directions of λ / (λ + ε), λ the eigenvalues of JᵀJ and ε = σ² / τ², which is 1 − "
+        "tr(posterior covariance) / tr(prior covariance)"
+    )
+    order = 10
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -73,10 +86,14 @@ class MapRmse(Proxy):
 
     id = "map_rmse"
     title = "MAP error at this sample"
+    short_title = "MAP RMSE"
     units = UNITS
     source = "derived from Balunovic et al., ICLR 2022"
     riskier = "lower"
     summary = "Error of the MAP attacker at this very sample (bias and variance), over all draws of the noise."
+    formula = "√((‖ε (JᵀJ + ε)⁻¹ (x − μ)‖² + σ² tr((JᵀJ + ε)⁻² JᵀJ)) / d), with ε = σ² / τ²"
+    order = 40
+    predicts_rmse = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""
@@ -132,10 +149,14 @@ class MapI2F(Proxy):
 
     id = "map_i2f"
     title = "MAP error (drawn noise)"
+    short_title = "MAP I2F"
     units = UNITS
     source = "derived: I2F of Zhang et al., NeurIPS 2023, with a Gaussian prior"
     riskier = "lower"
     summary = "Error of the MAP attacker at this very sample for one draw of the noise."
+    formula = "‖(JᵀJ + ε)⁻¹ (Jᵀ noise − ε (x − μ))‖ / √d, with ε = σ² / τ²"
+    order = 50
+    predicts_rmse = True
 
     def score(self, at: Linearisation) -> ProxyScores:
         """See `Proxy.score`."""

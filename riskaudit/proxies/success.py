@@ -27,8 +27,20 @@ from riskaudit.proxies.chi_squares import (
     quantile,
 )
 from riskaudit.proxies.linearisation import Linearisation
-from riskaudit.results import Estimate, SuccessProbability
+from riskaudit.results import Estimate, ProxyInfo, SuccessProbability
 
+PREDICTED_RMSE = ProxyInfo(
+    id="predicted_rmse",
+    title="Predicted RMSE (90\u00a0% interval)",
+    short_title="Predicted RMSE",
+    units="RMSE per input coordinate, data units",
+    source="derived from Balunovic et al., ICLR 2022, section 4",
+    riskier="lower",
+    summary="Error of the best attacker with the stated prior, with the interval in which a single attack's lies.",
+    formula="√(mean of σ² / (λ + ε)); the interval holds √(Σ s X² / d), s the posterior variances, X standard normal",
+    order=30,
+    predicts_rmse=True,
+)
 # The predictive interval leaves out as much on either side.
 TAIL = 0.05
 

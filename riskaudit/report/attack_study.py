@@ -15,16 +15,6 @@ from riskaudit.statistics.strongest import strongest
 
 # The best stand-in first: what an attack's RMSE is laid beside.
 _PREDICTED = ("map_rmse", "predicted_rmse", "posterior_rmse", "map_i2f", "i2f")
-METRIC_TITLES = {
-    "rmse": "RMSE",
-    "mse": "MSE",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "lpips": "LPIPS (AlexNet)",
-    "lpips_vgg": "LPIPS (VGG-16)",
-    "lpips_squeeze": "LPIPS (SqueezeNet)",
-    "feature_mse": "Feature MSE",
-}
 REFERENCE_NOTE = (
     "Without noise the predictions are those of the reference noise: they rank samples and foresee no error."
 )
@@ -83,7 +73,8 @@ class AttackStudy:
     def metrics(self) -> tuple[str, ...]:
         """Metrics with a value somewhere, in the report's order."""
         found = {name for row in self.study.attacks for name, value in row.metrics.items() if value is not None}
-        return (*(name for name in METRIC_TITLES if name in found), *sorted(found - set(METRIC_TITLES)))
+        known = [info.id for info in self.study.metric_info if info.id in found]
+        return (*known, *sorted(found - set(known)))
 
     @cached_property
     def own_level(self) -> float | None:
@@ -152,6 +143,11 @@ class AttackStudy:
         """An attack's name; one that starts at the truth says so."""
         return f"{short(name, 32)} (oracle start)" if name in self.oracle_names else short(name, 32)
 
+    def metric_title(self, name: str) -> str:
+        """A metric for readers."""
+        title = next((info.title for info in self.study.metric_info if info.id == name), name)
+        return short(title, 24)
+
     def control_words(self) -> str:
         """The positive control in a few words."""
         runs = [name for name in self.attack_names if name not in self.oracle_names]
@@ -172,8 +168,3 @@ def at_noise(noise_std: float) -> str:
 def correlation(value: float) -> str:
     """A number in [-1, 1] or a difference of two, with a real minus sign."""
     return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
-
-
-def metric_title(name: str) -> str:
-    """A metric for readers."""
-    return METRIC_TITLES.get(name, short(name, 24))

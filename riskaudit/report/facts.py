@@ -6,6 +6,7 @@ import contextlib
 import re
 import shlex
 import statistics
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,44 +16,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from riskaudit.report.formatting import ascii_number, number, target_text
-from riskaudit.results import AuditResult, Estimate, ProxyInfo, Record, SampleRow, Status, Verdict
+from riskaudit.results import AuditResult, Estimate, ProxyInfo, Record, SampleRow, Status, Verdict, VerifyStudy
 from riskaudit.statistics.ranks import known_ends, position, rank_ranges
+from riskaudit.statistics.summaries import COMPARED, Riskier
 
 R = TypeVar("R", bound=Record)
 
-PROXY_ORDER = (
-    "revealed_fraction",
-    "posterior_rmse",
-    "predicted_rmse",
-    "map_rmse",
-    "map_i2f",
-    "i2f",
-    "i2f_lower_bound",
-    "expected_rmse",
-    "lavp_l2_max",
-    "lavp_l2_min",
-    "lavp_cosine_max",
-    "lavp_cosine_min",
-    "gradient_norm",
-)
-PROXY_TITLES = {
-    "revealed_fraction": "Revealed fraction",
-    "posterior_rmse": "Posterior RMSE",
-    "predicted_rmse": "Predicted RMSE (90\u00a0% interval)",
-    "map_rmse": "MAP RMSE",
-    "map_i2f": "MAP I2F",
-    "i2f": "I2F",
-    "i2f_lower_bound": "I2F lower bound",
-    "expected_rmse": "Expected RMSE",
-    "lavp_l2_max": "LAVP L2, largest",
-    "lavp_l2_min": "LAVP L2, smallest",
-    "lavp_cosine_max": "LAVP cosine, largest",
-    "lavp_cosine_min": "LAVP cosine, smallest",
-    "gradient_norm": "Gradient norm",
-}
 # The best stand-in first: what ranks the samples when the headline proxy has no value.
 _RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
-_HIGHER_IS_RISKIER = {"revealed_fraction", "lavp_l2_max", "gradient_norm"}
 _NOISE_STEP = re.compile(r"(gaussian|laplace)(:.*)?", re.DOTALL)
 _PLAIN_STEP = re.compile(r"[a-z0-9_-]+(:[a-z0-9_.+-]+)?", re.IGNORECASE)
 
@@ -77,23 +48,38 @@ class Facts:
     def proxy_ids(self) -> tuple[str, ...]:
         """All proxies of this audit, in the order of the report."""
         listed = {info.id for info in self.result.proxies}
-        found = listed | {proxy for row in self.result.samples for proxy in row.proxies}
-        known = [proxy for proxy in PROXY_ORDER if proxy in found]
-        return (*known, *sorted(found - set(known)))
+        return tuple(sorted(listed | {proxy for row in self.result.samples for proxy in row.proxies}, key=self.order))
+
+    @cached_property
+    def _words(self) -> dict[str, ProxyInfo]:
+        """What the audit and its attack study say of their proxies, by id."""
+        study = self.study("verify", VerifyStudy)
+        return {info.id: info for info in (*(study.prediction_info if study else ()), *self.result.proxies)}
 
     def info(self, proxy: str) -> ProxyInfo | None:
         """What the audit says about a proxy."""
-        return next((info for info in self.result.proxies if info.id == proxy), None)
+        return self._words.get(proxy)
+
+    def order(self, proxy: str) -> tuple[int, int, str]:
+        """A proxy's place in tables, as a key to sort by; those of which the audit says nothing come last."""
+        places = {known: place for place, known in enumerate(self._words)}
+        info = self.info(proxy)
+        return (info.order, places[proxy], proxy) if info else (sys.maxsize, 0, proxy)
 
     def title(self, proxy: str) -> str:
         """A proxy's name for readers."""
         info = self.info(proxy)
-        return info.title if info else PROXY_TITLES.get(proxy, proxy)
+        return info.title if info else proxy
+
+    def short_title(self, proxy: str) -> str:
+        """A proxy's name for the heads of tables."""
+        info = self.info(proxy)
+        return (info.short_title or info.title) if info else proxy
 
     def riskier(self, proxy: str) -> str:
         """Whether more of a proxy or less of it is the greater risk, or nothing where that isn't known."""
         info = self.info(proxy)
-        return info.riskier if info else "lower" if proxy == "predicted_rmse" else ""
+        return info.riskier if info else ""
 
     def reason(self, proxy: str) -> str:
         """Why no sample has a value of this proxy, or nothing."""
@@ -165,7 +151,7 @@ class Facts:
         ends = {row.id: one for row, estimate in self.estimates(proxy) if (one := known_ends(estimate)) is not None}
         if all(low == high for low, high in ends.values()):
             return {}
-        riskier = "higher" if proxy in _HIGHER_IS_RISKIER else "lower"
+        riskier = self._end_of(proxy)
         return dict(zip(ends, rank_ranges(list(ends.values()), riskier), strict=True))
 
     @cached_property
@@ -209,13 +195,19 @@ class Facts:
         proxy = self.ranking_proxy
         if proxy is None:
             return tuple(self.result.samples)
-        sign = -1.0 if proxy in _HIGHER_IS_RISKIER else 1.0
+        riskier = self._end_of(proxy)
+        sign = -1.0 if riskier == "higher" else 1.0
 
         def key(row: SampleRow) -> tuple[bool, float]:
-            value = position(row.proxies.get(proxy), "higher" if proxy in _HIGHER_IS_RISKIER else "lower")
+            value = position(row.proxies.get(proxy), riskier)
             return (value is None, sign * value if value is not None else 0.0)
 
         return tuple(sorted(self.result.samples, key=key))
+
+    def _end_of(self, proxy: str) -> Riskier:
+        """Which end of a proxy is the greater risk; of the two that decide, no file has a say."""
+        info = self.info(proxy)
+        return COMPARED.get(proxy) or (info.riskier if info else "lower")
 
     def class_name(self, row: SampleRow) -> str:
         """A sample's label for readers."""

@@ -7,6 +7,7 @@ edited, or come from an older version: what disagrees is decided anew and named.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
 
 from riskaudit.errors import ResultError, SettingsError
@@ -15,7 +16,7 @@ from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, Policy
 from riskaudit.results.consistency import exclusive
 from riskaudit.results.verdicts import verdict_of
 from riskaudit.statistics.ranks import position
-from riskaudit.statistics.summaries import COMPARED, HIGHER_IS_RISKIER, class_rows, inequalities
+from riskaudit.statistics.summaries import COMPARED, Riskier, class_rows, inequalities
 
 _EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
 _STRICTNESS = {"allow": 0, "warn": 1, "block": 2}
@@ -109,21 +110,25 @@ def _rounded(value: float) -> str:
 
 
 def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
-    own = inequalities(result.samples, list(result.fairness.proxies))
+    riskier = _riskier(result)
+    own = inequalities(result.samples, {proxy: riskier.get(proxy, "lower") for proxy in result.fairness.proxies})
     by_id = {row.id: row for row in result.samples}
     for proxy, said in result.fairness.proxies.items():
         # By value: equal ones may stand in any order.
         names = [said.worst_samples[:1], own.proxies[proxy].worst_samples[:1]]
-        values = [[_value(by_id.get(name), proxy) for name in some] for some in names]
+        values = [[_value(by_id.get(name), proxy, riskier) for name in some] for some in names]
         if values[0] != values[1]:
             contradictions.append(f"the file names another sample as the most exposed by {proxy} than its numbers do")
     return own
 
 
-def _value(row: SampleRow | None, proxy: str) -> float | None:
-    return (
-        None if row is None else position(row.proxies.get(proxy), "higher" if proxy in HIGHER_IS_RISKIER else "lower")
-    )
+def _riskier(result: AuditResult) -> dict[str, Riskier]:
+    """Which end of every proxy is the greater risk; of the two that decide, no file has a say."""
+    return {**{info.id: info.riskier for info in result.proxies}, **COMPARED}
+
+
+def _value(row: SampleRow | None, proxy: str, riskier: Mapping[str, Riskier]) -> float | None:
+    return None if row is None else position(row.proxies.get(proxy), riskier.get(proxy, "lower"))
 
 
 def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseNeed]:

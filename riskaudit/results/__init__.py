@@ -18,7 +18,6 @@ from riskaudit.results.audit import (
     NoiseTarget,
     PolicyOutcome,
     PriorInfo,
-    ProxyInfo,
     ReleaseInfo,
     SampleRow,
     Settings,
@@ -77,6 +76,7 @@ from riskaudit.results.verify import (
     Timing,
     VerifyStudy,
 )
+from riskaudit.results.words import AttackInfo, MetricInfo, ProxyInfo
 
 __all__ = [
     "ATTACK_RMSE",
@@ -85,6 +85,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "STRONGEST",
     "AgreementRow",
+    "AttackInfo",
     "AttackRow",
     "AttackerKnowledge",
     "AuditResult",
@@ -118,6 +119,7 @@ __all__ = [
     "LorenzPoint",
     "LossComparison",
     "MeanAndWorst",
+    "MetricInfo",
     "NoiseCurvePoint",
     "NoiseInfo",
     "NoiseNeed",

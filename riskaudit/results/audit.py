@@ -20,6 +20,7 @@ from riskaudit.errors import ResultError
 from riskaudit.files import write_file
 from riskaudit.results.base import Estimate, Record, Status, SuccessProbability, Target, Verdict
 from riskaudit.results.consistency import check_consistency
+from riskaudit.results.words import ProxyInfo
 
 SCHEMA_VERSION = 1
 
@@ -158,21 +159,6 @@ class Cost(Record):
     seconds: float
     matvecs: int
     peak_memory_bytes: int | None
-
-
-class ProxyInfo(Record):
-    """What a proxy is, so that a report needs nothing but this file.
-
-    ``reason`` says why no sample of this audit has a value, where that is so.
-    """
-
-    id: str
-    title: str
-    units: str
-    source: str
-    riskier: Literal["higher", "lower"]
-    summary: str
-    reason: str | None = None
 
 
 class SolverEvidence(Record):

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from riskaudit.results.base import Estimate, Record, Status, SuccessProbability
+from riskaudit.results.words import AttackInfo, MetricInfo, ProxyInfo
 
 # Attack of the agreement rows that take, per sample, the least error over all attacks without oracle start
 # (the systematic-evaluation paper's Eq. 3).
@@ -167,7 +168,10 @@ class Timing(Record):
 
 
 class VerifyStudy(Record):
-    """``studies.verify`` of audit.json."""
+    """``studies.verify`` of audit.json.
+
+    ``attack_info``, ``metric_info`` and ``prediction_info`` say what the ids in the rows mean, in the order of tables.
+    """
 
     control: Control
     knowledge: AttackerKnowledge
@@ -180,5 +184,8 @@ class VerifyStudy(Record):
     timings: list[Timing] = Field(default_factory=list)
     metric_notes: dict[str, str] = Field(default_factory=dict)
     attack_settings: dict[str, dict[str, float | int | str | bool | None]] = Field(default_factory=dict)
+    attack_info: list[AttackInfo] = Field(default_factory=list)
+    metric_info: list[MetricInfo] = Field(default_factory=list)
+    prediction_info: list[ProxyInfo] = Field(default_factory=list)
     complete: bool = True
     notes: list[str] = Field(default_factory=list)

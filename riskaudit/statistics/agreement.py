@@ -31,11 +31,9 @@ from riskaudit.results import (
 )
 from riskaudit.statistics.probabilities import brier_score, reliability_bins
 from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
-from riskaudit.statistics.strongest import HIGHER_IS_BETTER, strongest
+from riskaudit.statistics.strongest import strongest
 from riskaudit.statistics.tightness import containment, tightness
 
-# Proxies that predict an attack's RMSE in data units, so that a ratio with it has a meaning.
-PREDICTS_RMSE = ("posterior_rmse", "map_rmse", "map_i2f", "predicted_rmse", "expected_rmse", "i2f")
 # One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
 NUM_RESAMPLES = 1000
 _REFERENCE_NOTE = "without noise: the predictions are those of the reference noise"
@@ -58,7 +56,8 @@ def agreement_rows(
     attacks: Sequence[AttackRow],
     predictions: Sequence[Prediction],
     *,
-    higher_is_better: Collection[str] = HIGHER_IS_BETTER,
+    higher_is_better: Collection[str],
+    predicts_rmse: Collection[str],
     confidence: float = 0.95,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -69,6 +68,7 @@ def agreement_rows(
         attacks: one row per attack, sample and noise level.
         predictions: one per sample and noise level.
         higher_is_better: metrics whose higher value is the better reconstruction.
+        predicts_rmse: proxies that foretell an attack's RMSE, so that a ratio with it has a meaning.
         confidence: of the correlations' intervals.
         seed: of their resamples, the same in every row.
         num_resamples: how many.
@@ -76,7 +76,7 @@ def agreement_rows(
     sampling = {"confidence": confidence, "seed": seed, "num_resamples": num_resamples}
     known: dict[tuple[bytes, bytes], RankCorrelation] = {}
     return [
-        _agreement_row(level, attack, metric, proxy, sampling, known)
+        _agreement_row(level, attack, metric, proxy, sampling, known, predicts_rmse)
         for level in _levels(attacks, predictions, higher_is_better)
         for attack, metric in level.errors
         for proxy in dict.fromkeys(name for one in level.predictions.values() for name in one.proxies)
@@ -90,6 +90,7 @@ def _agreement_row(
     proxy: str,
     sampling: dict[str, Any],
     done: dict[tuple[bytes, bytes], RankCorrelation],
+    predicts_rmse: Collection[str],
 ) -> AgreementRow:
     errors = level.errors[attack, metric]
     known = {
@@ -104,7 +105,7 @@ def _agreement_row(
     if key not in done:
         done[key] = rank_correlation(*ranks, **sampling)
     found = asdict(done[key])
-    fits = level.noise_std > 0 and metric == "rmse" and proxy in PREDICTS_RMSE
+    fits = level.noise_std > 0 and metric == "rmse" and proxy in predicts_rmse
     return AgreementRow(
         noise_std=level.noise_std,
         attack=attack,
@@ -122,7 +123,7 @@ def reliability_records(attacks: Sequence[AttackRow], predictions: Sequence[Pred
     An attack succeeds where its RMSE is at most the tolerance, as the probability has it.
     """
     records = []
-    for level in _levels(attacks, predictions, HIGHER_IS_BETTER):
+    for level in _levels(attacks, predictions):
         if level.noise_std == 0:
             continue
         errors = level.errors.get((STRONGEST, "rmse"), {})
@@ -172,7 +173,7 @@ def loss_comparisons(
         seed: of the resamples.
     """
     records = []
-    for level in _levels(attacks, predictions, HIGHER_IS_BETTER):
+    for level in _levels(attacks, predictions):
         for (attack, (own, other)), metric in product(pairs.items(), metrics):
             compared = _compared(level, attack, metric, own, other)
             if not compared:
@@ -240,7 +241,7 @@ def _value(prediction: Prediction, proxy: str) -> float | None:
 
 
 def _levels(
-    attacks: Sequence[AttackRow], predictions: Sequence[Prediction], higher_is_better: Collection[str]
+    attacks: Sequence[AttackRow], predictions: Sequence[Prediction], higher_is_better: Collection[str] = ()
 ) -> list[_Level]:
     """Errors and predictions sorted by noise level; attacks in the order of the rows, the strongest one first."""
     levels = []

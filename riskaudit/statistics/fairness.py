@@ -42,6 +42,7 @@ from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.statistics.ranks import known_ends, num_rivals
 from riskaudit.statistics.strongest import strongest
+from riskaudit.statistics.summaries import COMPARED, Riskier
 
 Measure = Callable[[SampleRow], float | None]
 
@@ -53,11 +54,7 @@ CONFIDENCE = 0.95
 NUM_RESAMPLES = 500
 # The correction leaves out each sample in turn, and changes nothing for so many.
 _MOST_FOR_BCA = 1000
-_RISKIER: dict[str, Literal["higher", "lower"]] = {
-    "revealed_fraction": "higher",
-    "posterior_rmse": "lower",
-    ATTACK_RMSE: "lower",
-}
+_RISKIER: dict[str, Riskier] = {**COMPARED, ATTACK_RMSE: "lower"}
 
 
 def fairness(

@@ -6,9 +6,6 @@ from collections.abc import Iterable
 
 from riskaudit.results import AttackRow
 
-# Metrics of which a higher value is the better reconstruction.
-HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
-
 
 def strongest(
     rows: Iterable[AttackRow], metric: str = "rmse", *, higher_is_better: bool = False

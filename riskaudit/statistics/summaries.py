@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,12 +13,11 @@ from riskaudit.statistics.groups import group_statistic, kruskal_wallis
 from riskaudit.statistics.inequality import gini, max_min_ratio
 from riskaudit.statistics.ranks import known_ends, num_rivals, position
 
-COMPARED = ("revealed_fraction", "posterior_rmse")
+Riskier = Literal["higher", "lower"]
+# The measures that every audit compares, and which end of each is the greater risk.
+COMPARED: dict[str, Riskier] = {"revealed_fraction": "higher", "posterior_rmse": "lower"}
 GROUP_CONFIDENCE = 0.95
 NUM_WORST_SAMPLES = 5
-HIGHER_IS_RISKIER = frozenset(
-    {"revealed_fraction", "lavp_l2_max", "lavp_l2_min", "lavp_cosine_max", "lavp_cosine_min", "gradient_norm"}
-)
 
 
 def value_of(row: SampleRow, proxy: str) -> float | None:
@@ -55,12 +55,12 @@ def _with_ends(statistic: GroupStatistic, ends: Sequence[tuple[float, float]]) -
 
 
 def class_rows(
-    rows: Sequence[SampleRow], class_names: Sequence[str] | None, seed: int, proxies: Sequence[str] = COMPARED
+    rows: Sequence[SampleRow], class_names: Sequence[str] | None, seed: int, proxies: Iterable[str] = COMPARED
 ) -> list[ClassRow]:
     """One row per class that occurs, with the statistics of each compared proxy that has values."""
     targets = sorted({row.target for row in rows if isinstance(row.target, int)})
     groups = {proxy: _values_by_class(rows, proxy) for proxy in proxies}
-    ends = {proxy: _ends_by_class(rows, proxy) for proxy in proxies}
+    ends = {proxy: _ends_by_class(rows, proxy) for proxy in groups}
     sizes = Counter(row.target for row in rows if isinstance(row.target, int))
     return [
         ClassRow(
@@ -79,13 +79,17 @@ def class_rows(
     ]
 
 
-def inequalities(rows: Sequence[SampleRow], proxies: Sequence[str] = COMPARED) -> Fairness:
-    """Inequality of each compared proxy over samples and classes."""
-    return Fairness(proxies={proxy: _inequality(rows, proxy) for proxy in proxies})
+def inequalities(rows: Sequence[SampleRow], proxies: Mapping[str, Riskier] = COMPARED) -> Fairness:
+    """Inequality of each compared proxy over samples and classes.
+
+    Args:
+        rows: of an audit.
+        proxies: which end of each is the greater risk, by id.
+    """
+    return Fairness(proxies={proxy: _inequality(rows, proxy, riskier) for proxy, riskier in proxies.items()})
 
 
-def _inequality(rows: Sequence[SampleRow], proxy: str) -> Inequality:
-    riskier = "higher" if proxy in HIGHER_IS_RISKIER else "lower"
+def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Inequality:
     sign = -1.0 if riskier == "higher" else 1.0
     placed = [(position(row.proxies.get(proxy), riskier), row.id) for row in rows]
     known = [(place, sample_id) for place, sample_id in placed if place is not None]

@@ -7,7 +7,7 @@ held against each other per noise level, since pooling levels would inflate ever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from riskaudit.auditing.victim import Victim, make_victim
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.metrics import Metric, Subject, make_metrics, metric_notes, prior_only
+from riskaudit.proxies import PROXIES
+from riskaudit.proxies.success import PREDICTED_RMSE
 from riskaudit.results import (
     AttackerKnowledge,
     AttackRow,
@@ -28,6 +30,7 @@ from riskaudit.results import (
     Control,
     Prediction,
     PriorOnly,
+    ProxyInfo,
     VerifyStudy,
 )
 from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
@@ -48,15 +51,8 @@ from riskaudit.studies.tuning import tuned
 from riskaudit.version import __version__
 
 METRICS = ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")
-# The proxy of each attack's own matching loss, and that of the other one (Hong et al., AAAI 2024).
-OWN_LOSS = {
-    "dlg": ("lavp_l2_max", "lavp_cosine_max"),
-    "idlg": ("lavp_l2_max", "lavp_cosine_max"),
-    "gradinversion": ("lavp_l2_max", "lavp_cosine_max"),
-    "bayes": ("lavp_l2_max", "lavp_cosine_max"),
-    "gauss-newton": ("lavp_l2_max", "lavp_cosine_max"),
-    "inverting-gradients": ("lavp_cosine_max", "lavp_l2_max"),
-}
+# The proxy of each loss that attacks minimise (Hong et al., AAAI 2024).
+MATCHING_PROXIES = {"l2": "lavp_l2_max", "cosine": "lavp_cosine_max"}
 
 
 def verify(
@@ -223,6 +219,7 @@ def _record(
 ) -> VerifyStudy:  # fmt: skip
     victim, seed = study.victim, study.victim.settings.seed
     metrics = study.metrics
+    predicted = _prediction_info(predictions)
     ids = {row.sample_id for row in rows}
     usable = [index for index, name in enumerate(victim.samples.ids) if name in ids]
     batch = victim.batch(usable) if usable else None
@@ -240,20 +237,46 @@ def _record(
             input_range_known=input_range(victim) is not None,
         ),
         attacks=rows,
-        agreement=agreement_rows(rows, predictions, seed=seed),
+        agreement=agreement_rows(
+            rows,
+            predictions,
+            higher_is_better=[metric.name for metric in metrics if metric.higher_is_better],
+            predicts_rmse=[info.id for info in predicted if info.predicts_rmse],
+            seed=seed,
+        ),
         predictions=predictions,
         prior_only=[
             PriorOnly(sample_id=victim.samples.ids[index], metrics=guess)
             for index, guess in zip(usable, guesses, strict=True)
         ],
         reliability=reliability_records(rows, predictions),
-        loss_comparisons=loss_comparisons(rows, predictions, OWN_LOSS, seed=seed),
+        loss_comparisons=loss_comparisons(rows, predictions, _own_and_other(attacks), seed=seed),
         timings=timings(rows, predictions),
         metric_notes=metric_notes(metrics),
         attack_settings={name: hyper_parameters(attack) for name, attack in attacks.items()},
+        attack_info=[attack.info() for attack in attacks.values()],
+        metric_info=[metric.info() for metric in metrics],
+        prediction_info=predicted,
         complete=complete,
         notes=_notes(study, predictions),
     )
+
+
+def _prediction_info(predictions: Sequence[Prediction]) -> list[ProxyInfo]:
+    """What stands in predictions, in the order of tables."""
+    listed = {name for prediction in predictions for name in prediction.proxies}
+    known = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
+    return sorted((info for info in known if info.id in listed), key=lambda info: info.order)
+
+
+def _own_and_other(attacks: Mapping[str, Attack]) -> dict[str, tuple[str, str]]:
+    """Per attack the proxy of its own matching loss, and that of the other one."""
+    pairs = {}
+    for name, attack in attacks.items():
+        if attack.matching is not None:
+            other = next(loss for loss in MATCHING_PROXIES if loss != attack.matching)
+            pairs[name] = (MATCHING_PROXIES[attack.matching], MATCHING_PROXIES[other])
+    return pairs
 
 
 def _notes(study: _Study, predictions: list[Prediction]) -> list[str]:

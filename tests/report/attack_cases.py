@@ -6,6 +6,8 @@ import math
 import random
 from typing import Literal
 
+from riskaudit.metrics import METRICS
+from riskaudit.proxies.success import PREDICTED_RMSE
 from riskaudit.results import (
     AttackerKnowledge,
     AttackRow,
@@ -111,6 +113,7 @@ def attack_study(
     ]
     broken = control == "failed"
     attacks = [_attack(one, name, random_, broken, png) for one in predictions for name in ATTACKS]
+    words = [*result.proxies, PREDICTED_RMSE]
     pairs = {"l2": ("lavp_l2_max", "lavp_cosine_max"), "cosine-tv": ("lavp_cosine_max", "lavp_l2_max")}
     return VerifyStudy(
         control=_control(control),
@@ -122,7 +125,13 @@ def attack_study(
             input_range_known=False,
         ),
         attacks=attacks,
-        agreement=agreement_rows(attacks, predictions, num_resamples=100),
+        agreement=agreement_rows(
+            attacks,
+            predictions,
+            higher_is_better={"psnr", "ssim"},
+            predicts_rmse={info.id for info in words if info.predicts_rmse},
+            num_resamples=100,
+        ),
         predictions=predictions,
         prior_only=[
             PriorOnly(sample_id=row.id, metrics={"rmse": PRIOR_RMSE * random_.uniform(0.85, 1.1)})
@@ -132,6 +141,8 @@ def attack_study(
         loss_comparisons=loss_comparisons(attacks, predictions, pairs),
         timings=timings(attacks, predictions),
         metric_notes={"lpips": "the weights are not in the torch hub cache"},
+        metric_info=[METRICS[name].info() for name in ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")],
+        prediction_info=words,
         attack_settings={"gauss-newton": {"steps": 40, "products": 60, "damping": 1e-3}, "l2": {"learning_rate": 0.1}},
     )
 

@@ -223,8 +223,19 @@ def build(
         ),
         "cost": Cost(seconds=12.4, matvecs=784 * num_samples, peak_memory_bytes=412 * 2**20),
         "proxies": [
-            ProxyInfo(id=key, title=title, units=units, source=source, riskier=riskier, summary=f"{title} of a sample.")  # type: ignore[arg-type]
-            for key, (title, units, source, riskier) in PROXIES.items()
+            ProxyInfo(
+                id=key,
+                title=title,
+                short_title=title,
+                units=units,
+                source=source,
+                riskier=riskier,  # type: ignore[arg-type]
+                summary=f"{title} of a sample.",
+                formula=f"formula of {key}",
+                order=10 * place,
+                predicts_rmse=units.startswith("data units") and key != "i2f_lower_bound",
+            )
+            for place, (key, (title, units, source, riskier)) in enumerate(PROXIES.items())
         ],
         "samples": samples,
         "classes": _classes(samples, names),

@@ -7,7 +7,7 @@ import pytest
 from scan_cases import loaded_modules
 from scipy import stats
 
-from riskaudit.results import STRONGEST, AttackRow, Estimate, Prediction, SuccessProbability
+from riskaudit.results import STRONGEST, AgreementRow, AttackRow, Estimate, Prediction, SuccessProbability
 from riskaudit.statistics import (
     agreement_rows,
     brier_score,
@@ -56,6 +56,12 @@ def study(count: int = 12, noises: tuple[float, ...] = (0.01, 0.1)) -> tuple[lis
     return attacks, predictions
 
 
+def agreement_of(attacks, predictions, **options) -> list[AgreementRow]:
+    return agreement_rows(
+        attacks, predictions, higher_is_better={"psnr"}, predicts_rmse={"map_rmse", "posterior_rmse", "i2f"}, **options
+    )
+
+
 def test_the_strongest_attack_has_no_oracle_start() -> None:
     rows = [
         attack(0, "a", 0.3), attack(0, "b", 0.2), attack(0, "truth", 0.1, oracle=True), attack(0, "c", None),
@@ -71,7 +77,7 @@ def test_the_strongest_attack_has_no_oracle_start() -> None:
 
 def test_agreement_is_computed_per_noise_level() -> None:
     attacks, predictions = study()
-    rows = agreement_rows(attacks, predictions, num_resamples=50)
+    rows = agreement_of(attacks, predictions, num_resamples=50)
     keys = [(row.noise_std, row.attack, row.metric, row.proxy) for row in rows]
     assert len(set(keys)) == len(keys) == 2 * 4 * 2 * 2
     for row in rows:
@@ -94,7 +100,7 @@ def test_agreement_is_computed_per_noise_level() -> None:
 
 
 def test_correlations_keep_their_sign() -> None:
-    rows = agreement_rows(*study(), num_resamples=50)
+    rows = agreement_of(*study(), num_resamples=50)
     signs = {(row.metric, row.proxy): np.sign(row.spearman) for row in rows if row.attack == STRONGEST}
     assert signs == {
         ("rmse", "map_rmse"): 1, ("rmse", "lavp_l2_max"): -1, ("psnr", "map_rmse"): -1, ("psnr", "lavp_l2_max"): 1,
@@ -105,13 +111,13 @@ def test_values_that_can_t_be_relied_on_are_left_out() -> None:
     attacks = [attack(sample, "one", 0.1 + 0.01 * sample) for sample in range(6)]
     predictions = [prediction(sample, map_rmse=0.1 + 0.02 * sample) for sample in range(5)]
     predictions += [prediction(5, map_rmse=9.0, status="not_converged"), prediction(6, map_rmse=0.3)]
-    row = agreement_rows(attacks, predictions, num_resamples=20)[0]
+    row = agreement_of(attacks, predictions, num_resamples=20)[0]
     assert (row.num_samples, row.spearman) == (5, 1.0)
-    few = agreement_rows(attacks[:2], predictions, num_resamples=20)[0]
+    few = agreement_of(attacks[:2], predictions, num_resamples=20)[0]
     assert (few.spearman, few.num_samples) == (None, 2)
     assert few.note.startswith("too few samples")
-    assert agreement_rows([], predictions) == []
-    assert agreement_rows(attacks, []) == []
+    assert agreement_of([], predictions) == []
+    assert agreement_of(attacks, []) == []
 
 
 def test_tightness_and_intervals_before_and_after_calibration() -> None:
@@ -124,7 +130,7 @@ def test_tightness_and_intervals_before_and_after_calibration() -> None:
         )
         for sample in range(5)
     ]  # fmt: skip
-    row = agreement_rows(attacks, predictions, num_resamples=20)[0]
+    row = agreement_of(attacks, predictions, num_resamples=20)[0]
     assert (row.attack, row.metric, row.note) == (STRONGEST, "rmse", "all predictions are equal")
     assert row.tightness_lower_quartile == pytest.approx(0.8)
     assert (row.tightness_median, row.tightness_upper_quartile) == pytest.approx((1.0, 2.0))
@@ -134,9 +140,7 @@ def test_tightness_and_intervals_before_and_after_calibration() -> None:
 
 
 def test_no_interval_gives_neither_coverage_nor_validity() -> None:
-    row = agreement_rows([attack(s, "one", 0.1 + s) for s in range(5)], [prediction(s, i2f=0.2 + s) for s in range(5)])[
-        0
-    ]
+    row = agreement_of([attack(s, "one", 0.1 + s) for s in range(5)], [prediction(s, i2f=0.2 + s) for s in range(5)])[0]
     assert (row.validity, row.coverage, row.calibrated_validity, row.calibrated_coverage) == (None,) * 4
     assert row.tightness_median is not None
 
@@ -212,7 +216,7 @@ def test_without_noise_only_ranks_are_compared() -> None:
     attacks = [row.model_copy(update={"noise_std": quiet[row.noise_std]}) for row in attacks]
     predictions = [one.model_copy(update={"noise_std": quiet[one.noise_std]}) for one in predictions]
     measured = ("tightness_median", "share_below_nine_tenths", "validity", "coverage", "calibrated_validity")
-    rows = agreement_rows(attacks, predictions, num_resamples=20)
+    rows = agreement_of(attacks, predictions, num_resamples=20)
     assert {row.noise_std for row in rows} == {0.0, 0.01}
     for row in rows:
         assert row.spearman is not None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, correlation, metric_title
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, correlation
 from riskaudit.report.document import Block, Cell, Column, Subheading, Table
-from riskaudit.report.facts import PROXY_ORDER
 from riskaudit.report.formatting import (
     count_cell,
     given,
@@ -19,11 +18,10 @@ from riskaudit.report.formatting import (
 )
 from riskaudit.report.sections.attacked import attacked_figure, reliability_figure
 from riskaudit.results import STRONGEST, AgreementRow, LossComparison
-from riskaudit.statistics.agreement import PREDICTS_RMSE
 
 _PRINT_ROWS = 40
-# What is shown at once: what foresees an error, and the cheap proxies that it has to beat. The rest is folded.
-_OPEN = (*PREDICTS_RMSE, "i2f_lower_bound", "lavp_l2_max", "lavp_cosine_max", "gradient_norm")
+# Shown at once beside what foretells an error: the cheap proxies that it has to beat. The rest is folded.
+_CHEAP = frozenset({"i2f_lower_bound", "lavp_l2_max", "lavp_cosine_max", "gradient_norm"})
 _RAW = (
     "Correlations are raw and per noise level. Expect a proxy that is riskier when higher to correlate negatively with "
     "errors and positively with PSNR and SSIM, and a proxy that is riskier when lower the other way round. MSE orders "
@@ -50,8 +48,8 @@ def agreement_blocks(study: AttackStudy) -> list[Block]:
     """Everything that lays predictions beside attacks; what has no data is left out."""
     rows = study.agreement
     best = [row for row in rows if row.attack == STRONGEST]
-    shown = [row for row in best if row.proxy in _OPEN]
-    others = [row for row in best if row.proxy not in _OPEN]
+    shown = [row for row in best if _shown(study, row.proxy)]
+    others = [row for row in best if not _shown(study, row.proxy)]
     single = [row for row in rows if row.attack != STRONGEST and row.attack not in study.oracle_names]
     oracle = [row for row in rows if row.attack in study.oracle_names]
     apart = "Oracle start: evidence on the theory, not an attack that anyone can run"
@@ -101,11 +99,15 @@ def _tightness_table(study: AttackStudy, rows: Iterable[AgreementRow], table_id:
     return Table(table_id, caption, columns, body, note=note, sortable=True, layout="compact")
 
 
-def _order(study: AttackStudy, row: AgreementRow) -> tuple[float, int, int]:
+def _shown(study: AttackStudy, proxy: str) -> bool:
+    info = study.facts.info(proxy)
+    return proxy in _CHEAP or (info is not None and info.predicts_rmse)
+
+
+def _order(study: AttackStudy, row: AgreementRow) -> tuple[float, int, tuple[int, int, str]]:
     """By noise level, the strongest attack first, attacks in the study's order, proxies in the report's."""
     attack = study.attack_names.index(row.attack) if row.attack in study.attack_names else -1
-    proxy = PROXY_ORDER.index(row.proxy) if row.proxy in PROXY_ORDER else len(PROXY_ORDER)
-    return row.noise_std, attack, proxy
+    return row.noise_std, attack, study.facts.order(row.proxy)
 
 
 def _tightness_cells(study: AttackStudy, row: AgreementRow) -> tuple[Cell, ...]:
@@ -159,7 +161,7 @@ def _agreement_table(
         found = [cells.get((level, attack, proxy, name)) for name in metrics]
         body.append((*leading, *(_correlation_cell(row, kendall) for row in found)))
     columns = [_NOISE, *([Column("Attack")] if several else []), Column("Proxy")]
-    columns += [Column(metric_title(name), True) for name in metrics]
+    columns += [Column(study.metric_title(name), True) for name in metrics]
     kind = "Kendall's tau-b" if kendall else "Spearman's rho"
     return _correlation_table(table_id, f"{caption}: {kind}", columns, body, folded=folded) if metrics else None
 
@@ -248,7 +250,7 @@ def _loss_cells(study: AttackStudy, row: LossComparison) -> tuple[Cell, ...]:
     return (
         Cell(given(row.noise_std), row.noise_std),
         Cell(study.attack_title(row.attack)),
-        Cell(metric_title(row.metric)),
+        Cell(study.metric_title(row.metric)),
         Cell(study.facts.title(row.own), detail=_absolute(row.own_spearman)),
         Cell(study.facts.title(row.other), detail=_absolute(row.other_spearman)),
         count_cell(row.num_samples),

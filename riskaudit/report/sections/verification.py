@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise, correlation, metric_title
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise, correlation
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, count_cell, given, number, number_cell, percent, sentence, short, tally
@@ -25,7 +25,7 @@ def verification_blocks(study: AttackStudy) -> list[Block]:
         blocks.append(Bullets(_settings(study), lead="Settings of the attacks."))
     blocks += agreement_blocks(study)
     blocks += reconstruction_blocks(study)
-    notes = [f"{metric_title(name)}: {sentence(text)}" for name, text in study.study.metric_notes.items()]
+    notes = [f"{study.metric_title(name)}: {sentence(text)}" for name, text in study.study.metric_notes.items()]
     notes += [sentence(note) for note in study.study.notes]
     if notes:
         blocks.append(Bullets(tuple(notes), lead="Notes of the attack study."))

@@ -1,0 +1,57 @@
+"""What proxies, metrics and attacks are called and what their numbers mean, as it travels with a result.
+
+The words stand on the classes that compute the numbers; whoever reads a result takes them from here and has no copy.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from riskaudit.results.base import Record
+
+
+class ProxyInfo(Record):
+    """What a proxy is, so that a report needs nothing but this file.
+
+    ``formula`` is the one that was computed. ``order`` is the proxy's place in tables, least first.
+    ``predicts_rmse`` says whether it foretells an attack's RMSE in data units, so that a ratio with it has a meaning.
+    ``reason`` says why no sample of this audit has a value, where that is so. Audits of older versions lack
+    ``short_title``, ``formula``, ``order`` and ``predicts_rmse``.
+    """
+
+    id: str
+    title: str
+    short_title: str = ""
+    units: str
+    source: str
+    riskier: Literal["higher", "lower"]
+    summary: str
+    formula: str = ""
+    order: int = 1000
+    predicts_rmse: bool = False
+    reason: str | None = None
+
+
+class MetricInfo(Record):
+    """What a metric is. ``higher_is_better``: whether a higher value is a better reconstruction, so a worse leak."""
+
+    id: str
+    title: str
+    units: str
+    source: str
+    higher_is_better: bool
+
+
+class AttackInfo(Record):
+    """What an attack is.
+
+    ``matching`` is the loss between releases that it minimises, where it is one that a proxy is made for.
+    ``oracle_start``: whether it starts at the truth, which no attacker has.
+    """
+
+    id: str
+    title: str
+    source: str
+    summary: str
+    matching: Literal["l2", "cosine"] | None = None
+    oracle_start: bool = False
