@@ -79,7 +79,7 @@ def cosine_hessian(J: Array, r: Array) -> Array:
 
 
 def proxies(J: Array, r: Array, delta: Array, displacement: Array, sigma: float, tau: float) -> dict[str, float]:
-    """Every proxy of THEORY, section 2, for a J of full column rank.
+    """Every proxy of docs/theory.md, section 2, for a J of full column rank.
 
     Args:
         J: [P, d].

@@ -1,7 +1,7 @@
 """``gauss-newton``: the MAP attacker by Levenberg-Marquardt, whose error the posterior foretells.
 
 Minimises ||r(x) - obs||^2 / sigma^2 + (x - mu)^T C^-1 (x - mu), the negative log posterior under Gaussian noise
-and prior (Balunovic et al., ICLR 2022, with the Gaussian prior; THEORY, section 6). Where the release has no
+and prior (Balunovic et al., ICLR 2022, with the Gaussian prior; docs/theory.md, section 6). Where the release has no
 noise, only the first term. Laplace noise is treated as the Gaussian noise of the same Fisher information.
 
 One descent from the prior's mean is enough for smooth networks. Where its residual is larger than the noise

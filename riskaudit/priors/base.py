@@ -1,7 +1,7 @@
 """The prior interface: N(mu, C) over one flattened input, given its class where the prior knows classes.
 
 C = L L^T with a symmetric root L, so that everything that holds for white inputs holds for w with
-x = mu + L w and the Jacobian J L (THEORY, posterior error).
+x = mu + L w and the Jacobian J L (docs/theory.md, section 2).
 """
 
 from __future__ import annotations

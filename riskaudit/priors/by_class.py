@@ -1,7 +1,7 @@
 """One Gaussian per class: what an attacker knows who has read the label off the gradient.
 
-The label usually can be read there, so that conditioning on it is fair to the attacker (THEORY, correlated
-prior). A class of which too few images are known has what is known of all images together instead.
+The label usually can be read there, so that conditioning on it is fair to the attacker (docs/theory.md,
+section 2). A class of which too few images are known has what is known of all images together instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """N(mu, tau^2 I): every input coordinate on its own, with one mean and one standard deviation.
 
 Images are far from white, so an attacker who knows their correlations does better than this prior says
-(THEORY, posterior error). It is the default because it needs nothing but two numbers.
+(docs/theory.md, section 2). It is the default because it needs nothing but two numbers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """K = L H L: the sensitivity of a release in the coordinates in which the prior is white.
 
 With x = mu + L w and w ~ N(0, I) the Jacobian in w is J L, so K = (J L)^T J L, and everything that holds for
-a white prior holds for K (THEORY, correlated prior).
+a white prior holds for K (docs/theory.md, section 2).
 """
 
 from __future__ import annotations

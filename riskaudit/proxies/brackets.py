@@ -1,6 +1,6 @@
 """What Lanczos iterations certify of H at B samples: its ends, norms of solutions, traces of functions.
 
-Everything is bracketed, nothing is solved: THEORY, section 4. One iteration from a random start gives l_1
+Everything is bracketed, nothing is solved: docs/theory.md, section 4. One iteration from a random start gives l_1
 (and deflates the probes), one from each right-hand side gives the norm of a solution, and one from each
 probe gives traces. Probabilities of failure are divided over the events of a sample.
 """

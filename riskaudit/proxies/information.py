@@ -1,7 +1,7 @@
 """How much a release tells of one sample, at any level of Gaussian noise.
 
 Isotropic prior: revealed_fraction = d_eff / d and posterior_rmse = tau sqrt(1 - revealed_fraction), with
-d_eff = sum_i l_i / (l_i + eps) and eps = sigma^2 / tau^2 (THEORY, section 2). Correlated prior of covariance C:
+d_eff = sum_i l_i / (l_i + eps) and eps = sigma^2 / tau^2 (docs/theory.md, section 2). Correlated prior of covariance C:
 posterior_rmse^2 = sum_i w_i sigma^2 / (k_i + sigma^2) / d over the eigenvalues of K = L H L, tau^2 = tr C / d, and
 revealed_fraction = 1 - posterior_rmse^2 / tau^2. Exact where all eigenvalues are known, else an interval.
 """

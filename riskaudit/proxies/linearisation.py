@@ -1,6 +1,6 @@
 """A release linearised at a batch of samples: what all proxies share, each piece computed once.
 
-H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^2 (THEORY, section 2). With a
+H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^2 (docs/theory.md, section 2). With a
 correlated prior of covariance C = L L^T the posterior is read off K = L H L at the shift sigma^2, and everything
 that has no prior in it off H as before.
 """

@@ -5,7 +5,7 @@ for another law sigma is the Gaussian std of the same Fisher information, which 
 The MAP error of this very sample has bias eps (H + eps)^-1 (x - mu) and variance sigma^2 tr (H + eps)^-2 H.
 Prior N(mu, C), C = L L^T: posterior covariance L (K / sigma^2 + I)^-1 L with K = L H L; bias
 sigma^2 L (K + sigma^2)^-1 L^-1 (x - mu) and variance sigma^2 tr L K (K + sigma^2)^-2 L.
-Derived in the project's notes from Balunovic et al., ICLR 2022; checked against dense float64.
+Derived from Balunovic et al., ICLR 2022: docs/theory.md, section 2.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 With K = V diag(k) V^T and w_i = v_i^T C v_i the posterior covariance L (K / sigma^2 + I)^-1 L has the trace
 sum_i w_i sigma^2 / (k_i + sigma^2), and the MAP attacker's variance is sum_i w_i sigma^2 k_i / (k_i + sigma^2)^2
-(THEORY, correlated prior, in the eigenbasis of K).
+(docs/theory.md, section 2, in the eigenbasis of K).
 """
 
 from __future__ import annotations

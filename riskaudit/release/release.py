@@ -2,7 +2,7 @@
 
 r(x) is the pipeline's mean as a differentiable function of the input; noise and its law come with it.
 Each sample is released on its own: a mean gradient over a batch has Jacobian J_i / B for sample i, so
-this is the attacker who knows the other samples' gradients (THEORY, section 3).
+this is the attacker who knows the other samples' gradients (docs/theory.md, section 3).
 """
 
 from __future__ import annotations

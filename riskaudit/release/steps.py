@@ -122,7 +122,7 @@ class Gradient(Step):
 class Clip(Step):
     """Scale one sample's vector down to 2-norm ``bound`` where it is longer.
 
-    Beyond the bound the Jacobian is (C / ||r||)(I - rhat rhat^T) J (THEORY: LAVP).
+    Beyond the bound the Jacobian is (C / ||r||)(I - rhat rhat^T) J (docs/theory.md, section 2).
     """
 
     bound: float

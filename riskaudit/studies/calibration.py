@@ -1,7 +1,7 @@
 """``riskaudit calibrate``: attack a calibration set once, so that later scans carry intervals with stated coverage.
 
-Split conformal prediction (THEORY, section 6): the strongest attack's RMSE over its prediction, per noise level, on
-samples that are not scanned later.
+Split conformal prediction (docs/theory.md, section 6): the strongest attack's RMSE over its prediction, per noise
+level, on samples that are not scanned later.
 """
 
 from __future__ import annotations

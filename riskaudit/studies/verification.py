@@ -1,7 +1,8 @@
 """``riskaudit verify``: the proxies of an audit against full attack runs on the very release that was audited.
 
 The audit is made first, at every noise level; then attacks run on the same draws of the noise; then the two are
-held against each other per noise level, since pooling levels would inflate every correlation (THEORY, section 6).
+held against each other per noise level, since pooling levels would inflate every correlation
+(docs/theory.md, section 6).
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_noise_for_a_target_beyond_the_prior_or_for_nothing() -> None:
 
 
 def test_i2f_of_an_eigenvector_is_c_over_its_singular_value(model_and_batch) -> None:
-    """THEORY, I2F: delta = c u with u a left singular vector of singular value s gives c / (s sqrt(d))."""
+    """docs/theory.md, I2F: delta = c u with u a left singular vector of singular value s gives c / (s sqrt(d))."""
     network, batch = model_and_batch("mlp")
     at = cases.linearise(network, batch.select([0]))
     J = oracles.jacobian(network, F.cross_entropy, batch.inputs[0], batch.targets[0])

@@ -1,6 +1,6 @@
 """J of a release by layers: H v = DPhi^T M DPhi v, nothing of the size B x P ever formed for a plain gradient.
 
-THEORY, section 5. Phi is in `signals`, the layers' part of M in `layers`; the release's steps after the
+docs/theory.md, section 5. Phi is in `signals`, the layers' part of M in `layers`; the release's steps after the
 gradient (kept entries, projections) are the rest of M: entries of the gradient's tangent are multiplied
 by 0 or 1, and projections become downdates by vectors [d] that are pulled back once.
 """
@@ -117,7 +117,7 @@ class StructuredJacobian(Jacobian):
     def smallest_eigenvalue_bound(self) -> Tensor:
         """||b||^2 / (1 + ||a||^2) of a fully connected layer with a bias that sees the whole input.
 
-        THEORY, section 2 (LAVP). The input may come scaled, coordinate by coordinate: the smallest
+        docs/theory.md, section 2 (LAVP). The input may come scaled, coordinate by coordinate: the smallest
         squared scale is a factor. Only for a plain gradient.
         """
         best = torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)

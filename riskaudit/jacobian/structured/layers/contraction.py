@@ -1,7 +1,7 @@
 """What one call of a layer adds to a sample's gradient: a multilinear map of its factors.
 
 The factors of a call are the activations that enter it and, last, the back-propagated signal at its
-output (THEORY, section 5). The gradient of the call's parameters is linear in each of them, so a
+output (docs/theory.md, section 5). The gradient of the call's parameters is linear in each of them, so a
 tangent of the factors gives a tangent of the gradient, and the transpose of that map gives
 cotangents of the factors. ``gram`` is the one after the other, which some layers can do without ever
 forming anything as large as their weight.

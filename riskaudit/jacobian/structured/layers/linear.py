@@ -14,7 +14,7 @@ from riskaudit.jacobian.structured.layers.contraction import Contraction, Parame
 def forms_weight(positions: int, inputs: int, outputs: int) -> bool:
     """Whether forming U [c, a] takes fewer multiplications than Gram matrices over T positions.
 
-    4 T a c against 3 T^2 (a + c): THEORY, section 5.
+    4 T a c against 3 T^2 (a + c): docs/theory.md, section 5.
     """
     return 3 * positions * (inputs + outputs) > 4 * inputs * outputs
 

@@ -1,0 +1,30 @@
+"""What the pages under docs/ point to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+def test_theory_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(?:tests/[a-z/]*)?(test_\w+\.py)", text))
+    assert len(names) > 15
+    assert names <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    places = set(re.findall(r"`((?:tests|riskaudit|linalg|proxies)/[\w/.]*?)(?:::\w+)?`", text))
+    assert [place for place in places if not any((base / place).exists() for base in (ROOT, ROOT / "riskaudit"))] == []
+    sections = set(re.findall(r"^## (\d+)\.", text, re.MULTILINE))
+    for path in (ROOT / "riskaudit").rglob("*.py"):
+        assert set(re.findall(r"docs/theory\.md,\s+section (\d+)", path.read_text(encoding="utf-8"))) <= sections
