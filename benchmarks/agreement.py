@@ -96,7 +96,7 @@ def studied(
         noise_stds=noise_stds,
         tuning_samples=tuning,
     )
-    return result, VerifyStudy.model_validate(result.studies["verify"])
+    return result, result.studies.verify
 
 
 def errors(study: VerifyStudy, attack: str, noise_std: float) -> dict[str, float]:

@@ -70,7 +70,7 @@ def studied(case: Case, name: str, folder: Path, count: int, *, shaping: bool) -
         StudyRun(attacks=True),
         looked_at,
     )
-    return DirectionsStudy.model_validate(result.studies["directions"])
+    return result.studies.directions
 
 
 def direction_table(name: str, study: DirectionsStudy) -> Table:

@@ -20,7 +20,7 @@ from benchmarks.options import Printer, Settings, experiment_parser
 from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
 from riskaudit.auditing import AuditSettings
-from riskaudit.results import AuditResult, FairnessStudy
+from riskaudit.results import AuditResult
 from riskaudit.studies import AttackSettings, verify
 from riskaudit.studies.fairness import with_fairness
 
@@ -37,7 +37,7 @@ def measure(model: nn.Module, bench: Bench, noise: float, steps: int | None) -> 
 
 def report(found: AuditResult, noise: float, table: Table, classes: Table) -> None:
     """Rows of one study."""
-    study = FairnessStudy.model_validate(found.studies["fairness"])
+    study = found.studies.fairness
     for one in study.distributions:
         table.rows.append(
             {

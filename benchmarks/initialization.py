@@ -43,7 +43,7 @@ def compare(name: str, folder: Path, noise: float, *, attacks: bool, quick: bool
         lenet(shape), samples, settings, run, seeds=1 if quick else NUM_SEEDS, names=NAMES[:2] if quick else NAMES,
         attacks=ATTACKS,
     )  # fmt: skip
-    study = InitializationStudy.model_validate(result.studies["initialization"])
+    study = result.studies.initialization
     columns = {
         "initialization": "initialization",
         "posterior": "posterior RMSE: median (95 %)",

@@ -24,7 +24,6 @@ from benchmarks.training import accuracy, lenet, train
 from riskaudit.auditing import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
-from riskaudit.results import TrainingStudy
 from riskaudit.studies import training_study
 from riskaudit.studies.running import StudyRun
 
@@ -82,7 +81,7 @@ def follow(name: str, folder: Path, scratch: Path, noise: float, *, attacks: boo
     )  # fmt: skip
     run = StudyRun(attacks=attacks, attack_steps=2 if quick and attacks else None)
     result = training_study(files, samples, settings, run, load=lambda path: read(path, model), attacks=ATTACKS)
-    study = TrainingStudy.model_validate(result.studies["training"])
+    study = result.studies.training
     columns = {
         "epochs": "epochs",
         "test": "test accuracy",

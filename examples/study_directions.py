@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
-from riskaudit.results import DirectionsStudy
 from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.running import StudyRun
 
@@ -27,7 +26,7 @@ def main(folder: Path) -> None:
         checkpoint, samples, run=StudyRun(attacks=True), looked_at=DirectionSettings(norm=1e-4, attack_names=("local",))
     )
 
-    study = DirectionsStudy.model_validate(result.studies["directions"])
+    study = result.studies.directions
     for row in study.directions:
         if row.eigenvalue is not None and row.predicted_rmse is not None:
             print(f"sample {row.sample_id}, {row.direction}: l = {row.eigenvalue:.3g}, error predicted "

@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
-from riskaudit.results import FairnessStudy
 from riskaudit.studies import fairness_study
 
 
@@ -26,7 +25,7 @@ def main(folder: Path) -> None:
     settings = riskaudit.AuditSettings(release="gaussian:0.01")
     result = fairness_study(checkpoint, samples, settings, groups=groups, groups_name="halves")
 
-    study = FairnessStudy.model_validate(result.studies["fairness"])
+    study = result.studies.fairness
     revealed = study.distributions[0]
     print(f"Gini of the revealed fraction {revealed.gini:.2f}, worst / median {revealed.worst_to_median:.1f}")
     for one in study.comparisons:

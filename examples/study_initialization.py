@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
-from riskaudit.results import InitializationStudy
 from riskaudit.studies import initialization_study
 
 
@@ -24,7 +23,7 @@ def main(folder: Path) -> None:
     names = ("uniform", "kaiming_uniform", "xavier_uniform", "default")
     result = initialization_study(checkpoint, samples, settings, seeds=2, names=names)
 
-    study = InitializationStudy.model_validate(result.studies["initialization"])
+    study = result.studies.initialization
     for row in study.rows:
         if row.posterior_rmse is None:
             print(f"{row.initialization}: {'; '.join(row.reasons)}")

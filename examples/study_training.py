@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 import riskaudit
 from riskaudit.inputs.architectures import get_architecture
-from riskaudit.results import TrainingStudy
 from riskaudit.studies import training_study
 
 STEPS = (0, 20, 100)
@@ -29,7 +28,7 @@ def main(folder: Path) -> None:
     settings = riskaudit.AuditSettings(release="gaussian:0.003")
     result = training_study([run], samples.select(list(range(8))), settings)
 
-    study = TrainingStudy.model_validate(result.studies["training"])
+    study = result.studies.training
     for row in study.rows:
         error = row.posterior_rmse
         if error is None:

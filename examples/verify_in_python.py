@@ -23,11 +23,11 @@ def main(folder: Path) -> None:
     attacks = riskaudit.AttackSettings(("gauss-newton",), steps=20)
 
     verified = riskaudit.verify(checkpoint, audited, settings, attacks, noise_stds=[0.02])
-    study = verified.studies["verify"]
-    print(f"positive control: {study['control']['status']}")
-    for row in study["agreement"]:
-        if (row["attack"], row["metric"], row["proxy"]) == ("strongest", "rmse", "map_i2f"):
-            print(f"attack over prediction, median: {row['tightness_median']:.2f}")
+    study = verified.studies.verify
+    print(f"positive control: {study.control.status}")
+    for row in study.agreement:
+        if (row.attack, row.metric, row.proxy) == ("strongest", "rmse", "map_i2f"):
+            print(f"attack over prediction, median: {row.tightness_median:.2f}")
 
     calibration = riskaudit.calibrate(checkpoint, others, settings, attacks)
     calibration.save(folder / "calibration.json")

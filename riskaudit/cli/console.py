@@ -107,8 +107,8 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
             typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
             if revealed.note is not None and len(result.samples) > 1:
                 typer.echo(f"note: {revealed.note}")
-    if "verify" in result.studies:
-        _print_verify(VerifyStudy.model_validate(result.studies["verify"]))
+    if result.studies.verify is not None:
+        _print_verify(result.studies.verify)
     for warning in result.warnings:
         typer.echo(f"note: {warning}")
     if result.policy is not None:

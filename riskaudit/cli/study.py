@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -84,5 +84,4 @@ def merged(result: AuditResult, earlier: AuditResult, place: Path) -> AuditResul
     ):
         if one != other:
             raise SettingsError(f"--add-to expects an audit of the same {what}; {place.name} is of another")
-    studies: dict[str, Any] = {**earlier.studies, **result.studies}
-    return result.model_copy(update={"studies": studies})
+    return result.model_copy(update={"studies": result.studies.over(earlier.studies)})

@@ -56,9 +56,10 @@ def fairness(
             matched = _matched(groups, group_by, subject, samples)
         source = None if group_by is None else group_by.name
         result = fairness_study(model, samples, settings, how, groups=matched, groups_name=source)
-        if "verify" in result.studies or earlier is None or not _same_release(result, earlier):
+        attacked = None if earlier is None or not _same_release(result, earlier) else earlier.studies.verify
+        if result.studies.verify is not None or attacked is None:
             return result
-        studies = {"verify": earlier.studies["verify"], **result.studies}
+        studies = result.studies.with_study(attacked)
         return with_fairness(result.model_copy(update={"studies": studies}), matched, source)
 
     return run_study(ctx, subject, report, options, run)
@@ -78,4 +79,4 @@ def _same_release(result: AuditResult, earlier: AuditResult) -> bool:
     """Whether attacks on an earlier audit are attacks on this one."""
     same = (result.checkpoint.sha256, result.data.sha256, result.release, [row.id for row in result.samples])
     other = (earlier.checkpoint.sha256, earlier.data.sha256, earlier.release, [row.id for row in earlier.samples])
-    return "verify" in earlier.studies and same == other
+    return same == other

@@ -44,7 +44,7 @@ def verify(ctx: typer.Context, subject: SubjectOptions, report: ReportOptions, a
             progress=update, log=log, resume=attack.resume,
         )  # fmt: skip
     outcome = desk.deliver(result)
-    if not result.studies["verify"]["complete"]:
+    if result.studies.verify is None or not result.studies.verify.complete:
         typer.echo(f"interrupted: finished attacks are in the report; --out {desk.folder} --resume goes on", err=True)
         return EXIT_INTERRUPTED
     log.unlink(missing_ok=True)

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import ValidationError
-
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, short
 from riskaudit.results import AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
@@ -32,18 +30,10 @@ _BEYOND_RANKS = (
 )
 
 
-def read_attack_study(facts: Facts) -> AttackStudy | str | None:
-    """The attack study of an audit; a sentence where it can't be read; None where there is none."""
-    found = facts.result.studies.get("verify")
-    if found is None:
-        return None
-    try:
-        study = VerifyStudy.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "studies.verify"
-        return f"The attack study in audit.json can't be read ({short(place, 80)}: {short(first['msg'], 120)})."
-    return AttackStudy(facts, study)
+def read_attack_study(facts: Facts) -> AttackStudy | None:
+    """The attack study of an audit; None where there is none, or none that can be read."""
+    study = facts.result.studies.verify
+    return None if study is None else AttackStudy(facts, study)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from riskaudit.report.attack_study import AttackStudy, read_attack_study
+from riskaudit.report.attack_study import read_attack_study
 from riskaudit.report.document import Block, Document, Section
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, printable, short
@@ -93,7 +93,7 @@ def _banners(facts: Facts) -> tuple[str, ...]:
         banners.append(f"This release is undefended: assume full disclosure.{ranked}")
     shown = sum(row.image_png is not None for row in facts.result.samples)
     study = read_attack_study(facts)
-    reconstructed = shown_reconstructions(study) if isinstance(study, AttackStudy) else 0
+    reconstructed = shown_reconstructions(study) if study is not None else 0
     parts = [f"{count(shown, 'private input')} (section 4)"] if shown else []
     parts += [f"{count(reconstructed, 'reconstruction')} of private inputs (section 6)"] if reconstructed else []
     if parts:

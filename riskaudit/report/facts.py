@@ -11,16 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from riskaudit.report.formatting import ascii_number, number, target_text
-from riskaudit.results import AuditResult, Estimate, ProxyInfo, Record, SampleRow, Status, Verdict, VerifyStudy
+from riskaudit.results import AuditResult, Estimate, ProxyInfo, SampleRow, Status, Verdict
 from riskaudit.statistics.ranks import known_ends, position, rank_ranges
 from riskaudit.statistics.summaries import COMPARED, Riskier
-
-R = TypeVar("R", bound=Record)
 
 # The best stand-in first: what ranks the samples when the headline proxy has no value.
 _RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
@@ -53,7 +48,7 @@ class Facts:
     @cached_property
     def _words(self) -> dict[str, ProxyInfo]:
         """What the audit and its attack study say of their proxies, by id."""
-        study = self.study("verify", VerifyStudy)
+        study = self.result.studies.verify
         return {info.id: info for info in (*(study.prediction_info if study else ()), *self.result.proxies)}
 
     def info(self, proxy: str) -> ProxyInfo | None:
@@ -263,13 +258,6 @@ class Facts:
             if step not in {"", "gradient"} and _PLAIN_STEP.fullmatch(step)
         ]
         return ",".join(kept if noise in kept else [*kept, noise])
-
-    def study(self, name: str, kind: type[R]) -> R | None:
-        """A study of the audit; None where there is none, or where it can't be read."""
-        try:
-            return kind.model_validate(self.result.studies[name])
-        except (KeyError, ValidationError):
-            return None
 
     @cached_property
     def _command_words(self) -> list[str]:

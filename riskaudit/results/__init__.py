@@ -6,11 +6,9 @@ from riskaudit.results.audit import (
     CalibrationInfo,
     CheckpointInfo,
     ClassRow,
-    ClassTest,
     Cost,
     DataInfo,
     Fairness,
-    GroupStatistic,
     Inequality,
     NoiseCurvePoint,
     NoiseInfo,
@@ -59,8 +57,10 @@ from riskaudit.results.fairness import (
     LorenzPoint,
     SampleExposure,
 )
+from riskaudit.results.groups import ClassTest, GroupStatistic
 from riskaudit.results.initialization import InitializationRow, InitializationStudy, InitializationTrial
 from riskaudit.results.risk import Quartiles, SampleRisk
+from riskaudit.results.studies import Studies, UnreadableStudy
 from riskaudit.results.training import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.results.verify import (
     STRONGEST,
@@ -144,6 +144,7 @@ __all__ = [
     "SolverEvidence",
     "SpectrumRow",
     "Status",
+    "Studies",
     "SuccessProbability",
     "Target",
     "ThreatModel",
@@ -152,6 +153,7 @@ __all__ = [
     "Tool",
     "TrainingRow",
     "TrainingStudy",
+    "UnreadableStudy",
     "Verdict",
     "VerifyStudy",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +20,8 @@ from riskaudit.errors import ResultError
 from riskaudit.files import write_file
 from riskaudit.results.base import Estimate, Record, Status, SuccessProbability, Target, Verdict
 from riskaudit.results.consistency import check_consistency
+from riskaudit.results.groups import ClassTest, GroupStatistic
+from riskaudit.results.studies import Studies, Study
 from riskaudit.results.words import ProxyInfo
 
 SCHEMA_VERSION = 1
@@ -212,27 +214,6 @@ class SampleRow(Record):
     image_png: str | None = None
 
 
-class GroupStatistic(Record):
-    """One proxy over one group of samples; ``low``/``high`` is a bootstrap interval of the mean.
-
-    The interval is ``None`` and ``note`` says so where there are too few samples. Where the samples' own numbers are
-    intervals, ``mean_low``/``mean_high`` is the interval that they leave for the mean, over all samples that have one,
-    with a point value or without.
-    """
-
-    mean: float
-    min: float
-    max: float
-    std: float | None = None
-    low: float | None = None
-    high: float | None = None
-    confidence: float | None = None
-    num_samples: int | None = None
-    note: str | None = None
-    mean_low: float | None = None
-    mean_high: float | None = None
-
-
 class ClassRow(Record):
     """One class; ``num_samples`` counts all its audited samples, each statistic those with a value."""
 
@@ -240,15 +221,6 @@ class ClassRow(Record):
     name: str
     num_samples: int
     proxies: dict[str, GroupStatistic]
-
-
-class ClassTest(Record):
-    """Kruskal-Wallis test that all classes have the same distribution of a proxy."""
-
-    statistic: float | None = None
-    p_value: float | None = None
-    status: Status
-    note: str | None = None
 
 
 class Inequality(Record):
@@ -356,7 +328,7 @@ class AuditResult(Record):
     fairness: Fairness = Fairness()
     noise_curve: list[NoiseCurvePoint] = Field(default_factory=list)
     noise_needed: list[NoiseNeed] = Field(default_factory=list)
-    studies: dict[str, Any] = Field(default_factory=dict)
+    studies: Studies = Field(default_factory=Studies)
     calibration: CalibrationInfo | None = None
     policy: PolicyOutcome | None = None
     warnings: list[str] = Field(default_factory=list)
@@ -366,12 +338,11 @@ class AuditResult(Record):
         """Why nothing that protects is claimed of any sample, in sentences: of the model, and of the inputs."""
         return [doubt for doubt in (self.checkpoint.doubt, self.data.doubt) if doubt is not None]
 
-    def with_study(self, name: str, record: Record) -> AuditResult:
+    def with_study(self, record: Study) -> AuditResult:
         """The audit with a study beside those that it has; doubts about the whole audit are among its notes."""
-        study = record.model_dump(mode="json")
         if self.doubts:
-            study["notes"] = [*self.doubts, *study.get("notes", [])]
-        return self.model_copy(update={"studies": {**self.studies, name: study}})
+            record = record.model_copy(update={"notes": [*self.doubts, *record.notes]})
+        return self.model_copy(update={"studies": self.studies.with_study(record)})
 
     def to_json(self) -> str:
         """The audit as indented JSON with a final newline."""

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from riskaudit.results.audit import ClassTest, GroupStatistic
 from riskaudit.results.base import Estimate, Record, Target
+from riskaudit.results.groups import ClassTest, GroupStatistic
 
 # The least RMSE over all attacks without oracle start.
 ATTACK_RMSE = "attack_rmse"

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from pydantic import ValidationError
-
 from riskaudit.results import (
     ATTACK_RMSE,
     NO_GROUP,
@@ -34,7 +32,6 @@ from riskaudit.results import (
     LorenzPoint,
     SampleExposure,
     SampleRow,
-    VerifyStudy,
 )
 from riskaudit.statistics.comparisons import epsilon_squared, least_p_value, pair_tests
 from riskaudit.statistics.groups import FEWEST_SAMPLES, group_statistic, kruskal_wallis
@@ -149,9 +146,8 @@ def _noise_std(result: AuditResult) -> float | None:
 
 def _attacked(result: AuditResult) -> tuple[dict[str, float], list[str]]:
     """The strongest attack's RMSE per sample at the audit's own noise level, and what to know of it."""
-    try:
-        study = VerifyStudy.model_validate(result.studies["verify"])
-    except (KeyError, ValidationError):
+    study = result.studies.verify
+    if study is None:
         return {}, []
     own = 0.0 if result.release.noise is None or not result.release.defended else result.release.noise.std
     found = {

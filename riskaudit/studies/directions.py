@@ -113,7 +113,7 @@ def directions_study(
         looked_at: perturbations and shapes.
 
     Returns:
-        The audit with ``studies["directions"]``. A sample whose loss or gradient isn't finite is left out.
+        The audit with ``studies.directions``. A sample whose loss or gradient isn't finite is left out.
 
     Raises:
         RiskauditError: as `audit`; or the settings don't fit.
@@ -141,7 +141,7 @@ def directions_study(
             found.append(trials.record(key, _Trial, partial(study.trial, index)))
         audited(len(samples) + index + 1, total)
     record = study.record(found, len(samples) - len(found), time.perf_counter() - started)
-    return result.with_study("directions", record)
+    return result.with_study(record)
 
 
 class _Study:

@@ -40,7 +40,7 @@ def fairness_study(
         groups_name: where the groups came from, for the record.
 
     Returns:
-        The audit with ``studies["fairness"]``, and ``studies["verify"]`` where attacks ran.
+        The audit with ``studies.fairness``, and ``studies.verify`` where attacks ran.
 
     Raises:
         RiskauditError: as `audit`.
@@ -63,7 +63,7 @@ def fairness_study(
         log=run.log,
         resume=run.resume,
     )
-    if not result.studies["verify"]["complete"]:
+    if result.studies.verify is None or not result.studies.verify.complete:
         raise KeyboardInterrupt
     return with_fairness(result, groups, groups_name)
 
@@ -72,4 +72,4 @@ def with_fairness(
     result: AuditResult, groups: Mapping[str, str] | None = None, groups_name: str | None = None
 ) -> AuditResult:
     """An audit with its fairness study."""
-    return result.with_study("fairness", fairness(result, groups, groups_name=groups_name))
+    return result.with_study(fairness(result, groups, groups_name=groups_name))

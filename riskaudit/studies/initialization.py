@@ -72,7 +72,7 @@ def initialization_study(
         attacks: to run where the run asks for attacks.
 
     Returns:
-        The audit of the checkpoint with ``studies["initialization"]``. A network that can't be audited is a row
+        The audit of the checkpoint with ``studies.initialization``. A network that can't be audited is a row
         with a reason.
 
     Raises:
@@ -116,7 +116,7 @@ def initialization_study(
         control=checked,
     )
     study = study.model_copy(update={"notes": [*study.notes, *_kept_note(checkpoint)]})
-    return result.with_study("initialization", study)
+    return result.with_study(study)
 
 
 def _trial(

@@ -59,7 +59,7 @@ def training_study(
         attacks: to run where the run asks for attacks.
 
     Returns:
-        The audit of the last checkpoint that can be audited, with ``studies["training"]``. A checkpoint that can't
+        The audit of the last checkpoint that can be audited, with ``studies.training``. A checkpoint that can't
         be, or is of another architecture than that one, is a row with a reason.
 
     Raises:
@@ -92,7 +92,7 @@ def training_study(
         attacks=() if chosen is None else chosen.names,
         control=checked,
     )
-    return result.with_study("training", study)
+    return result.with_study(study)
 
 
 def _given(checkpoint: Checkpoint, _: Path) -> Checkpoint:

@@ -87,7 +87,7 @@ def verify(
         resume: take over what is in it.
 
     Returns:
-        The audit with ``studies["verify"]``. An interrupt (KeyboardInterrupt) while attacks run ends the study with
+        The audit with ``studies.verify``. An interrupt (KeyboardInterrupt) while attacks run ends the study with
         what is finished: ``complete`` is false then. The log stays: remove it once a complete result is safe.
 
     Raises:
@@ -112,7 +112,7 @@ def verify(
         prediction for std, result in zip(releases, audits, strict=True) for prediction in predictions_of(result, std)
     ]
     record = _record(study, chosen, rows, predictions, checked, complete)
-    return audits[0].with_study("verify", record)
+    return audits[0].with_study(record)
 
 
 def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:

@@ -68,7 +68,7 @@ def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -
     assert not result.noise_needed
     assert not result.noise_curve
     assert {row.noise_std_for_target for row in result.samples} == {None}
-    assert result.checkpoint.doubt in with_fairness(result).studies["fairness"]["notes"]
+    assert result.checkpoint.doubt in with_fairness(result).studies.fairness.notes
     # A report that recomputes verdicts from numbers lets the reason stand.
     told, contradictions = recompute(result)
     assert {row.verdict for row in told.samples} == {"not_assessed"}

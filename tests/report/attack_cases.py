@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Literal
+from typing import Any, Literal
 
 from riskaudit.metrics import METRICS
 from riskaudit.proxies.success import PREDICTED_RMSE
@@ -17,6 +17,7 @@ from riskaudit.results import (
     Estimate,
     Prediction,
     PriorOnly,
+    Studies,
     SuccessProbability,
     VerifyStudy,
 )
@@ -150,16 +151,27 @@ def attack_study(
 def without_noise(result: AuditResult, level: float = 0.1, **options: object) -> AuditResult:
     """An attacked audit one of whose levels carries no noise: its records claim what nothing can foresee."""
     attacked = with_attacks(result, **options)
-    study = attacked.studies["verify"]
+    study = raw_study(attacked, "verify")
     for key in ("attacks", "predictions", "agreement", "reliability", "timings", "loss_comparisons"):
         study[key] = [row | ({"noise_std": 0.0} if row["noise_std"] == level else {}) for row in study[key]]
-    return attacked
+    return with_raw_study(attacked, "verify", study)
+
+
+def raw_study(result: AuditResult, name: str) -> dict[str, Any]:
+    """A study as it stands in audit.json."""
+    study: dict[str, Any] = result.studies.model_dump(mode="json")[name]
+    return study
+
+
+def with_raw_study(result: AuditResult, name: str, study: object) -> AuditResult:
+    """The audit as it is read with something else in a study's place."""
+    studies = Studies.model_validate({**result.studies.model_dump(mode="json"), name: study})
+    return result.model_copy(update={"studies": studies})
 
 
 def with_attacks(result: AuditResult, **options: object) -> AuditResult:
     """The audit with an attack study, as it stands in audit.json."""
-    study = attack_study(result, **options)  # type: ignore[arg-type]
-    return result.model_copy(update={"studies": {"verify": study.model_dump(mode="json")}})
+    return result.with_study(attack_study(result, **options))  # type: ignore[arg-type]
 
 
 def calibration() -> CalibrationInfo:

@@ -138,4 +138,4 @@ def _scheme(name: str, count: int, attacked: bool) -> ShapingSummary:
 def with_directions(result: AuditResult, **options: bool) -> AuditResult:
     """The audit with a directions study, as it stands in audit.json."""
     study = directions_study(result, **options)  # type: ignore[arg-type]
-    return result.model_copy(update={"studies": {**result.studies, "directions": study.model_dump(mode="json")}})
+    return result.with_study(study)

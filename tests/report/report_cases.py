@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from attack_cases import calibration, with_attacks
+from attack_cases import calibration, with_attacks, with_raw_study
 from report_hostile import HOSTILE
 
 from riskaudit.report.recomputation import recompute
@@ -34,6 +34,7 @@ from riskaudit.results import (
     SampleRow,
     Settings,
     SolverEvidence,
+    Studies,
     ThreatModel,
     Tool,
 )
@@ -350,7 +351,7 @@ def _hostile() -> AuditResult:
         policy=PolicyOutcome(
             decision="block", reasons=list(HOSTILE), limits={HOSTILE[0]: 1.0}, source=HOSTILE[1], exceeded=list(HOSTILE)
         ),
-        studies={HOSTILE[0]: {HOSTILE[1]: HOSTILE[2]}},
+        studies=Studies.model_validate({HOSTILE[0]: {HOSTILE[1]: HOSTILE[2]}}),
         versions={HOSTILE[0]: HOSTILE[1]},
         command=everything,
         created_at=HOSTILE[0],
@@ -406,14 +407,14 @@ def _hostile_attacks() -> AuditResult:
             return [replaced(inner, key) for inner in value]
         return HOSTILE[sum(map(ord, value)) % 9] if key in {"attack", "prior", "proxy", "metric", "own"} else value
 
-    study = replaced(base.studies["verify"])
+    study = replaced(base.studies.model_dump(mode="json")["verify"])
     study["control"] |= {"reason": next(text), "attack": next(text)}
     study |= {"notes": list(HOSTILE), "metric_notes": {HOSTILE[0]: HOSTILE[1]}, "complete": False}
     study["attack_settings"] = {HOSTILE[3]: {HOSTILE[4]: HOSTILE[5]}}
     for row in study["attacks"]:
         row |= {"reason": next(text) if row["status"] == "failed" else None}
     named = calibration().model_copy(update={"name": HOSTILE[0], "prior": HOSTILE[2], "attacks": list(HOSTILE)})
-    return base.model_copy(update={"studies": {"verify": study}, "calibration": named})
+    return with_raw_study(base, "verify", study).model_copy(update={"calibration": named})
 
 
 def _attacked_and_shown() -> AuditResult:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from attack_cases import ATTACKS, ORACLE, attack_study
+from attack_cases import ATTACKS, ORACLE, attack_study, raw_study, with_raw_study
 from test_html_report import Page
 
 from riskaudit.report import FILE_NAMES, FORMATS, render
@@ -143,13 +143,13 @@ def test_the_lower_end_is_the_strongest_claim(audit):
     assert title(audit("calibrated")).startswith("calibrated lower end")
     assert title(audit("attacked")) == "lower end of the 90\u00a0% predictive interval"
     result = audit("attacked")
-    study = result.studies["verify"]
+    study = raw_study(result, "verify")
     for one in study["predictions"]:
         del one["proxies"]["predicted_rmse"]
-    assert title(result.model_copy(update={"studies": {"verify": study}})) == "lower end of MAP RMSE"
+    assert title(with_raw_study(result, "verify", study)) == "lower end of MAP RMSE"
     for one in study["predictions"]:
         one["proxies"]["map_rmse"] |= {"low": None, "high": None}
-    assert title(result.model_copy(update={"studies": {"verify": study}})) == "I2F lower bound"
+    assert title(with_raw_study(result, "verify", study)) == "I2F lower bound"
 
 
 def test_the_oracle_start_is_shown_apart_and_labelled(audit, words):
@@ -252,10 +252,10 @@ def test_hostile_strings_stay_text(page, rendered, hostile_strings):
     ids=["empty", "list", "text", "wrong"],
 )
 def test_a_malformed_study_is_one_line(audit, study, words):
-    result = audit("one").model_copy(update={"studies": {"verify": study}})
+    result = with_raw_study(audit("one"), "verify", study)
     files = render(result, FORMATS)
     text = Page(files["audit.html"]).text
-    assert f"The attack study in audit.json can't be read ({words}" in text
+    assert f"Studies in audit.json that can't be read Verify: {words}" in text
     assert "Not calibrated against attacks" in text
     assert "The risk corridor" not in text
 
@@ -264,10 +264,10 @@ def test_a_study_without_results_renders(audit):
     result = audit("attacked")
     bare = {
         key: [] if isinstance(value, list) else value
-        for key, value in result.studies["verify"].items()
+        for key, value in raw_study(result, "verify").items()
         if key in {"control", "knowledge", "attacks", "agreement"}
     }
-    text = text_of(result.model_copy(update={"studies": {"verify": bare | {"complete": False}}}))
+    text = text_of(with_raw_study(result, "verify", bare | {"complete": False}))
     assert "The study holds no attack" in text
     assert "The attack study is incomplete" in text
     assert "No prediction could be held against an attack" in text
@@ -275,14 +275,14 @@ def test_a_study_without_results_renders(audit):
 
 def test_failed_attacks_and_extreme_numbers_render(audit):
     result = audit("attacked")
-    study = result.studies["verify"]
+    study = raw_study(result, "verify")
     for place, row in enumerate(study["attacks"]):
         row["metrics"] |= {"rmse": [0.0, 1e-9, 1e9, None][place % 4]}
     for one in study["predictions"]:
         one["proxies"]["map_rmse"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
     for key in ("agreement", "reliability", "loss_comparisons", "timings", "prior_only"):
         study[key] = []
-    render(result.model_copy(update={"studies": {"verify": study}}), FORMATS)
+    render(with_raw_study(result, "verify", study), FORMATS)
 
 
 def test_without_noise_nothing_is_said_to_be_foreseen(audit):
@@ -322,9 +322,9 @@ def test_the_threat_model_agrees_with_the_attacks(audit, words):
     for name in ("attacked", "control-failed"):
         assert "No attack was run" not in card(words(name))
     result = audit("attacked")
-    study = result.studies["verify"]
+    study = raw_study(result, "verify")
     study["knowledge"] |= {"labels_known": False}
-    text = text_of(result.model_copy(update={"studies": {"verify": study}}))
+    text = text_of(with_raw_study(result, "verify", study))
     assert "Labels yes attacks of section 6: no" in card(text)
     assert "Labels: not known, recovered from the release." in text
     assert "Range of the inputs no" in card(text)
@@ -361,9 +361,10 @@ def test_the_verdict_says_what_attacks_reached(words):
 
 def test_an_unfinished_attack_is_evidence_all_the_same(audit):
     result = audit("attacked")
-    for row in result.studies["verify"]["attacks"]:
+    study = raw_study(result, "verify")
+    for row in study["attacks"]:
         row["status"] = "not_converged"
-    found = tables(result)
+    found = tables(with_raw_study(result, "verify", study))
     cells = [cell for name in ("corridor", "attacked") for row in found[name].rows for cell in row]
     assert any(cell.word == "not converged: the attack may get nearer still" for cell in cells)
     assert not any(cell.word == "not converged: don't rely on it" for cell in cells)
@@ -387,9 +388,10 @@ def test_an_undefended_audit_takes_the_level_without_noise(audit):
     from attack_cases import without_noise
 
     result = without_noise(audit("undefended"), 0.01)
-    study = result.studies["verify"]
+    study = raw_study(result, "verify")
     for key in ("attacks", "predictions", "agreement", "reliability", "timings", "loss_comparisons"):
         study[key] = [row for row in study[key] if row["noise_std"] == 0]
+    result = with_raw_study(result, "verify", study)
     found = read_attack_study(Facts(result))
     assert isinstance(found, AttackStudy)
     assert found.own_level == 0.0

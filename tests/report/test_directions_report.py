@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attack_cases import raw_study, with_raw_study
 from direction_cases import with_directions
 from report_cases import build
 from report_hostile import HOSTILE
@@ -37,8 +38,9 @@ def test_titles_state_the_findings():
 
 def test_a_slope_that_departs_is_said_so():
     result = with_directions(build())
-    study = result.studies["directions"]
+    study = raw_study(result, "directions")
     study["agreement"][0]["slope"] = 0.6
+    result = with_raw_study(result, "directions", study)
     assert "departs from 1 / l" in blocks(result, "evidence", Figure)["error-over-eigenvalue"].title
 
 
@@ -70,15 +72,16 @@ def test_without_the_study_nothing_is_said():
 
 
 def test_a_record_of_another_form_is_no_crash():
-    result = build().model_copy(update={"studies": {"directions": {"norm": "much"}}})
-    assert "The directions study can&#39;t be read" in render(result, ("html",))["audit.html"].decode()
+    result = with_raw_study(build(), "directions", {"norm": "much"})
+    assert "Directions: largest_std" in render(result, ("html",))["audit.html"].decode()
 
 
 def test_hostile_names_are_escaped():
     result = with_directions(build(3))
-    study = result.studies["directions"]
+    study = raw_study(result, "directions")
     for row, text in zip(study["layers"], HOSTILE, strict=False):
         row["layer"] = text
     study["notes"] = list(HOSTILE)
+    result = with_raw_study(result, "directions", study)
     assert "<script>alert" not in render(result, ("html",))["audit.html"].decode()
     assert render(result, FORMATS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from attack_cases import with_attacks
+from attack_cases import with_attacks, with_raw_study
 from report_cases import PRIOR_STD, build
 from report_hostile import HOSTILE
 
@@ -45,8 +45,7 @@ def _share(error: float | None) -> float | None:
 
 
 def studied(result: AuditResult, groups: dict[str, str] | None = None) -> AuditResult:
-    record = fairness(result, groups, groups_name="sites.csv").model_dump(mode="json")
-    return result.model_copy(update={"studies": {**result.studies, "fairness": record}})
+    return result.with_study(fairness(result, groups, groups_name="sites.csv"))
 
 
 def test_every_scan_says_how_evenly_protection_falls() -> None:
@@ -63,7 +62,7 @@ def test_every_scan_says_how_evenly_protection_falls() -> None:
 def test_the_study_is_rendered_as_it_stands() -> None:
     result = build()
     assert blocks(studied(result)) == blocks(result)
-    broken = result.model_copy(update={"studies": {"fairness": {"samples": 3}}})
+    broken = with_raw_study(result, "fairness", {"samples": 3})
     assert blocks(broken) == blocks(result)
 
 

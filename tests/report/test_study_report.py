@@ -19,6 +19,7 @@ from riskaudit.results import (
     InitializationStudy,
     MeanAndWorst,
     Quartiles,
+    Studies,
     TrainingRow,
     TrainingStudy,
 )
@@ -85,7 +86,7 @@ def studied(**changes: object) -> AuditResult:
         "initialization": initialization().model_dump(mode="json"),
         "training": training().model_dump(mode="json"),
     }
-    return build(24).model_copy(update={"studies": studies | changes})
+    return build(24).model_copy(update={"studies": Studies.model_validate(studies | changes)})
 
 
 def text_of(result: AuditResult) -> str:
@@ -151,8 +152,8 @@ def test_no_accuracy_no_curve() -> None:
 
 def test_a_study_that_cannot_be_read_says_so() -> None:
     text = text_of(studied(initialization={"rows": 3}, training=[]))
-    assert "The initialization study can't be read" in text
-    assert "The training study can't be read" in text
+    assert "Initialization: architecture: Field required" in text
+    assert "Training: studies.training: Input should be" in text
 
 
 def test_hostile_strings_stay_text() -> None:

@@ -36,7 +36,7 @@ TAU = 0.3
 
 
 def study_of(result: AuditResult) -> DirectionsStudy:
-    return DirectionsStudy.model_validate(result.studies["directions"])
+    return result.studies.directions
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from riskaudit.results import (
     Settings,
     SolverEvidence,
     Tool,
-    VerifyStudy,
 )
 from riskaudit.statistics import gini, strongest
 from riskaudit.studies.fairness import fairness, fairness_study, with_fairness
@@ -264,14 +263,12 @@ def test_the_study_is_plain_json_and_comes_back(tmp_path: Any) -> None:
     result = with_fairness(audited([row(place, 0.1 + 0.01 * place) for place in range(9)]), {"0": "a"}, "sites.csv")
     result.save(tmp_path / "audit.json")
     loaded = AuditResult.load(tmp_path / "audit.json")
-    assert FairnessStudy.model_validate(loaded.studies["fairness"]) == fairness(
-        loaded, {"0": "a"}, groups_name="sites.csv"
-    )
+    assert loaded.studies.fairness == fairness(loaded, {"0": "a"}, groups_name="sites.csv")
 
 
 def test_attacks_count_at_the_audit_s_own_noise(verified: AuditResult) -> None:
     study = fairness(verified)
-    best = strongest(VerifyStudy.model_validate(verified.studies["verify"]).attacks)
+    best = strongest(verified.studies.verify.attacks)
     expected = {sample: error for (level, sample), (error, _) in best.items() if math.isclose(level, NOISE)}
     assert {one.sample_id: one.attack_rmse for one in study.samples} == expected
     attacked = study.distributions[2]
@@ -281,9 +278,9 @@ def test_attacks_count_at_the_audit_s_own_noise(verified: AuditResult) -> None:
 
 
 def test_a_failed_control_is_noted(verified: AuditResult) -> None:
-    study = {**verified.studies["verify"]}
-    study["control"] = {**study["control"], "status": "failed"}
-    found = fairness(verified.model_copy(update={"studies": {"verify": study}}))
+    study = verified.studies.verify
+    failed = study.model_copy(update={"control": study.control.model_copy(update={"status": "failed"})})
+    found = fairness(verified.with_study(failed))
     assert found.notes == ["the attacks failed their positive control: their errors are no evidence of protection"]
 
 
@@ -299,7 +296,7 @@ def test_a_study_without_attacks_is_an_audit_with_its_fairness() -> None:
     assert list(result.studies) == ["fairness"]
     assert result.command == "riskaudit x"
     assert seen[-1] == (6, 6)
-    study = FairnessStudy.model_validate(result.studies["fairness"])
+    study = result.studies.fairness
     assert study == fairness(result, {"0": "a"}, groups_name="sites.csv")
     for one, audited_row in zip(study.samples, result.samples, strict=True):
         assert one.influence == pytest.approx(math.sqrt(audited_row.proxies["lavp_l2_max"].value / 2), rel=1e-6)
@@ -308,7 +305,7 @@ def test_a_study_without_attacks_is_an_audit_with_its_fairness() -> None:
 def test_a_study_with_attacks_holds_both() -> None:
     result = fairness_study(network(), digits(3), SETTINGS, StudyRun(attacks=True, attack_steps=3))
     assert set(result.studies) == {"verify", "fairness"}
-    assert all(one["attack_rmse"] is not None for one in result.studies["fairness"]["samples"])
+    assert all(one.attack_rmse is not None for one in result.studies.fairness.samples)
 
 
 def test_an_interrupted_study_keeps_its_trials(tmp_path: Any) -> None:

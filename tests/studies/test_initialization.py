@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 
 import numpy as np
@@ -208,8 +207,8 @@ def result():
 
 
 def test_the_study_stands_beside_the_audit_of_the_checkpoint(result) -> None:
-    found = InitializationStudy.model_validate(result.studies["initialization"])
-    assert json.dumps(result.studies)
+    found = result.studies.initialization
+    assert result.studies.model_dump_json()
     assert {row.initialization: row.num_seeds for row in found.rows} == {
         "kaiming_normal": 2, "uniform": 2, CHECKPOINT: 1,
     }  # fmt: skip
@@ -228,11 +227,11 @@ def test_attacks_are_at_the_noise_of_the_predictions() -> None:
     run = StudyRun(attacks=True, attack_steps=15)
     found = initialization_study(
         network(), digits(5), SETTINGS, run, seeds=1, names=("uniform",), attacks=("gauss-newton", "local")
-    ).studies["initialization"]
-    assert found["control"]["status"] in ("passed", "failed")
-    for row in found["rows"]:
-        assert 0.3 < row["oracle_rmse"]["median"] / row["posterior_rmse"]["median"] < 3
-        assert row["attack_rmse"] is not None
+    ).studies.initialization
+    assert found.control.status in ("passed", "failed")
+    for row in found.rows:
+        assert 0.3 < row.oracle_rmse.median / row.posterior_rmse.median < 3
+        assert row.attack_rmse is not None
 
 
 def test_exploding_networks_are_rows_with_a_reason(monkeypatch) -> None:
@@ -243,10 +242,10 @@ def test_exploding_networks_are_rows_with_a_reason(monkeypatch) -> None:
     monkeypatch.setitem(INITIALIZATIONS, "default", broken)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).double()
     found = initialization_study(model, digits(5), SETTINGS, seeds=1, names=("default", "uniform"))
-    rows = {row["initialization"]: row for row in found.studies["initialization"]["rows"]}
-    assert rows["default"]["rank"] is None
-    assert "not finite" in rows["default"]["reasons"][0]
-    assert rows["uniform"]["rank"] is not None
+    rows = {row.initialization: row for row in found.studies.initialization.rows}
+    assert rows["default"].rank is None
+    assert "not finite" in rows["default"].reasons[0]
+    assert rows["uniform"].rank is not None
 
 
 def test_finished_trials_are_not_run_again(tmp_path, monkeypatch) -> None:
@@ -272,7 +271,7 @@ def test_finished_trials_are_not_run_again(tmp_path, monkeypatch) -> None:
 def test_other_proxies_asked_for_do_not_matter() -> None:
     settings = AuditSettings(release=f"gaussian:{NOISE}", proxies=("gradient_norm",))
     found = initialization_study(network(), digits(5), settings, seeds=1, names=("default",))
-    assert all(row["rank"] is not None for row in found.studies["initialization"]["rows"])
+    assert all(row.rank is not None for row in found.studies.initialization.rows)
 
 
 @pytest.mark.parametrize(

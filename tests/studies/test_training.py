@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def study_of(result) -> TrainingStudy:
-    assert json.dumps(result.studies)
-    return TrainingStudy.model_validate(result.studies["training"])
+    assert result.studies.model_dump_json()
+    return result.studies.training
 
 
 def test_natural_order() -> None:

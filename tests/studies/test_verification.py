@@ -26,7 +26,7 @@ from riskaudit.studies.tuning import split_for_tuning, tuned
 
 
 def study_of(result: AuditResult) -> VerifyStudy:
-    return VerifyStudy.model_validate(result.studies["verify"])
+    return result.studies.verify
 
 
 def test_contract_keys(verified: AuditResult) -> None:

@@ -37,7 +37,7 @@ class _Row:
 def corridor_blocks(facts: Facts) -> tuple[Block, ...]:
     """The corridor at the audit's own noise level, or nothing where no attacks ran."""
     found = read_attack_study(facts)
-    if not isinstance(found, AttackStudy) or found.own_level is None:
+    if found is None or found.own_level is None:
         return ()
     low_title, low = _lower_end(found, found.own_level)
     rows = _rows(found, found.own_level, low)
@@ -57,7 +57,7 @@ def corridor_blocks(facts: Facts) -> tuple[Block, ...]:
 def attacked_finding(facts: Facts) -> str | None:
     """The corridor's finding in a sentence, for the verdict; None where no attacks ran at the audit's own noise."""
     found = read_attack_study(facts)
-    if not isinstance(found, AttackStudy) or found.own_level is None:
+    if found is None or found.own_level is None:
         return None
     low_title, low = _lower_end(found, found.own_level)
     rows = _rows(found, found.own_level, low)

@@ -32,18 +32,11 @@ _PRINTED_POINTS = 8
 _SLOPE_TOLERANCE = 0.1
 
 
-def read_directions(facts: Facts) -> DirectionsStudy | None:
-    """The directions study of an audit, where there is one that can be read."""
-    return facts.study("directions", DirectionsStudy)
-
-
 def directions_blocks(facts: Facts) -> list[Block]:
     """The part of section 6."""
-    if "directions" not in facts.result.studies:
-        return []
-    study = read_directions(facts)
+    study = facts.result.studies.directions
     if study is None:
-        return [Callout("The directions study can't be read", ("Its record has another form.",), "unknown")]
+        return []
     blocks: list[Block] = [Subheading("Directions and layers")]
     blocks.append(_spectrum_figure(study) or _ritz_table(study))
     blocks.append(_direction_table(study))

@@ -7,7 +7,7 @@ from collections import defaultdict
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
 from riskaudit.report.facts import Facts, median
-from riskaudit.report.formatting import STATUS_WORDS, count_cell, number_cell, short, tally
+from riskaudit.report.formatting import STATUS_WORDS, count_cell, number_cell, sentence, short, tally
 from riskaudit.report.sections.directions_study import directions_blocks
 from riskaudit.report.sections.initialization_study import initialization_blocks
 from riskaudit.report.sections.training_study import training_blocks
@@ -22,10 +22,9 @@ def evidence_section(facts: Facts) -> Section:
     settings = facts.result.settings
     study = read_attack_study(facts)
     blocks: list[Block] = []
-    if isinstance(study, AttackStudy):
+    if study is not None:
         blocks += [*verification_blocks(study), Subheading("The proxies and their solvers")]
     else:
-        blocks += [Callout("The attack study can't be read", (study,), "unknown")] if study is not None else []
         blocks += calibration_blocks(facts, attacked=False)
     blocks += [_proxy_table(facts), _solver_table(facts)]
     why = f"{_with_reason('Solver', settings.solver, settings.solver_reason)} "
@@ -33,18 +32,17 @@ def evidence_section(facts: Facts) -> Section:
     blocks.append(Paragraph(why, lead="Why these solvers."))
     blocks.append(Bullets(_not_tested(facts, study), lead="Not tested:"))
     blocks += [*directions_blocks(facts), *initialization_blocks(facts), *training_blocks(facts)]
-    shown = {
-        "fairness",
-        "directions",
-        "initialization",
-        "training",
-        *(["verify"] if isinstance(study, AttackStudy) else []),
-    }
-    others = set(facts.result.studies) - shown
-    if others:
-        names = tuple(sorted(short(name, 80) for name in others))
-        blocks.append(Bullets(names, lead="Studies stored in audit.json beside this audit:"))
+    blocks += _unreadable(facts)
     return Section("evidence", "Evidence", tuple(blocks))
+
+
+def _unreadable(facts: Facts) -> list[Block]:
+    """Studies that stand in the file and say nothing here, each with the reason."""
+    unreadable = facts.result.studies.unreadable
+    if not unreadable:
+        return []
+    lines = tuple(sentence(f"{short(name, 80)}: {short(study.reason, 160)}") for name, study in unreadable.items())
+    return [Callout("Studies in audit.json that can't be read", lines, "unknown")]
 
 
 def _with_reason(what: str, name: str, reason: str | None) -> str:
@@ -116,9 +114,9 @@ def _solver_table(facts: Facts) -> Table | Paragraph:
     return Table("solvers", "Solvers and their residuals", columns, tuple(rows))
 
 
-def _not_tested(facts: Facts, study: AttackStudy | str | None) -> tuple[str, ...]:
+def _not_tested(facts: Facts, study: AttackStudy | None) -> tuple[str, ...]:
     gaps = []
-    if not isinstance(study, AttackStudy):
+    if study is None:
         gaps.append("Attacks on these samples, and a positive control that the attacks work at all.")
     else:
         gaps.append("Attacks that are stronger than those that were run, or that know more.")

@@ -34,7 +34,7 @@ _LISTED_SAMPLES = 10
 
 def read_fairness(facts: Facts) -> FairnessStudy:
     """The fairness study of an audit; worked out here where there is none that can be read."""
-    return facts.study("fairness", FairnessStudy) or fairness(facts.result)
+    return facts.result.studies.fairness or fairness(facts.result)
 
 
 def fairness_study_blocks(facts: Facts) -> list[Block]:

@@ -23,13 +23,10 @@ _TITLES = {
 
 def initialization_blocks(facts: Facts) -> list[Block]:
     """Recommendation, figure with its table, and notes; nothing where the study didn't run."""
-    if "initialization" not in facts.result.studies:
+    study = facts.result.studies.initialization
+    if study is None:
         return []
     heading = Subheading("Initialization: which first weights leak least")
-    study = facts.study("initialization", InitializationStudy)
-    if study is None:
-        text = "The initialization study in audit.json can't be read."
-        return [heading, Callout("The initialization study can't be read", (text,), "unknown")]
     blocks: list[Block] = [heading, Paragraph(sentence(study.recommendation), lead="Finding.", brief=True)]
     blocks += attack_control_blocks(study.control)
     table = _table(study)

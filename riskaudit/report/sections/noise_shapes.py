@@ -7,7 +7,6 @@ import math
 from riskaudit.report.document import Block, Callout, Cell, Column, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, number, number_cell, percent, sentence
-from riskaudit.report.sections.directions_study import read_directions
 from riskaudit.results import ShapingSummary
 
 _SCHEMES = {
@@ -21,7 +20,7 @@ _SCHEMES = {
 
 def shaping_blocks(facts: Facts) -> list[Block]:
     """The part of section 5."""
-    study = read_directions(facts)
+    study = facts.result.studies.directions
     if study is None or not (study.shaping_summary or study.shaping_reason):
         return []
     blocks: list[Block] = [Subheading("Noise in another shape")]

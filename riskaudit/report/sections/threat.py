@@ -25,7 +25,7 @@ def threat_section(facts: Facts) -> Section:
     """The threat-model card."""
     model, release = facts.result.threat_model, facts.result.release
     found = read_attack_study(facts)
-    study = found if isinstance(found, AttackStudy) and found.study.attacks else None
+    study = found if found is not None and found.study.attacks else None
     diagnostic = model.evaluation == "diagnostic"
     reason = f" {sentence(model.reason)}" if model.reason else ""
     label = (

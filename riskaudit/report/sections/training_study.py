@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.report.document import Block, Bullets, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.formatting import count, given, interval, number, number_cell, percent, sentence, short, signed
 from riskaudit.report.plots import Curve, CurvePlot
@@ -16,13 +16,10 @@ _PRINT_ROWS = 30
 
 def training_blocks(facts: Facts) -> list[Block]:
     """Finding, figure with its table, and notes; nothing where the study didn't run."""
-    if "training" not in facts.result.studies:
+    study = facts.result.studies.training
+    if study is None:
         return []
     heading = Subheading("Training: how the leak changes from checkpoint to checkpoint")
-    study = facts.study("training", TrainingStudy)
-    if study is None:
-        text = "The training study in audit.json can't be read."
-        return [heading, Callout("The training study can't be read", (text,), "unknown")]
     blocks: list[Block] = [heading, Paragraph(sentence(study.summary), lead="Finding.", brief=True)]
     if study.mean_trend is not None and study.worst_trend is not None:
         text = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from riskaudit.report.attack_study import AttackStudy, read_attack_study
+from riskaudit.report.attack_study import read_attack_study
 from riskaudit.report.document import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.report.facts import Facts, median
 from riskaudit.report.formatting import count, given, number, percent, sentence, short, tally
@@ -129,7 +129,7 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
 def _attack_words(facts: Facts) -> str:
     """Whether attacks were run or calibrated against; a failed control is never left out."""
     study, calibration = read_attack_study(facts), facts.result.calibration
-    ran = study.control_words() if isinstance(study, AttackStudy) else "none run"
+    ran = study.control_words() if study is not None else "none run"
     finding = attacked_finding(facts)
     if finding is not None:
         ran = f"{ran}; {finding[0].lower()}{finding[1:]}"

@@ -1,0 +1,53 @@
+"""Studies beside an audit: read by kind, and what can't be read survives a rewrite and harms nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from riskaudit.results import AuditResult, Control, InitializationStudy, Studies
+
+FIXTURE = Path(__file__).parent / "data" / "audit-schema1.json"
+
+
+def study(architecture: str = "lenet") -> InitializationStudy:
+    return InitializationStudy(
+        architecture=architecture, noise_std=0.01, reference_noise=False, prior_rmse=0.3, num_seeds=1, confidence=0.95,
+        rows=[], trials=[], recommended=None, attacks=[], recommendation="none", control=Control(
+            status="skipped", rmse=None
+        ),
+    )  # fmt: skip
+
+
+def test_a_file_holds_only_the_studies_that_ran() -> None:
+    assert Studies().model_dump() == {}
+    studies = Studies().with_study(study())
+    assert list(studies) == list(studies.model_dump()) == ["initialization"]
+    assert Studies.model_validate_json(studies.model_dump_json()) == studies
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("verify", {"attacks": 3}), ("training", []), ("of-tomorrow", {"rows": [1]}), ("fairness", "text")],
+)
+def test_what_cannot_be_read_is_kept_as_it_is(name, content) -> None:
+    document = json.loads(FIXTURE.read_text())
+    document["studies"] = {name: content, "initialization": study().model_dump(mode="json")}
+    result = AuditResult.from_json(json.dumps(document))
+    assert list(result.studies) == ["initialization"]
+    assert result.studies.unreadable[name].reason
+    again = AuditResult.from_json(result.to_json())
+    assert again == result
+    assert json.loads(result.to_json())["studies"][name] == content
+
+
+def test_a_study_made_anew_replaces_the_earlier_and_the_unreadable() -> None:
+    earlier = Studies.model_validate({"initialization": {"rows": 3}, "verify": 5, "later": {}})
+    new = Studies().with_study(study("mlp"))
+    merged = new.over(earlier)
+    assert merged.initialization == study("mlp")
+    assert set(merged.unreadable) == {"verify", "later"}
+    assert merged.with_study(study()).initialization == study()
+    assert Studies().over(new).initialization == study("mlp")
