@@ -27,7 +27,7 @@ and steep a step away. Except for the last test, the tests need values only.
 Differences are those of the gradient, passed through the derivative of the release's steps: which entries pruning keeps
 may change with any step. A difference counts only where the noise doesn't cover it: for v with the prior's
 covariance, |J v|^2 / sigma^2 is on average the trace of J C J^T / sigma^2, which bounds the revealed fraction times d
-(THEORY, section 2).
+(docs/theory.md, section 2).
 
 Not seen: parts of the input that J leaves out behind a first layer (a layer of weights, then a threshold) unless
 they are more than 20 times what it sees. A scan in single precision makes the tiny step in double precision for all

@@ -1,8 +1,8 @@
 """What has left about one sample, over all rounds: Fisher information adds up.
 
 After uploads t = 1..n with noise std s_t on sample i's own release, F = sum_t J_t^T J_t / s_t^2, and the share of the
-input revealed by all of them together is sum_j l_j(F) / (l_j(F) + 1/tau^2) / d (THEORY, section 2, with F in the
-place of H / sigma^2). F itself, d x d, isn't kept. Per sample there are
+input revealed by all of them together is sum_j l_j(F) / (l_j(F) + 1/tau^2) / d (docs/theory.md, section 2, with F in
+the place of H / sigma^2). F itself, d x d, isn't kept. Per sample there are
 
 - Q, k orthonormal directions [k, d] fixed at its first upload, and C = sum_t Q J_t^T J_t Q^T / s_t^2, exact,
 - T, an upper end of tr F,

@@ -1,8 +1,8 @@
 """A client's release of a batch's mean (or summed) gradient, kept up to date with a model that trains.
 
-One definition of the release, as in an audit (THEORY, section 3): the update is the mean over the batch of every
-sample's own r(x_i), plus noise on its entries. An attacker who knows the other samples is left with r(x_i) / B, so
-sample i is as exposed as on its own with B times the noise. Of a sum the attacker is left with r(x_i) itself.
+One definition of the release, as in an audit (docs/theory.md, section 3): the update is the mean over the batch of
+every sample's own r(x_i), plus noise on its entries. An attacker who knows the other samples is left with r(x_i) / B,
+so sample i is as exposed as on its own with B times the noise. Of a sum the attacker is left with r(x_i) itself.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from riskaudit.policy import Policy
 from riskaudit.proxies.base import WIDEST, interval
 from riskaudit.report import render
 from riskaudit.report.recomputation import recompute
-from riskaudit.results import AuditResult, Estimate, SampleRow, Thresholds
+from riskaudit.results import AuditResult, Estimate, SampleRow, Studies, Thresholds
 from riskaudit.results.verdicts import verdict
 from riskaudit.statistics.ranks import num_rivals, rank_ranges
 from riskaudit.statistics.summaries import class_rows, inequalities
@@ -106,7 +106,7 @@ def _widened(result: AuditResult, low: float, high: float) -> AuditResult:
     }
     wide = {name: Estimate(value=None, low=one[0], high=one[1], status="bracketed") for name, one in ends.items()}
     rows = [row.model_copy(update={"proxies": {**row.proxies, **wide}}) for row in result.samples]
-    return recompute(result.model_copy(update={"samples": rows, "studies": {}}))[0]
+    return recompute(result.model_copy(update={"samples": rows, "studies": Studies()}))[0]
 
 
 def test_a_policy_decides_by_the_ends_of_wide_intervals() -> None:
