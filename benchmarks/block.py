@@ -6,10 +6,10 @@ A block Lanczos iteration from K independent normal vectors z_1 to z_K takes few
 them dearer. It pays where steps times the cost of a step fall.
 
 Its certificate [derived]: the space of s steps holds p(H) z_i for every polynomial p of degree s, so every z_i by
-itself bounds l_1 as in `riskaudit.linalg.certificates`, from the Jacobi matrix of its own scalar measure (which s steps
-on the block tridiagonal T give). With each end at failure q^(1/K), the largest of the K ends lies below l_1 only where
-all K do, that is where every (z_i . u_1)^2 / ||z_i||^2 is below its q^(1/K)-quantile. These are independent, so that
-happens with probability q at most.
+itself bounds l_1 as in `riskaudit.linalg.krylov.certificates`, from the Jacobi matrix of its own scalar measure
+(which s steps on the block tridiagonal T give). With each end at failure q^(1/K), the largest of the K ends lies
+below l_1 only where all K do, that is where every (z_i . u_1)^2 / ||z_i||^2 is below its q^(1/K)-quantile. These are
+independent, so that happens with probability q at most.
 
 Not for an operator whose rank is so low that a block loses a column: nothing is deflated.
 """
@@ -33,7 +33,7 @@ from benchmarks.tables import Spread, Table
 from benchmarks.timing import median_ratio, take_turns
 from benchmarks.work import load
 from riskaudit.linalg import LinearOperator, MatrixOperator, lanczos, largest_error, upper_end
-from riskaudit.linalg.tridiagonal import Array, RitzPairs
+from riskaudit.linalg.krylov.tridiagonal import Array, RitzPairs
 
 COLUMNS, SIZES = (1, 2, 4, 8), (1, 2)
 STEP_SAMPLES, MAX_STEPS = 4, 30

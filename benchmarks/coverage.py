@@ -23,14 +23,15 @@ from torch import Tensor
 
 from benchmarks.models import CASES, build_release, load_batch
 from benchmarks.tables import Table, machine
-from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.planning import choose_plan
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.plan import choose_plan
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
-from riskaudit.linalg.dense import dense_matrices
+from riskaudit.linalg.solvers.dense import dense_matrices
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import PROXIES, Linearisation
+from riskaudit.proxies import PROXIES
 from riskaudit.release import Batch, Release
 from riskaudit.results import Estimate
+from riskaudit.sensitivity import Linearisation
 
 CONFIDENCE = 0.99
 # Tables are printed after so many samples too, since the whole takes long.

@@ -20,7 +20,7 @@ from benchmarks.options import Printer
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Table
 from benchmarks.training import lenet
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
 from riskaudit.results import DirectionsStudy
 from riskaudit.studies import DirectionSettings, directions_study

@@ -19,7 +19,7 @@ from benchmarks.agreement import FIRST, MNIST, Bench
 from benchmarks.options import Printer, Settings, experiment_parser
 from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
 from riskaudit.studies import AttackSettings, verify
 from riskaudit.studies.fairness import with_fairness

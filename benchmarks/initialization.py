@@ -16,7 +16,7 @@ from benchmarks.options import Printer, experiment_parser
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Spread, Table
 from benchmarks.training import lenet
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
 from riskaudit.results import InitializationStudy, Quartiles
 from riskaudit.studies import initialization_study

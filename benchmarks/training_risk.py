@@ -21,7 +21,7 @@ from benchmarks.options import Printer, experiment_parser
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Spread, Table
 from benchmarks.training import accuracy, lenet, train
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.studies import training_study

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from riskaudit.version import __version__
 
 if TYPE_CHECKING:
-    from riskaudit.auditing import AuditSettings, audit
+    from riskaudit.audit import AuditSettings, audit
     from riskaudit.errors import RiskauditError
     from riskaudit.inputs import Checkpoint, Loss, Samples, load_checkpoint, load_loss, load_samples
     from riskaudit.policy import Policy
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttackSettings": "riskaudit.studies",
     "AuditResult": "riskaudit.results",
-    "AuditSettings": "riskaudit.auditing",
+    "AuditSettings": "riskaudit.audit",
     "Calibration": "riskaudit.results",
     "Checkpoint": "riskaudit.inputs",
     "Loss": "riskaudit.inputs",
@@ -36,7 +36,7 @@ _HOMES = {
     "Prior": "riskaudit.priors",
     "RiskauditError": "riskaudit.errors",
     "Samples": "riskaudit.inputs",
-    "audit": "riskaudit.auditing",
+    "audit": "riskaudit.audit",
     "calibrate": "riskaudit.studies",
     "fit_prior": "riskaudit.priors",
     "load_checkpoint": "riskaudit.inputs",

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior, Prior
-from riskaudit.proxies import PROXIES, Linearisation, Plan
+from riskaudit.proxies import PROXIES
 from riskaudit.release import Batch, Release
+from riskaudit.sensitivity import Linearisation, Plan
 
 DATA = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 PRIOR = IsotropicPrior(0.5, 0.3)

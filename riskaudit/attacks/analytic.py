@@ -18,7 +18,7 @@ from torch import Tensor
 from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
 from riskaudit.attacks.linear_layers import linear_calls
-from riskaudit.attacks.search import without_guess
+from riskaudit.attacks.optimise.search import without_guess
 from riskaudit.release import Mask, Release
 from riskaudit.results import Status
 

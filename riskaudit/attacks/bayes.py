@@ -19,12 +19,12 @@ from typing import ClassVar, Literal, TypeAlias, final
 import torch
 
 from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Reconstruction, register
-from riskaudit.attacks.descent import Descent
 from riskaudit.attacks.matching import NegativeLogLikelihood
-from riskaudit.attacks.objectives import ANNEALED, Objective, Term
-from riskaudit.attacks.regularisers import GaussianPrior, LaplacePrior, PixelRange, TotalVariation, has_pixels
-from riskaudit.attacks.search import reconstruct
-from riskaudit.attacks.starts import Start, in_ball
+from riskaudit.attacks.optimise.descent import Descent
+from riskaudit.attacks.optimise.objectives import ANNEALED, Objective, Term
+from riskaudit.attacks.optimise.regularisers import GaussianPrior, LaplacePrior, PixelRange, TotalVariation, has_pixels
+from riskaudit.attacks.optimise.search import reconstruct
+from riskaudit.attacks.optimise.starts import Start, in_ball
 from riskaudit.errors import SettingsError
 
 PriorKind: TypeAlias = Literal["tv", "range", "gaussian", "laplace"]

@@ -13,13 +13,13 @@ from typing import ClassVar, Literal, final
 import torch
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
-from riskaudit.attacks.descent import Descent
-from riskaudit.attacks.lbfgs import LimitedMemoryBFGS
 from riskaudit.attacks.matching import SquaredDistance
-from riskaudit.attacks.minimisers import Minimiser
-from riskaudit.attacks.objectives import Objective
-from riskaudit.attacks.search import reconstruct
-from riskaudit.attacks.starts import Start
+from riskaudit.attacks.optimise.descent import Descent
+from riskaudit.attacks.optimise.lbfgs import LimitedMemoryBFGS
+from riskaudit.attacks.optimise.minimisers import Minimiser
+from riskaudit.attacks.optimise.objectives import Objective
+from riskaudit.attacks.optimise.search import reconstruct
+from riskaudit.attacks.optimise.starts import Start
 
 Optimiser = Literal["lbfgs", "adam"]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.levenberg_marquardt import Limits, MatchingProblem, State, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, State, status_of
 
 # Spread of the starts of each round after the first descent, in the prior's standard deviations.
 SPREADS = (1.0, 0.3, 0.1, 0.03)

@@ -15,12 +15,12 @@ from typing import ClassVar, Literal, final
 import torch
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
-from riskaudit.attacks.descent import Descent
 from riskaudit.attacks.matching import SquaredDistance
-from riskaudit.attacks.objectives import Objective, Term
-from riskaudit.attacks.regularisers import BatchNormStatistics, GroupConsistency, SquaredNorm, TotalVariation
-from riskaudit.attacks.search import reconstruct
-from riskaudit.attacks.starts import Start
+from riskaudit.attacks.optimise.descent import Descent
+from riskaudit.attacks.optimise.objectives import Objective, Term
+from riskaudit.attacks.optimise.regularisers import BatchNormStatistics, GroupConsistency, SquaredNorm, TotalVariation
+from riskaudit.attacks.optimise.search import reconstruct
+from riskaudit.attacks.optimise.starts import Start
 
 
 @register

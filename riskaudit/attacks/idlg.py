@@ -13,7 +13,7 @@ import torch
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.dlg import DeepLeakage, Optimiser
-from riskaudit.attacks.starts import Start
+from riskaudit.attacks.optimise.starts import Start
 
 
 @register

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.levenberg_marquardt import Limits, MatchingProblem, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, status_of
 from riskaudit.errors import SettingsError
 from riskaudit.priors.base import BoundPrior
 

@@ -17,7 +17,7 @@ import typer
 from riskaudit.cli import options as opt
 
 if TYPE_CHECKING:
-    from riskaudit.auditing import AuditSettings
+    from riskaudit.audit import AuditSettings
     from riskaudit.inputs import Checkpoint, Samples
     from riskaudit.policy import Policy
     from riskaudit.studies import AttackSettings
@@ -60,7 +60,7 @@ class SubjectOptions:
 
     def settings(self, **more: Any) -> AuditSettings:
         """Settings of an audit with these options, and others."""
-        from riskaudit.auditing import AuditSettings
+        from riskaudit.audit import AuditSettings
 
         shared = {field.name for field in fields(self)} & set(AuditSettings.__dataclass_fields__)
         return AuditSettings(**{name: getattr(self, name) for name in shared}, **more)

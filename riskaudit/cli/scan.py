@@ -26,7 +26,7 @@ def scan(ctx: typer.Context, subject: SubjectOptions, report: ReportOptions) -> 
     desk = Desk(ctx, subject, report)
 
     # Everything above is checked before torch is loaded.
-    from riskaudit.auditing import audit
+    from riskaudit.audit import audit
 
     settings = subject.settings(**report.settings(desk.limits.policy))
     model, samples = subject.load()

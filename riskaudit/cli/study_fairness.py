@@ -14,7 +14,7 @@ from riskaudit.cli.study import run_study, study
 from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
-    from riskaudit.auditing import AuditSettings
+    from riskaudit.audit import AuditSettings
     from riskaudit.inputs import Checkpoint, Samples
     from riskaudit.studies.running import StudyRun
 

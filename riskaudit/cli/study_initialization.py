@@ -13,7 +13,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
-    from riskaudit.auditing import AuditSettings
+    from riskaudit.audit import AuditSettings
     from riskaudit.inputs import Checkpoint, Samples
     from riskaudit.studies.running import StudyRun
 

@@ -15,7 +15,7 @@ from riskaudit.errors import ArchitectureError, CheckpointError
 from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
-    from riskaudit.auditing import AuditSettings
+    from riskaudit.audit import AuditSettings
     from riskaudit.inputs import Checkpoint, Samples
     from riskaudit.studies.running import StudyRun
 

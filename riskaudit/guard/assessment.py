@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.evidence import Evidence
-from riskaudit.auditing.planning import choose_plan, fitting_samples
-from riskaudit.auditing.targets import CARRIED, carrying_targets
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.evidence import Evidence
+from riskaudit.audit.plan import choose_plan, fitting_samples
+from riskaudit.audit.targets import CARRIED, carrying_targets
 from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.doubts import KnownEvidence
@@ -25,9 +25,9 @@ from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range, concentrated
 from riskaudit.priors import Prior
-from riskaudit.proxies import Clock, Concentration, Information, Linearisation, few_products, reached_note
-from riskaudit.proxies.information import BracketedInformation, ExactInformation
 from riskaudit.release import Batch
+from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, few_products, reached_note
+from riskaudit.sensitivity.information import BracketedInformation, ExactInformation
 
 # A product with H costs at most so many gradients of the batch (benchmarks/RESULTS.md), everything else of a review
 # so many.

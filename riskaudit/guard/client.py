@@ -18,8 +18,8 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from riskaudit.auditing.alarm import is_cross_entropy, loss_alarm
-from riskaudit.auditing.credibility import check_code
+from riskaudit.audit.alarm import is_cross_entropy, loss_alarm
+from riskaudit.audit.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise_tests import noise_mismatch

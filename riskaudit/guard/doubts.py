@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from riskaudit.auditing.evidence import Evidence, Hidden, Quotient
+from riskaudit.audit.evidence import Evidence, Hidden, Quotient
 from riskaudit.guard.contents import sample_digest
 from riskaudit.release import Batch
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from riskaudit.auditing.credibility import examine, precise_differences
+from riskaudit.audit.credibility import examine, precise_differences
 from riskaudit.guard.client import Client
 from riskaudit.guard.doubts import KnownEvidence, with_earlier
 from riskaudit.jacobian import Jacobian

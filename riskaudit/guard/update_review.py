@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from riskaudit.auditing.targets import target_notes
+from riskaudit.audit.targets import target_notes
 from riskaudit.errors import GuardError
 from riskaudit.guard.assessment import Assessment
 from riskaudit.guard.batches import check_batch, classes_of

@@ -20,22 +20,22 @@ from riskaudit.errors import ArchitectureError, CheckpointError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.architectures.inference import input_channels, last_width
 from riskaudit.inputs.architectures.registry import shapes_of
-from riskaudit.inputs.archives import checked_members, is_zip
-from riskaudit.inputs.exported_archive import ExportedArchive, is_exported, read_exported
-from riskaudit.inputs.exported_model import ExportedModel
-from riskaudit.inputs.exported_values import EXPORT_ADVICE
+from riskaudit.inputs.exported.archive import ExportedArchive, is_exported, read_exported
+from riskaudit.inputs.exported.model import ExportedModel
+from riskaudit.inputs.exported.values import EXPORT_ADVICE
 from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
 from riskaudit.inputs.normalization import Normalized, check_normalization
-from riskaudit.inputs.npz import read_named_arrays
-from riskaudit.inputs.state_dicts import Entries, check_weights, read_entries
-from riskaudit.inputs.text import clean, listing
-from riskaudit.inputs.torch_files import (
+from riskaudit.inputs.readers.archives import checked_members, is_zip
+from riskaudit.inputs.readers.npz import read_named_arrays
+from riskaudit.inputs.readers.torch_files import (
     check_file,
     read_safetensors,
     read_torch_file,
     starts_like_pickle,
     starts_like_safetensors,
 )
+from riskaudit.inputs.state_dicts import Entries, check_weights, read_entries
+from riskaudit.inputs.text import clean, listing
 
 CHECKPOINT_FORMATS = {
     ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or anywhere in a training checkpoint",

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from riskaudit.errors import SamplesError, UserCodeError
 from riskaudit.files import sha256_of_file
-from riskaudit.inputs.archives import is_zip
 from riskaudit.inputs.arrays import (
     RawSamples,
     are_images,
@@ -29,18 +28,19 @@ from riskaudit.inputs.arrays import (
     to_targets,
     unlabelled,
 )
-from riskaudit.inputs.foreign_formats import foreign_format
 from riskaudit.inputs.identifiers import content_key, file_chunks, hide_ids
 from riskaudit.inputs.identifiers import plain_ids as shown_ids
-from riskaudit.inputs.idx import is_idx, read_idx
-from riskaudit.inputs.image_folders import hashes_of, list_folder, read_folder
 from riskaudit.inputs.labels import NUMBER, Numbering
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.npz import read_npy, read_npz
+from riskaudit.inputs.readers.archives import is_zip
+from riskaudit.inputs.readers.foreign_formats import foreign_format
+from riskaudit.inputs.readers.idx import is_idx, read_idx
+from riskaudit.inputs.readers.image_folders import hashes_of, list_folder, read_folder
+from riskaudit.inputs.readers.npz import read_npy, read_npz
+from riskaudit.inputs.readers.tables import read_csv, read_parquet
+from riskaudit.inputs.readers.torch_files import check_file, read_safetensors, read_torch_file
 from riskaudit.inputs.reading import Reading
-from riskaudit.inputs.tables import read_csv, read_parquet
 from riskaudit.inputs.text import clean
-from riskaudit.inputs.torch_files import check_file, read_safetensors, read_torch_file
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 
 SAMPLE_FORMATS = {

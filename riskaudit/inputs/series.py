@@ -11,10 +11,10 @@ from typing import Literal
 from torch import Tensor
 
 from riskaudit.errors import CheckpointError, RiskauditError
-from riskaudit.inputs.archives import checked_members, is_zip
-from riskaudit.inputs.exported_archive import is_exported
+from riskaudit.inputs.exported.archive import is_exported
+from riskaudit.inputs.readers.archives import checked_members, is_zip
+from riskaudit.inputs.readers.torch_files import read_torch_file, starts_like_pickle
 from riskaudit.inputs.text import clean
-from riskaudit.inputs.torch_files import read_torch_file, starts_like_pickle
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2")
 STEP_ENTRIES = ("step", "global_step", "epoch")

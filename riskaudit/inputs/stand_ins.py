@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.inputs.pickles import PickleScan
+from riskaudit.inputs.readers.pickles import PickleScan
 
 _MAX_DEPTH = 32
 # A file that names these means to act, or holds tensors in a form that only code can read: it is refused as a whole.

@@ -4,21 +4,21 @@ Registries: `EIGENVALUE_SOLVERS` (``--solver``) and `INVERSE_SOLVERS` (``--inver
 """
 
 from riskaudit.linalg.active import Deadline
-from riskaudit.linalg.certificates import lower_end, upper_end
-from riskaudit.linalg.conjugate_gradient import ConjugateGradient
-from riskaudit.linalg.dense import Dense, DenseInverse, Spectrum
-from riskaudit.linalg.eigenvalues import EIGENVALUE_SOLVERS, EigenvalueSolver
-from riskaudit.linalg.inverses import INVERSE_SOLVERS, InverseSolver
-from riskaudit.linalg.lanczos import KrylovSpace, Lanczos, lanczos, largest_error
-from riskaudit.linalg.least_squares import LeastSquares
-from riskaudit.linalg.neumann import Neumann
+from riskaudit.linalg.krylov.certificates import lower_end, upper_end
+from riskaudit.linalg.krylov.lanczos import KrylovSpace, Lanczos, lanczos, largest_error
+from riskaudit.linalg.krylov.quadrature import InverseForms, Quadrature, inverse_forms
+from riskaudit.linalg.krylov.traces import TraceProbes, deflatable, effective_dimension_bounds, trace_interval
+from riskaudit.linalg.krylov.tridiagonal import RitzPairs, Tridiagonal
+from riskaudit.linalg.krylov.weighted_traces import WeightedTraces
 from riskaudit.linalg.operators import GramFactor, GramOperator, LinearOperator, MatrixOperator
-from riskaudit.linalg.power import Power
-from riskaudit.linalg.quadrature import InverseForms, Quadrature, inverse_forms
 from riskaudit.linalg.solution import Interval, Solution
-from riskaudit.linalg.traces import TraceProbes, deflatable, effective_dimension_bounds, trace_interval
-from riskaudit.linalg.tridiagonal import RitzPairs, Tridiagonal
-from riskaudit.linalg.weighted_traces import WeightedTraces
+from riskaudit.linalg.solvers.conjugate_gradient import ConjugateGradient
+from riskaudit.linalg.solvers.dense import Dense, DenseInverse, Spectrum
+from riskaudit.linalg.solvers.eigenvalues import EIGENVALUE_SOLVERS, EigenvalueSolver
+from riskaudit.linalg.solvers.inverses import INVERSE_SOLVERS, InverseSolver
+from riskaudit.linalg.solvers.least_squares import LeastSquares
+from riskaudit.linalg.solvers.neumann import Neumann
+from riskaudit.linalg.solvers.power import Power
 
 __all__ = [
     "EIGENVALUE_SOLVERS",

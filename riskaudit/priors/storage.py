@@ -18,8 +18,8 @@ from torch import Tensor
 
 from riskaudit.errors import PriorError
 from riskaudit.files import write_file
+from riskaudit.inputs.readers.torch_files import check_file, read_safetensors
 from riskaudit.inputs.text import clean, shape_text
-from riskaudit.inputs.torch_files import check_file, read_safetensors
 from riskaudit.priors.base import Prior
 from riskaudit.priors.by_class import ClassPrior
 from riskaudit.priors.fitting import FITTED_KINDS

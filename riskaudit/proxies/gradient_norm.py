@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, register
-from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.sensitivity.linearisation import Linearisation
 
 
 @register

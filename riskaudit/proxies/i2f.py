@@ -11,10 +11,11 @@ from typing import final
 import torch
 
 from riskaudit.linalg import Interval
-from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, interval, needs_traces, register
-from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.proxies.base import Proxy, ProxyScores, graded, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.results import Estimate
+from riskaudit.sensitivity.estimates import estimate, interval
+from riskaudit.sensitivity.linearisation import Linearisation
 
 SOURCE = "Zhang et al., NeurIPS 2023"
 UNITS = "RMSE per input coordinate, data units"

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from riskaudit.linalg import Interval, Solution
-from riskaudit.proxies.base import Proxy, ProxyScores, estimate, graded, interval, not_applicable, register
-from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.proxies.base import Proxy, ProxyScores, graded, not_applicable, register
 from riskaudit.results import Estimate, Status
+from riskaudit.sensitivity.estimates import estimate, interval
+from riskaudit.sensitivity.linearisation import Linearisation
 
 SOURCE = "Hong et al., AAAI 2024"
 

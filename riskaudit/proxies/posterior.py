@@ -16,10 +16,11 @@ from typing import final
 import torch
 
 from riskaudit.linalg import Interval
-from riskaudit.proxies.base import Proxy, ProxyScores, exact, interval, needs_traces, register
-from riskaudit.proxies.linearisation import Linearisation
-from riskaudit.proxies.posterior_spectrum import PosteriorSpectrum
+from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve, norm_of_whitened_solve
+from riskaudit.sensitivity.estimates import interval
+from riskaudit.sensitivity.linearisation import Linearisation
+from riskaudit.sensitivity.posterior_spectrum import PosteriorSpectrum
 
 UNITS = "RMSE per input coordinate, data units"
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from riskaudit.linalg import Interval, Solution
-from riskaudit.proxies.base import ProxyScores, estimate, exact, interval
-from riskaudit.proxies.brackets import BracketedNorms
-from riskaudit.proxies.information import SMALLEST_SHIFT
-from riskaudit.proxies.linearisation import Linearisation
+from riskaudit.proxies.base import ProxyScores, exact
 from riskaudit.results import Estimate, SolverEvidence
+from riskaudit.sensitivity.brackets import BracketedNorms
+from riskaudit.sensitivity.estimates import estimate, interval
+from riskaudit.sensitivity.information import SMALLEST_SHIFT
+from riskaudit.sensitivity.linearisation import Linearisation
 
 
 def norm_of_solve(at: Linearisation, rhs: Tensor, shift: float) -> ProxyScores:

@@ -17,7 +17,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
-    from riskaudit.report.document import Document
+    from riskaudit.document.blocks import Document
 
 FORMATS = ("html", "pdf", "json", "csv", "md")
 FILE_NAMES: dict[str, str] = {
@@ -86,15 +86,15 @@ def _render(
 
             content = to_csv(printable_result(result))
         elif name == "html":
-            from riskaudit.report.html import to_html
+            from riskaudit.document.html import to_html
 
             content = to_html(document())
         elif name == "pdf":
-            from riskaudit.report.pdf import to_pdf
+            from riskaudit.document.pdf import to_pdf
 
             content = to_pdf(document())
         else:
-            from riskaudit.report.markdown import to_markdown
+            from riskaudit.document.markdown import to_markdown
 
             content = to_markdown(document())
         files[FILE_NAMES[name]] = content

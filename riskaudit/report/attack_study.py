@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from riskaudit.document.cells import count, given, short
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, given, short
 from riskaudit.results import AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
 from riskaudit.statistics.strongest import strongest
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from riskaudit.document.blocks import Block, Document, Section
+from riskaudit.document.cells import count, given, printable, short
 from riskaudit.report.attack_study import read_attack_study
-from riskaudit.report.document import Block, Document, Section
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, given, printable, short
 from riskaudit.report.sections.corridor import corridor_blocks
 from riskaudit.report.sections.evidence import evidence_section
 from riskaudit.report.sections.exposed import exposed_section

@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 
+from riskaudit.document.cells import target_text
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import target_text
 from riskaudit.results import AuditResult, SampleRow
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from riskaudit.report.formatting import ascii_number, number, target_text
+from riskaudit.document.cells import ascii_number, number, target_text
 from riskaudit.results import AuditResult, Estimate, ProxyInfo, SampleRow, Status, Verdict
 from riskaudit.statistics.ranks import known_ends, position, rank_ranges
 from riskaudit.statistics.summaries import COMPARED, Riskier

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from riskaudit.attacks import ATTACKS, Attack, AttackNotApplicable, Observation, Reconstruction
-from riskaudit.auditing.rows import image_png
-from riskaudit.auditing.victim import Victim
+from riskaudit.audit.client import Victim
+from riskaudit.audit.rows import image_png
+from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.metrics import Metric, measure
-from riskaudit.proxies.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.release import Release
 from riskaudit.results import AttackRow
+from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
-from riskaudit.studies.trials import TrialLog
 
 # Samples that are attacked together.
 BATCH_SIZE = 32

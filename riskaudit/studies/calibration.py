@@ -13,9 +13,10 @@ from typing import Literal
 
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit_victim
-from riskaudit.auditing.calibration import binding_of
-from riskaudit.auditing.victim import Victim, make_victim
+from riskaudit.audit import AuditSettings, audit_victim
+from riskaudit.audit.calibration import binding_of
+from riskaudit.audit.client import Victim, make_victim
+from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Subject, make_metrics
@@ -31,7 +32,6 @@ from riskaudit.studies.attacking import (
     releases_by_noise,
 )
 from riskaudit.studies.control import recorded_control
-from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.verification import identity_of
 from riskaudit.version import __version__
 

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from riskaudit.attacks import Attack, AttackNotApplicable
-from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.victim import make_victim
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.client import make_victim
+from riskaudit.engine.journal import TrialLog
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures.lenet import WIDTH, LeNet
 from riskaudit.results import Control
 from riskaudit.studies.attacking import Target, reconstruct
-from riskaudit.studies.trials import TrialLog
 
 NUM_SAMPLES = 4
 # Median RMSE of pixels in [0, 1] that the best attack has to reach: far below the 0.3 of a blind guess.

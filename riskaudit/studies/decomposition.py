@@ -15,7 +15,7 @@ from torch import Tensor
 
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import Spectrum, lanczos
-from riskaudit.linalg.dense import JACOBIAN_BYTES
+from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
 from riskaudit.results import SpectrumRow
 
 # Shares of the spectrum at which eigenvalues are recorded; 0 is the smallest.

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit_victim
-from riskaudit.auditing.planning import choose_plan
-from riskaudit.auditing.victim import Victim, make_victim
+from riskaudit.audit import AuditSettings, audit_victim
+from riskaudit.audit.client import Victim, make_victim
+from riskaudit.audit.plan import choose_plan
+from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.jacobian import JacobianMaker
-from riskaudit.proxies.linearisation import sample_generator
 from riskaudit.results import (
     AuditResult,
     DirectionAgreement,
@@ -37,6 +37,7 @@ from riskaudit.results import (
     SpectrumRow,
 )
 from riskaudit.results.directions import Scheme
+from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.statistics.slopes import scaling
 from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.decomposition import QUANTILE_SHARES, decompose
@@ -44,7 +45,6 @@ from riskaudit.studies.layers import exact_rows, layer_places, probed_rows
 from riskaudit.studies.perturbations import attacked, perturbations
 from riskaudit.studies.running import StudyRun
 from riskaudit.studies.shaped import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
-from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.verification import identity_of
 
 # Streams of the samples' random draws, far from those of the audit.

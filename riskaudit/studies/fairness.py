@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
+from riskaudit.audit import AuditSettings, audit
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult
 from riskaudit.statistics.fairness import fairness

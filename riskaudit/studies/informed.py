@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.attacks import Observation
-from riskaudit.attacks.levenberg_marquardt import Limits, MatchingProblem, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, status_of
 from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.release import Batch, Release

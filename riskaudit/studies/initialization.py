@@ -15,8 +15,9 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
-from riskaudit.auditing.victim import make_victim
+from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit.client import make_victim
+from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.errors import RiskauditError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean, listing
@@ -41,7 +42,6 @@ from riskaudit.studies.measuring import (
     quartiles,
 )
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.verification import identity_of
 
 CHECKPOINT = "checkpoint"

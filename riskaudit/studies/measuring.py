@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
-from riskaudit.auditing.victim import make_victim
+from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit.client import make_victim
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Subject, make_metrics

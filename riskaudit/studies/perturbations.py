@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.attacks import ATTACKS, Attack, AttackNotApplicable, Observation
-from riskaudit.auditing.victim import Victim
+from riskaudit.audit.client import Victim
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.release.steps import Prune
 from riskaudit.results import DirectionRow, Status

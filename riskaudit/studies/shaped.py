@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.auditing.victim import Victim
+from riskaudit.audit.client import Victim
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.results import ShapingAttack, ShapingRow
 from riskaudit.results.directions import Attacker, Scheme

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
-from riskaudit.auditing.victim import make_victim
+from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit.client import make_victim
+from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.errors import CheckpointError, RiskauditError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
@@ -28,7 +29,6 @@ from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.control import recorded_control
 from riskaudit.studies.measuring import attack_settings, measure, noise_level
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.verification import identity_of
 
 CONFIDENCE = 0.95

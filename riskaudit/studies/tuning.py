@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import partial
 
 from riskaudit.attacks import Attack, AttackNotApplicable
-from riskaudit.auditing.victim import Victim
+from riskaudit.audit.client import Victim
+from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.studies.attacking import Target, reconstruct, with_fields
-from riskaudit.studies.trials import TrialLog
 
 # Samples that are looked at beyond the reported ones.
 NUM_SAMPLES = 8

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from riskaudit.attacks import Attack
-from riskaudit.auditing import AuditSettings, audit_victim
-from riskaudit.auditing.victim import Victim, make_victim
+from riskaudit.audit import AuditSettings, audit_victim
+from riskaudit.audit.client import Victim, make_victim
+from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.metrics import Metric, Subject, make_metrics, metric_notes, prior_only
 from riskaudit.proxies import PROXIES
-from riskaudit.proxies.success import PREDICTED_RMSE
 from riskaudit.results import (
     AttackerKnowledge,
     AttackRow,
@@ -34,6 +34,7 @@ from riskaudit.results import (
     ProxyInfo,
     VerifyStudy,
 )
+from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
 from riskaudit.studies.attacking import (
     AttackSettings,
@@ -47,7 +48,6 @@ from riskaudit.studies.attacking import (
     trial_key,
 )
 from riskaudit.studies.control import recorded_control
-from riskaudit.studies.trials import TrialLog, fingerprint
 from riskaudit.studies.tuning import tuned
 from riskaudit.version import __version__
 

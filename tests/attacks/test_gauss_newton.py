@@ -13,7 +13,7 @@ from contracts.attack import AttackContract, generator, observe, rmse
 from torch import Tensor
 
 from riskaudit.attacks import Attack, GaussNewton, Local, Observation
-from riskaudit.attacks.levenberg_marquardt import Limits, MatchingProblem
+from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem
 from riskaudit.errors import SettingsError
 from riskaudit.priors import GaussianPrior, fit_prior
 from riskaudit.release import Batch

@@ -11,9 +11,9 @@ from oracles import random_spectrum_matrix
 from scipy.optimize import minimize
 from torch import Tensor
 
-from riskaudit.attacks.descent import Descent
-from riskaudit.attacks.lbfgs import LimitedMemoryBFGS
-from riskaudit.attacks.minimisers import Function, Minimiser, Stagnation
+from riskaudit.attacks.optimise.descent import Descent
+from riskaudit.attacks.optimise.lbfgs import LimitedMemoryBFGS
+from riskaudit.attacks.optimise.minimisers import Function, Minimiser, Stagnation
 
 
 @dataclass(frozen=True, eq=False)

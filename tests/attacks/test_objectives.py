@@ -20,8 +20,8 @@ from riskaudit.attacks.matching import (
     SquaredDistance,
     entry_weights,
 )
-from riskaudit.attacks.objectives import Objective, Term
-from riskaudit.attacks.regularisers import (
+from riskaudit.attacks.optimise.objectives import Objective, Term
+from riskaudit.attacks.optimise.regularisers import (
     BatchNormStatistics,
     GaussianPrior,
     GroupConsistency,
@@ -31,7 +31,7 @@ from riskaudit.attacks.regularisers import (
     SquaredNorm,
     TotalVariation,
 )
-from riskaudit.attacks.starts import draw_starts, in_ball
+from riskaudit.attacks.optimise.starts import draw_starts, in_ball
 from riskaudit.release import Batch, Release
 
 MATCHINGS: dict[str, Matching] = {

@@ -10,8 +10,8 @@ import torch
 from contracts.attack import generator, observe
 
 from riskaudit.attacks import BayesOptimal, DeepLeakage, InvertingGradients, Observation, Reconstruction, explains
-from riskaudit.attacks.minimisers import Outcome
-from riskaudit.attacks.search import best_of
+from riskaudit.attacks.optimise.minimisers import Outcome
+from riskaudit.attacks.optimise.search import best_of
 from riskaudit.release import Batch
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from guard_cases import NOISE, gradient, guard_of, images, network
 
-from riskaudit.auditing.evidence import Difference
+from riskaudit.audit.evidence import Difference
 from riskaudit.guard import Policy, doubts
 from riskaudit.guard import evidence as gathering
 

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from riskaudit.errors import RiskauditError
 from riskaudit.inputs import load_checkpoint
-from riskaudit.inputs.exported_operators import ALLOWED
+from riskaudit.inputs.exported.operators import ALLOWED
 
 MAX_SECONDS = 30
 MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from riskaudit.errors import CheckpointError, RiskauditError
 from riskaudit.inputs import Samples, check_compatibility, load_checkpoint, load_loss
-from riskaudit.inputs.exported_operators import ALLOWED, ArgumentBoundsError, Arithmetic, Operator, overload_of
+from riskaudit.inputs.exported.operators import ALLOWED, ArgumentBoundsError, Arithmetic, Operator, overload_of
 
 # torch's own: the first jvp of a process compiles a few formulas, the exporter asks its own deprecated questions.
 pytestmark = [

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity, normalize, pad
 
 from riskaudit.errors import CheckpointError
 from riskaudit.inputs import load_checkpoint
-from riskaudit.inputs.exported_operators import Operator
+from riskaudit.inputs.exported.operators import Operator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),

@@ -263,7 +263,7 @@ def test_scales_that_are_refused(tmp_path, refused, scale) -> None:
 
 
 def test_long_words_are_no_way_around_a_limit(tmp_path, refused, monkeypatch) -> None:
-    from riskaudit.inputs import npz
+    from riskaudit.inputs.readers import npz
 
     monkeypatch.setattr(npz, "_MAX_WORD_BYTES", 1000)
     np.savez_compressed(tmp_path / "w.npz", images=PIXELS, labels=np.array(["cat", "dog" + " " * 300] * 3))
@@ -272,7 +272,7 @@ def test_long_words_are_no_way_around_a_limit(tmp_path, refused, monkeypatch) ->
 
 
 def test_gzip_bomb(tmp_path, refused, monkeypatch) -> None:
-    monkeypatch.setattr("riskaudit.inputs.idx.SAFE_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("riskaudit.inputs.readers.idx.SAFE_UNPACKED_BYTES", 1000)
     (tmp_path / "images-idx3.gz").write_bytes(gzip.compress(idx(np.zeros((100, 100, 100), np.uint8))))
     message = refused(SamplesError, load_samples, tmp_path / "images-idx3.gz", labelled=False)
     assert "claims" in message

@@ -86,7 +86,7 @@ def test_npy_header_that_claims_too_much(tmp_path: Path, refused, shape: str) ->
 
 
 def test_npz_bomb(tmp_path: Path, refused, monkeypatch) -> None:
-    from riskaudit.inputs import archives
+    from riskaudit.inputs.readers import archives
 
     monkeypatch.setattr(archives, "SAFE_UNPACKED_BYTES", 10**6)
     np.savez_compressed(tmp_path / "d.npz", x=np.zeros((1000, 2000)), y=np.zeros(1000))

@@ -13,7 +13,7 @@ from oracles import random_spectrum_matrix
 from scipy.stats import binom
 
 from riskaudit.linalg import Tridiagonal, lanczos, lower_end, upper_end
-from riskaudit.linalg.certificates import log_overlap_quantile
+from riskaudit.linalg.krylov.certificates import log_overlap_quantile
 
 COUNT, N = 400, 50
 KINDS = {

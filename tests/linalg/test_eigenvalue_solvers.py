@@ -22,7 +22,7 @@ from riskaudit.linalg import (
     Spectrum,
     dense,
 )
-from riskaudit.linalg.eigenvalues import power_shortfall, register_eigenvalue_solver
+from riskaudit.linalg.solvers.eigenvalues import power_shortfall, register_eigenvalue_solver
 
 
 class TestDense(EigenvalueSolverContract):

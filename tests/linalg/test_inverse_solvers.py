@@ -23,7 +23,7 @@ from riskaudit.linalg import (
     MatrixOperator,
     Neumann,
 )
-from riskaudit.linalg.inverses import register_inverse_solver, relative_error_bound
+from riskaudit.linalg.solvers.inverses import register_inverse_solver, relative_error_bound
 
 
 class TestConjugateGradient(InverseSolverContract):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskaudit.linalg import TraceProbes, WeightedTraces, lanczos
+from riskaudit.linalg.krylov.quadrature import middle
 from riskaudit.linalg.operators import MatrixOperator
-from riskaudit.linalg.quadrature import middle
 from riskaudit.proxies.base import WIDEST
 
 EPS = 1e-3

@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from riskaudit.linalg import MatrixOperator
-from riskaudit.linalg.truncated_cg import truncated_cg
+from riskaudit.linalg.solvers.truncated_cg import truncated_cg
 
 
 def problem(count: int = 3, n: int = 12, spread: float = 3.0) -> tuple[MatrixOperator, torch.Tensor]:

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from riskaudit.inputs import Samples
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior
-from riskaudit.proxies import PROXIES, Clock, Linearisation
-from riskaudit.proxies.information import CorrelatedInformation
-from riskaudit.proxies.linearisation import NOISE_STREAM, sample_generator
+from riskaudit.proxies import PROXIES
 from riskaudit.release import Release
 from riskaudit.results import Estimate
+from riskaudit.sensitivity import Clock, Linearisation
+from riskaudit.sensitivity.information import CorrelatedInformation
+from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
 SIGMA = 0.05
 WITH_PRIOR = ("posterior_rmse", "revealed_fraction", "map_rmse", "map_i2f")

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riskaudit.priors import IsotropicPrior
-from riskaudit.proxies import PROXIES, posterior_rmse, revealed_fraction
-from riskaudit.proxies.information import ExactInformation
-from riskaudit.proxies.linearisation import sample_generator
+from riskaudit.proxies import PROXIES
+from riskaudit.sensitivity import posterior_rmse, revealed_fraction
+from riskaudit.sensitivity.information import ExactInformation
+from riskaudit.sensitivity.linearisation import sample_generator
 
 SPECTRUM = st.lists(st.one_of(st.just(0.0), st.floats(1e-8, 1e4)), min_size=1, max_size=20).map(np.array)
 POSITIVE = st.floats(1e-4, 1e2)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 from riskaudit.inputs import load_checkpoint
 from riskaudit.proxies import PROXIES
-from riskaudit.proxies.information import ExactInformation
-from riskaudit.proxies.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.release import Batch, Mask
+from riskaudit.sensitivity.information import ExactInformation
+from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
 FACTORY = """
 import torch

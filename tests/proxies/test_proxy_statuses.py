@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from riskaudit.jacobian import jacobian_maker
-from riskaudit.proxies import PROXIES, Clock, Linearisation
-from riskaudit.proxies.linearisation import NOISE_STREAM, sample_generator
+from riskaudit.proxies import PROXIES
 from riskaudit.release import Batch, Release
 from riskaudit.results import Estimate
+from riskaudit.sensitivity import Clock, Linearisation
+from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
 NUM_SAMPLES = 20
 SIGMA = 0.05

@@ -9,9 +9,9 @@ import riskaudit
 from riskaudit.attacks import ATTACKS
 from riskaudit.metrics import METRICS
 from riskaudit.proxies import PROXIES
-from riskaudit.proxies.success import PREDICTED_RMSE
 from riskaudit.report.facts import Facts
 from riskaudit.results import AuditResult
+from riskaudit.sensitivity.success import PREDICTED_RMSE
 
 INFOS = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
 

@@ -7,7 +7,6 @@ import random
 from typing import Any, Literal
 
 from riskaudit.metrics import METRICS
-from riskaudit.proxies.success import PREDICTED_RMSE
 from riskaudit.results import (
     AttackerKnowledge,
     AttackRow,
@@ -21,6 +20,7 @@ from riskaudit.results import (
     SuccessProbability,
     VerifyStudy,
 )
+from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.statistics import agreement_rows, loss_comparisons, reliability_records, timings
 
 # Typical attack RMSE over prediction, its spread, and seconds per sample.

@@ -10,12 +10,12 @@ import pytest
 from attack_cases import ATTACKS, ORACLE, attack_study, raw_study, with_raw_study
 from test_html_report import Page
 
+from riskaudit.document.blocks import Figure, Table
+from riskaudit.document.plots import CorridorPlot, PanelPlot
 from riskaudit.report import FILE_NAMES, FORMATS, render
 from riskaudit.report.attack_study import AttackStudy, correlation, read_attack_study
 from riskaudit.report.build import build_document
-from riskaudit.report.document import Figure, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.plots import CorridorPlot, PanelPlot
 
 STUDIES = ["attacked", "control-failed", "control-skipped", "calibrated", "attacked-hostile", "attacked-shown"]
 

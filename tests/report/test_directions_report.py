@@ -8,9 +8,9 @@ from direction_cases import with_directions
 from report_cases import build
 from report_hostile import HOSTILE
 
+from riskaudit.document.blocks import Figure, Table
 from riskaudit.report import FORMATS, render
 from riskaudit.report.build import build_document
-from riskaudit.report.document import Figure, Table
 from riskaudit.report.sections.directions_study import directions_blocks
 from riskaudit.report.sections.noise_shapes import shaping_blocks
 

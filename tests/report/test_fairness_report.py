@@ -9,8 +9,8 @@ from attack_cases import with_attacks, with_raw_study
 from report_cases import PRIOR_STD, build
 from report_hostile import HOSTILE
 
+from riskaudit.document.blocks import Figure, Paragraph, Table
 from riskaudit.report import render
-from riskaudit.report.document import Figure, Paragraph, Table
 from riskaudit.report.facts import Facts
 from riskaudit.report.sections.fairness_study import fairness_study_blocks
 from riskaudit.results import AuditResult, Estimate

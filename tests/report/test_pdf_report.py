@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
+from riskaudit.document.pdf import _gallery, covered, to_pdf
 from riskaudit.report.build import build_document
-from riskaudit.report.pdf import _gallery, covered, to_pdf
 
 needs_poppler = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
 

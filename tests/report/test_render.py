@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from riskaudit.document.pdf import _timestamp
 from riskaudit.errors import SettingsError
 from riskaudit.report import FILE_NAMES, FORMATS, render
-from riskaudit.report.pdf import _timestamp
 from riskaudit.report.recomputation import recompute
 from riskaudit.results import AuditResult
 

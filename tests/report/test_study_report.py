@@ -8,10 +8,10 @@ from report_cases import build
 from report_hostile import HOSTILE
 from test_html_report import Page
 
+from riskaudit.document.blocks import Figure, Table
+from riskaudit.document.plots import CurvePlot, SpanPlot
 from riskaudit.report import FILE_NAMES, FORMATS, render
 from riskaudit.report.build import build_document
-from riskaudit.report.document import Figure, Table
-from riskaudit.report.plots import CurvePlot, SpanPlot
 from riskaudit.results import (
     AuditResult,
     Control,

@@ -8,9 +8,9 @@ import re
 
 import pytest
 
+from riskaudit.document.markdown import escape
 from riskaudit.report import render
 from riskaudit.report.csv import guarded
-from riskaudit.report.markdown import escape
 
 
 def rows_of(content: bytes) -> list[dict[str, str]]:

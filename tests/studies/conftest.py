@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from study_cases import NOISE, digits, network
 
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
 from riskaudit.studies import AttackSettings, verify
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from study_cases import digits, network
 
-from riskaudit.auditing import AuditSettings, audit
+from riskaudit.audit import AuditSettings, audit
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, Calibration

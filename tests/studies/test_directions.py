@@ -18,8 +18,8 @@ from study_cases import digits, network
 from torch import nn
 
 import riskaudit.studies.directions as module
-from riskaudit.auditing import AuditSettings
-from riskaudit.auditing.victim import make_victim
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.client import make_victim
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from study_cases import NOISE, digits, network
 
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.results import (
     AuditResult,
     CheckpointInfo,

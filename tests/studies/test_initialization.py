@@ -11,7 +11,7 @@ import torch
 from study_cases import NOISE, digits, network
 from torch import nn
 
-from riskaudit.auditing import AuditSettings
+from riskaudit.audit import AuditSettings
 from riskaudit.errors import SettingsError
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.results import Estimate, InitializationStudy, InitializationTrial, SampleRisk

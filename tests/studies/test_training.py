@@ -9,7 +9,7 @@ import torch
 from study_cases import NOISE, digits, network
 from torch import nn
 
-from riskaudit.auditing import AuditSettings, audit
+from riskaudit.audit import AuditSettings, audit
 from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.inputs.series import checkpoint_files, natural_key, order_of

@@ -14,14 +14,14 @@ from study_cases import NOISE, digits, network
 
 import riskaudit.studies.attacking as module
 from riskaudit.attacks import GaussNewton, Observation
-from riskaudit.auditing import AuditSettings, audit
-from riskaudit.auditing.victim import make_victim
+from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit.client import make_victim
+from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult, VerifyStudy
 from riskaudit.studies import AttackSettings, verify
 from riskaudit.studies.attacking import Target, attack_rows, input_range
 from riskaudit.studies.control import control
-from riskaudit.studies.trials import TrialLog
 from riskaudit.studies.tuning import split_for_tuning, tuned
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, correlation
-from riskaudit.report.document import Block, Cell, Column, Subheading, Table
-from riskaudit.report.formatting import (
+from riskaudit.document.blocks import Block, Cell, Column, Subheading, Table
+from riskaudit.document.cells import (
     count_cell,
     given,
     interval,
@@ -16,6 +15,7 @@ from riskaudit.report.formatting import (
     sentence,
     short,
 )
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, correlation
 from riskaudit.report.sections.attacked import attacked_figure, reliability_figure
 from riskaudit.results import STRONGEST, AgreementRow, LossComparison
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from riskaudit.report.attack_study import AttackStudy, at_noise, noise_words
-from riskaudit.report.document import Cell, Column, Figure, Table
-from riskaudit.report.formatting import (
+from riskaudit.document.blocks import Cell, Column, Figure, Table
+from riskaudit.document.cells import (
     attacked_cell,
     count_cell,
     estimate_cell,
@@ -16,7 +15,8 @@ from riskaudit.report.formatting import (
     percent,
     short,
 )
-from riskaudit.report.plots import Panel, PanelPlot
+from riskaudit.document.plots import Panel, PanelPlot
+from riskaudit.report.attack_study import AttackStudy, at_noise, noise_words
 from riskaudit.results import STRONGEST, AttackRow, Estimate, Reliability
 
 _MOST_PANELS = 6

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from riskaudit.report.document import Block, Callout, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.document.cells import count, estimate_cell, number, number_cell, short, signed
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, estimate_cell, number, number_cell, short, signed
 from riskaudit.results import AuditResult, SampleRow
 from riskaudit.statistics.ranks import known_ends, overlaps
 

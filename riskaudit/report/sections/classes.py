@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import (
+from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import (
     count_cell,
     interval,
     number,
@@ -14,7 +13,8 @@ from riskaudit.report.formatting import (
     percent,
     short,
 )
-from riskaudit.report.plots import Span, SpanPlot
+from riskaudit.document.plots import Span, SpanPlot
+from riskaudit.report.facts import Facts
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.results import ClassRow
 from riskaudit.statistics.ranks import overlaps

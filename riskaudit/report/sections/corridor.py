@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import attacked_cell, count, estimate_cell, number, number_cell, percent, short
+from riskaudit.document.plots import Corridor, CorridorPlot
 from riskaudit.report.attack_study import AttackStudy, at_noise, read_attack_study
-from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import attacked_cell, count, estimate_cell, number, number_cell, percent, short
-from riskaudit.report.plots import Corridor, CorridorPlot
 from riskaudit.results import AttackRow, Estimate, SampleRow
 
 _DRAWN = 40

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Subheading, Table
-from riskaudit.report.facts import Facts, median
-from riskaudit.report.formatting import (
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Figure, Subheading, Table
+from riskaudit.document.cells import (
     count,
     count_cell,
     given,
@@ -18,7 +17,8 @@ from riskaudit.report.formatting import (
     short,
     tally,
 )
-from riskaudit.report.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
+from riskaudit.document.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
+from riskaudit.report.facts import Facts, median
 from riskaudit.results import (
     DirectionAgreement,
     DirectionRow,

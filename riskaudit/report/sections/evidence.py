@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
+from riskaudit.document.cells import STATUS_WORDS, count_cell, number_cell, sentence, short, tally
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
 from riskaudit.report.facts import Facts, median
-from riskaudit.report.formatting import STATUS_WORDS, count_cell, number_cell, sentence, short, tally
 from riskaudit.report.sections.directions_study import directions_blocks
 from riskaudit.report.sections.initialization_study import initialization_blocks
 from riskaudit.report.sections.training_study import training_blocks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from riskaudit.report.document import (
+from riskaudit.document.blocks import (
     Block,
     Cell,
     Column,
@@ -15,8 +15,7 @@ from riskaudit.report.document import (
     Subheading,
     Table,
 )
-from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import (
+from riskaudit.document.cells import (
     SHORT_STATUS,
     VERDICT_WORDS,
     count,
@@ -27,6 +26,7 @@ from riskaudit.report.formatting import (
     short,
     verdict_cell,
 )
+from riskaudit.report.facts import Facts
 from riskaudit.report.images import safe_png
 from riskaudit.report.sections.classes import class_blocks, means_overlap
 from riskaudit.report.sections.fairness_study import fairness_study_blocks

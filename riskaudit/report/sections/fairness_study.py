@@ -5,9 +5,8 @@ From ``studies.fairness``, or computed from the samples where an audit has no su
 
 from __future__ import annotations
 
-from riskaudit.report.document import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import (
+from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import (
     count,
     count_cell,
     interval,
@@ -17,7 +16,8 @@ from riskaudit.report.formatting import (
     sentence,
     short,
 )
-from riskaudit.report.plots import Panel, PanelPlot
+from riskaudit.document.plots import Panel, PanelPlot
+from riskaudit.report.facts import Facts
 from riskaudit.report.sections.group_comparison import comparison_blocks, measure_title
 from riskaudit.results import (
     ATTACK_RMSE,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from riskaudit.report.document import Block, DefinitionList, Subheading
+from riskaudit.document.blocks import Block, DefinitionList, Subheading
+from riskaudit.document.cells import sentence
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import sentence
 
 _TERMS = (
     ("Release", "What leaves the client: the gradient and everything done to it before upload."),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from riskaudit.report.document import Block, Callout, Cell, Column, Paragraph, Section, SignOff, Table
+from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Section, SignOff, Table
+from riskaudit.document.cells import count, given, percent, sentence, short
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, given, percent, sentence, short
 from riskaudit.report.sections.verdict import level_words, limit_words
 
 _DECISIONS = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from riskaudit.report.document import Block, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.document.blocks import Block, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.document.cells import SHORT_STATUS, count_cell, interval, number, number_cell, sentence, short, signed
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import SHORT_STATUS, count_cell, interval, number, number_cell, sentence, short, signed
 from riskaudit.results import ATTACK_RMSE, FairnessStudy, GroupComparison, GroupPair
 
 _PRINTED_PAIRS = 6

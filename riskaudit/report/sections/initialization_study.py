@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import count, given, interval, number, number_cell, percent, sentence, short
+from riskaudit.document.plots import Reference, Span, SpanPlot
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, given, interval, number, number_cell, percent, sentence, short
-from riskaudit.report.plots import Reference, Span, SpanPlot
 from riskaudit.results import Control, InitializationRow, InitializationStudy, Quartiles
 
 _TITLES = {

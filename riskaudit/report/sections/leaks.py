@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from riskaudit.report.document import Block, Callout, Cell, Column, Figure, Paragraph, Section, Table
+from riskaudit.document.blocks import Block, Callout, Cell, Column, Figure, Paragraph, Section, Table
+from riskaudit.document.cells import count, decibels, given, number, number_cell, percent, sentence, short, tally
+from riskaudit.document.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.report.facts import Facts, median, quantile
-from riskaudit.report.formatting import count, decibels, given, number, number_cell, percent, sentence, short, tally
-from riskaudit.report.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
 from riskaudit.statistics.ranks import position
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from riskaudit.report.document import Block, Callout, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Subheading, Table
+from riskaudit.document.cells import count, number, number_cell, percent, sentence
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, number, number_cell, percent, sentence
 from riskaudit.results import ShapingSummary
 
 _SCHEMES = {

@@ -6,9 +6,8 @@ import json
 import math
 from dataclasses import replace
 
-from riskaudit.report.document import Block, Callout, Cell, Column, Figure, Paragraph, Section, Snippet, Table
-from riskaudit.report.facts import Facts, median
-from riskaudit.report.formatting import (
+from riskaudit.document.blocks import Block, Callout, Cell, Column, Figure, Paragraph, Section, Snippet, Table
+from riskaudit.document.cells import (
     count,
     estimate_cell,
     given,
@@ -19,7 +18,8 @@ from riskaudit.report.formatting import (
     short,
     tally,
 )
-from riskaudit.report.plots import Curve, CurvePlot, Reference
+from riskaudit.document.plots import Curve, CurvePlot, Reference
+from riskaudit.report.facts import Facts, median
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.noise_shapes import shaping_blocks
 from riskaudit.results import Estimate, NoiseCurvePoint

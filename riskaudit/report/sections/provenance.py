@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from riskaudit.report.document import (
+from riskaudit.document.blocks import (
     Block,
     Cell,
     Column,
@@ -13,8 +13,8 @@ from riskaudit.report.document import (
     Subheading,
     Table,
 )
+from riskaudit.document.cells import given, number, short
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import given, number, short
 from riskaudit.report.sections.baseline import baseline_blocks
 from riskaudit.report.sections.glossary import glossary_blocks
 from riskaudit.results import AuditResult

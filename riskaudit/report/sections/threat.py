@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
+from riskaudit.document.cells import count, given, number, sentence, short, target_text
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, given, number, sentence, short, target_text
 from riskaudit.results import PriorInfo
 
 _OUT_OF_SCOPE = (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from riskaudit.report.document import Block, Bullets, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.blocks import Block, Bullets, Cell, Column, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import count, given, interval, number, number_cell, percent, sentence, short, signed
+from riskaudit.document.plots import Curve, CurvePlot
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, given, interval, number, number_cell, percent, sentence, short, signed
-from riskaudit.report.plots import Curve, CurvePlot
 from riskaudit.report.sections.initialization_study import attack_control_blocks
 from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
+from riskaudit.document.cells import count, given, number, percent, sentence, short, tally
 from riskaudit.report.attack_study import read_attack_study
-from riskaudit.report.document import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.report.facts import Facts, median
-from riskaudit.report.formatting import count, given, number, percent, sentence, short, tally
 from riskaudit.report.sections.corridor import attacked_finding
 from riskaudit.results import PolicyOutcome
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from statistics import median
 
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Paragraph, Table
+from riskaudit.document.cells import count, count_cell, given, number, number_cell, percent, sentence, short, tally
 from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise, correlation
-from riskaudit.report.document import Block, Bullets, Callout, Cell, Column, Paragraph, Table
 from riskaudit.report.facts import Facts
-from riskaudit.report.formatting import count, count_cell, given, number, number_cell, percent, sentence, short, tally
 from riskaudit.report.sections.agreement import agreement_blocks
 from riskaudit.report.sections.reconstructions import reconstruction_blocks
 from riskaudit.results import STRONGEST, AgreementRow, AttackRow, Control

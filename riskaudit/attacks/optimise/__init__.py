@@ -1,0 +1,1 @@
+"""How attacks search: starts, objectives, regularisers and minimisers."""

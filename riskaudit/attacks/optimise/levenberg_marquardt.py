@@ -1,0 +1,271 @@
+"""Levenberg-Marquardt on the release, batched: the engine of ``gauss-newton`` and ``local``.
+
+Minimises F(w) = ||r(mu + L w) - obs||^2 / 2 + weight ||w||^2 / 2 over w, where weight = sigma^2 makes it the
+MAP problem with prior N(mu, L L^T) times sigma^2 and weight = 0 plain least squares. A step solves
+(K + weight + damping) s = -gradient with K = L H L by truncated conjugate gradient on the Jacobian's products;
+the damping follows the ratio of actual to predicted decrease (Nielsen, IMM-REP-1999-05). Samples that are
+finished leave between steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks.base import Observation
+from riskaudit.jacobian import Jacobian
+from riskaudit.linalg.solvers.truncated_cg import truncated_cg
+from riskaudit.priors import BoundPrior, WhitenedOperator
+from riskaudit.results import Status
+
+# First damping relative to the curvature along the gradient.
+FIRST_DAMPING = 1e-2
+# Ratio of actual to predicted decrease above which a step is taken.
+ACCEPTED_RATIO = 1e-3
+# Damping, relative to the first one, beyond which no step will be found.
+LARGEST_DAMPING = 1e12
+# Keeps quotients finite.
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a Levenberg-Marquardt run stops.
+
+    Attributes:
+        steps: per sample at most, rejected ones included.
+        products: of conjugate gradient per step at most.
+        forcing: largest relative residual of a step's linear system; it tightens as the gradient falls.
+        tolerance: a sample is finished once a step promises to lower 2 F / noise^2 by less than this times d, noise
+            being that of the observation (without noise: once a step moves by less than this, as a share of the
+            prior's spread).
+    """
+
+    steps: int
+    products: int
+    forcing: float
+    tolerance: float
+
+
+@dataclass
+class State:
+    """Where the samples of a run are: w and F(w), and whether they are finished. Rows are all samples, [B, ...].
+
+    Attributes:
+        point: w, [B, d].
+        value: F(w), [B], float64.
+        converged: [B], bool.
+        steps: taken so far, rejected ones included, [B].
+    """
+
+    point: Tensor
+    value: Tensor
+    converged: Tensor
+    steps: Tensor
+    _stuck: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stuck = torch.zeros_like(self.converged)
+
+    @property
+    def working(self) -> list[int]:
+        """Samples that are neither finished nor stuck."""
+        return torch.nonzero(~(self.converged | self._stuck)).flatten().tolist()
+
+    def take(self, row: int, other: State, place: int) -> None:
+        """Replace a sample by one of another run; its steps are those of that run."""
+        self.point[row], self.value[row] = other.point[place], other.value[place]
+        self.converged[row] = other.converged[place]
+        self._stuck[row], self.steps[row] = other._stuck[place], other.steps[place]
+
+    def give_up(self, rows: list[int]) -> None:
+        """No step lowers F for these samples any more."""
+        self._stuck[rows] = True
+
+
+@dataclass(frozen=True, eq=False)
+class MatchingProblem:
+    """The problem of B observations.
+
+    Attributes:
+        observation: with labels.
+        prior: what w is measured in, at the samples.
+        weights: of ||w||^2 / 2 in F, [B], float64.
+    """
+
+    observation: Observation
+    prior: BoundPrior
+    weights: Tensor
+
+    @property
+    def sigma(self) -> float:
+        """Std of the Gaussian noise with the same Fisher information as the release's; 0 without noise."""
+        noise = self.observation.release.noise
+        return 0.0 if noise is None else noise.fisher_std
+
+    @property
+    def num_noisy(self) -> int:
+        """Released entries that carry noise."""
+        return int(self.observation.release.noisy_entries.sum())
+
+    @property
+    def point_shape(self) -> tuple[int, int]:
+        """Shape of w, (B, d)."""
+        return len(self.observation), self.observation.dimension
+
+    def select(self, rows: list[int]) -> MatchingProblem:
+        """The problem of some samples; one may occur several times."""
+        return MatchingProblem(self.observation.select(rows), self.prior.select(rows), self.weights[rows])
+
+    def inputs(self, point: Tensor) -> Tensor:
+        """Mu + L w, [B, d]."""
+        return self.prior.mean + self.prior.root(point)
+
+    def start(self, point: Tensor) -> State:
+        """A run that begins at w [B, d]."""
+        value, _, _ = self._at(point, list(range(len(point))))
+        return State(
+            point.clone(),
+            value,
+            torch.zeros(len(point), dtype=torch.bool, device=point.device),
+            torch.zeros(len(point), dtype=torch.long, device=point.device),
+        )
+
+    def curvature(self, point: Tensor) -> Tensor:
+        """Rayleigh quotient of K along the gradient at w, [B], float64: near its largest eigenvalue."""
+        _, residual, jacobian = self._at(point, list(range(len(point))))
+        part = _Part(self, list(range(len(point))), point, jacobian)
+        return part.curvature(part.gradient(residual))
+
+    def minimise(self, state: State, limits: Limits) -> State:
+        """Levenberg-Marquardt until every sample is finished, stuck or out of steps; changes the state given."""
+        damping = Damping(state.value)
+        for _ in range(limits.steps):
+            rows = state.working
+            if not rows:
+                break
+            self._step(state, rows, damping, limits)
+        return state
+
+    def _step(self, state: State, rows: list[int], damping: Damping, limits: Limits) -> None:
+        """One step for the samples in ``rows``, taken where it lowers F."""
+        point = state.point[rows]
+        value, residual, jacobian = self._at(point, rows)
+        part = _Part(self, rows, point, jacobian)
+        gradient = part.gradient(residual)
+        damping.begin(rows, part, gradient)
+        lam = damping.value[rows]
+        shift = (lam + self.weights[rows]).to(point.dtype)
+        forcing = damping.forcing(rows, gradient, limits.forcing).to(point.dtype)
+        step, image = truncated_cg(part.operator, -gradient, shift, forcing, limits.products)
+        # Decrease of the quadratic model, without the damping's own share.
+        moved = step.double().square().sum(-1)
+        along = (step * (gradient + 0.5 * image)).sum(-1).double()
+        promised = -along + 0.5 * lam * moved
+        trial = point + step
+        found, _, _ = self._at(trial, rows)
+        ratio = torch.where(promised > 0, (value - found) / promised.clamp_min(TINY), torch.full_like(promised, -1.0))
+        taken = (ratio > ACCEPTED_RATIO) & torch.isfinite(found)
+        state.point[rows] = torch.where(taken[:, None], trial, point)
+        state.value[rows] = torch.where(taken, found, value)
+        state.steps[rows] += 1
+        state.converged[rows] = damping.is_calm(rows) & self._negligible(promised, moved, limits.tolerance)
+        damping.update(rows, ratio, taken)
+        state.give_up(damping.hopeless(rows))
+
+    def _negligible(self, promised: Tensor, moved: Tensor, tolerance: float) -> Tensor:
+        """Whether what a step promises, or without noise how far it goes, no longer matters."""
+        d = self.observation.dimension
+        if self.sigma > 0:
+            return 2 * promised <= tolerance * self.sigma * self.sigma * d
+        return moved <= tolerance * tolerance * d
+
+    def _at(self, point: Tensor, rows: list[int]) -> tuple[Tensor, Tensor, Jacobian]:
+        """F(w), r - obs and the Jacobian at w for some samples."""
+        whole = len(rows) == len(self.observation)
+        observation = self.observation if whole else self.observation.select(rows)
+        prior = self.prior if whole else self.prior.select(rows)
+        jacobian = observation.jacobian(observation.batch(prior.mean + prior.root(point)))
+        residual = jacobian.mean().detach() - observation.released
+        value = 0.5 * residual.double().square().sum(-1)
+        value = value + 0.5 * self.weights[rows] * point.double().square().sum(-1)
+        # What isn't a number compares with nothing; infinite, it loses to everything.
+        return value.nan_to_num(nan=torch.inf, posinf=torch.inf), residual, jacobian
+
+
+@final
+class Damping:
+    """How strongly each sample's steps are held back, by Nielsen's rule (IMM-REP-1999-05).
+
+    Args:
+        values: F of all samples, for their number and device.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.value, self._first = torch.zeros_like(values), torch.zeros_like(values)
+        self._growth = torch.full_like(values, 2.0)
+        self._first_norm = torch.zeros_like(values)
+
+    def begin(self, rows: list[int], part: _Part, gradient: Tensor) -> None:
+        """Set the first damping of samples that have none, from the curvature along their gradient."""
+        fresh = self._first[rows] == 0
+        if not bool(fresh.any()):
+            return
+        curvature = FIRST_DAMPING * part.curvature(gradient)
+        self._first[rows] = torch.where(fresh, curvature, self._first[rows])
+        self.value[rows] = torch.where(fresh, curvature, self.value[rows])
+        self._first_norm[rows] = torch.where(fresh, gradient.norm(dim=-1).double(), self._first_norm[rows])
+
+    def forcing(self, rows: list[int], gradient: Tensor, largest: float) -> Tensor:
+        """Relative residual at which the step's linear system is solved well enough, [B].
+
+        The square root of the gradient's fall: superlinear near the end (Dembo, Eisenstat and Steihaug, 1982).
+        """
+        fall = gradient.norm(dim=-1).double() / self._first_norm[rows].clamp_min(TINY)
+        forcing: Tensor = fall.sqrt().clamp_max(largest)
+        return forcing
+
+    def is_calm(self, rows: list[int]) -> Tensor:
+        """Whether steps are hardly held back: a strongly damped one promises little for no reason."""
+        return self.value[rows] <= self._first[rows]
+
+    def update(self, rows: list[int], ratio: Tensor, taken: Tensor) -> None:
+        """Less damping after a step that kept its promise, ever more after one that didn't."""
+        calmer = (1 - (2 * ratio.clamp(-1, 2) - 1) ** 3).clamp_min(1 / 5)
+        growth = self._growth[rows]
+        self.value[rows] = self.value[rows] * torch.where(taken, calmer, growth)
+        self._growth[rows] = torch.where(taken, torch.full_like(growth, 2.0), 2 * growth)
+
+    def hopeless(self, rows: list[int]) -> list[int]:
+        """Samples for which no step will be found."""
+        lost = (self.value[rows] > LARGEST_DAMPING * self._first[rows]).tolist()
+        return [row for row, given_up in zip(rows, lost, strict=True) if given_up]
+
+
+class _Part:
+    """Derivatives of F at the samples that are still at work."""
+
+    def __init__(self, problem: MatchingProblem, rows: list[int], point: Tensor, jacobian: Jacobian) -> None:
+        self.prior = problem.prior.select(rows)
+        self.weights, self.point, self.jacobian = problem.weights[rows], point, jacobian
+        self.operator = WhitenedOperator(jacobian.hessian(), self.prior)
+
+    def gradient(self, residual: Tensor) -> Tensor:
+        """L J^T (r - obs) + weight w, [B, d]."""
+        return self.prior.root(self.jacobian.rmatvec(residual)) + self.weights[:, None].to(self.point) * self.point
+
+    def curvature(self, direction: Tensor) -> Tensor:
+        """Rayleigh quotient of K, [B], float64; 1 where the direction is 0."""
+        squared = direction.double().square().sum(-1)
+        along = (direction * self.operator.matvec(direction)).sum(-1).double()
+        return torch.where(squared > 0, along / squared.clamp_min(TINY), torch.ones_like(squared)).clamp_min(TINY)
+
+
+def status_of(state: State, row: int) -> Status:
+    """Of one sample: finished, out of steps or stuck, or never finite."""
+    if not bool(torch.isfinite(state.value[row])):
+        return "failed"
+    return "converged" if bool(state.converged[row]) else "not_converged"

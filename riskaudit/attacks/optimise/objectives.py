@@ -1,0 +1,150 @@
+"""An attack's objective at R guesses: a matching distance plus weighted regularisers, value and gradient.
+
+The gradient of D(r(z), obs) with respect to z is J(z)^T u with u = dD/dr, so it is read off the Jacobian of the
+release at the guess: one product, by layers where the layers are known, whatever the pipeline does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks.base import Observation
+from riskaudit.attacks.matching import Matching, Measure
+from riskaudit.attacks.optimise.minimisers import Function
+from riskaudit.attacks.optimise.regularisers import Penalty, Regulariser
+from riskaudit.jacobian.base import CHUNK_ENTRIES
+
+# Share of the steps over which weights that change reach their final values.
+ANNEALED = 0.25
+
+
+@dataclass(frozen=True)
+class Term:
+    """A regulariser with its weight.
+
+    Attributes:
+        regulariser: what is penalised.
+        weight: of the penalty.
+        first_weight: where the weight begins; it changes geometrically over the first quarter of the steps.
+    """
+
+    regulariser: Regulariser
+    weight: float
+    first_weight: float | None = None
+
+    def weight_at(self, share: float) -> float:
+        """The weight when a share of the steps is over."""
+        if self.first_weight is None or share >= ANNEALED:
+            return self.weight
+        ratio = self.weight / self.first_weight
+        return self.first_weight * math.pow(ratio, share / ANNEALED)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Objective(Function):
+    """weight D(r(z), obs) + sum of the terms, for rows that are samples x restarts.
+
+    Attributes:
+        observation: of every row; its targets are known.
+        samples: the number of the sample that each row is a guess at, [R].
+        matching: D.
+        terms: regularisers.
+        matching_weight: of D.
+        offsets: points around the guess over which D is averaged, [R, k, d]; None for the guess alone.
+    """
+
+    observation: Observation
+    samples: Tensor
+    matching: Matching
+    terms: tuple[Term, ...] = ()
+    matching_weight: float = 1.0
+    offsets: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        observation: Observation,
+        restarts: int,
+        matching: Matching,
+        terms: tuple[Term, ...] = (),
+        *,
+        matching_weight: float = 1.0,
+        offsets: Tensor | None = None,
+    ) -> Objective:
+        """The objective of ``restarts`` rows for each sample; rows of one sample stand together."""
+        rows = [index for index in range(len(observation)) for _ in range(restarts)]
+        samples = torch.tensor(rows, device=observation.released.device)
+        return cls(observation.select(rows), samples, matching, terms, matching_weight, offsets)
+
+    def evaluate(self, points: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """See `Function.evaluate`."""
+        value, gradient = self._matched(points)
+        value, gradient = self.matching_weight * value, self.matching_weight * gradient
+        for term, penalty in zip(self.terms, self._penalties, strict=True):
+            own, slope = self._penalised(penalty, points)
+            value = value + term.weight * own
+            gradient = gradient + term.weight_at(share) * slope
+        return value, gradient
+
+    def select(self, rows: list[int]) -> Objective:
+        """See `Function.select`."""
+        offsets = None if self.offsets is None else self.offsets[rows]
+        observation = self.observation.select(rows)
+        return replace(self, observation=observation, samples=self.samples[rows], offsets=offsets)
+
+    def released_together(self, finished: Tensor) -> Tensor:
+        """See `Function.released_together`."""
+        if not any(term.regulariser.couples for term in self.terms):
+            return finished
+        working = torch.bincount(self.samples, weights=(~finished).double())
+        return working[self.samples] == 0
+
+    def _matched(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """D, averaged over the offsets, and its gradient."""
+        if self.offsets is None:
+            return self._matched_at(points)
+        found = [self._matched_at(points + offset) for offset in self.offsets.unbind(1)]
+        values, gradients = zip(*found, strict=True)
+        return torch.stack(values).mean(0), torch.stack(gradients).mean(0)
+
+    def _matched_at(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradients = [], []
+        for places, observation, measure in self._chunks:
+            jacobian = observation.jacobian(observation.batch(points[places].detach()))
+            with torch.enable_grad():
+                released = jacobian.mean().detach().requires_grad_()
+                value = measure(released)
+                (cotangent,) = torch.autograd.grad(value.sum(), released)
+            values.append(value.detach())
+            gradients.append(jacobian.rmatvec(cotangent).detach())
+        return torch.cat(values), torch.cat(gradients)
+
+    def _penalised(self, penalty: Penalty, points: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            inputs = points.detach().requires_grad_()
+            value = penalty(inputs.reshape(len(points), *self.observation.input_shape))
+            (gradient,) = torch.autograd.grad(value.sum(), inputs)
+        return value.detach(), gradient
+
+    @cached_property
+    def _penalties(self) -> list[Penalty]:
+        return [term.regulariser.bind(self.observation, self.samples) for term in self.terms]
+
+    @cached_property
+    def _chunks(self) -> list[tuple[list[int], Observation, Measure]]:
+        """Rows in parts whose released vectors fit in memory."""
+        count = len(self.samples)
+        size = max(1, CHUNK_ENTRIES // self.observation.release.num_entries)
+        parts = [list(range(first, min(first + size, count))) for first in range(0, count, size)]
+        observations = [self.observation if len(part) == count else self.observation.select(part) for part in parts]
+        return [
+            (part, observation, self.matching.bind(observation))
+            for part, observation in zip(parts, observations, strict=True)
+        ]

@@ -1,0 +1,74 @@
+"""The course of every attack by descent: labels, starts, one minimisation of all rows, the best row per sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from riskaudit.attacks.base import Observation, Reconstruction
+from riskaudit.attacks.labels import with_labels
+from riskaudit.attacks.optimise.minimisers import Minimiser, Outcome
+from riskaudit.attacks.optimise.objectives import Objective
+from riskaudit.attacks.optimise.starts import Start, draw_starts
+from riskaudit.priors.base import BoundPrior
+
+
+def reconstruct(
+    observation: Observation,
+    generator: torch.Generator,
+    objective: Callable[[Observation], Objective],
+    minimiser: Minimiser,
+    start: Start,
+    restarts: int,
+) -> Reconstruction:
+    """Run one attack.
+
+    Args:
+        observation: what the attacker knows.
+        generator: of the starts.
+        objective: makes the objective of all rows from an observation with known labels.
+        minimiser: of all rows.
+        start: kind of the first guesses.
+        restarts: rows per sample.
+
+    Raises:
+        AttackNotApplicable: the labels can't be recovered.
+    """
+    began = time.perf_counter()
+    known = with_labels(observation)
+    prior = known.bound_prior()
+    starts = draw_starts(start, known, prior, restarts, generator)
+    # The papers' step sizes are for normalised pixels.
+    unit = prior.variance.sqrt().repeat_interleave(restarts)
+    with torch.no_grad():
+        outcome = minimiser.minimise(objective(known), starts, unit)
+    return best_of(known, prior, outcome, restarts, time.perf_counter() - began)
+
+
+def best_of(
+    observation: Observation, prior: BoundPrior, outcome: Outcome, restarts: int, seconds: float
+) -> Reconstruction:
+    """The row with the least objective for each sample; the prior's mean where no row came to anything."""
+    count = len(observation)
+    places = outcome.value.reshape(count, restarts).argmin(-1)
+    rows = torch.arange(count, device=places.device) * restarts + places
+    status = tuple(outcome.status[row] for row in rows.tolist())
+    failed = torch.tensor([state == "failed" for state in status], device=rows.device)
+    points = torch.where(failed[:, None], without_guess(observation, prior), outcome.points[rows])
+    return Reconstruction(
+        inputs=points.reshape(count, *observation.input_shape),
+        objective=outcome.value[rows],
+        status=status,
+        steps=outcome.steps[rows],
+        restarts=restarts,
+        seconds=seconds,
+        targets=observation.known_targets,
+    )
+
+
+def without_guess(observation: Observation, prior: BoundPrior) -> Tensor:
+    """The prior's mean in the range of the inputs, [B, d]: what is left where an attack fails."""
+    return prior.mean if observation.input_range is None else prior.mean.clamp(*observation.input_range)

@@ -1,0 +1,112 @@
+"""What an audit can afford, decided from sizes alone so that the same input gives the same plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from riskaudit.audit.settings import AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS, AuditSettings
+from riskaudit.jacobian import JacobianMaker
+from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
+from riskaudit.proxies import PROXIES
+from riskaudit.sensitivity import Plan
+
+# H itself, its eigenvectors and eigh's workspace grow as d^2, its time as d^3.
+DENSE_DIMENSION = {"cpu": 4096, "cuda": 8192}
+# Random probes per sample for traces, at most; a power of two.
+MAX_PROBES = 32
+# Proxies that need more than a few products for the largest eigenvalue.
+SPECTRAL_PROXIES = frozenset(name for name, proxy in PROXIES.items() if not proxy.few_products)
+# The share of the free memory that one batch may fill, and samples beyond which a batch gains nothing.
+MEMORY_SHARE = 0.5
+MAX_SAMPLES = {"cpu": 64, "cuda": 1024}
+
+
+def choose_plan(
+    settings: AuditSettings, dimension: int, num_entries: int, num_samples: int, width: int, device: torch.device
+) -> Plan:
+    """Solvers for samples of d = ``dimension`` and P = ``num_entries`` released entries."""
+    solver, reason = _solver(settings, dimension, num_entries, device)
+    if settings.inverse != "auto":
+        inverse, inverse_reason = settings.inverse, "named by the user"
+    elif solver == "dense":
+        inverse, inverse_reason = "dense", "all eigenvalues are known"
+    elif solver == "lanczos":
+        inverse, inverse_reason = "quadrature", "brackets norms of solutions without solving"
+    else:
+        inverse, inverse_reason = "cg", "the fewest products"
+    named = settings.inverse != "auto" or settings.solver in ("lanczos", "power") or settings.precision is not None
+    return Plan(
+        solver=solver,
+        solver_reason=reason,
+        inverse=inverse,
+        inverse_reason=inverse_reason,
+        tolerance=settings.solver_tolerance,
+        max_matvecs=settings.max_matvecs or (CHOSEN_MAX_MATVECS if named else AUTO_MAX_MATVECS),
+        precision=settings.precision,
+        max_probes=MAX_PROBES,
+        failure=(1 - settings.confidence) / num_samples,
+        width=width,
+        proxies=settings.wanted(),
+    )
+
+
+def _solver(settings: AuditSettings, dimension: int, num_entries: int, device: torch.device) -> tuple[str, str]:
+    if settings.solver != "auto":
+        return settings.solver, "named by the user"
+    if settings.inverse == "dense":
+        return "dense", "the dense inverse named by the user needs all eigenvalues"
+    if not settings.wanted() & SPECTRAL_PROXIES:
+        return "lanczos", "none of the proxies asked for needs more than the largest eigenvalue"
+    if settings.budget is not None:
+        return "lanczos", "a budget of time was given, and brackets can stop at any moment"
+    return _affordable(dimension, num_entries, device)
+
+
+def _affordable(dimension: int, num_entries: int, device: torch.device) -> tuple[str, str]:
+    """Dense where it is affordable, since it is exact."""
+    jacobian_bytes, most = 8 * dimension * num_entries, DENSE_DIMENSION[device.type]
+    sizes = f"d = {dimension:,} and P = {num_entries:,}: one sample's Jacobian takes {jacobian_bytes / 1e9:.3g} GB"
+    if dimension > most:
+        return "lanczos", f"{sizes}, and d is above the {most:,} for which all eigenvalues are affordable"
+    if jacobian_bytes > JACOBIAN_BYTES:
+        return "lanczos", f"{sizes}, more than the {JACOBIAN_BYTES / 1e9:.3g} GB affordable for all eigenvalues"
+    return "dense", f"{sizes}, so all eigenvalues are affordable"
+
+
+def samples_at_once(batch_size: int | None, maker: JacobianMaker, device: torch.device) -> int:
+    """Samples in memory at once: what fits in the free memory, and no more than the user's bound.
+
+    A power of two, so that a little more or less free memory doesn't change the numbers.
+    """
+    fitting = fitting_samples(maker.sample_bytes, device)
+    most = max(1, min(fitting, MAX_SAMPLES[device.type] if batch_size is None else batch_size))
+    return most if most == batch_size else 2 ** (most.bit_length() - 1)
+
+
+def fitting_samples(sample_bytes: int, device: torch.device) -> int:
+    """Samples of so many bytes that one batch may hold; 0 where not even one fits."""
+    return int(MEMORY_SHARE * free_memory(device) // max(1, sample_bytes))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(1024 * int(line.split()[1]), _group_limit())
+    return 4 * 2**30
+
+
+def _group_limit() -> int:
+    """What a container's own limit leaves."""
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        text = limit.read_text().strip()
+        return 2**63 if text == "max" else max(0, int(text) - int(used.read_text()))
+    except (OSError, ValueError):
+        return 2**63

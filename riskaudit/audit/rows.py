@@ -1,0 +1,304 @@
+"""One batch of samples to rows of the result."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from riskaudit.audit.calibration import Calibrator
+from riskaudit.audit.checks import agree_alone
+from riskaudit.audit.credibility import examine, precise_differences
+from riskaudit.audit.evidence import Evidence
+from riskaudit.jacobian import Jacobian, JacobianMaker
+from riskaudit.priors import Prior
+from riskaudit.proxies import PROXIES, Proxy, ProxyScores
+from riskaudit.proxies.base import not_applicable
+from riskaudit.release import Batch
+from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds
+from riskaudit.results.verdicts import HEADLINE, cautious, verdict
+from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
+from riskaudit.sensitivity.linearisation import sample_generator
+from riskaudit.sensitivity.success import success_of
+
+# Beyond the streams of probes.
+STEP_STREAM = 1 << 20
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Turns batches into rows; what stays the same for the whole audit.
+
+    The Jacobian's release carries noise; where the client adds none (not ``defended``), it is the reference
+    noise. ``disclosed`` says of samples, by position in the data, why nothing can be claimed of them.
+    """
+
+    jacobian: JacobianMaker
+    defended: bool
+    prior: Prior
+    plan: Plan
+    thresholds: Thresholds
+    target_rmse: float
+    tolerances: tuple[float, ...]
+    seed: int
+    calibrator: Calibrator | None = None
+    disclosed: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class BatchRows:
+    """Rows of a batch, what their releases tell where known, why proxies are missing, and products used.
+
+    ``uneven`` says by position in the data how unevenly coordinates are revealed. ``separate`` counts samples that were
+    worked out one by one, since their batch is another function than each alone.
+    """
+
+    rows: list[SampleRow]
+    information: list[Information] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+    matvecs: int = 0
+    separate: int = 0
+    uneven: dict[int, Concentration] = field(default_factory=dict)
+
+    def extend(self, part: BatchRows) -> None:
+        """Add the samples of a later batch."""
+        self.rows += part.rows
+        self.information += part.information
+        self.reasons |= part.reasons
+        self.matvecs += part.matvecs
+        self.separate += part.separate
+        self.uneven |= part.uneven
+
+
+@dataclass(frozen=True)
+class BatchOf:
+    """Samples of the audited data that are audited together.
+
+    Attributes:
+        samples: inputs and targets.
+        indices: their positions in the data.
+        ids: their names.
+        images: to show in the report, or None each.
+        show_targets: whether targets that aren't class numbers may be written down too.
+    """
+
+    samples: Batch
+    indices: list[int]
+    ids: list[str]
+    images: list[str | None]
+    show_targets: bool = False
+
+    def select(self, places: list[int]) -> BatchOf:
+        """Some of the samples."""
+        return BatchOf(
+            self.samples.select(places),
+            [self.indices[place] for place in places],
+            [self.ids[place] for place in places],
+            [self.images[place] for place in places],
+            self.show_targets,
+        )
+
+
+def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
+    """Rows for some samples; those that can't be linearised fail alone."""
+    jacobian = maker.jacobian(batch.samples)
+    if not agree_alone(jacobian):
+        return audit_batch(replace(maker, jacobian=replace(maker.jacobian, apart=True)), batch, clock)
+    losses = jacobian.losses()
+    finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms)).tolist()
+    good = [place for place, fine in enumerate(finite) if fine]
+    if len(good) < len(finite):
+        rows = [failed_row(batch, place, "the loss or the gradient is not finite") for place in range(len(finite))]
+        done = BatchRows(rows)
+        if good:
+            kept = audit_batch(maker, batch.select(good), clock)
+            for place, row in zip(good, kept.rows, strict=True):
+                done.rows[place] = row
+            done.extend(replace(kept, rows=[]))
+        return done
+    evidence = _evidence(maker, batch, jacobian)
+    noise = jacobian.release.noise
+    assert noise is not None
+    try:
+        at = Linearisation(jacobian, batch.indices, maker.prior, maker.plan, maker.seed, clock)
+        scores = {name: _score(proxy, at) for name, proxy in PROXIES.items()}
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        if len(good) > 1:
+            return _one_by_one(maker, batch, clock)
+        return BatchRows([failed_row(batch, 0, f"no eigenvalues: {error}")])
+    # Asked for only where the headline is, since it may take many products.
+    information = at.information if HEADLINE in maker.plan.proxies else None
+    targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
+    values = losses.tolist()
+    uneven = {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False))
+    factors = [uneven[index].factor if index in uneven else 1.0 for index in batch.indices]
+    rows = [_row(maker, at, scores, place, batch, values[place], targets[place], factors[place]) for place in good]
+    doubts = [
+        maker.disclosed.get(index) or one.doubt(noise.fisher_std, *_claimed(row))
+        for index, one, row in zip(batch.indices, evidence, rows, strict=True)
+    ]
+    believed = [place for place, doubt in enumerate(doubts) if doubt is None]
+    return BatchRows(
+        [
+            row if doubt is None else failed_row(batch, place, doubt)
+            for place, (row, doubt) in enumerate(zip(rows, doubts, strict=True))
+        ],
+        [information[place] for place in believed] if information else [],
+        {name: score.reason for name, score in scores.items() if score.reason is not None},
+        at.matvecs,
+        len(good) if jacobian.separate else 0,
+        uneven,
+    )
+
+
+def _evidence(maker: RowMaker, batch: BatchOf, jacobian: Jacobian) -> list[Evidence]:
+    """What values of the release say about its derivative, the same whatever batch a sample is in."""
+    flat = batch.samples.inputs.flatten(1)
+    drawn = [
+        torch.randn(flat.shape[1], generator=sample_generator(maker.seed, index, STEP_STREAM), dtype=torch.float64)
+        for index in batch.indices
+    ]
+    prior = maker.prior.bind(batch.samples.targets, flat)
+    vectors = torch.stack(drawn).to(flat)
+    found = examine(maker.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
+    if flat.dtype == torch.float64:
+        return found
+    tiny = precise_differences(maker.jacobian, batch.samples)
+    return [own if one is None else replace(own, tiny=(one,)) for own, one in zip(found, tiny, strict=True)]
+
+
+def _claimed(row: SampleRow) -> tuple[float | None, float | None]:
+    """The least posterior error and the largest revealed fraction that a row claims, if it claims any."""
+    return row.proxies["posterior_rmse"].ends[0], row.proxies["revealed_fraction"].ends[1]
+
+
+def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:
+    if proxy.id not in at.plan.proxies:
+        return not_applicable(at, "not among the proxies asked for")
+    return proxy.score(at)
+
+
+def _one_by_one(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
+    """The same batch, a sample at a time, so that one bad sample doesn't take the others along."""
+    total = BatchRows([])
+    for place in range(len(batch.samples)):
+        total.extend(audit_batch(maker, batch.select([place]), clock))
+    return total
+
+
+def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
+    """A sample without any number."""
+    return SampleRow(
+        id=batch.ids[place],
+        target=_target(batch, place),
+        loss=None,
+        status="failed",
+        reason=reason,
+        proxies={name: Estimate(value=None, status="failed") for name in PROXIES},
+        verdict="not_assessed",
+    )
+
+
+def _row(
+    maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: BatchOf, loss: float,
+    target: NoiseTarget | None, concentration: float,
+) -> SampleRow:  # fmt: skip
+    proxies = {name: score.estimates[place] for name, score in scores.items()}
+    headline = proxies[HEADLINE]
+    solvers = {"largest_eigenvalue": _largest(at, place)} if at.plan.proxies - {"gradient_norm"} else {}
+    # Like the noise, asked for only where the headline is.
+    wanted = HEADLINE in maker.plan.proxies
+    success, predicted = success_of(at, place, maker.tolerances) if wanted else ([], None)
+    calibrated: dict[str, Estimate] = {}
+    if maker.calibrator is not None:
+        calibrated = maker.calibrator.intervals(proxies, float(at.prior.variance[place]))
+        success = maker.calibrator.success(success, lambda tolerances: success_of(at, place, tolerances)[0])
+    solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
+    trace = _trace(at, place) if wanted else None
+    if trace is not None:
+        solvers["trace"] = trace
+    return SampleRow(
+        id=batch.ids[place],
+        target=_target(batch, place),
+        loss=loss,
+        status=headline.status,
+        reason=scores[HEADLINE].reason,
+        proxies=proxies,
+        # The noise is asked for the mean over all coordinates.
+        noise_std_for_target=target if concentration == 1 else None,
+        verdict=verdict(cautious(headline, calibrated.get(HEADLINE), concentration), maker.thresholds, maker.defended),
+        solvers=solvers,
+        success_probability=success,
+        predicted_rmse=predicted,
+        calibrated=calibrated,
+        concentration=concentration,
+        image_png=batch.images[place],
+    )
+
+
+def _largest(at: Linearisation, place: int) -> SolverEvidence:
+    largest = at.largest
+    low, high = largest.low, largest.high
+    assert low is not None
+    assert high is not None
+    upper = float(high[place])
+    return SolverEvidence(
+        method=at.plan.solver,
+        status=largest.status[place],
+        value=float(largest.value[place]),
+        low=float(low[place]),
+        high=upper if np.isfinite(upper) else None,
+        residual=float(largest.residual[place]) if bool(torch.isfinite(largest.residual[place])) else None,
+        matvecs=int(largest.matvecs[place]),
+    )
+
+
+def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
+    """tr H, where the posterior's numbers left it behind."""
+    if at.spectrum is not None:
+        return SolverEvidence(method="dense", status="exact", value=float(at.spectrum.values[place].sum()))
+    if at.plan.solver != "lanczos" or at.tau is None:
+        return None
+    found = at.brackets.traces[place].trace
+    value, high = (end if np.isfinite(end) else None for end in (found.value, found.high))
+    return SolverEvidence(method="lanczos", status="bracketed", value=value, low=found.low, high=high)
+
+
+def _target(batch: BatchOf, place: int) -> Target | None:
+    """A class number; anything else may be private data, an autoencoder's the very input, and takes showing."""
+    target = batch.samples.targets[place]
+    if is_class_number(target):
+        return int(target)
+    if not batch.show_targets:
+        return None
+    return float(target) if target.ndim == 0 else [float(value) for value in target.flatten()]
+
+
+def is_class_number(target: Tensor) -> bool:
+    """Whether one sample's target says no more than its class."""
+    return target.ndim == 0 and not target.is_floating_point() and not target.is_complex()
+
+
+def target_kind(target: Tensor) -> str:
+    """One sample's target in words, without its values."""
+    if is_class_number(target):
+        return "class numbers"
+    shape = "x".join(str(size) for size in target.shape) or "single number"
+    return f"{str(target.dtype).removeprefix('torch.')}, {shape}"
+
+
+def image_png(image: Tensor) -> str | None:
+    """An image [C, H, W] of 1 or 3 channels in [0, 1] as base64 PNG."""
+    from PIL import Image
+
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
+        return None
+    stream = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Typesetting that knows no audit: typed blocks, plots, and HTML, PDF and Markdown of them."""

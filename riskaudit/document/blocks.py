@@ -1,0 +1,211 @@
+"""The report as typed blocks: what HTML, PDF and Markdown all render, so that they can't differ.
+
+A block holds plain text and numbers, never markup: every renderer escapes for its own format.
+``brief`` marks the blocks that the short Markdown summary keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+from riskaudit.document.plots import Plot
+
+Tone: TypeAlias = Literal["plain", "high", "medium", "low", "unknown"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell.
+
+    ``sort`` is the number behind the text (``None``: sorts last); ``mark`` is the symbol of the
+    number's status and ``word`` that status in words; ``detail`` is a second, smaller line such as
+    an interval or a reason.
+    """
+
+    text: str
+    sort: float | None = None
+    mark: str = ""
+    word: str = ""
+    detail: str = ""
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One table column. ``numeric`` and ``ranked`` columns sort by `Cell.sort`; the first are right-aligned."""
+
+    title: str
+    numeric: bool = False
+    unit: str = ""
+    ranked: bool = False
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Prose; ``lead`` is set in bold in front of it."""
+
+    text: str
+    lead: str = ""
+    brief: bool = False
+    kind: ClassVar[str] = "paragraph"
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences, introduced by ``lead``."""
+
+    items: tuple[str, ...]
+    lead: str = ""
+    brief: bool = False
+    kind: ClassVar[str] = "bullets"
+
+
+@dataclass(frozen=True)
+class Callout:
+    """A box that must not be overlooked. ``facts`` are label and value pairs."""
+
+    title: str
+    body: tuple[str, ...] = ()
+    tone: Tone = "plain"
+    facts: tuple[tuple[str, str], ...] = ()
+    steps: tuple[str, ...] = ()
+    brief: bool = False
+    kind: ClassVar[str] = "callout"
+
+
+@dataclass(frozen=True)
+class Subheading:
+    """A heading inside a section."""
+
+    text: str
+    brief: bool = False
+    kind: ClassVar[str] = "subheading"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns; the first cell of a row is its header.
+
+    ``print_rows`` and ``brief_rows`` cut the table in the PDF and in the Markdown summary (a
+    sentence then says so); ``brief_columns`` are the columns of the summary. ``layout`` is how the
+    PDF fits the table: as it is, in small type with wide prose ("dense"), with columns as wide as they need
+    ("compact") or with many columns sharing the page ("fitted"), as two halves side by side ("halved"), or on a
+    landscape page of its own. A ``folded`` table is closed in HTML until it is
+    asked for, and left out of the PDF.
+    """
+
+    id: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    sortable: bool = False
+    layout: Literal["normal", "dense", "compact", "fitted", "halved", "landscape"] = "normal"
+    folded: bool = False
+    print_rows: int | None = None
+    brief_rows: int | None = None
+    brief_columns: tuple[int, ...] | None = None
+    brief: bool = False
+    kind: ClassVar[str] = "table"
+
+    @property
+    def legend(self) -> tuple[tuple[str, str], ...]:
+        """The status marks used in this table with their words, in order of appearance."""
+        pairs = ((cell.mark, cell.word) for row in self.rows for cell in row if cell.mark)
+        return tuple(dict.fromkeys(pairs))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot, the finding it shows as a sentence, its text alternative, and its numbers as a table."""
+
+    id: str
+    title: str
+    alt: str
+    plot: Plot
+    table: Table
+    caption: str = ""
+    brief: bool = False
+    kind: ClassVar[str] = "figure"
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Text to copy: a command or a configuration."""
+
+    caption: str
+    code: str
+    brief: bool = False
+    kind: ClassVar[str] = "snippet"
+
+
+@dataclass(frozen=True)
+class DefinitionList:
+    """Terms and what they are; a ``compact`` list, to look things up in, is set small and in two columns."""
+
+    items: tuple[tuple[str, str], ...]
+    compact: bool = False
+    brief: bool = False
+    kind: ClassVar[str] = "definitions"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One private input, or a reconstruction of it, shown because the user asked to; ``what`` says which."""
+
+    label: str
+    png: bytes | None
+    caption: str
+    what: str = "Private input"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Private inputs and reconstructions by sample id. Only the first ``print_items`` go into the PDF.
+
+    ``group`` pictures in a row belong together under their common label; None is each on its own. ``caption``
+    stands above.
+    """
+
+    items: tuple[Picture, ...]
+    print_items: int = 40
+    group: int | None = None
+    caption: str = ""
+    brief: bool = False
+    kind: ClassVar[str] = "gallery"
+
+
+@dataclass(frozen=True)
+class SignOff:
+    """Lines to be filled in by hand."""
+
+    fields: tuple[str, ...]
+    brief: bool = False
+    kind: ClassVar[str] = "signoff"
+
+
+Block: TypeAlias = (
+    Paragraph | Bullets | Callout | Subheading | Table | Figure | Snippet | DefinitionList | Gallery | SignOff
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A numbered part of the report; ``id`` is its anchor."""
+
+    id: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report. ``banners`` stand in front of everything, title included."""
+
+    title: str
+    subtitle: str
+    created_at: str
+    tool: str
+    sections: tuple[Section, ...]
+    banners: tuple[str, ...] = ()

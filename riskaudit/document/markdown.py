@@ -1,0 +1,106 @@
+"""The document's essentials as Markdown, for a pull request: verdict, worst samples, noise needed.
+
+Every character that Markdown or HTML could act on is escaped, and nothing can end a table cell.
+"""
+
+from __future__ import annotations
+
+import re
+
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Document, Paragraph, Snippet, Subheading, Table
+from riskaudit.document.cells import one_line
+
+_ACTIVE = re.compile(r"([\\`*_\[\]|~$#^!])")
+# GitHub links bare addresses: an entity inside "://" and "www." keeps them text.
+_ADDRESS = re.compile(r"://|www\.", re.IGNORECASE)
+_LINE_START = re.compile(r"^([-+=]|\d+(?=[.)](\s|$)))")
+
+
+def escape(text: str, *, inside: bool = False) -> str:
+    """``text`` on one line with nothing left that Markdown or HTML would act on.
+
+    ``inside`` text doesn't begin a line, so list and heading marks have no meaning in it.
+    """
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _ACTIVE.sub(r"\\\1", text)
+    text = _ADDRESS.sub(lambda match: match.group().replace(":", "&#58;").replace(".", "&#46;"), text)
+    # A zero-width space keeps a name from notifying somebody.
+    text = text.replace("@", "@\u200b")
+    return text if inside else _LINE_START.sub(_escape_start, text)
+
+
+def _escape_start(match: re.Match[str]) -> str:
+    start = match.group()
+    return f"{start}\u200b" if start.isdigit() else f"\\{start}"
+
+
+def to_markdown(document: Document) -> bytes:
+    """Render the blocks marked as brief."""
+    lines: list[str] = []
+    for banner in document.banners:
+        lines += [f"**{escape(banner)}**", ""]
+    lines += [f"# {escape(document.title)}", "", f"{escape(document.subtitle)}. {escape(document.created_at)}.", ""]
+    for section in document.sections:
+        for block in section.blocks:
+            if block.brief:
+                lines += [*_block(block), ""]
+    lines += [f"Made with {escape(document.tool)}. The whole report: audit.html or audit.pdf."]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _block(block: Block) -> list[str]:
+    if isinstance(block, Paragraph):
+        lead = f"**{escape(block.lead)}** " if block.lead else ""
+        return [lead + escape(block.text)]
+    if isinstance(block, Bullets):
+        return [f"**{escape(block.lead)}**", "", *(f"- {escape(item)}" for item in block.items)]
+    if isinstance(block, Callout):
+        return _callout(block)
+    if isinstance(block, Subheading):
+        return [f"## {escape(block.text)}"]
+    if isinstance(block, Snippet):
+        return [f"{escape(block.caption)}:", "", *_fenced(block.code)]
+    if isinstance(block, Table):
+        return _table(block)
+    raise TypeError(f"no Markdown for the block {block.kind!r}")
+
+
+def _fenced(code: str) -> list[str]:
+    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *code.splitlines(), fence]
+
+
+def _callout(block: Callout) -> list[str]:
+    lines = [f"## {escape(block.title)}", ""]
+    for text in block.body:
+        lines += [escape(text), ""]
+    lines += [f"- **{escape(label)}:** {escape(text)}" for label, text in block.facts]
+    if block.steps:
+        lines += ["", "**What to do next**", ""]
+        lines += [f"{place}. {escape(step)}" for place, step in enumerate(block.steps, 1)]
+    return lines
+
+
+def _table(table: Table) -> list[str]:
+    rows = table.rows if table.brief_rows is None else table.rows[: table.brief_rows]
+    kept = table.brief_columns if table.brief_columns is not None else tuple(range(len(table.columns)))
+    columns = [table.columns[place] for place in kept]
+    rows = tuple(tuple(row[place] for place in kept) for row in rows)
+    titles = [f"{column.title} ({column.unit})" if column.unit else column.title for column in columns]
+    lines = ["| " + " | ".join(escape(title) for title in titles) + " |"]
+    lines.append("|" + "|".join(" ---: " if column.numeric else " --- " for column in columns) + "|")
+    lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+    marks = dict.fromkeys((cell.mark, cell.word) for row in rows for cell in row if cell.mark)
+    notes = [f"{escape(mark)} {escape(word)}" for mark, word in marks]
+    if len(rows) < len(table.rows):
+        notes.append(f"the first {len(rows)} of {len(table.rows):,} rows")
+    if notes:
+        lines += ["", f"{'; '.join(notes)}."]
+    return lines
+
+
+def _cell(cell: Cell) -> str:
+    mark = f"{escape(cell.mark, inside=True)} " if cell.mark else ""
+    detail = f" ({escape(cell.detail, inside=True)})" if cell.detail else ""
+    return f"{mark}{escape(cell.text, inside=True)}{detail}"

@@ -1,0 +1,1 @@
+"""Where trials run, and the journal of those that are finished."""

@@ -1,0 +1,1 @@
+"""``torch.export`` programs (``.pt2``), read without torch's own loader and run operator by operator."""

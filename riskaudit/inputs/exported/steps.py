@@ -1,0 +1,219 @@
+"""The nodes of an exported program as steps: what each calls, with what, and under which names its results go on.
+
+In-place operators become their plain forms. That is right while no other name sees the overwritten memory, so a
+program in which one does is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from riskaudit.errors import CheckpointError
+from riskaudit.inputs.exported.archive import SAVE_AGAIN
+from riskaudit.inputs.exported.operators import ALLOWED, Arithmetic, Operator, operation
+from riskaudit.inputs.exported.values import EXPORT_ADVICE, ValueName, output_names, read_argument
+from riskaudit.inputs.text import clean
+
+MAX_NODES = 50_000
+
+_SKIPPED = {
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "_assert_async",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+}
+_RANDOM = {
+    "bernoulli", "bernoulli_", "rand", "randn", "rand_like", "randn_like", "randint", "normal", "multinomial",
+    "native_dropout",
+}  # fmt: skip
+_DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+# These may return their input itself though their schema doesn't say so.
+_SAME = _DROPOUTS | {"type_as", "contiguous", "to", "expand_as", "view_as", "reshape_as", "meshgrid", "concat", "pad"}
+# Fill with one value, whatever was there.
+_FILLS = {"torch.ops.aten.zero_.default", "torch.ops.aten.fill_.Scalar"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call.
+
+    Attributes:
+        operation: checks and calls.
+        arguments: by name of the operator's schema; `ValueName` for earlier values.
+        outputs: names of the results, nested as the schema nests them.
+        overwritten: for a replaced in-place operator, the names whose value it would have overwritten.
+    """
+
+    operation: Operator | Arithmetic
+    arguments: Mapping[str, Any]
+    outputs: Any
+    overwritten: tuple[str, ...] = ()
+
+
+def read_steps(nodes: Sequence[Mapping[str, Any]], state: Sequence[str], output: Any) -> list[Step]:
+    """The steps of a graph.
+
+    Args:
+        nodes: of the graph, as JSON.
+        state: names of its parameters, buffers and constants, which it may not change.
+        output: the program's result.
+
+    Raises:
+        CheckpointError: a layer in training mode, an operator that isn't allowed, or one that overwrites memory
+            that other values see.
+    """
+    if len(nodes) > MAX_NODES:
+        raise CheckpointError(f"the exported program has {len(nodes)} nodes, expected at most {MAX_NODES}")
+    # Modes first: a layer in training mode is why its state changes, and the better thing to name.
+    calls = [call for node in nodes if (call := _read_call(node)) is not None]
+    last_use: dict[str, int] = {}
+    for place, call in enumerate(calls):
+        last_use.update((name, place) for name in _names_in(list(call.arguments.values())))
+    last_use.update((name, len(calls)) for name in _names_in(output))
+    memory = _Memory(state, last_use)
+    defined = set(state)
+    steps = []
+    for place, call in enumerate(calls):
+        overwritten = _track(call, place, memory)
+        for name in _flat(call.outputs):
+            if name in defined:
+                raise CheckpointError(f"the exported program names two values {clean(name, 30)}; {SAVE_AGAIN}")
+            defined.add(name)
+        steps.append(Step(call.operation, call.arguments, call.outputs, overwritten))
+    return steps
+
+
+@dataclass(frozen=True)
+class _Call:
+    target: str
+    operation: Operator | Arithmetic
+    arguments: Mapping[str, Any]
+    outputs: Any
+    in_place: bool
+    may_alias: bool
+
+
+class _Memory:
+    """Which names of a graph share memory, and which of these are the same tensor."""
+
+    def __init__(self, state: Sequence[str], last_use: Mapping[str, int]) -> None:
+        self.state, self.last_use = frozenset(state), last_use
+        self.shared: dict[str, set[str]] = {}
+        self.same: dict[str, set[str]] = {}
+
+    def join(self, groups: dict[str, set[str]], first: str, second: str) -> None:
+        joined = groups.get(first, {first}) | groups.get(second, {second})
+        for name in joined:
+            groups[name] = joined
+
+    def overwrite(self, name: str, place: int, target: str) -> tuple[str, ...]:
+        """The names that mean the tensor that node number ``place`` overwrites."""
+        same = self.same.get(name, {name})
+        others = self.shared.get(name, {name}) - same
+        seen = next((other for other in sorted(others) if self.last_use.get(other, -1) > place), None)
+        if seen is not None or not self.state.isdisjoint(same | others):
+            what = "its own state" if seen is None else "memory that other values share"
+            raise CheckpointError(
+                f"the exported program changes {what} in place ({clean(target, 40)}); export it in eval mode and save "
+                "program.run_decompositions(), which writes such steps out"
+            )
+        return tuple(sorted(same))
+
+
+def _read_call(node: Mapping[str, Any]) -> _Call | None:
+    """What a node calls, with what; None for an assertion."""
+    target = str(node["target"])
+    name = target.removeprefix("torch.ops.aten.").partition(".")[0]
+    if name in _SKIPPED:
+        return None
+    positional: list[Any] = []
+    keyword: dict[str, Any] = {}
+    for given in node["inputs"]:
+        value = read_argument(given["arg"])
+        if given.get("kind") == 2 and target.startswith("torch.ops."):
+            keyword[str(given["name"])] = value
+        else:
+            positional.append(value)
+    if name in _RANDOM:
+        raise CheckpointError(f"the exported program calls the random {clean(name, 30)}; {EXPORT_ADVICE}")
+    plain = _plain_form(target)
+    called = operation(plain or target)
+    if target == "torch.ops.aten.zero_.default":
+        positional = [*positional, 0]
+    arguments = called.bind(positional, keyword)
+    _check_mode(node, name.rstrip("_"), arguments)
+    # The schema lists a single result and a tuple of results alike, by what its operator returns.
+    outputs = [output_names(output) for output in node["outputs"]]
+    return _Call(target, called, arguments, outputs, plain is not None, called.is_view or name.rstrip("_") in _SAME)
+
+
+def _track(call: _Call, place: int, memory: _Memory) -> tuple[str, ...]:
+    """Note which names share memory after a call; the names that mean what it overwrites."""
+    first = next(iter(call.arguments.values()), None)
+    overwritten: tuple[str, ...] = ()
+    if call.in_place:
+        if not isinstance(first, ValueName):
+            raise CheckpointError(
+                f"the exported program overwrites a constant ({clean(call.target, 40)}); {EXPORT_ADVICE}"
+            )
+        overwritten = memory.overwrite(first.name, place, call.target)
+        for output in _flat(call.outputs):
+            memory.join(memory.same, first.name, output)
+            memory.join(memory.shared, first.name, output)
+    elif call.may_alias:
+        for output in _flat(call.outputs):
+            for source in _names_in(list(call.arguments.values())):
+                memory.join(memory.shared, source, output)
+    return overwritten
+
+
+def _plain_form(target: str) -> str | None:
+    """The operator that computes what an in-place operator writes; None for one that isn't in-place."""
+    rest = target.removeprefix("torch.ops.aten.")
+    name, _, overload = rest.partition(".")
+    if rest == target or not name.endswith("_") or name.startswith("_"):
+        return None
+    if target in _FILLS:
+        return "torch.ops.aten.full_like.default"
+    plain = f"aten.{name[:-1]}.{overload}"
+    return f"torch.ops.{plain}" if plain in ALLOWED else None
+
+
+def _check_mode(node: Mapping[str, Any], name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what a layer does in training only: drop at random, or change its statistics."""
+    statistics = arguments.get("running_mean") is not None
+    batch = name in ("batch_norm", "instance_norm") and statistics
+    uses_batch = arguments.get("training") is not False and arguments.get("use_input_stats") is not False
+    if (name in _DROPOUTS and arguments.get("train") is not False) or (batch and uses_batch):
+        does = "drops entries at random" if name in _DROPOUTS else "normalises by the batch and changes its statistics"
+        raise CheckpointError(
+            f"{_layer(node)} was exported in training mode, in which {name} {does}, but an audit needs eval mode; "
+            + EXPORT_ADVICE
+        )
+
+
+def _layer(node: Mapping[str, Any]) -> str:
+    """The layer that a node comes from, as the exporter recorded it: ``L__self__bn1,bn1,torch.nn...``."""
+    metadata = node.get("metadata")
+    stack = metadata.get("nn_module_stack") if isinstance(metadata, dict) else None
+    parts = stack.rpartition(";")[2].split(",") if isinstance(stack, str) else []
+    return f"the layer {clean(parts[1], 60)}" if len(parts) > 2 and parts[1] else "a layer of the exported program"
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    if isinstance(value, ValueName):
+        yield value.name
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names_in(item)
+
+
+def _flat(outputs: Any) -> Iterator[str]:
+    if isinstance(outputs, list):
+        for item in outputs:
+            yield from _flat(item)
+    elif outputs is not None:
+        yield str(outputs)

@@ -1,0 +1,1 @@
+"""Lanczos and what its coefficients certify: Ritz values, quadratures and traces with intervals."""

@@ -1,0 +1,1 @@
+"""Solvers: eigenvalues and inverses of batched operators, one file each beside its registry."""

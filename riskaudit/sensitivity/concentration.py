@@ -1,0 +1,106 @@
+"""How unevenly the coordinates of an input are revealed.
+
+The revealed fraction is a mean over all d coordinates. Coordinates that the release doesn't depend on (columns of J
+that are 0) reveal nothing and count in it, so that a model that reads 8 of 200 numbers reveals these whole at a
+fraction of 0.04. With all eigenvalues l_k and eigenvectors v_k of H, coordinate p alone has the share
+sum_k v_pk^2 l_k / (l_k + eps) of its prior variance revealed, whose mean is the revealed fraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from riskaudit.linalg import KrylovSpace
+from riskaudit.sensitivity.linearisation import Linearisation
+
+# A product with H of a random vector has smaller entries than this, relative to the mean eigenvalue's, only where H has
+# a row of zeros, or next to none.
+LEAST_PRODUCT = 1e-4
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """Of one sample.
+
+    Attributes:
+        reached: number of coordinates that the release depends on.
+        dimension: number of all coordinates.
+        largest: the largest share of a single coordinate's prior variance that is revealed; None where only a mean is
+            known.
+    """
+
+    reached: int
+    dimension: int
+    largest: float | None = None
+
+    @classmethod
+    def of(cls, space: KrylovSpace) -> Concentration:
+        """From the iteration of one sample."""
+        return cls(num_reached(space), space.tridiagonal.dimension)
+
+    @property
+    def factor(self) -> float:
+        """A mean over the coordinates that the release depends on, over that over all; 1 where they are half or more.
+
+        Images have borders that no stride reaches, so that a few left out are no reason to count others.
+        """
+        return self.dimension / self.reached if 0 < 2 * self.reached < self.dimension else 1.0
+
+
+def num_reached(space: KrylovSpace) -> int:
+    """How many coordinates the release depends on, read off the first product H q_1 = alpha q_1 + beta q_2.
+
+    All of them where no product was made.
+    """
+    tridiagonal, basis = space.tridiagonal, space.basis[:2].double()
+    if not tridiagonal.num_products:
+        return tridiagonal.dimension
+    mean = float(tridiagonal.diagonal[0])
+    product = mean * basis[0]
+    if len(basis) > 1:
+        product = product + float(tridiagonal.off_diagonal[0]) * basis[1]
+    typical = mean / tridiagonal.dimension**0.5
+    return int((product.abs() > LEAST_PRODUCT * typical).sum())
+
+
+def concentrations(at: Linearisation) -> list[Concentration]:
+    """Of every sample of a linearisation whose information was asked for; none where the solver shows nothing of it."""
+    if at.spectrum is not None:
+        pairs = zip(at.spectrum.values, at.spectrum.vectors, strict=True)
+        return [_of_spectrum(values, vectors, None if at.tau is None else at.eps) for values, vectors in pairs]
+    if at.plan.solver == "lanczos":
+        return [Concentration.of(space) for space in at.brackets.spaces]
+    return []
+
+
+def _of_spectrum(values: Tensor, vectors: Tensor, eps: float | None) -> Concentration:
+    """From eigenvalues [d] and eigenvectors as columns [d, d]; eps of an isotropic prior."""
+    weights = vectors.square()
+    diagonal = weights @ values
+    reached = int((diagonal > LEAST_PRODUCT**2 * diagonal.mean()).sum())
+    if eps is None:
+        return Concentration(reached, len(values))
+    shares = torch.where(values > 0, values / (values + eps), torch.zeros_like(values))
+    return Concentration(reached, len(values), min(1.0, float((weights @ shares).max())))
+
+
+def reached_note(found: Sequence[tuple[Concentration, float]], total: int, words: str) -> list[str]:
+    """That a mean over all coordinates hides those of the release, where they are fewer than half.
+
+    Args:
+        found: of samples, with the upper end of what the coordinates of the release reveal on average.
+        total: number of all samples.
+        words: what that means for the numbers.
+    """
+    few = [(one, revealed) for one, revealed in found if one.factor > 1]
+    if not few:
+        return []
+    least, most = min(one.reached for one, _ in few), max(revealed for _, revealed in few)
+    return [
+        f"in {len(few)} of {total} samples the release depends on fewer than half of the {few[0][0].dimension} input "
+        f"coordinates (on {least} at the least): these reveal up to {most:.2g} on average, and {words}"
+    ]

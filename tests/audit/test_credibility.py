@@ -1,0 +1,223 @@
+"""Derivatives that can't be believed are never a number; those of honest networks always are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import riskaudit
+from riskaudit.audit.credibility import check_code, examine
+from riskaudit.audit.evidence import Evidence, Quotient
+from riskaudit.errors import SamplesError
+from riskaudit.guard import Guard, Policy
+from riskaudit.jacobian import jacobian_maker
+from riskaudit.priors import IsotropicPrior
+from riskaudit.release import Batch, Release
+
+STD, NOISE, SIDE = 0.3, 1e-3, 12
+
+
+class Net(nn.Module):
+    def __init__(
+        self, before: Callable[[Tensor], Tensor] = torch.clone, activation: Any = torch.tanh, gain: float = 1.0,
+        bias: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(SIDE * SIDE, 24), nn.Linear(24, 10)
+        self.before, self.activation = before, activation
+        with torch.no_grad():
+            self.first.weight.mul_(gain)
+            if bias is not None:
+                self.first.bias.fill_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.activation(self.first(self.before(x.flatten(1)))))
+
+
+class Scaled(torch.autograd.Function):
+    """The identity, with a backward that says next to nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 1e-3 * gradient
+
+
+class HalfDetached(Net):
+    """The second layer's input in full view, the first's only half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(SIDE * SIDE, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.last(torch.tanh(self.first(x)) + torch.tanh(self.other(x.detach())))
+
+
+HIDDEN = {
+    "round": lambda: Net(lambda x: torch.round(x * 255) / 255),
+    "floor": lambda: Net(lambda x: torch.floor(x * 16) / 16),
+    "threshold": lambda: Net(lambda x: (x > 0.2).to(x.dtype)),
+    "where": lambda: Net(lambda x: torch.where(x > 0.2, torch.ones_like(x), torch.zeros_like(x))),
+    "integers": lambda: Net(lambda x: (x * 255).int().to(x.dtype) / 255),
+    "detach": lambda: Net(lambda x: x.detach()),
+    "half detached": HalfDetached,
+    "numpy": lambda: Net(lambda x: torch.from_numpy(x.detach().numpy().copy())),
+    "custom backward": lambda: Net(Scaled.apply),
+    "rounded activation": lambda: Net(activation=lambda h: (h * 8).round() / 8),
+}
+# Flat at the samples and not a step away; a rare unit in its transition shows for a sample.
+FLAT = {
+    "steep sigmoid": lambda: Net(activation=torch.sigmoid, gain=1e5),
+    "saturated tanh": lambda: Net(activation=torch.tanh, gain=1e5),
+}
+HONEST = {
+    "tanh": Net,
+    "relu": lambda: Net(activation=torch.relu),
+    "steeper sigmoid": lambda: Net(activation=torch.sigmoid, gain=20.0),
+    "leaky": lambda: Net(activation=F.leaky_relu),
+    "clamped": lambda: Net(lambda x: x.clamp(0.1, 0.9)),
+    "normalised": lambda: Net(lambda x: (x - 0.13) / 0.3),
+    "max-pool": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(54, 10)
+    ),
+}
+
+
+def batch_of(count: int = 4, dtype: torch.dtype = torch.float64) -> Batch:
+    """Smooth images with a black border, where max-pooling ties."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.arange(SIDE, dtype=torch.float64)
+    middle = 3 + (SIDE - 6) * torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    along = (-(places - middle[..., None]).square() / 6).exp()
+    inputs = along[:, 0, :, None] * along[:, 1, None, :]
+    inputs = torch.where(inputs < 0.02, torch.zeros_like(inputs), inputs)
+    return Batch(inputs[:, None].to(dtype), torch.arange(count) % 10)
+
+
+def evidence_of(model: nn.Module, batch: Batch, release: str = "gradient") -> list[Evidence]:
+    maker = jacobian_maker(Release(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
+    flat = batch.inputs.flatten(1)
+    drawn = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return examine(maker, batch, IsotropicPrior(0.0, STD).bind(batch.targets, flat), drawn)
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("release", ["gradient", "clip:0.5"])
+def test_hidden_inputs_are_doubted(name: str, release: str) -> None:
+    assert all(one.doubt(1e-4) for one in evidence_of(HIDDEN[name](), batch_of(), release))
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_flat_at_the_sample_and_steep_a_step_away(name: str) -> None:
+    doubts = [one.doubt(1e-4) for one in evidence_of(FLAT[name](), batch_of(8))]
+    assert sum(doubt is not None for doubt in doubts) >= 7
+
+
+def test_unit_that_is_dead_at_the_sample_and_alive_a_step_away() -> None:
+    model, batch = Net(activation=torch.relu).double(), batch_of(1)
+    with torch.no_grad():
+        model.first.bias.copy_(-(model.first.weight @ batch.inputs[0].flatten()) - 0.01)
+    (found,) = evidence_of(model, batch)
+    assert found.doubt(1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("release", ["gradient", "clip:0.1,prune:0.9"])
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_networks_are_believed(name: str, release: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, batch = HONEST[name](), batch_of(dtype=dtype)
+    for _ in range(2):
+        found = evidence_of(model, batch, release)
+        for noise in (0.0, 1e-4, 1e-2):
+            assert [one.doubt(noise) for one in found] == [None] * len(batch)
+        optimiser = torch.optim.SGD(model.parameters(), 0.2)
+        for _ in range(300):
+            optimiser.zero_grad()
+            F.cross_entropy(model(batch.inputs), batch.targets).backward()
+            optimiser.step()
+
+
+def test_noise_that_covers_the_difference_settles_the_doubt() -> None:
+    found = evidence_of(HIDDEN["round"](), batch_of())
+    assert all(one.doubt(1e-3) for one in found)
+    assert not any(one.doubt(1e3) for one in found)
+
+
+@pytest.mark.parametrize(("name", "doubted"), [("detach", True), ("half detached", True), ("custom backward", True)])
+def test_code_is_tried_in_double_precision(name: str, doubted: bool) -> None:
+    batch = batch_of(dtype=torch.float32)
+    maker = jacobian_maker(Release(HIDDEN[name]().eval(), F.cross_entropy), batch)
+    assert (check_code(maker, batch) is not None) == doubted
+    honest = jacobian_maker(Release(Net().eval(), F.cross_entropy), batch)
+    assert check_code(honest, batch) is None
+
+
+def test_quotient_of_gradients_bounds_what_may_be_claimed() -> None:
+    (found,) = evidence_of(Net(), batch_of(1))
+    (quotient,) = found.quotients
+    assert quotient.bias < 1e-20
+    assert quotient.error(1e-4) == pytest.approx(1e-4 * quotient.variance**0.5)
+    exact = quotient.error(1e-4)
+    assert found.doubt(1e-4, claimed_rmse=exact) is None
+    assert found.doubt(1e-4, claimed_rmse=2 * exact) is not None
+    assert found.doubt(1.0, claimed_rmse=STD) is None
+    assert Evidence(1, (), (), (Quotient(0.0, 1.0, 0.0),)).doubt(0.1, STD) is None
+
+
+def test_audit_has_no_number_where_the_derivative_is_not_believed() -> None:
+    batch = batch_of()
+    samples = riskaudit.Samples.from_tensors(batch.inputs, batch.targets)
+    for name in ("round", "detach"):
+        with pytest.raises(SamplesError, match="nothing read off the derivative can be believed"):
+            riskaudit.audit(HIDDEN[name](), samples, release="gaussian:0.0001", prior_std=STD)
+    result = riskaudit.audit(Net(), samples, release="gaussian:0.0001", prior_std=STD)
+    assert [row.status for row in result.samples] == ["exact"] * len(batch)
+
+
+def test_doubted_sample_breaks_a_policy_and_leaves_the_others_alone() -> None:
+    # Dark samples are rounded, the others seen as they are.
+    model = Net(lambda x: torch.where(x.mean(1, keepdim=True) < 0.01, torch.round(x * 255) / 255, x))
+    inputs = batch_of().inputs
+    inputs[1] *= 0.01 / inputs[1].mean() / 2
+    samples = riskaudit.Samples.from_tensors(inputs, torch.arange(4))
+    result = riskaudit.audit(model, samples, release="gaussian:0.00001", prior_std=STD)
+    assert [row.status for row in result.samples] == ["exact", "failed", "exact", "exact"]
+    assert result.samples[1].verdict == "not_assessed"
+    outcome = Policy(max_revealed=1.0).decide(result)
+    assert outcome.exceeded == [result.samples[1].id]
+
+
+@pytest.mark.parametrize("name", ["round", "detach", "half detached", "threshold"])
+@pytest.mark.parametrize("layers", ["block", "differentiate"])
+def test_guard_withholds_what_it_does_not_believe(name: str, layers: Any) -> None:
+    model, batch = HIDDEN[name]().eval(), batch_of(2, torch.float32)
+    loss = F.cross_entropy(model(batch.inputs), batch.targets)
+    noise = torch.Generator().manual_seed(0)
+    update = [
+        each + 1e-4 * torch.randn(each.shape, generator=noise)
+        for each in torch.autograd.grad(loss, list(model.parameters()))
+    ]
+    guard = Guard(
+        model,
+        F.cross_entropy,
+        Policy(max_revealed=0.5, unknown_layers=layers),
+        prior_std=STD,
+        release="gaussian:0.0001",
+    )
+    decision = guard.review((batch.inputs, batch.targets), update)
+    assert decision.action == "block"
+    assert decision.update is None
+    if layers == "differentiate":
+        assert any("can be believed" in reason for reason in decision.reasons), decision.reasons

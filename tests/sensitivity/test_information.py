@@ -1,0 +1,65 @@
+"""What brackets say of a release at any noise, against all eigenvalues."""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+
+from riskaudit.sensitivity.information import ExactInformation, Information, posterior_rmse, revealed_fraction
+
+SIGMAS = (1e-4, 0.01, 0.05, 0.3, 3.0)
+TAU = cases.PRIOR.std
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[Information, Information]]:
+    """Brackets and the truth, sample by sample; the brackets were aimed at noise 0.05."""
+    model, batch = cases.lenet(12), cases.mnist(8, 12)
+    how = cases.plan("lanczos", "quadrature", max_matvecs=40, failure=1e-4)
+    bracketed = cases.linearise(model, batch, "gaussian:0.05", how=how).information
+    exact = cases.linearise(model, batch, "gaussian:0.05").information
+    return list(zip(bracketed, exact, strict=True))
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_intervals_hold_the_truth_at_any_noise(pairs, sigma: float) -> None:
+    for bracketed, exact in pairs:
+        for found, truth in (
+            (bracketed.revealed(sigma), exact.revealed(sigma)),
+            (bracketed.error(sigma), exact.error(sigma)),
+        ):
+            assert truth.low == truth.value == truth.high
+            assert found.low * (1 - 1e-9) <= truth.value <= found.high * (1 + 1e-9)
+            assert found.low <= found.value <= found.high
+
+
+def test_intervals_say_something_where_they_were_aimed(pairs) -> None:
+    for bracketed, _ in pairs:
+        found = bracketed.revealed(0.05)
+        assert found.high - found.low < 0.25
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_noise_that_brackets_ask_for_is_enough(pairs, share: float) -> None:
+    for bracketed, exact in pairs:
+        found, truth = bracketed.noise_for(share * TAU), exact.noise_for(share * TAU)
+        assert (found.status, truth.status) == ("bracketed", "exact")
+        assert found.std >= truth.std * (1 - 1e-9)
+        assert exact.error(found.std).value >= share * TAU * (1 - 1e-9)
+        assert exact.error(truth.std).value == pytest.approx(share * TAU, rel=1e-9)
+
+
+def test_a_target_that_no_noise_reaches(pairs) -> None:
+    for one in pairs[0]:
+        assert one.noise_for(TAU) == one.noise_for(TAU).model_copy(update={"std": None, "status": "not_applicable"})
+
+
+def test_exact_information_is_the_formula() -> None:
+    values = np.array([0.0, 0.5, 2.0])
+    information = ExactInformation(values, TAU)
+    for sigma in SIGMAS:
+        assert information.revealed(sigma).value == float(revealed_fraction(values, sigma, TAU))
+        assert information.error(sigma).value == float(posterior_rmse(values, sigma, TAU))
+        eps = sigma**2 / TAU**2
+        assert information.revealed(sigma).value == pytest.approx(np.mean(values / (values + eps)), rel=1e-12)
