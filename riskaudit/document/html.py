@@ -20,14 +20,14 @@ from riskaudit.document.figures import to_svg
 def to_html(document: Document) -> bytes:
     """Render the document; the Content-Security-Policy allows its own script and nothing else."""
     environment = Environment(
-        loader=PackageLoader("riskaudit.report"),
+        loader=PackageLoader("riskaudit.document"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates = files("riskaudit.report") / "templates"
+    templates = files("riskaudit.document") / "templates"
     script = (templates / "audit.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("audit.html.j2").render(

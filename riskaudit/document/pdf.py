@@ -60,7 +60,7 @@ def to_pdf(document: Document, *, standards: Sequence[Standard] = ()) -> bytes:
         folder = Path(name)
         data = _document(document, folder)
         (folder / "data.json").write_text(json.dumps(data), encoding="utf-8")
-        template = files("riskaudit.report") / "templates" / "audit.typ"
+        template = files("riskaudit.document") / "templates" / "audit.typ"
         (folder / "audit.typ").write_bytes(template.read_bytes())
         content = typst.compile(
             str(folder / "audit.typ"),

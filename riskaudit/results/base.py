@@ -24,7 +24,8 @@ class Record(BaseModel):
 class Estimate(Record):
     """A number with what is known of it: an interval where one is known, and a status.
 
-    A "bracketed" one whose interval is too wide for a point value has none (`riskaudit.proxies.base.interval`).
+    A "bracketed" one whose interval is too wide for a point value has none
+    (`riskaudit.sensitivity.estimates.interval`).
     """
 
     value: float | None

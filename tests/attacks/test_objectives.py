@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from contracts.attack import generator, observe
 from torch import Tensor, nn
 
-from riskaudit.attacks import objectives, regularisers
 from riskaudit.attacks.matching import (
     CosineDistance,
     Matching,
@@ -20,6 +19,7 @@ from riskaudit.attacks.matching import (
     SquaredDistance,
     entry_weights,
 )
+from riskaudit.attacks.optimise import objectives, regularisers
 from riskaudit.attacks.optimise.objectives import Objective, Term
 from riskaudit.attacks.optimise.regularisers import (
     BatchNormStatistics,

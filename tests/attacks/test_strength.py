@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "attack",
-    [DeepLeakage(), InvertingGradients(), GradInversion(steps=4000, restarts=2, matching=1.0)],
+    [DeepLeakage(), InvertingGradients(), GradInversion(steps=4000, restarts=2, matching_weight=1.0)],
     ids=lambda attack: attack.name,
 )
 def test_undefended_mnist_is_reconstructed(attack: DeepLeakage) -> None:

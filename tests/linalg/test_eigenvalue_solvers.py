@@ -20,8 +20,8 @@ from riskaudit.linalg import (
     MatrixOperator,
     Power,
     Spectrum,
-    dense,
 )
+from riskaudit.linalg.solvers import dense
 from riskaudit.linalg.solvers.eigenvalues import power_shortfall, register_eigenvalue_solver
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from riskaudit.linalg import TraceProbes, WeightedTraces, lanczos
 from riskaudit.linalg.krylov.quadrature import middle
 from riskaudit.linalg.operators import MatrixOperator
-from riskaudit.proxies.base import WIDEST
+from riskaudit.sensitivity.estimates import WIDEST
 
 EPS = 1e-3
 

@@ -14,12 +14,11 @@ from riskaudit.cli.app import run
 from riskaudit.cli.console import print_summary
 from riskaudit.linalg import Interval
 from riskaudit.policy import Policy
-from riskaudit.proxies.base import WIDEST
 from riskaudit.report import render
 from riskaudit.report.recomputation import recompute
 from riskaudit.results import AuditResult, Estimate, SampleRow, Studies, Thresholds
 from riskaudit.results.verdicts import verdict
-from riskaudit.sensitivity.estimates import interval
+from riskaudit.sensitivity.estimates import WIDEST, interval
 from riskaudit.statistics.ranks import num_rivals, rank_ranges
 from riskaudit.statistics.summaries import class_rows, inequalities
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riskaudit.audit import AuditSettings, planning
+from riskaudit.audit import AuditSettings
+from riskaudit.audit import plan as planning
 from riskaudit.audit.plan import DENSE_DIMENSION, choose_plan, samples_at_once
 from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
 from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
