@@ -25,7 +25,7 @@ from benchmarks.training import lenet
 from riskaudit.attacks import ATTACKS, Observation
 from riskaudit.attacks.local import Local
 from riskaudit.guard import Guard, Policy
-from riskaudit.guard.check import honest_update, review_cost
+from riskaudit.guard.cost import honest_update, review_cost
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.linalg import Spectrum

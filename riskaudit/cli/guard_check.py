@@ -17,7 +17,7 @@ from riskaudit.files import check_output_file, is_json_with, names_code, read_to
 from riskaudit.policy import Policy
 
 if TYPE_CHECKING:
-    from riskaudit.guard.check import ReviewCost
+    from riskaudit.guard.cost import ReviewCost
 
 # What the [guard] table may hold, and of which type.
 _ENTRIES: dict[str, tuple[type, ...]] = {
@@ -112,7 +112,7 @@ def _read(config: Path) -> tuple[Policy, dict[str, Any]]:
 
 def _measured(policy: Policy, settings: dict[str, Any], repeats: int, quiet: bool) -> ReviewCost:
     from riskaudit.guard import Guard
-    from riskaudit.guard.check import review_cost
+    from riskaudit.guard.cost import review_cost
     from riskaudit.inputs import class_list, fit_together, load_checkpoint, load_loss, load_samples
 
     size = settings.get("batch_size", 32)

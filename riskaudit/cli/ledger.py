@@ -76,7 +76,7 @@ def reset(
 
     The file that is there keeps its content under another name.
     """
-    from riskaudit.guard.tables import reset_ledger
+    from riskaudit.guard.ledger.tables import reset_ledger
 
     said = f"the ledger {file.name} was reset by hand: it starts at zero, whatever has left before"
     if log_file is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from riskaudit.guard.guard import Guard
     from riskaudit.guard.ledger import Ledger
     from riskaudit.guard.log import AuditLog
-    from riskaudit.guard.randomness import SecureNoise
+    from riskaudit.guard.noise.randomness import SecureNoise
     from riskaudit.policy import Policy
 
 _HOMES = {
@@ -29,7 +29,7 @@ _HOMES = {
     "Guard": "riskaudit.guard.guard",
     "Ledger": "riskaudit.guard.ledger",
     "Policy": "riskaudit.policy",
-    "SecureNoise": "riskaudit.guard.randomness",
+    "SecureNoise": "riskaudit.guard.noise.randomness",
 }
 
 __all__ = ["Action", "Assessed", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "SecureNoise"]

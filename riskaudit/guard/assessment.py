@@ -20,7 +20,7 @@ from riskaudit.guard.client import Client
 from riskaudit.guard.doubts import KnownEvidence
 from riskaudit.guard.evidence import gather_evidence
 from riskaudit.guard.ledger import Account, Entry
-from riskaudit.guard.randomness import SecureNoise
+from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Policy, Range, concentrated

@@ -22,8 +22,8 @@ from riskaudit.audit.alarm import is_cross_entropy, loss_alarm
 from riskaudit.audit.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.noise_tests import noise_mismatch
-from riskaudit.guard.noise_traces import REJECTION
+from riskaudit.guard.noise.law import noise_mismatch
+from riskaudit.guard.noise.traces import REJECTION
 from riskaudit.guard.passes import coupling_of, outputs_of, refuse_dropped_axis
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss

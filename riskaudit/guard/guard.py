@@ -27,7 +27,7 @@ from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.log_entry import log_entry
-from riskaudit.guard.noise_memory import NoiseMemory
+from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.passes import own_modes
 from riskaudit.guard.review import Review
 from riskaudit.guard.snapshot import Snapshot

@@ -17,7 +17,7 @@ from riskaudit.guard.assessment import Assessment, Assessor
 from riskaudit.guard.client import Client
 from riskaudit.guard.decision import Action, Decision, told
 from riskaudit.guard.ledger import Account
-from riskaudit.guard.randomness import SecureNoise
+from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Exposure, Policy
 from riskaudit.priors import Prior

@@ -20,12 +20,12 @@ from riskaudit.guard.contents import sample_digest
 from riskaudit.guard.decision import Assessed, Decision
 from riskaudit.guard.duplicates import duplicate_labels
 from riskaudit.guard.ledger import Account, Ledger
+from riskaudit.guard.ledger.noise import SECOND_DRAW, NoiseRound, RepetitionError
 from riskaudit.guard.log import AuditLog, Position
-from riskaudit.guard.noise_memory import NoiseMemory
-from riskaudit.guard.noise_order import Extremes
-from riskaudit.guard.noise_patterns import noise_pattern
-from riskaudit.guard.noise_records import SECOND_DRAW, NoiseRound, RepetitionError
-from riskaudit.guard.noise_tests import observed_noise
+from riskaudit.guard.noise.law import observed_noise
+from riskaudit.guard.noise.memory import NoiseMemory
+from riskaudit.guard.noise.order import Extremes
+from riskaudit.guard.noise.patterns import noise_pattern
 from riskaudit.guard.review import Outcome, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.updates import Update, UpdateLike, digest_of_update

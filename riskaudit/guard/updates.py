@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.randomness import on_grid
+from riskaudit.guard.noise.randomness import on_grid
 from riskaudit.inputs.hashing import hash_tensors
 from riskaudit.inputs.text import shape_text
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riskaudit.guard.randomness import SecureNoise
+from riskaudit.guard.noise.randomness import SecureNoise
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -36,7 +36,7 @@ from torch import nn
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
 from riskaudit.guard import Assessed, AuditLog, Decision, Guard, Ledger, Policy
 from riskaudit.guard.client import LossLike
-from riskaudit.guard.randomness import SecureNoise
+from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.integrations.gradients import clear, gradients, trainable, write
 from riskaudit.priors import Prior
 from riskaudit.release import Batch

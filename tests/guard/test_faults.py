@@ -237,7 +237,7 @@ def test_read_only_ledger(tmp_path) -> None:
 
 
 def test_ledger_held_by_somebody_else(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("riskaudit.guard.ledger.PATIENCE", 0.1)
+    monkeypatch.setattr("riskaudit.guard.ledger.ledger.PATIENCE", 0.1)
     client = Round(tmp_path, ledger=tmp_path / "ledger.db")
     other = Round(tmp_path, ledger=tmp_path / "ledger.db").guard.ledger
     other._database.execute("BEGIN IMMEDIATE")
@@ -267,7 +267,7 @@ def test_clock_moved_back(tmp_path, monkeypatch) -> None:
         def now(cls, tz=None):
             return datetime(1999, 1, 1, tzinfo=tz)
 
-    for module in ("log_entry", "ledger"):
+    for module in ("log_entry", "ledger.ledger"):
         monkeypatch.setattr(f"riskaudit.guard.{module}.datetime", Earlier)
     assert client.guard.review(client.batch, client.update, ids=range(6)).action == "allow"
     assert [row["round"] for row in client.guard.ledger.rounds()] == [1, 2]

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from riskaudit.guard import Policy, SecureNoise, noise_traces
-from riskaudit.guard.noise_memory import NoiseMemory
-from riskaudit.guard.noise_tests import noise_mismatch, normal_scores
-from riskaudit.guard.noise_traces import Trace, Tracer, repetition
+from riskaudit.guard import Policy, SecureNoise
+from riskaudit.guard.noise import traces
+from riskaudit.guard.noise.law import noise_mismatch, normal_scores
+from riskaudit.guard.noise.memory import NoiseMemory
+from riskaudit.guard.noise.traces import Trace, Tracer, repetition
 from riskaudit.release import Noise
 
 LENIENT = Policy(max_revealed=0.999)
@@ -170,10 +171,10 @@ def test_the_law_of_a_small_tensors_signs(size, differing) -> None:
     pairs /= np.linalg.norm(pairs, axis=-1, keepdims=True)
     angles = np.arccos((pairs[0] * pairs[1]).sum(-1))
     chance = 2 * float(stats.binom.cdf(differing, 1024, angles / np.pi).mean())
-    assert noise_traces._least_apart(size, 1e-13) < noise_traces._least_apart(size, 1e-3)
+    assert traces._least_apart(size, 1e-13) < traces._least_apart(size, 1e-3)
     if chance > 1e-4:
-        assert noise_traces._least_apart(size, 1.1 * chance) >= differing
-        assert noise_traces._least_apart(size, 0.9 * chance) <= differing
+        assert traces._least_apart(size, 1.1 * chance) >= differing
+        assert traces._least_apart(size, 0.9 * chance) <= differing
 
 
 def test_the_same_update_again_passes() -> None:
@@ -206,7 +207,7 @@ def test_a_sanitised_update_gets_no_second_draw(noise) -> None:
 
 
 def test_results_are_held_for_the_last_update_and_known_for_the_others(monkeypatch) -> None:
-    monkeypatch.setattr("riskaudit.guard.noise_memory.ENTRIES", 10)
+    monkeypatch.setattr("riskaudit.guard.noise.memory.ENTRIES", 10)
     model, batch, other = network(), images(), images(seed=5)
     guard = guard_of(model, SANITISE, None)
     for each in (batch, other):

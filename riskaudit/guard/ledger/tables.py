@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.accounts import Account
 from riskaudit.guard.keys import KeyFolder
-from riskaudit.guard.seal import Seal, bucket_of
+from riskaudit.guard.ledger.accounts import Account
+from riskaudit.guard.ledger.seal import Seal, bucket_of
 
 SCHEMA = 2
 _TABLES = """

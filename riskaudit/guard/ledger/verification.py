@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from riskaudit.guard.accounts import flaws_of
 from riskaudit.guard.keys import TamperingError
+from riskaudit.guard.ledger.accounts import flaws_of
+from riskaudit.guard.ledger.seal import Round, Seal, bucket_of
+from riskaudit.guard.ledger.tables import COLUMNS, read_account
 from riskaudit.guard.log import AuditLog, Position
-from riskaudit.guard.seal import Round, Seal, bucket_of
-from riskaudit.guard.tables import COLUMNS, read_account
 
 
 def impossible_rows(database: sqlite3.Connection) -> list[str]:

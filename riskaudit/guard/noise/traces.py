@@ -10,7 +10,7 @@ Of the noise on an update a trace keeps, all under a secret key,
   the angle between the tensors is large, whose law is known for independent noise.
 - per tensor of 3 to 15 entries, keyed hashes of its direction, up to its sign, rounded to four shifted grids.
 - per tensor of 8 entries and more, and over all, a fingerprint of its magnitudes that doesn't depend on their order
-  (`riskaudit.guard.noise_order`): noise that was permuted, rolled, reversed, given other signs, scaled or handed over
+  (`riskaudit.guard.noise.order`): noise that was permuted, rolled, reversed, given other signs, scaled or handed over
   to another tensor of as many entries, of the same round too.
 
 Together they reject independent noise with a probability of 1e-9 per round. Equal noise in one tensor is found from 3
@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, ndtri
 
-from riskaudit.guard.noise_order import FEWEST, Extremes, extremes_of, ladder, least_distance, sizes_of
+from riskaudit.guard.noise.order import FEWEST, Extremes, extremes_of, ladder, least_distance, sizes_of
 
 # Probability that true noise is taken for something else, over all tests of one kind together.
 REJECTION = 1e-9

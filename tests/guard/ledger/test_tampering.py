@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import AuditLog, Ledger, Policy, keys
-from riskaudit.guard.accounts import Account, Entry
 from riskaudit.guard.keys import KeyFolder, TamperingError
-from riskaudit.guard.tables import reset_ledger
+from riskaudit.guard.ledger.accounts import Account, Entry
+from riskaudit.guard.ledger.tables import reset_ledger
 
 IDS = ["a", "b", "c"]
 

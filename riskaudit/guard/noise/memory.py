@@ -1,6 +1,6 @@
 """What a guard remembers of what has left: traces of noise, and results of sanitising.
 
-With a ledger, traces and the digests of sanitised updates are in the ledger (`riskaudit.guard.noise_records`), for
+With a ledger, traces and the digests of sanitised updates are in the ledger (`riskaudit.guard.ledger.noise`), for
 later processes too; without one they are in memory, and end with the guard. Results are in memory only.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from riskaudit.guard.contents import CleanUpdates
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.ledger import Ledger
-from riskaudit.guard.noise_order import Extremes
-from riskaudit.guard.noise_records import NoiseRound
-from riskaudit.guard.noise_traces import TRACES, Trace, Tracer, repetition
+from riskaudit.guard.ledger.noise import NoiseRound
+from riskaudit.guard.noise.order import Extremes
+from riskaudit.guard.noise.traces import TRACES, Trace, Tracer, repetition
 
 # Digests of sanitised updates; entries of results that can be handed out again, though always the last one.
 DIGESTS, ENTRIES = 2**16, 2**22

@@ -22,7 +22,8 @@ from hypothesis.extra.numpy import array_shapes
 from scipy import stats
 
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard import Guard, Policy, SecureNoise, randomness
+from riskaudit.guard import Guard, Policy, SecureNoise
+from riskaudit.guard.noise import randomness
 from riskaudit.integrations.gradients import add_noise
 
 COUNT = 200_000
@@ -276,7 +277,7 @@ def test_neither_decision_nor_log_nor_ledger_hold_a_seed_or_the_noise(tmp_path) 
 
 def test_the_examples_use_this_noise() -> None:
     """No example draws what it sends from a generator that a seed repeats."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for path in [*root.glob("examples/**/*.py"), *root.glob("docs/*.md"), root / "README.md"]:
         text = path.read_text(encoding="utf-8")
         assert "randn_like" not in text, path

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskaudit.errors import SettingsError
 from riskaudit.guard.guard import Guard
-from riskaudit.guard.randomness import SecureNoise
+from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.updates import split
 from riskaudit.inputs import Samples
 

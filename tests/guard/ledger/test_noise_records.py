@@ -16,12 +16,13 @@ from guard_cases import NOISE, gradient, guard_of, images, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riskaudit.guard import Ledger, Policy, SecureNoise, noise_records
-from riskaudit.guard.accounts import Account, Entry
+from riskaudit.guard import Ledger, Policy, SecureNoise
 from riskaudit.guard.keys import TamperingError
-from riskaudit.guard.noise_memory import NoiseMemory
-from riskaudit.guard.noise_records import NoiseRound, RepetitionError
-from riskaudit.guard.noise_traces import Trace, Tracer
+from riskaudit.guard.ledger import noise as noise_records
+from riskaudit.guard.ledger.accounts import Account, Entry
+from riskaudit.guard.ledger.noise import NoiseRound, RepetitionError
+from riskaudit.guard.noise.memory import NoiseMemory
+from riskaudit.guard.noise.traces import Trace, Tracer
 
 LENIENT = Policy(max_revealed=0.999)
 SANITISE = Policy(max_revealed=0.01, on_violation="sanitise")
@@ -58,7 +59,7 @@ for number, change in enumerate(changes):
 
 def process(folder: Path, *changes: str, sanitise: bool = False) -> list[list]:
     """Reviews in a process of their own: change, action and reasons of each."""
-    code = CLIENT.format(tests=str(Path(__file__).parents[1]))
+    code = CLIENT.format(tests=str(Path(__file__).parents[2]))
     given_to = json.dumps([sanitise, str(folder), *changes])
     done = subprocess.run(
         [sys.executable, "-c", code, given_to], capture_output=True, text=True, timeout=300, check=False
@@ -238,7 +239,7 @@ def test_records_are_bounded(tmp_path, monkeypatch) -> None:
 def test_nothing_is_kept_of_a_round_that_was_not_recorded(tmp_path, monkeypatch) -> None:
     noise = fresh()
     with monkeypatch.context() as patch:
-        patch.setattr("riskaudit.guard.seal.Seal.write", lambda *_: 1 / 0)
+        patch.setattr("riskaudit.guard.ledger.seal.Seal.write", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             recorded(tmp_path, noise, "an update")
     recorded(tmp_path, noise, "an update")

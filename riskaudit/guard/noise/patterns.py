@@ -4,7 +4,7 @@ Every test is of normal scores that are independent where the noise has its law,
 probability that it states:
 
 - crowding: values that come several times, in whatever places and with whatever signs, make spacings of the largest
-  magnitudes small (`riskaudit.guard.noise_order`). Per tensor, and over all.
+  magnitudes small (`riskaudit.guard.noise.order`). Per tensor, and over all.
 - rank: rows (or columns, or what belongs to one place of a kernel) that are equal, multiples or sums of few vectors
   make the determinant of their Gram matrix small. That of m independent rows of n entries is a product of independent
   chi-squared variables with n, n - 1, ..., n - m + 1 degrees of freedom (Bartlett, 1933).
@@ -24,8 +24,8 @@ import numpy.typing as npt
 from scipy import fft
 from scipy.special import gammaln
 
-from riskaudit.guard.noise_order import FEWEST, SPACINGS, Extremes, most_crowded
-from riskaudit.guard.noise_traces import REJECTION
+from riskaudit.guard.noise.order import FEWEST, SPACINGS, Extremes, most_crowded
+from riskaudit.guard.noise.traces import REJECTION
 
 Scores = npt.NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskaudit.guard import Policy, SecureNoise
-from riskaudit.guard.noise_memory import NoiseMemory
-from riskaudit.guard.noise_order import digit_width, extremes_of, ladder, least_distance, most_crowded
-from riskaudit.guard.noise_patterns import _least_determinant, noise_pattern
-from riskaudit.guard.noise_tests import normal_scores
+from riskaudit.guard.noise.law import normal_scores
+from riskaudit.guard.noise.memory import NoiseMemory
+from riskaudit.guard.noise.order import digit_width, extremes_of, ladder, least_distance, most_crowded
+from riskaudit.guard.noise.patterns import _least_determinant, noise_pattern
 from riskaudit.release import Noise
 
 LENIENT = Policy(max_revealed=0.999)

@@ -1,9 +1,9 @@
 """What has left about each sample, over all rounds, in a file that notices when it is changed.
 
-`riskaudit.guard.accounts` has the sums and why they are upper ends. The file is local and private: an account's
+`riskaudit.guard.ledger.accounts` has the sums and why they are upper ends. The file is local and private: an account's
 directions say what a gradient sees of a sample. It is SQLite in WAL mode, so a kill leaves the last whole state, and
-several processes may share it. Everything in it is under keyed MACs (`riskaudit.guard.seal`), whose key and counter lie
-elsewhere (`riskaudit.guard.keys`).
+several processes may share it. Everything in it is under keyed MACs (`riskaudit.guard.ledger.seal`), whose key and
+counter lie elsewhere (`riskaudit.guard.keys`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import Any
 from urllib.parse import quote
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.accounts import Account, Entry, flaws_of, shrinks
 from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
-from riskaudit.guard.log import AuditLog, Position
-from riskaudit.guard.noise_records import NoiseRecords, NoiseRound
-from riskaudit.guard.seal import Round, Seal
-from riskaudit.guard.tables import (
+from riskaudit.guard.ledger.accounts import Account, flaws_of, shrinks
+from riskaudit.guard.ledger.noise import NoiseRecords, NoiseRound
+from riskaudit.guard.ledger.seal import Round, Seal
+from riskaudit.guard.ledger.tables import (
     COLUMNS,
     SCHEMA,
     account_of,
@@ -35,9 +34,8 @@ from riskaudit.guard.tables import (
     refuse_forgetting,
     write_account,
 )
-from riskaudit.guard.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
-
-__all__ = ["Account", "Entry", "Ledger", "hide"]
+from riskaudit.guard.ledger.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
+from riskaudit.guard.log import AuditLog, Position
 
 # Seconds that a writer waits for another one.
 PATIENCE = 10.0
@@ -213,7 +211,7 @@ class Ledger:
             raise self._unusable(error) from error
 
     def was_sanitised(self, digest: bytes) -> bool:
-        """Whether a round sanitised the update of this keyed digest (`riskaudit.guard.noise_records`).
+        """Whether a round sanitised the update of this keyed digest (`riskaudit.guard.ledger.noise`).
 
         Raises:
             GuardError: the file can't be read.

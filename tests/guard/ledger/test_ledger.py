@@ -268,7 +268,9 @@ def test_a_ledger_that_is_refused_lets_go_of_its_file(tmp_path, monkeypatch, con
     path = tmp_path / "ledger.db"
     path.write_bytes(content)
     if not content:
-        monkeypatch.setattr("riskaudit.guard.ledger.create_tables", lambda *_: (_ for _ in ()).throw(GuardError("no")))
+        monkeypatch.setattr(
+            "riskaudit.guard.ledger.ledger.create_tables", lambda *_: (_ for _ in ()).throw(GuardError("no"))
+        )
     with pytest.raises(GuardError):
         Ledger(path, read_only=read_only)
     opened = [str(place.resolve()) for place in Path("/proc/self/fd").iterdir()]

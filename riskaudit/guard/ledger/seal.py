@@ -132,7 +132,7 @@ class Seal:
                 found.append(f"round {each.number} isn't as it was written: its MAC doesn't fit")
             number, before = each.number, mac.hex()
         members = {bucket_of(str(row[0])) for row in self._all("SELECT id FROM samples")}
-        # Those from here on are not of samples (`riskaudit.guard.noise_records`).
+        # Those from here on are not of samples (`riskaudit.guard.ledger.noise`).
         numbers = self._all("SELECT number FROM buckets WHERE number < ?", 2**BUCKET_BITS)
         for bucket in sorted(members | {int(row[0]) for row in numbers}):
             digests, rows = self._all("SELECT digest FROM buckets WHERE number = ?", bucket), self._members(bucket)

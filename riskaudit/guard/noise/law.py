@@ -15,8 +15,8 @@ import torch
 from scipy.stats import chi2, gamma, norm
 from torch import Tensor
 
-from riskaudit.guard.noise_order import Extremes, digit_width, extremes_of
-from riskaudit.guard.noise_traces import REJECTION
+from riskaudit.guard.noise.order import Extremes, digit_width, extremes_of
+from riskaudit.guard.noise.traces import REJECTION
 from riskaudit.release import Noise
 
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from riskaudit.errors import GuardError
 from riskaudit.guard.keys import TamperingError, mac_of
-from riskaudit.guard.noise_traces import TRACES, Trace, Tracer, repetition
-from riskaudit.guard.seal import BUCKET_BITS
+from riskaudit.guard.ledger.seal import BUCKET_BITS
+from riskaudit.guard.noise.traces import TRACES, Trace, Tracer, repetition
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS noise (
