@@ -29,7 +29,8 @@ from riskaudit.inputs import Samples, load_samples
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.metrics import Subject, make_metrics
 from riskaudit.priors import IsotropicPrior
-from riskaudit.release import Batch, Mask, Release
+from riskaudit.release import Batch, PerSampleRelease, Release, ReleaseSpec
+from riskaudit.release.steps.mask import Mask
 from riskaudit.statistics import group_statistic
 
 CONFIDENCE = 0.95
@@ -99,7 +100,8 @@ class Contestant:
         """What the attacker takes the release for."""
         if self.knows_mask:
             return release
-        return Release(release.model, release.loss, [step for step in release.steps if not isinstance(step, Mask)])
+        steps = tuple(step for step in release.spec.all_steps if not isinstance(step, Mask))
+        return PerSampleRelease(release.model, release.loss, ReleaseSpec(steps, release.noise))
 
     def scores(self, case: Case, settings: Mapping[str, object], score: Score) -> Tensor:
         """One run, [B]."""
@@ -179,7 +181,7 @@ def synthetic(printer: Printer, folder: Path | None, *, quick: bool) -> None:
     ):
         model = mlp()
         train(model, training, epochs)
-        release = Release(model, F.cross_entropy, f"gradient,laplace:{LAPLACE}")
+        release = PerSampleRelease(model, F.cross_entropy, f"gradient,laplace:{LAPLACE}")
         cases = [
             Case.of(release, Batch(part.inputs.float(), part.targets), IsotropicPrior(0.0, 1.0), seed=seed)
             for seed, part in enumerate((tuning, reported))
@@ -255,7 +257,7 @@ def mnist(printer: Printer, folder: Path | None, *, quick: bool) -> None:
     (psnr,) = make_metrics(Subject(MNIST, (0.0, 1.0), model), ("psnr",))
     score: Score = psnr
     for label, spec in DEFENCES.items():
-        release = Release(model, F.cross_entropy, spec)
+        release = PerSampleRelease(model, F.cross_entropy, spec)
         cases = [
             Case.of(release, Batch(part.inputs.float(), part.targets), prior, (0.0, 1.0), seed)
             for seed, part in enumerate((tuning, reported))
@@ -270,7 +272,7 @@ def mnist(printer: Printer, folder: Path | None, *, quick: bool) -> None:
                 "settings": "tuned",
             },
         )
-        contestants = image_contestants(steps, masked=any(isinstance(step, Mask) for step in release.steps))
+        contestants = image_contestants(steps, masked=any(isinstance(step, Mask) for step in release.spec.all_steps))
         if quick:
             contestants = {name: replace(one, grid={}) for name, one in contestants.items()}
         table.rows += compare(contestants, "bayes", cases[0], cases[1], score, largest=True)

@@ -29,7 +29,7 @@ from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.linalg.solvers.dense import dense_matrices
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.results import Estimate
 from riskaudit.sensitivity import Linearisation
 
@@ -93,7 +93,7 @@ def main() -> None:
     batch, name = load_batch(case, arguments.samples, [arguments.data], torch.float64, device)
     prior = IsotropicPrior.fit(batch.inputs)
     releases = {
-        sigma: Release(model, torch.nn.functional.cross_entropy, f"gaussian:{sigma!r}")
+        sigma: PerSampleRelease(model, torch.nn.functional.cross_entropy, f"gaussian:{sigma!r}")
         for sigma in map(float, arguments.sigmas.split(","))
     }
     makers = {sigma: jacobian_maker(release, batch.select([0, 1])) for sigma, release in releases.items()}

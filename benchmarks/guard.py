@@ -30,7 +30,7 @@ from riskaudit.inputs import Samples, load_samples
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.linalg import Spectrum
 from riskaudit.priors import IsotropicPrior, Prior, fit_prior
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 # Reported samples; those before them served to try things out.
 FIRST = 100
@@ -107,7 +107,7 @@ def noise(folder: Path, printer: Printer, quick: bool) -> None:
     table = Table("Sanitised noise, lenet-28, MNIST", columns)
     samples, model = images(folder, "mnist_test", 4 if quick else 32), lenet((1, 28, 28)).float()
     double = lenet((1, 28, 28)).double()
-    release = Release(double, nn.functional.cross_entropy)
+    release = PerSampleRelease(double, nn.functional.cross_entropy)
     batch = Batch(samples.inputs.double(), samples.targets)
     eigenvalues = Spectrum.of(jacobian_maker(release, batch)(batch).hessian()).values.clamp_min(0).numpy()
     for limit in (0.05, 0.2, 0.5):
@@ -162,7 +162,7 @@ def attacks(folder: Path, printer: Printer, quick: bool) -> None:
 def _attacked(samples: Samples, sent: Tensor, std: float, known: Prior) -> Iterator[tuple[str, np.ndarray]]:
     """RMSE per sample of every attack on an update [P] that carries noise of this std."""
     count = len(samples)
-    release = Release(lenet((1, 28, 28)).double(), nn.functional.cross_entropy).with_noise(count * std)
+    release = PerSampleRelease(lenet((1, 28, 28)).double(), nn.functional.cross_entropy).with_noise(count * std)
     batch = Batch(samples.inputs.double(), samples.targets)
     each = release.mean(batch).detach()
     observation = Observation(

@@ -14,7 +14,7 @@ from riskaudit.errors import SamplesError
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.inputs.architectures.registry import COLLECTIONS
 from riskaudit.inputs.samples import load_samples
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease, Release
 
 SEED = 0
 
@@ -76,7 +76,7 @@ def build_release(case: Case, dtype: torch.dtype, device: torch.device) -> Relea
     if case.uniform:
         for parameter in model.parameters():
             nn.init.uniform_(parameter, -0.5, 0.5)
-    return Release(model.to(device, dtype).eval(), F.cross_entropy)
+    return PerSampleRelease(model.to(device, dtype).eval(), F.cross_entropy)
 
 
 def load_batch(

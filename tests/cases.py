@@ -17,7 +17,7 @@ from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior, Prior
 from riskaudit.proxies import PROXIES
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.sensitivity import Linearisation, Plan
 
 DATA = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -193,5 +193,5 @@ def linearise(
 ) -> Linearisation:
     """A linearisation by the package, dense unless ``how`` says otherwise."""
     numbers = list(range(len(batch))) if indices is None else indices
-    jacobian = jacobian_maker(Release(model, loss, release), batch)(batch)
+    jacobian = jacobian_maker(PerSampleRelease(model, loss, release), batch)(batch)
     return Linearisation(jacobian, numbers, prior, how or plan(), seed)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.linalg import Spectrum
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 SIZE, CLASSES = 8, 4
 PRIOR_STD = 0.3
@@ -58,7 +58,7 @@ def guard_of(model: nn.Module, policy: Policy, noise: float | None = NOISE, **op
 
 def spectra(model: nn.Module, batch: tuple[Tensor, Tensor], release: str = "gradient") -> Tensor:
     """All eigenvalues of every sample's own H, [B, d], by automatic differentiation in float64."""
-    double = Release(_double(model), nn.CrossEntropyLoss(), release)
+    double = PerSampleRelease(_double(model), nn.CrossEntropyLoss(), release)
     jacobian = GenericJacobian(double, Batch(batch[0].double(), batch[1]))
     return Spectrum.of(jacobian.hessian()).values.clamp_min(0.0)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import riskaudit
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.jacobian import jacobian_maker
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,10 +50,14 @@ def test_structured_products_are_those_of_the_cpu(dtype: torch.dtype, tolerance:
     model = get_architecture("resnet18").build(channels=3, classes=10).double().eval()
     batch = Batch(torch.rand(2, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 7]))
     columns = torch.randn(2, 768, 3, dtype=torch.float64)
-    maker = jacobian_maker(Release(model, F.cross_entropy), batch)
+    maker = jacobian_maker(PerSampleRelease(model, F.cross_entropy), batch)
     assert maker.kind == "structured"
     expected = maker(batch).hessian().matmat(columns)
     there = copy.deepcopy(model).to("cuda", dtype)
     moved = Batch(batch.inputs.to("cuda", dtype), batch.targets.to("cuda"))
-    found = jacobian_maker(Release(there, F.cross_entropy), moved)(moved).hessian().matmat(columns.to("cuda", dtype))
+    found = (
+        jacobian_maker(PerSampleRelease(there, F.cross_entropy), moved)(moved)
+        .hessian()
+        .matmat(columns.to("cuda", dtype))
+    )
     assert float((found.double().cpu() - expected).norm() / expected.norm()) < tolerance

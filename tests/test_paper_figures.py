@@ -17,7 +17,7 @@ from riskaudit.inputs import load_loss
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.jacobian import GenericJacobian
 from riskaudit.linalg import GramOperator, Spectrum
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 DATA = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 NUM_DRAWS, NUM_IMAGES = 20, 3
@@ -35,7 +35,7 @@ def test_untrained_lenet_spans_the_published_range() -> None:
         model = get_architecture("lenet").build(channels=1, features=588, classes=10).double().eval()
         for parameter in model.parameters():
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
-        release = Release(model, load_loss("cross-entropy"), "gaussian:0.0031623")
+        release = PerSampleRelease(model, load_loss("cross-entropy"), "gaussian:0.0031623")
         values = Spectrum.of(GramOperator(GenericJacobian(release, Batch(inputs, targets)))).values
         largest.append(float(values[:, -1].median()))
         traces.append(float(values.sum(-1).median()))

@@ -19,7 +19,7 @@ from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Rec
 from riskaudit.attacks.labels import with_labels
 from riskaudit.attacks.linear_layers import linear_calls
 from riskaudit.attacks.optimise.search import without_guess
-from riskaudit.release import Mask, Release
+from riskaudit.release import Release
 from riskaudit.results import Status
 
 # Rounding of the probes, relative to the largest coordinate.
@@ -113,12 +113,12 @@ def whole_input_layer(release: Release, input_shape: tuple[int, ...]) -> WholeIn
 
 
 def _masked(release: Release) -> Tensor:
-    """Entries that the release's masks remove for everybody, [P], bool."""
-    kept = torch.ones(release.num_entries, dtype=release.dtype, device=release.device)
-    for step in release.steps:
-        if isinstance(step, Mask):
-            kept = step.bind(release.num_entries, release.dtype, release.device)(kept)
-    return kept == 0
+    """Entries that the release's linear steps, masks say, remove for everybody, [P], bool."""
+    ones = torch.ones(release.num_entries, dtype=release.dtype, device=release.device)
+    for step in release.spec.all_steps:
+        if step.linear:
+            ones = step.bind(release.context)(ones)
+    return ones == 0
 
 
 def _labelled(observation: Observation) -> Observation:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
-from riskaudit.jacobian import JacobianMaker
+from riskaudit.jacobian import JacobianFactory
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.release import Batch, Release
 from riskaudit.results import AttackInfo, Status
@@ -37,7 +37,7 @@ class Observation:
     """
 
     released: Tensor
-    jacobian: JacobianMaker
+    jacobian: JacobianFactory
     input_shape: tuple[int, ...]
     prior: Prior
     targets: Tensor | None

@@ -268,8 +268,8 @@ def _data_info(samples: Samples) -> DataInfo:
 def _release_info(release: Release, settings: AuditSettings) -> ReleaseInfo:
     noise = release.noise
     return ReleaseInfo(
-        steps=[step.name for step in release.steps],
-        spec=release.spec,
+        steps=release.spec.names,
+        spec=str(release.spec),
         noise=None if noise is None else NoiseInfo(law=noise.law, std=noise.std),
         defended=noise is not None,
         coupling=release.coupling,

@@ -35,7 +35,7 @@ def binding_of(victim: Victim) -> str:
     hash_tensors(digest, sorted(victim.checkpoint.model.state_dict().items()))
     info = victim.chosen.info
     prior = [info.kind, info.sha256, settings.prior_mean, settings.prior_std]
-    digest.update(repr([victim.loss.name, victim.release.without_noise().spec, prior]).encode())
+    digest.update(repr([victim.loss.name, str(victim.release.without_noise().spec), prior]).encode())
     return digest.hexdigest()
 
 

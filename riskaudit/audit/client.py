@@ -15,7 +15,7 @@ from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 # Samples on which the Jacobian is tried before the work begins.
 TRIED_SAMPLES = 4
@@ -40,7 +40,7 @@ class Victim:
     samples: Samples
     settings: AuditSettings
     loss: Loss
-    release: Release
+    release: PerSampleRelease
     chosen: ChosenPrior
     device: torch.device
     tried: list[JacobianMaker] = field(default_factory=list)
@@ -53,17 +53,17 @@ class Victim:
         )
 
     @property
-    def noisy(self) -> Release:
+    def noisy(self) -> PerSampleRelease:
         """The release with its noise, or with the reference noise where it has none."""
         return (
             self.release if self.release.noise is not None else self.release.with_noise(self.settings.reference_noise)
         )
 
-    def at(self, release: Release) -> Victim:
+    def at(self, release: PerSampleRelease) -> Victim:
         """The same client with another noise on its release."""
-        return replace(self, release=release, settings=replace(self.settings, release=release.spec))
+        return replace(self, release=release, settings=replace(self.settings, release=str(release.spec)))
 
-    def jacobian(self, release: Release) -> JacobianMaker:
+    def jacobian(self, release: PerSampleRelease) -> JacobianMaker:
         """Makes J of a release of this model, tried on the first samples.
 
         Raises:
@@ -92,7 +92,7 @@ def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: 
     checkpoint, samples = fit_together(checkpoint, samples, loss)
     device = settings.torch_device()
     model = copy_model(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
-    release = Release(model, loss, settings.release)
+    release = PerSampleRelease(model, loss, settings.release)
     chosen = choose_prior(settings, samples)
     refuse_coupling(model, samples, settings)
     return Victim(checkpoint, samples, settings, loss, release, chosen, device)

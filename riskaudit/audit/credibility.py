@@ -52,7 +52,7 @@ from riskaudit.jacobian import Jacobian, JacobianMaker
 from riskaudit.jacobian.base import CHUNK_ENTRIES, Draw
 from riskaudit.jacobian.response import FrontLayer, StepResponse
 from riskaudit.priors import BoundPrior
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 T = TypeVar("T")
 # A tiny step in the prior's standard deviations per coordinate, and how far from x it is made.
@@ -147,7 +147,7 @@ def precise_differences(maker: JacobianMaker, batch: Batch) -> list[Difference |
     Returns:
         One for each sample; None where the model can't be run in double precision.
     """
-    release = Release(copy_model(maker.release.model).double(), maker.release.loss)
+    release = PerSampleRelease(copy_model(maker.release.model).double(), maker.release.loss)
     inputs = batch.inputs.double()
     spread = float(inputs.std()) if inputs.numel() > 1 else 0.0
     generator = torch.Generator().manual_seed(0)
@@ -262,7 +262,7 @@ def _tiny(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: bool) ->
 def _tiny_from(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: bool) -> list[Difference]:
     """Differences at a tiny step along directions [B, d] that starts at these inputs, entry by entry."""
     release = maker.release
-    bare = replace(maker, release=Release(release.model, release.loss)) if release.changes_gradient else maker
+    bare = replace(maker, release=PerSampleRelease(release.model, release.loss)) if release.changes_gradient else maker
     moved = Batch(batch.inputs + TINY * direction.reshape(batch.inputs.shape), batch.targets)
     at = maker.around(batch, apart=apart)
     gradient = (at if bare is maker else bare.around(batch, apart=apart)).mean().detach()

@@ -36,11 +36,11 @@ def _topics() -> Mapping[str, Mapping[str, str]]:
     from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
     from riskaudit.metrics import METRICS
     from riskaudit.proxies import PROXIES
-    from riskaudit.release import STEPS
+    from riskaudit.release.grammar import usages
 
     return {
         "architectures": architecture_names(),
-        "releases": {step.usage: step.summary for step in STEPS.values()},
+        "releases": usages(),
         "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
         "attacks": {name: attack.summary for name, attack in ATTACKS.items()},
         "metrics": {name: f"{metric.title} ({metric.units})" for name, metric in METRICS.items()},

@@ -31,9 +31,10 @@ from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.jacobian.choice import losses_alone
 from riskaudit.jacobian.obstacles import AUTOCAST, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
-from riskaudit.release import Batch, Clip, Gradient, Mask, Noise, Release, Step, parse_steps
+from riskaudit.release import Batch, PerSampleRelease, ReleaseSpec
+from riskaudit.release.base import spec_of
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
-from riskaudit.release.steps import NoiseStep
+from riskaudit.release.steps.clip import Clip
 
 LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 # Noise of the Jacobian's release where the client adds none; nothing is read off at it.
@@ -71,7 +72,7 @@ class Client:
     """
 
     def __init__(
-        self, model: nn.Module, loss: LossLike, release: str, dtype: torch.dtype, summed: bool = False,
+        self, model: nn.Module, loss: LossLike, release: ReleaseSpec | str, dtype: torch.dtype, summed: bool = False,
         any_layer: bool = False,
     ) -> None:  # fmt: skip
         if not isinstance(model, nn.Module):
@@ -81,30 +82,27 @@ class Client:
         self.summed, self.any_layer = summed, any_layer
         self._model, self._live_loss, self._dtype = model, as_loss(loss), dtype
         self.loss = self._live_loss
-        steps = parse_steps(release)
-        for step in steps:
-            if not isinstance(step, Gradient | Clip | Mask | NoiseStep):
+        spec = spec_of(release)
+        for step in spec.all_steps:
+            if not step.before_mean:
                 raise SettingsError(
-                    f"expected a release of gradient, clip, mask and noise, found {step.spec!r}: of a batch's mean "
+                    f"expected a release of gradient, clip, mask and noise, found '{step}': of a batch's mean "
                     "gradient it would keep entries that depend on all samples together; use a mask"
                 )
-        if any(isinstance(step, NoiseStep) for step in steps[:-1]):
-            raise SettingsError(
-                f"expected noise as the last step of the release, found {release!r}; move it to the end"
-            )
-        self.noise: Noise | None = next((step.noise for step in steps if isinstance(step, NoiseStep)), None)
-        self._steps: tuple[Step, ...] = tuple(step for step in steps if not isinstance(step, NoiseStep))
+        if spec.steps_after_noise:
+            raise SettingsError(f"expected noise as the last step of the release, found '{spec}'; move it to the end")
+        self.noise, self._steps = spec.noise, spec.with_noise(None)
         self._snapshot: Snapshot | None = None
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
-        self._release: Release | None = None
+        self._release: PerSampleRelease | None = None
         # The batch that the model was run on last, its outputs and its samples' losses.
         self._last_pass: tuple[Batch, Tensor, Tensor] | None = None
 
     @property
     def spec(self) -> str:
         """The steps before the noise."""
-        return ",".join(step.spec for step in self._steps)
+        return str(self._steps)
 
     @property
     def noise_std(self) -> float:
@@ -147,7 +145,7 @@ class Client:
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         self._last_pass = None
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
-        self._release = Release(self._copy, self.loss, self._steps)
+        self._release = PerSampleRelease(self._copy, self.loss, self._steps)
         return now
 
     def forget(self) -> None:
@@ -184,8 +182,8 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        other = Client(self._model, self._live_loss, "gradient", self._dtype, self.summed, self.any_layer)
-        other.noise, other._steps = self.noise, (*self._steps, Clip(norm))
+        spec = ReleaseSpec((*self._steps.steps, Clip(norm)), self.noise)
+        other = Client(self._model, self._live_loss, spec, self._dtype, self.summed, self.any_layer)
         other.follow(self)
         return other
 
@@ -323,13 +321,13 @@ class Client:
         return noise_mismatch(self.noise, difference, mean, self.shapes)
 
     @property
-    def _current(self) -> Release:
+    def _current(self) -> PerSampleRelease:
         if self._release is None:
             self.refresh()
         assert self._release is not None
         return self._release
 
-    def _batch_gradient(self, release: Release, batch: Batch) -> Tensor:
+    def _batch_gradient(self, release: PerSampleRelease, batch: Batch) -> Tensor:
         """By one forward and one backward pass over the whole batch; of a sum, of the samples' losses added up."""
         parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -353,7 +351,9 @@ class Client:
                 self._last_pass = batch, *self._pass_of(release, release.parameters, batch)
         return self._last_pass[1:]
 
-    def _pass_of(self, release: Release, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def _pass_of(
+        self, release: PerSampleRelease, parameters: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, Tensor]:
         outputs = outputs_of(release, parameters, batch)
         refuse_dropped_axis(release, batch, outputs)
         return outputs, sample_losses(self.loss, outputs, batch.targets)

@@ -1,6 +1,6 @@
 """The Jacobian of a release as a linear operator: by layers (structured), or by automatic differentiation."""
 
-from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.base import Jacobian, JacobianFactory
 from riskaudit.jacobian.choice import JacobianMaker, jacobian_maker
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.obstacles import obstacle_of
@@ -10,6 +10,7 @@ from riskaudit.jacobian.structured import StructuredJacobian
 __all__ = [
     "GenericJacobian",
     "Jacobian",
+    "JacobianFactory",
     "JacobianMaker",
     "SampleBySampleJacobian",
     "StructuredJacobian",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import ClassVar, TypeAlias, final
@@ -21,34 +21,47 @@ CHUNK_ENTRIES = 2**26
 
 
 class Jacobian(GramFactor):
-    """J of B samples, each [P, d], P released entries and d input coordinates.
+    """J of the uploads that a batch leaves in, each [P', n d]: P' released entries, n samples of d coordinates.
+
+    ``num_samples``, and B in every shape, counts uploads: each of a per-sample release holds one sample.
 
     Args:
         release: with parameters of the dtype and device to work in.
-        batch: inputs [B, *S] of the same dtype and device.
+        batch: inputs [B n, *S] of the same dtype and device, in uploads of one size.
 
     Attributes:
+        uploads: positions in the batch of every upload's samples.
         separate: whether samples had to be worked out one by one, since a batch of them is another function.
     """
 
     separate: ClassVar[bool] = False
 
     def __init__(self, release: Release, batch: Batch) -> None:
-        super().__init__(len(batch), (release.num_entries, batch.inputs[0].numel()), release.dtype, release.device)
+        self.uploads = release.uploads(batch)
+        sizes = {len(upload) for upload in self.uploads}
+        if len(sizes) != 1:
+            raise ValueError(f"expected uploads of one size, found sizes {sorted(sizes)}; take each size by itself")
+        num_coordinates = sizes.pop() * batch.inputs[0].numel()
+        super().__init__(len(self.uploads), (release.num_entries, num_coordinates), release.dtype, release.device)
         self.release = release
         self.batch = batch
 
     @abstractmethod
     def select(self, indices: list[int]) -> Jacobian:
-        """The Jacobians of some samples only, in the order given; one may occur several times."""
+        """The Jacobians of some uploads only, in the order given; one may occur several times."""
+
+    @final
+    def samples_of(self, indices: list[int]) -> Batch:
+        """The samples of some uploads, in the order given."""
+        return self.batch.select([position for index in indices for position in self.uploads[index].positions])
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """r(x), [B, P]."""
+        """r(x), [B, P']."""
 
     @abstractmethod
     def losses(self) -> Tensor:
-        """The loss of every sample, [B]."""
+        """The loss of every sample, [B n]."""
 
     @abstractmethod
     def smallest_eigenvalue_bound(self) -> Tensor:
@@ -58,17 +71,17 @@ class Jacobian(GramFactor):
         """What a step of the inputs does to r, against what J says of it.
 
         Args:
-            direction: v, [B, d], in data units.
+            direction: v, [B, n d], in data units.
             draw: random numbers of mean 0 and variance 1 in the shape of a tensor, to hold J against J^T.
             said: |J v|, [B], where it is known already and nothing else is asked for.
         """
         release = self.release
-        plain = Release(release.model, release.loss) if release.changes_gradient else release
+        plain = release.before_steps()
         inputs = self.batch.inputs + direction.reshape(self.batch.inputs.shape)
         before, after = (plain.mean(Batch(each, self.batch.targets)).detach() for each in (self.batch.inputs, inputs))
         norms = before.norm(dim=1).double()
         change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
-        if release.changes_gradient:
+        if plain is not release:
             change = release.derivative(before).apply(change)
         if said is not None:
             return StepResponse(norms, said, change.norm(dim=1).double(), [])
@@ -91,7 +104,7 @@ class Jacobian(GramFactor):
 
     @final
     def pull_mean(self) -> Tensor:
-        """J^T r / ||r||, [B, d]; 0 where r = 0."""
+        """J^T r / ||r||, [B, n d]; 0 where r = 0."""
         pulled = []
         for part, _ in self._chunks():
             mean = part.mean()
@@ -100,13 +113,13 @@ class Jacobian(GramFactor):
 
     @final
     def pull_each(self, draw: Callable[[int], Tensor]) -> Tensor:
-        """J^T u_i with u_i = draw(i) [P] for the i-th sample, made as late as possible; returns [B, d]."""
+        """J^T u_i with u_i = draw(i) [P'] for the i-th upload, made as late as possible; returns [B, n d]."""
         pulled = [part.rmatvec(torch.stack([draw(index) for index in places])) for part, places in self._chunks()]
         return torch.cat(pulled)
 
     @final
     def _chunks(self) -> Iterator[tuple[Jacobian, list[int]]]:
-        """The samples in parts whose released vectors fit in memory, with their positions."""
+        """The uploads in parts whose released vectors fit in memory, with their positions."""
         size = max(1, CHUNK_ENTRIES // self.shape[0])
         if size >= self.num_samples:
             yield self, list(range(self.num_samples))
@@ -114,3 +127,17 @@ class Jacobian(GramFactor):
         for first in range(0, self.num_samples, size):
             places = list(range(first, min(first + size, self.num_samples)))
             yield self.select(places), places
+
+
+class JacobianFactory(ABC):
+    """Makes the Jacobian of one release at any batch: all that an attack needs of it.
+
+    Attributes:
+        release: what is differentiated; its model, loss, steps and noise law are public.
+    """
+
+    release: Release
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Jacobian:
+        """J at a batch."""

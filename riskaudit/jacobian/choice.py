@@ -13,16 +13,17 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from riskaudit.errors import ArchitectureError, CoupledReleaseError
-from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.base import Jacobian, JacobianFactory
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC, obstacle_of
 from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
 from riskaudit.jacobian.structured import Layout, StructuredJacobian, UnsupportedLayer, find_layout
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.jacobian.structured.separate import SeparateJacobian, by_layers
-from riskaudit.release import Batch, Release, is_random
+from riskaudit.release import Batch, PerSampleRelease, Release, is_random
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ GENERIC_VECTORS = 16
 
 @final
 @dataclass(frozen=True)
-class JacobianMaker:
-    """Makes the Jacobian of batches of one release.
+class JacobianMaker(JacobianFactory):
+    """Makes the Jacobian of batches of one release, in the way that suits its model.
 
     Attributes:
         release: what is differentiated.
@@ -53,7 +54,7 @@ class JacobianMaker:
         plain: without a layout, by plain autograd sample by sample, not by transforms.
     """
 
-    release: Release
+    release: PerSampleRelease
     layout: Layout | None
     reason: str
     sample_bytes: int
@@ -67,6 +68,7 @@ class JacobianMaker:
             return "structured"
         return "sample_by_sample" if self.plain else "generic"
 
+    @override
     def __call__(self, batch: Batch) -> Jacobian:
         """J at a batch.
 
@@ -97,7 +99,7 @@ class JacobianMaker:
         return StructuredJacobian(self.release, batch, self.layout)
 
 
-def jacobian_maker(release: Release, batch: Batch, *, wordless: bool = False) -> JacobianMaker:
+def jacobian_maker(release: PerSampleRelease, batch: Batch, *, wordless: bool = False) -> JacobianMaker:
     """Choose for a model, tried on some samples of it.
 
     The structured Jacobian is held against plain automatic differentiation once, on the first samples;
@@ -139,8 +141,7 @@ def losses_alone(release: Release, batch: Batch) -> Tensor:
         # As if one by one: what looks at a sample can't look at the others, and is refused where it decides.
         return release.losses(batch)
     except Exception:  # the model may be anybody's code
-        pairs = zip(batch.inputs, batch.targets, strict=True)
-        return torch.stack([release.sample_loss(inputs, target) for inputs, target in pairs])
+        return torch.stack([release.function.sample_loss(inputs, target) for inputs, target in batch.pairs()])
 
 
 def is_repeatable(release: Release, batch: Batch) -> bool:
@@ -152,7 +153,7 @@ def is_repeatable(release: Release, batch: Batch) -> bool:
     return agree(first, second)
 
 
-def _automatic(release: Release, batch: Batch, reason: str) -> JacobianMaker:
+def _automatic(release: PerSampleRelease, batch: Batch, reason: str) -> JacobianMaker:
     """By transforms where they can run the model on the first samples and on one alone, else by plain autograd."""
     # Several vectors [P] per sample, at every stage of a product.
     maker = JacobianMaker(release, None, reason, GENERIC_VECTORS * release.num_entries * release.dtype.itemsize)
@@ -194,7 +195,7 @@ def _attempt(maker: JacobianMaker, batch: Batch) -> Exception | None:
     return None
 
 
-def _find_layout(release: Release, batch: Batch) -> Layout:
+def _find_layout(release: PerSampleRelease, batch: Batch) -> Layout:
     """The layout by the first sizes that it can be found with.
 
     Raises:
@@ -207,7 +208,7 @@ def _find_layout(release: Release, batch: Batch) -> Layout:
     return find_layout(release, batch, last)
 
 
-def _apart(release: Release, batch: Batch, layout: Layout) -> bool:
+def _apart(release: PerSampleRelease, batch: Batch, layout: Layout) -> bool:
     """Whether the first samples have to be worked out one by one.
 
     Raises:
@@ -222,7 +223,7 @@ def _apart(release: Release, batch: Batch, layout: Layout) -> bool:
 
 
 def _check(
-    release: Release, batch: Batch, layout: Layout, kind: type[StructuredJacobian] | type[SeparateJacobian]
+    release: PerSampleRelease, batch: Batch, layout: Layout, kind: type[StructuredJacobian] | type[SeparateJacobian]
 ) -> None:
     """Hold gradients and products of the first samples against plain automatic differentiation.
 
@@ -231,7 +232,7 @@ def _check(
     Raises:
         UnsupportedLayer: they differ, for one parameter at least, or can't be compared.
     """
-    plain = Release(release.model, release.loss)
+    plain = PerSampleRelease(release.model, release.loss)
     # Samples repeat where there are few: in a batch of its own, none could be mixed up with another.
     structured = kind(plain, batch.select([k % len(batch) for k in range(CHECKED_SAMPLES)]), layout)
     reference = GenericJacobian(plain, batch.select([0]))
@@ -252,7 +253,7 @@ def _check(
 class _Differences:
     """Compares rows of the parameters' size parameter by parameter: a small one may be all wrong unnoticed."""
 
-    release: Release
+    release: PerSampleRelease
 
     def check(self, what: str, found: Tensor, expected: Tensor) -> None:
         if not bool(torch.isfinite(expected).all()):

@@ -18,6 +18,7 @@ from typing import cast, final
 import torch
 from torch import Tensor
 from torch.func import jvp, linearize, vjp, vmap
+from typing_extensions import override
 
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.release import Batch, Release
@@ -31,11 +32,11 @@ PLAIN_PUSHES = 4
 
 @final
 class GenericJacobian(Jacobian):
-    """J of B samples, each [P, d].
+    """J of B uploads, each [P', n d]; see `Jacobian`.
 
     Args:
-        release: with parameters of the dtype and device to work in.
-        batch: inputs [B, *S] of the same dtype and device.
+        release: of any coupling.
+        batch: of uploads of one size.
         forward: True or False to choose forward-over-reverse or reverse; None to try the former once.
     """
 
@@ -44,18 +45,19 @@ class GenericJacobian(Jacobian):
         self._num_pushes = 0
         self.forward = _has_forward_derivative(release, batch) if forward is None else forward
 
+    @override
     def select(self, indices: list[int]) -> GenericJacobian:
-        """The Jacobians of some samples only."""
-        return GenericJacobian(self.release, self.batch.select(indices), self.forward)
+        return GenericJacobian(self.release, self.samples_of(indices), self.forward)
 
+    @override
     def mean(self) -> Tensor:
-        """See `Jacobian.mean`."""
         return self.release.mean(self.batch)
 
+    @override
     def losses(self) -> Tensor:
-        """See `Jacobian.losses`."""
         return self.release.losses(self.batch)
 
+    @override
     def smallest_eigenvalue_bound(self) -> Tensor:
         """Zeros: nothing is known of the layers."""
         return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
@@ -65,14 +67,14 @@ class GenericJacobian(Jacobian):
 
     @cached_property
     def _pullback(self) -> Callable[[Tensor], tuple[Tensor]]:
-        """u [B, P] to (J^T u [B, *S],), the graph of r kept."""
+        """u [B, P'] to (J^T u [B n, *S],), the graph of r kept."""
         pullback: Callable[[Tensor], tuple[Tensor]]
         _, pullback = vjp(self._mean, self.batch.inputs)  # type: ignore[misc]
         return pullback
 
     @cached_property
     def _linearised(self) -> Callable[[Tensor], Tensor]:
-        """v [B, *S] to J v [B, P], whatever doesn't depend on v computed once."""
+        """v [B n, *S] to J v [B, P'], whatever doesn't depend on v computed once."""
         probe = torch.ones_like(self.batch.inputs)
         expected = self._plain_push(probe)
         try:
@@ -107,7 +109,7 @@ class GenericJacobian(Jacobian):
     def _matmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] == 1:
             return self._push(columns[..., 0].reshape(self.batch.inputs.shape)).unsqueeze(-1)
-        return torch.stack([self._sample_columns(index, columns[index]) for index in range(self.num_samples)])
+        return torch.stack([self._upload_columns(index, columns[index]) for index in range(self.num_samples)])
 
     def _push(self, tangent: Tensor) -> Tensor:
         if not self.forward:
@@ -115,22 +117,14 @@ class GenericJacobian(Jacobian):
         self._num_pushes += 1
         return self._plain_push(tangent) if self._num_pushes <= PLAIN_PUSHES else self._linearised(tangent)
 
-    def _sample_push(self, inputs: Tensor, target: Tensor, direction: Tensor) -> Tensor:
-        pushed: Tensor
-        _, pushed = jvp(lambda value: self.release.sample_mean(value, target), (inputs,), (direction,))  # type: ignore[misc]
-        return pushed
-
-    def _sample_columns(self, index: int, columns: Tensor) -> Tensor:
-        """J of one sample times columns [d, K], block by block; returns [P, K]."""
-        inputs, target = self.batch.inputs[index], self.batch.targets[index]
-        if self.forward:
-            push = lambda direction: self._sample_push(inputs, target, direction)  # noqa: E731
-        else:
-            pushforward = self.select([index])._reverse_pushforward
-            push = lambda direction: pushforward(direction.unsqueeze(0))[0]  # noqa: E731
+    def _upload_columns(self, index: int, columns: Tensor) -> Tensor:
+        """J of one upload times columns [n d, K], block by block; returns [P', K]."""
+        upload = self.select([index])
+        push = upload._plain_push if self.forward else upload._reverse_pushforward
         size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.shape[0]))
         starts = range(0, columns.shape[1], size)
-        blocks = [vmap(push)(columns[:, k : k + size].mT.reshape(-1, *inputs.shape)).mT for k in starts]
+        shape = upload.batch.inputs.shape
+        blocks = [vmap(push)(columns[:, k : k + size].mT.reshape(-1, *shape))[:, 0].mT for k in starts]
         return torch.cat(blocks, dim=1)
 
     def _gram_rows(self, columns: Tensor) -> Tensor:
@@ -140,15 +134,19 @@ class GenericJacobian(Jacobian):
         return self._rmatmat(self._matmat(columns))
 
     def _rmatmat(self, columns: Tensor) -> Tensor:
-        pulled = [self._pullback(columns[..., k])[0].flatten(1) for k in range(columns.shape[-1])]
+        pulled = [self._pullback(columns[..., k])[0].reshape(self.num_samples, -1) for k in range(columns.shape[-1])]
         return torch.stack(pulled, dim=-1)
 
 
 def _has_forward_derivative(release: Release, batch: Batch) -> bool:
-    """Whether every operation of the model can be pushed forward, tried on the first sample."""
-    inputs, target = batch.inputs[0], batch.targets[0]
+    """Whether every operation of the model can be pushed forward, tried on the first upload."""
+    upload = release.uploads(batch)[0].of(batch)
     try:
-        jvp(lambda value: release.sample_mean(value, target), (inputs,), (torch.ones_like(inputs),))
+        jvp(
+            lambda inputs: release.transformed_mean(Batch(inputs, upload.targets)),
+            (upload.inputs,),
+            (torch.ones_like(upload.inputs),),
+        )
     except (NotImplementedError, RuntimeError):
         # A failure that isn't about forward derivatives shows again, in reverse mode, to the caller.
         return False

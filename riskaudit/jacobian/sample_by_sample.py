@@ -1,4 +1,4 @@
-"""J = dr/dx by plain `torch.autograd`, sample by sample: for code that no torch.func transform can run.
+"""J = dr/dx by plain `torch.autograd`, upload by upload: for code that no torch.func transform can run.
 
 Recurrent layers, ``autograd.Function`` without ``setup_context``, checkpointing, Python branches on values, ``.item()``
 and boolean masks all have second derivatives in plain autograd. J^T u is a backward pass through the graph of the
@@ -12,28 +12,24 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.release import Batch, Release
-from riskaudit.release.release import twice_differentiable
+from riskaudit.release.model import twice_differentiable
 
 
 @final
 class SampleBySampleJacobian(Jacobian):
-    """J of B samples, each [P, d].
-
-    Args:
-        release: with parameters of the dtype and device to work in.
-        batch: inputs [B, *S] of the same dtype and device.
-    """
+    """J of B uploads, each [P', n d]; see `Jacobian`."""
 
     def __init__(self, release: Release, batch: Batch) -> None:
         super().__init__(release, batch)
         self._graphs: dict[int, _Graph] = {}
 
+    @override
     def select(self, indices: list[int]) -> SampleBySampleJacobian:
-        """See `Jacobian.select`."""
-        return SampleBySampleJacobian(self.release, self.batch.select(indices))
+        return SampleBySampleJacobian(self.release, self.samples_of(indices))
 
     def refuse_gaps(self) -> None:
         """Look for a backward that isn't differentiable: what leads through it would be left out without a word.
@@ -51,16 +47,16 @@ class SampleBySampleJacobian(Jacobian):
             seen.add(node)
             nodes += [before for before, _ in node.next_functions]
 
+    @override
     def mean(self) -> Tensor:
-        """See `Jacobian.mean`."""
-        pairs = zip(self.batch.inputs, self.batch.targets, strict=True)
-        return torch.stack([self.release.plain_mean(inputs.detach(), target) for inputs, target in pairs])
+        return self.release.plain_mean(Batch(self.batch.inputs.detach(), self.batch.targets))
 
+    @override
     def losses(self) -> Tensor:
-        """See `Jacobian.losses`."""
-        pairs = zip(self.batch.inputs, self.batch.targets, strict=True)
-        return torch.stack([self.release.plain_loss(inputs, target) for inputs, target in pairs])
+        plain_loss = self.release.function.plain_loss
+        return torch.stack([plain_loss(inputs, target) for inputs, target in self.batch.pairs()])
 
+    @override
     def smallest_eigenvalue_bound(self) -> Tensor:
         """Zeros: nothing is known of the layers."""
         return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
@@ -79,20 +75,20 @@ class SampleBySampleJacobian(Jacobian):
 
     def _graph(self, index: int) -> _Graph:
         if index not in self._graphs:
-            self._graphs[index] = _Graph(self.release, self.batch.inputs[index], self.batch.targets[index])
+            self._graphs[index] = _Graph(self.release, self.samples_of([index]))
         return self._graphs[index]
 
 
 class _Graph:
-    """The graph of one sample's r(x), kept for products."""
+    """The graph of one upload's r, kept for products."""
 
-    def __init__(self, release: Release, inputs: Tensor, target: Tensor) -> None:
-        self.inputs = inputs.detach().clone().requires_grad_()
-        self.released = release.plain_mean(self.inputs, target)
+    def __init__(self, release: Release, upload: Batch) -> None:
+        self.inputs = upload.inputs.detach().clone().requires_grad_()
+        (self.released,) = release.plain_mean(Batch(self.inputs, upload.targets))
 
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:
-        """A cotangent of zeros [P] and its J^T u [*S], with the graph between them."""
+        """A cotangent of zeros [P'] and its J^T u [n, *S], with the graph between them."""
         cotangent = torch.zeros_like(self.released, requires_grad=True)
         return cotangent, self._pull(cotangent, create_graph=True)
 
@@ -106,11 +102,11 @@ class _Graph:
         return torch.zeros_like(self.inputs) if pulled is None else pulled
 
     def pull(self, columns: Tensor) -> Tensor:
-        """J^T on columns [P, K]; returns [d, K]."""
+        """J^T on columns [P', K]; returns [n d, K]."""
         return torch.stack([self._pull(column).reshape(-1) for column in columns.detach().unbind(1)], dim=1)
 
     def push(self, columns: Tensor) -> Tensor:
-        """J on columns [d, K]; returns [P, K]."""
+        """J on columns [n d, K]; returns [P', K]."""
         return torch.stack([self._push(column) for column in columns.detach().unbind(1)], dim=1)
 
     def _push(self, tangent: Tensor) -> Tensor:

@@ -1,23 +1,44 @@
-"""What leaves the client: the gradient, then clipping, pruning, masking and noise."""
+"""What leaves the client: the gradient, then clipping, pruning, masking and noise.
 
-from riskaudit.release.noise import Noise
-from riskaudit.release.parse import parse_steps
-from riskaudit.release.release import Batch, Release, batch_norm_layers, is_random
-from riskaudit.release.steps import STEPS, Clip, GaussianNoise, Gradient, LaplaceNoise, Mask, Prune, Step
+Names are imported on first use, so that `riskaudit.release.grammar` loads without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from riskaudit.release.base import Batch, Release, Upload
+    from riskaudit.release.grammar import ReleaseSpec
+    from riskaudit.release.model import batch_norm_layers, is_random
+    from riskaudit.release.noise import Noise
+    from riskaudit.release.per_sample import PerSampleRelease
+
+_HOMES = {
+    "Batch": "base",
+    "Noise": "noise",
+    "PerSampleRelease": "per_sample",
+    "Release": "base",
+    "ReleaseSpec": "grammar",
+    "Upload": "base",
+    "batch_norm_layers": "model",
+    "is_random": "model",
+}
 
 __all__ = [
-    "STEPS",
     "Batch",
-    "Clip",
-    "GaussianNoise",
-    "Gradient",
-    "LaplaceNoise",
-    "Mask",
     "Noise",
-    "Prune",
+    "PerSampleRelease",
     "Release",
-    "Step",
+    "ReleaseSpec",
+    "Upload",
     "batch_norm_layers",
     "is_random",
-    "parse_steps",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,39 +1,43 @@
-"""Derivatives of the pipeline's deterministic steps around a sample: each keeps entries or projects.
+"""Derivatives of a release's steps around the gradients of B samples, as operators on vectors [B, P].
 
-A chain of them is D = c (diag(m) - sum_i p_i q_i^T), with a number c, kept entries m (0 or 1) and vectors
-p_i, q_i per sample. `Chain` holds that; P is the number of released entries, B the samples.
+A step in closed form keeps entries or projects, and a chain of such steps is D = c (diag(m) - sum_i p_i q_i^T), with a
+number c, kept entries m (0 or 1) and vectors p_i, q_i per sample: `Chain` holds that. Any other step is differentiated
+automatically, in forward and in reverse mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import final
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vjp, vmap
+from typing_extensions import override
+
+from riskaudit.release.steps import Step, StepContext
+from riskaudit.release.steps.base import VectorFunction
+from riskaudit.release.steps.closed_forms import ClosedForm, Kept
 
 
-@dataclass(frozen=True)
-class Kept:
-    """diag(mask): mask is 0 or 1, [P] for all samples or [B, P]."""
+class Derivative(ABC):
+    """D at B samples, each [P, P]."""
 
-    mask: Tensor
+    @abstractmethod
+    def apply(self, vector: Tensor) -> Tensor:
+        """D u for u [B, P]."""
 
-
-@dataclass(frozen=True)
-class Projected:
-    """scale (I - unit unit^T): scale [B]; unit [B, P] is a unit vector, or 0 where nothing is projected out."""
-
-    scale: Tensor
-    unit: Tensor
+    @abstractmethod
+    def transpose(self, vector: Tensor) -> Tensor:
+        """D^T u for u [B, P]."""
 
 
-Derivative = Kept | Projected | None
-
-
+@final
 @dataclass
-class Chain:
-    """D of a whole pipeline at B samples; None stands for 1.
+class Chain(Derivative):
+    """D of steps in closed form; None stands for 1.
 
     Attributes:
         scale: c, [B].
@@ -47,24 +51,24 @@ class Chain:
     left: list[Tensor] = field(default_factory=list)
     right: list[Tensor] = field(default_factory=list)
 
-    def then(self, step: Derivative) -> None:
+    def then(self, step: ClosedForm) -> None:
         """Apply one more step after those so far."""
         if isinstance(step, Kept):
             self.kept = step.mask if self.kept is None else self.kept * step.mask
             self.left = [step.mask * vector for vector in self.left]
-        if isinstance(step, Projected):
-            self.scale = step.scale if self.scale is None else self.scale * step.scale
-            inside = step.unit if self.kept is None else self.kept * step.unit
-            self.left = [vector - step.unit * _dot(step.unit, vector) for vector in self.left]
-            self.left.append(step.unit)
-            self.right.append(inside)
+            return
+        self.scale = step.scale if self.scale is None else self.scale * step.scale
+        inside = step.unit if self.kept is None else self.kept * step.unit
+        self.left = [vector - step.unit * _dot(step.unit, vector) for vector in self.left]
+        self.left.append(step.unit)
+        self.right.append(inside)
 
+    @override
     def apply(self, vector: Tensor) -> Tensor:
-        """D u for u [B, P]."""
         return self._scaled(self._low_rank(vector, self.left, self.right))
 
+    @override
     def transpose(self, vector: Tensor) -> Tensor:
-        """D^T u for u [B, P]."""
         return self._scaled(self._low_rank(vector, self.right, self.left))
 
     def _low_rank(self, vector: Tensor, outside: list[Tensor], inside: list[Tensor]) -> Tensor:
@@ -77,13 +81,78 @@ class Chain:
         return vector if self.scale is None else self.scale[:, None] * vector
 
 
-def chain(released: Tensor, steps: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Derivative]]]) -> Chain:
-    """D of steps at released gradients [B, P]: each is its mean on one row and its derivative on all."""
-    whole = Chain()
-    for mean, derivative in steps:
-        whole.then(derivative(released))
-        released = torch.stack([mean(row) for row in released])
-    return whole
+@final
+@dataclass(frozen=True)
+class AutomaticDerivative(Derivative):
+    """D of any function of vectors [P], at B of them.
+
+    Attributes:
+        function: of one vector [P].
+        at: the vectors, [B, P].
+    """
+
+    function: VectorFunction
+    at: Tensor
+
+    @override
+    def apply(self, vector: Tensor) -> Tensor:
+        pushed: Tensor
+        _, pushed = jvp(vmap(self.function), (self.at,), (vector,))  # type: ignore[misc]
+        return pushed
+
+    @override
+    def transpose(self, vector: Tensor) -> Tensor:
+        pulled: Tensor
+        _, pullback = vjp(vmap(self.function), self.at)  # type: ignore[misc]
+        (pulled,) = pullback(vector)
+        return pulled
+
+
+@final
+@dataclass(frozen=True)
+class Product(Derivative):
+    """One derivative after the other.
+
+    Attributes:
+        factors: the first to be applied comes first.
+    """
+
+    factors: Sequence[Derivative]
+
+    @override
+    def apply(self, vector: Tensor) -> Tensor:
+        for factor in self.factors:
+            vector = factor.apply(vector)
+        return vector
+
+    @override
+    def transpose(self, vector: Tensor) -> Tensor:
+        for factor in reversed(self.factors):
+            vector = factor.transpose(vector)
+        return vector
+
+
+def derivative_of(gradients: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext) -> Derivative:
+    """D of steps at gradients [B, P].
+
+    Args:
+        gradients: what the first step is applied to.
+        steps: each with its function, bound to the context.
+        context: of the vectors.
+    """
+    factors: list[Derivative] = []
+    for index, (step, function) in enumerate(steps):
+        if index:
+            gradients = torch.stack([steps[index - 1][1](row) for row in gradients])
+        closed_form = step.derivative(gradients, context)
+        if closed_form is None:
+            factors.append(AutomaticDerivative(function, gradients))
+            continue
+        chain = factors.pop() if factors and isinstance(factors[-1], Chain) else Chain()
+        assert isinstance(chain, Chain)
+        chain.then(closed_form)
+        factors.append(chain)
+    return factors[0] if len(factors) == 1 else Product(factors) if factors else Chain()
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

@@ -1,23 +1,39 @@
-"""The law of the noise on a released vector: independent entries of mean zero."""
+"""The law of the noise on a released vector: independent entries of mean zero. Loads without torch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from riskaudit.release.arguments import Argument, positive_number, usage_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Law = Literal["gaussian", "laplace"]
+SCALES: Mapping[str, Argument] = {"gaussian": positive_number("STD"), "laplace": positive_number("B")}
+"""The number that follows each law's name."""
+_SUMMARIES = {
+    "gaussian": "add normal noise of standard deviation STD to every released entry",
+    "laplace": "add Laplace noise of scale B (standard deviation sqrt(2) B) to every released entry",
+}
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Independent noise; ``scale`` is the standard deviation (gaussian) or b (laplace) per entry."""
+    """Independent noise; ``scale`` is the standard deviation (gaussian) or b (laplace) per entry.
+
+    The density of Laplace noise is exp(-|n| / b) / (2 b).
+    """
 
     law: Law
     scale: float
+
+    def __str__(self) -> str:
+        return f"{self.law}:{self.scale!r}"
 
     @property
     def std(self) -> float:
@@ -36,6 +52,8 @@ class Noise:
 
     def sample(self, num_entries: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """One draw [P] on the generator's device, made in float64 so that every dtype gets the same noise."""
+        import torch
+
         size, device = (num_entries,), generator.device
         if self.law == "gaussian":
             unit = torch.randn(size, generator=generator, dtype=torch.float64, device=device)
@@ -52,3 +70,8 @@ class Noise:
         else:
             entries = -(noise / self.scale).abs() - math.log(2 * self.scale)
         return (entries * noisy).sum(-1)
+
+
+def noise_usages() -> dict[str, str]:
+    """How every law is written in ``--release``, and what it does."""
+    return {usage_of(law, (scale,)): _SUMMARIES[law] for law, scale in SCALES.items()}

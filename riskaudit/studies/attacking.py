@@ -23,7 +23,7 @@ from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.metrics import Metric, measure
-from riskaudit.release import Release
+from riskaudit.release import PerSampleRelease
 from riskaudit.results import AttackRow
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
@@ -80,7 +80,7 @@ def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | Non
     return {name: value for name, value in values.items() if not isinstance(value, Tensor) and name != "start"}
 
 
-def releases_by_noise(release: Release, noise_stds: Sequence[float]) -> dict[float, Release]:
+def releases_by_noise(release: PerSampleRelease, noise_stds: Sequence[float]) -> dict[float, PerSampleRelease]:
     """The release at every noise level; its own noise where none is named.
 
     Raises:

@@ -110,7 +110,7 @@ def calibrate(
         binding=binding_of(victim),
         checkpoint=found.checkpoint,
         data=found.data,
-        release=victim.release.without_noise().spec,
+        release=str(victim.release.without_noise().spec),
         prior=found.prior,
         coverage=coverage,
         attacks=list(attacks.names),

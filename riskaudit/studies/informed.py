@@ -11,14 +11,15 @@ attack. What it finds is the optimum nearest to the truth: the error of an optim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks import Observation
 from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, status_of
-from riskaudit.jacobian import Jacobian, JacobianMaker
+from riskaudit.jacobian import Jacobian, JacobianFactory
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.release import Batch, Release
 from riskaudit.results import Status
@@ -94,23 +95,25 @@ class StackedJacobian(Jacobian):
 
 
 @dataclass(frozen=True, eq=False)
-class _Maker:
+class _StackedFactory(JacobianFactory):
     """Makes the stacked Jacobian."""
 
-    quiet: JacobianMaker
+    quiet: JacobianFactory
     weighing: Weighing
     prior_std: float
 
     @property
-    def release(self) -> Release:
+    @override
+    def release(self) -> Release:  # type: ignore[override]
         return self.quiet.release
 
+    @override
     def __call__(self, batch: Batch) -> StackedJacobian:
         return StackedJacobian(self.quiet(batch), self.weighing, self.prior_std)
 
 
 def informed_error(
-    quiet: JacobianMaker,
+    quiet: JacobianFactory,
     batch: Batch,
     delta: Tensor,
     weighing: Weighing,
@@ -138,7 +141,7 @@ def informed_error(
     observed = torch.cat([weighing(released[:, None])[:, 0], mean[0].double() / prior_std])
     observation = Observation(
         released=observed[None].to(truth),
-        jacobian=cast(JacobianMaker, cast(Any, _Maker(quiet, weighing, prior_std))),
+        jacobian=_StackedFactory(quiet, weighing, prior_std),
         input_shape=tuple(batch.inputs.shape[1:]),
         prior=prior,
         targets=batch.targets,

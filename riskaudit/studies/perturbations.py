@@ -17,7 +17,7 @@ from torch import Tensor
 from riskaudit.attacks import ATTACKS, Attack, AttackNotApplicable, Observation
 from riskaudit.audit.client import Victim
 from riskaudit.jacobian import JacobianMaker
-from riskaudit.release.steps import Prune
+from riskaudit.release.steps.prune import Prune
 from riskaudit.results import DirectionRow, Status
 from riskaudit.studies.attacking import input_range, with_fields
 from riskaudit.studies.decomposition import Decomposition
@@ -72,7 +72,7 @@ def perturbations(
         drawn = torch.randn(known, generator=generator, dtype=torch.float64).to(at.values.device)
         others["random"] = at.push((at.vectors @ (drawn / at.values.sqrt()))[:, None])[:, 0]
     released = at.jacobian.mean().detach()[0]
-    pruned = Prune(prune_ratio).bind(size, released.dtype, released.device)(released)
+    pruned = Prune(prune_ratio).bind(at.jacobian.release.context)(released)
     others["pruning"] = (pruned - released).double()
     others["noise"] = torch.randn(size, generator=generator, dtype=torch.float64).to(released.device)
     return [*singular, *(_general(at, name, delta, norm) for name, delta in others.items())]

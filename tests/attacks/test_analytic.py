@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from riskaudit.attacks import Analytic, AttackNotApplicable
 from riskaudit.attacks.analytic import whole_input_layer
 from riskaudit.inputs.normalization import Normalized
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 def psnr(found: Tensor, expected: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def test_float32() -> None:
 def test_labels_are_not_needed() -> None:
     batch = cases.mnist(3, 8)
     observation = observe(cases.mlp((64, 24, 10)), batch, known=False)
-    release = Release(observation.release.model, lambda y, t: F.cross_entropy(y, t, label_smoothing=0.1))
+    release = PerSampleRelease(observation.release.model, lambda y, t: F.cross_entropy(y, t, label_smoothing=0.1))
     hinge = type(observation)(
         released=release.mean(batch).detach(),
         jacobian=type(observation.jacobian)(release, None, "given", 1),
@@ -135,9 +135,9 @@ def test_columns_that_a_mask_removed_get_the_prior() -> None:
 )
 def test_not_applicable(model: nn.Module, why: str) -> None:
     with pytest.raises(AttackNotApplicable, match=why):
-        whole_input_layer(Release(model, F.cross_entropy), (1, 8, 8))
+        whole_input_layer(PerSampleRelease(model, F.cross_entropy), (1, 8, 8))
 
 
 def test_a_layer_that_is_used_twice_is_not_read() -> None:
     with pytest.raises(AttackNotApplicable):
-        whole_input_layer(Release(cases.tied(), F.cross_entropy), (1, 6, 6))
+        whole_input_layer(PerSampleRelease(cases.tied(), F.cross_entropy), (1, 6, 6))

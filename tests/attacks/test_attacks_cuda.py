@@ -14,7 +14,7 @@ from riskaudit.attacks import ATTACKS, Observation, explains
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +27,7 @@ def observation(device: str) -> Observation:
     model = get_architecture("mlp").build(widths=(64, 24, 10)).double().eval()
     inputs = torch.rand(3, 1, 8, 8, generator=generator(), dtype=torch.float64)
     batch = Batch(inputs.to(device), torch.tensor([1, 7, 2], device=device))
-    release = Release(copy.deepcopy(model).to(device), F.cross_entropy, "gaussian:0.01")
+    release = PerSampleRelease(copy.deepcopy(model).to(device), F.cross_entropy, "gaussian:0.01")
     released = release.observe(batch, generator(1)).detach()
     return Observation(released, jacobian_maker(release, batch), (1, 8, 8), IsotropicPrior(0.5, 0.3), None, (0.0, 1.0))
 

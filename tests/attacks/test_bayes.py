@@ -15,7 +15,7 @@ from riskaudit.attacks import AttackNotApplicable, BayesOptimal, Observation
 from riskaudit.attacks.bayes import LikelihoodKind
 from riskaudit.errors import SettingsError
 from riskaudit.jacobian import jacobian_maker
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease, Release
 
 CLASSES, SIZE = 3, 6
 
@@ -24,7 +24,7 @@ def linear_release(spec: str) -> tuple[Release, Batch]:
     """A model whose gradient is the input itself, CLASSES times: loss = sum of W x + b."""
     model = nn.Linear(SIZE, CLASSES).double()
     batch = Batch(torch.rand(2, SIZE, generator=generator(7), dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
-    return Release(model, lambda outputs, targets: outputs.sum(), spec), batch
+    return PerSampleRelease(model, lambda outputs, targets: outputs.sum(), spec), batch
 
 
 def observed(spec: str) -> Observation:

@@ -19,7 +19,7 @@ from riskaudit.attacks import AttackNotApplicable, label_counts, recover_batch_l
 from riskaudit.attacks.labels import OutputLayer, rounded_counts
 from riskaudit.inputs.losses import LOSSES
 from riskaudit.inputs.normalization import Normalized
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease, Release
 
 
 def headed(features: nn.Module, width: int, classes: int = 10, *, bias: bool = True, seed: int = 0) -> nn.Module:
@@ -85,7 +85,7 @@ def batch_of(labels: list[int], model: nn.Module) -> tuple[Release, Tensor]:
     places = [np.flatnonzero(pool.targets.numpy() == label) for label in labels]
     batch = pool.select([int(where[position % len(where)]) for position, where in enumerate(places)])
     assert batch.targets.tolist() == labels
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     return release, release.mean(batch).mean(0)
 
 
@@ -142,17 +142,17 @@ def test_rounding_by_the_largest_remainder() -> None:
 )
 def test_not_applicable(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], why: str) -> None:
     with pytest.raises(AttackNotApplicable, match=why):
-        OutputLayer(Release(model, loss), (1, 8, 8))
+        OutputLayer(PerSampleRelease(model, loss), (1, 8, 8))
 
 
 def test_a_frozen_last_layer_is_not_released() -> None:
     model = cases.mlp((64, 24, 10))
     model.layers[-1].requires_grad_(False)
     with pytest.raises(AttackNotApplicable, match=r"layers\.2"):
-        OutputLayer(Release(model, F.cross_entropy), (1, 8, 8))
+        OutputLayer(PerSampleRelease(model, F.cross_entropy), (1, 8, 8))
 
 
 @pytest.mark.parametrize("loss", [F.cross_entropy, LOSSES["cross-entropy"]], ids=["torch", "registered"])
 def test_cross_entropy_is_recognised_by_its_values(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    layer = OutputLayer(Release(cases.mlp((64, 24, 10)), loss), (1, 8, 8))
+    layer = OutputLayer(PerSampleRelease(cases.mlp((64, 24, 10)), loss), (1, 8, 8))
     assert (layer.name, layer.num_classes) == ("layers.2", 10)

@@ -32,7 +32,7 @@ from riskaudit.attacks.optimise.regularisers import (
     TotalVariation,
 )
 from riskaudit.attacks.optimise.starts import draw_starts, in_ball
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 MATCHINGS: dict[str, Matching] = {
     "squared": SquaredDistance(),
@@ -88,7 +88,7 @@ def test_distances_in_numbers() -> None:
 
 
 def test_weights_of_layers() -> None:
-    release = Release(cases.mlp((36, 16, 10)), F.cross_entropy)
+    release = PerSampleRelease(cases.mlp((36, 16, 10)), F.cross_entropy)
     sizes = [36 * 16, 16, 160, 10]
     parts = entry_weights(release, "linear").split(sizes)
     assert [float(part[0]) for part in parts] == [1, 0.75, 0.5, 0.25]
@@ -99,9 +99,9 @@ def test_weights_of_layers() -> None:
 
 def test_entries_that_carry_noise() -> None:
     model = cases.mlp((36, 16, 10))
-    count = Release(model, F.cross_entropy).num_entries
+    count = PerSampleRelease(model, F.cross_entropy).num_entries
     for spec, share in (("gradient", 1), ("mask:0.5,gaussian:1", 1), ("gaussian:1,mask:0.5", 0.5)):
-        assert float(Release(model, F.cross_entropy, spec).noisy_entries.sum()) == round(share * count)
+        assert float(PerSampleRelease(model, F.cross_entropy, spec).noisy_entries.sum()) == round(share * count)
 
 
 REGULARISERS: dict[str, Regulariser] = {

@@ -18,7 +18,7 @@ from riskaudit.errors import ArchitectureError, SamplesError
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 Map = Callable[[Tensor], Tensor]
 LinearMap = Callable[[Tensor, Tensor], Tensor]
@@ -113,7 +113,7 @@ def samples(dtype: torch.dtype = torch.float32, *shape: int) -> Batch:
 
 
 def fits(model: nn.Module, batch: Batch, release: str = "gradient") -> list[bool]:
-    maker = jacobian_maker(Release(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
+    maker = jacobian_maker(PerSampleRelease(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
     flat = batch.inputs.flatten(1)
     drawn = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return [one.adjoint for one in examine(maker, batch, IsotropicPrior(0.5, 0.3).bind(batch.targets, flat), drawn)]

@@ -17,7 +17,7 @@ from riskaudit.errors import SamplesError
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 STD, NOISE, SIDE = 0.3, 1e-3, 12
 
@@ -106,7 +106,7 @@ def batch_of(count: int = 4, dtype: torch.dtype = torch.float64) -> Batch:
 
 
 def evidence_of(model: nn.Module, batch: Batch, release: str = "gradient") -> list[Evidence]:
-    maker = jacobian_maker(Release(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
+    maker = jacobian_maker(PerSampleRelease(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
     flat = batch.inputs.flatten(1)
     drawn = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return examine(maker, batch, IsotropicPrior(0.0, STD).bind(batch.targets, flat), drawn)
@@ -158,9 +158,9 @@ def test_noise_that_covers_the_difference_settles_the_doubt() -> None:
 @pytest.mark.parametrize(("name", "doubted"), [("detach", True), ("half detached", True), ("custom backward", True)])
 def test_code_is_tried_in_double_precision(name: str, doubted: bool) -> None:
     batch = batch_of(dtype=torch.float32)
-    maker = jacobian_maker(Release(HIDDEN[name]().eval(), F.cross_entropy), batch)
+    maker = jacobian_maker(PerSampleRelease(HIDDEN[name]().eval(), F.cross_entropy), batch)
     assert (check_code(maker, batch) is not None) == doubted
-    honest = jacobian_maker(Release(Net().eval(), F.cross_entropy), batch)
+    honest = jacobian_maker(PerSampleRelease(Net().eval(), F.cross_entropy), batch)
     assert check_code(honest, batch) is None
 
 

@@ -19,7 +19,7 @@ from riskaudit.audit.evidence import Difference, Evidence, Hidden
 from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 SIDE, CLASSES = 8, 3
 
@@ -93,7 +93,7 @@ def two_valued(count: int = 3, dtype: torch.dtype = torch.float32, seed: int = 0
 
 
 def evidence_of(model: nn.Module, batch: Batch, std: float = 0.5, release: str = "gradient") -> list[Evidence]:
-    maker = jacobian_maker(Release(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
+    maker = jacobian_maker(PerSampleRelease(model.to(batch.inputs.dtype).eval(), F.cross_entropy, release), batch)
     flat = batch.inputs.flatten(1)
     drawn = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return examine(maker, batch, IsotropicPrior(0.5, std).bind(batch.targets, flat), drawn)

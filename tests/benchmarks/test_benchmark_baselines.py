@@ -12,7 +12,7 @@ from oracles import Array, relative_difference
 
 from benchmarks.baselines import DoubleBackprop, Textbook, batch_gradient, largest_by_arpack
 from benchmarks.contestants import CONTESTANTS, UNIT
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease, Release
 
 MODELS = {
     "lenet": lambda: (cases.lenet(8), cases.mnist(3, 8)),
@@ -27,7 +27,7 @@ def problem(request) -> tuple[Release, Batch, Array]:
     model, batch = MODELS[request.param]()
     pairs = zip(batch.inputs, batch.targets, strict=True)
     J = np.stack([oracles.jacobian(model, F.cross_entropy, x, target) for x, target in pairs])
-    return Release(model, F.cross_entropy), batch, J
+    return PerSampleRelease(model, F.cross_entropy), batch, J
 
 
 def normal(*shape: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from riskaudit.attacks import Attack, Observation, Reconstruction
 from riskaudit.jacobian import jacobian_maker
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 STATUSES = {"converged", "not_converged", "failed"}
 
@@ -26,7 +26,7 @@ def observe(
     model: nn.Module, batch: Batch, spec: str = "gradient", *, known: bool = True, dtype: torch.dtype = torch.float64
 ) -> Observation:
     """What an attacker sees of a batch; the Jacobian was chosen on inputs that have nothing to do with it."""
-    release = Release(model.to(dtype), F.cross_entropy, spec)
+    release = PerSampleRelease(model.to(dtype), F.cross_entropy, spec)
     batch = Batch(batch.inputs.to(dtype), batch.targets)
     decoys = torch.rand(batch.inputs.shape, generator=generator(99), dtype=torch.float64).to(dtype)
     return Observation(

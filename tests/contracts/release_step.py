@@ -1,4 +1,4 @@
-"""What every `Step` must do. Inherit, and give ``step``."""
+"""What every `Step` must do. Inherit, and give ``step`` and its text's numbers as ``arguments``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import torch
 from torch.func import jvp, vmap
 
 from riskaudit.errors import ReleaseError
-from riskaudit.release import STEPS, Step, parse_steps
+from riskaudit.release.derivatives import AutomaticDerivative, derivative_of
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.steps import STEPS, Step, StepContext
 
 P = 40
 
 
 def vectors(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, P, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def context(num_entries: int = P, dtype: torch.dtype = torch.float64) -> StepContext:
+    """Vectors of a weight and a bias."""
+    shapes = {"weight": torch.Size([num_entries // 4, 3]), "bias": torch.Size([num_entries - 3 * (num_entries // 4)])}
+    return StepContext(shapes, dtype, torch.device("cpu"))
 
 
 class StepContract:
@@ -24,20 +32,21 @@ class StepContract:
         raise NotImplementedError
 
     def bound(self, step: Step, dtype: torch.dtype = torch.float64):
-        return step.bind(P, dtype, torch.device("cpu"))
+        return step.bind(context(dtype=dtype))
 
     def test_is_registered_under_its_name(self, step: Step) -> None:
         assert STEPS[step.name] is type(step)
-        assert step.usage.partition(":")[0] == step.name
+        assert step.usage().partition(":")[0] == step.name
         assert step.summary
 
     def test_its_text_is_read_back(self, step: Step) -> None:
-        assert parse_steps(step.spec)[-1] == step
-        assert parse_steps(step.name + self.arguments)[-1] == step
+        assert ReleaseSpec.parse(str(step)).steps == (step,)
+        assert ReleaseSpec.parse(step.name + self.arguments).steps == (step,)
+        assert str(ReleaseSpec((step,))) == f"gradient,{step}"
 
     def test_a_value_too_many_is_refused(self, step: Step) -> None:
         with pytest.raises(ReleaseError, match=r"release step 1 \("):
-            parse_steps(step.spec + ":1:1:1")
+            ReleaseSpec.parse(f"{step}:1:1:1")
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
     def test_shape_and_dtype_stay(self, step: Step, dtype: torch.dtype) -> None:
@@ -72,3 +81,20 @@ class StepContract:
             pytest.skip("not a linear step")
         apply, (a, b) = self.bound(step), vectors(2)
         torch.testing.assert_close(apply(2 * a - 3 * b), 2 * apply(a) - 3 * apply(b), rtol=1e-12, atol=1e-12)
+
+    def test_closed_form_is_the_automatic_derivative(self, step: Step) -> None:
+        released, directions, cotangents = vectors(3), vectors(3, seed=1), vectors(3, seed=2)
+        apply = self.bound(step)
+        derivative = derivative_of(released, [(step, apply)], context())
+        automatic = AutomaticDerivative(apply, released)
+        for found, expected in (
+            (derivative.apply(directions), automatic.apply(directions)),
+            (derivative.transpose(cotangents), automatic.transpose(cotangents)),
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+    def test_transposed_derivative_is_its_adjoint(self, step: Step) -> None:
+        released, v, u = vectors(3), vectors(3, seed=1), vectors(3, seed=2)
+        derivative = derivative_of(released, [(step, self.bound(step))], context())
+        pushed, pulled = (derivative.apply(v) * u).sum(1), (v * derivative.transpose(u)).sum(1)
+        torch.testing.assert_close(pushed, pulled, rtol=1e-11, atol=1e-13)

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.jacobian import GenericJacobian, StructuredJacobian
 from riskaudit.jacobian.structured import find_layout
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease, Release
 
 SIZES = (5, 7)
 
@@ -66,7 +66,7 @@ def check_products(
     model: nn.Module, batch: Batch, *, tolerance: float = 1e-9, sizes: tuple[int, int] = SIZES
 ) -> StructuredJacobian:
     """Every product of a plain gradient's Jacobian, in batches and alone."""
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     jacobian = structured(release, batch, sizes)
     B, (P, d) = len(batch), jacobian.shape
     V, U = normal(B, d, 3, seed=1), normal(B, P, 3, seed=2)
@@ -134,10 +134,10 @@ def check_generic(jacobian: StructuredJacobian, *, tolerance: float = 1e-9) -> N
 
 def check_float32(model: nn.Module, batch: Batch, *, tolerance: float = 1e-4) -> None:
     """Single precision, whose convolutions are torch's own, near double precision; the model ends up in double."""
-    double = structured(Release(model.double(), F.cross_entropy), batch)
+    double = structured(PerSampleRelease(model.double(), F.cross_entropy), batch)
     v, u = normal(len(batch), double.shape[1], seed=3), normal(len(batch), double.shape[0], seed=4)
     expected = [double.mean(), double.matvec(v), double.rmatvec(u), double.hessian().matvec(v)]
-    single = structured(Release(model.float(), F.cross_entropy), Batch(batch.inputs.float(), batch.targets))
+    single = structured(PerSampleRelease(model.float(), F.cross_entropy), Batch(batch.inputs.float(), batch.targets))
     found = [single.mean(), single.matvec(v.float()), single.rmatvec(u.float()), single.hessian().matvec(v.float())]
     model.double()
     for what, one, other in zip(("mean", "J v", "J^T u", "H v"), found, expected, strict=True):

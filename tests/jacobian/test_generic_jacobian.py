@@ -13,7 +13,7 @@ from oracles import Array, relative_difference
 
 from riskaudit.jacobian import GenericJacobian, generic
 from riskaudit.linalg import LinearOperator
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 def dense_jacobians(model, batch: Batch, *changes) -> Array:
@@ -29,7 +29,9 @@ class GenericJacobianContract(LinearOperatorContract):
 
     @pytest.fixture
     def operator(self) -> LinearOperator:
-        return GenericJacobian(Release(cases.residual(), F.cross_entropy, self.text), cases.mnist(3, 6), self.forward)
+        return GenericJacobian(
+            PerSampleRelease(cases.residual(), F.cross_entropy, self.text), cases.mnist(3, 6), self.forward
+        )
 
     @pytest.fixture
     def dense(self) -> Array:
@@ -66,7 +68,7 @@ MODELS = {
 def test_both_modes_and_autograd_agree(name: str) -> None:
     model, batch = MODELS[name]()
     expected = dense_jacobians(model, batch)
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     V, U = normal(2, expected.shape[2], 3), normal(2, expected.shape[1], 2, seed=1)
     for forward in (True, False):
         operator = GenericJacobian(release, batch, forward)
@@ -82,12 +84,12 @@ def test_oracle_by_columns_is_oracle_by_rows() -> None:
 
 
 def test_forward_mode_is_chosen_where_it_works() -> None:
-    assert GenericJacobian(Release(cases.residual(), F.cross_entropy), cases.mnist(2, 6)).forward
+    assert GenericJacobian(PerSampleRelease(cases.residual(), F.cross_entropy), cases.mnist(2, 6)).forward
 
 
 def test_operation_without_forward_derivative_falls_back_to_reverse() -> None:
     model, batch = cases.sine_net(), cases.mnist(3, 4)
-    operator = GenericJacobian(Release(model, F.cross_entropy), batch)
+    operator = GenericJacobian(PerSampleRelease(model, F.cross_entropy), batch)
     assert not operator.forward
     expected = dense_jacobians(model, batch)
     V, u = normal(3, 16, 2), normal(3, expected.shape[1])
@@ -98,7 +100,7 @@ def test_operation_without_forward_derivative_falls_back_to_reverse() -> None:
 
 @pytest.mark.parametrize("forward", [True, False], ids=["forward", "reverse"])
 def test_blocks_of_columns_do_not_matter(forward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    release, batch, V = Release(cases.residual(), F.cross_entropy), cases.mnist(2, 6), normal(2, 36, 7)
+    release, batch, V = PerSampleRelease(cases.residual(), F.cross_entropy), cases.mnist(2, 6), normal(2, 36, 7)
     whole = GenericJacobian(release, batch, forward).matmat(V).detach()
     monkeypatch.setattr(generic, "BLOCK_COLUMNS", 3)
     blocks = GenericJacobian(release, batch, forward).matmat(V).detach()
@@ -107,7 +109,7 @@ def test_blocks_of_columns_do_not_matter(forward: bool, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("forward", [True, False], ids=["forward", "reverse"])
 def test_samples_do_not_see_each_other(forward: bool) -> None:
-    release, batch = Release(cases.residual(), F.cross_entropy), cases.mnist(3, 6)
+    release, batch = PerSampleRelease(cases.residual(), F.cross_entropy), cases.mnist(3, 6)
     v = normal(3, 36)
     together = GenericJacobian(release, batch, forward).matvec(v).detach()
     alone = GenericJacobian(release, batch.select([1]), forward).matvec(v[1:2]).detach()
@@ -118,8 +120,8 @@ def test_float32_follows_float64() -> None:
     batch = cases.mnist(2, 6)
     single = Batch(batch.inputs.float(), batch.targets)
     v = normal(2, 36)
-    expected = GenericJacobian(Release(cases.residual(), F.cross_entropy), batch).matvec(v)
-    actual = GenericJacobian(Release(cases.residual().float(), F.cross_entropy), single).matvec(v.float())
+    expected = GenericJacobian(PerSampleRelease(cases.residual(), F.cross_entropy), batch).matvec(v)
+    actual = GenericJacobian(PerSampleRelease(cases.residual().float(), F.cross_entropy), single).matvec(v.float())
     assert actual.dtype == torch.float32
     assert relative_difference(actual.detach(), expected.detach()) < 1e-5
 
@@ -141,7 +143,7 @@ def test_many_products_stay_right(name: str, release: str) -> None:
     if name == "mlp" and "prune" in text:
         pytest.skip("black pixels give exact zeros, of which pruning keeps any: no one Jacobian")
     expected = dense_jacobians(model, batch, *changes)
-    operator = GenericJacobian(Release(model, F.cross_entropy, text), batch, forward=True)
+    operator = GenericJacobian(PerSampleRelease(model, F.cross_entropy, text), batch, forward=True)
     for number in range(generic.PLAIN_PUSHES + 3):
         v, u = normal(2, expected.shape[2], seed=number), normal(2, expected.shape[1], seed=50 + number)
         product, pulled = operator.matvec(v).detach(), operator.rmatvec(u).detach()

@@ -21,7 +21,7 @@ from riskaudit.inputs.models import build_model
 from riskaudit.inputs.normalization import Normalized
 from riskaudit.inputs.state_dicts import read_entries
 from riskaudit.jacobian import GenericJacobian, JacobianMaker, StructuredJacobian, jacobian_maker
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.torchvision_compat import import_torchvision
 
 
@@ -41,7 +41,7 @@ class Function(nn.Module):
 
 
 def choice(model: nn.Module, batch: Batch, text: str = "gradient") -> JacobianMaker:
-    return jacobian_maker(Release(model, F.cross_entropy, text), batch)
+    return jacobian_maker(PerSampleRelease(model, F.cross_entropy, text), batch)
 
 
 def right(maker: JacobianMaker, batch: Batch, tolerance: float = 1e-9) -> None:
@@ -595,5 +595,5 @@ def test_no_bound_for_a_tied_first_layer() -> None:
 
 
 def test_generic_jacobian_knows_no_bound() -> None:
-    release = Release(cases.mlp((36, 16, 10)), F.cross_entropy)
+    release = PerSampleRelease(cases.mlp((36, 16, 10)), F.cross_entropy)
     assert not GenericJacobian(release, cases.mnist(2, 6)).smallest_eigenvalue_bound().any()

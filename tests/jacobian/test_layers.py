@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.jacobian import GenericJacobian, generic
-from riskaudit.release import Release
+from riskaudit.release import PerSampleRelease
 
 
 class Tokens(nn.Module):
@@ -93,7 +93,7 @@ def test_layer_is_differentiated_rightly(name: str) -> None:
     pairs = zip(batch.inputs, batch.targets, strict=True)
     with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel with the second derivatives that the oracle takes
         expected = np.stack([oracles.jacobian(model, F.cross_entropy, x, target) for x, target in pairs])
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     u = normal(2, expected.shape[1], seed=1)
     for forward in (True, False):
         operator = GenericJacobian(release, batch, forward)

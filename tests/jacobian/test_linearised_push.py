@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from riskaudit.jacobian import GenericJacobian, generic
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 NUM_SAMPLES = 3
 
@@ -16,7 +16,7 @@ NUM_SAMPLES = 3
 def jacobian() -> GenericJacobian:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(36, 5))
-    release = Release(model.double().eval(), F.cross_entropy, "clip:0.5,prune:0.3,mask:0.2,gaussian:0.1")
+    release = PerSampleRelease(model.double().eval(), F.cross_entropy, "clip:0.5,prune:0.3,mask:0.2,gaussian:0.1")
     batch = Batch(torch.rand(NUM_SAMPLES, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 4, 2]))
     return GenericJacobian(release, batch)
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from riskaudit.errors import ArchitectureError
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 class Swish(torch.autograd.Function):
@@ -101,7 +101,7 @@ def batch_of(count: int = 3, seed: int = 0) -> Batch:
 def check(model: nn.Module, batch: Batch, clipped: bool = False) -> JacobianMaker:
     """J, J^T, J^T J, r and the losses are those of the oracle."""
     model = model.double().eval()
-    release = Release(model, F.cross_entropy, "clip:0.3" if clipped else "gradient")
+    release = PerSampleRelease(model, F.cross_entropy, "clip:0.3" if clipped else "gradient")
     changes = (oracles.clipped(0.3),) if clipped else ()
     maker = jacobian_maker(release, batch)
     jacobian = maker(batch)
@@ -143,7 +143,7 @@ def test_recurrent_layers_in_single_precision_avoid_fused_kernels() -> None:
     torch.manual_seed(0)
     model, batch = Recurrent(nn.LSTM).eval(), batch_of()
     single = Batch(batch.inputs.float(), batch.targets)
-    jacobian = jacobian_maker(Release(model, F.cross_entropy), single)(single)
+    jacobian = jacobian_maker(PerSampleRelease(model, F.cross_entropy), single)(single)
     found = jacobian.matmat(torch.eye(6).expand(3, -1, -1))
     expected = oracles.jacobian(model.double(), F.cross_entropy, batch.inputs[0], batch.targets[0])
     torch.testing.assert_close(found[0].double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-5)
@@ -157,7 +157,7 @@ def test_loss_with_a_boolean_mask() -> None:
     torch.manual_seed(0)
     model = Net(torch.tanh).double().eval()
     batch = Batch(batch_of().inputs, torch.tensor([[1.0, -1, 0], [0, 1, -1], [1, 1, 1]], dtype=torch.float64))
-    jacobian = jacobian_maker(Release(model, loss), batch)(batch)
+    jacobian = jacobian_maker(PerSampleRelease(model, loss), batch)(batch)
     found = jacobian.matmat(torch.eye(6, dtype=torch.float64).expand(3, -1, -1)).detach()
     for place in range(3):
         expected = oracles.jacobian(model, loss, batch.inputs[place], batch.targets[place])
@@ -174,7 +174,7 @@ def test_loss_with_a_boolean_mask() -> None:
 )
 @pytest.mark.filterwarnings("ignore:None of the inputs")
 def test_what_has_no_second_derivative_is_named_with_advice(function: Any, words: str) -> None:
-    release = Release(Net(function).double().eval(), F.cross_entropy)
+    release = PerSampleRelease(Net(function).double().eval(), F.cross_entropy)
     with pytest.raises(ArchitectureError, match=words):
         jacobian_maker(release, batch_of())
 

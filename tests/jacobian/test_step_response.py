@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from riskaudit.jacobian import Jacobian
 from riskaudit.jacobian.response import joined
 from riskaudit.jacobian.structured.separate import SeparateJacobian
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 class Tied(nn.Module):
@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_by_layers_as_by_whole_vectors(name: str, release: str) -> None:
     make, shape = MODELS[name]
     batch = random_batch(3, *shape)
-    jacobian = structured(Release(randomise(make()), F.cross_entropy, release), batch)
+    jacobian = structured(PerSampleRelease(randomise(make()), F.cross_entropy, release), batch)
     direction = 0.7 * normal(3, jacobian.shape[1], seed=3)
     found, expected = jacobian.step(direction), Jacobian.step(jacobian, direction)
     for own, other in ((found.norms, expected.norms), (found.said, expected.said), (found.change, expected.change)):
@@ -54,7 +54,7 @@ def test_by_layers_as_by_whole_vectors(name: str, release: str) -> None:
 def test_growth_is_taken_back() -> None:
     model = nn.Linear(4, 2, bias=False).double()
     batch = Batch(normal(2, 4), torch.tensor([0, 1]))
-    squares = Release(model, lambda outputs, targets: outputs.square().sum())
+    squares = PerSampleRelease(model, lambda outputs, targets: outputs.square().sum())
     jacobian = structured(squares, batch)
     found = jacobian.step(9 * batch.inputs)
     # g(10 x) = 100 g(x), whose norm is taken back to that of g(x): nothing has changed.
@@ -66,7 +66,7 @@ def test_growth_is_taken_back() -> None:
 def test_layers_in_front_see_the_input(name: str) -> None:
     make, shape = MODELS[name]
     batch = random_batch(2, *shape)
-    jacobian = structured(Release(randomise(make()), F.cross_entropy), batch)
+    jacobian = structured(PerSampleRelease(randomise(make()), F.cross_entropy), batch)
     direction = normal(2, jacobian.shape[1], seed=3)
     (layer,) = jacobian.step(direction).front
     assert torch.allclose(layer.change, layer.said)
@@ -79,7 +79,7 @@ def test_layers_in_front_see_the_input(name: str) -> None:
 def test_precision_of_what_a_layer_sees_is_that_of_its_gradient() -> None:
     model = randomise(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
     batch = random_batch(1, 6, classes=3)
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     (layer,) = structured(release, batch).step(normal(1, 6)).front
     signal = release.gradient(batch)[0, 30:35]
     assert torch.allclose(layer.precision, signal.square().sum())
@@ -87,7 +87,7 @@ def test_precision_of_what_a_layer_sees_is_that_of_its_gradient() -> None:
 
 def test_layers_behind_others_or_behind_affine_weights() -> None:
     norm = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
-    jacobian = structured(Release(randomise(norm), F.cross_entropy), random_batch(2, 8, classes=3))
+    jacobian = structured(PerSampleRelease(randomise(norm), F.cross_entropy), random_batch(2, 8, classes=3))
     (layer,) = jacobian.step(normal(2, 8)).front
     assert layer.value.shape == (2, 8)
 
@@ -95,7 +95,7 @@ def test_layers_behind_others_or_behind_affine_weights() -> None:
 def test_every_sample_apart() -> None:
     make, shape = MODELS["convolution"]
     batch = random_batch(3, *shape)
-    together = structured(Release(randomise(make()), F.cross_entropy), batch)
+    together = structured(PerSampleRelease(randomise(make()), F.cross_entropy), batch)
     apart = SeparateJacobian(together.release, batch, together.layout)
     direction, generator = normal(3, together.shape[1], seed=3), torch.Generator().manual_seed(0)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from contracts.same_jacobian import by_autograd, check_generic, close, structured
 from torch import nn
 
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 def without_ties(batch: Batch) -> Batch:
@@ -54,14 +54,14 @@ def model_and_batch(request: pytest.FixtureRequest) -> tuple[nn.Module, Batch]:
 
 def mixed_bound(model: nn.Module, batch: Batch) -> float:
     """Between the middle sample's norm and the largest."""
-    norms = structured(Release(model, F.cross_entropy), batch).norms.sort().values
+    norms = structured(PerSampleRelease(model, F.cross_entropy), batch).norms.sort().values
     return float((norms[-2] + norms[-1]) / 2)
 
 
 @pytest.mark.parametrize("text", RELEASES)
 def test_pipeline(model_and_batch: tuple[nn.Module, Batch], text: str) -> None:
     model, batch = model_and_batch
-    release = Release(model, F.cross_entropy, text.replace("MIXED", repr(mixed_bound(model, batch))))
+    release = PerSampleRelease(model, F.cross_entropy, text.replace("MIXED", repr(mixed_bound(model, batch))))
     jacobian = structured(release, batch)
     check_generic(jacobian)
     check_generic(jacobian.select([2, 0, 2]))
@@ -70,7 +70,7 @@ def test_pipeline(model_and_batch: tuple[nn.Module, Batch], text: str) -> None:
 def test_mixed_bound_is_exceeded_by_some_samples_only(model_and_batch: tuple[nn.Module, Batch]) -> None:
     model, batch = model_and_batch
     bound = mixed_bound(model, batch)
-    exceeded = structured(Release(model, F.cross_entropy), batch).norms > bound
+    exceeded = structured(PerSampleRelease(model, F.cross_entropy), batch).norms > bound
     assert exceeded.any()
     assert not exceeded.all()
 
@@ -81,7 +81,7 @@ def test_clipped_and_pruned_against_plain_autograd(clipped_first: bool) -> None:
     steps = [("clip:0.5", oracles.clipped(0.5)), ("prune:0.3", oracles.pruned(0.3))]
     steps = steps if clipped_first else steps[::-1]
     batch = without_ties(batch)
-    jacobian = structured(Release(model, F.cross_entropy, ",".join(text for text, _ in steps)), batch)
+    jacobian = structured(PerSampleRelease(model, F.cross_entropy, ",".join(text for text, _ in steps)), batch)
     pairs = zip(batch.inputs, batch.targets, strict=True)
     changes = tuple(change for _, change in steps)
     dense = torch.stack(
@@ -99,7 +99,7 @@ def test_gradient_that_vanishes() -> None:
         model[1].weight.abs_()
     batch = Batch(torch.tensor([[1.0, 2, 3, 4], [-1, -2, -3, -4]]).double(), torch.tensor([0, 1]))
     for text in ("gradient", "clip:1e-3", "prune:0.5,clip:1e-3"):
-        jacobian = structured(Release(model.eval(), F.cross_entropy, text), batch)
+        jacobian = structured(PerSampleRelease(model.eval(), F.cross_entropy, text), batch)
         assert jacobian.norms[1] == 0
         assert not jacobian.pull_mean()[1].any()
         columns = torch.ones(2, 4, dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_gradient_that_vanishes() -> None:
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = MODELS["residual"]()
-    release = Release(model, F.cross_entropy, "clip:0.5")
+    release = PerSampleRelease(model, F.cross_entropy, "clip:0.5")
     whole = structured(release, batch)
     norms, pulled = whole.norms, whole.pull_mean()
     monkeypatch.setattr("riskaudit.jacobian.base.CHUNK_ENTRIES", 2 * release.num_entries)

@@ -17,7 +17,7 @@ from riskaudit.inputs import Samples
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior
 from riskaudit.proxies import PROXIES
-from riskaudit.release import Release
+from riskaudit.release import PerSampleRelease
 from riskaudit.results import Estimate
 from riskaudit.sensitivity import Clock, Linearisation
 from riskaudit.sensitivity.information import CorrelatedInformation
@@ -206,7 +206,7 @@ def test_posterior_rmse_is_the_mean_of_map_rmse_over_the_prior() -> None:
 
 def test_time_that_is_up_leaves_honest_intervals() -> None:
     network, batch = MODELS["lenet"][0](), MODELS["lenet"][1](3)
-    jacobian = jacobian_maker(Release(network, F.cross_entropy, f"gaussian:{SIGMA}"), batch)(batch)
+    jacobian = jacobian_maker(PerSampleRelease(network, F.cross_entropy, f"gaussian:{SIGMA}"), batch)(batch)
     how = cases.plan("lanczos", "quadrature")
     at = Linearisation(jacobian, [0, 1, 2], prior_for("lenet", "class"), how, 0, Clock(0.0))
     found = {name: PROXIES[name].score(at).estimates for name in WITH_PRIOR}

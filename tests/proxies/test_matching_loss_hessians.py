@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from riskaudit.proxies import PROXIES
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 Array = oracles.Array
 MODELS = {"mlp": lambda: cases.mlp((16, 12, 10)), "batch-norm": cases.residual, "tied-weights": cases.tied}
@@ -22,7 +22,7 @@ SIZES = {"mlp": 4, "batch-norm": 4, "tied-weights": 6}
 def hessian_of_loss(name: str, matching: Callable[[Array, Array], Array], text: str = "gradient") -> Array:
     """Central second differences, [d, d], of the loss that an attacker evaluates, at the first image."""
     batch, step = cases.mnist(1, SIZES[name]), 1e-3
-    release = Release(MODELS[name](), F.cross_entropy, text)
+    release = PerSampleRelease(MODELS[name](), F.cross_entropy, text)
     d = batch.inputs.numel()
     truth = release.mean(batch).detach().numpy()
     units = step * torch.eye(d, dtype=torch.float64)

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 
 from riskaudit.inputs import load_checkpoint
 from riskaudit.proxies import PROXIES
-from riskaudit.release import Batch, Mask
+from riskaudit.release import Batch
+from riskaudit.release.steps import StepContext
+from riskaudit.release.steps.mask import Mask
 from riskaudit.sensitivity.information import ExactInformation
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
@@ -57,7 +59,8 @@ def model_and_batch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 def kept_by_mask(ratio: float, seed: int, num_entries: int) -> torch.Tensor:
     """Which entries survive: public knowledge, hence an input of the oracle."""
-    return Mask(ratio, seed).bind(num_entries, torch.float64, torch.device("cpu"))(torch.ones(num_entries).double())
+    context = StepContext({"": torch.Size([num_entries])}, torch.float64, torch.device("cpu"))
+    return Mask(ratio, seed).bind(context)(torch.ones(num_entries).double())
 
 
 # Text of the release, the same by the oracle for P entries, and the Fisher-equivalent std of its noise.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.proxies import PROXIES
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.results import Estimate
 from riskaudit.sensitivity import Clock, Linearisation
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
@@ -94,7 +94,7 @@ def test_a_narrower_interval_costs_more_products() -> None:
 def test_time_that_is_up_leaves_honest_intervals() -> None:
     """Nothing is known but what costs no product, and nothing claims to be."""
     model, batch = MODELS["lenet"]()
-    jacobian = jacobian_maker(Release(model, F.cross_entropy, "gaussian:0.05"), batch)(batch)
+    jacobian = jacobian_maker(PerSampleRelease(model, F.cross_entropy, "gaussian:0.05"), batch)(batch)
     how = cases.plan("lanczos", "quadrature")
     at = Linearisation(jacobian, list(range(NUM_SAMPLES)), cases.PRIOR, how, 0, Clock(0.0))
     found = {proxy: PROXIES[proxy].score(at).estimates for proxy in PROXIES}

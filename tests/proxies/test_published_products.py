@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.jacobian import GenericJacobian
 from riskaudit.linalg import GramOperator, KrylovSpace, LinearOperator, Power, lanczos
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 def normal(operator: LinearOperator, seed: int) -> Tensor:
@@ -49,7 +49,7 @@ def shares(model: nn.Module, batch: Batch, size: int, reference_products: int) -
     by_lanczos, by_power = [], []
     for first in range(0, len(batch), size):
         part = batch.select(list(range(first, min(first + size, len(batch)))))
-        operator = GramOperator(GenericJacobian(Release(model, F.cross_entropy), part))
+        operator = GramOperator(GenericJacobian(PerSampleRelease(model, F.cross_entropy), part))
         errors, power = relative_errors(operator, tight_reference(operator, reference_products), 12, 50)
         by_lanczos.append(errors)
         by_power.append(power)

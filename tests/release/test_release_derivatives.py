@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contracts.release_step import vectors
+from contracts.release_step import context, vectors
 from torch import Tensor, nn
 from torch.func import jacfwd, jvp
 
-from riskaudit.release import STEPS, Clip, Gradient, Prune, Release, Step, parse_steps
-from riskaudit.release.derivatives import Chain, Kept, Projected
+from riskaudit.release import PerSampleRelease
+from riskaudit.release.derivatives import AutomaticDerivative, Chain, Product, derivative_of
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.steps import STEPS, Step, StepContext
+from riskaudit.release.steps.base import VectorFunction
+from riskaudit.release.steps.clip import Clip
+from riskaudit.release.steps.closed_forms import Kept, Projected
+from riskaudit.release.steps.prune import Prune
 
 P = 40
 STEP_TEXTS = {
-    "gradient": ["gradient"],
     "clip": ["clip:2.5", "clip:100", "clip:6"],
     "prune": ["prune:0", "prune:0.3", "prune:0.99"],
     "mask": ["mask:0", "mask:0.3:5"],
-    "gaussian": ["gaussian:0.1"],
-    "laplace": ["laplace:0.1"],
 }
 TEXTS = [text for texts in STEP_TEXTS.values() for text in texts]
 PIPELINES = [
@@ -35,7 +38,7 @@ PIPELINES = [
 
 
 def step_of(text: str) -> Step:
-    return parse_steps(text)[-1]
+    return ReleaseSpec.parse(text).steps[-1]
 
 
 def scaled_vectors(count: int) -> Tensor:
@@ -45,17 +48,17 @@ def scaled_vectors(count: int) -> Tensor:
 
 def of(step: Step, released: Tensor) -> Chain:
     chain = Chain()
-    chain.then(step.derivative(released))
+    chain.then(step.derivative(released, context()))
     return chain
 
 
-def release(text: str) -> Release:
-    return Release(nn.Linear(9, 4).double().eval(), nn.functional.cross_entropy, text)
+def release(text: str) -> PerSampleRelease:
+    return PerSampleRelease(nn.Linear(9, 4).double().eval(), nn.functional.cross_entropy, text)
 
 
 def dense(text: str, released: Tensor) -> Tensor:
     """The pipeline's derivative as a matrix for each of the vectors, [B, P, P], by forward differentiation."""
-    functions = [step.bind(P, torch.float64, torch.device("cpu")) for step in parse_steps(text)]
+    functions = [step.bind(context()) for step in ReleaseSpec.parse(text).all_steps]
 
     def whole(vector: Tensor) -> Tensor:
         for function in functions:
@@ -72,7 +75,7 @@ def test_every_registered_step_is_here() -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_derivative_is_that_of_the_bound_step(text: str) -> None:
     step, released, directions = step_of(text), scaled_vectors(6), vectors(6, seed=1)
-    apply = step.bind(P, torch.float64, torch.device("cpu"))
+    apply = step.bind(context())
     expected = torch.stack([jvp(apply, (x,), (v,))[1] for x, v in zip(released, directions, strict=True)])
     torch.testing.assert_close(of(step, released).apply(directions), expected, rtol=1e-12, atol=1e-14)
 
@@ -82,26 +85,24 @@ def test_derivative_at_zero_is_finite_and_that_of_the_bound_step(text: str) -> N
     if text.startswith("prune"):
         pytest.skip("of equal entries, any may be kept")
     step, zero, directions = step_of(text), torch.zeros(2, P, dtype=torch.float64), vectors(2)
-    apply = step.bind(P, torch.float64, torch.device("cpu"))
+    apply = step.bind(context())
     expected = torch.stack([jvp(apply, (x,), (v,))[1] for x, v in zip(zero, directions, strict=True)])
     torch.testing.assert_close(of(step, zero).apply(directions), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_derivative_keeps_the_dtype(text: str) -> None:
-    derivative = step_of(text).derivative(vectors(3).float())
+    derivative = step_of(text).derivative(vectors(3).float(), context(dtype=torch.float32))
     tensors = {Kept: lambda d: [d.mask], Projected: lambda d: [d.scale, d.unit]}.get(type(derivative), lambda d: [])
     assert all(tensor.dtype == torch.float32 for tensor in tensors(derivative))
 
 
-def test_steps_that_leave_the_gradient_alone_have_no_derivative() -> None:
-    for text in ("gradient", "gaussian:1", "laplace:1"):
-        assert step_of(text).derivative(vectors(2)) is None
-    assert of(Gradient(), vectors(2)) == Chain()
+def test_without_steps_the_derivative_is_the_identity() -> None:
+    assert derivative_of(vectors(2), [], context()) == release("gaussian:1").derivative(vectors(2)) == Chain()
 
 
 def test_clipping_derivative_has_unit_vectors_or_none() -> None:
-    derivative = Clip(6).derivative(scaled_vectors(6))
+    derivative = Clip(6).derivative(scaled_vectors(6), context())
     norms = derivative.unit.norm(dim=1)
     assert ((norms - 1).abs() < 1e-12).tolist() == [False, True] * 3
     assert norms[::2].tolist() == [0, 0, 0]
@@ -109,7 +110,7 @@ def test_clipping_derivative_has_unit_vectors_or_none() -> None:
 
 
 def test_pruning_derivative_keeps_the_count() -> None:
-    assert Prune(0.3).derivative(vectors(4)).mask.sum(1).tolist() == [28] * 4
+    assert Prune(0.3).derivative(vectors(4), context()).mask.sum(1).tolist() == [28] * 4
 
 
 @pytest.mark.parametrize("text", PIPELINES)
@@ -142,7 +143,27 @@ def test_means_after_the_gradient_are_the_pipeline() -> None:
     released, text = scaled_vectors(3), "clip:6,prune:0.3,mask:0.2"
     expected = []
     for vector in released:
-        for step in parse_steps(text):
-            vector = step.bind(P, torch.float64, torch.device("cpu"))(vector)  # noqa: PLW2901
+        for step in ReleaseSpec.parse(text).all_steps:
+            vector = step.bind(context())(vector)  # noqa: PLW2901
         expected.append(vector)
     torch.testing.assert_close(release(text).after_gradient(released), torch.stack(expected), rtol=1e-14, atol=0)
+
+
+def test_automatic_derivatives_join_those_in_closed_form() -> None:
+    """A step without a closed form between two that have one."""
+    released, v, u = scaled_vectors(4), vectors(4, seed=1), vectors(4, seed=2)
+    functions = [step.bind(context()) for step in ReleaseSpec.parse("clip:6,mask:0.2,clip:3").steps]
+    steps = list(zip([Clip(6), Unknown(), Clip(3)], functions, strict=True))
+    found = derivative_of(released, steps, context())
+    assert isinstance(found, Product)
+    assert [type(factor) for factor in found.factors] == [Chain, AutomaticDerivative, Chain]
+    expected = release("clip:6,mask:0.2,clip:3").derivative(released)
+    torch.testing.assert_close(found.apply(v), expected.apply(v), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.transpose(u), expected.transpose(u), rtol=1e-12, atol=1e-14)
+
+
+class Unknown(Step):
+    """A step that says nothing of its derivative."""
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        raise NotImplementedError

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
-from contracts.release_step import StepContract, vectors
+from contracts.release_step import StepContract, context, vectors
+from torch import Tensor
 
-from riskaudit.release import STEPS, Clip, GaussianNoise, Gradient, LaplaceNoise, Mask, Prune, Step
-
-CPU = torch.device("cpu")
-
-
-class TestGradient(StepContract):
-    @pytest.fixture
-    def step(self) -> Step:
-        return Gradient()
+from riskaudit.release import Noise
+from riskaudit.release.arguments import Argument, positive_number
+from riskaudit.release.steps import STEPS, Step, StepContext
+from riskaudit.release.steps.base import VectorFunction
+from riskaudit.release.steps.clip import Clip
+from riskaudit.release.steps.mask import Mask
+from riskaudit.release.steps.prune import Prune
 
 
 class TestClip(StepContract):
@@ -43,30 +44,44 @@ class TestMask(StepContract):
         return Mask(0.3, 5)
 
 
-class TestGaussianNoise(StepContract):
-    arguments = ":0.1"
+@dataclass(frozen=True)
+class LayerClip(Step):
+    """Each parameter's part scaled down to 2-norm ``bound``: a step that is nothing but a function."""
+
+    bound: float
+    name: ClassVar[str] = "layer-clip"
+    summary: ClassVar[str] = "scale every layer's part of each sample's vector down to 2-norm C"
+    arguments: ClassVar[tuple[Argument, ...]] = (positive_number("C"),)
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        def apply(released: Tensor) -> Tensor:
+            parts = context.split(released).values()
+            return torch.cat([part / (part.norm() / self.bound).clamp_min(1) for part in parts])
+
+        return apply
+
+
+class TestStepWithoutClosedForm(StepContract):
+    arguments = ":2.5"
 
     @pytest.fixture
-    def step(self) -> Step:
-        return GaussianNoise(0.1)
+    def step(self, monkeypatch: pytest.MonkeyPatch) -> Step:
+        monkeypatch.setitem(STEPS, "layer-clip", LayerClip)
+        return LayerClip(2.5)
 
-
-class TestLaplaceNoise(StepContract):
-    arguments = ":0.1"
-
-    @pytest.fixture
-    def step(self) -> Step:
-        return LaplaceNoise(0.1)
+    def test_sees_where_parameters_begin(self, step: Step) -> None:
+        parts = context().split(self.bound(step)(vectors(1)[0]))
+        assert [float(part.norm()) for part in parts.values()] == pytest.approx([2.5, 2.5])
 
 
 def test_every_step_has_a_contract() -> None:
-    assert set(STEPS.values()) == {Gradient, Clip, Prune, Mask, GaussianNoise, LaplaceNoise}
+    assert set(STEPS.values()) == {Clip, Prune, Mask}
 
 
 @pytest.mark.parametrize("bound", [0.5, 2.0, 100.0, 1e-200, 1e200])
 def test_clip_scales_down_and_never_up(bound: float) -> None:
     for vector in vectors(4):
-        clipped = Clip(bound).bind(40, torch.float64, CPU)(vector)
+        clipped = Clip(bound).bind(context(40))(vector)
         expected = min(1.0, bound / float(vector.norm())) * vector
         torch.testing.assert_close(clipped, expected, rtol=1e-12, atol=0)
 
@@ -74,7 +89,7 @@ def test_clip_scales_down_and_never_up(bound: float) -> None:
 @pytest.mark.parametrize(("ratio", "removed"), [(0.0, 0), (0.1, 4), (0.5, 20), (0.51, 20), (0.99, 40)])
 def test_prune_removes_exactly_the_smallest(ratio: float, removed: int) -> None:
     for vector in vectors(4):
-        pruned = Prune(ratio).bind(40, torch.float64, CPU)(vector)
+        pruned = Prune(ratio).bind(context(40))(vector)
         gone = pruned == 0
         assert int(gone.sum()) == removed
         assert torch.equal(pruned[~gone], vector[~gone])
@@ -83,13 +98,13 @@ def test_prune_removes_exactly_the_smallest(ratio: float, removed: int) -> None:
 
 
 def test_prune_keeps_the_count_among_equals() -> None:
-    pruned = Prune(0.25).bind(8, torch.float64, CPU)(torch.ones(8, dtype=torch.float64))
+    pruned = Prune(0.25).bind(context(8))(torch.ones(8, dtype=torch.float64))
     assert int((pruned != 0).sum()) == 6
 
 
 @pytest.mark.parametrize(("ratio", "removed"), [(0.0, 0), (0.1, 4), (0.5, 20), (0.99, 40)])
 def test_mask_removes_the_same_entries_for_all(ratio: float, removed: int) -> None:
-    apply = Mask(ratio, 3).bind(40, torch.float64, CPU)
+    apply = Mask(ratio, 3).bind(context(40))
     gone = [apply(vector) == 0 for vector in vectors(3)]
     assert int(gone[0].sum()) == removed
     assert torch.equal(gone[0], gone[1])
@@ -100,15 +115,15 @@ def test_mask_removes_the_same_entries_for_all(ratio: float, removed: int) -> No
 def test_mask_depends_on_its_seed_alone() -> None:
     ones = torch.ones(400, dtype=torch.float64)
     torch.manual_seed(1)
-    first = Mask(0.5, 0).bind(400, torch.float64, CPU)(ones)
+    first = Mask(0.5, 0).bind(context(400))(ones)
     torch.manual_seed(2)
-    assert torch.equal(first, Mask(0.5, 0).bind(400, torch.float64, CPU)(ones))
-    assert not torch.equal(first, Mask(0.5, 1).bind(400, torch.float64, CPU)(ones))
+    assert torch.equal(first, Mask(0.5, 0).bind(context(400))(ones))
+    assert not torch.equal(first, Mask(0.5, 1).bind(context(400))(ones))
 
 
 def test_standard_deviations() -> None:
-    assert GaussianNoise(0.2).noise.std == GaussianNoise(0.2).noise.fisher_std == 0.2
-    laplace = LaplaceNoise(0.2).noise
+    assert Noise("gaussian", 0.2).std == Noise("gaussian", 0.2).fisher_std == 0.2
+    laplace = Noise("laplace", 0.2)
     assert laplace.std == pytest.approx(0.2 * math.sqrt(2))
     # Fisher information of a location parameter under Laplace(b) is 1 / b^2.
     assert laplace.fisher_std == 0.2

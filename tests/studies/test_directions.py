@@ -23,7 +23,7 @@ from riskaudit.audit.client import make_victim
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
-from riskaudit.release import Release
+from riskaudit.release import PerSampleRelease
 from riskaudit.results import AuditResult, DirectionsStudy
 from riskaudit.statistics.slopes import scaling
 from riskaudit.studies import DirectionSettings, directions_study
@@ -217,7 +217,7 @@ def test_effective_dimension() -> None:
 
 def test_layers_own_their_parameters() -> None:
     model = SmallResidual()
-    places = layer_places(Release(model.eval(), F.cross_entropy))
+    places = layer_places(PerSampleRelease(model.eval(), F.cross_entropy))
     assert list(places) == ["stem", "norm1", "conv", "norm2", "fc"]
     assert torch.equal(torch.cat(list(places.values())), torch.arange(sum(map(len, places.values()))))
 

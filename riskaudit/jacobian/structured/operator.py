@@ -33,8 +33,8 @@ from riskaudit.jacobian.structured.values import (
     is_outer_product,
     outer_factors,
 )
-from riskaudit.release import Batch, Release
-from riskaudit.release.derivatives import Chain
+from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.release.derivatives import Chain, Derivative
 
 # Two random tangents give the same ratio in every coordinate only where it is a constant, which it is up to
 # this many times the precision.
@@ -61,9 +61,15 @@ class StructuredJacobian(Jacobian):
     """
 
     def __init__(
-        self, release: Release, batch: Batch, layout: Layout, alone: Tensor | None = None, most_copies: int = MAX_COPIES
+        self,
+        release: PerSampleRelease,
+        batch: Batch,
+        layout: Layout,
+        alone: Tensor | None = None,
+        most_copies: int = MAX_COPIES,
     ) -> None:
         super().__init__(release, batch)
+        self.release: PerSampleRelease = release
         self.layout = layout
         self._space = ParameterSpace(release.parameters, len(batch))
         self._alone, self._most_copies = alone, most_copies
@@ -150,7 +156,7 @@ class StructuredJacobian(Jacobian):
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._matmat)
         flat = self._flat_tangents(self._signals.push(self._as_inputs(columns)))
-        return (self._chain.apply(flat) if self.release.changes_gradient else flat).unsqueeze(-1)
+        return (self._derivative.apply(flat) if self.release.changes_gradient else flat).unsqueeze(-1)
 
     @torch.no_grad()
     def _rmatmat(self, columns: Tensor) -> Tensor:
@@ -158,13 +164,15 @@ class StructuredJacobian(Jacobian):
             return self._with_copies(columns, StructuredJacobian._rmatmat)
         released = columns[..., 0]
         return self._pull_gradient(
-            self._chain.transpose(released) if self.release.changes_gradient else released
+            self._derivative.transpose(released) if self.release.changes_gradient else released
         ).unsqueeze(-1)
 
     @torch.no_grad()
     def _gram_matmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._gram_matmat)
+        if not isinstance(self._derivative, Chain):
+            return self._rmatmat(self._matmat(columns))
         tangents = self._signals.push(self._as_inputs(columns))
         cotangents: list[Tensor | None] = [None] * len(tangents)
         kept = self._kept
@@ -218,7 +226,7 @@ class StructuredJacobian(Jacobian):
         tangents = self._signals.push(tangent)
         front = front_layers(self._signals, moved, tangents)
         if self.release.changes_gradient:
-            rows = self._chain.apply(self._flat_tangents(tangents))
+            rows = self._derivative.apply(self._flat_tangents(tangents))
             kept = (self.mean().norm(dim=1).double() / self._values.norms).nan_to_num()
             front = [replace(layer, precision=layer.precision * kept.square()) for layer in front]
         else:
@@ -233,7 +241,7 @@ class StructuredJacobian(Jacobian):
         if not self.release.changes_gradient:
             return before.change(after, scale)
         gradients = self.gradients()
-        change = self._chain.apply(scale[:, None].to(gradients) * self._gradients(groups) - gradients)
+        change = self._derivative.apply(scale[:, None].to(gradients) * self._gradients(groups) - gradients)
         norms: Tensor = change.norm(dim=1).double()
         return norms
 
@@ -360,14 +368,18 @@ class StructuredJacobian(Jacobian):
     # The release's steps after the gradient.
 
     @cached_property
+    def _derivative(self) -> Derivative:
+        return self.release.derivative(self.gradients()) if self.release.changes_gradient else Chain()
+
+    @property
     def _chain(self) -> Chain:
-        return self.release.derivative(self.gradients())
+        """The steps' derivative in closed form, where all of them have one."""
+        assert isinstance(self._derivative, Chain)
+        return self._derivative
 
     @cached_property
     def _kept(self) -> Parameters | None:
-        if not self.release.changes_gradient or self._chain.kept is None:
-            return None
-        return self._space.pieces(self._chain.kept)
+        return None if self._chain.kept is None else self._space.pieces(self._chain.kept)
 
     @cached_property
     def _low_rank(self) -> tuple[Tensor, Tensor, Tensor]:

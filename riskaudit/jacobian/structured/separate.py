@@ -12,7 +12,7 @@ from riskaudit.jacobian.base import Draw, Jacobian
 from riskaudit.jacobian.response import StepResponse, joined
 from riskaudit.jacobian.structured.operator import StructuredJacobian
 from riskaudit.jacobian.structured.signals import Layout
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 @final
@@ -27,8 +27,9 @@ class SeparateJacobian(Jacobian):
 
     separate = True
 
-    def __init__(self, release: Release, batch: Batch, layout: Layout) -> None:
+    def __init__(self, release: PerSampleRelease, batch: Batch, layout: Layout) -> None:
         super().__init__(release, batch)
+        self.release: PerSampleRelease = release
         self.layout = layout
         self._parts = [
             StructuredJacobian(release, batch.select([place]), layout, most_copies=1) for place in range(len(batch))
@@ -77,7 +78,9 @@ class SeparateJacobian(Jacobian):
         return torch.cat([multiply(part, columns[place : place + 1]) for place, part in enumerate(self._parts)])
 
 
-def by_layers(release: Release, batch: Batch, layout: Layout, alone: Tensor) -> StructuredJacobian | SeparateJacobian:
+def by_layers(
+    release: PerSampleRelease, batch: Batch, layout: Layout, alone: Tensor
+) -> StructuredJacobian | SeparateJacobian:
     """The samples together where each has the loss that it has alone, else one by one.
 
     Args:

@@ -25,7 +25,7 @@ from riskaudit.guard import Ledger, Policy
 from riskaudit.guard.ledger import Account, Entry
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.linalg import Spectrum
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 def entry(hessian: np.ndarray, noise: float, directions: np.ndarray, tau: float) -> Entry:
@@ -77,7 +77,7 @@ def test_many_rounds_of_a_guard_against_the_dense_sum(tmp_path) -> None:
         assert decision.action == "allow", decision.reasons
         double = network().double()
         double.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
-        jacobian = GenericJacobian(Release(double, nn.CrossEntropyLoss()), Batch(batch[0].double(), batch[1]))
+        jacobian = GenericJacobian(PerSampleRelease(double, nn.CrossEntropyLoss()), Batch(batch[0].double(), batch[1]))
         found = Spectrum.of(jacobian.hessian())
         total += found.vectors * found.values[:, None] @ found.vectors.mT / (6 * NOISE) ** 2
         values = torch.linalg.eigvalsh(total).clamp_min(0)

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
-from riskaudit.release import Batch, Release
+from riskaudit.release import Batch, PerSampleRelease
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -37,7 +37,7 @@ def tiny() -> tuple[nn.Module, Batch]:
 )
 def test_mean_is_what_autograd_gives(text: str, changes: tuple[oracles.Change, ...]) -> None:
     model, batch = cases.residual(3), cases.cifar(3, 6)
-    release = Release(model, F.cross_entropy, text)
+    release = PerSampleRelease(model, F.cross_entropy, text)
     mean, losses = release.mean(batch), release.losses(batch)
     for index, (x, target) in enumerate(zip(batch.inputs, batch.targets, strict=True)):
         expected = oracles.released_mean(model, F.cross_entropy, x, target, changes).detach()
@@ -49,14 +49,14 @@ def test_mean_is_what_autograd_gives(text: str, changes: tuple[oracles.Change, .
 
 def test_undefended_observation_is_the_mean() -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     assert torch.equal(release.observe(batch, generator()), release.mean(batch))
 
 
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 def test_observations_follow_the_law(law: str) -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy, f"{law}:0.3")
+    release = PerSampleRelease(model, F.cross_entropy, f"{law}:0.3")
     g, mean = generator(), release.mean(batch)
     noise = torch.stack([release.observe(batch, g) - mean for _ in range(200)]).flatten().numpy()
     distribution = stats.norm(scale=0.3) if law == "gaussian" else stats.laplace(scale=0.3)
@@ -69,7 +69,7 @@ def test_observations_follow_the_law(law: str) -> None:
 
 def test_noise_of_samples_is_independent_and_seeded() -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy, "gaussian:1")
+    release = PerSampleRelease(model, F.cross_entropy, "gaussian:1")
     first = release.observe(batch, generator(3)) - release.mean(batch)
     assert not torch.allclose(first[0], first[1])
     assert torch.equal(release.observe(batch, generator(3)), release.observe(batch, generator(3)))
@@ -79,8 +79,8 @@ def test_noise_of_samples_is_independent_and_seeded() -> None:
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 def test_same_noise_in_every_dtype(law: str) -> None:
     model, _ = tiny()
-    double = Release(model, F.cross_entropy, f"{law}:0.2").sample_noise(generator())
-    single = Release(model.float(), F.cross_entropy, f"{law}:0.2").sample_noise(generator())
+    double = PerSampleRelease(model, F.cross_entropy, f"{law}:0.2").sample_noise(generator())
+    single = PerSampleRelease(model.float(), F.cross_entropy, f"{law}:0.2").sample_noise(generator())
     torch.testing.assert_close(single.double(), double, rtol=1e-6, atol=1e-8)
 
 
@@ -88,7 +88,7 @@ def test_same_noise_in_every_dtype(law: str) -> None:
 @pytest.mark.parametrize("before", ["", "clip:0.2,", "mask:0.5:1,"], ids=["plain", "clipped", "masked-before"])
 def test_log_density_is_that_of_scipy(law: str, before: str) -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy, f"{before}{law}:0.3")
+    release = PerSampleRelease(model, F.cross_entropy, f"{before}{law}:0.3")
     observation = release.observe(batch, generator())
     noise = (observation - release.mean(batch)).detach().numpy()
     distribution = stats.norm(scale=0.3) if law == "gaussian" else stats.laplace(scale=0.3)
@@ -98,7 +98,7 @@ def test_log_density_is_that_of_scipy(law: str, before: str) -> None:
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 def test_log_density_with_a_mask_after_the_noise(law: str) -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy, f"{law}:0.3,mask:0.4:2")
+    release = PerSampleRelease(model, F.cross_entropy, f"{law}:0.3,mask:0.4:2")
     observation = release.observe(batch, generator())
     kept = (observation != 0).all(0).numpy()
     assert kept.sum() == 51 - round(0.4 * 51)
@@ -111,7 +111,7 @@ def test_log_density_with_a_mask_after_the_noise(law: str) -> None:
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 def test_log_density_is_differentiable_in_the_inputs(law: str) -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy, f"clip:0.2,{law}:0.3")
+    release = PerSampleRelease(model, F.cross_entropy, f"clip:0.2,{law}:0.3")
     observation = release.observe(batch, generator()).detach()
 
     def density(inputs: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_log_density_is_differentiable_in_the_inputs(law: str) -> None:
 
 def test_undefended_release_has_no_density() -> None:
     model, batch = tiny()
-    release = Release(model, F.cross_entropy, "clip:1")
+    release = PerSampleRelease(model, F.cross_entropy, "clip:1")
     assert release.noise is None
     with pytest.raises(ReleaseError, match=r"'gradient,clip:1\.0' has no noise"):
         release.log_prob(release.mean(batch), batch)
@@ -137,17 +137,19 @@ def test_undefended_release_has_no_density() -> None:
 
 def test_with_noise_replaces_the_noise_alone() -> None:
     model, _ = tiny()
-    assert Release(model, F.cross_entropy, "clip:1").with_noise(0.5).spec == "gradient,clip:1.0,gaussian:0.5"
-    swapped = Release(model, F.cross_entropy, "laplace:1,mask:0.5").with_noise(0.5)
-    assert swapped.spec == "gradient,mask:0.5:0,gaussian:0.5"
+    assert (
+        str(PerSampleRelease(model, F.cross_entropy, "clip:1").with_noise(0.5).spec) == "gradient,clip:1.0,gaussian:0.5"
+    )
+    swapped = PerSampleRelease(model, F.cross_entropy, "laplace:1,mask:0.5").with_noise(0.5)
+    assert str(swapped.spec) == "gradient,mask:0.5:0,gaussian:0.5"
 
 
 def test_frozen_parameters_are_not_released() -> None:
     model, batch = cases.residual(3), cases.cifar(2, 6)
-    whole = Release(model, F.cross_entropy).num_entries
+    whole = PerSampleRelease(model, F.cross_entropy).num_entries
     for parameter in (*model.stem.parameters(), *model.norm1.parameters()):
         parameter.requires_grad_(False)
-    release = Release(model, F.cross_entropy)
+    release = PerSampleRelease(model, F.cross_entropy)
     assert release.num_entries == whole - 6 * 3 * 9 - 12
     expected = oracles.released_mean(model, F.cross_entropy, batch.inputs[0], batch.targets[0]).detach()
     assert oracles.relative_difference(release.mean(batch)[0].detach(), expected) < 1e-12
@@ -158,45 +160,38 @@ def test_model_without_trainable_parameters_is_refused() -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ReleaseError, match="none with requires_grad=True"):
-        Release(model, F.cross_entropy)
+        PerSampleRelease(model, F.cross_entropy)
 
 
 def test_batch_norm_in_train_mode_is_refused_by_name() -> None:
     model = cases.residual()
     model.norm2.train()
     with pytest.raises(CoupledReleaseError, match=r"layer 'norm2' \(BatchNorm2d\) is in train mode.*model\.eval\(\)"):
-        Release(model, F.cross_entropy)
+        PerSampleRelease(model, F.cross_entropy)
 
 
 def test_batch_norm_without_running_statistics_is_refused_by_name() -> None:
     model = cases.residual()
     model.norm1 = nn.BatchNorm2d(6, track_running_stats=False).double().eval()
     with pytest.raises(CoupledReleaseError, match=r"layer 'norm1' \(BatchNorm2d\) keeps no running statistics"):
-        Release(model, F.cross_entropy)
+        PerSampleRelease(model, F.cross_entropy)
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.1)], ids=repr)
 def test_dropout_in_train_mode_is_refused_by_name(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Flatten(), layer, nn.Linear(16, 3))
     with pytest.raises(ReleaseError, match=r"layer '1' .* is in train mode, so the gradient is random"):
-        Release(model, F.cross_entropy)
-    Release(model.eval(), F.cross_entropy)
+        PerSampleRelease(model, F.cross_entropy)
+    PerSampleRelease(model.eval(), F.cross_entropy)
 
 
 def test_dropout_that_drops_nothing_is_accepted() -> None:
-    Release(nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(16, 3)), F.cross_entropy)
-
-
-def test_order_is_checked_for_steps_given_as_objects() -> None:
-    model, _ = tiny()
-    steps = Release(model, F.cross_entropy, "clip:1,gaussian:0.5").steps
-    with pytest.raises(ReleaseError, match="put it before the noise"):
-        Release(model, F.cross_entropy, [steps[0], steps[2], steps[1]])
+    PerSampleRelease(nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(16, 3)), F.cross_entropy)
 
 
 def test_model_is_left_as_it_was() -> None:
     model, batch = cases.residual(3), cases.cifar(2, 6)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    Release(model, F.cross_entropy, "clip:1,gaussian:1").observe(batch, generator())
+    PerSampleRelease(model, F.cross_entropy, "clip:1,gaussian:1").observe(batch, generator())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

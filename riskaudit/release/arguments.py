@@ -1,0 +1,92 @@
+"""The numbers in a release's text: how each is called, which values it takes, and how it is read and printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from riskaudit.errors import ReleaseError
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One number after the name of a step or of a noise law.
+
+    Attributes:
+        label: its name in usages, e.g. "STD".
+        condition: which values are accepted, in words.
+        read: the number that a text stands for; None where it stands for none, or for one that isn't accepted.
+        optional: whether it may be left out.
+    """
+
+    label: str
+    condition: str
+    read: Callable[[str], float | None]
+    optional: bool = False
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _positive(text: str) -> float | None:
+    value = _finite(text)
+    return value if value is not None and value > 0 else None
+
+
+def _share(text: str) -> float | None:
+    value = _finite(text)
+    return value if value is not None and 0 <= value < 1 else None
+
+
+def _seed(text: str) -> int | None:
+    # The length comes first: int() refuses thousands of digits with an error of its own.
+    return int(text) if len(text) <= 19 and text.isdecimal() and int(text) < 2**63 else None
+
+
+def positive_number(label: str) -> Argument:
+    """A finite number above 0."""
+    return Argument(label, f"{label} > 0", _positive)
+
+
+def share_below_one(label: str) -> Argument:
+    """A number from 0 to below 1."""
+    return Argument(label, f"0 <= {label} < 1", _share)
+
+
+def optional_seed(label: str) -> Argument:
+    """A whole number from 0 to 2^63 - 1, which may be left out."""
+    return Argument(label, f"a whole number as {label}", _seed, optional=True)
+
+
+def usage_of(name: str, arguments: tuple[Argument, ...]) -> str:
+    """How a name and its numbers are written, e.g. ``mask:RATIO[:SEED]``."""
+    return name + "".join(f"[:{each.label}]" if each.optional else f":{each.label}" for each in arguments)
+
+
+def read_arguments(name: str, arguments: tuple[Argument, ...], values: list[str]) -> list[float]:
+    """The numbers after a name.
+
+    Args:
+        name: of the step or noise law.
+        arguments: that it takes.
+        values: as text.
+
+    Raises:
+        ReleaseError: too few or too many values, or one that isn't accepted.
+    """
+    usage = usage_of(name, arguments)
+    if not sum(not each.optional for each in arguments) <= len(values) <= len(arguments):
+        raise ReleaseError(f"expected {usage}, found {len(values)} values after the name")
+    numbers: list[float] = []
+    for argument, text in zip(arguments, values, strict=False):
+        number = argument.read(text)
+        if number is None:
+            raise ReleaseError(f"expected {usage} with {argument.condition}, found {text!r}")
+        numbers.append(number)
+    return numbers

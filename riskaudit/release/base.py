@@ -1,0 +1,210 @@
+"""The release: what leaves the client. Client, proxies, attacks, guard and report share this object.
+
+Samples leave in uploads: each is one vector r(x_1 ... x_n) of P' numbers, made of n samples, plus noise of a known law.
+Everything that is said of a sample is read off r as a differentiable function of the upload's inputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, final
+
+import torch
+from torch import Tensor
+
+from riskaudit.errors import ReleaseError
+from riskaudit.release.derivatives import Chain, Derivative
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.model import ModelFunction
+from riskaudit.release.noise import Noise
+from riskaudit.release.steps import StepContext
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples: inputs [B, *S] in data units, targets [B, ...]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def select(self, indices: list[int]) -> Batch:
+        """Some of the samples, in the order given."""
+        return Batch(self.inputs[indices], self.targets[indices])
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample's input [*S] and target [...]."""
+        return zip(self.inputs, self.targets, strict=True)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What leaves together.
+
+    Attributes:
+        positions: of its n samples in their batch.
+    """
+
+    positions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def of(self, batch: Batch) -> Batch:
+        """Its samples."""
+        return batch.select(list(self.positions))
+
+
+class Release(ABC):
+    """What leaves a client that has this model and loss.
+
+    A subclass says which samples leave together and what is made of them; noise, observations and densities follow.
+
+    Args:
+        function: the model and its loss.
+        spec: what the release was described by.
+
+    Attributes:
+        model: the module itself.
+        loss: ``loss(outputs [1, ...], targets [1, ...])`` to a scalar.
+        parameters: the trainable ones, by name, without graph.
+        context: names and shapes of what a gradient [P] consists of, its dtype and device.
+        num_entries: P', numbers in one upload; P where nothing is left out.
+        dtype: of what leaves.
+        device: of what leaves.
+    """
+
+    coupling: ClassVar[Literal["per_sample", "joint"]]
+    """Whether every sample leaves alone, or several leave together in a vector that depends on all of them."""
+
+    def __init__(self, function: ModelFunction, spec: ReleaseSpec) -> None:
+        self.function, self.spec = function, spec
+        self.model, self.loss, self.parameters = function.model, function.loss, function.parameters
+        self.dtype, self.device = function.dtype, function.device
+        shapes = {name: value.shape for name, value in self.parameters.items()}
+        self.context = StepContext(shapes, self.dtype, self.device)
+        self.num_entries = self.context.num_entries
+
+    @abstractmethod
+    def uploads(self, batch: Batch) -> Sequence[Upload]:
+        """What leaves together: every sample of the batch in exactly one upload, in the order of the batch."""
+
+    @abstractmethod
+    def transformed_mean(self, batch: Batch) -> Tensor:
+        """`mean` by torch.func transforms, and under them."""
+
+    @abstractmethod
+    def plain_mean(self, batch: Batch) -> Tensor:
+        """`mean` by `torch.autograd` alone, for code that no torch.func transform can run.
+
+        Differentiable in the inputs where they require it, and only outside torch.func transforms.
+        """
+
+    def before_steps(self) -> Release:
+        """The release without steps whose choices are constant around a sample, and without noise; itself if none."""
+        return self
+
+    def derivative(self, bare: Tensor) -> Derivative:
+        """The derivative of those steps at `before_steps`' means [U, P]."""
+        return Chain()
+
+    @abstractmethod
+    def with_spec(self, spec: ReleaseSpec) -> Self:
+        """The same client's release by another description."""
+
+    @abstractmethod
+    def after_noise(self, noise: Tensor) -> Tensor:
+        """What leaves of noise [P'] that was added where the description says; linear."""
+
+    @final
+    def mean(self, batch: Batch) -> Tensor:
+        """r of every upload before noise, [U, P'], differentiable in the inputs; not to be called under a transform."""
+        return self.function.or_plainly(lambda: self.transformed_mean(batch), lambda: self.plain_mean(batch))
+
+    @final
+    def losses(self, batch: Batch) -> Tensor:
+        """Loss of every sample by itself, [B]."""
+        return self.function.losses(batch)
+
+    @final
+    def run(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """The model's outputs for inputs [B, *S] with these trainable parameters."""
+        return self.function.run(parameters, inputs)
+
+    @final
+    @property
+    def noise(self) -> Noise | None:
+        """Law of the noise on every entry of an upload, or None when undefended."""
+        return self.spec.noise
+
+    @final
+    def with_noise(self, std: float) -> Self:
+        """The same release with Gaussian noise of this std per released entry instead of its own."""
+        return self.with_spec(self.spec.with_noise(Noise("gaussian", std)))
+
+    @final
+    def without_noise(self) -> Self:
+        """The same release without its noise."""
+        return self.with_spec(self.spec.with_noise(None))
+
+    @final
+    def sample_noise(self, generator: torch.Generator) -> Tensor:
+        """One draw of the noise as it leaves the client, [P'], on the release's device.
+
+        The generator should live on the CPU, so that every device sees the same noise.
+
+        Raises:
+            ReleaseError: the release has no noise.
+        """
+        drawn = self._required_noise().sample(self.num_entries, generator, self.dtype)
+        return self.after_noise(drawn.to(self.device))
+
+    @final
+    def observe(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What the server receives, [U, P']: the mean plus one draw of noise per upload, if there is any."""
+        mean = self.mean(batch)
+        if self.noise is None:
+            return mean
+        return mean + torch.stack([self.sample_noise(generator) for _ in range(len(mean))])
+
+    @final
+    def log_prob(self, observation: Tensor, batch: Batch) -> Tensor:
+        """Log density of an observation [U, P'] if the inputs were ``batch``, [U], differentiable in them.
+
+        What an attack by likelihood maximises, whatever the coupling; the attacks here take the density from the
+        residual that their Jacobian has made already.
+
+        Raises:
+            ReleaseError: the release has no noise, hence no density.
+        """
+        return self._required_noise().log_density(observation - self.mean(batch), self.noisy_entries)
+
+    @final
+    @property
+    def noisy_entries(self) -> Tensor:
+        """1 where a released entry carries noise, 0 where a later step removes it for everybody, [P'].
+
+        All ones for a release without noise.
+        """
+        return self.after_noise(torch.ones(self.num_entries, dtype=self.dtype, device=self.device))
+
+    def _required_noise(self) -> Noise:
+        if self.noise is None:
+            raise ReleaseError(
+                f"the release '{self.spec}' has no noise, so its observations have no density; "
+                "use with_noise for a reference noise"
+            )
+        return self.noise
+
+
+def spec_of(description: ReleaseSpec | str) -> ReleaseSpec:
+    """A description, read where it is text.
+
+    Raises:
+        ReleaseError: see `ReleaseSpec.parse`.
+    """
+    return ReleaseSpec.parse(description) if isinstance(description, str) else description

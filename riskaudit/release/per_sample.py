@@ -1,0 +1,105 @@
+"""The release of every sample by itself: its gradient, then the steps of the description.
+
+A mean gradient over a batch has Jacobian J_i / B for sample i, so this is the attacker who knows the other samples'
+gradients (docs/theory.md, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from typing_extensions import override
+
+from riskaudit.release.base import Batch, Release, Upload, spec_of
+from riskaudit.release.derivatives import Derivative, derivative_of
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.model import LossFunction, ModelFunction
+
+
+@final
+class PerSampleRelease(Release):
+    """One upload per sample: r(x) is the sample's gradient after the steps.
+
+    Args:
+        model: in eval mode; trainable parameters are those with ``requires_grad``.
+        loss: ``loss(outputs [1, ...], targets [1, ...])`` to a scalar.
+        description: the steps and the noise, read where they are text.
+
+    Raises:
+        ReleaseError: a text that can't be read, or a model that has no such release; see `ModelFunction`.
+        CoupledReleaseError: a layer that mixes the samples of a batch.
+    """
+
+    coupling: ClassVar[Literal["per_sample", "joint"]] = "per_sample"
+
+    def __init__(self, model: nn.Module, loss: LossFunction, description: ReleaseSpec | str = "gradient") -> None:
+        super().__init__(ModelFunction(model, loss), spec_of(description))
+        before, after = self.spec.steps, self.spec.steps_after_noise
+        self._before_noise = [step.bind(self.context) for step in before]
+        self._after_noise = [step.bind(self.context) for step in after]
+
+    @override
+    def with_spec(self, spec: ReleaseSpec) -> PerSampleRelease:
+        return PerSampleRelease(self.model, self.loss, spec)
+
+    @override
+    def uploads(self, batch: Batch) -> Sequence[Upload]:
+        return [Upload((position,)) for position in range(len(batch))]
+
+    @override
+    def transformed_mean(self, batch: Batch) -> Tensor:
+        if len(batch) == 1:
+            # Without vmap the weights keep their ordinary, faster kernels.
+            return self.sample_mean(batch.inputs[0], batch.targets[0]).unsqueeze(0)
+        mean: Tensor = vmap(self.sample_mean)(batch.inputs, batch.targets)
+        return mean
+
+    @override
+    def plain_mean(self, batch: Batch) -> Tensor:
+        gradients = [self.function.plain_gradient(inputs, target) for inputs, target in batch.pairs()]
+        return torch.stack([self._stepped(gradient) for gradient in gradients])
+
+    @override
+    def after_noise(self, noise: Tensor) -> Tensor:
+        for apply in self._after_noise:
+            noise = apply(noise)
+        return noise
+
+    def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """r(x) of one sample, [P], differentiable in the inputs [*S]; runs under torch.func transforms."""
+        return self._stepped(self.function.sample_gradient(inputs, target))
+
+    def gradient(self, batch: Batch) -> Tensor:
+        """The gradient of every sample before any step, [B, P]."""
+        return self.function.or_plainly(
+            lambda: torch.stack([self.function.sample_gradient(*pair) for pair in batch.pairs()]),
+            lambda: torch.stack([self.function.plain_gradient(*pair) for pair in batch.pairs()]),
+        )
+
+    @property
+    def changes_gradient(self) -> bool:
+        """Whether some step does more than adding noise."""
+        return bool(self.spec.all_steps)
+
+    def after_gradient(self, gradients: Tensor) -> Tensor:
+        """r(x) of samples whose gradients [B, P] are known."""
+        return torch.stack([self._stepped(row) for row in gradients]) if self.changes_gradient else gradients
+
+    @override
+    def before_steps(self) -> PerSampleRelease:
+        return self.with_spec(ReleaseSpec()) if self.changes_gradient else self
+
+    @override
+    def derivative(self, bare: Tensor) -> Derivative:
+        functions = [*self._before_noise, *self._after_noise]
+        return derivative_of(bare, list(zip(self.spec.all_steps, functions, strict=True)), self.context)
+
+    def _stepped(self, gradient: Tensor) -> Tensor:
+        """What the steps make of one sample's gradient [P]."""
+        for apply in self._before_noise:
+            gradient = apply(gradient)
+        return self.after_noise(gradient)

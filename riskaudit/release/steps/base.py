@@ -1,0 +1,119 @@
+"""One step of a release: what is done to the gradient before it leaves.
+
+A step maps a vector [P] to a vector [P] and is differentiable almost everywhere; the choices it makes (which entries
+survive, whether a norm is over a bound) are constant around a sample, so that they have no derivative. It runs under
+``torch.func`` transforms: no control flow that depends on values.
+
+A step is one file of this folder. The command line and the reports read the steps too, so that a file imports torch
+inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from math import prod
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
+
+from riskaudit.errors import ReleaseError
+from riskaudit.release.arguments import Argument, read_arguments, usage_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    import torch
+    from torch import Tensor
+
+    from riskaudit.release.steps.closed_forms import ClosedForm
+
+VectorFunction: TypeAlias = "Callable[[Tensor], Tensor]"
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """The vectors [P] that a step is applied to.
+
+    Attributes:
+        shapes: of the parameters that the entries belong to, by name, in the order of the vector.
+        dtype: of the vectors.
+        device: of the vectors.
+    """
+
+    shapes: Mapping[str, torch.Size]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def num_entries(self) -> int:
+        """P."""
+        return sum(map(prod, self.shapes.values()))
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """The entries of every parameter, by name, each [size]; the vector is [P]."""
+        import torch
+
+        parts = torch.split(vector, [prod(shape) for shape in self.shapes.values()])
+        return dict(zip(self.shapes, parts, strict=True))
+
+
+class Step(ABC):
+    """One step of the pipeline; a frozen dataclass whose fields are the numbers that follow its name."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    arguments: ClassVar[tuple[Argument, ...]] = ()
+    """Of the fields, in their order."""
+    linear: ClassVar[bool] = False
+    """Whether the step is linear and the same for all samples: noise of an earlier step then keeps its law."""
+    before_mean: ClassVar[bool] = False
+    """Whether clients that send the mean over a batch do this to every sample's gradient, before the mean."""
+
+    @abstractmethod
+    def bind(self, context: StepContext) -> VectorFunction:
+        """The step as a function of vectors [P], its constants made once."""
+
+    def derivative(self, released: Tensor, context: StepContext) -> ClosedForm | None:
+        """The derivative in closed form at vectors [B, P], which products with it are cheaper by.
+
+        None where there is no such form: the step is differentiated automatically.
+        """
+        return None
+
+    @final
+    @classmethod
+    def usage(cls) -> str:
+        """How the step is written, e.g. ``clip:C``."""
+        return usage_of(cls.name, cls.arguments)
+
+    @final
+    @classmethod
+    def parse(cls, values: list[str]) -> Self:
+        """The step with these numbers.
+
+        Raises:
+            ReleaseError: too few or too many, or one out of range.
+        """
+        return cls(*read_arguments(cls.name, cls.arguments, values))
+
+    @final
+    def __str__(self) -> str:
+        # The constructor of a dataclass takes exactly its fields.
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return ":".join([self.name, *map(repr, values)])
+
+
+STEPS: dict[str, type[Step]] = {}
+
+
+def register(step: type[Step]) -> type[Step]:
+    """Class decorator: make a step known to ``--release``."""
+    if step.name in STEPS:
+        raise ReleaseError(f"the release step {step.name!r} is registered twice")
+    STEPS[step.name] = step
+    return step
+
+
+def num_removed(ratio: float, num_entries: int) -> int:
+    """How many of the entries a removed share of ``ratio`` is."""
+    return round(ratio * num_entries)
