@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, final
 
 import torch
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Reconstruction, register
 from riskaudit.attacks.matching import NegativeLogLikelihood
@@ -83,8 +84,8 @@ class BayesOptimal(Attack):
         if not (self.beta > 0 and self.first_beta > 0):
             raise SettingsError(f"expected weights above 0, found {self.beta:g} and {self.first_beta:g}")
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`."""
         kind = self._kind(observation)
         rows, offsets = len(observation) * self.restarts, None
         if self.delta > 0:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.matching import SquaredDistance
@@ -55,8 +56,8 @@ class DeepLeakage(Attack):
     rate: float = 1.0
     start: Start = "gaussian"
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`."""
         minimiser: Minimiser = Descent(self.steps, self.rate)
         if self.optimiser == "lbfgs":
             minimiser = LimitedMemoryBFGS(self.steps, self.rate)

@@ -21,6 +21,7 @@ from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
@@ -71,8 +72,8 @@ class GaussNewton(Attack):
     stage_steps: int = 4
     use_prior: bool | None = None
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`."""
         started = time.perf_counter()
         observation = with_labels(observation)
         noise = observation.release.noise

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.matching import SquaredDistance
@@ -63,8 +64,8 @@ class GradInversion(Attack):
     consistency: float = 0.01
     start: Start = "gaussian"
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`."""
         minimiser = Descent(self.steps, self.rate, schedule="cosine", warm_up=50, box=observation.input_range)
         return reconstruct(
             observation,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final
 
 import torch
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.dlg import DeepLeakage, Optimiser
@@ -35,7 +36,7 @@ class ImprovedDeepLeakage(Attack):
     rate: float = DeepLeakage.rate
     start: Start = DeepLeakage.start
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`."""
         leakage = DeepLeakage(self.steps, self.restarts, self.optimiser, self.rate, self.start)
         return leakage.run(replace(observation, targets=None), generator)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.matching import CosineDistance, LayerWeights
@@ -59,8 +60,8 @@ class InvertingGradients(Attack):
     layer_weights: LayerWeights = "equal"
     start: Start = "gaussian"
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`."""
         terms = (Term(TotalVariation(), self.total_variation),) if self.total_variation > 0 else ()
         minimiser = Descent(self.steps, self.rate, self.signed, "steps", box=observation.input_range)
         return reconstruct(

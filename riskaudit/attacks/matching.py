@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.base import Observation
 from riskaudit.release import Noise, Release
@@ -38,8 +39,8 @@ class Matching(ABC):
 class SquaredDistance(Matching):
     """||r(z) - obs||^2."""
 
+    @override
     def bind(self, observation: Observation) -> Measure:
-        """See `Matching.bind`."""
         observed = observation.released
         return lambda released: (released - observed).double().square().sum(-1)
 
@@ -57,8 +58,8 @@ class CosineDistance(Matching):
 
     layer_weights: LayerWeights = "equal"
 
+    @override
     def bind(self, observation: Observation) -> Measure:
-        """See `Matching.bind`."""
         weights = entry_weights(observation.release, self.layer_weights)
         observed = observation.released.double()
         tiny = torch.finfo(observation.released.dtype).tiny
@@ -89,8 +90,8 @@ class NegativeLogLikelihood(Matching):
     reference_std: float = 1e-3
     law: Law | None = None
 
+    @override
     def bind(self, observation: Observation) -> Measure:
-        """See `Matching.bind`."""
         release, observed = observation.release, observation.released
         noise = release.noise or Noise("gaussian", self.reference_std)
         if self.law is not None:

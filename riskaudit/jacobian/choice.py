@@ -20,9 +20,15 @@ from riskaudit.jacobian.base import Jacobian, JacobianFactory
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC, obstacle_of
 from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
-from riskaudit.jacobian.structured import Layout, StructuredJacobian, UnsupportedLayer, find_layout
-from riskaudit.jacobian.structured.operator import agree
-from riskaudit.jacobian.structured.separate import SeparateJacobian, by_layers
+from riskaudit.jacobian.structured import (
+    Layout,
+    SeparateJacobian,
+    StructuredJacobian,
+    UnsupportedLayer,
+    agree,
+    by_layers,
+    find_layout,
+)
 from riskaudit.release import Batch, PerSampleRelease, Release, is_random
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from riskaudit.jacobian import Jacobian
 from riskaudit.jacobian.response import joined
-from riskaudit.jacobian.structured.separate import SeparateJacobian
+from riskaudit.jacobian.structured import SeparateJacobian
 from riskaudit.release import Batch, PerSampleRelease
 
 

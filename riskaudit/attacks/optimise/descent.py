@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.optimise.minimisers import Function, Minimiser, Outcome, Record, Stagnation
 
@@ -52,8 +53,8 @@ class Descent(Minimiser):
     patience: int = 200
     settled: float = 0.0
 
+    @override
     def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Outcome:
-        """See `Minimiser.minimise`."""
         units = start.new_ones(len(start)) if unit is None else unit.to(start)
         state = _Moving(self, function, self._boxed(start), units)
         record = Record(start)

@@ -5,6 +5,10 @@ for the weak Wolfe conditions by bisection and doubling: Lewis and Overton, "Non
 methods", 2013, Algorithm 2.6. It needs no interpolation, takes values that aren't finite for too long a step, and
 its state is four numbers per row: so no row waits for another one's search. Every evaluation of the batch is a
 trial of each row, whether that row is still searching or has just begun a new direction.
+
+Why not ``torch.optim.LBFGS(line_search_fn="strong_wolfe")`` row by row: `dlg` on 4 digits of 28 x 28 pixels and a
+LeNet, 300 steps each, took 6.6 s of CPU here and 12.5 s there, for objectives of 5e-6 to 5e-5 both; at 8 x 8 pixels
+4.0 s (1e-30, after at most 201 steps) and 14.9 s (1e-17, after 300). One thread, torch 2.13.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.optimise.minimisers import Function, Minimiser, Outcome, Record, Stagnation
 
@@ -44,8 +49,9 @@ class LimitedMemoryBFGS(Minimiser):
     patience: int = 5
     trials: int = 30
 
+    @override
     def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Outcome:
-        """See `Minimiser.minimise`; ``unit`` isn't used: the curvature sets the scale."""
+        # The curvature sets the scale, not ``unit``.
         record = Record(start)
         value, gradient = function.evaluate(start)
         record.keep(start, value, 0)

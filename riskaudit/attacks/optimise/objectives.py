@@ -13,6 +13,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.base import Observation
 from riskaudit.attacks.matching import Matching, Measure
@@ -83,8 +84,8 @@ class Objective(Function):
         samples = torch.tensor(rows, device=observation.released.device)
         return cls(observation.select(rows), samples, matching, terms, matching_weight, offsets)
 
+    @override
     def evaluate(self, points: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """See `Function.evaluate`."""
         value, gradient = self._matched(points)
         value, gradient = self.matching_weight * value, self.matching_weight * gradient
         for term, penalty in zip(self.terms, self._penalties, strict=True):
@@ -93,14 +94,14 @@ class Objective(Function):
             gradient = gradient + term.weight_at(share) * slope
         return value, gradient
 
+    @override
     def select(self, rows: list[int]) -> Objective:
-        """See `Function.select`."""
         offsets = None if self.offsets is None else self.offsets[rows]
         observation = self.observation.select(rows)
         return replace(self, observation=observation, samples=self.samples[rows], offsets=offsets)
 
+    @override
     def released_together(self, finished: Tensor) -> Tensor:
-        """See `Function.released_together`."""
         if not any(term.regulariser.couples for term in self.terms):
             return finished
         working = torch.bincount(self.samples, weights=(~finished).double())

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from riskaudit.attacks.base import Observation
 from riskaudit.release import Release
@@ -50,8 +51,8 @@ class TotalVariation(Regulariser):
 
     reduction: Literal["mean", "sum"] = "mean"
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         if not has_pixels(observation.input_shape):
             return _nothing
         reduce = torch.mean if self.reduction == "mean" else torch.sum
@@ -74,8 +75,8 @@ class SquaredNorm(Regulariser):
     The paper's pixels are normalised, so that their mean is 0.
     """
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         mean = observation.bound_prior().mean
         return lambda inputs: 0.5 * (inputs.flatten(1) - mean).double().square().mean(-1)
 
@@ -85,8 +86,8 @@ class SquaredNorm(Regulariser):
 class GaussianPrior(Regulariser):
     """-log p of the observation's own prior N(mu, L L^T) up to a constant: ||L^-1 (z - mu)||^2 / 2."""
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         prior = observation.bound_prior()
 
         def penalty(inputs: Tensor) -> Tensor:
@@ -109,8 +110,8 @@ class LaplacePrior(Regulariser):
     Mean and standard deviation are those of the observation's own prior: mu, and sqrt(tr C / d) for all coordinates.
     """
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         prior = observation.bound_prior()
         scale = (prior.variance / 2).sqrt()
         return lambda inputs: (inputs.flatten(1) - prior.mean).double().abs().sum(-1) / scale
@@ -121,8 +122,8 @@ class LaplacePrior(Regulariser):
 class PixelRange(Regulariser):
     """Sum of squares by which coordinates leave the range of the inputs; 0 where it isn't known."""
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         if observation.input_range is None:
             return _nothing
         low, high = observation.input_range
@@ -144,8 +145,8 @@ class BatchNormStatistics(Regulariser):
     victim's data.
     """
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         release = observation.release
         if not observation.batch_norm_statistics or not _layers(release):
             return _nothing
@@ -177,8 +178,8 @@ class GroupConsistency(Regulariser):
 
     couples: bool = True
 
+    @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        """See `Regulariser.bind`."""
         sizes = torch.bincount(samples)
 
         def spread(inputs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ by 0 or 1, and projections become downdates by vectors [d] that are pulled back 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import final
@@ -15,24 +15,16 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vmap
+from typing_extensions import override
 
 from riskaudit.jacobian.base import Draw, Jacobian
-from riskaudit.jacobian.response import StepResponse, shrinking
-from riskaudit.jacobian.structured.layers.contraction import Parameters
+from riskaudit.jacobian.response import StepResponse, joined, shrinking
+from riskaudit.jacobian.structured.contraction import Parameters
+from riskaudit.jacobian.structured.gradient import Gradient
 from riskaudit.jacobian.structured.layers.linear import LinearContraction
-from riskaudit.jacobian.structured.parameters import ParameterSpace
-from riskaudit.jacobian.structured.recording import UnsupportedLayer
-from riskaudit.jacobian.structured.signals import BoundCall, Layout, Signals
-from riskaudit.jacobian.structured.values import (
-    GradientValues,
-    Group,
-    front_layers,
-    grouped,
-    is_direct,
-    is_outer_product,
-    outer_factors,
-)
+from riskaudit.jacobian.structured.registry import UnsupportedLayer
+from riskaudit.jacobian.structured.signals import Layout, Signals
+from riskaudit.jacobian.structured.values import GradientValues, front_layers
 from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.release.derivatives import Chain, Derivative
 
@@ -71,18 +63,13 @@ class StructuredJacobian(Jacobian):
         super().__init__(release, batch)
         self.release: PerSampleRelease = release
         self.layout = layout
-        self._space = ParameterSpace(release.parameters, len(batch))
         self._alone, self._most_copies = alone, most_copies
         self._copies: tuple[int, StructuredJacobian] | None = None
 
+    @override
     def select(self, indices: list[int]) -> Jacobian:
-        """See `Jacobian.select`."""
         part = self._selected(indices)
-        if part.agrees_with_samples:
-            return part
-        from riskaudit.jacobian.structured.separate import SeparateJacobian
-
-        return SeparateJacobian(self.release, part.batch, self.layout)
+        return part if part.agrees_with_samples else SeparateJacobian(self.release, part.batch, self.layout)
 
     def _selected(self, indices: list[int]) -> StructuredJacobian:
         alone = None if self._alone is None else self._alone[indices]
@@ -102,19 +89,20 @@ class StructuredJacobian(Jacobian):
             return False
         return agree(together, self._alone)
 
+    @override
     def losses(self) -> Tensor:
-        """See `Jacobian.losses`."""
         return self._signals.losses
 
+    @override
     def mean(self) -> Tensor:
-        """See `Jacobian.mean`."""
         return self.release.after_gradient(self.gradients())
 
     def held_bytes(self) -> int:
         """Memory that products take, about: the graphs of Phi and of its derivative, and the layers' tangents."""
         parts = sum(part.numel() for part in self._signals.parts)
         factors = sum(call.contraction.held_numbers() for call in self._signals.calls)
-        weights = max((self.release.parameters[name].numel() for _, names in self._groups for name in names), default=0)
+        names = [name for _, names in self._gradient.groups for name in names]
+        weights = max((self.release.parameters[name].numel() for name in names), default=0)
         released = self.shape[0] if self.release.changes_gradient else 0
         numbers = GRAPH_COPIES * parts + 2 * factors + self.num_samples * (WEIGHT_COPIES * weights + 6 * released)
         return numbers * self.dtype.itemsize
@@ -133,13 +121,13 @@ class StructuredJacobian(Jacobian):
         probes = [torch.randn(self.batch.inputs.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
         probes = [probe.to(self.batch.inputs) for probe in probes]
         pushed = [self._signals.push(probe) for probe in probes]
-        for calls, names in self._groups:
+        for calls, names in self._gradient.groups:
             call = calls[0]
             whole = isinstance(call.contraction, LinearContraction) and len(names) == len(call.sources) == 2
             if len(calls) > 1 or not whole or call.contraction.factors[0].shape[1:] != (1, self.shape[1]):
                 continue
             ratios = [
-                self._factors(call, tangents)[0].flatten(1) / probe.flatten(1)
+                self._gradient.factors(call, tangents)[0].flatten(1) / probe.flatten(1)
                 for tangents, probe in zip(pushed, probes, strict=True)
             ]
             tolerance = RATIO_ROUNDING * torch.finfo(self.dtype).eps
@@ -155,7 +143,7 @@ class StructuredJacobian(Jacobian):
     def _matmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._matmat)
-        flat = self._flat_tangents(self._signals.push(self._as_inputs(columns)))
+        flat = self._gradient.push(self._pushed(columns))
         return (self._derivative.apply(flat) if self.release.changes_gradient else flat).unsqueeze(-1)
 
     @torch.no_grad()
@@ -163,9 +151,8 @@ class StructuredJacobian(Jacobian):
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._rmatmat)
         released = columns[..., 0]
-        return self._pull_gradient(
-            self._derivative.transpose(released) if self.release.changes_gradient else released
-        ).unsqueeze(-1)
+        gradients = self._derivative.transpose(released) if self.release.changes_gradient else released
+        return self._gradient.pull(gradients).unsqueeze(-1)
 
     @torch.no_grad()
     def _gram_matmat(self, columns: Tensor) -> Tensor:
@@ -173,19 +160,7 @@ class StructuredJacobian(Jacobian):
             return self._with_copies(columns, StructuredJacobian._gram_matmat)
         if not isinstance(self._derivative, Chain):
             return self._rmatmat(self._matmat(columns))
-        tangents = self._signals.push(self._as_inputs(columns))
-        cotangents: list[Tensor | None] = [None] * len(tangents)
-        kept = self._kept
-        for calls, names in self._groups:
-            if kept is None and is_direct(calls, names):
-                (call,) = calls
-                self._add(cotangents, call, call.contraction.gram(self._factors(call, tangents)))
-                continue
-            parameters = self._tangents(calls, names, tangents)
-            if kept is not None:
-                parameters = {name: value * kept[name] for name, value in parameters.items()}
-            self._add_cotangents(cotangents, calls, parameters)
-        product = self._signals.pull(cotangents).flatten(1).unsqueeze(-1)
+        product = self._gradient.push_and_pull(self._pushed(columns), self._mask).unsqueeze(-1)
         return self._downdated(product, columns) if self.release.changes_gradient else product
 
     @torch.no_grad()
@@ -197,67 +172,43 @@ class StructuredJacobian(Jacobian):
         return self._single_gram_row(columns).mT
 
     def _single_gram_row(self, columns: Tensor) -> Tensor:
-        return self._rows(self._signals.push(self._as_inputs(columns))).unsqueeze(-1)
-
-    def _rows(self, tangents: Sequence[Tensor]) -> Tensor:
-        """J v up to a rotation, [B, r], given DPhi v; for a plain gradient."""
-        rows = []
-        for calls, names in self._groups:
-            if is_direct(calls, names):
-                (call,) = calls
-                rows.append(call.contraction.rotated_tangent(self._factors(call, tangents)))
-            else:
-                rows += [value.reshape(len(value), -1) for value in self._tangents(calls, names, tangents).values()]
-        return torch.cat(rows, dim=1)
+        return self._gradient.push_rotated(self._pushed(columns)).unsqueeze(-1)
 
     @torch.no_grad()
+    @override
     def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
-        """See `Jacobian.step`: no vector of the parameters' size for a plain gradient."""
-        tangent = self._as_inputs(direction)
+        # No vector of the parameters' size for a plain gradient.
+        tangent = direction.reshape(self.batch.inputs.shape)
         try:
             with torch.enable_grad():
                 batch = Batch(self.batch.inputs + tangent, self.batch.targets)
                 moved = Signals(self.release, batch, self.layout, differentiable=False)
         except UnsupportedLayer:  # a step away, the model has other layers
             return super().step(direction, draw, said)
-        change = self._change(grouped(moved.calls))
+        change = self._change(Gradient(self.release.parameters, moved))
         if said is not None:
             return StepResponse(self._values.norms, said, change, [])
         tangents = self._signals.push(tangent)
         front = front_layers(self._signals, moved, tangents)
         if self.release.changes_gradient:
-            rows = self._derivative.apply(self._flat_tangents(tangents))
-            kept = (self.mean().norm(dim=1).double() / self._values.norms).nan_to_num()
-            front = [replace(layer, precision=layer.precision * kept.square()) for layer in front]
+            rows = self._derivative.apply(self._gradient.push(tangents))
+            factor = (self.mean().norm(dim=1).double() / self._values.norms).nan_to_num()
+            front = [replace(layer, precision=layer.precision * factor.square()) for layer in front]
         else:
-            rows = self._rows(tangents)
+            rows = self._gradient.push_rotated(tangents)
         gap = None if draw is None else self._signals.adjoint_gap(tangent, tangents, draw)
         return StepResponse(self._values.norms, rows.norm(dim=1).double(), change, front, gap)
 
-    def _change(self, groups: list[Group]) -> Tensor:
-        """See `StepResponse.change`, of the calls at x + v."""
-        before, after = self._values, self._values_of(groups)
+    def _change(self, moved: Gradient) -> Tensor:
+        """`StepResponse.change`, given the gradient at x + v."""
+        before, after = self._values, GradientValues(moved)
         scale = shrinking(before.norms, after.norms)
         if not self.release.changes_gradient:
             return before.change(after, scale)
         gradients = self.gradients()
-        change = self._derivative.apply(scale[:, None].to(gradients) * self._gradients(groups) - gradients)
+        change = self._derivative.apply(scale[:, None].to(gradients) * moved.values() - gradients)
         norms: Tensor = change.norm(dim=1).double()
         return norms
-
-    @cached_property
-    def _values(self) -> GradientValues:
-        return self._values_of(self._groups)
-
-    def _values_of(self, groups: list[Group]) -> GradientValues:
-        """Values of the gradients that calls have, this batch's or others'."""
-        formed, outer = list[Tensor](), list[tuple[Tensor, Tensor]]()
-        for calls, names in groups:
-            if is_outer_product(calls, names):
-                outer.append(outer_factors(calls[0]))
-            else:
-                formed += self._group_gradients(calls, names).values()
-        return GradientValues(formed, outer)
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
         """K columns per sample as one column for each of some copies of it, block by block."""
@@ -285,15 +236,12 @@ class StructuredJacobian(Jacobian):
         generator = torch.Generator().manual_seed(0)
         size = copies.num_samples // self.num_samples
         shapes = (self.num_samples, columns.shape[1], 1), (copies.num_samples, 1, 1)
-        probe, factors = (
-            torch.randn(shape, generator=generator, dtype=torch.float64).to(columns) for shape in shapes
-        )  # fmt: skip
+        draws = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+        probe, factors = (draw.to(columns) for draw in draws)
         expected = factors * multiply(self, probe).repeat_interleave(size, 0)
-        found = multiply(copies, factors * probe.repeat_interleave(size, 0))
+        product = multiply(copies, factors * probe.repeat_interleave(size, 0))
         allowed = COPIES_ROOTS * torch.finfo(self.dtype).eps ** 0.5 * expected.norm(dim=1)
-        return bool(((found - expected).norm(dim=1) <= allowed).all()) or not bool(torch.isfinite(expected).all())
-
-    # Phi and the parameters.
+        return bool(((product - expected).norm(dim=1) <= allowed).all()) or not bool(torch.isfinite(expected).all())
 
     @cached_property
     def _signals(self) -> Signals:
@@ -301,69 +249,21 @@ class StructuredJacobian(Jacobian):
             return Signals(self.release, self.batch, self.layout)
 
     @cached_property
-    def _groups(self) -> list[Group]:
-        """See `grouped`."""
-        return grouped(self._signals.calls)
-
-    def _as_inputs(self, columns: Tensor) -> Tensor:
-        return columns.reshape(self.batch.inputs.shape)
-
-    def _factors(self, call: BoundCall, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Tangents of a call's factors, [B, ...] each."""
-        return [
-            place.first(parts[position], self.num_samples)
-            for position, place in zip(call.factors, call.places, strict=True)
-        ]
-
-    def _tangents(self, calls: list[BoundCall], names: set[str], parts: Sequence[Tensor]) -> Parameters:
-        """Tangents [B, *shape] of the gradient of the parameters of a group."""
-        return self._space.summed(
-            names, [(call, call.contraction.tangent(self._factors(call, parts))) for call in calls]
-        )
-
-    def _add_cotangents(
-        self, cotangents: list[Tensor | None], calls: list[BoundCall], parameters: Mapping[str, Tensor]
-    ) -> None:
-        for call in calls:
-            given = {
-                role: vmap(source)(parameters[source.name]) if source.views else parameters[source.name]
-                for role, source in call.sources.items()
-            }
-            self._add(cotangents, call, call.contraction.cotangent(given))
-
-    def _add(self, cotangents: list[Tensor | None], call: BoundCall, found: list[Tensor]) -> None:
-        for position, place, value in zip(call.factors, call.places, found, strict=True):
-            own, before = place.back(value), cotangents[position]
-            cotangents[position] = own if before is None else before + own
+    def _gradient(self) -> Gradient:
+        return Gradient(self.release.parameters, self._signals)
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
         """The gradient before any step, [B, P]."""
-        return self._gradients(self._groups)
+        return self._gradient.values()
 
-    def _gradients(self, groups: list[Group]) -> Tensor:
-        found: Parameters = {}
-        for calls, names in groups:
-            found |= self._group_gradients(calls, names)
-        return self._space.flat(found)
+    @cached_property
+    def _values(self) -> GradientValues:
+        return GradientValues(self._gradient)
 
-    def _group_gradients(self, calls: list[BoundCall], names: set[str]) -> Parameters:
-        return self._space.summed(names, [(call, call.contraction.gradient()) for call in calls])
-
-    def _flat_tangents(self, tangents: Sequence[Tensor]) -> Tensor:
-        """Derivative of the gradient [B, P], given DPhi v."""
-        found: Parameters = {}
-        for calls, names in self._groups:
-            found |= self._tangents(calls, names, tangents)
-        return self._space.flat(found)
-
-    def _pull_gradient(self, gradients: Tensor) -> Tensor:
-        """Transpose of the gradient's own Jacobian, [B, P] to [B, d]."""
-        cotangents: list[Tensor | None] = [None] * len(self._signals.parts)
-        parameters = self._space.pieces(gradients)
-        for calls, _ in self._groups:
-            self._add_cotangents(cotangents, calls, parameters)
-        return self._signals.pull(cotangents).flatten(1)
+    def _pushed(self, columns: Tensor) -> list[Tensor]:
+        """DPhi v for v [B, d, 1]."""
+        return self._signals.push(columns.reshape(self.batch.inputs.shape))
 
     # The release's steps after the gradient.
 
@@ -378,15 +278,15 @@ class StructuredJacobian(Jacobian):
         return self._derivative
 
     @cached_property
-    def _kept(self) -> Parameters | None:
-        return None if self._chain.kept is None else self._space.pieces(self._chain.kept)
+    def _mask(self) -> Parameters | None:
+        return None if self._chain.kept is None else self._gradient.pieces(self._chain.kept)
 
     @cached_property
     def _low_rank(self) -> tuple[Tensor, Tensor, Tensor]:
         """A = J^T (m p), Q = J^T q [B, d, r] and the Gram matrix of p [B, r, r], J the gradient's own."""
         chain = self._chain
         scaled = chain.left if chain.kept is None else [chain.kept * vector for vector in chain.left]
-        pulled = [torch.stack([self._pull_gradient(v) for v in side], dim=-1) for side in (scaled, chain.right)]
+        pulled = [torch.stack([self._gradient.pull(v) for v in side], dim=-1) for side in (scaled, chain.right)]
         left = torch.stack(chain.left, dim=1)
         return pulled[0], pulled[1], left @ left.mT
 
@@ -398,6 +298,83 @@ class StructuredJacobian(Jacobian):
             along_a, along_q = A.mT @ columns, Q.mT @ columns
             product = product - A @ along_q - Q @ along_a + Q @ (gram @ along_q)
         return product if chain.scale is None else chain.scale[:, None, None].square() * product
+
+
+@final
+class SeparateJacobian(Jacobian):
+    """J of B samples, each [P, d], every one in a batch of its own, without copies beside it.
+
+    Args:
+        release: see `Jacobian`.
+        batch: see `Jacobian`.
+        layout: of the release's model, from `find_layout`.
+    """
+
+    separate = True
+
+    def __init__(self, release: PerSampleRelease, batch: Batch, layout: Layout) -> None:
+        super().__init__(release, batch)
+        self.release: PerSampleRelease = release
+        self.layout = layout
+        samples = [batch.select([index]) for index in range(len(batch))]
+        self._parts = [StructuredJacobian(release, sample, layout, most_copies=1) for sample in samples]
+
+    @override
+    def select(self, indices: list[int]) -> SeparateJacobian:
+        return SeparateJacobian(self.release, self.batch.select(indices), self.layout)
+
+    @override
+    def mean(self) -> Tensor:
+        return torch.cat([part.mean() for part in self._parts])
+
+    @override
+    def losses(self) -> Tensor:
+        return torch.cat([part.losses() for part in self._parts])
+
+    @override
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        return torch.cat([part.smallest_eigenvalue_bound() for part in self._parts])
+
+    def gradients(self) -> Tensor:
+        """The gradient before any step, [B, P]."""
+        return torch.cat([part.gradients() for part in self._parts])
+
+    @override
+    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
+        lengths: Sequence[Tensor | None] = [None] * len(self._parts) if said is None else torch.split(said, 1)
+        parts = zip(self._parts, torch.split(direction, 1), lengths, strict=True)
+        return joined([part.step(step, draw, length) for part, step, length in parts])
+
+    def _matmat(self, columns: Tensor) -> Tensor:
+        return self._each(StructuredJacobian.matmat, columns)
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        return self._each(StructuredJacobian.rmatmat, columns)
+
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        return self._each(StructuredJacobian.gram_matmat, columns)
+
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        return self._each(StructuredJacobian.gram_rows, columns)
+
+    def _each(self, multiply: Callable[[StructuredJacobian, Tensor], Tensor], columns: Tensor) -> Tensor:
+        """Products of every sample with its own columns [B, n, K]."""
+        return torch.cat([multiply(part, columns[index : index + 1]) for index, part in enumerate(self._parts)])
+
+
+def by_layers(
+    release: PerSampleRelease, batch: Batch, layout: Layout, alone: Tensor
+) -> StructuredJacobian | SeparateJacobian:
+    """The samples together where each has the loss that it has alone, else one by one.
+
+    Args:
+        release: see `Jacobian`.
+        batch: see `Jacobian`.
+        layout: of the release's model.
+        alone: loss of every sample in a batch of its own, [B].
+    """
+    together = StructuredJacobian(release, batch, layout, alone)
+    return together if together.agrees_with_samples else SeparateJacobian(release, batch, layout)
 
 
 def agree(together: Tensor, alone: Tensor) -> bool:

@@ -18,16 +18,10 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.jacobian.response import pairing_gap
-from riskaudit.jacobian.structured.layers.contraction import Contraction
-from riskaudit.jacobian.structured.recording import (
-    Call,
-    Place,
-    Recorder,
-    Source,
-    UnsupportedLayer,
-    place_by_marks,
-    place_in,
-)
+from riskaudit.jacobian.structured.batch_axis import BatchAxis, find_batch_axis, find_runs
+from riskaudit.jacobian.structured.contraction import Contraction
+from riskaudit.jacobian.structured.recording import Call, Recorder, Source
+from riskaudit.jacobian.structured.registry import UnsupportedLayer
 from riskaudit.release import Batch, Release
 
 # The sample that is NaN in the third pass of a trace: neither the first nor the last.
@@ -47,24 +41,24 @@ class CallLayout:
 
     layer: str
     sources: tuple[tuple[str, str], ...]
-    inputs: tuple[Place, ...]
-    output: Place
+    inputs: tuple[BatchAxis, ...]
+    output: BatchAxis
     front: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The calls of a model's forward pass, in order, and the decisions that `Recorder` made."""
+    """The calls of a model's forward pass, in order, and `Recorder.batch_dependence`."""
 
     calls: tuple[CallLayout, ...]
-    decisions: tuple[bool, ...]
+    batch_dependence: tuple[bool, ...]
 
 
 def run(
     release: Release,
     batch: Batch,
-    decisions: Sequence[bool] | None,
-    marking: bool = False,
+    batch_dependence: Sequence[bool] | None,
+    record_nans: bool = False,
     changed: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Recorder]:
     """One recorded forward pass: the inputs (with a graph), the losses [B], and the recorder.
@@ -72,8 +66,8 @@ def run(
     Args:
         release: the model, its parameters and its loss.
         batch: the samples.
-        decisions: see `Recorder`.
-        marking: see `Recorder`.
+        batch_dependence: see `Recorder`.
+        record_nans: see `Recorder`.
         changed: parameters with other values than the release's.
 
     Raises:
@@ -82,7 +76,7 @@ def run(
     inputs = batch.inputs.detach().clone().requires_grad_()
     values = {**release.parameters, **(changed or {})}
     parameters = {name: value.detach().requires_grad_() for name, value in values.items()}
-    recorder = Recorder(parameters, len(batch), decisions, marking)
+    recorder = Recorder(parameters, len(batch), batch_dependence, record_nans)
     # Attention's other kernels have no second derivatives.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         with recorder:
@@ -104,30 +98,30 @@ def find_layout(release: Release, batch: Batch, counts: tuple[int, int]) -> Layo
     """
     batches = [batch.select([k % len(batch) for k in range(count)]) for count in counts]
     small = _trace(release, batches[0], None)
-    decisions = small.decisions
-    large = _trace(release, batches[1], decisions)
+    dependence = small.batch_dependence
+    large = _trace(release, batches[1], dependence)
     if _outline(small.calls) != _outline(large.calls):
         raise UnsupportedLayer("a model whose layers depend on the size of the batch")
-    places = [
-        [place_in(a, b, counts) for a, b in zip(_shapes(one), _shapes(other), strict=True)]
-        for one, other in zip(small.calls, large.calls, strict=True)
+    axes = [
+        [find_batch_axis(*shapes, counts) for shapes in zip(_shapes(call), _shapes(larger_call), strict=True)]
+        for call, larger_call in zip(small.calls, large.calls, strict=True)
     ]
-    marks = _marks(release, batches[0], decisions, small.calls)
-    front = _front(release, batches[0], decisions, small.calls)
+    nan_masks = _nan_masks(release, batches[0], dependence, small.calls)
+    front = _front(release, batches[0], dependence, small.calls)
     calls = []
-    for call, by_shape, marked, first in zip(small.calls, places, marks, front, strict=True):
-        *inputs, output = _told_apart(by_shape, marked, counts[0])
-        calls.append(CallLayout(call.layer, _names(call), tuple(inputs), output, first))
-    return Layout(tuple(calls), tuple(decisions))
+    for call, call_axes, masks, is_front in zip(small.calls, axes, nan_masks, front, strict=True):
+        *inputs, output = _with_runs(call_axes, masks, counts[0])
+        calls.append(CallLayout(call.layer, _names(call), tuple(inputs), output, is_front))
+    return Layout(tuple(calls), tuple(dependence))
 
 
-def _trace(release: Release, batch: Batch, decisions: Sequence[bool] | None) -> Recorder:
+def _trace(release: Release, batch: Batch, batch_dependence: Sequence[bool] | None) -> Recorder:
     """One pass, without its graph.
 
     Raises:
         UnsupportedLayer: see `run`; or the loss depends on a parameter otherwise than by recorded calls.
     """
-    _, losses, recorder = run(release, batch, decisions)
+    _, losses, recorder = run(release, batch, batch_dependence)
     _signals(losses, recorder, create_graph=False)
     return recorder
 
@@ -145,65 +139,65 @@ def _signals(losses: Tensor, recorder: Recorder, create_graph: bool) -> tuple[Te
     edges = [call.output for call in recorder.calls]
     if not losses.requires_grad:
         return (None,) * len(edges)
-    sought: list[Any] = [*edges, *recorder.watched]
-    found = torch.autograd.grad(losses.sum(), sought, create_graph=create_graph, allow_unused=True)
-    for tensor, unseen in zip(recorder.watched, found[len(edges) :], strict=True):
+    sought: list[Any] = [*edges, *recorder.cut_parameters]
+    gradients = torch.autograd.grad(losses.sum(), sought, create_graph=create_graph, allow_unused=True)
+    for tensor, unrecorded in zip(recorder.cut_parameters, gradients[len(edges) :], strict=True):
         source = recorder.source(tensor)
-        if unseen is not None and source is not None:
+        if unrecorded is not None and source is not None:
             raise UnsupportedLayer("a function that torch doesn't let be observed", source.name)
-    return found[: len(edges)]
+    return gradients[: len(edges)]
 
 
-def _marks(release: Release, batch: Batch, decisions: Sequence[bool], calls: list[Call]) -> list[list[Tensor] | None]:
+def _nan_masks(
+    release: Release, batch: Batch, batch_dependence: Sequence[bool], calls: list[Call]
+) -> list[list[Tensor] | None]:
     """For each call, which entries of its factors depend on one sample; None where that can't be told."""
     inputs = batch.inputs.clone()
     inputs[MARKED_SAMPLE] = torch.nan
     try:
-        _, _, recorder = run(release, Batch(inputs, batch.targets), decisions, marking=True)
-    except Exception:  # the model may be anybody's code, and may take numbers only
+        _, _, recorder = run(release, Batch(inputs, batch.targets), batch_dependence, record_nans=True)
+    except Exception:  # third-party code may raise anything, at NaN above all
         return [None] * len(calls)
     if _outline(recorder.calls) != _outline(calls):
         raise UnsupportedLayer("a model whose layers depend on its input")
-    return list(recorder.marks)
+    return list(recorder.nan_masks)
 
 
-def _front(release: Release, batch: Batch, decisions: Sequence[bool], calls: list[Call]) -> list[bool]:
+def _front(release: Release, batch: Batch, batch_dependence: Sequence[bool], calls: list[Call]) -> list[bool]:
     """For each call, whether what enters it stays the same whatever the weights of layers with a matrix are."""
+    first_only = [number == 0 for number in range(len(calls))]
     names = {source.name for call in calls if call.layer.startswith(MIXING) for source in call.sources.values()}
     changed = {name: CHANGED_SCALE * release.parameters[name] + CHANGED_SHIFT for name in names}
     try:
-        _, _, recorder = run(release, batch, decisions, changed=changed)
-    except Exception:  # the model may be anybody's code, and may refuse such weights
-        return [not place for place in range(len(calls))]
+        _, _, recorder = run(release, batch, batch_dependence, changed=changed)
+    except Exception:  # third-party code may raise anything, at other weights above all
+        return first_only
     if _outline(recorder.calls) != _outline(calls):
-        return [not place for place in range(len(calls))]
+        return first_only
     return [
         all(torch.equal(*pair) for pair in zip(call.inputs, other.inputs, strict=True))
         for call, other in zip(calls, recorder.calls, strict=True)
     ]
 
 
-def _told_apart(places: list[Place], marks: list[Tensor] | None, num_samples: int) -> list[Place]:
-    """The places of one call's factors, with the runs of merged samples.
+def _with_runs(axes: list[BatchAxis], nan_masks: list[Tensor] | None, num_samples: int) -> list[BatchAxis]:
+    """The batch axes of one call's factors, with the runs of merged samples.
 
     Raises:
         UnsupportedLayer: samples mix, or it can't be told how they are merged.
     """
-    found: list[Place | None] = [None] * len(places)
-    if marks is not None:
-        found = [
-            place_by_marks(place, marked, MARKED_SAMPLE, num_samples)
-            for place, marked in zip(places, marks, strict=True)
-        ]
-    known = [place for place in found if place is not None]
-    told = []
-    for place, own in zip(places, found, strict=True):
+    with_runs: list[BatchAxis | None] = [None] * len(axes)
+    if nan_masks is not None:
+        pairs = zip(axes, nan_masks, strict=True)
+        with_runs = [find_runs(axis, mask, MARKED_SAMPLE, num_samples) for axis, mask in pairs]
+    resolved = []
+    for axis, observed in zip(axes, with_runs, strict=True):
         # Factors of one call are merged alike; a constant one shows nothing itself.
-        like = [other for other in known if (other.axis, other.repeats) == (place.axis, place.repeats)]
-        if own is None and place.repeats > 1 and not like:
+        alike = [other for other in with_runs if other and (other.dim, other.repeats) == (axis.dim, axis.repeats)]
+        if observed is None and axis.repeats > 1 and not alike:
             raise UnsupportedLayer("an activation in which the samples of a batch can't be told apart")
-        told.append(own or (like[0] if place.repeats > 1 else place))
-    return told
+        resolved.append(observed or (alike[0] if axis.repeats > 1 else axis))
+    return resolved
 
 
 def _shapes(call: Call) -> list[torch.Size]:
@@ -224,7 +218,7 @@ class BoundCall:
 
     contraction: Contraction
     sources: Mapping[str, Source]
-    places: tuple[Place, ...]
+    axes: tuple[BatchAxis, ...]
     factors: tuple[int, ...]
     front: bool = False
 
@@ -244,37 +238,28 @@ class Signals:
 
     def __init__(self, release: Release, batch: Batch, layout: Layout, differentiable: bool = True) -> None:
         self.num_samples = len(batch)
-        self.inputs, losses, recorder = run(release, batch, layout.decisions)
+        self.inputs, losses, recorder = run(release, batch, layout.batch_dependence)
         if [(call.layer, call.sources) for call in layout.calls] != _outline(recorder.calls):
             raise UnsupportedLayer("a model whose layers depend on the batch")
-        calls = recorder.calls
         self.losses = losses.detach()
         signals = _signals(losses, recorder, create_graph=differentiable)
-        # A call that the loss doesn't depend on adds nothing to the gradient.
-        used = [
-            (call, place, signal)
-            for call, place, signal in zip(calls, layout.calls, signals, strict=True)
-            if signal is not None
-        ]
         # Parts of Phi; one activation may enter several layers.
         self.parts: list[Tensor] = []
         positions: dict[int, int] = {}
         self.calls: list[BoundCall] = []
-        for call, where, signal in used:
-            factors, places = [*call.inputs, signal], (*where.inputs, where.output)
+        for call, call_layout, signal in zip(recorder.calls, layout.calls, signals, strict=True):
+            if signal is None:
+                continue  # the loss doesn't depend on it, so it adds nothing to the gradient
+            factors, axes = [*call.inputs, signal], (*call_layout.inputs, call_layout.output)
             for factor in factors:
                 if id(factor) not in positions:
                     positions[id(factor)] = len(self.parts)
                     self.parts.append(factor)
-            values = [
-                place.first(factor.detach(), self.num_samples) for factor, place in zip(factors, places, strict=True)
-            ]
-            contraction = call.make(values, frozenset(call.sources), where.output)
-            self.calls.append(
-                BoundCall(
-                    contraction, call.sources, places, tuple(positions[id(each)] for each in factors), where.front
-                )
-            )
+            pairs = zip(factors, axes, strict=True)
+            values = [axis.samples_first(factor.detach(), self.num_samples) for factor, axis in pairs]
+            contraction = call.make(values, frozenset(call.sources), call_layout.output)
+            numbers = tuple(positions[id(factor)] for factor in factors)
+            self.calls.append(BoundCall(contraction, call.sources, axes, numbers, call_layout.front))
         # Parts that are constant around the batch have no tangent.
         self._varying = [position for position, part in enumerate(self.parts) if part.requires_grad]
         self._varying_parts = [self.parts[position] for position in self._varying]
@@ -293,14 +278,13 @@ class Signals:
     def push(self, tangent: Tensor) -> list[Tensor]:
         """DPhi v for v [B, *S]: a tangent per part."""
         cotangents, pulled = self._pushing
-        found: list[Tensor | None] = [None] * len(self.parts)
+        tangents: list[Tensor | None] = [None] * len(self.parts)
         if pulled is not None and pulled.requires_grad:
-            tangents = torch.autograd.grad(pulled, cotangents, tangent, retain_graph=True, allow_unused=True)
-            for position, value in zip(self._varying, tangents, strict=True):
-                found[position] = value
-        return [
-            torch.zeros_like(part) if value is None else value for part, value in zip(self.parts, found, strict=True)
-        ]
+            values = torch.autograd.grad(pulled, cotangents, tangent, retain_graph=True, allow_unused=True)
+            for position, value in zip(self._varying, values, strict=True):
+                tangents[position] = value
+        pairs = zip(self.parts, tangents, strict=True)
+        return [torch.zeros_like(part) if value is None else value for part, value in pairs]
 
     def pull(self, cotangents: Sequence[Tensor | None]) -> Tensor:
         """DPhi^T of a cotangent per part; returns [B, *S]."""
@@ -327,16 +311,14 @@ class Signals:
         pulled = (self.pull(cotangents) * tangent).flatten(1)
         paired = torch.cat(
             [
-                place.first(cotangents[position] * pushed[position], self.num_samples).flatten(1)
-                for position, place in self._places.items()
+                axis.samples_first(cotangents[position] * pushed[position], self.num_samples).flatten(1)
+                for position, axis in self._axes.items()
             ],
             dim=1,
         )
         return pairing_gap(paired, pulled)
 
     @property
-    def _places(self) -> dict[int, Place]:
-        """Where samples are in each part."""
-        return {
-            position: place for call in self.calls for position, place in zip(call.factors, call.places, strict=True)
-        }
+    def _axes(self) -> dict[int, BatchAxis]:
+        """The batch axis of each part."""
+        return {position: axis for call in self.calls for position, axis in zip(call.factors, call.axes, strict=True)}

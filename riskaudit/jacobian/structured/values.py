@@ -16,35 +16,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from riskaudit.jacobian.response import FrontLayer
+from riskaudit.jacobian.structured.gradient import Gradient, is_outer_product
 from riskaudit.jacobian.structured.layers.convolution import ConvolutionContraction
 from riskaudit.jacobian.structured.layers.linear import LinearContraction
 from riskaudit.jacobian.structured.signals import BoundCall, Signals
-
-# Calls that share parameters, and the names of these.
-Group: TypeAlias = tuple[list[BoundCall], set[str]]
 
 
 class GradientValues:
     """The gradients of B samples, by layers.
 
-    Args:
-        formed: gradients [B, ...] of layers that are formed.
-        linear: signal b [B, c], input a [B, n] of layers at one position, with a column of ones for a bias.
+    Of layers at one position there are the signal b [B, c] and the input a [B, n], with a column of ones for a bias;
+    of others the gradient [B, ...] is formed.
     """
 
-    def __init__(self, formed: Sequence[Tensor], linear: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self._formed, self._linear = [each.flatten(1) for each in formed], list(linear)
+    def __init__(self, gradient: Gradient) -> None:
+        self._formed, self._linear = list[Tensor](), list[tuple[Tensor, Tensor]]()
+        for group in gradient.groups:
+            if is_outer_product(group):
+                self._linear.append(_outer_factors(group[0][0]))
+            else:
+                self._formed += [value.flatten(1) for value in gradient.by_group(group).values()]
 
     @cached_property
     def norms(self) -> Tensor:
         """[B], float64."""
-        squares = [each.norm(dim=1).double().square() for each in self._formed]
+        squares = [value.norm(dim=1).double().square() for value in self._formed]
         squares += [(b.norm(dim=1).double() * a.norm(dim=1)).square() for b, a in self._linear]
         return torch.stack(squares).sum(0).sqrt()
 
@@ -52,49 +53,15 @@ class GradientValues:
         """Norm of scale times the gradients ``after`` minus these, [B], float64."""
         factor = scale[:, None].to(self._formed[0] if self._formed else self._linear[0][0])
         squares = [
-            torch.addcmul(-one, other, factor).norm(dim=1).double().square()
-            for one, other in zip(self._formed, after._formed, strict=True)
+            torch.addcmul(-value, value_after, factor).norm(dim=1).double().square()
+            for value, value_after in zip(self._formed, after._formed, strict=True)
         ]
         for (b, a), (b_after, a_after) in zip(self._linear, after._linear, strict=True):
             squares.append(_outer_difference(b, a, factor * b_after, a_after))
         return torch.stack(squares).sum(0).clamp_min(0.0).sqrt()
 
 
-def grouped(calls: Sequence[BoundCall]) -> list[Group]:
-    """Calls that share parameters, together, and the names of those parameters."""
-    groups: list[Group] = []
-    for call in calls:
-        members, names = [call], {source.name for source in call.sources.values()}
-        apart = []
-        for group in groups:
-            if group[1] & names:
-                members, names = group[0] + members, names | group[1]
-            else:
-                apart.append(group)
-        groups = [*apart, (members, names)]
-    return groups
-
-
-def is_direct(calls: list[BoundCall], names: set[str]) -> bool:
-    """Whether parameters belong to one call and one role each, as they are: no tangent of them is needed."""
-    if len(calls) > 1:
-        return False
-    sources = list(calls[0].sources.values())
-    return len(sources) == len(names) and not any(source.views for source in sources)
-
-
-def is_outer_product(calls: list[BoundCall], names: set[str]) -> bool:
-    """Whether the gradient of a group's parameters is b a^T, or b (a, 1)^T with a bias, up to the order of entries."""
-    contraction = calls[0].contraction
-    return (
-        is_direct(calls, names)
-        and isinstance(contraction, LinearContraction)
-        and contraction.factors[0].shape[1] == 1
-        and "weight" in contraction.roles
-    )
-
-
-def outer_factors(call: BoundCall) -> tuple[Tensor, Tensor]:
+def _outer_factors(call: BoundCall) -> tuple[Tensor, Tensor]:
     """b [B, c] and a [B, n], or (a, 1), of such a call."""
     a, b = (factor[:, 0] for factor in call.contraction.factors)
     return b, torch.cat([a, torch.ones_like(a[:, :1])], 1) if "bias" in call.contraction.roles else a
@@ -102,21 +69,21 @@ def outer_factors(call: BoundCall) -> tuple[Tensor, Tensor]:
 
 def front_layers(before: Signals, after: Signals, tangents: Sequence[Tensor]) -> list[FrontLayer]:
     """The layers in front whose weights are released, at x, at x + v, and what DPhi v says of them."""
-    found = []
+    layers = []
     for call, moved in zip(before.calls, after.calls, strict=True):
         if not call.front or "weight" not in call.contraction.roles:
             continue
-        shown = _shown(call, before.inputs[0].numel())
-        if shown is None:
+        visibility = _visibility(call, before.inputs[0].numel())
+        if visibility is None:
             continue
         value, other = call.contraction.factors[0].flatten(1), moved.contraction.factors[0].flatten(1)
-        said = call.places[0].first(tangents[call.factors[0]], before.num_samples)
+        tangent = call.axes[0].samples_first(tangents[call.factors[0]], before.num_samples)
         outer = isinstance(call.contraction, LinearContraction) and call.contraction.factors[0].shape[1] == 1
-        found.append(FrontLayer(value, other - value, said.reshape(value.shape), *shown, outer))
-    return found
+        layers.append(FrontLayer(value, other - value, tangent.reshape(value.shape), *visibility, outer))
+    return layers
 
 
-def _shown(call: BoundCall, dimension: int) -> tuple[Tensor, float] | None:
+def _visibility(call: BoundCall, dimension: int) -> tuple[Tensor, float] | None:
     """Precision of one entry of what enters a layer, [B], and the share of d directions that its gradient can show."""
     contraction = call.contraction
     if isinstance(contraction, LinearContraction):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened, only
+from riskaudit.jacobian.structured.batch_axis import BatchAxis
+from riskaudit.jacobian.structured.contraction import Contraction, Parameters, flattened, select_roles
 from riskaudit.jacobian.structured.layers.linear import forms_weight
-from riskaudit.jacobian.structured.layers.windows import Windows
+from riskaudit.jacobian.structured.recording import Recorder
+from riskaudit.jacobian.structured.registry import Function, UnsupportedLayer, register
+from riskaudit.jacobian.structured.windows import Windows, differentiable_columns
+
+aten = torch.ops.aten
 
 
 @final
@@ -50,9 +57,9 @@ class ConvolutionContraction(Contraction):
                 self._gram_of_inputs = torch.bmm(self.columns.mT, self.columns)
                 self._gram_of_signals = torch.bmm(self.b.mT, self.b)
 
+    @override
     def gradient(self) -> Parameters:
-        """See `Contraction.gradient`."""
-        return only(
+        return select_roles(
             self.roles,
             weight=lambda: self._weight(torch.bmm(self.b, self.columns.mT)),
             bias=lambda: self._bias(self.b),
@@ -61,7 +68,7 @@ class ConvolutionContraction(Contraction):
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """U = db a^T + b da^T on columns."""
         da, db = tangents[0], self._signals(tangents[1])
-        return only(
+        return select_roles(
             self.roles,
             weight=lambda: self._weight(torch.bmm(db, self.columns.mT).baddbmm_(self.b, self._columns(da).mT)),
             bias=lambda: self._bias(db),
@@ -76,12 +83,12 @@ class ConvolutionContraction(Contraction):
             signals = torch.bmm(weight, self.columns)
         return [inputs, self._as_signals(signals, cotangents.get("bias"))]
 
+    @override
     def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
-        """See `Contraction.rotated_tangent`."""
         return flattened(self.tangent(tangents))
 
+    @override
     def held_numbers(self) -> int:
-        """See `Contraction.held_numbers`."""
         held = [self._gram_of_inputs, self._gram_of_signals]
         if "weight" in self.roles and self.windows is not None:
             held.append(self.columns)
@@ -100,7 +107,7 @@ class ConvolutionContraction(Contraction):
         return [self._images(inputs), self._as_signals(back, bias)]
 
     def _columns(self, images: Tensor) -> Tensor:
-        images = self._one_by_one(images)
+        images = self._merged(images)
         columns = images if self.windows is None else self.windows.columns(images)
         columns = self._joined(columns)
         return columns.reshape(-1, columns.shape[1] // self.groups, columns.shape[2])
@@ -109,14 +116,14 @@ class ConvolutionContraction(Contraction):
         shape = self.factors[0].shape
         columns = self._cut(columns.reshape(shape[0], -1, columns.shape[2]))
         if self.windows is not None:
-            columns = self.windows.images(columns, self._one_by_one(self.factors[0]).shape)
+            columns = self.windows.images(columns, self._merged(self.factors[0]).shape)
         return columns.reshape(shape)
 
     def _signals(self, signals: Tensor) -> Tensor:
-        signals = self._joined(self._one_by_one(signals).flatten(2))
+        signals = self._joined(self._merged(signals).flatten(2))
         return signals.reshape(signals.shape[0] * self.groups, signals.shape[1] // self.groups, -1)
 
-    def _one_by_one(self, factor: Tensor) -> Tensor:
+    def _merged(self, factor: Tensor) -> Tensor:
         """[B, R, ...] as [B * R, ...]."""
         return factor if self.repeats == 1 else factor.flatten(0, 1)
 
@@ -146,3 +153,66 @@ class ConvolutionContraction(Contraction):
         if bias is not None:
             signals = signals + bias[..., None]
         return self._cut(signals).reshape(b.shape)
+
+
+def _convolution(num_dims: int, convolve: Callable[..., Tensor]) -> Function:
+    def layer(
+        recorder: Recorder,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Sequence[int] | int = 1,
+        padding: Sequence[int] | int | str = 0,
+        dilation: Sequence[int] | int = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if input.ndim != num_dims + 2:
+            raise UnsupportedLayer("a convolution of a single image without a batch")
+        kernel, strides, dilations = tuple(weight.shape[2:]), _per_dim(stride, num_dims), _per_dim(dilation, num_dims)
+        if padding == "same":
+            total = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+            # More behind than before where it is odd, as torch does.
+            input = F.pad(input, [amount for t in reversed(total) for amount in (t // 2, t - t // 2)])
+        borders = _per_dim(0 if isinstance(padding, str) else padding, num_dims)
+        windows, shape = Windows(kernel, strides, borders, dilations), weight.shape
+        # None where the contraction is given columns.
+        to_columns: Windows | None = windows
+        if input.device.type == "cpu" and input.dtype == torch.float64:
+            # torch's own convolution in double precision is several times slower than a product of matrices,
+            # and the contraction needs the columns anyway.
+            to_columns, places = None, windows.places(input.shape[2:])
+            input = differentiable_columns(input, windows)
+            output = torch.unflatten(_columns_times(input, weight, groups), 2, places)
+            if bias is not None:
+                output = output + bias.reshape(-1, *(1,) * num_dims)
+        else:
+            output = convolve(input, weight, bias, strides, borders, dilations, groups)
+
+        def make(factors: list[Tensor], roles: frozenset[str], axis: BatchAxis) -> ConvolutionContraction:
+            if axis.dim != 0:
+                raise UnsupportedLayer("a convolution whose samples aren't along its first axis")
+            return ConvolutionContraction(factors, roles, shape, to_columns, groups)
+
+        return recorder.record_call(f"Conv{num_dims}d", [input], output, make, weight=weight, bias=bias)
+
+    return layer
+
+
+def _columns_times(columns: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """A convolution of columns [N, C * prod(kernel), T] with a weight [c, C / groups, *kernel]; returns [N, c, T]."""
+    if groups == 1:
+        return weight.flatten(1) @ columns
+    by_group = torch.unflatten(weight.flatten(1), 0, (groups, -1)), torch.unflatten(columns, 1, (groups, -1))
+    return torch.matmul(*by_group).flatten(1, 2)
+
+
+for _num_dims, _functions in enumerate(
+    ((F.conv1d, aten.conv1d.default), (F.conv2d, aten.conv2d.default), (F.conv3d, aten.conv3d.default)), 1
+):
+    register(*_functions)(_convolution(_num_dims, _functions[0]))
+
+
+def _per_dim(value: Sequence[int] | int, num_dims: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * num_dims
+    return tuple(value) if len(value) == num_dims else tuple(value) * num_dims

@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
-from riskaudit.jacobian.structured.layers.contraction import FormedContraction, Parameters
+from riskaudit.jacobian.structured.batch_axis import BatchAxis
+from riskaudit.jacobian.structured.contraction import FormedContraction, Parameters
+from riskaudit.jacobian.structured.recording import Recorder
+from riskaudit.jacobian.structured.registry import UnsupportedLayer, register
 
 
 @final
@@ -33,8 +38,8 @@ class EmbeddingContraction(FormedContraction):
         if padding is not None:
             self.counted = (self.numbers != padding).to(b.dtype)
 
+    @override
     def gradient(self) -> Parameters:
-        """See `Contraction.gradient`."""
         return self.tangent(self.factors)
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
@@ -49,9 +54,43 @@ class EmbeddingContraction(FormedContraction):
         """The cotangent's rows at the numbers."""
         (b,) = self.factors
         rows = self.numbers[..., None].expand(*self.numbers.shape, b.shape[-1])
-        found = cotangents["weight"].gather(1, rows) * self.counted[..., None]
-        return [found.reshape(b.shape)]
+        signals = cotangents["weight"].gather(1, rows) * self.counted[..., None]
+        return [signals.reshape(b.shape)]
 
+    @override
     def held_numbers(self) -> int:
-        """See `Contraction.held_numbers`."""
         return self.counted.numel()
+
+
+@register(F.embedding)
+def _embedding(
+    recorder: Recorder,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    if max_norm is not None or scale_grad_by_freq:
+        raise UnsupportedLayer("an embedding with max_norm or scale_grad_by_freq")
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += len(weight)
+    output = F.embedding(input, weight)
+    if not recorder.depends_on_batch(any(size % recorder.num_samples == 0 for size in input.shape)):
+        # The same rows for every sample, as positions are: the parameter, rearranged.
+        return recorder.record_view(weight, lambda tensor: _rows(tensor, input, padding_idx), output)
+    rows = len(weight)
+
+    def make(factors: list[Tensor], roles: frozenset[str], axis: BatchAxis) -> EmbeddingContraction:
+        numbers = axis.samples_first(input, recorder.num_samples)
+        return EmbeddingContraction(factors, roles, numbers, rows, padding_idx)
+
+    return recorder.record_call("Embedding", [], output, make, weight=weight)
+
+
+def _rows(weight: Tensor, numbers: Tensor, padding: int | None) -> Tensor:
+    """Rows of a tangent [V, E]; the padding row has no gradient, so its tangent is zero."""
+    rows = weight[numbers]
+    return rows if padding is None else rows * (numbers != padding)[..., None]

@@ -1,4 +1,4 @@
-"""Fully connected layers: the gradient of the weight is b a^T summed over positions."""
+"""Fully connected layers, whose gradient is b a^T summed over positions, and bilinear ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
-from riskaudit.jacobian.structured.layers.contraction import Contraction, Parameters, flattened, only, positions
+from riskaudit.jacobian.structured.contraction import (
+    Contraction,
+    FormedContraction,
+    Parameters,
+    flattened,
+    positions,
+    select_roles,
+)
+from riskaudit.jacobian.structured.recording import Recorder
+from riskaudit.jacobian.structured.registry import UnsupportedLayer, register
+
+aten = torch.ops.aten
 
 
 def forms_weight(positions: int, inputs: int, outputs: int) -> bool:
@@ -40,16 +53,16 @@ class LinearContraction(Contraction):
             self._gram_of_inputs = torch.bmm(a, a.mT)
             self._gram_of_signals = torch.bmm(b, b.mT)
 
+    @override
     def gradient(self) -> Parameters:
-        """See `Contraction.gradient`."""
         a, b = self.factors
-        return only(self.roles, weight=lambda: outer(b, a), bias=lambda: b.sum(1))
+        return select_roles(self.roles, weight=lambda: outer(b, a), bias=lambda: b.sum(1))
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """U = db a^T + b da^T."""
         a, b = self.factors
         da, db = (positions(tangent) for tangent in tangents)
-        return only(self.roles, weight=lambda: self._tangent_weight(a, b, da, db), bias=lambda: db.sum(1))
+        return select_roles(self.roles, weight=lambda: self._tangent_weight(a, b, da, db), bias=lambda: db.sum(1))
 
     def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
         """U^T b and U a."""
@@ -74,8 +87,8 @@ class LinearContraction(Contraction):
         parts = [norm * db + along * b, b.norm(dim=-1, keepdim=True) * rest]
         return torch.cat([*parts, db] if "bias" in self.roles else parts, dim=-1).flatten(1)
 
+    @override
     def held_numbers(self) -> int:
-        """See `Contraction.held_numbers`."""
         return sum(gram.numel() for gram in (self._gram_of_inputs, self._gram_of_signals) if gram is not None)
 
     def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
@@ -101,3 +114,85 @@ class LinearContraction(Contraction):
 
     def _shaped(self, inputs: Tensor, signals: Tensor) -> list[Tensor]:
         return [inputs.reshape(self.shapes[0]), signals.reshape(self.shapes[1])]
+
+
+@register(F.linear, aten.linear.default)
+def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return recorder.record_call(
+        "Linear",
+        [input],
+        F.linear(input, weight, bias),
+        lambda factors, roles, axis: LinearContraction(factors, roles),
+        weight=weight,
+        bias=bias,
+    )
+
+
+@register(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
+def _matmul(recorder: Recorder, input: Tensor, other: Tensor) -> Tensor:
+    """x W with a parameter on the right: a linear layer without bias."""
+    if recorder.source(other) is None or other.ndim != 2:
+        raise UnsupportedLayer("matmul with a parameter that isn't a matrix on the right", recorder.name_of(input))
+    return _linear(recorder, input, recorder.record_view(other, lambda tensor: tensor.mT))
+
+
+_OUTER = "btk,bti,btj->bkij"
+
+
+@final
+class BilinearContraction(FormedContraction):
+    """y_k = a^T W_k e + bias_k.
+
+    Factors a [B, ..., i], e [B, ..., j] and b [B, ..., k]; the weight is [k, i, j].
+    """
+
+    def __init__(self, factors: Sequence[Tensor], roles: frozenset[str]) -> None:
+        super().__init__([positions(factor) for factor in factors], roles)
+        self.shapes = [factor.shape for factor in factors]
+
+    @override
+    def gradient(self) -> Parameters:
+        a, e, b = self.factors
+        return select_roles(self.roles, weight=lambda: torch.einsum(_OUTER, b, a, e), bias=lambda: b.sum(1))
+
+    def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
+        """One term per factor."""
+        a, e, b = self.factors
+        da, de, db = (positions(tangent) for tangent in tangents)
+        terms = [(db, a, e), (b, da, e), (b, a, de)]
+        return select_roles(
+            self.roles,
+            weight=lambda: torch.stack([torch.einsum(_OUTER, *term) for term in terms]).sum(0),
+            bias=lambda: db.sum(1),
+        )
+
+    @override
+    def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
+        a, e, b = self.factors
+        parts = [torch.zeros_like(factor) for factor in self.factors]
+        if "weight" in cotangents:
+            weight = cotangents["weight"]
+            parts = [
+                torch.einsum("bkij,btk,btj->bti", weight, b, e),
+                torch.einsum("bkij,btk,bti->btj", weight, b, a),
+                torch.einsum("bkij,bti,btj->btk", weight, a, e),
+            ]
+        if "bias" in cotangents:
+            parts[2] = parts[2] + cotangents["bias"][:, None, :]
+        return [factor.reshape(shape) for factor, shape in zip(parts, self.shapes, strict=True)]
+
+    @override
+    def held_numbers(self) -> int:
+        return 0
+
+
+@register(torch.bilinear, aten.bilinear.default)
+def _bilinear(recorder: Recorder, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return recorder.record_call(
+        "Bilinear",
+        [input1, input2],
+        torch.bilinear(input1, input2, weight, bias),
+        lambda factors, roles, axis: BilinearContraction(factors, roles),
+        weight=weight,
+        bias=bias,
+    )

@@ -17,6 +17,7 @@ from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 # Per role of a parameter in its layer ("weight", "bias", ...): one tensor per sample, [B, *parameter shape].
 Parameters: TypeAlias = dict[str, Tensor]
@@ -63,13 +64,13 @@ class FormedContraction(Contraction):
     """A contraction whose parameters are small enough that nothing beats forming their tangent."""
 
     @final
+    @override
     def gram(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """See `Contraction.gram`."""
         return self.cotangent(self.tangent(tangents))
 
     @final
+    @override
     def rotated_tangent(self, tangents: Sequence[Tensor]) -> Tensor:
-        """See `Contraction.rotated_tangent`."""
         return flattened(self.tangent(tangents))
 
 
@@ -78,7 +79,7 @@ def flattened(parameters: Parameters) -> Tensor:
     return torch.cat([value.reshape(len(value), -1) for value in parameters.values()], dim=1)
 
 
-def only(roles: frozenset[str], **make: Callable[[], Tensor]) -> Parameters:
+def select_roles(roles: frozenset[str], **make: Callable[[], Tensor]) -> Parameters:
     """The parameters of the roles asked for, each made only then."""
     return {role: made() for role, made in make.items() if role in roles}
 
