@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
@@ -20,33 +21,61 @@ from riskaudit.proxies import PROXIES
 from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.sensitivity import Linearisation, Plan
 
-DATA = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+IMAGES = Path(__file__).parent / "data"
+# Thousands of images, for tests marked slow.
+LARGE_SETS = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 PRIOR = IsotropicPrior(0.5, 0.3)
 
 
 @lru_cache
-def _arrays(name: str) -> tuple[np.ndarray, np.ndarray]:
-    path = DATA / f"{name}.npz"
-    if not path.is_file():
-        pytest.skip(f"real images are not here: {path} (RISKAUDIT_DATA names their folder)")
+def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with np.load(path) as content:
         return content["images"], content["labels"]
 
 
+def image_batch(path: Path, count: int, size: int) -> Batch:
+    """The middle ``size`` x ``size`` pixels of a file's first images, [B, C, size, size], float64 in [0, 1]."""
+    images, labels = _arrays(path)
+    if count > len(images):
+        raise ValueError(f"{path.name} holds {len(images)} images, not {count}")
+    edge = (images.shape[-1] - size) // 2
+    pixels = torch.from_numpy(images[:count, ..., edge : edge + size, edge : edge + size].copy()).double() / 255
+    pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels
+    return Batch(pixels, torch.from_numpy(labels[:count].astype(np.int64)))
+
+
 def mnist(count: int, size: int = 28) -> Batch:
-    """The middle ``size`` x ``size`` pixels of the first MNIST test images, float64 in [0, 1]."""
-    images, labels = _arrays("mnist_test")
-    edge = (28 - size) // 2
-    pixels = torch.from_numpy(images[:count, edge : edge + size, edge : edge + size].copy()).double() / 255
-    return Batch(pixels.unsqueeze(1), torch.from_numpy(labels[:count].astype(np.int64)))
+    """Of the 32 MNIST test images beside these tests."""
+    return image_batch(IMAGES / "mnist_test.npz", count, size)
 
 
 def cifar(count: int, size: int = 32) -> Batch:
-    """Likewise of CIFAR-10, [B, 3, size, size]."""
-    images, labels = _arrays("cifar10_test")
-    edge = (32 - size) // 2
-    pixels = torch.from_numpy(images[:count, :, edge : edge + size, edge : edge + size].copy()).double() / 255
+    """Of the 16 CIFAR-10 test images beside these tests."""
+    return image_batch(IMAGES / "cifar10_test.npz", count, size)
+
+
+def large_set(name: str) -> Path:
+    """The file of hundreds of MNIST or CIFAR-10 images, or a skip with the reason: for tests marked slow."""
+    path = LARGE_SETS / name
+    if not path.is_file():
+        pytest.skip(f"real images are not here: {path} (RISKAUDIT_DATA names their folder)")
+    return path
+
+
+@lru_cache
+def digits(count: int) -> Batch:
+    """The first of scikit-learn's 1797 digits, [B, 1, 8, 8], float64 in [0, 1]."""
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images[:count].reshape(-1, 1, 8, 8)) / 16
     return Batch(pixels, torch.from_numpy(labels[:count].astype(np.int64)))
+
+
+@lru_cache
+def colour_squares(count: int) -> Batch:
+    """Squares of the CIFAR-10 images, a square of each image in turn, [B, 3, 4, 4]; the targets are theirs."""
+    images, targets = cifar(16).inputs, cifar(16).targets
+    squares = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(2, 3, 0, 1, 4, 5).reshape(-1, 3, 4, 4)
+    return Batch(squares[:count], targets.repeat(64)[:count])
 
 
 class SmallResidual(nn.Module):

@@ -6,9 +6,7 @@ Their untrained LeNet on MNIST (noise variance 1e-5) has l_1 between 2.4 and 4.2
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
+import cases
 import numpy as np
 import pytest
 import torch
@@ -17,18 +15,14 @@ from riskaudit.inputs import load_loss
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.jacobian import GenericJacobian
 from riskaudit.linalg import GramOperator, Spectrum
-from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.release import PerSampleRelease
 
-DATA = Path(os.environ.get("RISKAUDIT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 NUM_DRAWS, NUM_IMAGES = 20, 3
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs MNIST in {DATA}; RISKAUDIT_DATA names another folder")
 def test_untrained_lenet_spans_the_published_range() -> None:
-    with np.load(DATA / "mnist_test.npz") as data:
-        inputs = torch.from_numpy(data["images"][:NUM_IMAGES, None] / 255.0)
-        targets = torch.from_numpy(data["labels"][:NUM_IMAGES].astype(np.int64))
+    batch = cases.mnist(NUM_IMAGES)
     largest, traces = [], []
     for seed in range(NUM_DRAWS):
         torch.manual_seed(seed)
@@ -36,7 +30,7 @@ def test_untrained_lenet_spans_the_published_range() -> None:
         for parameter in model.parameters():
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
         release = PerSampleRelease(model, load_loss("cross-entropy"), "gaussian:0.0031623")
-        values = Spectrum.of(GramOperator(GenericJacobian(release, Batch(inputs, targets)))).values
+        values = Spectrum.of(GramOperator(GenericJacobian(release, batch))).values
         largest.append(float(values[:, -1].median()))
         traces.append(float(values.sum(-1).median()))
     print(f"l_1 over {NUM_DRAWS} draws, quartiles: {np.quantile(largest, [0, 0.25, 0.5, 0.75, 1]).round(2)}")

@@ -52,7 +52,7 @@ def test_error_is_the_one_foretold(correlated: bool) -> None:
     batch = cases.mnist(4, 12)
     observation = observe(cases.lenet(12), batch, "gradient,gaussian:0.003")
     if correlated:
-        prior = fit_prior(_samples(cases.mnist(200, 12)), "data")
+        prior = fit_prior(_samples(cases.mnist(32, 12)), "data")
         assert isinstance(prior, GaussianPrior)
         observation = replace(observation, prior=prior)
     expected, _ = map_errors(observation, batch)

@@ -30,7 +30,7 @@ def headed(features: nn.Module, width: int, classes: int = 10, *, bias: bool = T
 @lru_cache
 def trained(steps: int = 150) -> nn.Module:
     """An mlp that knows most of the images it is asked about."""
-    model, batch, rng = cases.mlp((64, 32, 10)), cases.mnist(200, 8), generator()
+    model, batch, rng = cases.mlp((64, 32, 10)), cases.digits(200), generator()
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(steps):
         picked = torch.randint(len(batch), (32,), generator=rng)
@@ -55,7 +55,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("spec", ["gradient", "clip:0.1", "prune:0.7", "mask:0.7", "clip:1,gaussian:1e-3"])
 @pytest.mark.parametrize("name", MODELS)
 def test_label_of_one_sample(name: str, spec: str) -> None:
-    batch = cases.mnist(20, 8)
+    batch = cases.digits(20)
     model = MODELS[name]()
     if name == "trained" and "gaussian" in spec:
         # The gradient of a sample that the model is sure of is far below the noise.
@@ -80,8 +80,8 @@ def test_known_labels_are_kept() -> None:
 
 
 def batch_of(labels: list[int], model: nn.Module) -> tuple[Release, Tensor]:
-    """The mean gradient of MNIST images with these labels."""
-    pool = cases.mnist(200, 8)
+    """The mean gradient of digits with these labels."""
+    pool = cases.digits(200)
     places = [np.flatnonzero(pool.targets.numpy() == label) for label in labels]
     batch = pool.select([int(where[position % len(where)]) for position, where in enumerate(places)])
     assert batch.targets.tolist() == labels
@@ -106,7 +106,7 @@ def test_counts_with_little_training(seed: int) -> None:
     labels = torch.randint(10, (16,), generator=generator(seed)).tolist()
     release, gradient = batch_of(labels, trained(5))
     # Dummies like the data: the model's outputs on noise are those of no digit.
-    counts = label_counts(release, gradient, 16, cases.mnist(200, 8).inputs)
+    counts = label_counts(release, gradient, 16, cases.digits(200).inputs)
     wrong = (counts - torch.bincount(torch.tensor(labels), minlength=10)).abs().sum() / 2
     assert int(wrong) <= 1
 

@@ -26,9 +26,9 @@ from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 SIGMA = 0.05
 WITH_PRIOR = ("posterior_rmse", "revealed_fraction", "map_rmse", "map_i2f")
 MODELS = {
-    "lenet": (lambda: cases.lenet(8), lambda count: cases.mnist(count, 8)),
-    "batch-norm": (cases.residual, lambda count: cases.mnist(count, 8)),
-    "colour-mlp": (lambda: cases.mlp((48, 24, 10)), lambda count: cases.cifar(count, 4)),
+    "lenet": (lambda: cases.lenet(8), cases.digits),
+    "batch-norm": (cases.residual, cases.digits),
+    "colour-mlp": (lambda: cases.mlp((48, 24, 10)), cases.colour_squares),
 }
 KINDS = ("data", "class", "few-components")
 

@@ -66,7 +66,7 @@ def shares(model: nn.Module, batch: Batch, size: int, reference_products: int) -
 
 @pytest.mark.slow
 def test_lenet_on_mnist() -> None:
-    within, power = shares(cases.lenet(), cases.mnist(64), 16, 30)
+    within, power = shares(cases.lenet(), cases.image_batch(cases.large_set("mnist_test.npz"), 64, 28), 16, 30)
     assert within >= 0.95
     assert power >= 0.95
 

@@ -31,7 +31,7 @@ def no_collector() -> Iterator[None]:
 
 
 def correlated() -> Prior:
-    known = cases.mnist(60, 8)
+    known = cases.digits(60)
     return fit_prior(Samples.from_tensors(known.inputs, known.targets), "class")
 
 
