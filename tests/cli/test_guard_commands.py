@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,11 +11,6 @@ from guard_cases import NOISE, gradient, guard_of, images, network
 
 from riskaudit.guard import AuditLog, Policy
 from riskaudit.inputs.architectures.registry import get_architecture
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "riskaudit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -32,50 +25,50 @@ def written(tmp_path_factory):
     return folder
 
 
-def test_ledger_show(written) -> None:
-    done = run("ledger", "show", written / "ledger.db", "--limit", 4)
-    lines = done.stdout.splitlines()
-    assert (done.returncode, lines[0], lines[-1]) == (0, "2 rounds, 6 samples", "and 2 more; --limit shows them")
+def test_ledger_show(command, written) -> None:
+    done = command("ledger", "show", written / "ledger.db", "--limit", 4)
+    lines = done.out.splitlines()
+    assert (done.code, lines[0], lines[-1]) == (0, "2 rounds, 6 samples", "and 2 more; --limit shows them")
     shares = [float(line.split()[2]) for line in lines[2:6]]
     assert shares == sorted(shares, reverse=True)
     assert all(line.split()[1] == "2" for line in lines[2:6])
 
 
-def test_ledger_verify_and_export(written, tmp_path) -> None:
-    done = run("ledger", "verify", written / "ledger.db")
-    assert (done.returncode, done.stdout) == (0, f"{written / 'ledger.db'} is whole: 2 rounds\n")
+def test_ledger_verify_and_export(command, written, tmp_path) -> None:
+    done = command("ledger", "verify", written / "ledger.db")
+    assert (done.code, done.out) == (0, f"{written / 'ledger.db'} is whole: 2 rounds\n")
     out = tmp_path / "ledger.json"
-    assert run("ledger", "export", written / "ledger.db", "--out", out).returncode == 0
+    assert command("ledger", "export", written / "ledger.db", "--out", out).code == 0
     exported = json.loads(out.read_text())
     assert [len(exported["rounds"]), len(exported["samples"])] == [2, 6]
-    assert json.loads(run("ledger", "export", written / "ledger.db").stdout) == exported
+    assert json.loads(command("ledger", "export", written / "ledger.db").out) == exported
 
 
-def test_log_verify(written, tmp_path) -> None:
+def test_log_verify(command, written, tmp_path) -> None:
     head = AuditLog(written / "log.jsonl").head
-    done = run("log", "verify", written / "log.jsonl", "--head", head)
-    assert (done.returncode, done.stdout) == (0, f"{written / 'log.jsonl'} is whole: 2 lines, last hash {head}\n")
+    done = command("log", "verify", written / "log.jsonl", "--head", head)
+    assert (done.code, done.out) == (0, f"{written / 'log.jsonl'} is whole: 2 lines, last hash {head}\n")
     cut = tmp_path / "log.jsonl"
     cut.write_text((written / "log.jsonl").read_text().splitlines(keepends=True)[0])
-    done = run("log", "verify", cut)
-    assert (done.returncode, "it ends at line 1, and the counter is at 2" in done.stdout) == (1, True)
-    done = run("log", "verify", cut, "--head", head)
-    assert (done.returncode, "cut off its end" in done.stdout) == (1, True)
+    done = command("log", "verify", cut)
+    assert (done.code, "it ends at line 1, and the counter is at 2" in done.out) == (1, True)
+    done = command("log", "verify", cut, "--head", head)
+    assert (done.code, "cut off its end" in done.out) == (1, True)
     cut.write_text(cut.read_text().replace('"allow"', '"block"'))
-    done = run("log", "verify", cut)
-    assert (done.returncode, "line 1 was changed" in done.stdout) == (1, True)
+    done = command("log", "verify", cut)
+    assert (done.code, "line 1 was changed" in done.out) == (1, True)
 
 
 @pytest.mark.parametrize("topic", ["ledger", "log"])
-def test_files_that_are_none(tmp_path, topic) -> None:
+def test_files_that_are_none(command, tmp_path, topic) -> None:
     for name, content in (("absent", None), ("diary", b"dear diary\n" * 100)):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
-        done = run(topic, "verify", path)
-        assert done.returncode in (1, 2)
-        assert done.returncode == 2 or "isn't JSON" in done.stdout
-        assert "Traceback" not in done.stderr
+        done = command(topic, "verify", path)
+        assert done.code in (1, 2)
+        assert done.code == 2 or "isn't JSON" in done.out
+        assert "Traceback" not in done.err
         assert path.exists() == (content is not None), "looking must not make files"
 
 
@@ -98,32 +91,32 @@ def config(tmp_path):
     return path
 
 
-def test_guard_check_measures(config, tmp_path) -> None:
-    done = run("guard-check", config, "--repeats", 2, "--json", tmp_path / "cost.json", "--quiet")
-    assert done.returncode == 0, done.stderr
-    assert "max_revealed = 0.5, max_unassessed = 0.0, on_violation = warn" in done.stdout
-    assert "one review:" in done.stdout
-    assert "budget_seconds =" in done.stdout
+def test_guard_check_measures(command, config, tmp_path) -> None:
+    done = command("guard-check", config, "--repeats", 2, "--json", tmp_path / "cost.json", "--quiet")
+    assert done.code == 0, done.err
+    assert "max_revealed = 0.5, max_unassessed = 0.0, on_violation = warn" in done.out
+    assert "one review:" in done.out
+    assert "budget_seconds =" in done.out
     cost = json.loads((tmp_path / "cost.json").read_text())
     assert cost["batch_size"] == 4
     assert sum(cost["actions"].values()) == 3
     assert cost["gradients"] == pytest.approx(cost["review_seconds"] / cost["gradient_seconds"])
 
 
-def test_guard_check_doubts_a_recognised_model(config) -> None:
-    done = run("guard-check", config, "--repeats", 1, "--quiet")
-    assert "WARNING: lenet was only recognised" in done.stdout
+def test_guard_check_doubts_a_recognised_model(command, config) -> None:
+    done = command("guard-check", config, "--repeats", 1, "--quiet")
+    assert "WARNING: lenet was only recognised" in done.out
     # The advice: name it.
-    done = run("guard-check", config, "--repeats", 1, "--quiet", "--arch", "lenet")
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stdout
+    done = command("guard-check", config, "--repeats", 1, "--quiet", "--arch", "lenet")
+    assert done.code == 0, done.err
+    assert "WARNING" not in done.out
 
 
-def test_guard_check_validates_without_a_model(tmp_path) -> None:
+def test_guard_check_validates_without_a_model(command, tmp_path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("[tool.riskaudit.policy]\nmax_revealed = 0.2\n")
-    done = run("guard-check", path)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+    done = command("guard-check", path)
+    assert (done.code, done.out.splitlines()[-1]) == (
         0, "no checkpoint and data were given, so nothing was measured",
     )  # fmt: skip
 
@@ -142,10 +135,10 @@ def test_guard_check_validates_without_a_model(tmp_path) -> None:
         ("[policy\n", "found a mistake"),
     ],
 )
-def test_guard_check_refuses(tmp_path, text, words) -> None:
+def test_guard_check_refuses(command, tmp_path, text, words) -> None:
     path = tmp_path / "guard.toml"
     path.write_text(text)
-    done = run("guard-check", path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = command("guard-check", path)
+    assert done.code == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
