@@ -20,7 +20,7 @@ import pytest
 os.environ["RISKAUDIT_STATE"] = tempfile.mkdtemp(prefix="riskaudit-keys-")
 atexit.register(shutil.rmtree, os.environ["RISKAUDIT_STATE"], ignore_errors=True)
 
-pytest.register_assert_rewrite("cases", "oracles", "contracts", "scan_cases", "guard_cases")
+pytest.register_assert_rewrite("cases", "oracles", "contracts", "correlated_cases", "scan_cases", "guard_cases")
 
 
 @pytest.fixture(scope="session")

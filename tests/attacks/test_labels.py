@@ -55,7 +55,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("spec", ["gradient", "clip:0.1", "prune:0.7", "mask:0.7", "clip:1,gaussian:1e-3"])
 @pytest.mark.parametrize("name", MODELS)
 def test_label_of_one_sample(name: str, spec: str) -> None:
-    batch = cases.digits(20)
+    batch = cases.digits(20) if name == "trained" else cases.mnist(20, 8)
     model = MODELS[name]()
     if name == "trained" and "gaussian" in spec:
         # The gradient of a sample that the model is sure of is far below the noise.

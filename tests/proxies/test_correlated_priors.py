@@ -12,10 +12,10 @@ import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from correlated_cases import MODELS, moments, prior_for
 
-from riskaudit.inputs import Samples
 from riskaudit.jacobian import jacobian_maker
-from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior
+from riskaudit.priors import GaussianPrior, IsotropicPrior
 from riskaudit.proxies import PROXIES
 from riskaudit.release import PerSampleRelease
 from riskaudit.results import Estimate
@@ -25,28 +25,7 @@ from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
 SIGMA = 0.05
 WITH_PRIOR = ("posterior_rmse", "revealed_fraction", "map_rmse", "map_i2f")
-MODELS = {
-    "lenet": (lambda: cases.lenet(8), cases.digits),
-    "batch-norm": (cases.residual, cases.digits),
-    "colour-mlp": (lambda: cases.mlp((48, 24, 10)), cases.colour_squares),
-}
 KINDS = ("data", "class", "few-components")
-
-
-@lru_cache
-def prior_for(model: str, kind: str) -> Prior:
-    """Fitted to 250 images, so that some classes fall back."""
-    known = MODELS[model][1](250)
-    samples = Samples.from_tensors(known.inputs, known.targets)
-    return fit_prior(samples, components=5) if kind == "few-components" else fit_prior(samples, kind)
-
-
-def moments(prior: Prior, target: int) -> tuple[oracles.Array, oracles.Array]:
-    """mu and C by numpy from what the prior holds."""
-    one = prior.classes.get(target, prior.everything) if isinstance(prior, ClassPrior) else prior
-    assert isinstance(one, GaussianPrior)
-    components = one.components.numpy()
-    return one.mean.numpy(), (components * one.variances.numpy()) @ components.T + one.remainder * np.eye(one.dimension)
 
 
 @lru_cache

@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 import torch.nn.functional as F
-from test_correlated_priors import moments, prior_for
+from correlated_cases import moments, prior_for
 
 from riskaudit.priors import IsotropicPrior
 from riskaudit.proxies import PROXIES
@@ -18,14 +18,14 @@ TOLERANCES = (0.02, 0.1, 0.2, 0.25, 0.4)
 
 
 def covariance(prior) -> oracles.Array:
-    batch = cases.mnist(2, 8)
+    batch = cases.digits(2)
     J = oracles.jacobian(cases.lenet(8), F.cross_entropy, batch.inputs[0], batch.targets[0])
     C = 0.09 * np.eye(64) if isinstance(prior, IsotropicPrior) else moments(prior, int(batch.targets[0]))[1]
     return oracles.posterior_covariance(J, SIGMA, C)
 
 
 def linearised(prior, how=None):
-    return cases.linearise(cases.lenet(8), cases.mnist(2, 8), f"gaussian:{SIGMA}", prior=prior, how=how)
+    return cases.linearise(cases.lenet(8), cases.digits(2), f"gaussian:{SIGMA}", prior=prior, how=how)
 
 
 PRIORS = {"isotropic": lambda: IsotropicPrior(0.5, 0.3), "class": lambda: prior_for("lenet", "class")}
