@@ -242,7 +242,7 @@ DEFENCES = {
     "half masked, Gaussian noise": f"mask:0.5:0,gaussian:{NOISE_STD}",
 }
 # The squared distance alone, without GradInversion's other terms.
-PLAIN: dict[str, Any] = {"restarts": 1, "matching": 1.0, "squared_norm": 0.0, "batch_norm": 0.0}
+PLAIN: dict[str, Any] = {"restarts": 1, "matching_weight": 1.0, "squared_norm": 0.0, "batch_norm": 0.0}
 
 
 def mnist(printer: Printer, folder: Path | None, *, quick: bool) -> None:
