@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check lint test test-slow test-gpu bench demo example
+.PHONY: check lint test test-slow test-integration test-gpu bench demo example
 
 check: lint test
 
@@ -16,6 +16,10 @@ test:
 
 test-slow:
 	$(PYTHON) -m pytest -m slow
+
+# Flower and NVFlare as they run in earnest, with ports and processes of their own: one after the other.
+test-integration:
+	$(PYTHON) -m pytest -m integration
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +9,7 @@ from scan_cases import CHECKPOINT, DATA, demo_model, demo_samples
 from torch import nn
 
 import riskaudit
+from riskaudit.cli.app import run
 from riskaudit.inputs import Samples, duplicates
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 
@@ -87,8 +85,6 @@ def test_the_command_says_so_and_verify_too(tmp_path) -> None:
     for command in (["scan"], ["verify", "--attack", "local", "--restarts", "1", "--attack-steps", "2"]):
         out = tmp_path / command[0]
         line = [*command, CHECKPOINT, "--data", tmp_path / "twins.npz", "--out", out, "--release", "gaussian:0.01"]
-        line = [sys.executable, "-m", "riskaudit", *map(str, line), "--format", "json", "--quiet"]
-        done = subprocess.run(line, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert run([*map(str, line), "--format", "json", "--quiet"]) == 0
         result = riskaudit.AuditResult.load(out / "audit.json")
         assert any("2 of 4 samples are copies or views of another one (0 = 3)" in each for each in result.warnings)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import attacks
 
 
+@pytest.mark.slow
 def test_attacks_quick(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     attacks.main(["--quick", "--dtype", "float64", "--device", "cpu", "--json", str(tmp_path / "attacks.json")])
     assert "times faster at once" in capsys.readouterr().out

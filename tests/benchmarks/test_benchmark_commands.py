@@ -31,6 +31,7 @@ def assert_markdown(text: str) -> None:
         assert len(lines) > 2
 
 
+@pytest.mark.slow
 def test_operator_quick(capsys, tmp_path) -> None:
     operator.main(["--quick", "--json", str(tmp_path / "operator.json")])
     printed = capsys.readouterr().out
@@ -46,6 +47,7 @@ def test_operator_quick(capsys, tmp_path) -> None:
     assert rows["structured"]["mebibytes"] >= 0
 
 
+@pytest.mark.slow
 def test_operator_memory_of_one_contestant(capsys) -> None:
     operator.main(["--quick", "--only", "rebuilt", "--memory"])
     printed = capsys.readouterr().out
@@ -54,6 +56,7 @@ def test_operator_memory_of_one_contestant(capsys) -> None:
     assert "structured" not in printed
 
 
+@pytest.mark.slow
 def test_scan_quick(capsys, tmp_path) -> None:
     scan.main(["--quick", "--json", str(tmp_path / "scan.json")])
     assert_markdown(capsys.readouterr().out)
@@ -123,11 +126,13 @@ def exhaust() -> Work:
     return (lambda: None), (lambda: torch.empty(2**50, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_work() -> None:
     peak = peak_memory(allocate, CPU, 64 * MEGABYTE)
     assert peak is not None
     assert 63 * MEGABYTE < peak < 80 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_work_that_does_not_fit_has_no_peak() -> None:
     assert peak_memory(exhaust, CPU) is None

@@ -33,6 +33,7 @@ def test_initialization_quick(capsys, tmp_path, folder) -> None:
         initialization.main(["svhn", "--data", str(folder)])
 
 
+@pytest.mark.slow
 def test_training_risk_quick(capsys, tmp_path, folder) -> None:
     arguments = ["lenet", "--data", str(folder), "--scratch", str(tmp_path), "--quick"]
     training_risk.main([*arguments, "--json", str(tmp_path / "found.json")])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,14 +163,16 @@ def test_the_demo_keeps_a_users_file(refuse, command, tmp_path) -> None:
     (0o022, [], 0o755, 0o644), (0o027, [], 0o750, 0o640), (0o077, [], 0o700, 0o600),
     (0o022, ["--show-samples"], 0o700, 0o600), (0o022, ["--plain-ids"], 0o700, 0o600),
 ])  # fmt: skip
-def test_modes(tmp_path, umask, options, folder, file) -> None:
-    call = [sys.executable, "-m", "riskaudit", *words("-q", *options, limit=1, out=tmp_path / "out")]
-    subprocess.run(call, check=True, umask=umask)
-    assert mode(tmp_path / "out") == folder
-    assert {mode(path) for path in (tmp_path / "out").iterdir()} == {file}
-    report = [sys.executable, "-m", "riskaudit", "report", str(tmp_path / "out" / "audit.json"), "--format=md", "-q"]
-    subprocess.run(report, check=True, umask=umask)
-    assert mode(tmp_path / "out" / "audit.md") == file
+def test_modes(command, tmp_path, umask, options, folder, file) -> None:
+    before = os.umask(umask)
+    try:
+        assert command(*words("-q", *options, limit=1, out=tmp_path / "out")).code == 0
+        assert mode(tmp_path / "out") == folder
+        assert {mode(path) for path in (tmp_path / "out").iterdir()} == {file}
+        assert command("report", str(tmp_path / "out" / "audit.json"), "--format=md", "-q").code == 0
+        assert mode(tmp_path / "out" / "audit.md") == file
+    finally:
+        os.umask(before)
 
 
 NAMES = st.sampled_from(["audit.json", "audit.html", "samples.csv", MANIFEST, "notes.txt", "x.json"])

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.integration
 
 # Rounds in which rank 1 contributes nothing and rank 0 does.
 LONE = ["one withheld", "fails before its forward pass", "fails after its backward pass", "not a number"]

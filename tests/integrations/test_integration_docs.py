@@ -31,7 +31,6 @@ def test_the_single_process_loop_of_the_page(tmp_path, monkeypatch, capsys) -> N
     assert capsys.readouterr().out == "allow\n"
 
 
-@pytest.mark.integration
 def test_the_data_parallel_loop_of_the_page(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
