@@ -12,9 +12,9 @@ from riskaudit.cli.groups import AttackOptions, SubjectOptions, takes_options
 from riskaudit.cli.recorded import recorded_command
 from riskaudit.cli.sources import inputs_of
 from riskaudit.cli.verify import trials_beside
-from riskaudit.document.cells import number
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with
+from riskaudit.formatting import number
 
 
 @takes_options(SubjectOptions, AttackOptions)

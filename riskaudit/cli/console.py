@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-from riskaudit.document.cells import number, percent
+from riskaudit.formatting import number, percent
 from riskaudit.results import STRONGEST, AuditResult, Estimate, VerifyStudy
 
 Progress = Callable[[int, int], None]

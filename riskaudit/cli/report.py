@@ -10,8 +10,8 @@ import typer
 from riskaudit.cli import options as opt
 from riskaudit.cli.scan import EXIT_EXCEEDED
 from riskaudit.cli.sources import input_paths
-from riskaudit.document.cells import printable
 from riskaudit.files import add_to_folder
+from riskaudit.formatting import printable
 from riskaudit.report import render_marked
 from riskaudit.results import AuditResult
 

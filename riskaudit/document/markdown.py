@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Document, Paragraph, Snippet, Subheading, Table
-from riskaudit.document.cells import one_line
+from riskaudit.formatting import one_line
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|~$#^!])")
 # GitHub links bare addresses: an entity inside "://" and "www." keeps them text.

@@ -32,8 +32,8 @@ from riskaudit.document.blocks import (
     Subheading,
     Table,
 )
-from riskaudit.document.cells import one_line
 from riskaudit.document.figures import to_svg
+from riskaudit.formatting import one_line
 
 Standard: TypeAlias = Literal["ua-1", "a-2u", "a-3u"]
 # What a line that ends early takes, in letters.

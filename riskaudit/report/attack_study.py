@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from riskaudit.document.cells import count, given, short
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import count, given, short
 from riskaudit.results import AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
+from riskaudit.results.facts import Facts
 from riskaudit.statistics.strongest import strongest
 
 # The best stand-in first: what an attack's RMSE is laid beside.
@@ -153,8 +153,3 @@ def noise_words(noise_std: float) -> str:
 def at_noise(noise_std: float) -> str:
     """A noise level inside a sentence."""
     return f"at {noise_words(noise_std)}" if noise_std else "without noise"
-
-
-def correlation(value: float) -> str:
-    """A number in [-1, 1] or a difference of two, with a real minus sign."""
-    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from riskaudit.document.blocks import Block, Document, Section
-from riskaudit.document.cells import count, given, printable, short
+from riskaudit.formatting import count, given, printable, short
 from riskaudit.report.attack_study import read_attack_study
-from riskaudit.report.facts import Facts
 from riskaudit.report.sections.corridor import corridor_blocks
 from riskaudit.report.sections.evidence import evidence_section
 from riskaudit.report.sections.exposed import exposed_section
@@ -21,6 +20,7 @@ from riskaudit.report.sections.reconstructions import shown_reconstructions
 from riskaudit.report.sections.threat import threat_section
 from riskaudit.report.sections.verdict import verdict_section
 from riskaudit.results import AuditResult
+from riskaudit.results.facts import Facts
 
 
 def printable_result(result: AuditResult) -> AuditResult:

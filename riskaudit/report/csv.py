@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import io
 
-from riskaudit.document.cells import target_text
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import target_text
 from riskaudit.results import AuditResult, SampleRow
+from riskaudit.results.facts import Facts
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 

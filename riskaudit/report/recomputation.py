@@ -14,9 +14,10 @@ from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
 from riskaudit.results.consistency import exclusive
+from riskaudit.results.ranks import position
 from riskaudit.results.verdicts import verdict_of
-from riskaudit.statistics.ranks import position
-from riskaudit.statistics.summaries import COMPARED, Riskier, class_rows, inequalities
+from riskaudit.results.words import COMPARED, Riskier
+from riskaudit.statistics.summaries import class_rows, inequalities
 
 _EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
 _STRICTNESS = {"allow": 0, "warn": 1, "block": 2}

@@ -5,9 +5,13 @@ The words stand on the classes that compute the numbers; whoever reads a result 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from riskaudit.results.base import Record
+
+Riskier: TypeAlias = Literal["higher", "lower"]
+# The proxies that decide, which every audit compares, and which end of each is the greater risk.
+COMPARED: dict[str, Riskier] = {"revealed_fraction": "higher", "posterior_rmse": "lower"}
 
 
 class ProxyInfo(Record):
@@ -24,7 +28,7 @@ class ProxyInfo(Record):
     short_title: str = ""
     units: str
     source: str
-    riskier: Literal["higher", "lower"]
+    riskier: Riskier
     summary: str
     formula: str = ""
     order: int = 1000

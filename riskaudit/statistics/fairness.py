@@ -33,13 +33,13 @@ from riskaudit.results import (
     SampleExposure,
     SampleRow,
 )
+from riskaudit.results.ranks import known_ends, num_rivals
+from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.comparisons import epsilon_squared, least_p_value, pair_tests
 from riskaudit.statistics.groups import FEWEST_SAMPLES, group_statistic, kruskal_wallis
 from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
-from riskaudit.statistics.ranks import known_ends, num_rivals
 from riskaudit.statistics.strongest import strongest
-from riskaudit.statistics.summaries import COMPARED, Riskier
 
 Measure = Callable[[SampleRow], float | None]
 

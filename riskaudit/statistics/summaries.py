@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
 from riskaudit.results import ClassRow, Fairness, GroupStatistic, Inequality, SampleRow
+from riskaudit.results.ranks import known_ends, num_rivals, position
+from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.groups import group_statistic, kruskal_wallis
 from riskaudit.statistics.inequality import gini, max_min_ratio
-from riskaudit.statistics.ranks import known_ends, num_rivals, position
 
-Riskier = Literal["higher", "lower"]
-# The measures that every audit compares, and which end of each is the greater risk.
-COMPARED: dict[str, Riskier] = {"revealed_fraction": "higher", "posterior_rmse": "lower"}
 GROUP_CONFIDENCE = 0.95
 NUM_WORST_SAMPLES = 5
 

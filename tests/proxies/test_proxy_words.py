@@ -9,8 +9,8 @@ import riskaudit
 from riskaudit.attacks import ATTACKS
 from riskaudit.metrics import METRICS
 from riskaudit.proxies import PROXIES
-from riskaudit.report.facts import Facts
 from riskaudit.results import AuditResult
+from riskaudit.results.facts import Facts
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 
 INFOS = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]

@@ -12,10 +12,12 @@ from test_html_report import Page
 
 from riskaudit.document.blocks import Figure, Table
 from riskaudit.document.plots import CorridorPlot, PanelPlot
+from riskaudit.formatting import correlation
 from riskaudit.report import FILE_NAMES, FORMATS, render
-from riskaudit.report.attack_study import AttackStudy, correlation, read_attack_study
+from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.build import build_document
-from riskaudit.report.facts import Facts
+from riskaudit.report.recommendation import Recommendation
+from riskaudit.results.facts import Facts
 
 STUDIES = ["attacked", "control-failed", "control-skipped", "calibrated", "attacked-hostile", "attacked-shown"]
 
@@ -330,26 +332,28 @@ def test_the_threat_model_agrees_with_the_attacks(audit, words):
     assert "Range of the inputs no" in card(text)
 
 
+def recommendation(result, command):
+    return Recommendation(Facts(result.model_copy(update={"command": command})))
+
+
 def test_the_recommended_command_attacks_the_new_noise_only(audit):
     result = audit("attacked")
     command = "riskaudit verify lenet.pt --data mnist.npz --noise-std 0.01 --attack local --noise-std=0 --limit 6"
-    facts = Facts(result.model_copy(update={"command": command}))
-    expected = (
-        f"riskaudit verify lenet.pt --data mnist.npz --attack local --limit 6 --noise-std {facts.recommended_std}"
-    )
-    assert facts.recommended_command() == expected
-    assert f'Audit again with --noise-std "{facts.recommended_std}"' in text_of(facts.result)
-    scan = Facts(result.model_copy(update={"command": "riskaudit scan a.pt --release gaussian:0.01 --data b.npz"}))
-    release = f"gaussian:{scan.recommended_std}"
-    assert scan.recommended_command() == f"riskaudit scan a.pt --data b.npz --release {release}"
+    verify = recommendation(result, command)
+    expected = f"riskaudit verify lenet.pt --data mnist.npz --attack local --limit 6 --noise-std {verify.std}"
+    assert verify.command == expected
+    assert f'Audit again with --noise-std "{verify.std}"' in text_of(verify.facts.result)
+    scan = recommendation(result, "riskaudit scan a.pt --release gaussian:0.01 --data b.npz")
+    release = f"gaussian:{scan.std}"
+    assert scan.command == f"riskaudit scan a.pt --data b.npz --release {release}"
 
 
 def test_the_recommended_command_leaves_studies_of_the_old_release_behind(audit):
     command = "riskaudit study training a.pt b.pt --data c.npz --add-to out/audit.json --release gaussian:0.01"
-    facts = Facts(audit("attacked").model_copy(update={"command": command}))
-    release = f"gaussian:{facts.recommended_std}"
-    assert facts.recommended_command() == f"riskaudit study training a.pt b.pt --data c.npz --release {release}"
-    assert "The last command; earlier ones made the studies that it kept" in text_of(facts.result)
+    training = recommendation(audit("attacked"), command)
+    release = f"gaussian:{training.std}"
+    assert training.command == f"riskaudit study training a.pt b.pt --data c.npz --release {release}"
+    assert "The last command; earlier ones made the studies that it kept" in text_of(training.facts.result)
 
 
 def test_the_verdict_says_what_attacks_reached(words):

@@ -66,14 +66,14 @@ def test_what_is_missing_is_said():
 
 
 def test_without_the_study_nothing_is_said():
-    from riskaudit.report.facts import Facts
+    from riskaudit.results.facts import Facts
 
     assert directions_blocks(Facts(build())) == shaping_blocks(Facts(build())) == []
 
 
 def test_a_record_of_another_form_is_no_crash():
     result = with_raw_study(build(), "directions", {"norm": "much"})
-    assert "Directions: largest_std" in render(result, ("html",))["audit.html"].decode()
+    assert "Directions: norm" in render(result, ("html",))["audit.html"].decode()
 
 
 def test_hostile_names_are_escaped():

@@ -17,9 +17,9 @@ from riskaudit.policy import Policy
 from riskaudit.report import render
 from riskaudit.report.recomputation import recompute
 from riskaudit.results import AuditResult, Estimate, SampleRow, Studies, Thresholds
+from riskaudit.results.ranks import num_rivals, rank_ranges
 from riskaudit.results.verdicts import verdict
 from riskaudit.sensitivity.estimates import WIDEST, interval
-from riskaudit.statistics.ranks import num_rivals, rank_ranges
 from riskaudit.statistics.summaries import class_rows, inequalities
 
 AUDIT = Path(__file__).parents[2] / "reports" / "demo" / "audit.json"

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from riskaudit.document.blocks import Block, Cell, Column, Subheading, Table
-from riskaudit.document.cells import (
-    count_cell,
-    given,
-    interval,
-    number,
-    number_cell,
-    percent,
-    sentence,
-    short,
-)
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, correlation
+from riskaudit.document.cells import count_cell, number_cell
+from riskaudit.formatting import correlation, given, interval, number, percent, sentence, short
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy
 from riskaudit.report.sections.attacked import attacked_figure, reliability_figure
 from riskaudit.results import STRONGEST, AgreementRow, LossComparison
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from riskaudit.document.blocks import Cell, Column, Figure, Table
-from riskaudit.document.cells import (
-    attacked_cell,
-    count_cell,
-    estimate_cell,
-    given,
-    number,
-    number_cell,
-    percent,
-    short,
-)
+from riskaudit.document.cells import attacked_cell, count_cell, estimate_cell, number_cell
 from riskaudit.document.plots import Panel, PanelPlot
+from riskaudit.formatting import given, number, percent, short
 from riskaudit.report.attack_study import AttackStudy, at_noise, noise_words
 from riskaudit.results import STRONGEST, AttackRow, Estimate, Reliability
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Subheading, Table
-from riskaudit.document.cells import count, estimate_cell, number, number_cell, short, signed
-from riskaudit.report.facts import Facts
+from riskaudit.document.cells import estimate_cell, number_cell
+from riskaudit.formatting import count, number, short, signed
 from riskaudit.results import AuditResult, SampleRow
-from riskaudit.statistics.ranks import known_ends, overlaps
+from riskaudit.results.facts import Facts
+from riskaudit.results.ranks import known_ends, overlaps
 
 _PROXIES = ("revealed_fraction", "posterior_rmse", "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
 _CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prior", "settings")

@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import (
-    count_cell,
-    interval,
-    number,
-    number_cell,
-    percent,
-    short,
-)
+from riskaudit.document.cells import count_cell, number_cell
 from riskaudit.document.plots import Span, SpanPlot
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import inside, interval, number, percent, short
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.results import ClassRow
-from riskaudit.statistics.ranks import overlaps
+from riskaudit.results.facts import Facts
+from riskaudit.results.ranks import overlaps
 
 _FIGURE_CLASSES = 20
 _INTERVALS_NOTE = "Below a mean: between which ends the samples' own intervals leave it."
@@ -75,12 +69,12 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
     return Figure(
         id="classes",
         title=(
-            f"Class {short(rows[0].name)} is the most exposed on average ({_inside(title)} {number(first.mean)}), "
+            f"Class {short(rows[0].name)} is the most exposed on average ({inside(title)} {number(first.mean)}), "
             f"class {short(rows[-1].name)} the least ({number(last.mean)}){caveat}"
         ),
-        alt=f"Mean {_inside(title)} of {len(shown)} classes with intervals and the range of their samples.",
+        alt=f"Mean {inside(title)} of {len(shown)} classes with intervals and the range of their samples.",
         plot=SpanPlot(
-            f"{_inside(title)} ({'0 = nothing, 1 = all' if revealed else (facts.units(proxy) or 'its units')})",
+            f"{inside(title)} ({'0 = nothing, 1 = all' if revealed else (facts.units(proxy) or 'its units')})",
             spans,
             thresholds(facts) if revealed else (),
             (0.0, 1.0) if revealed else None,
@@ -101,11 +95,6 @@ def means_overlap(first: ClassRow, second: ClassRow, proxy: str = "revealed_frac
         for stat in (one, other)
     ]
     return (one.mean_low, other.mean_low) != (None, None) and overlaps(spans[0], spans[1])
-
-
-def _inside(title: str) -> str:
-    """A proxy's title inside a sentence; acronyms stay as they are."""
-    return title[0].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:

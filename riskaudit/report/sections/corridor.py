@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import attacked_cell, count, estimate_cell, number, number_cell, percent, short
+from riskaudit.document.cells import attacked_cell, estimate_cell, number_cell
 from riskaudit.document.plots import Corridor, CorridorPlot
+from riskaudit.formatting import count, number, percent, short
 from riskaudit.report.attack_study import AttackStudy, at_noise, read_attack_study
-from riskaudit.report.facts import Facts
 from riskaudit.results import AttackRow, Estimate, SampleRow
+from riskaudit.results.facts import Facts
 
 _DRAWN = 40
 _NEAR = 1.1

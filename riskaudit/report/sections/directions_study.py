@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Figure, Subheading, Table
-from riskaudit.document.cells import (
-    count,
-    count_cell,
-    given,
-    interval,
-    number,
-    number_cell,
-    percent,
-    sentence,
-    short,
-    tally,
-)
+from riskaudit.document.cells import count_cell, number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
-from riskaudit.report.facts import Facts, median
+from riskaudit.formatting import count, given, interval, number, percent, sentence, short
 from riskaudit.results import (
     DirectionAgreement,
     DirectionRow,
     DirectionsStudy,
     LayerSummary,
 )
+from riskaudit.results.facts import Facts
 
 _SHOWN_LAYERS = 12
 _PRINTED_POINTS = 8

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from statistics import median
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
-from riskaudit.document.cells import STATUS_WORDS, count_cell, number_cell, sentence, short, tally
+from riskaudit.document.cells import STATUS_WORDS, count_cell, number_cell, tally
+from riskaudit.formatting import sentence, short
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
-from riskaudit.report.facts import Facts, median
 from riskaudit.report.sections.directions_study import directions_blocks
 from riskaudit.report.sections.initialization_study import initialization_blocks
 from riskaudit.report.sections.training_study import training_blocks
 from riskaudit.report.sections.verification import calibration_blocks, verification_blocks
 from riskaudit.results import SolverEvidence
+from riskaudit.results.facts import Facts
 
 _CONTROL = {"passed": "passed", "failed": "failed", "skipped": "was skipped"}
 

@@ -15,23 +15,14 @@ from riskaudit.document.blocks import (
     Subheading,
     Table,
 )
-from riskaudit.document.cells import (
-    SHORT_STATUS,
-    VERDICT_WORDS,
-    count,
-    decibels,
-    estimate_cell,
-    number,
-    number_cell,
-    short,
-    verdict_cell,
-)
-from riskaudit.report.facts import Facts
-from riskaudit.report.images import safe_png
+from riskaudit.document.cells import SHORT_STATUS, VERDICT_WORDS, estimate_cell, number_cell, verdict_cell
+from riskaudit.document.images import safe_png
+from riskaudit.formatting import count, decibels, number, short
 from riskaudit.report.sections.classes import class_blocks, means_overlap
 from riskaudit.report.sections.fairness_study import fairness_study_blocks
 from riskaudit.results import Estimate, SampleRow
-from riskaudit.statistics.ranks import known_ends
+from riskaudit.results.facts import Facts
+from riskaudit.results.ranks import known_ends
 
 # Of the sample table and the pictures; a page with tens of thousands takes minutes to load.
 MOST_ROWS = 1000

@@ -6,18 +6,9 @@ From ``studies.fairness``, or computed from the samples where an audit has no su
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import (
-    count,
-    count_cell,
-    interval,
-    number,
-    number_cell,
-    percent,
-    sentence,
-    short,
-)
+from riskaudit.document.cells import count_cell, number_cell
 from riskaudit.document.plots import Panel, PanelPlot
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import count, interval, number, percent, sentence, short
 from riskaudit.report.sections.group_comparison import comparison_blocks, measure_title
 from riskaudit.results import (
     ATTACK_RMSE,
@@ -25,6 +16,7 @@ from riskaudit.results import (
     FairnessStudy,
     SampleExposure,
 )
+from riskaudit.results.facts import Facts
 from riskaudit.statistics.fairness import fairness
 
 _FEWEST_FOR_CURVE = 5

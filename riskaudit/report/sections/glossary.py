@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, DefinitionList, Subheading
-from riskaudit.document.cells import sentence
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import sentence
+from riskaudit.results.facts import Facts
 
 _TERMS = (
     ("Release", "What leaves the client: the gradient and everything done to it before upload."),

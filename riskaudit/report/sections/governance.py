@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Section, SignOff, Table
-from riskaudit.document.cells import count, given, percent, sentence, short
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import count, given, percent, sentence, short
+from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.verdict import level_words, limit_words
+from riskaudit.results.facts import Facts
 
 _DECISIONS = {
     "allow": "Allow: no limit was exceeded and every sample was assessed.",
@@ -59,7 +60,7 @@ def _mapping(facts: Facts) -> Table:
         if release.defended and release.noise
         else "none: the gradient leaves the client without noise"
     )
-    recommended = facts.recommended_release()
+    recommended = Recommendation(facts).release
     rows = (
         (
             "Processing",
@@ -110,9 +111,9 @@ def _residual(facts: Facts) -> str:
         if not facts.result.release.defended
         else "As released: see section 3."
     )
-    if facts.recommended_std:
-        std = float(facts.recommended_std)
-        text += _after_measure(facts, std)
+    std = Recommendation(facts).std
+    if std is not None:
+        text += _after_measure(facts, float(std))
     missing = facts.verdicts["not_assessed"]
     return text + (f" Unknown for {count(missing, 'sample')} without a verdict." if missing else "")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from riskaudit.document.blocks import Block, Cell, Column, Paragraph, Subheading, Table
-from riskaudit.document.cells import SHORT_STATUS, count_cell, interval, number, number_cell, sentence, short, signed
-from riskaudit.report.facts import Facts
+from riskaudit.document.cells import SHORT_STATUS, count_cell, number_cell
+from riskaudit.formatting import inside, interval, number, sentence, short, signed
 from riskaudit.results import ATTACK_RMSE, FairnessStudy, GroupComparison, GroupPair
+from riskaudit.results.facts import Facts
 
 _PRINTED_PAIRS = 6
 _PRINTED_GROUPS = 20
@@ -58,7 +59,7 @@ def _apart(comparisons: list[GroupComparison]) -> list[GroupComparison]:
 
 
 def _verdict(facts: Facts, one: GroupComparison, noun: str) -> str:
-    title, test = _inside(measure_title(facts, one.measure)), one.kruskal_wallis
+    title, test = inside(measure_title(facts, one.measure)), one.kruskal_wallis
     if test.p_value is None or one.differs is None:
         why = test.note or SHORT_STATUS[test.status]
         return f"For {title} that can't be tested ({why}), which is no sign that they are alike."
@@ -88,15 +89,10 @@ def _largest(one: GroupComparison) -> str:
     )
 
 
-def _inside(title: str) -> str:
-    """A title inside a sentence; acronyms stay as they are."""
-    return title[0].lower() + title[1:] if title[1:2].islower() else title
-
-
 def _pair_table(facts: Facts, one: GroupComparison, pairs: Sequence[GroupPair], noun: str) -> Table:
     medians = {group.name: group.median for group in one.groups}
     worst = max(pairs, key=lambda pair: abs(pair.effect))
-    title = _inside(measure_title(facts, one.measure))
+    title = inside(measure_title(facts, one.measure))
     return Table(
         f"{one.by}-pairs",
         f"{short(worst.first, 24)} and {_second(worst)} differ most in {title}: Cliff's delta {signed(worst.effect)} "
@@ -139,7 +135,7 @@ def _magnitude(effect: float) -> str:
 
 
 def _groups(facts: Facts, one: GroupComparison) -> Table:
-    title = _inside(measure_title(facts, one.measure))
+    title = inside(measure_title(facts, one.measure))
     first = one.groups[0]
     lead = "has the most exposed estimate" if one.doubt else "is the most exposed"
     finding = f"Group {short(first.name, 24)} {lead}: median {title} " + (

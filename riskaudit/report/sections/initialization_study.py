@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import count, given, interval, number, number_cell, percent, sentence, short
+from riskaudit.document.cells import number_cell
 from riskaudit.document.plots import Reference, Span, SpanPlot
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import count, given, interval, number, percent, sentence, short
 from riskaudit.results import Control, InitializationRow, InitializationStudy, Quartiles
+from riskaudit.results.facts import Facts
 
 _TITLES = {
     "uniform": "uniform (−0.5, 0.5)",

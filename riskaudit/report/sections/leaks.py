@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Literal
 
+import numpy as np
+
 from riskaudit.document.blocks import Block, Callout, Cell, Column, Figure, Paragraph, Section, Table
-from riskaudit.document.cells import count, decibels, given, number, number_cell, percent, sentence, short, tally
+from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Dot, DotPlot, Reference
-from riskaudit.report.facts import Facts, median, quantile
+from riskaudit.formatting import count, decibels, given, number, percent, sentence, short
 from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
-from riskaudit.statistics.ranks import position
+from riskaudit.results.facts import Facts
+from riskaudit.results.ranks import position
 
 _Ranked = tuple[float, SampleRow]
 # More dots than this can't be told apart, and drawing them takes long.
@@ -285,8 +289,8 @@ def _figure_caption(facts: Facts, proxy: str) -> str:
 
 def _quantile_cell(facts: Facts, proxy: str, share: float) -> Cell:
     if facts.without_point(proxy):
-        return Cell(facts.told(proxy, lambda values: quantile(values, share)))
-    return number_cell(quantile(facts.values(proxy), share))
+        return Cell(facts.told(proxy, lambda values: float(np.quantile(values, share))))
+    return number_cell(float(np.quantile(facts.values(proxy), share)))
 
 
 def _distribution_table(facts: Facts, proxies: Sequence[str], table_id: str, caption: str) -> Table:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Subheading, Table
-from riskaudit.document.cells import count, number, number_cell, percent, sentence
-from riskaudit.report.facts import Facts
+from riskaudit.document.cells import number_cell
+from riskaudit.formatting import count, number, percent, sentence
 from riskaudit.results import ShapingSummary
+from riskaudit.results.facts import Facts
 
 _SCHEMES = {
     "isotropic": "Isotropic, as released",

@@ -5,24 +5,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from statistics import median
 
 from riskaudit.document.blocks import Block, Callout, Cell, Column, Figure, Paragraph, Section, Snippet, Table
-from riskaudit.document.cells import (
-    count,
-    estimate_cell,
-    given,
-    interval,
-    number,
-    number_cell,
-    percent,
-    short,
-    tally,
-)
+from riskaudit.document.cells import estimate_cell, number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Reference
-from riskaudit.report.facts import Facts, median
+from riskaudit.formatting import count, given, interval, number, percent, short
+from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.noise_shapes import shaping_blocks
 from riskaudit.results import Estimate, NoiseCurvePoint
+from riskaudit.results.facts import Facts
 
 _ON_INTERVALS = (
     " The numbers rest on intervals: the largest ones are upper ends, the means estimates whose own interval the table "
@@ -39,16 +32,15 @@ def protect_section(facts: Facts) -> Section:
         blocks.append(noise_figure(facts))
     else:
         blocks.append(Callout("Noise curve: not assessed", ("This audit holds no noise curve.",), "unknown"))
-    release = facts.recommended_release()
-    command = facts.recommended_command()
-    if release is not None and command is not None and facts.recommended_std is not None:
+    recommended = Recommendation(facts)
+    if recommended.release is not None and recommended.command is not None and recommended.std is not None:
         blocks += [
-            Snippet("Audit the recommended release before you adopt it", command, brief=True),
+            Snippet("Audit the recommended release before you adopt it", recommended.command, brief=True),
             Snippet(
                 "The same in pyproject.toml",
-                f"[tool.riskaudit]\nrelease = {json.dumps(release)}\nseed = {facts.result.settings.seed}",
+                f"[tool.riskaudit]\nrelease = {json.dumps(recommended.release)}\nseed = {facts.result.settings.seed}",
             ),
-            Paragraph(_cost_text(facts, float(facts.recommended_std)), lead="What it costs."),
+            Paragraph(_cost_text(facts, float(recommended.std)), lead="What it costs."),
         ]
     noise = facts.result.release.noise
     if noise is not None and noise.law == "laplace":
@@ -154,8 +146,9 @@ def noise_figure(facts: Facts) -> Figure:
     if facts.noise_std:
         label = "audited" if facts.result.release.defended else "reference"
         vertical.append(Reference(facts.noise_std, f"{label}: {number(facts.noise_std)}"))
-    if facts.recommended_std:
-        vertical.append(Reference(float(facts.recommended_std), f"needed: {given(float(facts.recommended_std))}"))
+    needed = Recommendation(facts).std
+    if needed is not None:
+        vertical.append(Reference(float(needed), f"needed: {given(float(needed))}"))
     return Figure(
         id="noise",
         title=_curve_finding(points, facts.result.settings.thresholds.medium, _who(facts)),

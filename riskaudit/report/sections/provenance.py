@@ -13,11 +13,11 @@ from riskaudit.document.blocks import (
     Subheading,
     Table,
 )
-from riskaudit.document.cells import given, number, short
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import given, number, short
 from riskaudit.report.sections.baseline import baseline_blocks
 from riskaudit.report.sections.glossary import glossary_blocks
 from riskaudit.results import AuditResult
+from riskaudit.results.facts import Facts
 
 
 def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, Gallery, Picture, Subheading
-from riskaudit.document.cells import count, number, short
+from riskaudit.document.images import safe_png
+from riskaudit.formatting import count, number, short
 from riskaudit.report.attack_study import AttackStudy, at_noise
-from riskaudit.report.images import safe_png
 from riskaudit.results import AttackRow, SampleRow
 
 _SHOWN_SAMPLES = 8

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
-from riskaudit.document.cells import count, given, number, sentence, short, target_text
+from riskaudit.formatting import count, given, number, sentence, short, target_text
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
-from riskaudit.report.facts import Facts
 from riskaudit.results import PriorInfo
+from riskaudit.results.facts import Facts
 
 _OUT_OF_SCOPE = (
     "An attacker who changes the model or its weights to make the gradient tell more.",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from riskaudit.document.blocks import Block, Bullets, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import count, given, interval, number, number_cell, percent, sentence, short, signed
+from riskaudit.document.cells import number_cell
 from riskaudit.document.plots import Curve, CurvePlot
-from riskaudit.report.facts import Facts
+from riskaudit.formatting import count, given, interval, number, percent, sentence, short, signed
 from riskaudit.report.sections.initialization_study import attack_control_blocks
 from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
+from riskaudit.results.facts import Facts
 
 # Steps that span more than this factor are drawn on a logarithmic axis.
 _WIDE = 30

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
-from riskaudit.document.cells import count, given, number, percent, sentence, short, tally
+from riskaudit.document.cells import tally
+from riskaudit.formatting import count, given, number, percent, sentence, short
 from riskaudit.report.attack_study import read_attack_study
-from riskaudit.report.facts import Facts, median
+from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.corridor import attacked_finding
 from riskaudit.results import PolicyOutcome
+from riskaudit.results.facts import Facts
 
 _LIMIT_WORDS = {
     "max_revealed": "at most {value} of a sample revealed (revealed fraction)",
@@ -151,7 +155,7 @@ def _release_words(facts: Facts) -> str:
 def _next_steps(facts: Facts) -> tuple[str, ...]:
     policy, release = facts.result.policy, facts.result.release
     steps: list[str] = []
-    recommended = facts.recommended_option()
+    recommended = Recommendation(facts).option
     exceeded = policy is not None and policy.decision == "block"
     exposed = exceeded or not release.defended or facts.verdicts["high"] > 0
     if exposed and recommended:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from statistics import median
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Paragraph, Table
-from riskaudit.document.cells import count, count_cell, given, number, number_cell, percent, sentence, short, tally
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise, correlation
-from riskaudit.report.facts import Facts
+from riskaudit.document.cells import count_cell, number_cell, tally
+from riskaudit.formatting import correlation, count, given, number, percent, sentence, short
+from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise
 from riskaudit.report.sections.agreement import agreement_blocks
 from riskaudit.report.sections.reconstructions import reconstruction_blocks
 from riskaudit.results import STRONGEST, AgreementRow, AttackRow, Control
+from riskaudit.results.facts import Facts
 
 
 def verification_blocks(study: AttackStudy) -> list[Block]:

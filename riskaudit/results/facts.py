@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import shlex
-import statistics
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from riskaudit.document.cells import ascii_number, number, target_text
-from riskaudit.results import AuditResult, Estimate, ProxyInfo, SampleRow, Status, Verdict
-from riskaudit.statistics.ranks import known_ends, position, rank_ranges
-from riskaudit.statistics.summaries import COMPARED, Riskier
+from riskaudit.formatting import number, target_text
+from riskaudit.results.audit import AuditResult, SampleRow
+from riskaudit.results.base import Estimate, Status, Verdict
+from riskaudit.results.ranks import known_ends, position, rank_ranges
+from riskaudit.results.words import COMPARED, ProxyInfo, Riskier
 
 # The best stand-in first: what ranks the samples when the headline proxy has no value.
 _RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
-_NOISE_STEP = re.compile(r"(gaussian|laplace)(:.*)?", re.DOTALL)
-_PLAIN_STEP = re.compile(r"[a-z0-9_-]+(:[a-z0-9_.+-]+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -228,86 +223,8 @@ class Facts:
         rows = (row.noise_std_for_target for row in self.result.samples)
         return next((target.target_rmse for target in rows if target), self.result.settings.target_rmse)
 
-    @cached_property
-    def limit(self) -> float:
-        """The revealed fraction to stay within: the policy's limits, else the verdict "high"."""
-        set_by_policy = self.result.policy.limits if self.result.policy else {}
-        limits = [set_by_policy[name] for name in ("max_revealed",) if name in set_by_policy]
-        if "min_rmse" in set_by_policy:
-            limits.append(1 - (set_by_policy["min_rmse"] / self.result.prior.std) ** 2)
-        return min(limits, default=self.result.settings.thresholds.high)
-
-    @cached_property
-    def recommended_std(self) -> str | None:
-        """Noise std that brings every sample with a known need to the target and within the limit, rounded up."""
-        within = [need.std for need in self.result.noise_needed if need.max_revealed <= self.limit * (1 + 1e-9)]
-        if self.result.noise_needed and not within:
-            return None  # no noise of this kind meets the limit
-        need = max([*self.noise_needed, min(within, default=0.0)], default=0.0)
-        return ascii_number(need) if need > 0 else None
-
-    def recommended_release(self) -> str | None:
-        """The audited pipeline with the recommended noise in place of its own."""
-        if self.recommended_std is None:
-            return None
-        steps = [step.strip() for step in self.result.release.spec.split(",")]
-        noise = f"gaussian:{self.recommended_std}"
-        kept = [
-            noise if _NOISE_STEP.fullmatch(step) else step
-            for step in steps
-            if step not in {"", "gradient"} and _PLAIN_STEP.fullmatch(step)
-        ]
-        return ",".join(kept if noise in kept else [*kept, noise])
-
-    @cached_property
-    def _command_words(self) -> list[str]:
-        """The command of this audit; that of a scan where it isn't known or no shell would read it."""
-        if self.result.command is not None:
-            with contextlib.suppress(ValueError):
-                return shlex.split(self.result.command)
-        return ["riskaudit", "scan", self.result.checkpoint.name, "--data", self.result.data.name]
-
-    def recommended_option(self) -> tuple[str, str] | None:
-        """What asks for the recommended release: verify takes a noise level beside the release."""
-        release, noise_std = self.recommended_release(), self.recommended_std
-        if release is None or noise_std is None:
-            return None
-        return ("--noise-std", noise_std) if "verify" in self._command_words[1:2] else ("--release", release)
-
-    def recommended_command(self) -> str | None:
-        """The command of this audit with the recommended release, and no other noise."""
-        option = self.recommended_option()
-        if option is None:
-            return None
-        # Studies of the release as it was don't belong into the audit of another.
-        words = _without_option(_without_option(self._command_words, option[0]), "--add-to")
-        return shlex.join([*words, *option])
-
 
 def _ends(estimate: Estimate) -> tuple[float, float] | None:
     """Ends for a statistic; a value that isn't reliable counts as it is shown."""
     value = estimate.value
     return known_ends(estimate) or (None if value is None else (value, value))
-
-
-def _without_option(words: list[str], option: str) -> list[str]:
-    """A command without an option and its values, however often it was given."""
-    return [
-        word
-        for place, word in enumerate(words)
-        if not (word == option or word.startswith(f"{option}=") or (place > 0 and words[place - 1] == option))
-    ]
-
-
-def median(values: list[float]) -> float:
-    """The median of at least one value."""
-    return float(statistics.median(values))
-
-
-def quantile(values: list[float], share: float) -> float:
-    """Linear interpolation between order statistics, as numpy's default."""
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    lower = int(position)
-    upper = min(lower + 1, len(ordered) - 1)
-    return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from riskaudit.results import Estimate
+from riskaudit.results.base import Estimate
 
 
 def position(estimate: Estimate | None, riskier: str) -> float | None:
