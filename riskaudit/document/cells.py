@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from riskaudit.document.blocks import Cell, Tone
-from riskaudit.formatting import interval, number
+from riskaudit.formatting import given, interval, number, percent
 from riskaudit.results import Estimate, Status, Verdict
 
 STATUS_MARKS: dict[Status, str] = {
@@ -32,8 +32,6 @@ STATUS_WORDS: dict[Status, str] = {
     "not_applicable": "not applicable",
     "failed": "failed",
 }
-# Of an attack, whose error was measured.
-UNFINISHED = "not converged: the attack may get nearer still"
 SHORT_STATUS: dict[Status, str] = {
     "exact": "exact",
     "converged": "converged",
@@ -77,6 +75,21 @@ def number_cell(value: float | None, status: Status | None = None, missing: str 
     return Cell(number(value), value, STATUS_MARKS[status], STATUS_WORDS[status])
 
 
+def given_cell(value: float) -> Cell:
+    """A number that somebody set, with as many digits as they gave."""
+    return Cell(given(value), value)
+
+
+def share_cell(share: float | None, missing: str = "not applicable") -> Cell:
+    """A share in [0, 1] as a percentage, or ``missing``."""
+    return Cell(missing, tone="unknown") if share is None else Cell(percent(share), share)
+
+
+def ends_cell(value: float | None, low: float | None, high: float | None, missing: str = "not applicable") -> Cell:
+    """A number with the ends of its interval below it, or ``missing``."""
+    return replace(number_cell(value, missing=missing), detail=interval(low, high))
+
+
 def count_cell(amount: int) -> Cell:
     """A whole number; as a number to sort by, no more than a float holds."""
     largest = int(sys.float_info.max)
@@ -86,12 +99,6 @@ def count_cell(amount: int) -> Cell:
 def verdict_cell(verdict: Verdict) -> Cell:
     """A verdict with its symbol, so that colour never stands alone."""
     return Cell(VERDICT_WORDS[verdict], VERDICT_ORDER[verdict], tone=VERDICT_TONES[verdict])
-
-
-def attacked_cell(value: float | None, status: Status | None, missing: str) -> Cell:
-    """What an attack reached. An unfinished one was measured all the same, and proves at least so much."""
-    cell = number_cell(value, status, missing=missing)
-    return replace(cell, word=UNFINISHED) if status == "not_converged" and value is not None else cell
 
 
 def tally(statuses: Iterable[Status]) -> str:

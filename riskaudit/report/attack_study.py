@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from riskaudit.document.blocks import Cell
+from riskaudit.document.cells import number_cell
 from riskaudit.formatting import count, given, short
-from riskaudit.results import AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
+from riskaudit.results import STRONGEST, AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
 from riskaudit.results.facts import Facts
 from riskaudit.statistics.strongest import strongest
 
@@ -16,8 +18,9 @@ _PREDICTED = ("map_rmse", "predicted_rmse", "posterior_rmse", "map_i2f", "i2f")
 REFERENCE_NOTE = (
     "Without noise the predictions are those of the reference noise: they rank samples and foresee no error."
 )
-# What an agreement row says beyond ranks.
-_BEYOND_RANKS = (
+UNFINISHED = "not converged: the attack may get nearer still"
+# Fields of an agreement row that say nothing without noise: all but the correlations.
+_NEEDS_NOISE = (
     "tightness_median",
     "tightness_lower_quartile",
     "tightness_upper_quartile",
@@ -32,8 +35,8 @@ _BEYOND_RANKS = (
 
 def read_attack_study(facts: Facts) -> AttackStudy | None:
     """The attack study of an audit; None where there is none, or none that can be read."""
-    study = facts.result.studies.verify
-    return None if study is None else AttackStudy(facts, study)
+    record = facts.result.studies.verify
+    return None if record is None else AttackStudy(replace(facts, more_words=tuple(record.prediction_info)), record)
 
 
 @dataclass(frozen=True)
@@ -41,83 +44,89 @@ class AttackStudy:
     """An attack study with what follows from it."""
 
     facts: Facts
-    study: VerifyStudy
+    record: VerifyStudy
 
     @cached_property
     def noise_levels(self) -> tuple[float, ...]:
         """Levels at which attacks ran, least first."""
-        return tuple(sorted({row.noise_std for row in self.study.attacks}))
+        return tuple(sorted({row.noise_std for row in self.record.attacks}))
 
     @cached_property
     def attack_names(self) -> tuple[str, ...]:
         """Attacks in the order of the study, those with an oracle start last."""
-        names = dict.fromkeys(row.attack for row in self.study.attacks)
+        names = dict.fromkeys(row.attack for row in self.record.attacks)
         return tuple(sorted(names, key=lambda name: name in self.oracle_names))
 
     @cached_property
     def oracle_names(self) -> frozenset[str]:
         """Attacks that are started at the truth."""
-        return frozenset(row.attack for row in self.study.attacks if row.oracle_start)
+        return frozenset(row.attack for row in self.record.attacks if row.oracle_start)
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Metrics with a value somewhere, in the report's order."""
-        found = {name for row in self.study.attacks for name, value in row.metrics.items() if value is not None}
-        known = [info.id for info in self.study.metric_info if info.id in found]
-        return (*known, *sorted(found - set(known)))
+        computed = {name for row in self.record.attacks for name, value in row.metrics.items() if value is not None}
+        described = [info.id for info in self.record.metric_info if info.id in computed]
+        return (*described, *sorted(computed - set(described)))
 
     @cached_property
-    def own_level(self) -> float | None:
-        """The level of the audit itself, else the least one: that of an undefended release is 0."""
-        own = self.facts.noise_std
-        matching = [level for level in self.noise_levels if own is not None and math.isclose(level, own, rel_tol=1e-6)]
+    def audited_level(self) -> float | None:
+        """The noise level of the audit itself, else the least one: that of an undefended release is 0."""
+        std = self.facts.noise_std
+        matching = [level for level in self.noise_levels if std is not None and math.isclose(level, std, rel_tol=1e-6)]
         return next(iter((*matching, *self.noise_levels)), None)
 
     @cached_property
     def best(self) -> dict[tuple[float, str], tuple[float, AttackRow]]:
         """Least RMSE over the attacks without oracle start, and its row, per noise level and sample id."""
-        return strongest(self.study.attacks)
+        return strongest(self.record.attacks)
 
     @cached_property
-    def local(self) -> dict[tuple[float, str], float]:
+    def oracle_errors(self) -> dict[tuple[float, str], float]:
         """RMSE of the attack that is started at the truth, per noise level and sample id."""
-        rows = [row for row in self.study.attacks if row.oracle_start]
-        known = {(row.noise_std, row.sample_id): row.metrics.get("rmse") for row in rows}
-        return {key: value for key, value in known.items() if value is not None}
+        rows = [row for row in self.record.attacks if row.oracle_start]
+        errors = {(row.noise_std, row.sample_id): row.metrics.get("rmse") for row in rows}
+        return {key: error for key, error in errors.items() if error is not None}
 
     @cached_property
     def predictions(self) -> dict[tuple[float, str], Prediction]:
         """Predictions per noise level above 0 and sample id: without noise nothing foresees an error."""
-        return {(one.noise_std, one.sample_id): one for one in self.study.predictions if one.noise_std > 0}
+        return {(row.noise_std, row.sample_id): row for row in self.record.predictions if row.noise_std > 0}
 
     @cached_property
     def agreement(self) -> tuple[AgreementRow, ...]:
         """Predictions against attacks; without noise only their ranks."""
-        nothing = dict.fromkeys(_BEYOND_RANKS)
-        rows = sorted(self.study.agreement, key=lambda row: row.noise_std)
+        nothing = dict.fromkeys(_NEEDS_NOISE)
+        rows = sorted(self.record.agreement, key=lambda row: row.noise_std)
         return tuple(row if row.noise_std > 0 else row.model_copy(update=nothing) for row in rows)
+
+    @cached_property
+    def headline_agreement(self) -> tuple[AgreementRow, ...]:
+        """The headline prediction against the strongest attack's RMSE, per noise level."""
+        headline = (STRONGEST, "rmse", self.predicted_proxy)
+        return tuple(row for row in self.agreement if (row.attack, row.metric, row.proxy) == headline)
 
     @cached_property
     def reliability(self) -> tuple[Reliability, ...]:
         """Success probabilities against outcomes, where there is noise."""
-        return tuple(record for record in self.study.reliability if record.noise_std > 0)
+        return tuple(row for row in self.record.reliability if row.noise_std > 0)
 
     @cached_property
     def prior_only(self) -> dict[str, float]:
         """RMSE of guessing the prior mean, per sample id."""
-        known = {one.sample_id: one.metrics.get("rmse") for one in self.study.prior_only}
-        return {sample: value for sample, value in known.items() if value is not None}
+        errors = {row.sample_id: row.metrics.get("rmse") for row in self.record.prior_only}
+        return {sample: error for sample, error in errors.items() if error is not None}
 
     @cached_property
     def predicted_proxy(self) -> str | None:
         """The proxy that an attack's RMSE is laid beside."""
-        known = {
+        valued = {
             proxy
-            for one in self.study.predictions
-            for proxy, estimate in one.proxies.items()
+            for prediction in self.record.predictions
+            for proxy, estimate in prediction.proxies.items()
             if estimate.value is not None
         }
-        return next((proxy for proxy in _PREDICTED if proxy in known), None)
+        return next((proxy for proxy in _PREDICTED if proxy in valued), None)
 
     def predicted(self, noise_std: float, sample: str, proxy: str | None = None) -> Estimate | None:
         """A proxy's estimate of one sample at one level."""
@@ -135,14 +144,13 @@ class AttackStudy:
 
     def metric_title(self, name: str) -> str:
         """A metric for readers."""
-        title = next((info.title for info in self.study.metric_info if info.id == name), name)
-        return short(title, 24)
+        return short(next((info.title for info in self.record.metric_info if info.id == name), name), 24)
 
     def control_words(self) -> str:
         """The positive control in a few words."""
-        runs = [name for name in self.attack_names if name not in self.oracle_names]
-        broken = " (the attacks are broken)" if self.study.control.status == "failed" else ""
-        return f"{count(len(runs), 'attack')} run, positive control {self.study.control.status}{broken}"
+        attacks = [name for name in self.attack_names if name not in self.oracle_names]
+        broken = " (the attacks are broken)" if self.record.control.status == "failed" else ""
+        return f"{count(len(attacks), 'attack')} run, positive control {self.record.control.status}{broken}"
 
 
 def noise_words(noise_std: float) -> str:
@@ -153,3 +161,10 @@ def noise_words(noise_std: float) -> str:
 def at_noise(noise_std: float) -> str:
     """A noise level inside a sentence."""
     return f"at {noise_words(noise_std)}" if noise_std else "without noise"
+
+
+def attacked_cell(error: float | None, row: AttackRow | None) -> Cell:
+    """What an attack reached. An unfinished one was measured all the same, and proves at least so much."""
+    cell = number_cell(error, row.status if row is not None else None, missing="no result")
+    unfinished = error is not None and row is not None and row.status == "not_converged"
+    return replace(cell, word=UNFINISHED) if unfinished else cell

@@ -70,7 +70,7 @@ def build_document(
     )
 
 
-def _joined(section: Section, blocks: tuple[Block, ...]) -> Section:
+def _joined(section: Section, blocks: Sequence[Block]) -> Section:
     return replace(section, blocks=(*section.blocks, *blocks))
 
 

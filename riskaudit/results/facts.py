@@ -20,9 +20,13 @@ _RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_m
 
 @dataclass(frozen=True)
 class Facts:
-    """An audit with what follows from it. Everything is computed on first use."""
+    """An audit with what follows from it; ``more_words`` describe proxies that only a study has.
+
+    Everything is computed on first use.
+    """
 
     result: AuditResult
+    more_words: tuple[ProxyInfo, ...] = ()
 
     @cached_property
     def num_samples(self) -> int:
@@ -42,9 +46,8 @@ class Facts:
 
     @cached_property
     def _words(self) -> dict[str, ProxyInfo]:
-        """What the audit and its attack study say of their proxies, by id."""
-        study = self.result.studies.verify
-        return {info.id: info for info in (*(study.prediction_info if study else ()), *self.result.proxies)}
+        """What is known of proxies, by id."""
+        return {info.id: info for info in (*self.more_words, *self.result.proxies)}
 
     def info(self, proxy: str) -> ProxyInfo | None:
         """What the audit says about a proxy."""

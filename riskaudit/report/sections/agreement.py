@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
-from riskaudit.document.blocks import Block, Cell, Column, Subheading, Table
-from riskaudit.document.cells import count_cell, number_cell
-from riskaudit.formatting import correlation, given, interval, number, percent, sentence, short
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Cell, Subheading, Table
+from riskaudit.document.cells import ends_cell
+from riskaudit.formatting import correlation, sentence, short
 from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy
 from riskaudit.report.sections.attacked import attacked_figure, reliability_figure
 from riskaudit.results import STRONGEST, AgreementRow, LossComparison
@@ -19,79 +21,51 @@ _RAW = (
     "errors and positively with PSNR and SSIM, and a proxy that is riskier when lower the other way round. MSE orders "
     "samples as RMSE does."
 )
-
-_NOISE = Column("Noise std", True)
-_TIGHTNESS_COLUMNS = (
-    _NOISE,
-    Column("Attack"),
-    Column("Prediction"),
-    Column("Samples", True),
-    Column("Attack / predicted", True, "median"),
-    Column("Below 0.9", True),
-    Column("Below 0.75", True),
-    Column("Not below the interval", True),
-    Column("Inside the interval", True),
-    Column("Not below, calibrated", True),
-    Column("Inside, calibrated", True),
+_SHARES = (
+    ("Below 0.9", "share_below_nine_tenths"),
+    ("Below 0.75", "share_below_three_quarters"),
+    ("Not below the interval", "validity"),
+    ("Inside the interval", "coverage"),
+    ("Not below, calibrated", "calibrated_validity"),
+    ("Inside, calibrated", "calibrated_coverage"),
 )
+# One row of a table of correlations: noise level, attack and proxy, with an agreement row per column.
+_Key = tuple[float, str, str]
 
 
 def agreement_blocks(study: AttackStudy) -> list[Block]:
     """Everything that lays predictions beside attacks; what has no data is left out."""
-    rows = study.agreement
+    rows = sorted(study.agreement, key=lambda row: _order(study, row))
     best = [row for row in rows if row.attack == STRONGEST]
-    shown = [row for row in best if _shown(study, row.proxy)]
-    others = [row for row in best if not _shown(study, row.proxy)]
+    main = [row for row in best if _is_main(study, row.proxy)]
+    others = [row for row in best if not _is_main(study, row.proxy)]
     single = [row for row in rows if row.attack != STRONGEST and row.attack not in study.oracle_names]
     oracle = [row for row in rows if row.attack in study.oracle_names]
-    apart = "Oracle start: evidence on the theory, not an attack that anyone can run"
-    found: list[Block | None] = [
+    blocks: list[Block | None] = [
         Subheading("Predictions against attacks"),
         attacked_figure(study),
         _tightness_table(study, [*best, *single], "tightness", "Attack RMSE over predicted RMSE, and intervals"),
-        _agreement_table(study, shown, "agreement", "Proxies and the strongest attack, by metric"),
-        _agreement_table(study, others, "agreement-others", "Other proxies and the strongest attack", folded=True),
-        _attacks_table(study, single, "agreement-attacks", "Each proxy and the RMSE of each attack"),
-        _agreement_table(
+        _metric_table(study, main, "agreement", "Proxies and the strongest attack, by metric"),
+        _metric_table(study, others, "agreement-others", "Other proxies and the strongest attack", folded=True),
+        _attack_table(study, single, "agreement-attacks", "Each proxy and the RMSE of each attack"),
+        _metric_table(
             study, best, "kendall", "Each proxy and the strongest attack, by metric", kendall=True, folded=True
         ),
-        _agreement_table(study, single, "agreement-all", "Each proxy and each attack, by metric", folded=True),
+        _metric_table(study, single, "agreement-all", "Each proxy and each attack, by metric", folded=True),
         reliability_figure(study),
         _loss_table(study),
     ]
     if oracle:
-        found += [
+        apart = "Oracle start: evidence on the theory, not an attack that anyone can run"
+        blocks += [
             Subheading("Started at the truth"),
             _tightness_table(study, oracle, "oracle-tightness", apart),
-            _agreement_table(
-                study, oracle, "oracle-agreement", "Each proxy and the oracle start, by metric", folded=True
-            ),
+            _metric_table(study, oracle, "oracle-agreement", "Each proxy and the oracle start, by metric", folded=True),
         ]
-    return [block for block in found if block is not None]
+    return [block for block in blocks if block is not None]
 
 
-def _tightness_table(study: AttackStudy, rows: Iterable[AgreementRow], table_id: str, caption: str) -> Table | None:
-    kept = [
-        row
-        for row in rows
-        if row.tightness_median is not None and (row.attack == STRONGEST or row.proxy == study.predicted_proxy)
-    ]
-    if not kept:
-        return None
-    note = (
-        "1 = the attack reached what was predicted; the second line holds the quartiles. Below 0.9 and 0.75: shares of "
-        "samples on which an attack did better than that. Interval columns: shares of samples, before and after "
-        "calibration."
-    )
-    # Columns of intervals that no row has say nothing.
-    cells = [_tightness_cells(study, row) for row in sorted(kept, key=lambda row: _order(study, row))]
-    used = [place for place in range(len(_TIGHTNESS_COLUMNS)) if any(row[place].tone != "unknown" for row in cells)]
-    columns = tuple(_TIGHTNESS_COLUMNS[place] for place in used)
-    body = tuple(tuple(row[place] for place in used) for row in cells)
-    return Table(table_id, caption, columns, body, note=note, sortable=True, layout="compact")
-
-
-def _shown(study: AttackStudy, proxy: str) -> bool:
+def _is_main(study: AttackStudy, proxy: str) -> bool:
     info = study.facts.info(proxy)
     return proxy in _CHEAP or (info is not None and info.predicts_rmse)
 
@@ -102,35 +76,48 @@ def _order(study: AttackStudy, row: AgreementRow) -> tuple[float, int, tuple[int
     return row.noise_std, attack, study.facts.order(row.proxy)
 
 
-def _tightness_cells(study: AttackStudy, row: AgreementRow) -> tuple[Cell, ...]:
-    shares = (
-        row.share_below_nine_tenths,
-        row.share_below_three_quarters,
-        row.validity,
-        row.coverage,
-        row.calibrated_validity,
-        row.calibrated_coverage,
+def _attack_name(study: AttackStudy, attack: str) -> str:
+    return "strongest" if attack == STRONGEST else study.attack_title(attack)
+
+
+def _tightness_table(study: AttackStudy, rows: Iterable[AgreementRow], table_id: str, caption: str) -> Table | None:
+    measured = sorted(
+        (
+            row
+            for row in rows
+            if row.tightness_median is not None and (row.attack == STRONGEST or row.proxy == study.predicted_proxy)
+        ),
+        key=lambda row: _order(study, row),
     )
-    quartiles = interval(row.tightness_lower_quartile, row.tightness_upper_quartile)
-    return (
-        Cell(given(row.noise_std), row.noise_std),
-        _attack_cell(study, row.attack),
-        Cell(study.facts.title(row.proxy)),
-        count_cell(row.num_samples),
-        Cell(number(row.tightness_median or 0.0), row.tightness_median, detail=quartiles),
-        *(_share_cell(share) for share in shares),
+    if not measured:
+        return None
+
+    def share(title: str, name: str) -> tables.RowColumn[AgreementRow]:
+        # A column that no row has says nothing.
+        shown = any(getattr(row, name) is not None for row in measured)
+        return tables.share(title, attrgetter(name), missing="no interval", shown=shown)
+
+    columns: tables.Columns[AgreementRow] = (
+        tables.setting("Noise std", lambda row: row.noise_std),
+        tables.text("Attack", lambda row: _attack_name(study, row.attack)),
+        tables.text("Prediction", lambda row: study.facts.title(row.proxy)),
+        tables.count("Samples", lambda row: row.num_samples),
+        tables.column(
+            "Attack / predicted",
+            lambda row: ends_cell(row.tightness_median, row.tightness_lower_quartile, row.tightness_upper_quartile),
+            "median",
+        ),
+        *(share(title, name) for title, name in _SHARES),
     )
+    note = (
+        "1 = the attack reached what was predicted; the second line holds the quartiles. Below 0.9 and 0.75: shares of "
+        "samples on which an attack did better than that. Interval columns: shares of samples, before and after "
+        "calibration."
+    )
+    return tables.table(table_id, caption, measured, columns, note=note, sortable=True, layout="compact")
 
 
-def _share_cell(share: float | None) -> Cell:
-    return Cell("no interval", tone="unknown") if share is None else Cell(percent(share), share)
-
-
-def _attack_cell(study: AttackStudy, attack: str) -> Cell:
-    return Cell("strongest" if attack == STRONGEST else study.attack_title(attack))
-
-
-def _agreement_table(
+def _metric_table(
     study: AttackStudy,
     rows: Sequence[AgreementRow],
     table_id: str,
@@ -143,47 +130,58 @@ def _agreement_table(
     metrics = [name for name in study.metrics if any(row.metric == name for row in rows)]
     # The ranks of MSE are those of RMSE.
     metrics = [name for name in metrics if name != "mse" or "rmse" not in metrics]
-    cells = {(row.noise_std, row.attack, row.proxy, row.metric): row for row in rows}
-    keys = [(row.noise_std, row.attack, row.proxy) for row in sorted(rows, key=lambda row: _order(study, row))]
-    several = len({attack for _, attack, _ in keys}) > 1
-    body = []
-    for level, attack, proxy in dict.fromkeys(keys):
-        leading = _leading(study, level, proxy)
-        leading[1:1] = [_attack_cell(study, attack)] if several else []
-        found = [cells.get((level, attack, proxy, name)) for name in metrics]
-        body.append((*leading, *(_correlation_cell(row, kendall) for row in found)))
-    columns = [_NOISE, *([Column("Attack")] if several else []), Column("Proxy")]
-    columns += [Column(study.metric_title(name), True) for name in metrics]
-    kind = "Kendall's tau-b" if kendall else "Spearman's rho"
-    return _correlation_table(table_id, f"{caption}: {kind}", columns, body, folded=folded) if metrics else None
+    by_metric = {(row.noise_std, row.attack, row.proxy, row.metric): row for row in rows}
+    keys = list(dict.fromkeys((row.noise_std, row.attack, row.proxy) for row in rows))
 
-
-def _attacks_table(study: AttackStudy, rows: Sequence[AgreementRow], table_id: str, caption: str) -> Table | None:
-    """One row per noise level and proxy, one column per attack; RMSE only."""
-    rows = sorted((row for row in rows if row.metric == "rmse"), key=lambda row: _order(study, row))
-    cells = {(row.noise_std, row.proxy, row.attack): row for row in rows}
-    attacks = [name for name in study.attack_names if any(row.attack == name for row in rows)]
-    keys = sorted(dict.fromkeys((row.noise_std, row.proxy) for row in rows), key=lambda key: key[0])
-    body = [
-        (
-            *_leading(study, level, proxy),
-            *(_correlation_cell(cells.get((level, proxy, name)), False) for name in attacks),
+    def column(name: str) -> tables.RowColumn[_Key]:
+        return tables.column(
+            study.metric_title(name), lambda key: _correlation_cell(by_metric.get((*key, name)), kendall)
         )
-        for level, proxy in keys
-    ]
-    columns = [_NOISE, Column("Proxy"), *(Column(study.attack_title(name), True) for name in attacks)]
-    return _correlation_table(table_id, f"{caption}: Spearman's rho", columns, body, folded=True) if body else None
+
+    several = len({attack for _, attack, _ in keys}) > 1
+    kind = "Kendall's tau-b" if kendall else "Spearman's rho"
+    columns = [column(name) for name in metrics]
+    caption = f"{caption}: {kind}"
+    return _correlation_table(study, table_id, caption, keys, columns, several, folded) if metrics else None
+
+
+def _attack_table(study: AttackStudy, rows: Sequence[AgreementRow], table_id: str, caption: str) -> Table | None:
+    """One row per noise level and proxy, one column per attack; RMSE only."""
+    by_attack = {(row.noise_std, row.attack, row.proxy): row for row in rows if row.metric == "rmse"}
+    attacks = [name for name in study.attack_names if any(attack == name for _, attack, _ in by_attack)]
+    keys = sorted(dict.fromkeys((level, "", proxy) for level, _, proxy in by_attack), key=lambda key: key[0])
+
+    def column(name: str) -> tables.RowColumn[_Key]:
+        return tables.column(
+            study.attack_title(name),
+            lambda key: _correlation_cell(by_attack.get((key[0], name, key[2])), kendall=False),
+        )
+
+    columns = [column(name) for name in attacks]
+    return _correlation_table(study, table_id, f"{caption}: Spearman's rho", keys, columns) if keys else None
 
 
 def _correlation_table(
-    table_id: str, caption: str, columns: list[Column], body: list[tuple[Cell, ...]], *, folded: bool = False
+    study: AttackStudy,
+    table_id: str,
+    caption: str,
+    keys: Sequence[_Key],
+    columns: Iterable[tables.RowColumn[_Key]],
+    several: bool = False,
+    folded: bool = True,
 ) -> Table:
-    return Table(
+    """Correlations per noise level and proxy, and per attack where there are ``several``."""
+    leading: tables.Columns[_Key] = (
+        tables.setting("Noise std", lambda key: key[0]),
+        tables.text("Attack", lambda key: _attack_name(study, key[1]), shown=several),
+        tables.column("Proxy", lambda key: _proxy_cell(study, key[2]), numeric=False),
+    )
+    return tables.table(
         table_id,
         f"{caption}, with bootstrap intervals",
-        tuple(columns),
-        tuple(body),
-        note=f"{_RAW} {REFERENCE_NOTE}" if any(row[0].sort == 0 for row in body) else _RAW,
+        keys,
+        [*leading, *columns],
+        note=f"{_RAW} {REFERENCE_NOTE}" if any(key[0] == 0 for key in keys) else _RAW,
         sortable=True,
         layout="compact",
         print_rows=_PRINT_ROWS,
@@ -191,72 +189,59 @@ def _correlation_table(
     )
 
 
-def _leading(study: AttackStudy, level: float, proxy: str) -> list[Cell]:
+def _proxy_cell(study: AttackStudy, proxy: str) -> Cell:
     riskier = study.facts.riskier(proxy)
-    detail = f"riskier when {riskier}" if riskier else ""
-    return [Cell(given(level), level), Cell(study.facts.title(proxy), detail=detail)]
+    return Cell(study.facts.title(proxy), detail=f"riskier when {riskier}" if riskier else "")
 
 
 def _correlation_cell(row: AgreementRow | None, kendall: bool) -> Cell:
     if row is None:
         return Cell("not applicable", tone="unknown")
-    value = row.kendall if kendall else row.spearman
-    low, high = (row.kendall_low, row.kendall_high) if kendall else (row.low, row.high)
+    if kendall:
+        return _interval_cell(row.kendall, row.kendall_low, row.kendall_high, row.note or "")
+    return _interval_cell(row.spearman, row.low, row.high, row.note or "")
+
+
+def _interval_cell(value: float | None, low: float | None, high: float | None, note: str = "") -> Cell:
     if value is None:
-        return Cell("no value", detail=short(row.note or "", 80), tone="unknown")
-    return Cell(correlation(value), value, detail=_ends(low, high))
+        return Cell("no value", detail=short(note, 80), tone="unknown")
+    ends = f"{correlation(low)} to {correlation(high)}" if low is not None and high is not None else "no interval"
+    return Cell(correlation(value), value, detail=ends)
 
 
 def _loss_table(study: AttackStudy) -> Table | None:
-    if not study.study.loss_comparisons:
+    rows = study.record.loss_comparisons
+    if not rows:
         return None
-    columns = (
-        Column("Noise std", True),
-        Column("Attack"),
-        Column("Metric"),
-        Column("Own proxy"),
-        Column("Other proxy"),
-        Column("Samples", True),
-        Column("Difference", True, "own minus other"),
-        Column("p-value", True),
-        Column("Reading"),
+    columns: tables.Columns[LossComparison] = (
+        tables.setting("Noise std", lambda row: row.noise_std),
+        tables.text("Attack", lambda row: study.attack_title(row.attack)),
+        tables.text("Metric", lambda row: study.metric_title(row.metric)),
+        tables.column("Own proxy", lambda row: _loss_cell(study, row.own, row.own_spearman), numeric=False),
+        tables.column("Other proxy", lambda row: _loss_cell(study, row.other, row.other_spearman), numeric=False),
+        tables.count("Samples", lambda row: row.num_samples),
+        tables.column("Difference", lambda row: _interval_cell(row.difference, row.low, row.high), "own minus other"),
+        tables.number("p-value", lambda row: row.p_value, missing="no value"),
+        tables.column("Reading", _reading_cell, numeric=False),
     )
-    return Table(
+    return tables.table(
         "losses",
         "Does the proxy of an attack's own matching loss rank its errors better? (absolute Spearman correlations)",
+        rows,
         columns,
-        tuple(_loss_cells(study, row) for row in study.study.loss_comparisons),
         note="Paired bootstrap; p-values are two-sided and not corrected for the number of rows."
-        + (f" {REFERENCE_NOTE}" if any(row.noise_std == 0 for row in study.study.loss_comparisons) else ""),
+        + (f" {REFERENCE_NOTE}" if any(row.noise_std == 0 for row in rows) else ""),
         layout="compact",
     )
 
 
-def _loss_cells(study: AttackStudy, row: LossComparison) -> tuple[Cell, ...]:
+def _loss_cell(study: AttackStudy, proxy: str, spearman: float | None) -> Cell:
+    return Cell(study.facts.title(proxy), detail="no correlation" if spearman is None else correlation(spearman))
+
+
+def _reading_cell(row: LossComparison) -> Cell:
     if row.low is None or row.high is None:
-        reading = Cell("no value", detail=sentence(short(row.note or "", 80)), tone="unknown")
-    elif row.low > 0 or row.high < 0:
-        reading = Cell("own ranks better" if row.low > 0 else "other ranks better")
-    else:
-        reading = Cell("not told apart")
-    return (
-        Cell(given(row.noise_std), row.noise_std),
-        Cell(study.attack_title(row.attack)),
-        Cell(study.metric_title(row.metric)),
-        Cell(study.facts.title(row.own), detail=_absolute(row.own_spearman)),
-        Cell(study.facts.title(row.other), detail=_absolute(row.other_spearman)),
-        count_cell(row.num_samples),
-        Cell("no value", tone="unknown")
-        if row.difference is None
-        else Cell(correlation(row.difference), row.difference, detail=_ends(row.low, row.high)),
-        number_cell(row.p_value, missing="no value"),
-        reading,
-    )
-
-
-def _absolute(value: float | None) -> str:
-    return "no correlation" if value is None else correlation(value)
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return f"{correlation(low)} to {correlation(high)}" if low is not None and high is not None else "no interval"
+        return Cell("no value", detail=sentence(short(row.note or "", 80)), tone="unknown")
+    if row.low <= 0 <= row.high:
+        return Cell("not told apart")
+    return Cell("own ranks better" if row.low > 0 else "other ranks better")

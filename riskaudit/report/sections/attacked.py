@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from riskaudit.document.blocks import Cell, Column, Figure, Table
-from riskaudit.document.cells import attacked_cell, count_cell, estimate_cell, number_cell
+from riskaudit.document import tables
+from riskaudit.document.blocks import Cell, Figure, Table
+from riskaudit.document.cells import estimate_cell
 from riskaudit.document.plots import Panel, PanelPlot
 from riskaudit.formatting import given, number, percent, short
-from riskaudit.report.attack_study import AttackStudy, at_noise, noise_words
-from riskaudit.results import STRONGEST, AttackRow, Estimate, Reliability
+from riskaudit.report.attack_study import AttackStudy, at_noise, attacked_cell, noise_words
+from riskaudit.results import AttackRow, Estimate, Reliability, ReliabilityBin
 
 _MOST_PANELS = 6
 _PRINT_ROWS = 40
@@ -17,12 +18,33 @@ _PRINT_ROWS = 40
 _PRINT_SAMPLES = 12
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """One sample at one noise level: its prediction, the strongest attack, and the one started at the truth."""
+
+    level: float
+    sample: str
+    prediction: Estimate | None
+    attacked: float | None
+    attack: AttackRow | None
+    oracle: float | None
+
+
+def _pairs(study: AttackStudy, level: float) -> list[_Pair]:
+    pairs = []
+    for sample in study.facts.result.samples:
+        attacked, attack = study.best.get((level, sample.id), (None, None))
+        oracle = study.oracle_errors.get((level, sample.id))
+        pairs.append(_Pair(level, sample.id, study.predicted(level, sample.id), attacked, attack, oracle))
+    return pairs
+
+
 def attacked_figure(study: AttackStudy) -> Figure | None:
     """The strongest attack's RMSE against its prediction, one panel per noise level; None without a pair."""
     panels = [panel for level in study.noise_levels if (panel := _panel(study, level)) is not None]
     if not panels:
         return None
-    both = [value for panel in panels for point in (*panel.points, *panel.apart) for value in point]
+    errors = [value for panel in panels for point in (*panel.points, *panel.apart) for value in point]
     title = study.predicted_title()
     left = f" Only the first {_MOST_PANELS} noise levels are drawn." if len(panels) > _MOST_PANELS else ""
     return Figure(
@@ -37,7 +59,7 @@ def attacked_figure(study: AttackStudy) -> Figure | None:
             "oracle start (not an attack)",
             "attacked = predicted",
             True,
-            (min(both) / 1.4, max(both) * 1.4),
+            (min(errors) / 1.4, max(errors) * 1.4),
         ),
         table=_sample_table(study),
         caption=f"Below the line an attack did better than predicted, above it fell short. Logarithmic axes.{left}",
@@ -45,26 +67,23 @@ def attacked_figure(study: AttackStudy) -> Figure | None:
 
 
 def _panel(study: AttackStudy, level: float) -> Panel | None:
-    points, apart = [], []
-    for sample in study.facts.result.samples:
-        estimate = study.predicted(level, sample.id)
-        if estimate is None or not estimate.value or estimate.value <= 0:
-            continue
-        error, _ = study.best.get((level, sample.id), (None, None))
-        local = study.local.get((level, sample.id))
-        points += [(estimate.value, error)] if error else []
-        apart += [(estimate.value, local)] if local else []
-    return Panel(noise_words(level), tuple(points), tuple(apart)) if points or apart else None
+    predicted = [
+        (pair.prediction.value, pair)
+        for pair in _pairs(study, level)
+        if pair.prediction is not None and pair.prediction.value and pair.prediction.value > 0
+    ]
+    points = tuple((value, pair.attacked) for value, pair in predicted if pair.attacked)
+    apart = tuple((value, pair.oracle) for value, pair in predicted if pair.oracle)
+    return Panel(noise_words(level), points, apart) if points or apart else None
 
 
 def _finding(study: AttackStudy) -> str:
-    if study.study.control.status == "failed":
+    if study.record.control.status == "failed":
         return "The attacks failed their positive control, so points above the line are no evidence of protection"
     parts = [
         f"{number(row.tightness_median)} times the prediction {at_noise(row.noise_std)}"
-        for row in study.agreement
-        if (row.attack, row.metric, row.proxy) == (STRONGEST, "rmse", study.predicted_proxy)
-        and row.tightness_median is not None
+        for row in study.headline_agreement
+        if row.tightness_median is not None
     ]
     if not parts:
         return f"{study.predicted_title()} against the strongest attack on each sample"
@@ -73,50 +92,35 @@ def _finding(study: AttackStudy) -> str:
 
 def _sample_table(study: AttackStudy) -> Table:
     title = study.predicted_title()
-    rows = []
     # Without noise there is nothing to lay beside the attack: those rows come last.
-    for level in sorted(study.noise_levels, key=lambda level: (level == 0, level)):
-        for sample in study.facts.result.samples:
-            estimate = study.predicted(level, sample.id)
-            error, row = study.best.get((level, sample.id), (None, None))
-            local = study.local.get((level, sample.id))
-            if error is not None or local is not None:
-                rows.append(_sample_cells(study, (level, sample.id), estimate, error, row, local))
-    noisy = sum(row[1].sort != 0 for row in rows)
-    columns = (
-        Column("Sample"),
-        Column("Noise std", True),
-        Column(f"Predicted: {title}", True),
-        Column("Strongest attack", True),
-        Column("Attack"),
-        Column("Oracle start", True),
+    levels = sorted(study.noise_levels, key=lambda level: (level == 0, level))
+    rows = [
+        pair
+        for level in levels
+        for pair in _pairs(study, level)
+        if pair.attacked is not None or pair.oracle is not None
+    ]
+    columns: tables.Columns[_Pair] = (
+        tables.text("Sample", lambda pair: short(pair.sample)),
+        tables.setting("Noise std", lambda pair: pair.level),
+        tables.column(
+            f"Predicted: {title}",
+            lambda pair: (
+                estimate_cell(pair.prediction) if pair.level > 0 else Cell("none without noise", tone="unknown")
+            ),
+        ),
+        tables.column("Strongest attack", lambda pair: attacked_cell(pair.attacked, pair.attack)),
+        tables.text("Attack", lambda pair: study.attack_title(pair.attack.attack) if pair.attack else "none"),
+        tables.number("Oracle start", lambda pair: pair.oracle, missing="not run"),
     )
-    return Table(
+    return tables.table(
         "attacked",
         f"{title} and attack RMSE per sample and noise level",
+        rows,
         columns,
-        tuple(rows),
         sortable=True,
-        print_rows=min(_PRINT_SAMPLES, noisy),
+        print_rows=min(_PRINT_SAMPLES, sum(pair.level != 0 for pair in rows)),
         layout="compact",
-    )
-
-
-def _sample_cells(
-    study: AttackStudy,
-    key: tuple[float, str],
-    estimate: Estimate | None,
-    error: float | None,
-    row: AttackRow | None,
-    local: float | None,
-) -> tuple[Cell, ...]:
-    return (
-        Cell(short(key[1])),
-        Cell(given(key[0]), key[0]),
-        estimate_cell(estimate) if key[0] > 0 else Cell("none without noise", tone="unknown"),
-        attacked_cell(error, row.status if row is not None else None, missing="no result"),
-        Cell(study.attack_title(row.attack) if row is not None else "none"),
-        number_cell(local, missing="not run"),
     )
 
 
@@ -125,22 +129,20 @@ def reliability_figure(study: AttackStudy) -> Figure | None:
     records = study.reliability
     if not records:
         return None
-    worst = max(record.brier for record in records)
     panels = tuple(
         Panel(
             f"{noise_words(record.noise_std)}, RMSE ≤ {given(record.tolerance)}",
-            tuple((one.mean_predicted, one.observed) for one in record.bins),
+            tuple((group.mean_predicted, group.observed) for group in record.bins),
         )
         for record in records[:_MOST_PANELS]
     )
     cut = f" Only the first {_MOST_PANELS} of {len(records)} are drawn." if len(records) > _MOST_PANELS else ""
-    if study.study.control.status == "failed":
-        title = "Success probabilities can't be judged: the attacks failed their positive control"
-    else:
-        title = (
-            f"Predicted success probabilities have a Brier score of at most {number(worst)} "
-            "(0 = perfect, 0.25 = always saying one half)"
-        )
+    title = (
+        "Success probabilities can't be judged: the attacks failed their positive control"
+        if study.record.control.status == "failed"
+        else f"Predicted success probabilities have a Brier score of at most "
+        f"{number(max(record.brier for record in records))} (0 = perfect, 0.25 = always saying one half)"
+    )
     return Figure(
         id="reliability",
         title=title,
@@ -156,7 +158,14 @@ def reliability_figure(study: AttackStudy) -> Figure | None:
             (-0.03, 1.03),
             joined=True,
         ),
-        table=_reliability_table(records),
+        table=tables.table(
+            "reliability",
+            "Reliability of the success probability",
+            [(record, group) for record in records for group in record.bins],
+            _RELIABILITY_COLUMNS,
+            layout="compact",
+            print_rows=_PRINT_ROWS,
+        ),
         caption=(
             "Success: the strongest attack comes within the tolerance of the sample. Above the line attacks succeed "
             f"more often than predicted. Bins with few samples scatter.{cut}"
@@ -164,29 +173,17 @@ def reliability_figure(study: AttackStudy) -> Figure | None:
     )
 
 
-def _reliability_table(records: Sequence[Reliability]) -> Table:
-    rows = tuple(
-        (
-            Cell(given(record.noise_std), record.noise_std),
-            Cell(given(record.tolerance), record.tolerance),
-            Cell(number(record.brier), record.brier),
-            Cell(f"{percent(one.low)} to {percent(one.high)}", one.low),
-            count_cell(one.num_samples),
-            Cell(percent(one.mean_predicted), one.mean_predicted),
-            Cell(percent(one.observed), one.observed),
-        )
-        for record in records
-        for one in record.bins
-    )
-    columns = (
-        Column("Noise std", True),
-        Column("Tolerance", True, "RMSE"),
-        Column("Brier score", True),
-        Column("Predicted between", ranked=True),
-        Column("Samples", True),
-        Column("Mean predicted", True),
-        Column("Attacks that succeeded", True),
-    )
-    return Table(
-        "reliability", "Reliability of the success probability", columns, rows, layout="compact", print_rows=_PRINT_ROWS
-    )
+_RELIABILITY_COLUMNS: tables.Columns[tuple[Reliability, ReliabilityBin]] = (
+    tables.setting("Noise std", lambda row: row[0].noise_std),
+    tables.setting("Tolerance", lambda row: row[0].tolerance, "RMSE"),
+    tables.number("Brier score", lambda row: row[0].brier),
+    tables.column(
+        "Predicted between",
+        lambda row: Cell(f"{percent(row[1].low)} to {percent(row[1].high)}", row[1].low),
+        numeric=False,
+        ranked=True,
+    ),
+    tables.count("Samples", lambda row: row[1].num_samples),
+    tables.share("Mean predicted", lambda row: row[1].mean_predicted),
+    tables.share("Attacks that succeeded", lambda row: row[1].observed),
+)

@@ -122,9 +122,9 @@ def _not_tested(facts: Facts, study: AttackStudy | None) -> tuple[str, ...]:
         gaps.append("Attacks on these samples, and a positive control that the attacks work at all.")
     else:
         gaps.append("Attacks that are stronger than those that were run, or that know more.")
-        if study.study.control.status != "passed":
+        if study.record.control.status != "passed":
             gaps.append(
-                f"Whether the attacks work at all: the positive control {_CONTROL[study.study.control.status]}."
+                f"Whether the attacks work at all: the positive control {_CONTROL[study.record.control.status]}."
             )
         attacked = {sample for _, sample in study.best}
         missed = facts.num_samples - sum(row.id in attacked for row in facts.result.samples)

@@ -47,7 +47,7 @@ def reconstruction_blocks(study: AttackStudy) -> list[Block]:
 
 def _rows(study: AttackStudy, level: float) -> dict[tuple[str, str], AttackRow]:
     """Attacks at one noise level on the samples with a picture, by sample id and attack."""
-    rows = {(row.sample_id, row.attack): row for row in study.study.attacks if row.noise_std == level}
+    rows = {(row.sample_id, row.attack): row for row in study.record.attacks if row.noise_std == level}
     pictured = {row.sample_id for row in rows.values() if row.image_png is not None}
     return {key: row for key, row in rows.items() if key[0] in pictured}
 

@@ -25,7 +25,7 @@ def threat_section(facts: Facts) -> Section:
     """The threat-model card."""
     model, release = facts.result.threat_model, facts.result.release
     found = read_attack_study(facts)
-    study = found if found is not None and found.study.attacks else None
+    study = found if found is not None and found.record.attacks else None
     diagnostic = model.evaluation == "diagnostic"
     reason = f" {sentence(model.reason)}" if model.reason else ""
     label = (
@@ -60,7 +60,7 @@ def _checked(study: AttackStudy | None) -> str:
     """Whether anything holds the first order against reality."""
     if study is None:
         return "No attack was run to check them."
-    if study.study.control.status == "failed":
+    if study.record.control.status == "failed":
         return "The attacks of section 6 are broken, so nothing checks them."
     return "Section 6 holds them against attacks on the release itself."
 
@@ -119,7 +119,7 @@ def _fallback_words(facts: Facts) -> str:
 
 def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
     model, prior = facts.result.threat_model, facts.result.prior
-    attacks = study.study.knowledge if study is not None else None
+    attacks = study.record.knowledge if study is not None else None
     rows: list[tuple[str, bool, bool | None, str]] = [
         ("Model weights", model.weights_known, None, "the server sends them out, so it has them"),
         (

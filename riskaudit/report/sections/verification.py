@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import product
 from statistics import median
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Paragraph, Table
-from riskaudit.document.cells import count_cell, number_cell, tally
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Paragraph, Table
+from riskaudit.document.cells import tally
 from riskaudit.formatting import correlation, count, given, number, percent, sentence, short
 from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise
 from riskaudit.report.sections.agreement import agreement_blocks
 from riskaudit.report.sections.reconstructions import reconstruction_blocks
-from riskaudit.results import STRONGEST, AgreementRow, AttackRow, Control
+from riskaudit.results import AttackRow, Control
 from riskaudit.results.facts import Facts
 
 
 def verification_blocks(study: AttackStudy) -> list[Block]:
     """The positive control first; then what the attacks knew, did, and how well the proxies foresaw it."""
-    blocks: list[Block] = [_control(study.study.control), _summary(study)]
-    if not study.study.complete:
+    blocks: list[Block] = [_control(study.record.control), _summary(study)]
+    if not study.record.complete:
         text = "The study stopped before all attacks had run: what is shown is what there is."
         blocks.append(Callout("The attack study is incomplete", (text,), "unknown"))
     blocks += calibration_blocks(study.facts, attacked=True)
     blocks += [_knowledge(study), _attack_table(study)]
-    if study.study.attack_settings:
+    if study.record.attack_settings:
         blocks.append(Bullets(_settings(study), lead="Settings of the attacks."))
     blocks += agreement_blocks(study)
     blocks += reconstruction_blocks(study)
-    notes = [f"{study.metric_title(name)}: {sentence(text)}" for name, text in study.study.metric_notes.items()]
-    notes += [sentence(note) for note in study.study.notes]
+    notes = [f"{study.metric_title(name)}: {sentence(text)}" for name, text in study.record.metric_notes.items()]
+    notes += [sentence(note) for note in study.record.notes]
     if notes:
         blocks.append(Bullets(tuple(notes), lead="Notes of the attack study."))
     return blocks
@@ -60,11 +64,11 @@ def _control(control: Control) -> Callout:
 
 def _summary(study: AttackStudy) -> Paragraph:
     """How the headline prediction fared against the strongest attack, per noise level."""
-    if study.study.control.status == "failed":
+    if study.record.control.status == "failed":
         text = "Can't be judged: what broken attacks reach says nothing about a prediction. The tables stay for repair."
         return Paragraph(text, lead="Did the prediction hold?", brief=True)
     sentences = []
-    for row in _headline_rows(study):
+    for row in study.headline_agreement:
         parts = [at_noise(row.noise_std)]
         if row.spearman is not None:
             known = row.low is not None and row.high is not None
@@ -77,16 +81,8 @@ def _summary(study: AttackStudy) -> Paragraph:
     if not sentences:
         return Paragraph("No prediction could be held against an attack.", lead="Did the prediction hold?", brief=True)
     text = f"{study.predicted_title()} against the RMSE of the strongest attack: {'; '.join(sentences)}."
-    text += f" {REFERENCE_NOTE}" if any(row.noise_std == 0 for row in _headline_rows(study)) else ""
+    text += f" {REFERENCE_NOTE}" if any(row.noise_std == 0 for row in study.headline_agreement) else ""
     return Paragraph(text, lead="Did the prediction hold?", brief=True)
-
-
-def _headline_rows(study: AttackStudy) -> list[AgreementRow]:
-    return [
-        row
-        for row in study.agreement
-        if (row.attack, row.metric, row.proxy) == (STRONGEST, "rmse", study.predicted_proxy)
-    ]
 
 
 def calibration_blocks(facts: Facts, *, attacked: bool) -> list[Block]:
@@ -125,7 +121,7 @@ def _factor_words(low: float | None, high: float | None) -> str:
 
 
 def _knowledge(study: AttackStudy) -> Paragraph:
-    knowledge = study.study.knowledge
+    knowledge = study.record.knowledge
     known = {True: "known", False: "not known"}
     labels = "known" if knowledge.labels_known else "not known, recovered from the release"
     items = (
@@ -140,52 +136,59 @@ def _knowledge(study: AttackStudy) -> Paragraph:
     return Paragraph(" ".join(items), lead="What every attack knew.")
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """One attack at one noise level."""
+
+    level: float
+    attack: str
+    rows: list[AttackRow]
+    proxy_seconds: float | None
+
+    @property
+    def errors(self) -> list[float]:
+        return [error for row in self.rows if (error := row.metrics.get("rmse")) is not None]
+
+    def status_cell(self) -> Cell:
+        reasons = dict.fromkeys(short(row.reason, 100) for row in self.rows if row.reason)
+        return Cell(tally(row.status for row in self.rows), detail="; ".join(list(reasons)[:2]))
+
+
 def _attack_table(study: AttackStudy) -> Table | Paragraph:
-    rows = []
-    seconds = {(row.noise_std, row.attack): row.proxy_seconds for row in study.study.timings}
-    for level in study.noise_levels:
-        for name in study.attack_names:
-            runs = [row for row in study.study.attacks if (row.noise_std, row.attack) == (level, name)]
-            if runs:
-                rows.append(_attack_cells(study, level, name, runs, seconds.get((level, name))))
-    if not rows:
+    seconds = {(row.noise_std, row.attack): row.proxy_seconds for row in study.record.timings}
+    by_attack: dict[tuple[float, str], list[AttackRow]] = defaultdict(list)
+    for row in study.record.attacks:
+        by_attack[row.noise_std, row.attack].append(row)
+    runs = [
+        _Runs(*key, by_attack[key], seconds.get(key))
+        for key in product(study.noise_levels, study.attack_names)
+        if key in by_attack
+    ]
+    if not runs:
         return Paragraph("The study holds no attack.", lead="Attacks:")
-    guess = list(study.prior_only.values())
-    columns = (
-        Column("Noise std", True),
-        Column("Attack"),
-        Column("Samples", True),
-        Column("Median RMSE", True, "data units"),
-        Column("Least RMSE", True, "data units"),
-        Column("Status of the runs"),
-        Column("Time of the attack", True, "median s per sample"),
-        Column("Time of all proxies", True, "median s per sample"),
+    columns: tables.Columns[_Runs] = (
+        tables.setting("Noise std", lambda run: run.level),
+        tables.text("Attack", lambda run: study.attack_title(run.attack)),
+        tables.count("Samples", lambda run: len(run.rows)),
+        tables.number(
+            "Median RMSE", lambda run: median(run.errors) if run.errors else None, "data units", missing="no result"
+        ),
+        tables.number("Least RMSE", lambda run: min(run.errors, default=None), "data units", missing="no result"),
+        tables.column("Status of the runs", _Runs.status_cell, numeric=False),
+        tables.number("Time of the attack", lambda run: median(row.seconds for row in run.rows), "median s per sample"),
+        tables.number(
+            "Time of all proxies", lambda run: run.proxy_seconds, "median s per sample", missing="not recorded"
+        ),
     )
-    return Table(
+    guesses = list(study.prior_only.values())
+    return tables.table(
         "attacks",
         "Attacks that ran, and what they cost beside the proxies",
+        runs,
         columns,
-        tuple(rows),
-        note=f"Guessing the prior mean has a median RMSE of {number(median(guess))}." if guess else "",
+        note=f"Guessing the prior mean has a median RMSE of {number(median(guesses))}." if guesses else "",
         sortable=True,
         layout="compact",
-    )
-
-
-def _attack_cells(
-    study: AttackStudy, level: float, name: str, runs: list[AttackRow], proxy_seconds: float | None
-) -> tuple[Cell, ...]:
-    errors = [value for row in runs if (value := row.metrics.get("rmse")) is not None]
-    reasons = dict.fromkeys(short(row.reason, 100) for row in runs if row.reason)
-    return (
-        Cell(given(level), level),
-        Cell(study.attack_title(name)),
-        count_cell(len(runs)),
-        number_cell(median(errors) if errors else None, missing="no result"),
-        number_cell(min(errors) if errors else None, missing="no result"),
-        Cell(tally(row.status for row in runs), detail="; ".join(list(reasons)[:2])),
-        number_cell(median(row.seconds for row in runs)),
-        number_cell(proxy_seconds, missing="not recorded"),
     )
 
 
@@ -193,7 +196,7 @@ def _settings(study: AttackStudy) -> tuple[str, ...]:
     return tuple(
         f"{short(name, 32)}: "
         + (", ".join(f"{short(key, 32)} = {_shown(value)}" for key, value in settings.items()) or "none")
-        for name, settings in study.study.attack_settings.items()
+        for name, settings in study.record.attack_settings.items()
     )
 
 
