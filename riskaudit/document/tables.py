@@ -101,9 +101,9 @@ def setting(title: str, value: Callable[[Row], float], unit: str = "") -> RowCol
     return column(title, lambda row: cells.given_cell(value(row)), unit)
 
 
-def count(title: str, amount: Callable[[Row], int], unit: str = "") -> RowColumn[Row]:
+def count(title: str, amount: Callable[[Row], int], *, brief: bool = False) -> RowColumn[Row]:
     """A column of whole numbers."""
-    return column(title, lambda row: cells.count_cell(amount(row)), unit)
+    return column(title, lambda row: cells.count_cell(amount(row)), brief=brief)
 
 
 def share(
@@ -112,10 +112,11 @@ def share(
     unit: str = "",
     *,
     missing: str = "not applicable",
+    brief: bool = False,
     shown: bool = True,
 ) -> RowColumn[Row]:
     """A column of shares in [0, 1] as percentages; ``missing`` stands where there is none."""
-    return column(title, lambda row: cells.share_cell(value(row), missing), unit, shown=shown)
+    return column(title, lambda row: cells.share_cell(value(row), missing), unit, brief=brief, shown=shown)
 
 
 def pairs(

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Subheading, Table
-from riskaudit.document.cells import estimate_cell, number_cell
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Callout, Cell, Paragraph, Subheading, Table
+from riskaudit.document.cells import estimate_cell
 from riskaudit.formatting import count, number, short, signed
 from riskaudit.results import AuditResult, SampleRow
 from riskaudit.results.facts import Facts
@@ -90,55 +91,52 @@ def _configuration_table(result: AuditResult, baseline: AuditResult) -> Table | 
     names = [name for name in dict.fromkeys((*now, *before)) if now.get(name) != before.get(name)]
     if not names:
         return Paragraph("Configuration, checkpoint and data are the same as in the baseline.")
-    rows = tuple((Cell(name), Cell(_shown(before.get(name))), Cell(_shown(now.get(name)))) for name in names)
-    columns = (Column("Setting"), Column("Baseline"), Column("Now"))
-    return Table("changed-configuration", "What is configured differently", columns, rows)
+    columns: tables.Columns[str] = (
+        tables.text("Setting", lambda name: name),
+        tables.text("Baseline", lambda name: _shown(before.get(name))),
+        tables.text("Now", lambda name: _shown(now.get(name))),
+    )
+    return tables.table("changed-configuration", "What is configured differently", names, columns)
 
 
 def _mean_table(now: Facts, before: Facts) -> Table:
-    rows = []
-    for proxy in _PROXIES:
-        new, old = now.values(proxy), before.values(proxy)
-        if not new and not old:
-            continue
-        mean_new = statistics.fmean(new) if new else None
-        mean_old = statistics.fmean(old) if old else None
-        change = Cell("no value", tone="unknown")
-        if mean_new is not None and mean_old is not None:
-            change = Cell(signed(mean_new - mean_old), mean_new - mean_old)
-        rows.append(
-            (
-                Cell(now.title(proxy)),
-                number_cell(mean_old, missing="no value"),
-                number_cell(mean_new, missing="no value"),
-                change,
-            )
-        )
-    columns = (Column("Proxy"), Column("Baseline mean", True), Column("Mean now", True), Column("Change", True))
-    return Table("changed-means", "Means over the samples with a value", columns, tuple(rows), brief=True)
+    def mean(facts: Facts, proxy: str) -> float | None:
+        values = facts.values(proxy)
+        return statistics.fmean(values) if values else None
+
+    def change(proxy: str) -> Cell:
+        new, old = mean(now, proxy), mean(before, proxy)
+        return _change_cell(None if new is None or old is None else new - old, missing="no value")
+
+    columns: tables.Columns[str] = (
+        tables.text("Proxy", now.title),
+        tables.number("Baseline mean", lambda proxy: mean(before, proxy), missing="no value"),
+        tables.number("Mean now", lambda proxy: mean(now, proxy), missing="no value"),
+        tables.column("Change", change),
+    )
+    proxies = [proxy for proxy in _PROXIES if now.values(proxy) or before.values(proxy)]
+    return tables.table("changed-means", "Means over the samples with a value", proxies, columns, brief=True)
+
+
+def _change_cell(delta: float | None, doubt: str = "", missing: str = "not applicable") -> Cell:
+    return Cell(doubt or missing, tone="unknown") if delta is None else Cell(signed(delta), delta, detail=doubt)
+
+
+def _sample_change(pair: tuple[SampleRow, SampleRow]) -> Cell:
+    doubt = "can't be told apart" if _overlapping(*pair) else ""
+    return _change_cell(_delta(*pair, "revealed_fraction"), doubt)
+
+
+_SAMPLE_COLUMNS: tables.Columns[tuple[SampleRow, SampleRow]] = (
+    tables.text("Sample", lambda pair: short(pair[0].id)),
+    tables.column("Revealed fraction, baseline", lambda pair: estimate_cell(pair[1].proxies.get("revealed_fraction"))),
+    tables.column("Revealed fraction, now", lambda pair: estimate_cell(pair[0].proxies.get("revealed_fraction"))),
+    tables.column("Change", _sample_change),
+    tables.text("Verdict", lambda pair: f"{pair[1].verdict} → {pair[0].verdict}".replace("_", " ")),
+)
 
 
 def _sample_table(matched: list[tuple[SampleRow, SampleRow]]) -> Table:
-    rows = []
-    for row, earlier in matched:
-        delta = _delta(row, earlier, "revealed_fraction")
-        doubt = "can't be told apart" if _overlapping(row, earlier) else ""
-        rows.append(
-            (
-                Cell(short(row.id)),
-                estimate_cell(earlier.proxies.get("revealed_fraction")),
-                estimate_cell(row.proxies.get("revealed_fraction")),
-                Cell(doubt or "not applicable", tone="unknown")
-                if delta is None
-                else Cell(signed(delta), delta, detail=doubt),
-                Cell(f"{earlier.verdict} → {row.verdict}".replace("_", " ")),
-            )
-        )
-    columns = (
-        Column("Sample"),
-        Column("Revealed fraction, baseline", True),
-        Column("Revealed fraction, now", True),
-        Column("Change", True),
-        Column("Verdict"),
+    return tables.table(
+        "changed-samples", "Samples matched by id", matched, _SAMPLE_COLUMNS, sortable=True, print_rows=40
     )
-    return Table("changed-samples", "Samples matched by id", columns, tuple(rows), sortable=True, print_rows=40)

@@ -1,19 +1,22 @@
-"""Part of section 6 where ``studies.directions`` is: the spectrum, perturbations along directions, and layers."""
+"""Parts where ``studies.directions`` is: the spectrum, perturbations and layers in section 6, shaped noise in 5."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from statistics import median
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Figure, Subheading, Table
-from riskaudit.document.cells import count_cell, number_cell, tally
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Figure, Subheading, Table
+from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
-from riskaudit.formatting import count, given, interval, number, percent, sentence, short
+from riskaudit.formatting import count, interval, number, percent, sentence, short
 from riskaudit.results import (
     DirectionAgreement,
     DirectionRow,
     DirectionsStudy,
     LayerSummary,
+    SpectrumRow,
 )
 from riskaudit.results.facts import Facts
 
@@ -61,15 +64,6 @@ def _spectrum_figure(study: DirectionsStudy) -> Figure | None:
     decades = f"{math.log10(median(spreads)):.1f}"
     missing = len(study.spectra) - len(known)
     entropies = [row.entropy_rank for row in known if row.entropy_rank is not None]
-    rows = tuple(
-        (
-            Cell(given(share), share),
-            number_cell(median(column)),
-            number_cell(min(column)),
-            number_cell(max(column)),
-        )
-        for share, column in zip(study.quantile_shares, columns, strict=True)
-    )
     note = (
         f"Spread over the smallest eigenvalue above rounding: median {number(median(spreads))}. Effective rank "
         f"{number(median(ranks))} (by entropy {number(median(entropies))}) of {study.dimension:,}, medians."
@@ -90,16 +84,11 @@ def _spectrum_figure(study: DirectionsStudy) -> Figure | None:
             ),
             x_scale="linear",
         ),
-        table=Table(
+        table=tables.table(
             "spectrum-table",
             "Eigenvalues of H = JᵀJ over the samples",
-            (
-                Column("Place in the spectrum", True),
-                Column("Median", True),
-                Column("Smallest sample", True),
-                Column("Largest sample", True),
-            ),
-            rows,
+            list(zip(study.quantile_shares, columns, strict=True)),
+            _SPECTRUM_COLUMNS,
             note=note,
             layout="halved",
         ),
@@ -107,55 +96,71 @@ def _spectrum_figure(study: DirectionsStudy) -> Figure | None:
     )
 
 
+_SPECTRUM_COLUMNS: tables.Columns[tuple[float, list[float]]] = (
+    tables.setting("Place in the spectrum", lambda row: row[0]),
+    tables.number("Median", lambda row: median(row[1])),
+    tables.number("Smallest sample", lambda row: min(row[1])),
+    tables.number("Largest sample", lambda row: max(row[1])),
+)
+
+
 def _ritz_table(study: DirectionsStudy) -> Table:
-    rows = tuple(
-        (Cell(short(row.sample_id)), number_cell(row.largest, missing="not known"), count_cell(row.num_known))
-        for row in study.spectra
+    columns: tables.Columns[SpectrumRow] = (
+        tables.text("Sample", lambda row: short(row.sample_id)),
+        tables.number("Largest", lambda row: row.largest, missing="not known"),
+        tables.count("Converged Ritz values", lambda row: row.num_known),
     )
     reasons = dict.fromkeys(sentence(row.reason) for row in study.spectra if row.reason)
-    return Table(
+    return tables.table(
         "spectrum-table",
         "Largest eigenvalues of H = JᵀJ; the others are not known",
-        (Column("Sample"), Column("Largest", True), Column("Converged Ritz values", True)),
-        rows,
+        study.spectra,
+        columns,
         note=" ".join(list(reasons)[:2]),
         layout="compact",
         print_rows=8,
     )
 
 
+def _middle(values: Iterable[float | None]) -> float | None:
+    """The median of what is known, None where nothing is."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 def _direction_table(study: DirectionsStudy) -> Table:
-    rows = []
-    for name in dict.fromkeys(row.direction for row in study.directions):
-        own = [row for row in study.directions if row.direction == name]
-        predicted = [row.predicted_rmse for row in own if row.predicted_rmse is not None]
-        values = [row.eigenvalue for row in own if row.eigenvalue is not None]
-        attacked = [[row.attacked[attack] for row in own if attack in row.attacked] for attack in study.attacks]
-        reasons = dict.fromkeys(short(row.reason, 100) for row in own if row.reason and row.predicted_rmse is None)
-        rows.append(
-            (
-                Cell(_direction_title(name, study)),
-                number_cell(median(values) if values else None, missing="none"),
-                number_cell(median(predicted) if predicted else None, missing="no value"),
-                *(number_cell(median(found) if found else None, missing="not run") for found in attacked),
-                Cell(tally(row.status for row in own), detail="; ".join(list(reasons)[:1])),
-            )
+    by_direction: dict[str, list[DirectionRow]] = {}
+    for row in study.directions:
+        by_direction.setdefault(row.direction, []).append(row)
+
+    def attacked(name: str) -> tables.RowColumn[list[DirectionRow]]:
+        title = f"{_attack_title(name)} RMSE"
+        return tables.number(
+            title, lambda rows: _middle(row.attacked.get(name) for row in rows), "median", missing="not run"
         )
-    columns = (
-        Column("Direction"),
-        Column("Eigenvalue", True, "median"),
-        Column("Predicted RMSE", True, "median"),
-        *(Column(f"{_attack_title(name)} RMSE", True, "median") for name in study.attacks),
-        Column("Status of the predictions"),
+
+    columns: tables.Columns[list[DirectionRow]] = (
+        tables.text("Direction", lambda rows: _direction_title(rows[0].direction, study)),
+        tables.number("Eigenvalue", lambda rows: _middle(row.eigenvalue for row in rows), "median", missing="none"),
+        tables.number(
+            "Predicted RMSE", lambda rows: _middle(row.predicted_rmse for row in rows), "median", missing="no value"
+        ),
+        *(attacked(name) for name in study.attacks),
+        tables.column("Status of the predictions", _prediction_status, numeric=False),
     )
-    return Table(
+    return tables.table(
         "directions",
         f"Perturbations of norm {number(study.norm)} on the release, and the error that they force",
+        by_direction.values(),
         columns,
-        tuple(rows),
         note="For an attacker without a prior, to first order.",
         layout="compact",
     )
+
+
+def _prediction_status(rows: list[DirectionRow]) -> Cell:
+    reasons = (short(row.reason, 100) for row in rows if row.reason and row.predicted_rmse is None)
+    return Cell(tally(row.status for row in rows), detail=next(reasons, ""))
 
 
 def _direction_title(name: str, study: DirectionsStudy) -> str:
@@ -174,14 +179,14 @@ def _attack_title(name: str) -> str:
 
 
 def _error_figure(study: DirectionsStudy) -> Figure | None:
-    panels, every = [], []
+    panels, values = [], []
     for attack in study.attacks:
         points = _errors([row for row in study.directions if row.eigenvalue is not None], attack)
         apart = _errors([row for row in study.directions if row.eigenvalue is None], attack)
         if points or apart:
             panels.append(Panel(_attack_title(attack), tuple(points), tuple(apart)))
-            every += [value for pair in points + apart for value in pair]
-    if not every:
+            values += [value for pair in points + apart for value in pair]
+    if not values:
         return None
     return Figure(
         id="error-over-eigenvalue",
@@ -195,7 +200,7 @@ def _error_figure(study: DirectionsStudy) -> Figure | None:
             "other directions",
             "slope 1",
             True,
-            (min(every) / 1.5, max(every) * 1.5),
+            (min(values) / 1.5, max(values) * 1.5),
         ),
         table=_points_table(study),
         caption="Each point is one perturbation of one sample; c is the norm of the perturbation.",
@@ -208,28 +213,21 @@ def _errors(rows: list[DirectionRow], attack: str) -> list[tuple[float, float]]:
 
 
 def _points_table(study: DirectionsStudy) -> Table:
-    rows = tuple(
-        (
-            Cell(short(row.sample_id)),
-            Cell(_direction_title(row.direction, study)),
-            number_cell(row.eigenvalue, missing="none"),
-            number_cell(row.predicted_rmse, row.status, missing="no value"),
-            *(number_cell(row.attacked.get(attack), missing="no result") for attack in study.attacks),
-        )
-        for row in study.directions
+    def attacked(name: str) -> tables.RowColumn[DirectionRow]:
+        return tables.number(f"{_attack_title(name)} RMSE", lambda row: row.attacked.get(name), missing="no result")
+
+    columns: tables.Columns[DirectionRow] = (
+        tables.text("Sample", lambda row: short(row.sample_id)),
+        tables.text("Direction", lambda row: _direction_title(row.direction, study)),
+        tables.number("Eigenvalue", lambda row: row.eigenvalue, missing="none"),
+        tables.column("Predicted RMSE", lambda row: number_cell(row.predicted_rmse, row.status, missing="no value")),
+        *(attacked(name) for name in study.attacks),
     )
-    columns = (
-        Column("Sample"),
-        Column("Direction"),
-        Column("Eigenvalue", True),
-        Column("Predicted RMSE", True),
-        *(Column(f"{_attack_title(name)} RMSE", True) for name in study.attacks),
-    )
-    return Table(
+    return tables.table(
         "direction-points",
         "Every perturbation",
+        study.directions,
         columns,
-        rows,
         sortable=True,
         layout="compact",
         folded=True,
@@ -248,41 +246,46 @@ def _slope_finding(rows: list[DirectionAgreement]) -> str:
     return f"{start}: slope {number(best.slope)}{ends}, {_attack_title(best.attack)}"
 
 
+_AGREEMENT_COLUMNS: tables.Columns[DirectionAgreement] = (
+    tables.column(
+        "Attack",
+        lambda row: Cell(_attack_title(row.attack), detail=sentence(row.note) if row.note else ""),
+        numeric=False,
+    ),
+    tables.count("Samples", lambda row: row.num_samples),
+    tables.count("Pairs", lambda row: row.num_pairs),
+    tables.number("Decades of l", lambda row: row.decades, missing="none"),
+    tables.column(
+        "Spearman of 1 / l and MSE",
+        lambda row: Cell(
+            "none" if row.spearman is None else f"{row.spearman:.3f}".replace("-", "−"),
+            row.spearman,
+            detail=interval(row.spearman_low, row.spearman_high),
+        ),
+    ),
+    tables.column(
+        "Slope of log MSE over log 1 / l",
+        lambda row: Cell(
+            "none" if row.slope is None else number(row.slope),
+            row.slope,
+            detail=interval(row.slope_low, row.slope_high),
+        ),
+    ),
+    tables.number(
+        "Attack over predicted RMSE", lambda row: row.tightness_median, "median, all directions", missing="none"
+    ),
+)
+
+
 def _agreement_table(study: DirectionsStudy) -> Table:
-    rows = tuple(
-        (
-            Cell(_attack_title(row.attack), detail=sentence(row.note) if row.note else ""),
-            count_cell(row.num_samples),
-            count_cell(row.num_pairs),
-            number_cell(row.decades, missing="none"),
-            Cell(
-                "none" if row.spearman is None else f"{row.spearman:.3f}".replace("-", "−"),
-                row.spearman,
-                detail=interval(row.spearman_low, row.spearman_high),
-            ),
-            Cell(
-                "none" if row.slope is None else number(row.slope),
-                row.slope,
-                detail=interval(row.slope_low, row.slope_high),
-            ),
-            number_cell(row.tightness_median, missing="none"),
-        )
-        for row in study.agreement
-    )
-    columns = (
-        Column("Attack"),
-        Column("Samples", True),
-        Column("Pairs", True),
-        Column("Decades of l", True),
-        Column("Spearman of 1 / l and MSE", True),
-        Column("Slope of log MSE over log 1 / l", True),
-        Column("Attack over predicted RMSE", True, "median, all directions"),
-    )
-    note = (
-        "Intervals at 95 % resample whole samples. A slope of 1 and a ratio of 1 are what theory says to first order."
-    )
-    return Table(
-        "direction-agreement", "Directions: predictions against attacks", columns, rows, note=note, layout="compact"
+    return tables.table(
+        "direction-agreement",
+        "Directions: predictions against attacks",
+        study.agreement,
+        _AGREEMENT_COLUMNS,
+        note="Intervals at 95 % resample whole samples. A slope of 1 and a ratio of 1 are what theory says to first "
+        "order.",
+        layout="compact",
     )
 
 
@@ -323,36 +326,27 @@ def _layer_figure(study: DirectionsStudy) -> Figure | None:
     )
 
 
+_LAYER_COLUMNS: tables.Columns[LayerSummary] = (
+    tables.text("Layer", lambda row: short(row.layer, 48)),
+    tables.count("Released entries", lambda row: row.num_entries),
+    tables.number("Revealed by it alone", lambda row: row.revealed, "mean"),
+    tables.number("Revealed by all others", lambda row: row.revealed_without, "mean"),
+    tables.number("Share of tr H", lambda row: row.information_share, "mean"),
+)
+
+
 def _layer_table(study: DirectionsStudy) -> Table:
-    ordered = sorted(study.layers, key=lambda row: (-(row.revealed or 0.0), -(row.information_share or 0.0)))
-    columns = (
-        Column("Layer"),
-        Column("Released entries", True),
-        Column("Revealed by it alone", True, "mean"),
-        Column("Revealed by all others", True, "mean"),
-        Column("Share of tr H", True, "mean"),
-    )
     note = (
         "Layers overlap: what all others reveal stays high where they say the same. A layer that is left out "
         "protects only as far as the fourth column falls."
     )
-    return Table(
+    return tables.table(
         "layer-table",
         "Which layers' gradients carry the risk",
-        columns,
-        tuple(_layer_cells(row) for row in ordered),
-        note=note if any(row.revealed is not None for row in ordered) else "",
+        sorted(study.layers, key=lambda row: (-(row.revealed or 0.0), -(row.information_share or 0.0))),
+        _LAYER_COLUMNS,
+        note=note if any(row.revealed is not None for row in study.layers) else "",
         sortable=True,
         layout="compact",
         print_rows=_SHOWN_LAYERS,
-    )
-
-
-def _layer_cells(row: LayerSummary) -> tuple[Cell, ...]:
-    return (
-        Cell(short(row.layer, 48)),
-        count_cell(row.num_entries),
-        number_cell(row.revealed),
-        number_cell(row.revealed_without),
-        number_cell(row.information_share),
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from statistics import median
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Paragraph, Section, Subheading, Table
-from riskaudit.document.cells import STATUS_WORDS, count_cell, number_cell, tally
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Paragraph, Section, Subheading, Table
+from riskaudit.document.cells import STATUS_WORDS, tally
 from riskaudit.formatting import sentence, short
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.sections.directions_study import directions_blocks
@@ -53,67 +55,64 @@ def _with_reason(what: str, name: str, reason: str | None) -> str:
 
 
 def _proxy_table(facts: Facts) -> Table:
-    rows = []
-    for proxy in facts.proxy_ids:
-        info = facts.info(proxy)
-        values = facts.values(proxy)
-        spread = (median(values), min(values), max(values)) if values else (None, None, None)
-        rows.append(
-            (
-                Cell(facts.title(proxy), detail=info.units if info else "units not stated"),
-                *(number_cell(value, missing="no value") for value in spread),
-                Cell(facts.riskier(proxy) or "not stated"),
-                Cell(tally(facts.statuses(proxy)), detail=facts.reason(proxy)),
-            )
+    def spread(title: str, statistic: Callable[[list[float]], float]) -> tables.RowColumn[str]:
+        return tables.number(
+            title, lambda proxy: statistic(facts.values(proxy)) if facts.values(proxy) else None, missing="no value"
         )
-    columns = (
-        Column("Proxy"),
-        Column("Median", True),
-        Column("Minimum", True),
-        Column("Maximum", True),
-        Column("Riskier when"),
-        Column("Status of the samples"),
+
+    columns: tables.Columns[str] = (
+        tables.column("Proxy", lambda proxy: _proxy_cell(facts, proxy), numeric=False),
+        spread("Median", median),
+        spread("Minimum", min),
+        spread("Maximum", max),
+        tables.text("Riskier when", lambda proxy: facts.riskier(proxy) or "not stated"),
+        tables.column(
+            "Status of the samples",
+            lambda proxy: Cell(tally(facts.statuses(proxy)), detail=facts.reason(proxy)),
+            numeric=False,
+        ),
     )
     words = "; ".join(STATUS_WORDS[status] for status in ("not_converged", "singular", "bracketed"))
-    return Table(
+    return tables.table(
         "proxies",
         "All proxies, over the samples with a value",
+        facts.proxy_ids,
         columns,
-        tuple(rows),
         note=f"Words: {words}. Section 8 says what each proxy is, and where it comes from.",
         layout="compact",
     )
 
 
+def _proxy_cell(facts: Facts, proxy: str) -> Cell:
+    info = facts.info(proxy)
+    return Cell(facts.title(proxy), detail=info.units if info else "units not stated")
+
+
+_Runs = tuple[str, str, list[SolverEvidence]]
+_SOLVER_COLUMNS: tables.Columns[_Runs] = (
+    tables.text("Quantity", lambda row: short(row[0].replace("_", " "))),
+    tables.text("Method", lambda row: short(row[1])),
+    tables.count("Samples", lambda row: len(row[2])),
+    tables.count("Matrix products", lambda row: sum(run.matvecs for run in row[2])),
+    tables.number(
+        "Worst residual",
+        lambda row: max((run.residual for run in row[2] if run.residual is not None), default=None),
+        "relative",
+        missing="not recorded",
+    ),
+    tables.text("Status", lambda row: tally(run.status for run in row[2])),
+)
+
+
 def _solver_table(facts: Facts) -> Table | Paragraph:
-    groups: dict[tuple[str, str], list[SolverEvidence]] = defaultdict(list)
+    runs: dict[tuple[str, str], list[SolverEvidence]] = defaultdict(list)
     for row in facts.result.samples:
         for purpose, evidence in row.solvers.items():
-            groups[purpose, evidence.method].append(evidence)
-    if not groups:
+            runs[purpose, evidence.method].append(evidence)
+    if not runs:
         return Paragraph("The audit holds no record of its solvers.", lead="Solver residuals: not available.")
-    rows = []
-    for (purpose, method), runs in sorted(groups.items()):
-        residuals = [run.residual for run in runs if run.residual is not None]
-        rows.append(
-            (
-                Cell(short(purpose.replace("_", " "))),
-                Cell(short(method)),
-                count_cell(len(runs)),
-                count_cell(sum(run.matvecs for run in runs)),
-                number_cell(max(residuals) if residuals else None, missing="not recorded"),
-                Cell(tally(run.status for run in runs)),
-            )
-        )
-    columns = (
-        Column("Quantity"),
-        Column("Method"),
-        Column("Samples", True),
-        Column("Matrix products", True),
-        Column("Worst residual", True, "relative"),
-        Column("Status"),
-    )
-    return Table("solvers", "Solvers and their residuals", columns, tuple(rows))
+    rows = [(purpose, method, runs[purpose, method]) for purpose, method in sorted(runs)]
+    return tables.table("solvers", "Solvers and their residuals", rows, _SOLVER_COLUMNS)
 
 
 def _not_tested(facts: Facts, study: AttackStudy | None) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
+from riskaudit.document import tables
 from riskaudit.document.blocks import (
     Block,
     Cell,
-    Column,
     Gallery,
     Paragraph,
     Picture,
@@ -130,31 +131,45 @@ def sample_table(facts: Facts) -> Table:
     """One row per sample, all numbers with status and interval."""
     shown = _shown_proxies(facts)
     reasons = any(row.reason for row in facts.result.samples)
-    columns = (
-        Column("Sample"),
-        Column("Class"),
-        Column("Verdict", ranked=True),
-        Column("Status"),
-        Column("Revealed fraction", True),
-        Column("Better than guessing", True, "dB"),
-        Column("Effective dimension", True),
-        *(Column(facts.title(proxy), True) for proxy in shown),
-        Column("Noise needed", True, "std"),
-        Column("Loss", True),
-    )
-    cut = _PRINT_ROWS if facts.num_samples > _CUT_ABOVE else None
-    return Table(
-        id="samples",
-        caption=f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample",
-        columns=columns,
-        rows=tuple(_sample_row(facts, row, shown) for row in facts.ranked[:MOST_ROWS]),
+    return tables.table(
+        "samples",
+        f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample",
+        facts.ranked[:MOST_ROWS],
+        _sample_columns(facts, shown),
         sortable=True,
         layout="landscape" if facts.num_samples > _PORTRAIT_ROWS or reasons else "fitted",
-        print_rows=cut,
+        print_rows=_PRINT_ROWS if facts.num_samples > _CUT_ABOVE else None,
         brief_rows=5,
-        brief_columns=(0, 1, 2, 3, 4, 5, 7, len(columns) - 2),
         brief=True,
         note=" ".join(filter(None, (facts.reasons_note(("revealed_fraction", *shown)), _left_out(facts)))),
+    )
+
+
+def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[SampleRow]:
+    def proxy_column(proxy: str) -> tables.RowColumn[SampleRow]:
+        return tables.column(facts.title(proxy), lambda row: _sample_estimate(row, proxy), brief=proxy == shown[0])
+
+    return (
+        tables.column("Sample", lambda row: Cell(short(row.id), detail=_ranks(facts, row)), numeric=False, brief=True),
+        tables.text("Class", facts.class_name, brief=True),
+        tables.column("Verdict", lambda row: verdict_cell(row.verdict), numeric=False, ranked=True, brief=True),
+        tables.column("Status", _status_cell, numeric=False, brief=True),
+        tables.column("Revealed fraction", lambda row: _sample_estimate(row, "revealed_fraction"), brief=True),
+        tables.column(
+            "Better than guessing",
+            lambda row: _derived_cell(row, lambda share: decibels(share).removesuffix("\u00a0dB")),
+            "dB",
+            brief=True,
+        ),
+        tables.column(
+            "Effective dimension", lambda row: _derived_cell(row, lambda share: number(share * facts.dimension))
+        ),
+        *map(proxy_column, shown),
+        tables.column("Noise needed", _noise_cell, "std", brief=True),
+        tables.column(
+            "Loss",
+            lambda row: number_cell(row.loss, missing="failed" if row.status == "failed" else "not applicable"),
+        ),
     )
 
 
@@ -173,22 +188,8 @@ def _shown_proxies(facts: Facts) -> tuple[str, ...]:
     return _SHOWN if facts.known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
 
 
-def _sample_row(facts: Facts, row: SampleRow, shown: tuple[str, ...]) -> tuple[Cell, ...]:
-    revealed = row.proxies.get("revealed_fraction")
-    missing = "failed" if row.status == "failed" else ""
-    status = Cell(SHORT_STATUS[row.status], detail=row.reason or "", tone="unknown" if row.reason else "plain")
-    return (
-        Cell(short(row.id), detail=_ranks(facts, row)),
-        Cell(facts.class_name(row)),
-        verdict_cell(row.verdict),
-        status,
-        _sample_estimate(row, "revealed_fraction"),
-        _derived(revealed, 0, facts, missing),
-        _derived(revealed, 1, facts, missing),
-        *(_sample_estimate(row, proxy) for proxy in shown),
-        _noise_cell(row),
-        number_cell(row.loss, missing="failed" if row.status == "failed" else "not applicable"),
-    )
+def _status_cell(row: SampleRow) -> Cell:
+    return Cell(SHORT_STATUS[row.status], detail=row.reason or "", tone="unknown" if row.reason else "plain")
 
 
 def _ranks(facts: Facts, row: SampleRow) -> str:
@@ -203,19 +204,16 @@ def _sample_estimate(row: SampleRow, proxy: str) -> Cell:
     return estimate_cell(row.proxies.get(proxy))
 
 
-def _derived(revealed: Estimate | None, which: int, facts: Facts, missing: str) -> Cell:
-    """Decibels (0) or effective dimension (1), which inherit the status of the revealed fraction."""
+def _derived_cell(row: SampleRow, words: Callable[[float], str]) -> Cell:
+    """What follows from the revealed fraction, and inherits its status."""
+    revealed = row.proxies.get("revealed_fraction")
     base = estimate_cell(revealed)
-
-    def shown(value: float) -> str:
-        return decibels(value).removesuffix("\u00a0dB") if which == 0 else number(value * facts.dimension)
-
     if revealed is not None and revealed.value is not None:
-        return Cell(shown(revealed.value), revealed.value, base.mark, base.word)
+        return Cell(words(revealed.value), revealed.value, base.mark, base.word)
     ends = known_ends(revealed)
     if ends is None:
-        return Cell(missing or base.text, tone="unknown")
-    return Cell(f"{shown(ends[0])} to {shown(ends[1])}", base.sort, base.mark, base.word)
+        return Cell("failed" if row.status == "failed" else base.text, tone="unknown")
+    return Cell(f"{words(ends[0])} to {words(ends[1])}", base.sort, base.mark, base.word)
 
 
 def _noise_cell(row: SampleRow) -> Cell:

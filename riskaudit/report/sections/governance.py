@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Section, SignOff, Table
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff, Table
 from riskaudit.formatting import count, given, percent, sentence, short
 from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.verdict import level_words, limit_words
@@ -82,11 +83,11 @@ def _mapping(facts: Facts) -> Table:
         ("Residual risk", _residual(facts)),
         ("Review", "Audit again when the model, the data, the release or the attacker's knowledge changes."),
     )
-    return Table(
-        id="dpia",
-        caption="Where this audit fits in a data-protection impact assessment",
-        columns=(Column("Step"), Column("What this audit contributes")),
-        rows=tuple((Cell(step), Cell(text)) for step, text in rows),
+    return tables.pairs(
+        "dpia",
+        "Where this audit fits in a data-protection impact assessment",
+        ("Step", "What this audit contributes"),
+        rows,
     )
 
 

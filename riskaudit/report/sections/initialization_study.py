@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, Figure, Paragraph, Subheading, Table
+from dataclasses import replace
+
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Figure, Paragraph, Subheading, Table
 from riskaudit.document.cells import number_cell
 from riskaudit.document.plots import Reference, Span, SpanPlot
 from riskaudit.formatting import count, given, interval, number, percent, sentence, short
@@ -96,61 +99,68 @@ def _finding(study: InitializationStudy) -> str:
 
 
 def _table(study: InitializationStudy) -> Table:
-    attacked = any(row.attack_rmse is not None for row in study.rows)
-    oracle = any(row.oracle_rmse is not None for row in study.rows)
-    columns = [
-        Column("Initialization"),
-        Column("Posterior RMSE", True, "median, interval"),
-        Column("Revealed fraction", True, "median, quartiles"),
-        Column("Expected RMSE", True, "median"),
-        Column("Largest eigenvalue", True, "median"),
-        Column("Trace of JᵀJ", True, "median"),
-        *([Column("Strongest attack's RMSE", True, "median")] if attacked else []),
-        *([Column("Oracle start's RMSE", True, "median")] if oracle else []),
-        Column("Told apart from the best"),
-    ]
-    return Table(
+    columns: tables.Columns[InitializationRow] = (
+        tables.column("Initialization", _initialization_cell, numeric=False, brief=True),
+        tables.column("Posterior RMSE", _error_cell, "median, interval", brief=True),
+        tables.column(
+            "Revealed fraction",
+            lambda row: _quartile_cell(row.revealed_fraction, ends=True),
+            "median, quartiles",
+            brief=True,
+        ),
+        tables.column("Expected RMSE", lambda row: _quartile_cell(row.expected_rmse), "median"),
+        tables.column("Largest eigenvalue", lambda row: _quartile_cell(row.largest_eigenvalue), "median"),
+        tables.column("Trace of JᵀJ", lambda row: _quartile_cell(row.trace), "median"),
+        tables.column(
+            "Strongest attack's RMSE",
+            lambda row: _quartile_cell(row.attack_rmse),
+            "median",
+            shown=any(row.attack_rmse is not None for row in study.rows),
+        ),
+        tables.column(
+            "Oracle start's RMSE",
+            lambda row: _quartile_cell(row.oracle_rmse),
+            "median",
+            shown=any(row.oracle_rmse is not None for row in study.rows),
+        ),
+        tables.text("Told apart from the best", lambda row: _comparison_words(study, row), brief=True),
+    )
+    return tables.table(
         "initialization",
         "Initializations, least leakage first",
-        tuple(columns),
-        tuple(_cells(study, row, attacked, oracle) for row in study.rows),
+        study.rows,
+        columns,
         note="Errors in data units; eigenvalues in squared gradient per squared data unit; their "
         "quartiles are in audit.json. The best is the best of the fresh ones.",
         sortable=True,
         layout="compact",
         brief=True,
-        brief_columns=(0, 1, 2, len(columns) - 1),
     )
 
 
-def _cells(study: InitializationStudy, row: InitializationRow, attacked: bool, oracle: bool) -> tuple[Cell, ...]:
-    words: dict[bool | None, str]
+def _comparison_words(study: InitializationStudy, row: InitializationRow) -> str:
+    """Whether a row is told apart from the best one."""
     if row.rank is None:
-        words = {None: "no result"}
-    elif row.initialization == study.recommended:
-        words = {None: "the best"}
-    else:
-        words = {True: "yes", False: "no", None: "too few samples"}
-    error = _quartile_cell(row.posterior_rmse, "")
-    missing = f"{row.num_failed_seeds} of {row.num_seeds} seeds failed" if row.num_failed_seeds else ""
-    return (
-        Cell(_title(row), detail=missing),
-        Cell(error.text, error.sort, detail=interval(row.low, row.high), tone=error.tone),
-        _quartile_cell(row.revealed_fraction),
-        _quartile_cell(row.expected_rmse, ""),
-        _quartile_cell(row.largest_eigenvalue, ""),
-        _quartile_cell(row.trace, ""),
-        *([_quartile_cell(row.attack_rmse, "")] if attacked else []),
-        *([_quartile_cell(row.oracle_rmse, "")] if oracle else []),
-        Cell(words[row.told_apart if row.told_apart in words else None]),
-    )
+        return "no result"
+    if row.initialization == study.recommended:
+        return "the best"
+    return "too few samples" if row.told_apart is None else "yes" if row.told_apart else "no"
 
 
-def _quartile_cell(quartiles: Quartiles | None, detail: str | None = None) -> Cell:
-    """A median with its quartiles, or with another detail."""
+def _initialization_cell(row: InitializationRow) -> Cell:
+    failed = f"{row.num_failed_seeds} of {row.num_seeds} seeds failed" if row.num_failed_seeds else ""
+    return Cell(_title(row), detail=failed)
+
+
+def _error_cell(row: InitializationRow) -> Cell:
+    return replace(_quartile_cell(row.posterior_rmse), detail=interval(row.low, row.high))
+
+
+def _quartile_cell(quartiles: Quartiles | None, *, ends: bool = False) -> Cell:
+    """A median, with its quartiles where ``ends`` asks for them."""
     if quartiles is None:
         return number_cell(None, missing="no result")
     if quartiles.median is None:
         return Cell("singular", detail=f"{quartiles.num_infinite} of {quartiles.num_values} infinite", tone="unknown")
-    ends = interval(quartiles.lower, quartiles.upper) if detail is None else detail
-    return Cell(number(quartiles.median), quartiles.median, detail=ends)
+    detail = interval(quartiles.lower, quartiles.upper) if ends else ""
+    return Cell(number(quartiles.median), quartiles.median, detail=detail)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Literal
 
 import numpy as np
 
-from riskaudit.document.blocks import Block, Callout, Cell, Column, Figure, Paragraph, Section, Table
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Table
 from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.formatting import count, decibels, given, number, percent, sentence, short
@@ -40,8 +42,9 @@ def leaks_section(facts: Facts) -> Section:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
             title = f"{facts.title(proxy)}: not assessed"
             blocks.append(Callout(title, (f"{sentence(reason)} This is not a finding of safety.",), "unknown"))
-    if any(_success_of(facts).values()):
-        blocks.append(success_figure(facts))
+    successes = _successes(facts)
+    if successes:
+        blocks.append(success_figure(facts, successes))
     if not facts.known("revealed_fraction"):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
@@ -157,14 +160,30 @@ def rmse_figure(facts: Facts) -> Figure:
     )
 
 
-def _success_of(facts: Facts) -> dict[float, list[tuple[SampleRow, SuccessProbability]]]:
-    """Every sample's probability of success where one is known, or an end of it, by tolerance."""
-    found: dict[float, list[tuple[SampleRow, SuccessProbability]]] = {}
+@dataclass(frozen=True)
+class _Success:
+    """Every sample's probability of success within one tolerance, where one is known, or an end of it."""
+
+    tolerance: float
+    samples: list[tuple[SampleRow, SuccessProbability]]
+
+    @property
+    def mean(self) -> float:
+        return fmean(_cautious(success) for _, success in self.samples)
+
+    def worst(self, revealed: Mapping[str, float]) -> tuple[SampleRow, SuccessProbability]:
+        """The likeliest to be reconstructed; where several are certain, the one that reveals most."""
+        return max(self.samples, key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0].id, 0.0)))
+
+
+def _successes(facts: Facts) -> list[_Success]:
+    """By tolerance, the least first."""
+    samples: dict[float, list[tuple[SampleRow, SuccessProbability]]] = {}
     for row in facts.result.samples:
         for success in row.success_probability:
             if success.probability is not None or success.high is not None:
-                found.setdefault(success.tolerance, []).append((row, success))
-    return dict(sorted(found.items()))
+                samples.setdefault(success.tolerance, []).append((row, success))
+    return [_Success(tolerance, samples[tolerance]) for tolerance in sorted(samples)]
 
 
 def _cautious(success: SuccessProbability) -> float:
@@ -173,79 +192,55 @@ def _cautious(success: SuccessProbability) -> float:
     return 1.0 if value is None else value
 
 
-def success_figure(facts: Facts) -> Figure:
+def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
     """How probably the attacker comes within each tolerance: on average, and for the most exposed sample."""
-    found = _success_of(facts)
-    means = {tolerance: _mean([_cautious(one) for _, one in known]) for tolerance, known in found.items()}
-    # Where several are certain, the one that reveals most.
     revealed = {row.id: position(estimate, "higher") or 0.0 for row, estimate in facts.estimates("revealed_fraction")}
-    worst = {
-        tolerance: max(known, key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0].id, 0.0)))
-        for tolerance, known in found.items()
-    }
-    bounded = any(one.probability is None for known in found.values() for _, one in known)
-    closest = min(found)
+    bounded = any(success.probability is None for each in successes for _, success in each.samples)
+    closest, widest = successes[0], successes[-1]
+    row, worst = closest.worst(revealed)
+    at_most = "at most " if bounded else ""
+    columns: tables.Columns[_Success] = (
+        tables.setting("Tolerance (RMSE)", lambda each: each.tolerance),
+        tables.column("Mean over samples", lambda each: _probability_cell([success for _, success in each.samples])),
+        tables.column("Most exposed sample", lambda each: _probability_cell([each.worst(revealed)[1]])),
+        tables.text("Which", lambda each: short(each.worst(revealed)[0].id)),
+        tables.text("Status of the samples", lambda each: tally(success.status for _, success in each.samples)),
+    )
     return Figure(
         id="success",
-        title=_success_finding(closest, means[closest], worst[closest], bounded),
+        title=(
+            f"An attacker comes within an RMSE of {given(closest.tolerance)} with a probability of "
+            f"{at_most}{percent(closest.mean)} on average, and of {at_most}{percent(_cautious(worst))} for the most "
+            f"exposed sample ({short(row.id, 14)})"
+        ),
         alt=(
-            f"Two curves of the attacker's probability of success over {count(len(found), 'tolerance')} from "
-            f"{given(closest)} to {given(max(found))}: the mean over samples, and the most exposed sample."
+            f"Two curves of the attacker's probability of success over {count(len(successes), 'tolerance')} from "
+            f"{given(closest.tolerance)} to {given(widest.tolerance)}: the mean over samples, and the most exposed "
+            "sample."
         ),
         plot=CurvePlot(
             "tolerance: RMSE within which a reconstruction counts (data units)",
             "probability of success",
-            tuple(found),
+            tuple(each.tolerance for each in successes),
             (
-                Curve("most exposed sample", tuple(_cautious(one) for _, one in worst.values())),
-                Curve("mean over samples", tuple(means.values())),
+                Curve("most exposed sample", tuple(_cautious(each.worst(revealed)[1]) for each in successes)),
+                Curve("mean over samples", tuple(each.mean for each in successes)),
             ),
             y_limits=(0.0, 1.0),
         ),
-        table=_success_table(found, means, worst),
+        table=tables.table(
+            "success-probability", "Probability that the attacker comes within a tolerance", successes, columns
+        ),
         caption=_success_caption(facts, bounded),
     )
 
 
-def _success_finding(tolerance: float, mean: float, worst: tuple[SampleRow, SuccessProbability], bounded: bool) -> str:
-    row, success = worst
-    at_most = "at most " if bounded else ""
-    return (
-        f"An attacker comes within an RMSE of {given(tolerance)} with a probability of {at_most}{percent(mean)} on "
-        f"average, and of {at_most}{percent(_cautious(success))} for the most exposed sample ({short(row.id, 14)})"
-    )
-
-
-def _success_table(
-    found: dict[float, list[tuple[SampleRow, SuccessProbability]]],
-    means: dict[float, float],
-    worst: dict[float, tuple[SampleRow, SuccessProbability]],
-) -> Table:
-    columns = (
-        Column("Tolerance (RMSE)", True),
-        Column("Mean over samples", True),
-        Column("Most exposed sample", True),
-        Column("Which"),
-        Column("Status of the samples"),
-    )
-    rows = tuple(
-        (
-            Cell(given(tolerance), tolerance),
-            _probability_cell(means[tolerance], [one for _, one in known]),
-            _probability_cell(_cautious(worst[tolerance][1]), [worst[tolerance][1]]),
-            Cell(short(worst[tolerance][0].id)),
-            Cell(tally(one.status for _, one in known)),
-        )
-        for tolerance, known in found.items()
-    )
-    return Table("success-probability", "Probability that the attacker comes within a tolerance", columns, rows)
-
-
-def _probability_cell(cautious: float, successes: Sequence[SuccessProbability]) -> Cell:
-    """A probability, or its upper end with the lower one below it."""
-    if all(one.probability is not None and one.high is None for one in successes):
+def _probability_cell(successes: Sequence[SuccessProbability]) -> Cell:
+    """The mean probability, or its upper end with the lower one below it."""
+    cautious = fmean(map(_cautious, successes))
+    if all(success.probability is not None and success.high is None for success in successes):
         return Cell(percent(cautious), cautious)
-    low = _mean([(one.probability or 0.0) if one.low is None else one.low for one in successes])
+    low = fmean((success.probability or 0.0) if success.low is None else success.low for success in successes)
     return Cell(f"at most {percent(cautious)}", cautious, detail=f"at least {percent(low)}")
 
 
@@ -257,10 +252,6 @@ def _success_caption(facts: Facts, bounded: bool) -> str:
     if not facts.result.release.defended:
         words += " All at the reference noise: without it, assume full disclosure."
     return words
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _at_most(value: float, end: float) -> str:
@@ -288,20 +279,24 @@ def _figure_caption(facts: Facts, proxy: str) -> str:
 
 
 def _quantile_cell(facts: Facts, proxy: str, share: float) -> Cell:
+    def quantile(values: list[float]) -> float:
+        return float(np.interp(share * (len(values) - 1), range(len(values)), sorted(values)))
+
+    if not facts.known(proxy):
+        return Cell("no value", tone="unknown")
     if facts.without_point(proxy):
-        return Cell(facts.told(proxy, lambda values: float(np.quantile(values, share))))
-    return number_cell(float(np.quantile(facts.values(proxy), share)))
+        return Cell(facts.told(proxy, quantile))
+    return number_cell(quantile(facts.values(proxy)))
 
 
 def _distribution_table(facts: Facts, proxies: Sequence[str], table_id: str, caption: str) -> Table:
-    rows = []
-    for proxy in proxies:
-        cells = [
-            _quantile_cell(facts, proxy, share) if facts.known(proxy) else Cell("no value", tone="unknown")
-            for share, _ in _SHARES
-        ]
-        rows.append((Cell(facts.title(proxy)), *cells, Cell(tally(facts.statuses(proxy)))))
-    columns = (Column("Proxy"), *(Column(title, True) for _, title in _SHARES), Column("Status of the samples"))
-    return Table(
-        table_id, f"{caption} over samples with a value", columns, tuple(rows), note=facts.reasons_note(proxies)
+    def quantile(share: float, title: str) -> tables.RowColumn[str]:
+        return tables.column(title, lambda proxy: _quantile_cell(facts, proxy, share))
+
+    columns: tables.Columns[str] = (
+        tables.text("Proxy", facts.title),
+        *(quantile(share, title) for share, title in _SHARES),
+        tables.text("Status of the samples", lambda proxy: tally(facts.statuses(proxy))),
     )
+    note = facts.reasons_note(proxies)
+    return tables.table(table_id, f"{caption} over samples with a value", proxies, columns, note=note)

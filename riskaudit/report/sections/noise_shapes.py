@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from riskaudit.document.blocks import Block, Callout, Cell, Column, Paragraph, Subheading, Table
-from riskaudit.document.cells import number_cell
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Callout, Cell, Paragraph, Subheading, Table
 from riskaudit.formatting import count, number, percent, sentence
 from riskaudit.results import ShapingSummary
 from riskaudit.results.facts import Facts
@@ -62,30 +62,24 @@ def _times(error: float, base: float) -> str:
 
 def _shaping_table(rows: list[ShapingSummary]) -> Table:
     attacked = any(row.attacked for row in rows)
-    columns = [
-        Column("Shape"),
-        Column("Predicted posterior RMSE", True, "mean"),
-        Column("Samples with more than isotropic", True),
-    ]
-    if attacked:
-        columns += [
-            Column("Attack that ignores the shape", True, "mean RMSE"),
-            Column("Attack that knows it", True, "mean RMSE"),
-        ]
-    cells = []
-    for row in rows:
-        line = [
-            Cell(_SCHEMES[row.scheme]),
-            number_cell(row.predicted),
-            Cell("–" if row.share_better is None else percent(row.share_better), row.share_better),
-        ]
-        if attacked:
-            line += [number_cell(row.attacked.get(name), missing="not run") for name in ("ignores", "knows")]
-        cells.append(tuple(line))
-    note = "Attacks start at the truth (oracle start), with the prior's term." if attacked else ""
-    return Table(
-        "shaping", "Noise of equal power in several shapes", tuple(columns), tuple(cells), note=note, layout="compact"
+
+    def attack(title: str, attacker: str) -> tables.RowColumn[ShapingSummary]:
+        return tables.number(
+            title, lambda row: row.attacked.get(attacker), "mean RMSE", missing="not run", shown=attacked
+        )
+
+    columns: tables.Columns[ShapingSummary] = (
+        tables.text("Shape", lambda row: _SCHEMES[row.scheme]),
+        tables.number("Predicted posterior RMSE", lambda row: row.predicted, "mean"),
+        tables.column(
+            "Samples with more than isotropic",
+            lambda row: Cell("–" if row.share_better is None else percent(row.share_better), row.share_better),
+        ),
+        attack("Attack that ignores the shape", "ignores"),
+        attack("Attack that knows it", "knows"),
     )
+    note = "Attacks start at the truth (oracle start), with the prior's term." if attacked else ""
+    return tables.table("shaping", "Noise of equal power in several shapes", rows, columns, note=note, layout="compact")
 
 
 def _shaping_warning(rows: list[ShapingSummary]) -> Callout:

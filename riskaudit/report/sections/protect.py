@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from statistics import median
 
-from riskaudit.document.blocks import Block, Callout, Cell, Column, Figure, Paragraph, Section, Snippet, Table
-from riskaudit.document.cells import estimate_cell, number_cell, tally
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Snippet, Table
+from riskaudit.document.cells import ends_cell, estimate_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Reference
-from riskaudit.formatting import count, given, interval, number, percent, short
+from riskaudit.formatting import count, given, number, percent, short
 from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.noise_shapes import shaping_blocks
-from riskaudit.results import Estimate, NoiseCurvePoint
+from riskaudit.results import Estimate, NoiseCurvePoint, NoiseTarget, SampleRow
 from riskaudit.results.facts import Facts
 
 _ON_INTERVALS = (
@@ -94,47 +95,66 @@ def _need_paragraph(facts: Facts) -> Paragraph:
     )
 
 
-def _need_table(facts: Facts) -> Table:
-    rows = []
-    targets = {row.noise_std_for_target.target_rmse for row in facts.result.samples if row.noise_std_for_target}
-    for target in sorted(targets):
-        found = [
-            (row, row.noise_std_for_target)
-            for row in facts.result.samples
-            if row.noise_std_for_target and row.noise_std_for_target.target_rmse == target
-        ]
-        known = [(need.std, row, need) for row, need in found if need.std is not None]
+@dataclass(frozen=True)
+class _Need:
+    """Noise that a target asks for, over the samples."""
+
+    target: str
+    median_std: float | None
+    worst: Estimate | None
+    sample: str | None
+    status: str
+
+
+def _needs(facts: Facts) -> list[_Need]:
+    by_target: dict[float, list[tuple[SampleRow, NoiseTarget]]] = {}
+    for row in facts.result.samples:
+        if row.noise_std_for_target is not None:
+            by_target.setdefault(row.noise_std_for_target.target_rmse, []).append((row, row.noise_std_for_target))
+    needs = []
+    for target, samples in sorted(by_target.items()):
+        known = [(need.std, row, need) for row, need in samples if need.std is not None]
         worst = max(known, key=lambda item: item[0], default=None)
-        rows.append(
-            (
-                Cell(f"posterior RMSE ≥ {number(target)}"),
-                number_cell(median([std for std, _, _ in known]) if known else None, missing="no value"),
-                estimate_cell(Estimate(value=worst[0], status=worst[2].status)) if worst else Cell("no value"),
-                Cell(short(worst[1].id) if worst else "not applicable"),
-                Cell(tally(need.status for _, need in found)),
+        needs.append(
+            _Need(
+                f"posterior RMSE ≥ {number(target)}",
+                median(std for std, _, _ in known) if known else None,
+                Estimate(value=worst[0], status=worst[2].status) if worst else None,
+                worst[1].id if worst else None,
+                tally(need.status for _, need in samples),
             )
         )
-    rows += [
-        (
-            Cell(f"revealed fraction ≤ {number(need.max_revealed)}"),
-            number_cell(need.median_std),
-            estimate_cell(Estimate(value=need.std, status=need.status)),
-            Cell(short(need.sample_id)),
-            Cell(need.status),
+    return needs
+
+
+_NEED_COLUMNS: tables.Columns[_Need] = (
+    tables.text("Target for every sample", lambda need: need.target),
+    tables.number("Median sample", lambda need: need.median_std, missing="no value"),
+    tables.column(
+        "Worst sample (over-all need)",
+        lambda need: estimate_cell(need.worst) if need.worst is not None else Cell("no value"),
+    ),
+    tables.text("Which sample", lambda need: "not applicable" if need.sample is None else short(need.sample)),
+    tables.text("Status of the samples", lambda need: need.status),
+)
+
+
+def _need_table(facts: Facts) -> Table:
+    fractions = [
+        _Need(
+            f"revealed fraction ≤ {number(need.max_revealed)}",
+            need.median_std,
+            Estimate(value=need.std, status=need.status),
+            need.sample_id,
+            need.status,
         )
         for need in facts.result.noise_needed
     ]
-    return Table(
-        id="noise-needed",
-        caption="Gaussian noise needed, standard deviation per released entry",
-        columns=(
-            Column("Target for every sample"),
-            Column("Median sample", True),
-            Column("Worst sample (over-all need)", True),
-            Column("Which sample"),
-            Column("Status of the samples"),
-        ),
-        rows=tuple(rows),
+    return tables.table(
+        "noise-needed",
+        "Gaussian noise needed, standard deviation per released entry",
+        [*_needs(facts), *fractions],
+        _NEED_COLUMNS,
     )
 
 
@@ -194,30 +214,29 @@ def _curve_finding(points: list[NoiseCurvePoint], medium: float, who: str) -> st
     )
 
 
+_CURVE_COLUMNS: tables.Columns[NoiseCurvePoint] = (
+    tables.number("Noise", lambda point: point.std, "std per entry"),
+    tables.column(
+        "Revealed fraction, mean",
+        lambda point: ends_cell(
+            point.revealed_fraction_mean, point.revealed_fraction_mean_low, point.revealed_fraction_mean_high
+        ),
+    ),
+    tables.number("Revealed fraction, largest", lambda point: point.revealed_fraction_max),
+    tables.number("Posterior RMSE, mean", lambda point: point.posterior_rmse_mean),
+    tables.number("Posterior RMSE, smallest", lambda point: point.posterior_rmse_min),
+)
+
+
 def _curve_table(points: list[NoiseCurvePoint]) -> Table:
-    columns = (
-        Column("Noise", True, "std per entry"),
-        Column("Revealed fraction, mean", True),
-        Column("Revealed fraction, largest", True),
-        Column("Posterior RMSE, mean", True),
-        Column("Posterior RMSE, smallest", True),
-    )
-    rows = tuple(
-        (
-            number_cell(point.std),
-            replace(
-                number_cell(point.revealed_fraction_mean),
-                detail=interval(point.revealed_fraction_mean_low, point.revealed_fraction_mean_high),
-            ),
-            number_cell(point.revealed_fraction_max),
-            number_cell(point.posterior_rmse_mean),
-            number_cell(point.posterior_rmse_min),
-        )
-        for point in points
-    )
-    note = "Computed from the samples whose revealed fraction has a value."
-    return Table(
-        "noise-curve", "What each noise level would leave", columns, rows, note=note, sortable=True, layout="halved"
+    return tables.table(
+        "noise-curve",
+        "What each noise level would leave",
+        points,
+        _CURVE_COLUMNS,
+        note="Computed from the samples whose revealed fraction has a value.",
+        sortable=True,
+        layout="halved",
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from riskaudit.document import tables
 from riskaudit.document.blocks import (
     Block,
-    Cell,
-    Column,
     DefinitionList,
     Paragraph,
     Section,
@@ -23,9 +22,9 @@ from riskaudit.results.facts import Facts
 def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     """Hashes, settings, cost, command, changes, methods and words."""
     result = facts.result
-    blocks: list[Block] = [_table("sources", "What was audited", _sources(result))]
-    blocks.append(_table("settings", "Settings that decide the numbers", _settings(result)))
-    blocks.append(_table("cost", "Cost and versions", _cost(result)))
+    blocks: list[Block] = [_pairs("sources", "What was audited", _sources(result))]
+    blocks.append(_pairs("settings", "Settings that decide the numbers", _settings(result)))
+    blocks.append(_pairs("cost", "Cost and versions", _cost(result)))
     if result.command:
         title = "The command that reproduces this audit"
         if "--add-to" in result.command:
@@ -40,9 +39,8 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     return Section("provenance", "Provenance, methods and words", tuple(blocks))
 
 
-def _table(table_id: str, caption: str, pairs: list[tuple[str, str]]) -> Table:
-    rows = tuple((Cell(label), Cell(text)) for label, text in pairs)
-    return Table(table_id, caption, (Column("Item"), Column("Value")), rows, layout="dense")
+def _pairs(table_id: str, caption: str, rows: list[tuple[str, str]]) -> Table:
+    return tables.pairs(table_id, caption, ("Item", "Value"), rows, layout="dense")
 
 
 def _sources(result: AuditResult) -> list[tuple[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Column, DefinitionList, Section, Table
+from dataclasses import dataclass
+
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Bullets, Callout, Cell, DefinitionList, Section, Table
 from riskaudit.formatting import count, given, number, sentence, short, target_text
 from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.results import PriorInfo
@@ -84,11 +87,28 @@ def _noise_words(facts: Facts) -> str:
     return "none."
 
 
-def _differing(known: bool, attacked: bool | None) -> str:
-    """What the attacks of section 6 know where that isn't what the predictions assume."""
-    if attacked is None or attacked == known:
-        return ""
-    return f"attacks of section 6: {'yes' if attacked else 'no'}"
+@dataclass(frozen=True)
+class _Known:
+    """One thing that the predictions take as known or not, and whether the attacks of section 6 know it."""
+
+    name: str
+    known: bool
+    attacked: bool | None
+    meaning: str
+    detail: str = ""
+
+    @property
+    def difference(self) -> str:
+        if self.attacked is None or self.attacked == self.known:
+            return ""
+        return f"attacks of section 6: {'yes' if self.attacked else 'no'}"
+
+
+_KNOWLEDGE_COLUMNS: tables.Columns[_Known] = (
+    tables.text("Knowledge", lambda row: row.name),
+    tables.column("Known", lambda row: Cell("yes" if row.known else "no", detail=row.difference), numeric=False),
+    tables.column("Meaning", lambda row: Cell(row.meaning, detail=row.detail), numeric=False),
+)
 
 
 def _prior_kind(prior: PriorInfo) -> str:
@@ -120,15 +140,15 @@ def _fallback_words(facts: Facts) -> str:
 def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
     model, prior = facts.result.threat_model, facts.result.prior
     attacks = study.record.knowledge if study is not None else None
-    rows: list[tuple[str, bool, bool | None, str]] = [
-        ("Model weights", model.weights_known, None, "the server sends them out, so it has them"),
-        (
+    rows = [
+        _Known("Model weights", model.weights_known, None, "the server sends them out, so it has them"),
+        _Known(
             "Labels",
             model.labels_known,
             attacks.labels_known if attacks else None,
             "often readable from the gradient of the last layer",
         ),
-        (
+        _Known(
             "Rest of the batch",
             model.rest_of_batch_known,
             attacks.rest_of_batch_known if attacks else None,
@@ -138,21 +158,12 @@ def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
     if attacks is not None:
         statistics, span = attacks.batch_norm_statistics_known, attacks.input_range_known
         rows += [
-            ("Batch-norm statistics", statistics, statistics, "running means and variances come with the model"),
-            ("Range of the inputs", span, span, "used by the attacks only; no prediction rests on it"),
+            _Known("Batch-norm statistics", statistics, None, "running means and variances come with the model"),
+            _Known("Range of the inputs", span, None, "used by the attacks only; no prediction rests on it"),
         ]
-    table_rows = [
-        (Cell(name), Cell("yes" if known else "no", detail=_differing(known, attacked)), Cell(why))
-        for name, known, attacked, why in rows
-    ]
     knowledge = (
         f"{_prior_kind(prior)}: mean {number(prior.mean)}, standard deviation {number(prior.std)} per coordinate, "
         f"in data units{_prior_origin(prior)}"
     )
-    table_rows.append((Cell("Prior on the input"), Cell("yes"), Cell(knowledge, detail=_fallback_words(facts))))
-    return Table(
-        id="knowledge",
-        caption="What the attacker is taken to know",
-        columns=(Column("Knowledge"), Column("Known"), Column("Meaning")),
-        rows=tuple(table_rows),
-    )
+    rows.append(_Known("Prior on the input", True, None, knowledge, _fallback_words(facts)))
+    return tables.table("knowledge", "What the attacker is taken to know", rows, _KNOWLEDGE_COLUMNS)

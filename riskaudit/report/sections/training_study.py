@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from riskaudit.document.blocks import Block, Bullets, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import number_cell
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Bullets, Cell, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import ends_cell, number_cell
 from riskaudit.document.plots import Curve, CurvePlot
-from riskaudit.formatting import count, given, interval, number, percent, sentence, short, signed
+from riskaudit.formatting import count, given, number, sentence, short, signed
 from riskaudit.report.sections.initialization_study import attack_control_blocks
 from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.results.facts import Facts
@@ -81,45 +82,61 @@ def _finding(first: tuple[TrainingRow, MeanAndWorst], last: tuple[TrainingRow, M
 
 
 def _table(study: TrainingStudy) -> Table:
-    attacked = any(row.attack_rmse is not None for row in study.rows)
-    columns = [
-        Column("Step", True),
-        Column("Checkpoint"),
-        Column("Accuracy", True, "on the samples"),
-        Column("Mean posterior RMSE", True, "interval"),
-        Column("Least posterior RMSE", True, "sample"),
-        Column("Mean revealed fraction", True),
-        Column("Largest revealed fraction", True),
-        Column("Gradient norm", True, "median"),
-        *([Column("Strongest attack's RMSE", True, "mean, least")] if attacked else []),
-    ]
-    return Table(
+    columns: tables.Columns[TrainingRow] = (
+        tables.count("Step", lambda row: row.step, brief=True),
+        tables.column("Checkpoint", _checkpoint_cell, numeric=False),
+        tables.share("Accuracy", lambda row: row.accuracy, "on the samples", missing="no result", brief=True),
+        tables.column("Mean posterior RMSE", lambda row: _mean_cell(row.posterior_rmse), "interval", brief=True),
+        tables.column("Least posterior RMSE", lambda row: _worst_cell(row.posterior_rmse), "sample", brief=True),
+        tables.number(
+            "Mean revealed fraction",
+            lambda row: row.revealed_fraction.mean if row.revealed_fraction else None,
+            missing="no result",
+        ),
+        tables.number(
+            "Largest revealed fraction",
+            lambda row: row.revealed_fraction.worst if row.revealed_fraction else None,
+            missing="no result",
+        ),
+        tables.number("Gradient norm", lambda row: row.median_gradient_norm, "median", missing="no result"),
+        tables.column(
+            "Strongest attack's RMSE",
+            _attack_cell,
+            "mean, least",
+            shown=any(row.attack_rmse is not None for row in study.rows),
+        ),
+    )
+    return tables.table(
         "training",
         "Checkpoints of the run",
-        tuple(columns),
-        tuple(_cells(row, attacked) for row in study.rows),
+        study.rows,
+        columns,
         note="RMSE in data units; larger is safer.",
         sortable=True,
         layout="compact",
         print_rows=_PRINT_ROWS,
         brief=True,
-        brief_columns=(0, 2, 3, 4),
     )
 
 
-def _cells(row: TrainingRow, attacked: bool) -> tuple[Cell, ...]:
-    error, revealed, attack = row.posterior_rmse, row.revealed_fraction, row.attack_rmse
-    missing = f"{count(row.num_failed_samples, 'sample')} failed" if row.num_failed_samples else ""
-    none = number_cell(None, missing="no result")
-    found = none if attack is None else Cell(number(attack.mean), attack.mean, detail=number(attack.worst))
-    return (
-        Cell(f"{row.step:,}", float(row.step)),
-        Cell(short(row.name, 32), detail="no result" if row.reason else missing),
-        Cell(percent(row.accuracy), row.accuracy) if row.accuracy is not None else none,
-        none if error is None else Cell(number(error.mean), error.mean, detail=interval(error.low, error.high)),
-        none if error is None else Cell(number(error.worst), error.worst, detail=short(error.worst_sample, 14)),
-        number_cell(None if revealed is None else revealed.mean, missing="no result"),
-        number_cell(None if revealed is None else revealed.worst, missing="no result"),
-        number_cell(row.median_gradient_norm, missing="no result"),
-        *([found] if attacked else []),
-    )
+def _checkpoint_cell(row: TrainingRow) -> Cell:
+    failed = f"{count(row.num_failed_samples, 'sample')} failed" if row.num_failed_samples else ""
+    return Cell(short(row.name, 32), detail="no result" if row.reason else failed)
+
+
+def _mean_cell(error: MeanAndWorst | None) -> Cell:
+    if error is None:
+        return number_cell(None, missing="no result")
+    return ends_cell(error.mean, error.low, error.high)
+
+
+def _worst_cell(error: MeanAndWorst | None) -> Cell:
+    if error is None:
+        return number_cell(None, missing="no result")
+    return Cell(number(error.worst), error.worst, detail=short(error.worst_sample, 14))
+
+
+def _attack_cell(row: TrainingRow) -> Cell:
+    if row.attack_rmse is None:
+        return number_cell(None, missing="no result")
+    return Cell(number(row.attack_rmse.mean), row.attack_rmse.mean, detail=number(row.attack_rmse.worst))
