@@ -6,7 +6,7 @@ A block holds plain text and numbers, never markup: every renderer escapes for i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from riskaudit.document.plots import Plot
@@ -42,27 +42,34 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Paragraph:
+class BaseBlock:
+    """What every block has: its ``kind``, by which templates know it, and whether it is ``brief``."""
+
+    brief: bool = field(default=False, kw_only=True)
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.__name__.lower()
+
+
+@dataclass(frozen=True)
+class Paragraph(BaseBlock):
     """Prose; ``lead`` is set in bold in front of it."""
 
     text: str
     lead: str = ""
-    brief: bool = False
-    kind: ClassVar[str] = "paragraph"
 
 
 @dataclass(frozen=True)
-class Bullets:
+class Bullets(BaseBlock):
     """A list of sentences, introduced by ``lead``."""
 
     items: tuple[str, ...]
     lead: str = ""
-    brief: bool = False
-    kind: ClassVar[str] = "bullets"
 
 
 @dataclass(frozen=True)
-class Callout:
+class Callout(BaseBlock):
     """A box that must not be overlooked. ``facts`` are label and value pairs."""
 
     title: str
@@ -70,21 +77,17 @@ class Callout:
     tone: Tone = "plain"
     facts: tuple[tuple[str, str], ...] = ()
     steps: tuple[str, ...] = ()
-    brief: bool = False
-    kind: ClassVar[str] = "callout"
 
 
 @dataclass(frozen=True)
-class Subheading:
+class Subheading(BaseBlock):
     """A heading inside a section."""
 
     text: str
-    brief: bool = False
-    kind: ClassVar[str] = "subheading"
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(BaseBlock):
     """Rows under columns; the first cell of a row is its header.
 
     ``print_rows`` and ``brief_rows`` cut the table in the PDF and in the Markdown summary (a
@@ -106,8 +109,6 @@ class Table:
     print_rows: int | None = None
     brief_rows: int | None = None
     brief_columns: tuple[int, ...] | None = None
-    brief: bool = False
-    kind: ClassVar[str] = "table"
 
     @property
     def legend(self) -> tuple[tuple[str, str], ...]:
@@ -117,7 +118,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(BaseBlock):
     """A plot, the finding it shows as a sentence, its text alternative, and its numbers as a table."""
 
     id: str
@@ -126,28 +127,22 @@ class Figure:
     plot: Plot
     table: Table
     caption: str = ""
-    brief: bool = False
-    kind: ClassVar[str] = "figure"
 
 
 @dataclass(frozen=True)
-class Snippet:
+class Snippet(BaseBlock):
     """Text to copy: a command or a configuration."""
 
     caption: str
     code: str
-    brief: bool = False
-    kind: ClassVar[str] = "snippet"
 
 
 @dataclass(frozen=True)
-class DefinitionList:
+class DefinitionList(BaseBlock):
     """Terms and what they are; a ``compact`` list, to look things up in, is set small and in two columns."""
 
     items: tuple[tuple[str, str], ...]
     compact: bool = False
-    brief: bool = False
-    kind: ClassVar[str] = "definitions"
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(BaseBlock):
     """Private inputs and reconstructions by sample id. Only the first ``print_items`` go into the PDF.
 
     ``group`` pictures in a row belong together under their common label; None is each on its own. ``caption``
@@ -172,17 +167,13 @@ class Gallery:
     print_items: int = 40
     group: int | None = None
     caption: str = ""
-    brief: bool = False
-    kind: ClassVar[str] = "gallery"
 
 
 @dataclass(frozen=True)
-class SignOff:
+class SignOff(BaseBlock):
     """Lines to be filled in by hand."""
 
     fields: tuple[str, ...]
-    brief: bool = False
-    kind: ClassVar[str] = "signoff"
 
 
 Block: TypeAlias = (

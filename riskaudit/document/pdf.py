@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import accumulate, groupby, pairwise
@@ -18,20 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import typst
 
-from riskaudit.document.blocks import (
-    Block,
-    Bullets,
-    Callout,
-    DefinitionList,
-    Document,
-    Figure,
-    Gallery,
-    Paragraph,
-    SignOff,
-    Snippet,
-    Subheading,
-    Table,
-)
+from riskaudit.document.blocks import Block, DefinitionList, Document, Figure, Gallery, Snippet, Table
 from riskaudit.document.figures import to_svg
 from riskaudit.formatting import one_line
 
@@ -97,72 +85,53 @@ def _text(text: str) -> str:
     return _LONG_WORD.sub(lambda match: match.group() + "\u200b", covered(one_line(text)))
 
 
-def _texts(texts: Sequence[str]) -> list[str]:
-    return [_text(text) for text in texts]
-
-
 def _document(document: Document, folder: Path) -> dict[str, Any]:
-    return {
-        "title": _text(document.title),
-        "subtitle": _text(document.subtitle),
-        "created_at": _text(document.created_at),
-        "tool": _text(document.tool),
-        "banners": [_text(banner) for banner in document.banners],
-        "sections": [
-            {"title": _text(section.title), "blocks": _blocks(section.blocks, folder)} for section in document.sections
-        ],
-    }
+    sections = [
+        {"title": _text(section.title), "blocks": _blocks(section.blocks, folder)} for section in document.sections
+    ]
+    return {**_data(replace(document, sections=())), "sections": sections}
+
+
+def _data(value: Any) -> Any:
+    """Blocks and their parts as JSON has them, with all text fit for the page."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, tuple):
+        return [_data(part) for part in value]
+    if not is_dataclass(value):
+        return value
+    return {field.name: _data(getattr(value, field.name)) for field in fields(value)}
 
 
 def _blocks(blocks: Sequence[Block], folder: Path) -> list[dict[str, Any]]:
     """Blocks to print; folded tables that follow each other leave one sentence."""
-    found: list[dict[str, Any]] = []
+    printed: list[dict[str, Any]] = []
     for folded, group in groupby(blocks, key=lambda block: isinstance(block, Table) and block.folded):
         if folded:
             captions = [block.caption for block in group if isinstance(block, Table)]
             tables = "this table" if len(captions) == 1 else "these tables"
-            found.append({"kind": "remark", "text": _text(f"The HTML report has {tables} too: {'; '.join(captions)}.")})
+            text = f"The HTML report has {tables} too: {'; '.join(captions)}."
+            printed.append({"kind": "remark", "text": _text(text)})
         else:
-            found += [_block(block, folder) for block in group]
-    return found
+            printed += [{"kind": block.kind, **_block(block, folder)} for block in group]
+    return printed
 
 
 def _block(block: Block, folder: Path) -> dict[str, Any]:
-    if isinstance(block, Table):
-        return _table(block)
-    if isinstance(block, Figure):
-        return _figure(block, folder)
-    if isinstance(block, Gallery):
-        return _gallery(block, folder)
-    return {"kind": block.kind, **_prose(block)}
-
-
-def _prose(
-    block: Paragraph | Bullets | Callout | Subheading | Snippet | DefinitionList | SignOff,
-) -> dict[str, Any]:
     match block:
-        case Paragraph():
-            fields: dict[str, Any] = {"lead": _text(block.lead), "text": _text(block.text)}
-        case Bullets():
-            fields = {"lead": _text(block.lead), "items": _texts(block.items)}
-        case Callout():
-            fields = {
-                "title": _text(block.title),
-                "tone": block.tone,
-                "body": _texts(block.body),
-                "facts": [_texts(pair) for pair in block.facts],
-                "steps": _texts(block.steps),
-            }
-        case Subheading():
-            fields = {"text": _text(block.text)}
+        case Table():
+            return _table(block)
+        case Figure():
+            return _figure(block, folder)
+        case Gallery():
+            return _gallery(block, folder)
         case Snippet():
             # Text to copy: no break marks inside.
-            fields = {"caption": _text(block.caption), "code": covered(block.code)}
+            return {"caption": _text(block.caption), "code": covered(block.code)}
         case DefinitionList():
-            fields = {"items": [_texts(pair) for pair in block.items], "left": _left(block) if block.compact else None}
-        case SignOff():
-            fields = {"fields": _texts(block.fields)}
-    return fields
+            return {"items": _data(block.items), "left": _left(block) if block.compact else None}
+    content: dict[str, Any] = _data(block)
+    return content
 
 
 def _left(block: DefinitionList) -> int:
@@ -176,64 +145,26 @@ def _table(table: Table) -> dict[str, Any]:
     notes = [table.note] if table.note else []
     if len(rows) < len(table.rows):
         notes.insert(0, f"Only the first {len(rows)} of {len(table.rows):,} rows are printed; the HTML report has all.")
-    return {
-        "kind": "table",
-        "caption": _text(table.caption),
-        "layout": table.layout,
-        "columns": [
-            {
-                "title": _text(column.title),
-                "unit": _text(column.unit),
-                "numeric": column.numeric,
-                "ranked": column.ranked,
-            }
-            for column in table.columns
-        ],
-        "rows": [
-            [
-                {
-                    "text": _text(cell.text),
-                    "mark": _text(cell.mark),
-                    "detail": _text(cell.detail),
-                    "tone": cell.tone,
-                }
-                for cell in row
-            ]
-            for row in rows
-        ],
-        "legend": [[_text(mark), _text(word)] for mark, word in table.legend],
-        "note": _text(" ".join(notes)),
-    }
+    printed = replace(table, rows=rows, note=" ".join(notes))
+    return {**_data(printed), "legend": _data(table.legend)}
 
 
 def _figure(block: Figure, folder: Path) -> dict[str, Any]:
     path = folder / f"figure-{block.id}.svg"
     path.write_text(to_svg(block.plot, f"fig-{block.id}", "print"), encoding="utf-8")
-    return {
-        "kind": "figure",
-        "title": _text(block.title),
-        "alt": _text(block.alt),
-        "caption": _text(block.caption),
-        "path": path.name,
-        "table": _table(block.table),
-    }
+    texts = {"title": block.title, "alt": block.alt, "caption": block.caption}
+    return {name: _text(text) for name, text in texts.items()} | {"path": path.name, "table": _table(block.table)}
 
 
 def _gallery(block: Gallery, folder: Path) -> dict[str, Any]:
-    items = []
-    for picture in block.items[: block.print_items]:
-        name = None
+    items = block.items[: block.print_items]
+    pictures = []
+    for picture in items:
+        path = None
         if picture.png is not None:
-            name = f"picture-{hashlib.sha256(picture.png).hexdigest()}.png"
-            (folder / name).write_bytes(picture.png)
-        items.append(
-            {
-                "path": name,
-                "label": _text(picture.label),
-                "what": _text(picture.what),
-                "caption": _text(picture.caption),
-            }
-        )
+            path = f"picture-{hashlib.sha256(picture.png).hexdigest()}.png"
+            (folder / path).write_bytes(picture.png)
+        pictures.append({**_data(replace(picture, png=None)), "path": path})
     left = len(block.items) - len(items)
     note = f"{left:,} further pictures are in the HTML report." if left else ""
-    return {"kind": "gallery", "items": items, "note": note, "group": block.group, "caption": _text(block.caption)}
+    return {"items": pictures, "note": note, "group": block.group, "caption": _text(block.caption)}
