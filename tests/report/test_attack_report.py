@@ -398,7 +398,7 @@ def test_an_undefended_audit_takes_the_level_without_noise(audit):
     result = with_raw_study(result, "verify", study)
     found = read_attack_study(Facts(result))
     assert isinstance(found, AttackStudy)
-    assert found.own_level == 0.0
+    assert found.audited_level == 0.0
     text = text_of(result)
     assert "Without noise the strongest attack" in text
     assert "Nothing is predicted here" in text
