@@ -21,8 +21,9 @@ from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
 from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
-from riskaudit.studies import AttackSettings, verify
-from riskaudit.studies.fairness import with_fairness
+from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.fairness.run import with_fairness
+from riskaudit.studies.verify.run import verify
 
 EPOCHS, SAMPLES = 20, 100
 

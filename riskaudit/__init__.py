@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from riskaudit.priors import Prior, fit_prior, load_prior, save_prior
     from riskaudit.report import render
     from riskaudit.results import AuditResult, Calibration
-    from riskaudit.studies import AttackSettings, calibrate, verify
+    from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.calibrate.run import calibrate
+from riskaudit.studies.verify.run import verify
 
 _HOMES = {
-    "AttackSettings": "riskaudit.studies",
+    "AttackSettings": "riskaudit.studies.attacking",
     "AuditResult": "riskaudit.results",
     "AuditSettings": "riskaudit.audit",
     "Calibration": "riskaudit.results",
@@ -37,7 +39,7 @@ _HOMES = {
     "RiskauditError": "riskaudit.errors",
     "Samples": "riskaudit.inputs",
     "audit": "riskaudit.audit",
-    "calibrate": "riskaudit.studies",
+    "calibrate": "riskaudit.studies.calibrate.run",
     "fit_prior": "riskaudit.priors",
     "load_checkpoint": "riskaudit.inputs",
     "load_loss": "riskaudit.inputs",
@@ -45,7 +47,7 @@ _HOMES = {
     "load_samples": "riskaudit.inputs",
     "render": "riskaudit.report",
     "save_prior": "riskaudit.priors",
-    "verify": "riskaudit.studies",
+    "verify": "riskaudit.studies.verify.run",
 }
 
 __all__ = [

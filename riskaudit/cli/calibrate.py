@@ -34,7 +34,7 @@ def calibrate(
     if attack.tune:
         raise SettingsError("calibrate takes no --tune: attacks must be those that the scanned samples would meet")
 
-    from riskaudit.studies import calibrate as run
+    from riskaudit.studies.calibrate.run import calibrate as run
 
     settings, attacks = subject.settings(), attack.settings()
     model, samples = subject.load()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from riskaudit.audit import AuditSettings
     from riskaudit.inputs import Checkpoint, Samples
     from riskaudit.policy import Policy
-    from riskaudit.studies import AttackSettings
+    from riskaudit.studies.attacking import AttackSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class AttackOptions:
 
     def settings(self) -> AttackSettings:
         """Settings of the attacks."""
-        from riskaudit.studies import AttackSettings
+        from riskaudit.studies.attacking import AttackSettings
 
         named = {} if self.attack is None else {"names": tuple(self.attack)}
         return AttackSettings(

@@ -61,7 +61,7 @@ def directions(
     """
 
     def run(model: Checkpoint, samples: Samples, settings: AuditSettings, how: StudyRun) -> AuditResult:
-        from riskaudit.studies.directions import DirectionSettings, directions_study
+        from riskaudit.studies.directions.run import DirectionSettings, directions_study
 
         shares = DirectionSettings.shares if quantile is None else tuple(quantile)
         looked_at = DirectionSettings(norm, shares, prune_ratio, shaping=shaping)

@@ -49,7 +49,7 @@ def fairness(
         groups = read_groups(group_by)
 
     def run(model: Checkpoint, samples: Samples, settings: AuditSettings, how: StudyRun) -> AuditResult:
-        from riskaudit.studies.fairness import fairness_study, with_fairness
+        from riskaudit.studies.fairness.run import fairness_study, with_fairness
 
         matched = groups
         if groups is not None and group_by is not None:

@@ -27,8 +27,8 @@ def verify(ctx: typer.Context, subject: SubjectOptions, report: ReportOptions, a
     desk = Desk(ctx, subject, report)
 
     # Everything above is checked before torch is loaded.
-    from riskaudit.studies import verify as run
-    from riskaudit.studies.tuning import NUM_SAMPLES, split_for_tuning
+    from riskaudit.studies.verify.run import verify as run
+    from riskaudit.studies.verify.tuning import NUM_SAMPLES, split_for_tuning
 
     settings = subject.settings(**report.settings(desk.limits.policy))
     attacks = attack.settings()

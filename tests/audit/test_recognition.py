@@ -14,7 +14,7 @@ from riskaudit.inputs.architectures.lenet import LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.policy import Policy
 from riskaudit.report.recomputation import recompute
-from riskaudit.studies.fairness import with_fairness
+from riskaudit.studies.fairness.run import with_fairness
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 # Three classes, each with its own bright column.

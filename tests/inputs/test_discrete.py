@@ -16,7 +16,7 @@ import riskaudit
 from riskaudit.guard import Policy
 from riskaudit.inputs.discrete import are_sparse_codes
 from riskaudit.report.recomputation import recompute
-from riskaudit.studies.fairness import with_fairness
+from riskaudit.studies.fairness.run import with_fairness
 
 
 def one_hot(count: int, words: int, values: int, numbers: int = 0, seed: int = 0) -> Tensor:

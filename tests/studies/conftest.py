@@ -7,7 +7,8 @@ from study_cases import NOISE, digits, network
 
 from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
-from riskaudit.studies import AttackSettings, verify
+from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.verify.run import verify
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from riskaudit.audit import AuditSettings, audit
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, Calibration
-from riskaudit.studies import AttackSettings, calibrate
+from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.calibrate.run import calibrate
 
 NOISE = 0.02
 PRIOR = {"prior_mean": 0.3, "prior_std": 0.35}
@@ -119,8 +120,8 @@ def test_wide_intervals_are_told_before_anything_is_attacked(monkeypatch) -> Non
     def no_attack(*_: object) -> None:
         raise AssertionError("attacked")
 
-    monkeypatch.setattr("riskaudit.studies.calibration._attacked", no_attack)
-    monkeypatch.setattr("riskaudit.studies.calibration.recorded_control", lambda *_: SimpleNamespace(status="passed"))
+    monkeypatch.setattr("riskaudit.studies.calibrate.run._attacked", no_attack)
+    monkeypatch.setattr("riskaudit.studies.calibrate.run.recorded_control", lambda *_: SimpleNamespace(status="passed"))
     options: dict[str, object] = {"release": RELEASE, **PRIOR}
     attacks = AttackSettings(("gauss-newton",), steps=1)
     wide = AuditSettings(solver="lanczos", max_matvecs=1, **options)  # type: ignore[arg-type]

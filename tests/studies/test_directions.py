@@ -17,7 +17,7 @@ from scipy.stats import ortho_group
 from study_cases import digits, network
 from torch import nn
 
-import riskaudit.studies.directions as module
+import riskaudit.studies.directions.run as module
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import make_victim
 from riskaudit.errors import SettingsError
@@ -27,10 +27,16 @@ from riskaudit.release import PerSampleRelease
 from riskaudit.results import AuditResult, DirectionsStudy
 from riskaudit.statistics.slopes import scaling
 from riskaudit.studies import DirectionSettings, directions_study
-from riskaudit.studies.informed import StackedJacobian, Weighing
-from riskaudit.studies.layers import effective_dimension, layer_places
+from riskaudit.studies.directions.informed import StackedJacobian, Weighing
+from riskaudit.studies.directions.layers import effective_dimension, layer_places
+from riskaudit.studies.directions.optimal_noise import (
+    layered_covariance,
+    per_layer,
+    posterior_variances,
+    shaped_rmse,
+    water_filled,
+)
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.shaping import layered_covariance, per_layer, posterior_variances, shaped_rmse, water_filled
 
 TAU = 0.3
 

@@ -28,7 +28,7 @@ from riskaudit.results import (
     Tool,
 )
 from riskaudit.statistics import gini, strongest
-from riskaudit.studies.fairness import fairness, fairness_study, with_fairness
+from riskaudit.studies.fairness.run import fairness, fairness_study, with_fairness
 from riskaudit.studies.running import StudyRun
 
 

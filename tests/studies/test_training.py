@@ -14,9 +14,9 @@ from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.inputs.series import checkpoint_files, natural_key, order_of
 from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
-from riskaudit.studies import training as module
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.training import accuracy, summarise, training_study
+from riskaudit.studies.training import run as module
+from riskaudit.studies.training.run import accuracy, summarise, training_study
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 

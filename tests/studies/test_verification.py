@@ -19,10 +19,10 @@ from riskaudit.audit.client import make_victim
 from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult, VerifyStudy
-from riskaudit.studies import AttackSettings, verify
-from riskaudit.studies.attacking import Target, attack_rows, input_range
+from riskaudit.studies.attacking import AttackSettings, Target, attack_rows, input_range
 from riskaudit.studies.control import control
-from riskaudit.studies.tuning import split_for_tuning, tuned
+from riskaudit.studies.verify.run import verify
+from riskaudit.studies.verify.tuning import split_for_tuning, tuned
 
 
 def study_of(result: AuditResult) -> VerifyStudy:

@@ -48,7 +48,7 @@ from riskaudit.studies.attacking import (
     trial_key,
 )
 from riskaudit.studies.control import recorded_control
-from riskaudit.studies.tuning import tuned
+from riskaudit.studies.verify.tuning import tuned
 from riskaudit.version import __version__
 
 METRICS = ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")

@@ -32,7 +32,7 @@ from riskaudit.studies.attacking import (
     releases_by_noise,
 )
 from riskaudit.studies.control import recorded_control
-from riskaudit.studies.verification import identity_of
+from riskaudit.studies.verify.run import identity_of
 from riskaudit.version import __version__
 
 Prediction = Literal["map_rmse", "posterior_rmse"]

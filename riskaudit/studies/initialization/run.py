@@ -32,7 +32,7 @@ from riskaudit.results import (
 from riskaudit.statistics.medians import ComparedMedian, compare_medians
 from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.control import recorded_control
-from riskaudit.studies.initializers import INITIALIZATIONS, initialize
+from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.measuring import (
     PROXIES,
     attack_settings,
@@ -42,7 +42,7 @@ from riskaudit.studies.measuring import (
     quartiles,
 )
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.verification import identity_of
+from riskaudit.studies.verify.run import identity_of
 
 CHECKPOINT = "checkpoint"
 NUM_SEEDS = 3

@@ -20,7 +20,7 @@ from riskaudit.jacobian import JacobianMaker
 from riskaudit.release.steps.prune import Prune
 from riskaudit.results import DirectionRow, Status
 from riskaudit.studies.attacking import input_range, with_fields
-from riskaudit.studies.decomposition import Decomposition
+from riskaudit.studies.directions.decomposition import Decomposition
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ from riskaudit.results.directions import Scheme
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.statistics.slopes import scaling
 from riskaudit.studies.attacking import AttackSettings
-from riskaudit.studies.decomposition import QUANTILE_SHARES, decompose
-from riskaudit.studies.layers import exact_rows, layer_places, probed_rows
-from riskaudit.studies.perturbations import attacked, perturbations
+from riskaudit.studies.directions.decomposition import QUANTILE_SHARES, decompose
+from riskaudit.studies.directions.layers import exact_rows, layer_places, probed_rows
+from riskaudit.studies.directions.perturbations import attacked, perturbations
+from riskaudit.studies.directions.shaped_noise import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.shaped import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
-from riskaudit.studies.verification import identity_of
+from riskaudit.studies.verify.run import identity_of
 
 # Streams of the samples' random draws, far from those of the audit.
 DIRECTION_STREAM, ATTACK_STREAM, PROBE_STREAM, SHAPING_STREAM = 1001, 1002, 1003, 1004

@@ -29,7 +29,7 @@ from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.control import recorded_control
 from riskaudit.studies.measuring import attack_settings, measure, noise_level
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.verification import identity_of
+from riskaudit.studies.verify.run import identity_of
 
 CONFIDENCE = 0.95
 ATTACKS = ("gauss-newton", "inverting-gradients")

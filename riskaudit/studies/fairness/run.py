@@ -15,7 +15,7 @@ from riskaudit.results import AuditResult
 from riskaudit.statistics.fairness import fairness
 from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.running import StudyRun
-from riskaudit.studies.verification import verify
+from riskaudit.studies.verify.run import verify
 
 __all__ = ["fairness", "fairness_study", "with_fairness"]
 

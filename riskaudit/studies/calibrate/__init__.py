@@ -1,0 +1,1 @@
+"""``riskaudit calibrate``: intervals of stated coverage from attacks."""

@@ -1,0 +1,1 @@
+"""``riskaudit study directions``: which directions of the gradient leak."""

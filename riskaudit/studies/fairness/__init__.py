@@ -1,0 +1,1 @@
+"""``riskaudit study fairness``: on whom the leak falls."""

@@ -1,0 +1,1 @@
+"""``riskaudit study initialization``: which first weights leak least."""

@@ -1,0 +1,1 @@
+"""``riskaudit study training``: the leak over the checkpoints of a run."""

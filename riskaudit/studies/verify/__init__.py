@@ -1,0 +1,1 @@
+"""``riskaudit verify``: predictions against attacks."""
