@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from riskaudit.report import render
     from riskaudit.results import AuditResult, Calibration
     from riskaudit.studies.attacking import AttackSettings
-from riskaudit.studies.calibrate.run import calibrate
-from riskaudit.studies.verify.run import verify
+    from riskaudit.studies.calibrate.run import calibrate
+    from riskaudit.studies.verify.run import verify
 
 _HOMES = {
     "AttackSettings": "riskaudit.studies.attacking",
