@@ -27,8 +27,8 @@ from riskaudit.inputs.architectures import get_architecture
 from riskaudit.priors import fit_prior, save_prior
 from riskaudit.results import STRONGEST, AttackRow, AuditResult, VerifyStudy
 from riskaudit.statistics.conformal import conformal_factors
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.calibrate.run import calibrate
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
 # Reported samples; those before them served to try things out.

@@ -21,8 +21,8 @@ from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
 from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.fairness.run import with_fairness
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
 EPOCHS, SAMPLES = 20, 100

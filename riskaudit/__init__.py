@@ -13,72 +13,51 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from riskaudit.version import __version__
+from riskaudit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from riskaudit.audit import AuditSettings, audit
-    from riskaudit.errors import RiskauditError
-    from riskaudit.inputs import Checkpoint, Loss, Samples, load_checkpoint, load_loss, load_samples
-    from riskaudit.policy import Policy
-    from riskaudit.priors import Prior, fit_prior, load_prior, save_prior
-    from riskaudit.report import render
-    from riskaudit.results import AuditResult, Calibration
-    from riskaudit.studies.attacking import AttackSettings
-    from riskaudit.studies.calibrate.run import calibrate
-    from riskaudit.studies.verify.run import verify
+    from riskaudit.audit.audit import audit as audit
+    from riskaudit.audit.settings import AuditSettings as AuditSettings
+    from riskaudit.errors import RiskauditError as RiskauditError
+    from riskaudit.inputs import Checkpoint as Checkpoint
+    from riskaudit.inputs import Loss as Loss
+    from riskaudit.inputs import Samples as Samples
+    from riskaudit.inputs import load_checkpoint as load_checkpoint
+    from riskaudit.inputs import load_loss as load_loss
+    from riskaudit.inputs import load_samples as load_samples
+    from riskaudit.policy import Policy as Policy
+    from riskaudit.priors import Prior as Prior
+    from riskaudit.priors import fit_prior as fit_prior
+    from riskaudit.priors import load_prior as load_prior
+    from riskaudit.priors import save_prior as save_prior
+    from riskaudit.report import render as render
+    from riskaudit.results import AuditResult as AuditResult
+    from riskaudit.results import Calibration as Calibration
+    from riskaudit.studies.calibrate.run import calibrate as calibrate
+    from riskaudit.studies.settings import AttackSettings as AttackSettings
+    from riskaudit.studies.verify.run import verify as verify
 
-_HOMES = {
-    "AttackSettings": "riskaudit.studies.attacking",
-    "AuditResult": "riskaudit.results",
-    "AuditSettings": "riskaudit.audit",
-    "Calibration": "riskaudit.results",
-    "Checkpoint": "riskaudit.inputs",
-    "Loss": "riskaudit.inputs",
-    "Policy": "riskaudit.policy",
-    "Prior": "riskaudit.priors",
-    "RiskauditError": "riskaudit.errors",
-    "Samples": "riskaudit.inputs",
-    "audit": "riskaudit.audit",
-    "calibrate": "riskaudit.studies.calibrate.run",
-    "fit_prior": "riskaudit.priors",
-    "load_checkpoint": "riskaudit.inputs",
-    "load_loss": "riskaudit.inputs",
-    "load_prior": "riskaudit.priors",
-    "load_samples": "riskaudit.inputs",
-    "render": "riskaudit.report",
-    "save_prior": "riskaudit.priors",
-    "verify": "riskaudit.studies.verify.run",
+_MODULES = {
+    "riskaudit.audit.audit": ["audit"],
+    "riskaudit.audit.settings": ["AuditSettings"],
+    "riskaudit.errors": ["RiskauditError"],
+    "riskaudit.inputs": ["Checkpoint", "Loss", "Samples", "load_checkpoint", "load_loss", "load_samples"],
+    "riskaudit.policy": ["Policy"],
+    "riskaudit.priors": ["Prior", "fit_prior", "load_prior", "save_prior"],
+    "riskaudit.report": ["render"],
+    "riskaudit.results": ["AuditResult", "Calibration"],
+    "riskaudit.studies.calibrate.run": ["calibrate"],
+    "riskaudit.studies.settings": ["AttackSettings"],
+    "riskaudit.studies.verify.run": ["verify"],
 }
-
-__all__ = [
-    "AttackSettings",
-    "AuditResult",
-    "AuditSettings",
-    "Calibration",
-    "Checkpoint",
-    "Loss",
-    "Policy",
-    "Prior",
-    "RiskauditError",
-    "Samples",
-    "__version__",
-    "audit",
-    "calibrate",
-    "fit_prior",
-    "load_checkpoint",
-    "load_loss",
-    "load_prior",
-    "load_samples",
-    "render",
-    "save_prior",
-    "verify",
-]
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 (they are strings)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'riskaudit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

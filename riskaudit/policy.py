@@ -7,47 +7,33 @@ whose reference noise only ranks samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
+from typing_extensions import override
 
 from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
 from riskaudit.results import RELIABLE, AuditResult, Estimate, PolicyOutcome, SampleRow
+from riskaudit.settings import CHECKED, Positive, Settings, Share, fields_of
 
-Violation = Literal["block", "sanitise", "warn"]
-Failure = Literal["block", "warn"]
-Sanitiser = Literal["noise", "clip", "drop"]
-UnknownLayers = Literal["block", "differentiate"]
-UnprovenStep = Literal["block", "accept"]
-SparseCodes = Literal["block", "accept"]
-_CHOICES = {
-    "on_violation": get_args(Violation),
-    "on_failure": get_args(Failure),
-    "sanitiser": get_args(Sanitiser),
-    "unknown_layers": get_args(UnknownLayers),
-    "unproven_step": get_args(UnprovenStep),
-    "sparse_codes": get_args(SparseCodes),
-}
+if TYPE_CHECKING:
+    from typing import Self
+
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
-POLICY_TABLE = "policy"
-_SHARE: tuple[str, Callable[[float], bool]] = ("between 0 and 1", lambda value: 0 <= value <= 1)
-_POSITIVE: tuple[str, Callable[[float], bool]] = ("above 0", lambda value: value > 0)
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "max_revealed": _SHARE,
-    "max_class_gap": _SHARE,
-    "max_total_revealed": _SHARE,
-    "max_unassessed": _SHARE,
-    "min_rmse": ("of at least 0", lambda value: value >= 0),
-    "budget_seconds": _POSITIVE,
-    "max_gradients": _POSITIVE,
-    "clip_norm": _POSITIVE,
-    # Intervals that hold less often than every other time are no bounds.
-    "confidence": ("of at least 0.5 and below 1", lambda value: 0.5 <= value < 1),
+# What samples over a limit do.
+_EXCEEDED = {
+    "max_revealed": "reveal more than {:g} of the input",
+    "min_rmse": "can be reconstructed to an RMSE below {:g}",
+    "max_total_revealed": "would reveal more than {:g} of the input over all rounds",
 }
+POLICY_TABLE = "policy"
 
 
 @dataclass(frozen=True)
@@ -94,8 +80,8 @@ class Judgement:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Policy:
+@checked_dataclass(frozen=True, config=CHECKED)
+class Policy(Settings):
     """Limits, and what the guard does about an upload that breaks one.
 
     Attributes:
@@ -118,38 +104,40 @@ class Policy:
             numbers say too little: "block", or "accept" them.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
-        confidence: that all of a review's numbers hold, at least 0.5 and below 1.
+        confidence: that all of a review's numbers hold; intervals that hold less often than every other time are no
+            bounds.
 
     Raises:
         SettingsError: a number that is none, isn't finite or out of range, or an unknown choice.
     """
 
-    max_revealed: float | None = None
-    min_rmse: float | None = None
-    max_class_gap: float | None = None
-    max_total_revealed: float | None = None
-    max_unassessed: float = 0.0
-    on_violation: Violation = "block"
-    sanitiser: Sanitiser = "noise"
-    clip_norm: float | None = None
-    on_failure: Failure = "block"
-    unknown_layers: UnknownLayers = "block"
-    unproven_step: UnprovenStep = "block"
-    sparse_codes: SparseCodes = "block"
-    budget_seconds: float | None = None
-    max_gradients: float | None = 60.0
-    confidence: float = 0.99
+    max_revealed: Share | None = None
+    min_rmse: Annotated[float, Field(ge=0)] | None = None
+    max_class_gap: Share | None = None
+    max_total_revealed: Share | None = None
+    max_unassessed: Share = 0.0
+    on_violation: Literal["block", "sanitise", "warn"] = "block"
+    sanitiser: Literal["noise", "clip", "drop"] = "noise"
+    clip_norm: Positive | None = None
+    on_failure: Literal["block", "warn"] = "block"
+    unknown_layers: Literal["block", "differentiate"] = "block"
+    unproven_step: Literal["block", "accept"] = "block"
+    sparse_codes: Literal["block", "accept"] = "block"
+    budget_seconds: Positive | None = None
+    max_gradients: Positive | None = 60.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
 
-    def __post_init__(self) -> None:
-        for name, (words, allows) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None or name in ("max_unassessed", "confidence"):
-                check_number(name, value, words, allows)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"expected {name} to be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+    @classmethod
+    @override
+    def spelt(cls, name: str) -> str:
+        # As in a policy file, where most policies stand.
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if (self.sanitiser == "clip") != (self.clip_norm is not None):
             raise SettingsError('expected clip_norm together with sanitiser = "clip"; give both or neither')
+        return self
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Policy:
@@ -158,18 +146,12 @@ class Policy:
         Raises:
             SettingsError: an unknown entry, or one that isn't of its kind.
         """
-        known = [field.name for field in fields(cls)]
-        found: dict[str, Any] = {}
         for name, value in values.items():
-            if name not in known:
-                raise SettingsError(f"expected policy entries {', '.join(known)}, found {name!r}")
-            if name in _CHOICES:
-                found[name] = value
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise SettingsError(f"expected a number for the policy limit {name}, found {value!r}")
-            found[name] = float(value)
-        return cls(**found)
+            if name not in fields_of(cls):
+                raise SettingsError(f"expected policy entries {', '.join(fields_of(cls))}, found {name!r}")
+            if value is None:
+                raise SettingsError(f"expected a value for {name}, found None")
+        return cls(**values)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Policy:
@@ -183,59 +165,49 @@ class Policy:
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are set."""
-        found = {name: getattr(self, name) for name in LIMITS}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {name: getattr(self, name) for name in LIMITS}
+        return {name: value for name, value in values.items() if value is not None}
 
     def judge(self, exposures: Sequence[Exposure]) -> Judgement:
         """Hold samples against the limits; of every interval the cautious end counts."""
-        total, reasons = len(exposures), []
-        unassessed = [one.id for one in exposures if not self._assessed(one)]
-        over: dict[str, list[str]] = {name: [] for name in ("max_revealed", "min_rmse", "max_total_revealed")}
-        for name, ids in over.items():
-            ids += [one.id for one in exposures if self.exceeds(name, one)]
+        total, reasons, notes = len(exposures), list[str](), list[str]()
+        unassessed = [exposure.id for exposure in exposures if not self._assessed(exposure)]
+        over = {limit: [exposure.id for exposure in exposures if self.exceeds(limit, exposure)] for limit in _EXCEEDED}
         if not total:
             reasons.append("no sample was audited")
-        if over["max_revealed"]:
-            reasons.append(
-                f"{len(over['max_revealed'])} of {total} samples reveal more than {self.max_revealed:g} of the input"
-            )
-        if over["min_rmse"]:
-            reasons.append(
-                f"{len(over['min_rmse'])} of {total} samples can be reconstructed to an RMSE below {self.min_rmse:g}"
-            )
-        if over["max_total_revealed"]:
-            reasons.append(
-                f"{len(over['max_total_revealed'])} of {total} samples would reveal more than "
-                f"{self.max_total_revealed:g} of the input over all rounds"
-            )
-        notes: list[str] = []
-        gap = class_gap(exposures) if self.max_class_gap is not None else None
-        if self.max_class_gap is not None and len({one.group for one in exposures} - {None}) == 1:
-            words = f"max_class_gap was not compared, since all {total} samples are of one class"
-            # Where nothing else is limited, nothing was held against the policy.
-            (notes if len(self.limits) > 1 else reasons).append(words)
-        if gap is not None and self.max_class_gap is not None and not gap <= self.max_class_gap:
-            reasons.append(f"classes may differ by {gap:.3g} in what they reveal, more than {self.max_class_gap:g}")
+        for limit, ids in over.items():
+            if ids:
+                reasons.append(f"{len(ids)} of {total} samples {_EXCEEDED[limit].format(self.limits[limit])}")
+        if self.max_class_gap is not None:
+            gap = class_gap(exposures)
+            if len({exposure.group for exposure in exposures} - {None}) == 1:
+                note = f"max_class_gap was not compared, since all {total} samples are of one class"
+                # Where nothing else is limited, nothing was held against the policy.
+                (notes if len(self.limits) > 1 else reasons).append(note)
+            # NaN must fail the check.
+            if gap is not None and not gap <= self.max_class_gap:
+                reasons.append(f"classes may differ by {gap:.3g} in what they reveal, more than {self.max_class_gap:g}")
         if len(unassessed) > self.max_unassessed * total:
             reasons.append(f"{len(unassessed)} of {total} samples could not be assessed")
-        exceeded = {*unassessed, *(each for ids in over.values() for each in ids)}
-        return Judgement(reasons, [one.id for one in exposures if one.id in exceeded], unassessed, notes)
+        exceeded = {*unassessed, *(identifier for ids in over.values() for identifier in ids)}
+        ids = [exposure.id for exposure in exposures if exposure.id in exceeded]
+        return Judgement(reasons, ids, unassessed, notes)
 
-    def exceeds(self, limit: str, one: Exposure) -> bool:
+    def exceeds(self, limit: str, exposure: Exposure) -> bool:
         """Whether a sample may be over ``limit``; False where nothing is known of it."""
+        # NaN must fail the checks.
         if limit == "min_rmse":
-            return self.min_rmse is not None and one.rmse is not None and not one.rmse.low >= self.min_rmse
-        found = one.revealed if limit == "max_revealed" else one.total_revealed
+            return self.min_rmse is not None and exposure.rmse is not None and not exposure.rmse.low >= self.min_rmse
+        revealed = exposure.revealed if limit == "max_revealed" else exposure.total_revealed
         bound = self.max_revealed if limit == "max_revealed" else self.max_total_revealed
-        # Not "above": what isn't a number isn't within the limit either.
-        return bound is not None and found is not None and not found.high <= bound
+        return bound is not None and revealed is not None and not revealed.high <= bound
 
-    def undecided(self, one: Exposure) -> bool:
+    def undecided(self, exposure: Exposure) -> bool:
         """Whether a tighter interval could still bring a sample within every limit."""
-        if self.exceeds("max_revealed", one) and one.revealed is not None:
-            return one.revealed.low <= self.limits["max_revealed"]
-        if self.exceeds("min_rmse", one) and one.rmse is not None:
-            return one.rmse.high >= self.limits["min_rmse"]
+        if self.exceeds("max_revealed", exposure) and exposure.revealed is not None:
+            return exposure.revealed.low <= self.limits["max_revealed"]
+        if self.exceeds("min_rmse", exposure) and exposure.rmse is not None:
+            return exposure.rmse.high >= self.limits["min_rmse"]
         return False
 
     def decide(self, result: AuditResult, source: str = "policy") -> PolicyOutcome:
@@ -265,41 +237,15 @@ class Policy:
             max_unassessed=self.max_unassessed,
         )
 
-    def _assessed(self, one: Exposure) -> bool:
+    def _assessed(self, exposure: Exposure) -> bool:
         """Whether every limit has a number to be held against."""
         needed = {
-            "max_revealed": one.revealed,
-            "min_rmse": one.rmse,
-            "max_class_gap": None if one.group is None else one.revealed,
-            "max_total_revealed": one.total_revealed,
+            "max_revealed": exposure.revealed,
+            "min_rmse": exposure.rmse,
+            "max_class_gap": None if exposure.group is None else exposure.revealed,
+            "max_total_revealed": exposure.total_revealed,
         }
         return all(needed[limit] is not None for limit in self.limits)
-
-
-def is_number(value: object) -> bool:
-    """Whether a setting is a finite real number; truth values, texts and tensors are none."""
-    try:
-        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:  # of an integer beyond all floats
-        return False
-
-
-def check_number(name: str, value: Any, words: str, allows: Callable[[float], bool]) -> None:
-    """Refuse a setting that isn't a finite number, or out of its range.
-
-    Args:
-        name: of the setting.
-        value: that was given.
-        words: the range, as in "expected max_revealed between 0 and 1".
-        allows: whether a number is in the range.
-
-    Raises:
-        SettingsError: with what was expected and found.
-    """
-    if not is_number(value):
-        raise SettingsError(f"expected {name} {words}, found {value!r}, which is no finite number")
-    if not allows(value):
-        raise SettingsError(f"expected {name} {words}, found {value}")
 
 
 def class_gap(exposures: Iterable[Exposure]) -> float | None:
@@ -308,14 +254,14 @@ def class_gap(exposures: Iterable[Exposure]) -> float | None:
     A sample of which nothing is known may reveal anything.
     """
     groups: dict[str, list[Range]] = {}
-    for one in exposures:
-        if one.group is not None:
-            groups.setdefault(one.group, []).append(one.revealed or Range(0.0, 1.0))
+    for exposure in exposures:
+        if exposure.group is not None:
+            groups.setdefault(exposure.group, []).append(exposure.revealed or Range(0.0, 1.0))
     if len(groups) < 2:
         return None
-    lows = {group: sum(each.low for each in found) / len(found) for group, found in groups.items()}
-    highs = {group: sum(each.high for each in found) / len(found) for group, found in groups.items()}
-    return max(highs[one] - lows[other] for one in groups for other in groups if one != other)
+    lows = {group: sum(revealed.low for revealed in ranges) / len(ranges) for group, ranges in groups.items()}
+    highs = {group: sum(revealed.high for revealed in ranges) / len(ranges) for group, ranges in groups.items()}
+    return max(highs[first] - lows[second] for first, second in permutations(groups, 2))
 
 
 def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
@@ -326,8 +272,8 @@ def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
     """
     content = read_toml(path)
     tool = content.get("tool", {})
-    own = tool.get("riskaudit", {}) if isinstance(tool, dict) else {}
-    for table in (content.get(POLICY_TABLE), own.get(POLICY_TABLE) if isinstance(own, dict) else None):
+    nested = tool.get("riskaudit", {}) if isinstance(tool, dict) else {}
+    for table in (content.get(POLICY_TABLE), nested.get(POLICY_TABLE) if isinstance(nested, dict) else None):
         if isinstance(table, dict):
             return table
     if not required:
@@ -368,13 +314,14 @@ def concentrated(revealed: Range | None, factor: float, prior_std: float) -> tup
 
 def _range(row: SampleRow, proxy: str, least: float, most: float) -> Range | None:
     """The hull of what is known of a proxy; a side that is unknown may be anything."""
-    own = row.proxies.get(proxy)
-    if own is None or not own.assessed:
+    certified = row.proxies.get(proxy)
+    if certified is None or not certified.assessed:
         return None
-    found = [one for one in (own, row.calibrated.get(proxy)) if one is not None and one.status in RELIABLE]
+    estimates = [certified, row.calibrated.get(proxy)]
+    reliable = [estimate for estimate in estimates if estimate is not None and estimate.status in RELIABLE]
     return Range(
-        min(_end(one, one.low, least) for one in found),
-        max(_end(one, one.high, most) for one in found),
+        min(_end(estimate, estimate.low, least) for estimate in reliable),
+        max(_end(estimate, estimate.high, most) for estimate in reliable),
     )
 
 

@@ -172,7 +172,7 @@ def test_limits_out_of_range(values) -> None:
 
 @pytest.mark.parametrize("value", ["0.2", True, None, [0.2]], ids=repr)
 def test_limits_that_are_no_numbers(value) -> None:
-    with pytest.raises(SettingsError, match="expected a number for the policy limit max_revealed"):
+    with pytest.raises(SettingsError, match=r"expected a .*max_revealed"):
         Policy.from_mapping({"max_revealed": value})
 
 
@@ -190,12 +190,12 @@ def test_every_number_is_one_and_in_range(name, value) -> None:
     others = {"max_revealed": 0.5} | ({"sanitiser": "clip"} if name == "clip_norm" else {})
     Policy(**(others | {name: NUMBERS[name]}))
     Policy(**(others | {name: np.float32(0.75)}))
-    with pytest.raises(SettingsError, match=rf"expected {name} .*found "):
+    with pytest.raises(SettingsError, match=rf"expected .*{name}.*found "):
         Policy(**(others | {name: value}))
 
 
 def test_the_table_of_numbers_is_whole() -> None:
-    assert set(TOO_MUCH) == {one.name for one in fields(Policy) if "float" in str(one.type)}
+    assert set(TOO_MUCH) == {one.name for one in fields(Policy) if "Literal" not in str(one.type)}
 
 
 @settings(max_examples=50, deadline=None)

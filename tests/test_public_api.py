@@ -19,7 +19,7 @@ NAMES = [
 
 
 def test_names() -> None:
-    assert riskaudit.__all__ == NAMES
+    assert sorted(riskaudit.__all__) == NAMES
     assert dir(riskaudit) == NAMES
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from riskaudit.audit.settings import AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS, AuditSettings
+from riskaudit.audit.settings import AuditSettings
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
 from riskaudit.proxies import PROXIES
@@ -14,6 +14,8 @@ from riskaudit.sensitivity import Plan
 
 # H itself, its eigenvectors and eigh's workspace grow as d^2, its time as d^3.
 DENSE_DIMENSION = {"cpu": 4096, "cuda": 8192}
+# Products per sample and iteration, by default and where the user named a solver, an inverse or a precision.
+AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS = 50, 1000
 # Random probes per sample for traces, at most; a power of two.
 MAX_PROBES = 32
 # Proxies that need more than a few products for the largest eigenvalue.

@@ -1,136 +1,186 @@
-"""The options of an audit, checked."""
+"""The settings of an audit."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+from pydantic import Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from riskaudit.errors import SettingsError
-from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
-from riskaudit.proxies import PROXIES
+from riskaudit.settings import (
+    CHECKED,
+    INPUTS,
+    POLICY,
+    PRIOR,
+    RELEASE,
+    SOLVERS,
+    Count,
+    Positive,
+    Probability,
+    Seed,
+    Settings,
+    Share,
+    one_of,
+    option,
+)
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+if TYPE_CHECKING:
+    from typing import Self
+
+    import torch
+
+# The policy checks its limits.
+Limit = Annotated[float, Field(allow_inf_nan=True)]
 PRIOR_NAMES = ("isotropic", "data", "class")
-AUTO_MAX_MATVECS = 50
-CHOSEN_MAX_MATVECS = 1000
 
 
-@dataclass(frozen=True)
-class AuditSettings:
+@dataclass(frozen=True, config=CHECKED)
+class AuditSettings(Settings):
     """Everything that decides the numbers besides the model and the data.
 
-    Attributes:
-        loss: registered name or ``file.py:function``.
-        release: the pipeline, as ``--release`` takes it.
-        reference_noise: Gaussian std per released entry at which an undefended release is ranked.
-        prior: "isotropic", "data" or "class" (both fitted to the audited data), or a file of ``riskaudit prior fit``.
-        calibration: file of ``riskaudit calibrate`` for this model, release, noise and prior; None for none.
-        prior_mean: of the isotropic prior: mean of one input coordinate; None to take it from the audited data.
-        prior_std: standard deviation likewise.
-        target_rmse: error that noise_std_for_target should reach; None for half the prior's std.
-        high: verdict "high" above this revealed fraction.
-        medium: verdict "medium" from this revealed fraction on.
-        max_revealed: a limit that the recommended noise should meet besides the thresholds; what to do about
-            a sample beyond it is the policy's business.
-        min_rmse: likewise for the posterior error.
-        solver: "auto" or a registered eigenvalue solver.
-        inverse: "auto" or a registered inverse.
-        solver_tolerance: relative error at which an iteration has converged.
-        tolerances: RMSEs, data units, for which the attacker's probability of success is worked out.
-        max_matvecs: products per sample and iteration at most; None for 50, or 1000 where the user named a
-            solver, an inverse or a precision.
-        precision: relative width that certified intervals should have; None for 0.2 where it is cheap.
-        budget: seconds for all samples; iterations stop in time with the intervals that they have. None for no limit.
-        proxies: ids of the proxies wanted; None for all.
-        confidence: with which certified ends hold, for all samples together.
-        dtype: "float32" or "float64".
-        device: "auto", "cpu", "cuda" or "cuda:i".
-        batch_size: samples in memory at once, at most; None for as many as the free memory takes.
-        seed: of every random draw.
+    The noise that is recommended meets ``max_revealed`` and ``min_rmse`` besides the thresholds; what to do about a
+    sample beyond them is the policy's business. With a ``budget`` iterations stop in time with the intervals that they
+    have.
     """
 
-    loss: str = "cross-entropy"
-    release: str = "gradient"
-    reference_noise: float = 1e-3
-    prior: str = "isotropic"
-    calibration: str | None = None
-    prior_mean: float | None = None
-    prior_std: float | None = None
-    target_rmse: float | None = None
-    high: float = 0.5
-    medium: float = 0.1
-    max_revealed: float | None = None
-    min_rmse: float | None = None
-    solver: str = "auto"
-    inverse: str = "auto"
-    solver_tolerance: float = 1e-6
-    tolerances: tuple[float, ...] = (0.05, 0.1, 0.2)
-    max_matvecs: int | None = None
-    confidence: float = 0.99
-    dtype: str = "float64"
-    device: str = "auto"
-    precision: float | None = None
-    budget: float | None = None
-    proxies: tuple[str, ...] | None = None
-    batch_size: int | None = None
-    seed: int = 0
+    loss: Annotated[str, option("cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True)] = "cross-entropy"
+    release: Annotated[
+        str,
+        option('What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).', RELEASE),
+    ] = "gradient"
+    reference_noise: Annotated[Positive, option("Noise std at which an undefended release is ranked.", RELEASE)] = 1e-3
+    prior: Annotated[
+        str,
+        option(
+            "What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), or a FILE "
+            "that riskaudit prior fit wrote.",
+            PRIOR,
+            file=True,
+        ),
+    ] = "isotropic"
+    calibration: Annotated[
+        str | None,
+        option(
+            "File of riskaudit calibrate for this model, release, noise and prior: intervals with stated coverage.",
+            PRIOR,
+            file=True,
+        ),
+    ] = None
+    prior_mean: Annotated[
+        float | None, option("Isotropic prior: mean of one input coordinate (default: the data's).", PRIOR)
+    ] = None
+    prior_std: Annotated[
+        Positive | None, option("Isotropic prior: standard deviation likewise (default: the data's).", PRIOR)
+    ] = None
+    target_rmse: Annotated[
+        Positive | None, option("Error that enough noise should force (default: half the prior's std).", PRIOR)
+    ] = None
+    high: Annotated[Share, option('Verdict "high" above this revealed fraction.', PRIOR, flags=("--high-above",))] = 0.5
+    medium: Annotated[
+        Share, option('Verdict "medium" from this revealed fraction on.', PRIOR, flags=("--medium-above",))
+    ] = 0.1
+    max_revealed: Annotated[Limit | None, option("Exit with 1 if a sample's revealed fraction is larger.", POLICY)] = (
+        None
+    )
+    min_rmse: Annotated[Limit | None, option("Exit with 1 if a sample's posterior error is smaller.", POLICY)] = None
+    solver: Annotated[str, option("auto, dense, lanczos or power.", SOLVERS)] = "auto"
+    inverse: Annotated[str, option("auto, dense, cg, neumann or least-squares.", SOLVERS)] = "auto"
+    solver_tolerance: Annotated[
+        Probability, option("Relative error at which a solver stops.", SOLVERS, record="tolerance")
+    ] = 1e-6
+    tolerances: Annotated[
+        tuple[Positive, ...],
+        option(
+            "RMSE within which a reconstruction counts as a success; repeatable (default: 0.05, 0.1, 0.2).",
+            PRIOR,
+            flags=("--tolerance",),
+        ),
+    ] = (0.05, 0.1, 0.2)
+    max_matvecs: Annotated[
+        Count | None,
+        option("Products per sample and iteration (default: 50, or 1000 with a named solver or a precision).", SOLVERS),
+    ] = None
+    confidence: Annotated[
+        Probability,
+        option("With which certified ends hold, for all samples together.", SOLVERS, record="confidence"),
+    ] = 0.99
+    dtype: Annotated[Literal["float32", "float64"], option("float32 or float64.", SOLVERS, record="dtype")] = "float64"
+    device: Annotated[str, option("auto, cpu, cuda or cuda:NUMBER.", SOLVERS)] = "auto"
+    precision: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        option(
+            "Relative width that certified intervals should have (default: 0.2 where that is cheap).",
+            SOLVERS,
+            record="precision",
+        ),
+    ] = None
+    budget: Annotated[
+        Positive | None,
+        option(
+            "Seconds for all samples; what is not narrowed by then keeps its honest interval.",
+            SOLVERS,
+            record="budget_seconds",
+        ),
+    ] = None
+    proxies: Annotated[
+        tuple[str, ...] | None,
+        option("Only these, separated by commas (see riskaudit list; default: all).", SOLVERS, commas=True),
+    ] = None
+    batch_size: Annotated[Count | None, option("Samples in memory at once, at most (default: what fits).", SOLVERS)] = (
+        None
+    )
+    seed: Annotated[Seed, option("Seed of every random draw.", SOLVERS, record="seed")] = 0
 
-    def __post_init__(self) -> None:
-        _positive("--reference-noise", self.reference_noise)
-        if self.target_rmse is not None:
-            _positive("--target-rmse", self.target_rmse)
-        if self.prior_std is not None:
-            _positive("--prior-std", self.prior_std)
-        self._check_prior()
-        for tolerance in self.tolerances:
-            _positive("--tolerance", tolerance)
-        if not 0 <= self.medium <= self.high <= 1:
-            raise SettingsError(
-                f"expected 0 <= --medium-above <= --high-above <= 1, found {self.medium:g} and {self.high:g}"
-            )
-        _known("--solver", self.solver, ["auto", *EIGENVALUE_SOLVERS])
-        _known("--inverse", self.inverse, ["auto", *INVERSE_SOLVERS])
-        _known("--dtype", self.dtype, list(DTYPES))
+    @field_validator("tolerances")
+    @classmethod
+    def _ascending(cls, tolerances: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(tolerances)))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """What concerns registered names and several fields.
+
+        Raises:
+            SettingsError: an unknown name, or settings that exclude each other.
+        """
+        if not self.prior:
+            raise SettingsError(f"expected `prior` to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
+        for name in ("prior_mean", "prior_std"):
+            if getattr(self, name) is not None and self.prior != "isotropic":
+                raise SettingsError(
+                    f"`{name}` belongs to the isotropic prior, but `prior` is {self.prior}; leave one of them out"
+                )
+        if self.medium > self.high:
+            raise SettingsError(f"expected 0 <= `medium` <= `high` <= 1, found {self.medium:g} and {self.high:g}")
+        self._check_names()
         if self.inverse == "dense" and self.solver not in ("auto", "dense"):
             raise SettingsError(
-                f"--inverse dense needs all eigenvalues, but --solver is {self.solver}; choose --solver dense as well"
+                f"`inverse=dense` needs all eigenvalues, but `solver` is {self.solver}; choose `solver=dense` as well"
             )
-        if not 0 < self.solver_tolerance < 1:
-            raise SettingsError(f"expected --solver-tolerance between 0 and 1, found {self.solver_tolerance:g}")
-        self._check_effort()
-        if not 0 < self.confidence < 1:
-            raise SettingsError(f"expected --confidence between 0 and 1, found {self.confidence:g}")
-        for name, value in (("--batch-size", self.batch_size), ("--max-matvecs", self.max_matvecs)):
-            if value is not None and value < 1:
-                raise SettingsError(f"expected {name} of at least 1, found {value}")
-        if not 0 <= self.seed < 2**63:
-            raise SettingsError(f"expected --seed of at least 0, found {self.seed}")
+        if self.budget is not None and "dense" in (self.solver, self.inverse):
+            raise SettingsError("`budget` needs iterations that can stop early; leave out `solver=dense`")
+        return self
 
-    def _check_prior(self) -> None:
-        if not self.prior:
-            raise SettingsError(f"expected --prior to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
-        for name, value in (("--prior-mean", self.prior_mean), ("--prior-std", self.prior_std)):
-            if value is not None and self.prior != "isotropic":
-                raise SettingsError(
-                    f"{name} belongs to the isotropic prior, but --prior is {self.prior}; leave one of them out"
-                )
+    def _check_names(self) -> None:
+        # The registries load torch, for which the default settings needn't wait.
+        if (self.solver, self.inverse) != ("auto", "auto"):
+            from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
 
-    def _check_effort(self) -> None:
-        if self.precision is not None and not 0 < self.precision <= 1:
-            raise SettingsError(f"expected --precision above 0 and at most 1, found {self.precision:g}")
-        if self.budget is not None:
-            _positive("--budget", self.budget)
-            if "dense" in (self.solver, self.inverse):
-                raise SettingsError("--budget needs iterations that can stop early; leave out --solver dense")
-        if self.proxies is not None and not self.proxies:
-            raise SettingsError("expected --proxies to name at least one proxy, found none")
-        for proxy in self.proxies or ():
-            _known("--proxies", proxy, list(PROXIES))
+            one_of("solver", self.solver, {"auto", *EIGENVALUE_SOLVERS})
+            one_of("inverse", self.inverse, {"auto", *INVERSE_SOLVERS})
+        if self.proxies is not None:
+            from riskaudit.proxies import PROXIES
+
+            if not self.proxies:
+                raise SettingsError("expected `proxies` to name at least one proxy, found none")
+            for proxy in self.proxies:
+                one_of("proxies", proxy, PROXIES)
 
     def wanted(self) -> frozenset[str]:
         """Ids of the proxies to compute."""
+        from riskaudit.proxies import PROXIES
+
         return frozenset(PROXIES if self.proxies is None else self.proxies)
 
     def least_errors(self, prior_std: float) -> dict[float, float]:
@@ -149,7 +199,9 @@ class AuditSettings:
 
     def torch_dtype(self) -> torch.dtype:
         """The dtype to work in."""
-        return DTYPES[self.dtype]
+        import torch
+
+        return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
 
     def torch_device(self) -> torch.device:
         """The device to work on.
@@ -157,6 +209,8 @@ class AuditSettings:
         Raises:
             SettingsError: no such device here.
         """
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -164,20 +218,10 @@ class AuditSettings:
         except RuntimeError:
             device = torch.device("meta")
         if device.type not in ("cpu", "cuda"):
-            raise SettingsError(f"expected --device auto, cpu, cuda or cuda:NUMBER, found {self.device!r}")
+            raise SettingsError(f"expected `device` to be auto, cpu, cuda or cuda:NUMBER, found {self.device!r}")
         if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
             raise SettingsError(
-                f"--device {self.device} was asked for, but this machine shows {torch.cuda.device_count()} "
-                "CUDA devices; use --device cpu"
+                f"`device={self.device}` was asked for, but this machine shows {torch.cuda.device_count()} "
+                "CUDA devices; use `device=cpu`"
             )
         return device
-
-
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise SettingsError(f"expected {name} above 0, found {value:g}")
-
-
-def _known(name: str, value: str, known: list[str]) -> None:
-    if value not in known:
-        raise SettingsError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from riskaudit.cli import study_directions, study_fairness, study_initialization, study_training  # noqa: F401 (each registers its command)
 from riskaudit.cli.calibrate import calibrate
 from riskaudit.cli.demo import demo
 from riskaudit.cli.guard_check import guard_check

@@ -2,57 +2,91 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic.dataclasses import dataclass
 
+from riskaudit.audit.settings import AuditSettings
 from riskaudit.cli.console import progress
-from riskaudit.cli.groups import AttackOptions, SubjectOptions, takes_options
-from riskaudit.cli.recorded import recorded_command
-from riskaudit.cli.sources import inputs_of
+from riskaudit.cli.invocation import inputs_of, recorded_command
+from riskaudit.cli.models import SubjectOptions, TrialOptions
+from riskaudit.cli.options import command
 from riskaudit.cli.verify import trials_beside
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with
-from riskaudit.formatting import number
+from riskaudit.settings import CHECKED, Probability, Settings, option
+from riskaudit.studies.settings import AttackSettings
+
+if TYPE_CHECKING:
+    from riskaudit.results import Calibration
+
+# What concerns the report of a scan.
+UNUSED = (
+    "target_rmse", "tolerances", "high", "medium", "calibration", "max_revealed", "min_rmse", "budget", "proxies",
+)  # fmt: skip
 
 
-@takes_options(SubjectOptions, AttackOptions)
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class CalibrationOptions(Settings):
+    """What is calibrated."""
+
+    out: Annotated[
+        Path,
+        option("File for the calibration, calibration.json say.", recorded=False, written=True, aliases=("log",)),
+    ]
+    coverage: Annotated[Probability, option("Probability with which intervals hold.")] = 0.9
+
+
+@partial(command, omit=UNUSED)
 def calibrate(
-    ctx: typer.Context,
-    subject: SubjectOptions,
-    attack: AttackOptions,
-    *,
-    out: Annotated[Path, typer.Option("--out", help="File for the calibration, calibration.json say.")],
-    coverage: Annotated[float, typer.Option("--coverage", help="Probability with which intervals hold.")] = 0.9,
-) -> int:
+    ctx: typer.Context, calibration: CalibrationOptions, subject: SubjectOptions, settings: AuditSettings,
+    attacks: AttackSettings, trials: TrialOptions,
+) -> int:  # fmt: skip
     """Attack samples once, so that scan --calibration says how far attacks stray from their prediction.
 
     Use samples other than those scanned later, from the same source. Exit codes: 0 written, 2 not.
     """
+    out = calibration.out
     check_output_file(out, inputs_of(ctx), lambda path: is_json_with(path, ("binding", "coverage", "levels")))
-    if attack.tune:
+    if attacks.tune:
         raise SettingsError("calibrate takes no --tune: attacks must be those that the scanned samples would meet")
 
     from riskaudit.studies.calibrate.run import calibrate as run
 
-    settings, attacks = subject.settings(), attack.settings()
-    model, samples = subject.load()
+    model, samples = subject.load(settings.loss)
     log = trials_beside(out)
     with progress(subject.quiet, "attacked") as update:
-        found = run(
-            model, samples, settings, attacks, noise_stds=attack.noise_std or (), coverage=coverage,
-            command=recorded_command(ctx, subject.checkpoint, subject.data), progress=update, log=log,
-            resume=attack.resume,
-        )  # fmt: skip
-    found.save(out)
+        result = run(
+            model,
+            samples,
+            settings,
+            attacks,
+            noise_stds=trials.noise_stds,
+            coverage=calibration.coverage,
+            command=recorded_command(ctx),
+            progress=update,
+            log=log,
+            resume=trials.resume,
+        )
+    result.save(out)
     log.unlink(missing_ok=True)
     if not subject.quiet:
-        for level in found.levels:
-            ends = [number(end) if end is not None else "unknown" for end in (level.low_factor, level.high_factor)]
-            typer.echo(
-                f"noise {level.noise_std:g}: strongest attack / {level.proxy} between {ends[0]} and {ends[1]} for "
-                f"{coverage:.0%} of samples ({level.num_samples} attacked)"
-            )
+        _print(result)
         typer.echo(f"wrote {out}")
     return 0
+
+
+def _print(calibration: Calibration) -> None:
+    from riskaudit.formatting import number
+
+    for level in calibration.levels:
+        low, high = (
+            "unknown" if factor is None else number(factor) for factor in (level.low_factor, level.high_factor)
+        )
+        typer.echo(
+            f"noise {level.noise_std:g}: strongest attack / {level.proxy} between {low} and {high} for "
+            f"{calibration.coverage:.0%} of samples ({level.num_samples} attacked)"
+        )

@@ -13,7 +13,6 @@ import typer
 
 from riskaudit.errors import SettingsError
 from riskaudit.files import names_code, read_toml
-from riskaudit.policy import POLICY_TABLE
 
 FILE_NAMES = ("riskaudit.toml", "pyproject.toml")
 # Which files to audit belongs on the command line, and a file can't name another one.
@@ -40,12 +39,10 @@ def _find(given: Path | None) -> tuple[Path, dict[str, Any]] | None:
         if table is None:
             raise SettingsError(f"expected a [tool.riskaudit] table in {given}, found none")
         return given, table
-    for name in FILE_NAMES:
-        path = Path(name)
-        if path.is_file():
-            table = _table(path)
-            if table is not None:
-                return path, table
+    for path in filter(Path.is_file, map(Path, FILE_NAMES)):
+        table = _table(path)
+        if table is not None:
+            return path, table
     return None
 
 
@@ -55,39 +52,50 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
     Raises:
         SettingsError: a file that can't be read, or a key that is no option of this command.
     """
-    if ctx.resilient_parsing:
+    file = None if ctx.resilient_parsing else _find(given)
+    if file is None:
         return given
-    found = _find(given)
-    if found is None:
-        return None
-    path, table = found
-    # A parameter is configured by the name of its long option, with either kind of dash.
-    parameters = {
-        option.lstrip("-").replace("-", "_"): parameter
-        for parameter in ctx.command.params
-        if parameter.name not in NOT_CONFIGURABLE
-        for option in parameter.opts
-        if option.startswith("--")
-    }
+    path, table = file
+    parameters = _configurable(ctx.command)
+    siblings = getattr(ctx.parent.command, "commands", {}).values() if ctx.parent is not None else ()
+    # The commands of a group share the file.
+    elsewhere = {key for sibling in siblings for key in _configurable(sibling)}
     defaults: dict[str, Any] = {}
     for key, value in table.items():
-        if key == POLICY_TABLE and isinstance(value, Mapping):
+        name = key.replace("-", "_")
+        if _is_policy(key, value) or (name in elsewhere and name not in parameters):
             continue
-        parameter = parameters.get(key.replace("-", "_"))
-        if parameter is None and key.replace("-", "_") in _options_elsewhere(ctx):
-            continue
-        if parameter is None or parameter.name is None:
+        if name not in parameters:
             raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
-        chosen = _as_given(value, repeatable=getattr(parameter, "multiple", False))
+        default = _as_given(value, repeatable=getattr(parameters[name], "multiple", False))
         if given is None:
-            _refuse_code(chosen, key, path)
-        defaults[parameter.name] = chosen
+            _refuse_code(default, key, path)
+        defaults[parameters[name].name] = default
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
 
 
+def _configurable(command: Any) -> dict[str, Any]:
+    """Parameters by the names of their long options, with underscores."""
+    return {
+        option.removeprefix("--").replace("-", "_"): parameter
+        for parameter in command.params
+        if parameter.name not in NOT_CONFIGURABLE
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+
+
+def _is_policy(key: str, value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    from riskaudit.policy import POLICY_TABLE
+
+    return key == POLICY_TABLE
+
+
 def _refuse_code(value: Any, key: str, path: Path) -> None:
-    """A file that merely lies in the current folder, which may be anybody's, names no code that would be run.
+    """A file that merely lies in the current folder, which anyone may have written, names no code that would be run.
 
     Raises:
         SettingsError: it does.
@@ -98,19 +106,6 @@ def _refuse_code(value: Any, key: str, path: Path) -> None:
                 f"{key} in {path} of the current folder names code, which only the command line may; give --{key} "
                 f"there, or name the file with --config {path}"
             )
-
-
-def _options_elsewhere(ctx: typer.Context) -> set[str]:
-    """Options of the other commands, which share the file."""
-    group = ctx.parent.command if ctx.parent is not None else None
-    commands = getattr(group, "commands", {}).values()
-    return {
-        option.lstrip("-").replace("-", "_")
-        for command in commands
-        for parameter in command.params
-        if parameter.name not in NOT_CONFIGURABLE
-        for option in parameter.opts
-    }
 
 
 def _as_given(value: Any, *, repeatable: bool) -> Any:

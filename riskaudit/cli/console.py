@@ -1,23 +1,17 @@
-"""Progress and the closing summary on a terminal or in a log."""
+"""Progress on a terminal or in a log."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import typer
 
-from riskaudit.formatting import number, percent
-from riskaudit.results import STRONGEST, AuditResult, Estimate, VerifyStudy
-
 Progress = Callable[[int, int], None]
-VERDICTS = ("high", "medium", "low", "not_assessed")
 
 
 @contextmanager
@@ -78,63 +72,3 @@ def _bar(verb: str) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(verb, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _span(estimate: Estimate, show: Callable[[float], str]) -> str:
-    """A value with its interval, where there is one."""
-    shown = "unknown" if estimate.value is None else show(estimate.value)
-    if estimate.low is None or estimate.high is None:
-        return shown
-    if estimate.value is None:
-        return f"{show(estimate.low)} to {show(estimate.high)}"
-    return f"{shown} ({show(estimate.low)} to {show(estimate.high)})"
-
-
-def print_summary(result: AuditResult, files: list[Path]) -> None:
-    """What the audit found, in a few lines on stdout."""
-    if not result.release.defended:
-        typer.echo("undefended: assume full disclosure (samples are only ranked, at the reference noise)")
-    counts: Counter[str] = Counter(row.verdict for row in result.samples)
-    total = len(result.samples)
-    found = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in VERDICTS if counts[name])
-    typer.echo(f"risk of {total} {'sample' if total == 1 else 'samples'}: {found}")
-    revealed = result.fairness.proxies.get("revealed_fraction")
-    if revealed is not None and revealed.worst_samples:
-        row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
-        rmse, share = row.proxies["posterior_rmse"], row.proxies["revealed_fraction"]
-        if rmse.assessed and share.assessed:
-            revealed_span, error = _span(share, percent), _span(rmse, number)
-            typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
-            if revealed.note is not None and len(result.samples) > 1:
-                typer.echo(f"note: {revealed.note}")
-    if result.studies.verify is not None:
-        _print_verify(result.studies.verify)
-    for warning in result.warnings:
-        typer.echo(f"note: {warning}")
-    if result.policy is not None:
-        words = {"allow": "within policy", "warn": "policy warning", "block": "policy exceeded"}
-        typer.echo(f"{words[result.policy.decision]}: {'; '.join(result.policy.reasons)}")
-    for path in files:
-        typer.echo(f"wrote {path}")
-
-
-def _print_verify(study: VerifyStudy) -> None:
-    """The positive control, and how the strongest attack compares with its prediction."""
-    control = study.control
-    words = {
-        "passed": "positive control passed: the attacks reconstruct an undefended network",
-        "failed": "positive control FAILED: the attacks are broken, so that they fail here says nothing",
-        "skipped": f"positive control skipped: {control.reason}",
-    }
-    typer.echo(words[control.status])
-    for row in study.agreement:
-        if row.attack == STRONGEST and row.metric == "rmse" and row.proxy == "map_rmse" and row.noise_std > 0:
-            rank = "unknown" if row.spearman is None else f"{row.spearman:.2f}"
-            typer.echo(
-                f"noise {row.noise_std:g}: strongest attack / predicted error {_ratio(row.tightness_median)} in the "
-                f"median of {row.num_samples} samples, rank correlation {rank}"
-            )
-
-
-def _ratio(value: float | None) -> str:
-    return "unknown" if value is None else number(value)

@@ -10,22 +10,24 @@ from typing import Annotated
 
 import typer
 
+from riskaudit.cli.models import ConsoleOptions
+from riskaudit.cli.options import command
 from riskaudit.errors import OutputError
 from riskaudit.files import check_output_file, write_file
 
 CHECKPOINT, SAMPLES, RELEASE = "digits-lenet.safetensors", "digits.npz", "gaussian:0.01"
 
 
+@command
 def demo(
+    ctx: typer.Context,
+    console: ConsoleOptions,
+    *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the demo's checkpoint, samples and report.")] = Path(
         "riskaudit-demo"
     ),
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.")] = False,
 ) -> int:
     """Audit a small trained model on handwritten digits: writes checkpoint, samples and a report."""
-    from riskaudit.cli.app import app
-
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -38,10 +40,12 @@ def demo(
     words = ["scan", str(out / CHECKPOINT), "--data", str(out / SAMPLES), "--release", RELEASE]
     words += ["--out", str(out / "report")]
     words += [f"--format={name}" for name in ("html", "pdf", "json", "csv", "md")]
-    if not quiet:
+    if not console.quiet:
         typer.echo(f"$ riskaudit {shlex.join(words)}")
-    # Errors of the scan are this command's own.
-    return int(app(args=words + ["--quiet"] * quiet + ["--debug"] * debug, standalone_mode=False))
+    # The whole application, one of whose commands this is. Errors of the scan are this command's own.
+    application = ctx.find_root().command
+    words += ["--quiet"] * console.quiet + ["--debug"] * console.debug
+    return int(application.main(args=words, prog_name="riskaudit", standalone_mode=False))
 
 
 def _holds(content: bytes, path: Path) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from riskaudit.cli import options as opt
+from riskaudit.cli.models import DebugOptions
+from riskaudit.cli.options import command
 from riskaudit.errors import GuardError
 from riskaudit.files import check_output_file, is_json_with, write_file
 from riskaudit.guard.keys import VARIABLE, KeyFolder
@@ -32,15 +33,17 @@ LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="File that a gu
 
 
 @ledger.command("show")
+@command
 def show(
+    debugging: DebugOptions,
+    *,
     file: LedgerArgument,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Samples to show, the most exposed first.")] = 20,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Show the samples of which most has left. Exit codes: 0 shown, 2 not a ledger."""
-    found = _existing(file)
-    accounts = list(found.every_account())
-    typer.echo(f"{found.num_rounds} rounds, {len(accounts)} samples")
+    guarded = _existing(file)
+    accounts = list(guarded.every_account())
+    typer.echo(f"{guarded.num_rounds} rounds, {len(accounts)} samples")
     if accounts:
         typer.echo(f"{'sample':<18}{'rounds':>8}{'revealed at most':>18}{'RMSE at least':>15}")
     for identifier, account in accounts[:limit]:
@@ -51,26 +54,30 @@ def show(
 
 
 @ledger.command("verify")
+@command
 def verify_ledger(
+    debugging: DebugOptions,
+    *,
     file: LedgerArgument,
     log_file: Annotated[
         Path | None, typer.Option("--log", help="The guard's log, which must tell of the same rounds.")
     ] = None,
     keys: KeysOption = None,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Check that the file is as the guard left it. Exit codes: 0 whole, 1 flawed, 2 not a ledger."""
-    found = _existing(file, keys)
-    problems = found.problems(None if log_file is None else AuditLog(log_file, keys=keys))
-    return _report(file, problems, f"{found.num_rounds} rounds")
+    guarded = _existing(file, keys)
+    problems = guarded.problems(None if log_file is None else AuditLog(log_file, keys=keys))
+    return _report(file, problems, f"{guarded.num_rounds} rounds")
 
 
 @ledger.command("reset")
+@command
 def reset(
+    debugging: DebugOptions,
+    *,
     file: LedgerArgument,
     log_file: Annotated[Path | None, typer.Option("--log", help="The guard's log, which will say so.")] = None,
     keys: KeysOption = None,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Start over: what has left so far is no longer counted. Exit codes: 0 done, 2 not.
 
@@ -78,20 +85,22 @@ def reset(
     """
     from riskaudit.guard.ledger.tables import reset_ledger
 
-    said = f"the ledger {file.name} was reset by hand: it starts at zero, whatever has left before"
+    notice = f"the ledger {file.name} was reset by hand: it starts at zero, whatever has left before"
     if log_file is not None:
         # Before the ledger, so that no reset goes without a trace.
-        AuditLog(log_file, keys=keys).append({"decision": "reset", "reasons": [said]})
+        AuditLog(log_file, keys=keys).append({"decision": "reset", "reasons": [notice]})
     aside = reset_ledger(file, KeyFolder(keys))
-    typer.echo(said if aside is None else f"{said}; the earlier one is {aside}")
+    typer.echo(notice if aside is None else f"{notice}; the earlier one is {aside}")
     return 0
 
 
 @ledger.command("export")
+@command
 def export(
+    debugging: DebugOptions,
+    *,
     file: LedgerArgument,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file (default: standard output).")] = None,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Write rounds and samples as JSON, without the directions of the sketch. Exit codes: 0 written, 2 not."""
     text = _existing(file).export()
@@ -104,7 +113,10 @@ def export(
 
 
 @log.command("verify")
+@command
 def verify_log(
+    debugging: DebugOptions,
+    *,
     file: LogArgument,
     head: Annotated[
         str | None, typer.Option("--head", help="A hash noted earlier, which shows lines that were cut off the end.")
@@ -113,25 +125,25 @@ def verify_log(
         Path | None, typer.Option("--ledger", help="The guard's ledger, which must have the rounds that are told of.")
     ] = None,
     keys: KeysOption = None,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Check that the file is as the guard left it. Exit codes: 0 whole, 1 tampered with, 2 can't be read."""
-    found = AuditLog(file, keys=keys)
-    problems = found.problems(head)
+    decisions = AuditLog(file, keys=keys)
+    problems = decisions.problems(head)
     if ledger_file is not None:
-        problems += _existing(ledger_file, keys).problems(found)
-    return _report(file, problems, f"{sum(1 for _ in found.entries())} lines, last hash {found.head}")
+        problems += _existing(ledger_file, keys).problems(decisions)
+    return _report(file, problems, f"{sum(1 for _ in decisions.entries())} lines, last hash {decisions.head}")
 
 
 @log.command("reset")
-def reset_log(file: LogArgument, keys: KeysOption = None, debug: opt.DebugOption = False) -> int:
+@command
+def reset_log(debugging: DebugOptions, *, file: LogArgument, keys: KeysOption = None) -> int:
     """Start over with a first line that says so. Exit codes: 0 done, 2 not.
 
     The file that is there keeps its content under another name.
     """
-    said = "the log was reset by hand"
-    aside = AuditLog(file, keys=keys).reset(said if not file.exists() else f"{said}: it had lines before")
-    typer.echo(said if aside is None else f"{said}; the earlier one is {aside}")
+    notice = "the log was reset by hand"
+    aside = AuditLog(file, keys=keys).reset(notice if not file.exists() else f"{notice}: it had lines before")
+    typer.echo(notice if aside is None else f"{notice}; the earlier one is {aside}")
     return 0
 
 

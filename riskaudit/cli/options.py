@@ -1,353 +1,152 @@
-"""Options that commands share, with their help texts."""
+"""Commands from models of settings: every field of a model that a command takes is one of its options."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
-from pathlib import Path
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from riskaudit.cli.config import read_config
-from riskaudit.report import FORMATS
+from riskaudit.errors import RiskauditError, SettingsError
+from riskaudit.settings import PANELS, Given, Settings, fields_of
 
-Labels = Enum("Labels", {"known": "known", "recovered": "recovered"}, type=str)
-Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
-
-INPUTS, RELEASE, PRIOR, SOLVERS, POLICY, OUTPUT, ATTACKS = (
-    "Inputs",
-    "Release",
-    "Prior and verdicts",
-    "Solvers",
-    "Policy",
-    "Output",
-    "Attacks",
-)
-
-CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CHECKPOINT", help="Model weights: .pt, .pth, .safetensors or torch.export .pt2.")
-]
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        help="Samples: .npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, or "
-        "file.py:function.",
-        rich_help_panel=INPUTS,
-    ),
-]
-ArchOption = Annotated[
-    str | None,
-    typer.Option("--arch", help="Architecture (see riskaudit list) or file.py:factory.", rich_help_panel=INPUTS),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="Which of several sets of weights in the file: a prefix of their names, such as state_dict_ema.",
-        rich_help_panel=INPUTS,
-    ),
-]
-LossOption = Annotated[
-    str,
-    typer.Option("--loss", help="cross-entropy, bce, mse, or file.py:function.", rich_help_panel=INPUTS),
-]
-MeanOption = Annotated[
-    str | None,
-    typer.Option(
-        "--mean",
-        help="Input mean, one number or one per channel (0.49,0.48,0.45), subtracted inside the audited model.",
-        rich_help_panel=INPUTS,
-    ),
-]
-StdOption = Annotated[
-    str | None,
-    typer.Option("--std", help="Input standard deviation, likewise; goes with --mean.", rich_help_panel=INPUTS),
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", help="Audit at most this many samples.", rich_help_panel=INPUTS)
-]
-ClassesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        help="The model's classes in the order of its outputs, where the data name them: a,b,c or a file, one a line.",
-        rich_help_panel=INPUTS,
-    ),
-]
-ScaleOption = Annotated[
-    float | None,
-    typer.Option(
-        "--scale", help="Divide stored values by this (default: 255 for 8 bits, else 1).", rich_help_panel=INPUTS
-    ),
-]
-SplitOption = Annotated[
-    str | None,
-    typer.Option("--split", help="Which split of data that hold several: train, test...", rich_help_panel=INPUTS),
-]
-ReleaseOption = Annotated[
-    str,
-    typer.Option(
-        "--release",
-        help='What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',
-        rich_help_panel=RELEASE,
-    ),
-]
-ReferenceNoiseOption = Annotated[
-    float,
-    typer.Option(
-        "--reference-noise", help="Noise std at which an undefended release is ranked.", rich_help_panel=RELEASE
-    ),
-]
-PriorOption = Annotated[
-    str,
-    typer.Option(
-        "--prior",
-        help="What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), or a FILE "
-        "that riskaudit prior fit wrote.",
-        rich_help_panel=PRIOR,
-    ),
-]
-PriorMeanOption = Annotated[
-    float | None,
-    typer.Option(
-        "--prior-mean",
-        help="Isotropic prior: mean of one input coordinate (default: the data's).",
-        rich_help_panel=PRIOR,
-    ),
-]
-PriorStdOption = Annotated[
-    float | None,
-    typer.Option(
-        "--prior-std",
-        help="Isotropic prior: standard deviation likewise (default: the data's).",
-        rich_help_panel=PRIOR,
-    ),
-]
-TargetRmseOption = Annotated[
-    float | None,
-    typer.Option(
-        "--target-rmse",
-        help="Error that enough noise should force (default: half the prior's std).",
-        rich_help_panel=PRIOR,
-    ),
-]
-ToleranceOption = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--tolerance",
-        help="RMSE within which a reconstruction counts as a success; repeatable (default: 0.05, 0.1, 0.2).",
-        rich_help_panel=PRIOR,
-    ),
-]
-HighOption = Annotated[
-    float, typer.Option("--high-above", help='Verdict "high" above this revealed fraction.', rich_help_panel=PRIOR)
-]
-MediumOption = Annotated[
-    float,
-    typer.Option("--medium-above", help='Verdict "medium" from this revealed fraction on.', rich_help_panel=PRIOR),
-]
-SolverOption = Annotated[str, typer.Option("--solver", help="auto, dense, lanczos or power.", rich_help_panel=SOLVERS)]
-InverseOption = Annotated[
-    str, typer.Option("--inverse", help="auto, dense, cg, neumann or least-squares.", rich_help_panel=SOLVERS)
-]
-SolverToleranceOption = Annotated[
-    float, typer.Option("--solver-tolerance", help="Relative error at which a solver stops.", rich_help_panel=SOLVERS)
-]
-MaxMatvecsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-matvecs",
-        help="Products per sample and iteration (default: 50, or 1000 with a named solver or a precision).",
-        rich_help_panel=SOLVERS,
-    ),
-]
-ConfidenceOption = Annotated[
-    float,
-    typer.Option(
-        "--confidence", help="With which certified ends hold, for all samples together.", rich_help_panel=SOLVERS
-    ),
-]
-PrecisionOption = Annotated[
-    float | None,
-    typer.Option(
-        "--precision",
-        help="Relative width that certified intervals should have (default: 0.2 where that is cheap).",
-        rich_help_panel=SOLVERS,
-    ),
-]
-BudgetOption = Annotated[
-    float | None,
-    typer.Option(
-        "--budget",
-        help="Seconds for all samples; what is not narrowed by then keeps its honest interval.",
-        rich_help_panel=SOLVERS,
-    ),
-]
-ProxiesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--proxies",
-        help="Only these, separated by commas (see riskaudit list; default: all).",
-        rich_help_panel=SOLVERS,
-    ),
-]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64.", rich_help_panel=SOLVERS)]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:NUMBER.", rich_help_panel=SOLVERS)]
-BatchSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", help="Samples in memory at once, at most (default: what fits).", rich_help_panel=SOLVERS
-    ),
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=SOLVERS)]
-MaxRevealedOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-revealed", help="Exit with 1 if a sample's revealed fraction is larger.", rich_help_panel=POLICY
-    ),
-]
-MinRmseOption = Annotated[
-    float | None,
-    typer.Option("--min-rmse", help="Exit with 1 if a sample's posterior error is smaller.", rich_help_panel=POLICY),
-]
-PolicyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy",
-        help="TOML file with limits: max_revealed, min_rmse, or a \\[policy] table of them.",
-        rich_help_panel=POLICY,
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", help="Folder for the results (default: reports/CHECKPOINT-TIME).", rich_help_panel=OUTPUT),
-]
-FormatOption = Annotated[
-    list[Format] | None, typer.Option("--format", help="Repeatable (default: html, pdf, json).", rich_help_panel=OUTPUT)
-]
-BaselineOption = Annotated[
-    Path | None,
-    typer.Option("--baseline", help="Earlier audit.json to compare with in the report.", rich_help_panel=OUTPUT),
-]
-ShowSamplesOption = Annotated[
-    bool,
-    typer.Option(
-        "--show-samples", help="Put the private images into the report, which says so.", rich_help_panel=OUTPUT
-    ),
-]
-PlainIdsOption = Annotated[
-    bool,
-    typer.Option(
-        "--plain-ids",
-        help="Keep names of files and class folders as ids and class names; by default they are hashed.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT)]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.", rich_help_panel=OUTPUT)]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        callback=read_config,
-        is_eager=True,
-        help="Options from a TOML file (default: riskaudit.toml here, or \\[tool.riskaudit] in pyproject.toml here).",
-        rich_help_panel=INPUTS,
-    ),
-]
+# Where a context keeps how its command's options are given, by parameter.
+GIVEN = "riskaudit.given"
 
 
-CalibrationOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--calibration",
-        help="File of riskaudit calibrate for this model, release, noise and prior: intervals with stated coverage.",
-        rich_help_panel=PRIOR,
-    ),
-]
-AttackOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--attack",
-        help="Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
-        rich_help_panel=ATTACKS,
-    ),
-]
-NoiseStdOption = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--noise-std",
-        help="Std of Gaussian noise instead of the release's own; repeatable; 0 is undefended.",
-        rich_help_panel=ATTACKS,
-    ),
-]
-AttackStepsOption = Annotated[
-    int | None,
-    typer.Option("--attack-steps", help="Steps of every attack (default: each's own).", rich_help_panel=ATTACKS),
-]
-RestartsOption = Annotated[
-    int | None,
-    typer.Option("--restarts", help="Starts per sample (default: each attack's own).", rich_help_panel=ATTACKS),
-]
-LabelsOption = Annotated[
-    Labels,
-    typer.Option("--labels", help="Whether attacks know the labels or recover them.", rich_help_panel=ATTACKS),
-]
-TuneOption = Annotated[
-    bool,
-    typer.Option(
-        "--tune",
-        help="Choose each attack's hyper-parameters on the samples that follow those of --limit.",
-        rich_help_panel=ATTACKS,
-    ),
-]
-ResumeOption = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on with an interrupted run that had the same --out.", rich_help_panel=ATTACKS),
-]
+def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Callable[..., int]:
+    """A command that takes the fields of a function's models as options, besides the function's own options.
 
-
-WithAttacksOption = Annotated[
-    bool,
-    typer.Option(
-        "--attacks", help="Check the study's predictions by attacks, which takes longer.", rich_help_panel=ATTACKS
-    ),
-]
-AddToOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--add-to",
-        help="Earlier audit.json of the same checkpoint and data whose studies are kept beside the new one.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-
-
-def formats_of(chosen: list[Format] | None) -> list[str]:
-    """Format names, the default where none was chosen."""
-    return [str(name.value) for name in chosen] if chosen else ["html", "pdf", "json"]
-
-
-def tolerances_of(chosen: list[float] | None) -> tuple[float, ...]:
-    """Tolerances ascending and without repeats, the default where none was chosen."""
-    return tuple(sorted(set(chosen))) if chosen else (0.05, 0.1, 0.2)
-
-
-def names_of(text: str | None) -> tuple[str, ...] | None:
-    """Names separated by commas."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def numbers_of(text: str | None, name: str) -> list[float] | None:
-    """Numbers separated by commas.
-
-    Raises:
-        typer.BadParameter: something else.
+    Args:
+        function: of models, a typer.Context where it needs that, and options as typer declares them.
+        omit: fields that keep their defaults.
     """
-    if text is None:
-        return None
+    signature = inspect.signature(function, eval_str=True)
+    models = {
+        parameter.name: parameter.annotation for parameter in signature.parameters.values() if _is_model(parameter)
+    }
+    given = {name: each for model in models.values() for name, each in model.given().items() if name not in omit}
+
+    def run(ctx: typer.Context, **values: Any) -> int:
+        ctx.meta[GIVEN] = given
+        try:
+            filled = {name: _filled(model, values, omit) for name, model in models.items()}
+            others = {name: value for name, value in values.items() if name in signature.parameters}
+            context = {"ctx": ctx} if "ctx" in signature.parameters else {}
+            return function(**context, **filled, **others)
+        except RiskauditError as error:
+            error.args = (in_options(str(error), given),)
+            raise
+
+    parameters = [each for each in signature.parameters.values() if each.name not in (*models, "ctx")]
+    for model in models.values():
+        parameters += [_parameter(name, model) for name in model.given() if name not in omit]
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *sorted(parameters, key=lambda parameter: _position(given.get(parameter.name, {})))]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def flag_of(name: str, given: Given) -> str:
+    """The option of a field."""
+    flags = given.get("flags", (f"--{name.replace('_', '-')}",))
+    return next(flag.partition("/")[0] for flag in flags if flag.startswith("--"))
+
+
+def in_options(sentence: str, given: Mapping[str, Given]) -> str:
+    """A sentence that names parameters, `` `name` `` or `` `name=value` ``, with the options that stand for them."""
+    flags = {alias: flag_of(name, each) for name, each in given.items() for alias in (*each.get("aliases", ()), name)}
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in flags:
+            return match[0]
+        return flags[name] if value is None else f"{flags[name]} {value}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, sentence)
+
+
+def _is_model(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Settings)
+
+
+def _position(given: Given) -> tuple[bool, int]:
+    """Arguments come first, then options by their headings."""
+    panel = given.get("panel")
+    return "argument" not in given, -1 if panel is None else PANELS.index(panel)
+
+
+def _parameter(name: str, model: type[Settings]) -> inspect.Parameter:
+    """A field as typer declares an option or an argument."""
+    field, given = fields_of(model)[name], model.given()[name]
+    kind, repeated = _kind(field.annotation, given)
+    optional = repeated or "commas" in given or NoneType in get_args(field.annotation)
+    default = inspect.Parameter.empty if field.is_required() else None if optional else field.default
+    if "choices" in given:
+        names = Enum("Choice", {word: word for word in given["choices"]}, type=str)  # type: ignore[misc]
+        kind = list.__class_getitem__(names) if repeated else names
+        default = (
+            default if optional else next(names(word) for word, value in given["choices"].items() if value == default)
+        )
+    shared = {"help": field.description, "rich_help_panel": given.get("panel"), "envvar": given.get("envvar")}
+    if "argument" in given:
+        declared = typer.Argument(metavar=given["argument"], **shared)
+    else:
+        callback = given.get("callback")
+        flags = given.get("flags", (flag_of(name, given),))
+        declared = typer.Option(*flags, callback=callback, is_eager=callback is not None, **shared)
+    annotation: Any = Annotated.__class_getitem__((kind | None if optional else kind, declared))  # type: ignore[attr-defined]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _kind(annotation: Any, given: Given) -> tuple[Any, bool]:
+    """The type of one value as typer knows it, and whether the option is repeated."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0], given)
+    if origin in (Union, UnionType):
+        return _kind(next(part for part in get_args(annotation) if part is not NoneType), given)
+    if origin is tuple:
+        if given.get("commas"):
+            return str, False
+        return list.__class_getitem__(_kind(get_args(annotation)[0], given)[0]), True
+    return (str if origin is Literal else annotation), False
+
+
+def _filled(model: type[Settings], values: dict[str, Any], omit: Collection[str]) -> Settings:
+    """A model with the values of the command line."""
+    filled: dict[str, Any] = {}
+    for name, given in model.given().items():
+        value = None if name in omit else values.pop(name)
+        if value is not None and value != []:
+            filled[name] = _value(name, value, given, fields_of(model)[name].annotation)
+    return model(**filled)
+
+
+def _value(name: str, value: Any, given: Given, annotation: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(name, each, given, annotation) for each in value]
+    if "choices" in given:
+        return given["choices"][value.value]
+    if not given.get("commas"):
+        return value
+    if str in _leaves(annotation):
+        return [part.strip() for part in value.split(",") if part.strip()]
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in value.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"expected {name} as numbers separated by commas, found {text!r}") from None
+        raise SettingsError(f"expected `{name}` as numbers separated by commas, found {value!r}") from None
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The plain types that a type is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _leaves(part)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from riskaudit.cli import options as opt
-from riskaudit.cli.sources import input_paths
+from riskaudit.cli.invocation import input_paths
+from riskaudit.cli.models import ConsoleOptions, IdOption, LimitOption, ReadingOptions
+from riskaudit.cli.options import command
 from riskaudit.errors import PriorError
 from riskaudit.files import check_output_file
 
@@ -28,7 +29,13 @@ def _group() -> None:
 
 
 @prior.command("fit")
+@command
 def fit(
+    limited: LimitOption,
+    reading: ReadingOptions,
+    ids: IdOption,
+    console: ConsoleOptions,
+    *,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Samples, in any format that scan takes.")],
     out: Annotated[Path, typer.Option("--out", help="File for the prior, prior.safetensors say.")],
     kind: Annotated[
@@ -41,16 +48,9 @@ def fit(
         int | None,
         typer.Option("--components", help="Principal components kept per Gaussian, at most (default: 1024)."),
     ] = None,
-    limit: opt.LimitOption = None,
     channels: Annotated[
         int | None, typer.Option("--channels", help="Channels of the images, where the data can't tell.")
     ] = None,
-    classes: opt.ClassesOption = None,
-    scale: opt.ScaleOption = None,
-    split: opt.SplitOption = None,
-    plain_ids: opt.PlainIdsOption = False,
-    quiet: opt.QuietOption = False,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Fit a Gaussian prior to images, for scan --prior FILE.
 
@@ -62,9 +62,15 @@ def fit(
     from riskaudit.priors import fit_prior, save_prior
 
     samples = load_samples(
-        data, channels=channels, limit=limit, plain_ids=plain_ids, scale=scale, split=split, labelled=kind == "class",
-        classes=None if classes is None else class_list(classes),
-    )  # fmt: skip
+        data,
+        channels=channels,
+        limit=limited.limit,
+        plain_ids=ids.plain_ids,
+        scale=reading.scale,
+        split=reading.split,
+        labelled=kind == "class",
+        classes=None if reading.classes is None else class_list(reading.classes),
+    )
     if kind == "class" and samples.numbering == "position":
         raise PriorError(
             f"the classes of {samples.name} have names, and the numbers that a model gives them are unknown; name all "
@@ -72,7 +78,7 @@ def fit(
         )
     fitted = fit_prior(samples, kind, components)
     save_prior(fitted, out)
-    if not quiet:
+    if not console.quiet:
         info = fitted.info()
         typer.echo(
             f"wrote {out}: {info.kind} prior from {info.num_images} samples of {samples.name}, "

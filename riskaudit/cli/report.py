@@ -7,38 +7,39 @@ from typing import Annotated
 
 import typer
 
-from riskaudit.cli import options as opt
+from riskaudit.cli.invocation import input_paths
+from riskaudit.cli.models import ConsoleOptions, RenderingOptions
+from riskaudit.cli.options import command
 from riskaudit.cli.scan import EXIT_EXCEEDED
-from riskaudit.cli.sources import input_paths
 from riskaudit.files import add_to_folder
-from riskaudit.formatting import printable
-from riskaudit.report import render_marked
-from riskaudit.results import AuditResult
 
 
+@command
 def report(
+    rendering: RenderingOptions,
+    console: ConsoleOptions,
+    *,
     audit_json: Annotated[Path, typer.Argument(metavar="AUDIT.json", help="An audit that scan wrote.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the rendered files (default: the audit's own).")
     ] = None,
-    format: opt.FormatOption = None,
-    baseline: opt.BaselineOption = None,
-    quiet: opt.QuietOption = False,
-    debug: opt.DebugOption = False,
 ) -> int:
     """Render an audit.json again as HTML, PDF, CSV or Markdown.
 
     Verdicts and the policy's decision are drawn from the numbers; exit code 1 where the file says otherwise.
     """
+    from riskaudit.formatting import printable
+    from riskaudit.report import render_marked
+    from riskaudit.results import AuditResult
+
     result = AuditResult.load(audit_json)
-    earlier = None if baseline is None else AuditResult.load(baseline)
-    chosen = opt.formats_of(format) if format else ["html", "pdf"]
-    files, contradictions = render_marked(result, chosen, earlier)
+    earlier = None if rendering.baseline is None else AuditResult.load(rendering.baseline)
+    files, contradictions = render_marked(result, rendering.format, earlier)
     folder = out or audit_json.parent
     # What the audit's owner alone may read stays so.
     private = not audit_json.stat().st_mode & 0o077
-    add_to_folder(folder, files, input_paths([audit_json, baseline]), private=private)
-    if not quiet:
+    add_to_folder(folder, files, input_paths([audit_json, rendering.baseline]), private=private)
+    if not console.quiet:
         for name in files:
             typer.echo(f"wrote {folder / name}")
     for contradiction in contradictions:

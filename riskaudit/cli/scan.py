@@ -2,69 +2,126 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import typer
 
-from riskaudit.cli import options as opt
-from riskaudit.cli.console import print_summary, progress
-from riskaudit.cli.groups import ReportOptions, SubjectOptions, takes_options
-from riskaudit.cli.limits import Limits
-from riskaudit.cli.recorded import recorded_command
-from riskaudit.cli.sources import inputs_of
+from riskaudit.audit.settings import AuditSettings
+from riskaudit.cli.console import progress
+from riskaudit.cli.invocation import inputs_of, recorded_command
+from riskaudit.cli.models import ReportOptions, SubjectOptions
+from riskaudit.cli.options import command
+from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_folder, write_folder
-from riskaudit.report import render
-from riskaudit.results import AuditResult
+
+if TYPE_CHECKING:
+    from riskaudit.policy import Policy
+    from riskaudit.results import AuditResult
 
 EXIT_EXCEEDED = 1
 
 
-@takes_options(SubjectOptions, ReportOptions)
-def scan(ctx: typer.Context, subject: SubjectOptions, report: ReportOptions) -> int:
+@command
+def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions) -> int:
     """Audit what the gradients of a checkpoint on some samples give away.
 
     Exit codes: 0 audited, within policy or no policy given; 1 a policy limit was exceeded; 2 could not audit.
     """
-    desk = Desk(ctx, subject, report)
+    delivery = Delivery(ctx, subject, settings, report)
 
     # Everything above is checked before torch is loaded.
-    from riskaudit.audit import audit
+    from riskaudit.audit.audit import audit
 
-    settings = subject.settings(**report.settings(desk.limits.policy))
-    model, samples = subject.load()
+    model, samples = subject.load(settings.loss)
     with progress(subject.quiet) as update:
         result = audit(
-            model, samples, settings, show_samples=report.show_samples,
-            command=recorded_command(ctx, subject.checkpoint, subject.data), progress=update,
-        )  # fmt: skip
-    return desk.deliver(result)
+            model,
+            samples,
+            delivery.settings,
+            show_samples=report.show_samples,
+            command=recorded_command(ctx),
+            progress=update,
+        )
+    return delivery.deliver(result)
 
 
-class Desk:
+class Delivery:
     """Where a result goes and what it is held against; made before any work is done.
 
     Args:
         ctx: of the command line, which names what is read.
         subject: what is audited.
-        report: of which the places and limits count.
+        settings: of the audit, without the limits of policy files.
+        report: places and files.
+
+    Attributes:
+        folder: for the results.
+        settings: of the audit, with the policy's limits.
 
     Raises:
         RiskauditError: a place that can't be used, or limits that can't be read.
     """
 
-    def __init__(self, ctx: typer.Context, subject: SubjectOptions, report: ReportOptions) -> None:
+    def __init__(
+        self, ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions
+    ) -> None:
         self._quiet = subject.quiet
         # Images of people, and names that may be theirs, are for the owner of the files alone.
         self._private = report.show_samples or subject.plain_ids
+        self._formats = report.format
         self.folder = report.folder(subject.checkpoint)
         check_output_folder(self.folder, inputs_of(ctx))
-        self._earlier = None if report.baseline is None else AuditResult.load(report.baseline)
-        self.limits = Limits(report.max_revealed, report.min_rmse, report.policy, subject.config)
-        self._formats = opt.formats_of(report.format)
+        self._earlier = _audit_in(report.baseline)
+        self._policy, self._source = limits_of(settings, report.policy, subject.config)
+        self.settings = replace(settings, max_revealed=self._policy.max_revealed, min_rmse=self._policy.min_rmse)
 
     def deliver(self, result: AuditResult) -> int:
         """Decide, render, write and sum up; returns the exit code."""
-        result = result.model_copy(update={"policy": self.limits.decide(result)})
+        from riskaudit.cli.summary import print_summary
+        from riskaudit.report import render
+
+        outcome = self._policy.decide(result, self._source) if self._policy.limits else None
+        result = result.model_copy(update={"policy": outcome})
         files = render(result, self._formats, baseline=self._earlier)
         write_folder(self.folder, files, private=self._private)
         if not self._quiet:
             print_summary(result, [self.folder / name for name in files])
-        return EXIT_EXCEEDED if result.policy is not None and result.policy.decision == "block" else 0
+        return EXIT_EXCEEDED if outcome is not None and outcome.decision == "block" else 0
+
+
+def limits_of(settings: AuditSettings, policy: Path | None, config: Path | None) -> tuple[Policy, str]:
+    """The policy's limits and where they came from.
+
+    Limit by limit, an option on the command line wins over ``policy``, and that over the policy table of the
+    configuration file.
+
+    Raises:
+        SettingsError: a file that can't be read or holds no limits, or a limit that is none.
+    """
+    from riskaudit.policy import Policy, policy_table
+
+    limits: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for file in (config, policy):
+        table = policy_table(file, required=file is policy) if file is not None else None
+        if file is not None and table:
+            limits |= table
+            sources |= dict.fromkeys(table, file.name)
+    for name, value in (("max_revealed", settings.max_revealed), ("min_rmse", settings.min_rmse)):
+        if value is not None:
+            limits[name] = value
+            sources[name] = f"--{name.replace('_', '-')}"
+    result = Policy.from_mapping(limits)
+    if policy is not None and not result.limits:
+        raise SettingsError(f"expected policy limits in {policy}, found none")
+    return result, ", ".join(dict.fromkeys(sources.values()))
+
+
+def _audit_in(path: Path | None) -> AuditResult | None:
+    if path is None:
+        return None
+    from riskaudit.results import AuditResult
+
+    return AuditResult.load(path)

@@ -6,14 +6,15 @@ Images are far from white, so an attacker who knows their correlations does bett
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
-from riskaudit.policy import is_number
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.results import PriorInfo
 
@@ -29,11 +30,11 @@ class IsotropicPrior(Prior):
     kind: ClassVar[str] = "isotropic"
 
     def __post_init__(self) -> None:
-        if not is_number(self.mean):
-            raise SettingsError(f"expected a finite prior mean, found {self.mean}; set --prior-mean")
-        if not (is_number(self.std) and self.std > 0):
+        if not _is_number(self.mean):
+            raise SettingsError(f"expected a finite prior mean, found {self.mean}; set `prior_mean`")
+        if not (_is_number(self.std) and self.std > 0):
             raise SettingsError(
-                f"expected a prior standard deviation above 0, found {self.std!r}; set --prior-std "
+                f"expected a prior standard deviation above 0, found {self.std!r}; set `prior_std` "
                 "(data whose coordinates are all equal can't provide one)"
             )
 
@@ -70,3 +71,11 @@ class IsotropicPrior(Prior):
     def info(self) -> PriorInfo:
         """See `Prior.info`."""
         return PriorInfo(kind=self.kind, mean=self.mean, std=self.std)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a setting is a finite real number; truth values, texts and tensors are none."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # of an integer beyond all floats
+        return False

@@ -14,10 +14,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from riskaudit.errors import SettingsError
-from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
     from riskaudit.document.blocks import Document
+    from riskaudit.results import AuditResult
 
 FORMATS = ("html", "pdf", "json", "csv", "md")
 FILE_NAMES: dict[str, str] = {

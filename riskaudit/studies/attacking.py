@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.attacks import ATTACKS, Attack, AttackNotApplicable, Observation, Reconstruction
+from riskaudit.attacks import Attack, AttackNotApplicable, Observation, Reconstruction
 from riskaudit.audit.client import Victim
 from riskaudit.audit.rows import image_png
 from riskaudit.engine.journal import TrialLog
@@ -27,51 +26,12 @@ from riskaudit.release import PerSampleRelease
 from riskaudit.results import AttackRow
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
+from riskaudit.studies.settings import with_fields
 
 # Samples that are attacked together.
 BATCH_SIZE = 32
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class AttackSettings:
-    """Which attacks run, and what they are given.
-
-    Attributes:
-        names: registered attacks.
-        steps: of every attack; None for each one's own.
-        restarts: likewise.
-        labels_known: whether attacks are told the labels; else they recover them.
-        tune: choose each attack's hyper-parameters from its grid on samples that aren't reported.
-    """
-
-    names: tuple[str, ...] = ("gauss-newton", "inverting-gradients")
-    steps: int | None = None
-    restarts: int | None = None
-    labels_known: bool = True
-    tune: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.names:
-            raise SettingsError("expected at least one --attack, found none")
-        for name in self.names:
-            if name not in ATTACKS:
-                raise SettingsError(f"expected --attack to be one of {', '.join(ATTACKS)}, found {name!r}")
-        for option, value in (("--attack-steps", self.steps), ("--restarts", self.restarts)):
-            if value is not None and value < 1:
-                raise SettingsError(f"expected {option} of at least 1, found {value}")
-
-    def attacks(self) -> dict[str, Attack]:
-        """The attacks with these steps and restarts."""
-        changes = {name: value for name, value in (("steps", self.steps), ("restarts", self.restarts)) if value}
-        return {name: with_fields(ATTACKS[name](), changes) for name in dict.fromkeys(self.names)}
-
-
-def with_fields(attack: Attack, changes: dict[str, Any]) -> Attack:
-    """The attack with other hyper-parameters; those that it doesn't have are left out."""
-    known = {field.name for field in fields(attack)}  # type: ignore[arg-type]
-    return replace(attack, **{name: value for name, value in changes.items() if name in known})  # type: ignore[type-var]
 
 
 def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | None]:
@@ -90,7 +50,7 @@ def releases_by_noise(release: PerSampleRelease, noise_stds: Sequence[float]) ->
         return {0.0 if release.noise is None else release.noise.std: release}
     for std in noise_stds:
         if not (np.isfinite(std) and std >= 0):
-            raise SettingsError(f"expected --noise-std of at least 0, found {std:g}")
+            raise SettingsError(f"expected `noise_stds` of at least 0, found {std:g}")
     return {std: release.with_noise(std) if std > 0 else release.without_noise() for std in noise_stds}
 
 

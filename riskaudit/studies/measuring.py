@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.audit.client import make_victim
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
@@ -17,7 +18,8 @@ from riskaudit.metrics import Subject, make_metrics
 from riskaudit.release import Release
 from riskaudit.results import AttackRow, Quartiles, SampleRisk, SampleRow
 from riskaudit.statistics.strongest import strongest
-from riskaudit.studies.attacking import AttackSettings, Target, attack_rows, batches
+from riskaudit.studies.attacking import Target, attack_rows, batches
+from riskaudit.studies.settings import AttackSettings
 
 # Reading these off the spectrum costs next to nothing beside the spectrum itself.
 PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")

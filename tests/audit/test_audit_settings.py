@@ -61,13 +61,13 @@ def test_seed(value) -> None:
     [("solver", "dens", "lanczos"), ("inverse", "lu", "neumann"), ("dtype", "bfloat16", "float64")],
 )
 def test_unknown_names_list_the_known(name, value, known) -> None:
-    with pytest.raises(SettingsError, match=f"--{name} .*{known}.*'{value}'"):
+    with pytest.raises(SettingsError, match=f"`{name}` .*{known}.*'{value}'"):
         AuditSettings(**{name: value})
 
 
 @pytest.mark.parametrize("solver", ["lanczos", "power"])
 def test_the_dense_inverse_needs_the_dense_solver(solver) -> None:
-    with pytest.raises(SettingsError, match="--solver dense as well"):
+    with pytest.raises(SettingsError, match="`solver=dense` as well"):
         AuditSettings(solver=solver, inverse="dense")
 
 
@@ -81,7 +81,7 @@ def test_device() -> None:
     assert AuditSettings(device="cpu").torch_device() == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert AuditSettings().torch_device().type == expected
-    with pytest.raises(SettingsError, match="use --device cpu"):
+    with pytest.raises(SettingsError, match="use `device=cpu`"):
         AuditSettings(device="cuda:99").torch_device()
 
 

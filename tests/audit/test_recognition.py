@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from riskaudit.audit import audit
+from riskaudit.audit.audit import audit
 from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.inputs.architectures.lenet import LeNet
 from riskaudit.inputs.architectures.mlp import MLP

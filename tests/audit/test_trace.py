@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from study_cases import digits, network
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 
 
 def traces(**options: object):

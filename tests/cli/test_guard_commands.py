@@ -128,7 +128,7 @@ def test_guard_check_validates_without_a_model(command, tmp_path) -> None:
         ('[policy]\non_violation = "warn"\n', "expected a limit"),
         ('[policy]\nmax_revealed = 0.2\non_violation = "ask"\n', "one of block, sanitise, warn"),
         ("[policy]\nmax_revealed = 0.2\n[guard]\nbatch = 3\n", "found 'batch'"),
-        ('[policy]\nmax_revealed = 0.2\n[guard]\nbatch_size = "3"\n', "to be a int"),
+        ('[policy]\nmax_revealed = 0.2\n[guard]\nbatch_size = "3"\n', "whole number"),
         ('[policy]\nmax_revealed = 0.2\n[guard]\narch = "evil.py:model"\n', "can't name code"),
         ('[policy]\nmax_revealed = 0.2\n[guard]\ndata = "evil.py:data"\n', "give --data"),
         ('[policy]\nmax_revealed = 0.2\n[guard]\nloss = "evil.py:loss"\n', "give --loss"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from riskaudit.audit import audit
+from riskaudit.audit.audit import audit
 from riskaudit.errors import SamplesError
 from riskaudit.inputs import Checkpoint, Samples, fit_together, load_loss, load_samples
 

@@ -7,7 +7,7 @@ from study_cases import NOISE, digits, network
 
 from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
-from riskaudit.studies.attacking import AttackSettings
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
 

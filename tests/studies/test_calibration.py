@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from study_cases import digits, network
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, Calibration
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.calibrate.run import calibrate
+from riskaudit.studies.settings import AttackSettings
 
 NOISE = 0.02
 PRIOR = {"prior_mean": 0.3, "prior_std": 0.35}

@@ -9,7 +9,8 @@ import torch
 from study_cases import NOISE, digits, network
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.inputs.series import checkpoint_files, natural_key, order_of

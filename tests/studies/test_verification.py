@@ -14,13 +14,15 @@ from study_cases import NOISE, digits, network
 
 import riskaudit.studies.attacking as module
 from riskaudit.attacks import GaussNewton, Observation
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.audit.client import make_victim
 from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult, VerifyStudy
-from riskaudit.studies.attacking import AttackSettings, Target, attack_rows, input_range
+from riskaudit.studies.attacking import Target, attack_rows, input_range
 from riskaudit.studies.control import control
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 from riskaudit.studies.verify.tuning import split_for_tuning, tuned
 
@@ -221,7 +223,8 @@ def test_tuning_uses_other_samples_and_keeps_the_best(tmp_path: Path) -> None:
     grid = type(chosen).grid
     errors = []
     target = Target(replace(victim, samples=others), victim.jacobian(victim.release), NOISE, labels_known=True)
-    from riskaudit.studies.attacking import reconstruct, with_fields
+    from riskaudit.studies.attacking import reconstruct
+    from riskaudit.studies.settings import with_fields
 
     truth = target.victim.batch([0, 1, 2]).inputs
     for candidate in grid:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit_victim
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit_victim
 from riskaudit.audit.calibration import binding_of
 from riskaudit.audit.client import Victim, make_victim
 from riskaudit.engine.journal import TrialLog, fingerprint
@@ -23,15 +24,9 @@ from riskaudit.metrics import Subject, make_metrics
 from riskaudit.results import AttackRow, AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 from riskaudit.statistics.strongest import strongest
-from riskaudit.studies.attacking import (
-    AttackSettings,
-    Progress,
-    Target,
-    batches,
-    recorded_rows,
-    releases_by_noise,
-)
+from riskaudit.studies.attacking import Progress, Target, batches, recorded_rows, releases_by_noise
 from riskaudit.studies.control import recorded_control
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import identity_of
 from riskaudit.version import __version__
 

@@ -19,8 +19,9 @@ from riskaudit.audit.client import Victim
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.release.steps.prune import Prune
 from riskaudit.results import DirectionRow, Status
-from riskaudit.studies.attacking import input_range, with_fields
+from riskaudit.studies.attacking import input_range
 from riskaudit.studies.directions.decomposition import Decomposition
+from riskaudit.studies.settings import with_fields
 
 
 @dataclass(frozen=True)

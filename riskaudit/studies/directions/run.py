@@ -9,19 +9,18 @@ an attacker's squared error along u_i is c^2 / (l_i d), so it grows with 1 / l_i
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from statistics import median
 
-import numpy as np
 import torch
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit_victim
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit_victim
 from riskaudit.audit.client import Victim, make_victim
 from riskaudit.audit.plan import choose_plan
 from riskaudit.engine.journal import TrialLog, fingerprint
-from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.results import (
@@ -39,12 +38,12 @@ from riskaudit.results import (
 from riskaudit.results.directions import Scheme
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.statistics.slopes import scaling
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.directions.decomposition import QUANTILE_SHARES, decompose
 from riskaudit.studies.directions.layers import exact_rows, layer_places, probed_rows
 from riskaudit.studies.directions.perturbations import attacked, perturbations
 from riskaudit.studies.directions.shaped_noise import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
 from riskaudit.studies.running import StudyRun
+from riskaudit.studies.settings import AttackSettings, DirectionSettings
 from riskaudit.studies.verify.run import identity_of
 
 # Streams of the samples' random draws, far from those of the audit.
@@ -54,37 +53,6 @@ LEAK = (
     "shaped noise depends on the private input: whoever learns its covariance, from repeated uploads say, learns of "
     "the input; it is not differentially private"
 )
-
-
-@dataclass(frozen=True)
-class DirectionSettings:
-    """What is looked at.
-
-    Attributes:
-        norm: c of every perturbation; None for sigma sqrt(d), what the audit's noise has within the range of J on
-            average (the reference noise where there is none).
-        shares: places in the spectrum, 0 the smallest eigenvalue, 1 the largest.
-        prune_ratio: of the pruning whose direction is tried.
-        attack_names: attacks that check the predictions.
-        shaping: compare shapes of noise.
-    """
-
-    norm: float | None = None
-    shares: tuple[float, ...] = (0.0, 0.1, 0.5, 0.9, 1.0)
-    prune_ratio: float = 0.9
-    attack_names: tuple[str, ...] = ("local", "dlg")
-    shaping: bool = True
-
-    def __post_init__(self) -> None:
-        if self.norm is not None and not (np.isfinite(self.norm) and self.norm > 0):
-            raise SettingsError(f"expected --norm above 0, found {self.norm:g}")
-        if not self.shares:
-            raise SettingsError("expected at least one --quantile, found none")
-        for share in self.shares:
-            if not 0 <= share <= 1:
-                raise SettingsError(f"expected --quantile between 0 and 1, found {share:g}")
-        if not 0 < self.prune_ratio < 1:
-            raise SettingsError(f"expected --prune-ratio between 0 and 1, found {self.prune_ratio:g}")
 
 
 class _Trial(Record):

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult
 from riskaudit.statistics.fairness import fairness
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.running import StudyRun
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
 __all__ = ["fairness", "fairness_study", "with_fairness"]

@@ -15,7 +15,8 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.audit.client import make_victim
 from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.errors import RiskauditError, SettingsError
@@ -30,7 +31,6 @@ from riskaudit.results import (
     SampleRisk,
 )
 from riskaudit.statistics.medians import ComparedMedian, compare_medians
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.control import recorded_control
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.measuring import (
@@ -42,6 +42,7 @@ from riskaudit.studies.measuring import (
     quartiles,
 )
 from riskaudit.studies.running import StudyRun
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import identity_of
 
 CHECKPOINT = "checkpoint"

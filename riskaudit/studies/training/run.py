@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from riskaudit.audit import AuditSettings, audit
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit
 from riskaudit.audit.client import make_victim
 from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.errors import CheckpointError, RiskauditError
@@ -25,10 +26,10 @@ from riskaudit.inputs.series import Snapshot, StepSource, checkpoint_files, orde
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult, Control, MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.statistics import group_statistic, rank_correlation
-from riskaudit.studies.attacking import AttackSettings
 from riskaudit.studies.control import recorded_control
 from riskaudit.studies.measuring import attack_settings, measure, noise_level
 from riskaudit.studies.running import StudyRun
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import identity_of
 
 CONFIDENCE = 0.95

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from riskaudit.attacks import Attack
-from riskaudit.audit import AuditSettings, audit_victim
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit_victim
 from riskaudit.audit.client import Victim, make_victim
 from riskaudit.engine.journal import TrialLog, fingerprint
 from riskaudit.inputs import Checkpoint, Samples
@@ -37,7 +38,6 @@ from riskaudit.results import (
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
 from riskaudit.studies.attacking import (
-    AttackSettings,
     Progress,
     Target,
     batches,
@@ -48,6 +48,7 @@ from riskaudit.studies.attacking import (
     trial_key,
 )
 from riskaudit.studies.control import recorded_control
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.tuning import tuned
 from riskaudit.version import __version__
 

@@ -14,7 +14,8 @@ from riskaudit.audit.client import Victim
 from riskaudit.engine.journal import TrialLog
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
-from riskaudit.studies.attacking import Target, reconstruct, with_fields
+from riskaudit.studies.attacking import Target, reconstruct
+from riskaudit.studies.settings import with_fields
 
 # Samples that are looked at beyond the reported ones.
 NUM_SAMPLES = 8

@@ -1,0 +1,119 @@
+"""What studies are given. Nothing here loads torch, so that the command line can show it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+
+from riskaudit.settings import (
+    ATTACKS,
+    CHECKED,
+    RELEASE,
+    SOLVERS,
+    Count,
+    Positive,
+    Probability,
+    Settings,
+    Share,
+    one_of,
+    option,
+)
+
+if TYPE_CHECKING:
+    from riskaudit.attacks import Attack
+
+
+@dataclass(frozen=True, config=CHECKED)
+class AttackSettings(Settings):
+    """Which attacks run, and what they are given."""
+
+    names: Annotated[
+        tuple[str, ...],
+        Field(min_length=1),
+        option(
+            "Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
+            ATTACKS,
+            flags=("--attack",),
+        ),
+    ] = ("gauss-newton", "inverting-gradients")
+    steps: Annotated[
+        Count | None, option("Steps of every attack (default: each's own).", ATTACKS, flags=("--attack-steps",))
+    ] = None
+    restarts: Annotated[Count | None, option("Starts per sample (default: each attack's own).", ATTACKS)] = None
+    labels_known: Annotated[
+        bool,
+        option(
+            "Whether attacks know the labels or recover them.",
+            ATTACKS,
+            flags=("--labels",),
+            choices={"known": True, "recovered": False},
+        ),
+    ] = True
+    tune: Annotated[
+        bool,
+        option("Choose each attack's hyper-parameters on the samples that follow those of --limit.", ATTACKS),
+    ] = False
+
+    @field_validator("names")
+    @classmethod
+    def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from riskaudit.attacks import ATTACKS as REGISTERED
+
+        for name in names:
+            one_of("names", name, REGISTERED)
+        return names
+
+    def attacks(self) -> dict[str, Attack]:
+        """The attacks with these steps and restarts."""
+        from riskaudit.attacks import ATTACKS as REGISTERED
+
+        changes = {name: value for name, value in (("steps", self.steps), ("restarts", self.restarts)) if value}
+        return {name: with_fields(REGISTERED[name](), changes) for name in dict.fromkeys(self.names)}
+
+
+def with_fields(attack: Attack, changes: dict[str, Any]) -> Attack:
+    """The attack with other hyper-parameters; those that it doesn't have are left out."""
+    own = {field.name for field in fields(attack)}  # type: ignore[arg-type]
+    return replace(attack, **{name: value for name, value in changes.items() if name in own})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class DirectionSettings(Settings):
+    """What the study of directions looks at.
+
+    By default the norm of every perturbation is sigma sqrt(d), what the audit's noise has within the range of J on
+    average (the reference noise where there is none). ``attack_names`` check the predictions.
+    """
+
+    norm: Annotated[
+        Positive | None,
+        option(
+            "Norm of every perturbation (default: what the audit's noise has within the range of the Jacobian).",
+            RELEASE,
+        ),
+    ] = None
+    shares: Annotated[
+        tuple[Share, ...],
+        Field(min_length=1),
+        option(
+            "Place in the spectrum of a direction to perturb, 0 the smallest eigenvalue, 1 the largest; "
+            "repeatable (default: 0, 0.1, 0.5, 0.9, 1).",
+            RELEASE,
+            flags=("--quantile",),
+        ),
+    ] = (0.0, 0.1, 0.5, 0.9, 1.0)
+    prune_ratio: Annotated[Probability, option("Share of entries pruned, for pruning's direction.", RELEASE)] = 0.9
+    attack_names: tuple[str, ...] = ("local", "dlg")
+    shaping: Annotated[
+        bool, option("Compare shapes of noise of equal power.", RELEASE, flags=("--shaping/--no-shaping",))
+    ] = True
+
+
+@dataclass(frozen=True, config=CHECKED)
+class InitializationSettings(Settings):
+    """How many networks the study of initializations makes."""
+
+    seeds: Annotated[Count, option("Fresh networks per initialization.", SOLVERS)] = 3
