@@ -1,39 +1,32 @@
-"""A client's release of a batch's mean (or summed) gradient, kept up to date with a model that trains.
-
-One definition of the release, as in an audit (docs/theory.md, section 3): the update is the mean over the batch of
-every sample's own r(x_i), plus noise on its entries. An attacker who knows the other samples is left with r(x_i) / B,
-so sample i is as exposed as on its own with B times the noise. Of a sum the attacker is left with r(x_i) itself.
-"""
+"""A client's release of its batches (`riskaudit.release.batch_mean`), kept up to date with a model that trains."""
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from scipy.stats import chi2
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.audit.alarm import is_cross_entropy, loss_alarm
 from riskaudit.audit.credibility import check_code
 from riskaudit.copying import copy_model
-from riskaudit.errors import GuardError, SettingsError
+from riskaudit.errors import CoupledReleaseError, GuardError, SettingsError
 from riskaudit.guard.noise.law import noise_mismatch
 from riskaudit.guard.noise.traces import REJECTION
-from riskaudit.guard.passes import coupling_of, outputs_of, refuse_dropped_axis
+from riskaudit.guard.passes import coupling_of
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.jacobian.choice import losses_alone
 from riskaudit.jacobian.obstacles import AUTOCAST, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
-from riskaudit.release import Batch, PerSampleRelease, ReleaseSpec
-from riskaudit.release.base import spec_of
-from riskaudit.release.shares import batch_loss, sample_losses, shares_of
+from riskaudit.release import Batch, Noise, ReleaseSpec
+from riskaudit.release.batch_mean import BatchMeanRelease, BatchPass, batch_mean_spec
 from riskaudit.release.steps.clip import Clip
 
 LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
@@ -41,14 +34,10 @@ LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 ANY_NOISE = 1.0
 # How far an update without noise may be from the mean gradient, relative to its norm: other kernels, other sums.
 TOLERANCE = 1e-3
-# Shares of samples in a batch's loss that agree to so many digits are one.
-SAME_SHARE = 1e-3
 # An update with more zeros than this share of its entries, where the gradient has none, was made sparse.
 SPARSE_SHARE = 0.01
 # Samples on which the Jacobian is tried before the first review.
 TRIED_SAMPLES = 4
-# Samples of which gradients [B, P] are held at once, in entries.
-CHUNK_ENTRIES = 2**26
 
 
 class Client:
@@ -57,7 +46,7 @@ class Client:
     Args:
         model: the live model; never changed.
         loss: by name, module or function of outputs and targets.
-        release: pipeline of steps that act on every sample by itself, and noise on the mean.
+        release: steps that act on every sample by itself, and noise on the mean.
         dtype: to work in.
         summed: the update is the sum over the batch, not the mean.
         any_layer: differentiate models with a layer that the structured Jacobian doesn't know as a whole.
@@ -67,7 +56,8 @@ class Client:
         noise: law of the noise on every entry of the update; None without.
 
     Raises:
-        SettingsError: no module, or a step that mixes samples.
+        SettingsError: no module.
+        ReleaseError: see `batch_mean_spec`.
         RiskauditError: see `Release` and `load_loss`.
     """
 
@@ -82,27 +72,19 @@ class Client:
         self.summed, self.any_layer = summed, any_layer
         self._model, self._live_loss, self._dtype = model, as_loss(loss), dtype
         self.loss = self._live_loss
-        spec = spec_of(release)
-        for step in spec.all_steps:
-            if not step.before_mean:
-                raise SettingsError(
-                    f"expected a release of gradient, clip, mask and noise, found '{step}': of a batch's mean "
-                    "gradient it would keep entries that depend on all samples together; use a mask"
-                )
-        if spec.steps_after_noise:
-            raise SettingsError(f"expected noise as the last step of the release, found '{spec}'; move it to the end")
-        self.noise, self._steps = spec.noise, spec.with_noise(None)
+        self._spec = batch_mean_spec(release)
+        self.noise: Noise | None = self._spec.noise
         self._snapshot: Snapshot | None = None
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
-        self._release: PerSampleRelease | None = None
-        # The batch that the model was run on last, its outputs and its samples' losses.
-        self._last_pass: tuple[Batch, Tensor, Tensor] | None = None
+        self._release: BatchMeanRelease | None = None
+        # The batch that the model was run on last, and what came of it.
+        self._last_pass: tuple[Batch, BatchPass] | None = None
 
     @property
     def spec(self) -> str:
         """The steps before the noise."""
-        return str(self._steps)
+        return str(self._spec.with_noise(None))
 
     @property
     def noise_std(self) -> float:
@@ -145,7 +127,7 @@ class Client:
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         self._last_pass = None
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
-        self._release = PerSampleRelease(self._copy, self.loss, self._steps)
+        self._release = BatchMeanRelease(self._copy, self.loss, self._spec, "sum" if self.summed else "mean")
         return now
 
     def forget(self) -> None:
@@ -182,7 +164,7 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        spec = ReleaseSpec((*self._steps.steps, Clip(norm)), self.noise)
+        spec = ReleaseSpec((*self._spec.steps, Clip(norm)), self.noise)
         other = Client(self._model, self._live_loss, spec, self._dtype, self.summed, self.any_layer)
         other.follow(self)
         return other
@@ -193,7 +175,8 @@ class Client:
         Raises:
             GuardError: see `jacobian_maker`, or samples that depend on each other.
         """
-        jacobian = replace(self.jacobian_maker(batch), release=self._current.with_noise(noise_std or ANY_NOISE))(batch)
+        release = self._current.per_sample.with_noise(noise_std or ANY_NOISE)
+        jacobian = replace(self.jacobian_maker(batch), release=release)(batch)
         if jacobian.separate:
             raise GuardError(coupling_of(self._current, batch))
         return jacobian
@@ -205,7 +188,7 @@ class Client:
             GuardError: a layer that the structured Jacobian doesn't know, or code that hides the input from the
                 derivative.
         """
-        release = self._current
+        release = self._current.per_sample
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
         maker = self._makers.get(key)
         if maker is None:
@@ -237,60 +220,37 @@ class Client:
 
         Raises:
             GuardError: a sample has another loss in this batch than alone.
+            ReleaseError: see `BatchMeanRelease.evaluate`.
         """
-        release = self._current
-        gradient = self._batch_gradient(release, batch)
-        if not release.changes_gradient:
-            return gradient
-        size = max(1, CHUNK_ENTRIES // release.num_entries)
-        total = torch.zeros(release.num_entries, dtype=torch.float64)
-        for first in range(0, len(batch), size):
-            part = batch.select(list(range(first, min(first + size, len(batch)))))
-            total += release.mean(part).detach().double().sum(0).cpu()
-        return total if self.summed else total / len(batch)
+        release, passed = self._current, self._current.evaluate(batch, with_gradient=True)
+        self._last_pass = batch, replace(passed, gradient=None)
+        if len(batch) > 1 and not agree(passed.losses, losses_alone(release, batch)):
+            raise GuardError(coupling_of(release, batch))
+        if release.per_sample.changes_gradient:
+            return release.accumulated_mean(batch)
+        assert passed.gradient is not None
+        return passed.gradient
 
     def shares(self, batch: Batch) -> list[float] | None:
-        """What part of the update each sample's own gradient has; None where that is 1 / B each, or 1 in a sum.
+        """What part of the update each sample's own gradient has; see `BatchMeanRelease.shares`.
 
         Raises:
-            GuardError: the loss of this batch isn't a sum of its samples' losses with constant factors, or leaves a
-                sample out.
+            GuardError: the model computes in another precision than it is given.
+            ReleaseError: no sample's part is known, or some sample has none.
         """
-        release = self._current
-        outputs, _ = self._passed(batch)
-        found = shares_of(self.loss, outputs, batch.targets)
-        if found is None:
-            if uses_autocast(release, batch):
-                raise GuardError(AUTOCAST)
-            raise GuardError(
-                "the loss of this batch isn't a sum of its samples' losses with constant factors (it compares samples, "
-                "or picks some by their losses), so no sample's part of the update is known; train with a loss that is "
-                "a (weighted) mean over the samples"
-            )
-        if not bool((found.abs() > 0).all()):
-            raise GuardError(
-                f"the loss leaves {int((found == 0).sum())} of {len(found)} samples out of the update; hand over the "
-                "batch without them, or where it picks samples by their losses, train with a (weighted) mean over the "
-                "samples"
-            )
-        alike = bool(((found - found[0]).abs() <= SAME_SHARE * found[0].abs()).all())
-        if self.summed or release.changes_gradient:
-            # Every sample's own gradient is made first, so that only equal shares mean what the release says.
-            if alike:
-                return None
-            raise GuardError(
-                "the loss of a batch weights its samples, so the sum (or mean) of their own gradients isn't its "
-                'gradient; review the mean gradient without clipping (release "gradient", reduction "mean")'
-            )
-        mean = 1 / len(batch)
-        return None if alike and abs(float(found[0]) - mean) <= SAME_SHARE * mean else found.abs().tolist()
+        try:
+            return self._current.shares(self._passed(batch).outputs, batch.targets)
+        except CoupledReleaseError as error:
+            if uses_autocast(self._current, batch):
+                raise GuardError(AUTOCAST) from error
+            raise
 
     def loss_warnings(self, batch: Batch) -> list[str]:
         """What the batch's mean loss says of the model, where it is a cross-entropy of class numbers."""
         if not is_cross_entropy(self.loss) or batch.targets.is_floating_point():
             return []
-        outputs, losses = self._passed(batch)
-        return loss_alarm(losses.tolist(), outputs.shape[1] if outputs.ndim > 1 else None)
+        passed = self._passed(batch)
+        return loss_alarm(passed.losses.tolist(), passed.outputs.shape[1] if passed.outputs.ndim > 1 else None)
 
     def undetected(self, mean: Tensor) -> float:
         """How large a deviation from ``mean`` [P] the comparison of an update may miss, relative to its norm.
@@ -321,42 +281,17 @@ class Client:
         return noise_mismatch(self.noise, difference, mean, self.shapes)
 
     @property
-    def _current(self) -> PerSampleRelease:
+    def _current(self) -> BatchMeanRelease:
         if self._release is None:
             self.refresh()
         assert self._release is not None
         return self._release
 
-    def _batch_gradient(self, release: PerSampleRelease, batch: Batch) -> Tensor:
-        """By one forward and one backward pass over the whole batch; of a sum, of the samples' losses added up."""
-        parameters = {name: value.clone().requires_grad_() for name, value in release.parameters.items()}
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs, losses = self._pass_of(release, parameters, batch)
-            self._last_pass = batch, outputs.detach(), losses.detach()
-            if len(batch) > 1 and not agree(losses.detach(), losses_alone(release, batch)):
-                raise GuardError(coupling_of(release, batch))
-            value = losses.sum() if self.summed else batch_loss(self.loss, outputs, batch.targets)
-            gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-        parts = [
-            (torch.zeros_like(value) if found is None else found.to_dense()).reshape(-1).double().cpu()
-            for found, value in zip(gradients, parameters.values(), strict=True)
-        ]
-        return torch.cat(parts)
-
-    def _passed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Outputs [B, ...] and losses [B] of a batch without a graph, of the pass that was made for it last if any."""
+    def _passed(self, batch: Batch) -> BatchPass:
+        """The model's pass over a batch, the one that was made for it last if any."""
         if self._last_pass is None or self._last_pass[0] is not batch:
-            release = self._current
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-                self._last_pass = batch, *self._pass_of(release, release.parameters, batch)
-        return self._last_pass[1:]
-
-    def _pass_of(
-        self, release: PerSampleRelease, parameters: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, Tensor]:
-        outputs = outputs_of(release, parameters, batch)
-        refuse_dropped_axis(release, batch, outputs)
-        return outputs, sample_losses(self.loss, outputs, batch.targets)
+            self._last_pass = batch, self._current.evaluate(batch, with_gradient=False)
+        return self._last_pass[1]
 
     def _copied_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss with tensors of its own, in the dtype to work in where it is a module."""

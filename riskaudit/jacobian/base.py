@@ -21,39 +21,29 @@ CHUNK_ENTRIES = 2**26
 
 
 class Jacobian(GramFactor):
-    """J of the uploads that a batch leaves in, each [P', n d]: P' released entries, n samples of d coordinates.
+    """J of the uploads of a batch, each [P', n d]: P' released entries, n samples of d coordinates.
 
     ``num_samples``, and B in every shape, counts uploads: each of a per-sample release holds one sample.
 
     Args:
         release: with parameters of the dtype and device to work in.
-        batch: inputs [B n, *S] of the same dtype and device, in uploads of one size.
+        batch: B uploads, inputs [B n, *S] of the same dtype and device.
 
     Attributes:
-        uploads: positions in the batch of every upload's samples.
         separate: whether samples had to be worked out one by one, since a batch of them is another function.
     """
 
     separate: ClassVar[bool] = False
 
     def __init__(self, release: Release, batch: Batch) -> None:
-        self.uploads = release.uploads(batch)
-        sizes = {len(upload) for upload in self.uploads}
-        if len(sizes) != 1:
-            raise ValueError(f"expected uploads of one size, found sizes {sorted(sizes)}; take each size by itself")
-        num_coordinates = sizes.pop() * batch.inputs[0].numel()
-        super().__init__(len(self.uploads), (release.num_entries, num_coordinates), release.dtype, release.device)
+        shape = (release.num_entries, batch.upload_size * batch.inputs[0].numel())
+        super().__init__(batch.num_uploads, shape, release.dtype, release.device)
         self.release = release
         self.batch = batch
 
     @abstractmethod
     def select(self, indices: list[int]) -> Jacobian:
         """The Jacobians of some uploads only, in the order given; one may occur several times."""
-
-    @final
-    def samples_of(self, indices: list[int]) -> Batch:
-        """The samples of some uploads, in the order given."""
-        return self.batch.select([position for index in indices for position in self.uploads[index].positions])
 
     @abstractmethod
     def mean(self) -> Tensor:
@@ -78,7 +68,7 @@ class Jacobian(GramFactor):
         release = self.release
         plain = release.before_steps()
         inputs = self.batch.inputs + direction.reshape(self.batch.inputs.shape)
-        before, after = (plain.mean(Batch(each, self.batch.targets)).detach() for each in (self.batch.inputs, inputs))
+        before, after = (plain.mean(each).detach() for each in (self.batch, self.batch.with_inputs(inputs)))
         norms = before.norm(dim=1).double()
         change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
         if plain is not release:

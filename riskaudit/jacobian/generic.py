@@ -47,7 +47,7 @@ class GenericJacobian(Jacobian):
 
     @override
     def select(self, indices: list[int]) -> GenericJacobian:
-        return GenericJacobian(self.release, self.samples_of(indices), self.forward)
+        return GenericJacobian(self.release, self.batch.select(indices), self.forward)
 
     @override
     def mean(self) -> Tensor:
@@ -63,7 +63,7 @@ class GenericJacobian(Jacobian):
         return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
 
     def _mean(self, inputs: Tensor) -> Tensor:
-        return self.release.transformed_mean(Batch(inputs, self.batch.targets))
+        return self.release.transformed_mean(self.batch.with_inputs(inputs))
 
     @cached_property
     def _pullback(self) -> Callable[[Tensor], tuple[Tensor]]:
@@ -140,10 +140,10 @@ class GenericJacobian(Jacobian):
 
 def _has_forward_derivative(release: Release, batch: Batch) -> bool:
     """Whether every operation of the model can be pushed forward, tried on the first upload."""
-    upload = release.uploads(batch)[0].of(batch)
+    upload = batch.select([0])
     try:
         jvp(
-            lambda inputs: release.transformed_mean(Batch(inputs, upload.targets)),
+            lambda inputs: release.transformed_mean(upload.with_inputs(inputs)),
             (upload.inputs,),
             (torch.ones_like(upload.inputs),),
         )

@@ -29,7 +29,7 @@ class SampleBySampleJacobian(Jacobian):
 
     @override
     def select(self, indices: list[int]) -> SampleBySampleJacobian:
-        return SampleBySampleJacobian(self.release, self.samples_of(indices))
+        return SampleBySampleJacobian(self.release, self.batch.select(indices))
 
     def refuse_gaps(self) -> None:
         """Look for a backward that isn't differentiable: what leads through it would be left out without a word.
@@ -49,7 +49,7 @@ class SampleBySampleJacobian(Jacobian):
 
     @override
     def mean(self) -> Tensor:
-        return self.release.plain_mean(Batch(self.batch.inputs.detach(), self.batch.targets))
+        return self.release.plain_mean(self.batch.with_inputs(self.batch.inputs.detach()))
 
     @override
     def losses(self) -> Tensor:
@@ -75,7 +75,7 @@ class SampleBySampleJacobian(Jacobian):
 
     def _graph(self, index: int) -> _Graph:
         if index not in self._graphs:
-            self._graphs[index] = _Graph(self.release, self.samples_of([index]))
+            self._graphs[index] = _Graph(self.release, self.batch.select([index]))
         return self._graphs[index]
 
 
@@ -84,7 +84,7 @@ class _Graph:
 
     def __init__(self, release: Release, upload: Batch) -> None:
         self.inputs = upload.inputs.detach().clone().requires_grad_()
-        (self.released,) = release.plain_mean(Batch(self.inputs, upload.targets))
+        (self.released,) = release.plain_mean(upload.with_inputs(self.inputs))
 
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:

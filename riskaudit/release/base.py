@@ -23,30 +23,11 @@ from riskaudit.release.steps import StepContext
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples: inputs [B, *S] in data units, targets [B, ...]."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def select(self, indices: list[int]) -> Batch:
-        """Some of the samples, in the order given."""
-        return Batch(self.inputs[indices], self.targets[indices])
-
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every sample's input [*S] and target [...]."""
-        return zip(self.inputs, self.targets, strict=True)
-
-
-@dataclass(frozen=True)
 class Upload:
     """What leaves together.
 
     Attributes:
-        positions: of its n samples in their batch.
+        positions: of its n samples among all samples of a client.
     """
 
     positions: tuple[int, ...]
@@ -54,9 +35,61 @@ class Upload:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def of(self, batch: Batch) -> Batch:
-        """Its samples."""
-        return batch.select(list(self.positions))
+
+@dataclass(frozen=True)
+class Batch:
+    """U uploads of n samples each, one after the other.
+
+    Attributes:
+        inputs: [U n, *S], in data units.
+        targets: [U n, ...].
+        upload_size: n; 1 where every sample leaves alone.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    upload_size: int = 1
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def num_uploads(self) -> int:
+        """U."""
+        return len(self) // self.upload_size
+
+    def select(self, indices: list[int]) -> Batch:
+        """Some of the uploads, in the order given; one may occur several times."""
+        if self.upload_size != 1:
+            size = range(self.upload_size)
+            indices = [index * self.upload_size + offset for index in indices for offset in size]
+        return Batch(self.inputs[indices], self.targets[indices], self.upload_size)
+
+    def in_uploads(self, uploads: Sequence[Upload]) -> Batch:
+        """Samples of this batch as uploads of one size.
+
+        Raises:
+            ValueError: they aren't of one size.
+        """
+        sizes = {len(upload) for upload in uploads}
+        if len(sizes) != 1:
+            raise ValueError(f"expected uploads of one size, found sizes {sorted(sizes)}; take each size by itself")
+        positions = [position for upload in uploads for position in upload.positions]
+        return Batch(self.inputs[positions], self.targets[positions], *sizes)
+
+    def each_upload(self) -> Iterator[Batch]:
+        """The uploads, one by one."""
+        parts = (torch.split(tensor, self.upload_size) for tensor in (self.inputs, self.targets))
+        pairs = zip(*parts, strict=True)
+        return (Batch(inputs, targets, self.upload_size) for inputs, targets in pairs)
+
+    def with_inputs(self, inputs: Tensor) -> Batch:
+        """The same targets and uploads with other inputs [U n, *S]."""
+        return Batch(inputs, self.targets, self.upload_size)
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample's input [*S] and target [...]."""
+        return zip(self.inputs, self.targets, strict=True)
 
 
 class Release(ABC):
@@ -90,8 +123,8 @@ class Release(ABC):
         self.num_entries = self.context.num_entries
 
     @abstractmethod
-    def uploads(self, batch: Batch) -> Sequence[Upload]:
-        """What leaves together: every sample of the batch in exactly one upload, in the order of the batch."""
+    def uploads(self, num_samples: int) -> Sequence[Upload]:
+        """Which of a client's samples leave together: each in exactly one upload, in their order."""
 
     @abstractmethod
     def transformed_mean(self, batch: Batch) -> Tensor:
@@ -127,7 +160,7 @@ class Release(ABC):
 
     @final
     def losses(self, batch: Batch) -> Tensor:
-        """Loss of every sample by itself, [B]."""
+        """Loss of every sample by itself, [U n]."""
         return self.function.losses(batch)
 
     @final

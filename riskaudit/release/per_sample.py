@@ -47,11 +47,12 @@ class PerSampleRelease(Release):
         return PerSampleRelease(self.model, self.loss, spec)
 
     @override
-    def uploads(self, batch: Batch) -> Sequence[Upload]:
-        return [Upload((position,)) for position in range(len(batch))]
+    def uploads(self, num_samples: int) -> Sequence[Upload]:
+        return [Upload((position,)) for position in range(num_samples)]
 
     @override
     def transformed_mean(self, batch: Batch) -> Tensor:
+        _refuse_several(batch)
         if len(batch) == 1:
             # Without vmap the weights keep their ordinary, faster kernels.
             return self.sample_mean(batch.inputs[0], batch.targets[0]).unsqueeze(0)
@@ -60,6 +61,7 @@ class PerSampleRelease(Release):
 
     @override
     def plain_mean(self, batch: Batch) -> Tensor:
+        _refuse_several(batch)
         gradients = [self.function.plain_gradient(inputs, target) for inputs, target in batch.pairs()]
         return torch.stack([self._stepped(gradient) for gradient in gradients])
 
@@ -103,3 +105,13 @@ class PerSampleRelease(Release):
         for apply in self._before_noise:
             gradient = apply(gradient)
         return self.after_noise(gradient)
+
+
+def _refuse_several(batch: Batch) -> None:
+    """Refuse uploads of several samples.
+
+    Raises:
+        ValueError: that is what the batch holds.
+    """
+    if batch.upload_size != 1:
+        raise ValueError(f"expected uploads of one sample, found uploads of {batch.upload_size}")

@@ -11,7 +11,7 @@ from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network, r
 from torch import nn
 
 from riskaudit import audit
-from riskaudit.errors import SettingsError
+from riskaudit.errors import ReleaseError, SettingsError
 from riskaudit.guard import Guard, Policy
 from riskaudit.inputs import Samples
 from riskaudit.priors import GaussianPrior, fit_prior, save_prior
@@ -255,7 +255,7 @@ def test_training_changes_what_is_reviewed() -> None:
 )
 def test_settings_that_make_no_guard(options, words) -> None:
     policy = options.pop("policy", Policy(max_revealed=0.5))
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises((SettingsError, ReleaseError), match=words):
         Guard(network(), nn.CrossEntropyLoss(), policy, **{"prior_std": 0.3, **options})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cases
 import numpy as np
 import oracles
@@ -12,7 +14,7 @@ from scipy import stats
 from torch import nn
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
-from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.release import Batch, PerSampleRelease, Upload
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -142,6 +144,15 @@ def test_with_noise_replaces_the_noise_alone() -> None:
     )
     swapped = PerSampleRelease(model, F.cross_entropy, "laplace:1,mask:0.5").with_noise(0.5)
     assert str(swapped.spec) == "gradient,mask:0.5:0,gaussian:0.5"
+
+
+def test_uploads_of_several_samples_are_refused() -> None:
+    model, batch = tiny()
+    joint = replace(batch, upload_size=3)
+    with pytest.raises(ValueError, match="expected uploads of one sample, found uploads of 3"):
+        PerSampleRelease(model, F.cross_entropy).mean(joint)
+    with pytest.raises(ValueError, match="found sizes \\[1, 2\\]"):
+        batch.in_uploads([Upload((0, 1)), Upload((2,))])
 
 
 def test_frozen_parameters_are_not_released() -> None:
