@@ -24,7 +24,7 @@ from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
 from riskaudit.results import DirectionsStudy
 from riskaudit.studies import DirectionSettings, directions_study
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import StudyRun
 
 FIRST = 100
 

@@ -20,7 +20,7 @@ from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
 from riskaudit.results import InitializationStudy, Quartiles
 from riskaudit.studies import initialization_study
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import StudyRun
 
 NAMES = ("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
 SHAPES = {"mnist": MNIST, "cifar": CIFAR}

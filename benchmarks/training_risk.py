@@ -25,7 +25,7 @@ from riskaudit.audit import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.studies import training_study
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import StudyRun
 
 ATTACKS = ("gauss-newton", "local")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import riskaudit
 from riskaudit.studies import DirectionSettings, directions_study
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import StudyRun
 
 
 def main(folder: Path) -> None:

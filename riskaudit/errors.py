@@ -10,6 +10,7 @@
     ├── ReleaseError               the release pipeline
     │   └── CoupledReleaseError    one sample's release depends on the other samples
     ├── SettingsError              an option's value, or options that exclude each other
+    ├── EngineError                processes that work is spread over end before they answer
     ├── OutputError                the place that results should go to
     ├── ResultError                an audit.json that can't be read
     └── GuardError                 an upload that can't be reviewed, a ledger or a log that can't be used
@@ -59,6 +60,10 @@ class CoupledReleaseError(ReleaseError):
 
 class SettingsError(RiskauditError):
     """An option's value is out of range, or options exclude each other."""
+
+
+class EngineError(RiskauditError):
+    """A process that was given work ended without an answer, and again when another one was given it."""
 
 
 class OutputError(RiskauditError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from riskaudit.audit.client import Victim
+from riskaudit.audit.client import Client
 from riskaudit.errors import SettingsError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.hashing import hash_tensors
@@ -25,17 +25,17 @@ from riskaudit.results import (
 SAME_NOISE = 1e-9
 
 
-def binding_of(victim: Victim) -> str:
+def binding_of(client: Client) -> str:
     """Hex SHA-256 of what a calibration holds for: weights, loss, release without its noise, and prior.
 
     A prior fitted to the audited data counts by its kind, one from a file by the file's hash, and numbers given by
     the user by themselves.
     """
-    settings, digest = victim.settings, hashlib.sha256()
-    hash_tensors(digest, sorted(victim.checkpoint.model.state_dict().items()))
-    info = victim.chosen.info
+    settings, digest = client.settings, hashlib.sha256()
+    hash_tensors(digest, sorted(client.checkpoint.model.state_dict().items()))
+    info = client.chosen.info
     prior = [info.kind, info.sha256, settings.prior_mean, settings.prior_std]
-    digest.update(repr([victim.loss.name, str(victim.release.without_noise().spec), prior]).encode())
+    digest.update(repr([client.loss.name, str(client.release.without_noise().spec), prior]).encode())
     return digest.hexdigest()
 
 
@@ -105,21 +105,21 @@ class Calibrator:
         return found
 
 
-def make_calibrator(path: str | Path, victim: Victim) -> Calibrator:
-    """The calibration in a file, at the noise of the victim's release.
+def make_calibrator(path: str | Path, client: Client) -> Calibrator:
+    """The calibration in a file, at the noise of the client's release.
 
     Raises:
         ResultError: the file isn't a calibration.
         SettingsError: it was made for another model, loss, release, prior or noise.
     """
     calibration = Calibration.load(path)
-    if calibration.binding != binding_of(victim):
+    if calibration.binding != binding_of(client):
         raise SettingsError(
             f"{Path(path).name} was calibrated for {calibration.checkpoint.name} with release {calibration.release} "
             f"and a prior of kind {calibration.prior.kind}, not for these weights, loss, release and prior; "
             "run riskaudit calibrate for them"
         )
-    noise = victim.release.noise
+    noise = client.release.noise
     if noise is None or noise.law != "gaussian":
         raise SettingsError("--calibration needs a release with Gaussian noise, whose error can be predicted")
     levels = {

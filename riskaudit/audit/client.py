@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import nn
@@ -21,19 +23,58 @@ from riskaudit.release import Batch, PerSampleRelease
 TRIED_SAMPLES = 4
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class Victim:
+class ClientDescription:
+    """What a client is made from, as it was handed in; can be pickled where the model can.
+
+    Attributes:
+        checkpoint: the model.
+        samples: all of them.
+        settings: of the audit; they name loss, release and prior.
+    """
+
+    checkpoint: Checkpoint
+    samples: Samples
+    settings: AuditSettings
+
+    def build(self) -> Client:
+        """The client.
+
+        Raises:
+            RiskauditError: model, data and options don't fit; the message says what to change.
+        """
+        settings = self.settings
+        loss = load_loss(settings.loss)
+        checkpoint, samples = fit_together(self.checkpoint, self.samples, loss)
+        model = copy_model(checkpoint.model).to(device=settings.torch_device(), dtype=settings.torch_dtype())
+        release = PerSampleRelease(model, loss, settings.release)
+        prior = choose_prior(settings, samples)
+        refuse_coupling(model, samples, settings)
+        first = samples.select(list(range(min(len(samples), TRIED_SAMPLES))))
+        maker = _tried_maker(release, _batch_of(first, release))
+        return Client(checkpoint, samples, settings, loss, release, prior, maker, self)
+
+    def devices(self) -> Sequence[int]:
+        """Every CUDA device, where the settings leave the choice."""
+        device = self.settings.torch_device()
+        return range(torch.cuda.device_count()) if device.type == "cuda" and device.index is None else ()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Client:
     """What audits and attacks share.
 
     Attributes:
-        checkpoint: as it was handed in.
+        checkpoint: as it fits samples and loss.
         samples: all of them.
         settings: of the audit.
         loss: by name or function.
         release: of a copy of the model in the dtype and on the device to work in; without noise if undefended.
         chosen: the attacker's prior.
-        device: where the work is done.
-        tried: the Jacobian's maker, once it was tried on this model; the same for every noise.
+        maker: makes the Jacobian, tried on the first samples; the same for every noise.
+        description: what another process can make the same client from.
     """
 
     checkpoint: Checkpoint
@@ -42,15 +83,17 @@ class Victim:
     loss: Loss
     release: PerSampleRelease
     chosen: ChosenPrior
-    device: torch.device
-    tried: list[JacobianMaker] = field(default_factory=list)
+    maker: JacobianMaker
+    description: ClientDescription
+
+    @property
+    def device(self) -> torch.device:
+        """Where the work is done."""
+        return self.release.device
 
     def batch(self, indices: list[int]) -> Batch:
         """Some samples, where and as the release works."""
-        return Batch(
-            self.samples.inputs[indices].to(device=self.release.device, dtype=self.release.dtype),
-            self.samples.targets[indices].to(self.release.device),
-        )
+        return _batch_of(self.samples.select(indices), self.release)
 
     @property
     def noisy(self) -> PerSampleRelease:
@@ -59,28 +102,31 @@ class Victim:
             self.release if self.release.noise is not None else self.release.with_noise(self.settings.reference_noise)
         )
 
-    def at(self, release: PerSampleRelease) -> Victim:
-        """The same client with another noise on its release."""
+    @property
+    def target_rmse(self) -> float:
+        """Error that the noise recommended for a sample should reach: half the prior's std unless named."""
+        return self.chosen.info.std / 2 if self.settings.target_rmse is None else self.settings.target_rmse
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Least and greatest value of an input coordinate: pixels in [0, 1]; unknown for other data."""
+        inputs = self.samples.inputs
+        within = bool((inputs >= 0).all() and (inputs <= 1).all())
+        return (0.0, 1.0) if self.samples.are_images and within else None
+
+    def at_noise(self, std: float | None) -> Client:
+        """The same client with Gaussian noise of this std on its release, none for 0, its own for None."""
+        if std is None:
+            return self
+        release = self.release.with_noise(std) if std > 0 else self.release.without_noise()
         return replace(self, release=release, settings=replace(self.settings, release=str(release.spec)))
 
     def jacobian(self, release: PerSampleRelease) -> JacobianMaker:
-        """Makes J of a release of this model, tried on the first samples.
-
-        Raises:
-            ArchitectureError: the model's code hides the input from the derivative, or has none.
-        """
-        if not self.tried:
-            first = self.batch(list(range(min(len(self.samples), TRIED_SAMPLES))))
-            maker = jacobian_maker(release, first)
-            # In double precision every sample's own row says so.
-            doubt = None if release.dtype == torch.float64 else check_code(maker, first)
-            if doubt is not None:
-                raise ArchitectureError(doubt)
-            self.tried.append(maker)
-        return replace(self.tried[0], release=release)
+        """Makes J of a release of this model."""
+        return replace(self.maker, release=release)
 
 
-def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings) -> Victim:
+def make_client(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings) -> Client:
     """Check model, data and options against each other.
 
     Raises:
@@ -88,11 +134,25 @@ def make_victim(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: 
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.from_model(checkpoint)
-    loss = load_loss(settings.loss)
-    checkpoint, samples = fit_together(checkpoint, samples, loss)
-    device = settings.torch_device()
-    model = copy_model(checkpoint.model).to(device=device, dtype=settings.torch_dtype())
-    release = PerSampleRelease(model, loss, settings.release)
-    chosen = choose_prior(settings, samples)
-    refuse_coupling(model, samples, settings)
-    return Victim(checkpoint, samples, settings, loss, release, chosen, device)
+    return ClientDescription(checkpoint, samples, settings).build()
+
+
+def _batch_of(samples: Samples, release: PerSampleRelease) -> Batch:
+    return Batch(
+        samples.inputs.to(device=release.device, dtype=release.dtype),
+        samples.targets.to(release.device),
+    )
+
+
+def _tried_maker(release: PerSampleRelease, first: Batch) -> JacobianMaker:
+    """Makes J of a release, tried on the first samples.
+
+    Raises:
+        ArchitectureError: the model's code hides the input from the derivative, or has none.
+    """
+    maker = jacobian_maker(release, first)
+    # In double precision every sample's own row says so.
+    doubt = None if release.dtype == torch.float64 else check_code(maker, first)
+    if doubt is not None:
+        raise ArchitectureError(doubt)
+    return maker

@@ -12,7 +12,7 @@ from collections import Counter
 
 import torch
 
-from riskaudit.audit.client import Victim
+from riskaudit.audit.client import Client
 from riskaudit.results import SampleRow
 
 # A loss below this share of what the frequencies of the labels alone achieve.
@@ -21,12 +21,12 @@ _SAMPLES_AT_ONCE = 64
 UNCONFIRMED = "losses don't confirm the architecture, which was only recognised"
 
 
-def doubt_of(victim: Victim) -> str | None:
+def doubt_of(client: Client) -> str | None:
     """Why a recognised architecture isn't confirmed, with what to do; None where it is, or where it was named."""
-    checkpoint = victim.checkpoint
+    checkpoint = client.checkpoint
     if checkpoint.assumed is None:
         return None
-    reached, chance = _losses(victim)
+    reached, chance = _losses(client)
     if reached is not None and chance is not None and reached < CONFIRMING_SHARE * chance:
         return None
     found = "no loss of class numbers"
@@ -40,18 +40,18 @@ def doubt_of(victim: Victim) -> str | None:
     )
 
 
-def _losses(victim: Victim) -> tuple[float | None, float | None]:
+def _losses(client: Client) -> tuple[float | None, float | None]:
     """The mean loss of all samples and the entropy of their labels; None without class numbers."""
-    targets = victim.samples.targets
-    if victim.loss.kind != "classification" or targets.is_floating_point() or targets.ndim != 1:
+    targets = client.samples.targets
+    if client.loss.kind != "classification" or targets.is_floating_point() or targets.ndim != 1:
         return None, None
     counts = Counter(targets.tolist())
     chance = -sum(count / len(targets) * math.log(count / len(targets)) for count in counts.values())
     total = 0.0
     for first in range(0, len(targets), _SAMPLES_AT_ONCE):
-        batch = victim.batch(list(range(first, min(first + _SAMPLES_AT_ONCE, len(targets)))))
+        batch = client.batch(list(range(first, min(first + _SAMPLES_AT_ONCE, len(targets)))))
         with torch.no_grad():
-            total += float(victim.loss(victim.release.model(batch.inputs), batch.targets)) * len(batch.targets)
+            total += float(client.loss(client.release.model(batch.inputs), batch.targets)) * len(batch.targets)
     reached = total / len(targets)
     return (reached if math.isfinite(reached) else None), chance
 

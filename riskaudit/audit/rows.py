@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from riskaudit.priors import Prior
 from riskaudit.proxies import PROXIES, Proxy, ProxyScores
 from riskaudit.proxies.base import not_applicable
 from riskaudit.release import Batch
-from riskaudit.results import Estimate, NoiseTarget, SampleRow, SolverEvidence, Target, Thresholds
+from riskaudit.results import Estimate, SampleRow, SolverEvidence, Target, Thresholds
 from riskaudit.results.verdicts import HEADLINE, cautious, verdict
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
 from riskaudit.sensitivity.linearisation import sample_generator
@@ -31,11 +31,20 @@ STEP_STREAM = 1 << 20
 
 
 @dataclass(frozen=True)
-class RowMaker:
-    """Turns batches into rows; what stays the same for the whole audit.
+class AuditContext:
+    """What stays the same for all batches of an audit.
 
-    The Jacobian's release carries noise; where the client adds none (not ``defended``), it is the reference
-    noise. ``disclosed`` says of samples, by position in the data, why nothing can be claimed of them.
+    Attributes:
+        jacobian: of a release that carries noise, the reference noise where the client adds none.
+        defended: whether the client adds noise.
+        prior: the attacker's.
+        plan: solvers and their limits.
+        thresholds: of verdicts.
+        target_rmse: error that the noise recommended per sample should reach.
+        tolerances: errors whose probability is asked for.
+        seed: of every random draw.
+        calibrator: of intervals, or None.
+        disclosed: why nothing can be claimed of samples, by position in the data.
     """
 
     jacobian: JacobianMaker
@@ -52,13 +61,19 @@ class RowMaker:
 
 @dataclass
 class BatchRows:
-    """Rows of a batch, what their releases tell where known, why proxies are missing, and products used.
+    """What an audit says of a batch of samples.
 
-    ``uneven`` says by position in the data how unevenly coordinates are revealed. ``separate`` counts samples that were
-    worked out one by one, since their batch is another function than each alone.
+    Attributes:
+        rows: of the samples.
+        information: what the samples' releases tell, where known.
+        reasons: why proxies are missing, by proxy.
+        matvecs: products used.
+        separate: number of samples that were worked out one by one, since their batch is another function than each
+            alone.
+        uneven: how unevenly coordinates are revealed, by position in the data.
     """
 
-    rows: list[SampleRow]
+    rows: list[SampleRow] = field(default_factory=list)
     information: list[Information] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     matvecs: int = 0
@@ -76,7 +91,7 @@ class BatchRows:
 
 
 @dataclass(frozen=True)
-class BatchOf:
+class AuditBatch:
     """Samples of the audited data that are audited together.
 
     Attributes:
@@ -93,9 +108,9 @@ class BatchOf:
     images: list[str | None]
     show_targets: bool = False
 
-    def select(self, places: list[int]) -> BatchOf:
+    def select(self, places: list[int]) -> AuditBatch:
         """Some of the samples."""
-        return BatchOf(
+        return AuditBatch(
             self.samples.select(places),
             [self.indices[place] for place in places],
             [self.ids[place] for place in places],
@@ -104,71 +119,74 @@ class BatchOf:
         )
 
 
-def audit_batch(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
+def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> BatchRows:
     """Rows for some samples; those that can't be linearised fail alone."""
-    jacobian = maker.jacobian(batch.samples)
+    jacobian = context.jacobian(batch.samples)
     if not agree_alone(jacobian):
-        return audit_batch(replace(maker, jacobian=replace(maker.jacobian, apart=True)), batch, clock)
+        return audit_batch(replace(context, jacobian=replace(context.jacobian, apart=True)), batch, clock)
     losses = jacobian.losses()
     finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms)).tolist()
-    good = [place for place, fine in enumerate(finite) if fine]
-    if len(good) < len(finite):
-        rows = [failed_row(batch, place, "the loss or the gradient is not finite") for place in range(len(finite))]
-        done = BatchRows(rows)
-        if good:
-            kept = audit_batch(maker, batch.select(good), clock)
-            for place, row in zip(good, kept.rows, strict=True):
-                done.rows[place] = row
-            done.extend(replace(kept, rows=[]))
-        return done
-    evidence = _evidence(maker, batch, jacobian)
+    if not all(finite):
+        return _without_infinite(context, batch, finite, clock)
+    evidence = _evidence(context, batch, jacobian)
     noise = jacobian.release.noise
     assert noise is not None
     try:
-        at = Linearisation(jacobian, batch.indices, maker.prior, maker.plan, maker.seed, clock)
+        at = Linearisation(jacobian, batch.indices, context.prior, context.plan, context.seed, clock)
         scores = {name: _score(proxy, at) for name, proxy in PROXIES.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        if len(good) > 1:
-            return _one_by_one(maker, batch, clock)
+        if len(batch.indices) > 1:
+            return _one_by_one(context, batch, clock)
         return BatchRows([failed_row(batch, 0, f"no eigenvalues: {error}")])
     # Asked for only where the headline is, since it may take many products.
-    information = at.information if HEADLINE in maker.plan.proxies else None
-    targets = [None] * len(good) if information is None else [each.noise_for(maker.target_rmse) for each in information]
-    values = losses.tolist()
+    information = at.information if HEADLINE in context.plan.proxies else None
     uneven = {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False))
-    factors = [uneven[index].factor if index in uneven else 1.0 for index in batch.indices]
-    rows = [_row(maker, at, scores, place, batch, values[place], targets[place], factors[place]) for place in good]
-    doubts = [
-        maker.disclosed.get(index) or one.doubt(noise.fisher_std, *_claimed(row))
-        for index, one, row in zip(batch.indices, evidence, rows, strict=True)
+    rows = [
+        _row(context, at, scores, position, batch, loss, information, uneven.get(batch.indices[position]))
+        for position, loss in enumerate(losses.tolist())
     ]
-    believed = [place for place, doubt in enumerate(doubts) if doubt is None]
+    doubts = [
+        context.disclosed.get(index) or each.doubt(noise.fisher_std, *_claimed(row))
+        for index, each, row in zip(batch.indices, evidence, rows, strict=True)
+    ]
     return BatchRows(
         [
-            row if doubt is None else failed_row(batch, place, doubt)
-            for place, (row, doubt) in enumerate(zip(rows, doubts, strict=True))
+            row if doubt is None else failed_row(batch, position, doubt)
+            for position, (row, doubt) in enumerate(zip(rows, doubts, strict=True))
         ],
-        [information[place] for place in believed] if information else [],
+        [each for each, doubt in zip(information or [], doubts, strict=bool(information)) if doubt is None],
         {name: score.reason for name, score in scores.items() if score.reason is not None},
         at.matvecs,
-        len(good) if jacobian.separate else 0,
+        len(losses) if jacobian.separate else 0,
         uneven,
     )
 
 
-def _evidence(maker: RowMaker, batch: BatchOf, jacobian: Jacobian) -> list[Evidence]:
+def _without_infinite(context: AuditContext, batch: AuditBatch, finite: list[bool], clock: Clock) -> BatchRows:
+    """The samples whose loss and gradient are finite in a batch of their own, and failed rows of the others."""
+    rows = [failed_row(batch, position, "the loss or the gradient is not finite") for position in range(len(finite))]
+    positions = [position for position, is_finite in enumerate(finite) if is_finite]
+    if not positions:
+        return BatchRows(rows)
+    audited = audit_batch(context, batch.select(positions), clock)
+    for position, row in zip(positions, audited.rows, strict=True):
+        rows[position] = row
+    return replace(audited, rows=rows)
+
+
+def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> list[Evidence]:
     """What values of the release say about its derivative, the same whatever batch a sample is in."""
     flat = batch.samples.inputs.flatten(1)
     drawn = [
-        torch.randn(flat.shape[1], generator=sample_generator(maker.seed, index, STEP_STREAM), dtype=torch.float64)
+        torch.randn(flat.shape[1], generator=sample_generator(context.seed, index, STEP_STREAM), dtype=torch.float64)
         for index in batch.indices
     ]
-    prior = maker.prior.bind(batch.samples.targets, flat)
+    prior = context.prior.bind(batch.samples.targets, flat)
     vectors = torch.stack(drawn).to(flat)
-    found = examine(maker.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
+    found = examine(context.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
     if flat.dtype == torch.float64:
         return found
-    tiny = precise_differences(maker.jacobian, batch.samples)
+    tiny = precise_differences(context.jacobian, batch.samples)
     return [own if one is None else replace(own, tiny=(one,)) for own, one in zip(found, tiny, strict=True)]
 
 
@@ -183,15 +201,15 @@ def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:
     return proxy.score(at)
 
 
-def _one_by_one(maker: RowMaker, batch: BatchOf, clock: Clock) -> BatchRows:
+def _one_by_one(context: AuditContext, batch: AuditBatch, clock: Clock) -> BatchRows:
     """The same batch, a sample at a time, so that one bad sample doesn't take the others along."""
-    total = BatchRows([])
+    total = BatchRows()
     for place in range(len(batch.samples)):
-        total.extend(audit_batch(maker, batch.select([place]), clock))
+        total.extend(audit_batch(context, batch.select([place]), clock))
     return total
 
 
-def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
+def failed_row(batch: AuditBatch, place: int, reason: str) -> SampleRow:
     """A sample without any number."""
     return SampleRow(
         id=batch.ids[place],
@@ -205,19 +223,24 @@ def failed_row(batch: BatchOf, place: int, reason: str) -> SampleRow:
 
 
 def _row(
-    maker: RowMaker, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: BatchOf, loss: float,
-    target: NoiseTarget | None, concentration: float,
+    context: AuditContext, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: AuditBatch,
+    loss: float, information: Sequence[Information] | None, uneven: Concentration | None,
 ) -> SampleRow:  # fmt: skip
+    concentration = 1.0 if uneven is None else uneven.factor
+    noise_std = None
+    # The noise is asked for the mean over all coordinates.
+    if information is not None and concentration == 1:
+        noise_std = information[place].noise_for(context.target_rmse)
     proxies = {name: score.estimates[place] for name, score in scores.items()}
     headline = proxies[HEADLINE]
     solvers = {"largest_eigenvalue": _largest(at, place)} if at.plan.proxies - {"gradient_norm"} else {}
     # Like the noise, asked for only where the headline is.
-    wanted = HEADLINE in maker.plan.proxies
-    success, predicted = success_of(at, place, maker.tolerances) if wanted else ([], None)
+    wanted = HEADLINE in context.plan.proxies
+    success, predicted = success_of(at, place, context.tolerances) if wanted else ([], None)
     calibrated: dict[str, Estimate] = {}
-    if maker.calibrator is not None:
-        calibrated = maker.calibrator.intervals(proxies, float(at.prior.variance[place]))
-        success = maker.calibrator.success(success, lambda tolerances: success_of(at, place, tolerances)[0])
+    if context.calibrator is not None:
+        calibrated = context.calibrator.intervals(proxies, float(at.prior.variance[place]))
+        success = context.calibrator.success(success, lambda tolerances: success_of(at, place, tolerances)[0])
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
     trace = _trace(at, place) if wanted else None
     if trace is not None:
@@ -229,9 +252,10 @@ def _row(
         status=headline.status,
         reason=scores[HEADLINE].reason,
         proxies=proxies,
-        # The noise is asked for the mean over all coordinates.
-        noise_std_for_target=target if concentration == 1 else None,
-        verdict=verdict(cautious(headline, calibrated.get(HEADLINE), concentration), maker.thresholds, maker.defended),
+        noise_std_for_target=noise_std,
+        verdict=verdict(
+            cautious(headline, calibrated.get(HEADLINE), concentration), context.thresholds, context.defended
+        ),
         solvers=solvers,
         success_probability=success,
         predicted_rmse=predicted,
@@ -269,7 +293,7 @@ def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
     return SolverEvidence(method="lanczos", status="bracketed", value=value, low=found.low, high=high)
 
 
-def _target(batch: BatchOf, place: int) -> Target | None:
+def _target(batch: AuditBatch, place: int) -> Target | None:
     """A class number; anything else may be private data, an autoencoder's the very input, and takes showing."""
     target = batch.samples.targets[place]
     if is_class_number(target):

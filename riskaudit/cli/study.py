@@ -25,7 +25,7 @@ from riskaudit.studies.settings import DirectionSettings, InitializationSettings
 if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Samples
     from riskaudit.results import AuditResult
-    from riskaudit.studies.running import StudyRun
+    from riskaudit.studies.base import StudyRun
 
 study = typer.Typer(
     help="Ask one question of a model: who is exposed, which directions protect, how it is best initialised, how "
@@ -174,7 +174,7 @@ def run_study(
     earlier = _earlier(options)
 
     # Everything above is checked before torch is loaded.
-    from riskaudit.studies.running import StudyRun
+    from riskaudit.studies.base import StudyRun
 
     model, samples = subject.load(settings.loss) if load is None else load()
     log = trials_beside(delivery.folder)

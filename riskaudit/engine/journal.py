@@ -1,4 +1,4 @@
-"""Finished trials of a study in a file, one line each, so that a killed study goes on where it stopped.
+"""Finished trials of a study in a file, one line each, so that a killed study continues where it stopped.
 
 A trial's result is plain JSON. The first line names the study's fingerprint (a hash of everything that decides its
 results): a file of another study is refused. A line that a kill cut off counts as not there.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 from riskaudit.errors import OutputError, SettingsError
 from riskaudit.files import write_file
-from riskaudit.results import Record
-
-R = TypeVar("R", bound=Record)
 
 # How the first line begins.
 _START = b'{"study": '
@@ -29,13 +26,13 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 
 
 @final
-class TrialLog:
+class Journal:
     """Results by key; kept in memory only where there is no path.
 
     Args:
-        path: of the file; made where it doesn't exist.
+        path: of the file; created where it doesn't exist.
         identity: fingerprint of the study.
-        resume: take over the trials that are in the file; else it is begun anew.
+        resume: take over the trials that are in the file; else the file is begun anew.
 
     Raises:
         SettingsError: the file belongs to another study.
@@ -53,7 +50,7 @@ class TrialLog:
             if resume and path.exists():
                 self._done = _read(path, identity)
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = [{"study": identity}, *({"trial": key, "result": found} for key, found in self._done.items())]
+            lines = [{"study": identity}, *({"trial": key, "result": result} for key, result in self._done.items())]
             write_file(path, "".join(_line(line) for line in lines).encode(), private=True)
         except OSError as error:
             raise OutputError(f"can't write {path}: {error.strerror or error}; choose another --out") from error
@@ -72,21 +69,6 @@ class TrialLog:
                 stream.write(_line({"trial": key, "result": result}))
                 stream.flush()
                 os.fsync(stream.fileno())
-
-    def once(self, key: str, run: Callable[[], Any]) -> Any:
-        """The result of a trial: the one recorded, else that of running it now."""
-        if key not in self._done:
-            self.add(key, run())
-        return self._done[key]
-
-    def record(self, key: str, kind: type[R], run: Callable[[], R]) -> R:
-        """Likewise where the result is a record."""
-        return kind.model_validate(self.once(key, lambda: run().model_dump(mode="json")))
-
-    def records(self, key: str, kind: type[R], run: Callable[[], Sequence[R]]) -> list[R]:
-        """Likewise where it is several."""
-        found = self.once(key, lambda: [record.model_dump(mode="json") for record in run()])
-        return [kind.model_validate(record) for record in found]
 
 
 def _is_log(path: Path) -> bool:

@@ -14,6 +14,8 @@ from riskaudit.files import names_code
 from riskaudit.inputs.text import clean
 from riskaudit.torchvision_compat import import_torchvision
 
+_PREFIX = "riskaudit_user_"
+
 
 def is_user_spec(spec: str) -> bool:
     """Whether ``spec`` reads as ``file.py:name``."""
@@ -60,9 +62,29 @@ def call_user_function(function: Callable[..., Any], spec: str, *arguments: Any)
         ) from cause
 
 
-def _run_file(path: Path) -> object:
+def user_files() -> tuple[Path, ...]:
+    """Files whose code was run in this process, for `load_user_file` in another one."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(_PREFIX)]
+    return tuple(Path(module.__file__) for module in modules if module.__file__ is not None)
+
+
+def load_user_file(path: Path) -> None:
+    """Run a file of the user's, unless it was run before, so that its classes can be unpickled here.
+
+    Raises:
+        UserCodeError: the file fails.
+    """
+    if _module_name(path) not in sys.modules:
+        _run_file(path)
+
+
+def _module_name(path: Path) -> str:
     # A name of its own per path, so that a user's `model.py` hides no installed module.
-    module_name = f"riskaudit_user_{hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()}"
+    return _PREFIX + hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()
+
+
+def _run_file(path: Path) -> object:
+    module_name = _module_name(path)
     specification = importlib.util.spec_from_file_location(module_name, path)
     if specification is None or specification.loader is None:
         raise UserCodeError(f"can't import {clean(path.name)}; expected a Python file")

@@ -10,17 +10,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from riskaudit.studies.base import StudyRun
     from riskaudit.studies.directions.run import directions_study
     from riskaudit.studies.fairness.run import fairness_study
     from riskaudit.studies.initialization.run import initialization_study
-    from riskaudit.studies.running import StudyRun
     from riskaudit.studies.settings import AttackSettings, DirectionSettings
     from riskaudit.studies.training.run import training_study
 
 _HOMES = {
     "AttackSettings": "riskaudit.studies.settings",
     "DirectionSettings": "riskaudit.studies.settings",
-    "StudyRun": "riskaudit.studies.running",
+    "StudyRun": "riskaudit.studies.base",
     "directions_study": "riskaudit.studies.directions.run",
     "fairness_study": "riskaudit.studies.fairness.run",
     "initialization_study": "riskaudit.studies.initialization.run",

@@ -7,21 +7,23 @@ depends neither on the free memory nor on where a study was interrupted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks import Attack, AttackNotApplicable, Observation, Reconstruction
-from riskaudit.audit.client import Victim
+from riskaudit.audit.client import Client
 from riskaudit.audit.rows import image_png
-from riskaudit.engine.journal import TrialLog
+from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
 from riskaudit.jacobian import JacobianMaker
-from riskaudit.metrics import Metric, measure
+from riskaudit.metrics import Metric, Subject, make_metrics, measure
 from riskaudit.release import PerSampleRelease
 from riskaudit.results import AttackRow
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
@@ -31,8 +33,6 @@ from riskaudit.studies.settings import with_fields
 # Samples that are attacked together.
 BATCH_SIZE = 32
 
-Progress = Callable[[int, int], None]
-
 
 def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | None]:
     """An attack's fields as plain data."""
@@ -40,32 +40,38 @@ def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | Non
     return {name: value for name, value in values.items() if not isinstance(value, Tensor) and name != "start"}
 
 
-def releases_by_noise(release: PerSampleRelease, noise_stds: Sequence[float]) -> dict[float, PerSampleRelease]:
-    """The release at every noise level; its own noise where none is named.
+def noise_levels(release: PerSampleRelease, noise_stds: Sequence[float]) -> dict[float, float | None]:
+    """What `Client.at_noise` takes, by std; the release's own noise where none is named.
 
     Raises:
         SettingsError: a level that isn't finite or is negative.
     """
     if not noise_stds:
-        return {0.0 if release.noise is None else release.noise.std: release}
+        return {0.0 if release.noise is None else release.noise.std: None}
     for std in noise_stds:
         if not (np.isfinite(std) and std >= 0):
             raise SettingsError(f"expected `noise_stds` of at least 0, found {std:g}")
-    return {std: release.with_noise(std) if std > 0 else release.without_noise() for std in noise_stds}
+    return {std: std for std in noise_stds}
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A victim's release at one noise level, ready to be observed."""
+    """A client's release at one noise level, ready to be observed."""
 
-    victim: Victim
+    client: Client
     jacobian: JacobianMaker
     noise_std: float
     labels_known: bool
 
+    @classmethod
+    def of(cls, client: Client, noise_std: float | None, labels_known: bool) -> Target:
+        """The target at a level that `Client.at_noise` takes."""
+        release = client.at_noise(noise_std).release
+        return cls(client, client.jacobian(release), 0.0 if release.noise is None else release.noise.std, labels_known)
+
     def observe(self, indices: list[int]) -> Observation:
         """What the attacker gets of some samples: the noise is the draw that map_i2f and i2f were computed for."""
-        batch, release, seed = self.victim.batch(indices), self.jacobian.release, self.victim.settings.seed
+        batch, release, seed = self.client.batch(indices), self.jacobian.release, self.client.settings.seed
         released = self.jacobian(batch).mean().detach()
         if release.noise is not None:
             drawn = [release.sample_noise(sample_generator(seed, index, NOISE_STREAM)) for index in indices]
@@ -74,17 +80,10 @@ class Target:
             released=released,
             jacobian=self.jacobian,
             input_shape=tuple(batch.inputs.shape[1:]),
-            prior=self.victim.chosen.prior,
+            prior=self.client.chosen.prior,
             targets=batch.targets if self.labels_known else None,
-            input_range=input_range(self.victim),
+            input_range=self.client.input_range,
         )
-
-
-def input_range(victim: Victim) -> tuple[float, float] | None:
-    """Least and greatest value of an input coordinate: pixels in [0, 1]; unknown for other data."""
-    inputs = victim.samples.inputs
-    within = bool((inputs >= 0).all() and (inputs <= 1).all())
-    return (0.0, 1.0) if victim.samples.are_images and within else None
 
 
 def reconstruct(attack: Attack, target: Target, indices: list[int]) -> Reconstruction:
@@ -94,7 +93,7 @@ def reconstruct(attack: Attack, target: Target, indices: list[int]) -> Reconstru
         AttackNotApplicable: the attack can't be run on this model or release.
     """
     if attack.oracle_start:
-        attack = with_fields(attack, {"start": target.victim.batch(indices).inputs})
+        attack = with_fields(attack, {"start": target.client.batch(indices).inputs})
     return attack.run(target.observe(indices), _generator(target, attack.name, indices))
 
 
@@ -102,7 +101,7 @@ def attack_rows(
     name: str, attack: Attack, target: Target, indices: list[int], metrics: Sequence[Metric], show: bool
 ) -> list[AttackRow]:
     """One row per sample; an attack that can't be run gives rows that say why."""
-    ids = [target.victim.samples.ids[index] for index in indices]
+    ids = [target.client.samples.ids[index] for index in indices]
     make = partial(
         AttackRow,
         attack=name,
@@ -111,7 +110,7 @@ def attack_rows(
         label_known=target.labels_known,
     )
     try:
-        found = reconstruct(attack, target, indices)
+        reconstruction = reconstruct(attack, target, indices)
     except AttackNotApplicable as reason:
         return [
             make(
@@ -125,36 +124,97 @@ def attack_rows(
             )
             for sample in ids
         ]
-    measured = measure(metrics, found.inputs, target.victim.batch(indices).inputs)
-    objectives = found.objective.tolist()
+    measured = measure(metrics, reconstruction.inputs, target.client.batch(indices).inputs)
+    objectives = reconstruction.objective.tolist()
     return [
         make(
             sample_id=sample,
-            status=found.status[place],
-            metrics=measured[place],
-            objective=objectives[place] if np.isfinite(objectives[place]) else None,
-            steps=int(found.steps[place]),
-            restarts=found.restarts,
-            seconds=found.seconds / len(ids),
-            recovered_label=None if target.labels_known else int(found.targets[place]),
-            image_png=image_png(found.inputs[place]) if show else None,
+            status=reconstruction.status[position],
+            metrics=measured[position],
+            objective=objectives[position] if np.isfinite(objectives[position]) else None,
+            steps=int(reconstruction.steps[position]),
+            restarts=reconstruction.restarts,
+            seconds=reconstruction.seconds / len(ids),
+            recovered_label=None if target.labels_known else int(reconstruction.targets[position]),
+            image_png=image_png(reconstruction.inputs[position]) if show else None,
         )
-        for place, sample in enumerate(ids)
+        for position, sample in enumerate(ids)
     ]
 
 
-def recorded_rows(
-    trials: TrialLog, name: str, attack: Attack, target: Target, indices: list[int], metrics: Sequence[Metric],
-    show: bool,
-) -> list[AttackRow]:  # fmt: skip
-    """`attack_rows`, run once."""
-    run = partial(attack_rows, name, attack, target, indices, metrics, show)
-    return trials.records(trial_key(name, target, indices), AttackRow, run)
+@lru_cache(maxsize=1)
+def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
+    """Metrics on a client's samples; made once for trials that follow each other, since some read networks."""
+    inputs = client.samples.inputs
+    span = client.input_range or (float(inputs.min()), float(inputs.max()))
+    return make_metrics(Subject(tuple(inputs.shape[1:]), span, client.release.model), names)
 
 
-def trial_key(name: str, target: Target, indices: list[int]) -> str:
-    """The key of one attack on one batch at one noise level."""
-    return f"{name} {target.noise_std!r} {indices[0]}"
+@dataclass(frozen=True)
+class AttackTrial(Trial[Client]):
+    """One attack on one batch of samples at one noise level; gives `AttackRow` as plain data.
+
+    Attributes:
+        name: of the attack.
+        attack: with its hyper-parameters.
+        noise_std: as `Client.at_noise` takes it.
+        level: the std that it stands for.
+        indices: positions of the samples.
+        labels_known: whether the attack is told the labels.
+        metrics: names of those that rows hold.
+        show_samples: put reconstructions into the rows.
+    """
+
+    name: str
+    attack: Attack
+    noise_std: float | None
+    level: float
+    indices: tuple[int, ...]
+    labels_known: bool
+    metrics: tuple[str, ...]
+    show_samples: bool
+
+    @property
+    @override
+    def key(self) -> str:
+        return f"{self.name} {self.level!r} {self.indices[0]}"
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self.indices)
+
+    @override
+    def run(self, client: Client) -> list[dict[str, Any]]:
+        target = Target.of(client, self.noise_std, self.labels_known)
+        metrics = metrics_of(client, self.metrics)
+        rows = attack_rows(self.name, self.attack, target, list(self.indices), metrics, self.show_samples)
+        return [row.model_dump(mode="json") for row in rows]
+
+
+def attack_trials(
+    attacks: Mapping[str, Attack],
+    levels: Mapping[float, float | None],
+    usable: Sequence[int],
+    *,
+    labels_known: bool = True,
+    metrics: tuple[str, ...] = ("rmse",),
+    show_samples: bool = False,
+) -> list[AttackTrial]:
+    """Every attack at every noise level on every batch of the usable samples."""
+    return [
+        AttackTrial(
+            name, attack, noise_std, level, tuple(usable[place] for place in batch), labels_known, metrics, show_samples
+        )
+        for level, noise_std in levels.items()
+        for name, attack in attacks.items()
+        for batch in batches(len(usable))
+    ]
+
+
+def rows_of(results: Sequence[list[dict[str, Any]]]) -> list[AttackRow]:
+    """The rows of finished attack trials."""
+    return [AttackRow.model_validate(row) for result in results for row in result]
 
 
 def batches(count: int) -> list[list[int]]:
@@ -165,5 +225,5 @@ def batches(count: int) -> list[list[int]]:
 def _generator(target: Target, name: str, indices: list[int]) -> torch.Generator:
     """Random draws of one trial's own, so that trials may run in any order."""
     digest = hashlib.sha256(f"{name} {target.noise_std!r}".encode()).digest()[:8]
-    seed = derived_seed(target.victim.settings.seed, int.from_bytes(digest), indices[0])
+    seed = derived_seed(target.client.settings.seed, int.from_bytes(digest), indices[0])
     return torch.Generator().manual_seed(seed)

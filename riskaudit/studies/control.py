@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from riskaudit.attacks import Attack, AttackNotApplicable
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.client import make_victim
-from riskaudit.engine.journal import TrialLog
+from riskaudit.audit.client import Client, make_client
+from riskaudit.engine import Trial
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures.lenet import WIDTH, LeNet
+from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.results import Control
 from riskaudit.studies.attacking import Target, reconstruct
 
@@ -42,17 +44,16 @@ def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:
         return Control(status="skipped", rmse=None, reason="every attack chosen is started at the truth")
     plain = AuditSettings(dtype=settings.dtype, device=settings.device, seed=settings.seed, loss="cross-entropy")
     samples = _digits()
-    victim = make_victim(_network(settings.seed), samples, plain)
-    target = Target(victim, victim.jacobian(victim.release), 0.0, labels_known=True)
+    target = Target.of(make_client(_network(settings.seed), samples, plain), None, labels_known=True)
     indices = list(range(len(samples)))
     best: tuple[float, str] | None = None
     for name in names:
         try:
-            found = reconstruct(attacks[name], target, indices)
+            reconstruction = reconstruct(attacks[name], target, indices)
         except AttackNotApplicable:
             continue
-        errors = (found.inputs - victim.batch(indices).inputs).flatten(1).square().mean(1).sqrt().tolist()
-        median = statistics.median(errors)
+        errors = mean_squared_error(reconstruction.inputs, target.client.batch(indices).inputs).sqrt()
+        median = statistics.median(errors.tolist())
         if best is None or median < best[0]:
             best = (median, name)
         if median <= LIMIT:
@@ -69,9 +70,25 @@ def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:
     )
 
 
-def recorded_control(attacks: Mapping[str, Attack], settings: AuditSettings, trials: TrialLog) -> Control:
-    """The control of a study, run once."""
-    return trials.record("control", Control, partial(control, attacks, settings))
+@dataclass(frozen=True)
+class ControlTrial(Trial[Client]):
+    """The control of a study; gives a `Control` as plain data."""
+
+    attacks: Mapping[str, Attack]
+
+    @property
+    @override
+    def key(self) -> str:
+        return "control"
+
+    @property
+    @override
+    def size(self) -> int:
+        return 0
+
+    @override
+    def run(self, client: Client) -> dict[str, Any]:
+        return control(self.attacks, client.settings).model_dump(mode="json")
 
 
 def _network(seed: int) -> nn.Module:

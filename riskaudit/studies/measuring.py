@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
 
-from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit
-from riskaudit.audit.client import make_victim
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client
 from riskaudit.errors import SettingsError
-from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.metrics import Subject, make_metrics
-from riskaudit.release import Release
 from riskaudit.results import AttackRow, Quartiles, SampleRisk, SampleRow
 from riskaudit.statistics.strongest import strongest
-from riskaudit.studies.attacking import Target, attack_rows, batches
+from riskaudit.studies.attacking import attack_trials, rows_of
 from riskaudit.studies.settings import AttackSettings
 
 # Reading these off the spectrum costs next to nothing beside the spectrum itself.
@@ -33,30 +28,26 @@ class Measured:
     attack_notes: list[str]
 
 
-def measure(
-    checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings, attacks: AttackSettings | None
-) -> Measured:
-    """Audit a model, and attack it at the noise of the audit where attacks are given.
+def measure(client: Client, attacks: AttackSettings | None) -> Measured:
+    """Audit a client, and attack it at the noise of the audit where attacks are given.
 
     Of the settings, the proxies are `PROXIES` and there is no calibration, which belongs to one model.
 
     Raises:
         RiskauditError: as `audit`; a model none of whose samples has a finite gradient among others.
     """
-    result = audit(checkpoint, samples, replace(settings, proxies=PROXIES, calibration=None))
-    return measured(result.samples, checkpoint, samples, settings, attacks)
+    settings = replace(client.settings, proxies=PROXIES, calibration=None)
+    result = audit_client(replace(client, settings=settings))
+    return measured(result.samples, client, attacks)
 
 
-def measured(
-    rows: Sequence[SampleRow], checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings,
-    attacks: AttackSettings | None,
-) -> Measured:  # fmt: skip
+def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
     """Likewise from an audit's rows, which have all of `PROXIES`."""
-    usable = [place for place, row in enumerate(rows) if row.status != "failed"]
-    found = _attacked(checkpoint, samples, settings, attacks, usable) if attacks is not None else []
-    best = {sample: value for (_, sample), (value, _) in strongest(found).items()}
-    oracle = {row.sample_id: row.metrics.get("rmse") for row in found if row.oracle_start}
-    notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in found if row.reason)
+    usable = [index for index, row in enumerate(rows) if row.status != "failed"]
+    attacked = _attacked(client, attacks, usable) if attacks is not None else []
+    best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
+    oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}
+    notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in attacked if row.reason)
     return Measured([_risk(row, best.get(row.id), oracle.get(row.id)) for row in rows], list(notes))
 
 
@@ -78,26 +69,18 @@ def _risk(row: SampleRow, attacked: float | None, oracle: float | None) -> Sampl
     )
 
 
-def _attacked(
-    checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings, attacks: AttackSettings,
-    usable: list[int],
-) -> list[AttackRow]:  # fmt: skip
+def _attacked(client: Client, attacks: AttackSettings, usable: list[int]) -> list[AttackRow]:
     """Every attack on every sample whose gradient is finite."""
-    victim = make_victim(checkpoint, samples, settings)
-    std, _ = noise_level(victim.release, settings)
-    target = Target(victim, victim.jacobian(victim.noisy), std, attacks.labels_known)
-    metrics = make_metrics(Subject(tuple(samples.inputs.shape[1:])), ("rmse",))
-    return [
-        row
-        for name, attack in attacks.attacks().items()
-        for places in batches(len(usable))
-        for row in attack_rows(name, attack, target, [usable[place] for place in places], metrics, show=False)
-    ]
+    std, undefended = noise_level(client)
+    levels = {std: std if undefended else None}
+    trials = attack_trials(attacks.attacks(), levels, usable, labels_known=attacks.labels_known)
+    return rows_of([trial.run(client) for trial in trials])
 
 
-def noise_level(release: Release, settings: AuditSettings) -> tuple[float, bool]:
+def noise_level(client: Client) -> tuple[float, bool]:
     """Std of the release's noise, or of the reference noise where it has none, and whether it is that."""
-    return (settings.reference_noise, True) if release.noise is None else (release.noise.std, False)
+    noise = client.release.noise
+    return (client.settings.reference_noise, True) if noise is None else (noise.std, False)
 
 
 def quartiles(values: Sequence[float]) -> Quartiles | None:

@@ -27,6 +27,7 @@ from riskaudit.release import PerSampleRelease
 from riskaudit.results import AuditResult, DirectionsStudy
 from riskaudit.statistics.slopes import scaling
 from riskaudit.studies import DirectionSettings, directions_study
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.directions.informed import StackedJacobian, Weighing
 from riskaudit.studies.directions.layers import effective_dimension, layer_places
 from riskaudit.studies.directions.optimal_noise import (
@@ -36,7 +37,6 @@ from riskaudit.studies.directions.optimal_noise import (
     shaped_rmse,
     water_filled,
 )
-from riskaudit.studies.running import StudyRun
 
 TAU = 0.3
 

@@ -28,8 +28,8 @@ from riskaudit.results import (
     Tool,
 )
 from riskaudit.statistics import gini, strongest
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.fairness.run import fairness, fairness_study, with_fairness
-from riskaudit.studies.running import StudyRun
 
 
 def row(place: int, rmse: float | Estimate | None, revealed: float | None = None, **changes: Any) -> SampleRow:

@@ -16,10 +16,10 @@ from riskaudit.errors import SettingsError
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.results import Estimate, InitializationStudy, InitializationTrial, SampleRisk
 from riskaudit.statistics.medians import compare_medians
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.initialization import run as module
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.initialization.run import CHECKPOINT, initialization_study, summarise
-from riskaudit.studies.running import StudyRun
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 

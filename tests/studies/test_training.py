@@ -15,7 +15,7 @@ from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.inputs.series import checkpoint_files, natural_key, order_of
 from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.training import run as module
 from riskaudit.studies.training.run import accuracy, summarise, training_study
 

@@ -6,28 +6,29 @@ level, on samples that are not scanned later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
+from typing_extensions import override
 
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit_victim
+from riskaudit.audit.audit import audit_client
 from riskaudit.audit.calibration import binding_of
-from riskaudit.audit.client import Victim, make_victim
-from riskaudit.engine.journal import TrialLog, fingerprint
+from riskaudit.audit.client import Client, make_client
+from riskaudit.engine import Journal, Progress, fingerprint, make_engine
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.metrics import Subject, make_metrics
-from riskaudit.results import AttackRow, AuditResult, Calibration, CalibrationLevel, Tool
+from riskaudit.results import AttackRow, AuditResult, Calibration, CalibrationLevel, Control, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 from riskaudit.statistics.strongest import strongest
-from riskaudit.studies.attacking import Progress, Target, batches, recorded_rows, releases_by_noise
-from riskaudit.studies.control import recorded_control
+from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
+from riskaudit.studies.base import Study, identity_of
+from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.run import identity_of
 from riskaudit.version import __version__
 
 Prediction = Literal["map_rmse", "posterior_rmse"]
@@ -46,6 +47,7 @@ def calibrate(
     progress: Progress | None = None,
     log: Path | None = None,
     resume: bool = False,
+    workers: int = 1,
 ) -> Calibration:
     """Attack samples and store how far the strongest attack's RMSE strays from its prediction.
 
@@ -60,81 +62,107 @@ def calibrate(
         progress: see `verify`.
         log: see `verify`.
         resume: see `verify`.
+        workers: see `audit`.
 
     Raises:
         SettingsError: a release without noise; too few samples; attacks that fail their positive control.
     """
-    settings, attacks = settings or AuditSettings(), attacks or AttackSettings()
-    victim = make_victim(checkpoint, samples, settings)
-    releases = releases_by_noise(victim.release, noise_stds)
-    if 0.0 in releases:
+    client = make_client(checkpoint, samples, settings or AuditSettings())
+    chosen = attacks or AttackSettings()
+    levels = noise_levels(client.release, noise_stds)
+    _check_options(levels, coverage, len(samples))
+    identity = {"calibrate": identity_of(client, chosen, list(levels), False)}
+    journal = Journal(log, fingerprint(identity), resume)
+    with make_engine(workers) as engine:
+        (checked,) = engine.map([ControlTrial(chosen.attacks())], client, journal)
+        if Control.model_validate(checked).status != "passed":
+            raise SettingsError(
+                f"the attacks {', '.join(chosen.names)} don't reconstruct the positive control, so they can't "
+                "calibrate anything; choose stronger attacks or more --attack-steps"
+            )
+        audits = {level: audit_client(client, engine, noise_std=noise_std) for level, noise_std in levels.items()}
+        for level, result in audits.items():
+            _refuse_missing_predictions(result, level)
+        study = CalibrationStudy(chosen, levels, audits, coverage, command)
+        return study.answer(client, engine, journal, progress)
+
+
+def _check_options(levels: Mapping[float, float | None], coverage: float, num_samples: int) -> None:
+    """Refuse what can't be calibrated.
+
+    Raises:
+        SettingsError: no noise, a coverage out of range, or too few samples for it.
+    """
+    if 0.0 in levels:
         raise SettingsError("calibrate needs noise, without which no error is predicted; give --noise-std above 0")
     if not 0 < coverage < 1:
         raise SettingsError(f"expected --coverage between 0 and 1, found {coverage:g}")
-    if len(samples) < fewest_samples(coverage):
+    if num_samples < fewest_samples(coverage):
         raise SettingsError(
             f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
-            f"{len(samples)}; raise --limit or add data"
+            f"{num_samples}; raise --limit or add data"
         )
-    identity = fingerprint({"calibrate": identity_of(victim, attacks, list(releases), False)})
-    trials = TrialLog(log, identity, resume)
-    levels: list[CalibrationLevel] = []
-    checked = recorded_control(attacks.attacks(), settings, trials)
-    if checked.status != "passed":
-        raise SettingsError(
-            f"the attacks {', '.join(attacks.names)} don't reconstruct the positive control, so they can't "
-            "calibrate anything; choose stronger attacks or more --attack-steps"
+
+
+@dataclass(frozen=True)
+class CalibrationStudy(Study[Calibration]):
+    """Every attack at every noise level on every sample.
+
+    Attributes:
+        settings: what attacks are given.
+        levels: what `Client.at_noise` takes, by std.
+        audits: at these levels.
+        coverage: of the intervals.
+        command: for the record.
+    """
+
+    settings: AttackSettings
+    levels: Mapping[float, float | None]
+    audits: Mapping[float, AuditResult]
+    coverage: float
+    command: str | None
+
+    @override
+    def trials(self, client: Client) -> list[AttackTrial]:
+        samples = range(len(client.samples))
+        return attack_trials(self.settings.attacks(), self.levels, samples, labels_known=self.settings.labels_known)
+
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> Calibration:
+        rows, (*_, audited) = rows_of(results), self.audits.values()
+        return Calibration(
+            tool=Tool(version=__version__),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            command=self.command,
+            binding=binding_of(client),
+            checkpoint=audited.checkpoint,
+            data=audited.data,
+            release=str(client.release.without_noise().spec),
+            prior=audited.prior,
+            coverage=self.coverage,
+            attacks=list(self.settings.names),
+            levels=[
+                _level(level, proxy, result, rows, self.coverage)
+                for level, result in self.audits.items()
+                for proxy in PREDICTIONS
+            ],
         )
-    done, total = 0, len(samples) * len(releases) * len(attacks.names)
-    for std, release in releases.items():
-        found = audit_victim(victim.at(release))
-        _refuse_missing_predictions(found, std)
-        rows: list[AttackRow] = []
-        for part in _attacked(
-            victim, attacks, Target(victim, victim.jacobian(release), std, attacks.labels_known), trials
-        ):
-            rows += part
-            done += len(part)
-            if progress is not None:
-                progress(done, total)
-        levels += [_level(std, proxy, found, rows, coverage) for proxy in PREDICTIONS]
-    return Calibration(
-        tool=Tool(version=__version__),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        command=command,
-        binding=binding_of(victim),
-        checkpoint=found.checkpoint,
-        data=found.data,
-        release=str(victim.release.without_noise().spec),
-        prior=found.prior,
-        coverage=coverage,
-        attacks=list(attacks.names),
-        levels=levels,
-    )
 
 
-def _attacked(victim: Victim, settings: AttackSettings, target: Target, trials: TrialLog) -> Iterator[list[AttackRow]]:
-    """Rows of one attack on one batch after the other."""
-    metrics = make_metrics(Subject(tuple(victim.samples.inputs.shape[1:])), ("rmse",))
-    for name, attack in settings.attacks().items():
-        for indices in batches(len(victim.samples)):
-            yield recorded_rows(trials, name, attack, target, indices, metrics, show=False)
-
-
-def _refuse_missing_predictions(found: AuditResult, noise_std: float) -> None:
+def _refuse_missing_predictions(audited: AuditResult, noise_std: float) -> None:
     """Before anything is attacked, refuse samples whose attacks nothing could be divided by.
 
     Raises:
         SettingsError: some sample has no prediction.
     """
-    total = len(found.samples)
-    failed = [row for row in found.samples if row.status == "failed"]
+    total = len(audited.samples)
+    failed = [row for row in audited.samples if row.status == "failed"]
     if failed:
         raise SettingsError(
             f"expected a prediction for every sample to calibrate, and {len(failed)} of {total} could not be assessed "
             f"at noise {noise_std:g} (the first: {failed[0].reason}); leave these samples out"
         )
-    wide = [row for row in found.samples if any(row.proxies[proxy].value is None for proxy in PREDICTIONS)]
+    wide = [row for row in audited.samples if any(row.proxies[proxy].value is None for proxy in PREDICTIONS)]
     if wide:
         raise SettingsError(
             f"expected a point value for every sample to calibrate, and {len(wide)} of {total} have intervals at noise "
@@ -144,7 +172,7 @@ def _refuse_missing_predictions(found: AuditResult, noise_std: float) -> None:
 
 
 def _level(
-    noise_std: float, proxy: Prediction, found: AuditResult, rows: list[AttackRow], coverage: float
+    noise_std: float, proxy: Prediction, audited: AuditResult, rows: list[AttackRow], coverage: float
 ) -> CalibrationLevel:
     """Factors of one prediction.
 
@@ -153,7 +181,7 @@ def _level(
     """
     best = strongest(rows)
     attacked, predicted = [], []
-    for row in found.samples:
+    for row in audited.samples:
         value = row.proxies[proxy].value
         assert value is not None
         if (noise_std, row.id) not in best:

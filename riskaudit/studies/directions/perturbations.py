@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from riskaudit.attacks import ATTACKS, Attack, AttackNotApplicable, Observation
-from riskaudit.audit.client import Victim
+from riskaudit.audit.client import Client
 from riskaudit.jacobian import JacobianMaker
+from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.release.steps.prune import Prune
 from riskaudit.results import DirectionRow, Status
-from riskaudit.studies.attacking import input_range
 from riskaudit.studies.directions.decomposition import Decomposition
 from riskaudit.studies.settings import with_fields
 
@@ -110,40 +110,41 @@ def _general(at: Decomposition, name: str, delta: Tensor | None, norm: float) ->
 
 
 def attacked(
-    attacks: dict[str, Attack], victim: Victim, quiet: JacobianMaker, index: int, deltas: list[Tensor],
+    attacks: dict[str, Attack], client: Client, quiet: JacobianMaker, index: int, deltas: list[Tensor],
     generator: torch.Generator,
 ) -> dict[str, list[tuple[float | None, Status]]]:  # fmt: skip
     """RMSE and status of every attack on one sample's release plus each perturbation, all at once.
 
     Args:
         attacks: by name.
-        victim: who releases.
+        client: who releases.
         quiet: makes J of the release without noise.
         index: of the sample.
         deltas: [P] each.
         generator: of the attacks' starts.
     """
-    batch = victim.batch([index] * len(deltas))
+    batch = client.batch([index] * len(deltas))
     truth = batch.inputs
     released = quiet(batch).mean().detach() + torch.stack(deltas).to(truth)
     observation = Observation(
         released=released,
         jacobian=quiet,
         input_shape=tuple(truth.shape[1:]),
-        prior=victim.chosen.prior,
+        prior=client.chosen.prior,
         targets=batch.targets,
-        input_range=input_range(victim),
+        input_range=client.input_range,
     )
-    found: dict[str, list[tuple[float | None, Status]]] = {}
+    reached: dict[str, list[tuple[float | None, Status]]] = {}
     for name, attack in attacks.items():
         begun = with_fields(attack, {"start": truth}) if ATTACKS[name].oracle_start else attack
         try:
-            made = begun.run(observation, generator)
+            reconstruction = begun.run(observation, generator)
         except AttackNotApplicable:
-            found[name] = [(None, "not_applicable")] * len(deltas)
+            reached[name] = [(None, "not_applicable")] * len(deltas)
             continue
-        errors = (made.inputs - truth).flatten(1).double().square().mean(1).sqrt().tolist()
-        found[name] = [
-            (error if status != "failed" else None, status) for error, status in zip(errors, made.status, strict=True)
+        errors = mean_squared_error(reconstruction.inputs, truth).sqrt().tolist()
+        reached[name] = [
+            (error if status != "failed" else None, status)
+            for error, status in zip(errors, reconstruction.status, strict=True)
         ]
-    return found
+    return reached

@@ -9,18 +9,20 @@ an attacker's squared error along u_i is c^2 / (l_i d), so it grows with 1 / l_i
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit_victim
-from riskaudit.audit.client import Victim, make_victim
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.plan import choose_plan
-from riskaudit.engine.journal import TrialLog, fingerprint
+from riskaudit.engine import Trial, make_engine, progress_after
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.results import (
@@ -34,17 +36,18 @@ from riskaudit.results import (
     ShapingRow,
     ShapingSummary,
     SpectrumRow,
+    Status,
 )
 from riskaudit.results.directions import Scheme
+from riskaudit.sensitivity import Plan
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.statistics.slopes import scaling
-from riskaudit.studies.directions.decomposition import QUANTILE_SHARES, decompose
-from riskaudit.studies.directions.layers import exact_rows, layer_places, probed_rows
+from riskaudit.studies.base import Study, StudyRun, identity_of
+from riskaudit.studies.directions.decomposition import QUANTILE_SHARES, Decomposition, decompose
+from riskaudit.studies.directions.layers import Places, exact_rows, layer_places, probed_rows
 from riskaudit.studies.directions.perturbations import attacked, perturbations
 from riskaudit.studies.directions.shaped_noise import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
-from riskaudit.studies.running import StudyRun
 from riskaudit.studies.settings import AttackSettings, DirectionSettings
-from riskaudit.studies.verify.run import identity_of
 
 # Streams of the samples' random draws, far from those of the audit.
 DIRECTION_STREAM, ATTACK_STREAM, PROBE_STREAM, SHAPING_STREAM = 1001, 1002, 1003, 1004
@@ -55,7 +58,7 @@ LEAK = (
 )
 
 
-class _Trial(Record):
+class SampleRecord(Record):
     """Everything of one sample."""
 
     spectrum: SpectrumRow
@@ -86,150 +89,208 @@ def directions_study(
     Raises:
         RiskauditError: as `audit`; or the settings don't fit.
     """
-    settings, run, looked_at = settings or AuditSettings(), run or StudyRun(), looked_at or DirectionSettings()
+    run, looked_at = run or StudyRun(), looked_at or DirectionSettings()
     attacks = AttackSettings(looked_at.attack_names if run.attacks else ("local",), run.attack_steps)
-    victim = make_victim(checkpoint, samples, settings)
-    identity = identity_of(victim, attacks, [], run.show_samples)
-    trials = TrialLog(
-        run.log, fingerprint({"directions": identity, "at": asdict(looked_at), "attacks": run.attacks}), run.resume
-    )
+    client = make_client(checkpoint, samples, settings or AuditSettings())
+    identity = identity_of(client, attacks, [], run.show_samples)
+    journal = run.journal({"directions": identity, "at": asdict(looked_at), "attacks": run.attacks})
     total = 2 * len(samples)
-
-    def audited(done: int, _: int) -> None:
-        if run.progress is not None:
-            run.progress(done, total)
-
-    result = audit_victim(victim, show_samples=run.show_samples, command=run.command, progress=audited)
-    started = time.perf_counter()
-    study = _Study(victim, settings, looked_at, attacks, run.attacks)
-    found: list[_Trial] = []
-    for index, row in enumerate(result.samples):
-        key = f"sample {index}"
-        if row.status != "failed":
-            found.append(trials.record(key, _Trial, partial(study.trial, index)))
-        audited(len(samples) + index + 1, total)
-    record = study.record(found, len(samples) - len(found), time.perf_counter() - started)
-    return result.with_study(record)
+    with make_engine(run.workers) as engine:
+        result = audit_client(
+            client, engine, show_samples=run.show_samples, command=run.command,
+            progress=progress_after(run.progress, 0, total),
+        )  # fmt: skip
+        started = time.perf_counter()
+        usable = tuple(index for index, row in enumerate(result.samples) if row.status != "failed")
+        study = Directions(looked_at, attacks if run.attacks else None, usable)
+        record = study.answer(client, engine, journal, progress_after(run.progress, total - len(usable), total))
+    return result.with_study(record.model_copy(update={"seconds": time.perf_counter() - started}))
 
 
-class _Study:
-    """What stays the same over all samples."""
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same over all samples of a client.
 
-    def __init__(
-        self,
-        victim: Victim,
-        settings: AuditSettings,
-        looked_at: DirectionSettings,
-        attacks: AttackSettings,
-        check: bool,
-    ) -> None:
-        self.victim, self.settings, self.looked_at = victim, settings, looked_at
-        self.attacks = attacks.attacks() if check else {}
-        self.steps = attacks.steps
-        release = victim.release
-        noisy = victim.noisy
+    Attributes:
+        sigma: std of Gaussian noise with the Fisher information of the audit's.
+        quiet: makes J of the release without noise.
+        layers: positions in the released vector, by layer.
+        budget: what all shapes of noise share.
+        norm: of every perturbation.
+        plan: solvers.
+    """
+
+    sigma: float
+    quiet: JacobianMaker
+    layers: Places
+    budget: Budget
+    norm: float
+    plan: Plan
+
+    @classmethod
+    def of(cls, client: Client, looked_at: DirectionSettings) -> Setting:
+        """That of a client."""
+        release, noisy = client.release, client.noisy
         assert noisy.noise is not None
-        self.sigma = noisy.noise.fisher_std
-        self.quiet: JacobianMaker = victim.jacobian(release.without_noise())
-        self.places = layer_places(release)
-        self.budget = Budget(noisy.noise.std, noisy.noisy_entries.double(), victim.chosen.info.std)
-        self.dimension = victim.samples.inputs[0].numel()
-        self.norm = looked_at.norm or self.sigma * self.dimension**0.5
+        sigma, dimension = noisy.noise.fisher_std, client.samples.inputs[0].numel()
         # Directions need the spectrum whatever proxies were asked for.
-        every = replace(settings, proxies=None)
-        self.plan = choose_plan(every, self.dimension, release.num_entries, 1, 1, victim.device)
-
-    def trial(self, index: int) -> _Trial:
-        """One sample."""
-        sample = self.victim.samples.ids[index]
-        jacobian = self.quiet(self.victim.batch([index]))
-        at = decompose(jacobian, self.plan.solver, self.plan.solver_reason, self._generator(index, PROBE_STREAM))
-        made = perturbations(
-            at, self.norm, self.looked_at.shares, self.looked_at.prune_ratio, self._generator(index, DIRECTION_STREAM)
-        )
-        used = [one for one in made if one.delta is not None and one.predicted is not None]
-        hits = {}
-        if self.attacks and used:
-            deltas = [one.delta for one in used if one.delta is not None]
-            found = attacked(
-                self.attacks, self.victim, self.quiet, index, deltas, self._generator(index, ATTACK_STREAM)
-            )
-            hits = {one.name: {name: rows[k] for name, rows in found.items()} for k, one in enumerate(used)}
-        if at.rows is not None and at.hessian is not None:
-            shift = (self.sigma / self.budget.prior_std) ** 2
-            layers = exact_rows(sample, at.rows, at.hessian, self.places, shift)
-        else:
-            layers = probed_rows(sample, jacobian, self.places, self._generator(index, PROBE_STREAM))
-        shaping = None
-        if self.looked_at.shaping:
-            shaping, filled, variances = shaping_row(sample, at, self.places, self.budget)
-            if self.attacks:
-                shaping = with_attacks(
-                    shaping, filled, variances, at, self.places, self.budget, self.victim, self.quiet, index,
-                    self._generator(index, SHAPING_STREAM), self.steps,
-                )  # fmt: skip
-        return _Trial(
-            spectrum=at.row(sample),
-            directions=[one.row(sample, hits.get(one.name, {})) for one in made],
-            layers=layers,
-            shaping=shaping,
+        settings = replace(client.settings, proxies=None)
+        return cls(
+            sigma,
+            client.jacobian(release.without_noise()),
+            layer_places(release),
+            Budget(noisy.noise.std, noisy.noisy_entries.double(), client.chosen.info.std),
+            looked_at.norm or sigma * dimension**0.5,
+            choose_plan(settings, dimension, release.num_entries, 1, 1, client.device),
         )
 
-    def _generator(self, index: int, stream: int) -> torch.Generator:
-        return sample_generator(self.settings.seed, index, stream)
 
-    def record(self, trials: list[_Trial], failed: int, seconds: float) -> DirectionsStudy:
-        """Everything, with what the samples say together."""
-        rows = [row for trial in trials for row in trial.directions]
-        layer_rows = [row for trial in trials for row in trial.layers]
-        shaping = [trial.shaping for trial in trials if trial.shaping is not None]
-        exact = all(trial.spectrum.status == "exact" for trial in trials)
+@dataclass(frozen=True)
+class SampleTrial(Trial[Client]):
+    """One sample; gives a `SampleRecord` as plain data.
+
+    Attributes:
+        index: position of the sample.
+        looked_at: perturbations and shapes.
+        attacks: that check the predictions, or None.
+    """
+
+    index: int
+    looked_at: DirectionSettings
+    attacks: AttackSettings | None
+
+    @property
+    @override
+    def key(self) -> str:
+        return f"sample {self.index}"
+
+    @override
+    def run(self, client: Client) -> dict[str, Any]:
+        setting = Setting.of(client, self.looked_at)
+        jacobian = setting.quiet(client.batch([self.index]))
+        plan, probes = setting.plan, self._generator(client, PROBE_STREAM)
+        decomposition = decompose(jacobian, plan.solver, plan.solver_reason, probes)
+        return SampleRecord(
+            spectrum=decomposition.row(client.samples.ids[self.index]),
+            directions=self._directions(client, setting, decomposition),
+            layers=self._layers(client, setting, decomposition),
+            shaping=self._shaping(client, setting, decomposition) if self.looked_at.shaping else None,
+        ).model_dump(mode="json")
+
+    def _generator(self, client: Client, stream: int) -> torch.Generator:
+        return sample_generator(client.settings.seed, self.index, stream)
+
+    def _directions(self, client: Client, setting: Setting, decomposition: Decomposition) -> list[DirectionRow]:
+        """Every perturbation, with what attacks make of those that have a prediction."""
+        looked_at, generator = self.looked_at, self._generator(client, DIRECTION_STREAM)
+        tried = perturbations(decomposition, setting.norm, looked_at.shares, looked_at.prune_ratio, generator)
+        predicted = {one.name: one.delta for one in tried if one.delta is not None and one.predicted is not None}
+        errors: dict[str, list[tuple[float | None, Status]]] = {}
+        if self.attacks is not None and predicted:
+            errors = attacked(
+                self.attacks.attacks(), client, setting.quiet, self.index, list(predicted.values()),
+                self._generator(client, ATTACK_STREAM),
+            )  # fmt: skip
+        by_direction = {
+            name: {attack: rows[position] for attack, rows in errors.items()} for position, name in enumerate(predicted)
+        }
+        return [one.row(client.samples.ids[self.index], by_direction.get(one.name, {})) for one in tried]
+
+    def _layers(self, client: Client, setting: Setting, decomposition: Decomposition) -> list[LayerRow]:
+        sample_id = client.samples.ids[self.index]
+        if decomposition.rows is None or decomposition.hessian is None:
+            probes = self._generator(client, PROBE_STREAM)
+            return probed_rows(sample_id, decomposition.jacobian, setting.layers, probes)
+        shift = (setting.sigma / setting.budget.prior_std) ** 2
+        return exact_rows(sample_id, decomposition.rows, decomposition.hessian, setting.layers, shift)
+
+    def _shaping(self, client: Client, setting: Setting, decomposition: Decomposition) -> ShapingRow:
+        layers, budget = setting.layers, setting.budget
+        shaped = shaping_row(client.samples.ids[self.index], decomposition, layers, budget)
+        if self.attacks is None:
+            return shaped.row
+        generator = self._generator(client, SHAPING_STREAM)
+        return with_attacks(
+            shaped, decomposition, layers, budget, client, setting.quiet, self.index, generator, self.attacks.steps
+        )
+
+
+@dataclass(frozen=True)
+class Directions(Study[DirectionsStudy]):
+    """Every sample's J taken apart.
+
+    Attributes:
+        looked_at: perturbations and shapes.
+        attacks: that check the predictions, or None.
+        usable: positions of the samples with finite gradients.
+    """
+
+    looked_at: DirectionSettings
+    attacks: AttackSettings | None
+    usable: tuple[int, ...]
+
+    @override
+    def trials(self, client: Client) -> list[SampleTrial]:
+        return [SampleTrial(index, self.looked_at, self.attacks) for index in self.usable]
+
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> DirectionsStudy:
+        samples = [SampleRecord.model_validate(result) for result in results]
+        setting = Setting.of(client, self.looked_at)
+        rows = [row for sample in samples for row in sample.directions]
+        layer_rows = [row for sample in samples for row in sample.layers]
+        shaping = [sample.shaping for sample in samples if sample.shaping is not None]
+        all_exact = all(sample.spectrum.status == "exact" for sample in samples)
+        all_layers_exact = all(row.status == "exact" for row in layer_rows)
+        attacks = [] if self.attacks is None else list(self.attacks.attacks())
         return DirectionsStudy(
-            norm=self.norm,
-            noise_std=self.budget.noise_std,
-            reference=self.victim.release.noise is None,
-            prior_std=self.budget.prior_std,
-            num_entries=self.victim.release.num_entries,
-            dimension=self.dimension,
-            power=self.budget.power,
+            norm=setting.norm,
+            noise_std=setting.budget.noise_std,
+            reference=client.release.noise is None,
+            prior_std=setting.budget.prior_std,
+            num_entries=client.release.num_entries,
+            dimension=client.samples.inputs[0].numel(),
+            power=setting.budget.power,
             prune_ratio=self.looked_at.prune_ratio,
-            attacks=list(self.attacks),
+            attacks=attacks,
             quantile_shares=list(QUANTILE_SHARES),
-            spectra=[trial.spectrum for trial in trials],
+            spectra=[sample.spectrum for sample in samples],
             directions=rows,
-            agreement=[_agreement(name, rows, self.settings.seed) for name in self.attacks],
+            agreement=[_agreement(name, rows, client.settings.seed) for name in attacks],
             layers=_layer_summaries(layer_rows),
             layer_rows=layer_rows,
             shaping=shaping,
             shaping_summary=_shaping_summaries(shaping),
-            layers_reason=None if all(row.status == "exact" for row in layer_rows) else self._layers_reason(),
-            shaping_reason=None if exact else self.plan.solver_reason,
-            seconds=seconds,
-            notes=self._notes(failed),
+            layers_reason=None if all_layers_exact else _layers_reason(setting.plan),
+            shaping_reason=None if all_exact else setting.plan.solver_reason,
+            seconds=0.0,
+            notes=self._notes(client),
         )
 
-    def _layers_reason(self) -> str:
-        return (
-            "what a layer reveals needs all rows of J, which are not held here "
-            f"({self.plan.solver_reason}); shares of the trace are estimated by random probes"
-        )
-
-    def _notes(self, failed: int) -> list[str]:
-        notes = []
-        if failed:
-            notes.append(f"{failed} samples have no finite gradient and are left out")
-        if self.victim.chosen.info.kind != "isotropic":
+    def _notes(self, client: Client) -> list[str]:
+        notes, prior = [], client.chosen.info
+        num_failed = len(client.samples) - len(self.usable)
+        if num_failed:
+            notes.append(f"{num_failed} samples have no finite gradient and are left out")
+        if prior.kind != "isotropic":
             notes.append(
-                f"layers and shapes take an isotropic prior of std {self.budget.prior_std:.3g} per coordinate instead "
-                f"of the audit's {self.victim.chosen.info.kind} prior"
+                f"layers and shapes take an isotropic prior of std {prior.std:.3g} per coordinate instead of the "
+                f"audit's {prior.kind} prior"
             )
         if self.looked_at.shaping:
             notes.append(LEAK)
-            if self.dimension > MOST_FOR_LAYERS:
+            if client.samples.inputs[0].numel() > MOST_FOR_LAYERS:
                 notes.append(
                     f"noise scaled per layer is not optimised for inputs of more than {MOST_FOR_LAYERS} coordinates"
                 )
         return notes
+
+
+def _layers_reason(plan: Plan) -> str:
+    return (
+        f"what a layer reveals needs all rows of J, which are not held here ({plan.solver_reason}); shares of the "
+        "trace are estimated by random probes"
+    )
 
 
 def _agreement(name: str, rows: list[DirectionRow], seed: int) -> DirectionAgreement:
@@ -241,10 +302,9 @@ def _agreement(name: str, rows: list[DirectionRow], seed: int) -> DirectionAgree
             ratios.append(error / row.predicted_rmse)
             if row.eigenvalue is not None:
                 pairs.setdefault(row.sample_id, []).append((1 / row.eigenvalue, error**2))
-    found = scaling(pairs, seed=seed)
     return DirectionAgreement(
         attack=name,
-        **asdict(found),
+        **asdict(scaling(pairs, seed=seed)),
         tightness_median=median(ratios) if ratios else None,
     )
 
@@ -253,49 +313,47 @@ def _layer_summaries(rows: list[LayerRow]) -> list[LayerSummary]:
     groups: dict[str, list[LayerRow]] = {}
     for row in rows:
         groups.setdefault(row.layer, []).append(row)
-    return [_layer_summary(own) for own in groups.values()]
+    return [_layer_summary(layer_rows) for layer_rows in groups.values()]
 
 
-def _layer_summary(own: list[LayerRow]) -> LayerSummary:
-    revealed = [row.revealed for row in own if row.revealed is not None]
+def _layer_summary(rows: list[LayerRow]) -> LayerSummary:
+    revealed = [row.revealed for row in rows if row.revealed is not None]
     return LayerSummary(
-        layer=own[0].layer,
-        num_entries=own[0].num_entries,
-        num_samples=len(own),
+        layer=rows[0].layer,
+        num_entries=rows[0].num_entries,
+        num_samples=len(rows),
         revealed=_mean(revealed),
         revealed_low=min(revealed, default=None),
         revealed_high=max(revealed, default=None),
-        revealed_without=_mean([row.revealed_without for row in own]),
-        information_share=_mean([row.information_share for row in own]),
+        revealed_without=_mean([row.revealed_without for row in rows]),
+        information_share=_mean([row.information_share for row in rows]),
     )
 
 
 def _shaping_summaries(rows: list[ShapingRow]) -> list[ShapingSummary]:
-    found = []
-    for scheme in SCHEMES:
-        own = [row for row in rows if scheme in row.predicted]
-        predicted = _mean([row.predicted[scheme] for row in own])
-        if predicted is None:
-            continue
-        better = [row.predicted[scheme] > row.predicted["isotropic"] for row in own]
-        attacks = {
-            attacker: _mean(
-                [hit.rmse for row in own for hit in row.attacks if (hit.scheme, hit.attacker) == (scheme, attacker)]
-            )
-            for attacker in ("ignores", "knows")
-        }
-        found.append(
-            ShapingSummary(
-                scheme=scheme,
-                num_samples=len(own),
-                predicted=predicted,
-                share_better=None if scheme == "isotropic" else sum(better) / len(better),
-                attacked={name: value for name, value in attacks.items() if value is not None},
-            )
-        )
-    return found
+    summaries = [_shaping_summary(scheme, [row for row in rows if scheme in row.predicted]) for scheme in SCHEMES]
+    return [summary for summary in summaries if summary is not None]
+
+
+def _shaping_summary(scheme: Scheme, rows: list[ShapingRow]) -> ShapingSummary | None:
+    predicted = _mean([row.predicted[scheme] for row in rows])
+    if predicted is None:
+        return None
+    better = [row.predicted[scheme] > row.predicted["isotropic"] for row in rows]
+    attacks = [attack for row in rows for attack in row.attacks if attack.scheme == scheme]
+    errors = {
+        attacker: _mean([attack.rmse for attack in attacks if attack.attacker == attacker])
+        for attacker in ("ignores", "knows")
+    }
+    return ShapingSummary(
+        scheme=scheme,
+        num_samples=len(rows),
+        predicted=predicted,
+        share_better=None if scheme == "isotropic" else sum(better) / len(better),
+        attacked={attacker: error for attacker, error in errors.items() if error is not None},
+    )
 
 
 def _mean(values: list[float] | list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None

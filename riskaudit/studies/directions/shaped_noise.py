@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.audit.client import Victim
+from riskaudit.audit.client import Client
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.results import ShapingAttack, ShapingRow
 from riskaudit.results.directions import Attacker, Scheme
@@ -56,12 +56,27 @@ class _Shape:
     root: tuple[Tensor, Tensor]
 
 
-def shaping_row(sample_id: str, at: Decomposition, places: Places, budget: Budget) -> tuple[ShapingRow, Vector, Vector]:
-    """Predictions of one sample, without attacks; q_i of the water-filled noise; variance per layer (or none)."""
+@dataclass(frozen=True, eq=False)
+class Shaping:
+    """Noise in several shapes on one sample.
+
+    Attributes:
+        row: predictions, without attacks.
+        filled: q_i of the water-filled noise.
+        variances: per layer, or none.
+    """
+
+    row: ShapingRow
+    filled: Vector
+    variances: Vector
+
+
+def shaping_row(sample_id: str, at: Decomposition, places: Places, budget: Budget) -> Shaping:
+    """Predictions of one sample."""
     if at.status != "exact" or not len(at.values):
         reason = at.reason or "H is zero: no noise is needed"
         row = ShapingRow(sample_id=sample_id, predicted={}, water_level=None, status="not_applicable", reason=reason)
-        return row, np.zeros(0), np.zeros(0)
+        return Shaping(row, np.zeros(0), np.zeros(0))
     values, tau2 = at.values.cpu().numpy(), budget.prior_std**2
     lost = at.dimension - len(values)
     power, rank = budget.power, len(values)
@@ -87,30 +102,30 @@ def shaping_row(sample_id: str, at: Decomposition, places: Places, budget: Budge
     row = ShapingRow(
         sample_id=sample_id, predicted=predicted, water_level=level, layer_stds=stds, status="exact", reason=at.reason
     )
-    return row, filled, variances
+    return Shaping(row, filled, variances)
 
 
 def with_attacks(
-    row: ShapingRow, filled: Vector, variances: Vector, at: Decomposition, places: Places, budget: Budget,
-    victim: Victim, quiet: JacobianMaker, index: int, generator: torch.Generator, steps: int | None,
+    shaping: Shaping, at: Decomposition, places: Places, budget: Budget, client: Client, quiet: JacobianMaker,
+    index: int, generator: torch.Generator, steps: int | None,
 ) -> ShapingRow:  # fmt: skip
     """The row with attacks on one draw of isotropic, water-filled and per-layer noise."""
-    if row.status != "exact":
-        return row
-    shapes = _shapes(filled, variances, at, places, budget, generator)
+    if shaping.row.status != "exact":
+        return shaping.row
+    shapes = _shapes(shaping.filled, shaping.variances, at, places, budget, generator)
     plain = shapes["isotropic"]
     pairs: list[tuple[Scheme, Attacker, _Shape]] = [("isotropic", "knows", plain)]
     for scheme in ("water_filled", "per_layer"):
         if scheme in shapes:
             pairs += [(scheme, "ignores", plain), (scheme, "knows", shapes[scheme])]
-    batch, found = victim.batch([index]), []
+    batch, attacks = client.batch([index]), []
     for scheme, attacker, believed in pairs:
         rmse, status = informed_error(
-            quiet, batch, shapes[scheme].delta, believed.weighing, victim.chosen.prior, budget.prior_std,
+            quiet, batch, shapes[scheme].delta, believed.weighing, client.chosen.prior, budget.prior_std,
             believed.root, steps,
         )  # fmt: skip
-        found.append(ShapingAttack(scheme=scheme, attacker=attacker, rmse=rmse, status=status))
-    return row.model_copy(update={"attacks": found})
+        attacks.append(ShapingAttack(scheme=scheme, attacker=attacker, rmse=rmse, status=status))
+    return shaping.row.model_copy(update={"attacks": attacks})
 
 
 def _shapes(

@@ -14,7 +14,7 @@ from riskaudit.audit.audit import audit
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult
 from riskaudit.statistics.fairness import fairness
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
@@ -50,8 +50,9 @@ def fairness_study(
     run = run or StudyRun()
     if not run.attacks:
         result = audit(
-            checkpoint, samples, settings, show_samples=run.show_samples, command=run.command, progress=run.progress
-        )
+            checkpoint, samples, settings, show_samples=run.show_samples, command=run.command, progress=run.progress,
+            workers=run.workers,
+        )  # fmt: skip
         return with_fairness(result, groups, groups_name)
     result = verify(
         checkpoint,
@@ -63,6 +64,7 @@ def fairness_study(
         progress=run.progress,
         log=run.log,
         resume=run.resume,
+        workers=run.workers,
     )
     if result.studies.verify is None or not result.studies.verify.complete:
         raise KeyboardInterrupt

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
+from typing_extensions import override
 
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit
-from riskaudit.audit.client import make_victim
-from riskaudit.engine.journal import TrialLog, fingerprint
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client, make_client
+from riskaudit.engine import Trial, make_engine
 from riskaudit.errors import RiskauditError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean, listing
@@ -29,9 +30,11 @@ from riskaudit.results import (
     InitializationStudy,
     InitializationTrial,
     SampleRisk,
+    SampleRow,
 )
 from riskaudit.statistics.medians import ComparedMedian, compare_medians
-from riskaudit.studies.control import recorded_control
+from riskaudit.studies.base import Study, StudyRun, identity_of
+from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.measuring import (
     PROXIES,
@@ -41,9 +44,7 @@ from riskaudit.studies.measuring import (
     noise_level,
     quartiles,
 )
-from riskaudit.studies.running import StudyRun
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.run import identity_of
 
 CHECKPOINT = "checkpoint"
 NUM_SEEDS = 3
@@ -86,58 +87,105 @@ def initialization_study(
     if unknown:
         raise SettingsError(f"expected initializations {', '.join(INITIALIZATIONS)}, found {unknown[0]!r}")
     chosen = attack_settings(run.attacks, attacks, run.attack_steps)
-    if isinstance(checkpoint, nn.Module):
-        checkpoint = Checkpoint.from_model(checkpoint)
-    victim = make_victim(checkpoint, samples, settings)
-    content = {
-        "initialization": identity_of(victim, chosen or AttackSettings(), [], False),
-        "attacked": chosen is not None,
-    }
-    trials = TrialLog(run.log, fingerprint(content), run.resume)
-    result = audit(checkpoint, samples, settings, show_samples=run.show_samples, command=run.command)
-    checked = None if chosen is None else recorded_control(chosen.attacks(), settings, trials)
-    planned: list[tuple[str, int | None]] = [(CHECKPOINT, None)]
-    planned += [(name, number) for name in dict.fromkeys(names) for number in range(seeds)]
-    done = []
-    for name, number in planned:
-        key = name if number is None else f"{name} {number}"
-        trial = partial(_trial, name, number, checkpoint, samples, settings, chosen, result)
-        done.append(trials.record(key, InitializationTrial, trial))
-        if run.progress is not None:
-            run.progress(len(done), len(planned))
-    std, reference = noise_level(victim.release, settings)
-    study = summarise(
-        done,
-        architecture=checkpoint.architecture,
-        noise_std=std,
-        reference_noise=reference,
-        prior_rmse=victim.chosen.info.std,
-        seed=settings.seed,
-        attacks=() if chosen is None else tuple(chosen.names),
-        control=checked,
+    client = make_client(checkpoint, samples, settings)
+    journal = run.journal(
+        {
+            "initialization": identity_of(client, chosen or AttackSettings(), [], False),
+            "attacked": chosen is not None,
+        }
     )
-    study = study.model_copy(update={"notes": [*study.notes, *_kept_note(checkpoint)]})
-    return result.with_study(study)
+    with make_engine(run.workers) as engine:
+        result = audit_client(client, engine, show_samples=run.show_samples, command=run.command)
+        study = Initializations(tuple(dict.fromkeys(names)), seeds, chosen, result)
+        return result.with_study(study.answer(client, engine, journal, run.progress))
 
 
-def _trial(
-    name: str, number: int | None, checkpoint: Checkpoint, samples: Samples, settings: AuditSettings,
-    attacks: AttackSettings | None, result: AuditResult,
-) -> InitializationTrial:  # fmt: skip
-    try:
-        if number is not None:
-            model = copy.deepcopy(checkpoint.model)
-            initialize(model, name, settings.seed, number)
-            found = measure(replace(checkpoint, model=model), samples, settings, attacks)
-        elif set(PROXIES) <= settings.wanted():
-            found = measured(result.samples, checkpoint, samples, settings, attacks)
-        else:
-            found = measure(checkpoint, samples, settings, attacks)
-    except RiskauditError as reason:
-        return InitializationTrial(initialization=name, number=number, reason=clean(reason, 300))
-    return InitializationTrial(
-        initialization=name, number=number, samples=found.samples, attack_notes=found.attack_notes
-    )
+@dataclass(frozen=True)
+class Initializations(Study[InitializationStudy]):
+    """The checkpoint and fresh networks.
+
+    Attributes:
+        names: of initializations.
+        seeds: fresh networks of each.
+        attacks: to run, or None.
+        audited: the checkpoint's audit.
+    """
+
+    names: tuple[str, ...]
+    seeds: int
+    attacks: AttackSettings | None
+    audited: AuditResult
+
+    @override
+    def trials(self, client: Client) -> list[Trial[Client]]:
+        rows = self.audited.samples if set(PROXIES) <= client.settings.wanted() else None
+        trials: list[Trial[Client]] = [] if self.attacks is None else [ControlTrial(self.attacks.attacks())]
+        trials.append(NetworkTrial(CHECKPOINT, None, self.attacks, rows))
+        trials += [NetworkTrial(name, number, self.attacks) for name in self.names for number in range(self.seeds)]
+        return trials
+
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> InitializationStudy:
+        std, reference = noise_level(client)
+        checked, networks = (None, results) if self.attacks is None else (results[0], results[1:])
+        study = summarise(
+            [InitializationTrial.model_validate(network) for network in networks],
+            architecture=client.checkpoint.architecture,
+            noise_std=std,
+            reference_noise=reference,
+            prior_rmse=client.chosen.info.std,
+            seed=client.settings.seed,
+            attacks=() if self.attacks is None else tuple(self.attacks.names),
+            control=None if checked is None else Control.model_validate(checked),
+        )
+        return study.model_copy(update={"notes": [*study.notes, *_kept_note(client.description.checkpoint)]})
+
+
+@dataclass(frozen=True)
+class NetworkTrial(Trial[Client]):
+    """One network on the client's samples; gives an `InitializationTrial` as plain data.
+
+    Attributes:
+        name: of the initialization, or `CHECKPOINT`.
+        number: of the seed; None for the checkpoint.
+        attacks: to run, or None.
+        rows: of an audit of the checkpoint that need not be made again.
+    """
+
+    name: str
+    number: int | None
+    attacks: AttackSettings | None
+    rows: Sequence[SampleRow] | None = None
+
+    @property
+    @override
+    def key(self) -> str:
+        return self.name if self.number is None else f"{self.name} {self.number}"
+
+    @override
+    def run(self, client: Client) -> dict[str, Any]:
+        return self._measured(client).model_dump(mode="json")
+
+    def _measured(self, client: Client) -> InitializationTrial:
+        try:
+            if self.rows is not None:
+                risks = measured(self.rows, client, self.attacks)
+            elif self.number is None:
+                risks = measure(client, self.attacks)
+            else:
+                risks = measure(_with_fresh_weights(client, self.name, self.number), self.attacks)
+        except RiskauditError as reason:
+            return InitializationTrial(initialization=self.name, number=self.number, reason=clean(reason, 300))
+        return InitializationTrial(
+            initialization=self.name, number=self.number, samples=risks.samples, attack_notes=risks.attack_notes
+        )
+
+
+def _with_fresh_weights(client: Client, name: str, number: int) -> Client:
+    given = client.description
+    model = copy.deepcopy(given.checkpoint.model)
+    initialize(model, name, client.settings.seed, number)
+    return make_client(replace(given.checkpoint, model=model), given.samples, client.settings)
 
 
 def _kept_note(checkpoint: Checkpoint) -> list[str]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit
-from riskaudit.audit.client import make_victim
-from riskaudit.engine.journal import TrialLog, fingerprint
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client, make_client
+from riskaudit.engine import Engine, Trial, make_engine
 from riskaudit.errors import CheckpointError, RiskauditError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
@@ -26,11 +28,10 @@ from riskaudit.inputs.series import Snapshot, StepSource, checkpoint_files, orde
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult, Control, MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.statistics import group_statistic, rank_correlation
-from riskaudit.studies.control import recorded_control
-from riskaudit.studies.measuring import attack_settings, measure, noise_level
-from riskaudit.studies.running import StudyRun
+from riskaudit.studies.base import Study, StudyRun, identity_of
+from riskaudit.studies.control import ControlTrial
+from riskaudit.studies.measuring import Measured, attack_settings, measure, noise_level
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.run import identity_of
 
 CONFIDENCE = 0.95
 ATTACKS = ("gauss-newton", "inverting-gradients")
@@ -70,46 +71,29 @@ def training_study(
     settings, run = settings or AuditSettings(), run or StudyRun()
     chosen = attack_settings(run.attacks, attacks, run.attack_steps)
     snapshots, source = order_of(checkpoint_files(checkpoints))
-    place, last, result = _last(snapshots, samples, settings, load, run)
-    trials = TrialLog(run.log, _identity(snapshots, last, samples, settings, chosen), run.resume)
-    checked = None if chosen is None else recorded_control(chosen.attacks(), settings, trials)
-    measure_one = partial(_row, like=last, samples=samples, settings=settings, attacks=chosen)
-    rows = []
-    for number, snapshot in enumerate(snapshots):
-        key = f"{number} {snapshot.path.name}"
-        given = partial(_given, last) if number == place else load
-        rows.append(trials.record(key, TrainingRow, partial(measure_one, snapshot, given)))
-        if run.progress is not None:
-            run.progress(len(rows), len(snapshots))
-    victim = make_victim(last, samples, settings)
-    std, reference = noise_level(victim.release, settings)
-    study = summarise(
-        rows,
-        architecture=last.architecture,
-        noise_std=std,
-        reference_noise=reference,
-        prior_rmse=result.prior.std,
-        step_source=source,
-        attacks=() if chosen is None else chosen.names,
-        control=checked,
-    )
-    return result.with_study(study)
-
-
-def _given(checkpoint: Checkpoint, _: Path) -> Checkpoint:
-    return checkpoint
+    with make_engine(run.workers) as engine:
+        position, client, result = _last(snapshots, samples, settings, load, run, engine)
+        journal = run.journal(
+            {
+                "training": identity_of(client, chosen or AttackSettings(), [], False),
+                "files": [[snapshot.path.name, snapshot.step, _sha256(snapshot.path)] for snapshot in snapshots],
+                "attacked": chosen is not None,
+            }
+        )
+        study = Checkpoints(tuple(snapshots), source, position, load, chosen)
+        return result.with_study(study.answer(client, engine, journal, run.progress))
 
 
 def _last(
-    snapshots: Sequence[Snapshot], samples: Samples, settings: AuditSettings, load: Load, run: StudyRun
-) -> tuple[int, Checkpoint, AuditResult]:
-    """Position of the last checkpoint that can be audited, the checkpoint, and its audit."""
+    snapshots: Sequence[Snapshot], samples: Samples, settings: AuditSettings, load: Load, run: StudyRun, engine: Engine
+) -> tuple[int, Client, AuditResult]:
+    """Position of the last checkpoint that can be audited, a client of it, and its audit."""
     reason: RiskauditError | None = None
-    for place in reversed(range(len(snapshots))):
+    for position in reversed(range(len(snapshots))):
         try:
-            checkpoint = load(snapshots[place].path)
-            result = audit(checkpoint, samples, settings, show_samples=run.show_samples, command=run.command)
-            return place, checkpoint, result
+            client = make_client(load(snapshots[position].path), samples, settings)
+            result = audit_client(client, engine, show_samples=run.show_samples, command=run.command)
+            return position, client, result
         except RiskauditError as error:
             reason = reason or error
     assert reason is not None
@@ -118,19 +102,86 @@ def _last(
     raise CheckpointError(f"none of the {len(snapshots)} checkpoints can be audited (the last: {reason})") from reason
 
 
-def _identity(
-    snapshots: Sequence[Snapshot], last: Checkpoint, samples: Samples, settings: AuditSettings,
-    attacks: AttackSettings | None,
-) -> str:  # fmt: skip
-    """Everything that decides a trial's result."""
-    victim = make_victim(last, samples, settings)
-    return fingerprint(
-        {
-            "training": identity_of(victim, attacks or AttackSettings(), [], False),
-            "files": [[snapshot.path.name, snapshot.step, _sha256(snapshot.path)] for snapshot in snapshots],
-            "attacked": attacks is not None,
-        }
-    )
+@dataclass(frozen=True)
+class Checkpoints(Study[TrainingStudy]):
+    """Every checkpoint of a run on the samples of the last one's client.
+
+    Attributes:
+        snapshots: in the order of training.
+        step_source: where their steps come from.
+        last: position of the client's own checkpoint.
+        load: reads one file.
+        attacks: to run, or None.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    step_source: StepSource
+    last: int
+    load: Load
+    attacks: AttackSettings | None
+
+    @override
+    def trials(self, client: Client) -> list[Trial[Client]]:
+        trials: list[Trial[Client]] = [] if self.attacks is None else [ControlTrial(self.attacks.attacks())]
+        trials += [
+            CheckpointTrial(number, snapshot, None if number == self.last else self.load, self.attacks)
+            for number, snapshot in enumerate(self.snapshots)
+        ]
+        return trials
+
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> TrainingStudy:
+        std, reference = noise_level(client)
+        checked, rows = (None, results) if self.attacks is None else (results[0], results[1:])
+        return summarise(
+            [TrainingRow.model_validate(row) for row in rows],
+            architecture=client.checkpoint.architecture,
+            noise_std=std,
+            reference_noise=reference,
+            prior_rmse=client.chosen.info.std,
+            step_source=self.step_source,
+            attacks=() if self.attacks is None else self.attacks.names,
+            control=None if checked is None else Control.model_validate(checked),
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointTrial(Trial[Client]):
+    """One checkpoint on the client's samples; gives a `TrainingRow` as plain data.
+
+    Attributes:
+        number: among the checkpoints.
+        snapshot: the file.
+        load: reads it; None for the client's own checkpoint.
+        attacks: to run, or None.
+    """
+
+    number: int
+    snapshot: Snapshot
+    load: Load | None
+    attacks: AttackSettings | None
+
+    @property
+    @override
+    def key(self) -> str:
+        return f"{self.number} {self.snapshot.path.name}"
+
+    @override
+    def run(self, client: Client) -> dict[str, Any]:
+        row = TrainingRow(
+            name=clean(self.snapshot.path.name), sha256=_sha256(self.snapshot.path), step=self.snapshot.step
+        )
+        try:
+            given = client.description
+            if self.load is not None:
+                checkpoint = self.load(self.snapshot.path)
+                _check_same(checkpoint, given.checkpoint)
+                client = make_client(checkpoint, given.samples, client.settings)
+            risks = measure(client, self.attacks)
+        except RiskauditError as reason:
+            return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
+        share = accuracy(client.description.checkpoint.model, given.samples)
+        return row.model_copy(update=_summary(risks, share, client.settings.seed)).model_dump(mode="json")
 
 
 def _sha256(path: Path) -> str | None:
@@ -140,36 +191,25 @@ def _sha256(path: Path) -> str | None:
         return None
 
 
-def _row(
-    snapshot: Snapshot, load: Load, *, like: Checkpoint, samples: Samples, settings: AuditSettings,
-    attacks: AttackSettings | None,
-) -> TrainingRow:  # fmt: skip
-    """One checkpoint, or why there is nothing to say of it."""
-    row = TrainingRow(name=clean(snapshot.path.name), sha256=_sha256(snapshot.path), step=snapshot.step)
-    try:
-        checkpoint = load(snapshot.path)
-        _check_same(checkpoint, like)
-        found = measure(checkpoint, samples, settings, attacks)
-    except RiskauditError as reason:
-        return row.model_copy(update={"reason": clean(reason, 300)})
-    losses = [risk.loss for risk in found.samples if risk.loss is not None]
-    norms = [risk.gradient_norm for risk in found.samples if risk.gradient_norm is not None]
-    errors = {risk.sample_id: risk.posterior_rmse.reliable for risk in found.samples}
-    revealed = {risk.sample_id: risk.revealed_fraction.reliable for risk in found.samples}
-    attacked = {risk.sample_id: risk.attack_rmse for risk in found.samples}
-    return row.model_copy(
-        update={
-            "accuracy": accuracy(checkpoint.model, samples),
-            "mean_loss": statistics.fmean(losses) if losses else None,
-            "median_gradient_norm": statistics.median(norms) if norms else None,
-            "posterior_rmse": _spread(errors, settings.seed, riskier=min),
-            "revealed_fraction": _spread(revealed, settings.seed, riskier=max),
-            "attack_rmse": _spread(attacked, settings.seed, riskier=min),
-            "num_failed_samples": sum(risk.status == "failed" for risk in found.samples),
-            "samples": found.samples,
-            "attack_notes": found.attack_notes,
-        }
-    )
+def _summary(risks: Measured, share: float | None, seed: int) -> dict[str, Any]:
+    """Fields of a row: means over the samples, and the most exposed one."""
+    samples = risks.samples
+    losses = [risk.loss for risk in samples if risk.loss is not None]
+    norms = [risk.gradient_norm for risk in samples if risk.gradient_norm is not None]
+    errors = {risk.sample_id: risk.posterior_rmse.reliable for risk in samples}
+    revealed = {risk.sample_id: risk.revealed_fraction.reliable for risk in samples}
+    attacked = {risk.sample_id: risk.attack_rmse for risk in samples}
+    return {
+        "accuracy": share,
+        "mean_loss": statistics.fmean(losses) if losses else None,
+        "median_gradient_norm": statistics.median(norms) if norms else None,
+        "posterior_rmse": _spread(errors, seed, riskier=min),
+        "revealed_fraction": _spread(revealed, seed, riskier=max),
+        "attack_rmse": _spread(attacked, seed, riskier=min),
+        "num_failed_samples": sum(risk.status == "failed" for risk in samples),
+        "samples": samples,
+        "attack_notes": risks.attack_notes,
+    }
 
 
 def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:

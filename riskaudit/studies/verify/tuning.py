@@ -6,14 +6,17 @@ nothing is claimed. It makes attacks stronger, so predictions have to hold again
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from typing_extensions import override
 
 from riskaudit.attacks import Attack, AttackNotApplicable
-from riskaudit.audit.client import Victim
-from riskaudit.engine.journal import TrialLog
+from riskaudit.audit.client import Client
+from riskaudit.engine import Engine, Journal, Trial
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
+from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.studies.attacking import Target, reconstruct
 from riskaudit.studies.settings import with_fields
 
@@ -35,7 +38,7 @@ def split_for_tuning(samples: Samples, limit: int | None) -> tuple[Samples, Samp
 
 
 def tuned(
-    attacks: dict[str, Attack], victim: Victim, tuning_samples: Samples | None, trials: TrialLog
+    attacks: Mapping[str, Attack], client: Client, tuning_samples: Samples | None, engine: Engine, journal: Journal
 ) -> dict[str, Attack]:
     """Every attack with the candidate of its grid that did best.
 
@@ -44,28 +47,45 @@ def tuned(
     """
     if tuning_samples is None or not len(tuning_samples):
         raise SettingsError("--tune needs samples beyond those reported; lower --limit or add data")
-    other = replace(victim, samples=tuning_samples)
-    release = victim.release
-    std = 0.0 if release.noise is None else release.noise.std
-    target = Target(other, victim.jacobian(release), std, labels_known=True)
-    chosen = {}
-    for name, attack in attacks.items():
-        best = trials.once(f"tuning {name}", partial(_best, attack, target))
-        chosen[name] = with_fields(attack, dict(attack.grid[best]))
-    return chosen
+    trials = [TuningTrial(name, attack, tuning_samples) for name, attack in attacks.items()]
+    best = engine.map(trials, client, journal)
+    return {
+        name: with_fields(attack, dict(attack.grid[position]))
+        for (name, attack), position in zip(attacks.items(), best, strict=True)
+    }
 
 
-def _best(attack: Attack, target: Target) -> int:
-    """Position in the attack's grid."""
-    if len(attack.grid) == 1 or attack.oracle_start:
+@dataclass(frozen=True, eq=False)
+class TuningTrial(Trial[Client]):
+    """The choice for one attack, on samples of its own; gives a position in the attack's grid."""
+
+    name: str
+    attack: Attack
+    samples: Samples
+
+    @property
+    @override
+    def key(self) -> str:
+        return f"tuning {self.name}"
+
+    @property
+    @override
+    def size(self) -> int:
         return 0
-    indices = list(range(len(target.victim.samples)))
-    truth = target.victim.batch(indices).inputs
-    errors = []
-    for candidate in attack.grid:
-        try:
-            found = reconstruct(with_fields(attack, dict(candidate)), target, indices)
-        except AttackNotApplicable:
+
+    @override
+    def run(self, client: Client) -> int:
+        grid = self.attack.grid
+        if len(grid) == 1 or self.attack.oracle_start:
             return 0
-        errors.append(float((found.inputs - truth).flatten(1).square().mean(1).sqrt().mean()))
-    return min(range(len(errors)), key=errors.__getitem__)
+        target = Target.of(replace(client, samples=self.samples), None, labels_known=True)
+        indices = list(range(len(self.samples)))
+        truth = target.client.batch(indices).inputs
+        errors = []
+        for candidate in grid:
+            try:
+                reconstruction = reconstruct(with_fields(self.attack, dict(candidate)), target, indices)
+            except AttackNotApplicable:
+                return 0
+            errors.append(float(mean_squared_error(reconstruction.inputs, truth).sqrt().mean()))
+        return min(range(len(errors)), key=errors.__getitem__)

@@ -1,0 +1,104 @@
+"""What a result says of where its numbers come from: data, release, settings, versions and cost."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+
+import numpy as np
+import scipy
+import torch
+
+from riskaudit.audit.client import Client
+from riskaudit.audit.rows import target_kind
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
+from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings, Thresholds
+from riskaudit.sensitivity import Plan
+from riskaudit.version import __version__
+
+
+def checkpoint_info(checkpoint: Checkpoint, doubt: str | None) -> CheckpointInfo:
+    """The model, and why its architecture is doubted."""
+    return CheckpointInfo(
+        name=checkpoint.name,
+        sha256=checkpoint.sha256,
+        architecture=checkpoint.architecture,
+        num_parameters=checkpoint.num_parameters,
+        assumed=checkpoint.assumed,
+        doubt=doubt,
+    )
+
+
+def data_info(samples: Samples) -> DataInfo:
+    """The samples, without any of them."""
+    return DataInfo(
+        name=samples.name,
+        sha256=samples.sha256,
+        num_samples=len(samples),
+        input_shape=list(samples.inputs.shape[1:]),
+        input_range=[float(samples.inputs.min()), float(samples.inputs.max())],
+        class_names=list(samples.class_names) if samples.class_names is not None else None,
+        target_kind=target_kind(samples.targets[0]),
+        doubt=SPARSE_CODES if are_sparse_codes(samples.inputs) else None,
+    )
+
+
+def release_info(client: Client) -> ReleaseInfo:
+    """The release, with the reference noise where it has none."""
+    release, noise = client.release, client.release.noise
+    return ReleaseInfo(
+        steps=release.spec.names,
+        spec=str(release.spec),
+        noise=None if noise is None else NoiseInfo(law=noise.law, std=noise.std),
+        defended=noise is not None,
+        coupling=release.coupling,
+        reference_noise_std=client.settings.reference_noise if noise is None else None,
+    )
+
+
+def settings_info(client: Client, plan: Plan) -> Settings:
+    """The settings, and what was chosen where they leave a choice."""
+    settings, checkpoint = client.settings, client.checkpoint
+    return Settings(
+        seed=settings.seed,
+        device=str(settings.torch_device()),
+        dtype=settings.dtype,
+        solver=plan.solver,
+        inverse=plan.inverse,
+        solver_reason=plan.solver_reason,
+        inverse_reason=plan.inverse_reason,
+        loss=client.loss.name,
+        batch_size=plan.width,
+        tolerance=settings.solver_tolerance,
+        max_matvecs=plan.max_matvecs,
+        precision=settings.precision,
+        budget_seconds=settings.budget,
+        jacobian=client.maker.kind,
+        jacobian_reason=client.maker.reason,
+        confidence=settings.confidence,
+        target_rmse=client.target_rmse,
+        thresholds=Thresholds(high=settings.high, medium=settings.medium),
+        normalization_mean=checkpoint.normalization_mean,
+        normalization_std=checkpoint.normalization_std,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what computed the numbers."""
+    return {
+        "riskaudit": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": str(np.__version__),
+        "scipy": str(scipy.__version__),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process took at most, on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

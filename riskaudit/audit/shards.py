@@ -1,0 +1,173 @@
+"""An audit in parts: trials of some samples each, the same whatever engine runs them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from typing_extensions import override
+
+from riskaudit.audit.calibration import Calibrator, make_calibrator
+from riskaudit.audit.checks import is_out_of_memory
+from riskaudit.audit.client import Client
+from riskaudit.audit.plan import choose_plan, free_memory, samples_at_once
+from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batch, image_png
+from riskaudit.audit.targets import CARRIED, carrying_targets
+from riskaudit.engine import Trial
+from riskaudit.errors import ArchitectureError, SettingsError
+from riskaudit.jacobian import JacobianMaker, obstacle_of
+from riskaudit.results import Thresholds
+from riskaudit.sensitivity import Clock, Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """What all shards of an audit share besides the client.
+
+    Attributes:
+        noise_std: of the release, as `Client.at_noise` takes it.
+        solvers: and their limits; their width is the size of a shard.
+        calibrator: of intervals, or None.
+        show_samples: put private images and targets into the rows.
+        started: on the monotonic clock, where the settings limit the time.
+    """
+
+    noise_std: float | None
+    solvers: Plan
+    calibrator: Calibrator | None
+    show_samples: bool
+    started: float
+
+    def context(self, client: Client, disclosed: Mapping[int, str]) -> AuditContext:
+        """What audits batches of a client that has this plan's noise."""
+        settings = client.settings
+        return AuditContext(
+            jacobian=client.jacobian(client.noisy),
+            defended=client.release.noise is not None,
+            prior=client.chosen.prior,
+            plan=self.solvers,
+            thresholds=Thresholds(high=settings.high, medium=settings.medium),
+            target_rmse=client.target_rmse,
+            tolerances=settings.tolerances,
+            seed=settings.seed,
+            calibrator=self.calibrator,
+            disclosed=disclosed,
+        )
+
+
+def plan_audit(client: Client, noise_std: float | None, workers: int, show_samples: bool) -> AuditPlan:
+    """Decide once for all shards how a client at some noise is audited.
+
+    Raises:
+        SettingsError: a calibration that doesn't fit, or what several workers can't do.
+    """
+    settings, device = client.settings, client.device
+    if workers > 1 and settings.budget is not None:
+        raise SettingsError(
+            "with a budget of time results would depend on the workers; leave out budget, or use one worker"
+        )
+    at_noise = client.at_noise(noise_std)
+    calibrator = None if settings.calibration is None else make_calibrator(settings.calibration, at_noise)
+    width = samples_at_once(settings.batch_size, client.maker, device)
+    needed = workers * width * client.maker.sample_bytes
+    if workers > 1 and needed > free_memory(device):
+        raise SettingsError(
+            f"{workers} workers with {width} samples each need about {needed / 1e9:.3g} GB of memory, more than is "
+            "free; use fewer workers or a smaller batch size"
+        )
+    solvers = choose_plan(
+        settings, client.samples.inputs[0].numel(), client.release.num_entries, len(client.samples), width, device
+    )
+    return AuditPlan(noise_std, solvers, calibrator, show_samples, time.monotonic())
+
+
+def audit_shards(client: Client, plan: AuditPlan) -> list[AuditShard]:
+    """All samples of a client in the order of the data, as many at once as the plan says."""
+    samples, width = client.samples, plan.solvers.width
+    carried = carrying_targets(samples.inputs, samples.targets)
+    return [
+        AuditShard(plan, first, tuple(carried[first : first + width]), len(samples))
+        for first in range(0, len(samples), width)
+    ]
+
+
+@dataclass(frozen=True)
+class AuditShard(Trial[Client]):
+    """The audit of some samples that follow each other.
+
+    Attributes:
+        plan: of the audit.
+        first: position of the first sample in the data.
+        carried: whether each sample's target carries its input.
+        num_samples: of the whole data.
+    """
+
+    plan: AuditPlan
+    first: int
+    carried: tuple[bool, ...]
+    num_samples: int
+
+    @property
+    @override
+    def key(self) -> str:
+        return f"audit {self.plan.noise_std!r} {self.first}"
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self.carried)
+
+    @property
+    def indices(self) -> list[int]:
+        """Positions of the samples in the data."""
+        return list(range(self.first, self.first + self.size))
+
+    @override
+    def run(self, client: Client) -> BatchRows:
+        """The samples' rows.
+
+        Raises:
+            ArchitectureError: the model's gradient can't be differentiated on these samples.
+            SettingsError: out of memory.
+        """
+        disclosed = {index: CARRIED for index, carries in zip(self.indices, self.carried, strict=True) if carries}
+        context = self.plan.context(client.at_noise(self.plan.noise_std), disclosed)
+        try:
+            return _batch_rows(context, self._batch(client), self._clock(client.settings.budget))
+        except (MemoryError, RuntimeError) as error:
+            obstacle = obstacle_of(error)
+            if obstacle is not None:
+                raise ArchitectureError(obstacle) from error
+            if not is_out_of_memory(error):
+                raise
+            raise SettingsError(
+                f"out of memory with {self.size} samples at once; lower --batch-size, or choose --solver lanczos"
+            ) from error
+
+    def _batch(self, client: Client) -> AuditBatch:
+        samples, indices, show = client.samples, self.indices, self.plan.show_samples
+        images = [image_png(samples.inputs[index]) if show else None for index in indices]
+        return AuditBatch(client.batch(indices), indices, [samples.ids[index] for index in indices], images, show)
+
+    def _clock(self, budget: float | None) -> Clock:
+        """Every sample gets the same share of the time that is left."""
+        if budget is None:
+            return Clock()
+        left = budget - (time.monotonic() - self.plan.started)
+        return Clock(max(0.0, left) * self.size / (self.num_samples - self.first))
+
+
+def _batch_rows(context: AuditContext, batch: AuditBatch, clock: Clock) -> BatchRows:
+    """By the chosen Jacobian, or where it can't run what the first samples didn't reach, by plain autograd."""
+    try:
+        return audit_batch(context, batch, clock)
+    except (NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error) or context.jacobian.kind != "generic":
+            raise
+        log.warning("some samples take a path that can't be differentiated together; doing them one by one")
+        plain: JacobianMaker = replace(context.jacobian, plain=True)
+        return audit_batch(replace(context, jacobian=plain), batch, clock)
