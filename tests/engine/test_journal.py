@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from riskaudit.engine.journal import TrialLog, fingerprint
+from riskaudit.engine.journal import Journal, fingerprint
 from riskaudit.errors import OutputError, SettingsError
 
 
 def test_trials_come_back(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
-    log = TrialLog(path, "one")
+    log = Journal(path, "one")
     log.add("a 0", [{"rmse": 0.1}])
     log.add("a 1", None)
-    again = TrialLog(path, "one", resume=True)
+    again = Journal(path, "one", resume=True)
     assert "a 0" in again
     assert again["a 0"] == [{"rmse": 0.1}]
     assert "a 1" in again
@@ -24,36 +24,36 @@ def test_trials_come_back(tmp_path: Path) -> None:
 
 def test_a_line_cut_off_by_a_kill_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
-    log = TrialLog(path, "one")
+    log = Journal(path, "one")
     log.add("a", 1)
     log.add("b", 2)
     whole = path.read_text()
     for length in range(len(whole.splitlines()[0]) + 1, len(whole)):
         path.write_text(whole[:length])
-        found = TrialLog(path, "one", resume=True)
+        found = Journal(path, "one", resume=True)
         assert ("b" in found) <= ("a" in found)
         path.write_text(whole)
 
 
 def test_another_study_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
-    TrialLog(path, "one").add("a", 1)
+    Journal(path, "one").add("a", 1)
     with pytest.raises(SettingsError, match="another study"):
-        TrialLog(path, "two", resume=True)
+        Journal(path, "two", resume=True)
     assert '"a"' in path.read_text()
 
 
 def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
-    TrialLog(path, "one").add("a", 1)
-    log = TrialLog(path, "two")
+    Journal(path, "one").add("a", 1)
+    log = Journal(path, "two")
     assert "a" not in log
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--out"):
-        TrialLog(tmp_path / "file" / "trials.jsonl", "one")
+        Journal(tmp_path / "file" / "trials.jsonl", "one")
 
 
 def test_fingerprint_depends_on_content_alone() -> None:

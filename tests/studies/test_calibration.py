@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from study_cases import digits, network
@@ -12,7 +11,7 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
-from riskaudit.results import AuditResult, Calibration
+from riskaudit.results import AuditResult, Calibration, Control
 from riskaudit.studies.calibrate.run import calibrate
 from riskaudit.studies.settings import AttackSettings
 
@@ -121,8 +120,9 @@ def test_wide_intervals_are_told_before_anything_is_attacked(monkeypatch) -> Non
     def no_attack(*_: object) -> None:
         raise AssertionError("attacked")
 
-    monkeypatch.setattr("riskaudit.studies.calibrate.run._attacked", no_attack)
-    monkeypatch.setattr("riskaudit.studies.calibrate.run.recorded_control", lambda *_: SimpleNamespace(status="passed"))
+    passed = Control(status="passed", rmse=0.0)
+    monkeypatch.setattr("riskaudit.studies.attacking.AttackTrial.run", no_attack)
+    monkeypatch.setattr("riskaudit.studies.control.control", lambda *_: passed)
     options: dict[str, object] = {"release": RELEASE, **PRIOR}
     attacks = AttackSettings(("gauss-newton",), steps=1)
     wide = AuditSettings(solver="lanczos", max_matvecs=1, **options)  # type: ignore[arg-type]

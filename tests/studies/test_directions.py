@@ -19,7 +19,7 @@ from torch import nn
 
 import riskaudit.studies.directions.run as module
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.client import make_victim
+from riskaudit.audit.client import make_client
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
@@ -240,8 +240,8 @@ def test_slopes_resample_samples() -> None:
 
 
 def test_the_stacked_jacobian_is_the_derivative_of_its_mean() -> None:
-    victim = make_victim(network(), digits(1), AuditSettings())
-    quiet, batch = victim.jacobian(victim.release), victim.batch([0])
+    client = make_client(network(), digits(1), AuditSettings())
+    quiet, batch = client.jacobian(client.release), client.batch([0])
     inner = quiet(batch)
     basis = torch.linalg.qr(torch.randn(inner.shape[0], 7, dtype=torch.float64)).Q
     weighing = Weighing(torch.tensor([2.0], dtype=torch.float64), basis, torch.rand(7, dtype=torch.float64))
@@ -325,14 +325,18 @@ def test_resumed_trials_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     arguments = (network(), digits(3), AuditSettings())
     log = tmp_path / "out.trials.jsonl"
     whole = study_of(directions_study(*arguments))
-    real = module._Study.trial
-    monkeypatch.setattr(module._Study, "trial", lambda self, index: _stop() if index == 2 else real(self, index))
+    real = module.SampleTrial.run
+    monkeypatch.setattr(
+        module.SampleTrial, "run", lambda self, client: _stop() if self.index == 2 else real(self, client)
+    )
     with pytest.raises(KeyboardInterrupt):
         directions_study(*arguments, StudyRun(log=log))
     kept = [json.loads(line).get("trial") for line in log.read_text().splitlines()]
     assert kept == [None, "sample 0", "sample 1"]
     done: list[int] = []
-    monkeypatch.setattr(module._Study, "trial", lambda self, index: (done.append(index), real(self, index))[1])
+    monkeypatch.setattr(
+        module.SampleTrial, "run", lambda self, client: (done.append(self.index), real(self, client))[1]
+    )
     again = study_of(directions_study(*arguments, StudyRun(log=log, resume=True)))
     assert done == [2]
     assert again.directions == whole.directions

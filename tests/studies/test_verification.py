@@ -16,11 +16,11 @@ import riskaudit.studies.attacking as module
 from riskaudit.attacks import GaussNewton, Observation
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
-from riskaudit.audit.client import make_victim
-from riskaudit.engine.journal import TrialLog
+from riskaudit.audit.client import make_client
+from riskaudit.engine import Journal, SerialEngine
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult, VerifyStudy
-from riskaudit.studies.attacking import Target, attack_rows, input_range
+from riskaudit.studies.attacking import Target, attack_rows
 from riskaudit.studies.control import control
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
@@ -92,13 +92,13 @@ def test_undefended_is_inverted(verified: AuditResult) -> None:
 
 
 def test_the_observation_carries_the_noise_of_the_prediction_and_no_input() -> None:
-    victim = make_victim(network(), digits(3), AuditSettings(release=f"gradient,gaussian:{NOISE}"))
-    target = Target(victim, victim.jacobian(victim.release), NOISE, labels_known=True)
+    client = make_client(network(), digits(3), AuditSettings(release=f"gradient,gaussian:{NOISE}"))
+    target = Target.of(client, None, labels_known=True)
     one, other = target.observe([0, 1, 2]), target.observe([2, 1])
     assert torch.equal(one.released[2], other.released[0])
-    noise = one.released - target.jacobian(victim.batch([0, 1, 2])).mean()
+    noise = one.released - target.jacobian(client.batch([0, 1, 2])).mean()
     assert float(noise.std()) == pytest.approx(NOISE, rel=0.05)
-    inputs = victim.samples.inputs
+    inputs = client.samples.inputs
     for name in Observation.__dataclass_fields__:
         value = getattr(one, name)
         assert not isinstance(value, torch.Tensor) or value.shape[1:] != inputs.shape[1:]
@@ -216,29 +216,29 @@ def test_tuning_uses_other_samples_and_keeps_the_best(tmp_path: Path) -> None:
     assert set(reported.ids).isdisjoint(others.ids)
     with pytest.raises(SettingsError, match="limit"):
         split_for_tuning(samples, 5)
-    victim = make_victim(network(), reported, AuditSettings(release=f"gradient,gaussian:{NOISE}"))
+    client = make_client(network(), reported, AuditSettings(release=f"gradient,gaussian:{NOISE}"))
     attacks = AttackSettings(("inverting-gradients",), steps=30).attacks()
-    trials = TrialLog(None, "tuning")
-    chosen = tuned(attacks, victim, others, trials)["inverting-gradients"]
+    journal = Journal(None, "tuning")
+    chosen = tuned(attacks, client, others, SerialEngine(), journal)["inverting-gradients"]
     grid = type(chosen).grid
     errors = []
-    target = Target(replace(victim, samples=others), victim.jacobian(victim.release), NOISE, labels_known=True)
+    target = Target.of(replace(client, samples=others), None, labels_known=True)
     from riskaudit.studies.attacking import reconstruct
     from riskaudit.studies.settings import with_fields
 
-    truth = target.victim.batch([0, 1, 2]).inputs
+    truth = target.client.batch([0, 1, 2]).inputs
     for candidate in grid:
         found = reconstruct(with_fields(attacks["inverting-gradients"], dict(candidate)), target, [0, 1, 2])
         errors.append(float((found.inputs - truth).flatten(1).square().mean(1).sqrt().mean()))
     assert with_fields(attacks["inverting-gradients"], dict(grid[int(np.argmin(errors))])) == chosen
     with pytest.raises(SettingsError, match="beyond"):
-        tuned(attacks, victim, None, trials)
+        tuned(attacks, client, None, SerialEngine(), journal)
 
 
 def test_input_range_is_known_of_images_alone() -> None:
-    victim = make_victim(network(), digits(2), AuditSettings())
-    assert input_range(victim) == (0.0, 1.0)
-    assert input_range(replace(victim, samples=replace(victim.samples, are_images=False))) is None
+    client = make_client(network(), digits(2), AuditSettings())
+    assert client.input_range == (0.0, 1.0)
+    assert replace(client, samples=replace(client.samples, are_images=False)).input_range is None
 
 
 def test_labels_can_be_recovered() -> None:
