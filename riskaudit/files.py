@@ -125,7 +125,7 @@ def is_json_with(path: Path, keys: Iterable[str]) -> bool:
     return isinstance(document, dict) and set(keys) <= set(document)
 
 
-def _refuse_inputs(place: Path, inputs: Iterable[Path], *, folder: bool = False) -> None:
+def _refuse_inputs(output: Path, inputs: Iterable[Path], *, folder: bool = False) -> None:
     """Refuse an output that is an input or holds one, or a ``folder`` that would lie in one.
 
     Paths are compared after following links, and files by device and number, so that hard links count.
@@ -133,7 +133,7 @@ def _refuse_inputs(place: Path, inputs: Iterable[Path], *, folder: bool = False)
     Raises:
         OutputError: see above.
     """
-    real = place.resolve()
+    real = output.resolve()
     held = [real, *real.iterdir()] if real.is_dir() else [real]
     identities = {_identity(entry) for entry in held if entry.exists()}
     for source in inputs:
@@ -141,9 +141,9 @@ def _refuse_inputs(place: Path, inputs: Iterable[Path], *, folder: bool = False)
             continue
         target = source.resolve()
         if _identity(target) in identities or target == real or real in target.parents:
-            raise OutputError(f"writing to {place} would replace {source}, which this run reads; choose another --out")
+            raise OutputError(f"writing to {output} would replace {source}, which this run reads; choose another --out")
         if folder and target.is_dir() and target in real.parents:
-            raise OutputError(f"{place} lies in {source}, which this run reads; choose another --out")
+            raise OutputError(f"{output} lies in {source}, which this run reads; choose another --out")
 
 
 def _identity(path: Path) -> tuple[int, int]:

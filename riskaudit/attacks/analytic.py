@@ -68,12 +68,12 @@ class Analytic(Attack):
         total = weights.sum(1)
         inside = (counted * signals[..., None] * rows).sum(1) / torch.where(total > 0, total, 1.0)
         objective = (counted * (rows - signals[..., None] * inside[:, None]).square()).sum((1, 2))
-        known = _labelled(observation)
-        fallback = without_guess(known, known.bound_prior())
-        found = (inside - layer.shift) / layer.scale
+        labelled = _labelled(observation)
+        fallback = without_guess(labelled, labelled.bound_prior())
+        recovered = (inside - layer.shift) / layer.scale
         # Of some coordinates a mask may have left nothing; zeros that no mask made are small values.
         unmasked = ~_masked(observation.release)[layer.weight].reshape(-1, observation.dimension)
-        inputs = torch.where((unmasked & (signals != 0)[..., None]).any(1), found, fallback.double())
+        inputs = torch.where((unmasked & (signals != 0)[..., None]).any(1), recovered, fallback.double())
         good = (signals != 0).any(1) & torch.isfinite(inputs).all(1) & torch.isfinite(objective)
         inputs = torch.where(good[:, None], inputs.to(fallback), fallback)
         status: tuple[Status, ...] = tuple("converged" if fine else "failed" for fine in good.tolist())
@@ -84,7 +84,7 @@ class Analytic(Attack):
             steps=torch.ones(len(observation), dtype=torch.long, device=inputs.device),
             restarts=1,
             seconds=time.perf_counter() - began,
-            targets=known.known_targets,
+            targets=labelled.known_targets,
         )
 
 

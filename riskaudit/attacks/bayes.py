@@ -98,7 +98,7 @@ class BayesOptimal(Attack):
         return reconstruct(
             observation,
             generator,
-            lambda known: Objective.of(known, self.restarts, matching, self._terms(kind), offsets=offsets),
+            lambda labelled: Objective.of(labelled, self.restarts, matching, self._terms(kind), offsets=offsets),
             # The normalisation of the likelihood makes the objective large: a share of it is a coarse measure.
             Descent(self.steps, self.rate, schedule="steps", box=box, tolerance=1e-6, settled=ANNEALED),
             self.start,

@@ -64,7 +64,7 @@ class DeepLeakage(Attack):
         return reconstruct(
             observation,
             generator,
-            lambda known: Objective.of(known, self.restarts, SquaredDistance()),
+            lambda labelled: Objective.of(labelled, self.restarts, SquaredDistance()),
             minimiser,
             self.start,
             self.restarts,

@@ -118,11 +118,11 @@ class GaussNewton(Attack):
         else:
             starts = best.point[repeated] + starts
         limits = Limits(self.steps, self.products, self.forcing, self.tolerance)
-        found = part.minimise(part.start(starts), limits)
-        for place, row in enumerate(repeated):
+        improved = part.minimise(part.start(starts), limits)
+        for index, row in enumerate(repeated):
             # Not "not smaller": a start whose value isn't a number is no improvement.
-            if bool(found.value[place] < best.value[row]):
-                best.take(row, found, place)
+            if bool(improved.value[index] < best.value[row]):
+                best.take(row, improved, index)
 
     def _continued(self, problem: MatchingProblem) -> Tensor:
         """W after noise continuation from the prior's mean, [B, d]."""

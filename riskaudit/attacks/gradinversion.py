@@ -70,8 +70,8 @@ class GradInversion(Attack):
         return reconstruct(
             observation,
             generator,
-            lambda known: Objective.of(
-                known, self.restarts, SquaredDistance(), self._terms(), matching_weight=self.matching_weight
+            lambda labelled: Objective.of(
+                labelled, self.restarts, SquaredDistance(), self._terms(), matching_weight=self.matching_weight
             ),
             minimiser,
             self.start,

@@ -67,7 +67,7 @@ class InvertingGradients(Attack):
         return reconstruct(
             observation,
             generator,
-            lambda known: Objective.of(known, self.restarts, CosineDistance(self.layer_weights), terms),
+            lambda labelled: Objective.of(labelled, self.restarts, CosineDistance(self.layer_weights), terms),
             minimiser,
             self.start,
             self.restarts,

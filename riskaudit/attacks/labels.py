@@ -116,11 +116,11 @@ class OutputLayer:
         calls, outputs = linear_calls(release, probes)
         if outputs.ndim != 2 or not _is_cross_entropy(release, outputs.shape[1]):
             raise AttackNotApplicable("labels can be read off the gradient of a cross-entropy on logits only")
-        found = [call for call in calls if _same(call.outputs, outputs)]
-        if not found:
+        output_calls = [call for call in calls if _same(call.outputs, outputs)]
+        if not output_calls:
             raise AttackNotApplicable("the logits don't come from a fully connected layer that is used once")
-        self.name, self.num_classes = found[-1].name, outputs.shape[1]
-        self.weight, self.bias = found[-1].weight, found[-1].bias
+        self.name, self.num_classes = output_calls[-1].name, outputs.shape[1]
+        self.weight, self.bias = output_calls[-1].weight, output_calls[-1].bias
         if self.weight is None and self.bias is None:
             raise AttackNotApplicable(f"the gradient of the last layer ({self.name}) is not released as it is")
 
@@ -160,12 +160,12 @@ def _rank_one(matrix: Tensor) -> Tensor:
 
     Alternating least squares from the leading left singular vector, which it is where nothing was removed.
     """
-    kept = (matrix != 0).double()
+    nonzero = (matrix != 0).double()
     signal: Tensor = torch.linalg.eigh(matrix @ matrix.mT)[1][:, -1]
     tiny = torch.finfo(torch.float64).tiny
     for _ in range(ALTERNATIONS):
-        features = signal @ matrix / (signal.square() @ kept).clamp_min(tiny)
-        signal = matrix @ features / (kept @ features.square()).clamp_min(tiny)
+        features = signal @ matrix / (signal.square() @ nonzero).clamp_min(tiny)
+        signal = matrix @ features / (nonzero @ features.square()).clamp_min(tiny)
         signal = signal / signal.norm().clamp_min(tiny)
     return signal
 
@@ -175,17 +175,17 @@ def _is_cross_entropy(release: Release, num_classes: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, num_classes, generator=generator, dtype=torch.float64).to(release.device, release.dtype)
     tolerance = 100 * torch.finfo(release.dtype).eps
-    for place, row in enumerate(logits):
-        target = torch.tensor([place % num_classes], device=release.device)
+    for index, row in enumerate(logits):
+        target = torch.tensor([index % num_classes], device=release.device)
         expected = F.cross_entropy(row[None], target)
         try:
-            found = release.loss(row[None], target)
+            value = release.loss(row[None], target)
         except Exception:  # anybody's loss, which may take other targets
             return False
-        if found.numel() != 1 or not bool((found - expected).abs().max() <= tolerance * (1 + expected.abs())):
+        if value.numel() != 1 or not bool((value - expected).abs().max() <= tolerance * (1 + expected.abs())):
             return False
     return True
 
 
-def _same(found: Tensor, outputs: Tensor) -> bool:
-    return found.shape == outputs.shape and bool(torch.equal(found, outputs))
+def _same(candidate: Tensor, outputs: Tensor) -> bool:
+    return candidate.shape == outputs.shape and bool(torch.equal(candidate, outputs))

@@ -50,9 +50,9 @@ def linear_calls(release: Release, probes: Tensor) -> tuple[list[LinearCall], Te
             handle.remove()
     spans = _spans(release)
     calls = [
-        LinearCall(name, *found[0], *(_own(release, layers[name], role, spans) for role in ("weight", "bias")))
-        for name, found in seen.items()
-        if len(found) == 1
+        LinearCall(name, *layer_calls[0], *(_own(release, layers[name], role, spans) for role in ("weight", "bias")))
+        for name, layer_calls in seen.items()
+        if len(layer_calls) == 1
     ]
     return calls, outputs
 
@@ -71,6 +71,7 @@ def _own(release: Release, layer: nn.Linear, role: str, spans: dict[str, slice])
     parameter = layer._parameters.get(role)
     if parameter is None:
         return None
-    holders = [module for module in release.model.modules() for own in module._parameters.values() if own is parameter]
-    names = [name for name, own in release.model.named_parameters() if own is parameter]
+    modules = release.model.modules()
+    holders = [module for module in modules for each in module._parameters.values() if each is parameter]
+    names = [name for name, candidate in release.model.named_parameters() if candidate is parameter]
     return spans.get(names[0]) if len(holders) == 1 else None

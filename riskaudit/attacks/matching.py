@@ -67,11 +67,11 @@ class CosineDistance(Matching):
         norm = (weighted * observed).sum(-1).sqrt()
 
         def distance(released: Tensor) -> Tensor:
-            own = released.double()
-            squared = (own * own * weights).sum(-1)
+            candidate = released.double()
+            squared = (candidate * candidate * weights).sum(-1)
             # A release of zero has no direction; its distance is 1 with a gradient of zero.
-            own_norm = squared.clamp_min(tiny).sqrt()
-            return 1 - (weighted * own).sum(-1) / (own_norm * norm.clamp_min(tiny))
+            candidate_norm = squared.clamp_min(tiny).sqrt()
+            return 1 - (weighted * candidate).sum(-1) / (candidate_norm * norm.clamp_min(tiny))
 
         return distance
 
@@ -103,10 +103,10 @@ class NegativeLogLikelihood(Matching):
 def entry_weights(release: Release, kind: LayerWeights) -> Tensor:
     """Weights of the released entries by the parameter they belong to, [P], float64; the first parameter's is 1."""
     sizes = torch.tensor([parameter.numel() for parameter in release.parameters.values()])
-    places = torch.arange(len(sizes), dtype=torch.float64)
+    positions = torch.arange(len(sizes), dtype=torch.float64)
     weights = {
-        "equal": torch.ones_like(places),
-        "linear": 1 - places / len(sizes),
-        "exponential": torch.exp(-places),
+        "equal": torch.ones_like(positions),
+        "linear": 1 - positions / len(sizes),
+        "exponential": torch.exp(-positions),
     }[kind]
     return weights.repeat_interleave(sizes).to(release.device)

@@ -21,10 +21,11 @@ LARGEST_RELATIVE_RESIDUAL = 1e-2
 
 def explains(observation: Observation, reconstruction: Reconstruction) -> list[bool]:
     """Whether each reconstruction's residual is as small as the noise law says; False where the attack failed."""
-    known = observation.with_targets(reconstruction.targets)
+    labelled = observation.with_targets(reconstruction.targets)
     with torch.no_grad():
         inputs = reconstruction.inputs.to(observation.released)
-        means = [known.jacobian(known.select([index]).batch(inputs[[index]])).mean()[0] for index in range(len(known))]
+        alone = (labelled.select([index]).batch(inputs[[index]]) for index in range(len(labelled)))
+        means = [labelled.jacobian(batch).mean()[0] for batch in alone]
     residuals = (observation.released - torch.stack(means)).double()
     within = _within(observation, residuals)
     return [fits and state != "failed" for fits, state in zip(within, reconstruction.status, strict=True)]

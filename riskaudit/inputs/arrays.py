@@ -46,9 +46,9 @@ class RawSamples:
     private_classes: bool = False
     notes: tuple[str, ...] = ()
 
-    def numbered(self, found: Numbered) -> RawSamples:
+    def numbered(self, labels: Numbered) -> RawSamples:
         """The same samples with targets and classes as they were numbered."""
-        return replace(self, targets=found.targets, class_names=found.class_names, numbering=found.numbering)
+        return replace(self, targets=labels.targets, class_names=labels.class_names, numbering=labels.numbering)
 
 
 def unlabelled(num_samples: int) -> Tensor:
@@ -91,8 +91,8 @@ def raw_from_mapping(content: Mapping[str, Any], name: str, reading: Reading) ->
     if targets_key is None:
         return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0), ids)
     raw = RawSamples(inputs, unlabelled(0), ids)
-    found = numbered_array(content[targets_key], reading, name, len(inputs) if inputs.ndim else 0)
-    return raw.numbered(found if found.class_names else replace(found, class_names=_names(class_names)))
+    labels = numbered_array(content[targets_key], reading, name, len(inputs) if inputs.ndim else 0)
+    return raw.numbered(labels if labels.class_names else replace(labels, class_names=_names(class_names)))
 
 
 def _names(class_names: list[str] | None) -> tuple[str, ...] | None:
@@ -110,8 +110,8 @@ def numbered_array(value: Any, reading: Reading, name: str, num_inputs: int) -> 
     words = _words(value)
     if words is not None:
         texts = _stripped(words[: reading.limit])
-        found = number_labels(texts, lambda: _stripped(np.unique(words)), reading, name)
-        return found if len(found.targets) == num_inputs else found.of(len(words))
+        labels = number_labels(texts, lambda: _stripped(np.unique(words)), reading, name)
+        return labels if len(labels.targets) == num_inputs else labels.of(len(words))
     targets = as_tensor(value, "targets", name)
     return Numbered(targets) if reading.classes is None else renumber(targets, reading.classes, name)
 

@@ -247,14 +247,14 @@ def _from_exported(archive: ExportedArchive, path: Path, arch: str | None) -> Ch
     if batch not in (None, 1):
         raise CheckpointError(f"{name} was exported for batches of {batch}, expected 1 or any; {EXPORT_ADVICE}")
     _check_model(model, name)
-    known = bool(sizes) and all(size is not None for size in sizes)
+    is_fixed = bool(sizes) and all(size is not None for size in sizes)
     return Checkpoint(
         model=model,
         name=name,
         sha256=sha256_of_file(path),
         architecture="torch.export",
         input_channels=sizes[0] if len(sizes) in (2, 3, 4) else None,
-        input_shape=tuple(size for size in sizes if size is not None) if known else None,
+        input_shape=tuple(size for size in sizes if size is not None) if is_fixed else None,
         num_classes=model.output_width,
     )
 

@@ -34,7 +34,7 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
     if isinstance(outputs, Tensor):
         check_numbering(samples, loss, outputs)
         _check_targets(samples, loss, outputs)
-    found = f"outputs of shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else "these outputs"
+    actual = f"outputs of shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else "these outputs"
     try:
         with torch.no_grad():
             # The user's own loss may take any output.
@@ -43,7 +43,7 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
         raise
     except Exception as cause:
         raise SamplesError(
-            f"the loss {clean(loss.name, 50)} can't compare {found} with "
+            f"the loss {clean(loss.name, 50)} can't compare {actual} with "
             f"targets of shape {shape_text(samples.targets[:1].shape)} in {samples.name} ({clean(cause, 80)}); "
             "choose another --loss or mend the targets"
         ) from cause
@@ -89,9 +89,9 @@ def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int], los
     if loss.kind == "custom" and not isinstance(outputs, Tensor):
         return outputs
     if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != 1:
-        found = f"shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        actual = f"shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise SamplesError(
-            f"{checkpoint.name} returns {found} for one sample, expected a tensor whose first size is 1; "
+            f"{checkpoint.name} returns {actual} for one sample, expected a tensor whose first size is 1; "
             "wrap the model with --arch file.py:factory"
         )
     return outputs
@@ -113,14 +113,16 @@ def check_numbering(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     if samples.numbering == "numbers" or samples.class_names is None or loss.kind == "regression" or outputs.ndim < 2:
         return
     # One output tells two classes apart.
-    expected, found = max(outputs.shape[1], 2), len(samples.class_names)
-    if expected == found:
+    expected, num_names = max(outputs.shape[1], 2), len(samples.class_names)
+    if expected == num_names:
         return
     if samples.numbering == "classes":
-        raise SamplesError(f"--classes names {found} classes, but the model has {expected}; name each output, in order")
+        raise SamplesError(
+            f"--classes names {num_names} classes, but the model has {expected}; name each output, in order"
+        )
     raise SamplesError(
-        f"{samples.name} names {found} classes, but the model has {expected}, so their numbers are unknown; name all "
-        "classes of the model in the order of its outputs: --classes a,b,c or a file with one name a line"
+        f"{samples.name} names {num_names} classes, but the model has {expected}, so their numbers are unknown; name "
+        "all classes of the model in the order of its outputs: --classes a,b,c or a file with one name a line"
     )
 
 
@@ -160,19 +162,19 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     if tuple(targets.shape[1:]) == shape:
         off = (targets.to(outputs.dtype).sum(dim=1) - 1).abs() > PROBABILITY_TOLERANCE
         wrong = ((targets < 0).any(dim=1) | off).flatten(1 if len(shape) > 1 else 0)
-        places = (wrong.any(dim=1) if wrong.ndim > 1 else wrong).nonzero()
-        if len(places):
+        positions = (wrong.any(dim=1) if wrong.ndim > 1 else wrong).nonzero()
+        if len(positions):
             raise SamplesError(
                 f"expected class numbers or probabilities that sum to 1 in {samples.name} for {loss.name}, found "
-                f"targets of shape {shape_text(targets.shape)} of which sample {int(places[0])}'s don't; several "
+                f"targets of shape {shape_text(targets.shape)} of which sample {int(positions[0])}'s don't; several "
                 "labels at once need --loss bce"
             )
         return
     if tuple(targets.shape[1:]) != shape[1:]:
-        found = f"{'fractions' if targets.is_floating_point() else 'targets'} of shape {shape_text(targets.shape)}"
+        actual = f"{'fractions' if targets.is_floating_point() else 'targets'} of shape {shape_text(targets.shape)}"
         raise SamplesError(
             f"expected one class number per sample in {samples.name} for {loss.name}, or targets of shape "
-            f"{shape_text((len(targets), *shape))} or {shape_text((len(targets), *shape[1:]))}, found {found}; mend "
+            f"{shape_text((len(targets), *shape))} or {shape_text((len(targets), *shape[1:]))}, found {actual}; mend "
             "the targets, or choose another --loss"
         )
     classes = shape[0]

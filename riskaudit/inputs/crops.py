@@ -50,7 +50,7 @@ def cropped_pairs(small: Tensor) -> Tensor:
     likely = likely.select(LIKELY_CROPPED, max(LEAST_CROPS, CROPS_PER_IMAGE * len(small)))
     pairs, view, box = likely.pairs, likely.reference, likely.template
     targets, boxes = _windows(views, whole, FINE_BINS)[:, :, 0], torch.cat([grid.boxes for grid in grids])
-    found = [pairs.new_zeros(0, 2)]
+    cropped = [pairs.new_zeros(0, 2)]
     for rows in torch.split(torch.arange(len(pairs)), CHUNK_PAIRS):
         part = pairs[rows]
         search = _WindowSearch(targets[part[:, 0], view[rows]], small[part[:, 1]], boxes[box[rows]])
@@ -58,8 +58,8 @@ def cropped_pairs(small: Tensor) -> Tensor:
             search.run(rounds, num_moves)
             left = search.correlation >= least
             part, search = part[left], search.select(left)
-        found.append(part)
-    return torch.cat(found)
+        cropped.append(part)
+    return torch.cat(cropped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +74,8 @@ class _Grid:
     @property
     def boxes(self) -> Tensor:
         """Top, left, height and width [K M, 4]."""
-        places = torch.cartesian_prod(self.tops, self.lefts)
-        return torch.cat([places, torch.tensor([[self.height, self.width]]).expand(len(places), 2)], 1)
+        corners = torch.cartesian_prod(self.tops, self.lefts)
+        return torch.cat([corners, torch.tensor([[self.height, self.width]]).expand(len(corners), 2)], 1)
 
     @cache  # noqa: B019  (the grids themselves are remembered, one set per size of picture)
     def bins(self, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -95,8 +95,8 @@ def _crop_grids(height: int, width: int) -> list[_Grid]:
     """Windows of several sizes in images of these sides."""
     grids = []
     for side in CROP_SIDES:
-        places = torch.linspace(0, 1 - side, 1 + max(1, round((1 - side) / CROP_STEP)))
-        grids.append(_Grid(places * height, places * width, side * height, side * width))
+        offsets = torch.linspace(0, 1 - side, 1 + max(1, round((1 - side) / CROP_STEP)))
+        grids.append(_Grid(offsets * height, offsets * width, side * height, side * width))
     return grids
 
 
@@ -122,17 +122,17 @@ class _WindowSearch:
         moves = torch.cat([_MOVES[:num_moves], -_MOVES[:num_moves]])
         for _ in range(rounds if len(self._boxes) else 0):
             tried = self._inside(self._boxes[:, None] + moves * self._step)
-            value, place = self._correlations(tried).max(1)
+            value, best = self._correlations(tried).max(1)
             better = value > self.correlation
-            self._boxes = torch.where(better[:, None], tried[torch.arange(len(place)), place], self._boxes)
+            self._boxes = torch.where(better[:, None], tried[torch.arange(len(best)), best], self._boxes)
             self.correlation = torch.maximum(self.correlation, value)
             self._step = torch.where(better[:, None, None], self._step, self._step / 2)
 
     def select(self, mask: Tensor) -> _WindowSearch:
         """Some of them, with where they are."""
-        found = _WindowSearch(self._targets[mask], self._images[mask], self._boxes[mask])
-        found._step = self._step[mask]
-        return found
+        selected = _WindowSearch(self._targets[mask], self._images[mask], self._boxes[mask])
+        selected._step = self._step[mask]
+        return selected
 
     def _correlations(self, boxes: Tensor) -> Tensor:
         """[N, K] of windows [N, K, 4]."""
@@ -148,14 +148,14 @@ class _WindowSearch:
 
 def _windows(views: Tensor, grids: Sequence[_Grid], bins: int) -> Tensor:
     """Windows of views [B, V, h, w] in bins, of mean 0 and norm 1, [B, V, T, bins^2]."""
-    found = []
+    windows = []
     for grid in grids:
         rows, columns = grid.bins(bins, views.shape[2], views.shape[3])
         product = rows @ views @ columns.T
         shape = (*product.shape[:2], len(grid.tops), bins, len(grid.lefts), bins)
         parts = product.reshape(shape).transpose(3, 4)
-        found.append(unit_windows(parts.flatten(2, 3)))
-    return torch.cat(found, 2)
+        windows.append(unit_windows(parts.flatten(2, 3)))
+    return torch.cat(windows, 2)
 
 
 def _bins(start: Tensor, length: Tensor, count: int, side: int) -> Tensor:

@@ -45,9 +45,9 @@ def _have_two_values(flat: Tensor) -> bool:
     if not flat.numel() < 2 * int(common.sum()) < 2 * flat.numel():
         return False
     values, counts = torch.unique(flat[~common], return_counts=True)
-    place = int(counts.argmax())
-    known = common | (flat == values[place]) if len(values) == 1 or int(counts[place]) >= LEAST_COUNT else common
-    return _mostly_codes(known, common)
+    index = int(counts.argmax())
+    is_constant = common | (flat == values[index]) if len(values) == 1 or int(counts[index]) >= LEAST_COUNT else common
+    return _mostly_codes(is_constant, common)
 
 
 def _own_codes(flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,10 +58,10 @@ def _own_codes(flat: Tensor) -> tuple[Tensor, Tensor]:
     return (at_low | at_high) & (often | (low == high)), torch.where(at_low.sum(0) >= at_high.sum(0), at_low, at_high)
 
 
-def _mostly_codes(known: Tensor, common: Tensor) -> bool:
+def _mostly_codes(is_constant: Tensor, common: Tensor) -> bool:
     """Whether most coordinates of entries [B, d] that vary are codes, and their other value is rare."""
     used = ~common.all(0)
-    codes = used & known.all(0)
+    codes = used & is_constant.all(0)
     if not codes.any() or int(codes.sum()) < DISCRETE_SHARE * int(used.sum()):
         return False
     # Coordinates that these samples never use belong to the codes as well.

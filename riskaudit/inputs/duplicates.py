@@ -50,11 +50,11 @@ def duplicate_labels(inputs: Tensor, ids: Sequence[str]) -> list[int]:
     """
     count = len(inputs)
     by_id: dict[str, int] = {}
-    pairs = [(place, by_id.setdefault(name, place)) for place, name in enumerate(ids)]
+    pairs = [(index, by_id.setdefault(name, index)) for index, name in enumerate(ids)]
     if count > 1:
-        digests = [_digest(one) for one in inputs]
+        digests = [_digest(sample) for sample in inputs]
         by_content: dict[bytes, int] = {}
-        pairs += [(place, by_content.setdefault(digest, place)) for place, digest in enumerate(digests)]
+        pairs += [(index, by_content.setdefault(digest, index)) for index, digest in enumerate(digests)]
         pairs += _similar(inputs[: num_compared(inputs)].detach(), digests)
     rows, columns = zip(*pairs, strict=True)
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
@@ -85,10 +85,10 @@ def _digest(sample: Tensor) -> bytes:
 def _near_vectors(flat: Tensor) -> list[tuple[int, int]]:
     """Pairs of rows [B, d] that differ by little of their own spread."""
     spread = (flat - flat.mean(1, keepdim=True)).norm(dim=1)
-    found = []
+    pairs = []
     for first in range(0, len(flat), CHUNK_ROWS):
         part = slice(first, first + CHUNK_ROWS)
         distance = torch.cdist(flat[part], flat, compute_mode="donot_use_mm_for_euclid_dist")
         near = distance <= SAME_VECTOR * torch.minimum(spread[part, None], spread[None])
-        found += [(int(i) + first, int(j)) for i, j in near.nonzero() if int(i) + first < int(j)]
-    return found
+        pairs += [(int(i) + first, int(j)) for i, j in near.nonzero() if int(i) + first < int(j)]
+    return pairs

@@ -63,14 +63,14 @@ def _takes_both(checkpoint: Checkpoint, samples: Samples) -> bool:
     if inputs.ndim < 3 or inputs.shape[1] != 1 or checkpoint.architecture == "torch.export":
         return False
     bare = replace(samples, inputs=inputs.squeeze(1), are_images=False)
-    one, other = _outputs(checkpoint, inputs[:1]), _outputs(checkpoint, bare.inputs[:1])
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+    first, second = _outputs(checkpoint, inputs[:1]), _outputs(checkpoint, bare.inputs[:1])
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor) or first.shape != second.shape:
         return False
     try:
         _check_batches(checkpoint, bare)
     except SamplesError:
         return False
-    return not torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+    return not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
 def _both_note(samples: Samples) -> str:

@@ -31,8 +31,8 @@ def read_groups(path: str | Path) -> dict[str, str]:
         raise SamplesError(f"can't read {name} ({clean(cause)}); save it as CSV with the columns id,group") from cause
     rows = [[clean(field, 200) for field in line] for line in lines if any(field.strip() for field in line)]
     if not rows or [field.lower() for field in rows[0]] != _COLUMNS:
-        found = "other words" if rows else "nothing"
-        raise SamplesError(f"expected the first line of {name} to be id,group, found {found}")
+        actual = "other words" if rows else "nothing"
+        raise SamplesError(f"expected the first line of {name} to be id,group, found {actual}")
     groups: dict[str, str] = {}
     for number, row in enumerate(rows[1:], 2):
         if len(row) != 2 or not row[0] or not row[1]:
@@ -70,14 +70,14 @@ def groups_of_ids(
             aliases.setdefault(name, sample)
             if counts[file] == 1:
                 aliases.setdefault(file, sample)
-    found: dict[str, str] = {}
+    by_sample: dict[str, str] = {}
     for key, group in groups.items():
         if key in aliases:
-            found.setdefault(aliases[key], group)
-    if not found:
+            by_sample.setdefault(aliases[key], group)
+    if not by_sample:
         raise SamplesError(
             f"none of the {len(groups)} ids in {source} is among the {len(ids)} audited samples, whose ids look like "
             f"{ids[0]!r}; use the ids that an audit prints"
         )
-    known = set(ids)
-    return found | {key: group for key, group in groups.items() if key not in aliases and key not in known}
+    known_ids = set(ids)
+    return by_sample | {key: group for key, group in groups.items() if key not in aliases and key not in known_ids}

@@ -80,19 +80,19 @@ def number_labels(
     words = sorted(set(texts).union(every()))
     if len(words) > MAX_CLASSES:
         raise SamplesError(f"{name} holds more than {MAX_CLASSES} different labels; convert them to class numbers")
-    place = {word: number for number, word in enumerate(words)}
-    return Numbered(torch.tensor([place[text] for text in texts], dtype=torch.int64), tuple(words), "position")
+    number_of = {word: number for number, word in enumerate(words)}
+    return Numbered(torch.tensor([number_of[text] for text in texts], dtype=torch.int64), tuple(words), "position")
 
 
 def _by_name(texts: Sequence[str], classes: Sequence[str], name: str, what: str) -> Numbered:
-    place = {word: number for number, word in enumerate(classes)}
-    if all(text in place for text in texts):
-        targets = torch.tensor([place[text] for text in texts], dtype=torch.int64)
+    number_of = {word: number for number, word in enumerate(classes)}
+    if all(text in number_of for text in texts):
+        targets = torch.tensor([number_of[text] for text in texts], dtype=torch.int64)
         return Numbered(targets, tuple(classes), "classes")
     numbers = _whole(texts)
     if numbers is not None:
         return Numbered(numbers, tuple(classes), "classes")
-    first = next(position for position, text in enumerate(texts) if text not in place)
+    first = next(position for position, text in enumerate(texts) if text not in number_of)
     raise SamplesError(
         f"the label of {what} {first} in {name} is none of the {len(classes)} names in --classes; name every class of "
         "the model there, spelt as in the data"

@@ -26,9 +26,9 @@ def find_key(keys: Collection[str], wanted: Sequence[str], what: str, name: str)
     """
     key = next((key for key in wanted if key in keys), None)
     if key is None:
-        found = f"the keys {listing(keys, 6)}" if keys else "nothing"
+        actual = f"the keys {listing(keys, 6)}" if keys else "nothing"
         shown = wanted[: len(INPUT_KEYS)]
-        raise SamplesError(f"expected {what} under {', '.join(shown)} in {name}, found {found}; rename them")
+        raise SamplesError(f"expected {what} under {', '.join(shown)} in {name}, found {actual}; rename them")
     return key
 
 
@@ -46,9 +46,9 @@ def sample_keys(keys: Collection[str], reading: Reading, name: str) -> tuple[str
         splits = _splits(keys, inputs)
         split = reading.split if reading.split is not None else _only(splits, name)
         if split is not None and split not in splits:
-            found = f"the splits {', '.join(splits)}" if splits else "no splits"
+            actual = f"the splits {', '.join(splits)}" if splits else "no splits"
             raise SamplesError(
-                f"expected the split {clean(split, 30)} in {name}, found {found}; choose another --split"
+                f"expected the split {clean(split, 30)} in {name}, found {actual}; choose another --split"
             )
         if split is not None:
             prefix, suffix = splits[split]
@@ -62,13 +62,13 @@ def sample_keys(keys: Collection[str], reading: Reading, name: str) -> tuple[str
 
 def _splits(keys: Collection[str], inputs: Iterable[str]) -> dict[str, tuple[str, str]]:
     """What stands before and after the usual name of inputs, by split."""
-    found: dict[str, tuple[str, str]] = {}
+    pairs: dict[str, tuple[str, str]] = {}
     for key in inputs:
         for split in SPLITS:
             for prefix, suffix in ((f"{split}_", ""), ("", f"_{split}")):
                 if f"{prefix}{key}{suffix}" in keys:
-                    found.setdefault(split, (prefix, suffix))
-    return found
+                    pairs.setdefault(split, (prefix, suffix))
+    return pairs
 
 
 def _only(splits: Collection[str], name: str) -> str | None:

@@ -93,18 +93,18 @@ def load_loss(name: str) -> Loss:
     if is_user_spec(name):
         function = load_user_function(name)
         return Loss(name.replace("\\", "/").rpartition("/")[2], _checked(function, name), "custom", "the user's own")
-    known = LOSSES.get(_ALIASES.get(name, name))
-    if known is None:
+    loss = LOSSES.get(_ALIASES.get(name, name))
+    if loss is None:
         raise SettingsError(f"unknown loss {clean(name, 50)!r}; known are {', '.join(LOSSES)} and file.py:function")
-    return known
+    return loss
 
 
 def _checked(function: Callable[..., object], spec: str) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         value = function(outputs, targets)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise UserCodeError(f"{clean(spec)} returned {found}, expected a scalar tensor; reduce it with .mean()")
+            actual = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserCodeError(f"{clean(spec)} returned {actual}, expected a scalar tensor; reduce it with .mean()")
         return value.reshape(())
 
     return loss

@@ -108,7 +108,7 @@ def match_weights(
     complete = [candidate for candidate in candidates if not candidate.problems]
     fits = [Match(candidate.prefix, candidate.names) for candidate in complete]
     if not fits or (chosen is not None and not any(chosen_by(chosen, fit.prefix) for fit in fits)):
-        pool = [one for one in candidates if chosen is None or chosen_by(chosen, one.prefix)]
+        pool = [candidate for candidate in candidates if chosen is None or chosen_by(chosen, candidate.prefix)]
         raise ArchitectureError(_misfit(tensors, expected, pool, name, arch, chosen))
     match = choose_match(fits, entries, name, arch, chosen)
     _check_ties(match, tensors, ties or {}, name)
@@ -176,8 +176,8 @@ def choose_match(fits: list[Match], entries: Entries, name: str, arch: str, chos
 def _key(prefix: str, others: Collection[str]) -> str:
     """What to write for a prefix: its first component that no other has, or all of it."""
     parts = prefix.split(".") if prefix != TOP else []
-    own = (part for part in parts if part not in WRAPPERS and not any(chosen_by(part, other) for other in others))
-    return clean(next(own, prefix), 200)
+    specific = (part for part in parts if part not in WRAPPERS and not any(chosen_by(part, other) for other in others))
+    return clean(next(specific, prefix), 200)
 
 
 def chosen_by(chosen: str, prefix: str) -> bool:
@@ -198,7 +198,7 @@ def is_training(name: str) -> bool:
 
 def foreign_note(match: Match, optimizers: Collection[str] = ()) -> list[str]:
     """What of a file was left out, in one sentence."""
-    left = [*match.foreign, *(f"{place} (an optimizer)" for place in optimizers)]
+    left = [*match.foreign, *(f"{prefix} (an optimizer)" for prefix in optimizers)]
     return [f"not part of the model, ignored: {listing(left)}"] if left else []
 
 
@@ -213,11 +213,11 @@ def _candidates(
             (short if unique else tuple(name.split(".")[start:])): name
             for short, name in zip(plain, expected, strict=True)
         }
-        found: dict[str, dict[str, list[str]]] = {}
+        prefixes: dict[str, dict[str, list[str]]] = {}
         for key in tensors:
             for prefix, name in _readings(key, by_name, unique):
-                found.setdefault(prefix, {}).setdefault(name, []).append(key)
-        for prefix, names in found.items():
+                prefixes.setdefault(prefix, {}).setdefault(name, []).append(key)
+        for prefix, names in prefixes.items():
             yield _candidate(prefix, names, tensors, expected, ties)
 
 
@@ -266,28 +266,28 @@ def _candidate(
     return _Candidate(prefix, {name: keys[0] for name, keys in names.items()}, (*shapes, *twice, *missing))
 
 
-def _same_weights(one: Match, other: Match, tensors: Mapping[str, Tensor]) -> bool:
+def _same_weights(first: Match, second: Match, tensors: Mapping[str, Tensor]) -> bool:
     return all(
-        key == other.names[name] or _equal(tensors[key], tensors[other.names[name]])
-        for name, key in one.names.items()
-        if name in other.names
+        key == second.names[name] or _equal(tensors[key], tensors[second.names[name]])
+        for name, key in first.names.items()
+        if name in second.names
     )
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.layout == other.layout == torch.strided and torch.equal(one, other)
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and first.layout == second.layout == torch.strided and torch.equal(first, second)
 
 
 def _check_ties(match: Match, tensors: Mapping[str, Tensor], ties: Mapping[str, Collection[str]], name: str) -> None:
-    for one, others in ties.items():
+    for parameter, others in ties.items():
         for other in others:
             if (
-                one in match.names
+                parameter in match.names
                 and other in match.names
-                and not _equal(tensors[match.names[one]], tensors[match.names[other]])
+                and not _equal(tensors[match.names[parameter]], tensors[match.names[other]])
             ):
                 raise ArchitectureError(
-                    f"{clean(one, 60)} and {clean(other, 60)} are one tensor in the model, but differ in {name}; "
+                    f"{clean(parameter, 60)} and {clean(other, 60)} are one tensor in the model, but differ in {name}; "
                     "build the model without tying them"
                 )
 
@@ -308,7 +308,7 @@ def _misfit(
             f"{name} holds adapters only ({clean(adapters[0], 60)}), without the weights that they adapt; put them "
             "into the model, save its whole `model.state_dict()` and hand in that file"
         )
-    best = min(pool, key=lambda one: (-len(one.names), len(one.prefix), len(one.problems)), default=None)
+    best = min(pool, key=lambda each: (-len(each.names), len(each.prefix), len(each.problems)), default=None)
     if best is None:
         problems = [f"{key} is missing" for key in expected] + [f"{key} is unexpected" for key in tensors]
     else:

@@ -84,21 +84,21 @@ def build_model(entries: Entries, name: str, arch: str | None, chosen: str | Non
 
 
 def _from_registry(entries: Entries, name: str, arch: str | None, chosen: str | None) -> BuiltModel:
-    known = list(ARCHITECTURES.values()) if arch is None else [get_architecture(arch)]
-    found = [
+    architectures = list(ARCHITECTURES.values()) if arch is None else [get_architecture(arch)]
+    fits = [
         (fit, Match(prefix, {fit.renames.get(short, short): key for short, key in names.items()}))
         for prefix, names in _subtrees(entries)
-        for fit in (try_fit(each, _shapes(names, entries), named=arch is not None) for each in known)
+        for fit in (try_fit(each, _shapes(names, entries), named=arch is not None) for each in architectures)
         if fit.difference is None
     ]
-    wanted = [pair for pair in found if chosen is None or chosen_by(chosen, pair[1].prefix)]
+    wanted = [pair for pair in fits if chosen is None or chosen_by(chosen, pair[1].prefix)]
     if not wanted:
-        raise ArchitectureError(_no_fit(entries, name, arch, chosen, known))
+        raise ArchitectureError(_no_fit(entries, name, arch, chosen, architectures))
     titles = sorted({fit.architecture.name for fit, _ in wanted})
     if len(titles) > 1:
         raise ArchitectureError(f"the weights in {name} fit {listing(titles)}; choose one with --arch NAME")
-    match = choose_match([match for _, match in found], entries, name, titles[0], chosen)
-    fit = next(fit for fit, each in found if each.names == match.names)
+    match = choose_match([match for _, match in fits], entries, name, titles[0], chosen)
+    fit = next(fit for fit, each in fits if each.names == match.names)
     guess = fit.guess
     assert guess is not None
     model = _quietly_random(lambda: fit.architecture.build(**guess.arguments))
@@ -119,7 +119,9 @@ def _in_rows(entries: Entries) -> bool:
     return bool(entries.rows) and not any(is_layer(key, tensor) for key, tensor in entries.tensors.items())
 
 
-def _no_fit(entries: Entries, name: str, arch: str | None, chosen: str | None, known: list[Architecture]) -> str:
+def _no_fit(
+    entries: Entries, name: str, arch: str | None, chosen: str | None, architectures: list[Architecture]
+) -> str:
     """Why no registered architecture fits, told of the set of weights that is most likely the model's."""
     names = _main_names(entries, chosen)
     if chosen is not None and not names:
@@ -128,7 +130,7 @@ def _no_fit(entries: Entries, name: str, arch: str | None, chosen: str | None, k
     shapes = _shapes(names, entries)
     if arch is None:
         return f"{name}: {unrecognised(shapes)}"
-    fit = try_fit(known[0], shapes, named=True)
+    fit = try_fit(architectures[0], shapes, named=True)
     return (
         f"the weights in {name} don't fit {fit.architecture.name}: {clean(fit.difference, 200)}; "
         "name another --arch or use --arch file.py:factory"
@@ -227,11 +229,11 @@ def _filled(model: nn.Module, entries: Entries, name: str, arch: str, chosen: st
 
 def _fill(model: nn.Module, match: Match, entries: Entries, name: str) -> None:
     """Load the matched weights; counters and one of two tied names may be absent."""
-    own = model.state_dict()
+    expected = model.state_dict()
     checked = check_weights({key: entries.tensors[key] for key in match.names.values()}, name)
-    weights = {target: checked[key] for target, key in match.names.items() if target in own}
+    weights = {target: checked[key] for target, key in match.names.items() if target in expected}
     for target, value in weights.items():
-        if own[target].is_floating_point() and not value.is_floating_point():
+        if expected[target].is_floating_point() and not value.is_floating_point():
             raise CheckpointError(
                 f"{clean(match.names[target], 60)} in {name} holds {str(value.dtype).removeprefix('torch.')} where the "
                 "model has fractions, so it is quantised; hand in the float checkpoint that it was made of"

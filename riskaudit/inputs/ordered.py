@@ -19,7 +19,7 @@ def match_rows(entries: Entries, model: nn.Module, name: str, arch: str, chosen:
     Raises:
         ArchitectureError: no row fits, or several do.
     """
-    rows = {place: row for place, row in entries.rows.items() if chosen is None or chosen_by(chosen, place)}
+    rows = {prefix: row for prefix, row in entries.rows.items() if chosen is None or chosen_by(chosen, prefix)}
     if not rows:
         raise ArchitectureError(
             f"--weights {clean(chosen, 60)} names nothing in {name}; it holds {listing(entries.rows)}"
@@ -28,7 +28,7 @@ def match_rows(entries: Entries, model: nn.Module, name: str, arch: str, chosen:
     # Without counters the row of parameters alone is the same, unless there are running statistics.
     orders = [list(state), [key for key in state if not is_inert(key)]]
     fits: list[tuple[str, list[str]]] = []
-    for place, row in rows.items():
+    for prefix, row in rows.items():
         fitting = (
             order
             for order in orders
@@ -36,12 +36,12 @@ def match_rows(entries: Entries, model: nn.Module, name: str, arch: str, chosen:
         )
         order = next(fitting, None)
         if order is not None:
-            fits.append((place, order))
+            fits.append((prefix, order))
     if len(fits) > 1:
-        places = [place for place, _ in fits]
+        prefixes = [prefix for prefix, _ in fits]
         raise ArchitectureError(
-            f"{name} holds {len(fits)} rows of weights that fit {clean(arch, 60)}: {listing(places)}; choose one, as "
-            f"in --weights {clean(places[0], 60)}"
+            f"{name} holds {len(fits)} rows of weights that fit {clean(arch, 60)}: {listing(prefixes)}; choose one, as "
+            f"in --weights {clean(prefixes[0], 60)}"
         )
     if not fits:
         row = next(iter(rows.values()))
@@ -49,9 +49,9 @@ def match_rows(entries: Entries, model: nn.Module, name: str, arch: str, chosen:
         raise ArchitectureError(
             _misfit(row_shapes=[tuple(t.shape) for t in row], order=order, model=model, name=name, arch=arch)
         )
-    place, order = fits[0]
+    prefix, order = fits[0]
     named = Entries()
-    for key, tensor in zip(order, rows[place], strict=True):
+    for key, tensor in zip(order, rows[prefix], strict=True):
         named.add("", key, tensor)
     return named, Match("", {key: key for key in order})
 
@@ -60,21 +60,21 @@ def _misfit(row_shapes: list[tuple[int, ...]], order: list[str], model: nn.Modul
     state = model.state_dict()
     differing = next(
         (
-            (place, key)
-            for place, key in enumerate(order[: len(row_shapes)])
-            if row_shapes[place] != tuple(state[key].shape)
+            (number, key)
+            for number, key in enumerate(order[: len(row_shapes)])
+            if row_shapes[number] != tuple(state[key].shape)
         ),
         None,
     )
     if differing is None:
-        found = f"it has {len(order)} and the file {len(row_shapes)}"
+        counts = f"it has {len(order)} and the file {len(row_shapes)}"
     else:
-        place, key = differing
-        found = (
-            f"array {place} has shape {shape_text(row_shapes[place])}, where {clean(key, 60)} has "
+        number, key = differing
+        counts = (
+            f"array {number} has shape {shape_text(row_shapes[number])}, where {clean(key, 60)} has "
             f"{shape_text(state[key].shape)}"
         )
     return (
-        f"the arrays in {name}, which have no names, don't fit the state of {clean(arch, 60)} in order: {found}; name "
+        f"the arrays in {name}, which have no names, don't fit the state of {clean(arch, 60)} in order: {counts}; name "
         "the model that they belong to with --arch, or save its `state_dict()` with names"
     )

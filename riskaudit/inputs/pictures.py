@@ -75,14 +75,14 @@ class AlikePairs:
 
     def select(self, least: float, most: int) -> AlikePairs:
         """The ``most`` that are most alike, and from ``least`` on."""
-        places = (self.similarity >= least).nonzero()[:, 0]
-        if len(places) > most:
-            places = places[self.similarity[places].topk(most).indices]
+        rows = (self.similarity >= least).nonzero()[:, 0]
+        if len(rows) > most:
+            rows = rows[self.similarity[rows].topk(most).indices]
         return AlikePairs(
-            self.pairs[places],
-            self.reference[places],
-            self.template[places],
-            self.similarity[places],
+            self.pairs[rows],
+            self.reference[rows],
+            self.template[rows],
+            self.similarity[rows],
             self.all_similarities,
         )
 
@@ -97,7 +97,7 @@ def alike_pairs(references: Tensor, templates: Tensor, least: float, *, ordered:
         ordered: compare every pair in both orders.
     """
     count, number = templates.shape[:2]
-    found, every = [], []
+    alike, every = [], []
     width = max(1, CHUNK_ENTRIES // (len(references) * references.shape[1] * number))
     for first in range(0, count, width):
         part = templates[first : first + width]
@@ -111,6 +111,6 @@ def alike_pairs(references: Tensor, templates: Tensor, least: float, *, ordered:
         mine, theirs = (value >= least).nonzero(as_tuple=True)
         view = view[mine, theirs]
         pairs = torch.stack([mine, theirs + first], 1)
-        found.append((pairs, view, template[mine, view, theirs], value[mine, theirs]))
-    joined = [torch.cat(each) for each in zip(*found, strict=True)]
+        alike.append((pairs, view, template[mine, view, theirs], value[mine, theirs]))
+    joined = [torch.cat(each) for each in zip(*alike, strict=True)]
     return AlikePairs(joined[0], joined[1], joined[2], joined[3], torch.cat(every))

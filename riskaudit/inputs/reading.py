@@ -66,7 +66,7 @@ def class_list(text: str) -> tuple[str, ...]:
         raise SamplesError(
             f"can't read the class names in {clean(path.name)} ({type(cause).__name__}); save them as UTF-8, one a line"
         ) from cause
-    found = tuple(name.strip() for name in names if name.strip())
-    if not found:
+    classes = tuple(name.strip() for name in names if name.strip())
+    if not classes:
         raise SamplesError("expected the names of the model's classes in --classes, found none")
-    return found
+    return classes

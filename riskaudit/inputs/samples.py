@@ -267,8 +267,8 @@ def _from_pair_or_mapping(
         return RawSamples(inputs, unlabelled(0)).numbered(
             numbered_array(content[1], reading, name, len(inputs) if inputs.ndim else 0)
         )
-    found = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
-    raise error(f"expected (inputs, targets) or a dict of them from {name}, found {found}; return or save a pair")
+    actual = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
+    raise error(f"expected (inputs, targets) or a dict of them from {name}, found {actual}; return or save a pair")
 
 
 def _is_pair(value: Any) -> bool:

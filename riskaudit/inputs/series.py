@@ -53,13 +53,13 @@ def checkpoint_files(paths: Sequence[str | Path]) -> list[Path]:
             files.append(path)
             continue
         try:
-            found = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+            entries = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         except OSError as cause:
             raise CheckpointError(f"can't read the folder {clean(path)} ({clean(cause.strerror or cause)})") from cause
-        found = [entry for entry in found if not entry.name.startswith(".")]
-        if not found:
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        if not entries:
             raise CheckpointError(f"expected checkpoints ({', '.join(SUFFIXES)}) in {clean(path)}, found none")
-        files += sorted(found, key=lambda entry: natural_key(entry.name))
+        files += sorted(entries, key=lambda entry: natural_key(entry.name))
     if not files:
         raise CheckpointError("expected at least one checkpoint file or a folder of them, found none")
     return list(dict.fromkeys(files))
@@ -77,12 +77,12 @@ def order_of(files: Sequence[Path]) -> tuple[list[Snapshot], StepSource]:
     stored = [_step_in_file(path) for path in files]
     if len(set(stored) - {None}) == len(files):
         return _sorted(files, stored), "checkpoint"
-    return [Snapshot(path, place) for place, path in enumerate(files)], "position"
+    return [Snapshot(path, position) for position, path in enumerate(files)], "position"
 
 
 def _sorted(files: Sequence[Path], steps: Sequence[int | None]) -> list[Snapshot]:
-    found = [Snapshot(path, step) for path, step in zip(files, steps, strict=True) if step is not None]
-    return sorted(found, key=lambda snapshot: snapshot.step)
+    snapshots = [Snapshot(path, step) for path, step in zip(files, steps, strict=True) if step is not None]
+    return sorted(snapshots, key=lambda snapshot: snapshot.step)
 
 
 def _step_in_name(path: Path) -> int | None:

@@ -138,16 +138,16 @@ def _has_stand_in(name: str) -> bool:
 def stand_ins(scan: PickleScan) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """A stand-in for every foreign name of a scanned pickle, as ``torch.serialization.safe_globals`` takes them."""
     pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
-    for found in scan.foreign_names():
-        name = modern_name(found)
+    for qualified in scan.foreign_names():
+        name = modern_name(qualified)
         module, _, rest = name.partition(".")
         if module == "numpy" and rest in _NUMPY:
             stand_in = _NUMPY[rest]
         elif name == "collections.defaultdict":
             stand_in = _inert_mapping
-        elif found in scan.mappings:
+        elif qualified in scan.mappings:
             stand_in = _InertMapping
-        elif found in scan.lists:
+        elif qualified in scan.lists:
             stand_in = _InertList
         else:
             stand_in = type("Inert", (Inert,), {"qualified_name": name})

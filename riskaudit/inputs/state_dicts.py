@@ -69,52 +69,52 @@ def read_entries(content: Any, name: str) -> Entries:
         objects = [value for value in content.values() if isinstance(value, Inert)]
     if objects:
         raise CheckpointError(
-            f"{name} holds objects ({listing({one.qualified_name: None for one in objects}, 2)}), a whole model "
+            f"{name} holds objects ({listing({stub.qualified_name: None for stub in objects}, 2)}), a whole model "
             f"perhaps, and no weights that can be read without running its code; where you trust it, load it yourself, "
             f"{_SAVE_WEIGHTS} and hand in that file"
         )
     if not isinstance(content, Mapping):
-        found = "a bare tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
-        raise CheckpointError(f"expected a state dict in {name}, found {found}; {_SAVE_WEIGHTS}")
+        actual = "a bare tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
+        raise CheckpointError(f"expected a state dict in {name}, found {actual}; {_SAVE_WEIGHTS}")
     keys = f"the keys {listing(content)}" if content else "an empty dict"
     raise CheckpointError(f"expected weights in {name}, found {keys} and no named tensors; {_SAVE_WEIGHTS}")
 
 
-def _collect(content: Any, place: str, entries: Entries, name: str, depth: int) -> None:
+def _collect(content: Any, prefix: str, entries: Entries, name: str, depth: int) -> None:
     if depth > _MAX_NESTING:
         return
     if isinstance(content, Mapping):
         if "param_groups" in content and "state" in content:
-            entries.optimizers.append(place)
+            entries.optimizers.append(prefix)
             return
         named = {key: value for key, value in content.items() if isinstance(key, str)}
         entries.losses += [loss for key in _LOSSES if (loss := _number(named.get(key))) is not None]
         tensors = {key: tensor for key, value in named.items() if (tensor := _tensor(value)) is not None}
         if tensors and all(_NUMBERED_ARRAY.fullmatch(key) for key in tensors):
             # What numpy.savez makes of arrays without names.
-            entries.rows[place] = [tensors[key] for key in sorted(tensors, key=lambda key: int(key[4:]))]
+            entries.rows[prefix] = [tensors[key] for key in sorted(tensors, key=lambda key: int(key[4:]))]
             return
         for key, value in named.items():
-            whole = f"{place}.{key}" if place else key
+            whole = f"{prefix}.{key}" if prefix else key
             if key not in tensors:
                 _collect(value, whole, entries, name, depth + 1)
             elif whole in entries.tensors:
                 raise CheckpointError(f"{name} holds two entries named {clean(whole, 60)}; save it again without one")
             else:
-                entries.add(place, key, tensors[key])
+                entries.add(prefix, key, tensors[key])
     elif isinstance(content, list | tuple):
-        _collect_row(content, place, entries, name, depth)
+        _collect_row(content, prefix, entries, name, depth)
 
 
-def _collect_row(content: Sequence[Any], place: str, entries: Entries, name: str, depth: int) -> None:
+def _collect_row(content: Sequence[Any], prefix: str, entries: Entries, name: str, depth: int) -> None:
     tensors = [tensor for value in content if (tensor := _tensor(value)) is not None]
     if content and len(tensors) == len(content):
-        if len(tensors) > 1 or place:
-            entries.rows[place] = tensors
+        if len(tensors) > 1 or prefix:
+            entries.rows[prefix] = tensors
         return
     for position, value in enumerate(content):
         if isinstance(value, Mapping | list | tuple):
-            _collect(value, f"{place}.{position}" if place else str(position), entries, name, depth + 1)
+            _collect(value, f"{prefix}.{position}" if prefix else str(position), entries, name, depth + 1)
 
 
 def _number(value: Any) -> float | None:

@@ -62,10 +62,10 @@ def similar_images(images: Tensor) -> list[tuple[int, int]]:
     """Pairs of images [B, C, H, W] that are views of one another."""
     small = small_grey(images)
     if min(small.shape[1:]) < LEAST_DETAILED_SIDE:
-        found = _small_views(small)
+        views = _small_views(small)
     else:
-        found = torch.cat([_detailed_views(small), cropped_pairs(small)])
-    return [(int(first), int(second)) for first, second in found]
+        views = torch.cat([_detailed_views(small), cropped_pairs(small)])
+    return [(int(first), int(second)) for first, second in views]
 
 
 def _small_views(small: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _detailed_views(small: Tensor) -> Tensor:
     start, most = (LIKELY_DETAILED, PAIRS_DETAILED) if least <= 1 else (LIKELY, PAIRS)
     likely = likely.select(start, max(LEAST_PAIRS, most * len(small)))
     rich, windows = _plain_share(small) <= PLAIN_SHARE, _Aligned(maps)
-    found = [likely.pairs.new_zeros(0, 2)]
+    views = [likely.pairs.new_zeros(0, 2)]
     for rows in torch.split(torch.arange(len(likely.pairs)), CHUNK_PAIRS):
         pairs = likely.pairs[rows]
         first, second = windows(pairs, likely.reference[rows], likely.template[rows])
@@ -90,8 +90,8 @@ def _detailed_views(small: Tensor) -> Tensor:
         area, part = _agreement(first[2], second[2])
         same = (grey >= SAME_GREY) | (band >= SAME_BAND) | (part >= CLOSELY_AGREEING_PART)
         by_detail = (detail >= least) | ((area >= AGREEING_AREA) & (least <= SAME_DETAIL))
-        found.append(pairs[same | (by_detail & rich[pairs].any(1))])
-    return torch.cat(found)
+        views.append(pairs[same | (by_detail & rich[pairs].any(1))])
+    return torch.cat(views)
 
 
 def _least_detail(similarities: Tensor, count: int) -> float:
@@ -124,8 +124,8 @@ def _blurred(images: Tensor, std: float) -> Tensor:
 @cache
 def _gaussian(side: int, std: float) -> Tensor:
     """Weights [side, side] of all pixels in each."""
-    places = torch.arange(side, dtype=torch.float32)
-    weights = torch.exp(-(places[:, None] - places).square() / (2 * std**2))
+    positions = torch.arange(side, dtype=torch.float32)
+    weights = torch.exp(-(positions[:, None] - positions).square() / (2 * std**2))
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -172,10 +172,11 @@ class _Aligned:
 
 def _agreement(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Shares of the area [N], and of its part that isn't plain, in which details [N, h, w] agree."""
-    one, other, both = (_blurred(each, LOCAL) for each in (first.square(), second.square(), first * second))
+    products = (first.square(), second.square(), first * second)
+    first_blurred, second_blurred, both = (_blurred(product, LOCAL) for product in products)
     both = both * both.sum((1, 2), keepdim=True).sign()
-    local = both / (one * other).sqrt().clamp_min(1e-6)
-    there = torch.maximum(one, other) >= 0.2**2
+    local = both / (first_blurred * second_blurred).sqrt().clamp_min(1e-6)
+    there = torch.maximum(first_blurred, second_blurred) >= 0.2**2
     share = ((local >= AGREES) & there).float().mean((1, 2))
     part = ((local >= AGREES_CLOSELY) & there).float().sum((1, 2)) / there.float().sum((1, 2)).clamp_min(1)
     return share, part

@@ -118,8 +118,8 @@ def make_metrics(subject: Subject, names: Sequence[str] | None = None) -> tuple[
 
 def metric_notes(metrics: Sequence[Metric]) -> dict[str, str]:
     """Per metric why it isn't applicable, or how it departs from its definition; nothing of the others."""
-    found = {metric.name: metric.reason or metric.note for metric in metrics}
-    return {name: text for name, text in found.items() if text is not None}
+    notes = {metric.name: metric.reason or metric.note for metric in metrics}
+    return {name: text for name, text in notes.items() if text is not None}
 
 
 def measure(metrics: Sequence[Metric], reconstruction: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
@@ -136,8 +136,8 @@ def measure(metrics: Sequence[Metric], reconstruction: Tensor, truth: Tensor) ->
         ValueError: the shapes differ.
     """
     if reconstruction.shape != truth.shape:
-        expected, found = tuple(truth.shape), tuple(reconstruction.shape)
-        raise ValueError(f"expected a reconstruction of the truth's shape {expected}, found {found}")
+        expected, actual = tuple(truth.shape), tuple(reconstruction.shape)
+        raise ValueError(f"expected a reconstruction of the truth's shape {expected}, found {actual}")
     rows: list[dict[str, float | None]] = [{} for _ in range(len(truth))]
     if not rows:
         return rows
@@ -146,8 +146,8 @@ def measure(metrics: Sequence[Metric], reconstruction: Tensor, truth: Tensor) ->
     usable = reconstruction.where(reconstruction.isfinite(), truth.to(reconstruction))
     for metric in metrics:
         values = [math.nan] * len(rows) if metric.reason is not None else metric(usable, truth).tolist()
-        for row, value, known in zip(rows, values, finite, strict=True):
-            row[metric.name] = value if known and math.isfinite(value) else None
+        for row, value, is_finite in zip(rows, values, finite, strict=True):
+            row[metric.name] = value if is_finite and math.isfinite(value) else None
     return rows
 
 

@@ -1,14 +1,27 @@
 """What many samples say together: groups compared, inequality, resampling, agreement. Knows nothing of models."""
 
 from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
-from riskaudit.statistics.comparisons import PairTest, epsilon_squared, holm, mann_whitney, pair_tests
 from riskaudit.statistics.conformal import ConformalFactors, conformal_factors
-from riskaudit.statistics.groups import group_statistic, kruskal_wallis
+from riskaudit.statistics.groups import (
+    PairTest,
+    epsilon_squared,
+    group_statistic,
+    holm,
+    kruskal_wallis,
+    mann_whitney,
+    pair_tests,
+)
 from riskaudit.statistics.inequality import gini, lorenz_curve, max_min_ratio, top_share
-from riskaudit.statistics.probabilities import brier_score, reliability_bins
+from riskaudit.statistics.predictions import (
+    Containment,
+    Tightness,
+    brier_score,
+    containment,
+    reliability_bins,
+    tightness,
+)
 from riskaudit.statistics.rank_correlation import RankCorrelation, RankDifference, rank_correlation, rank_difference
 from riskaudit.statistics.strongest import strongest
-from riskaudit.statistics.tightness import Containment, Tightness, containment, tightness
 
 __all__ = [
     "ConformalFactors",

@@ -29,10 +29,9 @@ from riskaudit.results import (
     Reliability,
     Timing,
 )
-from riskaudit.statistics.probabilities import brier_score, reliability_bins
+from riskaudit.statistics.predictions import brier_score, containment, reliability_bins, tightness
 from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
 from riskaudit.statistics.strongest import strongest
-from riskaudit.statistics.tightness import containment, tightness
 
 # One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
 NUM_RESAMPLES = 1000
@@ -74,12 +73,12 @@ def agreement_rows(
         num_resamples: how many.
     """
     sampling = {"confidence": confidence, "seed": seed, "num_resamples": num_resamples}
-    known: dict[tuple[bytes, bytes], RankCorrelation] = {}
+    correlations: dict[tuple[bytes, bytes], RankCorrelation] = {}
     return [
-        _agreement_row(level, attack, metric, proxy, sampling, known, predicts_rmse)
+        _agreement_row(level, attack, metric, proxy, sampling, correlations, predicts_rmse)
         for level in _levels(attacks, predictions, higher_is_better)
         for attack, metric in level.errors
-        for proxy in dict.fromkeys(name for one in level.predictions.values() for name in one.proxies)
+        for proxy in dict.fromkeys(name for prediction in level.predictions.values() for name in prediction.proxies)
     ]
 
 
@@ -89,31 +88,31 @@ def _agreement_row(
     metric: str,
     proxy: str,
     sampling: dict[str, Any],
-    done: dict[tuple[bytes, bytes], RankCorrelation],
+    correlations: dict[tuple[bytes, bytes], RankCorrelation],
     predicts_rmse: Collection[str],
 ) -> AgreementRow:
     errors = level.errors[attack, metric]
-    known = {
-        sample: one.proxies[proxy]
-        for sample, one in level.predictions.items()
-        if sample in errors and _value(one, proxy) is not None
+    estimates = {
+        sample: prediction.proxies[proxy]
+        for sample, prediction in level.predictions.items()
+        if sample in errors and _value(prediction, proxy) is not None
     }
-    values = [errors[sample] for sample in known]
+    values = [errors[sample] for sample in estimates]
     # Only ranks matter, and many rows share them: MSE with RMSE, the strongest attack with a single one.
-    ranks = rankdata([estimate.value for estimate in known.values()]), rankdata(values)
+    ranks = rankdata([estimate.value for estimate in estimates.values()]), rankdata(values)
     key = ranks[0].tobytes(), ranks[1].tobytes()
-    if key not in done:
-        done[key] = rank_correlation(*ranks, **sampling)
-    found = asdict(done[key])
+    if key not in correlations:
+        correlations[key] = rank_correlation(*ranks, **sampling)
+    fields = asdict(correlations[key])
     fits = level.noise_std > 0 and metric == "rmse" and proxy in predicts_rmse
     return AgreementRow(
         noise_std=level.noise_std,
         attack=attack,
         metric=metric,
         proxy=proxy,
-        note=level.note(found.pop("note")),
-        **found,
-        **(_fit(level, proxy, known, values) if fits else {}),
+        note=level.note(fields.pop("note")),
+        **fields,
+        **(_fit(level, proxy, estimates, values) if fits else {}),
     )
 
 
@@ -179,7 +178,7 @@ def loss_comparisons(
             if not compared:
                 continue
             left, right, errors = zip(*compared, strict=True)
-            found = asdict(rank_difference(left, right, errors, confidence=confidence, seed=seed))
+            comparison = asdict(rank_difference(left, right, errors, confidence=confidence, seed=seed))
             records.append(
                 LossComparison(
                     noise_std=level.noise_std,
@@ -187,10 +186,10 @@ def loss_comparisons(
                     metric=metric,
                     own=own,
                     other=other,
-                    own_spearman=found.pop("own"),
-                    other_spearman=found.pop("other"),
-                    note=level.note(found.pop("note")),
-                    **found,
+                    own_spearman=comparison.pop("own"),
+                    other_spearman=comparison.pop("other"),
+                    note=level.note(comparison.pop("note")),
+                    **comparison,
                 )
             )
     return records
@@ -199,19 +198,19 @@ def loss_comparisons(
 def _compared(level: _Level, attack: str, metric: str, own: str, other: str) -> list[tuple[float, float, float]]:
     """Own proxy, other proxy and error of the samples that have all three."""
     errors = level.errors.get((attack, metric), {})
-    found = []
-    for sample, one in level.predictions.items():
-        left, right = _value(one, own), _value(one, other)
+    triples = []
+    for sample, prediction in level.predictions.items():
+        left, right = _value(prediction, own), _value(prediction, other)
         if sample in errors and left is not None and right is not None:
-            found.append((left, right, errors[sample]))
-    return found
+            triples.append((left, right, errors[sample]))
+    return triples
 
 
 def timings(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> list[Timing]:
     """Median seconds per sample of the proxies and of each attack, per noise level."""
     rows = []
     for noise_std in _noise_levels(attacks):
-        proxy = _median(one.seconds for one in predictions if one.noise_std == noise_std)
+        proxy = _median(prediction.seconds for prediction in predictions if prediction.noise_std == noise_std)
         here = [row for row in attacks if row.noise_std == noise_std]
         rows += [
             Timing(
@@ -226,8 +225,8 @@ def timings(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> 
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    present = [value for value in values if value is not None]
+    return statistics.median(present) if present else None
 
 
 def _noise_levels(attacks: Sequence[AttackRow]) -> list[float]:
@@ -255,15 +254,17 @@ def _levels(
             for metric, value in row.metrics.items():
                 if value is not None:
                     errors.setdefault((row.attack, metric), {})[row.sample_id] = value
-        predicted = {one.sample_id: one for one in predictions if one.noise_std == noise_std}
-        levels.append(_Level(noise_std, {key: found for key, found in errors.items() if found}, predicted))
+        predicted = {
+            prediction.sample_id: prediction for prediction in predictions if prediction.noise_std == noise_std
+        }
+        levels.append(_Level(noise_std, {key: by_sample for key, by_sample in errors.items() if by_sample}, predicted))
     return levels
 
 
-def _fit(level: _Level, proxy: str, known: dict[str, Estimate], errors: list[float]) -> dict[str, Any]:
+def _fit(level: _Level, proxy: str, predicted: dict[str, Estimate], errors: list[float]) -> dict[str, Any]:
     """Tightness and containment of an RMSE's prediction, before and after calibration."""
     fields: dict[str, Any] = {}
-    summary = tightness(errors, [float(estimate.value or 0.0) for estimate in known.values()])
+    summary = tightness(errors, [float(estimate.value or 0.0) for estimate in predicted.values()])
     if summary is not None:
         fields |= {
             "tightness_median": summary.median,
@@ -272,12 +273,12 @@ def _fit(level: _Level, proxy: str, known: dict[str, Estimate], errors: list[flo
             "share_below_nine_tenths": summary.share_below_nine_tenths,
             "share_below_three_quarters": summary.share_below_three_quarters,
         }
-    calibrated = [level.predictions[sample].calibrated.get(proxy) for sample in known]
-    for prefix, estimates in (("", list(known.values())), ("calibrated_", calibrated)):
-        found = containment(
+    calibrated = [level.predictions[sample].calibrated.get(proxy) for sample in predicted]
+    for prefix, estimates in (("", list(predicted.values())), ("calibrated_", calibrated)):
+        shares = containment(
             errors,
-            [one.low if one is not None else None for one in estimates],
-            [one.high if one is not None else None for one in estimates],
+            [estimate.low if estimate is not None else None for estimate in estimates],
+            [estimate.high if estimate is not None else None for estimate in estimates],
         )
-        fields |= {f"{prefix}validity": found.validity, f"{prefix}coverage": found.coverage}
+        fields |= {f"{prefix}validity": shares.validity, f"{prefix}coverage": shares.coverage}
     return fields

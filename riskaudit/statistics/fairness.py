@@ -35,8 +35,14 @@ from riskaudit.results import (
 )
 from riskaudit.results.ranks import known_ends, num_rivals
 from riskaudit.results.words import COMPARED, Riskier
-from riskaudit.statistics.comparisons import epsilon_squared, least_p_value, pair_tests
-from riskaudit.statistics.groups import FEWEST_SAMPLES, group_statistic, kruskal_wallis
+from riskaudit.statistics.groups import (
+    FEWEST_SAMPLES,
+    epsilon_squared,
+    group_statistic,
+    kruskal_wallis,
+    least_p_value,
+    pair_tests,
+)
 from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.statistics.strongest import strongest
@@ -93,11 +99,11 @@ def fairness(
         average_protection=average,
         threshold=THRESHOLD,
         exposed=[
-            one.sample_id
-            for one in sorted(exposures, key=lambda one: one.protection or 0.0)
-            if one.share_of_average is not None and one.share_of_average < THRESHOLD
+            exposure.sample_id
+            for exposure in sorted(exposures, key=lambda exposure: exposure.protection or 0.0)
+            if exposure.share_of_average is not None and exposure.share_of_average < THRESHOLD
         ],
-        not_assessed=[one.sample_id for one in exposures if one.protection is None],
+        not_assessed=[exposure.sample_id for exposure in exposures if exposure.protection is None],
         samples=exposures,
         influence=_influence_link(rows, exposures, result.settings.seed),
         notes=notes,
@@ -129,10 +135,10 @@ def protection(row: SampleRow) -> float | None:
 def influence(row: SampleRow) -> float | None:
     """sqrt(l_1) with the upper end of l_1; None where no upper end is known."""
     solved, curvature = row.solvers.get("largest_eigenvalue"), row.proxies.get("lavp_l2_max")
-    for found, scale in ((solved, 1.0), (curvature, 0.5)):
-        if found is None or found.status == "failed":
+    for estimate, scale in ((solved, 1.0), (curvature, 0.5)):
+        if estimate is None or estimate.status == "failed":
             continue
-        high = found.value if found.high is None and found.status == "exact" else found.high
+        high = estimate.value if estimate.high is None and estimate.status == "exact" else estimate.high
         if high is not None and high >= 0:
             return math.sqrt(scale * high)
     return None
@@ -149,38 +155,38 @@ def _attacked(result: AuditResult) -> tuple[dict[str, float], list[str]]:
     study = result.studies.verify
     if study is None:
         return {}, []
-    own = 0.0 if result.release.noise is None or not result.release.defended else result.release.noise.std
-    found = {
+    audited_std = 0.0 if result.release.noise is None or not result.release.defended else result.release.noise.std
+    errors = {
         sample: error
         for (level, sample), (error, _) in strongest(study.attacks).items()
-        if math.isclose(level, own, rel_tol=1e-6)
+        if math.isclose(level, audited_std, rel_tol=1e-6)
     }
     notes = []
-    if found and study.control.status == "failed":
+    if errors and study.control.status == "failed":
         notes.append("the attacks failed their positive control: their errors are no evidence of protection")
-    return found, notes
+    return errors, notes
 
 
 def _exposure(
     row: SampleRow, average: float | None, groups: Mapping[str, str] | None, attacked: float | None
 ) -> SampleExposure:
-    own = protection(row)
+    protected = protection(row)
     return SampleExposure(
         sample_id=row.id,
         target=row.target,
         group=None if groups is None else groups.get(row.id, NO_GROUP),
         posterior_rmse=row.proxies.get("posterior_rmse"),
-        protection=own,
-        share_of_average=own / average if own is not None and average else None,
+        protection=protected,
+        share_of_average=protected / average if protected is not None and average else None,
         influence=influence(row),
         attack_rmse=attacked,
     )
 
 
 def _distribution(rows: Sequence[SampleRow], name: str, measure: Measure) -> Distribution:
-    known = [(value, row.id) for row in rows if (value := measure(row)) is not None]
-    riskier, left_out = _RISKIER[name], len(rows) - len(known)
-    if not known:
+    assessed = [(value, row.id) for row in rows if (value := measure(row)) is not None]
+    riskier, left_out = _RISKIER[name], len(rows) - len(assessed)
+    if not assessed:
         return Distribution(
             measure=name,
             riskier=riskier,
@@ -188,14 +194,14 @@ def _distribution(rows: Sequence[SampleRow], name: str, measure: Measure) -> Dis
             num_left_out=left_out,
             note="no sample has a value that may be relied on",
         )
-    values = [value for value, _ in known]
-    worst, sample = (max if riskier == "higher" else min)(known, key=lambda pair: pair[0])
+    values = [value for value, _ in assessed]
+    worst, sample = (max if riskier == "higher" else min)(assessed, key=lambda pair: pair[0])
     median = statistics.median(values)
     note = "all values are equal" if min(values) == max(values) else None
     return Distribution(
         measure=name,
         riskier=riskier,
-        num_samples=len(known),
+        num_samples=len(assessed),
         num_left_out=left_out,
         mean=statistics.fmean(values),
         median=median,
@@ -211,7 +217,7 @@ def _distribution(rows: Sequence[SampleRow], name: str, measure: Measure) -> Dis
 
 def _doubt(rows: Sequence[SampleRow], name: str) -> str | None:
     """That the numbers rest on intervals, and how far these leave open which sample is the worst."""
-    ends = [one for row in rows if (one := known_ends(row.proxies.get(name))) is not None]
+    ends = [interval for row in rows if (interval := known_ends(row.proxies.get(name))) is not None]
     wide = sum(low < high for low, high in ends)
     if not wide:
         return None
@@ -245,19 +251,19 @@ def _comparison(
     by: Literal["class", "group"], members: dict[str, list[SampleRow]], name: str, measure: Measure, seed: int
 ) -> GroupComparison:
     values = {group: [value for row in rows if (value := measure(row)) is not None] for group, rows in members.items()}
-    known = {group: found for group, found in values.items() if found}
-    test = kruskal_wallis(known, noun="classes" if by == "class" else "groups")
+    nonempty = {group: numbers for group, numbers in values.items() if numbers}
+    test = kruskal_wallis(nonempty, noun="classes" if by == "class" else "groups")
     tested = test.p_value is not None
     any_difference = test.p_value is not None and test.p_value < LEVEL
-    num_tested = sum(len(found) for found in known.values() if len(found) >= FEWEST_SAMPLES)
+    num_tested = sum(len(numbers) for numbers in nonempty.values() if len(numbers) >= FEWEST_SAMPLES)
     pairs = [
         GroupPair(**asdict(pair), differs=any_difference and pair.p_adjusted < LEVEL)
-        for pair in (pair_tests(known) if tested else [])
+        for pair in (pair_tests(nonempty) if tested else [])
     ]
-    largest = sorted((len(found) for found in known.values()), reverse=True)[:2]
+    largest = sorted((len(numbers) for numbers in nonempty.values()), reverse=True)[:2]
     hopeless = bool(pairs) and len(pairs) * least_p_value(*largest) >= LEVEL
     sign = -1.0 if _RISKIER[name] == "higher" else 1.0
-    medians = {group: statistics.median(found) for group, found in known.items()}
+    medians = {group: statistics.median(numbers) for group, numbers in nonempty.items()}
     ordered = sorted(members, key=lambda group: (group not in medians, sign * medians.get(group, 0.0)))
     return GroupComparison(
         by=by,
@@ -267,7 +273,9 @@ def _comparison(
                 name=group,
                 num_samples=len(members[group]),
                 median=medians.get(group),
-                statistic=group_statistic(known[group], confidence=CONFIDENCE, seed=seed) if group in known else None,
+                statistic=group_statistic(nonempty[group], confidence=CONFIDENCE, seed=seed)
+                if group in nonempty
+                else None,
             )
             for group in ordered
         ],
@@ -284,9 +292,9 @@ def _doubt_of_groups(members: Mapping[str, Sequence[SampleRow]], ordered: Sequen
     """That medians rest on intervals, and how many groups may be the most exposed."""
     spans = []
     for group in ordered:
-        ends = [one for row in members[group] if (one := known_ends(row.proxies.get(name))) is not None]
+        ends = [interval for row in members[group] if (interval := known_ends(row.proxies.get(name))) is not None]
         if ends:
-            low, high = (statistics.median(one) for one in zip(*ends, strict=True))
+            low, high = (statistics.median(interval) for interval in zip(*ends, strict=True))
             spans.append((low, high))
     if not any(low < high for low, high in spans):
         return None
@@ -297,25 +305,29 @@ def _doubt_of_groups(members: Mapping[str, Sequence[SampleRow]], ordered: Sequen
 
 def _influence_link(rows: Sequence[SampleRow], exposures: Sequence[SampleExposure], seed: int) -> InfluenceLink:
     pairs = [
-        (one.influence, value)
-        for row, one in zip(rows, exposures, strict=True)
-        if one.influence is not None and (value := reliable(row.proxies.get("revealed_fraction"))) is not None
+        (exposure.influence, value)
+        for row, exposure in zip(rows, exposures, strict=True)
+        if exposure.influence is not None and (value := reliable(row.proxies.get("revealed_fraction"))) is not None
     ]
     moves, revealed = [move for move, _ in pairs], [value for _, value in pairs]
-    found = rank_correlation(
+    correlation = rank_correlation(
         moves,
         revealed,
         confidence=CONFIDENCE,
         seed=seed,
         num_resamples=NUM_RESAMPLES,
-        method="bca" if len(pairs) <= _MOST_FOR_BCA else "percentile",
+        method="BCa" if len(pairs) <= _MOST_FOR_BCA else "percentile",
         pairs=False,
     )
-    note = found.note
+    note = correlation.note
     if note is not None and note.startswith("all "):
         note = "the influence or the revealed fraction of all samples is the same"
     return InfluenceLink(
-        num_samples=found.num_samples, spearman=found.spearman, low=found.low, high=found.high, note=note
+        num_samples=correlation.num_samples,
+        spearman=correlation.spearman,
+        low=correlation.low,
+        high=correlation.high,
+        note=note,
     )
 
 

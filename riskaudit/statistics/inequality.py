@@ -37,8 +37,8 @@ def lorenz_curve(values: Sequence[float], *, most: int = 101) -> list[tuple[floa
         return []
     held = np.concatenate([[0.0], np.cumsum(np.sort(np.asarray(values, dtype=np.float64)))])
     count = len(values)
-    places = np.unique(np.linspace(0, count, min(most, count + 1)).round().astype(int))
-    return [(float(place / count), float(held[place] / held[-1])) for place in places]
+    positions = np.unique(np.linspace(0, count, min(most, count + 1)).round().astype(int))
+    return [(float(position / count), float(held[position] / held[-1])) for position in positions]
 
 
 def top_share(values: Sequence[float], share: float, *, largest: bool = True) -> float | None:
@@ -47,5 +47,5 @@ def top_share(values: Sequence[float], share: float, *, largest: bool = True) ->
     if not curve:
         return None
     samples, held = zip(*curve, strict=True)
-    found = 1 - np.interp(1 - share, samples, held) if largest else np.interp(share, samples, held)
-    return float(min(1.0, max(0.0, found)))
+    held_share = 1 - np.interp(1 - share, samples, held) if largest else np.interp(share, samples, held)
+    return float(min(1.0, max(0.0, held_share)))

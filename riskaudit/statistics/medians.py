@@ -47,13 +47,13 @@ def compare_medians(
         seed: of the resamples.
         num_resamples: how many.
     """
-    known = {name: values for name, values in treatments.items() if np.isfinite(values).any()}
-    medians = {name: float(np.nanmedian(values)) for name, values in known.items()}
+    measured = {name: values for name, values in treatments.items() if np.isfinite(values).any()}
+    medians = {name: float(np.nanmedian(values)) for name, values in measured.items()}
     order = sorted(medians, key=lambda name: -medians[name])
     if not order:
         return {}
     best = next((name for name in order if name not in aside), order[0])
-    drawn = _resampled(known, seed, num_resamples)
+    drawn = _resampled(measured, seed, num_resamples)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     compared = {}
     for name in order:
@@ -63,22 +63,22 @@ def compare_medians(
     return compared
 
 
-def _resampled(known: Mapping[str, Values], seed: int, count: int) -> dict[str, Values]:
+def _resampled(measured: Mapping[str, Values], seed: int, count: int) -> dict[str, Values]:
     """Medians of resamples, [count] per treatment; nothing where there are too few samples."""
-    num_samples = next(iter(known.values())).shape[1]
+    num_samples = next(iter(measured.values())).shape[1]
     if num_samples < FEWEST_SAMPLES:
         return {}
     rng = np.random.default_rng(seed)
-    places = rng.integers(num_samples, size=(count, num_samples))
+    samples = rng.integers(num_samples, size=(count, num_samples))
     drawn = {}
-    for name, values in known.items():
+    for name, values in measured.items():
         seeds = rng.integers(len(values), size=(count, len(values)))
-        found = np.empty(count)
+        medians = np.empty(count)
         for number in range(count):
-            part = values[np.ix_(seeds[number], places[number])]
+            part = values[np.ix_(seeds[number], samples[number])]
             part = part[np.isfinite(part)]
-            found[number] = np.median(part) if len(part) else np.nan
-        drawn[name] = found
+            medians[number] = np.median(part) if len(part) else np.nan
+        drawn[name] = medians
     return drawn
 
 

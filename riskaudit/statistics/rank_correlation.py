@@ -4,23 +4,23 @@
     Kendall's tau-b = (concordant - discordant) / sqrt((pairs - ties in x) (pairs - ties in y))
 
 Intervals resample whole samples, so x and y stay paired (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapters 13 and 14): "bca" corrects the percentile interval for bias and skewness. Resamples in which x or y
+1993, chapters 13 and 14): "BCa" corrects the percentile interval for bias and skewness. Resamples in which x or y
 is constant have no correlation and are left out. Not valid over pooled noise levels: those differ in level, and
 the level alone would correlate.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import bootstrap, kendalltau, rankdata
 
-Method: TypeAlias = Literal["bca", "percentile"]
+Method: TypeAlias = Literal["BCa", "percentile"]
 Vector: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -65,7 +65,7 @@ def rank_correlation(
     confidence: float = 0.95,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-    method: Method = "bca",
+    method: Method = "BCa",
     pairs: bool = True,
 ) -> RankCorrelation:
     """Spearman's rho and Kendall's tau-b of n pairs, each with a bootstrap interval.
@@ -79,7 +79,7 @@ def rank_correlation(
         confidence: of each interval.
         seed: of the resamples, which both correlations share.
         num_resamples: how many.
-        method: "bca", or the plain "percentile" interval.
+        method: "BCa", or the plain "percentile" interval.
         pairs: whether Kendall's tau is wanted, whose interval takes time quadratic in n.
 
     Raises:
@@ -90,17 +90,15 @@ def rank_correlation(
     note = _why_not(first, second)
     if note is not None:
         return RankCorrelation(count, note=note)
-    draws = np.random.default_rng(seed).integers(count, size=(num_resamples, count))
-    everyone = np.arange(count)[None]
-    level = (confidence, method)
-    rho, low, high = _interval(lambda rows: _spearman(first, second, rows), everyone, draws, *level)
+    sampling = (count, num_resamples, seed, confidence, method)
+    rho, low, high = _interval(lambda rows: _spearman(first, second, rows), *sampling)
     note = None if low is not None else "no interval: the resamples agree or have no correlation"
     if not pairs:
         return RankCorrelation(count, rho, low, high, note=note)
     if count > _MOST_FOR_PAIRS:
         tau = float(kendalltau(first, second).statistic)
         return RankCorrelation(count, rho, low, high, tau, note=note)
-    tau, tau_low, tau_high = _interval(_Pairs(first, second), everyone, draws, *level)
+    tau, tau_low, tau_high = _interval(_Pairs(first, second), *sampling)
     return RankCorrelation(count, rho, low, high, tau, tau_low, tau_high, note)
 
 
@@ -135,9 +133,12 @@ def rank_difference(
         return RankDifference(count, note=note)
     everyone = np.arange(count)[None]
     left, right = (float(abs(_spearman(side, target, everyone)[0])) for side in (first, second))
-    draws = np.random.default_rng(seed).integers(count, size=(num_resamples, count))
-    drawn = abs(_spearman(first, target, draws)) - abs(_spearman(second, target, draws))
-    drawn = drawn[np.isfinite(drawn)]
+    drawn = _resampled(
+        lambda rows: abs(_spearman(first, target, rows)) - abs(_spearman(second, target, rows)),
+        count,
+        num_resamples,
+        seed,
+    ).bootstrap_distribution
     if len(drawn) < num_resamples / 2:
         return RankDifference(count, left, right, left - right, note="too many resamples have no correlation")
     below, above = (drawn <= 0).sum(), (drawn >= 0).sum()
@@ -170,8 +171,8 @@ def _spearman(x: Vector, y: Vector, rows: Indices) -> Vector:
     second -= second.mean(1, keepdims=True)
     scale = np.sqrt((first**2).sum(1) * (second**2).sum(1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Vector = np.clip((first * second).sum(1) / scale, -1, 1)
-    return found
+        rho: Vector = np.clip((first * second).sum(1) / scale, -1, 1)
+    return rho
 
 
 class _Pairs:
@@ -188,42 +189,44 @@ class _Pairs:
         weights = np.bincount(shifted.ravel(), minlength=size * len(rows)).reshape(len(rows), size).astype(np.float64)
         agreeing, *untied = (((weights @ matrix) * weights).sum(1) for matrix in (self.agreeing, *self.untied))
         with np.errstate(invalid="ignore", divide="ignore"):
-            found: Vector = np.clip(agreeing / np.sqrt(untied[0] * untied[1]), -1, 1)
-        return found
+            tau: Vector = np.clip(agreeing / np.sqrt(untied[0] * untied[1]), -1, 1)
+        return tau
+
+
+def _bootstrap(statistic: Callable[[Indices], Vector], count: int, **options: Any) -> Any:
+    """scipy's bootstrap of whole samples; what has no interval is told by a note, not by a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bootstrap(
+            (np.arange(count),),
+            lambda rows, axis: statistic(np.atleast_2d(rows)).reshape(rows.shape[:-1]),
+            vectorized=True,
+            **options,
+        )
+
+
+def _resampled(statistic: Callable[[Indices], Vector], count: int, num_resamples: int, seed: int) -> Any:
+    """Without the resamples that have no value."""
+    rng = np.random.default_rng(seed)
+    resampled = _bootstrap(statistic, count, n_resamples=num_resamples, method="percentile", rng=rng)
+    resampled.bootstrap_distribution = resampled.bootstrap_distribution[np.isfinite(resampled.bootstrap_distribution)]
+    return resampled
 
 
 def _interval(
-    statistic: Callable[[Indices], Vector], everyone: Indices, draws: Indices, confidence: float, method: Method
+    statistic: Callable[[Indices], Vector], count: int, num_resamples: int, seed: int, confidence: float, method: Method
 ) -> tuple[float, float | None, float | None]:
-    """The statistic of all samples and its interval; ends are None where resamples agree or are undefined."""
-    estimate = float(statistic(everyone)[0])
-    drawn = statistic(draws)
-    drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) < len(draws) / 2 or np.ptp(drawn) < 1e-12:
+    """The statistic of all samples and its interval; ends are None where resamples agree or are undefined.
+
+    Where BCa has no value, as where leaving a sample out leaves no correlation, the percentile interval stands in.
+    """
+    estimate = float(statistic(np.arange(count)[None])[0])
+    resampled = _resampled(statistic, count, num_resamples, seed)
+    drawn = resampled.bootstrap_distribution
+    if len(drawn) < num_resamples / 2 or np.ptp(drawn) < 1e-12:
         return estimate, None, None
-    shares = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    if method == "bca":
-        shares = _corrected(shares, estimate, drawn, _jackknife(statistic, everyone[0]))
-    low, high = np.quantile(drawn, shares)
+    options = {"n_resamples": 0, "bootstrap_result": resampled, "confidence_level": confidence}
+    low, high = _bootstrap(statistic, count, method=method, **options).confidence_interval
+    if not low <= high:
+        low, high = _bootstrap(statistic, count, method="percentile", **options).confidence_interval
     return estimate, float(low), float(high)
-
-
-def _jackknife(statistic: Callable[[Indices], Vector], everyone: Indices) -> Vector:
-    """The statistic without each sample in turn, [n]."""
-    count = len(everyone)
-    others = np.broadcast_to(everyone, (count, count))[~np.eye(count, dtype=bool)].reshape(count, count - 1)
-    return statistic(others)
-
-
-def _corrected(shares: Vector, estimate: float, drawn: Vector, jackknife: Vector) -> Vector:
-    """BCa's quantiles (Efron and Tibshirani 1993, Eq. 14.10, 14.14, 14.15); unchanged where they have no value."""
-    below = ((drawn < estimate).mean() + (drawn <= estimate).mean()) / 2
-    jackknife = jackknife[np.isfinite(jackknife)]
-    spread = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
-    scale = (spread**2).sum() ** 1.5
-    if not 0 < below < 1 or scale < 1e-12:
-        return shares
-    bias, acceleration = ndtri(below), (spread**3).sum() / (6 * scale)
-    shifted = bias + ndtri(shares)
-    corrected: Vector = ndtr(bias + shifted / (1 - acceleration * shifted))
-    return corrected if np.isfinite(corrected).all() and corrected[0] < corrected[1] else shares

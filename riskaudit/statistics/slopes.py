@@ -35,7 +35,9 @@ class Scaling:
 
 def scaling(pairs: Mapping[str, Sequence[tuple[float, float]]], *, confidence: float = 0.95, seed: int = 0) -> Scaling:
     """How y grows with x, given positive pairs (x, y) per sample."""
-    groups = [np.log10(np.asarray(own, dtype=np.float64)) for own in pairs.values() if len(own)]
+    groups = [
+        np.log10(np.asarray(sample_pairs, dtype=np.float64)) for sample_pairs in pairs.values() if len(sample_pairs)
+    ]
     count, samples = sum(map(len, groups)), len(groups)
     if count < 3:
         return Scaling(count, samples, note=f"too few pairs: {count}, at least 3 are needed")
@@ -48,8 +50,10 @@ def scaling(pairs: Mapping[str, Sequence[tuple[float, float]]], *, confidence: f
         note = f"too few samples for an interval: {samples}, at least {FEWEST_SAMPLES} are needed"
         return Scaling(count, samples, decades, slope, spearman=rho, note=note)
     draws = np.random.default_rng(seed).integers(samples, size=(NUM_RESAMPLES, samples))
-    found = [(_slope(drawn), _spearman(drawn)) for drawn in (np.concatenate([groups[k] for k in row]) for row in draws)]
-    ends = np.nanquantile(np.array(found), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    resampled = [
+        (_slope(drawn), _spearman(drawn)) for drawn in (np.concatenate([groups[k] for k in row]) for row in draws)
+    ]
+    ends = np.nanquantile(np.array(resampled), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return Scaling(
         count, samples, decades, slope, float(ends[0, 0]), float(ends[1, 0]), rho, float(ends[0, 1]), float(ends[1, 1])
     )

@@ -40,14 +40,14 @@ def _ends_by_class(rows: Sequence[SampleRow], proxy: str) -> dict[int, list[tupl
         ends = known_ends(row.proxies.get(proxy))
         if isinstance(row.target, int) and ends is not None:
             groups[row.target].append(ends)
-    return groups if any(low < high for found in groups.values() for low, high in found) else {}
+    return groups if any(low < high for intervals in groups.values() for low, high in intervals) else {}
 
 
 def _with_ends(statistic: GroupStatistic, ends: Sequence[tuple[float, float]]) -> GroupStatistic:
     """The statistic with the interval of the mean that the samples' own intervals give."""
     if not ends:
         return statistic
-    low, high = (float(np.mean(one)) for one in zip(*ends, strict=True))
+    low, high = (float(np.mean(side)) for side in zip(*ends, strict=True))
     return statistic.model_copy(update={"mean_low": low, "mean_high": high})
 
 
@@ -89,11 +89,11 @@ def inequalities(rows: Sequence[SampleRow], proxies: Mapping[str, Riskier] = COM
 def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Inequality:
     sign = -1.0 if riskier == "higher" else 1.0
     placed = [(position(row.proxies.get(proxy), riskier), row.id) for row in rows]
-    known = [(place, sample_id) for place, sample_id in placed if place is not None]
-    if not known:
+    ranked = [(key, sample_id) for key, sample_id in placed if key is not None]
+    if not ranked:
         return Inequality(note="no sample has a value")
     # Sorting is stable, so equal values keep the order of the data.
-    worst = sorted(known, key=lambda pair: sign * pair[0])[:NUM_WORST_SAMPLES]
+    worst = sorted(ranked, key=lambda pair: sign * pair[0])[:NUM_WORST_SAMPLES]
     values = [value for row in rows if (value := value_of(row, proxy)) is not None]
     groups = _values_by_class(rows, proxy)
     means = {target: float(np.mean(members)) for target, members in groups.items()}
@@ -103,7 +103,7 @@ def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Ineq
         kruskal_wallis=kruskal_wallis(groups) if groups else None,
         worst_class=min(means, key=lambda target: sign * means[target]) if len(means) > 1 else None,
         worst_samples=[sample_id for _, sample_id in worst],
-        note=_inequality_note(rows, proxy, riskier, len(known)),
+        note=_inequality_note(rows, proxy, riskier, len(ranked)),
     )
 
 
@@ -111,7 +111,7 @@ def _inequality_note(rows: Sequence[SampleRow], proxy: str, riskier: str, num_kn
     if num_known == 1:
         return "too few samples: one value can't be unequal"
     estimates = [row.proxies.get(proxy) for row in rows]
-    ends = [one for one in map(known_ends, estimates) if one is not None]
+    ends = [interval for interval in map(known_ends, estimates) if interval is not None]
     rivals = num_rivals(ends, riskier)
     if rivals < 2 or not any(low < high for low, high in ends):
         return None

@@ -229,7 +229,8 @@ def test_zip_that_claims_more_than_the_file(tmp_path: Path, refused) -> None:
 def test_safetensors_header_length(tmp_path: Path, refused, length: int) -> None:
     (tmp_path / "h.safetensors").write_bytes(struct.pack("<Q", length) + b'{"a":1}')
     message = refused(CheckpointError, load_checkpoint, tmp_path / "h.safetensors")
-    assert f"a header of {length} bytes in a file of 15 bytes" in message
+    assert "h.safetensors" in message
+    assert "damaged" in message
 
 
 @pytest.mark.parametrize(

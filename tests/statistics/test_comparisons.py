@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from riskaudit.statistics import epsilon_squared, gini, holm, lorenz_curve, mann_whitney, pair_tests, top_share
-from riskaudit.statistics.comparisons import MOST_FOR_EXACT, MOST_FOR_PAIRS, least_p_value
+from riskaudit.statistics.groups import MOST_FOR_EXACT, MOST_FOR_PAIRS, least_p_value
 
 SAMPLES = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=12)
 

@@ -29,7 +29,7 @@ def test_estimates_are_scipy_s_with_ties(pairs: list[tuple[int, int]]) -> None:
         assert found.kendall == pytest.approx(stats.kendalltau(x, y).statistic)
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
+@pytest.mark.parametrize("method", ["percentile", "BCa"])
 @pytest.mark.parametrize("ties", [False, True], ids=["continuous", "ties"])
 def test_intervals_are_those_of_plain_loops(ties: bool, method: str) -> None:
     x, y = normal_pairs(0.6, 18, 3).T
@@ -43,7 +43,7 @@ def test_intervals_are_those_of_plain_loops(ties: bool, method: str) -> None:
     ):
         drawn = np.array([statistic(x[row], y[row]) for row in draws])
         shares = np.array([0.05, 0.95])
-        if method == "bca":
+        if method == "BCa":
             estimate = statistic(x, y)
             others = np.array([statistic(np.delete(x, place), np.delete(y, place)) for place in range(18)])
             spread = others.mean() - others

@@ -66,10 +66,10 @@ class Descent(Minimiser):
             record.finish(state.finished(value, step), converged=True)
             if step == self.steps or not bool(record.active.any()):
                 break
-            kept = record.narrow()
-            if kept is not None:
-                state.select(kept)
-                gradient = gradient[kept]
+            remaining = record.narrow()
+            if remaining is not None:
+                state.select(remaining)
+                gradient = gradient[remaining]
             state.move(gradient, step)
         return record.outcome()
 
@@ -124,9 +124,9 @@ class _Moving:
         rate = self.how.rate * self.how.factor(step) * self.units * DECAY ** self.level.to(self.units)
         self.points = self.how._boxed(self.points - rate[:, None] * first / (second.sqrt() + EPSILON))
 
-    def select(self, places: list[int]) -> None:
+    def select(self, rows: list[int]) -> None:
         """Keep some of the rows held."""
-        self.function = self.function.select(places)
-        self.points, self.units, self.level = self.points[places], self.units[places], self.level[places]
-        self.first, self.second = self.first[places], self.second[places]
-        self.stagnation.select(places)
+        self.function = self.function.select(rows)
+        self.points, self.units, self.level = self.points[rows], self.units[rows], self.level[rows]
+        self.first, self.second = self.first[rows], self.second[rows]
+        self.stagnation.select(rows)

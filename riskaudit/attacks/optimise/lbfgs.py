@@ -59,9 +59,9 @@ class LimitedMemoryBFGS(Minimiser):
         record.finish((gradient == 0).all(-1), converged=True)
         search = _Search(self, function, start, value, gradient)
         while self.steps > 0 and bool(record.active.any()):
-            kept = record.narrow()
-            if kept is not None:
-                search.select(kept)
+            remaining = record.narrow()
+            if remaining is not None:
+                search.select(remaining)
             ended = search.advance()
             record.keep(search.points, search.value, search.steps)
             record.finish(search.function.released_together(ended), converged=True)
@@ -159,22 +159,22 @@ class _Search:
             q = q - factor[:, None] * change
             factors.append(factor)
         squared = self.changes[-1].square().sum(-1)
-        known = (self.inverse_products[-1] > 0) & (squared > 0)
-        scale = torch.where(known, 1 / torch.where(known, self.inverse_products[-1] * squared, 1.0), 1.0)
+        curved = (self.inverse_products[-1] > 0) & (squared > 0)
+        scale = torch.where(curved, 1 / torch.where(curved, self.inverse_products[-1] * squared, 1.0), 1.0)
         q = scale[:, None] * q
         pairs = zip(self.moves, self.changes, self.inverse_products, reversed(factors), strict=True)
         for move, change, inverse, factor in pairs:
             q = q + (factor - inverse * (change * q).sum(-1))[:, None] * move
         return -q
 
-    def select(self, places: list[int]) -> None:
+    def select(self, rows: list[int]) -> None:
         """Keep some of the rows held."""
-        self.function = self.function.select(places)
+        self.function = self.function.select(rows)
         for name in ("points", "value", "gradient", "steps", "direction", "slope", "length", "low", "high", "tried"):
-            setattr(self, name, getattr(self, name)[places])
+            setattr(self, name, getattr(self, name)[rows])
         for name in ("moves", "changes", "inverse_products"):
-            setattr(self, name, getattr(self, name)[:, places])
-        self.stagnation.select(places)
+            setattr(self, name, getattr(self, name)[:, rows])
+        self.stagnation.select(rows)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

@@ -75,11 +75,11 @@ class State:
         """Samples that are neither finished nor stuck."""
         return torch.nonzero(~(self.converged | self._stuck)).flatten().tolist()
 
-    def take(self, row: int, other: State, place: int) -> None:
+    def take(self, row: int, other: State, other_row: int) -> None:
         """Replace a sample by one of another run; its steps are those of that run."""
-        self.point[row], self.value[row] = other.point[place], other.value[place]
-        self.converged[row] = other.converged[place]
-        self._stuck[row], self.steps[row] = other._stuck[place], other.steps[place]
+        self.point[row], self.value[row] = other.point[other_row], other.value[other_row]
+        self.converged[row] = other.converged[other_row]
+        self._stuck[row], self.steps[row] = other._stuck[other_row], other.steps[other_row]
 
     def give_up(self, rows: list[int]) -> None:
         """No step lowers F for these samples any more."""
@@ -166,11 +166,13 @@ class MatchingProblem:
         along = (step * (gradient + 0.5 * image)).sum(-1).double()
         promised = -along + 0.5 * lam * moved
         trial = point + step
-        found, _, _ = self._at(trial, rows)
-        ratio = torch.where(promised > 0, (value - found) / promised.clamp_min(TINY), torch.full_like(promised, -1.0))
-        taken = (ratio > ACCEPTED_RATIO) & torch.isfinite(found)
+        trial_value, _, _ = self._at(trial, rows)
+        ratio = torch.where(
+            promised > 0, (value - trial_value) / promised.clamp_min(TINY), torch.full_like(promised, -1.0)
+        )
+        taken = (ratio > ACCEPTED_RATIO) & torch.isfinite(trial_value)
         state.point[rows] = torch.where(taken[:, None], trial, point)
-        state.value[rows] = torch.where(taken, found, value)
+        state.value[rows] = torch.where(taken, trial_value, value)
         state.steps[rows] += 1
         state.converged[rows] = damping.is_calm(rows) & self._negligible(promised, moved, limits.tolerance)
         damping.update(rows, ratio, taken)

@@ -101,12 +101,12 @@ class Record:
 
     def narrow(self) -> list[int] | None:
         """Let go of finished rows if at most half of those held are at work; the places kept, or None."""
-        kept = torch.nonzero(self.active).flatten().tolist()
-        if not kept or 2 * len(kept) > len(self.rows):
+        remaining = torch.nonzero(self.active).flatten().tolist()
+        if not remaining or 2 * len(remaining) > len(self.rows):
             return None
-        self.rows = [self.rows[place] for place in kept]
-        self.active = self.active[kept]
-        return kept
+        self.rows = [self.rows[position] for position in remaining]
+        self.active = self.active[remaining]
+        return remaining
 
     def outcome(self) -> Outcome:
         """What came out."""
@@ -152,6 +152,6 @@ class Stagnation:
         self.since = torch.where(rows, 0, self.since)
         self.reference = torch.where(rows, torch.inf, self.reference)
 
-    def select(self, places: Sequence[int]) -> None:
+    def select(self, rows: Sequence[int]) -> None:
         """Keep some rows."""
-        self.reference, self.since = self.reference[list(places)], self.since[list(places)]
+        self.reference, self.since = self.reference[list(rows)], self.since[list(rows)]

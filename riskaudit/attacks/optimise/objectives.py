@@ -89,8 +89,8 @@ class Objective(Function):
         value, gradient = self._matched(points)
         value, gradient = self.matching_weight * value, self.matching_weight * gradient
         for term, penalty in zip(self.terms, self._penalties, strict=True):
-            own, slope = self._penalised(penalty, points)
-            value = value + term.weight * own
+            penalty_value, slope = self._penalised(penalty, points)
+            value = value + term.weight * penalty_value
             gradient = gradient + term.weight_at(share) * slope
         return value, gradient
 
@@ -111,14 +111,14 @@ class Objective(Function):
         """D, averaged over the offsets, and its gradient."""
         if self.offsets is None:
             return self._matched_at(points)
-        found = [self._matched_at(points + offset) for offset in self.offsets.unbind(1)]
-        values, gradients = zip(*found, strict=True)
+        matched = [self._matched_at(points + offset) for offset in self.offsets.unbind(1)]
+        values, gradients = zip(*matched, strict=True)
         return torch.stack(values).mean(0), torch.stack(gradients).mean(0)
 
     def _matched_at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = [], []
-        for places, observation, measure in self._chunks:
-            jacobian = observation.jacobian(observation.batch(points[places].detach()))
+        for rows, observation, measure in self._chunks:
+            jacobian = observation.jacobian(observation.batch(points[rows].detach()))
             with torch.enable_grad():
                 released = jacobian.mean().detach().requires_grad_()
                 value = measure(released)

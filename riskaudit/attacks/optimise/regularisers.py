@@ -202,8 +202,8 @@ def _nothing(inputs: Tensor) -> Tensor:
 
 
 def _layers(release: Release) -> list[nn.modules.batchnorm._BatchNorm]:
-    found = [layer for layer in release.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    return [layer for layer in found if layer.running_mean is not None]
+    norms = [layer for layer in release.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in norms if layer.running_mean is not None]
 
 
 @contextmanager

@@ -38,14 +38,14 @@ def reconstruct(
         AttackNotApplicable: the labels can't be recovered.
     """
     began = time.perf_counter()
-    known = with_labels(observation)
-    prior = known.bound_prior()
-    starts = draw_starts(start, known, prior, restarts, generator)
+    labelled = with_labels(observation)
+    prior = labelled.bound_prior()
+    starts = draw_starts(start, labelled, prior, restarts, generator)
     # The papers' step sizes are for normalised pixels.
     unit = prior.variance.sqrt().repeat_interleave(restarts)
     with torch.no_grad():
-        outcome = minimiser.minimise(objective(known), starts, unit)
-    return best_of(known, prior, outcome, restarts, time.perf_counter() - began)
+        outcome = minimiser.minimise(objective(labelled), starts, unit)
+    return best_of(labelled, prior, outcome, restarts, time.perf_counter() - began)
 
 
 def best_of(
@@ -53,8 +53,8 @@ def best_of(
 ) -> Reconstruction:
     """The row with the least objective for each sample; the prior's mean where no row came to anything."""
     count = len(observation)
-    places = outcome.value.reshape(count, restarts).argmin(-1)
-    rows = torch.arange(count, device=places.device) * restarts + places
+    best = outcome.value.reshape(count, restarts).argmin(-1)
+    rows = torch.arange(count, device=best.device) * restarts + best
     status = tuple(outcome.status[row] for row in rows.tolist())
     failed = torch.tensor([state == "failed" for state in status], device=rows.device)
     points = torch.where(failed[:, None], without_guess(observation, prior), outcome.points[rows])

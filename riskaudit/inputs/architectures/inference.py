@@ -63,9 +63,9 @@ def matching_sizes(reference: Shapes, shapes: Shapes, title: str) -> tuple[int, 
     names = layer_weights(reference)
     for name in (names[0], names[-1]):
         if name not in shapes or len(shapes[name]) != len(reference[name]) or 0 in shapes[name]:
-            found = f"has shape {shape_text(shapes[name])}" if name in shapes else "is missing"
+            problem = f"has shape {shape_text(shapes[name])}" if name in shapes else "is missing"
             raise ArchitectureError(
-                f"the weights don't fit {title}: {name} {found}, expected {len(reference[name])} sizes; "
+                f"the weights don't fit {title}: {name} {problem}, expected {len(reference[name])} sizes; "
                 "name another --arch or use --arch file.py:factory"
             )
     channels = shapes[names[0]][1] if first_channels(reference) is not None else None

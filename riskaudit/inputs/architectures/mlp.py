@@ -47,8 +47,8 @@ def _rename(shapes: Shapes, named: bool) -> Mapping[str, str]:
     if not named or len(stems) != 1 or None in stems:
         return {}
     numbers = sorted({int(match[2]) for match in matches.values() if match})
-    place = {number: 2 * index for index, number in enumerate(numbers)}
-    return {name: f"layers.{place[int(match[2])]}.{match[3]}" for name, match in matches.items() if match}
+    index_of = {number: 2 * index for index, number in enumerate(numbers)}
+    return {name: f"layers.{index_of[int(match[2])]}.{match[3]}" for name, match in matches.items() if match}
 
 
 @register(

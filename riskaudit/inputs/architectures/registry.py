@@ -140,8 +140,8 @@ def register_collection(
 
 def architecture_names() -> dict[str, str]:
     """One line of description for every name that ``--arch`` takes; collections as ``collection:NAME``."""
-    known = {entry.name: entry.description for entry in ARCHITECTURES.values()}
-    return known | {f"{entry.name}:NAME": entry.description for entry in COLLECTIONS.values()}
+    described = {entry.name: entry.description for entry in ARCHITECTURES.values()}
+    return described | {f"{entry.name}:NAME": entry.description for entry in COLLECTIONS.values()}
 
 
 def get_architecture(name: str) -> Architecture:
@@ -165,16 +165,16 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def differences(expected: Shapes, found: Shapes) -> list[str]:
-    """Where two sets of weights differ, each as a few words; batch-norm counters may be absent from ``found``."""
-    shared = [name for name in expected if name in found]
+def differences(expected: Shapes, actual: Shapes) -> list[str]:
+    """Where two sets of weights differ, each as a few words; batch-norm counters may be absent from ``actual``."""
+    shared = [name for name in expected if name in actual]
     result = [
-        f"{name} has shape {shape_text(found[name])}, expected {shape_text(expected[name])}"
+        f"{name} has shape {shape_text(actual[name])}, expected {shape_text(expected[name])}"
         for name in shared
-        if tuple(expected[name]) != tuple(found[name])
+        if tuple(expected[name]) != tuple(actual[name])
     ]
-    missing = [name for name in expected if name not in found and not name.endswith(_COUNTER)]
-    unexpected = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in actual and not name.endswith(_COUNTER)]
+    unexpected = [name for name in actual if name not in expected]
     result += [f"{name} is missing" for name in missing]
     return result + [f"{name} is unexpected" for name in unexpected]
 
@@ -189,16 +189,16 @@ def try_fit(architecture: Architecture, shapes: Shapes, *, named: bool = False) 
             expected = shapes_of(architecture.build(**guess.arguments))
     except MismatchError as mismatch:
         return Fit(architecture, None, renames, str(mismatch), 1 if mismatch.near else len(shapes) + 1)
-    found = differences(expected, renamed)
-    if found:
-        return Fit(architecture, guess, renames, listing_of_differences(found), len(found))
+    problems = differences(expected, renamed)
+    if problems:
+        return Fit(architecture, guess, renames, listing_of_differences(problems), len(problems))
     return Fit(architecture, guess, renames)
 
 
-def listing_of_differences(found: list[str]) -> str:
+def listing_of_differences(problems: list[str]) -> str:
     """The first two differences in full, the rest as a count."""
-    shown = "; ".join(clean(item, 90) for item in found[:2])
-    return f"{shown} and {len(found) - 2} more" if len(found) > 2 else shown
+    shown = "; ".join(clean(item, 90) for item in problems[:2])
+    return f"{shown} and {len(problems) - 2} more" if len(problems) > 2 else shown
 
 
 def unrecognised(shapes: Shapes) -> str:
@@ -216,8 +216,8 @@ def unrecognised(shapes: Shapes) -> str:
 def _shared_names(fit: Fit, shapes: Shapes) -> int:
     """How many of the weights' names an architecture has too, at its default sizes."""
     with torch.device("meta"):
-        known = shapes_of(fit.architecture.build())
-    return sum(fit.renames.get(name, name) in known for name in shapes)
+        expected = shapes_of(fit.architecture.build())
+    return sum(fit.renames.get(name, name) in expected for name in shapes)
 
 
 def shape_at(shapes: Shapes, name: str, num_dimensions: int) -> tuple[int, ...]:

@@ -27,10 +27,10 @@ def build(name: str, shapes: Shapes) -> nn.Module:
         raise ArchitectureError(
             f'torchvision:{clean(name, 40)} needs torchvision; run pip install "riskaudit[torchvision]"'
         ) from cause
-    known = models.list_models(module=models)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known[:3])} and more"
+    names = models.list_models(module=models)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:3])} and more"
         raise ArchitectureError(f"torchvision has no classification model {clean(name, 40)!r}; {hint}")
     with warnings.catch_warnings():
         # Two models warn that their default initialisation will change; the weights replace it anyway.

@@ -322,7 +322,7 @@ class Arithmetic:
         values = [*positional, *keyword.values()]
         if len(values) != self.count:
             raise ArgumentBoundsError(f"{self.name} takes {self.count} operands, found {len(values)}")
-        return {str(place): value for place, value in enumerate(values)}
+        return {str(number): value for number, value in enumerate(values)}
 
     def call(self, bound: Mapping[str, Any]) -> Any:
         """The result.

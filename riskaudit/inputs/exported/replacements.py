@@ -119,7 +119,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """g v / |v|, the norm over all dimensions but ``dim``."""
     if not -1 <= dim < v.ndim:
         raise ValueError("weight norm of a dimension that there isn't")
-    others = [place for place in range(v.ndim) if place != dim]
+    others = [axis for axis in range(v.ndim) if axis != dim]
     result: Tensor = v * (g / _aten.linalg_vector_norm.default(v, 2, others or None, True))
     return result
 
@@ -154,7 +154,9 @@ def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) 
 def _as_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
     """The tensor itself where that is what it asks for: decomposed pools write such steps."""
     same = tuple(size) == tuple(self.shape) and len(stride) == self.ndim and storage_offset in (None, 0)
-    if not same or any(one != other for n, one, other in zip(size, stride, self.stride(), strict=True) if n > 1):
+    if not same or any(
+        expected != actual for n, expected, actual in zip(size, stride, self.stride(), strict=True) if n > 1
+    ):
         raise ValueError("a view of raw storage")
     return self
 

@@ -70,14 +70,14 @@ def read_steps(nodes: Sequence[Mapping[str, Any]], state: Sequence[str], output:
     # Modes first: a layer in training mode is why its state changes, and the better thing to name.
     calls = [call for node in nodes if (call := _read_call(node)) is not None]
     last_use: dict[str, int] = {}
-    for place, call in enumerate(calls):
-        last_use.update((name, place) for name in _names_in(list(call.arguments.values())))
+    for number, call in enumerate(calls):
+        last_use.update((name, number) for name in _names_in(list(call.arguments.values())))
     last_use.update((name, len(calls)) for name in _names_in(output))
     memory = _Memory(state, last_use)
     defined = set(state)
     steps = []
-    for place, call in enumerate(calls):
-        overwritten = _track(call, place, memory)
+    for number, call in enumerate(calls):
+        overwritten = _track(call, number, memory)
         for name in _flat(call.outputs):
             if name in defined:
                 raise CheckpointError(f"the exported program names two values {clean(name, 30)}; {SAVE_AGAIN}")
@@ -109,11 +109,11 @@ class _Memory:
         for name in joined:
             groups[name] = joined
 
-    def overwrite(self, name: str, place: int, target: str) -> tuple[str, ...]:
-        """The names that mean the tensor that node number ``place`` overwrites."""
+    def overwrite(self, name: str, number: int, target: str) -> tuple[str, ...]:
+        """The names that mean the tensor that node number ``number`` overwrites."""
         same = self.same.get(name, {name})
         others = self.shared.get(name, {name}) - same
-        seen = next((other for other in sorted(others) if self.last_use.get(other, -1) > place), None)
+        seen = next((other for other in sorted(others) if self.last_use.get(other, -1) > number), None)
         if seen is not None or not self.state.isdisjoint(same | others):
             what = "its own state" if seen is None else "memory that other values share"
             raise CheckpointError(
@@ -150,7 +150,7 @@ def _read_call(node: Mapping[str, Any]) -> _Call | None:
     return _Call(target, called, arguments, outputs, plain is not None, called.is_view or name.rstrip("_") in _SAME)
 
 
-def _track(call: _Call, place: int, memory: _Memory) -> tuple[str, ...]:
+def _track(call: _Call, number: int, memory: _Memory) -> tuple[str, ...]:
     """Note which names share memory after a call; the names that mean what it overwrites."""
     first = next(iter(call.arguments.values()), None)
     overwritten: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ def _track(call: _Call, place: int, memory: _Memory) -> tuple[str, ...]:
             raise CheckpointError(
                 f"the exported program overwrites a constant ({clean(call.target, 40)}); {EXPORT_ADVICE}"
             )
-        overwritten = memory.overwrite(first.name, place, call.target)
+        overwritten = memory.overwrite(first.name, number, call.target)
         for output in _flat(call.outputs):
             memory.join(memory.same, first.name, output)
             memory.join(memory.shared, first.name, output)

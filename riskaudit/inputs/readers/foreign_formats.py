@@ -33,13 +33,13 @@ def foreign_format(path: Path) -> str | None:
     with path.open("rb") as stream:
         start = stream.read(8)
     suffix = path.suffix.lower()
-    known = None
+    advice = None
     if start.startswith(b"\x93NUMPY"):
-        known = _NUMPY
+        advice = _NUMPY
     elif start.startswith(b"\x89HDF"):
-        known = _HDF5
+        advice = _HDF5
     elif start[:1] == b"\x80" or suffix in (".pkl", ".pickle"):
-        known = _PICKLE
+        advice = _PICKLE
     elif suffix == ".json":
-        known = _JSON
-    return None if known is None else f"{clean(path.name)} {known}"
+        advice = _JSON
+    return None if advice is None else f"{clean(path.name)} {advice}"

@@ -112,5 +112,5 @@ def _names_of_labels(path: Path) -> list[str]:
 
 
 def _labels_beside(path: Path) -> Path | None:
-    found = (path.with_name(name) for name in _names_of_labels(path))
-    return next((place for place in found if place.is_file() and not place.samefile(path)), None)
+    candidates = (path.with_name(name) for name in _names_of_labels(path))
+    return next((candidate for candidate in candidates if candidate.is_file() and not candidate.samefile(path)), None)

@@ -59,8 +59,8 @@ class FolderListing:
         if self.plain_ids:
             return clean(file.name, 50)
         group = next((number for number, files in enumerate(self.files) if file in files), 0)
-        place = f"image {self.files[group].index(file)}"
-        return f"{place} of class folder {group} (counted from 0 by name)" if self.classes else f"{place} by name"
+        position = f"image {self.files[group].index(file)}"
+        return f"{position} of class folder {group} (counted from 0 by name)" if self.classes else f"{position} by name"
 
 
 def list_folder(root: Path, reading: Reading) -> FolderListing:
@@ -103,9 +103,9 @@ def list_folder(root: Path, reading: Reading) -> FolderListing:
 def _images(folder: Path, real_root: Path, name: str, reading: Reading) -> Iterable[Path]:
     for number, entry in enumerate([folder, *sorted(folder.iterdir())]):
         if not entry.resolve().is_relative_to(real_root):
-            place = f"entry {number} of a class folder" if number else "a class folder"
-            told = clean(entry.name) if reading.plain_ids else place
-            raise SamplesError(f"{told} in {name} is a link that leads out of the folder; copy it inside")
+            position = f"entry {number} of a class folder" if number else "a class folder"
+            shown = clean(entry.name) if reading.plain_ids else position
+            raise SamplesError(f"{shown} in {name} is a link that leads out of the folder; copy it inside")
         if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file():
             yield entry
 

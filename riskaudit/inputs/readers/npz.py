@@ -57,8 +57,8 @@ def read_npz(path: Path, reading: Reading) -> dict[str, Any]:
             raise SamplesError(f"{clean(key, 20)} in {name} is damaged ({reason}); save it again") from cause
     lengths.pop("class_names", None)
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{length} {clean(key, 20)}" for key, length in lengths.items())
-        raise SamplesError(f"{name} holds {found}; expected one of each per sample")
+        counts = ", ".join(f"{length} {clean(key, 20)}" for key, length in lengths.items())
+        raise SamplesError(f"{name} holds {counts}; expected one of each per sample")
     return result
 
 

@@ -103,22 +103,22 @@ def _distinct(words: Iterable[str], name: str) -> set[str]:
     Raises:
         SamplesError: too many.
     """
-    found: set[str] = set()
+    distinct: set[str] = set()
     for word in words:
         if word:
-            found.add(word)
-        if len(found) > MAX_CLASSES:
+            distinct.add(word)
+        if len(distinct) > MAX_CLASSES:
             raise SamplesError(f"{name} holds more than {MAX_CLASSES} different labels; convert them to class numbers")
-    return found
+    return distinct
 
 
 def _number(cell: str, position: int, index: int, name: str) -> float:
     try:
         return float(cell)
     except ValueError as cause:
-        known = _BOOLEANS.get(cell.strip().lower())
-        if known is not None:
-            return known
+        boolean = _BOOLEANS.get(cell.strip().lower())
+        if boolean is not None:
+            return boolean
         what = "text" if cell.strip() else "nothing"
         raise SamplesError(
             f"sample {index} in {name} has {what} in column {position + 1}, expected a number; encode or leave out "

@@ -81,7 +81,7 @@ def flattened(parameters: Parameters) -> Tensor:
 
 def select_roles(roles: frozenset[str], **make: Callable[[], Tensor]) -> Parameters:
     """The parameters of the roles asked for, each made only then."""
-    return {role: made() for role, made in make.items() if role in roles}
+    return {role: compute() for role, compute in make.items() if role in roles}
 
 
 def positions(factor: Tensor) -> Tensor:

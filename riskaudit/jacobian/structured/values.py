@@ -93,8 +93,8 @@ def _visibility(call: BoundCall, dimension: int) -> tuple[Tensor, float] | None:
         a, b = contraction.factors
         # Every place of the output has a window of entries, with its own signal.
         entries, windows = a[0].numel(), contraction.columns[0].shape[0] * contraction.groups
-        places = entries / windows
-        precision = b.double().flatten(1).square().sum(1) / places
+        positions = entries / windows
+        precision = b.double().flatten(1).square().sum(1) / positions
         directions = contraction.weight_shape.numel()
     else:
         return None

@@ -23,38 +23,40 @@ class Windows:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
 
-    def places(self, size: torch.Size) -> tuple[int, ...]:
+    def output_size(self, size: torch.Size) -> tuple[int, ...]:
         """Output size for a spatial input size."""
         geometry = zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry)
 
     def columns(self, images: Tensor) -> Tensor:
         """[N, C, *size] to [N, C * prod(kernel), T], T the number of places, in the order of a weight's entries."""
-        places = self.places(images.shape[2:])
+        output_size = self.output_size(images.shape[2:])
         padded = self._padded(images)
         step = padded.stride()
         inner = [pace * d for pace, d in zip(step[2:], self.dilation, strict=True)]
         outer = [pace * s for pace, s in zip(step[2:], self.stride, strict=True)]
         # A view of all windows, so that the copy is the only pass over memory.
         view = padded.as_strided(
-            (*padded.shape[:2], *self.kernel, *places), (*step[:2], *inner, *outer), padded.storage_offset()
+            (*padded.shape[:2], *self.kernel, *output_size), (*step[:2], *inner, *outer), padded.storage_offset()
         )
-        return view.reshape(len(images), -1, _product(places))
+        return view.reshape(len(images), -1, _product(output_size))
 
     def images(self, columns: Tensor, shape: torch.Size) -> Tensor:
         """Transpose of `columns`: entries that come from one place are summed; ``shape`` is [N, C, *size]."""
-        places = self.places(shape[2:])
-        if len(self.kernel) == 2 and (columns.is_cuda or places[-1] < LONG_ROW or _product(self.kernel) > FEW_ENTRIES):
+        output_size = self.output_size(shape[2:])
+        if len(self.kernel) == 2 and (
+            columns.is_cuda or output_size[-1] < LONG_ROW or _product(self.kernel) > FEW_ENTRIES
+        ):
             # Where rows are short, or the window has many entries, one pass beats one addition for each entry.
             geometry = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
             return F.fold(columns, shape[2:], self.kernel, **geometry)
-        windows = columns.reshape(*shape[:2], *self.kernel, *places)
+        windows = columns.reshape(*shape[:2], *self.kernel, *output_size)
         size = [n + 2 * p for n, p in zip(shape[2:], self.padding, strict=True)]
         padded = columns.new_zeros((*shape[:2], *size))
         for offset in itertools.product(*(range(k) for k in self.kernel)):
             reached = tuple(
                 slice(o * d, o * d + s * (n - 1) + 1, s)
-                for o, d, s, n in zip(offset, self.dilation, self.stride, places, strict=True)
+                for o, d, s, n in zip(offset, self.dilation, self.stride, output_size, strict=True)
             )
             seen: tuple[slice | int, ...] = (slice(None), slice(None), *offset)
             padded[:, :, *reached] += windows[seen]

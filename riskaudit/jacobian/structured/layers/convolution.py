@@ -180,9 +180,9 @@ def _convolution(num_dims: int, convolve: Callable[..., Tensor]) -> Function:
         if input.device.type == "cpu" and input.dtype == torch.float64:
             # torch's own convolution in double precision is several times slower than a product of matrices,
             # and the contraction needs the columns anyway.
-            to_columns, places = None, windows.places(input.shape[2:])
+            to_columns, output_size = None, windows.output_size(input.shape[2:])
             input = differentiable_columns(input, windows)
-            output = torch.unflatten(_columns_times(input, weight, groups), 2, places)
+            output = torch.unflatten(_columns_times(input, weight, groups), 2, output_size)
             if bias is not None:
                 output = output + bias.reshape(-1, *(1,) * num_dims)
         else:

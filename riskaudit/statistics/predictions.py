@@ -1,4 +1,8 @@
-"""How near attacks come to what was predicted, and how often they stay inside a predicted interval."""
+"""How well predictions foretold attacks: errors, intervals, and probabilities of success.
+
+Brier score = mean (p - outcome)^2: 0 is perfect, 0.25 what "always one half" gets (Brier 1950)
+reliability: per bin of p, how often the event happened beside the mean p (Murphy and Winkler 1977)
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binned_statistic
+
+from riskaudit.results import ReliabilityBin
+
+NUM_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Containment:
 
 def tightness(attacked: Sequence[float], predicted: Sequence[float]) -> Tightness | None:
     """Summary of n ratios of root mean squared errors in the same units; None where no prediction is positive."""
-    ratios = np.array([one / other for one, other in zip(attacked, predicted, strict=True) if other > 0])
+    ratios = np.array([error / guess for error, guess in zip(attacked, predicted, strict=True) if guess > 0])
     ratios = ratios[np.isfinite(ratios)]
     if len(ratios) == 0:
         return None
@@ -58,3 +67,35 @@ def containment(attacked: Sequence[float], low: Sequence[float | None], high: Se
         float(np.mean([error >= start for error, start, _ in above])) if above else None,
         float(np.mean([start <= error <= end for error, start, end in inside])) if inside else None,
     )
+
+
+def brier_score(probabilities: Sequence[float], outcomes: Sequence[bool]) -> float | None:
+    """Mean squared distance of n probabilities in [0, 1] from what happened; None for none."""
+    if len(probabilities) == 0:
+        return None
+    happened = np.asarray(outcomes, dtype=np.float64)
+    return float(np.mean((np.asarray(probabilities, dtype=np.float64) - happened) ** 2))
+
+
+def reliability_bins(
+    probabilities: Sequence[float], outcomes: Sequence[bool], *, num_bins: int = NUM_BINS
+) -> list[ReliabilityBin]:
+    """Bins of equal width over [0, 1] that hold at least one of n samples; the last one includes 1.
+
+    Raises:
+        ValueError: the lengths differ, or a probability isn't in [0, 1].
+    """
+    predicted, happened = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=bool)
+    if predicted.shape != happened.shape:
+        raise ValueError(f"expected as many outcomes as probabilities, found {len(happened)} and {len(predicted)}")
+    if not ((predicted >= 0) & (predicted <= 1)).all():
+        raise ValueError("expected probabilities between 0 and 1")
+    counts, edges = np.histogram(predicted, num_bins, (0, 1))
+    means = binned_statistic(predicted, [predicted, happened], bins=num_bins, range=(0, 1)).statistic
+    return [
+        ReliabilityBin(
+            low=float(low), high=float(high), num_samples=int(count), mean_predicted=float(mean), observed=float(share)
+        )
+        for low, high, count, mean, share in zip(edges, edges[1:], counts, *means, strict=False)
+        if count
+    ]
