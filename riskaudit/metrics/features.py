@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from riskaudit.metrics.base import Metric, Subject, register
 
@@ -58,8 +59,8 @@ class FeatureError(Metric):
         elif penultimate_features(subject.model, torch.zeros(3, *subject.input_shape)) is None:
             self.reason = "the model's last linear layer doesn't see one row per sample"
 
+    @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """[B, *S] twice -> [B]."""
         if self.subject.model is None:
             raise ValueError("expected a model, found none; see the metric's reason")
         both = torch.cat([reconstruction, truth.to(reconstruction)])

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from riskaudit.metrics.base import Metric, Subject, register
 from riskaudit.metrics.libraries import lpips_package
@@ -73,8 +74,8 @@ class _Perceptual(Metric):
             # The message of the exception may name the folder, which is nobody's business.
             self.reason = f"the weights {name} can't be read as those of {self.backbone} ({type(error).__name__})"
 
+    @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """[B, C, H, W] twice -> [B]."""
         if self._model is None:
             raise ValueError(f"expected the backbone's weights, found none: {self.reason}")
         model = self._model.to(reconstruction.device)

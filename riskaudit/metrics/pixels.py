@@ -12,6 +12,7 @@ import math
 import sys
 
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.metrics.base import Metric, Subject, register
 
@@ -24,6 +25,11 @@ def mean_squared_error(reconstruction: Tensor, truth: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1).cpu()
 
 
+def root_mean_squared_error(reconstruction: Tensor, truth: Tensor) -> Tensor:
+    """Root of the mean squared difference per sample: [B, ...] twice -> [B], float64, on the CPU."""
+    return mean_squared_error(reconstruction, truth).sqrt()
+
+
 @register
 class MeanSquaredError(Metric):
     """Mean squared error per input coordinate."""
@@ -33,8 +39,8 @@ class MeanSquaredError(Metric):
     units = "squared data units"
     source = "mean over coordinates of the squared difference"
 
+    @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """[B, *S] twice -> [B]."""
         return mean_squared_error(reconstruction, truth)
 
 
@@ -47,9 +53,9 @@ class RootMeanSquaredError(Metric):
     units = "data units"
     source = "root of the MSE"
 
+    @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """[B, *S] twice -> [B]."""
-        return mean_squared_error(reconstruction, truth).sqrt()
+        return root_mean_squared_error(reconstruction, truth)
 
 
 @register
@@ -67,8 +73,8 @@ class PeakSignalToNoise(Metric):
         if subject.span is None:
             self.reason = "the input range is unknown or empty, so there is no peak value"
 
+    @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """[B, *S] twice -> [B]."""
         from riskaudit.metrics.libraries import torchmetrics_image
 
         guess, target = reconstruction.double(), truth.to(reconstruction.device).double()

@@ -9,6 +9,7 @@ each other, not with published ones.
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.metrics.base import Metric, Subject, register
 
@@ -45,8 +46,8 @@ class StructuralSimilarity(Metric):
                     f"images are {subject.input_shape[1]} x {subject.input_shape[2]}; not comparable with other sizes"
                 )
 
+    @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """[B, C, H, W] twice -> [B]."""
         from riskaudit.metrics.libraries import torchmetrics_image
 
         # torchmetrics derives the Gaussian window's size from its standard deviation.
