@@ -1,6 +1,16 @@
-"""Gradient-inversion attacks: an observation in, a reconstruction out. Names are those of ``--attack``."""
+"""Gradient-inversion attacks: an observation in, a reconstruction out. Names are those of ``--attack``.
 
-# Importing a file registers its attack; the order here is the order in listings.
+``base`` says what an attack is given and gives back; read it first, then ``dlg``, the shortest one. A new attack is one
+file here: a frozen dataclass with ``@register``, whose fields are its settings. Attacks by descent are put together
+from the parts in ``optimise``. Around them: ``matching`` (distances of releases), ``labels`` (labels read off the
+release, for attacks that aren't told them), ``linear_layers`` (what enters a fully connected layer, for ``analytic``)
+and ``plausibility`` (whether the noise explains what a reconstruction leaves unexplained).
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+# Importing a file registers its attack; the order here is the order in listings, others follow by name.
 from riskaudit.attacks.dlg import DeepLeakage  # isort: skip
 from riskaudit.attacks.idlg import ImprovedDeepLeakage  # isort: skip
 from riskaudit.attacks.inverting_gradients import InvertingGradients  # isort: skip
@@ -33,3 +43,6 @@ __all__ = [
     "recover_labels",
     "with_labels",
 ]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -23,7 +23,13 @@ from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Rec
 from riskaudit.attacks.matching import NegativeLogLikelihood
 from riskaudit.attacks.optimise.descent import Descent
 from riskaudit.attacks.optimise.objectives import ANNEALED, Objective, Term
-from riskaudit.attacks.optimise.regularisers import GaussianPrior, LaplacePrior, PixelRange, TotalVariation, has_pixels
+from riskaudit.attacks.optimise.regularisers import (
+    GaussianPenalty,
+    LaplacePenalty,
+    PixelRange,
+    TotalVariation,
+    has_pixels,
+)
 from riskaudit.attacks.optimise.search import reconstruct
 from riskaudit.attacks.optimise.starts import Start, in_ball
 from riskaudit.errors import SettingsError
@@ -113,9 +119,9 @@ class BayesOptimal(Attack):
     def _terms(self, kind: PriorKind) -> tuple[Term, ...]:
         beta, first = self.beta, self.first_beta
         if kind == "gaussian":
-            return (Term(GaussianPrior(), beta, first),)
+            return (Term(GaussianPenalty(), beta, first),)
         if kind == "laplace":
-            return (Term(LaplacePrior(), beta, first),)
+            return (Term(LaplacePenalty(), beta, first),)
         if kind == "tv":
             return (Term(TotalVariation("sum"), beta / DIFFERENCE_SCALE, first / DIFFERENCE_SCALE),)
         return (Term(PixelRange(), beta / (2 * RANGE_STD**2)),)

@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, State, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, State, StoppingRule, status_of
 
 # Spread of the starts of each round after the first descent, in the prior's standard deviations.
 SPREADS = (1.0, 0.3, 0.1, 0.03)
@@ -50,7 +50,7 @@ class GaussNewton(Attack):
         rounds: such rounds at most, for samples whose residual isn't explained yet.
         products: of conjugate gradient per step at most.
         forcing: largest relative residual of a step's linear system.
-        tolerance: see `Limits`.
+        tolerance: see `StoppingRule`.
         stages: weights of the prior on the way to the true one, in noise continuation.
         stage_steps: steps per stage.
         use_prior: whether the prior's term counts; None where the release has noise.
@@ -82,7 +82,7 @@ class GaussNewton(Attack):
         weight = sigma * sigma if weighted else 0.0
         count, prior = len(observation), observation.bound_prior()
         problem = MatchingProblem(observation, prior, observation.released.new_full((count,), weight).double())
-        limits = Limits(self.steps, self.products, self.forcing, self.tolerance)
+        limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
         best = problem.minimise(problem.start(torch.zeros_like(prior.mean)), limits)
         for number in range(self.rounds if self.restarts > 1 else 0):
             rows = _unexplained(problem, best)
@@ -117,7 +117,7 @@ class GaussNewton(Attack):
             starts[continued] = self._continued(problem.select(rows))
         else:
             starts = best.point[repeated] + starts
-        limits = Limits(self.steps, self.products, self.forcing, self.tolerance)
+        limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
         improved = part.minimise(part.start(starts), limits)
         for index, row in enumerate(repeated):
             # Not "not smaller": a start whose value isn't a number is no improvement.
@@ -127,7 +127,7 @@ class GaussNewton(Attack):
     def _continued(self, problem: MatchingProblem) -> Tensor:
         """W after noise continuation from the prior's mean, [B, d]."""
         point = torch.zeros_like(problem.prior.mean)
-        limits = Limits(self.stage_steps, self.products, self.forcing, self.tolerance)
+        limits = StoppingRule(self.stage_steps, self.products, self.forcing, self.tolerance)
         for weights in self._weights(problem, point):
             easier = replace(problem, weights=weights)
             point = easier.minimise(easier.start(point), limits).point

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule, status_of
 from riskaudit.errors import SettingsError
 from riskaudit.priors.base import BoundPrior
 
@@ -34,7 +34,7 @@ class Local(Attack):
         products: of conjugate gradient per step at most.
         forcing: largest relative residual of a step's linear system: small, since directions in which the
             release says little count as much as the others.
-        tolerance: see `Limits`.
+        tolerance: see `StoppingRule`.
     """
 
     name: ClassVar[str] = "local"
@@ -63,7 +63,7 @@ class Local(Attack):
         weights = torch.zeros(len(observation), dtype=torch.float64, device=observation.released.device)
         problem = MatchingProblem(observation, _around(self.start.flatten(1).to(observation.released)), weights)
         state = problem.start(torch.zeros_like(problem.prior.mean))
-        state = problem.minimise(state, Limits(self.steps, self.products, self.forcing, self.tolerance))
+        state = problem.minimise(state, StoppingRule(self.steps, self.products, self.forcing, self.tolerance))
         scale = problem.sigma * problem.sigma if problem.sigma > 0 else 1.0
         return Reconstruction(
             inputs=problem.inputs(state.point).reshape(len(observation), *observation.input_shape),

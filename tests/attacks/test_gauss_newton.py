@@ -13,7 +13,7 @@ from contracts.attack import AttackContract, generator, observe, rmse
 from torch import Tensor
 
 from riskaudit.attacks import Attack, GaussNewton, Local, Observation
-from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem
+from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule
 from riskaudit.errors import SettingsError
 from riskaudit.priors import GaussianPrior, fit_prior
 from riskaudit.release import Batch
@@ -118,7 +118,7 @@ def test_a_descent_never_raises_the_objective() -> None:
     state = problem.start(torch.zeros_like(prior.mean))
     values = [state.value.clone()]
     for _ in range(6):
-        state = problem.minimise(state, Limits(1, 20, 0.1, 1e-5))
+        state = problem.minimise(state, StoppingRule(1, 20, 0.1, 1e-5))
         values.append(state.value.clone())
     for before, after in itertools.pairwise(values):
         assert bool((after <= before).all())

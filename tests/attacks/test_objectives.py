@@ -23,9 +23,9 @@ from riskaudit.attacks.optimise import objectives, regularisers
 from riskaudit.attacks.optimise.objectives import Objective, Term
 from riskaudit.attacks.optimise.regularisers import (
     BatchNormStatistics,
-    GaussianPrior,
+    GaussianPenalty,
     GroupConsistency,
-    LaplacePrior,
+    LaplacePenalty,
     PixelRange,
     Regulariser,
     SquaredNorm,
@@ -108,8 +108,8 @@ REGULARISERS: dict[str, Regulariser] = {
     "variation-mean": TotalVariation(),
     "variation-sum": TotalVariation("sum"),
     "norm": SquaredNorm(),
-    "gaussian": GaussianPrior(),
-    "laplace": LaplacePrior(),
+    "gaussian": GaussianPenalty(),
+    "laplace": LaplacePenalty(),
     "range": PixelRange(),
     "batch-norm": BatchNormStatistics(),
 }
@@ -144,7 +144,7 @@ def test_total_variation_in_numbers() -> None:
 
 def test_gaussian_prior_in_numbers() -> None:
     observation = observe(cases.lenet(8), cases.mnist(1, 8))
-    penalty = GaussianPrior().bind(observation, torch.arange(1))
+    penalty = GaussianPenalty().bind(observation, torch.arange(1))
     inputs = torch.full((1, 1, 8, 8), cases.PRIOR.mean + 2 * cases.PRIOR.std, dtype=torch.float64)
     assert float(penalty(inputs)) == pytest.approx(64 * 2)
 

@@ -10,7 +10,7 @@ import torch
 from contracts.attack import generator, observe
 
 from riskaudit.attacks import BayesOptimal, DeepLeakage, InvertingGradients, Observation, Reconstruction, explains
-from riskaudit.attacks.optimise.minimisers import Outcome
+from riskaudit.attacks.optimise.minimisers import Minimum
 from riskaudit.attacks.optimise.search import best_of
 from riskaudit.release import Batch
 
@@ -70,7 +70,7 @@ def test_the_best_row_is_the_attackers_own_choice() -> None:
     points = torch.arange(6.0).double()[:, None].expand(6, 64)
     value = torch.tensor([3.0, 2.0, 1.0, torch.inf, torch.inf, torch.inf]).double()
     status = ("converged", "not_converged", "converged", "failed", "failed", "failed")
-    outcome = Outcome(points, value, status, torch.arange(6))
+    outcome = Minimum(points, value, status, torch.arange(6))
     found = best_of(observation, observation.bound_prior(), outcome, 2, 1.0)
     assert found.inputs[:2, 0, 0, 0].tolist() == [1, 2]
     assert found.objective.tolist() == [2, 1, float("inf")]

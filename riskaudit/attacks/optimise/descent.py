@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.attacks.optimise.minimisers import Function, Minimiser, Outcome, Record, Stagnation
+from riskaudit.attacks.optimise.minimisers import BestPoints, Function, Minimiser, Minimum, Stagnation
 
 Schedule: TypeAlias = Literal["constant", "steps", "cosine"]
 
@@ -54,13 +54,13 @@ class Descent(Minimiser):
     settled: float = 0.0
 
     @override
-    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Outcome:
+    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Minimum:
         units = start.new_ones(len(start)) if unit is None else unit.to(start)
-        state = _Moving(self, function, self._boxed(start), units)
-        record = Record(start)
+        state = _AdamState(self, function, self._boxed(start), units)
+        record = BestPoints(start)
         for step in range(self.steps + 1):
             value, gradient = state.function.evaluate(state.points, step / max(self.steps, 1))
-            record.keep(state.points, value, step)
+            record.update(state.points, value, step)
             finite = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
             record.finish(record.active & ~finite, converged=False)
             record.finish(state.finished(value, step), converged=True)
@@ -89,7 +89,7 @@ class Descent(Minimiser):
         return [round(share * self.steps) for share in MILESTONES] if self.schedule == "steps" else []
 
 
-class _Moving:
+class _AdamState:
     """The rows held: where they are, and what Adam remembers of them."""
 
     def __init__(self, how: Descent, function: Function, points: Tensor, units: Tensor) -> None:

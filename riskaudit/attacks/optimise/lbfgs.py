@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.attacks.optimise.minimisers import Function, Minimiser, Outcome, Record, Stagnation
+from riskaudit.attacks.optimise.minimisers import BestPoints, Function, Minimiser, Minimum, Stagnation
 
 # Constants of the Wolfe conditions for quasi-Newton directions: Nocedal and Wright, section 3.1.
 SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9
@@ -50,11 +50,11 @@ class LimitedMemoryBFGS(Minimiser):
     trials: int = 30
 
     @override
-    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Outcome:
+    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Minimum:
         # The curvature sets the scale, not ``unit``.
-        record = Record(start)
+        record = BestPoints(start)
         value, gradient = function.evaluate(start)
-        record.keep(start, value, 0)
+        record.update(start, value, 0)
         record.finish(~torch.isfinite(value) | ~torch.isfinite(gradient).all(-1), converged=False)
         record.finish((gradient == 0).all(-1), converged=True)
         search = _Search(self, function, start, value, gradient)
@@ -63,7 +63,7 @@ class LimitedMemoryBFGS(Minimiser):
             if remaining is not None:
                 search.select(remaining)
             ended = search.advance()
-            record.keep(search.points, search.value, search.steps)
+            record.update(search.points, search.value, search.steps)
             record.finish(search.function.released_together(ended), converged=True)
             record.finish(search.steps >= self.steps, converged=False)
         return record.outcome()

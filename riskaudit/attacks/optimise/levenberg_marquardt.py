@@ -32,7 +32,7 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Limits:
+class StoppingRule:
     """When a Levenberg-Marquardt run stops.
 
     Attributes:
@@ -140,7 +140,7 @@ class MatchingProblem:
         part = _Part(self, list(range(len(point))), point, jacobian)
         return part.curvature(part.gradient(residual))
 
-    def minimise(self, state: State, limits: Limits) -> State:
+    def minimise(self, state: State, limits: StoppingRule) -> State:
         """Levenberg-Marquardt until every sample is finished, stuck or out of steps; changes the state given."""
         damping = Damping(state.value)
         for _ in range(limits.steps):
@@ -150,7 +150,7 @@ class MatchingProblem:
             self._step(state, rows, damping, limits)
         return state
 
-    def _step(self, state: State, rows: list[int], damping: Damping, limits: Limits) -> None:
+    def _step(self, state: State, rows: list[int], damping: Damping, limits: StoppingRule) -> None:
         """One step for the samples in ``rows``, taken where it lowers F."""
         point = state.point[rows]
         value, residual, jacobian = self._at(point, rows)

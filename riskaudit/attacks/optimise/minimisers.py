@@ -42,7 +42,7 @@ class Function(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Minimum:
     """Where R rows ended.
 
     Attributes:
@@ -62,7 +62,7 @@ class Minimiser(ABC):
     """Goes down from a start."""
 
     @abstractmethod
-    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Outcome:
+    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Minimum:
         """Minimise every row on its own.
 
         Args:
@@ -72,7 +72,7 @@ class Minimiser(ABC):
         """
 
 
-class Record:
+class BestPoints:
     """The best that is known of all R rows, and which of them are still at work."""
 
     def __init__(self, start: Tensor) -> None:
@@ -84,7 +84,7 @@ class Record:
         self.rows = list(range(count))
         self.active = torch.ones(count, dtype=torch.bool, device=start.device)
 
-    def keep(self, points: Tensor, value: Tensor, steps: int | Tensor) -> None:
+    def update(self, points: Tensor, value: Tensor, steps: int | Tensor) -> None:
         """Note a point of every held row, where it is better than what was known of a row at work."""
         rows = torch.tensor(self.rows, device=value.device)
         self.steps[rows] = torch.where(self.active, steps, self.steps[rows])
@@ -108,10 +108,10 @@ class Record:
         self.active = self.active[remaining]
         return remaining
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Minimum:
         """What came out."""
         finite = torch.isfinite(self.value).tolist()
-        return Outcome(self.points, self.value, tuple(map(_status, finite, self.converged.tolist())), self.steps)
+        return Minimum(self.points, self.value, tuple(map(_status, finite, self.converged.tolist())), self.steps)
 
 
 def _status(finite: bool, converged: bool) -> Status:

@@ -83,7 +83,7 @@ class SquaredNorm(Regulariser):
 
 @final
 @dataclass(frozen=True)
-class GaussianPrior(Regulariser):
+class GaussianPenalty(Regulariser):
     """-log p of the observation's own prior N(mu, L L^T) up to a constant: ||L^-1 (z - mu)||^2 / 2."""
 
     @override
@@ -104,7 +104,7 @@ class GaussianPrior(Regulariser):
 
 @final
 @dataclass(frozen=True)
-class LaplacePrior(Regulariser):
+class LaplacePenalty(Regulariser):
     """-log p of independent Laplace coordinates up to a constant: sqrt(2) |z - mu| / std, summed.
 
     Mean and standard deviation are those of the observation's own prior: mu, and sqrt(tr C / d) for all coordinates.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from riskaudit.attacks.base import Observation, Reconstruction
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.optimise.minimisers import Minimiser, Outcome
+from riskaudit.attacks.optimise.minimisers import Minimiser, Minimum
 from riskaudit.attacks.optimise.objectives import Objective
 from riskaudit.attacks.optimise.starts import Start, draw_starts
 from riskaudit.priors.base import BoundPrior
@@ -49,7 +49,7 @@ def reconstruct(
 
 
 def best_of(
-    observation: Observation, prior: BoundPrior, outcome: Outcome, restarts: int, seconds: float
+    observation: Observation, prior: BoundPrior, outcome: Minimum, restarts: int, seconds: float
 ) -> Reconstruction:
     """The row with the least objective for each sample; the prior's mean where no row came to anything."""
     count = len(observation)

@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.attacks import Observation
-from riskaudit.attacks.optimise.levenberg_marquardt import Limits, MatchingProblem, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule, status_of
 from riskaudit.jacobian import Jacobian, JacobianFactory
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.release import Batch, Release
@@ -158,7 +158,7 @@ def informed_error(
 
     weights = torch.zeros(1, dtype=torch.float64, device=truth.device)
     problem = MatchingProblem(observation, around(truth), weights)
-    limits = Limits(steps or STEPS, PRODUCTS, FORCING, TOLERANCE)
+    limits = StoppingRule(steps or STEPS, PRODUCTS, FORCING, TOLERANCE)
     state = problem.minimise(problem.start(torch.zeros_like(truth)), limits)
     status = status_of(state, 0)
     if status == "failed":
