@@ -14,6 +14,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
@@ -57,8 +58,8 @@ class Analytic(Attack):
     steps: int = 1
     restarts: int = 1
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`; ``generator`` isn't used."""
         began = time.perf_counter()
         layer = whole_input_layer(observation.release, observation.input_shape)
         rows = observation.released[:, layer.weight].double().reshape(len(observation), -1, observation.dimension)

@@ -13,6 +13,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
@@ -28,7 +29,7 @@ class Local(Attack):
     """Levenberg-Marquardt without prior from a given start.
 
     Attributes:
-        start: the truth, [B, *S]; whoever runs the attack hands it in, an observation doesn't hold it.
+        start: the truth, [B, *S]; from the caller, since an observation doesn't hold it; `run` raises SettingsError without it.
         steps: Levenberg-Marquardt steps per sample.
         restarts: there is one start only.
         products: of conjugate gradient per step at most.
@@ -50,12 +51,8 @@ class Local(Attack):
     forcing: float = 1e-3
     tolerance: float = 1e-6
 
+    @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        """See `Attack.run`; nothing is drawn.
-
-        Raises:
-            SettingsError: no start was given.
-        """
         if self.start is None or len(self.start) != len(observation):
             raise SettingsError("expected a start for every sample; the attack local begins at the truth")
         started = time.perf_counter()

@@ -32,11 +32,17 @@ CHUNK_PAIRS = 256
 # at the end also moved aslant and grown from its corner.
 _MOVES = torch.tensor(
     [
-        [1, 0, 0, 0], [0, 1, 0, 0], [-0.5, -0.5, 1, 1], [-0.5, 0, 1, 0], [0, -0.5, 0, 1],
-        [0, 0, 1, 1], [1, 1, 0, 0], [1, -1, 0, 0],
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [-0.5, -0.5, 1, 1],
+        [-0.5, 0, 1, 0],
+        [0, -0.5, 0, 1],
+        [0, 0, 1, 1],
+        [1, 1, 0, 0],
+        [1, -1, 0, 0],
     ],
     dtype=torch.float32,
-)  # fmt: skip
+)
 
 
 def cropped_pairs(small: Tensor) -> Tensor:

@@ -239,11 +239,9 @@ def _from_function(spec: str, reading: Reading) -> tuple[RawSamples, _Source]:
     content = call_user_function(load_user_function(spec), spec)
     name = clean(spec.replace("\\", "/").rpartition("/")[2])
     if isinstance(content, Samples):
-        counted = content.ids == tuple(str(index) for index in range(len(content)))
-        raw = RawSamples(
-            content.inputs, content.targets, None if counted else content.ids, content.class_names, content.numbering,
-            notes=content.notes,
-        )  # fmt: skip
+        ids = None if content.ids == tuple(str(index) for index in range(len(content))) else content.ids
+        raw = RawSamples(content.inputs, content.targets, ids, content.class_names, content.numbering)
+        raw = replace(raw, notes=content.notes)
     else:
         raw = _from_pair_or_mapping(content, name, UserCodeError, reading)
     # Ids that code makes may be anything, so they are hidden like those of a file; the inputs are the secret.

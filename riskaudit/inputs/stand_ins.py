@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from riskaudit.inputs.readers.pickles import PickleScan
+from riskaudit.inputs.text import words
 
 _MAX_DEPTH = 32
 # A file that names these means to act, or holds tensors in a form that only code can read: it is refused as a whole.
-_REFUSED_MODULES = {
-    "os", "posix", "nt", "sys", "subprocess", "io", "_io", "importlib", "imp", "runpy", "shutil", "socket", "ctypes",
-    "_ctypes", "pickle", "_pickle", "marshal", "code", "codeop", "pty", "pdb", "webbrowser", "multiprocessing",
-    "threading", "signal", "operator", "_operator", "inspect", "gc", "weakref", "atexit", "urllib", "http", "ftplib",
-    "tempfile", "platform", "site", "sysconfig", "pip", "setuptools", "distutils", "timeit", "cProfile", "profile",
-    "trace", "torch", "copyreg", "dill", "cloudpickle", "joblib",
-}  # fmt: skip
-_PLAIN_BUILTINS = {
-    "set", "frozenset", "list", "dict", "tuple", "complex", "slice", "range", "bytearray", "object", "int", "float",
-}  # fmt: skip
+_REFUSED_MODULES = words("""
+    os posix nt sys subprocess io _io importlib imp runpy shutil socket ctypes _ctypes pickle _pickle marshal code
+    codeop pty pdb webbrowser multiprocessing threading signal operator _operator inspect gc weakref atexit urllib
+    http ftplib tempfile platform site sysconfig pip setuptools distutils timeit cProfile profile trace torch
+    copyreg dill cloudpickle joblib
+""")
+_PLAIN_BUILTINS = words("""
+    set frozenset list dict tuple complex slice range bytearray object int float
+""")
 _PLAIN_TORCH = ("torch.nn.", "torch.optim.")
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def words(text: str) -> frozenset[str]:
+    """The words of a long list in the source."""
+    return frozenset(text.split())
+
+
 def clean(value: object, limit: int = 100) -> str:
     """``value`` as one line: control and direction characters dropped, at most ``limit`` characters."""
     words = " ".join(str(value).split())

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from riskaudit.errors import CheckpointError
 from riskaudit.inputs.exported.replacements import REPLACEMENTS
-from riskaudit.inputs.text import clean
+from riskaudit.inputs.text import clean, words
 
 NAMES = {
     "pointwise": """
@@ -83,18 +83,16 @@ NAMES = {
         to.dtype to.dtype_layout to.device _to_copy.default type_as.default dropout.default feature_dropout.default
         alpha_dropout.default feature_alpha_dropout.default""",
 }
-ALLOWED = frozenset(f"aten.{name}" for group in NAMES.values() for name in group.split()) | REPLACEMENTS.keys()
+ALLOWED = frozenset(f"aten.{name}" for group in NAMES.values() for name in words(group)) | REPLACEMENTS.keys()
 
 MAX_DIMENSIONS = 64
 MAX_LIST = 4096
-_AT_LEAST_ONE = {
-    "kernel_size", "stride", "dilation", "groups", "num_groups", "upscale_factor", "downscale_factor", "chunks", "step",
-    "split_size",
-}  # fmt: skip
-_NOT_NEGATIVE = {
-    "padding", "output_padding", "output_size", "repeats", "split_sizes", "normalized_shape", "num_layers", "steps",
-    "length",
-}  # fmt: skip
+_AT_LEAST_ONE = words("""
+    kernel_size stride dilation groups num_groups upscale_factor downscale_factor chunks step split_size
+""")
+_NOT_NEGATIVE = words("""
+    padding output_padding output_size repeats split_sizes normalized_shape num_layers steps length
+""")
 _FACTORS = ("scale_factors", "scales", "scales_d", "scales_h", "scales_w")
 _STRINGS: Mapping[str, Sequence[str]] = {
     "padding": ("same", "valid"),

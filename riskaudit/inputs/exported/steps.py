@@ -14,7 +14,7 @@ from riskaudit.errors import CheckpointError
 from riskaudit.inputs.exported.archive import SAVE_AGAIN
 from riskaudit.inputs.exported.operators import ALLOWED, Arithmetic, Operator, operation
 from riskaudit.inputs.exported.values import EXPORT_ADVICE, ValueName, output_names, read_argument
-from riskaudit.inputs.text import clean
+from riskaudit.inputs.text import clean, words
 
 MAX_NODES = 50_000
 
@@ -25,10 +25,9 @@ _SKIPPED = {
     "sym_constrain_range",
     "sym_constrain_range_for_size",
 }
-_RANDOM = {
-    "bernoulli", "bernoulli_", "rand", "randn", "rand_like", "randn_like", "randint", "normal", "multinomial",
-    "native_dropout",
-}  # fmt: skip
+_RANDOM = words("""
+    bernoulli bernoulli_ rand randn rand_like randn_like randint normal multinomial native_dropout
+""")
 _DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 # These may return their input itself though their schema doesn't say so.
 _SAME = _DROPOUTS | {"type_as", "contiguous", "to", "expand_as", "view_as", "reshape_as", "meshgrid", "concat", "pad"}
