@@ -29,7 +29,7 @@ class Local(Attack):
     """Levenberg-Marquardt without prior from a given start.
 
     Attributes:
-        start: the truth, [B, *S]; from the caller, since an observation doesn't hold it; `run` raises SettingsError without it.
+        start: the truth, [B, *S], from the caller, since an observation doesn't hold it; SettingsError without.
         steps: Levenberg-Marquardt steps per sample.
         restarts: there is one start only.
         products: of conjugate gradient per step at most.
