@@ -21,7 +21,7 @@ from torch import Tensor
 from riskaudit.errors import InputError
 from riskaudit.inputs.readers.archives import checked_members, is_zip, read_member
 from riskaudit.inputs.readers.pickles import PickleScan, scan_pickles
-from riskaudit.inputs.stand_ins import refused_names, stand_ins, with_arrays
+from riskaudit.inputs.readers.stand_ins import refused_names, stand_ins, with_arrays
 from riskaudit.inputs.text import clean, listing
 
 PICKLE_MAGIC = b"\x80"
