@@ -1,14 +1,6 @@
 """Architectures by name: each file registers what it defines; importing this package registers all."""
 
-from riskaudit.inputs.architectures import (
-    convbig,
-    convnet,
-    lenet,
-    mlp,
-    resnet,
-    timm_models,
-    torchvision_models,
-)
+from riskaudit.inputs.architectures import convbig, convnet, lenet, mlp, model_collections, resnet
 from riskaudit.inputs.architectures.registry import architecture_names, get_architecture
 
 __all__ = [
@@ -18,7 +10,6 @@ __all__ = [
     "get_architecture",
     "lenet",
     "mlp",
+    "model_collections",
     "resnet",
-    "timm_models",
-    "torchvision_models",
 ]
