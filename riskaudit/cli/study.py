@@ -99,7 +99,7 @@ def fairness(
     """
     earlier, file, groups = _earlier(options), grouping.group_by, None
     if file is not None:
-        from riskaudit.inputs.groups import read_groups
+        from riskaudit.studies.fairness.groups import read_groups
 
         groups = read_groups(file)
 
@@ -230,7 +230,7 @@ def _matched(
     groups: dict[str, str], file: str, subject: SubjectOptions, settings: AuditSettings, samples: Samples
 ) -> dict[str, str]:
     """Groups by the ids of the audit; ids that were hashed are looked up by their names."""
-    from riskaudit.inputs.groups import groups_of_ids
+    from riskaudit.studies.fairness.groups import groups_of_ids
 
     names = None
     if not subject.plain_ids and set(groups) - set(samples.ids):
@@ -249,7 +249,7 @@ def _same_release(result: AuditResult, earlier: AuditResult) -> bool:
 
 def _last_readable(subject: SubjectOptions, settings: AuditSettings, paths: list[str]) -> tuple[Checkpoint, Samples]:
     """The last checkpoint that can be read, which says how samples are to be read, and the samples."""
-    from riskaudit.inputs.series import checkpoint_files, order_of
+    from riskaudit.studies.training.series import checkpoint_files, order_of
 
     snapshots, _ = order_of(checkpoint_files(paths))
     reason: Exception | None = None

@@ -13,11 +13,11 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
-from riskaudit.inputs.series import checkpoint_files, natural_key, order_of
 from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.training import run as module
 from riskaudit.studies.training.run import accuracy, summarise, training_study
+from riskaudit.studies.training.series import checkpoint_files, natural_key, order_of
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 
