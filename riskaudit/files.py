@@ -103,17 +103,17 @@ def check_output_file(
     """
     try:
         if path.is_dir() or not path.absolute().parent.is_dir():
-            raise OutputError(f"expected --out as a file in a folder that exists, found {path}; choose another place")
+            raise OutputError(f"expected `out` as a file in a folder that exists, found {path}; choose another place")
         _refuse_inputs(path, inputs)
         if not path.exists():
             return
         if not path.is_file():
-            raise OutputError(f"expected --out as a plain file, found the device {path}; choose another place")
+            raise OutputError(f"expected `out` as a plain file, found the device {path}; choose another place")
         replaceable = not path.stat().st_size or is_own(path)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror or error}; choose another place") from error
     if not replaceable:
-        raise OutputError(f"{path} exists and is no earlier result of this command; choose another name with --out")
+        raise OutputError(f"{path} exists and is no earlier result of this command; choose another name with `out`")
 
 
 def is_json_with(path: Path, keys: Iterable[str]) -> bool:
@@ -141,9 +141,9 @@ def _refuse_inputs(output: Path, inputs: Iterable[Path], *, folder: bool = False
             continue
         target = source.resolve()
         if _identity(target) in identities or target == real or real in target.parents:
-            raise OutputError(f"writing to {output} would replace {source}, which this run reads; choose another --out")
+            raise OutputError(f"writing to {output} would replace {source}, which this run reads; choose another `out`")
         if folder and target.is_dir() and target in real.parents:
-            raise OutputError(f"{output} lies in {source}, which this run reads; choose another --out")
+            raise OutputError(f"{output} lies in {source}, which this run reads; choose another `out`")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def check_output_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
     """
     try:
         if folder.exists() and not folder.is_dir():
-            raise OutputError(f"expected a folder for the results, found the file {folder}; choose another --out")
+            raise OutputError(f"expected a folder for the results, found the file {folder}; choose another `out`")
         _refuse_inputs(folder, inputs, folder=True)
         _refuse_foreign(folder)
         # Nothing is made yet, so that an audit that fails leaves nothing behind; the same call will make the
@@ -176,7 +176,7 @@ def check_output_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
         temporary.mkdir()
         temporary.rmdir()
     except OSError as error:
-        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another --out") from error
+        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another `out`") from error
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -192,12 +192,12 @@ def _refuse_foreign(folder: Path) -> None:
         if listed is None:
             raise OutputError(
                 f"{folder} already holds {entry.name!r}, which no audit wrote, or one without the {MANIFEST} that "
-                "names it; choose a new or empty folder with --out"
+                "names it; choose a new or empty folder with `out`"
             )
         if entry.name != MANIFEST and not _is_listed(entry, listed):
             raise OutputError(
                 f"{folder} already holds {entry.name!r}, which no audit wrote or which was changed since; "
-                "choose a new or empty folder with --out"
+                "choose a new or empty folder with `out`"
             )
 
 
@@ -256,7 +256,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, private: bool = Fa
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another --out") from error
+        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another `out`") from error
 
 
 def add_to_folder(
@@ -289,10 +289,10 @@ def add_to_folder(
             if not _is_listed(path, listed):
                 raise OutputError(
                     f"{path} exists and no {MANIFEST} there says that riskaudit wrote it as it is; choose a new or "
-                    "empty folder with --out"
+                    "empty folder with `out`"
                 )
         if (folder / MANIFEST).exists() and _manifest(folder) is None:
-            raise OutputError(f"{folder / MANIFEST} isn't riskaudit's; choose a new or empty folder with --out")
+            raise OutputError(f"{folder / MANIFEST} isn't riskaudit's; choose a new or empty folder with `out`")
         added = {name: [hashlib.sha256(content).hexdigest()] for name, content in files.items()}
         both = {name: [*listed.get(name, []), *hashes] for name, hashes in added.items()}
         write_file(folder / MANIFEST, _manifest_of({**listed, **both}), private=private)
@@ -300,7 +300,7 @@ def add_to_folder(
             write_file(folder / name, content, private=private)
         write_file(folder / MANIFEST, _manifest_of({**listed, **added}), private=private)
     except OSError as error:
-        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another --out") from error
+        raise OutputError(f"can't write to {folder}: {error.strerror or error}; choose another `out`") from error
 
 
 def _replace_folder(new: Path, folder: Path) -> None:

@@ -182,7 +182,7 @@ def test_the_committed_reports_can_be_made_anew(name) -> None:
 def test_check_in_the_working_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     check_output_folder(Path("out"))
-    with pytest.raises(OutputError, match="choose another --out"):
+    with pytest.raises(OutputError, match="choose another `out`"):
         check_output_folder(Path("/proc/none/out"))
 
 

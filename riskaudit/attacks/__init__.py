@@ -1,4 +1,4 @@
-"""Gradient-inversion attacks: an observation in, a reconstruction out. Names are those of ``--attack``.
+"""Gradient-inversion attacks: an observation in, a reconstruction out. Names are those of ``attack``.
 
 ``base`` says what an attack is given and gives back; read it first, then ``dlg``, the shortest one. A new attack is one
 file here: a frozen dataclass with ``@register``, whose fields are its settings. Attacks by descent are put together

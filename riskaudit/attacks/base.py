@@ -160,7 +160,7 @@ ATTACKS: dict[str, type[Attack]] = {}
 
 
 def register(attack: type[Attack]) -> type[Attack]:
-    """Class decorator: make an attack known to ``--attack``."""
+    """Class decorator: make an attack known to ``attack``."""
     if attack.name in ATTACKS:
         raise SettingsError(f"the attack {attack.name!r} is registered twice")
     ATTACKS[attack.name] = attack

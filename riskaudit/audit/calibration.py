@@ -121,7 +121,7 @@ def make_calibrator(path: str | Path, client: Client) -> Calibrator:
         )
     noise = client.release.noise
     if noise is None or noise.law != "gaussian":
-        raise SettingsError("--calibration needs a release with Gaussian noise, whose error can be predicted")
+        raise SettingsError("`calibration` needs a release with Gaussian noise, whose error can be predicted")
     levels = {
         level.proxy: level
         for level in calibration.levels
@@ -131,7 +131,7 @@ def make_calibrator(path: str | Path, client: Client) -> Calibrator:
         known = sorted({level.noise_std for level in calibration.levels})
         raise SettingsError(
             f"expected a calibration at noise {noise.std:g}, found {', '.join(f'{std:g}' for std in known)} in "
-            f"{Path(path).name}; run riskaudit calibrate with --noise-std {noise.std:g}"
+            f"{Path(path).name}; run riskaudit calibrate with `noise_stds={noise.std:g}`"
         )
     level = levels["map_rmse"]
     info = CalibrationInfo(

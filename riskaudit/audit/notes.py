@@ -46,7 +46,7 @@ def warnings_of(
     if checkpoint.assumed is not None:
         warnings.append(
             f"the architecture {checkpoint.architecture} was recognised from the weights, which don't show all of it "
-            f"(assumed: {checkpoint.assumed}); --arch names it"
+            f"(assumed: {checkpoint.assumed}); `arch` names it"
         )
     noise = release.noise
     if noise is not None and noise.law == "laplace":
@@ -55,7 +55,7 @@ def warnings_of(
             f" per entry, less than the noise's own {noise.std:g}), which favours the attacker"
         )
     if settings.dtype == "float32" and (noise.fisher_std if noise else settings.reference_noise) < 1e-2:
-        warnings.append("float32 rounding can matter at this little noise; --dtype float64 is safer")
+        warnings.append("float32 rounding can matter at this little noise; `dtype=float64` is safer")
     failed = sum(row.status == "failed" for row in rows)
     if failed:
         warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
@@ -63,7 +63,7 @@ def warnings_of(
     if bracketed:
         warnings.append(
             f"the revealed fraction of {bracketed} of {len(rows)} samples is an interval; verdicts and limits use its "
-            "upper end (--precision narrows it, --solver dense is exact)"
+            "upper end (`precision` narrows it, `solver=dense` is exact)"
         )
     unassessed = sum(not row.proxies[HEADLINE].assessed for row in rows) - failed
     if unassessed:

@@ -1,4 +1,4 @@
-"""The attacker's prior as ``--prior`` names it: two numbers, fitted to the audited data, or read from a file."""
+"""The attacker's prior as ``prior`` names it: two numbers, fitted to the audited data, or read from a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
     """
     if settings.prior == "isotropic":
         isotropic = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
-        odd = odd_samples(isotropic, samples.inputs, samples.targets, "leave out --prior-mean and --prior-std")
+        odd = odd_samples(isotropic, samples.inputs, samples.targets, "leave out `prior_mean` and `prior_std`")
         notes = [*tight_note(isotropic, samples.inputs, samples.targets), *odd_note(samples.ids, odd)]
         return ChosenPrior(isotropic, isotropic.info(), tuple(notes))
     warnings = []
@@ -39,12 +39,12 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
         prior = fit_prior(samples, settings.prior)
         warnings.append(
             f"the {settings.prior} prior was fitted to the audited samples themselves, without leaving any out, so it "
-            "knows them better than an attacker would; --prior FILE takes one that riskaudit prior fit made of others"
+            "knows them better than an attacker would; `prior=FILE` takes one that riskaudit prior fit made of others"
         )
     else:
         prior = load_prior(settings.prior)
         _check_shape(prior, samples, settings.prior)
-    advice = "fit the prior to data like the audited, in the same units, or use --prior isotropic"
+    advice = "fit the prior to data like the audited, in the same units, or use `prior=isotropic`"
     warnings += tight_note(prior, samples.inputs, samples.targets)
     warnings += odd_note(samples.ids, odd_samples(prior, samples.inputs, samples.targets, advice))
     info = prior.info()

@@ -36,7 +36,7 @@ def doubt_of(client: Client) -> str | None:
     return (
         f"{name} was only recognised from names and shapes (assumed: {checkpoint.assumed}), and {found} doesn't "
         "confirm it, so no sample is called low, no limit is held and no noise is recommended; if the "
-        f"assumption is right say so with --arch {name}, else name your own model with --arch file.py:factory"
+        f"assumption is right say so with `arch={name}`, else name your own model with `arch=file.py:factory`"
     )
 
 

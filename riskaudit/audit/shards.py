@@ -145,7 +145,7 @@ class AuditShard(Trial[Client]):
             if not is_out_of_memory(error):
                 raise
             raise SettingsError(
-                f"out of memory with {self.size} samples at once; lower --batch-size, or choose --solver lanczos"
+                f"out of memory with {self.size} samples at once; lower `batch_size`, or choose `solver=lanczos`"
             ) from error
 
     def _batch(self, client: Client) -> AuditBatch:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions, ModelOptions, ReadingOptions
-from riskaudit.cli.options import command
+from riskaudit.cli.options import command, in_options
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with, names_code, read_toml, write_file
 from riskaudit.settings import CHECKED, Count, Positive, option
@@ -108,7 +108,7 @@ def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) 
     )  # fmt: skip
     checkpoint, samples = fit_together(checkpoint, samples, loss)
     for note in (*checkpoint.notes, *samples.notes):
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {in_options(note)}")
     if checkpoint.assumed is not None:
         typer.echo(
             f"WARNING: {checkpoint.architecture} was only recognised from names and shapes (assumed: "
@@ -138,7 +138,7 @@ def _print(cost: ReviewCost, policy: Policy) -> None:
     actions = ", ".join(f"{count} {action}" for action, count in sorted(cost.actions.items()))
     typer.echo(f"reviews of {cost.batch_size} samples: {actions}")
     for warning in cost.warnings:
-        typer.echo(f"warning of a review: {warning}")
+        typer.echo(f"warning of a review: {in_options(warning)}")
     typer.echo(
         f"one review: {cost.review_seconds:.3g} s, {cost.gradients:.3g} gradients of the batch "
         f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from riskaudit.cli.options import in_options
 from riskaudit.errors import SettingsError
 from riskaudit.report import FILE_NAMES
 
@@ -24,7 +25,7 @@ def list_names(
         typer.echo(heading)
         width = max(map(len, names)) + 2
         for name, description in names.items():
-            typer.echo(f"  {name:<{width}}{description}".rstrip())
+            typer.echo(f"  {name:<{width}}{in_options(description)}".rstrip())
         if topic is None:
             typer.echo("")
     return 0

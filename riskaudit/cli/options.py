@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +16,8 @@ from riskaudit.settings import PANELS, Given, Settings, fields_of
 
 # Where a context keeps how its command's options are given, by parameter.
 GIVEN = "riskaudit.given"
+# The options of all commands by the names of the library's parameters.
+EVERY_FLAG: dict[str, str] = {}
 
 
 def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Callable[..., int]:
@@ -31,6 +33,9 @@ def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Call
     }
     given = {name: each for model in models.values() for name, each in model.given().items() if name not in omit}
 
+    flags = _flags(given, signature.parameters.values())
+    EVERY_FLAG.update({**flags, **EVERY_FLAG})
+
     def run(ctx: typer.Context, **values: Any) -> int:
         ctx.meta[GIVEN] = given
         try:
@@ -39,7 +44,7 @@ def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Call
             context = {"ctx": ctx} if "ctx" in signature.parameters else {}
             return function(**context, **filled, **others)
         except RiskauditError as error:
-            error.args = (in_options(str(error), given),)
+            error.args = (in_options(str(error), {**EVERY_FLAG, **flags}),)
             raise
 
     parameters = [each for each in signature.parameters.values() if each.name not in (*models, "ctx")]
@@ -60,9 +65,8 @@ def flag_of(name: str, given: Given) -> str:
     return next(flag.partition("/")[0] for flag in flags if flag.startswith("--"))
 
 
-def in_options(sentence: str, given: Mapping[str, Given]) -> str:
+def in_options(sentence: str, flags: Mapping[str, str] = EVERY_FLAG) -> str:
     """A sentence that names parameters, `` `name` `` or `` `name=value` ``, with the options that stand for them."""
-    flags = {alias: flag_of(name, each) for name, each in given.items() for alias in (*each.get("aliases", ()), name)}
 
     def option(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -71,6 +75,17 @@ def in_options(sentence: str, given: Mapping[str, Given]) -> str:
         return flags[name] if value is None else f"{flags[name]} {value}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", option, sentence)
+
+
+def _flags(given: Mapping[str, Given], parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
+    """The options that stand for parameters of the library, by the parameters' names."""
+    flags = {alias: flag_of(name, how) for name, how in given.items() for alias in (*how.get("aliases", ()), name)}
+    for parameter in parameters:
+        for declared in getattr(parameter.annotation, "__metadata__", ()):
+            # In an annotation typer takes the first name for a default, until it declares the option.
+            if isinstance(declared, typer.models.OptionInfo):
+                flags[parameter.name] = str(declared.default).partition("/")[0]
+    return flags
 
 
 def _is_model(parameter: inspect.Parameter) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions, IdOption, LimitOption, ReadingOptions
-from riskaudit.cli.options import command
+from riskaudit.cli.options import command, in_options
 from riskaudit.errors import PriorError
 from riskaudit.files import check_output_file
 
@@ -85,7 +85,7 @@ def fit(
             f"standard deviation {info.std:.3g} per coordinate"
         )
         for note in samples.notes:
-            typer.echo(f"note: {note}")
+            typer.echo(f"note: {in_options(note)}")
     return 0
 
 

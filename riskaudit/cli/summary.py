@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
 from riskaudit.results import STRONGEST, AuditResult, Estimate, VerifyStudy
 
@@ -30,8 +31,8 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         typer.echo("undefended: assume full disclosure (samples are only ranked, at the reference noise)")
     counts: Counter[str] = Counter(row.verdict for row in result.samples)
     total = len(result.samples)
-    found = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in VERDICTS if counts[name])
-    typer.echo(f"risk of {total} {'sample' if total == 1 else 'samples'}: {found}")
+    verdicts = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in VERDICTS if counts[name])
+    typer.echo(f"risk of {total} {'sample' if total == 1 else 'samples'}: {verdicts}")
     revealed = result.fairness.proxies.get("revealed_fraction")
     if revealed is not None and revealed.worst_samples:
         row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
@@ -44,10 +45,10 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     if result.studies.verify is not None:
         _print_verify(result.studies.verify)
     for warning in result.warnings:
-        typer.echo(f"note: {warning}")
+        typer.echo(f"note: {in_options(warning)}")
     if result.policy is not None:
         words = {"allow": "within policy", "warn": "policy warning", "block": "policy exceeded"}
-        typer.echo(f"{words[result.policy.decision]}: {'; '.join(result.policy.reasons)}")
+        typer.echo(f"{words[result.policy.decision]}: {in_options('; '.join(result.policy.reasons))}")
     for path in files:
         typer.echo(f"wrote {path}")
 

@@ -29,5 +29,5 @@ def make_engine(workers: int) -> Engine:
         SettingsError: fewer than one.
     """
     if workers < 1:
-        raise SettingsError(f"expected --workers of at least 1, found {workers}")
+        raise SettingsError(f"expected `workers` of at least 1, found {workers}")
     return SerialEngine() if workers == 1 else ProcessEngine(workers)

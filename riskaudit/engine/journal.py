@@ -46,14 +46,14 @@ class Journal:
             return
         try:
             if path.exists() and not _is_log(path):
-                raise OutputError(f"{path} exists and is no file of trials; choose another --out")
+                raise OutputError(f"{path} exists and is no file of trials; choose another `log`")
             if resume and path.exists():
                 self._done = _read(path, identity)
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = [{"study": identity}, *({"trial": key, "result": result} for key, result in self._done.items())]
             write_file(path, "".join(_line(line) for line in lines).encode(), private=True)
         except OSError as error:
-            raise OutputError(f"can't write {path}: {error.strerror or error}; choose another --out") from error
+            raise OutputError(f"can't write {path}: {error.strerror or error}; choose another `log`") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -94,7 +94,7 @@ def _read(path: Path, identity: str) -> dict[str, Any]:
             if not isinstance(entry, dict) or entry.get("study") != identity:
                 raise SettingsError(
                     f"{path} holds trials of another study (other options, model, data or version); leave out "
-                    "--resume to begin anew, or choose another --out"
+                    "`resume` to begin anew, or choose another `log`"
                 )
         elif isinstance(entry, dict) and isinstance(entry.get("trial"), str) and "result" in entry:
             done[entry["trial"]] = entry["result"]

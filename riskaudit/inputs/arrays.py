@@ -25,7 +25,7 @@ IMAGE_CHANNELS = (1, 3)
 # The largest values of 8 and of 16 bits.
 BYTE, _SHORT = 255.0, 65535.0
 _FEWEST_PIXELS = 16
-# float64 copies of what a file holds: beyond this, --limit is the answer.
+# float64 copies of what a file holds: beyond this, `limit` is the answer.
 MAX_INPUT_BYTES = 32 * 2**30
 
 
@@ -171,7 +171,7 @@ def to_inputs(inputs: Tensor, channels: int | None, name: str, scale: float | No
     """
     if inputs.numel() * 8 > MAX_INPUT_BYTES:
         raise SamplesError(
-            f"{name} holds {inputs.numel()} input values, too many to audit at once; take fewer samples with --limit"
+            f"{name} holds {inputs.numel()} input values, too many to audit at once; take fewer samples with `limit`"
         )
     values = inputs.to(torch.float64)
     if scale is not None or inputs.dtype == torch.uint8:
@@ -223,7 +223,7 @@ def range_notes(stored: Tensor, inputs: Tensor, scale: float | None) -> tuple[st
     dtype = str(stored.dtype).removeprefix("torch.")
     if stored.dtype == torch.uint8:
         if int(stored.max()) == 1:
-            return (f"values from 0 to 1 as {dtype} were divided by 255, as of 8-bit images; --scale 1 keeps them",)
+            return (f"values from 0 to 1 as {dtype} were divided by 255, as of 8-bit images; `scale=1` keeps them",)
         return ()
     # Columns of a table may be anything; many columns of whole numbers from 0 on are pixels.
     low, high = float(inputs.min()), float(inputs.max())
@@ -233,7 +233,7 @@ def range_notes(stored: Tensor, inputs: Tensor, scale: float | None) -> tuple[st
     scale = BYTE if high <= BYTE else _SHORT
     return (
         f"values from {low:g} to {high:g} as {dtype} are audited as they are; if the model was trained on values from "
-        f"0 to 1, --scale {scale:g} divides them",
+        f"0 to 1, `scale={scale:g}` divides them",
     )
 
 
@@ -266,7 +266,7 @@ def to_targets(targets: Tensor, loss: Loss | None, name: str) -> Tensor:
     if loss.kind == "classification" and targets.is_floating_point() and targets.ndim == 1:
         if not whole:
             raise SamplesError(
-                f"expected class numbers in {name} for {loss.name}, found fractions; choose another --loss"
+                f"expected class numbers in {name} for {loss.name}, found fractions; choose another `loss`"
             )
         targets = targets.to(torch.int64)
     return targets.contiguous()

@@ -2,7 +2,7 @@
 
 Nothing in the file is executed: weights come through ``torch.load(weights_only=True)``, safetensors, or
 this package's reader of torch.export archives. Code runs only where the user names it
-(``--arch file.py:factory``).
+(``arch=file.py:factory``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from riskaudit.inputs.text import clean, listing
 CHECKPOINT_FORMATS = {
     ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or anywhere in a training checkpoint",
     ".safetensors": "a state dict saved by safetensors",
-    ".npz": "arrays by name, or a row of them in the order of the state dict, which needs --arch",
+    ".npz": "arrays by name, or a row of them in the order of the state dict, which needs `arch`",
     ".pt2": "a program saved by torch.export.save, with a batch of 1 or a dynamic batch dimension",
 }
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pt2")
@@ -233,7 +233,7 @@ def _described(built: BuiltModel, path: Path) -> Checkpoint:
 def _from_exported(archive: ExportedArchive, path: Path, arch: str | None) -> Checkpoint:
     name = clean(path.name)
     if arch is not None:
-        raise CheckpointError(f"{name} brings its own architecture; leave out --arch {clean(arch, 50)}")
+        raise CheckpointError(f"{name} brings its own architecture; leave out `arch={clean(arch, 50)}`")
     archive = replace(
         archive,
         weights=check_weights(archive.weights, name) if archive.weights else {},

@@ -45,7 +45,7 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
         raise SamplesError(
             f"the loss {clean(loss.name, 50)} can't compare {actual} with "
             f"targets of shape {shape_text(samples.targets[:1].shape)} in {samples.name} ({clean(cause, 80)}); "
-            "choose another --loss or mend the targets"
+            "choose another `loss` or mend the targets"
         ) from cause
 
 
@@ -71,7 +71,7 @@ def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int], los
             raise SamplesError(
                 f"{checkpoint.name} ({clean(checkpoint.architecture, 40)}) takes more than the inputs "
                 f"({clean(cause, 100)}); name a factory whose model takes them alone, with the rest fixed inside, by "
-                "--arch file.py:factory"
+                "`arch=file.py:factory`"
             ) from cause
         # The model may be the user's own code: any exception means that it can't take this input.
         channels = checkpoint.input_channels
@@ -92,7 +92,7 @@ def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int], los
         actual = f"shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise SamplesError(
             f"{checkpoint.name} returns {actual} for one sample, expected a tensor whose first size is 1; "
-            "wrap the model with --arch file.py:factory"
+            "wrap the model with `arch=file.py:factory`"
         )
     return outputs
 
@@ -118,11 +118,11 @@ def check_numbering(samples: Samples, loss: Loss, outputs: Tensor) -> None:
         return
     if samples.numbering == "classes":
         raise SamplesError(
-            f"--classes names {num_names} classes, but the model has {expected}; name each output, in order"
+            f"`classes` names {num_names} classes, but the model has {expected}; name each output, in order"
         )
     raise SamplesError(
         f"{samples.name} names {num_names} classes, but the model has {expected}, so their numbers are unknown; name "
-        "all classes of the model in the order of its outputs: --classes a,b,c or a file with one name a line"
+        "all classes of the model in the order of its outputs: `classes=a,b,c` or a file with one name a line"
     )
 
 
@@ -134,7 +134,7 @@ def _label_outside(targets: Tensor, first: int, classes: int) -> str:
         return f"label {label}, which marks no class, {span}"
     if int(targets.min()) == 1 and int(targets.max()) == classes:
         names = ",".join(map(str, range(1, classes + 1))) if classes <= 10 else f"1,2,...,{classes}"
-        return f"label {classes}, {span}: if its first class is called 1, give --classes {names}"
+        return f"label {classes}, {span}: if its first class is called 1, give `classes={names}`"
     if label == classes:
         return f"label {classes}, {span}"
     return f"a label {'below 0' if label < 0 else f'above {classes - 1}'}, {span}"
@@ -157,7 +157,7 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     if not shape:
         raise SamplesError(
             f"expected outputs of shape (1, classes) for {loss.name}, found {shape_text(outputs.shape)}; "
-            "choose another --loss"
+            "choose another `loss`"
         )
     if tuple(targets.shape[1:]) == shape:
         off = (targets.to(outputs.dtype).sum(dim=1) - 1).abs() > PROBABILITY_TOLERANCE
@@ -167,7 +167,7 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
             raise SamplesError(
                 f"expected class numbers or probabilities that sum to 1 in {samples.name} for {loss.name}, found "
                 f"targets of shape {shape_text(targets.shape)} of which sample {int(positions[0])}'s don't; several "
-                "labels at once need --loss bce"
+                "labels at once need `loss=bce`"
             )
         return
     if tuple(targets.shape[1:]) != shape[1:]:
@@ -175,12 +175,12 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
         raise SamplesError(
             f"expected one class number per sample in {samples.name} for {loss.name}, or targets of shape "
             f"{shape_text((len(targets), *shape))} or {shape_text((len(targets), *shape[1:]))}, found {actual}; mend "
-            "the targets, or choose another --loss"
+            "the targets, or choose another `loss`"
         )
     classes = shape[0]
     if targets.is_floating_point() and bool((targets != targets.round()).any()):
         raise SamplesError(
-            f"expected class numbers in {samples.name} for {loss.name}, found fractions; choose another --loss"
+            f"expected class numbers in {samples.name} for {loss.name}, found fractions; choose another `loss`"
         )
     outside = ((targets < 0) | (targets >= classes)).flatten(1 if targets.ndim > 1 else 0)
     rows = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
@@ -197,5 +197,5 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     void = str(label) if label in (*_MARKS, VOID) else "NUMBER"
     raise SamplesError(
         f"sample {first} in {samples.name} has labels outside the model's {classes} classes (0 to {classes - 1}); "
-        f"leave such places out by a loss of your own: --loss file.py:function with ignore_index={void}"
+        f"leave such places out by a loss of your own: `loss=file.py:function` with ignore_index={void}"
     )

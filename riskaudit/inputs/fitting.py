@@ -79,7 +79,7 @@ def _both_note(samples: Samples) -> str:
     return (
         f"the model takes inputs of shape {shape_text(taken)} and of {shape_text(bare)}, with different results; those "
         f"of {shape_text(taken)} were audited: if it was trained on {shape_text(bare)}, name a factory whose model "
-        "begins with x.squeeze(1) by --arch file.py:factory"
+        "begins with x.squeeze(1) by `arch=file.py:factory`"
     )
 
 
@@ -107,7 +107,7 @@ def _with_one_output(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> Ch
         return checkpoint
     note = (
         f"the model returns a {type(outputs).__name__}, of which {key!r} was taken for the loss; "
-        "--loss file.py:function gets all of it"
+        "`loss=file.py:function` gets all of it"
     )
     return replace(checkpoint, model=OutputEntry(checkpoint.model, key).eval(), notes=(*checkpoint.notes, note))
 
@@ -151,6 +151,6 @@ def _refuse_token_ids(checkpoint: Checkpoint, samples: Samples) -> None:
             continue
         raise SamplesError(
             f"{samples.name} holds numbers of tokens, which {checkpoint.name} looks up in a table, so that no gradient "
-            "with respect to them exists; audit the embedded tokens: a model that takes embeddings (--arch "
+            "with respect to them exists; audit the embedded tokens: a model that takes embeddings (`arch` "
             "file.py:factory, inputs_embeds in Hugging Face's) and the embeddings as inputs"
         )

@@ -75,7 +75,7 @@ def number_labels(
             word = next(position for position, text in enumerate(texts) if not is_number(text))
             raise SamplesError(
                 f"the label of {what} {word} in {name} isn't a number, which {loss.name} needs; convert the labels, or "
-                "name the classes in order with --classes"
+                "name the classes in order with `classes`"
             ) from cause
     words = sorted(set(texts).union(every()))
     if len(words) > MAX_CLASSES:
@@ -94,7 +94,7 @@ def _by_name(texts: Sequence[str], classes: Sequence[str], name: str, what: str)
         return Numbered(numbers, tuple(classes), "classes")
     first = next(position for position, text in enumerate(texts) if text not in number_of)
     raise SamplesError(
-        f"the label of {what} {first} in {name} is none of the {len(classes)} names in --classes; name every class of "
+        f"the label of {what} {first} in {name} is none of the {len(classes)} names in `classes`; name every class of "
         "the model there, spelt as in the data"
     )
 

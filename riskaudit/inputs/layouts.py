@@ -48,7 +48,7 @@ def sample_keys(keys: Collection[str], reading: Reading, name: str) -> tuple[str
         if split is not None and split not in splits:
             actual = f"the splits {', '.join(splits)}" if splits else "no splits"
             raise SamplesError(
-                f"expected the split {clean(split, 30)} in {name}, found {actual}; choose another --split"
+                f"expected the split {clean(split, 30)} in {name}, found {actual}; choose another `split`"
             )
         if split is not None:
             prefix, suffix = splits[split]
@@ -73,5 +73,5 @@ def _splits(keys: Collection[str], inputs: Iterable[str]) -> dict[str, tuple[str
 
 def _only(splits: Collection[str], name: str) -> str | None:
     if len(splits) > 1:
-        raise SamplesError(f"{name} holds the splits {', '.join(splits)}; choose one with --split")
+        raise SamplesError(f"{name} holds the splits {', '.join(splits)}; choose one with `split`")
     return next(iter(splits), None)

@@ -158,7 +158,7 @@ def choose_match(fits: list[Match], entries: Entries, name: str, arch: str, chos
         choices = list(dict.fromkeys(fit.prefix or TOP for fit in (different or fits)))
         raise ArchitectureError(
             f"{name} holds {len(choices)} different sets of weights that fit {clean(arch, 60)}: {listing(choices)}; "
-            f"choose one, as in --weights {_key(choices[0], choices[1:])}"
+            f"choose one, as in `weights={_key(choices[0], choices[1:])}`"
         )
     match = different[0]
     used = set(match.names.values())
@@ -168,7 +168,7 @@ def choose_match(fits: list[Match], entries: Entries, name: str, arch: str, chos
     if weights and chosen is None:
         raise ArchitectureError(
             f"{name} holds other weights beside those that fit {clean(arch, 60)} ({listing(weights, 2)}), which the "
-            f"model may need; if it doesn't, say so with --weights {_key(match.prefix or TOP, [])}"
+            f"model may need; if it doesn't, say so with `weights={_key(match.prefix or TOP, [])}`"
         )
     return Match(match.prefix, match.names, tuple(outside))
 
@@ -299,7 +299,7 @@ def _misfit(
     if chosen is not None and not pool:
         tops = sorted({key.partition(".")[0] for key in tensors})
         return (
-            f"--weights {clean(chosen, 60)} names nothing in {name} that has layers of {clean(arch, 60)}; "
+            f"`weights={clean(chosen, 60)}` names nothing in {name} that has layers of {clean(arch, 60)}; "
             f"the file begins with {listing(tops)}"
         )
     adapters = [key for key in tensors if any(part.startswith("lora_") for part in key.split("."))]
@@ -319,7 +319,7 @@ def _misfit(
     more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
     return (
         f"the weights in {name} don't fit {clean(arch, 60)}: {shown}{more}; hand in the weights of this very model, "
-        f"or name the model that they belong to with --arch{_image_size_hint(arch, problems)}"
+        f"or name the model that they belong to with `arch`{_image_size_hint(arch, problems)}"
     )
 
 
@@ -328,6 +328,6 @@ def _image_size_hint(arch: str, problems: list[str]) -> str:
     if not arch.startswith("timm:") or not any("pos_embed" in problem for problem in problems):
         return ""
     return (
-        " (of images of another size a factory: --arch file.py:factory with "
+        " (of images of another size a factory: `arch=file.py:factory` with "
         f"timm.create_model({clean(arch[5:], 60)!r}, img_size=SIZE, num_classes=NUMBER))"
     )

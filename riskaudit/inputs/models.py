@@ -76,7 +76,7 @@ def build_model(entries: Entries, name: str, arch: str | None, chosen: str | Non
         if arch is None:
             raise ArchitectureError(
                 f"{name} holds {len(next(iter(entries.rows.values())))} arrays in a row, without names; "
-                "name the model that they belong to with --arch file.py:factory"
+                "name the model that they belong to with `arch=file.py:factory`"
             )
         model = _quietly_random(get_architecture(arch).build)
         return _filled(model, entries, name, arch, chosen)
@@ -96,7 +96,7 @@ def _from_registry(entries: Entries, name: str, arch: str | None, chosen: str | 
         raise ArchitectureError(_no_fit(entries, name, arch, chosen, architectures))
     titles = sorted({fit.architecture.name for fit, _ in wanted})
     if len(titles) > 1:
-        raise ArchitectureError(f"the weights in {name} fit {listing(titles)}; choose one with --arch NAME")
+        raise ArchitectureError(f"the weights in {name} fit {listing(titles)}; choose one with `arch=NAME`")
     match = choose_match([match for _, match in fits], entries, name, titles[0], chosen)
     fit = next(fit for fit, each in fits if each.names == match.names)
     guess = fit.guess
@@ -126,14 +126,14 @@ def _no_fit(
     names = _main_names(entries, chosen)
     if chosen is not None and not names:
         tops = sorted({key.partition(".")[0] for key in entries.tensors})
-        return f"--weights {clean(chosen, 60)} names nothing in {name}; the file begins with {listing(tops)}"
+        return f"`weights={clean(chosen, 60)}` names nothing in {name}; the file begins with {listing(tops)}"
     shapes = _shapes(names, entries)
     if arch is None:
         return f"{name}: {unrecognised(shapes)}"
     fit = try_fit(architectures[0], shapes, named=True)
     return (
         f"the weights in {name} don't fit {fit.architecture.name}: {clean(fit.difference, 200)}; "
-        "name another --arch or use --arch file.py:factory"
+        "name another `arch` or use `arch=file.py:factory`"
     )
 
 
@@ -243,7 +243,7 @@ def _fill(model: nn.Module, match: Match, entries: Entries, name: str) -> None:
         model.load_state_dict(weights, strict=False)
     except RuntimeError as cause:
         raise ArchitectureError(
-            f"the weights can't be loaded ({clean(cause, 200)}); use --arch file.py:factory"
+            f"the weights can't be loaded ({clean(cause, 200)}); use `arch=file.py:factory`"
         ) from cause
     stop_in_place(model)
 

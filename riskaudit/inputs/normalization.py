@@ -46,10 +46,10 @@ def check_normalization(
     if mean is None and std is None:
         return None
     if mean is None or std is None:
-        given, missing = ("--mean", "--std") if std is None else ("--std", "--mean")
+        given, missing = ("`mean`", "`std`") if std is None else ("`std`", "`mean`")
         raise CheckpointError(f"{given} is given without {missing}; give both or neither")
     means, stds = [float(value) for value in mean], [float(value) for value in std]
-    for option, values in (("--mean", means), ("--std", stds)):
+    for option, values in (("`mean`", means), ("`std`", stds)):
         if not values or not all(math.isfinite(value) for value in values):
             raise CheckpointError(f"expected finite numbers for {option}, found {values}")
         if channels is not None and len(values) not in (1, channels):
@@ -57,10 +57,10 @@ def check_normalization(
                 f"expected one value or {channels} (one per channel) for {option}, found {len(values)}"
             )
     if min(stds) <= 0:
-        raise CheckpointError(f"expected positive values for --std, found {min(stds)}")
+        raise CheckpointError(f"expected positive values for `std`, found {min(stds)}")
     length = max(len(means), len(stds))
     if len(means) not in (1, length) or len(stds) not in (1, length):
         raise CheckpointError(
-            f"--mean has {len(means)} values and --std {len(stds)}; give as many of one as of the other"
+            f"`mean` has {len(means)} values and `std` {len(stds)}; give as many of one as of the other"
         )
     return means * (length // len(means)), stds * (length // len(stds))

@@ -22,7 +22,7 @@ def match_rows(entries: Entries, model: nn.Module, name: str, arch: str, chosen:
     rows = {prefix: row for prefix, row in entries.rows.items() if chosen is None or chosen_by(chosen, prefix)}
     if not rows:
         raise ArchitectureError(
-            f"--weights {clean(chosen, 60)} names nothing in {name}; it holds {listing(entries.rows)}"
+            f"`weights={clean(chosen, 60)}` names nothing in {name}; it holds {listing(entries.rows)}"
         )
     state = model.state_dict()
     # Without counters the row of parameters alone is the same, unless there are running statistics.
@@ -41,7 +41,7 @@ def match_rows(entries: Entries, model: nn.Module, name: str, arch: str, chosen:
         prefixes = [prefix for prefix, _ in fits]
         raise ArchitectureError(
             f"{name} holds {len(fits)} rows of weights that fit {clean(arch, 60)}: {listing(prefixes)}; choose one, as "
-            f"in --weights {clean(prefixes[0], 60)}"
+            f"in `weights={clean(prefixes[0], 60)}`"
         )
     if not fits:
         row = next(iter(rows.values()))
@@ -76,5 +76,5 @@ def _misfit(row_shapes: list[tuple[int, ...]], order: list[str], model: nn.Modul
         )
     return (
         f"the arrays in {name}, which have no names, don't fit the state of {clean(arch, 60)} in order: {counts}; name "
-        "the model that they belong to with --arch, or save its `state_dict()` with names"
+        "the model that they belong to with `arch`, or save its `state_dict()` with names"
     )

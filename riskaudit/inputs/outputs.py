@@ -65,7 +65,7 @@ def entry_of_loss(outputs: Any, num_classes: int | None, name: str) -> str | int
         held += f" with several tensors ({listing(tensors)})"
     raise SamplesError(
         f"{name} returns {held}, and which of them the loss is computed from can't be told; give a loss that takes the "
-        "whole output (--loss file.py:function), or a model that returns one tensor (--arch file.py:factory)"
+        "whole output (`loss=file.py:function`), or a model that returns one tensor (`arch=file.py:factory`)"
     )
 
 

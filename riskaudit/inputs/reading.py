@@ -41,11 +41,11 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise SamplesError(f"expected --limit of at least 1, found {self.limit}")
+            raise SamplesError(f"expected `limit` of at least 1, found {self.limit}")
         if self.scale is not None and not 0 < self.scale < float("inf"):
-            raise SamplesError(f"expected --scale above 0, found {self.scale:g}")
+            raise SamplesError(f"expected `scale` above 0, found {self.scale:g}")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise SamplesError("expected distinct names in --classes, found one twice; name each output once, in order")
+            raise SamplesError("expected distinct names in `classes`, found one twice; name each output once, in order")
 
 
 def class_list(text: str) -> tuple[str, ...]:
@@ -68,5 +68,5 @@ def class_list(text: str) -> tuple[str, ...]:
         ) from cause
     classes = tuple(name.strip() for name in names if name.strip())
     if not classes:
-        raise SamplesError("expected the names of the model's classes in --classes, found none")
+        raise SamplesError("expected the names of the model's classes in `classes`, found none")
     return classes

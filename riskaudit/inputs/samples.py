@@ -44,7 +44,7 @@ from riskaudit.inputs.text import clean
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 
 SAMPLE_FORMATS = {
-    ".npz": "arrays images|x|inputs and labels|y|targets, optionally ids and class_names; --split of several",
+    ".npz": "arrays images|x|inputs and labels|y|targets, optionally ids and class_names; `split` of several",
     ".pt, .pth": "the same names as a dict of tensors, a pair (inputs, targets), or a list of such pairs",
     ".safetensors": "the same names as tensors",
     "folder": "a folder of images per class, named by class number or by class",

@@ -4,7 +4,7 @@ J v is forward-over-reverse (a Jacobian-vector product of the per-sample gradien
 batch); where an operation of the model has no forward derivative, it is a double vector-Jacobian
 product. J^T u is a vector-Jacobian product whose graph is built once per batch.
 
-Memory grows with samples times released entries: the caller bounds the samples (``--batch-size``), and
+Memory grows with samples times released entries: the caller bounds the samples (``batch_size``), and
 columns are cut into blocks here.
 """
 

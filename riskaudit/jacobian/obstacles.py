@@ -47,7 +47,7 @@ def obstacle_of(error: BaseException) -> str | None:
         return (
             "a tensor in the model doesn't have the precision that its weights are audited in: its forward converts to "
             "one of its own (.float(), .half()) or makes a tensor of one; write .to(x.dtype) there, or audit in the "
-            "model's own precision (--dtype float32)"
+            "model's own precision (`dtype=float32`)"
         )
     missing = re.search(
         r"derivative for (\S+) is not implemented|Batching rule not implemented for (\S+?)[.,;\s]", text
@@ -56,7 +56,7 @@ def obstacle_of(error: BaseException) -> str | None:
         return None
     return (
         "an audit differentiates the gradient of every sample, and PyTorch has no second derivative of the model's "
-        f"operation {missing.group(1) or missing.group(2)}; use another layer there (--arch file.py:factory)"
+        f"operation {missing.group(1) or missing.group(2)}; use another layer there (`arch=file.py:factory`)"
     )
 
 

@@ -1,6 +1,6 @@
 """Operators and solvers that know nothing of models, batched over samples.
 
-Registries: `EIGENVALUE_SOLVERS` (``--solver``) and `INVERSE_SOLVERS` (``--inverse``).
+Registries: `EIGENVALUE_SOLVERS` (``solver``) and `INVERSE_SOLVERS` (``inverse``).
 """
 
 from riskaudit.linalg.active import Deadline

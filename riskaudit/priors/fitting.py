@@ -46,7 +46,7 @@ def fit_prior(samples: Samples, kind: str = "data", components: int | None = Non
     if kind not in FITTED_KINDS:
         raise SettingsError(f"expected the kind of a fitted prior to be {' or '.join(FITTED_KINDS)}, found {kind!r}")
     if components is not None and components < 1:
-        raise SettingsError(f"expected --components of at least 1, found {components}")
+        raise SettingsError(f"expected `components` of at least 1, found {components}")
     kept = DEFAULT_COMPONENTS if components is None else components
     targets = samples.targets
     are_classes = targets.ndim == 1 and not targets.is_floating_point()

@@ -114,5 +114,5 @@ def needs_traces(at: Linearisation) -> ProxyScores:
     """No value, since the plan computes neither all eigenvalues of H nor their traces, and why."""
     why = f"the solver is {at.plan.solver} ({at.plan.solver_reason})"
     return not_applicable(
-        at, f"needs traces over all eigenvalues of H, and {why}; --solver lanczos brackets them, dense is exact"
+        at, f"needs traces over all eigenvalues of H, and {why}; `solver=lanczos` brackets them, dense is exact"
     )

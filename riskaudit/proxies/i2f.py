@@ -115,6 +115,6 @@ class ExpectedRmse(Proxy):
         if any(row.value is None for row in rows):
             reason = (
                 "without a lower end of H's smallest eigenvalue nothing bounds this error from above; "
-                "the lower end holds, --solver dense is exact"
+                "the lower end holds, `solver=dense` is exact"
             )
         return ProxyScores(tuple(rows), reason)

@@ -106,7 +106,7 @@ class LavpL2Min(Proxy):
         if at.spectrum is not None:
             return _smallest(at.spectrum.values[:, 0], at.spectrum.resolution, torch.full_like(at.gradient_norm, 2.0))
         if at.smallest_ritz is None:
-            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
+            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: `solver=dense`")
         rows = [
             interval(Interval((low + high) / 2, low, high), "bracketed", nothing=(0.0, math.inf))
             if low > 0
@@ -168,5 +168,5 @@ class LavpCosineMin(Proxy):
             return _smallest(at.downdated_spectrum[:, 0], at.spectrum.resolution, scale)
         largest, smallest = at.downdated
         if smallest is None:
-            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: --solver dense")
+            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: `solver=dense`")
         return _without_products(largest, _bracketed_below(smallest * scale))

@@ -48,7 +48,7 @@ def _bracketed(at: Linearisation, rhs: Tensor, shift: float) -> ProxyScores:
         return scores
     reason = (
         "without a prior and a lower end of H's smallest eigenvalue nothing bounds this error from above; "
-        "the lower end holds, --inverse cg tries to solve, --solver dense is exact"
+        "the lower end holds, `inverse=cg` tries to solve, `solver=dense` is exact"
     )
     return replace(scores, reason=reason)
 

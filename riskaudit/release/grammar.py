@@ -1,4 +1,4 @@
-"""Reading and writing ``--release``: what leaves the client, from left to right. Loads without torch.
+"""Reading and writing ``release``: what leaves the client, from left to right. Loads without torch.
 
     gradient,clip:1.0,gaussian:0.01,mask:0.5:0
 
@@ -59,7 +59,7 @@ class ReleaseSpec:
         return spec
 
     def __str__(self) -> str:
-        """As ``--release`` takes it, every default written out."""
+        """As ``release`` takes it, every default written out."""
         noise = [] if self.noise is None else [self.noise]
         return ",".join([GRADIENT, *map(str, [*self.steps, *noise, *self.steps_after_noise])])
 
@@ -114,6 +114,6 @@ class ReleaseSpec:
 
 
 def usages() -> dict[str, str]:
-    """How everything that ``--release`` takes is written, and what it does."""
+    """How everything that ``release`` takes is written, and what it does."""
     steps = {step.usage(): step.summary for step in STEPS.values()}
     return {GRADIENT: "the sample's gradient as it is (always the first step)", **steps, **noise_usages()}

@@ -73,5 +73,5 @@ class Noise:
 
 
 def noise_usages() -> dict[str, str]:
-    """How every law is written in ``--release``, and what it does."""
+    """How every law is written in ``release``, and what it does."""
     return {usage_of(law, (scale,)): _SUMMARIES[law] for law, scale in SCALES.items()}

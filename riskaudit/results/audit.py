@@ -50,7 +50,7 @@ class CheckpointInfo(Record):
 
 
 class DataInfo(Record):
-    """The audited samples. ``num_samples`` counts those audited, after ``--limit``.
+    """The audited samples. ``num_samples`` counts those audited, after ``limit``.
 
     ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
     ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so.
@@ -76,7 +76,7 @@ class NoiseInfo(Record):
 class ReleaseInfo(Record):
     """What leaves the client.
 
-    ``spec`` is the pipeline as ``--release`` takes it. An undefended release has no ``noise``; it
+    ``spec`` is the pipeline as ``release`` takes it. An undefended release has no ``noise``; it
     is ranked at ``reference_noise_std``, which the client does not add.
     """
 
@@ -130,7 +130,7 @@ class Thresholds(Record):
 class Settings(Record):
     """Everything that decides the numbers, and why the solver is what it is.
 
-    ``tolerance`` is the solver's relative error (``--solver-tolerance``), not that of a reconstruction.
+    ``tolerance`` is the solver's relative error (``solver_tolerance``), not that of a reconstruction.
     """
 
     seed: int

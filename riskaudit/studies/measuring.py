@@ -102,5 +102,5 @@ def attack_settings(wanted: bool, names: Sequence[str], steps: int | None) -> At
         SettingsError: an unknown attack, or steps without attacks.
     """
     if not wanted and steps is not None:
-        raise SettingsError("--attack-steps belongs to --attacks; give that as well")
+        raise SettingsError("`attack_steps` belongs to `attacks`; give that as well")
     return AttackSettings(tuple(names), steps) if wanted else None

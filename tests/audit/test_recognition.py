@@ -76,7 +76,7 @@ def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -
     outcome = Policy(max_revealed=0.9).decide(result)
     assert outcome.decision == "block"
     # The message's advice: name it.
-    assert f"--arch {checkpoint.architecture}" in outcome.reasons[-1]
+    assert f"`arch={checkpoint.architecture}`" in outcome.reasons[-1]
     named = load_checkpoint(tmp_path / "w.pt", arch=checkpoint.architecture)
     result = audit(named, samples, **OPTIONS)
     assert result.checkpoint.doubt is None

@@ -83,7 +83,7 @@ PRECISIONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], Callable[[Net, Tens
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_advice_on_precisions_leads_to_a_result(name: str) -> None:
     fixed, following = PRECISIONS[name]
-    with pytest.raises(ArchitectureError, match=r"write \.to\(x\.dtype\) there, or audit in .*--dtype float32"):
+    with pytest.raises(ArchitectureError, match=r"write \.to\(x\.dtype\) there, or audit in .*dtype=float32"):
         scan(Net(fixed))
     for result in (scan(Net(fixed), dtype="float32"), scan(Net(following))):
         assert {row.status for row in result.samples} == {"exact"}

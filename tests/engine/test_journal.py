@@ -52,7 +52,7 @@ def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="--out"):
+    with pytest.raises(OutputError, match="`log`"):
         Journal(tmp_path / "file" / "trials.jsonl", "one")
 
 

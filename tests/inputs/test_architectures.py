@@ -112,7 +112,7 @@ def test_any_stack_of_linear_layers_is_an_mlp_when_named(tmp_path: Path, prefix:
     torch.save(state, tmp_path / "c.pt")
     x = torch.rand(2, 6)
     assert torch.equal(load_checkpoint(tmp_path / "c.pt", arch="mlp").model(x), model(x))
-    assert "--arch mlp" in refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt")
+    assert "`arch=mlp`" in refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt")
 
 
 def test_activations_are_not_in_place(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_near_miss_names_key_and_shape(tmp_path: Path, refused) -> None:
     torch.save(state, tmp_path / "c.pt")
     message = refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt")
     assert "lenet: body.2.weight has shape (12, 12, 3, 3), expected (12, 12, 5, 5)" in message
-    assert "--arch file.py:factory" in message
+    assert "`arch=file.py:factory`" in message
     assert "c.pt" in message
     message = refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt", arch="lenet")
     assert "body.2.weight has shape (12, 12, 3, 3)" in message

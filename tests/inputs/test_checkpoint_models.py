@@ -32,8 +32,8 @@ def test_normalization_inside(tmp_path: Path, mean, std) -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "words"),
     [
-        ([0.1], None, "without --std"),
-        (None, [0.1], "without --mean"),
+        ([0.1], None, "without `std`"),
+        (None, [0.1], "without `mean`"),
         ([0.1], [0.0], "positive"),
         ([0.1], [-1.0], "positive"),
         ([float("nan")], [1.0], "finite"),

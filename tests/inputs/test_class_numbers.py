@@ -86,7 +86,7 @@ def test_some_of_the_classes_need_all_their_names(source, refused) -> None:
     message = refused(SamplesError, compatible, samples, 10)
     assert "names 2 classes, but the model has 10" in message
     assert "cat" not in message
-    assert "--classes" in message
+    assert "`classes" in message
     named = load_samples(place, classes=TEN)
     assert named.targets.tolist() == [3, 5]
     compatible(named, 10)
@@ -98,7 +98,7 @@ def test_an_unknown_name_is_told_by_its_row(source, refused) -> None:
     message = refused(SamplesError, load_samples, source(["cat", "zebra"]), classes=TEN)
     assert "1 in" in message
     assert "zebra" not in message
-    assert "none of the 10 names in --classes" in message
+    assert "none of the 10 names in `classes`" in message
 
 
 def test_numbers_are_class_numbers(tmp_path) -> None:
@@ -114,7 +114,7 @@ def test_numbers_are_class_numbers(tmp_path) -> None:
 def test_numbers_from_one(source, refused) -> None:
     place = source(["1", "2", "3"])
     message = refused(SamplesError, compatible, load_samples(place), 3)
-    assert "first class is called 1, give --classes 1,2,3" in message
+    assert "first class is called 1, give `classes=1,2,3`" in message
     samples = load_samples(place, classes=class_list("1,2,3"))
     assert samples.targets.tolist() == [0, 1, 2]
     compatible(samples, 3)
@@ -157,7 +157,7 @@ def test_two_words_for_two_classes(tmp_path, refused, outputs, loss) -> None:
     samples = load_samples(folder(tmp_path / "f", ["no", "yes"]))
     compatible(samples, outputs, loss)
     one = load_samples(folder(tmp_path / "g", ["yes"]))
-    assert "--classes" in refused(SamplesError, compatible, one, outputs, loss)
+    assert "`classes" in refused(SamplesError, compatible, one, outputs, loss)
 
 
 def test_a_limit_changes_no_number(source) -> None:

@@ -145,7 +145,7 @@ def test_other_batch_size_is_refused(tmp_path: Path, refused) -> None:
 
 
 def test_arch_beside_a_program_is_refused(archives, refused) -> None:
-    assert "leave out --arch" in refused(CheckpointError, load_checkpoint, archives[1]["static"], arch="lenet")
+    assert "leave out `arch" in refused(CheckpointError, load_checkpoint, archives[1]["static"], arch="lenet")
 
 
 def test_training_mode_is_refused(tmp_path: Path, refused) -> None:

@@ -184,7 +184,7 @@ AMBIGUOUS = {
 def test_ambiguous_outputs_and_what_to_do(tmp_path: Path, refused, form: str) -> None:
     net, samples = Returning(AMBIGUOUS[form]), Samples.from_tensors(torch.rand(4, 6), LABELS)
     message = refused(SamplesError, fit_together, Checkpoint.from_model(net), samples, CE)
-    assert "--loss file.py:function" in message
+    assert "`loss=file.py:function`" in message
     if form == "other names":
         (tmp_path / "l.py").write_text(
             "from torch.nn.functional import cross_entropy\ndef left(o, y): return cross_entropy(o['left'], y)\n"
@@ -259,7 +259,7 @@ def test_soft_and_dense_targets(tmp_path: Path, net, shape, targets) -> None:
 def test_targets_that_are_no_distribution(refused, targets) -> None:
     samples = Samples.from_tensors(torch.rand(4, 6), targets)
     message = refused(SamplesError, fit_together, Checkpoint.from_model(nn.Linear(6, 3)), samples, CE)
-    assert "--loss" in message
+    assert "`loss" in message
 
 
 def test_void_labels_and_what_to_do(tmp_path: Path, refused) -> None:

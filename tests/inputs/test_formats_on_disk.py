@@ -41,10 +41,10 @@ def test_splits_as_medmnist_has_them(tmp_path, refused) -> None:
     arrays |= {"val_labels": LABELS[:2, None], "test_images": PIXELS[3:], "test_labels": LABELS[3:, None]}
     np.savez(tmp_path / "med.npz", **arrays)
     message = refused(SamplesError, load_samples, tmp_path / "med.npz")
-    assert "the splits train, val, test; choose one with --split" in message
+    assert "the splits train, val, test; choose one with `split`" in message
     check(load_samples(tmp_path / "med.npz", split="train"))
     check(load_samples(tmp_path / "med.npz", split="test", limit=2), PIXELS[3:5], LABELS[3:5])
-    assert "choose another --split" in refused(SamplesError, load_samples, tmp_path / "med.npz", split="dev")
+    assert "choose another `split`" in refused(SamplesError, load_samples, tmp_path / "med.npz", split="dev")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
@@ -53,7 +53,7 @@ def test_splits_as_keras_has_them(tmp_path, refused, suffix) -> None:
 
     arrays = {"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS[:3], "y_test": LABELS[:3]}
     path = write_arrays(tmp_path / f"keras{suffix}", arrays)
-    assert "--split" in refused(SamplesError, load_samples, path)
+    assert "`split`" in refused(SamplesError, load_samples, path)
     check(load_samples(path, split="test"), PIXELS[:3], LABELS[:3])
     only = write_arrays(tmp_path / f"only{suffix}", {"x_test": PIXELS, "y_test": LABELS})
     check(load_samples(only))
@@ -66,10 +66,10 @@ def test_split_of_folders(tmp_path, refused) -> None:
     for split in ("train", "test"):
         (tmp_path / "d" / split / "3").mkdir(parents=True)
         Image.fromarray(PIXELS[0]).save(tmp_path / "d" / split / "3" / "x.png")
-    assert "--split" in refused(SamplesError, load_samples, tmp_path / "d")
+    assert "`split`" in refused(SamplesError, load_samples, tmp_path / "d")
     check(load_samples(tmp_path / "d", split="test", channels=1), PIXELS[:1], [3])
     for split in ("dev", "../d", "/", ".."):
-        assert "choose another --split" in refused(SamplesError, load_samples, tmp_path / "d", split=split)
+        assert "choose another `split`" in refused(SamplesError, load_samples, tmp_path / "d", split=split)
 
 
 def test_words_as_labels(tmp_path, refused) -> None:
@@ -231,7 +231,7 @@ def test_pixels_that_aren_t_bytes_are_said(tmp_path, suffix, dtype) -> None:
     kind = "float64" if suffix == ".csv" else dtype
     top = PIXELS.max()
     assert samples.notes[0].startswith(f"values from {PIXELS.min()} to {top} as {kind} are audited as they are")
-    assert "--scale 255" in samples.notes[0]
+    assert "`scale=255`" in samples.notes[0]
     assert float(samples.inputs.max()) == top
     scaled = load_samples(path, scale=255)
     check(scaled)
@@ -248,15 +248,15 @@ def test_ranges_that_need_no_word(tmp_path) -> None:
 
 def test_short_and_one_bit_pixels(tmp_path) -> None:
     short = load_samples(stored(tmp_path / "s.npz", PIXELS.astype(np.uint16) * 257))
-    assert "--scale 65535" in short.notes[0]
+    assert "`scale=65535`" in short.notes[0]
     bits = stored(tmp_path / "b.npz", PIXELS % 2)
-    assert "--scale 1 keeps them" in load_samples(bits).notes[0]
+    assert "`scale=1` keeps them" in load_samples(bits).notes[0]
     assert load_samples(bits, scale=1).inputs.max() == 1
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
 def test_scales_that_are_refused(tmp_path, refused, scale) -> None:
-    assert "--scale" in refused(SamplesError, load_samples, stored(tmp_path / "d.npz", PIXELS), scale=scale)
+    assert "`scale`" in refused(SamplesError, load_samples, stored(tmp_path / "d.npz", PIXELS), scale=scale)
 
 
 # Limits stop reading
@@ -267,7 +267,7 @@ def test_long_words_are_no_way_around_a_limit(tmp_path, refused, monkeypatch) ->
 
     monkeypatch.setattr(npz, "_MAX_WORD_BYTES", 1000)
     np.savez_compressed(tmp_path / "w.npz", images=PIXELS, labels=np.array(["cat", "dog" + " " * 300] * 3))
-    assert "--classes" in refused(SamplesError, load_samples, tmp_path / "w.npz", limit=2)
+    assert "`classes`" in refused(SamplesError, load_samples, tmp_path / "w.npz", limit=2)
     assert load_samples(tmp_path / "w.npz", limit=2, classes=["dog", "cat"]).targets.tolist() == [1, 0]
 
 

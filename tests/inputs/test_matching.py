@@ -177,8 +177,8 @@ def test_the_same_weights_or_none(nets, how: dict[str, object]) -> None:
         message = str(error)
     if message is not None:
         assert doubtful
-        assert "--weights " in message
-        key = message.rpartition("--weights ")[2]
+        assert "`weights=" in message
+        key = message.rpartition("`weights=")[2].rstrip("`")
         chosen = load_checkpoint(nets.path, arch=arch, weights=key).model
         same = torch.equal(outputs(chosen), outputs(net))
         small = copy.deepcopy(net)
@@ -198,7 +198,7 @@ def test_the_user_chooses_between_student_and_average(nets, refused, key: str) -
     arch = f"{nets.file}:Net"
     message = refused(ArchitectureError, load_checkpoint, nets.path, arch=arch)
     assert "state_dict.student, state_dict.ema" in message
-    assert message.endswith("--weights student")
+    assert message.endswith("`weights=student`")
     if "ema" in key:
         net.load_state_dict(halved(state))
     assert torch.equal(outputs(load_checkpoint(nets.path, arch=arch, weights=key).model), outputs(net))
@@ -210,7 +210,7 @@ def test_averaged_weights_beside_bare_ones(nets, refused) -> None:
     state = net.state_dict()
     torch.save({**state, **{f"module.{k}": v for k, v in halved(state).items()}}, nets.path)
     arch = f"{nets.file}:two"
-    assert "--weights ." in refused(ArchitectureError, load_checkpoint, nets.path, arch=arch)
+    assert "`weights=.`" in refused(ArchitectureError, load_checkpoint, nets.path, arch=arch)
     assert torch.equal(outputs(load_checkpoint(nets.path, arch=arch, weights=".").model), outputs(net))
     net.load_state_dict(halved(state))
     assert torch.equal(outputs(load_checkpoint(nets.path, arch=arch, weights="module").model), outputs(net))
@@ -219,7 +219,7 @@ def test_averaged_weights_beside_bare_ones(nets, refused) -> None:
 def test_registered_architectures_are_chosen_likewise(nets, refused) -> None:
     state = random_module(nets.two()).state_dict()
     torch.save({"epoch": 9, "state_dict": state, "state_dict_ema": halved(state)}, nets.path)
-    assert "--arch mlp" in refused(ArchitectureError, load_checkpoint, nets.path)
+    assert "`arch=mlp`" in refused(ArchitectureError, load_checkpoint, nets.path)
     assert "state_dict, state_dict_ema" in refused(ArchitectureError, load_checkpoint, nets.path, arch="mlp")
     for key, scale in (("state_dict", 1), ("state_dict_ema", 2)):
         model = load_checkpoint(nets.path, arch="mlp", weights=key).model
@@ -251,7 +251,7 @@ def test_part_of_a_net_is_taken_only_on_request(nets, refused) -> None:
     arch = f"{nets.file}:one"
     message = refused(ArchitectureError, load_checkpoint, nets.path, arch=arch)
     assert "top.weight" in message
-    key = message.rpartition("--weights ")[2]
+    key = message.rpartition("`weights=")[2].rstrip("`")
     assert torch.equal(load_checkpoint(nets.path, arch=arch, weights=key).model[0].weight, state["0.weight"])
     # One layer of the same dictionary is never a net by itself.
     torch.save(state, nets.path)
@@ -306,7 +306,7 @@ def test_rows_of_arrays(nets, tmp_path: Path, kind: str, refused) -> None:
     checkpoint = load_checkpoint(path, arch=f"{nets.file}:Net")
     assert torch.equal(outputs(checkpoint.model), outputs(net))
     assert "in order" in checkpoint.notes[0]
-    assert "--arch file.py:factory" in refused(ArchitectureError, load_checkpoint, path)
+    assert "`arch=file.py:factory`" in refused(ArchitectureError, load_checkpoint, path)
     assert "has shape (5, 6)" not in refused(ArchitectureError, load_checkpoint, path, arch=f"{nets.file}:one")
 
 

@@ -41,7 +41,7 @@ def test_wrong_arrays(tmp_path: Path, refused, suffix: str, content, words: str)
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_below_one(tmp_path: Path, refused, limit: int) -> None:
     path = write_arrays(tmp_path / "d.npz", {"x": IMAGES, "y": LABELS})
-    assert "expected --limit of at least 1" in refused(SamplesError, load_samples, path, limit=limit)
+    assert "expected `limit` of at least 1" in refused(SamplesError, load_samples, path, limit=limit)
 
 
 @pytest.mark.parametrize("name", ["no.npz", "empty.npz", "empty.csv", "empty.parquet", "a.txt", "emptydir", "noimages"])
@@ -98,7 +98,7 @@ def test_too_many_values(tmp_path: Path, refused, monkeypatch) -> None:
 
     path = write_arrays(tmp_path / "d.npz", {"x": IMAGES, "y": LABELS})
     monkeypatch.setattr(arrays, "MAX_INPUT_BYTES", 8 * 100)
-    assert "--limit" in refused(SamplesError, load_samples, path)
+    assert "`limit`" in refused(SamplesError, load_samples, path)
     assert len(load_samples(path, limit=5)) == 5
 
 

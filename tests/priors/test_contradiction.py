@@ -55,7 +55,7 @@ def test_contradicted_priors_are_refused_and_withheld(name) -> None:
 
 def test_audits_refuse_a_prior_that_knows_everything() -> None:
     samples = riskaudit.Samples.from_tensors(INPUTS, TARGETS)
-    with pytest.raises(PriorError, match=r"contradict the prior.*--prior-std"):
+    with pytest.raises(PriorError, match=r"contradict the prior.*`prior_std`"):
         riskaudit.audit(network(), samples, release="gaussian:0.01", prior_std=1e-6)
 
 

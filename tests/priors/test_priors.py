@@ -168,7 +168,7 @@ def without_spread(value: float = 0.5) -> Samples:
         ),
         (lambda: Samples.from_tensors(torch.rand(29, 3), torch.rand(29)), "class", None, PriorError, "class labels"),
         (prior_cases.samples, "isotropic", None, SettingsError, "data or class, found 'isotropic'"),
-        (prior_cases.samples, "data", 0, SettingsError, "--components"),
+        (prior_cases.samples, "data", 0, SettingsError, "`components`"),
     ],
     ids=["equal", "single", "no-classes", "kind", "components"],
 )

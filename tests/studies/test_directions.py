@@ -351,8 +351,8 @@ def _stop() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"norm": 0.0}, "--norm"), ({"shares": (1.5,)}, "--quantile"), ({"shares": ()}, "--quantile"),
-     ({"prune_ratio": 1.0}, "--prune-ratio")],
+    [({"norm": 0.0}, "`norm`"), ({"shares": (1.5,)}, "`shares`"), ({"shares": ()}, "`shares`"),
+     ({"prune_ratio": 1.0}, "`prune_ratio`")],
 )  # fmt: skip
 def test_settings_are_checked(changes: dict[str, object], words: str) -> None:
     with pytest.raises(SettingsError, match=words):

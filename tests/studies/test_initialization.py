@@ -277,9 +277,9 @@ def test_other_proxies_asked_for_do_not_matter() -> None:
 @pytest.mark.parametrize(
     ("options", "run", "words"),
     [
-        ({"seeds": 0}, StudyRun(), "--seeds"),
+        ({"seeds": 0}, StudyRun(), "`seeds`"),
         ({"names": ("he",)}, StudyRun(), "he"),
-        ({}, StudyRun(attack_steps=3), "--attacks"),
+        ({}, StudyRun(attack_steps=3), "`attacks`"),
         ({"attacks": ("magic",)}, StudyRun(attacks=True), "magic"),
     ],
 )

@@ -66,7 +66,7 @@ def matching_sizes(reference: Shapes, shapes: Shapes, title: str) -> tuple[int, 
             problem = f"has shape {shape_text(shapes[name])}" if name in shapes else "is missing"
             raise ArchitectureError(
                 f"the weights don't fit {title}: {name} {problem}, expected {len(reference[name])} sizes; "
-                "name another --arch or use --arch file.py:factory"
+                "name another `arch` or use `arch=file.py:factory`"
             )
     channels = shapes[names[0]][1] if first_channels(reference) is not None else None
     return shapes[names[-1]][0], channels

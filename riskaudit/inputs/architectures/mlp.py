@@ -23,7 +23,7 @@ def _infer(shapes: Shapes) -> Guess:
     numbers = sorted(int(match[1]) for name in shapes if (match := _LAYER.fullmatch(name)))
     if len(numbers) < 2 or numbers != list(range(0, 2 * len(numbers), 2)):
         linear_only = all(len(shape) <= 2 for shape in shapes.values())
-        advice = "; --arch mlp takes any row of linear layers, with ReLU between" if linear_only else ""
+        advice = "; `arch=mlp` takes any row of linear layers, with ReLU between" if linear_only else ""
         raise MismatchError(f"no layers.0, layers.2, ...{advice}", near=linear_only)
     widths: list[int] = []
     for number in numbers:

@@ -69,6 +69,6 @@ def build_timm(name: str, shapes: Shapes) -> nn.Module:
             model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **options)
         except (TypeError, ValueError, RuntimeError, AssertionError) as cause:
             raise ArchitectureError(
-                f"timm can't build {clean(name, 40)} for these weights ({clean(cause)}); use --arch file.py:factory"
+                f"timm can't build {clean(name, 40)} for these weights ({clean(cause)}); use `arch=file.py:factory`"
             ) from cause
     return model

@@ -139,7 +139,7 @@ def register_collection(
 
 
 def architecture_names() -> dict[str, str]:
-    """One line of description for every name that ``--arch`` takes; collections as ``collection:NAME``."""
+    """One line of description for every name that ``arch`` takes; collections as ``collection:NAME``."""
     described = {entry.name: entry.description for entry in ARCHITECTURES.values()}
     return described | {f"{entry.name}:NAME": entry.description for entry in COLLECTIONS.values()}
 
@@ -208,7 +208,7 @@ def unrecognised(shapes: Shapes) -> str:
     nearest = sorted(fits, key=lambda fit: (fit.num_differences, -_shared_names(fit, shapes)))[:2]
     reasons = ". ".join(f"{fit.architecture.name}: {clean(fit.difference, 110)}" for fit in nearest)
     return (
-        "no registered architecture fits the weights; name it with --arch NAME or --arch file.py:factory "
+        "no registered architecture fits the weights; name it with `arch=NAME` or `arch=file.py:factory` "
         f"(nearest: {reasons})"
     )
 

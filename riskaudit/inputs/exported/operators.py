@@ -146,7 +146,7 @@ class Operator:
             raise CheckpointError(
                 f"the exported program calls {clean(target, 60)}, which isn't a plain tensor operator that is known "
                 "here; export it again with program.run_decompositions(), or without it where it was called, or save "
-                "`model.state_dict()` and use --arch file.py:factory"
+                "`model.state_dict()` and use `arch=file.py:factory`"
             )
         overload = overload_of(self.name)
         self.function: Callable[..., Any] = REPLACEMENTS.get(self.name, overload)

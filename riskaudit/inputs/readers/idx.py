@@ -94,7 +94,7 @@ def _read(path: Path, limit: int | None) -> tuple[np.ndarray[Any, Any], int]:
             rows = axes[0] if limit is None else min(limit, axes[0])
             num_bytes = rows * math.prod(axes[1:]) * dtype.itemsize
             if num_bytes > MAX_INPUT_BYTES:
-                raise SamplesError(f"{name} claims {num_bytes} bytes, too many to audit at once; use --limit")
+                raise SamplesError(f"{name} claims {num_bytes} bytes, too many to audit at once; use `limit`")
             size = path.stat().st_size
             if num_bytes > (max(SAFE_UNPACKED_BYTES, MAX_RATIO * size) if _is_zipped(path) else size):
                 raise SamplesError(f"{name} claims {num_bytes} bytes where fewer are stored; copy it again")

@@ -74,7 +74,7 @@ def list_folder(root: Path, reading: Reading) -> FolderListing:
         if reading.split is not None:
             whole, root = root.resolve(), root / reading.split
             if whole not in root.resolve().parents or not root.is_dir():
-                raise SamplesError(f"expected a folder {clean(reading.split, 30)} in {name}; choose another --split")
+                raise SamplesError(f"expected a folder {clean(reading.split, 30)} in {name}; choose another `split`")
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         real_root = root.resolve()
         groups = [tuple(_images(folder, real_root, name, reading)) for folder in folders]
@@ -88,7 +88,7 @@ def list_folder(root: Path, reading: Reading) -> FolderListing:
         raise SamplesError(f"expected a folder per class in {name}, found none; put each class's images in its own")
     if not any(groups):
         way_out = (
-            "hand in the folder that directly holds the class folders, or choose it with --split"
+            "hand in the folder that directly holds the class folders, or choose it with `split`"
             if nested
             else (f"accepted are {', '.join(SUFFIXES)}")
         )
@@ -164,7 +164,7 @@ def read_folder(folder: FolderListing, reading: Reading) -> RawSamples:
         _check_size(images, len(chosen), folder, file)
     if len({image.dtype for image in images}) > 1 or (reading.scale and images[0].dtype != torch.uint8):
         if reading.scale is not None:
-            raise SamplesError("images of 16 bits are read as 0 to 1; leave out --scale")
+            raise SamplesError("images of 16 bits are read as 0 to 1; leave out `scale`")
         images = [image.double() / BYTE if image.dtype == torch.uint8 else image for image in images]
     stacked = torch.stack(images)
     raw = RawSamples(
@@ -182,7 +182,7 @@ def _check_size(images: list[Tensor], count: int, folder: FolderListing, file: P
     first, image = images[0], images[-1]
     root = clean(folder.root.name)
     if first.numel() * count * 8 > MAX_INPUT_BYTES:
-        raise SamplesError(f"{root} holds {count} images, too many of this size to audit at once; use --limit")
+        raise SamplesError(f"{root} holds {count} images, too many of this size to audit at once; use `limit`")
     if image.shape != first.shape:
         sizes = [f"{tensor.shape[1]}x{tensor.shape[0]}" for tensor in (first, image)]
         raise SamplesError(
@@ -203,7 +203,7 @@ def _order_note(names: Sequence[str], reading: Reading) -> tuple[str, ...]:
         return ()
     return (
         "class folders were taken as class numbers; torchvision's ImageFolder numbers them by name, 10 before 2: if "
-        "the model was trained so, give --classes in that order",
+        "the model was trained so, give `classes` in that order",
     )
 
 

@@ -123,12 +123,12 @@ def _read_array(
         # Words are numbered over the whole file, so that a limit doesn't change the classes.
         rows = None
         if num_bytes > _MAX_WORD_BYTES:
-            raise SamplesError(f"are words of {num_bytes} bytes; save class numbers, or name the classes in --classes")
+            raise SamplesError(f"are words of {num_bytes} bytes; save class numbers, or name the classes in `classes`")
     if rows is not None and shape and not fortran and rows < shape[0]:
         shape = (rows, *shape[1:])
         num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes > MAX_INPUT_BYTES:
-        raise SamplesError(f"holds {num_bytes} bytes, too many to audit at once; take fewer samples with --limit")
+        raise SamplesError(f"holds {num_bytes} bytes, too many to audit at once; take fewer samples with `limit`")
     content = stream.read(num_bytes)
     if len(content) < num_bytes:
         raise SamplesError("is truncated; save it again")

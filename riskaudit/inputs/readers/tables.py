@@ -1,6 +1,6 @@
 """Tables: ``.csv`` and ``.parquet`` with numeric features, one label column and maybe an ``id`` column.
 
-Both are read row by row or batch by batch, and no further than ``--limit`` needs. Messages name row and column and
+Both are read row by row or batch by batch, and no further than ``limit`` needs. Messages name row and column and
 never show a cell; the first line of a CSV may be a sample too, so columns of a CSV are told by their number.
 """
 
@@ -157,7 +157,7 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
     taken = num_rows if reading.limit is None else min(reading.limit, num_rows)
     features, label, identifier = split_columns(columns, reading, name)
     if taken * len(features) * 8 > MAX_INPUT_BYTES:
-        raise SamplesError(f"{name} holds {taken} rows of {len(features)} features, too many; use --limit")
+        raise SamplesError(f"{name} holds {taken} rows of {len(features)} features, too many; use `limit`")
     for position in features:
         kind = str(file.schema_arrow.field(position).type)
         if not kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):

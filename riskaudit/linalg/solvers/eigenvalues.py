@@ -38,7 +38,7 @@ EIGENVALUE_SOLVERS: dict[str, Callable[..., EigenvalueSolver]] = {}
 def register_eigenvalue_solver(
     name: str,
 ) -> Callable[[type[EigenvalueSolver]], type[EigenvalueSolver]]:
-    """Class decorator: make a solver known to ``--solver`` under ``name``."""
+    """Class decorator: make a solver known to ``solver`` under ``name``."""
 
     def register(solver: type[EigenvalueSolver]) -> type[EigenvalueSolver]:
         if name in EIGENVALUE_SOLVERS:

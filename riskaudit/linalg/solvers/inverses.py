@@ -40,7 +40,7 @@ INVERSE_SOLVERS: dict[str, Callable[..., InverseSolver]] = {}
 
 
 def register_inverse_solver(name: str) -> Callable[[type[InverseSolver]], type[InverseSolver]]:
-    """Class decorator: make a solver known to ``--inverse`` under ``name``."""
+    """Class decorator: make a solver known to ``inverse`` under ``name``."""
 
     def register(solver: type[InverseSolver]) -> type[InverseSolver]:
         if name in INVERSE_SOLVERS:

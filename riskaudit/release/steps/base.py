@@ -107,7 +107,7 @@ STEPS: dict[str, type[Step]] = {}
 
 
 def register(step: type[Step]) -> type[Step]:
-    """Class decorator: make a step known to ``--release``."""
+    """Class decorator: make a step known to ``release``."""
     if step.name in STEPS:
         raise ReleaseError(f"the release step {step.name!r} is registered twice")
     STEPS[step.name] = step

@@ -78,7 +78,7 @@ def calibrate(
         if Control.model_validate(checked).status != "passed":
             raise SettingsError(
                 f"the attacks {', '.join(chosen.names)} don't reconstruct the positive control, so they can't "
-                "calibrate anything; choose stronger attacks or more --attack-steps"
+                "calibrate anything; choose stronger attacks or more `steps`"
             )
         audits = {level: audit_client(client, engine, noise_std=noise_std) for level, noise_std in levels.items()}
         for level, result in audits.items():
@@ -94,13 +94,13 @@ def _check_options(levels: Mapping[float, float | None], coverage: float, num_sa
         SettingsError: no noise, a coverage out of range, or too few samples for it.
     """
     if 0.0 in levels:
-        raise SettingsError("calibrate needs noise, without which no error is predicted; give --noise-std above 0")
+        raise SettingsError("calibrate needs noise, without which no error is predicted; give `noise_stds` above 0")
     if not 0 < coverage < 1:
-        raise SettingsError(f"expected --coverage between 0 and 1, found {coverage:g}")
+        raise SettingsError(f"expected `coverage` between 0 and 1, found {coverage:g}")
     if num_samples < fewest_samples(coverage):
         raise SettingsError(
             f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
-            f"{num_samples}; raise --limit or add data"
+            f"{num_samples}; raise `limit` or add data"
         )
 
 
@@ -166,8 +166,8 @@ def _refuse_missing_predictions(audited: AuditResult, noise_std: float) -> None:
     if wide:
         raise SettingsError(
             f"expected a point value for every sample to calibrate, and {len(wide)} of {total} have intervals at noise "
-            f"{noise_std:g} that are too wide to hold one; narrow them with --solver dense, or --precision 0.1 and "
-            "more --max-matvecs"
+            f"{noise_std:g} that are too wide to hold one; narrow them with `solver=dense`, or `precision=0.1` and "
+            "more `max_matvecs`"
         )
 
 

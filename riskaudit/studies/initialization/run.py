@@ -82,7 +82,7 @@ def initialization_study(
     """
     settings, run = settings or AuditSettings(), run or StudyRun()
     if seeds < 1:
-        raise SettingsError(f"expected --seeds of at least 1, found {seeds}")
+        raise SettingsError(f"expected `seeds` of at least 1, found {seeds}")
     unknown = [name for name in names if name not in INITIALIZATIONS]
     if unknown:
         raise SettingsError(f"expected initializations {', '.join(INITIALIZATIONS)}, found {unknown[0]!r}")

@@ -32,7 +32,7 @@ def split_for_tuning(samples: Samples, limit: int | None) -> tuple[Samples, Samp
     """
     if limit is None or len(samples) <= limit:
         raise SettingsError(
-            f"--tune needs samples beyond those reported; give a --limit below the {len(samples)} of {samples.name}"
+            f"`tune` needs samples beyond those reported; give a `limit` below the {len(samples)} of {samples.name}"
         )
     return samples.select(list(range(limit))), samples.select(list(range(limit, len(samples))))
 
@@ -46,7 +46,7 @@ def tuned(
         SettingsError: there are no samples to tune on, or they are among those reported.
     """
     if tuning_samples is None or not len(tuning_samples):
-        raise SettingsError("--tune needs samples beyond those reported; lower --limit or add data")
+        raise SettingsError("`tune` needs samples beyond those reported; lower `limit` or add data")
     trials = [TuningTrial(name, attack, tuning_samples) for name, attack in attacks.items()]
     best = engine.map(trials, client, journal)
     return {
