@@ -1,21 +1,14 @@
-"""Reconstructions against the truth, per sample; importing this package registers every metric.
+"""Reconstructions against the truth, per sample; importing this package registers the metric of every file here.
 
 Attacks never see these: a metric is the only place where a reconstruction meets the private input.
 """
 
-from riskaudit.metrics import features, perceptual, pixels, structure
+from importlib import import_module
+from pkgutil import iter_modules
+
 from riskaudit.metrics.base import METRICS, Metric, Subject, make_metrics, measure, metric_notes, prior_only
 
-__all__ = [
-    "METRICS",
-    "Metric",
-    "Subject",
-    "features",
-    "make_metrics",
-    "measure",
-    "metric_notes",
-    "perceptual",
-    "pixels",
-    "prior_only",
-    "structure",
-]
+__all__ = ["METRICS", "Metric", "Subject", "make_metrics", "measure", "metric_notes", "prior_only"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
