@@ -28,3 +28,15 @@ def test_theory_names_tests_that_exist() -> None:
     sections = set(re.findall(r"^## (\d+)\.", text, re.MULTILINE))
     for path in (ROOT / "riskaudit").rglob("*.py"):
         assert set(re.findall(r"docs/theory\.md,\s+section (\d+)", path.read_text(encoding="utf-8"))) <= sections
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "extending.md"])
+def test_pages_for_developers_name_modules_that_exist(page) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    places = {place for place in re.findall(r"`((?:riskaudit|tests)/[\w/.]*)`", text)}
+    assert places
+    assert [place for place in places if not (ROOT / place).exists()] == []
+    packages = {path.name for path in (ROOT / "riskaudit").iterdir() if path.is_dir()}
+    modules = {name for name in re.findall(r"`([a-z]+\.[a-z_.]+)`", text) if name.partition(".")[0] in packages}
+    paths = [ROOT / "riskaudit" / name.replace(".", "/") for name in modules]
+    assert [str(path) for path in paths if not (path.is_dir() or path.with_suffix(".py").exists())] == []
