@@ -38,7 +38,7 @@ def test_theory_names_tests_that_exist() -> None:
 @pytest.mark.parametrize("page", ["architecture.md", "extending.md"])
 def test_pages_for_developers_name_modules_that_exist(page) -> None:
     text = prose(ROOT / "docs" / page)
-    places = {place for place in re.findall(r"`((?:riskaudit|tests)/[\w/.]*)`", text)}
+    places = set(re.findall(r"`((?:riskaudit|tests)/[\w/.]*)`", text))
     assert places
     assert [place for place in places if not (ROOT / place).exists()] == []
     packages = {path.name for path in (ROOT / "riskaudit").iterdir() if path.is_dir()}
