@@ -15,8 +15,8 @@ def comparable(outcome) -> dict:
 
 @pytest.mark.parametrize("solver", ["dense", "lanczos", "power"])
 def test_the_same_seed_gives_the_same_audit(scan, solver) -> None:
-    first = comparable(scan(*NOISY, "--solver", solver, limit=4))
-    assert comparable(scan(*NOISY, "--solver", solver, limit=4)) == first
+    first = comparable(scan(*NOISY, "--solver", solver))
+    assert comparable(scan(*NOISY, "--solver", solver)) == first
 
 
 def test_another_seed_changes_only_what_is_drawn(scan) -> None:
@@ -40,10 +40,10 @@ def estimates(outcome) -> list[float | None]:
 def test_batches_do_not_change_the_numbers(scan, solver, relative) -> None:
     """Eigenvalues at rounding level are left out: they are noise of the order of summation."""
     options = (*NOISY, "--solver", solver)
-    together = scan(*options, "--batch-size", "60", limit=20)
+    together = scan(*options, "--batch-size", "60", limit=9)
     numbers, largest = estimates(together), max(together.values("lavp_l2_max"))
-    apart = scan(*options, "--batch-size", "7", limit=20)
-    assert [row.id for row in apart.result.samples] == [str(index) for index in range(20)]
+    apart = scan(*options, "--batch-size", "4", limit=9)
+    assert [row.id for row in apart.result.samples] == [str(index) for index in range(9)]
     assert estimates(apart) == [
         number if number is None else pytest.approx(number, rel=relative, abs=1e-13 * largest) for number in numbers
     ]

@@ -72,10 +72,10 @@ def test_resume_needs_its_folder(command: Command) -> None:
 
 
 def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "riskaudit", *VERIFY, "--limit", "6", "--out", "out", "--format", "json",
-             "--noise-std", "0.01"]  # fmt: skip
+    words = [sys.executable, "-m", "riskaudit", *VERIFY, "--limit", "2", "--out", "out", "--format", "json",
+             "--noise-std", "0.01", "--restarts", "1"]  # fmt: skip
     # The first one is done in no time, since it can't be run on this network; the other takes its time.
-    attacks = ["--attack", "analytic", "--attack", "inverting-gradients", "--attack-steps", "4000"]
+    attacks = ["--attack", "analytic", "--attack", "inverting-gradients", "--attack-steps", "250"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen([*words, *attacks], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "out.trials.jsonl"
@@ -106,7 +106,7 @@ def test_calibrate_then_scan(command: Command) -> None:
     prior = ("--prior-mean", "0.3", "--prior-std", "0.35")
     release = ("--release", "gaussian:0.02")
     made = command("calibrate", str(CHECKPOINT), "--data", str(DATA), "--limit", "10", *release, *prior,
-                   "--attack", "gauss-newton", "--coverage", "0.8", "--out", "calibration.json")  # fmt: skip
+                   *QUICK, "--coverage", "0.8", "--out", "calibration.json")  # fmt: skip
     assert made.code == 0, made.err
     found = Calibration.load("calibration.json")
     assert found.coverage == 0.8
@@ -138,7 +138,9 @@ def test_calibrate_refuses_what_it_cannot_do(command: Command) -> None:
 
 
 def test_one_configuration_file_serves_both_commands(command: Command) -> None:
-    Path("riskaudit.toml").write_text('attack = ["gauss-newton"]\nattack-steps = 3\nlimit = 2\nnoise_std = [0.01]\n')
+    Path("riskaudit.toml").write_text(
+        'attack = ["gauss-newton"]\nattack-steps = 3\nrestarts = 1\nlimit = 2\nnoise_std = [0.01]\n'
+    )
     scanned = command("scan", str(CHECKPOINT), "--data", str(DATA), "--out", "out", "--format", "json")
     assert scanned.code == 0, scanned.err
     assert len(scanned.document["samples"]) == 2
