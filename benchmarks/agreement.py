@@ -25,10 +25,12 @@ from riskaudit.audit import AuditSettings
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.priors import fit_prior, save_prior
-from riskaudit.results import STRONGEST, AttackRow, AuditResult, VerifyStudy
+from riskaudit.results import AuditResult
 from riskaudit.statistics.conformal import conformal_factors
 from riskaudit.studies.calibrate.run import calibrate
+from riskaudit.studies.rows import AttackRow
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
 from riskaudit.studies.verify.run import verify
 
 # Reported samples; those before them served to try things out.
@@ -98,7 +100,7 @@ def studied(
         noise_stds=noise_stds,
         tuning_samples=tuning,
     )
-    return result, result.studies.verify
+    return result, result.studies.get(VerifyStudy)
 
 
 def errors(study: VerifyStudy, attack: str, noise_std: float) -> dict[str, float]:

@@ -22,9 +22,9 @@ from benchmarks.tables import Table
 from benchmarks.training import lenet
 from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
-from riskaudit.results import DirectionsStudy
 from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.directions.record import DirectionsStudy
 
 FIRST = 100
 
@@ -70,7 +70,7 @@ def studied(case: Case, name: str, folder: Path, count: int, *, shaping: bool) -
         StudyRun(attacks=True),
         looked_at,
     )
-    return result.studies.directions
+    return result.studies.get(DirectionsStudy)
 
 
 def direction_table(name: str, study: DirectionsStudy) -> Table:

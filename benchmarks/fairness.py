@@ -21,6 +21,7 @@ from benchmarks.tables import Table
 from benchmarks.training import accuracy, lenet, train
 from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
+from riskaudit.studies.fairness.record import FairnessStudy
 from riskaudit.studies.fairness.run import with_fairness
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
@@ -38,7 +39,7 @@ def measure(model: nn.Module, bench: Bench, noise: float, steps: int | None) -> 
 
 def report(found: AuditResult, noise: float, table: Table, classes: Table) -> None:
     """Rows of one study."""
-    study = found.studies.fairness
+    study = found.studies.get(FairnessStudy)
     for one in study.distributions:
         table.rows.append(
             {

@@ -18,9 +18,10 @@ from benchmarks.tables import Spread, Table
 from benchmarks.training import lenet
 from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
-from riskaudit.results import InitializationStudy, Quartiles
 from riskaudit.studies import initialization_study
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.initialization.record import InitializationStudy
+from riskaudit.studies.rows import Quartiles
 
 NAMES = ("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
 SHAPES = {"mnist": MNIST, "cifar": CIFAR}
@@ -43,7 +44,7 @@ def compare(name: str, folder: Path, noise: float, *, attacks: bool, quick: bool
         lenet(shape), samples, settings, run, seeds=1 if quick else NUM_SEEDS, names=NAMES[:2] if quick else NAMES,
         attacks=ATTACKS,
     )  # fmt: skip
-    study = result.studies.initialization
+    study = result.studies.get(InitializationStudy)
     columns = {
         "initialization": "initialization",
         "posterior": "posterior RMSE: median (95 %)",

@@ -26,6 +26,7 @@ from riskaudit.inputs import Checkpoint, Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.studies import training_study
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.training.record import TrainingStudy
 
 ATTACKS = ("gauss-newton", "local")
 
@@ -81,7 +82,7 @@ def follow(name: str, folder: Path, scratch: Path, noise: float, *, attacks: boo
     )  # fmt: skip
     run = StudyRun(attacks=attacks, attack_steps=2 if quick and attacks else None)
     result = training_study(files, samples, settings, run, load=lambda path: read(path, model), attacks=ATTACKS)
-    study = result.studies.training
+    study = result.studies.get(TrainingStudy)
     columns = {
         "epochs": "epochs",
         "test": "test accuracy",

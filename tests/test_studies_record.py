@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from riskaudit.results import AuditResult, Control, InitializationStudy, Studies
+from riskaudit.results import AuditResult, Studies
+from riskaudit.studies.initialization.record import InitializationStudy
+from riskaudit.studies.rows import Control
 
 FIXTURE = Path(__file__).parent / "data" / "audit-schema1.json"
 
@@ -47,7 +49,7 @@ def test_a_study_made_anew_replaces_the_earlier_and_the_unreadable() -> None:
     earlier = Studies.model_validate({"initialization": {"rows": 3}, "verify": 5, "later": {}})
     new = Studies().with_study(study("mlp"))
     merged = new.over(earlier)
-    assert merged.initialization == study("mlp")
+    assert merged.get(InitializationStudy) == study("mlp")
     assert set(merged.unreadable) == {"verify", "later"}
-    assert merged.with_study(study()).initialization == study()
-    assert Studies().over(new).initialization == study("mlp")
+    assert merged.with_study(study()).get(InitializationStudy) == study()
+    assert Studies().over(new).get(InitializationStudy) == study("mlp")

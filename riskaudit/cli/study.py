@@ -21,6 +21,7 @@ from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, trials_beside
 from riskaudit.errors import ArchitectureError, CheckpointError, SettingsError
 from riskaudit.settings import CHECKED, INPUTS, Settings, option
 from riskaudit.studies.settings import DirectionSettings, InitializationSettings
+from riskaudit.studies.verify.record import VerifyStudy
 
 if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Samples
@@ -109,8 +110,8 @@ def fairness(
         source = None if file is None else file.name
         matched = None if groups is None else _matched(groups, str(source), subject, settings, samples)
         result = fairness_study(model, samples, settings, study_run, groups=matched, groups_name=source)
-        attacked = None if earlier is None or not _same_release(result, earlier) else earlier.studies.verify
-        if result.studies.verify is not None or attacked is None:
+        attacked = None if earlier is None or not _same_release(result, earlier) else earlier.studies.get(VerifyStudy)
+        if result.studies.get(VerifyStudy) is not None or attacked is None:
             return result
         studies = result.studies.with_study(attacked)
         return with_fairness(result.model_copy(update={"studies": studies}), matched, source)

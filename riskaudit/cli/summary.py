@@ -10,7 +10,8 @@ import typer
 
 from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
-from riskaudit.results import STRONGEST, AuditResult, Estimate, VerifyStudy
+from riskaudit.results import AuditResult, Estimate
+from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
 
 VERDICTS = ("high", "medium", "low", "not_assessed")
 
@@ -42,8 +43,9 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
             typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
             if revealed.note is not None and len(result.samples) > 1:
                 typer.echo(f"note: {revealed.note}")
-    if result.studies.verify is not None:
-        _print_verify(result.studies.verify)
+    study = result.studies.get(VerifyStudy)
+    if study is not None:
+        _print_verify(study)
     for warning in result.warnings:
         typer.echo(f"note: {in_options(warning)}")
     if result.policy is not None:

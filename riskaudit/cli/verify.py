@@ -14,6 +14,7 @@ from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery
 from riskaudit.errors import SettingsError
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.record import VerifyStudy
 
 EXIT_INTERRUPTED = 130
 
@@ -55,7 +56,8 @@ def verify(
             resume=trials.resume,
         )
     outcome = delivery.deliver(result)
-    if result.studies.verify is None or not result.studies.verify.complete:
+    study = result.studies.get(VerifyStudy)
+    if study is None or not study.complete:
         typer.echo(
             f"interrupted: finished attacks are in the report; --out {delivery.folder} --resume goes on", err=True
         )

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pkgutil import resolve_name
 from typing import Any
 
-from riskaudit.document.blocks import Block, Document, Section
-from riskaudit.formatting import count, given, printable, short
-from riskaudit.report.attack_study import read_attack_study
-from riskaudit.report.sections.corridor import corridor_blocks
+from pydantic import BaseModel
+
+from riskaudit.document.blocks import Block, Callout, Document, Section
+from riskaudit.formatting import count, given, printable, sentence, short
 from riskaudit.report.sections.evidence import evidence_section
 from riskaudit.report.sections.exposed import exposed_section
 from riskaudit.report.sections.governance import governance_section
 from riskaudit.report.sections.leaks import leaks_section
 from riskaudit.report.sections.protect import protect_section
 from riskaudit.report.sections.provenance import provenance_section
-from riskaudit.report.sections.reconstructions import shown_reconstructions
 from riskaudit.report.sections.threat import threat_section
 from riskaudit.report.sections.verdict import verdict_section
 from riskaudit.results import AuditResult
 from riskaudit.results.facts import Facts
+from riskaudit.results.studies import STUDIES
+from riskaudit.studies.verify.section import read_attack_study, shown_reconstructions
 
 
 def printable_result(result: AuditResult) -> AuditResult:
@@ -28,16 +30,20 @@ def printable_result(result: AuditResult) -> AuditResult:
 
     Done once here, so that no section and no renderer has to think of them.
     """
-    return AuditResult.model_validate(_clean(result.model_dump()))
+    cleaned: AuditResult = _printable(result)
+    return cleaned
 
 
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {_clean(key): _clean(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
+def _printable(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {_printable(key): _printable(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_printable(inner) for inner in value]
+        case BaseModel():
+            return value.model_copy(update={name: _printable(inner) for name, inner in vars(value).items()})
     return value
 
 
@@ -57,21 +63,34 @@ def build_document(
         created_at=audited.created_at,
         tool=f"{audited.tool.name} {audited.tool.version}",
         banners=(*_contradicted(contradictions), *_banners(facts)),
-        sections=(
-            verdict_section(facts),
-            threat_section(facts),
-            _joined(leaks_section(facts), corridor_blocks(facts)),
-            exposed_section(facts),
-            protect_section(facts),
-            evidence_section(facts),
-            governance_section(facts),
-            provenance_section(facts, earlier),
+        sections=tuple(
+            _with_studies(section, facts)
+            for section in (
+                verdict_section(facts),
+                threat_section(facts),
+                leaks_section(facts),
+                exposed_section(facts),
+                protect_section(facts),
+                evidence_section(facts),
+                governance_section(facts),
+                provenance_section(facts, earlier),
+            )
         ),
     )
 
 
-def _joined(section: Section, blocks: Sequence[Block]) -> Section:
-    return replace(section, blocks=(*section.blocks, *blocks))
+def _with_studies(section: Section, facts: Facts) -> Section:
+    """A section with what studies add to it, and in the evidence why some can't be read."""
+    blocks = list(section.blocks)
+    for name in STUDIES:
+        parts: Mapping[str, Callable[[Facts], list[Block]]] = resolve_name(f"riskaudit.studies.{name}.section:PARTS")
+        if section.id in parts:
+            blocks += parts[section.id](facts)
+    unreadable = facts.result.studies.unreadable
+    if section.id == "evidence" and unreadable:
+        lines = tuple(sentence(f"{short(name, 80)}: {short(study.reason, 160)}") for name, study in unreadable.items())
+        blocks.append(Callout("Studies in audit.json that can't be read", lines, "unknown"))
+    return replace(section, blocks=tuple(blocks))
 
 
 def _contradicted(contradictions: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from riskaudit.files import write_file
 from riskaudit.results.base import Estimate, Record, Status, SuccessProbability, Target, Verdict
 from riskaudit.results.consistency import check_consistency
 from riskaudit.results.groups import ClassTest, GroupStatistic
-from riskaudit.results.studies import Studies, Study
+from riskaudit.results.studies import Studies, StudyRecord
 from riskaudit.results.words import ProxyInfo
 
 SCHEMA_VERSION = 1
@@ -338,7 +338,7 @@ class AuditResult(Record):
         """Why nothing that protects is claimed of any sample, in sentences: of the model, and of the inputs."""
         return [doubt for doubt in (self.checkpoint.doubt, self.data.doubt) if doubt is not None]
 
-    def with_study(self, record: Study) -> AuditResult:
+    def with_study(self, record: StudyRecord) -> AuditResult:
         """The audit with a study beside those that it has; doubts about the whole audit are among its notes."""
         if self.doubts:
             record = record.model_copy(update={"notes": [*self.doubts, *record.notes]})

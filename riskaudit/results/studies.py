@@ -1,27 +1,41 @@
-"""The studies beside an audit: each has a place of its own, and what can't be read is set apart in one place."""
+"""The studies beside an audit: typed to those who read them, and what can't be read set apart in one place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from riskaudit.results.base import Record
-from riskaudit.results.directions import DirectionsStudy
-from riskaudit.results.fairness import FairnessStudy
-from riskaudit.results.initialization import InitializationStudy
-from riskaudit.results.training import TrainingStudy
-from riskaudit.results.verify import VerifyStudy
 
-Study = VerifyStudy | FairnessStudy | DirectionsStudy | InitializationStudy | TrainingStudy
-KINDS: dict[str, type[Study]] = {
-    "verify": VerifyStudy,
-    "fairness": FairnessStudy,
-    "directions": DirectionsStudy,
-    "initialization": InitializationStudy,
-    "training": TrainingStudy,
+# One line per study: its name in audit.json, which is that of its folder ``riskaudit/studies/NAME``, and the class in
+# ``NAME/record.py`` that it records. Imported when a file has it, so that nothing here depends on studies.
+STUDIES = {
+    "verify": "VerifyStudy",
+    "fairness": "FairnessStudy",
+    "directions": "DirectionsStudy",
+    "initialization": "InitializationStudy",
+    "training": "TrainingStudy",
 }
+_NAMES = {record: name for name, record in STUDIES.items()}
+
+
+class StudyRecord(Record):
+    """What a study adds to an audit; the base of every study's record."""
+
+    notes: list[str] = Field(default_factory=list)
+
+
+StudyT = TypeVar("StudyT", bound=StudyRecord)
 
 
 class UnreadableStudy(Record):
@@ -32,16 +46,12 @@ class UnreadableStudy(Record):
 
 
 class Studies(Record):
-    """``studies`` of audit.json: those that ran, each under its own name.
+    """``studies`` of audit.json: records by name, and apart from them what can't be read.
 
-    ``unreadable`` has what can't be read, by name; a file holds it under that name too.
+    A file holds both under their names.
     """
 
-    verify: VerifyStudy | None = None
-    fairness: FairnessStudy | None = None
-    directions: DirectionsStudy | None = None
-    initialization: InitializationStudy | None = None
-    training: TrainingStudy | None = None
+    records: dict[str, SerializeAsAny[StudyRecord]] = Field(default_factory=dict)
     unreadable: dict[str, UnreadableStudy] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -49,37 +59,48 @@ class Studies(Record):
     def _set_apart(cls, content: Any) -> Any:
         if not isinstance(content, Mapping):
             return content
-        studies: dict[str, Any] = {}
+        records: dict[str, StudyRecord] = {}
         unreadable: dict[str, UnreadableStudy] = {}
-        for name, record in content.items():
-            try:
-                studies[name] = None if record is None else KINDS[name].model_validate(record)
-            except KeyError:
-                unreadable[name] = UnreadableStudy(content=record, reason="not a study that this version knows")
-            except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(str(part) for part in first["loc"]) or f"studies.{name}"
-                unreadable[name] = UnreadableStudy(content=record, reason=f"{place}: {first['msg']}")
-        return {**studies, "unreadable": unreadable}
+        for name, study in content.items():
+            if name not in STUDIES:
+                unreadable[name] = UnreadableStudy(content=study, reason="not a study that this version knows")
+            elif study is not None:
+                try:
+                    records[name] = _record_type(name).model_validate(study)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    field = ".".join(str(part) for part in first["loc"]) or f"studies.{name}"
+                    unreadable[name] = UnreadableStudy(content=study, reason=f"{field}: {first['msg']}")
+        return {"records": records, "unreadable": unreadable}
 
     @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written = handler(self)
-        apart = {name: study["content"] for name, study in written.pop("unreadable").items()}
-        return {name: study for name, study in written.items() if study is not None} | apart
+    def _by_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = handler(self)
+        records = {name: content["records"][name] for name in self}
+        return records | {name: study["content"] for name, study in content["unreadable"].items()}
 
     def __iter__(self) -> Iterator[str]:  # type: ignore[override]
         """Names of the studies that ran and can be read."""
-        return (name for name in KINDS if getattr(self, name) is not None)
+        return (name for name in STUDIES if name in self.records)
 
-    def with_study(self, record: Study) -> Studies:
+    def get(self, kind: type[StudyT]) -> StudyT | None:
+        """The record of a study; None where it didn't run or can't be read."""
+        record = self.records.get(_NAMES[kind.__name__])
+        return record if isinstance(record, kind) else None
+
+    def with_study(self, record: StudyRecord) -> Studies:
         """These with one more, in place of an earlier one of its kind."""
-        name = next(name for name, kind in KINDS.items() if isinstance(record, kind))
-        others = {other: study for other, study in self.unreadable.items() if other != name}
-        return self.model_copy(update={name: record, "unreadable": others})
+        name = _NAMES[type(record).__name__]
+        unreadable = {other: study for other, study in self.unreadable.items() if other != name}
+        return self.model_copy(update={"records": {**self.records, name: record}, "unreadable": unreadable})
 
     def over(self, earlier: Studies) -> Studies:
         """These, and those of an earlier audit that aren't among them."""
-        kept = {name: getattr(earlier, name) for name in earlier if getattr(self, name) is None}
-        apart = {name: study for name, study in earlier.unreadable.items() if name not in {*self, *kept}}
-        return self.model_copy(update={**kept, "unreadable": {**apart, **self.unreadable}})
+        records = {**earlier.records, **self.records}
+        unreadable = {name: study for name, study in earlier.unreadable.items() if name not in records}
+        return self.model_copy(update={"records": records, "unreadable": {**unreadable, **self.unreadable}})
+
+
+def _record_type(name: str) -> type[StudyRecord]:
+    record: type[StudyRecord] = resolve_name(f"riskaudit.studies.{name}.record:{STUDIES[name]}")
+    return record

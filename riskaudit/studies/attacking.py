@@ -25,9 +25,9 @@ from riskaudit.errors import SettingsError
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.metrics import Metric, Subject, make_metrics, measure
 from riskaudit.release import PerSampleRelease
-from riskaudit.results import AttackRow
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
+from riskaudit.studies.rows import AttackRow
 from riskaudit.studies.settings import with_fields
 
 # Samples that are attacked together.

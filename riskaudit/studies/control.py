@@ -24,8 +24,8 @@ from riskaudit.engine import Trial
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures.lenet import WIDTH, LeNet
 from riskaudit.metrics.pixels import mean_squared_error
-from riskaudit.results import Control
 from riskaudit.studies.attacking import Target, reconstruct
+from riskaudit.studies.rows import Control
 
 NUM_SAMPLES = 4
 # Median RMSE of pixels in [0, 1] that the best attack has to reach: far below the 0.3 of a blind guess.

@@ -11,10 +11,11 @@ import numpy as np
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client
 from riskaudit.errors import SettingsError
-from riskaudit.results import AttackRow, Quartiles, SampleRisk, SampleRow
-from riskaudit.statistics.strongest import strongest
+from riskaudit.results import SampleRow
 from riskaudit.studies.attacking import attack_trials, rows_of
+from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.strongest import strongest
 
 # Reading these off the spectrum costs next to nothing beside the spectrum itself.
 PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")

@@ -14,6 +14,7 @@ from riskaudit.inputs.architectures.lenet import LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.policy import Policy
 from riskaudit.report.recomputation import recompute
+from riskaudit.studies.fairness.record import FairnessStudy
 from riskaudit.studies.fairness.run import with_fairness
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -68,7 +69,7 @@ def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -
     assert not result.noise_needed
     assert not result.noise_curve
     assert {row.noise_std_for_target for row in result.samples} == {None}
-    assert result.checkpoint.doubt in with_fairness(result).studies.fairness.notes
+    assert result.checkpoint.doubt in with_fairness(result).studies.get(FairnessStudy).notes
     # A report that recomputes verdicts from numbers lets the reason stand.
     told, contradictions = recompute(result)
     assert {row.verdict for row in told.samples} == {"not_assessed"}

@@ -11,7 +11,8 @@ from scan_cases import CHECKPOINT, DATA, Outcome
 from study_cases import network
 
 from riskaudit.files import MANIFEST
-from riskaudit.results import InitializationStudy, TrainingStudy
+from riskaudit.studies.initialization.record import InitializationStudy
+from riskaudit.studies.training.record import TrainingStudy
 
 Command = Callable[..., Outcome]
 COMMON = ("--data", str(DATA), "--limit", "5", "--release", "gaussian:0.003", "--out", "out", "--format", "json")

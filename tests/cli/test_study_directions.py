@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from scan_cases import CHECKPOINT, DATA, Outcome
 
-from riskaudit.results import DirectionsStudy
+from riskaudit.studies.directions.record import DirectionsStudy
 
 STUDY = ("study", "directions", str(CHECKPOINT), "--data", str(DATA), "--limit", "2")
 Command = Callable[..., Outcome]

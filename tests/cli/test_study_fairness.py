@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scan_cases import CHECKPOINT, DATA, Outcome, save_images, save_mlp
 
-from riskaudit.results import FairnessStudy
+from riskaudit.studies.fairness.record import FairnessStudy
 
 Command = Callable[..., Outcome]
 STUDY = ("study", "fairness", str(CHECKPOINT), "--data", str(DATA), "--release", "gaussian:0.01", "--out", "out")

@@ -15,7 +15,8 @@ import pytest
 from scan_cases import CHECKPOINT, DATA, Outcome
 
 from riskaudit.files import MANIFEST
-from riskaudit.results import Calibration, VerifyStudy
+from riskaudit.results import Calibration
+from riskaudit.studies.verify.record import VerifyStudy
 
 VERIFY = ("verify", str(CHECKPOINT), "--data", str(DATA))
 QUICK = ("--attack", "gauss-newton", "--attack-steps", "6", "--restarts", "1")

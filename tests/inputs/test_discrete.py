@@ -16,6 +16,7 @@ import riskaudit
 from riskaudit.guard import Policy
 from riskaudit.inputs.discrete import are_sparse_codes
 from riskaudit.report.recomputation import recompute
+from riskaudit.studies.fairness.record import FairnessStudy
 from riskaudit.studies.fairness.run import with_fairness
 
 
@@ -81,7 +82,7 @@ def test_no_code_is_called_low_and_no_limit_is_held() -> None:
 def test_no_file_and_no_study_says_otherwise() -> None:
     samples = riskaudit.Samples.from_tensors(one_hot(3, 4, 64), torch.tensor([0, 1, 2]))
     result = riskaudit.audit(network(256), samples, release="gaussian:30", prior_std=0.125, prior_mean=0.016)
-    assert result.data.doubt in with_fairness(result).studies.fairness.notes
+    assert result.data.doubt in with_fairness(result).studies.get(FairnessStudy).notes
     rows = [row.model_copy(update={"verdict": "low", "reason": None}) for row in result.samples]
     again, contradictions = recompute(result.model_copy(update={"samples": rows}))
     assert {row.verdict for row in again.samples} == {"not_assessed"}

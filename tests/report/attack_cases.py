@@ -7,21 +7,11 @@ import random
 from typing import Any, Literal
 
 from riskaudit.metrics import METRICS
-from riskaudit.results import (
-    AttackerKnowledge,
-    AttackRow,
-    AuditResult,
-    CalibrationInfo,
-    Control,
-    Estimate,
-    Prediction,
-    PriorOnly,
-    Studies,
-    SuccessProbability,
-    VerifyStudy,
-)
+from riskaudit.results import AuditResult, CalibrationInfo, Estimate, Studies, SuccessProbability
 from riskaudit.sensitivity.success import PREDICTED_RMSE
-from riskaudit.statistics import agreement_rows, loss_comparisons, reliability_records, timings
+from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
+from riskaudit.studies.verify.record import AttackerKnowledge, Prediction, PriorOnly, VerifyStudy
 
 # Typical attack RMSE over prediction, its spread, and seconds per sample.
 ATTACKS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from riskaudit.results import (
-    AuditResult,
+from riskaudit.results import AuditResult
+from riskaudit.studies.directions.record import (
     DirectionAgreement,
     DirectionRow,
     DirectionsStudy,

@@ -14,10 +14,10 @@ from riskaudit.document.blocks import Figure, Table
 from riskaudit.document.plots import CorridorPlot, PanelPlot
 from riskaudit.formatting import correlation
 from riskaudit.report import FILE_NAMES, FORMATS, render
-from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.report.build import build_document
 from riskaudit.report.recommendation import Recommendation
 from riskaudit.results.facts import Facts
+from riskaudit.studies.verify.section.reading import AttackStudy, read_attack_study
 
 STUDIES = ["attacked", "control-failed", "control-skipped", "calibrated", "attacked-hostile", "attacked-shown"]
 

@@ -11,8 +11,8 @@ from report_hostile import HOSTILE
 from riskaudit.document.blocks import Figure, Table
 from riskaudit.report import FORMATS, render
 from riskaudit.report.build import build_document
-from riskaudit.report.sections.directions_study import directions_blocks
-from riskaudit.report.sections.noise_shapes import shaping_blocks
+from riskaudit.studies.directions.section import directions_blocks
+from riskaudit.studies.directions.section_shapes import shaping_blocks
 
 
 def blocks(result, section, kind):

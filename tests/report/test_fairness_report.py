@@ -11,10 +11,10 @@ from report_hostile import HOSTILE
 
 from riskaudit.document.blocks import Figure, Paragraph, Table
 from riskaudit.report import render
-from riskaudit.report.sections.fairness_study import fairness_study_blocks
 from riskaudit.results import AuditResult, Estimate
 from riskaudit.results.facts import Facts
-from riskaudit.statistics.fairness import fairness
+from riskaudit.studies.fairness.exposure import fairness
+from riskaudit.studies.fairness.section import fairness_study_blocks
 
 
 def blocks(result: AuditResult) -> list[Any]:

@@ -12,17 +12,10 @@ from riskaudit.document.blocks import Figure, Table
 from riskaudit.document.plots import CurvePlot, SpanPlot
 from riskaudit.report import FILE_NAMES, FORMATS, render
 from riskaudit.report.build import build_document
-from riskaudit.results import (
-    AuditResult,
-    Control,
-    InitializationRow,
-    InitializationStudy,
-    MeanAndWorst,
-    Quartiles,
-    Studies,
-    TrainingRow,
-    TrainingStudy,
-)
+from riskaudit.results import AuditResult, Studies
+from riskaudit.studies.initialization.record import InitializationRow, InitializationStudy
+from riskaudit.studies.rows import Control, Quartiles
+from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 
 NAMES = (
     "default",

@@ -11,8 +11,9 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.policy import Policy
-from riskaudit.results import AuditResult, Calibration, Control
+from riskaudit.results import AuditResult, Calibration
 from riskaudit.studies.calibrate.run import calibrate
+from riskaudit.studies.rows import Control
 from riskaudit.studies.settings import AttackSettings
 
 NOISE = 0.02

@@ -24,7 +24,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.release import PerSampleRelease
-from riskaudit.results import AuditResult, DirectionsStudy
+from riskaudit.results import AuditResult
 from riskaudit.statistics.slopes import scaling
 from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
@@ -37,12 +37,13 @@ from riskaudit.studies.directions.optimal_noise import (
     shaped_rmse,
     water_filled,
 )
+from riskaudit.studies.directions.record import DirectionsStudy
 
 TAU = 0.3
 
 
 def study_of(result: AuditResult) -> DirectionsStudy:
-    return result.studies.directions
+    return result.studies.get(DirectionsStudy)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from riskaudit.results import (
     Cost,
     DataInfo,
     Estimate,
-    FairnessStudy,
     NoiseInfo,
     PriorInfo,
     ReleaseInfo,
@@ -27,9 +26,12 @@ from riskaudit.results import (
     SolverEvidence,
     Tool,
 )
-from riskaudit.statistics import gini, strongest
+from riskaudit.statistics import gini
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.fairness.record import FairnessStudy
 from riskaudit.studies.fairness.run import fairness, fairness_study, with_fairness
+from riskaudit.studies.verify.record import VerifyStudy
+from riskaudit.studies.verify.strongest import strongest
 
 
 def row(place: int, rmse: float | Estimate | None, revealed: float | None = None, **changes: Any) -> SampleRow:
@@ -263,12 +265,12 @@ def test_the_study_is_plain_json_and_comes_back(tmp_path: Any) -> None:
     result = with_fairness(audited([row(place, 0.1 + 0.01 * place) for place in range(9)]), {"0": "a"}, "sites.csv")
     result.save(tmp_path / "audit.json")
     loaded = AuditResult.load(tmp_path / "audit.json")
-    assert loaded.studies.fairness == fairness(loaded, {"0": "a"}, groups_name="sites.csv")
+    assert loaded.studies.get(FairnessStudy) == fairness(loaded, {"0": "a"}, groups_name="sites.csv")
 
 
 def test_attacks_count_at_the_audit_s_own_noise(verified: AuditResult) -> None:
     study = fairness(verified)
-    best = strongest(verified.studies.verify.attacks)
+    best = strongest(verified.studies.get(VerifyStudy).attacks)
     expected = {sample: error for (level, sample), (error, _) in best.items() if math.isclose(level, NOISE)}
     assert {one.sample_id: one.attack_rmse for one in study.samples} == expected
     attacked = study.distributions[2]
@@ -278,7 +280,7 @@ def test_attacks_count_at_the_audit_s_own_noise(verified: AuditResult) -> None:
 
 
 def test_a_failed_control_is_noted(verified: AuditResult) -> None:
-    study = verified.studies.verify
+    study = verified.studies.get(VerifyStudy)
     failed = study.model_copy(update={"control": study.control.model_copy(update={"status": "failed"})})
     found = fairness(verified.with_study(failed))
     assert found.notes == ["the attacks failed their positive control: their errors are no evidence of protection"]
@@ -296,7 +298,7 @@ def test_a_study_without_attacks_is_an_audit_with_its_fairness() -> None:
     assert list(result.studies) == ["fairness"]
     assert result.command == "riskaudit x"
     assert seen[-1] == (6, 6)
-    study = result.studies.fairness
+    study = result.studies.get(FairnessStudy)
     assert study == fairness(result, {"0": "a"}, groups_name="sites.csv")
     for one, audited_row in zip(study.samples, result.samples, strict=True):
         assert one.influence == pytest.approx(math.sqrt(audited_row.proxies["lavp_l2_max"].value / 2), rel=1e-6)
@@ -305,7 +307,7 @@ def test_a_study_without_attacks_is_an_audit_with_its_fairness() -> None:
 def test_a_study_with_attacks_holds_both() -> None:
     result = fairness_study(network(), digits(3), SETTINGS, StudyRun(attacks=True, attack_steps=3))
     assert set(result.studies) == {"verify", "fairness"}
-    assert all(one.attack_rmse is not None for one in result.studies.fairness.samples)
+    assert all(one.attack_rmse is not None for one in result.studies.get(FairnessStudy).samples)
 
 
 def test_an_interrupted_study_keeps_its_trials(tmp_path: Any) -> None:

@@ -14,12 +14,14 @@ from torch import nn
 from riskaudit.audit import AuditSettings
 from riskaudit.errors import SettingsError
 from riskaudit.inputs.architectures import get_architecture
-from riskaudit.results import Estimate, InitializationStudy, InitializationTrial, SampleRisk
+from riskaudit.results import Estimate
 from riskaudit.statistics.medians import compare_medians
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.initialization import run as module
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
+from riskaudit.studies.initialization.record import InitializationStudy, InitializationTrial
 from riskaudit.studies.initialization.run import CHECKPOINT, initialization_study, summarise
+from riskaudit.studies.rows import SampleRisk
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 
@@ -207,7 +209,7 @@ def result():
 
 
 def test_the_study_stands_beside_the_audit_of_the_checkpoint(result) -> None:
-    found = result.studies.initialization
+    found = result.studies.get(InitializationStudy)
     assert result.studies.model_dump_json()
     assert {row.initialization: row.num_seeds for row in found.rows} == {
         "kaiming_normal": 2, "uniform": 2, CHECKPOINT: 1,
@@ -227,7 +229,7 @@ def test_attacks_are_at_the_noise_of_the_predictions() -> None:
     run = StudyRun(attacks=True, attack_steps=15)
     found = initialization_study(
         network(), digits(5), SETTINGS, run, seeds=1, names=("uniform",), attacks=("gauss-newton", "local")
-    ).studies.initialization
+    ).studies.get(InitializationStudy)
     assert found.control.status in ("passed", "failed")
     for row in found.rows:
         assert 0.3 < row.oracle_rmse.median / row.posterior_rmse.median < 3
@@ -242,7 +244,7 @@ def test_exploding_networks_are_rows_with_a_reason(monkeypatch) -> None:
     monkeypatch.setitem(INITIALIZATIONS, "default", broken)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).double()
     found = initialization_study(model, digits(5), SETTINGS, seeds=1, names=("default", "uniform"))
-    rows = {row.initialization: row for row in found.studies.initialization.rows}
+    rows = {row.initialization: row for row in found.studies.get(InitializationStudy).rows}
     assert rows["default"].rank is None
     assert "not finite" in rows["default"].reasons[0]
     assert rows["uniform"].rank is not None
@@ -271,7 +273,7 @@ def test_finished_trials_are_not_run_again(tmp_path, monkeypatch) -> None:
 def test_other_proxies_asked_for_do_not_matter() -> None:
     settings = AuditSettings(release=f"gaussian:{NOISE}", proxies=("gradient_norm",))
     found = initialization_study(network(), digits(5), settings, seeds=1, names=("default",))
-    assert all(row.rank is not None for row in found.studies.initialization.rows)
+    assert all(row.rank is not None for row in found.studies.get(InitializationStudy).rows)
 
 
 @pytest.mark.parametrize(

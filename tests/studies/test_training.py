@@ -13,9 +13,9 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.errors import CheckpointError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
-from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.training import run as module
+from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.training.run import accuracy, summarise, training_study
 from riskaudit.studies.training.series import checkpoint_files, natural_key, order_of
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 def study_of(result) -> TrainingStudy:
     assert result.studies.model_dump_json()
-    return result.studies.training
+    return result.studies.get(TrainingStudy)
 
 
 def test_natural_order() -> None:

@@ -19,16 +19,17 @@ from riskaudit.audit.audit import audit
 from riskaudit.audit.client import make_client
 from riskaudit.engine import Journal, SerialEngine
 from riskaudit.errors import SettingsError
-from riskaudit.results import AuditResult, VerifyStudy
+from riskaudit.results import AuditResult
 from riskaudit.studies.attacking import Target, attack_rows
 from riskaudit.studies.control import control
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.record import VerifyStudy
 from riskaudit.studies.verify.run import verify
 from riskaudit.studies.verify.tuning import split_for_tuning, tuned
 
 
 def study_of(result: AuditResult) -> VerifyStudy:
-    return result.studies.verify
+    return result.studies.get(VerifyStudy)
 
 
 def test_contract_keys(verified: AuditResult) -> None:

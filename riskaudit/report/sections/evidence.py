@@ -7,16 +7,12 @@ from collections.abc import Callable
 from statistics import median
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Paragraph, Section, Subheading, Table
+from riskaudit.document.blocks import Block, Bullets, Cell, Paragraph, Section, Subheading, Table
 from riskaudit.document.cells import STATUS_WORDS, tally
-from riskaudit.formatting import sentence, short
-from riskaudit.report.attack_study import AttackStudy, read_attack_study
-from riskaudit.report.sections.directions_study import directions_blocks
-from riskaudit.report.sections.initialization_study import initialization_blocks
-from riskaudit.report.sections.training_study import training_blocks
-from riskaudit.report.sections.verification import calibration_blocks, verification_blocks
+from riskaudit.formatting import short
 from riskaudit.results import SolverEvidence
 from riskaudit.results.facts import Facts
+from riskaudit.studies.verify.section import AttackStudy, calibration_blocks, read_attack_study, verification_blocks
 
 _CONTROL = {"passed": "passed", "failed": "failed", "skipped": "was skipped"}
 
@@ -35,18 +31,7 @@ def evidence_section(facts: Facts) -> Section:
     why += _with_reason("Inverse", settings.inverse, settings.inverse_reason)
     blocks.append(Paragraph(why, lead="Why these solvers."))
     blocks.append(Bullets(_not_tested(facts, study), lead="Not tested:"))
-    blocks += [*directions_blocks(facts), *initialization_blocks(facts), *training_blocks(facts)]
-    blocks += _unreadable(facts)
     return Section("evidence", "Evidence", tuple(blocks))
-
-
-def _unreadable(facts: Facts) -> list[Block]:
-    """Studies that stand in the file and say nothing here, each with the reason."""
-    unreadable = facts.result.studies.unreadable
-    if not unreadable:
-        return []
-    lines = tuple(sentence(f"{short(name, 80)}: {short(study.reason, 160)}") for name, study in unreadable.items())
-    return [Callout("Studies in audit.json that can't be read", lines, "unknown")]
 
 
 def _with_reason(what: str, name: str, reason: str | None) -> str:

@@ -20,7 +20,6 @@ from riskaudit.document.cells import SHORT_STATUS, VERDICT_WORDS, estimate_cell,
 from riskaudit.document.images import safe_png
 from riskaudit.formatting import count, decibels, number, short
 from riskaudit.report.sections.classes import class_blocks, means_overlap
-from riskaudit.report.sections.fairness_study import fairness_study_blocks
 from riskaudit.results import Estimate, SampleRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends
@@ -60,7 +59,6 @@ def exposed_section(facts: Facts) -> Section:
             ),
         ]
     blocks += class_blocks(facts)
-    blocks += fairness_study_blocks(facts)
     return Section("who-is-exposed", "Who is exposed", tuple(blocks))
 
 

@@ -14,7 +14,6 @@ from riskaudit.document.plots import Curve, CurvePlot, Reference
 from riskaudit.formatting import count, given, number, percent, short
 from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.leaks import thresholds
-from riskaudit.report.sections.noise_shapes import shaping_blocks
 from riskaudit.results import Estimate, NoiseCurvePoint, NoiseTarget, SampleRow
 from riskaudit.results.facts import Facts
 
@@ -64,7 +63,6 @@ def protect_section(facts: Facts) -> Section:
             lead="Alternatives.",
         )
     )
-    blocks += shaping_blocks(facts)
     return Section("what-would-protect", "What would protect", tuple(blocks))
 
 

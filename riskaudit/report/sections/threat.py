@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, DefinitionList, Section, Table
 from riskaudit.formatting import count, given, number, sentence, short, target_text
-from riskaudit.report.attack_study import AttackStudy, read_attack_study
 from riskaudit.results import PriorInfo
 from riskaudit.results.facts import Facts
+from riskaudit.studies.verify.section import AttackStudy, read_attack_study
 
 _OUT_OF_SCOPE = (
     "An attacker who changes the model or its weights to make the gradient tell more.",

@@ -7,11 +7,10 @@ from statistics import median
 from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.document.cells import tally
 from riskaudit.formatting import count, given, number, percent, sentence, short
-from riskaudit.report.attack_study import read_attack_study
 from riskaudit.report.recommendation import Recommendation
-from riskaudit.report.sections.corridor import attacked_finding
 from riskaudit.results import PolicyOutcome
 from riskaudit.results.facts import Facts
+from riskaudit.studies.verify.section import attacked_finding, read_attack_study
 
 _LIMIT_WORDS = {
     "max_revealed": "at most {value} of a sample revealed (revealed fraction)",

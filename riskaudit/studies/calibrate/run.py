@@ -22,13 +22,14 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.engine import Journal, Progress, fingerprint, make_engine
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.results import AttackRow, AuditResult, Calibration, CalibrationLevel, Control, Tool
+from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
-from riskaudit.statistics.strongest import strongest
 from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
 from riskaudit.studies.base import Study, identity_of
 from riskaudit.studies.control import ControlTrial
+from riskaudit.studies.rows import AttackRow, Control
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.strongest import strongest
 from riskaudit.version import __version__
 
 Prediction = Literal["map_rmse", "posterior_rmse"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import Spectrum, lanczos
 from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
-from riskaudit.results import SpectrumRow
+from riskaudit.studies.directions.record import SpectrumRow
 
 # Shares of the spectrum at which eigenvalues are recorded; 0 is the smallest.
 QUANTILE_SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from riskaudit.jacobian import Jacobian
 from riskaudit.release import Release
-from riskaudit.results import LayerRow
+from riskaudit.studies.directions.record import LayerRow
 
 Places = Mapping[str, Tensor]
 

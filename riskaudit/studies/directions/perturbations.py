@@ -19,8 +19,9 @@ from riskaudit.audit.client import Client
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.release.steps.prune import Prune
-from riskaudit.results import DirectionRow, Status
+from riskaudit.results import Status
 from riskaudit.studies.directions.decomposition import Decomposition
+from riskaudit.studies.directions.record import DirectionRow
 from riskaudit.studies.settings import with_fields
 
 

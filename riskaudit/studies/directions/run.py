@@ -25,20 +25,7 @@ from riskaudit.audit.plan import choose_plan
 from riskaudit.engine import Trial, make_engine, progress_after
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.jacobian import JacobianMaker
-from riskaudit.results import (
-    AuditResult,
-    DirectionAgreement,
-    DirectionRow,
-    DirectionsStudy,
-    LayerRow,
-    LayerSummary,
-    Record,
-    ShapingRow,
-    ShapingSummary,
-    SpectrumRow,
-    Status,
-)
-from riskaudit.results.directions import Scheme
+from riskaudit.results import AuditResult, Record, Status
 from riskaudit.sensitivity import Plan
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.statistics.slopes import scaling
@@ -46,6 +33,17 @@ from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.directions.decomposition import QUANTILE_SHARES, Decomposition, decompose
 from riskaudit.studies.directions.layers import Places, exact_rows, layer_places, probed_rows
 from riskaudit.studies.directions.perturbations import attacked, perturbations
+from riskaudit.studies.directions.record import (
+    DirectionAgreement,
+    DirectionRow,
+    DirectionsStudy,
+    LayerRow,
+    LayerSummary,
+    Scheme,
+    ShapingRow,
+    ShapingSummary,
+    SpectrumRow,
+)
 from riskaudit.studies.directions.shaped_noise import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
 from riskaudit.studies.settings import AttackSettings, DirectionSettings
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from riskaudit.audit.client import Client
 from riskaudit.jacobian import JacobianMaker
-from riskaudit.results import ShapingAttack, ShapingRow
-from riskaudit.results.directions import Attacker, Scheme
 from riskaudit.studies.directions.decomposition import Decomposition
 from riskaudit.studies.directions.informed import FLOOR, Weighing, informed_error
 from riskaudit.studies.directions.layers import Places
 from riskaudit.studies.directions.optimal_noise import Vector, layered_covariance, per_layer, shaped_rmse, water_filled
+from riskaudit.studies.directions.record import Attacker, Scheme, ShapingAttack, ShapingRow
 
 # The optimum over layers takes dozens of inverses of d x d.
 MOST_FOR_LAYERS = 1024

@@ -1,6 +1,6 @@
 """``riskaudit study fairness``: an audit, attacked where asked for, and on whom its leak falls.
 
-`fairness` itself is a pure function of an audit and needs no model; it lives in `riskaudit.statistics.fairness`.
+`fairness` itself is a pure function of an audit and needs no model; it lives in `riskaudit.studies.fairness.exposure`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult
-from riskaudit.statistics.fairness import fairness
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.fairness.exposure import fairness
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.record import VerifyStudy
 from riskaudit.studies.verify.run import verify
 
 __all__ = ["fairness", "fairness_study", "with_fairness"]
@@ -66,7 +67,8 @@ def fairness_study(
         resume=run.resume,
         workers=run.workers,
     )
-    if result.studies.verify is None or not result.studies.verify.complete:
+    study = result.studies.get(VerifyStudy)
+    if study is None or not study.complete:
         raise KeyboardInterrupt
     return with_fairness(result, groups, groups_name)
 

@@ -23,19 +23,12 @@ from riskaudit.engine import Trial, make_engine
 from riskaudit.errors import RiskauditError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean, listing
-from riskaudit.results import (
-    AuditResult,
-    Control,
-    InitializationRow,
-    InitializationStudy,
-    InitializationTrial,
-    SampleRisk,
-    SampleRow,
-)
+from riskaudit.results import AuditResult, SampleRow
 from riskaudit.statistics.medians import ComparedMedian, compare_medians
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
+from riskaudit.studies.initialization.record import InitializationRow, InitializationStudy, InitializationTrial
 from riskaudit.studies.measuring import (
     PROXIES,
     attack_settings,
@@ -44,6 +37,7 @@ from riskaudit.studies.measuring import (
     noise_level,
     quartiles,
 )
+from riskaudit.studies.rows import Control, SampleRisk
 from riskaudit.studies.settings import AttackSettings
 
 CHECKPOINT = "checkpoint"

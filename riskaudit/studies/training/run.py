@@ -25,12 +25,14 @@ from riskaudit.errors import CheckpointError, RiskauditError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
 from riskaudit.inputs.text import clean
-from riskaudit.results import AuditResult, Control, MeanAndWorst, TrainingRow, TrainingStudy
+from riskaudit.results import AuditResult
 from riskaudit.statistics import group_statistic, rank_correlation
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.measuring import Measured, attack_settings, measure, noise_level
+from riskaudit.studies.rows import Control
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.training.series import Snapshot, StepSource, checkpoint_files, order_of
 
 CONFIDENCE = 0.95

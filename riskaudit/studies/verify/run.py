@@ -24,22 +24,15 @@ from riskaudit.engine import Interrupted, Journal, Progress, Trial, fingerprint,
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Metric, metric_notes, prior_only
 from riskaudit.proxies import PROXIES
-from riskaudit.results import (
-    AttackerKnowledge,
-    AttackRow,
-    AuditResult,
-    Control,
-    Prediction,
-    PriorOnly,
-    ProxyInfo,
-    VerifyStudy,
-)
+from riskaudit.results import AuditResult, ProxyInfo
 from riskaudit.sensitivity.success import PREDICTED_RMSE
-from riskaudit.statistics.agreement import agreement_rows, loss_comparisons, reliability_records, timings
 from riskaudit.studies.attacking import attack_trials, batches, hyper_parameters, metrics_of, noise_levels, rows_of
 from riskaudit.studies.base import Study, identity_of
 from riskaudit.studies.control import ControlTrial
+from riskaudit.studies.rows import AttackRow, Control
 from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
+from riskaudit.studies.verify.record import AttackerKnowledge, Prediction, PriorOnly, VerifyStudy
 from riskaudit.studies.verify.tuning import tuned
 
 METRICS = ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from riskaudit.document.blocks import Block, Gallery, Picture, Subheading
 from riskaudit.document.images import safe_png
 from riskaudit.formatting import count, number, short
-from riskaudit.report.attack_study import AttackStudy, at_noise
-from riskaudit.results import AttackRow, SampleRow
+from riskaudit.results import SampleRow
+from riskaudit.studies.rows import AttackRow
+from riskaudit.studies.verify.section.reading import AttackStudy, at_noise
 
 _SHOWN_SAMPLES = 8
 _NO_BREAK = "\u00a0"

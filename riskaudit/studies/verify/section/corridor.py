@@ -11,9 +11,10 @@ from riskaudit.document.blocks import Block, Cell, Figure, Paragraph, Subheading
 from riskaudit.document.cells import estimate_cell
 from riskaudit.document.plots import Corridor, CorridorPlot
 from riskaudit.formatting import count, number, percent, short
-from riskaudit.report.attack_study import AttackStudy, at_noise, attacked_cell, read_attack_study
-from riskaudit.results import AttackRow, Estimate, SampleRow
+from riskaudit.results import Estimate, SampleRow
 from riskaudit.results.facts import Facts
+from riskaudit.studies.rows import AttackRow
+from riskaudit.studies.verify.section.reading import AttackStudy, at_noise, attacked_cell, read_attack_study
 
 _DRAWN = 40
 _NEAR = 1.1

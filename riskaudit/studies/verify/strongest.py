@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from riskaudit.results import AttackRow
+from riskaudit.studies.rows import AttackRow
 
 
 def strongest(

@@ -7,8 +7,8 @@ import math
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Callout, Cell, Paragraph, Subheading, Table
 from riskaudit.formatting import count, number, percent, sentence
-from riskaudit.results import ShapingSummary
 from riskaudit.results.facts import Facts
+from riskaudit.studies.directions.record import DirectionsStudy, ShapingSummary
 
 _SCHEMES = {
     "isotropic": "Isotropic, as released",
@@ -21,7 +21,7 @@ _SCHEMES = {
 
 def shaping_blocks(facts: Facts) -> list[Block]:
     """The part of section 5."""
-    study = facts.result.studies.directions
+    study = facts.result.studies.get(DirectionsStudy)
     if study is None or not (study.shaping_summary or study.shaping_reason):
         return []
     blocks: list[Block] = [Subheading("Noise in another shape")]

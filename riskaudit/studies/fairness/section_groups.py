@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from riskaudit.document.blocks import Block, Cell, Column, Paragraph, Subheading, Table
 from riskaudit.document.cells import SHORT_STATUS, count_cell, number_cell
 from riskaudit.formatting import inside, interval, number, sentence, short, signed
-from riskaudit.results import ATTACK_RMSE, FairnessStudy, GroupComparison, GroupPair
 from riskaudit.results.facts import Facts
+from riskaudit.studies.fairness.record import ATTACK_RMSE, FairnessStudy, GroupComparison, GroupPair
 
 _PRINTED_PAIRS = 6
 _PRINTED_GROUPS = 20

@@ -1,4 +1,4 @@
-"""Part of section 6 where attacks ran: does the attack work at all, and did the proxies foresee it?"""
+"""Parts of the report where attacks ran: does the attack work at all, and did the proxies foresee it?"""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Paragraph, Table
 from riskaudit.document.cells import tally
 from riskaudit.formatting import correlation, count, given, number, percent, sentence, short
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy, at_noise
-from riskaudit.report.sections.agreement import agreement_blocks
-from riskaudit.report.sections.reconstructions import reconstruction_blocks
-from riskaudit.results import AttackRow, Control
 from riskaudit.results.facts import Facts
+from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.verify.section.agreement import agreement_blocks
+from riskaudit.studies.verify.section.corridor import attacked_finding, corridor_blocks
+from riskaudit.studies.verify.section.pictures import reconstruction_blocks, shown_reconstructions
+from riskaudit.studies.verify.section.reading import REFERENCE_NOTE, AttackStudy, at_noise, read_attack_study
 
 
 def verification_blocks(study: AttackStudy) -> list[Block]:
@@ -60,6 +61,18 @@ def _control(control: Control) -> Callout:
     return Callout(
         "Positive control skipped", (because.strip(), meaning) if because else (meaning,), "unknown", brief=True
     )
+
+
+def attack_control_blocks(control: Control | None) -> list[Block]:
+    """What a study's attacks are worth, where that isn't much."""
+    if control is None or control.status == "passed":
+        return []
+    text = (
+        "The attacks of this study did not reconstruct an undefended network that must be reconstructible."
+        if control.status == "failed"
+        else f"The attacks of this study had no positive control. {sentence(control.reason or '')}"
+    )
+    return [Callout("Attack errors below are no evidence of protection", (text.strip(),), "unknown")]
 
 
 def _summary(study: AttackStudy) -> Paragraph:
@@ -206,3 +219,18 @@ def _shown(value: float | int | str | bool | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return given(value).replace(" ", "\u00a0") if isinstance(value, float) else short(str(value), 40)
+
+
+# Which sections of the report the study adds to.
+PARTS = {"how-much-leaks": corridor_blocks}
+
+__all__ = [
+    "PARTS",
+    "AttackStudy",
+    "attack_control_blocks",
+    "attacked_finding",
+    "calibration_blocks",
+    "read_attack_study",
+    "shown_reconstructions",
+    "verification_blocks",
+]

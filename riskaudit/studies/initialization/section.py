@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Figure, Paragraph, Subheading, Table
+from riskaudit.document.blocks import Block, Bullets, Cell, Figure, Paragraph, Subheading, Table
 from riskaudit.document.cells import number_cell
 from riskaudit.document.plots import Reference, Span, SpanPlot
 from riskaudit.formatting import count, given, interval, number, percent, sentence, short
-from riskaudit.results import Control, InitializationRow, InitializationStudy, Quartiles
 from riskaudit.results.facts import Facts
+from riskaudit.studies.initialization.record import InitializationRow, InitializationStudy
+from riskaudit.studies.rows import Quartiles
+from riskaudit.studies.verify.section import attack_control_blocks
 
 _TITLES = {
     "uniform": "uniform (−0.5, 0.5)",
@@ -27,7 +29,7 @@ _TITLES = {
 
 def initialization_blocks(facts: Facts) -> list[Block]:
     """Recommendation, figure with its table, and notes; nothing where the study didn't run."""
-    study = facts.result.studies.initialization
+    study = facts.result.studies.get(InitializationStudy)
     if study is None:
         return []
     heading = Subheading("Initialization: which first weights leak least")
@@ -40,18 +42,6 @@ def initialization_blocks(facts: Facts) -> list[Block]:
     blocks += [Bullets(failed, lead="Without numbers, wholly or in part:")] if failed else []
     blocks.append(Bullets(tuple(sentence(short(note, 300)) for note in study.notes), lead="Notes."))
     return blocks
-
-
-def attack_control_blocks(control: Control | None) -> list[Block]:
-    """What a study's attacks are worth, where that isn't much."""
-    if control is None or control.status == "passed":
-        return []
-    text = (
-        "The attacks of this study did not reconstruct an undefended network that must be reconstructible."
-        if control.status == "failed"
-        else f"The attacks of this study had no positive control. {sentence(control.reason or '')}"
-    )
-    return [Callout("Attack errors below are no evidence of protection", (text.strip(),), "unknown")]
 
 
 def _title(row: InitializationRow) -> str:
@@ -164,3 +154,7 @@ def _quartile_cell(quartiles: Quartiles | None, *, ends: bool = False) -> Cell:
         return Cell("singular", detail=f"{quartiles.num_infinite} of {quartiles.num_values} infinite", tone="unknown")
     detail = interval(quartiles.lower, quartiles.upper) if ends else ""
     return Cell(number(quartiles.median), quartiles.median, detail=detail)
+
+
+# Which sections of the report the study adds to.
+PARTS = {"evidence": initialization_blocks}

@@ -17,22 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from riskaudit.results import (
-    ATTACK_RMSE,
-    NO_GROUP,
-    RELIABLE,
-    AuditResult,
-    Distribution,
-    Estimate,
-    FairnessStudy,
-    GroupComparison,
-    GroupPair,
-    GroupSummary,
-    InfluenceLink,
-    LorenzPoint,
-    SampleExposure,
-    SampleRow,
-)
+from riskaudit.results import RELIABLE, AuditResult, Estimate, SampleRow
 from riskaudit.results.ranks import known_ends, num_rivals
 from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.groups import (
@@ -45,7 +30,20 @@ from riskaudit.statistics.groups import (
 )
 from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
-from riskaudit.statistics.strongest import strongest
+from riskaudit.studies.fairness.record import (
+    ATTACK_RMSE,
+    NO_GROUP,
+    Distribution,
+    FairnessStudy,
+    GroupComparison,
+    GroupPair,
+    GroupSummary,
+    InfluenceLink,
+    LorenzPoint,
+    SampleExposure,
+)
+from riskaudit.studies.verify.record import VerifyStudy
+from riskaudit.studies.verify.strongest import strongest
 
 Measure = Callable[[SampleRow], float | None]
 
@@ -152,7 +150,7 @@ def _noise_std(result: AuditResult) -> float | None:
 
 def _attacked(result: AuditResult) -> tuple[dict[str, float], list[str]]:
     """The strongest attack's RMSE per sample at the audit's own noise level, and what to know of it."""
-    study = result.studies.verify
+    study = result.studies.get(VerifyStudy)
     if study is None:
         return {}, []
     audited_std = 0.0 if result.release.noise is None or not result.release.defended else result.release.noise.std

@@ -11,14 +11,15 @@ from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Figure, Sub
 from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
 from riskaudit.formatting import count, interval, number, percent, sentence, short
-from riskaudit.results import (
+from riskaudit.results.facts import Facts
+from riskaudit.studies.directions.record import (
     DirectionAgreement,
     DirectionRow,
     DirectionsStudy,
     LayerSummary,
     SpectrumRow,
 )
-from riskaudit.results.facts import Facts
+from riskaudit.studies.directions.section_shapes import shaping_blocks
 
 _SHOWN_LAYERS = 12
 _PRINTED_POINTS = 8
@@ -28,7 +29,7 @@ _SLOPE_TOLERANCE = 0.1
 
 def directions_blocks(facts: Facts) -> list[Block]:
     """The part of section 6."""
-    study = facts.result.studies.directions
+    study = facts.result.studies.get(DirectionsStudy)
     if study is None:
         return []
     blocks: list[Block] = [Subheading("Directions and layers")]
@@ -350,3 +351,7 @@ def _layer_table(study: DirectionsStudy) -> Table:
         layout="compact",
         print_rows=_SHOWN_LAYERS,
     )
+
+
+# Which sections of the report the study adds to.
+PARTS = {"what-would-protect": shaping_blocks, "evidence": directions_blocks}

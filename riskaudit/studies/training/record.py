@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from riskaudit.results.base import Record
-from riskaudit.results.risk import SampleRisk
-from riskaudit.results.verify import Control
+from riskaudit.results.studies import StudyRecord
+from riskaudit.studies.rows import Control, SampleRisk
 
 
 class MeanAndWorst(Record):
@@ -49,7 +49,7 @@ class TrainingRow(Record):
     reason: str | None = None
 
 
-class TrainingStudy(Record):
+class TrainingStudy(StudyRecord):
     """``studies.training`` of audit.json; ``rows`` in the order of training.
 
     ``summary`` says what became of the mean and of the most exposed sample from the first audited checkpoint to the
@@ -68,4 +68,3 @@ class TrainingStudy(Record):
     worst_trend: float | None = None
     attacks: list[str] = Field(default_factory=list)
     control: Control | None = None
-    notes: list[str] = Field(default_factory=list)

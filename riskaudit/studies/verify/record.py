@@ -6,12 +6,12 @@ every released entry, 0 where the release carries none.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from riskaudit.results.base import Estimate, Record, Status, SuccessProbability
+from riskaudit.results.base import Estimate, Record, SuccessProbability
+from riskaudit.results.studies import StudyRecord
 from riskaudit.results.words import AttackInfo, MetricInfo, ProxyInfo
+from riskaudit.studies.rows import AttackRow, Control
 
 # Attack of the agreement rows that take, per sample, the least error over all attacks without oracle start
 # (the systematic-evaluation paper's Eq. 3).
@@ -26,44 +26,6 @@ class AttackerKnowledge(Record):
     rest_of_batch_known: bool
     prior: str
     input_range_known: bool
-
-
-class Control(Record):
-    """The positive control: attacks on an undefended release of a registered lenet, which must reconstruct.
-
-    ``rmse`` is the median of the strongest attack over the control's samples, ``limit`` what it had to reach.
-    """
-
-    status: Literal["passed", "failed", "skipped"]
-    rmse: float | None
-    limit: float | None = None
-    attack: str | None = None
-    num_samples: int = 0
-    reason: str | None = None
-
-
-class AttackRow(Record):
-    """One attack on one sample at one noise level.
-
-    ``metrics`` are of the reconstruction that the attacker's own objective chose; None where one isn't
-    applicable. ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
-    ``image_png`` is there only when the user asked to show samples.
-    """
-
-    attack: str
-    sample_id: str
-    noise_std: float
-    oracle_start: bool
-    label_known: bool
-    status: Status
-    reason: str | None = None
-    metrics: dict[str, float | None]
-    objective: float | None
-    steps: int
-    restarts: int = 1
-    seconds: float
-    recovered_label: int | None = None
-    image_png: str | None = None
 
 
 class Prediction(Record):
@@ -167,7 +129,7 @@ class Timing(Record):
     attack_seconds: float | None
 
 
-class VerifyStudy(Record):
+class VerifyStudy(StudyRecord):
     """``studies.verify`` of audit.json.
 
     ``attack_info``, ``metric_info`` and ``prediction_info`` say what the ids in the rows mean, in the order of tables.
@@ -188,4 +150,3 @@ class VerifyStudy(Record):
     metric_info: list[MetricInfo] = Field(default_factory=list)
     prediction_info: list[ProxyInfo] = Field(default_factory=list)
     complete: bool = True
-    notes: list[str] = Field(default_factory=list)

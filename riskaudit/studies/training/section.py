@@ -7,9 +7,9 @@ from riskaudit.document.blocks import Block, Bullets, Cell, Figure, Paragraph, S
 from riskaudit.document.cells import ends_cell, number_cell
 from riskaudit.document.plots import Curve, CurvePlot
 from riskaudit.formatting import count, given, number, sentence, short, signed
-from riskaudit.report.sections.initialization_study import attack_control_blocks
-from riskaudit.results import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.results.facts import Facts
+from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
+from riskaudit.studies.verify.section import attack_control_blocks
 
 # Steps that span more than this factor are drawn on a logarithmic axis.
 _WIDE = 30
@@ -18,7 +18,7 @@ _PRINT_ROWS = 30
 
 def training_blocks(facts: Facts) -> list[Block]:
     """Finding, figure with its table, and notes; nothing where the study didn't run."""
-    study = facts.result.studies.training
+    study = facts.result.studies.get(TrainingStudy)
     if study is None:
         return []
     heading = Subheading("Training: how the leak changes from checkpoint to checkpoint")
@@ -140,3 +140,7 @@ def _attack_cell(row: TrainingRow) -> Cell:
     if row.attack_rmse is None:
         return number_cell(None, missing="no result")
     return Cell(number(row.attack_rmse.mean), row.attack_rmse.mean, detail=number(row.attack_rmse.worst))
+
+
+# Which sections of the report the study adds to.
+PARTS = {"evidence": training_blocks}

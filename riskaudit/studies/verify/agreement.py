@@ -18,20 +18,12 @@ from typing import Any, NamedTuple
 
 from scipy.stats import rankdata
 
-from riskaudit.results import (
-    RELIABLE,
-    STRONGEST,
-    AgreementRow,
-    AttackRow,
-    Estimate,
-    LossComparison,
-    Prediction,
-    Reliability,
-    Timing,
-)
-from riskaudit.statistics.predictions import brier_score, containment, reliability_bins, tightness
+from riskaudit.results import RELIABLE, Estimate
 from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
-from riskaudit.statistics.strongest import strongest
+from riskaudit.studies.rows import AttackRow
+from riskaudit.studies.verify.predictions import brier_score, containment, reliability_bins, tightness
+from riskaudit.studies.verify.record import STRONGEST, AgreementRow, LossComparison, Prediction, Reliability, Timing
+from riskaudit.studies.verify.strongest import strongest
 
 # One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
 NUM_RESAMPLES = 1000

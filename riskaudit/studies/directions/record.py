@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from riskaudit.results.base import Record, Status
+from riskaudit.results.studies import StudyRecord
 
 Scheme: TypeAlias = Literal["isotropic", "in_range", "water_filled", "water_filled_in_range", "per_layer"]
 Attacker: TypeAlias = Literal["ignores", "knows"]
@@ -150,7 +151,7 @@ class ShapingSummary(Record):
     attacked: dict[str, float] = Field(default_factory=dict)
 
 
-class DirectionsStudy(Record):
+class DirectionsStudy(StudyRecord):
     """``studies.directions`` of audit.json.
 
     ``norm`` is that of every perturbation, ``noise_std`` the noise at which layers and shapes are compared (the
@@ -177,4 +178,3 @@ class DirectionsStudy(Record):
     layers_reason: str | None = None
     shaping_reason: str | None = None
     seconds: float
-    notes: list[str] = Field(default_factory=list)

@@ -9,15 +9,10 @@ from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Su
 from riskaudit.document.cells import count_cell, number_cell
 from riskaudit.document.plots import Panel, PanelPlot
 from riskaudit.formatting import count, interval, number, percent, sentence, short
-from riskaudit.report.sections.group_comparison import comparison_blocks, measure_title
-from riskaudit.results import (
-    ATTACK_RMSE,
-    Distribution,
-    FairnessStudy,
-    SampleExposure,
-)
 from riskaudit.results.facts import Facts
-from riskaudit.statistics.fairness import fairness
+from riskaudit.studies.fairness.exposure import fairness
+from riskaudit.studies.fairness.record import ATTACK_RMSE, Distribution, FairnessStudy, SampleExposure
+from riskaudit.studies.fairness.section_groups import comparison_blocks, measure_title
 
 _FEWEST_FOR_CURVE = 5
 _CURVE_POINTS = 21
@@ -26,7 +21,7 @@ _LISTED_SAMPLES = 10
 
 def read_fairness(facts: Facts) -> FairnessStudy:
     """The fairness study of an audit; worked out here where there is none that can be read."""
-    return facts.result.studies.fairness or fairness(facts.result)
+    return facts.result.studies.get(FairnessStudy) or fairness(facts.result)
 
 
 def fairness_study_blocks(facts: Facts) -> list[Block]:
@@ -222,3 +217,7 @@ def _exposed_table(facts: Facts, study: FairnessStudy, shown: list[SampleExposur
         print_rows=_LISTED_SAMPLES,
         layout="compact",
     )
+
+
+# Which sections of the report the study adds to.
+PARTS = {"who-is-exposed": fairness_study_blocks}

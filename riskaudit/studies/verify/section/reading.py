@@ -9,9 +9,11 @@ from functools import cached_property
 from riskaudit.document.blocks import Cell
 from riskaudit.document.cells import number_cell
 from riskaudit.formatting import count, given, short
-from riskaudit.results import STRONGEST, AgreementRow, AttackRow, Estimate, Prediction, Reliability, VerifyStudy
+from riskaudit.results import Estimate
 from riskaudit.results.facts import Facts
-from riskaudit.statistics.strongest import strongest
+from riskaudit.studies.rows import AttackRow
+from riskaudit.studies.verify.record import STRONGEST, AgreementRow, Prediction, Reliability, VerifyStudy
+from riskaudit.studies.verify.strongest import strongest
 
 # The best stand-in first: what an attack's RMSE is laid beside.
 _PREDICTED = ("map_rmse", "predicted_rmse", "posterior_rmse", "map_i2f", "i2f")
@@ -35,7 +37,7 @@ _NEEDS_NOISE = (
 
 def read_attack_study(facts: Facts) -> AttackStudy | None:
     """The attack study of an audit; None where there is none, or none that can be read."""
-    record = facts.result.studies.verify
+    record = facts.result.studies.get(VerifyStudy)
     return None if record is None else AttackStudy(replace(facts, more_words=tuple(record.prediction_info)), record)
 
 

@@ -9,8 +9,10 @@ from riskaudit.document.blocks import Cell, Figure, Table
 from riskaudit.document.cells import estimate_cell
 from riskaudit.document.plots import Panel, PanelPlot
 from riskaudit.formatting import given, number, percent, short
-from riskaudit.report.attack_study import AttackStudy, at_noise, attacked_cell, noise_words
-from riskaudit.results import AttackRow, Estimate, Reliability, ReliabilityBin
+from riskaudit.results import Estimate
+from riskaudit.studies.rows import AttackRow
+from riskaudit.studies.verify.record import Reliability, ReliabilityBin
+from riskaudit.studies.verify.section.reading import AttackStudy, at_noise, attacked_cell, noise_words
 
 _MOST_PANELS = 6
 _PRINT_ROWS = 40

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from riskaudit.results.base import Record
-from riskaudit.results.risk import Quartiles, SampleRisk
-from riskaudit.results.verify import Control
+from riskaudit.results.studies import StudyRecord
+from riskaudit.studies.rows import Control, Quartiles, SampleRisk
 
 
 class InitializationTrial(Record):
@@ -56,7 +56,7 @@ class InitializationRow(Record):
     reasons: list[str] = Field(default_factory=list)
 
 
-class InitializationStudy(Record):
+class InitializationStudy(StudyRecord):
     """``studies.initialization`` of audit.json; ``rows`` are ranked, least leakage first, failed ones last."""
 
     architecture: str
@@ -71,4 +71,3 @@ class InitializationStudy(Record):
     recommendation: str
     attacks: list[str] = Field(default_factory=list)
     control: Control | None = None
-    notes: list[str] = Field(default_factory=list)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binned_statistic
 
-from riskaudit.results import ReliabilityBin
+from riskaudit.studies.verify.record import ReliabilityBin
 
 NUM_BINS = 10
 

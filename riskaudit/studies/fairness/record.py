@@ -12,6 +12,7 @@ from pydantic import Field
 
 from riskaudit.results.base import Estimate, Record, Target
 from riskaudit.results.groups import ClassTest, GroupStatistic
+from riskaudit.results.studies import StudyRecord
 
 # The least RMSE over all attacks without oracle start.
 ATTACK_RMSE = "attack_rmse"
@@ -121,7 +122,7 @@ class InfluenceLink(Record):
     note: str | None = None
 
 
-class FairnessStudy(Record):
+class FairnessStudy(StudyRecord):
     """``studies.fairness`` of audit.json.
 
     ``exposed`` lists samples whose protection is below ``threshold`` times the average, ``not_assessed`` those of
@@ -138,4 +139,3 @@ class FairnessStudy(Record):
     not_assessed: list[str]
     samples: list[SampleExposure]
     influence: InfluenceLink
-    notes: list[str] = Field(default_factory=list)

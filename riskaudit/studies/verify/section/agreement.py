@@ -9,9 +9,9 @@ from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Cell, Subheading, Table
 from riskaudit.document.cells import ends_cell
 from riskaudit.formatting import correlation, sentence, short
-from riskaudit.report.attack_study import REFERENCE_NOTE, AttackStudy
-from riskaudit.report.sections.attacked import attacked_figure, reliability_figure
-from riskaudit.results import STRONGEST, AgreementRow, LossComparison
+from riskaudit.studies.verify.record import STRONGEST, AgreementRow, LossComparison
+from riskaudit.studies.verify.section.figures import attacked_figure, reliability_figure
+from riskaudit.studies.verify.section.reading import REFERENCE_NOTE, AttackStudy
 
 _PRINT_ROWS = 40
 # Shown at once beside what foretells an error: the cheap proxies that it has to beat. The rest is folded.

@@ -1,0 +1,80 @@
+"""What several studies record: controls, attacks, and each sample's risk under each of several models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from riskaudit.results.base import Estimate, Record, Status
+
+
+class SampleRisk(Record):
+    """One sample under one model.
+
+    Errors are RMSEs in data units. ``attack_rmse`` is that of the strongest attack, ``oracle_rmse`` that of the
+    attack that is started at the truth; both None where none ran.
+    """
+
+    sample_id: str
+    status: Status
+    reason: str | None = None
+    loss: float | None = None
+    gradient_norm: float | None = None
+    largest_eigenvalue: float | None = None
+    trace: float | None = None
+    expected_rmse: Estimate
+    posterior_rmse: Estimate
+    revealed_fraction: Estimate
+    attack_rmse: float | None = None
+    oracle_rmse: float | None = None
+
+
+class Quartiles(Record):
+    """Median and quartiles of ``num_values`` numbers.
+
+    A quartile is None where it is infinite: of ``num_values``, ``num_infinite`` are (an error that no finite number
+    describes, since the release is singular).
+    """
+
+    lower: float | None
+    median: float | None
+    upper: float | None
+    num_values: int
+    num_infinite: int = 0
+
+
+class Control(Record):
+    """The positive control: attacks on an undefended release of a registered lenet, which must reconstruct.
+
+    ``rmse`` is the median of the strongest attack over the control's samples, ``limit`` what it had to reach.
+    """
+
+    status: Literal["passed", "failed", "skipped"]
+    rmse: float | None
+    limit: float | None = None
+    attack: str | None = None
+    num_samples: int = 0
+    reason: str | None = None
+
+
+class AttackRow(Record):
+    """One attack on one sample at one noise level.
+
+    ``metrics`` are of the reconstruction that the attacker's own objective chose; None where one isn't
+    applicable. ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
+    ``image_png`` is there only when the user asked to show samples.
+    """
+
+    attack: str
+    sample_id: str
+    noise_std: float
+    oracle_start: bool
+    label_known: bool
+    status: Status
+    reason: str | None = None
+    metrics: dict[str, float | None]
+    objective: float | None
+    steps: int
+    restarts: int = 1
+    seconds: float
+    recovered_label: int | None = None
+    image_png: str | None = None
