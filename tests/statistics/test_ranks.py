@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import riskaudit
 from riskaudit.cli.app import run
-from riskaudit.cli.console import print_summary
+from riskaudit.cli.summary import print_summary
 from riskaudit.linalg import Interval
 from riskaudit.policy import Policy
 from riskaudit.report import render

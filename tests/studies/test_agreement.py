@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from riskaudit.studies.verify.probabilities import brier_score, reliability_bins
 from scan_cases import loaded_modules
 from scipy import stats
 
 from riskaudit.results import Estimate, SuccessProbability
 from riskaudit.studies.rows import AttackRow
 from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
-from riskaudit.studies.verify.predictions import containment, tightness
+from riskaudit.studies.verify.predictions import brier_score, containment, reliability_bins, tightness
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, Prediction
 from riskaudit.studies.verify.strongest import strongest
 
