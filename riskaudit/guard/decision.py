@@ -1,20 +1,30 @@
-"""What a review says."""
+"""What a review says, and what it holds for."""
 
 from __future__ import annotations
 
+import math
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from riskaudit.errors import RiskauditError
-from riskaudit.policy import Exposure
+import torch
+from torch import Tensor
+
+from riskaudit.errors import GuardError, RiskauditError
+from riskaudit.guard.information import BatchInformation
+from riskaudit.guard.snapshot import Snapshot
+from riskaudit.policy import Exposure, Range
+from riskaudit.release import Batch
+from riskaudit.version import __version__
 
 Action = Literal["allow", "warn", "sanitise", "block"]
 
 
 @dataclass(frozen=True, eq=False)
-class Assessed:
+class Assessment:
     """What a batch's own numbers say, before there is an update.
 
     Attributes:
@@ -75,14 +85,94 @@ class Decision:
         """Whether anything may be sent."""
         return self.update is not None
 
+    def log_entry(self, settings: dict[str, object]) -> dict[str, Any]:
+        """What the log gets of it: numbers, digests and sentences, never an input.
 
-def described(error: BaseException) -> str:
-    """An error of foreign code without its words, which may hold private data: its kind and where it was raised."""
+        Args:
+            settings: of the guard, and where its ledger stands, under the names that the line has them by.
+        """
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "round": self.round,
+            "decision": self.action,
+            "reasons": self.reasons,
+            "warnings": self.warnings,
+            **({"note": self.note} if self.note else {}),
+            **settings,
+            "samples": [_numbers(exposure) for exposure in self.exposures],
+            "noise_std": self.noise_std,
+            "dropped": self.dropped,
+            "seconds": round(self.seconds, 6),
+            "products": self.products,
+            "model_sha256": self.model_digest,
+            "update_sha256": self.update_digest,
+            "versions": {"riskaudit": __version__, "torch": str(torch.__version__)},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """What an assessment holds for, in the guard's own keeping, whatever is done to the object itself.
+
+    Attributes:
+        snapshot: of model and loss.
+        sanitised: why samples were left out; None where none was.
+        indices: of the samples that may go into an update.
+        information: of the batch.
+    """
+
+    snapshot: Snapshot
+    sanitised: tuple[str, ...] | None
+    indices: tuple[int, ...]
+    information: BatchInformation
+
+    def part(
+        self, inputs: Tensor, targets: Tensor, names: Sequence[object] | None
+    ) -> tuple[Tensor, Tensor, Sequence[object] | None]:
+        """The part of a batch that the assessment lets into the update.
+
+        Raises:
+            GuardError: nothing may, or the batch has another number of samples.
+        """
+        indices = list(self.indices)
+        if not indices:
+            raise GuardError("no sample of this batch may go into an update")
+        if max(indices) >= len(inputs):
+            raise GuardError("the batch isn't the one that was assessed; assess it again")
+        if names is not None and len(names) != len(inputs):
+            raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(names)}")
+        return inputs[indices], targets[indices], None if names is None else [names[index] for index in indices]
+
+    def information_of(self, batch: Batch, snapshot: Snapshot) -> BatchInformation:
+        """What is known of the samples that the assessment lets into the update.
+
+        Raises:
+            GuardError: it is of another model or of other samples.
+        """
+        information = self.information.select(self.indices)
+        if self.snapshot != snapshot or not information.is_of(batch):
+            raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
+        return information
+
+
+def name_error(error: BaseException) -> str:
+    """An error of third-party code without its words, which may hold private data: its kind and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"
 
 
-def told(error: BaseException, otherwise: str = "") -> str:
-    """An error as a reason: our own sentence, or ``otherwise`` and what may be said of anybody else's error."""
-    return str(error) if isinstance(error, RiskauditError) else f"{otherwise}{described(error)}"
+def describe(error: BaseException, otherwise: str = "") -> str:
+    """An error as a reason: riskaudit's own sentence, or ``otherwise`` and what may be said of any other error."""
+    return str(error) if isinstance(error, RiskauditError) else f"{otherwise}{name_error(error)}"
+
+
+def _numbers(exposure: Exposure) -> dict[str, Any]:
+    intervals = {"revealed": exposure.revealed, "rmse": exposure.rmse, "total": exposure.total_revealed}
+    return {"id": exposure.id, **{name: _ends(interval) for name, interval in intervals.items()}}
+
+
+def _ends(interval: Range | None) -> list[float] | None:
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return None
+    return [interval.low, interval.high]

@@ -7,7 +7,7 @@ import functools
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,23 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.batches import HeldBatch, check_batch, classes_of
-from riskaudit.guard.binding import Binding
+from riskaudit.guard.batches import NamedBatch, check_batch
 from riskaudit.guard.client import Client, LossLike
-from riskaudit.guard.decision import Assessed, Decision, described, told
-from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
-from riskaudit.guard.exclusion import one_at_a_time
+from riskaudit.guard.decision import Assessment, Binding, Decision, describe, name_error
+from riskaudit.guard.identifiers import canonical_id, content_id
+from riskaudit.guard.isolation import isolated
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger, hide
 from riskaudit.guard.log import AuditLog
-from riskaudit.guard.log_entry import log_entry
 from riskaudit.guard.noise.memory import NoiseMemory
-from riskaudit.guard.passes import own_modes
-from riskaudit.guard.review import Review
+from riskaudit.guard.review import Review, ReviewContext
 from riskaudit.guard.snapshot import Snapshot
-from riskaudit.guard.update_review import Setup, UpdateReview, is_count
+from riskaudit.guard.update_review import UpdateReview, is_count
 from riskaudit.guard.updates import UpdateLike, digest_of_update
-from riskaudit.guard.upload import Upload
 from riskaudit.policy import Policy
 from riskaudit.priors import IsotropicPrior, Prior, load_prior
 from riskaudit.release import Batch
@@ -46,6 +42,9 @@ FORGETS = (
 
 class Guard:
     """Reviews every update of one client before it leaves.
+
+    There are two ways in: `review` decides about an update, and `assess` decides before it is made which samples may
+    go into it. Integrations `withhold` where there is nothing to review.
 
     The update is the mean over the batch of every sample's own release, with the noise that ``release`` names on its
     entries: `riskaudit scan` with the same release and B times the noise audits the same thing sample by sample. With
@@ -120,15 +119,21 @@ class Guard:
         self._memory = NoiseMemory(self.ledger)
         # Noise that a later process could compare with is in the ledger; who has none is told so once.
         self._forgets = ledger is None and (self.client.noise is not None or policy.on_violation == "sanitise")
-        self._decided: WeakKeyDictionary[Decision, Binding] = WeakKeyDictionary()
-        self._assessed: WeakKeyDictionary[Assessed, Binding] = WeakKeyDictionary()
+        # Model and update that each decision is about, and what each assessment holds for, whoever changes the objects.
+        self._decided: WeakKeyDictionary[Decision, tuple[Snapshot, str]] = WeakKeyDictionary()
+        self._assessed: WeakKeyDictionary[Assessment, Binding] = WeakKeyDictionary()
 
-    @one_at_a_time
-    @own_modes()
+    @isolated
     def review(
-        self, batch: Batch | Sequence[Any], update: UpdateLike, *, ids: Sequence[object] | None = None,
-        round: int | None = None, assessed: Assessed | None = None, local_steps: int | None = None,
-    ) -> Decision:  # fmt: skip
+        self,
+        batch: Batch | Sequence[Any],
+        update: UpdateLike,
+        *,
+        ids: Sequence[object] | None = None,
+        round: int | None = None,
+        assessment: Assessment | None = None,
+        local_steps: int | None = None,
+    ) -> Decision:
         """Decide about an update before it leaves.
 
         Args:
@@ -136,7 +141,8 @@ class Guard:
             update: tensors (or arrays) like the trainable parameters, in their order or by name.
             ids: names of the samples, the same in every round, for a ledger; hashes of the inputs where not given.
             round: number for the log; counted where not given.
-            assessed: of `assess` for the same batch and weights, where the update holds only the samples that it keeps.
+            assessment: of `assess` for the same batch and weights, where the update holds only the samples in its
+                ``kept``.
             local_steps: how many local steps the update is made of; the guard's own where not given.
 
         Returns:
@@ -153,9 +159,8 @@ class Guard:
             snapshot = self.client.refresh()
             self._refuse_tampering()
             steps = self.local_steps if local_steps is None else local_steps
-            work = UpdateReview(self._setup, snapshot, self._end(started), steps, warnings)
-            binding = None if assessed is None else self._binding(assessed)
-            decision = work.decide(batch, update, ids, assessed, binding)
+            review = UpdateReview(self._context, snapshot, self._end(started), steps, warnings)
+            decision = review.decide(batch, update, ids, None if assessment is None else self._binding(assessment))
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
@@ -164,26 +169,13 @@ class Guard:
             self._forgets = False
             decision = replace(decision, note=FORGETS)
         seconds = time.monotonic() - started
-        return self._issued(replace(decision, round=number, seconds=seconds, warnings=warnings), snapshot)
+        decision = self._logged(replace(decision, round=number, seconds=seconds, warnings=warnings))
+        if decision.update is not None and snapshot is not None:
+            self._decided[decision] = snapshot, decision.update_digest
+        return decision
 
-    @one_at_a_time
-    @own_modes()
-    def prepare(self, batch: Batch | Sequence[Any]) -> None:
-        """Look at the model's layers before the first round, which would pay for it otherwise.
-
-        Args:
-            batch: a few samples of the shape and dtype that rounds have.
-
-        Raises:
-            RiskauditError: the model or the batch can't be reviewed; every round would be withheld.
-        """
-        self.client.refresh()
-        prepared = self.client.batch(*check_batch(batch))
-        self.client.sample_bytes(prepared)
-
-    @one_at_a_time
-    @own_modes()
-    def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessed:
+    @isolated
+    def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessment:
         """Decide which samples may go into an update that isn't made yet, as if it left with the release's noise.
 
         Nothing may leave on the strength of this: make the update of the samples in ``kept`` and `review` it. Only a
@@ -200,35 +192,54 @@ class Guard:
         binding: Binding | None = None
         try:
             self._refuse_tampering()
-            assessed, binding = self._assess(batch, ids, started)
+            assessment, binding = self._assess(batch, ids, started)
             self._refuse_change(binding.snapshot)
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
-            assessed = Assessed("block", [], [_failure(error)])
-        if assessed.action == "block":
+            assessment = Assessment("block", [], [_failure(error)])
+        if assessment.action == "block":
             self._rounds += 1
-            products = 0 if binding is None or binding.found is None else binding.found.products
             withheld = Decision(
-                "block", None, assessed.reasons, assessed.exposures, self._rounds, model_digest=assessed.model_digest,
-                seconds=time.monotonic() - started, products=products,
-            )  # fmt: skip
-            assessed = replace(assessed, withheld=self._logged(withheld))
+                "block",
+                None,
+                assessment.reasons,
+                assessment.exposures,
+                self._rounds,
+                model_digest=assessment.model_digest,
+                seconds=time.monotonic() - started,
+                products=0 if binding is None else binding.information.products,
+            )
+            assessment = replace(assessment, withheld=self._logged(withheld))
         if binding is not None:
-            self._assessed[assessed] = binding
-        return assessed
+            self._assessed[assessment] = binding
+        return assessment
+
+    @isolated
+    def prepare(self, batch: Batch | Sequence[Any]) -> None:
+        """Look at the model's layers before the first round, which would pay for it otherwise.
+
+        Args:
+            batch: a few samples of the shape and dtype that rounds have.
+
+        Raises:
+            RiskauditError: the model or the batch can't be reviewed; every round would be withheld.
+        """
+        self.client.refresh()
+        prepared = self.client.batch(*check_batch(batch))
+        self.client.sample_bytes(prepared)
 
     def withhold(self, reason: str | BaseException) -> Decision:
         """Withhold an upload of which there is nothing to review, and log it.
 
         Args:
             reason: a sentence without any private input, or the exception that left no update: only its kind and
-                place are kept.
+                where it was raised are kept.
         """
         if isinstance(reason, BaseException):
-            reason = f"the update was not made: {described(reason)}"
+            reason = f"the update was not made: {name_error(reason)}"
         return self._logged(Decision("block", None, [reason]))
 
-    @one_at_a_time
+    @isolated
     def confirm(self, decision: Decision, update: UpdateLike | None = None) -> Decision:
         """The decision again, right before sending: blocked if model, loss or update aren't those that were reviewed.
 
@@ -239,12 +250,12 @@ class Guard:
         if decision.update is None:
             return decision
         try:
-            binding = self._decided.get(decision)
-            if binding is None:
+            snapshot, update_digest = self._decided.get(decision, (None, ""))
+            if snapshot is None:
                 reason = "the decision isn't one that this guard made; confirm what review returned, unchanged"
-            elif (path := binding.snapshot.difference(self.client.observe())) is not None:
+            elif (path := snapshot.difference(self.client.observe())) is not None:
                 reason = f"the model isn't the one that was reviewed ({path} has changed); review the update again"
-            elif digest_of_update(decision.update if update is None else update) != binding.update_digest:
+            elif digest_of_update(decision.update if update is None else update) != update_digest:
                 reason = "the update isn't the one that was reviewed; send decision.update as it is"
             else:
                 return decision
@@ -253,62 +264,38 @@ class Guard:
         blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
         return self._logged(blocked)
 
-    def upload(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Upload:
-        """A context in which an update is made; reviewed when it ends.
-
-            with guard.upload((inputs, targets)) as upload:
-                upload.update = local_step(inputs, targets)
-            if upload.decision.update is not None: ...
-
-        An exception inside blocks the upload and goes on to the caller.
-        """
-        return Upload(self, HeldBatch(batch), ids)
-
-    def reviewed(self, step: Callable[..., UpdateLike]) -> Callable[..., Decision]:
-        """Decorator of a function that makes an update of a batch, its first argument: returns the decision."""
-
-        @functools.wraps(step)
-        def wrapped(batch: Batch | Sequence[Any], *args: object, **kwargs: object) -> Decision:
-            with self.upload(batch) as upload:
-                upload.update = step(batch, *args, **kwargs)
-            return upload.decision
-
-        return wrapped
-
     def close(self) -> None:
         """Let go of the ledger."""
         if self.ledger is not None:
             self.ledger.close()
 
     @property
-    def _setup(self) -> Setup:
+    def _context(self) -> ReviewContext:
         """As the guard's attributes are by now."""
-        return Setup(
+        return ReviewContext(
             self.client, self._exact, self.prior, self.policy, self.ledger, self.log, self._memory, self._hidden_ids
         )
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
-    ) -> tuple[Assessed, Binding]:
+    ) -> tuple[Assessment, Binding]:
         inputs, targets = check_batch(given)
         snapshot = self.client.refresh()
-        batch, ids, setup = self.client.batch(inputs, targets), self._hidden_ids(inputs, names), self._setup
-        work = Review(
-            batch, ids, classes_of(targets), setup.accounts(ids, setup.position()), self.client, self._exact,
-            self.prior, self.policy, self._end(started), labels=duplicate_labels(inputs, ids),
-        )  # fmt: skip
-        outcome = work.decide(None, None)
-        kept = [] if outcome.action == "block" else outcome.kept
-        assessed = Assessed(outcome.action, kept, outcome.reasons, outcome.exposures, snapshot.model_digest)
-        return assessed, Binding(snapshot, kept=tuple(kept), found=outcome.found)
+        batch, ids, context = self.client.batch(inputs, targets), self._hidden_ids(inputs, names), self._context
+        accounts = context.accounts(ids, context.position())
+        draft = Review(context, NamedBatch.of(batch, inputs, ids), accounts, self._end(started)).decide(None, None)
+        kept = [] if draft.action == "block" else draft.indices
+        assessment = Assessment(draft.action, kept, draft.reasons, draft.exposures, snapshot.model_digest)
+        sanitised = tuple(draft.reasons) if draft.action == "sanitise" else None
+        return assessment, Binding(snapshot, sanitised, tuple(kept), draft.information)
 
-    def _binding(self, assessed: Assessed) -> Binding:
+    def _binding(self, assessment: Assessment) -> Binding:
         """What an assessment of this guard holds for.
 
         Raises:
             GuardError: it is none of this guard's, or a copy.
         """
-        binding = self._assessed.get(assessed)
+        binding = self._assessed.get(assessment)
         if binding is None:
             raise GuardError("the assessment isn't one that this guard made; hand over what assess returned, unchanged")
         return binding
@@ -337,21 +324,14 @@ class Guard:
         if path is not None:
             raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
 
-    def _issued(self, decision: Decision, snapshot: Snapshot | None) -> Decision:
-        """The decision once it is logged, bound to what it is about."""
-        logged = self._logged(decision)
-        if logged.update is not None and snapshot is not None:
-            self._decided[logged] = Binding(snapshot, logged.update_digest)
-        return logged
-
     def _end(self, started: float) -> float:
-        """Of the time, on the monotonic clock."""
+        """When the review has to end, on the monotonic clock."""
         return math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
 
     def _hidden_ids(self, inputs: Tensor, names: Sequence[object] | None) -> list[str]:
         """Hidden ids; the inputs' own content names them where nobody else does."""
         if names is None:
-            plain = [content_id(one) for one in inputs]
+            plain = [content_id(sample) for sample in inputs]
         else:
             plain = [canonical_id(name) for name in names]
             if len(plain) != len(inputs):
@@ -367,10 +347,9 @@ class Guard:
             return Decision("block", None, [reason])
         try:
             sent = copy.deepcopy(update)
-            return Decision(
-                "warn", sent, [f"not reviewed: {reason}"],
-                model_digest=snapshot.model_digest, update_digest=digest_of_update(sent),
-            )  # fmt: skip
+            digest = digest_of_update(sent)
+            reasons = [f"not reviewed: {reason}"]
+            return Decision("warn", sent, reasons, model_digest=snapshot.model_digest, update_digest=digest)
         except Exception as error:  # the update may be anything
             return Decision("block", None, list(dict.fromkeys([reason, _failure(error)])))
 
@@ -379,7 +358,7 @@ class Guard:
         if self.log is None:
             return decision
         try:
-            self.log.append(log_entry(decision, **self._settings()))
+            self.log.append(decision.log_entry(self._settings()))
         except Exception as error:
             reasons = list(dict.fromkeys([_failure(error), *decision.reasons]))
             return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
@@ -396,4 +375,4 @@ class Guard:
 
 
 def _failure(error: BaseException) -> str:
-    return told(error, "the review failed with ")
+    return describe(error, "the review failed with ")

@@ -1,11 +1,6 @@
-"""Passes of a model in a review: what they run under, and why a sample's loss depends on its batch."""
+"""Why the loss of a sample depends on its batch."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
-import torch
 
 from riskaudit.jacobian.choice import is_repeatable
 from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
@@ -22,14 +17,3 @@ def coupling_of(release: Release, batch: Batch) -> str:
     if not is_repeatable(release, batch):
         return NOT_DETERMINISTIC
     return AUTOCAST if uses_autocast(release, batch) else COUPLED
-
-
-@contextmanager
-def own_modes() -> Iterator[None]:
-    """Without inference mode and autocast, whatever is on where a review is called: it differentiates, precisely."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield

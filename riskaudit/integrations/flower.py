@@ -29,7 +29,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Guard
 from riskaudit.guard.batches import HeldBatch
-from riskaudit.guard.decision import described
+from riskaudit.guard.decision import name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, number_of_samples
 from riskaudit.integrations.local_step import LocalStep, review
 from riskaudit.release import Batch
@@ -111,7 +111,7 @@ class GuardMod:
             _logger.warning("withheld: %s", error)
             reply = None
         except Exception as error:  # an app's errors quote its data, so only its kind and place are told, and only here
-            _logger.warning("withheld: the app failed with %s", described(error))
+            _logger.warning("withheld: the app failed with %s", name_error(error))
             reply = None
         finally:
             _handed.reset(token)

@@ -37,7 +37,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Decision, Guard
-from riskaudit.guard.decision import described, told
+from riskaudit.guard.decision import describe, name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, is_round_number, number_of_samples
 from riskaudit.integrations.local_step import Array, LocalStep, review
 from riskaudit.release import Batch
@@ -101,7 +101,7 @@ def seal(
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision
     except Exception as error:  # anybody's arrays, whose errors may quote them
-        decision = Decision("block", None, [told(error, "the review failed with ")])
+        decision = Decision("block", None, [describe(error, "the review failed with ")])
     _logger.warning("withheld: %s", "; ".join(decision.reasons))
     model.params, model.metrics, model.meta = {}, None, {}
     return decision
@@ -120,7 +120,7 @@ def discreet() -> Iterator[None]:
         yield
     except Exception as error:
         # From None, so that no traceback shows the old exception.
-        raise GuardError(f"the training script failed with {described(error)}") from None
+        raise GuardError(f"the training script failed with {name_error(error)}") from None
 
 
 class RiskFilter(Filter):  # type: ignore[misc]

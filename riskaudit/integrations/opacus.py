@@ -34,7 +34,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
-from riskaudit.guard import Assessed, AuditLog, Decision, Guard, Ledger, Policy
+from riskaudit.guard import Assessment, AuditLog, Decision, Guard, Ledger, Policy
 from riskaudit.guard.client import LossLike
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.integrations.gradients import clear, gradients, trainable, write
@@ -48,7 +48,7 @@ class _Pending:
 
     batch: Batch | Sequence[Any]
     ids: Sequence[object] | None
-    assessed: Assessed
+    assessment: Assessment
 
 
 class OpacusGuard:
@@ -171,17 +171,17 @@ class OpacusGuard:
             self._guard = self._made(release)
         for own, live in zip(self._plain.modules(), self._model._module.modules(), strict=True):
             own.training = live.training
-        assessed = self._guard.assess(batch, ids=ids)
-        if assessed.action == "block":
-            self.decision = assessed.withheld
+        assessment = self._guard.assess(batch, ids=ids)
+        if assessment.action == "block":
+            self.decision = assessment.withheld
             return
         count = len(batch) if isinstance(batch, Batch) else len(batch[0])
-        dropped = sorted(set(range(count)) - set(assessed.kept))
+        dropped = sorted(set(range(count)) - set(assessment.kept))
         for parameter in optimizer.params:
             if len(parameter.grad_sample) != count:
                 raise GuardError(f"expected {count} per-sample gradients, found {len(parameter.grad_sample)}")
             parameter.grad_sample[dropped] = 0
-        self._pending = _Pending(batch, ids, assessed)
+        self._pending = _Pending(batch, ids, assessment)
         optimizer.step()
 
     def _refuse_accumulation(self) -> None:
@@ -219,8 +219,10 @@ class OpacusGuard:
         """About the gradients that Opacus made, which are what the weights will show."""
         scale = self._optimizer.expected_batch_size if self._optimizer.loss_reduction == "mean" else 1
         summed = [scale * gradient for gradient in gradients(self._model)]
-        decision = self._guard.review(pending.batch, summed, ids=pending.ids, assessed=pending.assessed, local_steps=1)
-        if decision.update is not None and len(decision.exposures) < len(pending.assessed.kept):
+        decision = self._guard.review(
+            pending.batch, summed, ids=pending.ids, assessment=pending.assessment, local_steps=1
+        )
+        if decision.update is not None and len(decision.exposures) < len(pending.assessment.kept):
             # Somebody else's round entered the ledger meanwhile, and more had to be left out.
             write(self._model, [value / scale for value in decision.update])
         return decision

@@ -102,7 +102,7 @@ def test_the_samples_kept_are_reviewed_as_assessed(tmp_path) -> None:
     assert assessed.kept == [0, 1, 2]
     assert not log.path.exists()
     update = noised(summed(net, inputs[assessed.kept], targets[assessed.kept]))
-    decision = one.review((inputs, targets), update, assessed=assessed)
+    decision = one.review((inputs, targets), update, assessment=assessed)
     assert decision.action == "sanitise", decision.reasons
     assert decision.dropped == 6 - len(assessed.kept)
     assert all(torch.equal(sent, given) for sent, given in zip(decision.update, update, strict=True))
@@ -122,7 +122,7 @@ def test_an_update_with_the_dropped_samples_in_it_is_blocked() -> None:
     one = guard(net, replace(DROP, max_revealed=limit), std=1e-3)
     assessed = one.assess((inputs, targets))
     assert 0 < len(assessed.kept) < 6
-    decision = one.review((inputs, targets), noised(summed(net, inputs, targets), 1e-3), assessed=assessed)
+    decision = one.review((inputs, targets), noised(summed(net, inputs, targets), 1e-3), assessment=assessed)
     assert decision.action == "block"
     assert "isn't noise" in decision.reasons[0]
 
@@ -133,11 +133,11 @@ def test_an_assessment_is_of_one_batch_and_one_model() -> None:
     inputs, targets = batch()
     assessed = one.assess((inputs, targets))
     other = noised(summed(net, inputs.flip(0), targets.flip(0)))
-    decision = one.review((inputs.flip(0), targets.flip(0)), other, assessed=assessed)
+    decision = one.review((inputs.flip(0), targets.flip(0)), other, assessment=assessed)
     assert "isn't the one that was assessed" in decision.reasons[0]
     with torch.no_grad():
         net[0].weight += 0.1
-    decision = one.review((inputs, targets), noised(summed(net, inputs, targets)), assessed=assessed)
+    decision = one.review((inputs, targets), noised(summed(net, inputs, targets)), assessment=assessed)
     assert "isn't the one that was assessed" in decision.reasons[0]
 
 
@@ -170,7 +170,7 @@ def test_what_an_assessment_blocked_can_not_be_reviewed() -> None:
     one = guard(net, Policy(max_revealed=1e-9))
     inputs, targets = batch()
     assessed = one.assess((inputs, targets))
-    decision = one.review((inputs, targets), noised(summed(net, inputs, targets)), assessed=assessed)
+    decision = one.review((inputs, targets), noised(summed(net, inputs, targets)), assessment=assessed)
     assert decision.reasons == ["no sample of this batch may go into an update"]
 
 
@@ -183,7 +183,7 @@ def test_with_a_ledger_the_samples_kept_are_counted(tmp_path) -> None:
     for _ in range(2):
         assessed = one.assess((inputs, targets), ids=names)
         update = noised(summed(net, inputs[assessed.kept], targets[assessed.kept]))
-        decision = one.review((inputs, targets), update, ids=names, assessed=assessed)
+        decision = one.review((inputs, targets), update, ids=names, assessment=assessed)
         assert decision.action in ("allow", "sanitise"), decision.reasons
         for place in assessed.kept:
             expected[names[place]] += 1
@@ -210,7 +210,7 @@ def test_an_assessment_holds_for_those_who_count_together_as_then(first, then, c
         one = guard(net, Policy(max_revealed=1.0), **options)
         assessed = one.assess((inputs, targets), ids=first) if way == "assessed" else None
         update = noised(summed(net, inputs, targets))
-        decision = one.review((inputs, targets), update, ids=then, assessed=assessed)
+        decision = one.review((inputs, targets), update, ids=then, assessment=assessed)
         assert decision.update is not None, decision.reasons
         totals[way] = [found.total_revealed if counted else found.revealed for found in decision.exposures]
         one.close()
@@ -225,7 +225,7 @@ def test_an_assessment_under_other_names_charges_the_accounts_of_the_review(tmp_
     for then in (ONE_EACH, list("pqrstu"), ONE_EACH):
         assessed = one.assess((inputs, targets), ids=list("uvwxyz"))
         decision = one.review(
-            (inputs, targets), noised(summed(net, inputs, targets)), ids=then, assessed=assessed
+            (inputs, targets), noised(summed(net, inputs, targets)), ids=then, assessment=assessed
         )  # fmt: skip
         assert decision.update is not None, decision.reasons
     rounds = {name: account.rounds for name, account in one.ledger.every_account()}

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskaudit.guard import Policy
-from riskaudit.guard.contents import CleanUpdates, sample_digest
+from riskaudit.guard.identifiers import sample_digest
+from riskaudit.guard.noise.memory import CleanUpdates
 
 SANITISE = Policy(max_revealed=0.01, on_violation="sanitise")
 

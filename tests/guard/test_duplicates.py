@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Policy
-from riskaudit.guard.duplicates import canonical_id, content_id, duplicate_labels
+from riskaudit.guard.identifiers import canonical_id, content_id
+from riskaudit.inputs.duplicates import duplicate_labels
 
 
 def labels(inputs: torch.Tensor) -> list[int]:

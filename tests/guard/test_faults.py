@@ -122,7 +122,7 @@ def test_out_of_memory_and_anything_else_during_review(client, monkeypatch, erro
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("riskaudit.guard.assessment.few_products", fail)
+        patch.setattr("riskaudit.guard.estimation.few_products", fail)
         decision = client.guard.review(client.batch, client.update)
     client.withheld(decision, f"the review failed with {type(error).__name__}")
     assert "secret" not in client.log.path.read_text(), "the words of a foreign error may be private"
@@ -148,7 +148,7 @@ def test_interrupts_go_through_and_nothing_leaves(client, monkeypatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("riskaudit.guard.assessment.few_products", interrupt)
+        patch.setattr("riskaudit.guard.estimation.few_products", interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.guard.review(client.batch, client.update)
     client.next_one_works()
@@ -267,7 +267,7 @@ def test_clock_moved_back(tmp_path, monkeypatch) -> None:
         def now(cls, tz=None):
             return datetime(1999, 1, 1, tzinfo=tz)
 
-    for module in ("log_entry", "ledger.ledger"):
+    for module in ("decision", "ledger.ledger"):
         monkeypatch.setattr(f"riskaudit.guard.{module}.datetime", Earlier)
     assert client.guard.review(client.batch, client.update, ids=range(6)).action == "allow"
     assert [row["round"] for row in client.guard.ledger.rounds()] == [1, 2]
@@ -367,8 +367,8 @@ def test_on_failure_warn_lets_pass_what_was_not_reviewed(tmp_path) -> None:
 
 def test_samples_that_time_does_not_allow_are_not_called_safe(tmp_path, monkeypatch) -> None:
     """A batch of which a part was drawn: the policy says how much may go without a number."""
-    monkeypatch.setattr("riskaudit.guard.assessment.FIRST_SAMPLES", 4)
-    monkeypatch.setattr("riskaudit.guard.assessment.TIME_SHARE", 0.0)
+    monkeypatch.setattr("riskaudit.guard.estimation.FIRST_SAMPLES", 4)
+    monkeypatch.setattr("riskaudit.guard.estimation.TIME_SHARE", 0.0)
     policy = Policy(max_revealed=0.9, budget_seconds=60.0)
     client = Round(tmp_path, policy)
     client.withheld(client.guard.review(client.batch, client.update), "2 of 6 samples could not be assessed")

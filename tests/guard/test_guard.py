@@ -170,35 +170,6 @@ def test_classes_that_differ() -> None:
     assert guard_of(model, Policy(max_class_gap=1.0)).review(batch, gradient(model, batch, NOISE)).action == "allow"
 
 
-def test_context_manager(client) -> None:
-    model, batch, update = client
-    guard = guard_of(model, Policy(max_revealed=0.9))
-    with guard.upload(batch) as upload:
-        upload.update = update
-        assert upload.decision.action == "block", "nothing may leave before the review"
-    assert upload.decision.action == "allow"
-    with guard.upload(batch) as upload:
-        pass
-    assert (upload.decision.action, upload.decision.reasons) == ("block", ["no update was handed over"])
-    with pytest.raises(RuntimeError), guard.upload(batch) as upload:
-        raise RuntimeError("secret pixel 0.123")
-    assert upload.decision.action == "block"
-    assert "secret" not in str(upload.decision.reasons)
-
-
-def test_decorator(client) -> None:
-    model, batch, _ = client
-    guard = guard_of(model, Policy(max_revealed=0.9))
-
-    @guard.reviewed
-    def step(batch):
-        """Local step."""
-        return gradient(model, batch, NOISE)
-
-    assert step(batch).action == "allow"
-    assert step.__doc__ == "Local step."
-
-
 def test_a_decorated_step_that_fails_is_logged_and_goes_on_to_the_caller(client, tmp_path) -> None:
     model, batch, _ = client
     guard = guard_of(model, Policy(max_revealed=0.9), log=tmp_path / "log.jsonl")

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from guard_cases import NOISE, gradient, guard_of, images, network
 from torch import nn
 
+from riskaudit.errors import GuardError
 from riskaudit.guard import Policy
+from riskaudit.guard.batches import HeldBatch
 from riskaudit.guard.client import Client
 from riskaudit.guard.snapshot import take_snapshot
 from riskaudit.release import Batch
@@ -245,9 +247,9 @@ def test_only_an_assessment_of_this_guard_counts(client) -> None:
     model, batch, update = client
     guard = guard_of(model, OPEN)
     assessed = guard.assess(batch)
-    assert guard.review(batch, update, assessed=assessed).action == "allow"
-    assert guard.review(batch, update, assessed=replace(assessed)).action == "block"
-    assert guard.review(batch, update, assessed=guard_of(model, OPEN).assess(batch)).action == "block"
+    assert guard.review(batch, update, assessment=assessed).action == "allow"
+    assert guard.review(batch, update, assessment=replace(assessed)).action == "block"
+    assert guard.review(batch, update, assessment=guard_of(model, OPEN).assess(batch)).action == "block"
 
 
 def test_a_list_of_samples_that_is_changed_changes_nothing(client) -> None:
@@ -255,27 +257,21 @@ def test_a_list_of_samples_that_is_changed_changes_nothing(client) -> None:
     guard = guard_of(model, OPEN)
     assessed = guard.assess(batch)
     del assessed.kept[1:]
-    decision = guard.review(batch, update, assessed=assessed)
+    decision = guard.review(batch, update, assessment=assessed)
     assert decision.action == "allow"
     assert len(decision.exposures) == len(batch[0])
 
 
-def test_a_batch_that_the_step_changes_in_place_is_withheld(client) -> None:
-    model, batch, _ = client
-    guard = guard_of(model, OPEN)
-
-    @guard.reviewed
-    def step(given):
-        given[0].mul_(0.5)
-        return gradient(model, given, NOISE)
-
-    decision = step((batch[0].clone(), batch[1]))
-    assert decision.action == "block"
-    assert "the batch changed" in decision.reasons[0]
-    with guard.upload(Batch(*batch)) as upload:
-        batch[1].fill_(0)
-        upload.update = gradient(model, batch, NOISE)
-    assert upload.decision.action == "block"
+@pytest.mark.parametrize("changed", [0, 1], ids=["inputs", "targets"])
+def test_a_batch_that_the_step_changes_in_place_is_refused(client, changed) -> None:
+    _, (inputs, targets), _ = client
+    given = inputs.clone(), targets.clone()
+    for batch in (given, Batch(*given)):
+        held = HeldBatch(batch)
+        assert all(map(torch.equal, held.unchanged(), given))
+        given[changed].add_(1)
+        with pytest.raises(GuardError, match="the batch changed"):
+            held.unchanged()
 
 
 def test_what_an_attribute_keeps_of_the_last_pass_does_no_harm() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,18 +57,21 @@ class Account:
         kept = directions.astype(np.float32).astype(np.float64)
         return cls(0, dimension, tau, 0.0, 0.0, kept, np.zeros((count, count)))
 
-    def after(self, entry: Entry) -> Account:
-        """With one more upload."""
-        # The trace of a part is a lower end of the whole's, so that an upper end below it is only rounding.
-        trace = max(entry.trace, float(np.trace(entry.core)))
-        return Account(
-            self.rounds + 1,
-            self.dimension,
-            self.tau,
-            self.summed + entry.effective_dimension,
-            self.trace + trace,
-            self.directions,
-            self.core + entry.core,
+    def after(self, effective_dimension: float, trace: float, core: Array) -> Account:
+        """With one more upload.
+
+        Args:
+            effective_dimension: upper end of this upload's own.
+            trace: upper end of tr J^T J / s^2.
+            core: Q J^T J Q^T / s^2 in the sample's own directions, [k, k].
+        """
+        return replace(
+            self,
+            rounds=self.rounds + 1,
+            summed=self.summed + effective_dimension,
+            # The trace of a part is a lower end of the whole's, so that an upper end below it is only rounding.
+            trace=self.trace + max(trace, float(np.trace(core))),
+            core=self.core + core,
         )
 
     @property
@@ -87,21 +90,6 @@ class Account:
     def rmse(self) -> float:
         """Lower end of the posterior error after all uploads, data units per input coordinate."""
         return self.tau * math.sqrt(max(0.0, 1 - self.revealed))
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One upload's part, in the sample's own directions.
-
-    Attributes:
-        effective_dimension: upper end of this upload's own.
-        trace: upper end of tr J^T J / s^2.
-        core: Q J^T J Q^T / s^2, [k, k].
-    """
-
-    effective_dimension: float
-    trace: float
-    core: Array
 
 
 def flaws_of(account: Account) -> Iterator[str]:

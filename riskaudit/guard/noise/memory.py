@@ -9,13 +9,13 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.guard.contents import CleanUpdates
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.ledger.noise import NoiseRound
@@ -24,6 +24,10 @@ from riskaudit.guard.noise.traces import TRACES, Trace, Tracer, repetition
 
 # Digests of sanitised updates; entries of results that can be handed out again, though always the last one.
 DIGESTS, ENTRIES = 2**16, 2**22
+# Sums of a projection of an update, and how many projections are kept.
+BUCKETS, PROJECTIONS = 128, 4096
+# Updates that differ by less, relative to their norm, are one: two draws of noise on them average out like on one.
+NEARLY = 1e-2
 
 
 class NoiseMemory:
@@ -44,9 +48,14 @@ class NoiseMemory:
         self._results: OrderedDict[str, Decision | None] = OrderedDict()
 
     def round_of(
-        self, noises: Sequence[Tensor], sizes: Sequence[int], digest: str, *, sanitised: bool = False,
+        self,
+        noises: Sequence[Tensor],
+        sizes: Sequence[int],
+        digest: str,
+        *,
+        sanitised: bool = False,
         extremes: Sequence[Extremes] | None = None,
-    ) -> NoiseRound:  # fmt: skip
+    ) -> NoiseRound:
         """What is to be remembered of a round.
 
         Args:
@@ -57,9 +66,9 @@ class NoiseMemory:
             extremes: of the first scores, where they are known.
         """
         keyed = self._tracer.keyed(digest)
-        known = [extremes, *(None for _ in noises)]
         traces = tuple(
-            self._tracer.trace(noise.numpy(), sizes, keyed, one) for noise, one in zip(noises, known, strict=False)
+            self._tracer.trace(noise.numpy(), sizes, keyed, None if number else extremes)
+            for number, noise in enumerate(noises)
         )
         return NoiseRound(traces, keyed if sanitised else None)
 
@@ -71,10 +80,10 @@ class NoiseMemory:
         """
         if self._ledger is not None or not noise.traces:
             return None
-        own = noise.traces[0]
+        newest = noise.traces[0]
         with self._lock:
-            earlier = [one for one in self._traces if one.digest != own.digest]
-            problem = repetition(own, earlier)
+            earlier = [trace for trace in self._traces if trace.digest != newest.digest]
+            problem = repetition(newest, earlier)
             if problem is None and len(earlier) == len(self._traces):
                 self._traces.extend(noise.traces)
             return problem
@@ -84,8 +93,7 @@ class NoiseMemory:
         with self._lock:
             if key in self._results:
                 return True, self._results[key]
-        known = self._ledger is not None and self._ledger.was_sanitised(self._tracer.keyed(key))
-        return known, None
+        return self._ledger is not None and self._ledger.was_sanitised(self._tracer.keyed(key)), None
 
     def remember_result(self, key: str, decision: Decision) -> Decision:
         """Keep a sanitised result; returns the first one where another thread was faster."""
@@ -94,16 +102,55 @@ class NoiseMemory:
             if first is not None:
                 return first
             self._results[key] = decision
-            held = 0
-            for other, one in reversed(list(self._results.items())):
-                held += 0 if one is None else sum(torch.as_tensor(value).numel() for value in _values(one.update))
-                if held > ENTRIES and other != key:
+            entries = 0
+            for other, result in reversed(list(self._results.items())):
+                entries += 0 if result is None else _num_entries(result.update)
+                if entries > ENTRIES and other != key:
                     self._results[other] = None
             while len(self._results) > DIGESTS:
                 self._results.popitem(last=False)
             return decision
 
 
-def _values(update: Any) -> list[Tensor]:
-    values: Iterable[Tensor] = update.values() if isinstance(update, Mapping) else update
-    return list(values)
+class CleanUpdates:
+    """Updates that were sanitised, before any noise, as secret projections that keep distances and hide the rest.
+
+    Every entry is added with a random sign to one of 128 sums at random (a count sketch), so that the squared norm of
+    a difference is kept within about an eighth. Safe to share between threads.
+    """
+
+    def __init__(self) -> None:
+        self._seed, self._lock = secrets.randbits(128), threading.Lock()
+        self._projections: deque[tuple[str, np.ndarray, str]] = deque(maxlen=PROJECTIONS)
+
+    def key_of(self, mean: Tensor, model_digest: str, key: str) -> str:
+        """The key of an earlier update that is nearly this one [P] at the same weights; ``key`` where there is none."""
+        if not self._projections:
+            return key
+        projection = self._projected(mean)
+        limit = NEARLY * float(np.linalg.norm(projection))
+        with self._lock:
+            for digest, other, earlier in self._projections:
+                comparable = digest == model_digest and len(other) == len(projection)
+                if comparable and float(np.linalg.norm(other - projection)) <= limit:
+                    return earlier
+        return key
+
+    def remember(self, mean: Tensor, model_digest: str, key: str) -> None:
+        """Keep the projection of an update [P] under its key."""
+        with self._lock:
+            self._projections.append((model_digest, self._projected(mean), key))
+
+    def _projected(self, mean: Tensor) -> np.ndarray:
+        values = mean.detach().to(device="cpu", dtype=torch.float64).numpy()
+        if len(values) <= BUCKETS:
+            return values.copy()
+        drawn = np.random.default_rng(self._seed).integers(0, 2 * BUCKETS, len(values), dtype=np.uint8)
+        signed = np.where(drawn < BUCKETS, values, -values)
+        sums: np.ndarray = np.bincount(drawn % BUCKETS, weights=signed, minlength=BUCKETS)
+        return sums
+
+
+def _num_entries(update: Any) -> int:
+    values = update.values() if isinstance(update, Mapping) else update
+    return sum(torch.as_tensor(value).numel() for value in values)

@@ -22,16 +22,16 @@ from torch import nn
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Ledger, Policy
-from riskaudit.guard.ledger import Account, Entry
+from riskaudit.guard.ledger import Account
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.linalg import Spectrum
 from riskaudit.release import Batch, PerSampleRelease
 
 
-def entry(hessian: np.ndarray, noise: float, directions: np.ndarray, tau: float) -> Entry:
+def entry(hessian: np.ndarray, noise: float, directions: np.ndarray, tau: float) -> tuple[float, float, np.ndarray]:
     information = hessian / noise**2
     values = np.linalg.eigvalsh(information)
-    return Entry(
+    return (
         float(np.sum(values / (values + tau**-2))),
         float(np.trace(information)),
         directions @ information @ directions.T,
@@ -48,7 +48,7 @@ def test_the_bound_is_never_below_the_truth(seed, dimension, count, rounds) -> N
     for _ in range(rounds):
         root = random.normal(size=(dimension, dimension)) * random.exponential(size=dimension) ** 3
         hessian, noise = root @ root.T, random.exponential() + 1e-3
-        account = account.after(entry(hessian, noise, account.directions, tau))
+        account = account.after(*entry(hessian, noise, account.directions, tau))
         total += hessian / noise**2
     values = np.linalg.eigvalsh(total).clip(0)
     exact = float(np.mean(values / (values + tau**-2)))
@@ -63,7 +63,7 @@ def test_directions_that_repeat_are_counted_once() -> None:
     hessian = 1e6 * direction.T @ direction
     account = Account.empty(10, tau, direction)
     for _ in range(10):
-        account = account.after(entry(hessian, 1.0, account.directions, tau))
+        account = account.after(*entry(hessian, 1.0, account.directions, tau))
     assert account.summed == pytest.approx(10, rel=1e-5)
     assert account.revealed == pytest.approx(0.1, rel=1e-3)
 
@@ -153,14 +153,14 @@ def test_two_guards_on_one_ledger(tmp_path) -> None:
 PROCESS = """
 import sys
 import numpy as np
-from riskaudit.guard.ledger import Account, Entry, Ledger
+from riskaudit.guard.ledger import Account, Ledger
 ledger = Ledger(sys.argv[1])
 print("ready", flush=True)
 done = 0
 while done < int(sys.argv[2]):
     known = ledger.accounts(["a", "b"])
     after = {
-        name: known.get(name, Account.empty(64, 0.3, np.eye(64)[:4])).after(Entry(0.01, 1.0, np.eye(4)))
+        name: known.get(name, Account.empty(64, 0.3, np.eye(64)[:4])).after(0.01, 1.0, np.eye(4))
         for name in ("a", "b")
     }
     done += ledger.record(known, after, "0" * 64) is not None
@@ -294,7 +294,7 @@ def test_an_assessment_in_old_directions_is_made_anew(tmp_path) -> None:
     guard = guard_of(model, Policy(max_total_revealed=1.0), ledger=tmp_path / "ledger.db")
     both = [guard.assess(batch, ids=range(6)) for _ in range(2)]
     for assessed in both:
-        assert guard.review(batch, gradient(model, batch, NOISE), ids=range(6), assessed=assessed).allowed
+        assert guard.review(batch, gradient(model, batch, NOISE), ids=range(6), assessment=assessed).allowed
     eigenvalues = spectra(model, batch) / (6 * NOISE) ** 2
     for place, (_, account) in enumerate(sorted(guard.ledger.every_account(), key=lambda pair: order(guard, pair[0]))):
         assert account.rounds == 2

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from riskaudit.guard import Ledger, Policy, SecureNoise
 from riskaudit.guard.keys import TamperingError
 from riskaudit.guard.ledger import noise as noise_records
-from riskaudit.guard.ledger.accounts import Account, Entry
+from riskaudit.guard.ledger.accounts import Account
 from riskaudit.guard.ledger.noise import NoiseRound, RepetitionError
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.traces import Trace, Tracer
@@ -132,7 +132,7 @@ def recorded(folder: Path, noise: NoiseRound | torch.Tensor, sanitised: str | No
             given_to = sanitised or str(float(noise[0]))
             noise = NoiseMemory(ledger).round_of([noise], SIZES, given_to, sanitised=sanitised is not None)
         known = ledger.accounts(["a"])
-        account = known.get("a", Account.empty(4, 0.3, np.eye(4)[:2])).after(Entry(0.1, 2.0, np.eye(2)))
+        account = known.get("a", Account.empty(4, 0.3, np.eye(4)[:2])).after(0.1, 2.0, np.eye(2))
         assert ledger.record(known, {"a": account}, "0" * 64, noise=noise)
     finally:
         ledger.close()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from riskaudit.errors import GuardError
 from riskaudit.guard import AuditLog, Ledger, Policy, keys
 from riskaudit.guard.keys import KeyFolder, TamperingError
-from riskaudit.guard.ledger.accounts import Account, Entry
+from riskaudit.guard.ledger.accounts import Account
 from riskaudit.guard.ledger.tables import reset_ledger
 
 IDS = ["a", "b", "c"]
@@ -27,9 +27,7 @@ IDS = ["a", "b", "c"]
 def round_of(ledger: Ledger, log: AuditLog) -> None:
     """What a guard does around one upload, without the review."""
     known = ledger.accounts(IDS, log.position())
-    after = {
-        name: known.get(name, Account.empty(4, 0.3, np.eye(4)[:2])).after(Entry(0.1, 2.0, np.eye(2))) for name in IDS
-    }
+    after = {name: known.get(name, Account.empty(4, 0.3, np.eye(4)[:2])).after(0.1, 2.0, np.eye(2)) for name in IDS}
     assert ledger.record(known, after, "0" * 64, log.position())
     log.append({"ledger": ledger.position})
 

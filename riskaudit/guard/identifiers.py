@@ -1,4 +1,4 @@
-"""Names of samples, the same for all spellings of an id and for flips and turns of an input."""
+"""Names of samples: the same for all spellings of an id, for flips and turns of an input, and in every dtype."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from riskaudit.errors import GuardError
-from riskaudit.inputs.duplicates import duplicate_labels
 from riskaudit.inputs.views import is_image, turned
-
-__all__ = ["canonical_id", "content_id", "duplicate_labels"]
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 # What Unicode lets a renderer ignore, beside the format characters (category Cf): joiners, fillers and selectors.
@@ -59,3 +56,22 @@ def content_id(sample: Tensor) -> str:
     values = sample.detach().cpu().half()
     forms = turned(values) if is_image(sample) else [values]
     return hashlib.sha256(min(form.contiguous().numpy().tobytes() for form in forms)).hexdigest()
+
+
+def sample_digest(inputs: Tensor, target: Tensor) -> bytes:
+    """Of one sample, the same in every dtype of its input [...] and target [...], and for one-hot and class targets."""
+    digest = hashlib.sha256()
+    for part in (inputs.detach().double(), _class_numbers(target.detach().double())):
+        digest.update(repr(tuple(part.shape)).encode())
+        # Of two zeros that are equal the digests are.
+        digest.update((part.cpu() + 0.0).contiguous().numpy().tobytes())
+    return digest.digest()
+
+
+def _class_numbers(target: Tensor) -> Tensor:
+    """The class numbers [...] of a target [C, ...] that is one-hot along its first axis; another one [...] itself."""
+    if not target.ndim or len(target) < 2:
+        return target.reshape(()) if target.numel() == 1 else target
+    ones = target == 1
+    one_hot = bool((ones.sum(0) == 1).all()) and bool(((target == 0) | ones).all())
+    return target.argmax(0).double() if one_hot else target

@@ -9,8 +9,7 @@ import torch
 from guard_cases import NOISE, gradient, guard_of, images, network
 
 from riskaudit.audit.evidence import Difference
-from riskaudit.guard import Policy, doubts
-from riskaudit.guard import evidence as gathering
+from riskaudit.guard import Policy, evidence
 
 LENIENT = Policy(max_revealed=0.999)
 REASONS = {
@@ -22,9 +21,9 @@ REASONS = {
 
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    doubts._held.clear()
+    evidence._doubts.clear()
     yield
-    doubts._held.clear()
+    evidence._doubts.clear()
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def doubted_once(monkeypatch):
     """Evidence against the third sample of the first batch that is examined."""
 
     def patch(**changes):
-        examine, pending = gathering.examine, [changes]
+        examine, pending = evidence.examine, [changes]
 
         def once(*args, **kwargs):
             found = examine(*args, **kwargs)
@@ -40,7 +39,7 @@ def doubted_once(monkeypatch):
                 found[2] = replace(found[2], **pending.pop())
             return found
 
-        monkeypatch.setattr(gathering, "examine", once)
+        monkeypatch.setattr(evidence, "examine", once)
 
     return patch
 
@@ -85,18 +84,18 @@ def test_noise_that_covers_what_was_doubted_is_enough_later_too(doubted_once) ->
     guard = guard_of(model, LENIENT)
     assert reviewed(guard, model, batch).action == "block"
     assert reviewed(guard, model, batch).action == "block"
-    key = next(iter(doubts._held))
-    (held,) = doubts._held[key]
-    known = doubts.KnownEvidence(replace(held, likely=()), key)
+    key = next(iter(evidence._doubts))
+    (held,) = evidence._doubts[key]
+    known = evidence.LastingEvidence(replace(held, likely=()), key)
     assert known.doubt(1.0) is not None
     assert known.doubt(11.0) is None
 
 
 def test_what_is_held_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(doubts, "SAMPLES", 3)
-    bad = doubts.Evidence(4, (), (), adjoint=False)
+    monkeypatch.setattr(evidence, "SAMPLES", 3)
+    bad = evidence.Evidence(4, (), (), adjoint=False)
     for place in range(5):
         for _ in range(20):
-            assert doubts.KnownEvidence(replace(bad), bytes([place])).doubt(1.0) is not None
-    assert list(doubts._held) == [b"\2", b"\3", b"\4"]
-    assert max(map(len, doubts._held.values())) <= doubts.EACH
+            assert evidence.LastingEvidence(replace(bad), bytes([place])).doubt(1.0) is not None
+    assert list(evidence._doubts) == [b"\2", b"\3", b"\4"]
+    assert max(map(len, evidence._doubts.values())) <= evidence.EACH

@@ -12,7 +12,7 @@ from guard_cases import NOISE, gradient, guard_of, images, network
 from torch import nn
 
 from riskaudit.guard import Policy
-from riskaudit.guard.exclusion import one_at_a_time
+from riskaudit.guard.isolation import isolated
 
 LENIENT = Policy(max_revealed=0.999)
 SANITISE = Policy(max_revealed=0.2, on_violation="sanitise")
@@ -95,7 +95,7 @@ def test_a_review_inside_a_review_goes_on() -> None:
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    @one_at_a_time
+    @isolated
     def hold() -> None:
         entered.set()
         leave.wait(60)
@@ -106,7 +106,7 @@ def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have() -> 
     child = os.fork()
     if not child:
         signal.alarm(30)
-        one_at_a_time(lambda: os._exit(7))()
+        isolated(lambda: os._exit(7))()
     _, status = os.waitpid(child, 0)
     leave.set()
     thread.join()

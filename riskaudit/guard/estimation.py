@@ -1,0 +1,190 @@
+"""Estimates the Fisher information of a batch's samples: quickly for all, then as exactly as wanted for some."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.plan import choose_plan, fitting_samples
+from riskaudit.audit.targets import carrying_targets
+from riskaudit.guard.batches import NamedBatch
+from riskaudit.guard.client import Client
+from riskaudit.guard.evidence import gather_evidence
+from riskaudit.guard.information import BatchInformation, SampleInformation, Sketch
+from riskaudit.guard.ledger import Account
+from riskaudit.guard.noise.randomness import SecureNoise
+from riskaudit.inputs.discrete import are_sparse_codes
+from riskaudit.policy import Policy
+from riskaudit.priors import Prior
+from riskaudit.release import Batch
+from riskaudit.sensitivity import Clock, Concentration, Linearisation, few_products
+
+# A product with H costs at most so many gradients of the batch (benchmarks/RESULTS.md), everything else of a review
+# so many.
+PRODUCT_GRADIENTS, OTHER_GRADIENTS = 7.0, 8.0
+LEAST_PRODUCTS, MOST_PRODUCTS = 3, 32
+# Products per sample without a bound on the cost.
+DEFAULT_PRODUCTS = 7
+# Samples whose time is measured before the budget is spent on the others.
+FIRST_SAMPLES = 8
+# The share of the time that is left which the samples of one go may take.
+TIME_SHARE = 0.8
+# Relative width of a refined interval where not all eigenvalues are affordable.
+REFINED_PRECISION = 0.05
+
+
+class Estimator:
+    """Estimates the information of one client's batches.
+
+    Args:
+        client: its release.
+        prior: what an attacker is taken to know.
+        policy: limits of cost and time, and the confidence.
+        end: when to stop, on the monotonic clock.
+        sketched: keep what a ledger needs.
+    """
+
+    def __init__(self, client: Client, prior: Prior, policy: Policy, end: float, *, sketched: bool = False) -> None:
+        self.client, self.prior, self.policy, self.end, self.sketched = client, prior, policy, end, sketched
+
+    @property
+    def products(self) -> int:
+        """With H, per sample, that a review may make for a first answer."""
+        if self.policy.max_gradients is None:
+            return DEFAULT_PRODUCTS
+        affordable = int((self.policy.max_gradients - OTHER_GRADIENTS) // PRODUCT_GRADIENTS)
+        return max(LEAST_PRODUCTS, min(MOST_PRODUCTS, affordable))
+
+    def quick(self, named: NamedBatch, accounts: dict[str, Account] | None, failure: float) -> BatchInformation:
+        """As many samples as time allows, drawn at random where it does not allow all.
+
+        Args:
+            named: the samples.
+            accounts: of a ledger, whose directions the sketches take over; None without one.
+            failure: probability, over the whole batch, that some interval misses.
+        """
+        batch = named.batch
+        shares, carriers = self.client.shares(batch), carrying_targets(batch.inputs, batch.targets)
+        samples = [
+            SampleInformation(share=None if shares is None else shares[index], carries_input=carriers[index])
+            for index in range(len(named))
+        ]
+        sparse = self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs)
+        information = BatchInformation(named, samples, accounts, self.client.summed, sparse)
+        limited = math.isfinite(self.end)
+        order = list(range(len(named)))
+        if limited:
+            secrets.SystemRandom().shuffle(order)
+        width = self._width(batch)
+        size = min(width, FIRST_SAMPLES) if limited else width
+        while order and not self._is_late():
+            indices, order = order[:size], order[size:]
+            started = time.monotonic()
+            self._estimate(information, indices, self.products, failure)
+            if limited:
+                per_sample = (time.monotonic() - started) / len(indices)
+                affordable = int(TIME_SHARE * (self.end - time.monotonic()) / max(per_sample, 1e-9))
+                if affordable < 1:
+                    break
+                size = min(width, affordable)
+        return information
+
+    def improve(self, information: BatchInformation, indices: list[int], products: int, failure: float) -> None:
+        """Replace what is known of some samples by what so many products each tell, as long as there is time.
+
+        Args:
+            information: of their batch.
+            indices: of the samples in it.
+            products: with H, per sample.
+            failure: probability, over the whole batch, that some interval misses.
+        """
+        width = self._width(information.batch.batch)
+        for first in range(0, len(indices), width):
+            if not self._is_late():
+                self._estimate(information, indices[first : first + width], products, failure)
+
+    def refine(self, information: BatchInformation, index: int, noise_std: float, failure: float) -> None:
+        """Replace what is known of one sample by something tighter, if time is left.
+
+        All eigenvalues where they are affordable, else an interval aimed at this noise.
+        """
+        if self._is_late():
+            return
+        sample = information.batch.batch.select([index])
+        batch = self.client.batch(sample.inputs, sample.targets)
+        jacobian = self.client.jacobian(batch, information.sample_noise(noise_std, len(information), index))
+        settings = AuditSettings(
+            proxies=("posterior_rmse", "revealed_fraction"), precision=REFINED_PRECISION, confidence=1 - failure
+        )
+        release = jacobian.release
+        plan = choose_plan(settings, jacobian.shape[1], release.num_entries, 1, 1, release.device)
+        clock = Clock(None if math.isinf(self.end) else max(0.0, self.end - time.monotonic()))
+        linearisation = Linearisation(jacobian, [index], self.prior, plan, 0, clock, _probes(batch.inputs.flatten(1)))
+        if linearisation.information is not None:
+            information.samples[index].information = linearisation.information[0]
+        information.products += linearisation.matvecs
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def _width(self, batch: Batch) -> int:
+        """Samples that fit in memory at once."""
+        return max(1, fitting_samples(self.client.sample_bytes(batch), batch.inputs.device))
+
+    def _estimate(self, information: BatchInformation, indices: Sequence[int], number: int, failure: float) -> None:
+        """By so many products each; with ``failure`` over the whole batch."""
+        part, samples = information.batch.batch.select(list(indices)), [information.samples[i] for i in indices]
+        jacobian = self.client.jacobian(part, 0.0)
+        hessian, flat = jacobian.hessian(), part.inputs.flatten(1)
+        prior, per_sample = self.prior.bind(part.targets, flat), failure / len(information)
+        few = few_products(hessian, prior, number, per_sample, _probes(flat), self._is_late)
+        information.products += few.products
+        if few.products < len(samples) or (samples[0].information is not None and self._is_late()):
+            # Not one product for everybody, so that no bound exists; or less than what is known already.
+            return
+        unexamined = [row for row, sample in enumerate(samples) if sample.evidence is None]
+        if unexamined:
+            whole = jacobian if len(unexamined) == len(samples) else None
+            examined, spaces = part.select(unexamined), [few.spaces[row] for row in unexamined]
+            evidence = gather_evidence(self.client, self.prior, examined, spaces, whole)
+            for row, gathered in zip(unexamined, evidence, strict=True):
+                samples[row].evidence = gathered
+        for sample, of_sample, space in zip(samples, few.information, few.spaces, strict=True):
+            sample.information, sample.concentration = of_sample, Concentration.of(space)
+            if self.sketched:
+                sample.sketch = Sketch.of(space)
+        if self.sketched:
+            self._project(information, indices, hessian.matmat)
+
+    def _project(
+        self, information: BatchInformation, indices: Sequence[int], products: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Q H Q^T in the directions that the ledger keeps of samples that it knows."""
+        accounts, ids = information.accounts or {}, information.batch.ids
+        directions = {
+            row: accounts[ids[index]].directions for row, index in enumerate(indices) if ids[index] in accounts
+        }
+        if not directions:
+            return
+        flat = information.batch.batch.inputs[list(indices)].flatten(1)
+        most = max(len(rows) for rows in directions.values())
+        columns = flat.new_zeros(len(indices), flat.shape[1], most)
+        for row, rows in directions.items():
+            columns[row, :, : len(rows)] = torch.as_tensor(rows.T).to(flat)
+        images = products(columns)
+        information.products += most * len(indices)
+        for row, rows in directions.items():
+            count = len(rows)
+            core = (columns[row, :, :count].mT @ images[row, :, :count]).double().cpu().numpy()
+            information.samples[indices[row]].sketch = Sketch(rows, (core + core.T) / 2)
+
+
+def _probes(like: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """Draws standard normal vectors [B, d] that nobody can foresee, such as whoever chose the model's weights."""
+    noise = SecureNoise("gaussian", 1.0)
+    return lambda _: noise.draw(like.numel()).reshape(like.shape).to(like)

@@ -1,0 +1,50 @@
+"""Reviews run one at a time and with modes of their own, whatever other threads and the caller do.
+
+torch.func exchanges parameters in place and counts its levels per process, so that two reviews would disturb each
+other. Inference mode and autocast, which may be on where a review is called, are off in it: it differentiates,
+precisely.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+
+
+class _Turn:
+    """Whose turn it is; a thread that has it may begin another review inside its own."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        # A child process has none of the threads that may hold the lock.
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_turn = _Turn()
+
+
+def isolated(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """A function that waits until no other thread is in one like it, and runs without inference mode and autocast."""
+
+    @functools.wraps(function)
+    def waiting(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        with _turn.lock, ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(False))
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    modes.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return waiting
