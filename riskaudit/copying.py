@@ -25,10 +25,8 @@ _INSTALLED = tuple(
 )
 Copied = TypeVar("Copied")
 # Can't be copied and decide nothing that a model computes, so that a copy may use the same.
-SHARED = (
-    type(threading.Lock()), type(threading.RLock()), threading.Thread, logging.Logger, logging.Handler, ModuleType,
-    torch.cuda.Stream, torch.cuda.Event,
-)  # fmt: skip
+_LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Thread)
+SHARED = (*_LOCKS, logging.Logger, logging.Handler, ModuleType, torch.cuda.Stream, torch.cuda.Event)
 
 
 def copy_model(model: Copied, name: str = "model") -> Copied:
@@ -52,15 +50,15 @@ def copy_model(model: Copied, name: str = "model") -> Copied:
             memo[id(value)] = value.detach().clone()
         elif isinstance(value, SHARED):
             memo[id(value)] = value
-    known, parts = dict(memo), _parts_of_model(model)
-    rebuilt = [_Rebuilt(function, parts) for function in _held(model) if _uses(function, parts)]
-    memo.update({id(one.function): one.copied for one in rebuilt})
+    shared, parts = dict(memo), _parts_of_model(model)
+    rebuilt = [_RebuiltFunction(held, parts) for held in _held(model) if _uses(held, parts)]
+    memo.update({id(function.original): function.copied for function in rebuilt})
     try:
         copied = copy.deepcopy(model, memo)
-        for one in rebuilt:
-            one.fill(memo)
+        for function in rebuilt:
+            function.fill(memo)
     except Exception as error:
-        path, kind = _culprit(model, name, known, set())
+        path, kind = _culprit(model, name, shared, set())
         raise ArchitectureError(
             f"{path} is a {kind}, which can't be copied ({type(error).__name__}), and what is audited is a copy: make "
             "it when it is needed rather than keep it, or leave it out of copies by __deepcopy__"
@@ -94,7 +92,7 @@ def _reaches(value: object, parts: set[int]) -> bool:
     return any(id(held) in parts for held in _held(value))
 
 
-class _Rebuilt:
+class _RebuiltFunction:
     """A function like another one that uses the copy of a model where that one uses the model.
 
     Args:
@@ -103,7 +101,7 @@ class _Rebuilt:
     """
 
     def __init__(self, function: FunctionType, parts: set[int]) -> None:
-        self.function, self._parts = function, parts
+        self.original, self._parts = function, parts
         self._cells = tuple(CellType() for _ in function.__closure__ or ())
         self._globals = dict(function.__globals__)
         self.copied = FunctionType(
@@ -114,12 +112,12 @@ class _Rebuilt:
 
     def fill(self, memo: dict[int, object]) -> None:
         """Give it the copies."""
-        for cell, own in zip(self.function.__closure__ or (), self._cells, strict=True):
-            own.cell_contents = self._own(_contents(cell), memo)
-        for name in _global_names(self.function.__code__) & set(self._globals):
-            self._globals[name] = self._own(self._globals[name], memo)
+        for cell, copied in zip(self.original.__closure__ or (), self._cells, strict=True):
+            copied.cell_contents = self._copied(_contents(cell), memo)
+        for name in _global_names(self.original.__code__) & set(self._globals):
+            self._globals[name] = self._copied(self._globals[name], memo)
 
-    def _own(self, value: object, memo: dict[int, object]) -> object:
+    def _copied(self, value: object, memo: dict[int, object]) -> object:
         return copy.deepcopy(value, memo) if _reaches(value, self._parts) else value
 
 
@@ -127,7 +125,7 @@ def _read(function: FunctionType) -> Iterator[tuple[str, object]]:
     """What a function of the user's closes over and reads from global variables."""
     if is_installed(function.__module__):
         return
-    yield from ((f":{place}", _contents(cell)) for place, cell in enumerate(function.__closure__ or ()))
+    yield from ((f":{index}", _contents(cell)) for index, cell in enumerate(function.__closure__ or ()))
     for name in sorted(_global_names(function.__code__) & set(function.__globals__)):
         yield f":{name}", function.__globals__[name]
 
@@ -141,9 +139,9 @@ def _contents(cell: CellType) -> object:
 
 @functools.cache
 def _global_names(code: CodeType) -> frozenset[str]:
-    own = {str(one.argval) for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
-    nested = (_global_names(one) for one in code.co_consts if isinstance(one, CodeType))
-    return frozenset(own.union(*nested))
+    instructions = dis.get_instructions(code)
+    names = {str(instruction.argval) for instruction in instructions if instruction.opname == "LOAD_GLOBAL"}
+    return frozenset(names.union(*(_global_names(const) for const in code.co_consts if isinstance(const, CodeType))))
 
 
 @functools.cache
@@ -154,8 +152,8 @@ def is_installed(module: str | None) -> bool:
         return True
     if root in sys.stdlib_module_names or root in sys.builtin_module_names:
         return root != "__main__"
-    place = getattr(sys.modules.get(root), "__file__", None)
-    return root == "riskaudit" or (place is not None and str(Path(place).resolve()).startswith(_INSTALLED))
+    file = getattr(sys.modules.get(root), "__file__", None)
+    return root == "riskaudit" or (file is not None and str(Path(file).resolve()).startswith(_INSTALLED))
 
 
 def _held(value: object) -> Iterator[object]:
@@ -179,7 +177,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]" if isinstance(key, str | int) else "[...]", held) for key, held in value.items())
     elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from ((f"[{place}]", held) for place, held in enumerate(value))
+        yield from ((f"[{index}]", held) for index, held in enumerate(value))
     if isinstance(value, FunctionType):
         yield from _read(value)
     if isinstance(value, MethodType):

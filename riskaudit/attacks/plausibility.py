@@ -38,10 +38,5 @@ def _within(observation: Observation, residuals: Tensor) -> list[bool]:
         norms = observation.released.double().norm(dim=-1)
         return [bool(flag) for flag in residuals.norm(dim=-1) <= LARGEST_RELATIVE_RESIDUAL * norms]
     noisy = release.noisy_entries.double()
-    count = float(noisy.sum())
-    scaled = residuals / noise.scale
-    if noise.law == "gaussian":
-        statistic, freedom = (scaled.square() * noisy).sum(-1), count
-    else:
-        statistic, freedom = 2 * (scaled.abs() * noisy).sum(-1), 2 * count
-    return [bool(flag) for flag in statistic <= float(chi2.ppf(CONFIDENCE, freedom))]
+    sizes = (noise.size_terms(residuals) * noisy).sum(-1)
+    return [bool(flag) for flag in sizes <= float(chi2.ppf(CONFIDENCE, noise.degrees(float(noisy.sum()))))]

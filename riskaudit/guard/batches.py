@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from riskaudit.errors import GuardError
-from riskaudit.inputs.duplicates import duplicate_labels
 from riskaudit.release import Batch
 
 
@@ -77,54 +74,6 @@ def check_batch(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(inputs).all()) or not bool(torch.isfinite(targets.double()).all()):
         raise GuardError("the batch holds something that isn't a finite number")
     return inputs, targets
-
-
-@dataclass(frozen=True, eq=False)
-class NamedBatch:
-    """Samples, and what they count under.
-
-    Attributes:
-        batch: the samples.
-        ids: hidden names.
-        groups: classes, None where targets aren't class numbers.
-        labels: numbers that are the same for samples of one person: copies, views, and samples of one id.
-    """
-
-    batch: Batch
-    ids: list[str]
-    groups: list[str | None]
-    labels: list[int]
-
-    @classmethod
-    def of(cls, batch: Batch, inputs: Tensor, ids: list[str]) -> NamedBatch:
-        """A batch where the release works, of these ``inputs`` as they were handed in."""
-        targets, groups = batch.targets, list[str | None]([None] * len(batch))
-        if targets.ndim == 1 and not targets.is_floating_point():
-            groups = [str(target) for target in targets.tolist()]
-        return cls(batch, ids, groups, duplicate_labels(inputs, ids))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def _by_label(self) -> dict[int, list[int]]:
-        by_label: dict[int, list[int]] = {}
-        for index, label in enumerate(self.labels):
-            by_label.setdefault(label, []).append(index)
-        return by_label
-
-    def twins(self, index: int) -> list[int]:
-        """Indices of all samples of the person that one sample is of, its own among them."""
-        return self._by_label[self.labels[index]]
-
-    def counts_like(self, other: NamedBatch) -> bool:
-        """Whether the same samples count together, whatever their labels' numbers."""
-        return list(self._by_label.values()) == list(other._by_label.values())
-
-    def select(self, indices: Sequence[int]) -> NamedBatch:
-        """Some of the samples."""
-        ids, groups = [self.ids[index] for index in indices], [self.groups[index] for index in indices]
-        return NamedBatch(self.batch.select(list(indices)), ids, groups, [self.labels[index] for index in indices])
 
 
 def _parts(given: Batch | Sequence[Any]) -> list[Tensor] | None:

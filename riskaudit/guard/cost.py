@@ -82,8 +82,8 @@ def review_cost(
     actions: dict[str, int] = {}
     warnings: list[str] = []
     for number in range(repeats + 1):
-        places = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
-        batch = samples.inputs[places], samples.targets[places]
+        indices = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
+        batch = samples.inputs[indices], samples.targets[indices]
         update = honest_update(guard, *batch)
         gradients.append(_timed(lambda batch=batch: _gradient(guard, *batch)))  # type: ignore[misc]
         started = time.perf_counter()
@@ -96,9 +96,16 @@ def review_cost(
             progress(number + 1, repeats + 1)
     first, *rest = reviews
     return ReviewCost(
-        batch_size, statistics.median(rest), max(rest), first, statistics.median(gradients[1:]),
-        statistics.median(products), max(1, len(samples) // batch_size), actions, warnings,
-    )  # fmt: skip
+        batch_size=batch_size,
+        review_seconds=statistics.median(rest),
+        slowest_seconds=max(rest),
+        first_seconds=first,
+        gradient_seconds=statistics.median(gradients[1:]),
+        products=statistics.median(products),
+        epoch_batches=max(1, len(samples) // batch_size),
+        actions=actions,
+        warnings=warnings,
+    )
 
 
 def honest_update(guard: Guard, inputs: Tensor, targets: Tensor) -> list[Tensor]:

@@ -1,23 +1,18 @@
-"""What a review says, and what it holds for."""
+"""What reviews and assessments say."""
 
 from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from riskaudit.errors import GuardError, RiskauditError
-from riskaudit.guard.information import BatchInformation
-from riskaudit.guard.snapshot import Snapshot
+from riskaudit.errors import RiskauditError
 from riskaudit.policy import Exposure, Range
-from riskaudit.release import Batch
 from riskaudit.version import __version__
 
 Action = Literal["allow", "warn", "sanitise", "block"]
@@ -108,51 +103,6 @@ class Decision:
             "update_sha256": self.update_digest,
             "versions": {"riskaudit": __version__, "torch": str(torch.__version__)},
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Binding:
-    """What an assessment holds for, in the guard's own keeping, whatever is done to the object itself.
-
-    Attributes:
-        snapshot: of model and loss.
-        sanitised: why samples were left out; None where none was.
-        indices: of the samples that may go into an update.
-        information: of the batch.
-    """
-
-    snapshot: Snapshot
-    sanitised: tuple[str, ...] | None
-    indices: tuple[int, ...]
-    information: BatchInformation
-
-    def part(
-        self, inputs: Tensor, targets: Tensor, names: Sequence[object] | None
-    ) -> tuple[Tensor, Tensor, Sequence[object] | None]:
-        """The part of a batch that the assessment lets into the update.
-
-        Raises:
-            GuardError: nothing may, or the batch has another number of samples.
-        """
-        indices = list(self.indices)
-        if not indices:
-            raise GuardError("no sample of this batch may go into an update")
-        if max(indices) >= len(inputs):
-            raise GuardError("the batch isn't the one that was assessed; assess it again")
-        if names is not None and len(names) != len(inputs):
-            raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(names)}")
-        return inputs[indices], targets[indices], None if names is None else [names[index] for index in indices]
-
-    def information_of(self, batch: Batch, snapshot: Snapshot) -> BatchInformation:
-        """What is known of the samples that the assessment lets into the update.
-
-        Raises:
-            GuardError: it is of another model or of other samples.
-        """
-        information = self.information.select(self.indices)
-        if self.snapshot != snapshot or not information.is_of(batch):
-            raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
-        return information
 
 
 def name_error(error: BaseException) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.plan import choose_plan, fitting_samples
 from riskaudit.audit.targets import carrying_targets
-from riskaudit.guard.batches import NamedBatch
 from riskaudit.guard.client import Client
 from riskaudit.guard.evidence import gather_evidence
-from riskaudit.guard.information import BatchInformation, SampleInformation, Sketch
-from riskaudit.guard.ledger import Account
+from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.inputs.discrete import are_sparse_codes
 from riskaudit.policy import Policy
@@ -32,6 +31,8 @@ LEAST_PRODUCTS, MOST_PRODUCTS = 3, 32
 DEFAULT_PRODUCTS = 7
 # Samples whose time is measured before the budget is spent on the others.
 FIRST_SAMPLES = 8
+# Products per sample of the further looks at the samples that may decide.
+FURTHER_LOOKS = (32, 128)
 # The share of the time that is left which the samples of one go may take.
 TIME_SHARE = 0.8
 # Relative width of a refined interval where not all eigenvalues are affordable.
@@ -43,14 +44,22 @@ class Estimator:
 
     Args:
         client: its release.
+        exact: makes the same client in float64.
         prior: what an attacker is taken to know.
         policy: limits of cost and time, and the confidence.
         end: when to stop, on the monotonic clock.
-        sketched: keep what a ledger needs.
+        failure: probability, over the whole batch, that some interval of one look misses.
     """
 
-    def __init__(self, client: Client, prior: Prior, policy: Policy, end: float, *, sketched: bool = False) -> None:
-        self.client, self.prior, self.policy, self.end, self.sketched = client, prior, policy, end, sketched
+    def __init__(
+        self, client: Client, exact: Callable[[], Client], prior: Prior, policy: Policy, end: float, failure: float
+    ) -> None:
+        self.client, self.prior, self.policy, self.end, self.failure = client, prior, policy, end, failure
+        self._make_exact, self._looks = exact, iter(FURTHER_LOOKS)
+
+    @cached_property
+    def _exact(self) -> Client:
+        return self._make_exact()
 
     @property
     def products(self) -> int:
@@ -60,24 +69,19 @@ class Estimator:
         affordable = int((self.policy.max_gradients - OTHER_GRADIENTS) // PRODUCT_GRADIENTS)
         return max(LEAST_PRODUCTS, min(MOST_PRODUCTS, affordable))
 
-    def quick(self, named: NamedBatch, accounts: dict[str, Account] | None, failure: float) -> BatchInformation:
-        """As many samples as time allows, drawn at random where it does not allow all.
+    def quick(self, empty: BatchInformation) -> BatchInformation:
+        """Of as many samples as time allows, drawn at random where it does not allow all.
 
         Args:
-            named: the samples.
-            accounts: of a ledger, whose directions the sketches take over; None without one.
-            failure: probability, over the whole batch, that some interval misses.
+            empty: the samples; where there are accounts of a ledger, sketches take over their directions.
         """
-        batch = named.batch
+        information, batch = empty.cleared(), empty.batch
         shares, carriers = self.client.shares(batch), carrying_targets(batch.inputs, batch.targets)
-        samples = [
-            SampleInformation(share=None if shares is None else shares[index], carries_input=carriers[index])
-            for index in range(len(named))
-        ]
-        sparse = self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs)
-        information = BatchInformation(named, samples, accounts, self.client.summed, sparse)
-        limited = math.isfinite(self.end)
-        order = list(range(len(named)))
+        for index, sample in enumerate(information.samples):
+            sample.share, sample.carries_input = None if shares is None else shares[index], carriers[index]
+        information.sparse_codes = self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs)
+        limited, sketched = math.isfinite(self.end), information.accounts is not None
+        order = list(range(len(information)))
         if limited:
             secrets.SystemRandom().shuffle(order)
         width = self._width(batch)
@@ -85,7 +89,7 @@ class Estimator:
         while order and not self._is_late():
             indices, order = order[:size], order[size:]
             started = time.monotonic()
-            self._estimate(information, indices, self.products, failure)
+            self._estimate(information, indices, self.products, sketched)
             if limited:
                 per_sample = (time.monotonic() - started) / len(indices)
                 affordable = int(TIME_SHARE * (self.end - time.monotonic()) / max(per_sample, 1e-9))
@@ -94,32 +98,32 @@ class Estimator:
                 size = min(width, affordable)
         return information
 
-    def improve(self, information: BatchInformation, indices: list[int], products: int, failure: float) -> None:
-        """Replace what is known of some samples by what so many products each tell, as long as there is time.
-
-        Args:
-            information: of their batch.
-            indices: of the samples in it.
-            products: with H, per sample.
-            failure: probability, over the whole batch, that some interval misses.
-        """
-        width = self._width(information.batch.batch)
+    def narrow(self, information: BatchInformation, indices: list[int]) -> bool:
+        """A further look at some samples, with more products than the last; False where there is none, or no time."""
+        products = next(self._looks, None)
+        if products is None or self._is_late():
+            return False
+        width = self._width(information.batch)
         for first in range(0, len(indices), width):
             if not self._is_late():
-                self._estimate(information, indices[first : first + width], products, failure)
+                self._estimate(information, indices[first : first + width], products, sketched=False)
+        return True
 
-    def refine(self, information: BatchInformation, index: int, noise_std: float, failure: float) -> None:
+    def refine(self, information: BatchInformation, index: int, noise_std: float) -> None:
         """Replace what is known of one sample by something tighter, if time is left.
 
         All eigenvalues where they are affordable, else an interval aimed at this noise.
         """
+        client = self._exact
         if self._is_late():
             return
-        sample = information.batch.batch.select([index])
-        batch = self.client.batch(sample.inputs, sample.targets)
-        jacobian = self.client.jacobian(batch, information.sample_noise(noise_std, len(information), index))
+        sample = information.batch.select([index])
+        batch = client.batch(sample.inputs, sample.targets)
+        jacobian = client.jacobian(batch, information.sample_noise(noise_std, len(information), index))
         settings = AuditSettings(
-            proxies=("posterior_rmse", "revealed_fraction"), precision=REFINED_PRECISION, confidence=1 - failure
+            proxies=("posterior_rmse", "revealed_fraction"),
+            precision=REFINED_PRECISION,
+            confidence=1 - self.failure / len(information),
         )
         release = jacobian.release
         plan = choose_plan(settings, jacobian.shape[1], release.num_entries, 1, 1, release.device)
@@ -136,12 +140,12 @@ class Estimator:
         """Samples that fit in memory at once."""
         return max(1, fitting_samples(self.client.sample_bytes(batch), batch.inputs.device))
 
-    def _estimate(self, information: BatchInformation, indices: Sequence[int], number: int, failure: float) -> None:
-        """By so many products each; with ``failure`` over the whole batch."""
-        part, samples = information.batch.batch.select(list(indices)), [information.samples[i] for i in indices]
+    def _estimate(self, information: BatchInformation, indices: list[int], number: int, sketched: bool) -> None:
+        """By so many products each."""
+        part, samples = information.batch.select(indices), [information.samples[index] for index in indices]
         jacobian = self.client.jacobian(part, 0.0)
         hessian, flat = jacobian.hessian(), part.inputs.flatten(1)
-        prior, per_sample = self.prior.bind(part.targets, flat), failure / len(information)
+        prior, per_sample = self.prior.bind(part.targets, flat), self.failure / len(information)
         few = few_products(hessian, prior, number, per_sample, _probes(flat), self._is_late)
         information.products += few.products
         if few.products < len(samples) or (samples[0].information is not None and self._is_late()):
@@ -156,22 +160,22 @@ class Estimator:
                 samples[row].evidence = gathered
         for sample, of_sample, space in zip(samples, few.information, few.spaces, strict=True):
             sample.information, sample.concentration = of_sample, Concentration.of(space)
-            if self.sketched:
-                sample.sketch = Sketch.of(space)
-        if self.sketched:
+            if sketched:
+                sample.sketch(space)
+        if sketched:
             self._project(information, indices, hessian.matmat)
 
     def _project(
-        self, information: BatchInformation, indices: Sequence[int], products: Callable[[torch.Tensor], torch.Tensor]
+        self, information: BatchInformation, indices: list[int], products: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         """Q H Q^T in the directions that the ledger keeps of samples that it knows."""
-        accounts, ids = information.accounts or {}, information.batch.ids
+        accounts, samples = information.accounts or {}, [information.samples[index] for index in indices]
         directions = {
-            row: accounts[ids[index]].directions for row, index in enumerate(indices) if ids[index] in accounts
+            row: accounts[sample.id].directions for row, sample in enumerate(samples) if sample.id in accounts
         }
         if not directions:
             return
-        flat = information.batch.batch.inputs[list(indices)].flatten(1)
+        flat = information.batch.inputs[indices].flatten(1)
         most = max(len(rows) for rows in directions.values())
         columns = flat.new_zeros(len(indices), flat.shape[1], most)
         for row, rows in directions.items():
@@ -181,7 +185,7 @@ class Estimator:
         for row, rows in directions.items():
             count = len(rows)
             core = (columns[row, :, :count].mT @ images[row, :, :count]).double().cpu().numpy()
-            information.samples[indices[row]].sketch = Sketch(rows, (core + core.T) / 2)
+            samples[row].directions, samples[row].core = rows, (core + core.T) / 2
 
 
 def _probes(like: torch.Tensor) -> Callable[[int], torch.Tensor]:

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard.batches import NamedBatch, check_batch
+from riskaudit.guard.batches import check_batch
 from riskaudit.guard.client import Client, LossLike
-from riskaudit.guard.decision import Assessment, Binding, Decision, describe, name_error
+from riskaudit.guard.decision import Assessment, Decision, describe, name_error
 from riskaudit.guard.identifiers import canonical_id, content_id
+from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.isolation import isolated
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger, hide
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.noise.memory import NoiseMemory
-from riskaudit.guard.review import Review, ReviewContext
+from riskaudit.guard.review import Draft, Review, ReviewContext
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.update_review import UpdateReview, is_count
 from riskaudit.guard.updates import UpdateLike, digest_of_update
@@ -121,7 +122,7 @@ class Guard:
         self._forgets = ledger is None and (self.client.noise is not None or policy.on_violation == "sanitise")
         # Model and update that each decision is about, and what each assessment holds for, whoever changes the objects.
         self._decided: WeakKeyDictionary[Decision, tuple[Snapshot, str]] = WeakKeyDictionary()
-        self._assessed: WeakKeyDictionary[Assessment, Binding] = WeakKeyDictionary()
+        self._assessed: WeakKeyDictionary[Assessment, tuple[Snapshot, Draft]] = WeakKeyDictionary()
 
     @isolated
     def review(
@@ -160,7 +161,7 @@ class Guard:
             self._refuse_tampering()
             steps = self.local_steps if local_steps is None else local_steps
             review = UpdateReview(self._context, snapshot, self._end(started), steps, warnings)
-            decision = review.decide(batch, update, ids, None if assessment is None else self._binding(assessment))
+            decision = review.decide(batch, update, ids, None if assessment is None else self._bound(assessment))
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
@@ -189,11 +190,14 @@ class Guard:
             What may go in. Nothing is raised but for interrupts: whatever goes wrong blocks the batch.
         """
         started = time.monotonic()
-        binding: Binding | None = None
+        bound: tuple[Snapshot, Draft] | None = None
         try:
             self._refuse_tampering()
-            assessment, binding = self._assess(batch, ids, started)
-            self._refuse_change(binding.snapshot)
+            bound = snapshot, draft = self._assess(batch, ids, started)
+            kept = [] if draft.decision.action == "block" else list(draft.indices)
+            reasons, exposures = list(draft.decision.reasons), draft.decision.exposures
+            assessment = Assessment(draft.decision.action, kept, reasons, exposures, snapshot.model_digest)
+            self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
             assessment = Assessment("block", [], [_failure(error)])
@@ -207,11 +211,11 @@ class Guard:
                 self._rounds,
                 model_digest=assessment.model_digest,
                 seconds=time.monotonic() - started,
-                products=0 if binding is None else binding.information.products,
+                products=0 if bound is None else bound[1].information.products,
             )
             assessment = replace(assessment, withheld=self._logged(withheld))
-        if binding is not None:
-            self._assessed[assessment] = binding
+        if bound is not None:
+            self._assessed[assessment] = bound
         return assessment
 
     @isolated
@@ -278,27 +282,25 @@ class Guard:
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
-    ) -> tuple[Assessment, Binding]:
+    ) -> tuple[Snapshot, Draft]:
         inputs, targets = check_batch(given)
         snapshot = self.client.refresh()
         batch, ids, context = self.client.batch(inputs, targets), self._hidden_ids(inputs, names), self._context
         accounts = context.accounts(ids, context.position())
-        draft = Review(context, NamedBatch.of(batch, inputs, ids), accounts, self._end(started)).decide(None, None)
-        kept = [] if draft.action == "block" else draft.indices
-        assessment = Assessment(draft.action, kept, draft.reasons, draft.exposures, snapshot.model_digest)
-        sanitised = tuple(draft.reasons) if draft.action == "sanitise" else None
-        return assessment, Binding(snapshot, sanitised, tuple(kept), draft.information)
+        empty = BatchInformation.empty(batch, inputs, ids, self.client.summed)
+        empty.accounts = accounts
+        return snapshot, Review(context, empty, self._end(started)).decide(None, None)
 
-    def _binding(self, assessment: Assessment) -> Binding:
-        """What an assessment of this guard holds for.
+    def _bound(self, assessment: Assessment) -> tuple[Snapshot, Draft]:
+        """Model and draft that an assessment of this guard holds for.
 
         Raises:
             GuardError: it is none of this guard's, or a copy.
         """
-        binding = self._assessed.get(assessment)
-        if binding is None:
+        bound = self._assessed.get(assessment)
+        if bound is None:
             raise GuardError("the assessment isn't one that this guard made; hand over what assess returned, unchanged")
-        return binding
+        return bound
 
     def _forget_copies(self) -> None:
         """Let go of the copies of the model: what failed may have left anything in them."""

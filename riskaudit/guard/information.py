@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from riskaudit.audit.targets import CARRIED
 from riskaudit.errors import GuardError
-from riskaudit.guard.batches import NamedBatch
 from riskaudit.guard.evidence import LastingEvidence
 from riskaudit.guard.ledger import Account
 from riskaudit.inputs.discrete import SPARSE_CODES
+from riskaudit.inputs.duplicates import duplicate_labels
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Range, concentrated
 from riskaudit.release import Batch
@@ -26,47 +28,41 @@ UNCHECKED = "the derivative was not held against the gradient itself"
 LARGEST_INFORMATION = 1e100
 
 
-@dataclass(frozen=True, eq=False)
-class Sketch:
-    """The Krylov space of one sample's first products, for a ledger; nothing of the batch is kept alive.
-
-    Attributes:
-        directions: Q, [k, d].
-        core: Q H Q^T, [k, k].
-    """
-
-    directions: np.ndarray
-    core: np.ndarray
-
-    @classmethod
-    def of(cls, space: KrylovSpace) -> Sketch:
-        """Of one sample's Lanczos iteration."""
-        tridiagonal = space.tridiagonal
-        count = tridiagonal.num_products
-        beside = tridiagonal.off_diagonal[: count - 1] if count else np.zeros(0)
-        core = np.diag(tridiagonal.diagonal[:count]) + np.diag(beside, 1) + np.diag(beside, -1)
-        return cls(space.basis[:count].double().cpu().numpy(), core)
-
-
 @dataclass(eq=False)
 class SampleInformation:
     """What is known of one sample; what is None was not worked out.
 
     Attributes:
+        id: hidden name.
+        group: its class; None where targets aren't class numbers.
+        label: a number that is the same for samples of one person: copies, views, and samples of one id.
         information: Fisher information of its own release.
-        sketch: of the same, where a ledger wants it.
+        directions: Q of its Krylov space [k, d], where a ledger wants it.
+        core: Q H Q^T [k, k], likewise.
         evidence: for and against its derivative.
         concentration: how many coordinates of the input the release depends on.
         share: of its gradient in what leaves; None where that is one over the number of samples.
         carries_input: whether its target gives its input away.
     """
 
+    id: str
+    group: str | None
+    label: int
     information: Information | None = None
-    sketch: Sketch | None = None
+    directions: np.ndarray | None = None
+    core: np.ndarray | None = None
     evidence: LastingEvidence | None = None
     concentration: Concentration | None = None
     share: float | None = None
     carries_input: bool = False
+
+    def sketch(self, space: KrylovSpace) -> None:
+        """Take over a Krylov space; nothing of the batch is kept alive."""
+        tridiagonal = space.tridiagonal
+        count = tridiagonal.num_products
+        beside = tridiagonal.off_diagonal[: count - 1] if count else np.zeros(0)
+        self.directions = space.basis[:count].double().cpu().numpy()
+        self.core = np.diag(tridiagonal.diagonal[:count]) + np.diag(beside, 1) + np.diag(beside, -1)
 
 
 @dataclass(eq=False)
@@ -83,7 +79,7 @@ class BatchInformation:
         warnings: sentences about the whole batch for the decision.
     """
 
-    batch: NamedBatch
+    batch: Batch
     samples: list[SampleInformation]
     accounts: dict[str, Account] | None = None
     summed: bool = False
@@ -91,13 +87,49 @@ class BatchInformation:
     products: int = 0
     warnings: list[str] = field(default_factory=list)
 
+    @classmethod
+    def empty(cls, batch: Batch, inputs: Tensor, ids: list[str], summed: bool) -> BatchInformation:
+        """Before anything was worked out.
+
+        Args:
+            batch: the samples, where and as the release works.
+            inputs: of the samples as they were handed in.
+            ids: hidden names.
+            summed: see the class.
+        """
+        classes = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
+        groups = [str(target) for target in batch.targets.tolist()] if classes else [None] * len(batch)
+        rows = zip(ids, groups, duplicate_labels(inputs, ids), strict=True)
+        return cls(batch, [SampleInformation(*row) for row in rows], summed=summed)
+
+    def cleared(self) -> BatchInformation:
+        """The same samples, before anything was worked out."""
+        samples = [SampleInformation(sample.id, sample.group, sample.label) for sample in self.samples]
+        return BatchInformation(self.batch, samples, self.accounts, self.summed)
+
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all samples."""
+        return [sample.id for sample in self.samples]
 
     @property
     def num_assessed(self) -> int:
         """Samples of which there is a number."""
         return sum(sample.information is not None for sample in self.samples)
+
+    @cached_property
+    def _by_label(self) -> dict[int, list[int]]:
+        by_label: dict[int, list[int]] = {}
+        for index, sample in enumerate(self.samples):
+            by_label.setdefault(sample.label, []).append(index)
+        return by_label
+
+    def twins(self, index: int) -> list[int]:
+        """Indices of all samples of the person that one sample is of, its own among them."""
+        return self._by_label[self.samples[index].label]
 
     def exposures(self, noise_std: float) -> list[Exposure]:
         """Of every sample, if the mean (or sum) over all leaves with noise of this Fisher-equivalent std per entry."""
@@ -105,34 +137,32 @@ class BatchInformation:
 
     def exposure(self, index: int, noise_std: float, batch_size: int) -> Exposure:
         """Of one sample among ``batch_size`` whose mean (or sum) leaves; without noise everything is revealed."""
-        identifier, group = self.batch.ids[index], self.batch.groups[index]
+        sample = self.samples[index]
         if not noise_std:
             total = None if self.accounts is None else Range(0.0, 1.0)
-            return Exposure(identifier, group, Range(1.0, 1.0), Range(0.0, 0.0), total)
-        information = self.samples[index].information
-        twins = [self.samples[twin] for twin in self.batch.twins(index)]
+            return Exposure(sample.id, sample.group, Range(1.0, 1.0), Range(0.0, 0.0), total)
+        twins = [self.samples[twin] for twin in self.twins(index)]
         every = [twin.information for twin in twins if twin.information is not None]
+        information = sample.information
         if information is None or len(every) < len(twins) or self.doubt(index, noise_std, batch_size) is not None:
-            return Exposure(identifier, group)
+            return Exposure(sample.id, sample.group)
         sigma = self.sample_noise(noise_std, batch_size, index)
         # What any of them reveals, it reveals of the same person.
-        most = max(twin.revealed(sigma).high for twin in every)
-        least_error = min(twin.error(sigma).low for twin in every)
-        revealed = Range(information.revealed(sigma).low, most)
-        error = Range(least_error, information.error(sigma).high)
+        revealed = Range(information.revealed(sigma).low, max(twin.revealed(sigma).high for twin in every))
+        error = Range(min(twin.error(sigma).low for twin in every), information.error(sigma).high)
         # Limits are averages over the coordinates; those that nothing depends on would hide the others.
         factor = max(1.0 if twin.concentration is None else twin.concentration.factor for twin in twins)
-        limits = (revealed, error) if factor == 1 else concentrated(revealed, factor, information.tau)
+        limited = (revealed, error) if factor == 1 else concentrated(revealed, factor, information.tau)
         total = None
         if self.accounts is not None:
             account = self.account(index, noise_std, batch_size)
             total = Range(0.0, min(1.0, factor * account.revealed))
-        return Exposure(identifier, group, *limits, total)
+        return Exposure(sample.id, sample.group, *limited, total)
 
     def doubt(self, index: int, noise_std: float, batch_size: int) -> str | None:
         """Why nothing is claimed of a sample, or of another one of the same person, if that is so."""
         # All of them are asked: evidence that is reason for doubt is remembered when it is.
-        doubts = [self._sample_doubt(twin, noise_std, batch_size) for twin in self.batch.twins(index)]
+        doubts = [self._sample_doubt(twin, noise_std, batch_size) for twin in self.twins(index)]
         return next((doubt for doubt in doubts if doubt is not None), None)
 
     def _sample_doubt(self, index: int, noise_std: float, batch_size: int) -> str | None:
@@ -156,31 +186,32 @@ class BatchInformation:
         Raises:
             GuardError: it was not assessed, or the ledger counts samples of another kind under its id.
         """
-        information, sketch = self.samples[index].information, self.samples[index].sketch
-        if information is None or sketch is None:
+        sample = self.samples[index]
+        information, directions, core = sample.information, sample.directions, sample.core
+        if information is None or directions is None or core is None:
             raise GuardError("the ledger can't count samples that were not assessed; raise the budget")
-        dimension = self.batch.batch.inputs[index].numel()
-        before = (self.accounts or {}).get(self.batch.ids[index])
+        dimension = self.batch.inputs[index].numel()
+        before = (self.accounts or {}).get(sample.id)
         if before is None:
-            before = Account.empty(dimension, information.tau, sketch.directions)
+            before = Account.empty(dimension, information.tau, directions)
         if (before.tau, before.dimension) != (information.tau, dimension):
             raise GuardError(
                 f"the ledger counts samples of {before.dimension} inputs under a prior of std {before.tau:g}, and this "
                 f"one has {dimension} and {information.tau:g}; use a ledger of its own"
             )
         if not noise_std or self.doubt(index, noise_std, batch_size) is not None:
-            return before.after(dimension, math.inf, LARGEST_INFORMATION * np.eye(len(sketch.core)))
+            return before.after(dimension, math.inf, LARGEST_INFORMATION * np.eye(len(core)))
         sigma = self.sample_noise(noise_std, batch_size, index)
         precision = sigma**-2
         effective_dimension = information.revealed(sigma).high * dimension
-        return before.after(effective_dimension, _trace(information) * precision, sketch.core * precision)
+        return before.after(effective_dimension, _trace(information) * precision, core * precision)
 
     def sample_noise(self, noise_std: float, batch_size: int, index: int) -> float:
         """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one.
 
         c copies of it have the same Jacobian, so that their sum has c times it: 1 / c of the noise.
         """
-        twins = self.batch.twins(index)
+        twins = self.twins(index)
         shares = [share for twin in twins if (share := self.samples[twin].share) is not None]
         if shares:
             return noise_std / sum(shares)
@@ -189,23 +220,31 @@ class BatchInformation:
     def select(self, indices: Sequence[int]) -> BatchInformation:
         """Of some of the samples; the products stay those of all. Changing it doesn't change this one."""
         samples = [replace(self.samples[index]) for index in indices]
-        return replace(self, batch=self.batch.select(indices), samples=samples)
+        return replace(self, batch=self.batch.select(list(indices)), samples=samples)
 
-    def under(self, batch: NamedBatch, accounts: dict[str, Account] | None) -> BatchInformation | None:
-        """The same of a batch whose samples have other names by now; None where it doesn't hold for that.
+    def under(self, empty: BatchInformation) -> BatchInformation | None:
+        """The same under the names and accounts that the samples have by now; None where it doesn't hold for them.
 
         Samples have to count together as they did, since copies have the numbers of all. With a ledger the ids have to
         be the same, and sketches in the directions that the ledger has by now.
         """
-        if not batch.counts_like(self.batch) or (accounts is not None and self.batch.ids != batch.ids):
+        accounts, ids = empty.accounts, empty.ids
+        if list(self._by_label.values()) != list(empty._by_label.values()) or (
+            accounts is not None and self.ids != ids
+        ):
             return None
-        for sample, identifier in zip(self.samples, batch.ids, strict=True):
-            account = None if accounts is None else accounts.get(identifier)
+        for sample in self.samples:
+            account = None if accounts is None else accounts.get(sample.id)
             if account is None:
                 continue
-            if sample.sketch is None or not np.array_equal(sample.sketch.directions, account.directions):
+            if sample.directions is None or not np.array_equal(sample.directions, account.directions):
                 return None
-        return replace(self, batch=replace(self.batch, ids=batch.ids), accounts=accounts)
+        samples = [replace(sample, id=identifier) for sample, identifier in zip(self.samples, ids, strict=True)]
+        return replace(self, samples=samples, accounts=accounts)
+
+    def is_of(self, batch: Batch) -> bool:
+        """Whether these are the samples that were assessed."""
+        return torch.equal(self.batch.inputs, batch.inputs) and torch.equal(self.batch.targets, batch.targets)
 
     def concentration_note(self, exposures: Sequence[Exposure]) -> list[str]:
         """That numbers are averages over some of the coordinates, where the release depends on fewer than half."""
@@ -215,11 +254,6 @@ class BatchInformation:
             if sample.concentration is not None and exposure.revealed is not None
         ]
         return reached_note(pairs, len(self), "limits are held against that average")
-
-    def is_of(self, batch: Batch) -> bool:
-        """Whether these are the samples that were assessed."""
-        known = self.batch.batch
-        return torch.equal(known.inputs, batch.inputs) and torch.equal(known.targets, batch.targets)
 
 
 def _trace(information: Information) -> float:

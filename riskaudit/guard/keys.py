@@ -94,13 +94,13 @@ class KeyFolder:
         Raises:
             GuardError: it can't be read.
         """
-        found = self._read(f"{identity}.json")
-        if found is None:
+        stored = self._read(f"{identity}.json")
+        if stored is None:
             return None
         try:
-            announced = found["announced"]
+            announced = stored["announced"]
             pair = None if announced is None else (int(announced[0]), str(announced[1]))
-            return Counter(int(found["number"]), str(found["head"]), pair)
+            return Counter(int(stored["number"]), str(stored["head"]), pair)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise GuardError(f"the counter {identity} in {self.path} can't be read; restore it") from error
 
@@ -112,17 +112,17 @@ class KeyFolder:
 
     def identity_at(self, path: Path) -> str | None:
         """Of the file that belongs at a path; None where none was ever seen there."""
-        found = self._read(f"{_place(path)}.json")
-        return None if found is None else str(found.get("identity"))
+        stored = self._read(f"{_file_name(path)}.json")
+        return None if stored is None else str(stored.get("identity"))
 
     def set_identity(self, path: Path, identity: str) -> None:
         """Remember which file belongs at a path."""
-        self._write(f"{_place(path)}.json", {"identity": identity, "path": str(Path(path).absolute())})
+        self._write(f"{_file_name(path)}.json", {"identity": identity, "path": str(Path(path).absolute())})
 
     def forget(self, path: Path) -> None:
         """Let another file take its place, on purpose."""
         try:
-            (self.path / f"{_place(path)}.json").unlink(missing_ok=True)
+            (self.path / f"{_file_name(path)}.json").unlink(missing_ok=True)
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -150,7 +150,7 @@ class KeyFolder:
                 yield
                 return
             self._make_folder()
-            descriptor = os.open(self.path / f"{_place(path)}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path / f"{_file_name(path)}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._unusable(error) from error
         try:
@@ -193,14 +193,14 @@ class KeyFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            found = json.loads((self.path / name).read_bytes())
+            stored = json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise GuardError(f"{name} in {self.path} can't be read; restore it") from error
-        if not isinstance(found, dict):
+        if not isinstance(stored, dict):
             raise GuardError(f"{name} in {self.path} can't be read; restore it")
-        return found
+        return stored
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         try:
@@ -239,7 +239,7 @@ def _default_folder() -> Path:
         raise GuardError(f"expected a home folder to keep the key of ledgers and logs in; set {VARIABLE}") from error
 
 
-def _place(path: Path) -> str:
+def _file_name(path: Path) -> str:
     """A path as the name of a file: links are not followed, for they may be changed."""
     return "at-" + hashlib.sha256(os.fsencode(os.path.normpath(Path(path).absolute()))).hexdigest()[:32]
 

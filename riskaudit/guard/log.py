@@ -152,8 +152,8 @@ class AuditLog:
         if "mac" not in last or "log" not in last:
             raise self._broken("its last line has no MAC, as lines of earlier versions have none")
         identity = str(last["log"])
-        counter_found = self.keys.counter(identity)
-        if counter_found is None or self.keys.derived(b"", create=False) is None:
+        counted = self.keys.counter(identity)
+        if counted is None or self.keys.derived(b"", create=False) is None:
             raise TamperingError(
                 f"the key and the counter of the log {self.path.name} aren't in {self.keys.path}; restore that folder, "
                 "or start over on purpose with riskaudit log reset"
@@ -164,10 +164,10 @@ class AuditLog:
         number, head = last["number"], str(last["hash"])
         if last["mac"] != self._mac(last, create=False) or head != _hash(last):
             raise self._broken("its last line isn't as it was written")
-        if not counter_found.admits(number, head):
-            raise self._broken(f"it ends at line {number}, and the counter is at {counter_found.number}")
-        told = last.get("ledger")
-        ledger = (str(told["identity"]), int(told["round"]), str(told["head"])) if told else None
+        if not counted.admits(number, head):
+            raise self._broken(f"it ends at line {number}, and the counter is at {counted.number}")
+        named = last.get("ledger")
+        ledger = (str(named["identity"]), int(named["round"]), str(named["head"])) if named else None
         return Position(identity, number, head, ledger)
 
     def _broken(self, what: str) -> TamperingError:
@@ -188,9 +188,7 @@ class AuditLog:
         Raises:
             GuardError: the file can't be read.
         """
-        for _, found, _ in self._lines():
-            if found is not None:
-                yield found
+        yield from (entry for _, entry, _ in self._lines() if entry is not None)
 
     @property
     def head(self) -> str:
@@ -209,46 +207,46 @@ class AuditLog:
         Raises:
             GuardError: the file can't be read.
         """
-        found, previous, number, torn, heads = [], GENESIS, 0, None, {GENESIS}
-        for place, (raw, entry, ended) in enumerate(self._lines(), start=1):
+        problems, previous, number, torn, heads = [], GENESIS, 0, None, {GENESIS}
+        for line, (raw, entry, ended) in enumerate(self._lines(), start=1):
             if torn is not None and (entry is None or entry.get("torn") != torn[1]):
-                found.append(f"line {torn[0]} isn't JSON, and the next line doesn't say that a kill tore it")
+                problems.append(f"line {torn[0]} isn't JSON, and the next line doesn't say that a kill tore it")
             torn = None
             if entry is None:
-                torn = (place, hashlib.sha256(raw).hexdigest(), ended)
+                torn = (line, hashlib.sha256(raw).hexdigest(), ended)
                 continue
             number += 1
             if not _intact(raw, entry):
-                found.append(f"line {place} was changed: its hash doesn't fit")
+                problems.append(f"line {line} was changed: its hash doesn't fit")
             if entry.get("previous") != previous:
-                found.append(f"line {place} doesn't follow the line before: lines were removed, inserted or moved")
+                problems.append(f"line {line} doesn't follow the line before: lines were removed, inserted or moved")
             if entry.get("number") != number:
-                found.append(f"line {place} has number {entry.get('number')}, expected {number}")
+                problems.append(f"line {line} has number {entry.get('number')}, expected {number}")
                 number = entry["number"] if isinstance(entry.get("number"), int) else number
             previous = str(entry.get("hash"))
             heads.add(previous)
         # A last line without its end is what a kill leaves; the next append closes it.
         if torn is not None and torn[2]:
-            found.append(f"line {torn[0]} isn't JSON, though it was written to its end")
+            problems.append(f"line {torn[0]} isn't JSON, though it was written to its end")
         if head is not None and head not in heads:
-            found.append("the hash that was noted earlier isn't in the file: lines were cut off its end")
-        return found + self._unsealed()
+            problems.append("the hash that was noted earlier isn't in the file: lines were cut off its end")
+        return problems + self._unsealed()
 
     def _unsealed(self) -> list[str]:
         """What MACs and counter say about the whole file, one sentence each."""
-        found, last, identities = [], None, set()
+        problems, last, identities = [], None, set()
         for last in self.entries():
             identities.add(last.get("log"))
             if not self._is_sealed(last):
-                found.append(f"line {last.get('number')} wasn't written with the key: its MAC doesn't fit")
+                problems.append(f"line {last.get('number')} wasn't written with the key: its MAC doesn't fit")
         if len(identities) > 1:
-            found.append("its lines are of several logs")
+            problems.append("its lines are of several logs")
         try:
             with self.keys.locked(self.path, create=False):
                 self._checked(last)
         except (GuardError, ValueError, TypeError, KeyError) as error:
-            found.append(str(error))
-        return found
+            problems.append(str(error))
+        return problems
 
     def _is_sealed(self, line: dict[str, Any]) -> bool:
         """Whether a line has its MAC, where there is a key to tell."""
@@ -306,10 +304,10 @@ def _tail(stream: BinaryIO) -> tuple[dict[str, Any] | None, bytes]:
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(raw)
+        entry = json.loads(raw)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "hash" in found and "number" in found else None
+    return entry if isinstance(entry, dict) and "hash" in entry and "number" in entry else None
 
 
 def _intact(raw: bytes, entry: dict[str, Any]) -> bool:

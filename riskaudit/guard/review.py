@@ -11,17 +11,16 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.batches import NamedBatch
 from riskaudit.guard.client import Client
-from riskaudit.guard.decision import Action, Decision, describe
-from riskaudit.guard.estimation import Estimator
-from riskaudit.guard.information import BatchInformation, SampleInformation
+from riskaudit.guard.decision import Decision, describe
+from riskaudit.guard.estimation import FURTHER_LOOKS, Estimator
+from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.ledger import Account, Ledger
 from riskaudit.guard.log import AuditLog, Position
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.randomness import SecureNoise
-from riskaudit.guard.sanitising import FURTHER_LOOKS, Refiner, drop_exposed, least_noise
-from riskaudit.policy import Exposure, Policy
+from riskaudit.guard.sanitising import drop_exposed, least_noise
+from riskaudit.policy import Policy
 from riskaudit.priors import Prior
 from riskaudit.priors.contradiction import odd_note, odd_samples, tight_note
 
@@ -67,49 +66,32 @@ class ReviewContext:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """What may leave, before it has the client's form.
+    """A decision whose update hasn't got the client's form yet.
 
     Attributes:
-        action: of the decision.
+        decision: without its update.
         vector: the update [P]; None to withhold.
-        reasons: of the decision.
-        exposures: of the samples that the vector holds.
-        indices: of these samples in the batch.
-        noise_total: Fisher-equivalent std of all noise on the update.
-        information: what the exposures were read off.
-        noise_added: std of what sanitising added.
-        dropped: samples that were left out.
+        indices: of the samples in the batch that the vector holds.
+        noise_std: Fisher-equivalent std of all noise on the vector.
+        information: what the decision was read off.
     """
 
-    action: Action
+    decision: Decision
     vector: Tensor | None
-    reasons: list[str]
-    exposures: list[Exposure]
     indices: list[int]
-    noise_total: float
+    noise_std: float
     information: BatchInformation
-    noise_added: float = 0.0
-    dropped: int = 0
 
     def blocked(self, reasons: list[str]) -> Draft:
         """Withheld for these reasons."""
-        return replace(self, action="block", vector=None, reasons=reasons)
+        return replace(self, vector=None, decision=replace(self.decision, action="block", reasons=reasons))
 
-    def decision(
-        self, update: dict[str, Tensor] | list[Tensor] | None, *, model_digest: str = "", update_digest: str = ""
+    def final(
+        self, update: dict[str, Tensor] | list[Tensor] | None, model_digest: str, update_digest: str = ""
     ) -> Decision:
-        """With the vector in the client's form."""
-        return Decision(
-            self.action,
-            update,
-            self.reasons,
-            self.exposures,
-            noise_std=self.noise_added,
-            dropped=self.dropped,
-            model_digest=model_digest,
-            update_digest=update_digest,
-            products=self.information.products,
-        )
+        """The decision with the vector in the client's form."""
+        decision = replace(self.decision, update=update, products=self.information.products)
+        return replace(decision, model_digest=model_digest, update_digest=update_digest)
 
 
 class Review:
@@ -117,26 +99,24 @@ class Review:
 
     Args:
         context: what to review with.
-        batch: what the update was computed from.
-        accounts: of a ledger, by id; None without one.
+        empty: what the update was computed from, before anything was worked out.
         end: when to stop, on the monotonic clock.
-        information: what is known of the batch already.
+        information: what is known of the same samples already.
     """
 
     def __init__(
         self,
         context: ReviewContext,
-        batch: NamedBatch,
-        accounts: dict[str, Account] | None,
+        empty: BatchInformation,
         end: float,
         information: BatchInformation | None = None,
     ) -> None:
-        self.context, self.batch, self.accounts, self.end = context, batch, accounts, end
+        self.context, self.empty, self.end = context, empty, end
         self.client, self.policy = context.client, context.policy
         failure = 1 - self.policy.confidence
-        if accounts is not None:
+        if empty.accounts is not None:
             # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
-            rounds = 1 + max((account.rounds for account in accounts.values()), default=0)
+            rounds = 1 + max((account.rounds for account in empty.accounts.values()), default=0)
             failure /= rounds * (rounds + 1)
         # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
         self.look_failure = failure / (4 + len(FURTHER_LOOKS))
@@ -151,14 +131,11 @@ class Review:
             vector: the update [P]; None where there is none yet, so that only the samples can be chosen.
             mean: what it should be before noise [P].
         """
-        noise, policy, count = self.client.noise_std, self.policy, len(self.batch)
-        if noise or self.accounts is not None:
+        noise, policy, count, information = self.client.noise_std, self.policy, len(self.empty), self.empty
+        if noise or information.accounts is not None:
             information = self._estimated(self.client)
             if policy.max_gradients is None and noise:
                 self._refine_undecided(information, noise)
-        else:
-            unknown = [SampleInformation() for _ in range(count)]
-            information = BatchInformation(self.batch, unknown, summed=self.client.summed)
         exposures = information.exposures(noise)
         self.warnings = [*self.warnings, *information.concentration_note(exposures)]
         judgement = policy.judge(exposures)
@@ -169,28 +146,30 @@ class Review:
         if judgement.unassessed and reasons:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         notes = [*judgement.notes, *self._twins_note()]
-        passing = Draft("allow", vector, [], exposures, list(range(count)), noise, information)
+        passing = Draft(Decision("allow", None, [], exposures), vector, list(range(count)), noise, information)
         if not reasons:
-            return replace(passing, reasons=[self._within_limits(information), *notes])
+            reasons = [self._within_limits(information), *notes]
+            return replace(passing, decision=replace(passing.decision, reasons=reasons))
         reasons += notes
         if policy.on_violation == "sanitise":
             return self._sanitise(passing.blocked(reasons), vector, mean)
         too_many = len(judgement.unassessed) > policy.max_unassessed * len(exposures)
         if policy.on_violation == "block" or (too_many and policy.on_failure == "block"):
             return passing.blocked(reasons)
-        return replace(passing, action="warn", reasons=reasons)
+        return replace(passing, decision=replace(passing.decision, action="warn", reasons=reasons))
 
     def _sanitise(self, blocked: Draft, vector: Tensor | None, mean: Tensor | None) -> Draft:
         """The sanitised update, or the reason why there is none."""
-        sanitiser = self.policy.sanitiser
+        sanitiser, reasons = self.policy.sanitiser, blocked.decision.reasons
         try:
             sanitised = self._drop(vector, mean) if sanitiser == "drop" else self._add_noise(vector, mean)
         except Exception as error:  # a violation was seen already, so nothing may let this pass any more
-            return blocked.blocked([*blocked.reasons, f"sanitising failed: {describe(error)}"])
+            return blocked.blocked([*reasons, f"sanitising failed: {describe(error)}"])
         if sanitised is None:
             what = "before there is an update" if vector is None and sanitiser != "drop" else "that"
-            return blocked.blocked([*blocked.reasons, f"sanitising by {sanitiser} can't mend {what}"])
-        return replace(sanitised, reasons=[*blocked.reasons, *sanitised.reasons])
+            return blocked.blocked([*reasons, f"sanitising by {sanitiser} can't mend {what}"])
+        decision = replace(sanitised.decision, reasons=[*reasons, *sanitised.decision.reasons])
+        return replace(sanitised, decision=decision)
 
     def _drop(self, vector: Tensor | None, mean: Tensor | None) -> Draft | None:
         """Without the samples over a limit; None where that doesn't do."""
@@ -203,11 +182,12 @@ class Review:
             return None
         remaining = None
         if vector is not None and mean is not None:
-            remaining = self.client.mean(self.batch.batch.select(indices)) + (vector - mean)
+            remaining = self.client.mean(self.empty.batch.select(indices)) + (vector - mean)
         exposures = [information.exposure(index, noise, len(indices)) for index in indices]
-        dropped, total = len(self.batch) - len(indices), len(self.batch)
+        dropped, total = len(information) - len(indices), len(information)
         reasons = [f"{dropped} of {total} samples were left out"]
-        return Draft("sanitise", remaining, reasons, exposures, indices, noise, information, dropped=dropped)
+        decision = Decision("sanitise", None, reasons, exposures, dropped=dropped)
+        return Draft(decision, remaining, indices, noise, information)
 
     def _add_noise(self, vector: Tensor | None, mean: Tensor | None) -> Draft | None:
         """With the least noise that is sure to do, clipped before if the policy says so; None where none does."""
@@ -221,10 +201,10 @@ class Review:
         if policy.sanitiser == "clip":
             assert policy.clip_norm is not None
             client = self.client.clipped(policy.clip_norm)
-            vector = client.mean(self.batch.batch) + drawn
+            vector = client.mean(self.empty.batch) + drawn
             reasons.append(f"every sample's gradient was clipped to {policy.clip_norm:g}")
         clean, information = vector - drawn, self._estimated(client)
-        total = least_noise(information, policy, noise, self._refiner(client, information))
+        total = least_noise(information, policy, noise, self._estimator(client))
         if total is None:
             return None
         gaussian = law is not None and law.law == "gaussian"
@@ -234,8 +214,8 @@ class Review:
             vector = vector + SecureNoise("gaussian", added).draw(len(vector))
             reasons.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
             self.warnings = [*self.warnings, *_useless_note(total, clean)]
-        indices, exposures = list(range(len(self.batch))), information.exposures(total)
-        return Draft("sanitise", vector, reasons, exposures, indices, total, information, added)
+        decision = Decision("sanitise", None, reasons, information.exposures(total), noise_std=added)
+        return Draft(decision, vector, list(range(len(information))), total, information)
 
     def _estimated(self, client: Client) -> BatchInformation:
         """Quickly, of this client's release.
@@ -246,12 +226,11 @@ class Review:
         if self._information is not None and client is self.client:
             return self._information
         advice = "give the guard a prior (prior or prior_std) of data like these"
-        batch, prior = self.batch.batch, self.context.prior
+        batch, prior = self.empty.batch, self.context.prior
         odd = odd_samples(prior, batch.inputs, batch.targets, advice)
         tight = tight_note(prior, batch.inputs, batch.targets)
-        self.warnings = [*tight, *odd_note(self.batch.ids, odd)]
-        estimator = self._estimator(client, sketched=self.accounts is not None)
-        information = estimator.quick(self.batch, self.accounts, self.look_failure)
+        self.warnings = [*tight, *odd_note(self.empty.ids, odd)]
+        information = self._estimator(client).quick(self.empty)
         information.warnings = self.warnings
         if not information.num_assessed:
             raise GuardError(
@@ -264,35 +243,34 @@ class Review:
         return information
 
     def _refine_undecided(self, information: BatchInformation, noise: float) -> None:
-        refiner = self._refiner(self.client, information)
+        estimator = self._estimator(self.client)
         for index, sample in enumerate(information.samples):
             if sample.information is not None:
                 exposure = information.exposure(index, noise, len(information))
                 if self.policy.undecided(exposure):
-                    refiner.refine(index, noise)
+                    estimator.refine(information, index, noise)
 
-    def _refiner(self, client: Client, information: BatchInformation) -> Refiner:
-        def exact() -> Estimator:
+    def _estimator(self, client: Client) -> Estimator:
+        """Of the review's client, or of the same one clipped."""
+
+        def exact() -> Client:
             double = self.context.exact()
             double.follow(self.client)
-            if client is not self.client:
-                assert self.policy.clip_norm is not None
-                double = double.clipped(self.policy.clip_norm)
-            return self._estimator(double)
+            if client is self.client:
+                return double
+            assert self.policy.clip_norm is not None
+            return double.clipped(self.policy.clip_norm)
 
-        return Refiner(information, self._estimator(client), exact, self.look_failure)
-
-    def _estimator(self, client: Client, *, sketched: bool = False) -> Estimator:
-        return Estimator(client, self.context.prior, self.policy, self.end, sketched=sketched)
+        return Estimator(client, exact, self.context.prior, self.policy, self.end, self.look_failure)
 
     def _twins_note(self) -> list[str]:
         """What is said of samples that count as one."""
-        twins = sum(len(self.batch.twins(index)) > 1 for index in range(len(self.batch)))
+        twins = sum(len(self.empty.twins(index)) > 1 for index in range(len(self.empty)))
         return [f"{twins} samples are copies, views or ids of another one and count together"] if twins else []
 
     def _within_limits(self, information: BatchInformation) -> str:
         """What an allowed batch may be said to keep."""
-        total, seen = len(self.batch), information.num_assessed or len(self.batch)
+        total, seen = len(information), information.num_assessed or len(information)
         if seen == total:
             return f"all {total} samples are within the limits"
         most = _most_unseen(total, seen)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from functools import cached_property
 
 from riskaudit.guard.estimation import Estimator
 from riskaudit.guard.information import BatchInformation
 from riskaudit.policy import Exposure, Policy, Range
 
-# Products per sample of the further looks at the samples that may decide.
-FURTHER_LOOKS = (32, 128)
 # Noise is worked out to this relative precision.
 NOISE_PRECISION = 1e-4
 # Noise this many times what is needed for one sample is out of reach.
@@ -24,40 +19,7 @@ GAP_GROWTH = 1.05
 GAP_STEPS = 400
 
 
-class Refiner:
-    """Makes intervals of a batch narrower, if time allows.
-
-    Args:
-        information: of the batch, to be changed.
-        estimator: of its client.
-        exact: makes the same in float64.
-        failure: probability, over the whole batch, that some interval of one look misses.
-    """
-
-    def __init__(
-        self, information: BatchInformation, estimator: Estimator, exact: Callable[[], Estimator], failure: float
-    ) -> None:
-        self._information, self._estimator, self._make_exact = information, estimator, exact
-        self._failure, self._looks = failure, iter(FURTHER_LOOKS)
-
-    def narrow(self, indices: list[int]) -> bool:
-        """A further look at some samples together, with more products than the last; False where there is none."""
-        products = next(self._looks, None)
-        if products is None or time.monotonic() >= self._estimator.end:
-            return False
-        self._estimator.improve(self._information, indices, products, self._failure)
-        return True
-
-    def refine(self, index: int, noise_std: float) -> None:
-        """One sample as exactly as is affordable, around this noise."""
-        self._exact.refine(self._information, index, noise_std, self._failure / len(self._information))
-
-    @cached_property
-    def _exact(self) -> Estimator:
-        return self._make_exact()
-
-
-def least_noise(information: BatchInformation, policy: Policy, noise_std: float, refiner: Refiner) -> float | None:
+def least_noise(information: BatchInformation, policy: Policy, noise_std: float, estimator: Estimator) -> float | None:
     """The smallest std of Gaussian noise on the update with which every sample is sure to keep the limits.
 
     Only the samples that may decide are looked at further: those that might need more noise than some other is sure
@@ -68,7 +30,7 @@ def least_noise(information: BatchInformation, policy: Policy, noise_std: float,
         information: of the batch.
         policy: the limits.
         noise_std: Fisher-equivalent std that is there already; the result isn't smaller.
-        refiner: of the same batch.
+        estimator: of the same client, to make intervals narrower.
 
     Returns:
         The std of all noise together; None where no noise is sure to do, or a sample was not assessed.
@@ -88,7 +50,7 @@ def least_noise(information: BatchInformation, policy: Policy, noise_std: float,
     while max(needed.values()) > noise_std:
         sure = [_needed_noise(information, policy, index, cautious=False) or 0.0 for index in indices]
         candidates = [index for index in indices if needed[index] > max(noise_std, *sure)]
-        if not candidates or not refiner.narrow(candidates):
+        if not candidates or not estimator.narrow(information, candidates):
             break
         for index in candidates:
             update(index)
@@ -98,7 +60,7 @@ def least_noise(information: BatchInformation, policy: Policy, noise_std: float,
         most_refined = max((needed[index] for index in refined), default=0.0)
         if worst in refined or needed[worst] <= max(noise_std, (1 + EXCESS) * most_refined):
             break
-        refiner.refine(worst, needed[worst])
+        estimator.refine(information, worst, needed[worst])
         update(worst)
         refined.add(worst)
     return _until_classes_agree(information, policy, max(noise_std, needed[worst]))
@@ -121,7 +83,7 @@ def drop_exposed(information: BatchInformation, policy: Policy, noise_std: float
             return None if judgement.reasons else remaining
         dropped = {index for index, exposure in zip(remaining, exposures, strict=True) if exposure.id in refused}
         # Nobody leaves in part: twins share the noise by their number.
-        remaining = [index for index in remaining if not dropped.intersection(information.batch.twins(index))]
+        remaining = [index for index in remaining if not dropped.intersection(information.twins(index))]
     return None
 
 

@@ -46,15 +46,12 @@ from riskaudit.inputs.hashing import hash_tensors
 # More leaves than this is no configuration of a model, and would make every review slow.
 MAX_LEAVES = 200_000
 # Objects whose text says all that they are.
-_PLAIN = (
-    bool, int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice, PurePath, Enum,
-    re.Pattern, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype, np.generic,
-)  # fmt: skip
+_BUILT_IN = (bool, int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice)
+_SETTINGS = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype, np.generic)
+_PLAIN = (*_BUILT_IN, *_SETTINGS, PurePath, Enum, re.Pattern)
 # Objects that decide nothing that a model computes.
-_INERT = (
-    *(kind for kind in SHARED if kind is not ModuleType), logging.LoggerAdapter,
-    GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType,
-)  # fmt: skip
+_DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType)
+_INERT = (*set(SHARED).difference({ModuleType}), *_DESCRIPTORS, ClassMethodDescriptorType, logging.LoggerAdapter)
 # What else there is to see of objects of these kinds.
 _MEMBERS: dict[type, tuple[str, ...]] = {
     MethodType: ("__self__", "__func__"),
@@ -64,15 +61,9 @@ _MEMBERS: dict[type, tuple[str, ...]] = {
     classmethod: ("__func__",),
 }
 # Of classes: nothing that decides what they do.
-_BOOKKEEPING = {
-    "__dict__",
-    "__slotnames__",
-    "__weakref__",
-    "__doc__",
-    "__annotations__",
-    "__abstractmethods__",
-    "_abc_impl",
-}
+_BOOKKEEPING = frozenset(
+    ("__dict__", "__slotnames__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl")
+)
 
 
 @dataclass(frozen=True)
@@ -91,23 +82,23 @@ class Snapshot:
     def model_digest(self) -> str:
         """Hex SHA-256 of the weights: parameters and buffers, those that a state dict leaves out included."""
         digest = hashlib.sha256()
-        for path, one in self.weights.items():
-            digest.update(path.encode() + b"\0" + one)
+        for path, leaf in self.weights.items():
+            digest.update(path.encode() + b"\0" + leaf)
         return digest.hexdigest()
 
     @property
     def digest(self) -> bytes:
         """SHA-256 of weights and everything else."""
         digest = hashlib.sha256(self.model_digest.encode())
-        for path, one in self.rest.items():
-            digest.update(path.encode() + b"\0" + one)
+        for path, leaf in self.rest.items():
+            digest.update(path.encode() + b"\0" + leaf)
         return digest.digest()
 
     def difference(self, other: Snapshot) -> str | None:
         """Path of a leaf that isn't the same in another snapshot; None where all are."""
-        for own, others in ((self.weights, other.weights), (self.rest, other.rest)):
-            for path in (*own, *others):
-                if own.get(path) != others.get(path):
+        for leaves, others in ((self.weights, other.weights), (self.rest, other.rest)):
+            for path in (*leaves, *others):
+                if leaves.get(path) != others.get(path):
                     return path
         return None
 
@@ -183,9 +174,9 @@ class _Walk:
         if isinstance(value, Mapping):
             yield from _items(path, value)
         elif isinstance(value, list | tuple):
-            yield from ((f"{path}[{place}]", held) for place, held in enumerate(value))
+            yield from ((f"{path}[{index}]", held) for index, held in enumerate(value))
         elif isinstance(value, set | frozenset):
-            yield from ((f"{path}{{{place}}}", held) for place, held in enumerate(sorted(value, key=repr)))
+            yield from ((f"{path}{{{index}}}", held) for index, held in enumerate(sorted(value, key=repr)))
         if isinstance(value, nn.Module):
             yield from self._module(path, value)
         elif isinstance(value, FunctionType):
@@ -231,8 +222,7 @@ class _Walk:
                     yield f"{path}.{key}", value
 
     def _function(self, path: str, function: FunctionType) -> Iterator[tuple[str, object]]:
-        for place, cell in enumerate(function.__closure__ or ()):
-            name = function.__code__.co_freevars[place]
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if is_installed(function.__module__):
                 self._lenient.add(f"{path}:{name}")
             try:
@@ -250,7 +240,8 @@ class _Walk:
             value = function.__globals__[name]
             yield f"{path}:{name}", value
             if isinstance(value, ModuleType) and not is_installed(value.__name__):
-                yield from ((f"{path}:{name}.{one}", vars(value)[one]) for one in sorted(names & set(vars(value))))
+                inner = sorted(names & set(vars(value)))
+                yield from ((f"{path}:{name}.{attribute}", vars(value)[attribute]) for attribute in inner)
 
     def _object(self, path: str, value: object) -> Iterator[tuple[str, object]]:
         kind = type(value)
@@ -273,8 +264,8 @@ class _Walk:
             return
         if is_installed(kind.__module__):
             self._lenient.add(f"{path}.__reduce__[0]")
-        for place, part in enumerate(reduced):
-            yield f"{path}.__reduce__[{place}]", list(part) if place > 2 and part is not None else part
+        for index, part in enumerate(reduced):
+            yield f"{path}.__reduce__[{index}]", list(part) if index > 2 and part is not None else part
 
     def _is_lenient(self, path: str) -> bool:
         return any(path.startswith(beginning) for beginning in self._lenient)
@@ -310,22 +301,20 @@ def _is_empty(value: object) -> bool:
 
 
 def _items(path: str, mapping: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
-    for place, (key, held) in enumerate(mapping.items()):
+    for index, (key, held) in enumerate(mapping.items()):
         if isinstance(key, str | int | float | bool | type(None)):
             yield f"{path}[{key!r}]", held
         else:
-            yield f"{path}[key {place}]", held
-            yield f"{path}.keys[{place}]", key
+            yield f"{path}[key {index}]", held
+            yield f"{path}.keys[{index}]", key
 
 
 def _class_parts(path: str, kind: type) -> Iterator[tuple[str, object]]:
     """What a class and its bases define, as far as they aren't installed code."""
-    for one in kind.__mro__:
-        if not is_installed(one.__module__):
-            members = sorted(vars(one).items())
-            yield from (
-                (f"{path}.{one.__qualname__}.{name}", value) for name, value in members if name not in _BOOKKEEPING
-            )
+    for base in kind.__mro__:
+        if not is_installed(base.__module__):
+            members = ((name, value) for name, value in sorted(vars(base).items()) if name not in _BOOKKEEPING)
+            yield from ((f"{path}.{base.__qualname__}.{name}", value) for name, value in members)
 
 
 def _hides_state(kind: type) -> bool:
@@ -338,10 +327,10 @@ def _hides_state(kind: type) -> bool:
 
 def _code_text(code: CodeType) -> str:
     """All that code does, that of nested functions included."""
-    constants = [_code_text(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    constants = [_code_text(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]
     return repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants))
 
 
 def _names_of(code: CodeType) -> set[str]:
-    nested = (one for one in code.co_consts if isinstance(one, CodeType))
-    return set(code.co_names).union(*(_names_of(one) for one in nested))
+    nested = (const for const in code.co_consts if isinstance(const, CodeType))
+    return set(code.co_names).union(*map(_names_of, nested))

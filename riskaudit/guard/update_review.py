@@ -12,9 +12,9 @@ from torch import Tensor
 
 from riskaudit.audit.targets import target_notes
 from riskaudit.errors import GuardError
-from riskaudit.guard.batches import NamedBatch, check_batch
+from riskaudit.guard.batches import check_batch
 from riskaudit.guard.client import TOLERANCE
-from riskaudit.guard.decision import Binding, Decision
+from riskaudit.guard.decision import Decision
 from riskaudit.guard.identifiers import sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.ledger import Account
@@ -78,7 +78,7 @@ class UpdateReview:
         given: Batch | Sequence[Any],
         update: UpdateLike,
         names: Sequence[object] | None,
-        binding: Binding | None = None,
+        assessed: tuple[Snapshot, Draft] | None = None,
     ) -> Decision:
         """What may be sent.
 
@@ -86,15 +86,15 @@ class UpdateReview:
             given: the batch.
             update: made of it, or of the part that an assessment let into it.
             names: of all samples of the batch.
-            binding: of the assessment, where there was one.
+            assessed: model and draft of the assessment, where there was one.
 
         Raises:
             GuardError: they don't belong together, or can't be reviewed.
         """
         inputs, targets = check_batch(given)
         total = len(inputs)
-        if binding is not None:
-            inputs, targets, names = binding.part(inputs, targets, names)
+        if assessed is not None:
+            inputs, targets, names = _part(assessed[1], inputs, targets, names)
         submission = self._submission(inputs, targets, update)
         if submission.noise is not None:
             scores, extremes = submission.noise
@@ -107,16 +107,16 @@ class UpdateReview:
         if again is not None and submission.unproven is None:
             return replace(again, model_digest=self.snapshot.model_digest)
         ids = self.context.hidden_ids(inputs, names)
-        known = None if binding is None else binding.information_of(batch, self.snapshot)
-        named = NamedBatch.of(batch, inputs, ids)
+        known = None if assessed is None else self._information_of(assessed, batch)
+        empty = BatchInformation.empty(batch, inputs, ids, self.context.client.summed)
         for attempt in range(ATTEMPTS):
             position = self.context.position()
-            accounts = self.context.accounts(ids, position)
+            empty.accounts = self.context.accounts(ids, position)
             # What was known before somebody else's round entered the ledger isn't in the ledger's directions.
-            information = None if attempt or known is None else known.under(named, accounts)
-            draft = self._draft(submission, named, accounts, information)
-            if binding is not None and binding.sanitised is not None:
-                draft = _after_dropping(draft, binding.sanitised, total - len(inputs))
+            information = None if attempt or known is None else known.under(empty)
+            draft = self._draft(submission, empty, information)
+            if assessed is not None and assessed[1].decision.action == "sanitise":
+                draft = _after_dropping(draft, assessed[1].decision.reasons, total - len(inputs))
             decision = self._entered(submission, draft, position)
             if decision is not None:
                 return decision
@@ -167,35 +167,40 @@ class UpdateReview:
             'step, or set unproven_step = "accept" in the policy'
         )
 
-    def _draft(
-        self,
-        submission: Submission,
-        named: NamedBatch,
-        accounts: dict[str, Account] | None,
-        information: BatchInformation | None,
-    ) -> Draft:
+    def _information_of(self, assessed: tuple[Snapshot, Draft], batch: Batch) -> BatchInformation:
+        """What is known of the samples that an assessment lets into the update.
+
+        Raises:
+            GuardError: it is of another model or of other samples.
+        """
+        snapshot, draft = assessed
+        information = draft.information.select(draft.indices)
+        if snapshot != self.snapshot or not information.is_of(batch):
+            raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
+        return information
+
+    def _draft(self, submission: Submission, empty: BatchInformation, information: BatchInformation | None) -> Draft:
         """What the policy says of the numbers; of an unproven step they are worked out, and it is withheld."""
         context, unproven = self.context, submission.unproven
         if unproven is not None:
             context = replace(context, policy=replace(context.policy, on_violation="block"))
-        review = Review(context, named, accounts, self.end, information)
+        review = Review(context, empty, self.end, information)
         draft = review.decide(submission.vector, submission.mean)
         self.warnings += [text for text in review.warnings if text not in self.warnings]
         if unproven is None:
             return draft
-        return draft.blocked([unproven, *([] if draft.action == "allow" else draft.reasons)])
+        return draft.blocked([unproven, *([] if draft.decision.action == "allow" else draft.decision.reasons)])
 
     def _entered(self, submission: Submission, draft: Draft, position: Position | None) -> Decision | None:
         """The decision once ledger and memory have what is about to leave; None where the accounts have changed."""
         model_digest, memory = self.snapshot.model_digest, self.context.memory
         if draft.vector is None:
-            return draft.decision(None, model_digest=model_digest)
+            return draft.final(None, model_digest)
         try:
             unchanged = draft.vector is submission.vector
-            sent = submission.update if unchanged else submission.update.like(draft.vector, draft.noise_total)
+            sent = submission.update if unchanged else submission.update.like(draft.vector, draft.noise_std)
         except GuardError as error:  # a violation was seen already, so nothing may let this pass any more
-            blocked = draft.blocked([*draft.reasons, f"sanitising failed: {error}"])
-            return blocked.decision(None, model_digest=model_digest)
+            return draft.blocked([*draft.decision.reasons, f"sanitising failed: {error}"]).final(None, model_digest)
         update = sent.handed_back()
         digest = digest_of_update(update)
         noise = self._noise_of(submission, draft)
@@ -210,9 +215,9 @@ class UpdateReview:
         except RepetitionError as error:
             repeated = str(error)
         if repeated is not None:
-            return replace(self._blocked(repeated), exposures=draft.exposures)
-        decision = draft.decision(update, model_digest=model_digest, update_digest=digest)
-        if not draft.noise_added:
+            return replace(self._blocked(repeated), exposures=draft.decision.exposures)
+        decision = draft.final(update, model_digest, digest)
+        if not decision.noise_std:
             return decision
         if submission.noise is None:
             memory.clean.remember(submission.mean, model_digest, submission.key)
@@ -235,15 +240,33 @@ class UpdateReview:
         noises, extremes = list[Tensor](), None
         if submission.noise is not None and draft.vector is not None:
             scores, extremes = submission.noise
-            noises = [scores, *([draft.vector - submission.mean] if draft.noise_added else [])]
+            noises = [scores, *([draft.vector - submission.mean] if draft.decision.noise_std else [])]
         sizes = [shape.numel() for shape in self.context.client.shapes.values()]
-        sanitised = bool(draft.noise_added)
+        sanitised = bool(draft.decision.noise_std)
         return self.context.memory.round_of(noises, sizes, submission.key, sanitised=sanitised, extremes=extremes)
 
 
 def is_count(value: object) -> TypeGuard[int]:
     """Whether something is a whole number of at least 0, and no truth value."""
     return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 0
+
+
+def _part(
+    draft: Draft, inputs: Tensor, targets: Tensor, names: Sequence[object] | None
+) -> tuple[Tensor, Tensor, Sequence[object] | None]:
+    """The part of a batch that an assessment lets into the update.
+
+    Raises:
+        GuardError: nothing may, or the batch has another number of samples.
+    """
+    indices = draft.indices
+    if draft.decision.action == "block" or not indices:
+        raise GuardError("no sample of this batch may go into an update")
+    if max(indices) >= len(inputs):
+        raise GuardError("the batch isn't the one that was assessed; assess it again")
+    if names is not None and len(names) != len(inputs):
+        raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(names)}")
+    return inputs[indices], targets[indices], None if names is None else [names[index] for index in indices]
 
 
 def _content_key(batch: Batch, model_digest: str) -> str:
@@ -260,8 +283,8 @@ def _accounts_after(draft: Draft) -> dict[str, Account]:
     """
     after: dict[str, Account] = {}
     for index in draft.indices:
-        identifier = draft.information.batch.ids[index]
-        account = draft.information.account(index, draft.noise_total, len(draft.indices))
+        identifier = draft.information.samples[index].id
+        account = draft.information.account(index, draft.noise_std, len(draft.indices))
         # Twins under one id are counted once, each with the information of all: the most exposed one's counts.
         if identifier not in after or account.revealed > after[identifier].revealed:
             after[identifier] = account
@@ -270,5 +293,7 @@ def _accounts_after(draft: Draft) -> dict[str, Account]:
 
 def _after_dropping(draft: Draft, reasons: Sequence[str], dropped: int) -> Draft:
     """The draft of a review of what an assessment left, told as the sanitising that it was."""
-    action = "sanitise" if draft.action == "allow" else draft.action
-    return replace(draft, action=action, reasons=[*reasons, *draft.reasons], dropped=draft.dropped + dropped)
+    decision = draft.decision
+    action, dropped = "sanitise" if decision.action == "allow" else decision.action, decision.dropped + dropped
+    decision = replace(decision, action=action, reasons=[*reasons, *decision.reasons], dropped=dropped)
+    return replace(draft, decision=decision)

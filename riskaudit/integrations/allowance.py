@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.release import Batch
 
+# Names of metrics, with the range that each may have, or without.
+Metrics: TypeAlias = Iterable[str] | Mapping[str, tuple[float, float]]
 # Of a metric for which no range is given.
 USUAL_RANGE = (-1e6, 1e6)
 # Significant digits that a metric keeps: about 17 bits, enough for a learning curve.
@@ -36,10 +38,7 @@ class Allowance:
         SettingsError: a range or a largest count that is none.
     """
 
-    def __init__(
-        self, counts: Iterable[str], metrics: Iterable[str] | Mapping[str, tuple[float, float]] = (),
-        max_examples: int = MAX_EXAMPLES,
-    ) -> None:  # fmt: skip
+    def __init__(self, counts: Iterable[str], metrics: Metrics = (), max_examples: int = MAX_EXAMPLES) -> None:
         ranges = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics, USUAL_RANGE)
         for name, (low, high) in ranges.items():
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):

@@ -89,8 +89,8 @@ class AverageGuard:
         self._guard, self._model, self._min_ranks, self._group = guard, model, min_ranks, group
         parameters = trainable(plain)
         # Made now, so that a round can't fail for want of memory: the flat gradient, and the weight behind it.
-        count = sum(one.numel() for one in parameters)
-        dtype = functools.reduce(torch.promote_types, (one.dtype for one in parameters), torch.float32)
+        count = sum(parameter.numel() for parameter in parameters)
+        dtype = functools.reduce(torch.promote_types, (parameter.dtype for parameter in parameters), torch.float32)
         device = parameters[0].device if parameters else torch.device("cpu")
         self._flat = torch.zeros(count + 1, dtype=dtype, device=device)
         self._count = torch.zeros(1, dtype=dtype, device=device)
@@ -112,24 +112,24 @@ class AverageGuard:
         Raises:
             RuntimeError: the processes can't reach each other; gradients are cleared.
         """
-        found, parameters, held = Round(), trainable(self._guard.model), HeldBatch(batch)
+        result, parameters, held = Round(), trainable(self._guard.model), HeldBatch(batch)
         clear(parameters)
         local = self._model.no_sync() if isinstance(self._model, DistributedDataParallel) else nullcontext()
         try:
             failure: Exception | None = None
             try:
                 with local:
-                    yield found
-            except Exception as error:  # training code is anybody's
+                    yield result
+            except Exception as error:  # third-party training code may raise anything
                 failure = error
-            found.decision = self._decided(held, ids, failure)
+            result.decision = self._decide(held, ids, failure)
             clear(parameters)
-            self._average(found)
+            self._average(result)
         except BaseException:
             clear(parameters)
             raise
 
-    def _decided(self, held: HeldBatch, ids: Sequence[object] | None, failure: Exception | None) -> Decision:
+    def _decide(self, held: HeldBatch, ids: Sequence[object] | None, failure: Exception | None) -> Decision:
         """This rank's decision, with the contribution that follows in the flat buffer."""
         guard = self._guard
         self._flat.zero_()
@@ -155,23 +155,23 @@ class AverageGuard:
             raise ValueError("the update holds something that isn't a finite number")
         self._flat[-1] = 1.0
 
-    def _average(self, found: Round) -> None:
+    def _average(self, result: Round) -> None:
         self._count.copy_(self._flat[-1:])
         dist.all_reduce(self._count, group=self._group)
-        found.num_contributing = int(self._count.item())
-        if found.num_contributing < self._min_ranks:
+        result.num_contributing = int(self._count.item())
+        if result.num_contributing < self._min_ranks:
             return
         dist.all_reduce(self._flat, group=self._group)
         average = self._flat[:-1] / self._flat[-1]
         parameters = trainable(self._guard.model)
-        parts = average.split_with_sizes([one.numel() for one in parameters])
+        parts = average.split_with_sizes([parameter.numel() for parameter in parameters])
         write(self._guard.model, parts)
-        found.averaged = True
+        result.averaged = True
 
     def _agree(self, problem: str | None, sizes: list[int]) -> None:
         """All ranks raise where one has a problem or other sizes: the others would wait for it."""
-        own = torch.tensor([int(problem is not None), *sizes], dtype=torch.int64, device=self._flat.device)
-        most, least = own.clone(), own.clone()
+        numbers = torch.tensor([int(problem is not None), *sizes], dtype=torch.int64, device=self._flat.device)
+        most, least = numbers.clone(), numbers.clone()
         dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._group)
         dist.all_reduce(least, op=dist.ReduceOp.MIN, group=self._group)
         if problem is not None:

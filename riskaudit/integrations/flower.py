@@ -19,7 +19,7 @@ A mod is a part of the app. It protects the clients of those who write the app, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,7 +30,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import Guard
 from riskaudit.guard.batches import HeldBatch
 from riskaudit.guard.decision import name_error
-from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, number_of_samples
+from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, number_of_samples
 from riskaudit.integrations.local_step import LocalStep, review
 from riskaudit.release import Batch
 
@@ -44,10 +44,8 @@ STATUS, STATUS_CODE, STATUS_TEXT, STATUS_CODES = "status", "code", "message", ra
 # Records that it wants to find even where nothing is in them.
 EXPECTED = ("fitres.metrics", "evaluateres.metrics")
 # Names of records, in the message API by custom and in the older one by rule: a name is a text that leaves as well.
-RECORDS = (
-    "metrics", "fitres.num_examples", "evaluateres.num_examples", "evaluateres.loss", "getpropertiesres.properties",
-    *EXPECTED,
-)  # fmt: skip
+RESULTS = ("fitres.num_examples", "evaluateres.num_examples", "evaluateres.loss", "getpropertiesres.properties")
+RECORDS = ("metrics", *RESULTS, *EXPECTED)
 ARRAYS = ("arrays", "fitres.parameters")
 STATUSES = tuple(f"{kind}.{STATUS}" for kind in ("fitres", "evaluateres", "getpropertiesres", "getparametersres"))
 # Where the client's context keeps the number of reviews.
@@ -94,10 +92,7 @@ class GuardMod:
         SettingsError: a range or a largest number that is none.
     """
 
-    def __init__(
-        self, metrics: Iterable[str] | Mapping[str, tuple[float, float]] = (), records: Iterable[str] = (),
-        max_examples: int = MAX_EXAMPLES,
-    ) -> None:  # fmt: skip
+    def __init__(self, metrics: Metrics = (), records: Iterable[str] = (), max_examples: int = MAX_EXAMPLES) -> None:
         self._allowance = Allowance(COUNTS, metrics, max_examples)
         self._records = frozenset({*RECORDS, *records})
 
@@ -110,7 +105,9 @@ class GuardMod:
         except GuardError as error:  # says what to do, and nothing private
             _logger.warning("withheld: %s", error)
             reply = None
-        except Exception as error:  # an app's errors quote its data, so only its kind and place are told, and only here
+        except (
+            Exception
+        ) as error:  # an app's errors quote its data, so only its kind and origin are logged, and only here
             _logger.warning("withheld: the app failed with %s", name_error(error))
             reply = None
         finally:
@@ -119,7 +116,7 @@ class GuardMod:
 
     def _reviewed(self, message: Message, context: Context, reply: Message, handed: list[LocalStep]) -> Message | None:
         if reply.has_error():
-            raise GuardError("the app answered with an error, whose words are anybody's")
+            raise GuardError("the app answered with an error, whose words may hold anything")
         outgoing = reply.content.array_records
         if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
             if outgoing:
@@ -158,10 +155,8 @@ class GuardMod:
                 restricted[name] = ConfigRecord({STATUS_CODE: record[STATUS_CODE], STATUS_TEXT: ""})
         left_out = [name for name, record in content.items() if name not in restricted and not _is_arrays(record)]
         if left_out:
-            _logger.warning(
-                "%d records were left out, whose names or numbers may not leave; GuardMod(records=..., metrics=...) "
-                "allows them", len(left_out),
-            )  # fmt: skip
+            allow = "GuardMod(records=..., metrics=...) allows them"
+            _logger.warning("%d records were left out, whose names or numbers may not leave; %s", len(left_out), allow)
         return restricted
 
 

@@ -18,7 +18,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def gradients(model: nn.Module) -> list[Tensor]:
     """Of all trainable parameters, as an update; zeros where a parameter has none."""
-    return [torch.zeros_like(one) if one.grad is None else one.grad.detach() for one in trainable(model)]
+    return [torch.zeros_like(value) if value.grad is None else value.grad.detach() for value in trainable(model)]
 
 
 def write(model: nn.Module, update: Sequence[Any] | Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ def add_noise(model: nn.Module, std: float) -> None:
         GuardError: gradients in a short dtype that are much larger than the noise; nothing is changed then.
     """
     noise = SecureNoise("gaussian", std)
-    held = [torch.zeros_like(one) if one.grad is None else one.grad for one in trainable(model)]
-    noisy = [noise.added(one) for one in held]
+    # All of them before the first is changed, since one may be refused.
+    noisy = [noise.added(gradient) for gradient in gradients(model)]
     for parameter, gradient in zip(trainable(model), noisy, strict=True):
         parameter.grad = gradient

@@ -115,7 +115,7 @@ def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[st
         GuardError: names or a count that don't fit.
     """
     if set(arrays) != set(names):
-        if list(arrays) != [str(place) for place in range(len(names))]:
+        if list(arrays) != [str(number) for number in range(len(names))]:
             raise GuardError(
                 f"expected {which} arrays named like the model's {len(names)}, found {len(arrays)} with other names"
             )
@@ -139,8 +139,8 @@ def _only_trainable(goes: dict[str, Array], came: dict[str, Array], trainable: l
             )
         if name in trainable:
             continue
-        kept = np.zeros_like(came[name]) if kind == "difference" else came[name]
-        if not np.array_equal(value, kept):
+        unchanged = np.zeros_like(came[name]) if kind == "difference" else came[name]
+        if not np.array_equal(value, unchanged):
             raise GuardError(
                 f"the outgoing {name} isn't trainable, yet it differs from what was received, and nobody reviews it; "
                 "send it back as it came"
@@ -170,12 +170,12 @@ def _weights(model: nn.Module, arrays: dict[str, Array]) -> Iterator[None]:
     Raises:
         GuardError: shapes that differ from the model's.
     """
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    for name, value in own.items():
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    for name, value in before.items():
         if tuple(value.shape) != arrays[name].shape:
             raise GuardError(f"expected a received {name} of shape {tuple(value.shape)}, found {arrays[name].shape}")
     try:
         model.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
         yield
     finally:
-        model.load_state_dict(own)
+        model.load_state_dict(before)

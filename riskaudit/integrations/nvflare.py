@@ -21,7 +21,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ from nvflare.app_common.app_constant import AppConstants
 from riskaudit.errors import GuardError
 from riskaudit.guard import Decision, Guard
 from riskaudit.guard.decision import describe, name_error
-from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, is_round_number, number_of_samples
+from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, is_round_number, number_of_samples
 from riskaudit.integrations.local_step import Array, LocalStep, review
 from riskaudit.release import Batch
 
@@ -83,10 +83,9 @@ def seal(
     try:
         kind = _KINDS[model.params_type or ParamsType.FULL]
         outgoing = _arrays(model.params)
-        result = review(
-            LocalStep(guard, batch, step_size, ids), _arrays(received.params), outgoing,
-            difference=kind == DataKind.WEIGHT_DIFF, round=received.current_round,
-        )  # fmt: skip
+        step, came = LocalStep(guard, batch, step_size, ids), _arrays(received.params)
+        difference = kind == DataKind.WEIGHT_DIFF
+        result = review(step, came, outgoing, difference=difference, round=received.current_round)
         decision = result.decision
         if result.arrays is not None:
             if decision.action == "sanitise":
@@ -94,13 +93,11 @@ def seal(
                     name: torch.from_numpy(value) if isinstance(model.params[name], torch.Tensor) else value
                     for name, value in result.arrays.items()
                 }
-            ticket = {
-                "digest": _digest(kind, result.arrays), "expires": time.time() + lifetime,
-                "samples": number_of_samples(batch),
-            }  # fmt: skip
+            digest, samples = _digest(kind, result.arrays), number_of_samples(batch)
+            ticket = {"digest": digest, "expires": time.time() + lifetime, "samples": samples}
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision
-    except Exception as error:  # anybody's arrays, whose errors may quote them
+    except Exception as error:  # the arrays may be anything, and their errors may quote them
         decision = Decision("block", None, [describe(error, "the review failed with ")])
     _logger.warning("withheld: %s", "; ".join(decision.reasons))
     model.params, model.metrics, model.meta = {}, None, {}
@@ -139,9 +136,7 @@ class RiskFilter(Filter):  # type: ignore[misc]
         SettingsError: a range or a largest number that is none.
     """
 
-    def __init__(
-        self, metrics: Iterable[str] | Mapping[str, tuple[float, float]] = (), max_examples: int = MAX_EXAMPLES
-    ) -> None:
+    def __init__(self, metrics: Metrics = (), max_examples: int = MAX_EXAMPLES) -> None:
         super().__init__()
         self._allowance = Allowance(COUNTS, metrics, max_examples)
 
@@ -150,8 +145,8 @@ class RiskFilter(Filter):  # type: ignore[misc]
         try:
             code = shareable.get_return_code()
             if code != ReturnCode.OK:
-                known = [value for name, value in vars(ReturnCode).items() if name.isupper()]
-                return make_reply(code if code in known else ReturnCode.EXECUTION_EXCEPTION)
+                codes = [value for name, value in vars(ReturnCode).items() if name.isupper()]
+                return make_reply(code if code in codes else ReturnCode.EXECUTION_EXCEPTION)
             passed = self._passed(from_shareable(shareable)).to_shareable()
             for name in ROUNDS:
                 if is_round_number(shareable.get_header(name)):
@@ -192,13 +187,13 @@ def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:
     Raises:
         GuardError: something that isn't an array of numbers.
     """
-    found = {}
+    arrays = {}
     for name, value in params.items():
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
             raise GuardError("the parameters hold something that isn't an array of numbers")
-        found[name] = array
-    return found
+        arrays[name] = array
+    return arrays
 
 
 def _digest(kind: str, arrays: Mapping[str, Array]) -> str:

@@ -98,7 +98,7 @@ class OpacusGuard:
                 f"expected sanitiser = 'drop' with Opacus, found {policy.sanitiser!r}: its accountant must know of all "
                 "noise and clipping; set noise_multiplier and max_grad_norm instead"
             )
-        if {id(one) for one in optimizer.params} != {id(one) for one in trainable(model)}:
+        if set(map(id, optimizer.params)) != set(map(id, trainable(model))):
             raise SettingsError("expected an optimizer of exactly the model's trainable parameters")
         self.decision: Decision | None = None
         self._model, self._optimizer, self._plain = model, optimizer, _plain(model)
@@ -106,7 +106,7 @@ class OpacusGuard:
         self._ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
         self._log = AuditLog(log) if isinstance(log, str | Path) else log
         self._prior = prior
-        self._guard = self._made(_release(optimizer))
+        self._guard = self._make_guard(_release(optimizer))
         self._pending: _Pending | None = None
         _draw_from_the_system(optimizer)
         self._handle = optimizer.original_optimizer.register_step_pre_hook(self._before_step)
@@ -129,7 +129,7 @@ class OpacusGuard:
             self._step(batch, ids)
         except RiskauditError as error:
             self.decision = self._guard.withhold(str(error))
-        except Exception as error:  # model, loss and hooks are anybody's code
+        except Exception as error:  # model, loss and hooks are third-party code
             self.decision = self._guard.withhold(error)
         finally:
             self.discard()
@@ -168,9 +168,9 @@ class OpacusGuard:
         release = _release(optimizer)
         if release != self._guard.release:
             # A scheduler of Opacus changed its noise or its bound.
-            self._guard = self._made(release)
-        for own, live in zip(self._plain.modules(), self._model._module.modules(), strict=True):
-            own.training = live.training
+            self._guard = self._make_guard(release)
+        for module, live in zip(self._plain.modules(), self._model._module.modules(), strict=True):
+            module.training = live.training
         assessment = self._guard.assess(batch, ids=ids)
         if assessment.action == "block":
             self.decision = assessment.withheld
@@ -191,10 +191,10 @@ class OpacusGuard:
             GuardError: it would, or there is no batch.
         """
         for parameter in self._optimizer.params:
-            found = getattr(parameter, "grad_sample", None)
-            if found is None:
+            per_sample = getattr(parameter, "grad_sample", None)
+            if per_sample is None:
                 raise GuardError("expected per-sample gradients, found none; call backward() before step()")
-            if not isinstance(found, torch.Tensor) or getattr(parameter, "summed_grad", None) is not None:
+            if not isinstance(per_sample, torch.Tensor) or getattr(parameter, "summed_grad", None) is not None:
                 raise GuardError(
                     "expected one batch per step, found several; don't accumulate or use BatchMemoryManager"
                 )
@@ -206,16 +206,16 @@ class OpacusGuard:
         try:
             if pending is None:
                 self.decision = self._guard.withhold("the step didn't come through OpacusGuard.step")
-            elif any(one is not None for one in (*args[1:], *kwargs.values())):
+            elif any(argument is not None for argument in (*args[1:], *kwargs.values())):
                 self.decision = self._guard.withhold("the optimizer was given a closure")
             else:
-                self.decision = self._reviewed(pending)
+                self.decision = self._review(pending)
         except Exception as error:  # whatever goes wrong withholds
             self.decision = self._guard.withhold(error)
         if self.decision.update is None:
             clear(self._optimizer.params)
 
-    def _reviewed(self, pending: _Pending) -> Decision:
+    def _review(self, pending: _Pending) -> Decision:
         """About the gradients that Opacus made, which are what the weights will show."""
         scale = self._optimizer.expected_batch_size if self._optimizer.loss_reduction == "mean" else 1
         summed = [scale * gradient for gradient in gradients(self._model)]
@@ -227,11 +227,19 @@ class OpacusGuard:
             write(self._model, [value / scale for value in decision.update])
         return decision
 
-    def _made(self, release: str) -> Guard:
+    def _make_guard(self, release: str) -> Guard:
         return Guard(
-            self._plain, self._loss_fn, self._policy, prior=self._prior, prior_std=self._prior_std, release=release,
-            ledger=self._ledger, log=self._log, dtype=self._dtype, reduction="sum",
-        )  # fmt: skip
+            self._plain,
+            self._loss_fn,
+            self._policy,
+            prior=self._prior,
+            prior_std=self._prior_std,
+            release=release,
+            ledger=self._ledger,
+            log=self._log,
+            dtype=self._dtype,
+            reduction="sum",
+        )
 
 
 def _release(optimizer: DPOptimizer) -> str:

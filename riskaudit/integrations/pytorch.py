@@ -32,7 +32,7 @@ class StepGuard:
     """Reviews the gradients of one model whenever its optimizer is about to use them.
 
     Each step needs its batch, handed over by `expect`; a step without one is withheld. What the optimizer's other
-    hooks do after this one, or anybody writes into the weights, isn't seen: attach it last.
+    hooks do after this one, or other code writes into the weights, isn't seen: attach it last.
 
     Args:
         guard: of the model whose parameters the optimizer holds.
@@ -68,9 +68,9 @@ class StepGuard:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         expected, self._expected = self._expected, None
-        held = [one for group in optimizer.param_groups for one in group["params"]]
-        if any(one is not None for one in (*args[1:], *kwargs.values())):
-            clear(held)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if any(argument is not None for argument in (*args[1:], *kwargs.values())):
+            clear(parameters)
             self.decision = self._guard.withhold("the optimizer was given a closure")
             # It would compute gradients anew after this hook; only an exception stops the step now.
             raise GuardError("expected a step without a closure; call backward() before step()")
@@ -80,11 +80,11 @@ class StepGuard:
             self.decision = self._guard.withhold("the optimizer holds other parameters than the guarded model")
         else:
             batch, ids = expected
-            self.decision = self._reviewed(batch, ids)
+            self.decision = self._review(batch, ids)
         if self.decision.update is None:
-            clear(held)
+            clear(parameters)
 
-    def _reviewed(self, batch: Batch | Sequence[Any], ids: Sequence[object] | None) -> Decision:
+    def _review(self, batch: Batch | Sequence[Any], ids: Sequence[object] | None) -> Decision:
         try:
             decision = self._guard.review(batch, gradients(self._guard.model), ids=ids, local_steps=1)
             if decision.update is not None:
@@ -95,5 +95,6 @@ class StepGuard:
 
 
 def _same_parameters(guard: Guard, optimizer: torch.optim.Optimizer) -> bool:
-    held = {id(one) for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
-    return held == {id(one) for one in trainable(guard.model)}
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    optimized = {id(parameter) for parameter in parameters if parameter.requires_grad}
+    return optimized == set(map(id, trainable(guard.model)))

@@ -50,6 +50,18 @@ class Noise:
         """
         return self.scale
 
+    def size_terms(self, noise: Tensor) -> Tensor:
+        """What every entry adds to the size of a draw, whose sum over n entries is chi-square distributed.
+
+        That is n^2 / sigma^2 for normal and 2 |n| / b for Laplace noise, with `degrees` (n) degrees of freedom.
+        """
+        scaled = noise / self.scale
+        return scaled.square() if self.law == "gaussian" else 2 * scaled.abs()
+
+    def degrees(self, num_entries: float) -> float:
+        """Degrees of freedom of the size of so many entries."""
+        return num_entries if self.law == "gaussian" else 2 * num_entries
+
     def sample(self, num_entries: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """One draw [P] on the generator's device, made in float64 so that every dtype gets the same noise."""
         import torch

@@ -54,8 +54,8 @@ class Account:
     def empty(cls, dimension: int, tau: float, directions: Array) -> Account:
         """Before the first upload; ``directions`` [k, d] as they will be kept, in float32."""
         count = len(directions)
-        kept = directions.astype(np.float32).astype(np.float64)
-        return cls(0, dimension, tau, 0.0, 0.0, kept, np.zeros((count, count)))
+        rounded = directions.astype(np.float32).astype(np.float64)
+        return cls(0, dimension, tau, 0.0, 0.0, rounded, np.zeros((count, count)))
 
     def after(self, effective_dimension: float, trace: float, core: Array) -> Account:
         """With one more upload.

@@ -30,7 +30,7 @@ from riskaudit.guard.ledger.tables import (
     SCHEMA,
     account_of,
     create_tables,
-    read_account,
+    read_accounts,
     refuse_forgetting,
     write_account,
 )
@@ -71,8 +71,8 @@ class Ledger:
         refuse_forgetting(path)
         try:
             if read_only:
-                place = f"file:{quote(str(self.path.absolute()))}?mode=ro"
-                self._database = sqlite3.connect(place, uri=True, timeout=PATIENCE, isolation_level=None)
+                address = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+                self._database = sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None)
                 self._recognise()
             else:
                 self.keys.refuse_neighbour(self.path)
@@ -94,10 +94,10 @@ class Ledger:
         self._file = _identity_of(self.path)
         self._database = sqlite3.connect(self.path.absolute(), timeout=PATIENCE, isolation_level=None)
         if not self._all("SELECT name FROM sqlite_master"):
-            made = self._make()
+            identity = self._make()
             if not counter.number:
-                self.keys.set_identity(self.path, made)
-                expected = made
+                self.keys.set_identity(self.path, identity)
+                expected = identity
         self._recognise()
         self.noise.make()
         if expected is None and self.keys.counter(self.identity) is not None:
@@ -131,8 +131,8 @@ class Ledger:
         self.identity = str(self._meta("identity"))
         key = self.keys.derived(b"ledger", self.identity.encode(), self._salt, create=False)
         self._seal = Seal(self._database, key or b"", self.path.name)
-        own = self.keys.derived(b"noise", self.identity.encode(), self._salt, create=False)
-        self.noise = NoiseRecords(self._database, own or b"", self._seal.broken)
+        noise_key = self.keys.derived(b"noise", self.identity.encode(), self._salt, create=False)
+        self.noise = NoiseRecords(self._database, noise_key or b"", self._seal.broken)
         self._has_key = key is not None
 
     def close(self) -> None:
@@ -168,9 +168,13 @@ class Ledger:
             raise self._unusable(error) from error
 
     def record(
-        self, before: dict[str, Account], after: dict[str, Account], update_digest: str, log: Position | None = None,
+        self,
+        before: dict[str, Account],
+        after: dict[str, Account],
+        update_digest: str,
+        log: Position | None = None,
         noise: NoiseRound | None = None,
-    ) -> int | None:  # fmt: skip
+    ) -> int | None:
         """Write a round that leaves, before it leaves.
 
         Args:
@@ -228,9 +232,7 @@ class Ledger:
 
     def every_account(self) -> Iterator[tuple[str, Account]]:
         """All samples, the most exposed first, as the file has them."""
-        found = {str(row[0]): read_account(self._database, str(row[0])) for row in self._all("SELECT id FROM samples")}
-        known = [(identifier, account) for identifier, account in found.items() if account is not None]
-        yield from sorted(known, key=lambda pair: (-pair[1].revealed, pair[0]))
+        yield from sorted(read_accounts(self._database), key=lambda pair: (-pair[1].revealed, pair[0]))
 
     def rounds(self) -> list[dict[str, object]]:
         """All rounds, for an export."""
@@ -245,26 +247,26 @@ class Ledger:
             log: of the guard, to compare.
         """
         try:
-            found = impossible_rows(self._database) + self._unsealed()
+            problems = impossible_rows(self._database) + self._unsealed()
             if log is not None:
-                found += contradictions(self.identity, self._seal.rounds("ORDER BY number"), log)
+                problems += contradictions(self.identity, self._seal.rounds("ORDER BY number"), log)
         except (GuardError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
             return [f"it can't be read: {error}"]
-        return found
+        return problems
 
     def _unsealed(self) -> list[str]:
         """What MACs and counter say about the whole file."""
         if not self._has_key:
             return [f"its key isn't in {self.keys.path}, so nobody can say whether it is as the guard left it"]
-        found = unsealed_rows(self._database, self._seal) + self.noise.problems()
+        problems = unsealed_rows(self._database, self._seal) + self.noise.problems()
         if self.keys.identity_at(self.path) not in (None, self.identity):
-            found.append("it isn't the ledger that belongs here: that was deleted or replaced")
+            problems.append("it isn't the ledger that belongs here: that was deleted or replaced")
         try:
             with self.keys.locked(self.path, create=False):
                 self._refuse_rollback(self._seal.last())
         except TamperingError as error:
-            found.append(str(error))
-        return found
+            problems.append(str(error))
+        return problems
 
     def export(self) -> str:
         """Everything but the directions, as JSON."""
@@ -315,8 +317,8 @@ class Ledger:
             GuardError: the round would leave an account that can't be one.
         """
         for identifier, new in after.items():
-            now, known = self._checked_row(identifier), before.get(identifier)
-            if (now is None) != (known is None) or (now and known and now.rounds != known.rounds):
+            now, earlier = self._checked_row(identifier), before.get(identifier)
+            if (now is None) != (earlier is None) or (now and earlier and now.rounds != earlier.rounds):
                 return False
             wrong = next(flaws_of(new), "its sums shrink" if now is not None and shrinks(now, new) else None)
             if wrong is not None:

@@ -22,6 +22,7 @@ import numpy as np
 from riskaudit.errors import GuardError
 from riskaudit.guard.keys import TamperingError, mac_of
 from riskaudit.guard.ledger.seal import BUCKET_BITS
+from riskaudit.guard.ledger.tables import read_rows
 from riskaudit.guard.noise.traces import TRACES, Trace, Tracer, repetition
 
 TABLES = """
@@ -72,7 +73,7 @@ class NoiseRecords:
     def __init__(self, database: sqlite3.Connection, key: bytes, broken: Callable[[str], TamperingError]) -> None:
         self._database, self._key, self._broken = database, key, broken
         self.tracer = Tracer(mac_of(key, b"traces"))
-        self._place, self._head = 0, b""
+        self._last, self._head = 0, b""
         self._traces: deque[Trace] = deque(maxlen=TRACES)
 
     def make(self) -> None:
@@ -82,7 +83,7 @@ class NoiseRecords:
 
     def was_sanitised(self, digest: bytes) -> bool:
         """Whether an update of this keyed digest was; what is absent here is checked when a round is added."""
-        return bool(self._all("SELECT 1 FROM sanitised WHERE digest = ?", digest))
+        return bool(read_rows(self._database, "SELECT 1 FROM sanitised WHERE digest = ?", digest))
 
     def add(self, noise: NoiseRound) -> None:
         """Compare with what is there, and write, within the ledger's transaction and before its round is closed.
@@ -95,59 +96,61 @@ class NoiseRecords:
             self._add_digest(noise.sanitised)
         if not noise.traces:
             return
-        place, head, traces = self._read()
-        own = noise.traces[0]
+        number, head, traces = self._read()
+        newest = noise.traces[0]
         # An update that left before, bit by bit, tells nothing new, and is not compared with itself.
-        problem = repetition(own, [one for one in traces if one.digest != own.digest])
+        problem = repetition(newest, [trace for trace in traces if trace.digest != newest.digest])
         if problem is not None:
             raise RepetitionError(problem)
-        if any(one.digest == own.digest for one in traces):
+        if any(trace.digest == newest.digest for trace in traces):
             return
         for trace in noise.traces:
-            place += 1
+            number += 1
             stored = self._encrypted(trace.packed())
-            before, head = head, self._mac(place, head, stored)
-            self._database.execute("INSERT INTO noise VALUES (?, ?, ?, ?)", (place, before, stored, head))
-        self._database.execute("DELETE FROM noise WHERE place <= ?", (place - TRACES,))
+            before, head = head, self._mac(number, head, stored)
+            self._database.execute("INSERT INTO noise VALUES (?, ?, ?, ?)", (number, before, stored, head))
+        self._database.execute("DELETE FROM noise WHERE place <= ?", (number - TRACES,))
         self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (NEWEST, head))
 
     def problems(self) -> list[str]:
         """What is wrong with all of it, one sentence each."""
-        if not self._all("SELECT 1 FROM sqlite_master WHERE name = 'noise'"):
+        if not read_rows(self._database, "SELECT 1 FROM sqlite_master WHERE name = 'noise'"):
             return ["its traces of noise are missing"] if self._digest(NEWEST) else []
-        found = []
+        problems = []
         try:
-            self._place, self._head = 0, b""
+            self._last, self._head = 0, b""
             self._traces.clear()
             self._read()
         except TamperingError as error:
-            found.append(str(error))
-        numbers = {row[0] for row in self._all("SELECT DISTINCT bucket FROM sanitised")}
-        numbers |= {row[0] for row in self._all("SELECT number FROM buckets WHERE number >= ?", FIRST_BUCKET)}
+            problems.append(str(error))
+        numbers = {row[0] for row in read_rows(self._database, "SELECT DISTINCT bucket FROM sanitised")}
+        sealed = read_rows(self._database, "SELECT number FROM buckets WHERE number >= ?", FIRST_BUCKET)
+        numbers |= {row[0] for row in sealed}
         if any(self._digest(number) != self._mac_of_bucket(number) for number in numbers):
-            found.append("digests of sanitised updates were changed or removed")
-        return found
+            problems.append("digests of sanitised updates were changed or removed")
+        return problems
 
     def _read(self) -> tuple[int, bytes, list[Trace]]:
-        """Place and MAC of the newest row, and all traces; rows that this object has read stay as they were."""
+        """Number and MAC of the newest row, and all traces; rows that this object has read stay as they were."""
         newest = self._digest(NEWEST) or b""
-        rows = self._all("SELECT place, before, trace, mac FROM noise WHERE place > ? ORDER BY place", self._place)
-        place, head = self._place, self._head
+        query = "SELECT place, before, trace, mac FROM noise WHERE place > ? ORDER BY place"
+        rows = read_rows(self._database, query, self._last)
+        last, head = self._last, self._head
         if rows:
-            first, last = rows[0][0], rows[-1][0]
-            if first != max(place + 1, last - TRACES + 1):
+            first = rows[0][0]
+            if first != max(last + 1, rows[-1][0] - TRACES + 1):
                 raise self._broken("traces of noise were removed")
-            if first != place + 1:
+            if first != last + 1:
                 head = rows[0][1]
         for number, before, stored, mac in rows:
-            if number not in (place + 1, rows[0][0]) or before != head or mac != self._mac(number, before, stored):
+            if number not in (last + 1, rows[0][0]) or before != head or mac != self._mac(number, before, stored):
                 raise self._broken("a trace of noise was changed or removed")
-            place, head = number, mac
+            last, head = number, mac
         if head != newest:
             raise self._broken("traces of noise were changed or removed")
         self._traces.extend(Trace.unpacked(self._decrypted(row[2])) for row in rows)
-        self._place, self._head = place, head
-        return place, head, list(self._traces)
+        self._last, self._head = last, head
+        return last, head, list(self._traces)
 
     def _add_digest(self, digest: bytes) -> None:
         number = FIRST_BUCKET + digest[0] % BUCKETS
@@ -155,13 +158,13 @@ class NoiseRecords:
             raise self._broken("digests of sanitised updates were changed or removed")
         if self.was_sanitised(digest):
             raise RepetitionError(SECOND_DRAW)
-        last = self._all("SELECT MAX(place) FROM sanitised WHERE bucket = ?", number)[0][0] or 0
+        last = read_rows(self._database, "SELECT MAX(place) FROM sanitised WHERE bucket = ?", number)[0][0] or 0
         self._database.execute("INSERT INTO sanitised VALUES (?, ?, ?)", (number, last + 1, digest))
         self._database.execute("DELETE FROM sanitised WHERE bucket = ? AND place <= ?", (number, last + 1 - PER_BUCKET))
         self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (number, self._mac_of_bucket(number)))
 
     def _mac_of_bucket(self, number: int) -> bytes | None:
-        rows = self._all("SELECT place, digest FROM sanitised WHERE bucket = ? ORDER BY place", number)
+        rows = read_rows(self._database, "SELECT place, digest FROM sanitised WHERE bucket = ? ORDER BY place", number)
         parts = [str(place).encode() + b":" + _bytes(digest) for place, digest in rows]
         return mac_of(self._key, b"sanitised", str(number).encode(), *parts) if rows else None
 
@@ -181,11 +184,8 @@ class NoiseRecords:
         return (np.frombuffer(content, np.uint8) ^ np.frombuffer(stream, np.uint8)).tobytes()
 
     def _digest(self, number: int) -> bytes | None:
-        rows = self._all("SELECT digest FROM buckets WHERE number = ?", number)
+        rows = read_rows(self._database, "SELECT digest FROM buckets WHERE number = ?", number)
         return _bytes(rows[0][0]) if rows else None
-
-    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        return self._database.execute(query, values).fetchall()
 
 
 def _bytes(value: object) -> bytes:

@@ -75,13 +75,13 @@ class Seal:
             if self._all("SELECT 1 FROM samples LIMIT 1") or self._all("SELECT 1 FROM buckets LIMIT 1"):
                 raise self.broken("it holds samples but no round")
             return 0, GENESIS
-        found, mac = newest[0]
+        last, mac = newest[0]
         before = newest[1][1].hex() if len(newest) > 1 else GENESIS
         previous = newest[1][0].number if len(newest) > 1 else 0
-        root, stored = self._root(), self._all("SELECT root FROM rounds WHERE number = ?", found.number)[0][0]
-        if found.number != previous + 1 or mac != self._round(found, before, root) or stored != root:
+        root, stored = self._root(), self._all("SELECT root FROM rounds WHERE number = ?", last.number)[0][0]
+        if last.number != previous + 1 or mac != self._round(last, before, root) or stored != root:
             raise self.broken("its last round isn't as it was written")
-        return found.number, mac.hex()
+        return last.number, mac.hex()
 
     def rounds(self, order: str) -> list[tuple[Round, bytes]]:
         """Rows of the table of rounds with their MACs."""
@@ -110,26 +110,25 @@ class Seal:
         rows = self._all("SELECT mac FROM samples WHERE bucket = ? AND id = ?", bucket_of(identifier), identifier)
         return bytes(rows[0][0]) if rows else None
 
-    def write(self, found: Round, before: str, identifiers: Iterable[str]) -> str:
+    def write(self, row: Round, before: str, identifiers: Iterable[str]) -> str:
         """Close a round whose samples are written, and return its MAC."""
         for bucket in {bucket_of(identifier) for identifier in identifiers}:
             digest = self._mac(b"bucket", self._members(bucket))
             self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (bucket, digest))
         root = self._root()
-        mac = self._round(found, before, root)
-        self._database.execute(
-            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*astuple(found), root, mac)
-        )  # fmt: skip
+        mac = self._round(row, before, root)
+        values = (*astuple(row), root, mac)
+        self._database.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         return mac.hex()
 
     def problems(self) -> list[str]:
         """What is wrong with the whole chain of rounds and with every bucket."""
-        found, number, before, roots = [], 0, GENESIS, dict(self._all("SELECT number, root FROM rounds"))
+        problems, number, before, roots = [], 0, GENESIS, dict(self._all("SELECT number, root FROM rounds"))
         for each, mac in self.rounds("ORDER BY number"):
             if each.number != number + 1:
-                found.append(f"after round {number} comes round {each.number}: rounds were removed")
+                problems.append(f"after round {number} comes round {each.number}: rounds were removed")
             if mac != self._round(each, before, bytes(roots[each.number])):
-                found.append(f"round {each.number} isn't as it was written: its MAC doesn't fit")
+                problems.append(f"round {each.number} isn't as it was written: its MAC doesn't fit")
             number, before = each.number, mac.hex()
         members = {bucket_of(str(row[0])) for row in self._all("SELECT id FROM samples")}
         # Those from here on are not of samples (`riskaudit.guard.ledger.noise`).
@@ -137,8 +136,8 @@ class Seal:
         for bucket in sorted(members | {int(row[0]) for row in numbers}):
             digests, rows = self._all("SELECT digest FROM buckets WHERE number = ?", bucket), self._members(bucket)
             if not digests or bytes(digests[0][0]) != self._mac(b"bucket", rows):
-                found.append("samples were changed, removed or put back: the MAC over them doesn't fit")
-        return found
+                problems.append("samples were changed, removed or put back: the MAC over them doesn't fit")
+        return problems
 
     def broken(self, what: str) -> TamperingError:
         """The error that says so and what to do."""
@@ -155,8 +154,8 @@ class Seal:
         rows = self._all("SELECT number, digest FROM buckets ORDER BY number")
         return self._mac(b"root", [rows])
 
-    def _round(self, found: Round, before: str, root: bytes) -> bytes:
-        return self._mac(b"round", [before, *astuple(found), root])
+    def _round(self, row: Round, before: str, root: bytes) -> bytes:
+        return self._mac(b"round", [before, *astuple(row), root])
 
     def _mac(self, purpose: bytes, values: Iterable[object]) -> bytes:
         return mac_of(self._key, purpose, *(_encoded(value) for value in values))

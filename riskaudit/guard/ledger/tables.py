@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,30 +43,30 @@ def create_tables(database: sqlite3.Connection, meta: Iterable[tuple[str, object
     database.executemany("INSERT INTO meta VALUES (?, ?)", (("schema", SCHEMA), *meta))
 
 
-def read_account(database: sqlite3.Connection, identifier: str) -> Account | None:
-    """As the file has it; None where it has none."""
-    row = database.execute(
-        "SELECT rounds, dimension, tau, summed, trace, directions, core FROM samples WHERE id = ?", (identifier,)
-    ).fetchone()
-    return None if row is None else account_of(row)
+def read_rows(database: sqlite3.Connection, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """All rows of a query's result."""
+    return database.execute(query, values).fetchall()
+
+
+def read_accounts(database: sqlite3.Connection) -> Iterator[tuple[str, Account]]:
+    """All accounts by their hidden ids, as the file has them."""
+    columns = "id, rounds, dimension, tau, summed, trace, directions, core"
+    yield from ((str(row[0]), account_of(row[1:])) for row in read_rows(database, f"SELECT {columns} FROM samples"))
 
 
 def account_of(row: Sequence[Any]) -> Account:
     """Of a row's columns from ``rounds`` to ``core``."""
     rounds, dimension, tau, summed, trace, directions, core = row
-    kept = np.frombuffer(directions, dtype=np.float32).astype(np.float64).reshape(-1, dimension)
-    return Account(
-        rounds, dimension, tau, summed, math.inf if trace is None else trace, kept,
-        np.frombuffer(core, dtype=np.float64).reshape(len(kept), len(kept)),
-    )  # fmt: skip
+    directions = np.frombuffer(directions, dtype=np.float32).astype(np.float64).reshape(-1, dimension)
+    core = np.frombuffer(core, dtype=np.float64).reshape(len(directions), len(directions))
+    return Account(rounds, dimension, tau, summed, math.inf if trace is None else trace, directions, core)
 
 
 def write_account(database: sqlite3.Connection, seal: Seal, identifier: str, account: Account, number: int) -> None:
     """With its MAC, as of round ``number``."""
-    values = (
-        identifier, account.rounds, account.dimension, float(account.tau), float(account.summed),
-        float(account.trace), account.directions.astype(np.float32).tobytes(), account.core.tobytes(), number,
-    )  # fmt: skip
+    sums = float(account.tau), float(account.summed), float(account.trace)
+    arrays = account.directions.astype(np.float32).tobytes(), account.core.tobytes()
+    values = (identifier, account.rounds, account.dimension, *sums, *arrays, number)
     database.execute(
         "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*values, bucket_of(identifier), seal.row(values)),
@@ -79,12 +79,12 @@ def refuse_forgetting(path: str | Path) -> None:
     Raises:
         GuardError: it is one.
     """
-    name, place = str(path), Path(path)
+    name, file = str(path), Path(path)
     if not name.strip() or name.startswith(":") or name.lower().startswith("file:"):
         raise GuardError(
             f"expected a file for the ledger, found {name!r}: a ledger in memory forgets what has left; name a file"
         )
-    if place.exists() and not place.is_file():
+    if file.exists() and not file.is_file():
         raise GuardError(f"expected a file for the ledger, found {name!r}, which is none; name a file")
 
 

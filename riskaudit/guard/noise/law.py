@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import torch
-from scipy.stats import chi2, gamma, norm
+from scipy.stats import chi2, norm
 from torch import Tensor
 
 from riskaudit.guard.noise.order import Extremes, digit_width, extremes_of
@@ -52,21 +52,20 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
         # The whole, of which every sum is that of the tensors'.
         names, sizes = [*names, ""], [*sizes, len(difference)]
     failure = REJECTION / len(sizes)
-    scaled = difference / noise.scale
-    gaussian = noise.law == "gaussian"
-    squares = _products(scaled, scaled, sizes)
-    for name, size, statistic in zip(names, sizes, squares if gaussian else _sums(scaled.abs(), sizes), strict=True):
-        low, high = _limits(noise.law, size, failure)
-        if size and not low <= statistic <= high:
+    for index, (name, size, total) in enumerate(
+        zip(names, sizes, _sums(noise.size_terms(difference), sizes), strict=True)
+    ):
+        low, high = _limits(noise.degrees(size), failure)
+        if size and not low <= total <= high:
             where = f" in {name}" if name else ""
-            times = math.sqrt(squares[names.index(name)] / size) * noise.scale / noise.std
+            times = math.sqrt(_products(difference, difference, sizes)[index] / size) / noise.std
             return (
                 f"the update minus this batch's release isn't noise of {noise.law}:{noise.scale:g}{where}: its size "
                 f"is {times:.3g} times what it should be; add the noise that the guard was told of to every tensor, or "
                 "tell it of what was added"
             )
     # A multiple of the release hides below large noise in all directions but its own.
-    furthest, scores = _furthest(failure), scaled if gaussian else normal_scores(difference, noise)
+    furthest, scores = _furthest(failure), normal_scores(difference, noise)
     along, lengths = _products(scores, mean, sizes), _products(mean, mean, sizes)
     for name, product, square in zip(names, along, lengths, strict=True):
         if square > 0 and not abs(product) <= furthest * math.sqrt(square):
@@ -78,7 +77,7 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
 def _products(left: Tensor, right: Tensor, sizes: Sequence[int]) -> list[float]:
     """Inner products of each tensor's parts of [P] and [P], and of all where their sizes say so."""
     pairs = zip(_parts(left, sizes), _parts(right, sizes), strict=True)
-    return _with_total([float(one @ other) for one, other in pairs], sizes)
+    return _with_total([float(first @ second) for first, second in pairs], sizes)
 
 
 def _sums(terms: Tensor, sizes: Sequence[int]) -> list[float]:
@@ -100,7 +99,6 @@ def _furthest(failure: float) -> float:
 
 
 @cache
-def _limits(law: str, count: int, failure: float) -> tuple[float, float]:
-    """Between which the size of ``count`` entries lies but for ``failure`` at either end."""
-    expected = chi2(count) if law == "gaussian" else gamma(count)
-    return (float(expected.ppf(failure)), float(expected.isf(failure))) if count else (0.0, 0.0)
+def _limits(degrees: float, failure: float) -> tuple[float, float]:
+    """Between which the size of a draw lies but for ``failure`` at either end."""
+    return (float(chi2.ppf(failure, degrees)), float(chi2.isf(failure, degrees))) if degrees else (0.0, 0.0)

@@ -62,8 +62,7 @@ class Extremes:
         if self.width > COARSEST_FINGERPRINT or not self.root_mean_square > 0:
             return np.full(len(ranks) - 1, np.nan, np.float32)
         tails = _tails(self.magnitudes / self.root_mean_square, self.count)[ranks - 1]
-        places = betainc(ranks[:-1], np.diff(ranks), tails[:-1] / tails[1:])
-        return np.asarray(places, np.float32)
+        return np.asarray(betainc(ranks[:-1], np.diff(ranks), tails[:-1] / tails[1:]), np.float32)
 
     def crowding(self) -> float:
         """Minus the logarithms of the largest magnitudes' spacings, added up; large where values come again."""

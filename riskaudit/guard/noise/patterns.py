@@ -46,9 +46,9 @@ def noise_pattern(scores: Scores, extremes: Sequence[Extremes], shapes: Mapping[
     sizes = [math.prod(shape) for shape in shapes.values()]
     failure = REJECTION / 3
     names = [*(f" in {name}" for name in shapes), ""]
-    for where, found in zip(names, extremes, strict=False):
-        count = min(found.count, SPACINGS)
-        if count >= FEWEST and found.crowding() > most_crowded(count, failure / len(names)):
+    for where, largest in zip(names, extremes, strict=False):
+        count = min(largest.count, SPACINGS)
+        if count >= FEWEST and largest.crowding() > most_crowded(count, failure / len(names)):
             return _reason(where, "values come several times")
     parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
     for where, part, shape in zip(names, parts, shapes.values(), strict=False):

@@ -90,8 +90,8 @@ class Trace:
         sizes, lengths = json.loads(stored[8:start])
         ends = np.cumsum([start, *lengths])
         parts = [stored[first:last] for first, last in pairwise(ends)]
-        signs, small = (np.frombuffer(parts[place], np.uint8) for place in (1, 3))
-        heads, cells = (np.frombuffer(parts[place], np.uint64) for place in (2, 4))
+        signs, small = (np.frombuffer(parts[index], np.uint8) for index in (1, 3))
+        heads, cells = (np.frombuffer(parts[index], np.uint64) for index in (2, 4))
         return cls(parts[0], tuple(sizes), signs, heads, small, cells, np.frombuffer(parts[5], np.float32))
 
 
@@ -129,11 +129,9 @@ class Tracer:
         failure = _failure(sizes)
         cells = [self._cells(part, failure) for part in parts if len(part) in TINY]
         extremes = extremes_of(scores, sizes) if extremes is None else extremes
-        orders = [one.fingerprint() for one in extremes if one.count >= FEWEST]
-        return Trace(
-            digest, tuple(sizes), _joined(signs), _joined(heads).view(np.uint64), _joined(small),
-            np.array(cells, np.uint64).reshape(-1), np.concatenate([*orders, np.zeros(0, np.float32)]),
-        )  # fmt: skip
+        orders = [largest.fingerprint() for largest in extremes if largest.count >= FEWEST]
+        words = _joined(heads).view(np.uint64), _joined(small), np.array(cells, np.uint64).reshape(-1)
+        return Trace(digest, tuple(sizes), _joined(signs), *words, np.concatenate([*orders, np.zeros(0, np.float32)]))
 
     @cached_property
     def _projections(self) -> Scores:
@@ -168,46 +166,46 @@ class Tracer:
         return self._flips
 
 
-def repetition(own: Trace, earlier: Sequence[Trace]) -> str | None:
+def repetition(newest: Trace, earlier: Sequence[Trace]) -> str | None:
     """Why noise isn't independent of that of earlier rounds, or within its own; None where it can be."""
-    heads = np.concatenate([own.heads, *(one.heads for one in earlier)])
+    heads = np.concatenate([newest.heads, *(trace.heads for trace in earlier)])
     allowed = _least_differing(HEAD, REJECTION / 4 / (HEADS * HEADS * (TRACES + 1)))
-    for place, head in enumerate(own.heads):
-        differing = np.bitwise_count(heads[place + 1 :] ^ head)
+    for index, head in enumerate(newest.heads):
+        differing = np.bitwise_count(heads[index + 1 :] ^ head)
         if bool(((differing <= allowed) | (differing >= HEAD - allowed)).any()):
             return _again("one of its tensors begins as another one did, of this round or of an earlier one")
-    alike = [one for one in earlier if one.sizes == own.sizes]
-    if _is_rearranged(own, alike):
+    alike = [trace for trace in earlier if trace.sizes == newest.sizes]
+    if _is_rearranged(newest, alike):
         return _again("it has the values of noise of this or an earlier round in another order or another tensor")
     if not alike:
         return None
-    counts = np.array([min(SIGNS, size) for size in own.sizes if size], dtype=np.int64)
-    each = _differing(own.signs, [one.signs for one in alike], -(-counts // 8))
-    failure = _failure(own.sizes)
+    counts = np.array([min(SIGNS, size) for size in newest.sizes if size], dtype=np.int64)
+    each = _differing(newest.signs, [trace.signs for trace in alike], -(-counts // 8))
+    failure = _failure(newest.sizes)
     if _beyond(each, _limits(tuple(counts), failure), counts) or _beyond(
         each.sum(1, keepdims=True), _limits((int(counts.sum()),), failure), counts.sum()
     ):
         return _again("it is equal to or correlated with that of an earlier round")
-    sizes = [size for size in own.sizes if size in SMALL]
-    small = _differing(own.small, [one.small for one in alike], np.full(len(sizes), SIGNS // 8))
+    sizes = [size for size in newest.sizes if size in SMALL]
+    small = _differing(newest.small, [trace.small for trace in alike], np.full(len(sizes), SIGNS // 8))
     least = np.array([_least_apart(size, failure) for size in sizes])
-    if _beyond(small, least, SIGNS) or bool((np.stack([one.cells for one in alike]) == own.cells).any()):
+    if _beyond(small, least, SIGNS) or bool((np.stack([trace.cells for trace in alike]) == newest.cells).any()):
         return _again("in a small tensor it is equal to or correlated with that of an earlier round")
     return None
 
 
-def _is_rearranged(own: Trace, alike: Sequence[Trace]) -> bool:
+def _is_rearranged(newest: Trace, alike: Sequence[Trace]) -> bool:
     """Whether a tensor, or all, has the magnitudes of another one of its size, of this round or of an earlier one."""
-    sizes = [size for size in sizes_of(own.sizes) if size >= FEWEST]
+    sizes = [size for size in sizes_of(newest.sizes) if size >= FEWEST]
     steps = [len(ladder(size)) - 1 for size in sizes]
     starts = np.cumsum([0, *steps])
     failure = REJECTION / 4 / (max(1, len(sizes)) ** 2 * (TRACES + 1))
-    earlier = np.stack([own.orders, *(one.orders for one in alike)])
+    earlier = np.stack([newest.orders, *(trace.orders for trace in alike)])
     for size in set(sizes):
-        places = np.array([start for start, one in zip(starts, sizes, strict=False) if one == size])
-        prints = earlier[:, places[:, None] + np.arange(len(ladder(size)) - 1)]
-        for number, mine in enumerate(prints[0]):
-            distances = np.abs(prints - mine).sum(-1)
+        first = np.array([start for start, other in zip(starts, sizes, strict=False) if other == size])
+        prints = earlier[:, first[:, None] + np.arange(len(ladder(size)) - 1)]
+        for number, fingerprint in enumerate(prints[0]):
+            distances = np.abs(prints - fingerprint).sum(-1)
             # Of its own round, those that come later: it isn't compared with itself.
             distances[0, : number + 1] = np.inf
             if bool((distances < least_distance(prints.shape[-1], failure)).any()):
@@ -224,11 +222,11 @@ def _failure(sizes: Sequence[int]) -> float:
     return REJECTION / 4 / (TRACES * (len(sizes) + 1))
 
 
-def _differing(own: Bits, others: Sequence[Bits], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _differing(newest: Bits, others: Sequence[Bits], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many bits differ, [others, parts], of parts of these lengths in bytes."""
     if not len(lengths):
         return np.zeros((len(others), 0), np.int64)
-    differing = np.bitwise_count(np.stack(others) ^ own).astype(np.int64)
+    differing = np.bitwise_count(np.stack(others) ^ newest).astype(np.int64)
     return np.add.reduceat(differing, np.cumsum([0, *lengths])[:-1], axis=1)
 
 
