@@ -25,11 +25,11 @@ class HeldBatch:
         self._copies = None if (parts := _parts(given)) is None else [part.clone() for part in parts]
 
     def copied(self) -> Batch | Sequence[Any]:
-        """As it was."""
+        """The batch as it was."""
         return self._given if self._copies is None else self._copies
 
     def unchanged(self) -> Batch | Sequence[Any]:
-        """As it was, where the update was made from it meanwhile.
+        """The batch as it was, where an update was made of it meanwhile.
 
         Raises:
             GuardError: it has changed, so the update may be of either.

@@ -63,14 +63,14 @@ class Estimator:
 
     @property
     def products(self) -> int:
-        """With H, per sample, that a review may make for a first answer."""
+        """Products with H per sample that a review may make for a first answer."""
         if self.policy.max_gradients is None:
             return DEFAULT_PRODUCTS
         affordable = int((self.policy.max_gradients - OTHER_GRADIENTS) // PRODUCT_GRADIENTS)
         return max(LEAST_PRODUCTS, min(MOST_PRODUCTS, affordable))
 
     def quick(self, empty: BatchInformation) -> BatchInformation:
-        """Of as many samples as time allows, drawn at random where it does not allow all.
+        """The information of as many samples as time allows, drawn at random where it does not allow all.
 
         Args:
             empty: the samples; where there are accounts of a ledger, sketches take over their directions.
@@ -141,7 +141,7 @@ class Estimator:
         return max(1, fitting_samples(self.client.sample_bytes(batch), batch.inputs.device))
 
     def _estimate(self, information: BatchInformation, indices: list[int], number: int, sketched: bool) -> None:
-        """By so many products each."""
+        """Estimate some samples by so many products each."""
         part, samples = information.batch.select(indices), [information.samples[index] for index in indices]
         jacobian = self.client.jacobian(part, 0.0)
         hessian, flat = jacobian.hessian(), part.inputs.flatten(1)

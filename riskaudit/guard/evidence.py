@@ -47,18 +47,18 @@ class LastingEvidence:
 
     @property
     def quotients(self) -> list[Quotient]:
-        """Those of all evidence."""
+        """What quotients of all evidence, old and new, tell of the input."""
         return [quotient for evidence in self._every() for quotient in evidence.quotients]
 
     @property
     def hidden(self) -> list[Hidden]:
-        """That of all evidence."""
+        """What all evidence, old and new, shows to be hidden from the derivative."""
         return [hidden for evidence in self._every() for hidden in evidence.hidden]
 
     def doubt(
         self, noise_std: float, claimed_rmse: float | None = None, claimed_fraction: float | None = None
     ) -> str | None:
-        """As `Evidence.doubt` says; evidence that is reason for doubt is kept for later reviews."""
+        """The first reason for doubt, see `Evidence.doubt`; its evidence is kept for later reviews."""
         for evidence in self._every():
             doubt = evidence.doubt(noise_std, claimed_rmse, claimed_fraction)
             if doubt is not None:

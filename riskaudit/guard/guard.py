@@ -275,7 +275,7 @@ class Guard:
 
     @property
     def _context(self) -> ReviewContext:
-        """As the guard's attributes are by now."""
+        """What to review with, as the guard's attributes are by now."""
         return ReviewContext(
             self.client, self._exact, self.prior, self.policy, self.ledger, self.log, self._memory, self._hidden_ids
         )
@@ -367,7 +367,7 @@ class Guard:
         return decision
 
     def _settings(self) -> dict[str, object]:
-        """For a line of the log, and where the ledger stands."""
+        """Settings for a line of the log, and where the ledger stands."""
         return {
             "limits": self.policy.limits,
             "release": self.release,

@@ -59,7 +59,7 @@ def content_id(sample: Tensor) -> str:
 
 
 def sample_digest(inputs: Tensor, target: Tensor) -> bytes:
-    """Of one sample, the same in every dtype of its input [...] and target [...], and for one-hot and class targets."""
+    """Digest of one sample, the same in every dtype of its input [...] and target [...], one-hot or a class number."""
     digest = hashlib.sha256()
     for part in (inputs.detach().double(), _class_numbers(target.detach().double())):
         digest.update(repr(tuple(part.shape)).encode())

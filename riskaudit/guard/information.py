@@ -89,7 +89,7 @@ class BatchInformation:
 
     @classmethod
     def empty(cls, batch: Batch, inputs: Tensor, ids: list[str], summed: bool) -> BatchInformation:
-        """Before anything was worked out.
+        """A batch before anything was worked out.
 
         Args:
             batch: the samples, where and as the release works.
@@ -112,7 +112,7 @@ class BatchInformation:
 
     @property
     def ids(self) -> list[str]:
-        """Of all samples."""
+        """Hidden names of all samples."""
         return [sample.id for sample in self.samples]
 
     @property
@@ -132,11 +132,11 @@ class BatchInformation:
         return self._by_label[self.samples[index].label]
 
     def exposures(self, noise_std: float) -> list[Exposure]:
-        """Of every sample, if the mean (or sum) over all leaves with noise of this Fisher-equivalent std per entry."""
+        """Exposures of all, if the mean (or sum) over all leaves with noise of this Fisher-equivalent std per entry."""
         return [self.exposure(index, noise_std, len(self)) for index in range(len(self))]
 
     def exposure(self, index: int, noise_std: float, batch_size: int) -> Exposure:
-        """Of one sample among ``batch_size`` whose mean (or sum) leaves; without noise everything is revealed."""
+        """What one sample reveals among ``batch_size`` whose mean (or sum) leaves; without noise everything."""
         sample = self.samples[index]
         if not noise_std:
             total = None if self.accounts is None else Range(0.0, 1.0)
@@ -218,12 +218,12 @@ class BatchInformation:
         return (noise_std if self.summed else batch_size * noise_std) / len(twins)
 
     def select(self, indices: Sequence[int]) -> BatchInformation:
-        """Of some of the samples; the products stay those of all. Changing it doesn't change this one."""
+        """A copy for some of the samples; the products stay those of all."""
         samples = [replace(self.samples[index]) for index in indices]
         return replace(self, batch=self.batch.select(list(indices)), samples=samples)
 
     def under(self, empty: BatchInformation) -> BatchInformation | None:
-        """The same under the names and accounts that the samples have by now; None where it doesn't hold for them.
+        """A copy under the names and accounts that the samples have by now; None where it doesn't hold for them.
 
         Samples have to count together as they did, since copies have the numbers of all. With a ledger the ids have to
         be the same, and sketches in the directions that the ledger has by now.

@@ -42,6 +42,22 @@ GENESIS = "0" * 64
 class TamperingError(GuardError):
     """A ledger or a log isn't as the guard left it: withheld whatever the policy says about failures."""
 
+    @classmethod
+    def changed(cls, kind: str, name: str, what: str) -> TamperingError:
+        """Of a file of this kind ("ledger" or "log"): what of it has changed, and what to do."""
+        return cls(
+            f"the {kind} {name} isn't as the guard left it: {what}; put the newest copy back, or start over on purpose "
+            f"with riskaudit {kind} reset"
+        )
+
+    @classmethod
+    def keyless(cls, kind: str, name: str, folder: Path) -> TamperingError:
+        """Of a file of this kind whose key or counter isn't in its folder."""
+        return cls(
+            f"the key and the counter of the {kind} {name} aren't in {folder}; restore that folder, or start over on "
+            f"purpose with riskaudit {kind} reset"
+        )
+
 
 @dataclass(frozen=True)
 class Counter:
@@ -89,7 +105,7 @@ class KeyFolder:
         return None if master is None else mac_of(master, *parts)
 
     def counter(self, identity: str) -> Counter | None:
-        """Of a file; None where this folder doesn't know it.
+        """Counter of a file; None where this folder doesn't know it.
 
         Raises:
             GuardError: it can't be read.
@@ -111,7 +127,7 @@ class KeyFolder:
         )
 
     def identity_at(self, path: Path) -> str | None:
-        """Of the file that belongs at a path; None where none was ever seen there."""
+        """Identity of the file that belongs at a path; None where none was ever seen there."""
         stored = self._read(f"{_file_name(path)}.json")
         return None if stored is None else str(stored.get("identity"))
 

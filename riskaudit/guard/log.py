@@ -154,10 +154,7 @@ class AuditLog:
         identity = str(last["log"])
         counted = self.keys.counter(identity)
         if counted is None or self.keys.derived(b"", create=False) is None:
-            raise TamperingError(
-                f"the key and the counter of the log {self.path.name} aren't in {self.keys.path}; restore that folder, "
-                "or start over on purpose with riskaudit log reset"
-            )
+            raise TamperingError.keyless("log", self.path.name, self.keys.path)
         # A counter at zero is of a first line that was announced and never written.
         if belongs not in (None, identity) and (self.keys.counter(str(belongs)) or Counter()).number:
             raise self._broken("it is another log than the one that belongs here")
@@ -171,13 +168,10 @@ class AuditLog:
         return Position(identity, number, head, ledger)
 
     def _broken(self, what: str) -> TamperingError:
-        return TamperingError(
-            f"the log {self.path.name} isn't as the guard left it: {what}; put the newest copy back, or start over on "
-            "purpose with riskaudit log reset"
-        )
+        return TamperingError.changed("log", self.path.name, what)
 
     def _mac(self, line: dict[str, Any], *, create: bool) -> str:
-        """Of a line without MAC and hash."""
+        """MAC of a line, over all of it but MAC and hash."""
         key = self.keys.derived(b"log", str(line.get("log")).encode(), create=create)
         text = _text({name: value for name, value in line.items() if name not in ("mac", "hash")})
         return "" if key is None else mac_of(key, text).hex()

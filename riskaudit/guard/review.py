@@ -190,7 +190,7 @@ class Review:
         return Draft(decision, remaining, indices, noise, information)
 
     def _add_noise(self, vector: Tensor | None, mean: Tensor | None) -> Draft | None:
-        """With the least noise that is sure to do, clipped before if the policy says so; None where none does."""
+        """The update with the least noise that is sure to do, clipped before if the policy says so; None if none is."""
         if vector is None or mean is None:
             return None
         noise, policy, client, law = self.client.noise_std, self.policy, self.client, self.client.noise
@@ -251,7 +251,7 @@ class Review:
                     estimator.refine(information, index, noise)
 
     def _estimator(self, client: Client) -> Estimator:
-        """Of the review's client, or of the same one clipped."""
+        """An estimator of the review's client, or of the same one clipped."""
 
         def exact() -> Client:
             double = self.context.exact()

@@ -128,7 +128,7 @@ def _needed_noise(information: BatchInformation, policy: Policy, index: int, *, 
 
 
 def _optimistic(exposure: Exposure) -> Exposure:
-    """With the ends of the intervals that ask for the least noise."""
+    """An exposure with the ends of the intervals that ask for the least noise."""
     revealed, rmse, total = exposure.revealed, exposure.rmse, exposure.total_revealed
     return Exposure(
         exposure.id,

@@ -67,7 +67,7 @@ class Update:
         return torch.cat([tensor.reshape(-1).to("cpu", torch.float64) for tensor in self.tensors.values()])
 
     def like(self, vector: Tensor, noise_std: float) -> Update:
-        """The same layout, dtypes and devices with the entries of ``vector`` [P], rounded to a grid below its noise.
+        """An update of the same form with the entries of ``vector`` [P], rounded to a grid below its noise.
 
         Raises:
             GuardError: a dtype that can't hold the grid.
@@ -80,7 +80,7 @@ class Update:
         return Update(rebuilt, self.named)
 
     def handed_back(self) -> dict[str, Tensor] | list[Tensor]:
-        """As it came: a mapping or a list."""
+        """The tensors as they came: a mapping or a list."""
         return dict(self.tensors) if self.named else list(self.tensors.values())
 
 
@@ -118,7 +118,7 @@ def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def digest_of_update(given: UpdateLike) -> str:
-    """Of an update in any of its forms; the same for a list and a mapping in the parameters' order.
+    """Digest of an update in any of its forms; the same for a list and a mapping in the parameters' order.
 
     Names are left out, so that a framework that renames or drops them still sends what was reviewed.
     """

@@ -79,7 +79,7 @@ def is_round_number(value: object) -> bool:
 
 
 def number_of_samples(batch: Batch | Sequence[Any]) -> int:
-    """Of a batch that was reviewed."""
+    """Number of samples in a batch that was reviewed."""
     return len(batch) if isinstance(batch, Batch) else len(batch[0])
 
 
@@ -88,6 +88,6 @@ def _is_count(value: object, least: int, most: int) -> bool:
 
 
 def _rounded(value: float) -> float:
-    """To the digits that a metric keeps; whole numbers stay whole."""
+    """A number with the digits that a metric keeps; whole numbers stay whole."""
     rounded = float(f"{value:.{DIGITS}g}")
     return int(rounded) if isinstance(value, int) else rounded

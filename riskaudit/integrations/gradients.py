@@ -17,7 +17,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
-    """Of all trainable parameters, as an update; zeros where a parameter has none."""
+    """Gradients of all trainable parameters, as an update; zeros where a parameter has none."""
     return [torch.zeros_like(value) if value.grad is None else value.grad.detach() for value in trainable(model)]
 
 

@@ -109,7 +109,7 @@ def review(
 
 
 def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[str, Array]:
-    """By the model's names and in its order, which tells nothing; frameworks that number arrays keep that order.
+    """The arrays by the model's names and in its order, which tells nothing; numbered ones have that order.
 
     Raises:
         GuardError: names or a count that don't fit.

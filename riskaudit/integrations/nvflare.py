@@ -182,7 +182,7 @@ class RiskFilter(Filter):  # type: ignore[misc]
 
 
 def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:
-    """As numpy arrays, which is what a filter sees of a script's tensors.
+    """Parameters as numpy arrays, which is what a filter sees of a script's tensors.
 
     Raises:
         GuardError: something that isn't an array of numbers.

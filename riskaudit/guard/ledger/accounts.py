@@ -52,13 +52,13 @@ class Account:
 
     @classmethod
     def empty(cls, dimension: int, tau: float, directions: Array) -> Account:
-        """Before the first upload; ``directions`` [k, d] as they will be kept, in float32."""
+        """An account before the first upload, with ``directions`` [k, d] rounded to float32 as the file has them."""
         count = len(directions)
         rounded = directions.astype(np.float32).astype(np.float64)
         return cls(0, dimension, tau, 0.0, 0.0, rounded, np.zeros((count, count)))
 
     def after(self, effective_dimension: float, trace: float, core: Array) -> Account:
-        """With one more upload.
+        """The account with one more upload.
 
         Args:
             effective_dimension: upper end of this upload's own.

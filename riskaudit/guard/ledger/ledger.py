@@ -86,7 +86,7 @@ class Ledger:
             raise
 
     def _open(self) -> None:
-        """For writing; tables are made in a new or an empty file only."""
+        """Open the file for writing; tables are made in a new or an empty file only."""
         expected, exists = self.keys.identity_at(self.path), self.path.exists()
         counter = Counter() if expected is None else self.keys.counter(expected) or Counter()
         if not exists:
@@ -141,7 +141,7 @@ class Ledger:
 
     @property
     def position(self) -> dict[str, object]:
-        """For a line of the log: the last round that this object has seen."""
+        """The last round that this object has seen, for a line of the log."""
         return {"identity": self.identity, "round": self.state[0], "head": self.state[1]}
 
     def hidden(self, name: str) -> str:
@@ -149,7 +149,7 @@ class Ledger:
         return hide(name, self._salt)
 
     def accounts(self, ids: Sequence[str], log: Position | None = None) -> dict[str, Account]:
-        """Those that exist, once they are seen to be as they were written.
+        """The accounts of these samples that exist, once they are seen to be as they were written.
 
         Args:
             ids: hidden.
@@ -289,10 +289,7 @@ class Ledger:
             TamperingError: something doesn't fit.
         """
         if not self._has_key or self.keys.counter(self.identity) is None:
-            raise TamperingError(
-                f"the key and the counter of the ledger {self.path.name} aren't in {self.keys.path}; restore that "
-                "folder, or start over on purpose with riskaudit ledger reset"
-            )
+            raise TamperingError.keyless("ledger", self.path.name, self.keys.path)
         if _identity_of(self.path) != self._file:
             raise self._seal.broken("the file was replaced while it was open")
         state = self._seal.last()

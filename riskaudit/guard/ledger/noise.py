@@ -59,7 +59,7 @@ class NoiseRound:
 
 
 class NoiseRecords:
-    """Those of one open ledger.
+    """The records of one open ledger.
 
     Args:
         database: of the ledger.
@@ -179,7 +179,7 @@ class NoiseRecords:
         return self._mixed(stored[:NONCE], stored[NONCE:])
 
     def _mixed(self, nonce: bytes, content: bytes) -> bytes:
-        """With the keystream of a nonce that is used once."""
+        """Content combined with the keystream of a nonce that is used once."""
         stream = hashlib.shake_256(mac_of(self._key, b"stream", nonce)).digest(len(content))
         return (np.frombuffer(content, np.uint8) ^ np.frombuffer(stream, np.uint8)).tobytes()
 

@@ -44,7 +44,7 @@ class Round:
 
 @lru_cache(2**14)
 def bucket_of(identifier: str) -> int:
-    """Of a hidden id, which is evenly distributed."""
+    """Number of the bucket of a hidden id; ids are evenly distributed."""
     return int.from_bytes(mac_of(b"", identifier.encode("utf-8", "replace"))[:2], "big") >> (16 - BUCKET_BITS)
 
 
@@ -141,10 +141,7 @@ class Seal:
 
     def broken(self, what: str) -> TamperingError:
         """The error that says so and what to do."""
-        return TamperingError(
-            f"the ledger {self._name} isn't as the guard left it: {what}; put the newest copy back, or start over on "
-            f"purpose with riskaudit ledger reset"
-        )
+        return TamperingError.changed("ledger", self._name, what)
 
     def _members(self, bucket: int) -> list[object]:
         rows = self._all("SELECT id, mac FROM samples WHERE bucket = ? ORDER BY id", bucket)

@@ -37,7 +37,7 @@ COLUMNS = "id, rounds, dimension, tau, summed, trace, directions, core, last_rou
 
 
 def create_tables(database: sqlite3.Connection, meta: Iterable[tuple[str, object]]) -> None:
-    """In a new file, with what it says about itself."""
+    """Make the tables in a new file, with what it says about itself."""
     for statement in _TABLES.split(";"):
         database.execute(statement)
     database.executemany("INSERT INTO meta VALUES (?, ?)", (("schema", SCHEMA), *meta))
@@ -55,7 +55,7 @@ def read_accounts(database: sqlite3.Connection) -> Iterator[tuple[str, Account]]
 
 
 def account_of(row: Sequence[Any]) -> Account:
-    """Of a row's columns from ``rounds`` to ``core``."""
+    """The account in a row's columns from ``rounds`` to ``core``."""
     rounds, dimension, tau, summed, trace, directions, core = row
     directions = np.frombuffer(directions, dtype=np.float32).astype(np.float64).reshape(-1, dimension)
     core = np.frombuffer(core, dtype=np.float64).reshape(len(directions), len(directions))
@@ -63,7 +63,7 @@ def account_of(row: Sequence[Any]) -> Account:
 
 
 def write_account(database: sqlite3.Connection, seal: Seal, identifier: str, account: Account, number: int) -> None:
-    """With its MAC, as of round ``number``."""
+    """Write an account with its MAC, as of round ``number``."""
     sums = float(account.tau), float(account.summed), float(account.trace)
     arrays = account.directions.astype(np.float32).tobytes(), account.core.tobytes()
     values = (identifier, account.rounds, account.dimension, *sums, *arrays, number)

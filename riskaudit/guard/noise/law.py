@@ -81,7 +81,7 @@ def _products(left: Tensor, right: Tensor, sizes: Sequence[int]) -> list[float]:
 
 
 def _sums(terms: Tensor, sizes: Sequence[int]) -> list[float]:
-    """Of the terms [P] of each tensor, and of all where their sizes say so."""
+    """Sums of the terms [P] of each tensor, and of all where their sizes say so."""
     return _with_total([float(part.sum()) for part in _parts(terms, sizes)], sizes)
 
 
@@ -100,5 +100,5 @@ def _furthest(failure: float) -> float:
 
 @cache
 def _limits(degrees: float, failure: float) -> tuple[float, float]:
-    """Between which the size of a draw lies but for ``failure`` at either end."""
+    """Numbers between which the size of a draw lies but for ``failure`` at either end."""
     return (float(chi2.ppf(failure, degrees)), float(chi2.isf(failure, degrees))) if degrees else (0.0, 0.0)

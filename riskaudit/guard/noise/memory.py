@@ -31,7 +31,7 @@ NEARLY = 1e-2
 
 
 class NoiseMemory:
-    """Of one guard; safe to share between threads without a ledger.
+    """The memory of one guard; safe to share between threads without a ledger.
 
     Args:
         ledger: that remembers it for later processes; None without.

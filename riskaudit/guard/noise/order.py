@@ -75,7 +75,7 @@ class Extremes:
 
 
 def extremes_of(scores: Scores, sizes: Sequence[int], width: float = 0.0) -> list[Extremes]:
-    """Of every tensor, and of all together where there are several.
+    """The largest magnitudes of every tensor, and of all together where there are several.
 
     Args:
         scores: [P], normal.
@@ -95,7 +95,7 @@ def extremes_of(scores: Scores, sizes: Sequence[int], width: float = 0.0) -> lis
 
 
 def sizes_of(sizes: Sequence[int]) -> list[int]:
-    """Of the tensors, and of all together where several have entries."""
+    """Sizes of the tensors, and of all together where several have entries."""
     return [*sizes, sum(sizes)] if sum(size > 0 for size in sizes) > 1 else list(sizes)
 
 

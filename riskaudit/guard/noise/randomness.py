@@ -121,7 +121,7 @@ def on_grid(noisy: Tensor, std: float, dtype: torch.dtype) -> Tensor:
 
 
 def _step(largest: float, std: float, dtype: torch.dtype) -> float:
-    """Of the grid: fine beside the noise, and so coarse that multiples up to ``largest`` fit the dtype's digits."""
+    """The grid's step: fine beside the noise, and so coarse that multiples up to ``largest`` fit the dtype's digits."""
     numbers = torch.finfo(dtype)
     digits = 1 - round(math.log2(numbers.eps))
     finest = 2.0 ** (math.floor(math.log2(std)) - FINENESS)

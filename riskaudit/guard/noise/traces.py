@@ -56,7 +56,7 @@ Fingerprint = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Of the noise on one update; see the module.
+    """What is remembered of the noise on one update; see the module.
 
     Attributes:
         digest: keyed, of the update as the client handed it in.
@@ -77,7 +77,7 @@ class Trace:
     orders: Fingerprint
 
     def packed(self) -> bytes:
-        """As bytes; `unpacked` reads them."""
+        """The trace as bytes, which `unpacked` reads."""
         arrays = (self.signs, self.heads, self.small, self.cells, self.orders)
         parts = [self.digest, *(part.tobytes() for part in arrays)]
         header = json.dumps([list(self.sizes), [len(part) for part in parts]]).encode()
@@ -85,7 +85,7 @@ class Trace:
 
     @classmethod
     def unpacked(cls, stored: bytes) -> Trace:
-        """Of what `packed` made."""
+        """The trace that `packed` wrote."""
         start = 8 + int.from_bytes(stored[:8], "big")
         sizes, lengths = json.loads(stored[8:start])
         ends = np.cumsum([start, *lengths])
@@ -113,7 +113,7 @@ class Tracer:
     def trace(
         self, scores: Scores, sizes: Sequence[int], digest: bytes, extremes: Sequence[Extremes] | None = None
     ) -> Trace:
-        """Of scores [P] of noise on tensors of these sizes.
+        """The trace of noise on tensors of these sizes.
 
         Args:
             scores: [P], normal but for their scale.
@@ -218,7 +218,7 @@ def _again(why: str) -> str:
 
 
 def _failure(sizes: Sequence[int]) -> float:
-    """Of one comparison of one tensor, or of all together."""
+    """Probability that one comparison, of one tensor or of all together, rejects independent noise."""
     return REJECTION / 4 / (TRACES * (len(sizes) + 1))
 
 
@@ -240,7 +240,7 @@ def _limits(counts: tuple[int, ...], failure: float) -> npt.NDArray[np.int64]:
 
 
 def _sums(signed: Scores, count: int) -> Scores:
-    """Of the entries whose places are the same modulo ``count``."""
+    """Sums [count] of the entries whose indices are the same modulo ``count``."""
     whole = len(signed) // count * count
     sums: Scores = signed[:whole].reshape(-1, count).sum(0)
     sums[: len(signed) - whole] += signed[whole:]
@@ -261,7 +261,7 @@ def _joined(parts: Sequence[Bits]) -> Bits:
 
 @cache
 def _cell_width(size: int, failure: float) -> float:
-    """Of a grid on which the lines of independent vectors [size] share a cell with at most this probability.
+    """Width of a grid's cells in which the lines of independent vectors [size] meet with at most this probability.
 
     Those that do are at most the cell's diagonal apart, and sin^2 of their angle follows Beta((n - 1) / 2, 1 / 2).
     """
@@ -279,7 +279,7 @@ def _least_differing(count: int, failure: float) -> int:
 
 @cache
 def _least_apart(size: int, failure: float) -> int:
-    """The same of ``SIGNS`` projections of independent vectors [size]; the density of their angle is sin^(n - 2)."""
+    """As `_least_differing`, of projections of independent vectors [size], whose angle has density sin^(n - 2)."""
     angles = np.linspace(0.0, math.pi, ANGLES)
     density = np.sin(angles) ** (size - 2)
     density /= density.sum()
