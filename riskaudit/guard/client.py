@@ -18,14 +18,13 @@ from riskaudit.copying import copy_model
 from riskaudit.errors import CoupledReleaseError, GuardError, SettingsError
 from riskaudit.guard.noise.law import noise_mismatch
 from riskaudit.guard.noise.traces import REJECTION
-from riskaudit.guard.passes import coupling_of
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
-from riskaudit.jacobian.choice import losses_alone
-from riskaudit.jacobian.obstacles import AUTOCAST, uses_autocast
+from riskaudit.jacobian.choice import is_repeatable, losses_alone
+from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
-from riskaudit.release import Batch, Noise, ReleaseSpec
+from riskaudit.release import Batch, Noise, Release, ReleaseSpec
 from riskaudit.release.batch_mean import BatchMeanRelease, BatchPass, batch_mean_spec
 from riskaudit.release.steps.clip import Clip
 
@@ -38,6 +37,10 @@ TOLERANCE = 1e-3
 SPARSE_SHARE = 0.01
 # Samples on which the Jacobian is tried before the first review.
 TRIED_SAMPLES = 4
+COUPLED = (
+    "the loss of a sample depends on the other samples of its batch, so a batch's gradient isn't made of its samples'; "
+    "train without operations over the whole batch"
+)
 
 
 class Client:
@@ -178,7 +181,7 @@ class Client:
         release = self._current.per_sample.with_noise(noise_std or ANY_NOISE)
         jacobian = replace(self.jacobian_maker(batch), release=release)(batch)
         if jacobian.separate:
-            raise GuardError(coupling_of(self._current, batch))
+            raise GuardError(_coupling(self._current, batch))
         return jacobian
 
     def jacobian_maker(self, batch: Batch) -> JacobianMaker:
@@ -225,7 +228,7 @@ class Client:
         release, passed = self._current, self._current.evaluate(batch, with_gradient=True)
         self._last_pass = batch, replace(passed, gradient=None)
         if len(batch) > 1 and not agree(passed.losses, losses_alone(release, batch)):
-            raise GuardError(coupling_of(release, batch))
+            raise GuardError(_coupling(release, batch))
         if release.per_sample.changes_gradient:
             return release.accumulated_mean(batch)
         assert passed.gradient is not None
@@ -297,6 +300,13 @@ class Client:
         """The loss with tensors of its own, in the dtype to work in where it is a module."""
         copied = copy_model(self._live_loss.function, "loss")
         return copied.to(dtype=self._dtype) if isinstance(copied, nn.Module) else copied
+
+
+def _coupling(release: Release, batch: Batch) -> str:
+    """Why a sample has another loss in its batch than alone."""
+    if not is_repeatable(release, batch):
+        return NOT_DETERMINISTIC
+    return AUTOCAST if uses_autocast(release, batch) else COUPLED
 
 
 def as_loss(given: LossLike | Loss) -> Loss:
