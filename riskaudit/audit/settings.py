@@ -143,7 +143,11 @@ class AuditSettings(Settings):
 
         Raises:
             SettingsError: an unknown name, or settings that exclude each other.
+            ReleaseError: a release that can't be read.
         """
+        from riskaudit.release.grammar import ReleaseSpec
+
+        ReleaseSpec.parse(self.release)
         if not self.prior:
             raise SettingsError(f"expected `prior` to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
         for name in ("prior_mean", "prior_std"):

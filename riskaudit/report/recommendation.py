@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from riskaudit.errors import ReleaseError
 from riskaudit.formatting import ascii_number
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.noise import Noise
 from riskaudit.results.facts import Facts
-
-_NOISE_STEP = re.compile(r"(gaussian|laplace)(:.*)?", re.DOTALL)
-_PLAIN_STEP = re.compile(r"[a-z0-9_-]+(:[a-z0-9_.+-]+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,14 @@ class Recommendation:
 
     @cached_property
     def release(self) -> str | None:
-        """The audited pipeline with the recommended noise in place of its own."""
+        """The audited pipeline with the recommended noise in place of its own, where it can be read."""
         if self.std is None:
             return None
-        steps = [step.strip() for step in self.facts.result.release.spec.split(",")]
-        noise = f"gaussian:{self.std}"
-        kept = [
-            noise if _NOISE_STEP.fullmatch(step) else step
-            for step in steps
-            if step not in {"", "gradient"} and _PLAIN_STEP.fullmatch(step)
-        ]
-        return ",".join(kept if noise in kept else [*kept, noise])
+        try:
+            audited = ReleaseSpec.parse(self.facts.result.release.spec)
+        except ReleaseError:  # of another version, or of a file that nobody need have written honestly
+            return None
+        return str(replace(audited, noise=Noise("gaussian", float(self.std)))).removeprefix("gradient,")
 
     @cached_property
     def _command_words(self) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riskaudit.audit import AuditSettings
-from riskaudit.errors import SettingsError
+from riskaudit.errors import ReleaseError, SettingsError
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 
@@ -87,3 +87,8 @@ def test_device() -> None:
 
 def test_dtype() -> None:
     assert AuditSettings(dtype="float32").torch_dtype() is torch.float32
+
+
+def test_a_release_that_cannot_be_read_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ReleaseError, match="did you mean 'clip'"):
+        AuditSettings(release="clp:1")
