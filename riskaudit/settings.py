@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True, config=CHECKED)
     class AuditSettings(Settings):
-        seed: Annotated[Natural, option("Seed of every random draw.", SOLVERS)] = 0
+        seed: Seed = option(0, "Seed of every random draw.", SOLVERS)
 
 A model is a frozen dataclass that is checked whenever it is made (pydantic). Errors name the parameter in backticks,
 `` `seed` `` or `` `solver=dense` ``, as a caller in Python writes it; the command line puts its option in that place.
@@ -72,16 +72,17 @@ class Given(TypedDict, total=False):
     callback: Callable[..., Any]
 
 
-def option(description: str, heading: str | None = None, **given: Unpack[Given]) -> Any:
-    """What ``Annotated`` says of a field: its description, and how the command line takes it.
+def option(default: Any, description: str, heading: str | None = None, **given: Unpack[Given]) -> Any:
+    """A field that the command line takes too.
 
     Args:
+        default: its value, or an ellipsis where one must be given.
         description: for people.
-        heading: the panel.
-        given: the rest.
+        heading: the panel of the help.
+        given: how the command line takes it.
     """
     given["panel"] = heading
-    return Field(description=description, json_schema_extra={"given": given})  # type: ignore[dict-item]
+    return Field(default, description=description, json_schema_extra={"given": given})  # type: ignore[dict-item]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -93,6 +94,10 @@ class Settings:
         """How the command line takes each field that it takes."""
         extras = {name: field.json_schema_extra for name, field in fields_of(cls).items()}
         return {name: extra["given"] for name, extra in extras.items() if isinstance(extra, dict)}
+
+    def record(self) -> dict[str, Any]:
+        """What ``settings`` of audit.json says of these, by its keys."""
+        return {how["record"]: getattr(self, name) for name, how in self.given().items() if "record" in how}
 
     @classmethod
     def spelt(cls, name: str) -> str:

@@ -62,22 +62,17 @@ def settings_info(client: Client, plan: Plan) -> Settings:
     """The settings, and what was chosen where they leave a choice."""
     settings, checkpoint = client.settings, client.checkpoint
     return Settings(
-        seed=settings.seed,
+        **settings.record(),
         device=str(settings.torch_device()),
-        dtype=settings.dtype,
         solver=plan.solver,
         inverse=plan.inverse,
         solver_reason=plan.solver_reason,
         inverse_reason=plan.inverse_reason,
         loss=client.loss.name,
         batch_size=plan.width,
-        tolerance=settings.solver_tolerance,
         max_matvecs=plan.max_matvecs,
-        precision=settings.precision,
-        budget_seconds=settings.budget,
         jacobian=client.maker.kind,
         jacobian_reason=client.maker.reason,
-        confidence=settings.confidence,
         target_rmse=client.target_rmse,
         thresholds=Thresholds(high=settings.high, medium=settings.medium),
         normalization_mean=checkpoint.normalization_mean,

@@ -44,93 +44,75 @@ class AuditSettings(Settings):
     have.
     """
 
-    loss: Annotated[str, option("cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True)] = "cross-entropy"
-    release: Annotated[
-        str,
-        option('What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).', RELEASE),
-    ] = "gradient"
-    reference_noise: Annotated[Positive, option("Noise std at which an undefended release is ranked.", RELEASE)] = 1e-3
-    prior: Annotated[
-        str,
-        option(
-            "What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), or a FILE "
-            "that riskaudit prior fit wrote.",
-            PRIOR,
-            file=True,
-        ),
-    ] = "isotropic"
-    calibration: Annotated[
-        str | None,
-        option(
-            "File of riskaudit calibrate for this model, release, noise and prior: intervals with stated coverage.",
-            PRIOR,
-            file=True,
-        ),
-    ] = None
-    prior_mean: Annotated[
-        float | None, option("Isotropic prior: mean of one input coordinate (default: the data's).", PRIOR)
-    ] = None
-    prior_std: Annotated[
-        Positive | None, option("Isotropic prior: standard deviation likewise (default: the data's).", PRIOR)
-    ] = None
-    target_rmse: Annotated[
-        Positive | None, option("Error that enough noise should force (default: half the prior's std).", PRIOR)
-    ] = None
-    high: Annotated[Share, option('Verdict "high" above this revealed fraction.', PRIOR, flags=("--high-above",))] = 0.5
-    medium: Annotated[
-        Share, option('Verdict "medium" from this revealed fraction on.', PRIOR, flags=("--medium-above",))
-    ] = 0.1
-    max_revealed: Annotated[Limit | None, option("Exit with 1 if a sample's revealed fraction is larger.", POLICY)] = (
-        None
+    loss: str = option("cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True)
+    release: str = option(
+        "gradient",
+        'What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',
+        RELEASE,
     )
-    min_rmse: Annotated[Limit | None, option("Exit with 1 if a sample's posterior error is smaller.", POLICY)] = None
-    solver: Annotated[str, option("auto, dense, lanczos or power.", SOLVERS)] = "auto"
-    inverse: Annotated[str, option("auto, dense, cg, neumann or least-squares.", SOLVERS)] = "auto"
-    solver_tolerance: Annotated[
-        Probability, option("Relative error at which a solver stops.", SOLVERS, record="tolerance")
-    ] = 1e-6
-    tolerances: Annotated[
-        tuple[Positive, ...],
-        option(
-            "RMSE within which a reconstruction counts as a success; repeatable (default: 0.05, 0.1, 0.2).",
-            PRIOR,
-            flags=("--tolerance",),
-        ),
-    ] = (0.05, 0.1, 0.2)
-    max_matvecs: Annotated[
-        Count | None,
-        option("Products per sample and iteration (default: 50, or 1000 with a named solver or a precision).", SOLVERS),
-    ] = None
-    confidence: Annotated[
-        Probability,
-        option("With which certified ends hold, for all samples together.", SOLVERS, record="confidence"),
-    ] = 0.99
-    dtype: Annotated[Literal["float32", "float64"], option("float32 or float64.", SOLVERS, record="dtype")] = "float64"
-    device: Annotated[str, option("auto, cpu, cuda or cuda:NUMBER.", SOLVERS)] = "auto"
-    precision: Annotated[
-        Annotated[float, Field(gt=0, le=1)] | None,
-        option(
-            "Relative width that certified intervals should have (default: 0.2 where that is cheap).",
-            SOLVERS,
-            record="precision",
-        ),
-    ] = None
-    budget: Annotated[
-        Positive | None,
-        option(
-            "Seconds for all samples; what is not narrowed by then keeps its honest interval.",
-            SOLVERS,
-            record="budget_seconds",
-        ),
-    ] = None
-    proxies: Annotated[
-        tuple[str, ...] | None,
-        option("Only these, separated by commas (see riskaudit list; default: all).", SOLVERS, commas=True),
-    ] = None
-    batch_size: Annotated[Count | None, option("Samples in memory at once, at most (default: what fits).", SOLVERS)] = (
-        None
+    reference_noise: Positive = option(0.001, "Noise std at which an undefended release is ranked.", RELEASE)
+    prior: str = option(
+        "isotropic",
+        "What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), or a FILE that "
+        "riskaudit prior fit wrote.",
+        PRIOR,
+        file=True,
     )
-    seed: Annotated[Seed, option("Seed of every random draw.", SOLVERS, record="seed")] = 0
+    calibration: str | None = option(
+        None,
+        "File of riskaudit calibrate for this model, release, noise and prior: intervals with stated coverage.",
+        PRIOR,
+        file=True,
+    )
+    prior_mean: float | None = option(
+        None, "Isotropic prior: mean of one input coordinate (default: the data's).", PRIOR
+    )
+    prior_std: Positive | None = option(
+        None, "Isotropic prior: standard deviation likewise (default: the data's).", PRIOR
+    )
+    target_rmse: Positive | None = option(
+        None, "Error that enough noise should force (default: half the prior's std).", PRIOR
+    )
+    high: Share = option(0.5, 'Verdict "high" above this revealed fraction.', PRIOR, flags=("--high-above",))
+    medium: Share = option(0.1, 'Verdict "medium" from this revealed fraction on.', PRIOR, flags=("--medium-above",))
+    max_revealed: Limit | None = option(None, "Exit with 1 if a sample's revealed fraction is larger.", POLICY)
+    min_rmse: Limit | None = option(None, "Exit with 1 if a sample's posterior error is smaller.", POLICY)
+    solver: str = option("auto", "auto, dense, lanczos or power.", SOLVERS)
+    inverse: str = option("auto", "auto, dense, cg, neumann or least-squares.", SOLVERS)
+    solver_tolerance: Probability = option(
+        1e-06, "Relative error at which a solver stops.", SOLVERS, record="tolerance"
+    )
+    tolerances: tuple[Positive, ...] = option(
+        (0.05, 0.1, 0.2),
+        "RMSE within which a reconstruction counts as a success; repeatable (default: 0.05, 0.1, 0.2).",
+        PRIOR,
+        flags=("--tolerance",),
+    )
+    max_matvecs: Count | None = option(
+        None, "Products per sample and iteration (default: 50, or 1000 with a named solver or a precision).", SOLVERS
+    )
+    confidence: Probability = option(
+        0.99, "With which certified ends hold, for all samples together.", SOLVERS, record="confidence"
+    )
+    dtype: Literal["float32", "float64"] = option("float64", "float32 or float64.", SOLVERS, record="dtype")
+    device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER.", SOLVERS)
+    precision: Annotated[float, Field(gt=0, le=1)] | None = option(
+        None,
+        "Relative width that certified intervals should have (default: 0.2 where that is cheap).",
+        SOLVERS,
+        record="precision",
+    )
+    budget: Positive | None = option(
+        None,
+        "Seconds for all samples; what is not narrowed by then keeps its honest interval.",
+        SOLVERS,
+        record="budget_seconds",
+    )
+    proxies: tuple[str, ...] | None = option(
+        None, "Only these, separated by commas (see riskaudit list; default: all).", SOLVERS, commas=True
+    )
+    batch_size: Count | None = option(None, "Samples in memory at once, at most (default: what fits).", SOLVERS)
+    seed: Seed = option(0, "Seed of every random draw.", SOLVERS, record="seed")
 
     @field_validator("tolerances")
     @classmethod

@@ -5,20 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import override
 
-from riskaudit.cli.calibrate import calibrate
-from riskaudit.cli.demo import demo
-from riskaudit.cli.guard_check import guard_check
-from riskaudit.cli.ledger import ledger, log
-from riskaudit.cli.listing import list_names
-from riskaudit.cli.prior import prior
-from riskaudit.cli.report import report
-from riskaudit.cli.scan import scan
-from riskaudit.cli.study import study
-from riskaudit.cli.verify import verify
 from riskaudit.errors import RiskauditError
 from riskaudit.version import __version__
 
@@ -29,25 +22,58 @@ EXIT_INTERRUPTED = 130
 # class has no import path that holds for all of them.
 USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[2]
 
+# Where each command is defined, in the order of the help.
+COMMANDS = {
+    "scan": "riskaudit.cli.scan:scan",
+    "verify": "riskaudit.cli.verify:verify",
+    "calibrate": "riskaudit.cli.calibrate:calibrate",
+    "guard-check": "riskaudit.cli.guard_check:guard_check",
+    "report": "riskaudit.cli.report:report",
+    "demo": "riskaudit.cli.demo:demo",
+    "list": "riskaudit.cli.listing:list_names",
+    "prior": "riskaudit.cli.prior:prior",
+    "study": "riskaudit.cli.study:study",
+    "ledger": "riskaudit.cli.ledger:ledger",
+    "log": "riskaudit.cli.ledger:log",
+}
+
+
+@cache
+def _built(name: str) -> Any:
+    """A command with its options, as click has it."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    function = getattr(import_module(module), attribute)
+    if isinstance(function, typer.Typer):
+        command = typer.main.get_group(function)
+    else:
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name)(function)
+        command = typer.main.get_command(single)  # type: ignore[assignment]
+    command.name = name
+    return command
+
+
+class _LazyGroup(typer.core.TyperGroup):
+    """Imports a command and declares its options when it is asked for, which takes longer than the rest."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: Any = dict.fromkeys(COMMANDS)
+
+    @override
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _built(cmd_name) if cmd_name in COMMANDS else None
+
+
 app = typer.Typer(
     name="riskaudit",
+    cls=_LazyGroup,
     help="Audit what a gradient gives away, before it is sent.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("scan")(scan)
-app.command("verify")(verify)
-app.command("calibrate")(calibrate)
-app.add_typer(prior, name="prior")
-app.add_typer(study, name="study")
-app.command("guard-check")(guard_check)
-app.add_typer(ledger, name="ledger")
-app.add_typer(log, name="log")
-app.command("report")(report)
-app.command("demo")(demo)
-app.command("list")(list_names)
 
 
 def _print_version(wanted: bool) -> None:

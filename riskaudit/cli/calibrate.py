@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic.dataclasses import dataclass
@@ -33,11 +33,10 @@ UNUSED = (
 class CalibrationOptions(Settings):
     """What is calibrated."""
 
-    out: Annotated[
-        Path,
-        option("File for the calibration, calibration.json say.", recorded=False, written=True, aliases=("log",)),
-    ]
-    coverage: Annotated[Probability, option("Probability with which intervals hold.")] = 0.9
+    out: Path = option(
+        ..., "File for the calibration, calibration.json say.", recorded=False, written=True, aliases=("log",)
+    )
+    coverage: Probability = option(0.9, "Probability with which intervals hold.")
 
 
 @partial(command, omit=UNUSED)

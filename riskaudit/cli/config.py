@@ -57,13 +57,10 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
         return given
     path, table = file
     parameters = _configurable(ctx.command)
-    siblings = getattr(ctx.parent.command, "commands", {}).values() if ctx.parent is not None else ()
-    # The commands of a group share the file.
-    elsewhere = {key for sibling in siblings for key in _configurable(sibling)}
     defaults: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if _is_policy(key, value) or (name in elsewhere and name not in parameters):
+        if _is_policy(key, value) or (name not in parameters and name in _configurable_elsewhere(ctx)):
             continue
         if name not in parameters:
             raise SettingsError(f"expected an option of riskaudit {ctx.info_name} in {path}, found {key!r}")
@@ -84,6 +81,14 @@ def _configurable(command: Any) -> dict[str, Any]:
         for option in parameter.opts
         if option.startswith("--")
     }
+
+
+def _configurable_elsewhere(ctx: Any) -> set[str]:
+    """Options of the other commands of the group, which share the file."""
+    group = ctx.parent.command if ctx.parent is not None else ctx.command
+    names = group.list_commands(ctx.parent) if hasattr(group, "list_commands") else []
+    commands = [group.get_command(ctx.parent, name) for name in names]
+    return {name for command in commands for name in _configurable(command)}
 
 
 def _is_policy(key: str, value: Any) -> bool:

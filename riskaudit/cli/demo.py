@@ -44,7 +44,7 @@ def demo(
         typer.echo(f"$ riskaudit {shlex.join(words)}")
     # The whole application, one of whose commands this is. Errors of the scan are this command's own.
     application = ctx.find_root().command
-    words += ["--quiet"] * console.quiet + ["--debug"] * console.debug
+    words += ["--quiet"] * console.quiet + ["--debug"] * bool(ctx.params["debug"])
     return int(application.main(args=words, prog_name="riskaudit", standalone_mode=False))
 
 

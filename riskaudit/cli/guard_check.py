@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class GuardOptions(ReadingOptions, ModelOptions):
     """What a [guard] table may hold; an option of the command line wins over it."""
 
-    checkpoint: Annotated[str | None, option("Model weights (default: checkpoint of the [guard] table).")] = None
-    data: Annotated[str | None, option("Samples to make batches of (default: data of the [guard] table).")] = None
-    loss: Annotated[str | None, option("As of scan (default: loss of the [guard] table, or cross-entropy).")] = None
-    batch_size: Annotated[Count | None, option("Samples per review (default: 32).")] = None
+    checkpoint: str | None = option(None, "Model weights (default: checkpoint of the [guard] table).")
+    data: str | None = option(None, "Samples to make batches of (default: data of the [guard] table).")
+    loss: str | None = option(None, "As of scan (default: loss of the [guard] table, or cross-entropy).")
+    batch_size: Count | None = option(None, "Samples per review (default: 32).")
     release: str | None = None
     prior: str | None = None
     prior_std: Positive | None = None

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from riskaudit.cli.models import DebugOptions
 from riskaudit.cli.options import command
 from riskaudit.errors import GuardError
 from riskaudit.files import check_output_file, is_json_with, write_file
@@ -35,8 +34,6 @@ LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="File that a gu
 @ledger.command("show")
 @command
 def show(
-    debugging: DebugOptions,
-    *,
     file: LedgerArgument,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Samples to show, the most exposed first.")] = 20,
 ) -> int:
@@ -56,8 +53,6 @@ def show(
 @ledger.command("verify")
 @command
 def verify_ledger(
-    debugging: DebugOptions,
-    *,
     file: LedgerArgument,
     log_file: Annotated[
         Path | None, typer.Option("--log", help="The guard's log, which must tell of the same rounds.")
@@ -73,8 +68,6 @@ def verify_ledger(
 @ledger.command("reset")
 @command
 def reset(
-    debugging: DebugOptions,
-    *,
     file: LedgerArgument,
     log_file: Annotated[Path | None, typer.Option("--log", help="The guard's log, which will say so.")] = None,
     keys: KeysOption = None,
@@ -97,8 +90,6 @@ def reset(
 @ledger.command("export")
 @command
 def export(
-    debugging: DebugOptions,
-    *,
     file: LedgerArgument,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file (default: standard output).")] = None,
 ) -> int:
@@ -115,8 +106,6 @@ def export(
 @log.command("verify")
 @command
 def verify_log(
-    debugging: DebugOptions,
-    *,
     file: LogArgument,
     head: Annotated[
         str | None, typer.Option("--head", help="A hash noted earlier, which shows lines that were cut off the end.")
@@ -136,7 +125,7 @@ def verify_log(
 
 @log.command("reset")
 @command
-def reset_log(debugging: DebugOptions, *, file: LogArgument, keys: KeysOption = None) -> int:
+def reset_log(file: LogArgument, keys: KeysOption = None) -> int:
     """Start over with a first line that says so. Exit codes: 0 done, 2 not.
 
     The file that is there keeps its content under another name.

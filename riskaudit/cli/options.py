@@ -6,53 +6,58 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
 from riskaudit.errors import RiskauditError, SettingsError
-from riskaudit.settings import PANELS, Given, Settings, fields_of
+from riskaudit.settings import OUTPUT, PANELS, Given, Settings, fields_of
 
 # Where a context keeps how its command's options are given, by parameter.
 GIVEN = "riskaudit.given"
 # The options of all commands by the names of the library's parameters.
 EVERY_FLAG: dict[str, str] = {}
 
+CONTEXT = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+DEBUG = inspect.Parameter(
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.", rich_help_panel=OUTPUT)],
+)
+
 
 def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Callable[..., int]:
     """A command that takes the fields of a function's models as options, besides the function's own options.
+
+    Every command takes ``--debug`` too, which `riskaudit.cli.app.run` looks for.
 
     Args:
         function: of models, a typer.Context where it needs that, and options as typer declares them.
         omit: fields that keep their defaults.
     """
-    signature = inspect.signature(function, eval_str=True)
-    models = {
-        parameter.name: parameter.annotation for parameter in signature.parameters.values() if _is_model(parameter)
-    }
-    given = {name: each for model in models.values() for name, each in model.given().items() if name not in omit}
-
-    flags = _flags(given, signature.parameters.values())
+    declared = inspect.signature(function, eval_str=True).parameters
+    models = {name: parameter.annotation for name, parameter in declared.items() if _is_model(parameter)}
+    given = {name: how for model in models.values() for name, how in model.given().items() if name not in omit}
+    flags = _flags(given, declared.values())
     EVERY_FLAG.update({**flags, **EVERY_FLAG})
 
     def run(ctx: typer.Context, **values: Any) -> int:
         ctx.meta[GIVEN] = given
         try:
-            filled = {name: _filled(model, values, omit) for name, model in models.items()}
-            others = {name: value for name, value in values.items() if name in signature.parameters}
-            context = {"ctx": ctx} if "ctx" in signature.parameters else {}
-            return function(**context, **filled, **others)
+            arguments = {name: _filled(model, values, omit) for name, model in models.items()}
+            arguments |= {name: value for name, value in {**values, "ctx": ctx}.items() if name in declared}
+            return function(**arguments)
         except RiskauditError as error:
             error.args = (in_options(str(error), {**EVERY_FLAG, **flags}),)
             raise
 
-    parameters = [each for each in signature.parameters.values() if each.name not in (*models, "ctx")]
-    for model in models.values():
-        parameters += [_parameter(name, model) for name in model.given() if name not in omit]
-    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context, *sorted(parameters, key=lambda parameter: _position(given.get(parameter.name, {})))]
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    others = [parameter for name, parameter in declared.items() if name not in (*models, "ctx")]
+    fields = [_parameter(name, model) for model in models.values() for name in model.given() if name not in omit]
+    ordered = sorted([*others, *fields], key=lambda parameter: _position(given.get(parameter.name, {})))
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (CONTEXT, *ordered, DEBUG)]
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -98,6 +103,7 @@ def _position(given: Given) -> tuple[bool, int]:
     return "argument" not in given, -1 if panel is None else PANELS.index(panel)
 
 
+@cache
 def _parameter(name: str, model: type[Settings]) -> inspect.Parameter:
     """A field as typer declares an option or an argument."""
     field, given = fields_of(model)[name], model.given()[name]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from riskaudit.cli.invocation import input_paths
-from riskaudit.cli.models import ConsoleOptions, IdOption, LimitOption, ReadingOptions
+from riskaudit.cli.models import ConsoleOptions, SampleOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import PriorError
 from riskaudit.files import check_output_file
@@ -31,9 +31,7 @@ def _group() -> None:
 @prior.command("fit")
 @command
 def fit(
-    limited: LimitOption,
-    reading: ReadingOptions,
-    ids: IdOption,
+    reading: SampleOptions,
     console: ConsoleOptions,
     *,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Samples, in any format that scan takes.")],
@@ -64,8 +62,8 @@ def fit(
     samples = load_samples(
         data,
         channels=channels,
-        limit=limited.limit,
-        plain_ids=ids.plain_ids,
+        limit=reading.limit,
+        plain_ids=reading.plain_ids,
         scale=reading.scale,
         split=reading.split,
         labelled=kind == "class",

@@ -73,7 +73,7 @@ class Delivery:
         self._formats = report.format
         self.folder = report.folder(subject.checkpoint)
         check_output_folder(self.folder, inputs_of(ctx))
-        self._earlier = _audit_in(report.baseline)
+        self._earlier = audit_in(report.baseline)
         self._policy, self._source = limits_of(settings, report.policy, subject.config)
         self.settings = replace(settings, max_revealed=self._policy.max_revealed, min_rmse=self._policy.min_rmse)
 
@@ -119,7 +119,8 @@ def limits_of(settings: AuditSettings, policy: Path | None, config: Path | None)
     return result, ", ".join(dict.fromkeys(sources.values()))
 
 
-def _audit_in(path: Path | None) -> AuditResult | None:
+def audit_in(path: Path | None) -> AuditResult | None:
+    """An earlier audit, where there is one."""
     if path is None:
         return None
     from riskaudit.results import AuditResult

@@ -14,7 +14,6 @@ from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery
 from riskaudit.errors import SettingsError
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.record import VerifyStudy
 
 EXIT_INTERRUPTED = 130
 
@@ -33,6 +32,7 @@ def verify(
     delivery = Delivery(ctx, subject, settings, report)
 
     # Everything above is checked before torch is loaded.
+    from riskaudit.studies.verify.record import VerifyStudy
     from riskaudit.studies.verify.run import verify as run
     from riskaudit.studies.verify.tuning import NUM_SAMPLES, split_for_tuning
 

@@ -11,10 +11,12 @@ released entry; ``revealed_fraction`` is a share of the input's dimension.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from riskaudit.errors import ResultError
 from riskaudit.files import write_file
@@ -130,8 +132,12 @@ class Thresholds(Record):
 class Settings(Record):
     """Everything that decides the numbers, and why the solver is what it is.
 
-    ``tolerance`` is the solver's relative error (``solver_tolerance``), not that of a reconstruction.
+    ``tolerance`` is the solver's relative error (``solver_tolerance``), not that of a reconstruction. Options that a
+    later version records are kept where they are plain values.
     """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | bool | None] = Field(init=False)
 
     seed: int
     device: str
@@ -153,6 +159,17 @@ class Settings(Record):
     thresholds: Thresholds = Thresholds()
     normalization_mean: list[float] | None = None
     normalization_std: list[float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_plain_values(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if name in cls.model_fields or _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
 
 
 class Cost(Record):

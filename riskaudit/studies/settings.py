@@ -30,32 +30,26 @@ if TYPE_CHECKING:
 class AttackSettings(Settings):
     """Which attacks run, and what they are given."""
 
-    names: Annotated[
-        tuple[str, ...],
-        Field(min_length=1),
-        option(
-            "Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
-            ATTACKS,
-            flags=("--attack",),
-        ),
-    ] = ("gauss-newton", "inverting-gradients")
-    steps: Annotated[
-        Count | None, option("Steps of every attack (default: each's own).", ATTACKS, flags=("--attack-steps",))
-    ] = None
-    restarts: Annotated[Count | None, option("Starts per sample (default: each attack's own).", ATTACKS)] = None
-    labels_known: Annotated[
-        bool,
-        option(
-            "Whether attacks know the labels or recover them.",
-            ATTACKS,
-            flags=("--labels",),
-            choices={"known": True, "recovered": False},
-        ),
-    ] = True
-    tune: Annotated[
-        bool,
-        option("Choose each attack's hyper-parameters on the samples that follow those of --limit.", ATTACKS),
-    ] = False
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = option(
+        ("gauss-newton", "inverting-gradients"),
+        "Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
+        ATTACKS,
+        flags=("--attack",),
+    )
+    steps: Count | None = option(
+        None, "Steps of every attack (default: each's own).", ATTACKS, flags=("--attack-steps",)
+    )
+    restarts: Count | None = option(None, "Starts per sample (default: each attack's own).", ATTACKS)
+    labels_known: bool = option(
+        True,
+        "Whether attacks know the labels or recover them.",
+        ATTACKS,
+        flags=("--labels",),
+        choices={"known": True, "recovered": False},
+    )
+    tune: bool = option(
+        False, "Choose each attack's hyper-parameters on the samples that follow those of --limit.", ATTACKS
+    )
 
     @field_validator("names")
     @classmethod
@@ -88,32 +82,25 @@ class DirectionSettings(Settings):
     average (the reference noise where there is none). ``attack_names`` check the predictions.
     """
 
-    norm: Annotated[
-        Positive | None,
-        option(
-            "Norm of every perturbation (default: what the audit's noise has within the range of the Jacobian).",
-            RELEASE,
-        ),
-    ] = None
-    shares: Annotated[
-        tuple[Share, ...],
-        Field(min_length=1),
-        option(
-            "Place in the spectrum of a direction to perturb, 0 the smallest eigenvalue, 1 the largest; "
-            "repeatable (default: 0, 0.1, 0.5, 0.9, 1).",
-            RELEASE,
-            flags=("--quantile",),
-        ),
-    ] = (0.0, 0.1, 0.5, 0.9, 1.0)
-    prune_ratio: Annotated[Probability, option("Share of entries pruned, for pruning's direction.", RELEASE)] = 0.9
+    norm: Positive | None = option(
+        None,
+        "Norm of every perturbation (default: what the audit's noise has within the range of the Jacobian).",
+        RELEASE,
+    )
+    shares: Annotated[tuple[Share, ...], Field(min_length=1)] = option(
+        (0.0, 0.1, 0.5, 0.9, 1.0),
+        "Place in the spectrum of a direction to perturb, 0 the smallest eigenvalue, 1 the largest; repeatable "
+        "(default: 0, 0.1, 0.5, 0.9, 1).",
+        RELEASE,
+        flags=("--quantile",),
+    )
+    prune_ratio: Probability = option(0.9, "Share of entries pruned, for pruning's direction.", RELEASE)
     attack_names: tuple[str, ...] = ("local", "dlg")
-    shaping: Annotated[
-        bool, option("Compare shapes of noise of equal power.", RELEASE, flags=("--shaping/--no-shaping",))
-    ] = True
+    shaping: bool = option(True, "Compare shapes of noise of equal power.", RELEASE, flags=("--shaping/--no-shaping",))
 
 
 @dataclass(frozen=True, config=CHECKED)
 class InitializationSettings(Settings):
     """How many networks the study of initializations makes."""
 
-    seeds: Annotated[Count, option("Fresh networks per initialization.", SOLVERS)] = 3
+    seeds: Count = option(3, "Fresh networks per initialization.", SOLVERS)
