@@ -23,17 +23,18 @@ from riskaudit.results import AttackInfo, Status
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What the attacker knows of B samples.
+    """What the attacker knows of B uploads, each of n samples.
 
     Attributes:
-        released: what the server received of each sample, [B, P].
+        released: what the server received of each upload, [B, P'].
         jacobian: makes J of the release at any guess; its ``release`` is the victim's own: model, loss, pipeline
             and noise law are public.
         input_shape: *S of one input.
         prior: what is known of the inputs beforehand.
-        targets: labels [B, ...]; None where the attack has to recover them.
+        targets: labels [B n, ...]; None where the attack has to recover them.
         input_range: least and greatest value of an input coordinate, where known.
         batch_norm_statistics: whether the statistics of batch-norm layers are those of the victim's data.
+        upload_size: n; 1 in a per-sample release.
     """
 
     released: Tensor
@@ -43,6 +44,7 @@ class Observation:
     targets: Tensor | None
     input_range: tuple[float, float] | None = None
     batch_norm_statistics: bool = True
+    upload_size: int = 1
 
     def __len__(self) -> int:
         return len(self.released)
@@ -53,8 +55,10 @@ class Observation:
         return self.jacobian.release
 
     def select(self, indices: list[int]) -> Observation:
-        """Some of the samples, in the order given; one may occur several times."""
-        targets = None if self.targets is None else self.targets[indices]
+        """Some of the uploads, in the order given; one may occur several times."""
+        targets = self.targets
+        if targets is not None:
+            targets = targets.reshape(-1, self.upload_size, *targets.shape[1:])[indices].flatten(0, 1)
         return replace(self, released=self.released[indices], targets=targets)
 
     def with_targets(self, targets: Tensor) -> Observation:
@@ -63,11 +67,13 @@ class Observation:
 
     def bound_prior(self) -> BoundPrior:
         """The prior at the samples; their targets must be known."""
-        return self.prior.bind(self.known_targets, self.released.new_empty(len(self), self.dimension))
+        return self.prior.bind(
+            self.known_targets, self.released.new_empty(len(self) * self.upload_size, self.dimension)
+        )
 
     @property
     def known_targets(self) -> Tensor:
-        """The labels [B, ...].
+        """The labels [B n, ...].
 
         Raises:
             SettingsError: they are neither known nor recovered.
@@ -82,8 +88,8 @@ class Observation:
         return int(torch.Size(self.input_shape).numel())
 
     def batch(self, guess: Tensor) -> Batch:
-        """Guesses [B, d] or [B, *S] as samples of the release."""
-        return Batch(guess.reshape(len(guess), *self.input_shape), self.known_targets)
+        """Guesses [B, n d] or [B n, *S] as uploads of the release."""
+        return Batch(guess.reshape(-1, *self.input_shape), self.known_targets, self.upload_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +97,14 @@ class Reconstruction:
     """What an attack made of an observation.
 
     Attributes:
-        inputs: the best guess by the attacker's own objective, [B, *S].
+        inputs: the best guess by the attacker's own objective, [B n, *S].
         objective: the attack's objective there, [B], float64; infinite where it failed.
         status: "converged" where the attack's own stopping rule was met, "not_converged" where its steps were
             used up, "failed" where nothing finite came out.
         steps: optimisation steps of the restart that was kept, [B].
         restarts: how many starts there were.
         seconds: wall time for the whole batch.
-        targets: the labels that were used, known or recovered, [B, ...].
+        targets: the labels that were used, known or recovered, [B n, ...].
     """
 
     inputs: Tensor

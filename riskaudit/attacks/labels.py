@@ -54,6 +54,9 @@ def recover_labels(observation: Observation) -> Tensor:
 def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
     """How many samples of every class a mean gradient holds, [C], int64, adding up to ``num_samples``.
 
+    What an attack on a joint release, whose uploads hold several samples, begins with; those on per-sample releases
+    have `recover_labels`.
+
     Args:
         release: the model and its loss.
         mean_gradient: over the samples, [P].
@@ -77,7 +80,7 @@ def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dumm
 
 
 def recover_batch_labels(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
-    """The labels in a mean gradient with repetitions, ascending, [B]; see `label_counts`."""
+    """The labels in the mean gradient of an upload of several samples, ascending, [n]; see `label_counts`."""
     counts = label_counts(release, mean_gradient, num_samples, dummies)
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 

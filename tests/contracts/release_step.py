@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
+from torch import Tensor
 from torch.func import jvp, vmap
 
 from riskaudit.errors import ReleaseError
+from riskaudit.release.arguments import Argument, positive_number
 from riskaudit.release.derivatives import AutomaticDerivative, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.steps import STEPS, Step, StepContext
+from riskaudit.release.steps.base import VectorFunction
 
 P = 40
 
@@ -22,6 +28,23 @@ def context(num_entries: int = P, dtype: torch.dtype = torch.float64) -> StepCon
     """Vectors of a weight and a bias."""
     shapes = {"weight": torch.Size([num_entries // 4, 3]), "bias": torch.Size([num_entries - 3 * (num_entries // 4)])}
     return StepContext(shapes, dtype, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class LayerClip(Step):
+    """Each parameter's part scaled down to 2-norm ``bound``: a step that is nothing but a function."""
+
+    bound: float
+    name: ClassVar[str] = "layer-clip"
+    summary: ClassVar[str] = "scale every layer's part of each sample's vector down to 2-norm C"
+    arguments: ClassVar[tuple[Argument, ...]] = (positive_number("C"),)
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        def apply(released: Tensor) -> Tensor:
+            parts = context.split(released).values()
+            return torch.cat([part / (part.norm() / self.bound).clamp_min(1) for part in parts])
+
+        return apply
 
 
 class StepContract:

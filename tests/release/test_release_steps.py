@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
-from contracts.release_step import StepContract, context, vectors
-from torch import Tensor
+from contracts.release_step import LayerClip, StepContract, context, vectors
 
 from riskaudit.release import Noise
-from riskaudit.release.arguments import Argument, positive_number
-from riskaudit.release.steps import STEPS, Step, StepContext
-from riskaudit.release.steps.base import VectorFunction
+from riskaudit.release.steps import STEPS, Step
 from riskaudit.release.steps.clip import Clip
 from riskaudit.release.steps.mask import Mask
 from riskaudit.release.steps.prune import Prune
@@ -42,23 +37,6 @@ class TestMask(StepContract):
     @pytest.fixture
     def step(self) -> Step:
         return Mask(0.3, 5)
-
-
-@dataclass(frozen=True)
-class LayerClip(Step):
-    """Each parameter's part scaled down to 2-norm ``bound``: a step that is nothing but a function."""
-
-    bound: float
-    name: ClassVar[str] = "layer-clip"
-    summary: ClassVar[str] = "scale every layer's part of each sample's vector down to 2-norm C"
-    arguments: ClassVar[tuple[Argument, ...]] = (positive_number("C"),)
-
-    def bind(self, context: StepContext) -> VectorFunction:
-        def apply(released: Tensor) -> Tensor:
-            parts = context.split(released).values()
-            return torch.cat([part / (part.norm() / self.bound).clamp_min(1) for part in parts])
-
-        return apply
 
 
 class TestStepWithoutClosedForm(StepContract):

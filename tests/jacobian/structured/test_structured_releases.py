@@ -9,10 +9,12 @@ import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from contracts.release_step import LayerClip
 from contracts.same_jacobian import by_autograd, check_generic, close, structured
 from torch import nn
 
-from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.release import Batch, PerSampleRelease, ReleaseSpec
+from riskaudit.release.steps.clip import Clip
 
 
 def without_ties(batch: Batch) -> Batch:
@@ -65,6 +67,17 @@ def test_pipeline(model_and_batch: tuple[nn.Module, Batch], text: str) -> None:
     jacobian = structured(release, batch)
     check_generic(jacobian)
     check_generic(jacobian.select([2, 0, 2]))
+
+
+@pytest.mark.parametrize("closed_form_after", [True, False])
+def test_step_that_is_nothing_but_a_function(closed_form_after: bool) -> None:
+    model, batch = MODELS["residual"]()
+    steps = (LayerClip(0.2), Clip(0.3)) if closed_form_after else (LayerClip(0.2),)
+    jacobian = structured(PerSampleRelease(model, F.cross_entropy, ReleaseSpec(steps)), batch)
+    check_generic(jacobian)
+    columns = torch.eye(jacobian.shape[1], dtype=torch.float64)[:, :3].expand(jacobian.num_samples, -1, -1)
+    pushed = jacobian.matmat(columns)
+    close(columns.mT @ jacobian.hessian().matmat(columns), pushed.mT @ pushed, 1e-11, "H")
 
 
 def test_mixed_bound_is_exceeded_by_some_samples_only(model_and_batch: tuple[nn.Module, Batch]) -> None:
