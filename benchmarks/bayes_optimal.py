@@ -31,7 +31,7 @@ from riskaudit.metrics import Subject, make_metrics
 from riskaudit.priors import IsotropicPrior
 from riskaudit.release import Batch, PerSampleRelease, Release, ReleaseSpec
 from riskaudit.release.steps.mask import Mask
-from riskaudit.statistics import group_statistic
+from riskaudit.statistics.groups import group_statistic
 
 CONFIDENCE = 0.95
 Grid = Mapping[str, Sequence[object]]

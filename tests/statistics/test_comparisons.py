@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from riskaudit.statistics import epsilon_squared, gini, holm, lorenz_curve, mann_whitney, pair_tests, top_share
-from riskaudit.statistics.groups import MOST_FOR_EXACT, MOST_FOR_PAIRS, least_p_value
+from riskaudit.statistics.groups import (
+    MOST_FOR_EXACT,
+    MOST_FOR_PAIRS,
+    epsilon_squared,
+    holm,
+    least_p_value,
+    mann_whitney,
+    pair_tests,
+)
+from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 
 SAMPLES = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=12)
 

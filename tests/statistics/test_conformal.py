@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from riskaudit.statistics import conformal_factors
-from riskaudit.statistics.conformal import fewest_samples
+from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 
 
 @pytest.mark.parametrize(

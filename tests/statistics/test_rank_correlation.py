@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from riskaudit.statistics import rank_correlation, rank_difference
+from riskaudit.statistics.rank_correlation import rank_correlation, rank_difference
 
 PAIRS = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=4, max_size=25)
 

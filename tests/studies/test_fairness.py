@@ -26,7 +26,7 @@ from riskaudit.results import (
     SolverEvidence,
     Tool,
 )
-from riskaudit.statistics import gini
+from riskaudit.statistics.inequality import gini
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.fairness.record import FairnessStudy
 from riskaudit.studies.fairness.run import fairness, fairness_study, with_fairness

@@ -26,7 +26,8 @@ from riskaudit.files import sha256_of_file
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
-from riskaudit.statistics import group_statistic, rank_correlation
+from riskaudit.statistics.groups import group_statistic
+from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.measuring import Measured, attack_settings, measure, noise_level
