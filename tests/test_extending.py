@@ -10,8 +10,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r'^```python title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-ADDED = re.compile(r"^(\S+) \(add\)$")
+BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+def insert(path: Path, difference: str) -> None:
+    """Put a line behind the one that a difference shows before it."""
+    before, added = (line[1:] + "\n" for line in difference.splitlines())
+    text = path.read_text(encoding="utf-8")
+    assert text.count(before) == 1, before
+    path.write_text(text.replace(before, before + added), encoding="utf-8")
 
 
 def test_every_example_works(tmp_path: Path) -> None:
@@ -20,18 +27,16 @@ def test_every_example_works(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     blocks = BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
     tests = []
-    for title, code in blocks:
-        added = ADDED.match(title)
-        path = tmp_path / (added[1] if added else title)
-        if added:
-            assert path.exists(), title
-            path.write_text(path.read_text(encoding="utf-8") + code, encoding="utf-8")
+    for kind, title, code in blocks:
+        path = tmp_path / title
+        if kind == "diff":
+            insert(path, code)
             continue
         assert not path.exists(), f"{title} exists already"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
         tests += [str(path)] if path.name.startswith("test_") else []
-    assert len(tests) == 4
+    assert len(tests) == 5
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         cwd=tmp_path,
