@@ -1,6 +1,6 @@
 """Reports: an `AuditResult` in, HTML, PDF, JSON, CSV and Markdown out. Never loads torch.
 
-    AuditResult -> build.py (sections/*) -> Document -> html.py, pdf.py, markdown.py
+    AuditResult -> build.py (sections/*, studies/*/section.py) -> Document -> html.py, pdf.py, markdown.py
                 -> csv.py
 
 The same result gives the same bytes. Nothing is read or written but memory (and a temporary folder
@@ -9,24 +9,55 @@ for the PDF), and nothing goes over the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from riskaudit.errors import SettingsError
+from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
     from riskaudit.document.blocks import Document
-    from riskaudit.results import AuditResult
 
-FORMATS = ("html", "pdf", "json", "csv", "md")
-FILE_NAMES: dict[str, str] = {
-    "html": "audit.html",
-    "pdf": "audit.pdf",
-    "json": "audit.json",
-    "csv": "samples.csv",
-    "md": "audit.md",
+
+@dataclass(frozen=True)
+class _Report:
+    """What formats are made of; of many samples the document takes its time, and JSON and CSV don't need it."""
+
+    result: AuditResult
+    baseline: AuditResult | None
+    contradictions: Sequence[str]
+
+    @cached_property
+    def document(self) -> Document:
+        from riskaudit.report.build import build_document
+
+        return build_document(self.result, self.baseline, self.contradictions)
+
+
+def _document_as(renderer: str) -> Callable[[_Report], bytes]:
+    # Resolved when it is called, so that `riskaudit --help` doesn't wait for matplotlib.
+    return lambda report: bytes(resolve_name(f"riskaudit.document.{renderer}")(report.document))
+
+
+def _csv(report: _Report) -> bytes:
+    from riskaudit.report.build import printable_result
+    from riskaudit.report.csv import to_csv
+
+    return to_csv(printable_result(report.result))
+
+
+_FORMATS: dict[str, tuple[str, Callable[[_Report], bytes]]] = {
+    "html": ("audit.html", _document_as("html:to_html")),
+    "pdf": ("audit.pdf", _document_as("pdf:to_pdf")),
+    "json": ("audit.json", lambda report: report.result.to_json().encode()),
+    "csv": ("samples.csv", _csv),
+    "md": ("audit.md", _document_as("markdown:to_markdown")),
 }
+FORMATS = tuple(_FORMATS)
+FILE_NAMES = {name: file_name for name, (file_name, _) in _FORMATS.items()}
 
 __all__ = ["FILE_NAMES", "FORMATS", "render"]
 
@@ -57,45 +88,11 @@ def render_marked(
     """`render`, and where the result disagreed with its own numbers, a sentence each."""
     from riskaudit.report.recomputation import recompute
 
+    for name in formats:
+        if name not in _FORMATS:
+            raise SettingsError(f"expected a report format out of {', '.join(FORMATS)}, found {name!r}")
     result, contradictions = recompute(result)
     if baseline is not None:
         baseline, _ = recompute(baseline)
-    return _render(result, formats, baseline, contradictions), contradictions
-
-
-def _render(
-    result: AuditResult, formats: Sequence[str], baseline: AuditResult | None, contradictions: Sequence[str]
-) -> dict[str, bytes]:
-    for name in formats:
-        if name not in FORMATS:
-            raise SettingsError(f"expected a report format out of {', '.join(FORMATS)}, found {name!r}")
-    # Imported here so that `riskaudit --help` doesn't wait for matplotlib.
-    from riskaudit.report.build import build_document, printable_result
-
-    # JSON and CSV don't need it, and of many samples it takes its time.
-    @cache
-    def document() -> Document:
-        return build_document(result, baseline, contradictions)
-
-    files: dict[str, bytes] = {}
-    for name in dict.fromkeys(formats):
-        if name == "json":
-            content = result.to_json().encode()
-        elif name == "csv":
-            from riskaudit.report.csv import to_csv
-
-            content = to_csv(printable_result(result))
-        elif name == "html":
-            from riskaudit.document.html import to_html
-
-            content = to_html(document())
-        elif name == "pdf":
-            from riskaudit.document.pdf import to_pdf
-
-            content = to_pdf(document())
-        else:
-            from riskaudit.document.markdown import to_markdown
-
-            content = to_markdown(document())
-        files[FILE_NAMES[name]] = content
-    return files
+    report = _Report(result, baseline, contradictions)
+    return {FILE_NAMES[name]: _FORMATS[name][1](report) for name in dict.fromkeys(formats)}, contradictions

@@ -1,81 +1,8 @@
 """The result of an audit as typed rows: pydantic models, versioned, JSON in and out. Nothing here needs torch."""
 
-from riskaudit.results.audit import (
-    SCHEMA_VERSION,
-    AuditResult,
-    CalibrationInfo,
-    CheckpointInfo,
-    ClassRow,
-    Cost,
-    DataInfo,
-    Fairness,
-    Inequality,
-    NoiseCurvePoint,
-    NoiseInfo,
-    NoiseNeed,
-    NoiseTarget,
-    PolicyOutcome,
-    PriorInfo,
-    ReleaseInfo,
-    SampleRow,
-    Settings,
-    SolverEvidence,
-    ThreatModel,
-    Thresholds,
-    Tool,
-)
-from riskaudit.results.base import (
-    RELIABLE,
-    Estimate,
-    Record,
-    Status,
-    SuccessProbability,
-    Target,
-    Verdict,
-)
-from riskaudit.results.calibration import Calibration, CalibrationLevel
-from riskaudit.results.groups import ClassTest, GroupStatistic
-from riskaudit.results.studies import Studies, StudyRecord, UnreadableStudy
-from riskaudit.results.words import AttackInfo, MetricInfo, ProxyInfo
-
-__all__ = [
-    "RELIABLE",
-    "SCHEMA_VERSION",
-    "AttackInfo",
-    "AuditResult",
-    "Calibration",
-    "CalibrationInfo",
-    "CalibrationLevel",
-    "CheckpointInfo",
-    "ClassRow",
-    "ClassTest",
-    "Cost",
-    "DataInfo",
-    "Estimate",
-    "Fairness",
-    "GroupStatistic",
-    "Inequality",
-    "MetricInfo",
-    "NoiseCurvePoint",
-    "NoiseInfo",
-    "NoiseNeed",
-    "NoiseTarget",
-    "PolicyOutcome",
-    "PriorInfo",
-    "ProxyInfo",
-    "Record",
-    "ReleaseInfo",
-    "SampleRow",
-    "Settings",
-    "SolverEvidence",
-    "Status",
-    "Studies",
-    "StudyRecord",
-    "SuccessProbability",
-    "Target",
-    "ThreatModel",
-    "Thresholds",
-    "Tool",
-    "UnreadableStudy",
-    "Verdict",
-]
+from riskaudit.results.audit import *
+from riskaudit.results.base import *
+from riskaudit.results.calibration import *
+from riskaudit.results.groups import *
+from riskaudit.results.studies import *
+from riskaudit.results.words import *
