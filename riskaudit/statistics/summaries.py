@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,67 +13,72 @@ from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.groups import group_statistic, kruskal_wallis
 from riskaudit.statistics.inequality import gini, max_min_ratio
 
+Name = TypeVar("Name")
+Measure: TypeAlias = Callable[[SampleRow], float | None]
+
 GROUP_CONFIDENCE = 0.95
 NUM_WORST_SAMPLES = 5
 
 
-def value_of(row: SampleRow, proxy: str) -> float | None:
-    """A row's value of a proxy, None where it has none."""
-    estimate = row.proxies.get(proxy)
-    return None if estimate is None else estimate.value
-
-
-def _values_by_class(rows: Sequence[SampleRow], proxy: str) -> dict[int, list[float]]:
-    """Values of a proxy per class number; rows without a class or a value are left out."""
-    groups: dict[int, list[float]] = defaultdict(list)
+def grouped(rows: Iterable[SampleRow], name: Callable[[SampleRow], Name | None]) -> dict[Name, list[SampleRow]]:
+    """Samples by the name of their group; those without one are left out."""
+    groups: dict[Name, list[SampleRow]] = {}
     for row in rows:
-        value = value_of(row, proxy)
-        if isinstance(row.target, int) and value is not None:
-            groups[row.target].append(value)
-    return dict(sorted(groups.items()))
+        if (group := name(row)) is not None:
+            groups.setdefault(group, []).append(row)
+    return groups
 
 
-def _ends_by_class(rows: Sequence[SampleRow], proxy: str) -> dict[int, list[tuple[float, float]]]:
-    """Ends of a proxy per class number, of samples without a point value too; nothing where all values are exact."""
-    groups: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for row in rows:
-        ends = known_ends(row.proxies.get(proxy))
-        if isinstance(row.target, int) and ends is not None:
-            groups[row.target].append(ends)
-    return groups if any(low < high for intervals in groups.values() for low, high in intervals) else {}
+def values_by_group(groups: Mapping[Name, Sequence[SampleRow]], measure: Measure) -> dict[Name, list[float]]:
+    """What a measure says of each group's samples; groups without any value are left out."""
+    values = {name: [value for row in rows if (value := measure(row)) is not None] for name, rows in groups.items()}
+    return {name: numbers for name, numbers in values.items() if numbers}
 
 
-def _with_ends(statistic: GroupStatistic, ends: Sequence[tuple[float, float]]) -> GroupStatistic:
-    """The statistic with the interval of the mean that the samples' own intervals give."""
-    if not ends:
-        return statistic
-    low, high = (float(np.mean(side)) for side in zip(*ends, strict=True))
-    return statistic.model_copy(update={"mean_low": low, "mean_high": high})
+def ends_of(rows: Iterable[SampleRow], proxy: str) -> list[tuple[float, float]]:
+    """Ends of a proxy, of samples without a point value too."""
+    return [ends for row in rows if (ends := known_ends(row.proxies.get(proxy))) is not None]
+
+
+def _value(proxy: str) -> Measure:
+    return lambda row: row.proxies[proxy].value if proxy in row.proxies else None
+
+
+def _by_class(rows: Iterable[SampleRow]) -> dict[int, list[SampleRow]]:
+    return dict(sorted(grouped(rows, lambda row: row.target if isinstance(row.target, int) else None).items()))
 
 
 def class_rows(
     rows: Sequence[SampleRow], class_names: Sequence[str] | None, seed: int, proxies: Iterable[str] = COMPARED
 ) -> list[ClassRow]:
     """One row per class that occurs, with the statistics of each compared proxy that has values."""
-    targets = sorted({row.target for row in rows if isinstance(row.target, int)})
-    groups = {proxy: _values_by_class(rows, proxy) for proxy in proxies}
-    ends = {proxy: _ends_by_class(rows, proxy) for proxy in groups}
-    sizes = Counter(row.target for row in rows if isinstance(row.target, int))
+    classes = _by_class(rows)
+    statistics = {proxy: _class_statistics(classes, proxy, seed) for proxy in proxies}
     return [
         ClassRow(
             target=target,
             name=class_names[target] if class_names is not None and 0 <= target < len(class_names) else str(target),
-            num_samples=sizes[target],
-            proxies={
-                proxy: _with_ends(
-                    group_statistic(values[target], confidence=GROUP_CONFIDENCE, seed=seed), ends[proxy].get(target, ())
-                )
-                for proxy, values in groups.items()
-                if target in values
-            },
+            num_samples=len(members),
+            proxies={proxy: by_class[target] for proxy, by_class in statistics.items() if target in by_class},
         )
-        for target in targets
+        for target, members in classes.items()
     ]
+
+
+def _class_statistics(classes: Mapping[int, Sequence[SampleRow]], proxy: str, seed: int) -> dict[int, GroupStatistic]:
+    """A proxy over each class, with the interval of the mean that the samples' own intervals give where some do."""
+    statistics = {
+        target: group_statistic(values, confidence=GROUP_CONFIDENCE, seed=seed)
+        for target, values in values_by_group(classes, _value(proxy)).items()
+    }
+    ends = {target: ends_of(classes[target], proxy) for target in classes}
+    if all(low == high for intervals in ends.values() for low, high in intervals):
+        return statistics
+    for target, statistic in statistics.items():
+        if ends[target]:
+            low, high = (float(np.mean(side)) for side in zip(*ends[target], strict=True))
+            statistics[target] = statistic.model_copy(update={"mean_low": low, "mean_high": high})
+    return statistics
 
 
 def inequalities(rows: Sequence[SampleRow], proxies: Mapping[str, Riskier] = COMPARED) -> Fairness:
@@ -94,8 +99,8 @@ def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Ineq
         return Inequality(note="no sample has a value")
     # Sorting is stable, so equal values keep the order of the data.
     worst = sorted(ranked, key=lambda pair: sign * pair[0])[:NUM_WORST_SAMPLES]
-    values = [value for row in rows if (value := value_of(row, proxy)) is not None]
-    groups = _values_by_class(rows, proxy)
+    values = [value for row in rows if (value := _value(proxy)(row)) is not None]
+    groups = values_by_group(_by_class(rows), _value(proxy))
     means = {target: float(np.mean(members)) for target, members in groups.items()}
     return Inequality(
         gini=gini(values) if values else None,
@@ -110,8 +115,7 @@ def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Ineq
 def _inequality_note(rows: Sequence[SampleRow], proxy: str, riskier: str, num_known: int) -> str | None:
     if num_known == 1:
         return "too few samples: one value can't be unequal"
-    estimates = [row.proxies.get(proxy) for row in rows]
-    ends = [interval for interval in map(known_ends, estimates) if interval is not None]
+    ends = ends_of(rows, proxy)
     rivals = num_rivals(ends, riskier)
     if rivals < 2 or not any(low < high for low, high in ends):
         return None

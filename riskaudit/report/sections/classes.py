@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import count_cell, number_cell
+from riskaudit.document.blocks import Block, Figure, Paragraph, Subheading, Table
 from riskaudit.document.plots import Span, SpanPlot
-from riskaudit.formatting import inside, interval, number, percent, short
+from riskaudit.formatting import inside, number, short
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.results import ClassRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import overlaps
+from riskaudit.studies.fairness.record import GroupSummary
+from riskaudit.studies.fairness.section_groups import group_table
 
 _FIGURE_CLASSES = 20
+# The best stand-in first.
+_COMPARED = ("revealed_fraction", "i2f", "lavp_l2_max", "gradient_norm")
 _INTERVALS_NOTE = "Below a mean: between which ends the samples' own intervals leave it."
 
 
 def class_blocks(facts: Facts) -> list[Block]:
     """Classes by their mean, as a figure and a table."""
-    proxy = next(
-        (
-            p
-            for p in ("revealed_fraction", "i2f", "lavp_l2_max", "gradient_norm")
-            if any(p in row.proxies for row in facts.result.classes)
-        ),
-        None,
-    )
+    compared = {proxy for row in facts.result.classes for proxy in row.proxies}
+    proxy = next((proxy for proxy in _COMPARED if proxy in compared), None)
     heading = Subheading("Classes compared")
     if proxy is None:
         text = "Classes can't be compared: no class has a proxy with values."
@@ -98,41 +93,12 @@ def means_overlap(first: ClassRow, second: ClassRow, proxy: str = "revealed_frac
 
 
 def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:
-    levels = {row.proxies[proxy].confidence for row in rows if row.proxies[proxy].low is not None}
-    confidence = levels.pop() if len(levels) == 1 else None
-    level = f", {percent(confidence)}" if confidence is not None else ""
-    columns = (
-        Column("Class"),
-        Column("Samples", True),
-        Column("With a value", True),
-        Column("Mean", True),
-        Column(f"Interval of the mean (bootstrap{level})"),
-        Column("Std", True),
-        Column("Minimum", True),
-        Column("Maximum", True),
-    )
-    body = []
-    for row in rows:
-        stat = row.proxies[proxy]
-        used = stat.num_samples if stat.num_samples is not None else row.num_samples
-        missing = stat.note or "too few samples"
-        body.append(
-            (
-                Cell(short(row.name)),
-                count_cell(row.num_samples),
-                count_cell(used),
-                replace(number_cell(stat.mean), detail=interval(stat.mean_low, stat.mean_high)),
-                Cell(interval(stat.low, stat.high) or missing, tone="plain" if stat.low is not None else "unknown"),
-                number_cell(stat.std, missing="too few samples"),
-                number_cell(stat.min),
-                number_cell(stat.max),
-            )
-        )
-    return Table(
+    groups = [GroupSummary(name=row.name, num_samples=row.num_samples, statistic=row.proxies[proxy]) for row in rows]
+    return group_table(
         "classes",
         f"{facts.title(proxy)} per class, computed from the samples that have a value",
-        columns,
-        tuple(body),
-        note=_INTERVALS_NOTE if any(row.proxies[proxy].mean_low is not None for row in rows) else "",
+        groups,
+        "Class",
         sortable=True,
+        note=_INTERVALS_NOTE if any(row.proxies[proxy].mean_low is not None for row in rows) else "",
     )

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
 from riskaudit.results import RELIABLE, AuditResult, Estimate, SampleRow
-from riskaudit.results.ranks import known_ends, num_rivals
+from riskaudit.results.ranks import num_rivals
 from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.groups import (
     FEWEST_SAMPLES,
@@ -30,6 +30,7 @@ from riskaudit.statistics.groups import (
 )
 from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
+from riskaudit.statistics.summaries import GROUP_CONFIDENCE, Measure, ends_of, grouped, values_by_group
 from riskaudit.studies.fairness.record import (
     ATTACK_RMSE,
     NO_GROUP,
@@ -45,13 +46,10 @@ from riskaudit.studies.fairness.record import (
 from riskaudit.studies.verify.record import VerifyStudy
 from riskaudit.studies.verify.strongest import strongest
 
-Measure = Callable[[SampleRow], float | None]
-
 # A sample with less of the average's protection than this is one that the average hides.
 THRESHOLD = 0.1
 # Level of the tests, after Holm's correction.
 LEVEL = 0.05
-CONFIDENCE = 0.95
 NUM_RESAMPLES = 500
 # The correction leaves out each sample in turn, and changes nothing for so many.
 _MOST_FOR_BCA = 1000
@@ -82,7 +80,7 @@ def fairness(
     exposures = [_exposure(row, average, groups, attacked.get(row.id)) for row in rows]
     partitions: dict[Literal["class", "group"], dict[str, list[SampleRow]]] = {"class": _classes(result)}
     if groups is not None:
-        partitions["group"] = _by_name(rows, lambda row: groups.get(row.id, NO_GROUP))
+        partitions["group"] = grouped(rows, lambda row: groups.get(row.id, NO_GROUP))
         notes += _group_notes(rows, groups)
     return FairnessStudy(
         noise_std=_noise_std(result),
@@ -215,7 +213,7 @@ def _distribution(rows: Sequence[SampleRow], name: str, measure: Measure) -> Dis
 
 def _doubt(rows: Sequence[SampleRow], name: str) -> str | None:
     """That the numbers rest on intervals, and how far these leave open which sample is the worst."""
-    ends = [interval for row in rows if (interval := known_ends(row.proxies.get(name))) is not None]
+    ends = ends_of(rows, name)
     wide = sum(low < high for low, high in ends)
     if not wide:
         return None
@@ -224,32 +222,26 @@ def _doubt(rows: Sequence[SampleRow], name: str) -> str | None:
     return f"{wide} of {len(ends)} values are estimates inside intervals{worst}"
 
 
-def _by_name(rows: Sequence[SampleRow], name: Callable[[SampleRow], str]) -> dict[str, list[SampleRow]]:
-    members: dict[str, list[SampleRow]] = {}
-    for row in rows:
-        members.setdefault(name(row), []).append(row)
-    return members
-
-
 def _classes(result: AuditResult) -> dict[str, list[SampleRow]]:
     """Samples by the name of their class; empty where targets aren't class numbers."""
     names = result.data.class_names or []
     distinct = len(set(names)) == len(names)
 
-    def name(row: SampleRow) -> str:
+    def name(row: SampleRow) -> str | None:
         target = row.target
-        if not isinstance(target, int) or not 0 <= target < len(names):
+        if not isinstance(target, int):
+            return None
+        if not 0 <= target < len(names):
             return str(target)
         return names[target] if distinct else f"{names[target]} ({target})"
 
-    return _by_name([row for row in result.samples if isinstance(row.target, int)], name)
+    return grouped(result.samples, name)
 
 
 def _comparison(
     by: Literal["class", "group"], members: dict[str, list[SampleRow]], name: str, measure: Measure, seed: int
 ) -> GroupComparison:
-    values = {group: [value for row in rows if (value := measure(row)) is not None] for group, rows in members.items()}
-    nonempty = {group: numbers for group, numbers in values.items() if numbers}
+    nonempty = values_by_group(members, measure)
     test = kruskal_wallis(nonempty, noun="classes" if by == "class" else "groups")
     tested = test.p_value is not None
     any_difference = test.p_value is not None and test.p_value < LEVEL
@@ -271,7 +263,7 @@ def _comparison(
                 name=group,
                 num_samples=len(members[group]),
                 median=medians.get(group),
-                statistic=group_statistic(nonempty[group], confidence=CONFIDENCE, seed=seed)
+                statistic=group_statistic(nonempty[group], confidence=GROUP_CONFIDENCE, seed=seed)
                 if group in nonempty
                 else None,
             )
@@ -288,12 +280,8 @@ def _comparison(
 
 def _doubt_of_groups(members: Mapping[str, Sequence[SampleRow]], ordered: Sequence[str], name: str) -> str | None:
     """That medians rest on intervals, and how many groups may be the most exposed."""
-    spans = []
-    for group in ordered:
-        ends = [interval for row in members[group] if (interval := known_ends(row.proxies.get(name))) is not None]
-        if ends:
-            low, high = (statistics.median(interval) for interval in zip(*ends, strict=True))
-            spans.append((low, high))
+    ends = [intervals for group in ordered if (intervals := ends_of(members[group], name))]
+    spans = [(statistics.median(low for low, _ in each), statistics.median(high for _, high in each)) for each in ends]
     if not any(low < high for low, high in spans):
         return None
     rivals = num_rivals(spans, _RISKIER[name])
@@ -311,7 +299,7 @@ def _influence_link(rows: Sequence[SampleRow], exposures: Sequence[SampleExposur
     correlation = rank_correlation(
         moves,
         revealed,
-        confidence=CONFIDENCE,
+        confidence=GROUP_CONFIDENCE,
         seed=seed,
         num_resamples=NUM_RESAMPLES,
         method="BCa" if len(pairs) <= _MOST_FOR_BCA else "percentile",

@@ -5,8 +5,9 @@ From ``studies.fairness``, or computed from the samples where an audit has no su
 
 from __future__ import annotations
 
-from riskaudit.document.blocks import Block, Cell, Column, Figure, Paragraph, Subheading, Table
-from riskaudit.document.cells import count_cell, number_cell
+from riskaudit.document import tables
+from riskaudit.document.blocks import Block, Cell, Figure, Paragraph, Subheading, Table
+from riskaudit.document.cells import number_cell
 from riskaudit.document.plots import Panel, PanelPlot
 from riskaudit.formatting import count, interval, number, percent, sentence, short
 from riskaudit.results.facts import Facts
@@ -27,7 +28,7 @@ def read_fairness(facts: Facts) -> FairnessStudy:
 def fairness_study_blocks(facts: Facts) -> list[Block]:
     """Lorenz curves, groups compared, the least protected samples, and their influence on training."""
     study = read_fairness(facts)
-    measured = [one for one in study.distributions if one.num_samples]
+    measured = [each for each in study.distributions if each.num_samples]
     blocks: list[Block] = [Subheading("How evenly protection falls")]
     if not measured:
         text = (
@@ -35,7 +36,7 @@ def fairness_study_blocks(facts: Facts) -> list[Block]:
             "falls is not known. That is not a finding of safety."
         )
         return [*blocks, Paragraph(text)]
-    drawn = [one for one in measured if one.num_samples >= _FEWEST_FOR_CURVE and one.lorenz]
+    drawn = [each for each in measured if each.num_samples >= _FEWEST_FOR_CURVE and each.lorenz]
     table = _distribution_table(facts, measured)
     blocks.append(_lorenz_figure(facts, drawn, table) if drawn else table)
     blocks += [block for by in ("class", "group") for block in comparison_blocks(facts, study, by)]
@@ -61,7 +62,7 @@ def _lorenz_figure(facts: Facts, drawn: list[Distribution], table: Table) -> Fig
         plot=PanelPlot(
             "share of samples, least value first",
             "share of the sum",
-            tuple(Panel(measure_title(facts, one.measure), _points(one)) for one in drawn),
+            tuple(Panel(measure_title(facts, each.measure), _points(each)) for each in drawn),
             "Lorenz curve",
             "",
             "all samples alike",
@@ -77,9 +78,9 @@ def _lorenz_figure(facts: Facts, drawn: list[Distribution], table: Table) -> Fig
     )
 
 
-def _points(one: Distribution) -> tuple[tuple[float, float], ...]:
+def _points(each: Distribution) -> tuple[tuple[float, float], ...]:
     """Few enough for markers; first and last are always there."""
-    points = [(point.samples, point.quantity) for point in one.lorenz]
+    points = [(point.samples, point.quantity) for point in each.lorenz]
     last = len(points) - 1
     places = sorted({round(place * last / (_CURVE_POINTS - 1)) for place in range(_CURVE_POINTS)})
     return tuple(points[place] for place in places)
@@ -92,47 +93,37 @@ def _at_reference(facts: Facts) -> str:
 
 
 def _distribution_table(facts: Facts, measured: list[Distribution]) -> Table:
-    columns = (
-        Column("Measure"),
-        Column("Samples", True),
-        Column("Gini", True),
-        Column("Riskiest tenth holds", True),
-        Column("Median", True),
-        Column("Worst", True),
-        Column("Worst / median", True),
-        Column("Worst sample"),
+    columns: tables.Columns[Distribution] = (
+        tables.column(
+            "Measure",
+            lambda each: Cell(measure_title(facts, each.measure), detail=sentence(each.note) if each.note else ""),
+            numeric=False,
+        ),
+        tables.count("Samples", lambda each: each.num_samples),
+        tables.number("Gini", lambda each: each.gini),
+        tables.share("Riskiest tenth holds", lambda each: each.worst_tenth_share),
+        tables.number("Median", lambda each: each.median),
+        tables.number("Worst", lambda each: each.worst),
+        tables.number("Worst / median", lambda each: each.worst_to_median),
+        tables.text("Worst sample", lambda each: short(each.worst_sample or "none", 24)),
     )
-    left_out = max(one.num_left_out for one in measured)
+    left_out = max(each.num_left_out for each in measured)
     note = f" {count(left_out, 'sample')} without a value to rely on left out." if left_out else ""
-    return Table(
+    return tables.table(
         "fairness",
         "How unevenly each measure falls on the samples",
+        measured,
         columns,
-        tuple(
-            (
-                Cell(measure_title(facts, one.measure), detail=sentence(one.note) if one.note else ""),
-                count_cell(one.num_samples),
-                number_cell(one.gini),
-                _share(one.worst_tenth_share),
-                number_cell(one.median),
-                number_cell(one.worst),
-                number_cell(one.worst_to_median),
-                Cell(short(one.worst_sample or "none", 24)),
-            )
-            for one in measured
-        ),
         note="Gini: 0 = all samples alike, towards 1 = few samples carry all. Worst: the greatest revealed fraction, "
         f"the least error.{note}",
         layout="compact",
     )
 
 
-def _share(share: float | None) -> Cell:
-    return Cell("not applicable", tone="unknown") if share is None else Cell(percent(share), share)
-
-
 def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
-    ranked = sorted((one for one in study.samples if one.protection is not None), key=lambda one: one.protection or 0.0)
+    ranked = sorted(
+        (each for each in study.samples if each.protection is not None), key=lambda each: each.protection or 0.0
+    )
     average = study.average_protection
     if len(study.samples) < 2 or not ranked or average is None:
         return []
@@ -186,33 +177,34 @@ def _influence_words(study: FairnessStudy) -> str:
 
 def _exposed_table(facts: Facts, study: FairnessStudy, shown: list[SampleExposure]) -> Table:
     rows = {row.id: row for row in facts.result.samples}
-    attacked = any(one.attack_rmse is not None for one in study.samples)
-    grouped = any(one.group is not None for one in study.samples)
-    columns = (
-        Column("Sample"),
-        Column("Class"),
-        *((Column("Group"),) if grouped else ()),
-        Column("Protection: posterior RMSE, lower end", True),
-        Column("Share of the average", True),
-        Column("Influence √l₁, upper end", True),
-        *((Column("Strongest attack's RMSE", True),) if attacked else ()),
+    columns: tables.Columns[SampleExposure] = (
+        tables.text("Sample", lambda each: short(each.sample_id)),
+        tables.text(
+            "Class", lambda each: facts.class_name(rows[each.sample_id]) if each.sample_id in rows else "unknown"
+        ),
+        tables.text(
+            "Group",
+            lambda each: short(each.group or "none", 24),
+            shown=any(each.group is not None for each in study.samples),
+        ),
+        tables.column(
+            "Protection: posterior RMSE, lower end",
+            lambda each: number_cell(each.protection, each.posterior_rmse.status if each.posterior_rmse else None),
+        ),
+        tables.share("Share of the average", lambda each: each.share_of_average),
+        tables.number("Influence √l₁, upper end", lambda each: each.influence, missing="unknown"),
+        tables.number(
+            "Strongest attack's RMSE",
+            lambda each: each.attack_rmse,
+            missing="no result",
+            shown=any(each.attack_rmse is not None for each in study.samples),
+        ),
     )
-    return Table(
+    return tables.table(
         "least-protected",
         "The least protected samples, beside the average and what they can do to training",
+        shown,
         columns,
-        tuple(
-            (
-                Cell(short(one.sample_id)),
-                Cell(facts.class_name(rows[one.sample_id]) if one.sample_id in rows else "unknown"),
-                *((Cell(short(one.group or "none", 24)),) if grouped else ()),
-                number_cell(one.protection, one.posterior_rmse.status if one.posterior_rmse is not None else None),
-                _share(one.share_of_average),
-                number_cell(one.influence, missing="unknown"),
-                *((number_cell(one.attack_rmse, missing="no result"),) if attacked else ()),
-            )
-            for one in shown
-        ),
         sortable=True,
         print_rows=_LISTED_SAMPLES,
         layout="compact",
