@@ -99,7 +99,7 @@ def test_class_means_and_worst_samples_are_those_of_the_rows(document: dict[str,
     changed["fairness"]["proxies"]["revealed_fraction"]["worst_samples"][0] = changed["samples"][-1]["id"] + "?"
     result, contradictions = _read(changed)
     assert len(contradictions) == 2
-    assert result.classes == AuditResult.from_json(json.dumps(document)).classes
+    assert result.classes == _read(document)[0].classes
 
 
 def test_numbers_that_exclude_each_other_claim_nothing(document: dict[str, Any]) -> None:
