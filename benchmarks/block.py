@@ -146,7 +146,7 @@ class BlockTridiagonal:
         K = len(self.start)
         vectors = torch.zeros(K, len(self.matrix), dtype=torch.float64)
         vectors[:, :K] = torch.from_numpy(self.start.T.copy())
-        matrices = MatrixOperator(torch.from_numpy(self.matrix).expand(K, *self.matrix.shape))
+        matrices = MatrixOperator(torch.from_numpy(self.matrix).expand(K, *self.matrix.shape), psd=True)
         ends = [float(self.ritz.values[-1])]
         for space in lanczos(matrices, vectors, lambda *_: False, self.steps):
             own = replace(space.tridiagonal, dimension=self.dimension, rounding=self.rounding)

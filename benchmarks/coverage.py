@@ -161,7 +161,7 @@ class DenseHessian:
 
     def proxies(self, at: Linearisation, place: int) -> dict[str, float]:
         """Dense values of all proxies that have an interval, but for the smallest cosine eigenvalue."""
-        d, eps, sigma, root = at.dimension, at.eps, at.sigma, math.sqrt(at.dimension)
+        d, eps, sigma, root = at.dimension, float(at.eps[place]), at.sigma, math.sqrt(at.dimension)
         noise, away = at.pulled_noise[place].double(), at.displacement[place].double()
         vector, norm = at.cosine_vector[place].double(), float(at.gradient_norm[place])
         shifted = torch.linalg.cholesky(self.matrix + eps * torch.eye(d, dtype=torch.float64))
@@ -173,7 +173,7 @@ class DenseHessian:
         largest = _largest(self.matrix)
         found = {
             "i2f_lower_bound": float(noise.norm()) / (largest * root),
-            "posterior_rmse": at.tau * math.sqrt(1 - revealed),
+            "posterior_rmse": float(at.prior.std[place]) * math.sqrt(1 - revealed),
             "revealed_fraction": revealed,
             "map_rmse": math.sqrt((float(bias.square().sum()) + sigma**2 * variance) / d),
             "map_i2f": float(_solved(shifted, noise - eps * away).norm()) / root,

@@ -90,18 +90,17 @@ def proxies(J: Array, r: Array, delta: Array, displacement: Array, sigma: float,
         tau: std of the prior.
     """
     d = J.shape[1]
-    orthogonal, triangle = np.linalg.qr(J)
-    singular_values = np.linalg.svd(triangle, compute_uv=False)
+    singular_values = np.linalg.svd(J, compute_uv=False)
     l = singular_values**2  # noqa: E741
     pulled = J.T @ delta
     P = np.linalg.inv(J.T @ J / sigma**2 + np.eye(d) / tau**2)
     error = P @ (pulled / sigma**2 - displacement / tau**2)
     bias = P @ displacement / tau**2
     variance = np.trace(P @ (J.T @ J / sigma**2) @ P)
-    cosine = np.linalg.eigvalsh(cosine_hessian(J, r))
+    cosine = np.linalg.eigvalsh(cosine_hessian(J, r)) if r.any() else np.full(d, math.nan)
     return {
         "gradient_norm": float(np.linalg.norm(r)),
-        "i2f": float(np.linalg.norm(np.linalg.solve(triangle, orthogonal.T @ delta)) / math.sqrt(d)),
+        "i2f": float(np.linalg.norm(np.linalg.lstsq(J, delta, rcond=None)[0]) / math.sqrt(d)),
         "i2f_lower_bound": float(np.linalg.norm(pulled) / (l.max() * math.sqrt(d))),
         "expected_rmse": float(sigma * np.sqrt(np.sum(1 / l) / d)),
         "posterior_rmse": float(np.sqrt(np.trace(P) / d)),

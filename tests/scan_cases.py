@@ -18,16 +18,14 @@ from torch import nn
 
 from riskaudit.inputs import Samples, load_checkpoint, load_samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
+from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
 
 DEMO = Path(str(files("riskaudit"))) / "demo"
 CHECKPOINT, DATA = DEMO / "digits-lenet.safetensors", DEMO / "digits.npz"
 FORMATS = ("html", "pdf", "json", "csv", "md")
 TEXT_FILES = ("audit.html", "audit.json", "samples.csv", "audit.md")
-PROXY_IDS = [
-    "gradient_norm", "i2f", "i2f_lower_bound", "expected_rmse", "posterior_rmse", "revealed_fraction", "map_rmse",
-    "map_i2f", "lavp_l2_max", "lavp_l2_min", "lavp_cosine_max", "lavp_cosine_min",
-]  # fmt: skip
+PROXY_IDS = list(PROXIES)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
 from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule, status_of
 from riskaudit.errors import SettingsError
-from riskaudit.priors.base import BoundPrior
+from riskaudit.priors import white_prior
 
 
 @register
@@ -58,7 +58,7 @@ class Local(Attack):
         started = time.perf_counter()
         observation = with_labels(observation)
         weights = torch.zeros(len(observation), dtype=torch.float64, device=observation.released.device)
-        problem = MatchingProblem(observation, _around(self.start.flatten(1).to(observation.released)), weights)
+        problem = MatchingProblem(observation, white_prior(self.start.flatten(1).to(observation.released)), weights)
         state = problem.start(torch.zeros_like(problem.prior.mean))
         state = problem.minimise(state, StoppingRule(self.steps, self.products, self.forcing, self.tolerance))
         scale = problem.sigma * problem.sigma if problem.sigma > 0 else 1.0
@@ -71,13 +71,3 @@ class Local(Attack):
             seconds=time.perf_counter() - started,
             targets=observation.known_targets,
         )
-
-
-def _around(start: Tensor) -> BoundPrior:
-    """Coordinates with their origin at the start, in data units."""
-    ones = start.new_ones(len(start), dtype=torch.float64)
-
-    def same(vector: Tensor) -> Tensor:
-        return vector
-
-    return BoundPrior(start, same, same, ones, ones, lambda indices: _around(start[indices]), isotropic_std=1.0)

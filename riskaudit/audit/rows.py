@@ -286,9 +286,9 @@ def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
     """tr H, where the posterior's numbers left it behind."""
     if at.spectrum is not None:
         return SolverEvidence(method="dense", status="exact", value=float(at.spectrum.values[place].sum()))
-    if at.plan.solver != "lanczos" or at.tau is None:
+    found = None if at.information is None else at.information[place].trace
+    if found is None:
         return None
-    found = at.brackets.traces[place].trace
     value, high = (end if np.isfinite(end) else None for end in (found.value, found.high))
     return SolverEvidence(method="lanczos", status="bracketed", value=value, low=found.low, high=high)
 

@@ -21,7 +21,6 @@ from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Range, concentrated
 from riskaudit.release import Batch
 from riskaudit.sensitivity import Concentration, Information, reached_note
-from riskaudit.sensitivity.information import BracketedInformation, ExactInformation
 
 UNCHECKED = "the derivative was not held against the gradient itself"
 # Fisher information of a release without noise, as large as sums of it stay finite.
@@ -204,7 +203,9 @@ class BatchInformation:
         sigma = self.sample_noise(noise_std, batch_size, index)
         precision = sigma**-2
         effective_dimension = information.revealed(sigma).high * dimension
-        return before.after(effective_dimension, _trace(information) * precision, core * precision)
+        trace = information.trace
+        assert trace is not None, "a ledger needs an isotropic prior"
+        return before.after(effective_dimension, trace.high * precision, core * precision)
 
     def sample_noise(self, noise_std: float, batch_size: int, index: int) -> float:
         """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one.
@@ -254,11 +255,3 @@ class BatchInformation:
             if sample.concentration is not None and exposure.revealed is not None
         ]
         return reached_note(pairs, len(self), "limits are held against that average")
-
-
-def _trace(information: Information) -> float:
-    """Upper end of tr H."""
-    if isinstance(information, ExactInformation):
-        return float(information.eigenvalues.sum())
-    assert isinstance(information, BracketedInformation)
-    return information.traces.trace.high

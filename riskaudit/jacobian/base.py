@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.jacobian.response import StepResponse, pairing_gap, shrinking
-from riskaudit.linalg import GramFactor, GramOperator
+from riskaudit.linalg import GramOperator, LinearOperator
 from riskaudit.release import Batch, Release
 
 # Random numbers of mean 0 and variance 1 in the shape, dtype and device of a tensor.
@@ -20,7 +20,7 @@ Draw: TypeAlias = Callable[[Tensor], Tensor]
 CHUNK_ENTRIES = 2**26
 
 
-class Jacobian(GramFactor):
+class Jacobian(LinearOperator):
     """J of the uploads of a batch, each [P', n d]: P' released entries, n samples of d coordinates.
 
     ``num_samples``, and B in every shape, counts uploads: each of a per-sample release holds one sample.

@@ -5,30 +5,29 @@ Registries: `EIGENVALUE_SOLVERS` (``solver``) and `INVERSE_SOLVERS` (``inverse``
 
 from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.krylov.certificates import lower_end, upper_end
+from riskaudit.linalg.krylov.deflation import Deflation, deflatable
 from riskaudit.linalg.krylov.lanczos import KrylovSpace, Lanczos, lanczos, largest_error
 from riskaudit.linalg.krylov.quadrature import InverseForms, Quadrature, inverse_forms
-from riskaudit.linalg.krylov.traces import TraceProbes, deflatable, effective_dimension_bounds, trace_interval
+from riskaudit.linalg.krylov.traces import TraceProbes, effective_dimension_bounds, trace_interval
 from riskaudit.linalg.krylov.tridiagonal import RitzPairs, Tridiagonal
-from riskaudit.linalg.krylov.weighted_traces import WeightedTraces
-from riskaudit.linalg.operators import GramFactor, GramOperator, LinearOperator, MatrixOperator
+from riskaudit.linalg.operators import GramOperator, LinearOperator, MatrixOperator
 from riskaudit.linalg.solution import Interval, Solution
 from riskaudit.linalg.solvers.conjugate_gradient import ConjugateGradient
 from riskaudit.linalg.solvers.dense import Dense, DenseInverse, Spectrum
 from riskaudit.linalg.solvers.eigenvalues import EIGENVALUE_SOLVERS, EigenvalueSolver
 from riskaudit.linalg.solvers.inverses import INVERSE_SOLVERS, InverseSolver
-from riskaudit.linalg.solvers.least_squares import LeastSquares
-from riskaudit.linalg.solvers.neumann import Neumann
 from riskaudit.linalg.solvers.power import Power
+from riskaudit.linalg.solvers.richardson import LeastSquares, Neumann
 
 __all__ = [
     "EIGENVALUE_SOLVERS",
     "INVERSE_SOLVERS",
     "ConjugateGradient",
     "Deadline",
+    "Deflation",
     "Dense",
     "DenseInverse",
     "EigenvalueSolver",
-    "GramFactor",
     "GramOperator",
     "Interval",
     "InverseForms",
@@ -46,7 +45,6 @@ __all__ = [
     "Spectrum",
     "TraceProbes",
     "Tridiagonal",
-    "WeightedTraces",
     "deflatable",
     "effective_dimension_bounds",
     "inverse_forms",

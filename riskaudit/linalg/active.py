@@ -19,11 +19,11 @@ class ActiveOperator:
     """A square operator narrowed to the samples still at work.
 
     Narrowing costs something (an operator may hold a graph of its batch), so it is done only when at
-    most half of the samples held are still active: log2(B) times at most, and never more than twice
+    most half of the samples in it are still active: log2(B) times at most, and never more than twice
     the products that are needed.
 
     Attributes:
-        operator: of the samples held.
+        operator: of the samples in it.
         rows: their positions in the whole batch, in order.
     """
 
@@ -32,20 +32,20 @@ class ActiveOperator:
         self.rows = list(range(operator.num_samples))
 
     def narrow(self, active: Sequence[bool]) -> list[int] | None:
-        """Let go of the samples that have left, if at most half of those held are active.
+        """Let go of the samples that have left, if at most half of those in it are active.
 
         Args:
             active: one flag for each of ``rows``.
 
         Returns:
-            The positions kept among the former ``rows``; None where nothing changed.
+            The positions that stay, among the former ``rows``; None where nothing changed.
         """
-        kept = [position for position, working in enumerate(active) if working]
-        if not kept or 2 * len(kept) > len(self.rows):
+        remaining = [position for position, working in enumerate(active) if working]
+        if not remaining or 2 * len(remaining) > len(self.rows):
             return None
-        self.operator = self.operator.select(kept)
-        self.rows = [self.rows[position] for position in kept]
-        return kept
+        self.operator = self.operator.select(remaining)
+        self.rows = [self.rows[position] for position in remaining]
+        return remaining
 
     def matvec(self, vector: Tensor, active: Tensor) -> Tensor:
         """One product for every active sample of the whole batch: [B, n] to [B, n].

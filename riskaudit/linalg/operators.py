@@ -12,10 +12,14 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class LinearOperator(ABC):
-    """B linear maps of one shape. ``shape`` is (m, n); all maps share dtype and device."""
+    """B linear maps of one shape. ``shape`` is (m, n); all maps share dtype and device.
+
+    `symmetric`, `psd` and `factor` are facts about the maps, which decide what a solver may do with them.
+    """
 
     def __init__(self, num_samples: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.num_samples = num_samples
@@ -28,12 +32,37 @@ class LinearOperator(ABC):
         """Apply to columns [B, n, K]; returns [B, m, K]."""
 
     @abstractmethod
-    def _rmatmat(self, columns: Tensor) -> Tensor:
-        """Apply the transpose to columns [B, m, K]; returns [B, n, K]."""
-
-    @abstractmethod
     def select(self, indices: list[int]) -> LinearOperator:
         """The operators of some samples only, in the order given."""
+
+    @property
+    def psd(self) -> bool:
+        """Whether every map is known to be symmetric and positive semidefinite."""
+        return False
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every map is known to be its own transpose."""
+        return self.psd
+
+    @property
+    def factor(self) -> LinearOperator | None:
+        """J where the maps are known as J^T J."""
+        return None
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        """Apply the transpose to columns [B, m, K]; returns [B, n, K]. Symmetric maps need no method of their own."""
+        if not self.symmetric:
+            raise NotImplementedError(f"{type(self).__name__} has no product with its transpose")
+        return self._matmat(columns)
+
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        """Apply A^T A to columns [B, n, K]; returns [B, n, K]. An operator may know a cheaper way."""
+        return self._rmatmat(self._matmat(columns))
+
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        """As `gram_rows`. An operator may know a cheaper rotation."""
+        return self._matmat(columns).mT
 
     @final
     def matmat(self, columns: Tensor) -> Tensor:
@@ -56,6 +85,36 @@ class LinearOperator(ABC):
         return self._rmatmat(columns)
 
     @final
+    def gram_matmat(self, columns: Tensor) -> Tensor:
+        """A^T A on K vectors per sample: [B, n, K] to [B, n, K].
+
+        Raises:
+            ValueError: the columns' shape isn't [B, n, K].
+        """
+        self._check(columns, self.shape[1])
+        return self._gram_matmat(columns)
+
+    @final
+    def gram_rows(self, columns: Tensor) -> Tensor:
+        """A on K vectors per sample up to a rotation: [B, n, K] to [B, K, r], whose rows have A v's inner products.
+
+        Raises:
+            ValueError: the columns' shape isn't [B, n, K].
+        """
+        self._check(columns, self.shape[1])
+        return self._gram_rows(columns)
+
+    @final
+    def require_psd(self) -> None:
+        """What every solver here asks of its operator.
+
+        Raises:
+            ValueError: the maps aren't known to be symmetric and positive semidefinite.
+        """
+        if not self.psd:
+            raise ValueError(f"expected a symmetric positive semidefinite operator, found {type(self).__name__}")
+
+    @final
     def matvec(self, vector: Tensor) -> Tensor:
         """One product per sample: [B, n] to [B, m]."""
         return self.matmat(vector.unsqueeze(-1)).squeeze(-1)
@@ -75,74 +134,56 @@ class LinearOperator(ABC):
 
 @final
 class MatrixOperator(LinearOperator):
-    """Explicit matrices [B, m, n] as an operator."""
+    """Explicit matrices [B, m, n] as an operator; ``psd`` is the caller's word."""
 
-    def __init__(self, matrices: Tensor) -> None:
+    def __init__(self, matrices: Tensor, *, psd: bool = False) -> None:
         super().__init__(matrices.shape[0], (matrices.shape[1], matrices.shape[2]), matrices.dtype, matrices.device)
         self.matrices = matrices
+        self._psd = psd
 
+    @property
+    @override
+    def psd(self) -> bool:
+        return self._psd
+
+    @override
     def _matmat(self, columns: Tensor) -> Tensor:
         return self.matrices @ columns
 
+    @override
     def _rmatmat(self, columns: Tensor) -> Tensor:
         return self.matrices.mT @ columns
 
+    @override
     def select(self, indices: list[int]) -> MatrixOperator:
-        """The matrices of some samples only."""
-        return MatrixOperator(self.matrices[indices])
-
-
-class GramFactor(LinearOperator):
-    """An operator J that has its own way to J^T J, cheaper than one product after the other."""
-
-    @abstractmethod
-    def _gram_matmat(self, columns: Tensor) -> Tensor:
-        """Apply J^T J to columns [B, n, K]; returns [B, n, K]."""
-
-    @abstractmethod
-    def _gram_rows(self, columns: Tensor) -> Tensor:
-        """See `gram_rows`."""
-
-    @final
-    def gram_rows(self, columns: Tensor) -> Tensor:
-        """J on K vectors per sample up to a rotation: [B, n, K] to [B, K, r], whose rows have J v's inner products.
-
-        Raises:
-            ValueError: the columns' shape isn't [B, n, K].
-        """
-        self._check(columns, self.shape[1])
-        return self._gram_rows(columns)
-
-    @final
-    def gram_matmat(self, columns: Tensor) -> Tensor:
-        """J^T J on K vectors per sample: [B, n, K] to [B, n, K].
-
-        Raises:
-            ValueError: the columns' shape isn't [B, n, K].
-        """
-        self._check(columns, self.shape[1])
-        return self._gram_matmat(columns)
+        return MatrixOperator(self.matrices[indices], psd=self._psd)
 
 
 @final
 class GramOperator(LinearOperator):
-    """H = J^T J of an operator J: symmetric and positive semidefinite, [B, n, n]."""
+    """H = J^T J of an operator J, [B, n, n]."""
 
     def __init__(self, jacobian: LinearOperator) -> None:
         n = jacobian.shape[1]
         super().__init__(jacobian.num_samples, (n, n), jacobian.dtype, jacobian.device)
         self.jacobian = jacobian
 
+    @property
+    @override
+    def psd(self) -> bool:
+        return True
+
+    @property
+    @override
+    def factor(self) -> LinearOperator:
+        return self.jacobian
+
+    @override
     def _matmat(self, columns: Tensor) -> Tensor:
-        if isinstance(self.jacobian, GramFactor):
-            return self.jacobian.gram_matmat(columns)
-        return self.jacobian.rmatmat(self.jacobian.matmat(columns))
+        return self.jacobian.gram_matmat(columns)
 
-    def _rmatmat(self, columns: Tensor) -> Tensor:
-        return self._matmat(columns)
-
+    @override
     def select(self, indices: list[int]) -> GramOperator:
-        """The Gram operators of some samples only."""
         return GramOperator(self.jacobian.select(indices))
 
 
@@ -154,20 +195,23 @@ def identity_columns(operator: LinearOperator) -> Tensor:
 
 @final
 class DowndatedOperator(LinearOperator):
-    """A - v v^T for a symmetric operator A and vectors v [B, n]."""
+    """A - v v^T for a symmetric operator A and vectors v [B, n], short enough that it stays positive semidefinite."""
 
     def __init__(self, operator: LinearOperator, vector: Tensor) -> None:
         super().__init__(operator.num_samples, operator.shape, operator.dtype, operator.device)
         self.operator = operator
         self.vector = vector
 
+    @property
+    @override
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    @override
     def _matmat(self, columns: Tensor) -> Tensor:
         overlap = torch.einsum("bn,bnk->bk", self.vector, columns)
         return self.operator.matmat(columns) - self.vector[:, :, None] * overlap[:, None, :]
 
-    def _rmatmat(self, columns: Tensor) -> Tensor:
-        return self._matmat(columns)
-
+    @override
     def select(self, indices: list[int]) -> DowndatedOperator:
-        """The downdated operators of some samples only."""
         return DowndatedOperator(self.operator.select(indices), self.vector[indices])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +34,15 @@ class Solution:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with the ends between which it lies, as surely as whoever made it says."""
+    """A number with the ends between which it lies; how surely is documented where an interval is returned."""
 
     value: float
     low: float
     high: float
+
+    def map(self, increasing: Callable[[float], float]) -> Interval:
+        """That of an increasing function of the number."""
+        return Interval(increasing(self.value), increasing(self.low), increasing(self.high))
 
 
 def statuses(converged: Tensor, singular: Tensor | None = None) -> tuple[Status, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from riskaudit.results import PriorInfo
@@ -29,7 +30,7 @@ class BoundPrior:
         variance: tr C / d of every sample, [B], float64.
         largest: the largest eigenvalue of C of every sample, [B], float64.
         select: the prior at some of the samples, in the order given; one may occur several times.
-        isotropic_std: tau where L = tau I for every sample, else None.
+        isotropic: a fact about L that narrows intervals: it is known to be a multiple of the identity, at every sample.
         leading: of one sample, by its position, at most so many of C's largest eigenvalues, descending [m + 1], and
             orthonormal eigenvectors of all but the last [m, d]; None where C has none that stand out.
     """
@@ -40,8 +41,45 @@ class BoundPrior:
     variance: Tensor
     largest: Tensor
     select: Callable[[list[int]], BoundPrior]
-    isotropic_std: float | None = None
+    isotropic: bool = False
     leading: Callable[[int, int], tuple[list[float], Tensor]] | None = None
+
+    @property
+    def std(self) -> Tensor:
+        """The error of a guess at the mean, per input coordinate: sqrt(tr C / d), [B], float64."""
+        return self.variance.sqrt()
+
+    def in_its_units(self) -> BoundPrior:
+        """The same prior in units of its own std: of covariance C d / tr C. An isotropic one has L = 1 then."""
+        if self.isotropic:
+            return white_prior(self.mean)
+        std, root, inverse_root, leading = self.std[:, None], self.root, self.inverse_root, self.leading
+        variance = self.variance.tolist()
+
+        def leading_in_units(index: int, count: int) -> tuple[list[float], Tensor]:
+            assert leading is not None
+            values, vectors = leading(index, count)
+            return [value / variance[index] for value in values], vectors
+
+        return BoundPrior(
+            mean=self.mean,
+            root=lambda vector: root(vector) / std.to(vector),
+            inverse_root=lambda vector: inverse_root(vector) * std.to(vector),
+            variance=self.variance / self.variance,
+            largest=self.largest / self.variance,
+            select=lambda indices: self.select(indices).in_its_units(),
+            leading=None if leading is None else leading_in_units,
+        )
+
+
+def white_prior(mean: Tensor) -> BoundPrior:
+    """N(mean, 1) for mean [B, d]: L = 1."""
+    ones = mean.new_ones(len(mean), dtype=torch.float64)
+    return BoundPrior(mean, _same, _same, ones, ones, lambda indices: white_prior(mean[indices]), isotropic=True)
+
+
+def _same(vector: Tensor) -> Tensor:
+    return vector
 
 
 class Prior(ABC):

@@ -12,6 +12,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.priors.gaussian import GaussianPrior, bind_gaussians, described
@@ -38,8 +39,8 @@ class ClassPrior(Prior):
         """*S of one input."""
         return self.everything.input_shape
 
+    @override
     def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
-        """See `Prior.bind`."""
         return bind_gaussians([self._of(target) for target in _class_numbers(targets)], like)
 
     def _of(self, target: int | None) -> GaussianPrior:
@@ -47,11 +48,12 @@ class ClassPrior(Prior):
 
     def fallback_classes(self, targets: Tensor) -> list[int]:
         """The classes among these targets [N, ...] that have no Gaussian of their own, ascending."""
-        found = {target for target in _class_numbers(targets) if target is not None}
-        return sorted(found - set(self.classes))
+        classes = {target for target in _class_numbers(targets) if target is not None}
+        return sorted(classes - set(self.classes))
 
+    @override
     def info(self) -> PriorInfo:
-        """See `Prior.info`; mean and std are averages over all images, each with its own Gaussian."""
+        # Averages over all images, each with the Gaussian of its class.
         counts = self.everything.origin.class_counts
         gaussians = [(self.classes.get(target, self.everything), count) for target, count in counts.items()]
         total = sum(count for _, count in gaussians)

@@ -51,21 +51,21 @@ def odd_samples(prior: Prior, inputs: Tensor, targets: Tensor, advice: str) -> l
         advice: the end of the message: what to do.
 
     Returns:
-        Places of samples that the prior makes next to impossible, while it allows for most.
+        Positions of samples that the prior makes next to impossible, while it allows for most.
 
     Raises:
         PriorError: half of the samples, or one of them by far, lie outside what the prior allows.
     """
-    found = squared_deviations(prior, inputs, targets)
-    median, most = float(found.median()), float(found.max())
-    # Not "above": what isn't a number isn't within the limits either.
+    deviations = squared_deviations(prior, inputs, targets)
+    median, most = float(deviations.median()), float(deviations.max())
+    # NaN must fail the check.
     if not (median <= MOST_OF_MEDIAN and most <= MOST_OF_ONE):
         far = (median if median > MOST_OF_MEDIAN else most) ** 0.5
         raise PriorError(
             f"the data contradict the prior: their coordinates lie {far:.3g} of its standard deviations from its mean "
             f"(root mean square), where about 1 is expected; under it everything would seem known already; {advice}"
         )
-    return [place for place, value in enumerate(found.tolist()) if value > MOST_OF_MEDIAN]
+    return [index for index, value in enumerate(deviations.tolist()) if value > MOST_OF_MEDIAN]
 
 
 def tight_note(prior: Prior, inputs: Tensor, targets: Tensor) -> list[str]:
@@ -80,12 +80,12 @@ def tight_note(prior: Prior, inputs: Tensor, targets: Tensor) -> list[str]:
     ]
 
 
-def odd_note(ids: Sequence[str], places: Sequence[int]) -> list[str]:
+def odd_note(ids: Sequence[str], positions: Sequence[int]) -> list[str]:
     """A warning that names odd samples, for a result."""
-    if not places:
+    if not positions:
         return []
-    named = ", ".join(ids[place] for place in places[:5]) + (" and others" if len(places) > 5 else "")
+    named = ", ".join(ids[position] for position in positions[:5]) + (" and others" if len(positions) > 5 else "")
     return [
-        f"the prior makes {len(places)} of {len(ids)} samples next to impossible ({named}): what it says of them is "
+        f"the prior makes {len(positions)} of {len(ids)} samples next to impossible ({named}): what it says of them is "
         "doubtful, and less than an attacker might learn"
     ]

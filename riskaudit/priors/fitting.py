@@ -47,12 +47,12 @@ def fit_prior(samples: Samples, kind: str = "data", components: int | None = Non
         raise SettingsError(f"expected the kind of a fitted prior to be {' or '.join(FITTED_KINDS)}, found {kind!r}")
     if components is not None and components < 1:
         raise SettingsError(f"expected `components` of at least 1, found {components}")
-    kept = DEFAULT_COMPONENTS if components is None else components
+    limit = DEFAULT_COMPONENTS if components is None else components
     targets = samples.targets
     are_classes = targets.ndim == 1 and not targets.is_floating_point()
     counts = dict(sorted(Counter(map(int, targets.tolist())).items())) if are_classes else {}
     origin = Origin(samples.name, samples.sha256, len(samples), counts)
-    everything = fit_gaussian(samples.inputs, kept, origin)
+    everything = fit_gaussian(samples.inputs, limit, origin)
     if kind == "data":
         return everything
     if not are_classes:
@@ -62,7 +62,7 @@ def fit_prior(samples: Samples, kind: str = "data", components: int | None = Non
         {
             target: fit_gaussian(
                 samples.inputs[targets == target],
-                kept,
+                limit,
                 Origin(samples.name, samples.sha256, count, {target: count}),
             )
             for target, count in counts.items()
@@ -82,10 +82,10 @@ def fit_gaussian(inputs: Tensor, components: int, origin: Origin) -> GaussianPri
     mean = values.mean(0)
     centred = values - mean
     if num_images < MIN_IMAGES or not _varied(inputs):
-        found = f"{num_images}" if num_images < MIN_IMAGES else f"{num_images} equal ones"
+        described = f"{num_images}" if num_images < MIN_IMAGES else f"{num_images} equal ones"
         raise PriorError(
             f"expected at least {MIN_IMAGES} samples that differ in {origin.source or 'the data'} to fit a prior to, "
-            f"found {found}; fit it to more, or use the isotropic prior"
+            f"found {described}; fit it to more, or use the isotropic prior"
         )
     total = float(centred.square().sum()) / num_images
     spread = total / dimension

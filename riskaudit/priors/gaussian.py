@@ -15,6 +15,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.results import PriorInfo
@@ -76,18 +77,18 @@ class GaussianPrior(Prior):
         return float(self.variances.max()) + self.remainder if len(self.variances) else self.remainder
 
     def leading(self, count: int, like: Tensor) -> tuple[list[float], Tensor]:
-        """See `BoundPrior`; vectors in dtype and device of ``like``."""
+        """As `BoundPrior.leading`; vectors in dtype and device of ``like``."""
         order = torch.argsort(self.variances, descending=True)
         eigenvalues = [*(self.variances[order] + self.remainder).tolist(), self.remainder]
-        kept = min(count, len(order), self.dimension - 1)
-        return eigenvalues[: kept + 1], self.components[:, order[:kept]].mT.to(like)
+        count = min(count, len(order), self.dimension - 1)
+        return eigenvalues[: count + 1], self.components[:, order[:count]].mT.to(like)
 
+    @override
     def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
-        """See `Prior.bind`; the targets don't matter."""
         return bind_gaussians([self] * len(targets), like)
 
+    @override
     def info(self) -> PriorInfo:
-        """See `Prior.info`."""
         return described(self.kind, float(self.mean.mean()), self.variance, self.origin)
 
 
@@ -109,22 +110,22 @@ class _Roots:
     """L and L^-1 of samples that may have different Gaussians; each Gaussian is applied once to all its samples."""
 
     def __init__(self, gaussians: Sequence[GaussianPrior], like: Tensor) -> None:
-        places: dict[int, list[int]] = {}
-        for place, gaussian in enumerate(gaussians):
-            places.setdefault(id(gaussian), []).append(place)
-        self._groups = [(gaussians[rows[0]], rows) for rows in places.values()]
+        rows_of: dict[int, list[int]] = {}
+        for row, gaussian in enumerate(gaussians):
+            rows_of.setdefault(id(gaussian), []).append(row)
+        self._groups = [(gaussians[rows[0]], rows) for rows in rows_of.values()]
         self._matrices = [gaussian.components.to(like) for gaussian, _ in self._groups]
 
     def apply(self, vector: Tensor, power: float) -> Tensor:
         """C^power v for v [B, d]."""
         if len(self._groups) == 1:
-            return self._one(0, vector, power)
+            return self._applied(0, vector, power)
         result = torch.empty_like(vector)
         for group, (_, rows) in enumerate(self._groups):
-            result[rows] = self._one(group, vector[rows], power)
+            result[rows] = self._applied(group, vector[rows], power)
         return result
 
-    def _one(self, group: int, vector: Tensor, power: float) -> Tensor:
+    def _applied(self, group: int, vector: Tensor, power: float) -> Tensor:
         gaussian, components = self._groups[group][0], self._matrices[group]
         rest: float = gaussian.remainder**power
         gain = ((gaussian.variances + gaussian.remainder) ** power - rest).to(components)

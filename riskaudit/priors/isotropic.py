@@ -13,6 +13,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.errors import SettingsError
 from riskaudit.priors.base import BoundPrior, Prior
@@ -52,8 +53,8 @@ class IsotropicPrior(Prior):
             float(inputs.std(correction=0)) if std is None else std,
         )
 
+    @override
     def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
-        """See `Prior.bind`; the targets don't matter."""
         return self._bound(like.shape[1], len(targets), like.dtype, like.device)
 
     def _bound(self, dimension: int, num_samples: int, dtype: torch.dtype, device: torch.device) -> BoundPrior:
@@ -65,11 +66,11 @@ class IsotropicPrior(Prior):
             variance=variance,
             largest=variance,
             select=lambda indices: self._bound(dimension, len(indices), dtype, device),
-            isotropic_std=self.std,
+            isotropic=True,
         )
 
+    @override
     def info(self) -> PriorInfo:
-        """See `Prior.info`."""
         return PriorInfo(kind=self.kind, mean=self.mean, std=self.std)
 
 

@@ -1,7 +1,7 @@
 """Prior files: tensors as safetensors, and what they were fitted to as JSON in the header. Nothing in one can run.
 
-A Gaussian is stored as ``PLACE.mean`` [d], ``PLACE.components`` [d, k], ``PLACE.variances`` [k] and
-``PLACE.remainder`` [1], float64, where PLACE is ``data`` or ``class.NUMBER``. What a file says is checked before
+A Gaussian is stored as ``KEY.mean`` [d], ``KEY.components`` [d, k], ``KEY.variances`` [k] and
+``KEY.remainder`` [1], float64, where KEY is ``data`` or ``class.NUMBER``. What a file says is checked before
 it is believed: a prior with a wrong root would understate every leak.
 """
 
@@ -51,7 +51,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     """Write a fitted prior in one step.
 
     Raises:
-        OutputError: the place can't be written.
+        OutputError: the file can't be written.
         PriorError: the prior is none that was fitted to data.
     """
     from safetensors.torch import save
@@ -62,13 +62,13 @@ def save_prior(prior: Prior, path: str | Path) -> None:
         everything, classes = prior, {}
     else:
         raise PriorError(f"expected a prior of kind {' or '.join(FITTED_KINDS)} to save, found {prior.kind}")
-    places = {"data": everything} | {f"class.{target}": gaussian for target, gaussian in classes.items()}
+    gaussians = {"data": everything} | {f"class.{target}": gaussian for target, gaussian in classes.items()}
     tensors: dict[str, Tensor] = {}
-    for place, gaussian in places.items():
-        tensors[f"{place}.mean"] = gaussian.mean.contiguous()
-        tensors[f"{place}.components"] = gaussian.components.contiguous()
-        tensors[f"{place}.variances"] = gaussian.variances.contiguous()
-        tensors[f"{place}.remainder"] = torch.tensor([gaussian.remainder], dtype=torch.float64)
+    for key, gaussian in gaussians.items():
+        tensors[f"{key}.mean"] = gaussian.mean.contiguous()
+        tensors[f"{key}.components"] = gaussian.components.contiguous()
+        tensors[f"{key}.variances"] = gaussian.variances.contiguous()
+        tensors[f"{key}.remainder"] = torch.tensor([gaussian.remainder], dtype=torch.float64)
     origin = everything.origin
     header = _Header(
         version=FORMAT_VERSION,
@@ -96,23 +96,23 @@ def load_prior(path: str | Path) -> Prior:
     shape = tuple(header.input_shape)
     if any(size < 1 for size in shape):
         raise PriorError(f"{name} says that its inputs have shape {shape_text(shape)}; {_MEND}")
-    counts = {_class_number(key, name): count for key, count in header.class_counts.items()}
+    counts = {_class_number(text, name): count for text, count in header.class_counts.items()}
     if any(count < 1 for count in counts.values()):
         raise PriorError(f"{name} counts less than one image of a class; {_MEND}")
     origin = Origin(None if header.source is None else clean(header.source), header.sha256, header.num_images, counts)
     if header.kind == "data":
         _check_names(tensors, ["data"], name)
         return _gaussian(tensors, "data", shape, origin, name)
-    places = _places(tensors)
-    _check_names(tensors, ["data", *places], name)
+    keys = _class_keys(tensors)
+    _check_names(tensors, ["data", *keys], name)
     everything = _gaussian(tensors, "data", shape, origin, name)
     classes = {}
-    for place in places:
-        target = _class_number(place.removeprefix("class."), name)
+    for key in keys:
+        target = _class_number(key.removeprefix("class."), name)
         if target not in counts:
             raise PriorError(f"{name} has a Gaussian of class {target}, but counts no image of it; {_MEND}")
-        own = Origin(origin.source, origin.sha256, counts[target], {target: counts[target]})
-        classes[target] = _gaussian(tensors, place, shape, own, name)
+        class_origin = Origin(origin.source, origin.sha256, counts[target], {target: counts[target]})
+        classes[target] = _gaussian(tensors, key, shape, class_origin, name)
     if not counts:
         raise PriorError(f"{name} is a prior per class without a class; {_MEND}")
     return ClassPrior(everything, classes)
@@ -129,8 +129,8 @@ def _header(path: Path, name: str) -> _Header:
         header = _Header.model_validate_json(text)
     except (ValidationError, RecursionError) as cause:
         first = cause.errors()[0] if isinstance(cause, ValidationError) else None
-        place = clean(".".join(map(str, first["loc"]))) if first else "header"
-        raise PriorError(f"{name} has a header that isn't a prior's ({place or 'no JSON'}); {_MEND}") from cause
+        field = clean(".".join(map(str, first["loc"]))) if first else "header"
+        raise PriorError(f"{name} has a header that isn't a prior's ({field or 'no JSON'}); {_MEND}") from cause
     if header.version != FORMAT_VERSION:
         raise PriorError(
             f"expected version {FORMAT_VERSION} of the prior format in {name}, found {header.version}; {_MEND}"
@@ -142,7 +142,7 @@ def _header(path: Path, name: str) -> _Header:
     return header
 
 
-def _places(tensors: Mapping[str, Tensor]) -> list[str]:
+def _class_keys(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted({key.rpartition(".")[0] for key in tensors if key.startswith("class.")})
 
 
@@ -152,8 +152,8 @@ def _class_number(text: str, name: str) -> int:
     return int(text)
 
 
-def _check_names(tensors: Mapping[str, Tensor], places: list[str], name: str) -> None:
-    expected = {f"{place}.{part}" for place in places for part in PARTS}
+def _check_names(tensors: Mapping[str, Tensor], keys: list[str], name: str) -> None:
+    expected = {f"{key}.{part}" for key in keys for part in PARTS}
     if set(tensors) != expected:
         missing, foreign = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
         what = f"without {clean(missing[0])}" if missing else f"with {clean(foreign[0])}, which doesn't belong there"
@@ -161,24 +161,24 @@ def _check_names(tensors: Mapping[str, Tensor], places: list[str], name: str) ->
 
 
 def _gaussian(
-    tensors: Mapping[str, Tensor], place: str, input_shape: tuple[int, ...], origin: Origin, name: str
+    tensors: Mapping[str, Tensor], key: str, input_shape: tuple[int, ...], origin: Origin, name: str
 ) -> GaussianPrior:
     """One Gaussian, once it has been found to be one."""
-    mean, components, variances, remainder = (tensors[f"{place}.{part}"] for part in PARTS)
+    mean, components, variances, remainder = (tensors[f"{key}.{part}"] for part in PARTS)
     dimension, count = math.prod(input_shape), variances.numel()
     shapes = {"mean": (dimension,), "components": (dimension, count), "variances": (count,), "remainder": (1,)}
     for part, shape in shapes.items():
-        tensor = tensors[f"{place}.{part}"]
+        tensor = tensors[f"{key}.{part}"]
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float64:
             raise PriorError(
-                f"expected {place}.{part} in {name} as float64 of shape {shape_text(shape)}, found "
+                f"expected {key}.{part} in {name} as float64 of shape {shape_text(shape)}, found "
                 f"{str(tensor.dtype).removeprefix('torch.')} of shape {shape_text(tensor.shape)}; {_MEND}"
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise PriorError(f"{place}.{part} in {name} has a value that isn't finite; {_MEND}")
+            raise PriorError(f"{key}.{part} in {name} has a value that isn't finite; {_MEND}")
     if not float(remainder) > 0 or bool((variances < 0).any()):
-        raise PriorError(f"{place} in {name} has a variance below zero or no remainder above it; {_MEND}")
+        raise PriorError(f"{key} in {name} has a variance below zero or no remainder above it; {_MEND}")
     departure = components.mT @ components - torch.eye(count, dtype=torch.float64)
     if count > dimension or (count and not float(departure.abs().max()) <= ORTHONORMAL_TOLERANCE):
-        raise PriorError(f"{place}.components in {name} are not orthonormal; {_MEND}")
+        raise PriorError(f"{key}.components in {name} are not orthonormal; {_MEND}")
     return GaussianPrior(mean, components, variances, float(remainder), input_shape, origin)

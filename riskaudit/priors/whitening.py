@@ -10,6 +10,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.linalg import LinearOperator
 from riskaudit.priors.base import BoundPrior
@@ -24,15 +25,23 @@ class WhitenedOperator(LinearOperator):
         self.operator = operator
         self.prior = prior
 
+    @property
+    @override
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    @override
     def _matmat(self, columns: Tensor) -> Tensor:
         return self._root(self.operator.matmat(self._root(columns)))
-
-    def _rmatmat(self, columns: Tensor) -> Tensor:
-        return self._matmat(columns)
 
     def _root(self, columns: Tensor) -> Tensor:
         return torch.stack([self.prior.root(column) for column in columns.unbind(-1)], dim=-1)
 
+    @override
     def select(self, indices: list[int]) -> WhitenedOperator:
-        """The operators of some samples only."""
         return WhitenedOperator(self.operator.select(indices), self.prior.select(indices))
+
+
+def in_white_coordinates(operator: LinearOperator, prior: BoundPrior) -> LinearOperator:
+    """L H L for a prior in its own units (`BoundPrior.in_its_units`): H itself where that is isotropic, as L = 1."""
+    return operator if prior.isotropic else WhitenedOperator(operator, prior)

@@ -54,7 +54,7 @@ class Proxy(ABC):
     few_products: ClassVar[bool] = False
 
     @abstractmethod
-    def score(self, at: Linearisation) -> ProxyScores:
+    def score(self, linearisation: Linearisation) -> ProxyScores:
         """The proxy for every sample of a linearisation."""
 
     def info(self, reason: str | None = None) -> ProxyInfo:
@@ -105,14 +105,15 @@ def graded(
     )
 
 
-def not_applicable(at: Linearisation, reason: str) -> ProxyScores:
+def not_applicable(linearisation: Linearisation, reason: str) -> ProxyScores:
     """No value for any sample, and why."""
-    return ProxyScores((Estimate(value=None, status="not_applicable"),) * len(at), reason)
+    return ProxyScores((Estimate(value=None, status="not_applicable"),) * len(linearisation), reason)
 
 
-def needs_traces(at: Linearisation) -> ProxyScores:
+def needs_traces(linearisation: Linearisation) -> ProxyScores:
     """No value, since the plan computes neither all eigenvalues of H nor their traces, and why."""
-    why = f"the solver is {at.plan.solver} ({at.plan.solver_reason})"
+    why = f"the solver is {linearisation.plan.solver} ({linearisation.plan.solver_reason})"
     return not_applicable(
-        at, f"needs traces over all eigenvalues of H, and {why}; `solver=lanczos` brackets them, dense is exact"
+        linearisation,
+        f"needs traces over all eigenvalues of H, and {why}; `solver=lanczos` brackets them, dense is exact",
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, register
 from riskaudit.sensitivity.linearisation import Linearisation
 
@@ -24,6 +26,6 @@ class GradientNorm(Proxy):
     order = 130
     few_products = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        return exact(at.gradient_norm)
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        return exact(linearisation.gradient_norm)

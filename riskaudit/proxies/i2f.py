@@ -6,11 +6,12 @@ Not valid beyond the linearisation: large noise, or a release that is not differ
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import final
 
 import torch
+from typing_extensions import override
 
-from riskaudit.linalg import Interval
 from riskaudit.proxies.base import Proxy, ProxyScores, graded, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.results import Estimate
@@ -37,9 +38,19 @@ class I2F(Proxy):
     order = 60
     predicts_rmse = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        return norm_of_solve(at, at.pulled_noise, 0.0)
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        no_shift = torch.zeros_like(linearisation.eps)
+        brackets, rhs = linearisation.brackets, linearisation.pulled_noise
+        scores = norm_of_solve(linearisation, brackets, brackets.prior.root, rhs, no_shift)
+        bracketed = linearisation.plan.inverse == "quadrature"
+        if not bracketed or all(row.value is not None for row in scores.estimates):
+            return scores
+        reason = (
+            "without a prior and a lower end of H's smallest eigenvalue nothing bounds this error from above; "
+            "the lower end holds, `inverse=cg` tries to solve, `solver=dense` is exact"
+        )
+        return replace(scores, reason=reason)
 
 
 @register
@@ -58,10 +69,10 @@ class I2FLowerBound(Proxy):
     order = 70
     few_products = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        scale = at.pulled_noise.norm(dim=-1).double() / math.sqrt(at.dimension)
-        largest = at.largest
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        scale = linearisation.pulled_noise.norm(dim=-1).double() / math.sqrt(linearisation.dimension)
+        largest = linearisation.largest
         assert largest.high is not None
         rows = []
         for pulled, ritz, upper, status in zip(
@@ -94,23 +105,24 @@ class ExpectedRmse(Proxy):
     order = 80
     predicts_rmse = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        if at.spectrum is None:
-            return needs_traces(at) if at.information is None else self._bracketed(at)
-        singular = at.spectrum.rank < at.dimension
-        safe = torch.where(singular[:, None], torch.ones_like(at.spectrum.values), at.spectrum.values)
-        value = at.sigma * (1 / safe).mean(-1).sqrt()
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        if linearisation.spectrum is None:
+            return needs_traces(linearisation) if linearisation.information is None else self._bracketed(linearisation)
+        singular = linearisation.spectrum.rank < linearisation.dimension
+        safe = torch.where(
+            singular[:, None], torch.ones_like(linearisation.spectrum.values), linearisation.spectrum.values
+        )
+        value = linearisation.sigma * (1 / safe).mean(-1).sqrt()
         return graded(value, ["singular" if lost else "exact" for lost in singular.tolist()], value, value)
 
     @staticmethod
-    def _bracketed(at: Linearisation) -> ProxyScores:
+    def _bracketed(linearisation: Linearisation) -> ProxyScores:
         """From probes; without a lower end of l_d nothing bounds it from above."""
-        rows = []
-        for traces, least in zip(at.brackets.traces, at.brackets.least, strict=True):
-            inverse = traces.probes.inverse_trace(least)
-            ends = [at.sigma * math.sqrt(end / at.dimension) for end in (inverse.value, inverse.low, inverse.high)]
-            rows.append(interval(Interval(*ends), "bracketed", nothing=(0.0, math.inf)))
+        rows, sigma, dimension = [], linearisation.sigma, linearisation.dimension
+        for traces, least in zip(linearisation.brackets.traces, linearisation.ends.least, strict=True):
+            error = traces.inverse_trace(least).map(lambda end: sigma * math.sqrt(end / dimension))
+            rows.append(interval(error, "bracketed", nothing=(0.0, math.inf)))
         reason = None
         if any(row.value is None for row in rows):
             reason = (

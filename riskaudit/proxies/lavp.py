@@ -13,6 +13,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.linalg import Interval, Solution
 from riskaudit.proxies.base import Proxy, ProxyScores, graded, not_applicable, register
@@ -38,8 +39,8 @@ def _below(upper: float) -> Estimate:
 def _without_products(solution: Solution, rows: ProxyScores) -> ProxyScores:
     """The same, but nothing is known of samples for which no product was made in time."""
     unknown = Estimate(value=None, low=0.0, status="not_converged")
-    made = solution.matvecs.tolist()
-    return ProxyScores(tuple(row if count else unknown for row, count in zip(rows.estimates, made, strict=True)))
+    products = solution.matvecs.tolist()
+    return ProxyScores(tuple(row if count else unknown for row, count in zip(rows.estimates, products, strict=True)))
 
 
 def _inverse_square(norm: Tensor) -> Tensor:
@@ -47,9 +48,10 @@ def _inverse_square(norm: Tensor) -> Tensor:
     return 1 / norm.square()
 
 
-def _where_defined(at: Linearisation, status: Sequence[Status]) -> list[Status]:
+def _where_defined(linearisation: Linearisation, status: Sequence[Status]) -> list[Status]:
     """The statuses, but "singular" where r = 0: the cosine loss has no Hessian there."""
-    return ["singular" if norm == 0 else own for norm, own in zip(at.gradient_norm.tolist(), status, strict=True)]
+    norms = linearisation.gradient_norm.tolist()
+    return ["singular" if norm == 0 else regular for norm, regular in zip(norms, status, strict=True)]
 
 
 def _smallest(values: Tensor, resolution: Tensor, scale: Tensor) -> ProxyScores:
@@ -79,9 +81,9 @@ class LavpL2Max(Proxy):
     order = 90
     few_products = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        largest = at.largest
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        largest = linearisation.largest
         high = None if largest.high is None else 2 * largest.high
         return _without_products(largest, graded(2 * largest.value, largest.status, 2 * largest.value, high))
 
@@ -101,21 +103,29 @@ class LavpL2Min(Proxy):
     formula = "2 × the smallest eigenvalue of JᵀJ"
     order = 100
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        if at.spectrum is not None:
-            return _smallest(at.spectrum.values[:, 0], at.spectrum.resolution, torch.full_like(at.gradient_norm, 2.0))
-        if at.smallest_ritz is None:
-            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: `solver=dense`")
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        if linearisation.spectrum is not None:
+            return _smallest(
+                linearisation.spectrum.values[:, 0],
+                linearisation.spectrum.resolution,
+                torch.full_like(linearisation.gradient_norm, 2.0),
+            )
+        if linearisation.smallest_ritz is None:
+            return not_applicable(
+                linearisation, "power iteration says nothing of the smallest eigenvalue: `solver=dense`"
+            )
         rows = [
             interval(Interval((low + high) / 2, low, high), "bracketed", nothing=(0.0, math.inf))
             if low > 0
             else _below(high)
             for low, high in zip(
-                (2 * least for least in at.brackets.least), (2 * at.smallest_ritz).tolist(), strict=True
+                (2 * least for least in linearisation.ends.least),
+                (2 * linearisation.smallest_ritz).tolist(),
+                strict=True,
             )
         ]
-        return _without_products(at.largest, ProxyScores(tuple(rows)))
+        return _without_products(linearisation.largest, ProxyScores(tuple(rows)))
 
 
 @register
@@ -134,16 +144,16 @@ class LavpCosineMax(Proxy):
     order = 110
     few_products = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        scale = _inverse_square(at.gradient_norm)
-        if at.downdated_spectrum is not None:
-            value = at.downdated_spectrum[:, -1] * scale
-            return graded(value, _where_defined(at, ["exact"] * len(at)), value, value)
-        largest, _ = at.downdated
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        scale = _inverse_square(linearisation.gradient_norm)
+        if linearisation.downdated_spectrum is not None:
+            value = linearisation.downdated_spectrum[:, -1] * scale
+            return graded(value, _where_defined(linearisation, ["exact"] * len(linearisation)), value, value)
+        largest, _ = linearisation.downdated
         high = None if largest.high is None else largest.high * scale
-        found = graded(largest.value * scale, _where_defined(at, largest.status), largest.value * scale, high)
-        return _without_products(largest, found)
+        value = largest.value * scale
+        return _without_products(largest, graded(value, _where_defined(linearisation, largest.status), value, high))
 
 
 @register
@@ -161,12 +171,14 @@ class LavpCosineMin(Proxy):
     formula = "the smallest eigenvalue of (JᵀJ − v vᵀ) / ‖r‖², with v = Jᵀ r / ‖r‖"
     order = 120
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        scale = _inverse_square(at.gradient_norm)
-        if at.downdated_spectrum is not None and at.spectrum is not None:
-            return _smallest(at.downdated_spectrum[:, 0], at.spectrum.resolution, scale)
-        largest, smallest = at.downdated
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        scale = _inverse_square(linearisation.gradient_norm)
+        if linearisation.downdated_spectrum is not None and linearisation.spectrum is not None:
+            return _smallest(linearisation.downdated_spectrum[:, 0], linearisation.spectrum.resolution, scale)
+        largest, smallest = linearisation.downdated
         if smallest is None:
-            return not_applicable(at, "power iteration says nothing of the smallest eigenvalue: `solver=dense`")
+            return not_applicable(
+                linearisation, "power iteration says nothing of the smallest eigenvalue: `solver=dense`"
+            )
         return _without_products(largest, _bracketed_below(smallest * scale))

@@ -1,11 +1,10 @@
 """The posterior: what an attacker with a Gaussian prior knows of x after the release, linearised at x.
 
-Prior N(mu, tau^2 I): posterior covariance (H / sigma^2 + I / tau^2)^-1, eps = sigma^2 / tau^2 (Gaussian noise;
-for another law sigma is the Gaussian std of the same Fisher information, which makes this the van Trees bound).
-The MAP error of this very sample has bias eps (H + eps)^-1 (x - mu) and variance sigma^2 tr (H + eps)^-2 H.
-Prior N(mu, C), C = L L^T: posterior covariance L (K / sigma^2 + I)^-1 L with K = L H L; bias
-sigma^2 L (K + sigma^2)^-1 L^-1 (x - mu) and variance sigma^2 tr L K (K + sigma^2)^-2 L.
-Derived from Balunovic et al., ICLR 2022: docs/theory.md, section 2.
+Prior N(mu, tau^2 C), C = L L with tr C = d: the posterior covariance is (H / sigma^2 + C^-1 / tau^2)^-1 =
+tau^2 L eps (K + eps)^-1 L with K = L H L and eps = sigma^2 / tau^2 (Gaussian noise; for another law sigma is the
+Gaussian std of the same Fisher information, which makes this the van Trees bound). The MAP error of this very sample
+has bias eps L (K + eps)^-1 L^-1 (x - mu) and variance sigma^2 tr L K (K + eps)^-2 L. With an isotropic prior L = 1 and
+K = H. Derived from Balunovic et al., ICLR 2022: docs/theory.md, section 2.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import math
 from typing import final
 
 import torch
+from typing_extensions import override
 
 from riskaudit.linalg import Interval
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_traces, register
-from riskaudit.proxies.solves import norm_of_solve, norm_of_whitened_solve
+from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.sensitivity.estimates import interval
 from riskaudit.sensitivity.linearisation import Linearisation
-from riskaudit.sensitivity.posterior_spectrum import PosteriorSpectrum
 
 UNITS = "RMSE per input coordinate, data units"
 
@@ -44,12 +43,15 @@ class PosteriorRmse(Proxy):
     order = 20
     predicts_rmse = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        if at.information is None:
-            return needs_traces(at)
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        if linearisation.information is None:
+            return needs_traces(linearisation)
         return ProxyScores(
-            tuple(interval(each.error(at.sigma), each.status, nothing=(0.0, each.tau)) for each in at.information)
+            tuple(
+                interval(each.error(linearisation.sigma), each.status, nothing=(0.0, each.tau))
+                for each in linearisation.information
+            )
         )
 
 
@@ -71,12 +73,15 @@ class RevealedFraction(Proxy):
     )
     order = 10
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        if at.information is None:
-            return needs_traces(at)
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        if linearisation.information is None:
+            return needs_traces(linearisation)
         return ProxyScores(
-            tuple(interval(each.revealed(at.sigma), each.status, nothing=(0.0, 1.0)) for each in at.information)
+            tuple(
+                interval(each.revealed(linearisation.sigma), each.status, nothing=(0.0, 1.0))
+                for each in linearisation.information
+            )
         )
 
 
@@ -96,43 +101,34 @@ class MapRmse(Proxy):
     order = 40
     predicts_rmse = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        if at.spectrum is None:
-            return needs_traces(at) if at.information is None else self._bracketed(at)
-        if at.posterior_spectrum is not None:
-            return self._exact_correlated(at, at.posterior_spectrum)
-        shifted = at.spectrum.values + at.eps
-        rotated = torch.einsum("bnk,bn->bk", at.spectrum.vectors, at.displacement.double())
-        bias = at.eps / shifted * rotated
-        variance = at.sigma * at.sigma * at.spectrum.values / shifted.square()
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        posterior = linearisation.posterior_spectrum
+        if posterior is None:
+            return needs_traces(linearisation) if linearisation.information is None else self._bracketed(linearisation)
+        values, vectors, eps = posterior.spectrum.values, posterior.spectrum.vectors, linearisation.eps[:, None]
+        white = posterior.prior.inverse_root(linearisation.displacement.double())
+        shrunk = eps / (values + eps) * torch.einsum("bnk,bn->bk", vectors, white)
+        bias = posterior.prior.root(torch.einsum("bnk,bk->bn", vectors, shrunk))
+        variance = linearisation.sigma * linearisation.sigma * posterior.weights * values / (values + eps).square()
         return exact((bias.square() + variance).mean(-1).sqrt())
 
     @staticmethod
-    def _exact_correlated(at: Linearisation, found: PosteriorSpectrum) -> ProxyScores:
-        noise = at.sigma * at.sigma
-        white = found.prior.inverse_root(at.displacement.double())
-        bias = noise * found.solve(white, noise)
-        variance = noise * (found.weights * found.values / (found.values + noise).square()).sum(-1)
-        return exact(((bias.square().sum(-1) + variance) / at.dimension).sqrt())
-
-    @staticmethod
-    def _bracketed(at: Linearisation) -> ProxyScores:
+    def _bracketed(linearisation: Linearisation) -> ProxyScores:
         """Bias from the norm of a solution, variance from probes."""
-        if at.tau is None:
-            shift, noise = at.posterior_brackets.eps, at.posterior_brackets.eps
-            white = at.prior.inverse_root(at.displacement)
-            biases = at.posterior_brackets.solution_norms(white, shift).intervals
-            variances = [traces.variance(shift) for traces in at.posterior_brackets.traces]
-        else:
-            shift, noise = at.eps, at.sigma * at.sigma
-            biases = at.brackets.inverse_norms(at.displacement, shift).intervals
-            variances = [traces.probes.variance_trace(at.brackets.eps) for traces in at.brackets.traces]
+        brackets, shifts, noise = (
+            linearisation.posterior_brackets,
+            linearisation.eps,
+            linearisation.sigma * linearisation.sigma,
+        )
+        white = brackets.prior.inverse_root(linearisation.displacement)
+        biases = brackets.solution_norms(white, shifts).intervals
         rows = []
-        for bias, variance in zip(biases, variances, strict=True):
+        for bias, traces, shift in zip(biases, brackets.traces, shifts.tolist(), strict=True):
+            variance = traces.variance(shift)
             ends = [
-                math.sqrt(((shift * one) ** 2 + noise * max(0.0, other)) / at.dimension)
-                for one, other in zip(
+                math.sqrt(((shift * length) ** 2 + noise * max(0.0, spread)) / linearisation.dimension)
+                for length, spread in zip(
                     (bias.value, bias.low, bias.high), (variance.value, variance.low, variance.high), strict=True
                 )
             ]
@@ -143,10 +139,7 @@ class MapRmse(Proxy):
 @register
 @final
 class MapI2F(Proxy):
-    """||(H + eps)^-1 (J^T delta - eps (x - mu))|| / sqrt(d) for the drawn noise delta.
-
-    With a correlated prior ||L (K + sigma^2)^-1 (L J^T delta - sigma^2 L^-1 (x - mu))|| / sqrt(d).
-    """
+    """||L (K + eps)^-1 (L J^T delta - eps L^-1 (x - mu))|| / sqrt(d) for the drawn noise delta."""
 
     id = "map_i2f"
     title = "MAP error (drawn noise)"
@@ -159,8 +152,14 @@ class MapI2F(Proxy):
     order = 50
     predicts_rmse = True
 
-    def score(self, at: Linearisation) -> ProxyScores:
-        """See `Proxy.score`."""
-        if at.tau is None:
-            return norm_of_whitened_solve(at)
-        return norm_of_solve(at, at.pulled_noise - at.eps * at.displacement, at.eps)
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        brackets, eps = linearisation.posterior_brackets, linearisation.eps
+        posterior = linearisation.posterior_spectrum if linearisation.plan.inverse == "dense" else None
+        # In float64 where all eigenvalues are known, else in the dtype of the operator.
+        prior = brackets.prior if posterior is None else posterior.prior
+        pulled, displacement = (
+            each.to(prior.mean) for each in (linearisation.pulled_noise, linearisation.displacement)
+        )
+        rhs = prior.root(pulled) - eps[:, None].to(pulled) * prior.inverse_root(displacement)
+        return norm_of_solve(linearisation, brackets, prior.root, rhs, eps)

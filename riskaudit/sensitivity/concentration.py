@@ -67,13 +67,15 @@ def num_reached(space: KrylovSpace) -> int:
     return int((product.abs() > LEAST_PRODUCT * typical).sum())
 
 
-def concentrations(at: Linearisation) -> list[Concentration]:
+def concentrations(linearisation: Linearisation) -> list[Concentration]:
     """Of every sample of a linearisation whose information was asked for; none where the solver shows nothing of it."""
-    if at.spectrum is not None:
-        pairs = zip(at.spectrum.values, at.spectrum.vectors, strict=True)
-        return [_of_spectrum(values, vectors, None if at.tau is None else at.eps) for values, vectors in pairs]
-    if at.plan.solver == "lanczos":
-        return [Concentration.of(space) for space in at.brackets.spaces]
+    spectrum = linearisation.spectrum
+    if spectrum is not None:
+        isotropic, eps = linearisation.prior.isotropic, linearisation.eps.tolist()
+        triples = zip(spectrum.values, spectrum.vectors, eps, strict=True)
+        return [_of_spectrum(values, vectors, shift if isotropic else None) for values, vectors, shift in triples]
+    if linearisation.plan.solver == "lanczos":
+        return [Concentration.of(space) for space in linearisation.ends.spaces]
     return []
 
 
@@ -88,19 +90,20 @@ def _of_spectrum(values: Tensor, vectors: Tensor, eps: float | None) -> Concentr
     return Concentration(reached, len(values), min(1.0, float((weights @ shares).max())))
 
 
-def reached_note(found: Sequence[tuple[Concentration, float]], total: int, words: str) -> list[str]:
+def reached_note(samples: Sequence[tuple[Concentration, float]], total: int, consequence: str) -> list[str]:
     """That a mean over all coordinates hides those of the release, where they are fewer than half.
 
     Args:
-        found: of samples, with the upper end of what the coordinates of the release reveal on average.
+        samples: of samples, with the upper end of what the coordinates of the release reveal on
+            average.
         total: number of all samples.
-        words: what that means for the numbers.
+        consequence: what that means for the numbers.
     """
-    few = [(one, revealed) for one, revealed in found if one.factor > 1]
+    few = [(each, revealed) for each, revealed in samples if each.factor > 1]
     if not few:
         return []
-    least, most = min(one.reached for one, _ in few), max(revealed for _, revealed in few)
+    least, most = min(each.reached for each, _ in few), max(revealed for _, revealed in few)
     return [
         f"in {len(few)} of {total} samples the release depends on fewer than half of the {few[0][0].dimension} input "
-        f"coordinates (on {least} at the least): these reveal up to {most:.2g} on average, and {words}"
+        f"coordinates (on {least} at the least): these reveal up to {most:.2g} on average, and {consequence}"
     ]

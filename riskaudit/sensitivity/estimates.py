@@ -24,7 +24,7 @@ def estimate(value: float | None, status: Status, low: float | None = None, high
     return Estimate(value=finite[0], low=finite[1], high=finite[2], status=status)
 
 
-def interval(found: Interval, status: Status, nothing: tuple[float, float]) -> Estimate:
+def interval(ends: Interval, status: Status, nothing: tuple[float, float]) -> Estimate:
     """A bracketed (or exact) number; one that says no more than ``nothing`` did not converge.
 
     An end that isn't finite is unknown, and so is the value then. Inside a wide interval no value is likelier than
@@ -33,14 +33,14 @@ def interval(found: Interval, status: Status, nothing: tuple[float, float]) -> E
     an upper end of that range, where its ends are within a factor of `WIDEST_RATIO`.
     """
     if status == "exact":
-        return estimate(found.value, "exact")
+        return estimate(ends.value, "exact")
     low, high = nothing
-    if found.low <= low and found.high >= high:
-        return estimate(None, "not_converged", found.low, found.high)
+    if ends.low <= low and ends.high >= high:
+        return estimate(None, "not_converged", ends.low, ends.high)
     # A value at the very end of what is possible is none unless the interval says so.
-    known = math.isfinite(found.high) and (found.value > low or found.high <= low)
+    has_value = math.isfinite(ends.high) and (ends.value > low or ends.high <= low)
     if math.isfinite(high):
-        known = known and found.high - found.low <= WIDEST * (high - low)
+        has_value = has_value and ends.high - ends.low <= WIDEST * (high - low)
     else:
-        known = known and found.high <= WIDEST_RATIO * found.low
-    return estimate(found.value if known else None, "bracketed", found.low, found.high)
+        has_value = has_value and ends.high <= WIDEST_RATIO * ends.low
+    return estimate(ends.value if has_value else None, "bracketed", ends.low, ends.high)

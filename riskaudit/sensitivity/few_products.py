@@ -10,16 +10,15 @@ with deflation at 1.9 to 2.4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from riskaudit.linalg import KrylovSpace, LinearOperator, TraceProbes, Tridiagonal, WeightedTraces, lanczos, upper_end
+from riskaudit.linalg import KrylovSpace, LinearOperator, TraceProbes, lanczos, upper_end
 from riskaudit.linalg.active import Deadline
-from riskaudit.priors import BoundPrior, WhitenedOperator
-from riskaudit.sensitivity.brackets import SampleTraces
-from riskaudit.sensitivity.information import BracketedCorrelatedInformation, BracketedInformation, Information
+from riskaudit.priors import BoundPrior, in_white_coordinates
+from riskaudit.sensitivity.information import BracketedInformation, Information
 
 # l_1's upper end, and traces of two functions.
 EVENTS = 3
@@ -35,7 +34,7 @@ class FewProducts:
         products: in all, over samples.
     """
 
-    information: list[Information]
+    information: Sequence[Information]
     spaces: list[KrylovSpace]
     products: int
 
@@ -58,49 +57,50 @@ def few_products(
         draw: draw(i) for i = 0, 1, ... gives standard normal vectors [B, d], independent of each other.
         deadline: True ends everything with what is there.
     """
-    depths = split_products(products)
-    if prior.isotropic_std is not None:
-        probes = [_probe(hessian, draw(number), depth, deadline) for number, depth in enumerate(depths)]
-        found: list[Information] = [
-            BracketedInformation(_traces([probe[place].tridiagonal for probe in probes], failure), prior.isotropic_std)
-            for place in range(hessian.num_samples)
-        ]
-        return FewProducts(found, probes[0], _count(probes))
-    first, rest = depths[0], depths[1:] or [1]
-    starts = _probe(hessian, draw(0), first, deadline)
-    whitened = WhitenedOperator(hessian, prior)
-    probes = [_probe(whitened, prior.root(draw(1 + number)), depth, deadline) for number, depth in enumerate(rest)]
-    correlated: list[Information] = []
-    for place, start in enumerate(starts):
-        traces = WeightedTraces(
-            [probe[place].tridiagonal for probe in probes],
-            failure / EVENTS,
-            float(prior.variance[place]) * hessian.shape[1],
-            float(prior.largest[place]),
-            float(prior.largest[place]) * upper_end(start.tridiagonal, failure / EVENTS),
+    depths, taus, prior = split_products(products), prior.std.tolist(), prior.in_its_units()
+    first = _iterate(hessian, draw(0), depths[0], deadline)
+    # Where L = 1, the start that certifies l_1 is a probe too.
+    probes, rest = ([first], depths[1:]) if prior.isotropic else ([], depths[1:] or [1])
+    operator = in_white_coordinates(hessian, prior)
+    for number, depth in enumerate(rest):
+        probes.append(_iterate(operator, prior.root(draw(1 + number)), depth, deadline))
+    information = [
+        BracketedInformation(_traces(prior, sample, first[sample], [probe[sample] for probe in probes], failure), tau)
+        for sample, tau in enumerate(taus)
+    ]
+    spaces = [*([] if prior.isotropic else first), *(space for probe in probes for space in probe)]
+    return FewProducts(information, first, sum(space.tridiagonal.num_products for space in spaces))
+
+
+def _traces(
+    prior: BoundPrior, sample: int, first: KrylovSpace, probes: list[KrylovSpace], failure: float
+) -> TraceProbes:
+    """Of one sample.
+
+    Args:
+        prior: in its own units.
+        sample: its position.
+        first: the iteration on H from the first random start: the best one would have to share the failure.
+        probes: iterations on K.
+        failure: as for all.
+    """
+    dimension, norm = first.tridiagonal.dimension, float(prior.largest[sample])
+    largest = norm * upper_end(first.tridiagonal, failure / EVENTS)
+    tridiagonals = [space.tridiagonal for space in probes]
+    if prior.isotropic:
+        deepest = max(tridiagonals, key=lambda each: each.num_products)
+        return TraceProbes(
+            tridiagonals, failure / EVENTS, dimension, largest=largest, ritz_values=deepest.ritz().values
         )
-        correlated.append(BracketedCorrelatedInformation(traces, hessian.shape[1]))
-    return FewProducts(correlated, starts, _count([starts, *probes]))
+    scale = largest if math.isfinite(largest) else 0.0
+    return TraceProbes(tridiagonals, failure / EVENTS, dimension, norm=norm, largest=largest, scale=scale)
 
 
 def split_products(products: int) -> list[int]:
     """Products per probe, about as many probes as each has products: 8 = 3 + 3 + 2."""
     number = max(1, round(math.sqrt(products)))
-    return [products // number + (place < products % number) for place in range(number)]
+    return [products // number + (probe < products % number) for probe in range(number)]
 
 
-def _probe(operator: LinearOperator, start: Tensor, depth: int, deadline: Deadline | None) -> list[KrylovSpace]:
+def _iterate(operator: LinearOperator, start: Tensor, depth: int, deadline: Deadline | None) -> list[KrylovSpace]:
     return lanczos(operator, start, lambda _, __: False, depth, deadline)
-
-
-def _traces(tridiagonals: list[Tridiagonal], failure: float) -> SampleTraces:
-    deepest = max(tridiagonals, key=lambda each: each.num_products)
-    # The first one, not the best one: the best would have to share the failure.
-    largest = upper_end(tridiagonals[0], failure / EVENTS)
-    dimension = tridiagonals[0].dimension
-    probes = TraceProbes(tridiagonals, failure / EVENTS, largest=largest, dimension=dimension)
-    return SampleTraces(probes, deepest.ritz().values, dimension, largest)
-
-
-def _count(probes: list[list[KrylovSpace]]) -> int:
-    return sum(space.tridiagonal.num_products for probe in probes for space in probe)

@@ -1,9 +1,13 @@
 """How much a release tells of one sample, at any level of Gaussian noise.
 
-Isotropic prior: revealed_fraction = d_eff / d and posterior_rmse = tau sqrt(1 - revealed_fraction), with
-d_eff = sum_i l_i / (l_i + eps) and eps = sigma^2 / tau^2 (docs/theory.md, section 2). Correlated prior of covariance C:
-posterior_rmse^2 = sum_i w_i sigma^2 / (k_i + sigma^2) / d over the eigenvalues of K = L H L, tau^2 = tr C / d, and
-revealed_fraction = 1 - posterior_rmse^2 / tau^2. Exact where all eigenvalues are known, else an interval.
+The prior's covariance is tau^2 C with tr C = d, so that tau is the error of a guess at its mean. With K = L H L,
+C = L L, w_i = ||L v_i||^2 for K's eigenvectors v_i, and eps = sigma^2 / tau^2 (docs/theory.md, section 2)
+
+    revealed_fraction = sum_i w_i k_i / (k_i + eps) / sum_i w_i,    posterior_rmse = tau sqrt(1 - revealed_fraction).
+
+Where the prior is isotropic, L = 1, K = H and all w_i = 1. Of a block of coordinates, such as one sample of several
+that leave together, the same holds with the block's own tau and w_i = ||(L v_i)[block]||^2. Exact where all eigenvalues
+are known, else an interval.
 """
 
 from __future__ import annotations
@@ -15,10 +19,10 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
+from typing_extensions import override
 
-from riskaudit.linalg import Interval, WeightedTraces
+from riskaudit.linalg import Interval, TraceProbes
 from riskaudit.results import NoiseTarget, Status
-from riskaudit.sensitivity.brackets import SampleTraces
 
 Eigenvalues = npt.NDArray[np.float64]
 
@@ -30,22 +34,26 @@ TYPICAL_SHARE = 1e-4
 SMALLEST_SHIFT = 1e-100
 
 
-def posterior_rmse(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
-    """sqrt(sum_i sigma^2 / (l_i + sigma^2 / tau^2) / d) over the last axis of eigenvalues [..., d]."""
+def posterior_rmse(
+    eigenvalues: Eigenvalues, sigma: float, tau: float, weights: Eigenvalues | None = None
+) -> npt.NDArray[np.float64]:
+    """The error that is left, over the last axis of K's eigenvalues [..., d]; weights [..., d] are 1 if not given."""
     with np.errstate(over="ignore"):
         shares = 1 / (1 + _signal_to_noise(eigenvalues, sigma, tau))
-    return np.asarray(tau * np.sqrt(shares.mean(-1)))
+    return np.asarray(tau * np.sqrt(np.average(shares, axis=-1, weights=weights)))
 
 
-def revealed_fraction(eigenvalues: Eigenvalues, sigma: float, tau: float) -> npt.NDArray[np.float64]:
-    """d_eff / d = sum_i l_i / (l_i + sigma^2 / tau^2) / d over the last axis of eigenvalues [..., d]."""
+def revealed_fraction(
+    eigenvalues: Eigenvalues, sigma: float, tau: float, weights: Eigenvalues | None = None
+) -> npt.NDArray[np.float64]:
+    """The share of the prior's variance that is gone, likewise."""
     with np.errstate(over="ignore", divide="ignore"):
         shares = 1 / (1 + 1 / _signal_to_noise(eigenvalues, sigma, tau))
-    return np.asarray(shares.mean(-1))
+    return np.minimum(1.0, np.average(shares, axis=-1, weights=weights))
 
 
 def _signal_to_noise(eigenvalues: Eigenvalues, sigma: float, tau: float) -> Eigenvalues:
-    """Eigenvalues times tau^2 / sigma^2: infinite, not an error, where noise is absurdly small; 0 where l is."""
+    """Eigenvalues over eps: infinite, not an error, where noise is absurdly small; 0 where the eigenvalue is."""
     return np.asarray(np.square(np.sqrt(eigenvalues) * min(tau / sigma, 1e300)))
 
 
@@ -53,7 +61,7 @@ class Information(ABC):
     """What the release of one sample tells, as a function of the noise.
 
     Attributes:
-        tau: the prior's standard deviation; with a correlated prior its own RMSE, sqrt(tr C / d).
+        tau: the prior's standard deviation, per input coordinate.
         status: "exact" or "bracketed".
     """
 
@@ -71,10 +79,15 @@ class Information(ABC):
     @property
     @abstractmethod
     def scale(self) -> tuple[float, float]:
-        """A typical eigenvalue and an upper end of the largest: where noise begins and ends to matter.
+        """A typical eigenvalue of K and an upper end of the largest: where noise begins and ends to matter.
 
-        Times tau, their roots are standard deviations of noise; those of K are divided by tau^2 for that.
+        Times tau, their roots are standard deviations of noise.
         """
+
+    @property
+    @abstractmethod
+    def trace(self) -> Interval | None:
+        """tr H, where L = 1."""
 
     @final
     def noise_for(self, target: float) -> NoiseTarget:
@@ -105,123 +118,76 @@ class Information(ABC):
 
 @final
 class ExactInformation(Information):
-    """From all eigenvalues [d] of a sample."""
+    """From all eigenvalues of K.
+
+    Args:
+        eigenvalues: k_i, [d].
+        tau: the prior's standard deviation.
+        weights: w_i, [d]; None where L = 1, so that all are 1.
+    """
 
     status: Status = "exact"
 
-    def __init__(self, eigenvalues: Eigenvalues, tau: float) -> None:
-        self.eigenvalues, self.tau = eigenvalues, tau
+    def __init__(self, eigenvalues: Eigenvalues, tau: float, weights: Eigenvalues | None = None) -> None:
+        self.eigenvalues, self.tau, self.weights = eigenvalues, tau, weights
 
+    @override
     def revealed(self, sigma: float) -> Interval:
-        """See `Information.revealed`."""
-        value = float(revealed_fraction(self.eigenvalues, sigma, self.tau))
-        return Interval(value, value, value)
+        return _exactly(revealed_fraction(self.eigenvalues, sigma, self.tau, self.weights))
 
+    @override
     def error(self, sigma: float) -> Interval:
-        """See `Information.error`."""
-        value = float(posterior_rmse(self.eigenvalues, sigma, self.tau))
-        return Interval(value, value, value)
+        return _exactly(posterior_rmse(self.eigenvalues, sigma, self.tau, self.weights))
 
     @property
+    @override
     def scale(self) -> tuple[float, float]:
-        """See `Information.scale`."""
-        return float(np.median(self.eigenvalues)), float(self.eigenvalues.max())
+        # Under a correlated prior most eigenvalues may be next to nothing.
+        typical = np.median(self.eigenvalues) if self.weights is None else self.eigenvalues.mean()
+        return float(typical), float(self.eigenvalues.max())
+
+    @property
+    @override
+    def trace(self) -> Interval | None:
+        return None if self.weights is not None else _exactly(self.eigenvalues.sum())
 
 
 @final
 class BracketedInformation(Information):
-    """From random probes and Ritz values."""
+    """From random probes of K."""
 
     status: Status = "bracketed"
 
-    def __init__(self, traces: SampleTraces, tau: float) -> None:
+    def __init__(self, traces: TraceProbes, tau: float) -> None:
         self.traces, self.tau = traces, tau
-        # The last level of noise that was asked for, and the answer: errors ask for it again.
-        self._last: tuple[float, Interval] | None = None
 
+    def _eps(self, sigma: float) -> float:
+        ratio = sigma / self.tau
+        # Not ratio**2: floats raise OverflowError there instead of giving infinity.
+        return max(ratio * ratio, SMALLEST_SHIFT)
+
+    @override
     def revealed(self, sigma: float) -> Interval:
-        """See `Information.revealed`."""
-        if self._last is None or self._last[0] != sigma:
-            ratio = sigma / self.tau
-            found = self.traces.effective_dimension(max(ratio * ratio, SMALLEST_SHIFT))
-            ends = (min(1.0, end / self.traces.dimension) for end in (found.value, found.low, found.high))
-            self._last = sigma, Interval(*ends)
-        return self._last[1]
+        return self.traces.effective_dimension(self._eps(sigma)).map(lambda end: min(1.0, end / self.traces.total))
 
+    @override
     def error(self, sigma: float) -> Interval:
-        """See `Information.error`."""
-        revealed = self.revealed(sigma)
-        value, high, low = (
-            self.tau * math.sqrt(max(0.0, 1 - end)) for end in (revealed.value, revealed.low, revealed.high)
-        )
-        return Interval(value, low, high)
+        left = self.traces.remaining(self._eps(sigma))
+        return left.map(lambda end: self.tau * math.sqrt(min(1.0, end / self.traces.total)))
 
     @property
+    @override
     def scale(self) -> tuple[float, float]:
-        """See `Information.scale`; the typical eigenvalue is the mean."""
-        return self.traces.trace.value / self.traces.dimension, self.traces.largest
-
-
-@final
-class CorrelatedInformation(Information):
-    """From all eigenvalues k [d] of K = L H L and their weights w [d], which add up to tr C."""
-
-    status: Status = "exact"
-
-    def __init__(self, eigenvalues: Eigenvalues, weights: Eigenvalues) -> None:
-        self.eigenvalues, self.weights = eigenvalues, weights
-        self.tau = math.sqrt(float(weights.mean()))
-
-    def revealed(self, sigma: float) -> Interval:
-        """See `Information.revealed`."""
-        with np.errstate(over="ignore", divide="ignore"):
-            shares = 1 / (1 + 1 / _signal_to_noise(self.eigenvalues, sigma, 1.0))
-        value = min(1.0, float(self.weights @ shares) / float(self.weights.sum()))
-        return Interval(value, value, value)
-
-    def error(self, sigma: float) -> Interval:
-        """See `Information.error`."""
-        with np.errstate(over="ignore"):
-            shares = 1 / (1 + _signal_to_noise(self.eigenvalues, sigma, 1.0))
-        value = math.sqrt(float(self.weights @ shares) / len(shares))
-        return Interval(value, value, value)
+        """The typical eigenvalue is the mean, or a share of the largest that is common for images."""
+        trace, largest = self.trace, self.traces.largest
+        return TYPICAL_SHARE * largest if trace is None else trace.value / self.traces.total, largest
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """See `Information.scale`; the typical eigenvalue is the mean, since most may be next to nothing."""
-        typical, largest = float(self.eigenvalues.mean()), float(self.eigenvalues.max())
-        return typical / self.tau**2, largest / self.tau**2
+    @override
+    def trace(self) -> Interval | None:
+        return self.traces.trace() if self.traces.white else None
 
 
-@final
-class BracketedCorrelatedInformation(Information):
-    """From random probes of K = L H L."""
-
-    status: Status = "bracketed"
-
-    def __init__(self, traces: WeightedTraces, dimension: int) -> None:
-        self.traces, self.dimension = traces, dimension
-        self.tau = math.sqrt(traces.weight_trace / dimension)
-        self._last: tuple[float, Interval] | None = None
-
-    def _remaining(self, sigma: float) -> Interval:
-        if self._last is None or self._last[0] != sigma:
-            self._last = sigma, self.traces.remaining(max(sigma * sigma, SMALLEST_SHIFT))
-        return self._last[1]
-
-    def revealed(self, sigma: float) -> Interval:
-        """See `Information.revealed`."""
-        left, total = self._remaining(sigma), self.traces.weight_trace
-        value, high, low = (min(1.0, max(0.0, 1 - end / total)) for end in (left.value, left.low, left.high))
-        return Interval(value, low, high)
-
-    def error(self, sigma: float) -> Interval:
-        """See `Information.error`."""
-        left = self._remaining(sigma)
-        return Interval(*(min(self.tau, math.sqrt(end / self.dimension)) for end in (left.value, left.low, left.high)))
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """See `Information.scale`; the typical eigenvalue is a share of the largest that is common for images."""
-        largest = self.traces.largest / self.tau**2
-        return TYPICAL_SHARE * largest, largest
+def _exactly(number: np.floating | npt.NDArray[np.float64]) -> Interval:
+    value = float(number)
+    return Interval(value, value, value)

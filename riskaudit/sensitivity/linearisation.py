@@ -1,8 +1,8 @@
 """A release linearised at a batch of samples: what all proxies share, each piece computed once.
 
-H = J^T J; sigma is the Fisher-equivalent std of the noise; eps = sigma^2 / tau^2 (docs/theory.md, section 2). With a
-correlated prior of covariance C = L L^T the posterior is read off K = L H L at the shift sigma^2, and everything
-that has no prior in it off H as before.
+H = J^T J; sigma is the Fisher-equivalent std of the noise. The prior's covariance is tau^2 C with C = L L and tr C = d,
+and eps = sigma^2 / tau^2 (docs/theory.md, section 2). The posterior is read off K = L H L at the shift eps, and
+everything that has no prior in it off H. An isotropic prior has L = 1, and K = H.
 """
 
 from __future__ import annotations
@@ -22,26 +22,18 @@ from riskaudit.linalg import (
     Dense,
     DenseInverse,
     InverseSolver,
-    KrylovSpace,
     Power,
     Solution,
     Spectrum,
 )
 from riskaudit.linalg.operators import DowndatedOperator
-from riskaudit.priors import BoundPrior, Prior, WhitenedOperator
+from riskaudit.priors import BoundPrior, Prior, white_prior
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
-from riskaudit.sensitivity.information import (
-    SMALLEST_SHIFT,
-    BracketedCorrelatedInformation,
-    BracketedInformation,
-    CorrelatedInformation,
-    ExactInformation,
-    Information,
-)
+from riskaudit.sensitivity.ends import SpectrumEnds, smallest_ritz
+from riskaudit.sensitivity.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information
 from riskaudit.sensitivity.plan import Clock, Plan
-from riskaudit.sensitivity.posterior_brackets import PosteriorBrackets
-from riskaudit.sensitivity.posterior_spectrum import PosteriorSpectrum
+from riskaudit.sensitivity.spectrum import PosteriorSpectrum
 from riskaudit.statistics.seeding import derived_seed
 
 # The start of the first iteration is stream 1; that of the i-th probe is stream 1 + i.
@@ -64,10 +56,10 @@ def _draw(seed: int, indices: list[int], like: Tensor, number: int) -> Tensor:
     return torch.stack(drawn).to(like)
 
 
-def _grade(own: Status, probe: Status, lost: bool) -> Status:
+def _grade(status: Status, probe: Status, lost: bool) -> Status:
     """Status of a solve without shift, given its probe's and whether the known answer was lost in it."""
-    if own != "converged":
-        return own
+    if status != "converged":
+        return status
     if probe != "converged":
         return "not_converged"
     return "singular" if lost else "converged"
@@ -85,6 +77,13 @@ class Linearisation:
         seed: of the whole audit.
         clock: the time that the batch may take.
         draw: of standard normal vectors [B, d], in the place of draws from the seed.
+
+    Attributes:
+        sigma: Fisher-equivalent standard deviation of the noise.
+        prior: at the samples.
+        eps: sigma^2 / tau^2, [B], float64, large enough for functions with a pole at -eps.
+        hessian: H, [B, d, d].
+        dimension: d.
     """
 
     def __init__(
@@ -103,14 +102,9 @@ class Linearisation:
         self.plan, self.clock = plan, clock or Clock()
         self.indices, self.seed, self._given_draw = indices, seed, draw
         self.sigma = noise.fisher_std
-        flat = self.batch.inputs.flatten(1)
-        self._prior_in = partial(prior.bind, self.batch.targets)
-        self.prior: BoundPrior = self._prior_in(flat)
-        self.tau = self.prior.isotropic_std
-        # With a correlated prior eps only says where brackets of H are aimed.
-        ratio = self.sigma / (float(self.prior.variance.mean()) ** 0.5 if self.tau is None else self.tau)
-        # Not ratio**2: floats raise OverflowError there instead of giving infinity.
-        self.eps = ratio * ratio
+        self._prior_like = partial(prior.bind, self.batch.targets)
+        self.prior: BoundPrior = self._prior_like(self.batch.inputs.flatten(1))
+        self.eps = (self.sigma / self.prior.std).square().clamp_min(SMALLEST_SHIFT)
         self.hessian = jacobian.hessian()
         self.dimension = jacobian.shape[1]
         self._matvecs = 0
@@ -123,7 +117,8 @@ class Linearisation:
         """Products with H (for a dense spectrum, columns of J) over all samples so far."""
         if self._all_eigenvalues:
             return self._matvecs
-        return self._matvecs + self.brackets.matvecs + self.posterior_brackets.matvecs
+        brackets = {id(each): each for each in (self.brackets, self.posterior_brackets)}
+        return self._matvecs + self.ends.matvecs + sum(each.matvecs for each in brackets.values())
 
     @cached_property
     def gradient_norm(self) -> Tensor:
@@ -139,18 +134,13 @@ class Linearisation:
     def pulled_noise(self) -> Tensor:
         """J^T delta for each sample's drawn noise, [B, d]."""
         return self.jacobian.pull_each(
-            lambda place: self.release.sample_noise(sample_generator(self.seed, self.indices[place], NOISE_STREAM))
+            lambda sample: self.release.sample_noise(sample_generator(self.seed, self.indices[sample], NOISE_STREAM))
         )
 
     @cached_property
     def displacement(self) -> Tensor:
         """x - mu, [B, d]."""
         return self.batch.inputs.flatten(1) - self.prior.mean
-
-    @property
-    def prior_rmse(self) -> list[float]:
-        """The error of a guess at the prior's mean, sqrt(tr C / d), per sample."""
-        return [self.tau] * len(self) if self.tau is not None else self.prior.variance.sqrt().tolist()
 
     @cached_property
     def spectrum(self) -> Spectrum | None:
@@ -166,51 +156,50 @@ class Linearisation:
         return "dense" in (self.plan.solver, self.plan.inverse)
 
     @cached_property
-    def brackets(self) -> Brackets:
-        """What Lanczos iterations certify, where not all eigenvalues are known."""
-        eps, least = max(self.eps, SMALLEST_SHIFT), self.jacobian.smallest_eigenvalue_bound
-        return Brackets(self.hessian, self.plan, eps, least, self._draw, self.clock)
-
-    @cached_property
     def posterior_spectrum(self) -> PosteriorSpectrum | None:
-        """All of K's eigenvalues, where the prior is correlated and the plan affords them."""
-        if self.spectrum is None or self.tau is not None:
+        """All of K's eigenvalues, where the plan affords them."""
+        if self.spectrum is None:
             return None
-        return PosteriorSpectrum.of(self.spectrum, self._prior_in(self.spectrum.values))
+        return PosteriorSpectrum.of(self.spectrum, self._prior_like(self.spectrum.values).in_its_units())
 
     @cached_property
-    def posterior_brackets(self) -> PosteriorBrackets:
-        """What Lanczos iterations on K certify, where the prior is correlated and not all eigenvalues are known."""
-        return PosteriorBrackets(self.brackets, self.prior, max(self.sigma * self.sigma, SMALLEST_SHIFT))
+    def ends(self) -> SpectrumEnds:
+        """What Lanczos iterations certify of H's largest and smallest eigenvalue."""
+        least = self.jacobian.smallest_eigenvalue_bound
+        return SpectrumEnds(self.hessian, self.plan, least, self._draw, self.clock)
+
+    @cached_property
+    def brackets(self) -> Brackets:
+        """What Lanczos iterations certify of H, whatever the prior."""
+        return Brackets(self.ends, white_prior(self.prior.mean), self.eps)
+
+    @cached_property
+    def posterior_brackets(self) -> Brackets:
+        """What Lanczos iterations certify of K; the same where the prior is isotropic."""
+        return self.brackets if self.prior.isotropic else Brackets(self.ends, self.prior.in_its_units(), self.eps)
 
     @cached_property
     def information(self) -> list[Information] | None:
         """What each sample's release tells at any noise; None where the plan can't say."""
-        if self.spectrum is None and self.plan.solver != "lanczos":
+        taus = self.prior.std.tolist()
+        if self.posterior_spectrum is not None:
+            values = self.posterior_spectrum.spectrum.values.cpu().numpy()
+            weights = [None] * len(self) if self.prior.isotropic else self.posterior_spectrum.weights.cpu().numpy()
+            return [ExactInformation(*row) for row in zip(values, taus, weights, strict=True)]
+        if self.plan.solver != "lanczos":
             return None
-        if self.tau is None:
-            return self._correlated_information
-        if self.spectrum is not None:
-            return [ExactInformation(values, self.tau) for values in self.spectrum.values.cpu().numpy()]
-        return [BracketedInformation(traces, self.tau) for traces in self.brackets.traces]
-
-    @property
-    def _correlated_information(self) -> list[Information]:
-        found = self.posterior_spectrum
-        if found is not None:
-            pairs = zip(found.values.cpu().numpy(), found.weights.cpu().numpy(), strict=True)
-            return [CorrelatedInformation(values, weights) for values, weights in pairs]
-        return [BracketedCorrelatedInformation(traces, self.dimension) for traces in self.posterior_brackets.traces]
+        return [BracketedInformation(*row) for row in zip(self.posterior_brackets.traces, taus, strict=True)]
 
     def covariance_eigenvalues(self, index: int) -> np.ndarray | None:
         """All eigenvalues of one sample's posterior covariance, [d], float64; None where they aren't known."""
-        if self.spectrum is None:
+        if self.posterior_spectrum is None:
             return None
-        if self.posterior_spectrum is not None:
-            return self.posterior_spectrum.covariance_eigenvalues(index, self.sigma * self.sigma).cpu().numpy()
-        assert self.tau is not None
-        gain = min(self.tau / self.sigma, 1e150)
-        return self.tau * self.tau / (1 + self.spectrum.values[index].cpu().numpy() * gain * gain)
+        eigenvalues = self.posterior_spectrum.covariance_eigenvalues(index, float(self.eps[index]))
+        return float(self.prior.variance[index]) * eigenvalues.cpu().numpy()
+
+    def covariance_norm(self, index: int) -> float:
+        """An upper end of the largest of them, where they aren't known."""
+        return float(self.prior.variance[index]) * self.posterior_brackets.norm_remaining(index)
 
     @property
     def _draw(self) -> Callable[[int], Tensor]:
@@ -223,19 +212,14 @@ class Linearisation:
         if self.spectrum is not None:
             return Dense.read(self.spectrum)
         if self.plan.solver == "lanczos":
-            return self.brackets.largest
+            return self.ends.largest
         solver = EIGENVALUE_SOLVERS[self.plan.solver](self.plan.tolerance, self.plan.max_matvecs, self.plan.failure)
         return self._counted(solver.solve(self.hessian, self._draw(0)))
 
     @cached_property
     def smallest_ritz(self) -> Tensor | None:
         """An upper bound of l_d from the Lanczos pass, [B], float64; infinite without a product."""
-        return self._smallest_ritz(self.brackets.spaces) if self.plan.solver == "lanczos" else None
-
-    def _smallest_ritz(self, spaces: list[KrylovSpace]) -> Tensor:
-        every = [space.tridiagonal.ritz().values for space in spaces]
-        smallest = [max(0.0, float(values[0])) if len(values) else float("inf") for values in every]
-        return torch.tensor(smallest, dtype=torch.float64, device=self.batch.inputs.device)
+        return smallest_ritz(self.ends.spaces) if self.plan.solver == "lanczos" else None
 
     @cached_property
     def downdated_spectrum(self) -> Tensor | None:
@@ -251,37 +235,34 @@ class Linearisation:
 
     @cached_property
     def downdated(self) -> tuple[Solution, Tensor | None]:
-        """Largest eigenvalue of H - v v^T by the plan's solver, and an upper bound of the smallest [B], if known.
-
-        A pass of its own, since only one on the operator itself certifies how far its eigenvalues may reach.
-        """
+        """Largest eigenvalue of H - v v^T by the plan's solver, and an upper bound of the smallest [B], if known."""
         if self.plan.solver == "lanczos":
-            spaces, largest = self.brackets.downdated(self.cosine_vector)
-            return largest, self._smallest_ritz(spaces)
+            if self.clock.limited:
+                # Where time is limited the traces come before what matters less.
+                _ = self.brackets.traces
+            return self.ends.downdated(self.cosine_vector)
         solver = Power(self.plan.tolerance, self.plan.max_matvecs, self.plan.failure)
         operator = DowndatedOperator(self.hessian, self.cosine_vector)
         return self._counted(solver.solve(operator, self._draw(0))), None
 
-    def solve(self, rhs: Tensor, shift: float) -> Solution:
-        """(H + shift)^-1 rhs by the plan's inverse, which isn't "quadrature"."""
-        shifts = torch.full((len(self),), shift, dtype=torch.float64, device=rhs.device)
-        if self.spectrum is not None and self.plan.inverse == "dense":
-            return DenseInverse.read(self.spectrum, rhs, shifts)
-        assert self.largest.high is not None
-        solver = self._inverse_solver(rhs.dtype)
-        solution = self._counted(solver.solve(self.hessian, rhs, shifts, self.largest.high))
-        return self._graded_without_shift(solver, solution) if shift == 0 else solution
+    def solve(self, brackets: Brackets, rhs: Tensor, shifts: Tensor) -> Solution:
+        """(K + shift)^-1 rhs by the plan's inverse, which isn't "quadrature".
 
-    def solve_whitened(self, rhs: Tensor, shift: float) -> Solution:
-        """(K + shift)^-1 rhs by an iterative inverse."""
+        Args:
+            brackets: of the K that is meant.
+            rhs: [B, d].
+            shifts: [B], float64; 0 needs K = H.
+        """
+        if self.posterior_spectrum is not None and self.spectrum is not None and self.plan.inverse == "dense":
+            spectrum = self.spectrum if brackets.prior.isotropic else self.posterior_spectrum.spectrum
+            return DenseInverse.read(spectrum, rhs, shifts)
         assert self.largest.high is not None
-        shifts = torch.full((len(self),), shift, dtype=torch.float64, device=rhs.device)
-        operator, largest = WhitenedOperator(self.hessian, self.prior), self.largest.high * self.prior.largest
-        return self._counted(self._inverse_solver(rhs.dtype).solve(operator, rhs, shifts, largest))
-
-    def _inverse_solver(self, dtype: torch.dtype) -> InverseSolver:
-        tolerance = max(self.plan.tolerance / 10, 10 * torch.finfo(dtype).eps)
-        return INVERSE_SOLVERS[self.plan.inverse](tolerance, self.plan.max_matvecs, deadline=self.clock.share(0.4))
+        tolerance = max(self.plan.tolerance / 10, 10 * torch.finfo(rhs.dtype).eps)
+        inverse = INVERSE_SOLVERS[self.plan.inverse]
+        solver = inverse(tolerance, self.plan.max_matvecs, deadline=self.clock.share(0.4))
+        largest = self.largest.high * brackets.prior.largest
+        solution = self._counted(solver.solve(brackets.operator, rhs, shifts, largest))
+        return solution if bool((shifts > 0).all()) else self._graded_without_shift(solver, solution)
 
     def _graded_without_shift(self, solver: InverseSolver, solution: Solution) -> Solution:
         """Grade a solve with H itself by how well the same solver gets a known answer back.
@@ -290,13 +271,13 @@ class Linearisation:
         and its small residual says nothing of it. A random w does: H z = H w gives z = w only where H
         is regular and the solver reaches every direction.
         """
-        if not any(state == "converged" for state in solution.status):
+        if not any(status == "converged" for status in solution.status):
             return solution
         assert self.largest.high is not None
-        known = self._draw(0)
+        answer = self._draw(0)
         zero = torch.zeros_like(self.largest.high)
-        probe = self._counted(solver.solve(self.hessian, self.hessian.matvec(known), zero, self.largest.high))
-        distance = (probe.value - known).norm(dim=-1) / known.norm(dim=-1).clamp_min(1e-30)
+        probe = self._counted(solver.solve(self.hessian, self.hessian.matvec(answer), zero, self.largest.high))
+        distance = (probe.value - answer).norm(dim=-1) / answer.norm(dim=-1).clamp_min(1e-30)
         lost = (distance > PROBE_TOLERANCE).tolist()
         return replace(solution, status=tuple(map(_grade, solution.status, probe.status, lost)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,13 +22,13 @@ DEFAULT_PRECISION = 0.2
 Finished = Callable[[int, Tridiagonal], bool]
 
 
-def narrow_share(eps: float, precision: float) -> Finished:
+def narrow_share(eps: Sequence[float], precision: float) -> Finished:
     """Ends a probe whose bracket of its share l / (l + eps) takes no more than its part of the aimed width."""
 
-    def finished(_: int, tridiagonal: Tridiagonal) -> bool:
+    def finished(index: int, tridiagonal: Tridiagonal) -> bool:
         if tridiagonal.num_products % LOOK_EVERY:
             return False
-        lows, highs = Quadrature([tridiagonal]).shares(eps)
+        lows, highs = Quadrature([tridiagonal]).shares(eps[index])
         return float(highs[0] - lows[0]) <= BRACKET_SHARE * precision * float(highs[0])
 
     return finished
@@ -47,23 +48,23 @@ def probe_all(
     Args:
         operator: symmetric positive semidefinite, [B, d, d].
         start: the start [d] of a sample's i-th probe.
-        finished: when an iteration may end, see `lanczos`.
+        finished: when an iteration may end, see `lanczos`; it is asked with the sample's position.
         wanted: how many probes a sample wants in all, given those that it has.
         plan: limits.
         deadline: True ends everything with what is there.
         first: how many each sample begins with, [B]; None for `FIRST_PROBES`.
     """
     count = operator.num_samples
-    found: list[list[Tridiagonal]] = [[] for _ in range(count)]
+    probes: list[list[Tridiagonal]] = [[] for _ in range(count)]
     numbers = [FIRST_PROBES] * count if first is None else list(first)
     while True:
-        owners = [index for index, number in enumerate(numbers) for _ in range(number - len(found[index]))]
+        owners = [index for index, number in enumerate(numbers) for _ in range(number - len(probes[index]))]
         if not owners:
-            return found
-        _probe_more(operator, owners, start, finished, plan, deadline, found)
+            return probes
+        _probe_more(operator, owners, start, finished, plan, deadline, probes)
         if deadline is not None and deadline():
-            return found
-        numbers = [wanted(index, found[index]) for index in range(count)]
+            return probes
+        numbers = [wanted(index, probes[index]) for index in range(count)]
 
 
 def _probe_more(
@@ -73,21 +74,25 @@ def _probe_more(
     finished: Finished,
     plan: Plan,
     deadline: Deadline | None,
-    found: list[list[Tridiagonal]],
+    probes: list[list[Tridiagonal]],
 ) -> None:
     """Run one more probe for each owner, who may occur several times."""
-    numbers = {index: len(tridiagonals) for index, tridiagonals in enumerate(found)}
+    numbers = {index: len(tridiagonals) for index, tridiagonals in enumerate(probes)}
     # Samples beside each other first, so that as few as possible meet themselves in one batch.
-    order = sorted(range(len(owners)), key=lambda place: owners[:place].count(owners[place]))
+    order = sorted(range(len(owners)), key=lambda position: owners[:position].count(owners[position]))
     width = max(1, plan.width, operator.num_samples)
     for begin in range(0, len(order), width):
-        part = [owners[place] for place in order[begin : begin + width]]
+        part = [owners[position] for position in order[begin : begin + width]]
         starts = []
         for owner in part:
             starts.append(start(owner, numbers[owner]))
             numbers[owner] += 1
-        whole = part == list(range(operator.num_samples))
-        selected = operator if whole else operator.select(part)
-        spaces = lanczos(selected, torch.stack(starts), finished, plan.max_matvecs, deadline)
+        selected = operator if part == list(range(operator.num_samples)) else operator.select(part)
+        ends = partial(_of_owner, finished, part)
+        spaces = lanczos(selected, torch.stack(starts), ends, plan.max_matvecs, deadline)
         for owner, space in zip(part, spaces, strict=True):
-            found[owner].append(space.tridiagonal)
+            probes[owner].append(space.tridiagonal)
+
+
+def _of_owner(finished: Finished, owners: Sequence[int], position: int, tridiagonal: Tridiagonal) -> bool:
+    return finished(owners[position], tridiagonal)

@@ -46,23 +46,23 @@ TAIL = 0.05
 
 
 def success_of(
-    at: Linearisation, index: int, tolerances: Sequence[float]
+    linearisation: Linearisation, index: int, tolerances: Sequence[float]
 ) -> tuple[list[SuccessProbability], Estimate | None]:
     """One sample's probability of success per tolerance (RMSE, data units), and its 90 % predictive interval.
 
     The prediction's value is posterior_rmse, the root mean square over the prior and the noise; it lies inside
     the interval.
     """
-    if at.information is None:
+    if linearisation.information is None:
         return [
             SuccessProbability(tolerance=tolerance, probability=None, status="not_applicable")
             for tolerance in tolerances
         ], None
-    error = at.information[index].error(at.sigma)
-    eigenvalues = at.covariance_eigenvalues(index)
+    error = linearisation.information[index].error(linearisation.sigma)
+    eigenvalues = linearisation.covariance_eigenvalues(index)
     if eigenvalues is not None:
         return _exact(eigenvalues, error.value, tolerances)
-    return _bounded(error, _norm(at, index), at.dimension, tolerances)
+    return _bounded(error, linearisation.covariance_norm(index), linearisation.dimension, tolerances)
 
 
 def _exact(
@@ -70,8 +70,8 @@ def _exact(
 ) -> tuple[list[SuccessProbability], Estimate]:
     dimension = len(eigenvalues)
     if not (np.isfinite(eigenvalues).all() and math.isfinite(value)):
-        nothing = [SuccessProbability(tolerance=each, probability=None, status="failed") for each in tolerances]
-        return nothing, Estimate(value=None, status="failed")
+        failed = [SuccessProbability(tolerance=each, probability=None, status="failed") for each in tolerances]
+        return failed, Estimate(value=None, status="failed")
     rows = [
         SuccessProbability(
             tolerance=tolerance,
@@ -82,16 +82,6 @@ def _exact(
     ]
     low, high = (math.sqrt(quantile(eigenvalues, share) / dimension) for share in (TAIL, 1 - TAIL))
     return rows, Estimate(value=value, low=low, high=high, status="exact")
-
-
-def _norm(at: Linearisation, index: int) -> float:
-    """An upper end of the largest eigenvalue of the posterior covariance."""
-    if at.tau is None:
-        brackets = at.posterior_brackets
-        return min(float(at.prior.largest[index]), brackets.traces[index].norm(brackets.eps))
-    # sigma^2 / (l_d + eps), at most the prior's own.
-    least = at.brackets.least[index]
-    return at.tau * at.tau * (at.eps / (least + at.eps) if math.isfinite(least + at.eps) and least > 0 else 1.0)
 
 
 def _bounded(
@@ -111,10 +101,10 @@ def _bounded(
     low = math.sqrt(least_quantile(least, norm, TAIL) / dimension)
     high = math.sqrt(most_quantile(most, norm, 1 - TAIL) / dimension)
     # An interval that says nothing has no value inside it worth the name.
-    known = interval(error, "bracketed", nothing=(0.0, math.inf)).value is not None
+    says_something = interval(error, "bracketed", nothing=(0.0, math.inf)).value is not None
     return rows, Estimate(
-        value=error.value if known else None,
+        value=error.value if says_something else None,
         low=low,
         high=high if math.isfinite(high) else None,
-        status="bracketed" if known else "not_converged",
+        status="bracketed" if says_something else "not_converged",
     )

@@ -26,7 +26,7 @@ def starts(samples: int, n: int, seed: int = 0) -> torch.Tensor:
 
 
 def stack(matrices: list[np.ndarray]) -> MatrixOperator:
-    return MatrixOperator(torch.from_numpy(np.stack(matrices)))
+    return MatrixOperator(torch.from_numpy(np.stack(matrices)), psd=True)
 
 
 class EigenvalueSolverContract:
@@ -99,7 +99,7 @@ class EigenvalueSolverContract:
         rng = np.random.default_rng(3)
         spectra = [rng.uniform(0, 1, 30) for _ in range(10)]
         operator = stack([random_spectrum_matrix(values, rng) for values in spectra])
-        single = MatrixOperator(operator.matrices.float())
+        single = MatrixOperator(operator.matrices.float(), psd=True)
         solution = self.solver(max_matvecs=200).solve(single, starts(10, 30).float())
         truth = torch.tensor([values.max() for values in spectra])
         assert (solution.value <= truth * (1 + 1e-5)).all()

@@ -12,7 +12,7 @@ from riskaudit.linalg import InverseSolver, MatrixOperator, Solution
 
 def solve(solver: InverseSolver, matrices: list[Array], rhs: Array, shift: float | list[float]) -> Solution:
     """Solve with the exact l_1 as its certified upper end."""
-    operator = MatrixOperator(torch.from_numpy(np.stack(matrices)))
+    operator = MatrixOperator(torch.from_numpy(np.stack(matrices)), psd=True)
     shifts = torch.tensor(np.broadcast_to(shift, len(matrices)).copy(), dtype=torch.float64)
     largest = torch.tensor([float(np.linalg.eigvalsh(matrix)[-1]) for matrix in matrices])
     solution = solver.solve(operator, torch.from_numpy(rhs), shifts, largest.double())
@@ -100,7 +100,7 @@ class InverseSolverContract:
     def test_float32_is_as_good_as_it_says(self) -> None:
         rng = np.random.default_rng(5)
         matrix, b = random_spectrum_matrix(rng.uniform(0.5, 2, 10), rng), rng.standard_normal((1, 10))
-        operator = MatrixOperator(torch.from_numpy(matrix[None]).float())
+        operator = MatrixOperator(torch.from_numpy(matrix[None]).float(), psd=True)
         shift, largest = torch.tensor([0.1]).double(), torch.tensor([2.0]).double()
         solver = self.solver(tolerance=1e-5, max_matvecs=2000)
         solution = solver.solve(operator, torch.from_numpy(b).float(), shift, largest)

@@ -16,7 +16,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 class LinearOperatorContract:
     covers: type[LinearOperator]
-    symmetric = False
+    psd = False
 
     @pytest.fixture
     def operator(self) -> LinearOperator:
@@ -79,11 +79,30 @@ class LinearOperatorContract:
         assert operator.matvec(torch.zeros(samples, n, dtype=torch.float64)).abs().max() == 0
         assert operator.rmatvec(torch.zeros(samples, m, dtype=torch.float64)).abs().max() == 0
 
-    def test_symmetric(self, operator: LinearOperator) -> None:
-        if not self.symmetric:
-            pytest.skip("not a symmetric operator")
-        v = normal(operator.num_samples, operator.shape[1], seed=8)
-        assert relative_difference(operator.rmatvec(v).detach(), operator.matvec(v).detach()) < 1e-12
+    def test_facts_are_true(self, operator: LinearOperator, dense: Array) -> None:
+        assert (operator.psd, operator.symmetric) == (self.psd, self.psd)
+        assert (operator.select([0]).psd, operator.select([0]).symmetric) == (self.psd, self.psd)
+        if operator.symmetric:
+            v = normal(operator.num_samples, operator.shape[1], seed=8)
+            assert relative_difference(operator.rmatvec(v).detach(), operator.matvec(v).detach()) < 1e-12
+        if operator.psd:
+            operator.require_psd()
+            eigenvalues = np.linalg.eigvalsh(dense)
+            assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+        else:
+            with pytest.raises(ValueError, match="expected a symmetric positive semidefinite operator"):
+                operator.require_psd()
+        if operator.factor is not None:
+            columns = normal(operator.num_samples, operator.shape[1], 2, seed=8)
+            product = operator.factor.gram_matmat(columns).detach()
+            assert relative_difference(product, operator.matmat(columns).detach()) < 1e-12
+
+    def test_gram_products(self, operator: LinearOperator, dense: Array) -> None:
+        columns = normal(operator.num_samples, operator.shape[1], 3, seed=9)
+        images = dense @ columns.numpy()
+        assert relative_difference(operator.gram_matmat(columns).detach(), dense.transpose(0, 2, 1) @ images) < 1e-10
+        rows = operator.gram_rows(columns).detach()
+        assert relative_difference(rows @ rows.mT, images.transpose(0, 2, 1) @ images) < 1e-10
 
     @pytest.mark.parametrize(
         "wrong",

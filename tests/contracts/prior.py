@@ -81,10 +81,32 @@ class PriorContract:
         assert relative_difference(root, bound.root(normal(*bound.mean.shape))) < 1e-5
         assert single.variance.dtype == torch.float64
 
-    def test_isotropic_std_is_a_promise(self, bound) -> None:
+    def test_isotropic_is_a_fact_about_the_root(self, bound) -> None:
         vector = normal(*bound.mean.shape)
-        if bound.isotropic_std is not None:
-            assert torch.equal(bound.root(vector), bound.isotropic_std * vector)
+        if bound.isotropic:
+            assert torch.equal(bound.root(vector), bound.std[:, None] * vector)
+            assert bound.in_its_units().root(vector) is vector
+
+    def test_in_its_own_units_the_mean_variance_is_one(self, bound, moments) -> None:
+        units, vector, std = bound.in_its_units(), normal(*bound.mean.shape), bound.std[:, None]
+        assert torch.equal(units.variance, torch.ones_like(bound.variance))
+        assert torch.equal(units.mean, bound.mean)
+        assert units.isotropic == bound.isotropic
+        assert relative_difference(std * units.root(vector), bound.root(vector)) < 1e-13
+        assert relative_difference(units.inverse_root(vector) / std, bound.inverse_root(vector)) < 1e-13
+        norms = [np.linalg.eigvalsh(cov)[-1] * len(cov) / np.trace(cov) for _, cov in moments]
+        assert relative_difference(units.largest, norms) < 1e-9
+        chosen = units.select([2, 0])
+        assert relative_difference(chosen.root(vector[[2, 0]]), units.root(vector)[[2, 0]]) < 1e-13
+
+    def test_leading_eigenvectors_are_those_of_the_covariance(self, bound, moments) -> None:
+        for prior, scale in ((bound, np.ones(len(moments))), (bound.in_its_units(), bound.variance.numpy())):
+            for index, (_, cov) in enumerate(moments if prior.leading else []):
+                values, vectors = prior.leading(index, 3)
+                assert len(values) == len(vectors) + 1
+                assert relative_difference(values, np.linalg.eigvalsh(cov)[::-1][: len(values)] / scale[index]) < 1e-8
+                expected = np.array(values[:-1])[:, None] * vectors.numpy()
+                assert relative_difference(vectors.numpy() @ cov / scale[index], expected) < 1e-8
 
     def test_info(self, prior: Prior) -> None:
         info = prior.info()
@@ -97,7 +119,7 @@ class PriorContract:
 
         factor = normal(*bound.mean.shape, 7)
         matrices = factor @ factor.mT
-        operator = WhitenedOperator(MatrixOperator(matrices), bound)
+        operator = WhitenedOperator(MatrixOperator(matrices, psd=True), bound)
         columns = normal(*bound.mean.shape, 2, seed=3)
         roots = [_square_root(cov) for _, cov in moments]
         expected = np.stack(

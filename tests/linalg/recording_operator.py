@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.linalg import LinearOperator
 
@@ -18,12 +19,16 @@ class RecordingOperator(LinearOperator):
         self.operator = operator
         self.held: list[int] = [] if held is None else held
 
+    @property
+    @override
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    @override
     def _matmat(self, columns: Tensor) -> Tensor:
         self.held.append(self.num_samples)
         return self.operator.matmat(columns)
 
-    def _rmatmat(self, columns: Tensor) -> Tensor:
-        return self.operator.rmatmat(columns)
-
+    @override
     def select(self, indices: list[int]) -> RecordingOperator:
         return RecordingOperator(self.operator.select(indices), self.held)

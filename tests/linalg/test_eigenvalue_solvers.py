@@ -69,7 +69,7 @@ def test_registering_twice_is_refused() -> None:
 def test_lanczos_interval_for_any_spectrum(logarithms: list[float], seed: int, max_matvecs: int) -> None:
     values = 10.0 ** np.array(logarithms)
     matrix = random_spectrum_matrix(values, np.random.default_rng(seed))
-    operator = MatrixOperator(torch.from_numpy(matrix[None]))
+    operator = MatrixOperator(torch.from_numpy(matrix[None]), psd=True)
     # At failure 1e-9 no example of this test may ever miss.
     solution = Lanczos(1e-6, max_matvecs, 1e-9).solve(operator, starts(1, len(values), seed))
     assert solution.low[0] <= values.max() * (1 + 1e-12)
@@ -85,7 +85,7 @@ def test_certified_shortfall_by_hand() -> None:
 
 def test_lanczos_needs_a_third_of_the_products_of_power() -> None:
     matrix = random_spectrum_matrix(0.9 ** np.arange(60), np.random.default_rng(0))
-    operator = MatrixOperator(torch.from_numpy(matrix[None]))
+    operator = MatrixOperator(torch.from_numpy(matrix[None]), psd=True)
     quick = Lanczos(1e-6, 500, 1e-2).solve(operator, starts(1, 60))
     slow = Power(1e-6, 500, 1e-2).solve(operator, starts(1, 60))
     assert (quick.status, slow.status) == (("converged",), ("converged",))
@@ -93,7 +93,9 @@ def test_lanczos_needs_a_third_of_the_products_of_power() -> None:
 
 
 def test_converged_samples_stop_counting_in_power_iteration() -> None:
-    operator = MatrixOperator(torch.diag_embed(torch.tensor([[1.0, 0, 0], [1.0, 0.99, 0]], dtype=torch.float64)))
+    operator = MatrixOperator(
+        torch.diag_embed(torch.tensor([[1.0, 0, 0], [1.0, 0.99, 0]], dtype=torch.float64)), psd=True
+    )
     solution = Power(1e-6, 50, 1e-2).solve(operator, starts(2, 3))
     assert solution.status == ("converged", "not_converged")
     assert solution.matvecs[0] <= 3

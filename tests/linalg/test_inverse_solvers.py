@@ -74,12 +74,12 @@ def test_all_agree_where_they_report_converged(shift: float) -> None:
     assert converged >= 6
 
 
-@pytest.mark.parametrize("solver", [Neumann(1e-8, 3000, step=10.0), LeastSquares(1e-8, 3000, learning_rate=10.0)])
+@pytest.mark.parametrize("solver", [Neumann(1e-8, 3000, step=10.0), LeastSquares(1e-8, 3000, step=10.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_divergent_step_ends_as_not_converged(solver: InverseSolver, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(1)
     matrices = np.stack([random_spectrum_matrix(rng.uniform(0.5, 3, 8), rng)] * 2)
-    operator = MatrixOperator(torch.from_numpy(matrices).to(dtype))
+    operator = MatrixOperator(torch.from_numpy(matrices).to(dtype), psd=True)
     rhs = torch.from_numpy(rng.standard_normal((2, 8))).to(dtype)
     shift, largest = torch.tensor([0.0, 0.1]).double(), torch.tensor([3.0, 3.0]).double()
     solution = solver.solve(operator, rhs, shift, largest)
@@ -166,7 +166,7 @@ def test_residual_of_the_recurrence_is_not_believed(shift: float) -> None:
     rng = np.random.default_rng(4)
     matrix, b = random_spectrum_matrix(np.geomspace(0.01, 1, 20), rng), rng.standard_normal((1, 20))
     solution = ConjugateGradient(1e-11, 500).solve(
-        MatrixOperator(torch.from_numpy(matrix[None]).float()),
+        MatrixOperator(torch.from_numpy(matrix[None]).float(), psd=True),
         torch.from_numpy(b).float(),
         torch.tensor([shift]).double(),
         torch.ones(1).double(),
@@ -185,7 +185,7 @@ def test_samples_leave_by_halves(solver: InverseSolver) -> None:
     """Narrowed at half, and every solution is that of the sample alone."""
     rng = np.random.default_rng(5)
     matrices = np.stack([random_spectrum_matrix(np.geomspace(low, 1, 12), rng) for low in (0.9, 0.95, 0.1, 0.8)])
-    operator = RecordingOperator(MatrixOperator(torch.from_numpy(matrices)))
+    operator = RecordingOperator(MatrixOperator(torch.from_numpy(matrices), psd=True))
     rhs, shift = torch.from_numpy(rng.standard_normal((4, 12))), torch.full((4,), 0.01).double()
     solution = solver.solve(operator, rhs, shift, torch.ones(4).double())
     assert solution.status == ("converged",) * 4
@@ -206,7 +206,7 @@ def test_samples_leave_by_halves(solver: InverseSolver) -> None:
 def test_deadline_ends_a_solve_unconverged(kind: type[ConjugateGradient | Neumann | LeastSquares]) -> None:
     rng = np.random.default_rng(6)
     matrix = random_spectrum_matrix(np.geomspace(1e-3, 1, 30), rng)
-    operator = RecordingOperator(MatrixOperator(torch.from_numpy(matrix[None])))
+    operator = RecordingOperator(MatrixOperator(torch.from_numpy(matrix[None]), psd=True))
     b, shift = torch.from_numpy(rng.standard_normal((1, 30))), torch.full((1,), 1e-3).double()
     solver = kind(1e-8, 3000, deadline=lambda: len(operator.held) >= 4)
     solution = solver.solve(operator, b, shift, torch.ones(1).double())

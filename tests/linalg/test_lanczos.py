@@ -28,7 +28,7 @@ def spaces_of(matrices: list[np.ndarray], steps: int) -> list[KrylovSpace]:
 def test_basis_is_orthonormal(kind: str, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
     matrices = stack([random_spectrum_matrix(SPECTRA[kind](rng, 60), rng) for _ in range(3)]).matrices.to(dtype)
-    for space in lanczos(MatrixOperator(matrices), starts(3, 60).to(dtype), never, 40):
+    for space in lanczos(MatrixOperator(matrices, psd=True), starts(3, 60).to(dtype), never, 40):
         used, basis = space.tridiagonal.num_products, space.basis.double().numpy()
         assert used > 10
         assert len(basis) == used + (0 if space.tridiagonal.exhausted else 1)

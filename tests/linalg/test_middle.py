@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riskaudit.linalg import TraceProbes, WeightedTraces, lanczos
+from riskaudit.linalg import TraceProbes, lanczos
 from riskaudit.linalg.krylov.quadrature import middle
 from riskaudit.linalg.operators import MatrixOperator
 from riskaudit.sensitivity.estimates import WIDEST
@@ -18,7 +18,7 @@ EPS = 1e-3
 
 def _probes(values: torch.Tensor, depth: int, number: int = 4) -> list:
     generator = torch.Generator().manual_seed(depth)
-    operator = MatrixOperator(torch.diag(values)[None])
+    operator = MatrixOperator(torch.diag(values)[None], psd=True)
     starts = [torch.randn(1, len(values), generator=generator, dtype=torch.float64) for _ in range(number)]
     return [lanczos(operator, start, lambda _, __: False, depth)[0].tridiagonal for start in starts]
 
@@ -33,7 +33,7 @@ def _spread(decades: float, zeros: int = 200) -> torch.Tensor:
 def test_effective_dimension_cut_short(depth: int, decades: float) -> None:
     values = _spread(decades)
     truth = float((values / (values + EPS)).sum())
-    probes = TraceProbes(_probes(values, depth), 0.05, largest=1.0)
+    probes = TraceProbes(_probes(values, depth), 0.05, len(values), largest=1.0)
     found = probes.effective_dimension(EPS)
     gauss = np.mean([_gauss_share(each) for each in probes._tridiagonals])
     assert found.low <= truth <= found.high
@@ -49,7 +49,7 @@ def test_near_saturation_the_value_is_near_all(eps: float, depth: int) -> None:
     # No null space: nearly all directions are revealed.
     values = 10 ** torch.linspace(-2, 0, 200, dtype=torch.float64)
     truth = float((values / (values + eps)).sum())
-    found = TraceProbes(_probes(values, depth), 0.05, largest=1.0).effective_dimension(eps)
+    found = TraceProbes(_probes(values, depth), 0.05, len(values), largest=1.0).effective_dimension(eps)
     assert found.low <= truth <= found.high
     assert abs(found.value - truth) < 0.06 * len(values)
 
@@ -79,7 +79,7 @@ def test_posterior_of_a_correlated_prior_cut_short(depth: int) -> None:
     # With C = 1 the weighted trace is the plain one.
     values = _spread(5)
     truth = float((EPS / (values + EPS)).sum())
-    traces = WeightedTraces(_probes(values, depth), 0.05, float(len(values)), 1.0, largest=1.0)
+    traces = TraceProbes(_probes(values, depth), 0.05, len(values), largest=1.0, scale=1.0)
     found = traces.remaining(EPS)
     assert found.low <= truth <= found.high
     # A wider interval gets no point value.
@@ -89,9 +89,11 @@ def test_posterior_of_a_correlated_prior_cut_short(depth: int) -> None:
 
 def test_inverse_trace_cut_short() -> None:
     values = 10 ** torch.linspace(-3, 0, 200, dtype=torch.float64)
-    found = TraceProbes(_probes(values, 10), 0.05, largest=1.0).inverse_trace(1e-3)
+    found = TraceProbes(_probes(values, 10), 0.05, len(values), largest=1.0).inverse_trace(1e-3)
     truth = float((1 / values).sum())
-    low = np.mean([TraceProbes([one], 0.05, largest=1.0).inverse_trace(0.0).value for one in _probes(values, 10)])
+    low = np.mean(
+        [TraceProbes([one], 0.05, len(values), largest=1.0).inverse_trace(0.0).value for one in _probes(values, 10)]
+    )
     assert abs(found.value - truth) < abs(low - truth)
 
 

@@ -25,9 +25,22 @@ class TestMatrixOperator(LinearOperatorContract):
         return normal(3, 7, 4).numpy()
 
 
+class TestPsdMatrixOperator(LinearOperatorContract):
+    covers = MatrixOperator
+    psd = True
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        return MatrixOperator(normal(3, 7, 4).mT @ normal(3, 7, 4), psd=True)
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        return (normal(3, 7, 4).mT @ normal(3, 7, 4)).numpy()
+
+
 class TestGramOperator(LinearOperatorContract):
     covers = GramOperator
-    symmetric = True
+    psd = True
 
     @pytest.fixture
     def operator(self) -> LinearOperator:
@@ -41,15 +54,21 @@ class TestGramOperator(LinearOperatorContract):
 
 class TestDowndatedOperator(LinearOperatorContract):
     covers = DowndatedOperator
-    symmetric = True
+    psd = True
+
+    @staticmethod
+    def vector() -> torch.Tensor:
+        """J^T u for unit vectors u, so that J^T J - v v^T stays positive semidefinite."""
+        u = normal(3, 7, seed=9)
+        return torch.einsum("bmn,bm->bn", normal(3, 7, 4), u / u.norm(dim=1, keepdim=True))
 
     @pytest.fixture
     def operator(self) -> LinearOperator:
-        return DowndatedOperator(GramOperator(MatrixOperator(normal(3, 7, 4))), normal(3, 4, seed=9))
+        return DowndatedOperator(GramOperator(MatrixOperator(normal(3, 7, 4))), self.vector())
 
     @pytest.fixture
     def dense(self) -> Array:
-        J, v = normal(3, 7, 4).numpy(), normal(3, 4, seed=9).numpy()
+        J, v = normal(3, 7, 4).numpy(), self.vector().numpy()
         return J.transpose(0, 2, 1) @ J - v[:, :, None] * v[:, None, :]
 
 

@@ -41,7 +41,9 @@ def assert_holds(forms: InverseForms, H: Array, b: Array, shifts: Array, roundin
 def test_brackets_hold_after_any_number_of_products(kind: str, dtype: torch.dtype, n: int) -> None:
     rng = np.random.default_rng(0)
     spectra = [KINDS[kind](rng, n) + 1e-9 for _ in range(3)]
-    operator = MatrixOperator(stack([random_spectrum_matrix(values, rng) for values in spectra]).matrices.to(dtype))
+    operator = MatrixOperator(
+        stack([random_spectrum_matrix(values, rng) for values in spectra]).matrices.to(dtype), psd=True
+    )
     start = (5 * starts(3, n)).to(dtype)
     for products in range(min(n, 12) + 1):
         spaces = lanczos(operator, start, never, products)
@@ -133,7 +135,7 @@ def test_shift_within_rounding_has_no_upper_end() -> None:
     rng = np.random.default_rng(5)
     H = random_spectrum_matrix(rng.uniform(0.5, 1, 20), rng)
     for dtype, resolved in ((torch.float32, False), (torch.float64, True)):
-        (space,) = lanczos(MatrixOperator(stack([H]).matrices.to(dtype)), starts(1, 20).to(dtype), never, 6)
+        (space,) = lanczos(MatrixOperator(stack([H]).matrices.to(dtype), psd=True), starts(1, 20).to(dtype), never, 6)
         assert bool(np.isfinite(inverse_forms(space.tridiagonal, 1e-7).first_high)) is resolved
         # Rounding follows the largest eigenvalue of H, whether or not this start met it.
         assert inverse_forms(space.tridiagonal, 1e-7, largest=1e12).first_high == math.inf
@@ -170,7 +172,7 @@ def test_shares_hold_at_any_eps(eps: float, dtype: torch.dtype) -> None:
     values = np.maximum(values, 0)
     for products in (1, 4, 12, 30):
         start = starts(1, 30).to(dtype)
-        (space,) = lanczos(MatrixOperator(matrices), start, never, products)
+        (space,) = lanczos(MatrixOperator(matrices, psd=True), start, never, products)
         truth = np.sum((vectors.T @ start[0].double().numpy()) ** 2 * values / (values + eps))
         low, high = Quadrature([space.tridiagonal]).shares(eps)
         assert low[0] <= truth * (1 + 1e-13)

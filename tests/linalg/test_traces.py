@@ -15,6 +15,7 @@ from oracles import Array, random_spectrum_matrix
 from scipy.stats import binom
 
 from riskaudit.linalg import (
+    Deflation,
     Interval,
     KrylovSpace,
     MatrixOperator,
@@ -52,7 +53,7 @@ def eps_of(kind: str) -> float:
 def first_pass(kind: str, dtype: torch.dtype) -> tuple[MatrixOperator, list[KrylovSpace]]:
     rng = np.random.default_rng(1)
     matrices = stack([random_spectrum_matrix(values, rng) for values in spectrum_of(kind)]).matrices
-    operator = MatrixOperator(matrices.to(dtype))
+    operator = MatrixOperator(matrices.to(dtype), psd=True)
     return operator, lanczos(operator, starts(COUNT, N, seed=2).to(dtype), never, 16)
 
 
@@ -67,7 +68,7 @@ def probes_of(kind: str, deflated: bool, dtype: torch.dtype = torch.float64) -> 
             Y = space.ritz_vectors(indices)
             for _ in range(2):
                 start[sample] -= start[sample] @ Y.T @ Y
-    repeated = MatrixOperator(operator.matrices.repeat_interleave(PROBES, 0))
+    repeated = MatrixOperator(operator.matrices.repeat_interleave(PROBES, 0), psd=True)
     own = lanczos(repeated, start.reshape(-1, N), never, 20)
     probes = []
     for sample, (space, indices) in enumerate(zip(spaces, chosen, strict=True)):
@@ -76,9 +77,9 @@ def probes_of(kind: str, deflated: bool, dtype: torch.dtype = torch.float64) -> 
             TraceProbes(
                 [each.tridiagonal for each in own[sample * PROBES : (sample + 1) * PROBES]],
                 FAILURE,
-                pairs.values[indices],
-                pairs.residuals[indices],
-                upper_end(space.tridiagonal, 1e-9),
+                N,
+                largest=upper_end(space.tridiagonal, 1e-9),
+                deflation=Deflation(pairs.values[indices], pairs.residuals[indices]),
             )
         )
     return probes
@@ -117,7 +118,7 @@ def assert_intervals_hold(kind: str, deflated: bool, dtype: torch.dtype) -> None
         eps = factor * eps_of(kind)
         dimension = [each.effective_dimension(eps) for each in probes]
         assert misses(dimension, (values / (values + eps)).sum(-1)) <= most_misses()
-        variance = [each.variance_trace(eps) for each in probes]
+        variance = [each.variance(eps) for each in probes]
         assert misses(variance, (values / (values + eps) ** 2).sum(-1)) <= most_misses()
     assert misses([each.trace() for each in probes], values.sum(-1)) <= most_misses()
     if values.min() > 0:
@@ -150,7 +151,7 @@ def test_values_are_near_the_truth() -> None:
         probes = probes_of("power-law", deflated)
         for read, truth in (
             (lambda each: each.effective_dimension(eps).value, values / (values + eps)),
-            (lambda each: each.variance_trace(eps).value, values / (values + eps) ** 2),
+            (lambda each: each.variance(eps).value, values / (values + eps) ** 2),
         ):
             errors = np.array([read(each) for each in probes]) / truth.sum(-1) - 1
             assert abs(np.mean(errors)) < 0.02
@@ -165,7 +166,7 @@ def test_limits_of_the_effective_dimension(deflated: bool) -> None:
     assert full.effective_dimension(1e15).high < 1e-12
     # Small by a factor that a norm of 1 couldn't tell from 1 / N.
     assert full.effective_dimension(1e15).low > 0
-    assert full.effective_dimension(math.inf) == full.variance_trace(math.inf) == Interval(0, 0, 0)
+    assert full.effective_dimension(math.inf) == full.variance(math.inf) == Interval(0, 0, 0)
     assert flat.effective_dimension(1e-6).high < 20
     for eps in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="eps must be positive"):
@@ -174,8 +175,8 @@ def test_limits_of_the_effective_dimension(deflated: bool) -> None:
 
 def test_zero_operator_has_traces_of_zero() -> None:
     spaces = lanczos(stack([np.zeros((5, 5))] * 4), starts(4, 5), never, 5)
-    probes = TraceProbes([space.tridiagonal for space in spaces], 0.01)
-    assert probes.effective_dimension(0.1) == probes.variance_trace(0.1) == probes.trace() == Interval(0, 0, 0)
+    probes = TraceProbes([space.tridiagonal for space in spaces], 0.01, 5)
+    assert probes.effective_dimension(0.1) == probes.variance(0.1) == probes.trace() == Interval(0, 0, 0)
 
 
 def test_everything_deflated_needs_no_probe() -> None:
@@ -183,10 +184,10 @@ def test_everything_deflated_needs_no_probe() -> None:
     values = np.sort(rng.uniform(0.1, 1, 6))
     (space,) = lanczos(stack([random_spectrum_matrix(values, rng)]), starts(1, 6), never, 6)
     pairs = space.tridiagonal.ritz()
-    probes = TraceProbes([], 0.01, pairs.values, pairs.residuals, dimension=6)
+    probes = TraceProbes([], 0.01, 6, deflation=Deflation(pairs.values, pairs.residuals))
     for interval, truth in (
         (probes.effective_dimension(0.01), np.sum(values / (values + 0.01))),
-        (probes.variance_trace(0.01), np.sum(values / (values + 0.01) ** 2)),
+        (probes.variance(0.01), np.sum(values / (values + 0.01) ** 2)),
         (probes.inverse_trace(0.09), np.sum(1 / values)),
         (probes.trace(), np.sum(values)),
     ):
@@ -195,7 +196,7 @@ def test_everything_deflated_needs_no_probe() -> None:
 
 
 def test_no_probe_at_all_knows_what_is_certain() -> None:
-    probes = TraceProbes([], 0.01, np.array([2.0]), np.array([0.0]), largest=3.0, dimension=5)
+    probes = TraceProbes([], 0.01, 5, largest=3.0, deflation=Deflation(np.array([2.0]), np.array([0.0])))
     interval = probes.effective_dimension(1.0)
     assert interval.low == pytest.approx(2 / 3)
     assert interval.high == pytest.approx(2 / 3 + 4 * 3 / 4)
@@ -204,7 +205,7 @@ def test_no_probe_at_all_knows_what_is_certain() -> None:
 
 def test_probes_stopped_before_their_first_product_say_nothing_wrong() -> None:
     spaces = lanczos(stack([np.eye(5)] * 4), starts(4, 5), never, 0)
-    probes = TraceProbes([space.tridiagonal for space in spaces], 0.01, largest=1.0)
+    probes = TraceProbes([space.tridiagonal for space in spaces], 0.01, 5, largest=1.0)
     dimension, trace = probes.effective_dimension(1.0), probes.trace()
     assert (dimension.low, trace.low) == (0, 0)
     assert dimension.high >= 2.5
@@ -213,10 +214,8 @@ def test_probes_stopped_before_their_first_product_say_nothing_wrong() -> None:
 
 
 def test_arguments_must_fit() -> None:
-    with pytest.raises(ValueError, match="neither probes nor a dimension"):
-        TraceProbes([], 0.01)
     with pytest.raises(ValueError, match="2 Ritz values, but 1 residuals"):
-        TraceProbes([], 0.01, np.ones(2), np.ones(1), dimension=4)
+        Deflation(np.ones(2), np.ones(1))
 
 
 @pytest.mark.parametrize("failure", [0.2, 0.02])
@@ -292,10 +291,10 @@ def test_deflated_part_is_bracketed_however_poor_its_vector(
     weights = (vectors.T @ y) ** 2 / (y @ y)
     ritz = float(weights @ values)
     residual = math.sqrt(max(0.0, float(weights @ (values - ritz) ** 2)))
-    probes = TraceProbes([], 0.01, np.array([ritz]), np.array([residual]), dimension=len(values))
+    deflation = Deflation(np.array([ritz]), np.array([residual]))
     for (low, high), truth in (
-        (probes._deflated_share(eps), weights @ (values / (values + eps))),
-        (probes._deflated_variance(eps), weights @ (values / (values + eps) ** 2)),
+        (deflation._ritz_shares(eps, 0.0), weights @ (values / (values + eps))),
+        (deflation._ritz_variances(eps, 0.0), weights @ (values / (values + eps) ** 2)),
     ):
         assert low <= truth * (1 + 1e-9) + 1e-9
         assert high >= truth * (1 - 1e-9) - 1e-9

@@ -15,7 +15,7 @@ def problem(count: int = 3, n: int = 12, spread: float = 3.0) -> tuple[MatrixOpe
     factors = torch.randn(count, n, n, generator=generator, dtype=torch.float64)
     scales = torch.logspace(0, spread, n, dtype=torch.float64)
     matrices = factors.mT @ (scales[:, None] * factors)
-    return MatrixOperator(matrices), torch.randn(count, n, generator=generator, dtype=torch.float64)
+    return MatrixOperator(matrices, psd=True), torch.randn(count, n, generator=generator, dtype=torch.float64)
 
 
 def test_solves_with_a_shift_per_sample() -> None:
@@ -51,7 +51,7 @@ def test_every_truncation_is_a_descent_direction() -> None:
 
 
 def test_zero_right_hand_side_and_null_space() -> None:
-    operator = MatrixOperator(torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64)).expand(2, 2, 2))
+    operator = MatrixOperator(torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64)).expand(2, 2, 2), psd=True)
     rhs = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     found, image = truncated_cg(operator, rhs, torch.zeros(2, dtype=torch.float64), torch.full((2,), 1e-9).double(), 10)
     assert not found.any()

@@ -9,7 +9,7 @@ import oracles
 import pytest
 import torch
 
-from riskaudit.linalg import MatrixOperator, WeightedTraces, lanczos
+from riskaudit.linalg import Deflation, MatrixOperator, TraceProbes, lanczos
 
 DIMENSION = 40
 EPS = (1e-6, 1e-3, 0.05, 1.0, 1e4)
@@ -24,28 +24,27 @@ def matrices(seed: int):
     return H, (vectors * values) @ vectors.T, (vectors * np.sqrt(values)) @ vectors.T, values, vectors
 
 
-def probed(
-    seed: int, deflated: int, steps: int, probes: int = 8
-) -> tuple[WeightedTraces, oracles.Array, oracles.Array]:
+def probed(seed: int, deflated: int, steps: int, probes: int = 8) -> tuple[TraceProbes, oracles.Array, oracles.Array]:
     H, C, L, values, vectors = matrices(seed)
     K = L @ H @ L
     rng = np.random.default_rng(1000 + seed)
     projector = np.eye(DIMENSION) - vectors[:, :deflated] @ vectors[:, :deflated].T
 
     def tridiagonals(starts):
-        operator = MatrixOperator(torch.from_numpy(K)[None].repeat(len(starts), 1, 1))
+        operator = MatrixOperator(torch.from_numpy(K)[None].repeat(len(starts), 1, 1), psd=True)
         return [space.tridiagonal for space in lanczos(operator, torch.from_numpy(starts), lambda *_: False, steps)]
 
     starts = rng.standard_normal((probes, DIMENSION)) @ projector @ L
     known = tridiagonals((L @ vectors[:, :deflated]).T) if deflated else []
-    traces = WeightedTraces(
+    largest = float(values[0] * np.linalg.eigvalsh(H)[-1])
+    traces = TraceProbes(
         tridiagonals(starts),
         0.01,
         float(values.sum()),
-        float(values[deflated]),
-        float(values[0] * np.linalg.eigvalsh(H)[-1]),
-        known,
-        float(values[:deflated].sum()),
+        norm=float(values[deflated]),
+        largest=largest,
+        scale=largest,
+        deflation=Deflation(None, None, known, values[:deflated].tolist(), largest),
     )
     return traces, K, C
 
@@ -59,17 +58,18 @@ def test_intervals_hold_the_truth(deflated: int, steps: int) -> None:
         for eps in EPS:
             inverse = np.linalg.inv(K + eps * np.eye(DIMENSION))
             # L f(K) L has the eigenvalues of f(K) C.
-            assert traces.norm(eps) >= np.linalg.eigvals(eps * inverse @ C).real.max() * (1 - 1e-9)
+            assert traces.norm_remaining(eps) >= np.linalg.eigvals(eps * inverse @ C).real.max() * (1 - 1e-9)
             # tr L f(K) L = tr C f(K).
             for found, truth in (
                 (traces.remaining(eps), eps * np.trace(C @ inverse)),
+                (traces.effective_dimension(eps), np.trace(C @ K @ inverse)),
                 (traces.variance(eps), np.trace(C @ K @ inverse @ inverse)),
             ):
                 assert found.low <= found.value <= found.high
                 assert found.low >= 0
                 misses += not found.low * (1 - 1e-7) <= truth <= found.high * (1 + 1e-7)
-    # 250 intervals that hold with 99 % each.
-    assert misses <= 8
+    # 375 intervals that hold with 99 % each.
+    assert misses <= 12
 
 
 def test_deflation_narrows() -> None:
@@ -88,10 +88,10 @@ def test_the_lower_end_grows_with_eps() -> None:
 
 
 def test_no_probe_says_what_is_certain() -> None:
-    traces = WeightedTraces([], 0.01, 3.0, 1.0, 2.0)
+    traces = TraceProbes([], 0.01, 3.0, largest=2.0)
     found = traces.remaining(2.0)
     assert (found.low, found.high) == (pytest.approx(1.5), pytest.approx(3.0))
     assert traces.remaining(np.inf).low == 3.0
     assert traces.variance(np.inf).high == 0.0
-    open_end = WeightedTraces([], 0.01, 3.0, 1.0).remaining(2.0)
+    open_end = TraceProbes([], 0.01, 3.0).remaining(2.0)
     assert (open_end.low, open_end.high) == (0.0, 3.0)

@@ -20,7 +20,7 @@ from riskaudit.proxies import PROXIES
 from riskaudit.release import PerSampleRelease
 from riskaudit.results import Estimate
 from riskaudit.sensitivity import Clock, Linearisation
-from riskaudit.sensitivity.information import CorrelatedInformation
+from riskaudit.sensitivity.information import ExactInformation
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
 SIGMA = 0.05
@@ -82,7 +82,7 @@ def test_brackets_hold_the_truth(model: str, kind: str, max_matvecs: int) -> Non
             assert row.low * (1 - 1e-9) <= expected, (name, index)
             assert row.high is None or expected <= row.high * (1 + 1e-9), (name, index)
             assert row.value is None or row.low <= row.value <= row.high
-        assert found["posterior_rmse"][index].high <= at.prior_rmse[index] * (1 + 1e-12)
+        assert found["posterior_rmse"][index].high <= float(at.prior.std[index]) * (1 + 1e-12)
         if max_matvecs == 64:
             assert found["map_i2f"][index].high <= 1.1 * found["map_i2f"][index].low
             assert found["revealed_fraction"][index].high <= found["revealed_fraction"][index].low + 0.35
@@ -152,7 +152,7 @@ def test_more_noise_never_helps_and_the_noise_asked_for_is_enough(solver: str) -
     for index, information in enumerate(at.information):
         errors = [information.error(sigma) for sigma in np.geomspace(1e-4, 1e4, 40)]
         assert all(later.low >= earlier.low * (1 - 1e-9) for earlier, later in pairwise(errors))
-        assert information.tau == pytest.approx(at.prior_rmse[index], rel=1e-12)
+        assert information.tau == pytest.approx(float(at.prior.std[index]), rel=1e-12)
         target = 0.4 * information.tau
         found = information.noise_for(target)
         J = oracles.jacobian(network, F.cross_entropy, batch.inputs[index], batch.targets[index])
@@ -173,9 +173,10 @@ def test_posterior_rmse_is_the_mean_of_map_rmse_over_the_prior() -> None:
     at = cases.linearise(model, batch, f"gaussian:{SIGMA}", prior=prior)
     found = at.posterior_spectrum
     many = found.prior.select([0] * draws)
+    std = float(at.prior.std[0])
     white = torch.randn(draws, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     squared = []
-    for displacement in many.root(white):
+    for displacement in std * many.root(white):
         at.displacement = displacement[None]
         squared.append(PROXIES["map_rmse"].score(at).estimates[0].value ** 2)
     expected = PROXIES["posterior_rmse"].score(at).estimates[0].value ** 2
@@ -236,7 +237,8 @@ def test_float32_uses_float64_where_all_eigenvalues_are_known() -> None:
 
 def test_correlated_information_is_the_formula() -> None:
     values, weights = np.array([0.0, 0.5, 2.0]), np.array([0.3, 1.0, 0.2])
-    information = CorrelatedInformation(values, weights)
+    tau = math.sqrt(weights.mean())
+    information = ExactInformation(values / tau**2, tau, weights / tau**2)
     for sigma in (1e-3, 0.5, 10.0):
         left = np.sum(weights * sigma**2 / (values + sigma**2))
         assert information.error(sigma).value == pytest.approx(math.sqrt(left / 3), rel=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cases
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 
 from riskaudit.sensitivity.information import ExactInformation, Information, posterior_rmse, revealed_fraction
 
@@ -63,3 +64,24 @@ def test_exact_information_is_the_formula() -> None:
         assert information.error(sigma).value == float(posterior_rmse(values, sigma, TAU))
         eps = sigma**2 / TAU**2
         assert information.revealed(sigma).value == pytest.approx(np.mean(values / (values + eps)), rel=1e-12)
+
+
+def test_a_block_of_a_joint_posterior_is_read_off_its_own_weights() -> None:
+    """Two samples in one upload: w_i = ||(L v_i)[block]||^2, docs/theory.md on correlated priors, block by block."""
+    rng, d, sigma = np.random.default_rng(0), 6, 0.4
+    J = rng.standard_normal((9, 2 * d))
+    C = np.zeros((2 * d, 2 * d))
+    for block, std in ((slice(0, d), 0.3), (slice(d, 2 * d), 2.0)):
+        factor = rng.standard_normal((d, d))
+        C[block, block] = std**2 * (factor @ factor.T / d + 0.1 * np.eye(d))
+    covariance = np.linalg.inv(J.T @ J / sigma**2 + np.linalg.inv(C))
+    L = np.real(sqrtm(C))
+    values, vectors = np.linalg.eigh(L @ J.T @ J @ L)
+    for block in (slice(0, d), slice(d, 2 * d)):
+        tau = np.sqrt(np.trace(C[block, block]) / d)
+        information = ExactInformation(np.maximum(values, 0) / tau**2, tau, np.square(L @ vectors)[block].sum(0))
+        assert information.error(sigma).value == pytest.approx(
+            np.sqrt(np.trace(covariance[block, block]) / d), rel=1e-9
+        )
+        revealed = 1 - np.trace(covariance[block, block]) / np.trace(C[block, block])
+        assert information.revealed(sigma).value == pytest.approx(revealed, rel=1e-9)

@@ -17,6 +17,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.linalg.active import ActiveOperator, Deadline
 from riskaudit.linalg.krylov.certificates import upper_end
@@ -68,7 +69,11 @@ def lanczos(
 
     Returns:
         One space per sample, in order.
+
+    Raises:
+        ValueError: the operator isn't known to be symmetric and positive semidefinite.
     """
+    operator.require_psd()
     n, rounding = operator.shape[1], torch.finfo(operator.dtype).eps
     norms = start.double().norm(dim=-1)
     start_norms = norms.tolist()
@@ -85,30 +90,30 @@ def lanczos(
         length = len(final.diagonal) + (0 if final.exhausted else 1)
         spaces[index] = KrylovSpace(final, basis[row, :length].clone())
 
-    held = ActiveOperator(operator)
+    working = ActiveOperator(operator)
     active = [norm > 0 for norm in start_norms]
-    for index, working in enumerate(active):
-        if not working:
+    for index, unfinished in enumerate(active):
+        if not unfinished:
             leave(index, index, tridiagonal(index))
     steps = 0
     while any(active) and steps < max_products and not (deadline is not None and deadline()):
-        kept = held.narrow(active)
-        if kept is not None:
-            basis, active = basis[kept], [True] * len(kept)
+        remaining = working.narrow(active)
+        if remaining is not None:
+            basis, active = basis[remaining], [True] * len(remaining)
         if basis.shape[1] < steps + 2:
             basis = torch.cat([basis, basis.new_zeros(len(basis), BASIS_BLOCK, n)], dim=1)
-        known, current = basis[:, : steps + 1], basis[:, steps]
-        product = held.operator.matvec(current)
+        orthonormal, current = basis[:, : steps + 1], basis[:, steps]
+        product = working.operator.matvec(current)
         remainder = product
         for _ in range(2):
-            coefficients = known @ remainder.unsqueeze(-1)
-            remainder = remainder - (known.mT @ coefficients).squeeze(-1)
+            coefficients = orthonormal @ remainder.unsqueeze(-1)
+            remainder = remainder - (orthonormal.mT @ coefficients).squeeze(-1)
         beta = remainder.norm(dim=-1)
         # Rows of samples that have left may hold anything that is finite.
         basis[:, steps + 1] = remainder / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
         figures = torch.stack([(product * current).sum(-1), beta, product.norm(dim=-1)], dim=-1).double().tolist()
         steps += 1
-        for row, index in enumerate(held.rows):
+        for row, index in enumerate(working.rows):
             if not active[row]:
                 continue
             alpha, following, scale = figures[row]
@@ -119,7 +124,7 @@ def lanczos(
             if present.exhausted or finished(index, present):
                 active[row] = False
                 leave(row, index, present)
-    for row, index in enumerate(held.rows):
+    for row, index in enumerate(working.rows):
         if active[row]:
             leave(row, index, tridiagonal(index))
     return [spaces[index] for index in range(len(start))]
@@ -161,8 +166,8 @@ class Lanczos(EigenvalueSolver):
     precision: float | None = None
     deadline: Deadline | None = None
 
+    @override
     def solve(self, operator: LinearOperator, start: Tensor) -> Solution:
-        """See `EigenvalueSolver.solve`."""
         return self.read(self.run(operator, start))
 
     def run(self, operator: LinearOperator, start: Tensor) -> list[KrylovSpace]:

@@ -56,7 +56,7 @@ def inverse_forms(tridiagonal: Tridiagonal, shift: ArrayLike, least: float = 0.0
 
 @final
 class Quadrature:
-    """The Gauss and Gauss-Radau rules of N iterations, kept so that many shifts cost little.
+    """The Gauss and Gauss-Radau rules of N iterations, stored so that many shifts cost little.
 
     Args:
         tridiagonals: N of them, of one H.
@@ -98,18 +98,18 @@ class Quadrature:
         scale = np.where(squared > 0, squared, 1.0)
         first_low = self._applied(self._lower, self._lower_weights, shifts + self.slack, 1)
         floor = self._floor + shifts
-        known = floor > 2 * self.slack
-        safe = np.where(known, floor, 1.0)
-        ratio = np.where(known, self.slack, 0.0) / safe
-        moved = np.where(known, shifts, np.inf)
+        resolved = floor > 2 * self.slack
+        safe = np.where(resolved, floor, 1.0)
+        ratio = np.where(resolved, self.slack, 0.0) / safe
+        moved = np.where(resolved, shifts, np.inf)
         first_high = self._applied(self._upper, self._upper_weights, moved - self.slack, 1)
         second_high = self._applied(self._upper, self._upper_weights, moved, 2) * (1 + ratio) ** 2
         second_low = self._applied(self._lower, self._lower_weights, moved, 2) * (1 - ratio) ** 2
         # (b^T R b)^2 <= ||b||^2 ||R b||^2, which also holds where the spectrum's end is unknown.
         second_low = np.maximum(second_low, first_low**2 / scale)
-        unknown = np.where(squared > 0, np.inf, 0.0)
-        first_high = np.where(known, first_high, unknown)
-        second_high = np.where(known, np.minimum(second_high, first_high / safe), unknown)
+        unbounded = np.where(squared > 0, np.inf, 0.0)
+        first_high = np.where(resolved, first_high, unbounded)
+        second_high = np.where(resolved, np.minimum(second_high, first_high / safe), unbounded)
         return InverseForms(first_low, first_high, second_low, second_high)
 
     def shares(self, eps: float) -> tuple[Array, Array]:
@@ -125,9 +125,9 @@ class Quadrature:
         # x / (x + eps) >= x / (x + s) for s >= eps: where rounding blurs eps, a larger s may say more.
         shifts = np.maximum(eps, np.multiply.outer(SLACK_MULTIPLES, self.slack))[..., None]
         below = self._upper - self.slack[:, None]
-        known = below.min(axis=-1, initial=np.inf)[:, None] + shifts > 0
-        shares = shares_of(below, np.where(known, shifts, np.inf))
-        low = np.where(known[..., 0], np.sum(self._upper_weights * shares, axis=-1), 0.0).max(axis=0, initial=0.0)
+        positive = below.min(axis=-1, initial=np.inf)[:, None] + shifts > 0
+        shares = shares_of(below, np.where(positive, shifts, np.inf))
+        low = np.where(positive[..., 0], np.sum(self._upper_weights * shares, axis=-1), 0.0).max(axis=0, initial=0.0)
         return np.minimum(low, high), high
 
     def middle_variances(self, eps: float) -> Array:
@@ -211,7 +211,7 @@ def _stacked(rules: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Nodes and weights as [N, K], padded with nodes of no weight."""
     length = max((len(nodes) for nodes, _ in rules), default=0)
     nodes, weights = np.full((len(rules), length), np.inf), np.zeros((len(rules), length))
-    for row, (own_nodes, own_weights) in enumerate(rules):
-        nodes[row, : len(own_nodes)] = own_nodes
-        weights[row, : len(own_weights)] = own_weights
+    for row, (rule_nodes, rule_weights) in enumerate(rules):
+        nodes[row, : len(rule_nodes)] = rule_nodes
+        weights[row, : len(rule_weights)] = rule_weights
     return nodes, weights

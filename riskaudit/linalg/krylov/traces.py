@@ -1,32 +1,38 @@
-"""Traces of functions of H with an interval, from Gaussian probes.
+"""Traces of L f(K) L with an interval, from Gaussian probes, for a symmetric L whose square C is known.
+
+With K = L H L and f(x) = eps / (x + eps) this is the trace of a posterior covariance whose prior has covariance C. With
+L = 1 it is tr f(H). A probe z ~ N(0, I) gives z^T L f(K) L z: a quadratic form of K at b = L z, which Gauss and
+Gauss-Radau rules bracket (`quadrature`). tr C is known, so that the complement tr L (1 - f)(K) L gives ends as well.
 
 [derived; cf. Laurent and Massart, Ann. Statist. 28 (2000); Cortinovis and Kressner, Found. Comput. Math.
 22 (2022)] For a positive semidefinite A with trace T and norm at most c, and z ~ N(0, I), log E exp(s
 z^T A z) = -1/2 sum_i log(1 - 2 s a_i) is convex in the eigenvalues a_i, so it is largest where T/c of
 them equal c. The mean of N probes then has tails no heavier than (c/N) chi^2 with N T/c degrees of
 freedom: P(mean beyond E, on either side of T) <= exp(-N/(2c) (E - T - T ln(E/T))). Also with c = T.
+Here ||L f(K) L|| <= ||C|| max f.
 
-Deflation (Meyer, Musco, Musco and Woodruff, "Hutch++", SOSA 2021; Chen and Hallman, "Krylov-aware
-stochastic trace estimation", SIAM J. Matrix Anal. Appl. 44, 2023): with orthonormal Ritz vectors y_i of an
-earlier space and P the projection orthogonal to them, tr f(H) = sum_i y_i^T f(H) y_i + tr P f(H) P. The
-first part is bracketed by the Ritz values t_i and residuals r_i, the second one by probes that start at
-P z. Their iteration runs on H itself, so their quadrature is that of f(H).
+Directions that carry much are left out of the probes, and bracketed for certain (`deflation`).
+
+[derived] Rounding: a product with K is three products one after the other, so its error is relative to
+||C|| ||H||, which may exceed ||K|| where C is narrow in the directions that H sees best.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import final
 
 import numpy as np
 
+from riskaudit.linalg.krylov.deflation import Deflation, reciprocal, share_ends, variance_ends
 from riskaudit.linalg.krylov.quadrature import Quadrature, middle, shares_of
 from riskaudit.linalg.krylov.tridiagonal import Array, Tridiagonal
 from riskaudit.linalg.solution import Interval
 
-# A Ritz pair is worth deflating where r^2 / eps is at most this share of t + eps.
-DEFLATABLE_SHARE = 0.01
+# What is left of a trace, where the ends of its parts add up to all of it but for this share, is all of it.
+SUM_ROUNDING = 1e-12
 
 
 def trace_interval(
@@ -117,16 +123,9 @@ def effective_dimension_bounds(
     return low, high
 
 
-def deflatable(tridiagonal: Tridiagonal, eps: float) -> list[int]:
-    """Positions of the Ritz pairs that bracket y^T f(H) y within about 1 %, so are worth deflating."""
-    values, _, residuals = tridiagonal.ritz()
-    error = (residuals + tridiagonal.slack()) ** 2 / eps
-    return [int(index) for index in np.flatnonzero(error <= DEFLATABLE_SHARE * (np.maximum(values, 0.0) + eps))]
-
-
 @final
 class TraceProbes:
-    """Traces of functions of one sample's H, at as many points as wanted, from the same probes.
+    """Traces of functions of one sample's K, weighted with C, at as many points as wanted, from the same probes.
 
     Values lie between the Gauss and the Gauss-Radau rule (`quadrature.middle`). Each interval holds
     with probability 1 - ``failure`` (and whatever probability ``largest`` and a ``least`` hold with), for an
@@ -134,79 +133,108 @@ class TraceProbes:
     ``failure`` by their number where all are needed together, or where eps was chosen by looking at them.
 
     Args:
-        tridiagonals: of the N probes: iterations on H that started at P z, z ~ N(0, I) independent of each
-            other and of the deflated vectors. Without deflation P = I.
+        tridiagonals: of the N probes: iterations on K that started at L P z, z ~ N(0, I) independent of each
+            other and of the deflated directions, which P projects out. Without deflation P = 1.
         failure: probability that a returned interval misses.
-        deflated_values: Ritz values t_i of the orthonormal deflated vectors, [m].
-        deflated_residuals: ||H y_i - t_i y_i||, [m].
-        largest: an upper end of l_1, which bounds the functions' norms and so narrows small traces.
-        dimension: n; read off the probes where there are any.
+        total: tr C, the dimension where L = 1.
+        norm: the largest eigenvalue of P C P, 1 where L = 1.
+        largest: an upper end of K's largest eigenvalue, which bounds the functions' norms and so narrows small traces.
+        scale: what products with K are rounded relative to, where that exceeds all Ritz values.
+        deflation: the directions that the probes leave out.
+        ritz_values: where L = 1, of any subspace: they bound the effective dimension for certain.
 
     Attributes:
-        slack: rounding of H's products that is allowed for, in units of H; 0 if no probe tells of it.
+        slack: rounding of products that is allowed for, in units of K; 0 if no probe tells of it.
+        white: whether L is known to be 1.
     """
 
     def __init__(
         self,
         tridiagonals: Sequence[Tridiagonal],
         failure: float,
-        deflated_values: Array | None = None,
-        deflated_residuals: Array | None = None,
+        total: float,
+        *,
+        norm: float = 1.0,
         largest: float = math.inf,
-        dimension: int | None = None,
+        scale: float = 0.0,
+        deflation: Deflation | None = None,
+        ritz_values: Array | None = None,
     ) -> None:
-        if dimension is None:
-            if not tridiagonals:
-                raise ValueError("neither probes nor a dimension are given")
-            dimension = tridiagonals[0].dimension
-        self.dimension, self.failure, self.largest = dimension, failure, largest
-        self.values = np.zeros(0) if deflated_values is None else np.maximum(deflated_values, 0.0)
-        self.residuals = np.zeros(0) if deflated_residuals is None else deflated_residuals
-        if len(self.values) != len(self.residuals):
-            raise ValueError(f"{len(self.values)} Ritz values, but {len(self.residuals)} residuals")
+        self.failure, self.total, self.norm, self.largest = failure, total, norm, largest
+        self.deflation, self.ritz_values, self.white = deflation or Deflation(), ritz_values, ritz_values is not None
+        self.remaining_total = max(0.0, total - self.deflation.trace)
         # Where all is deflated nothing is left to probe.
-        self._tridiagonals = list(tridiagonals) if self.remaining else []
-        # Products are rounded relative to H's largest eigenvalue, which a projected start may never meet.
-        self._known = max([float(self.values.max(initial=0.0)), *(each.largest for each in tridiagonals)])
-        self.slack = max((each.slack(self._known) for each in tridiagonals), default=0.0)
-        self._rules = Quadrature(self._tridiagonals, largest=self._known)
-
-    @property
-    def remaining(self) -> int:
-        """Dimension of the space that the probes are in, n - m."""
-        return self.dimension - len(self.values)
+        self._tridiagonals = list(tridiagonals) if self.remaining_total else []
+        # A projected start may never meet the largest eigenvalue.
+        self._scale = max([scale, self.deflation.largest, *(each.largest for each in tridiagonals)])
+        self.slack = max((each.slack(self._scale) for each in tridiagonals), default=0.0)
+        self._rules = Quadrature(self._tridiagonals, largest=self._scale)
+        self._shares: tuple[float, Interval, Interval] | None = None
 
     def effective_dimension(self, eps: float) -> Interval:
-        """d_eff = tr f(H), f(x) = x / (x + eps).
-
-        Both f(H) and 1 - f(H) = eps (H + eps)^-1 are probed by the same forms, with half of the failure
-        each: of the two intervals the narrower end counts.
+        """tr L K (K + eps)^-1 L; where L = 1, d_eff = tr f(H) with f(x) = x / (x + eps).
 
         Raises:
             ValueError: eps isn't positive.
         """
+        return self._both_shares(eps)[0]
+
+    def remaining(self, eps: float) -> Interval:
+        """tr L eps (K + eps)^-1 L: tr C less the effective dimension. The lower end grows with eps.
+
+        Raises:
+            ValueError: eps isn't positive.
+        """
+        return self._both_shares(eps)[1]
+
+    def _both_shares(self, eps: float) -> tuple[Interval, Interval]:
+        """The effective dimension and what is left; the last answer is remembered, since they are asked for in turn."""
         _check_positive(eps)
+        if self._shares is None or self._shares[0] != eps:
+            self._shares = eps, *self._computed_shares(eps)
+        return self._shares[1:]
+
+    def _computed_shares(self, eps: float) -> tuple[Interval, Interval]:
+        """Both are probed by the same forms, with half of the failure each: the narrower ends count."""
         if math.isinf(eps):
-            return Interval(0.0, 0.0, 0.0)
-        squared, rules, remaining = self._rules.squared_norms, self._rules, self.remaining
-        norm = 1.0 if math.isinf(self.largest) else self.largest / (self.largest + eps)
-        lows, highs = rules.shares(eps)
-        highs = np.minimum(highs, norm * squared)
-        direct_low, direct_high = self._ends(np.minimum(lows, highs), highs, norm, self.failure / 2)
-        # The same forms again, but eps b^T (H + eps)^-1 b without cancellation where eps is small.
-        others = eps * rules.inverse_forms(eps).first_low
-        other_low, other_high = self._ends(others, np.maximum(others, squared - lows), 1.0, self.failure / 2)
-        known_low, known_high = self._deflated_share(eps)
+            return Interval(0.0, 0.0, 0.0), Interval(self.total, self.total, self.total)
+        rest, most = self.remaining_total, 1.0 if math.isinf(self.largest) else self.largest / (self.largest + eps)
+        probed = share_ends(self._rules, eps, most)
+        low, high = self._ends(probed.low, probed.high, most, self.failure / 2)
+        left_low, left_high = self._ends(probed.left_low, probed.left_high, 1.0, self.failure / 2)
+        deflated = self.deflation.share_ends(eps, most, self.slack)
         # Ritz values interlace, so this lower end is certain.
-        certain = float(np.sum(shares_of(np.maximum(self.values - self.slack, 0.0), eps)))
-        low = max(known_low + max(direct_low, remaining - other_high), certain)
-        high = min(known_high + min(direct_high, remaining - other_low), self.dimension * norm)
-        return _within(
-            float(np.sum(shares_of(self.values, eps))) + self._scaled(middle(lows, highs, squared)), low, high
+        certain = float(np.sum(shares_of(np.maximum(self.deflation.values - self.slack, 0.0), eps)))
+        least = max(deflated.low + max(low, rest - left_high), certain)
+        greatest = min(deflated.high + min(high, rest - left_low), self.total * most)
+        if self.ritz_values is not None:
+            sure_low, sure_high = effective_dimension_bounds(
+                self.ritz_values, int(self.total), self.trace().high, eps, self.slack
+            )
+            least, greatest = max(least, sure_low), min(greatest, sure_high)
+        if greatest > (1 - SUM_ROUNDING) * self.total:
+            # Nothing is known then, and a sum of parts may be off by rounding.
+            greatest = self.total
+        value = self.deflation.share(eps, most) + self._scaled(
+            middle(probed.low, probed.high, self._rules.squared_norms)
         )
+        dimension = _within(value, least, greatest)
+        least_left = max(deflated.left_low + max(left_low, rest - high), self.total - dimension.high)
+        most_left = min(deflated.left_high + min(left_high, rest - low), self.total - dimension.low)
+        if most_left > (1 - SUM_ROUNDING) * self.total:
+            most_left = self.total
+        return dimension, _within(self.total - dimension.value, max(0.0, least_left), most_left)
 
-    def variance_trace(self, eps: float) -> Interval:
-        """tr h(H), h(x) = x / (x + eps)^2: times sigma^2, the variance of the MAP attacker's error.
+    def norm_remaining(self, eps: float) -> float:
+        """An upper end, for certain, of ||L eps (K + eps)^-1 L||.
+
+        That of a positive semidefinite matrix is at most the sum of those of its diagonal blocks: of the deflated
+        directions, whose trace is bracketed, and of the rest, where the matrix is at most C.
+        """
+        return self.deflation.share_ends(eps, 1.0, self.slack).left_high + self.norm
+
+    def variance(self, eps: float) -> Interval:
+        """tr L h(K) L, h(x) = x / (x + eps)^2: times the noise's variance, that of the MAP attacker's error.
 
         Raises:
             ValueError: eps isn't positive.
@@ -214,108 +242,72 @@ class TraceProbes:
         _check_positive(eps)
         if math.isinf(eps):
             return Interval(0.0, 0.0, 0.0)
-        norm = 1 / (4 * eps)
+        most = 1 / (4 * eps)
         if self.largest < eps:
             # h increases up to x = eps.
-            norm = self.largest / (self.largest + eps) / (self.largest + eps)
-        forms = self._rules.inverse_forms(eps)
-        squared = self._rules.squared_norms
-        highs = np.minimum(forms.first_high - eps * forms.second_low, norm * squared).clip(0.0)
-        lows = np.minimum((forms.first_low - eps * forms.second_high).clip(0.0), highs)
-        low, high = self._ends(lows, highs, norm, self.failure)
-        known_low, known_high = self._deflated_variance(eps)
-
-        known = float(np.sum(shares_of(self.values, eps) / (self.values + eps)))
-        return _within(
-            known + self._scaled(self._rules.middle_variances(eps)),
-            known_low + low,
-            min(self.dimension * norm, known_high + high),
-        )
+            most = self.largest / (self.largest + eps) / (self.largest + eps)
+        low, high = self._ends(*variance_ends(self._rules, eps, most), most, self.failure)
+        deflated_low, deflated_high = self.deflation.variance_ends(eps, most, self.slack)
+        value = self.deflation.variance(eps) + self._scaled(self._rules.middle_variances(eps))
+        return _within(value, deflated_low + low, min(self.total * most, deflated_high + high))
 
     def inverse_trace(self, least: float = 0.0) -> Interval:
-        """tr H^-1: times sigma^2, the squared error of an attacker without a prior.
+        """tr H^-1, where L = 1: times sigma^2, the squared error of an attacker without a prior.
 
         Args:
-            least: a lower end of l_n. At 0, or too near to be told from it, only a lower end comes out.
+            least: a lower end of l_n. At 0, or too near to be dimension from it, only a lower end comes out.
         """
-        forms = Quadrature(self._tridiagonals, least, self._known).inverse_forms(0.0)
+        forms = Quadrature(self._tridiagonals, least, self._scale).inverse_forms(0.0)
         certified = least > 2 * self.slack
         low, high = self._ends(forms.first_low, forms.first_high, 1 / least if certified else math.inf, self.failure)
-        known_low = float(np.sum(1 / np.maximum(self.values + self.slack, 1e-300)))
-        known_high = math.inf if len(self.values) else 0.0
+        values, residuals = self.deflation.values, self.deflation.residuals
+        deflated_low = float(np.sum(1 / np.maximum(values + self.slack, 1e-300)))
+        deflated_high = math.inf if len(values) else 0.0
         if certified:
-            errors = (self.residuals + self.slack) ** 2 / least
-            known_high = float(np.sum(_reciprocal(self.values - self.slack - errors, least)))
-        return _within(
-            known_low + self._scaled(middle(forms.first_low, forms.first_high)), known_low + low, known_high + high
-        )
+            errors = (residuals + self.slack) ** 2 / least
+            deflated_high = float(np.sum(reciprocal(values - self.slack - errors, least)))
+        value = deflated_low + self._scaled(middle(forms.first_low, forms.first_high))
+        return _within(value, deflated_low + low, deflated_high + high)
 
     def trace(self) -> Interval:
-        """tr H, narrower where ``largest`` is known: its diagonal blocks' traces are known exactly."""
+        """tr H, where L = 1; narrower where ``largest`` is known: its diagonal blocks' traces are known exactly."""
+        return self._trace
+
+    @cached_property
+    def _trace(self) -> Interval:
         lows, highs = [], []
         for each, squared in zip(self._tridiagonals, self._rules.squared_norms.tolist(), strict=True):
             # z^T H z = ||z||^2 alpha_1. Of a probe that made no product it lies between 0 and ||z||^2 l_1.
-            made = each.num_products > 0
-            lows.append(max(0.0, squared * (each.diagonal[0] - self.slack)) if made else 0.0)
-            highs.append(squared * (each.diagonal[0] + self.slack if made else self.largest) if squared else 0.0)
+            multiplied = each.num_products > 0
+            lows.append(max(0.0, squared * (each.diagonal[0] - self.slack)) if multiplied else 0.0)
+            highs.append(squared * (each.diagonal[0] + self.slack if multiplied else self.largest) if squared else 0.0)
         low, high = self._ends(np.array(lows), np.array(highs), self.largest, self.failure)
-        known, blur = float(self.values.sum()), len(self.values) * self.slack
-        high = min(known + blur + high, self.dimension * self.largest)
-        return _within(known + (float(np.mean(lows)) if lows else 0.0), max(0.0, known - blur) + low, high)
+        values = self.deflation.values
+        deflated, blur = float(values.sum()), len(values) * self.slack
+        high = min(deflated + blur + high, self.total * self.largest)
+        mean = float(np.mean(lows)) if lows else 0.0
+        return _within(deflated + mean, max(0.0, deflated - blur) + low, high)
 
     def _scaled(self, forms: Array) -> float:
-        """The trace of P A P that the probes' own forms [N] stand for; the spread of their lengths cancels."""
+        """The trace of P L g(K) L P that the probes' forms [N] stand for; the spread of their lengths cancels."""
         total = float(self._rules.squared_norms.sum())
-        return self.remaining * float(forms.sum()) / total if total > 0 else 0.0
+        return self.remaining_total * float(forms.sum()) / total if total > 0 else 0.0
 
-    def _ends(self, lows: Array, highs: Array, norm: float, failure: float) -> tuple[float, float]:
-        """Ends of the trace of P A P from the probes' own [N], where norm bounds ||A||."""
-        if not self.remaining:
+    def _ends(self, lows: Array, highs: Array, most: float, failure: float) -> tuple[float, float]:
+        """Ends of the trace of P L g(K) L P from the probes' forms [N], where 0 <= g <= most."""
+        if not self.remaining_total:
             return 0.0, 0.0
+        everything = self.remaining_total * most
         if not len(lows):
-            return 0.0, self.remaining * norm
-        low, high = trace_interval(float(np.mean(lows)), float(np.mean(highs)), len(lows), norm, failure)
-        return low, min(high, self.remaining * norm)
-
-    def _deflated_share(self, eps: float) -> tuple[float, float]:
-        """Ends of sum_i y_i^T f(H) y_i.
-
-        f is operator concave, so each term is at most f(t_i). From below, with M = H + s and s >= eps, the
-        Schur complement of M on y_i gives 1 / (y^T M^-1 y) >= t + s - r^2 / s; s = 2 r^2 / t is the best.
-        """
-        high = float(np.sum(shares_of(self.values + self.slack, eps)))
-        values, residuals = np.maximum(self.values - self.slack, 0.0), self.residuals + self.slack
-        positive = values > 0
-        values, squares = values[positive], residuals[positive] ** 2
-        shifts = np.maximum(eps, 2 * squares / values)
-        # 1 - s / (t + s - r^2 / s), divided through by s.
-        gained = values - squares / shifts
-        return float(np.sum(gained / (gained + shifts))), high
-
-    def _deflated_variance(self, eps: float) -> tuple[float, float]:
-        """Ends of sum_i y_i^T h(H) y_i, from those of both inverse forms of y_i.
-
-        M y = (t + eps) y + r w gives M^-1 y = (y - r M^-1 w) / (t + eps), so a norm of at most
-        (1 + r / eps) / (t + eps).
-        """
-        below, residuals = np.maximum(self.values - self.slack, 0.0) + eps, self.residuals + self.slack
-        first_low = 1 / (self.values + self.slack + eps)
-        first_high = _reciprocal(below - residuals**2 / eps, eps)
-        second_high = np.minimum(((1 + residuals / eps) / below) ** 2, first_high / eps)
-        lows = np.maximum(first_low - eps * second_high, 0.0)
-        # y^T M^-2 y >= (y^T M^-1 y)^2.
-        highs = np.minimum(first_high - eps * first_low**2, 1 / (4 * eps))
-        return float(np.sum(np.minimum(lows, highs))), float(np.sum(highs))
+            return 0.0, everything
+        mean_low, mean_high = float(np.mean(lows)), float(np.mean(highs))
+        low, high = trace_interval(mean_low, mean_high, len(lows), most * self.norm, failure)
+        return min(low, everything), min(high, everything)
 
 
 def _check_positive(eps: float) -> None:
     if not eps > 0:
         raise ValueError(f"eps must be positive, found {eps}")
-
-
-def _reciprocal(values: Array, least: float) -> Array:
-    """1 / value, where a value below ``least`` is known to be at least that."""
-    return 1 / np.maximum(values, least)
 
 
 def _within(value: float, low: float, high: float) -> Interval:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.linalg.active import ActiveOperator, Deadline
 from riskaudit.linalg.operators import LinearOperator
@@ -37,8 +38,8 @@ class ConjugateGradient(InverseSolver):
     max_matvecs: int = 1000
     deadline: Deadline | None = None
 
+    @override
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
-        """See `InverseSolver.solve`; ``largest`` is not used."""
         value, remainder, direction = torch.zeros_like(rhs), rhs.clone(), rhs.clone()
         squared = remainder.square().sum(-1)
         rhs_norm = squared.sqrt().double()
@@ -48,11 +49,11 @@ class ConjugateGradient(InverseSolver):
         claimed = ~active
         smallest = shift.clone()
         matvecs = torch.zeros(len(rhs), dtype=torch.long, device=rhs.device)
-        held = ActiveOperator(operator)
+        working = ActiveOperator(operator)
         while len(steps) < self.max_matvecs and bool(active.any()):
             if self.deadline is not None and self.deadline():
                 break
-            product = held.matvec(direction, active) + shift[:, None].to(rhs.dtype) * direction
+            product = working.matvec(direction, active) + shift[:, None].to(rhs.dtype) * direction
             curvature = (direction * product).sum(-1)
             matvecs += active.long()
             # Zero or negative curvature: the direction lies in the null space up to rounding.

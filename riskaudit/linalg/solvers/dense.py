@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeGuard, final
+from typing import final
 
 import torch
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
+from typing_extensions import override
 
-from riskaudit.linalg.operators import GramFactor, GramOperator, LinearOperator, identity_columns
+from riskaudit.linalg.operators import LinearOperator, identity_columns
 from riskaudit.linalg.solution import Solution
 from riskaudit.linalg.solvers.eigenvalues import EigenvalueSolver, register_eigenvalue_solver
 from riskaudit.linalg.solvers.inverses import InverseSolver, register_inverse_solver
@@ -55,9 +56,10 @@ class Spectrum:
     @classmethod
     def of(cls, operator: LinearOperator) -> Spectrum:
         """Decompose a symmetric positive semidefinite operator."""
+        operator.require_psd()
         values, vectors = zip(*(torch.linalg.eigh(matrix) for matrix in dense_matrices(operator)), strict=True)
         rounding = torch.finfo(operator.dtype).eps
-        if _holds_jacobian(operator):
+        if _held_factor(operator) is not None:
             # Squared in float64, J's own rounding reaches H's eigenvalues only as its square.
             rounding = max(torch.finfo(torch.float64).eps, rounding**2)
         return cls(torch.stack(values).clamp_min(0.0), torch.stack(vectors), operator.shape[1], rounding)
@@ -71,28 +73,28 @@ class Spectrum:
         return torch.einsum("bnk,bk->bn", self.vectors, coefficients / safe), singular
 
 
-def _holds_jacobian(operator: LinearOperator) -> TypeGuard[GramOperator]:
-    """Whether one sample's J is small enough to be held and squared in float64."""
-    return isinstance(operator, GramOperator) and 8 * operator.jacobian.shape[0] * operator.shape[1] <= JACOBIAN_BYTES
+def _held_factor(operator: LinearOperator) -> LinearOperator | None:
+    """J of an operator J^T J, where one sample's J is small enough to be held and squared in float64."""
+    factor = operator.factor
+    if factor is None or 8 * factor.shape[0] * factor.shape[1] > JACOBIAN_BYTES:
+        return None
+    return factor
 
 
 def dense_matrices(operator: LinearOperator) -> Iterator[Tensor]:
     """The n x n matrix of every sample, symmetrised, float64; a few samples are worked on at once."""
-    m, n = operator.jacobian.shape if isinstance(operator, GramOperator) else operator.shape
+    m, n = (operator if operator.factor is None else operator.factor).shape
     together = max(1, min(operator.num_samples, GROUP_SAMPLES, GROUP_ENTRIES // (m * n)))
     for first in range(0, operator.num_samples, together):
         group = operator.select(list(range(first, min(first + together, operator.num_samples))))
-        if _holds_jacobian(group):
+        factor = _held_factor(group)
+        if factor is not None:
             # Far cheaper than n products with H: a few more with J, and one product of matrices.
-            yield from map(_gram, _rows(_jacobian_rows(group.jacobian), group, JACOBIAN_BLOCK))
+            yield from map(_gram, _rows(factor.gram_rows, group, JACOBIAN_BLOCK))
         else:
             block = max(1, min(n, COLUMN_BLOCK_ENTRIES // m))
             for matrix in _rows(_transposed(group), group, block):
                 yield (matrix + matrix.mT) / 2
-
-
-def _jacobian_rows(jacobian: LinearOperator) -> Callable[[Tensor], Tensor]:
-    return jacobian.gram_rows if isinstance(jacobian, GramFactor) else _transposed(jacobian)
 
 
 def _transposed(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
@@ -129,8 +131,8 @@ def _gram(rows: Tensor) -> Tensor:
 class Dense(EigenvalueSolver):
     """Largest eigenvalue from the whole dense spectrum in float64: exact."""
 
+    @override
     def solve(self, operator: LinearOperator, start: Tensor) -> Solution:
-        """See `EigenvalueSolver.solve`; ``start`` is not used."""
         return self.read(Spectrum.of(operator))
 
     @staticmethod
@@ -149,8 +151,8 @@ class Dense(EigenvalueSolver):
 class DenseInverse(InverseSolver):
     """Solve with H from its whole dense spectrum: exact."""
 
+    @override
     def solve(self, operator: LinearOperator, rhs: Tensor, shift: Tensor, largest: Tensor) -> Solution:
-        """See `InverseSolver.solve`; ``largest`` is not used."""
         return self.read(Spectrum.of(operator), rhs, shift)
 
     @staticmethod

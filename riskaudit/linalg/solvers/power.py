@@ -10,6 +10,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.solution import Solution, statuses
@@ -38,8 +39,8 @@ class Power(EigenvalueSolver):
     max_matvecs: int = 100
     failure: float = 1e-4
 
+    @override
     def solve(self, operator: LinearOperator, start: Tensor) -> Solution:
-        """See `EigenvalueSolver.solve`."""
         vector = start / start.norm(dim=-1, keepdim=True)
         value = torch.zeros(len(start), dtype=torch.float64, device=start.device)
         residual = torch.full_like(value, float("inf"))

@@ -33,11 +33,11 @@ def truncated_cg(
     squared = remainder.square().sum(-1)
     limit = forcing.square() * squared
     active = squared > 0
-    held = ActiveOperator(operator)
+    working = ActiveOperator(operator)
     for _ in range(max_products):
         if not bool(active.any()):
             break
-        product = held.matvec(direction, active) + shift[:, None] * direction
+        product = working.matvec(direction, active) + shift[:, None] * direction
         curvature = (direction * product).sum(-1)
         # Zero or negative curvature: the direction lies in the null space up to rounding.
         active = active & (curvature > 0) & torch.isfinite(curvature)

@@ -1,0 +1,89 @@
+"""The contract of every proxy, against the formulas of `oracles`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import oracles
+import pytest
+from contracts.proxy import ProxyContract, Sample
+
+from riskaudit.proxies import PROXIES
+from riskaudit.proxies.gradient_norm import GradientNorm
+from riskaudit.proxies.i2f import I2F, ExpectedRmse, I2FLowerBound
+from riskaudit.proxies.lavp import LavpCosineMax, LavpCosineMin, LavpL2Max, LavpL2Min
+from riskaudit.proxies.posterior import MapI2F, MapRmse, PosteriorRmse, RevealedFraction
+
+
+class OracleContract(ProxyContract):
+    """Of a proxy that `oracles` has a formula for."""
+
+    def expected(self, sample: Sample) -> float:
+        posterior = oracles.correlated_posterior(sample.J, sample.delta, sample.displacement, sample.sigma, sample.C)
+        if self.covers.id in posterior:
+            return posterior[self.covers.id]
+        tau = math.sqrt(np.trace(sample.C) / len(sample.C))
+        values = oracles.proxies(sample.J, sample.r, sample.delta, sample.displacement, sample.sigma, tau)
+        return values[self.covers.id]
+
+
+class TestGradientNorm(OracleContract):
+    covers = GradientNorm
+
+
+class TestI2F(OracleContract):
+    covers, needs_full_rank = I2F, True
+
+
+class TestI2FLowerBound(OracleContract):
+    covers = I2FLowerBound
+
+
+class TestExpectedRmse(OracleContract):
+    covers, needs_full_rank = ExpectedRmse, True
+
+
+class TestPosteriorRmse(OracleContract):
+    covers = PosteriorRmse
+
+
+class TestRevealedFraction(OracleContract):
+    covers = RevealedFraction
+
+
+class TestMapRmse(OracleContract):
+    covers = MapRmse
+
+
+class TestMapI2F(OracleContract):
+    covers = MapI2F
+
+
+class TestLavpL2Max(OracleContract):
+    covers = LavpL2Max
+
+
+class TestLavpL2Min(OracleContract):
+    covers, needs_full_rank = LavpL2Min, True
+
+
+class TestLavpCosineMax(OracleContract):
+    covers, needs_gradient = LavpCosineMax, True
+
+
+class TestLavpCosineMin(OracleContract):
+    covers, needs_full_rank, needs_gradient = LavpCosineMin, True, True
+
+
+def test_every_proxy_has_a_contract() -> None:
+    covered = {case.covers for case in OracleContract.__subclasses__()}
+    assert {type(proxy) for proxy in PROXIES.values()} == covered
+
+
+def test_the_oracle_of_correlated_priors_is_that_of_isotropic_ones() -> None:
+    rng = np.random.default_rng(0)
+    J, r, delta, displacement = (rng.standard_normal(shape) for shape in ((20, 6), 20, 20, 6))
+    plain = oracles.proxies(J, r, delta, displacement, 0.1, 0.3)
+    correlated = oracles.correlated_posterior(J, delta, displacement, 0.1, 0.09 * np.eye(6))
+    assert {name: plain[name] for name in correlated} == pytest.approx(correlated, rel=1e-9)
