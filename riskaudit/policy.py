@@ -279,7 +279,7 @@ def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
     if not required:
         return None
     if not content:
-        raise SettingsError(f"expected policy limits in {path}, found none; see riskaudit scan --help")
+        raise SettingsError(f"expected policy limits in {path}, found none; set max_revealed or min_rmse")
     return content
 
 

@@ -105,57 +105,57 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
     """
 
     def run(
-        ctx: typer.Context, own: Settings, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions,
-        options: StudyOptions,
+        ctx: typer.Context, options: Settings, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions,
+        shared: StudyOptions,
     ) -> int:  # fmt: skip
-        check_resumed(options.resume, report.out)
+        check_resumed(shared.resume, report.out)
         delivery = Delivery(ctx, subject, settings, report)
-        earlier = audit_in(options.add_to)
+        earlier = audit_in(shared.add_to)
 
         # Everything above is checked before torch is loaded.
         from riskaudit.studies.base import StudyRun
 
-        load = own.last_readable if isinstance(own, SeriesOptions) else SubjectOptions.load
+        load = options.last_readable if isinstance(options, SeriesOptions) else SubjectOptions.load
         checkpoint, samples = load(subject, settings.loss)
         log = trials_beside(delivery.folder)
         try:
             with progress(subject.quiet, "finished", "steps of the study") as update:
                 study_run = StudyRun(
-                    attacks=options.attacks,
-                    attack_steps=options.attack_steps,
+                    attacks=shared.attacks,
+                    attack_steps=shared.attack_steps,
                     log=log,
-                    resume=options.resume,
+                    resume=shared.resume,
                     progress=update,
                     command=recorded_command(ctx),
                     show_samples=report.show_samples,
                 )
-                result = function(Job(subject, checkpoint, samples, delivery.settings, study_run, earlier), own)
+                result = function(Job(subject, checkpoint, samples, delivery.settings, study_run, earlier), options)
         except KeyboardInterrupt:
             if log.exists():
                 typer.echo(f"interrupted: finished trials are kept; --out {delivery.folder} --resume goes on", err=True)
             return EXIT_INTERRUPTED
-        if earlier is not None and options.add_to is not None:
-            result = merged(result, earlier, options.add_to.name)
+        if earlier is not None and shared.add_to is not None:
+            result = merged(result, earlier, shared.add_to.name)
         outcome = delivery.deliver(result)
         log.unlink(missing_ok=True)
         return outcome
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    run.__annotations__["own"] = model
+    run.__annotations__["options"] = model
     study.command(function.__name__)(command(run))
 
 
-def directions(job: Job, own: DirectionSettings) -> AuditResult:
+def directions(job: Job, options: DirectionSettings) -> AuditResult:
     """Take every sample's Jacobian apart: spectrum, directions, layers, and noise in better shapes.
 
     Exit codes: as scan; 130 interrupted.
     """
     from riskaudit.studies.directions.run import directions_study
 
-    return directions_study(job.model, job.samples, job.settings, job.run, own)
+    return directions_study(job.model, job.samples, job.settings, job.run, options)
 
 
-def fairness(job: Job, own: GroupOptions) -> AuditResult:
+def fairness(job: Job, options: GroupOptions) -> AuditResult:
     """Compare how exposed samples, classes and groups are, and find those that the average hides.
 
     Exit codes: as scan; 130 interrupted.
@@ -163,7 +163,7 @@ def fairness(job: Job, own: GroupOptions) -> AuditResult:
     from riskaudit.studies.fairness.run import fairness_study, with_fairness
     from riskaudit.studies.verify.record import VerifyStudy
 
-    file = own.group_by
+    file = options.group_by
     groups, source = (None, None) if file is None else (_groups(file, job), file.name)
     result = fairness_study(job.model, job.samples, job.settings, job.run, groups=groups, groups_name=source)
     earlier = job.earlier
@@ -174,17 +174,17 @@ def fairness(job: Job, own: GroupOptions) -> AuditResult:
     return with_fairness(result.model_copy(update={"studies": studies}), groups, source)
 
 
-def initialization(job: Job, own: InitializationSettings) -> AuditResult:
-    """Compare what the checkpoint's architecture leaks with other first weights, and with the checkpoint's own.
+def initialization(job: Job, options: InitializationSettings) -> AuditResult:
+    """Compare what the checkpoint's architecture leaks with other first weights, and with the checkpoint's options.
 
     Exit codes: as scan; 130 interrupted.
     """
     from riskaudit.studies.initialization.run import initialization_study
 
-    return initialization_study(job.model, job.samples, job.settings, job.run, seeds=own.seeds)
+    return initialization_study(job.model, job.samples, job.settings, job.run, seeds=options.seeds)
 
 
-def training(job: Job, own: SeriesOptions) -> AuditResult:
+def training(job: Job, options: SeriesOptions) -> AuditResult:
     """Compare what several checkpoints of one training run leak: on average, and of the most exposed sample.
 
     Exit codes: as scan; 130 interrupted. A checkpoint that can't be audited is a row with its reason.
@@ -194,7 +194,7 @@ def training(job: Job, own: SeriesOptions) -> AuditResult:
 
     subject = job.subject
     load = partial(load_checkpoint, arch=subject.arch, mean=subject.mean, std=subject.std)
-    return training_study([*own.earlier, subject.checkpoint], job.samples, job.settings, job.run, load=load)
+    return training_study([*options.earlier, subject.checkpoint], job.samples, job.settings, job.run, load=load)
 
 
 def merged(result: AuditResult, earlier: AuditResult, name: str) -> AuditResult:

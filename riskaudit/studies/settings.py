@@ -48,7 +48,7 @@ class AttackSettings(Settings):
         choices={"known": True, "recovered": False},
     )
     tune: bool = option(
-        False, "Choose each attack's hyper-parameters on the samples that follow those of --limit.", ATTACKS
+        False, "Choose each attack's hyper-parameters on the samples that follow the audited ones.", ATTACKS
     )
 
     @field_validator("names")
@@ -70,8 +70,8 @@ class AttackSettings(Settings):
 
 def with_fields(attack: Attack, changes: dict[str, Any]) -> Attack:
     """The attack with other hyper-parameters; those that it doesn't have are left out."""
-    own = {field.name for field in fields(attack)}  # type: ignore[arg-type]
-    return replace(attack, **{name: value for name, value in changes.items() if name in own})  # type: ignore[type-var]
+    names = {field.name for field in fields(attack)}  # type: ignore[arg-type]
+    return replace(attack, **{name: value for name, value in changes.items() if name in names})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, config=CHECKED)
