@@ -86,10 +86,10 @@ class JacobianMaker(JacobianFactory):
         if self.apart:
             return SeparateJacobian(self.release, batch, self.layout)
         alone = losses_alone(self.release, batch)
-        found = by_layers(self.release, batch, self.layout, alone)
-        if found.separate and not agree(losses_alone(self.release, batch), alone):
+        jacobian = by_layers(self.release, batch, self.layout, alone)
+        if jacobian.separate and not agree(losses_alone(self.release, batch), alone):
             raise CoupledReleaseError(NOT_DETERMINISTIC)
-        return found
+        return jacobian
 
     def around(self, batch: Batch, *, apart: bool) -> Jacobian:
         """J at inputs near samples whose Jacobian was made before, without comparing each with itself alone again.
@@ -126,10 +126,10 @@ def jacobian_maker(release: PerSampleRelease, batch: Batch, *, wordless: bool = 
         with torch.enable_grad():
             layout = _find_layout(release, batch)
             apart = _apart(release, batch, layout)
-    except UnsupportedLayer as found:
-        reason = f"{_described(release.model, found)} is not known to the structured Jacobian"
+    except UnsupportedLayer as unsupported:
+        reason = f"{_described(release.model, unsupported)} is not known to the structured Jacobian"
         return _automatic(release, batch, reason)
-    except Exception as error:  # the model may be anybody's code
+    except Exception as error:  # third-party code may raise anything
         # Whatever is wrong with the model shows again, in its own words, in the generic Jacobian.
         words = [*([] if wordless else str(error).splitlines()), type(error).__name__]
         reason = f"the model can't be run on a batch by the structured Jacobian ({words[0][:200]})"
@@ -146,7 +146,7 @@ def losses_alone(release: Release, batch: Batch) -> Tensor:
     try:
         # As if one by one: what looks at a sample can't look at the others, and is refused where it decides.
         return release.losses(batch)
-    except Exception:  # the model may be anybody's code
+    except Exception:  # third-party code may raise anything
         return torch.stack([release.function.sample_loss(inputs, target) for inputs, target in batch.pairs()])
 
 
@@ -196,7 +196,7 @@ def _attempt(maker: JacobianMaker, batch: Batch) -> Exception | None:
                 columns = part.inputs.flatten(1).unsqueeze(-1).detach()
                 pushed = jacobian.matmat(torch.cat([columns, columns], -1) if len(part) == 1 else columns)
                 jacobian.rmatvec(pushed[..., 0].detach())
-    except Exception as error:  # the model may be anybody's code
+    except Exception as error:  # third-party code may raise anything
         return error
     return None
 
@@ -261,7 +261,7 @@ class _Differences:
 
     release: PerSampleRelease
 
-    def check(self, what: str, found: Tensor, expected: Tensor) -> None:
+    def check(self, what: str, actual: Tensor, expected: Tensor) -> None:
         if not bool(torch.isfinite(expected).all()):
             raise UnsupportedLayer(f"a sample whose {what} aren't finite")
         sizes = {name: parameter.numel() for name, parameter in self.release.parameters.items()}
@@ -269,20 +269,20 @@ class _Differences:
             sizes = {"": expected.shape[1]}
         eps = torch.finfo(expected.dtype).eps
         rounding = ROUNDING * eps * expected.norm(dim=1)
-        parts = [torch.split_with_sizes(tensor, list(sizes.values()), 1) for tensor in (found, expected)]
+        parts = [torch.split_with_sizes(tensor, list(sizes.values()), 1) for tensor in (actual, expected)]
         pieces = zip(sizes, *parts, strict=True)
-        for name, one, other in pieces:
-            allowed = torch.maximum(TOLERANCE * eps**0.5 * other.norm(dim=1), rounding)
-            # Not "above": what isn't a number isn't right either.
-            if not bool(((one - other).norm(dim=1) <= allowed).all()):
+        for name, part, expected_part in pieces:
+            allowed = torch.maximum(TOLERANCE * eps**0.5 * expected_part.norm(dim=1), rounding)
+            # NaN must fail the check.
+            if not bool(((part - expected_part).norm(dim=1) <= allowed).all()):
                 raise UnsupportedLayer(f"a model whose {what} don't follow from its layers", name or None)
 
 
-def _described(model: nn.Module, found: UnsupportedLayer) -> str:
+def _described(model: nn.Module, unsupported: UnsupportedLayer) -> str:
     """The layer's type where the parameter belongs to one, else what was found."""
-    if found.parameter is None:
-        return found.what
+    if unsupported.parameter is None:
+        return unsupported.what
     # A parametrised weight belongs to the layer that has it, not to what computes it.
-    path = ".".join(takewhile(lambda part: part != "parametrizations", found.parameter.split(".")[:-1]))
+    path = ".".join(takewhile(lambda part: part != "parametrizations", unsupported.parameter.split(".")[:-1]))
     layer = type(model.get_submodule(path)).__name__ if path else type(model).__name__
-    return f"the layer {layer} ({path or 'the model itself'}: {found.what})"
+    return f"the layer {layer} ({path or 'the model itself'}: {unsupported.what})"

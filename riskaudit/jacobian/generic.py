@@ -84,11 +84,11 @@ class GenericJacobian(Jacobian):
                 _, pushforward = linearize(self._mean, self.batch.inputs)
             # A trace may change its own constants (group norm's does), which shows in the second product.
             pushforward(probe)
-            found = pushforward(probe)
+            pushed = pushforward(probe)
         except Exception:  # not every model can be traced; the plain product says what is wrong if anything is
             return self._plain_push
         tolerance = torch.finfo(self.dtype).eps ** 0.75
-        faithful = bool((found - expected).norm() <= tolerance * expected.norm())
+        faithful = bool((pushed - expected).norm() <= tolerance * expected.norm())
         return cast(Callable[[Tensor], Tensor], pushforward) if faithful else self._plain_push
 
     def _plain_push(self, tangent: Tensor) -> Tensor:

@@ -77,6 +77,6 @@ class _AutocastWatch(Interception):
 def uses_autocast(release: Release, batch: Batch) -> bool:
     """Whether some operation of the model or the loss runs under ``torch.autocast``."""
     watch = _AutocastWatch(release.device)
-    with suppress(Exception), watch:  # the model may be anybody's code, and shows elsewhere what is wrong with it
+    with suppress(Exception), watch:  # third-party code may raise anything, and shows elsewhere what is wrong with it
         release.function.plain_loss(batch.inputs[0], batch.targets[0])
     return watch.seen

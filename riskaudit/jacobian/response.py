@@ -53,16 +53,18 @@ class StepResponse:
 
 def joined(responses: Sequence[StepResponse]) -> StepResponse:
     """Of several samples' responses, one."""
-    gaps = [one.adjoint_gap for one in responses if one.adjoint_gap is not None]
-    front = [_together(layer) for layer in zip(*(one.front for one in responses), strict=True)]
-    norms, said, change = (torch.cat([getattr(one, name) for one in responses]) for name in ("norms", "said", "change"))
+    gaps = [response.adjoint_gap for response in responses if response.adjoint_gap is not None]
+    front = [_together(layer) for layer in zip(*(response.front for response in responses), strict=True)]
+    norms, said, change = (
+        torch.cat([getattr(response, name) for response in responses]) for name in ("norms", "said", "change")
+    )
     return StepResponse(norms, said, change, front, torch.cat(gaps) if gaps else None)
 
 
 def _together(layers: Sequence[FrontLayer]) -> FrontLayer:
     """One layer for several samples."""
     value, change, said, precision = (
-        torch.cat([getattr(one, name) for one in layers]) for name in ("value", "change", "said", "precision")
+        torch.cat([getattr(layer, name) for layer in layers]) for name in ("value", "change", "said", "precision")
     )
     return FrontLayer(value, change, said, precision, layers[0].seen, layers[0].outer)
 

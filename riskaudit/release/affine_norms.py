@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.release.interception import Interception
 
@@ -74,7 +75,7 @@ _SPLIT: Mapping[Any, Callable[..., Tensor]] = {
 class AffineNormsApart(Interception):
     """Within this context every layer norm and instance norm applies its weights as plain products."""
 
+    @override
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """See `Interception.call`."""
         split: Callable[..., Any] = _SPLIT.get(function, function)
         return split(*args, **kwargs)

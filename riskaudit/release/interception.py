@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 
 class Interception(TorchFunctionMode):
@@ -16,6 +17,7 @@ class Interception(TorchFunctionMode):
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The result of ``function`` with these arguments, or what is to stand for it."""
 
+    @override
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -23,5 +25,4 @@ class Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """See `torch.overrides.TorchFunctionMode`."""
         return self.call(func, args, kwargs or {})

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
+from typing_extensions import override
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.interception import Interception
@@ -40,7 +41,7 @@ def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tenso
     try:
         losses: Tensor = vmap(lambda output, target: loss(output[None], target[None]).sum())(outputs, targets)
     except Exception:  # what vmap can't run (`.item()`, selections by values) may run sample by sample
-        pairs = [(outputs[place : place + 1], targets[place : place + 1]) for place in range(len(outputs))]
+        pairs = [(outputs[index : index + 1], targets[index : index + 1]) for index in range(len(outputs))]
         try:
             losses = torch.stack([loss(*pair).sum() for pair in pairs])
         except Exception as error:
@@ -59,8 +60,8 @@ class BareSqueezes(Interception):
         super().__init__()
         self.dropped = False
 
+    @override
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """See `Interception.call`."""
         if function in (torch.squeeze, Tensor.squeeze) and len(args) == 1 and not kwargs and args[0].ndim:
             self.dropped |= len(args[0]) == 1
         return function(*args, **kwargs)
@@ -109,17 +110,17 @@ def shares_of(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor | 
         return torch.ones(1, dtype=torch.float64)
     outputs = outputs.detach()
     # Mixtures of outputs stay what outputs have to be, such as probabilities.
-    places = [outputs, (outputs + outputs.roll(1, 0)) / 2, 0.3 * outputs + 0.7 * outputs.roll(count // 2, 0)]
-    pairs = [_derivatives(loss, place, targets) for place in places]
-    shares, known = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
-    for together, own in pairs:
-        telling = own.norm(dim=1) > NEGLIGIBLE * own.norm(dim=1).nan_to_num().max()
-        new = telling & ~known
-        shares[new] = ((together * own).sum(1) / own.square().sum(1))[new]
-        known |= telling
-    for together, own in pairs:
+    points = [outputs, (outputs + outputs.roll(1, 0)) / 2, 0.3 * outputs + 0.7 * outputs.roll(count // 2, 0)]
+    pairs = [_derivatives(loss, point, targets) for point in points]
+    shares, is_known = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
+    for together, alone in pairs:
+        telling = alone.norm(dim=1) > NEGLIGIBLE * alone.norm(dim=1).nan_to_num().max()
+        new = telling & ~is_known
+        shares[new] = ((together * alone).sum(1) / alone.square().sum(1))[new]
+        is_known |= telling
+    for together, alone in pairs:
         # A sample that the loss leaves out has no loss of its own.
-        expected = torch.where(known[:, None], shares[:, None] * own, torch.zeros_like(own)).nan_to_num()
+        expected = torch.where(is_known[:, None], shares[:, None] * alone, torch.zeros_like(alone)).nan_to_num()
         size = together.norm(dim=1)
         if not bool(((together - expected).norm(dim=1) <= TOLERANCE * size + NEGLIGIBLE * size.max()).all()):
             return None
@@ -129,10 +130,10 @@ def shares_of(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor | 
 def _derivatives(loss: LossFunction, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives w.r.t. the outputs, each [B, D] in float64 on the CPU: of the batch's loss, of every sample's own."""
     with torch.enable_grad():
-        at = outputs.clone().requires_grad_()
-        values = batch_loss(loss, at, targets), sample_losses(loss, at, targets).sum()
-        found = [torch.autograd.grad(value, at, allow_unused=True)[0] for value in values]
-    flat = [torch.zeros_like(outputs) if one is None else one for one in found]
+        point = outputs.clone().requires_grad_()
+        values = batch_loss(loss, point, targets), sample_losses(loss, point, targets).sum()
+        gradients = [torch.autograd.grad(value, point, allow_unused=True)[0] for value in values]
+    flat = [torch.zeros_like(outputs) if gradient is None else gradient for gradient in gradients]
     # Outputs may be one number per sample, [B].
-    together, own = (one.reshape(len(one), -1).double().cpu() for one in flat)
-    return together, own
+    together, alone = (gradient.reshape(len(gradient), -1).double().cpu() for gradient in flat)
+    return together, alone
