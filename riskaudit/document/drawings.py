@@ -6,7 +6,7 @@ Colours are placeholders, which `figures` replaces. Kinds of points differ in ma
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -45,8 +45,8 @@ def colour(name: str) -> str:
 
 def drawable(text: str) -> str:
     """``text`` with characters that the figure font lacks written as their code."""
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(letter if ord(letter) in known else f"U+{ord(letter):04X}" for letter in text)
+    charmap = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(letter if ord(letter) in charmap else f"U+{ord(letter):04X}" for letter in text)
 
 
 def height(plot: Plot) -> float:
@@ -269,11 +269,10 @@ def _draw_panels(figure: Figure, plot: PanelPlot) -> None:
     point: dict[str, Any] = {"linestyle": "none", "markersize": 4.5}
     solid = point | {"marker": "o", "color": colour("low")}
     hollow = point | {"marker": "s", "markerfacecolor": "none", "markeredgecolor": colour("medium")}
-    for place, axes in enumerate(grid.flat):
-        if place >= len(plot.panels):
+    for panel, axes in zip_longest(plot.panels, grid.flat):
+        if panel is None:
             axes.set_visible(False)
             continue
-        panel = plot.panels[place]
         _clear_frame(axes)
         axes.grid(axis="y", color=colour("rule"), linewidth=0.6)
         if plot.logarithmic:

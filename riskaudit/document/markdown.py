@@ -78,15 +78,15 @@ def _callout(block: Callout) -> list[str]:
     lines += [f"- **{escape(label)}:** {escape(text)}" for label, text in block.facts]
     if block.steps:
         lines += ["", "**What to do next**", ""]
-        lines += [f"{place}. {escape(step)}" for place, step in enumerate(block.steps, 1)]
+        lines += [f"{number}. {escape(step)}" for number, step in enumerate(block.steps, 1)]
     return lines
 
 
 def _table(table: Table) -> list[str]:
     rows = table.rows if table.brief_rows is None else table.rows[: table.brief_rows]
-    kept = table.brief_columns if table.brief_columns is not None else tuple(range(len(table.columns)))
-    columns = [table.columns[place] for place in kept]
-    rows = tuple(tuple(row[place] for place in kept) for row in rows)
+    brief = range(len(table.columns)) if table.brief_columns is None else table.brief_columns
+    columns = [table.columns[column] for column in brief]
+    rows = tuple(tuple(row[column] for column in brief) for row in rows)
     titles = [f"{column.title} ({column.unit})" if column.unit else column.title for column in columns]
     lines = ["| " + " | ".join(escape(title) for title in titles) + " |"]
     lines.append("|" + "|".join(" ---: " if column.numeric else " --- " for column in columns) + "|")

@@ -42,8 +42,12 @@ def _printable(value: Any) -> Any:
             return {_printable(key): _printable(inner) for key, inner in value.items()}
         case list() | tuple():
             return [_printable(inner) for inner in value]
+        case BaseModel() if value.model_extra:
+            # Names of a later version's fields are strings of the file too.
+            return type(value).model_validate(_printable(value.model_dump()))
         case BaseModel():
-            return value.model_copy(update={name: _printable(inner) for name, inner in vars(value).items()})
+            fields = {name: getattr(value, name) for name in type(value).model_fields}
+            return value.model_copy(update={name: _printable(inner) for name, inner in fields.items()})
     return value
 
 

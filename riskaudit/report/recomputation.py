@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from riskaudit.errors import ResultError, SettingsError
+from riskaudit.formatting import count
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
 from riskaudit.results.consistency import exclusive
@@ -23,9 +24,7 @@ _EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
 _STRICTNESS = {"allow": 0, "warn": 1, "block": 2}
 # Names that limits had before.
 _RENAMED = {"max_revealed_fraction": "max_revealed", "min_posterior_rmse": "min_rmse"}
-_LIMITS = frozenset(field.name for field in fields(Policy)) & {
-    "max_revealed", "min_rmse", "max_class_gap", "max_total_revealed",
-}  # fmt: skip
+_LIMITS = {field.name for field in fields(Policy)} & {"max_revealed", "min_rmse", "max_class_gap", "max_total_revealed"}
 
 
 def recompute(result: AuditResult) -> tuple[AuditResult, list[str]]:
@@ -36,15 +35,15 @@ def recompute(result: AuditResult) -> tuple[AuditResult, list[str]]:
     """
     contradictions: list[str] = []
     rows = _rows(result, contradictions)
-    told = result.model_copy(update={"samples": rows})
+    result = result.model_copy(update={"samples": rows})
     updates = {
         "samples": rows,
-        "classes": _classes(told, contradictions),
-        "fairness": _fairness(told, contradictions),
-        "noise_needed": _noise_needed(told, contradictions),
-        "policy": _policy(told, contradictions),
+        "classes": _classes(result, contradictions),
+        "fairness": _fairness(result, contradictions),
+        "noise_needed": _noise_needed(result, contradictions),
+        "policy": _policy(result, contradictions),
     }
-    return told.model_copy(update=updates), contradictions
+    return result.model_copy(update=updates), contradictions
 
 
 def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
@@ -54,14 +53,14 @@ def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
     for row in (_usable(row, result) for row in result.samples):
         update: dict[str, object] = {}
         excluded += row.reason == _EXCLUSIVE
-        own = verdict_of(row, result.settings.thresholds, result.release.defended)
-        if own == "low" and result.doubts:
-            own = "not_assessed"
+        derived = verdict_of(row, result.settings.thresholds, result.release.defended)
+        if derived == "low" and result.doubts:
+            derived = "not_assessed"
         # A reason why a sample isn't assessed stands even where it has numbers.
         withheld = row.verdict == "not_assessed" and row.reason is not None and row.reason != _EXCLUSIVE
-        if own != row.verdict and not withheld:
-            changed[row.verdict, own] += 1
-            update["verdict"] = own
+        if derived != row.verdict and not withheld:
+            changed[row.verdict, derived] += 1
+            update["verdict"] = derived
         if not isinstance(row.target, int) and row.target is not None and row.image_png is None:
             # Of an autoencoder it is the private input.
             update["target"] = None
@@ -70,10 +69,10 @@ def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
     if repeated:
         contradictions.append(f"{repeated} of {len(rows)} samples carry the id of another")
     if excluded:
-        contradictions.append(f"of {excluded} {'sample' if excluded == 1 else 'samples'} {_EXCLUSIVE}")
+        contradictions.append(f"of {count(excluded, 'sample')} {_EXCLUSIVE}")
     contradictions += [
-        f"of {count} {'sample' if count == 1 else 'samples'} the file says {_word(said)}, the numbers say {_word(own)}"
-        for (said, own), count in changed.items()
+        f"of {count(number, 'sample')} the file says {_word(said)}, the numbers say {_word(derived)}"
+        for (said, derived), number in changed.items()
     ]
     return rows
 
@@ -92,17 +91,17 @@ def _word(verdict: str) -> str:
 
 def _classes(result: AuditResult, contradictions: list[str]) -> list[ClassRow]:
     listed = list(dict.fromkeys(proxy for row in result.classes for proxy in row.proxies))
-    own = class_rows(result.samples, result.data.class_names, result.settings.seed, listed)
-    if result.classes and _summary(result.classes) != _summary(own):
+    derived = class_rows(result.samples, result.data.class_names, result.settings.seed, listed)
+    if result.classes and _summary(result.classes) != _summary(derived):
         contradictions.append("the class means in the file are not those of its samples")
-    return own
+    return derived
 
 
 def _summary(rows: list[ClassRow]) -> dict[tuple[int, str], tuple[str, str, str]]:
     return {
-        (row.target, proxy): (_rounded(found.mean), _rounded(found.min), _rounded(found.max))
+        (row.target, proxy): (_rounded(statistic.mean), _rounded(statistic.min), _rounded(statistic.max))
         for row in rows
-        for proxy, found in row.proxies.items()
+        for proxy, statistic in row.proxies.items()
     }
 
 
@@ -112,15 +111,15 @@ def _rounded(value: float) -> str:
 
 def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
     riskier = _riskier(result)
-    own = inequalities(result.samples, {proxy: riskier.get(proxy, "lower") for proxy in result.fairness.proxies})
+    derived = inequalities(result.samples, {proxy: riskier.get(proxy, "lower") for proxy in result.fairness.proxies})
     by_id = {row.id: row for row in result.samples}
     for proxy, said in result.fairness.proxies.items():
         # By value: equal ones may stand in any order.
-        names = [said.worst_samples[:1], own.proxies[proxy].worst_samples[:1]]
+        names = [said.worst_samples[:1], derived.proxies[proxy].worst_samples[:1]]
         values = [[_value(by_id.get(name), proxy, riskier) for name in some] for some in names]
         if values[0] != values[1]:
             contradictions.append(f"the file names another sample as the most exposed by {proxy} than its numbers do")
-    return own
+    return derived
 
 
 def _riskier(result: AuditResult) -> dict[str, Riskier]:
@@ -137,17 +136,17 @@ def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseN
     noise = result.release.noise
     if noise is None or noise.law != "gaussian":
         return result.noise_needed
-    known = [row.proxies.get("revealed_fraction") for row in result.samples]
-    highs = [one.value if one.high is None else one.high for one in known if one is not None]
+    estimates = [row.proxies["revealed_fraction"] for row in result.samples if "revealed_fraction" in row.proxies]
+    highs = [estimate.value if estimate.high is None else estimate.high for estimate in estimates]
     most = max((high for high in highs if high is not None), default=0.0)
-    kept = [
+    plausible = [
         need
         for need in result.noise_needed
         if not (need.std < noise.std * (1 - 1e-3) and most > need.max_revealed + 1e-3)
     ]
-    if len(kept) < len(result.noise_needed):
+    if len(plausible) < len(result.noise_needed):
         contradictions.append("the file recommends less noise than was audited and found not to be enough")
-    return kept
+    return plausible
 
 
 def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | None:
@@ -157,18 +156,18 @@ def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | N
     limits = {_RENAMED.get(name, name): value for name, value in said.limits.items()}
     unknown = sorted(set(limits) - _LIMITS)
     try:
-        known = {name: limits[name] for name in limits if name in _LIMITS}
-        policy = Policy.from_mapping({**known, "max_unassessed": said.max_unassessed})
+        named = {name: limits[name] for name in limits if name in _LIMITS}
+        policy = Policy.from_mapping({**named, "max_unassessed": said.max_unassessed})
     except SettingsError as error:
         raise ResultError(f"expected limits that can be kept in the audit's policy: {error}") from error
-    own = policy.decide(result, said.source)
+    derived = policy.decide(result, said.source)
     if unknown:
         reason = f"{len(unknown)} limits in the file are not known here"
-        own = own.model_copy(update={"decision": "block", "reasons": [*own.reasons, reason]})
-    if _STRICTNESS[own.decision] > _STRICTNESS[said.decision]:
-        contradictions.append(f"the file says {said.decision}, the numbers say {own.decision}")
-        return own.model_copy(update={"limits": said.limits, "max_unassessed": said.max_unassessed})
-    if _STRICTNESS[own.decision] < _STRICTNESS[said.decision]:
+        derived = derived.model_copy(update={"decision": "block", "reasons": [*derived.reasons, reason]})
+    if _STRICTNESS[derived.decision] > _STRICTNESS[said.decision]:
+        contradictions.append(f"the file says {said.decision}, the numbers say {derived.decision}")
+        return derived.model_copy(update={"limits": said.limits, "max_unassessed": said.max_unassessed})
+    if _STRICTNESS[derived.decision] < _STRICTNESS[said.decision]:
         contradictions.append(f"the file says {said.decision}, which its numbers don't explain; it stands")
         return said
-    return said.model_copy(update={"exceeded": own.exceeded})
+    return said.model_copy(update={"exceeded": derived.exceeded})

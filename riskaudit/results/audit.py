@@ -386,8 +386,8 @@ class AuditResult(Record):
             result = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {place}: {first['msg']}") from error
+            field = ".".join(str(part) for part in first["loc"])
+            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {field}: {first['msg']}") from error
         check_consistency(result, name)
         return result
 

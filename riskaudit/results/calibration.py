@@ -73,7 +73,7 @@ class Calibration(Record):
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
+            field = ".".join(str(part) for part in first["loc"])
             raise ResultError(
-                f"{path.name} is no calibration that riskaudit calibrate wrote: {place}: {first['msg']}"
+                f"{path.name} is no calibration that riskaudit calibrate wrote: {field}: {first['msg']}"
             ) from error

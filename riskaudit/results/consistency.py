@@ -47,9 +47,9 @@ def _faults(result: AuditResult) -> Iterator[str]:
         yield f"a prior of standard deviation {result.prior.std:g}"
     if any(size < 1 for size in result.data.input_shape):
         yield f"inputs of shape {result.data.input_shape[:8]}"
-    for place, row in enumerate(result.samples):
+    for number, row in enumerate(result.samples):
         for fault in _row_faults(row):
-            yield f"{fault} of sample number {place}"
+            yield f"{fault} of sample number {number}"
     for point in result.noise_curve:
         yield from _curve_faults(point)
 
@@ -97,9 +97,9 @@ def _out_of_order(low: float | None, high: float | None) -> bool:
 
 
 def _probability_faults(successes: list[SuccessProbability]) -> Iterator[str]:
-    for one in successes:
-        known = [number for number in (one.low, one.probability, one.high) if number is not None]
-        if any(not -ROUNDING <= number <= 1 + ROUNDING for number in known) or _out_of_order(one.low, one.high):
+    for success in successes:
+        shares = (success.low, success.probability, success.high)
+        if any(_impossible("revealed_fraction", share) for share in shares) or _out_of_order(success.low, success.high):
             yield "an impossible probability of success"
 
 
@@ -113,9 +113,9 @@ def exclusive(row: SampleRow, tau: float) -> bool:
         return False
     pairs = ((revealed.value, error.value), (revealed.low, error.high), (revealed.high, error.low))
     return any(
-        not math.isclose(1 - min(other / tau, 1e6) ** 2, one, rel_tol=0, abs_tol=IDENTITY_ROUNDING)
-        for one, other in pairs
-        if one is not None and other is not None
+        not math.isclose(1 - min(rmse / tau, 1e6) ** 2, share, rel_tol=0, abs_tol=IDENTITY_ROUNDING)
+        for share, rmse in pairs
+        if share is not None and rmse is not None
     )
 
 

@@ -45,17 +45,17 @@ class Facts:
         return tuple(sorted(listed | {proxy for row in self.result.samples for proxy in row.proxies}, key=self.order))
 
     @cached_property
-    def _words(self) -> dict[str, ProxyInfo]:
+    def _infos(self) -> dict[str, ProxyInfo]:
         """What is known of proxies, by id."""
         return {info.id: info for info in (*self.more_words, *self.result.proxies)}
 
     def info(self, proxy: str) -> ProxyInfo | None:
         """What the audit says about a proxy."""
-        return self._words.get(proxy)
+        return self._infos.get(proxy)
 
     def order(self, proxy: str) -> tuple[int, int, str]:
         """A proxy's place in tables, as a key to sort by; those of which the audit says nothing come last."""
-        places = {known: place for place, known in enumerate(self._words)}
+        places = {described: place for place, described in enumerate(self._infos)}
         info = self.info(proxy)
         return (info.order, places[proxy], proxy) if info else (sys.maxsize, 0, proxy)
 
@@ -104,16 +104,18 @@ class Facts:
     def cautious(self, proxy: str) -> list[float]:
         """The riskier end of every estimate that has a value or an interval: what a claim of protection needs."""
         riskier = next((info.riskier for info in self.result.proxies if info.id == proxy), "higher")
-        found = []
+        ends = []
         for _, estimate in self.estimates(proxy):
             end = estimate.high if riskier == "higher" else estimate.low
             if estimate.value is not None:
-                found.append(estimate.value if end is None else end)
+                ends.append(estimate.value if end is None else end)
             elif estimate.assessed and end is not None:
-                found.append(end)
-        return found
+                ends.append(end)
+        return ends
 
-    def told(self, proxy: str, statistic: Callable[[list[float]], float], show: Callable[[float], str] = number) -> str:
+    def words(
+        self, proxy: str, statistic: Callable[[list[float]], float], show: Callable[[float], str] = number
+    ) -> str:
         """A statistic of the samples' values in words, as an interval where some samples have only intervals.
 
         Args:
@@ -124,14 +126,14 @@ class Facts:
         if not self.without_point(proxy):
             return show(statistic(self.values(proxy)))
         ends = [ends for _, estimate in self.estimates(proxy) if (ends := _ends(estimate)) is not None]
-        low, high = (statistic(list(one)) for one in zip(*ends, strict=True))
+        low, high = (statistic(list(side)) for side in zip(*ends, strict=True))
         return f"{show(low)} to {show(high)}"
 
     def without_point(self, proxy: str) -> int:
         """How many samples have an interval that is too wide for a point value."""
         return sum(estimate.value is None and estimate.assessed for _, estimate in self.estimates(proxy))
 
-    def known(self, proxy: str) -> int:
+    def num_known(self, proxy: str) -> int:
         """How many samples have a value or an interval."""
         return len(self.values(proxy)) + self.without_point(proxy)
 
@@ -180,7 +182,7 @@ class Facts:
     @cached_property
     def ranking_proxy(self) -> str | None:
         """The proxy that ranks the samples."""
-        return next((proxy for proxy in _RANKING if self.known(proxy)), None)
+        return next((proxy for proxy in _RANKING if self.num_known(proxy)), None)
 
     @cached_property
     def ranked(self) -> tuple[SampleRow, ...]:

@@ -63,7 +63,7 @@ def _delta(row: SampleRow, earlier: SampleRow, proxy: str) -> float | None:
 
 def _overlapping(row: SampleRow, earlier: SampleRow) -> bool:
     """Whether intervals leave open in which of two audits a sample revealed more."""
-    now, before = (known_ends(one.proxies.get("revealed_fraction")) for one in (row, earlier))
+    now, before = (known_ends(each.proxies.get("revealed_fraction")) for each in (row, earlier))
     return (
         now is not None and before is not None and (now[0] < now[1] or before[0] < before[1]) and overlaps(now, before)
     )

@@ -64,7 +64,7 @@ def exposed_section(facts: Facts) -> Section:
 
 def _average_paragraph(facts: Facts) -> Paragraph | None:
     values = facts.values("revealed_fraction")
-    if facts.known("revealed_fraction") < 2:
+    if facts.num_known("revealed_fraction") < 2:
         return None
     if facts.without_point("revealed_fraction"):
         return _average_of_intervals(facts)
@@ -107,9 +107,9 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
 def _average_of_intervals(facts: Facts) -> Paragraph:
     """What can be said where some intervals are too wide for a point value."""
     text = (
-        f"The mean revealed fraction lies within {facts.told('revealed_fraction', statistics.fmean)}, that of the most "
-        f"exposed sample within {facts.told('revealed_fraction', max)}. "
-        f"{count(facts.without_point('revealed_fraction'), 'interval')} of {facts.known('revealed_fraction'):,} "
+        f"The mean revealed fraction lies within {facts.words('revealed_fraction', statistics.fmean)}, that of the "
+        f"most exposed sample within {facts.words('revealed_fraction', max)}. "
+        f"{count(facts.without_point('revealed_fraction'), 'interval')} of {facts.num_known('revealed_fraction'):,} "
         "are too wide for a point value."
     )
     return Paragraph(text, lead="What the average hides.", brief=True)
@@ -183,7 +183,7 @@ def _left_out(facts: Facts) -> str:
 
 def _shown_proxies(facts: Facts) -> tuple[str, ...]:
     """The proxies of the sample table; without a spectrum the largest eigenvalue stands in."""
-    return _SHOWN if facts.known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
+    return _SHOWN if facts.num_known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
 
 
 def _status_cell(row: SampleRow) -> Cell:

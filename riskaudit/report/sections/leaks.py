@@ -36,7 +36,7 @@ def leaks_section(facts: Facts) -> Section:
     """Distributions of the two headline proxies, or why there are none."""
     blocks: list[Block] = [Paragraph(_how_to_read(facts))]
     for proxy in ("revealed_fraction", "posterior_rmse"):
-        if facts.known(proxy):
+        if facts.num_known(proxy):
             blocks.append(revealed_figure(facts) if proxy == "revealed_fraction" else rmse_figure(facts))
         else:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
@@ -45,7 +45,7 @@ def leaks_section(facts: Facts) -> Section:
     successes = _successes(facts)
     if successes:
         blocks.append(success_figure(facts, successes))
-    if not facts.known("revealed_fraction"):
+    if not facts.num_known("revealed_fraction"):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
 
@@ -74,8 +74,9 @@ def thresholds(facts: Facts) -> tuple[Reference, ...]:
 
 def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tuple[Dot, ...]:
     riskier = "higher" if order == "falling" else "lower"
-    known = [(place, row) for row, one in facts.estimates(proxy) if (place := position(one, riskier)) is not None]
-    known.sort(key=lambda pair: pair[0], reverse=order == "falling")
+    positions = [(position(estimate, riskier), row) for row, estimate in facts.estimates(proxy)]
+    ranked = [(value, row) for value, row in positions if value is not None]
+    ranked.sort(key=lambda pair: pair[0], reverse=order == "falling")
     return tuple(
         Dot(
             short(row.id, 14),
@@ -85,7 +86,7 @@ def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tupl
             row.verdict,
             row.proxies[proxy].status in RELIABLE,
         )
-        for _, row in _evenly(known, MOST_DOTS)
+        for _, row in _evenly(ranked, MOST_DOTS)
     )
 
 
@@ -94,29 +95,30 @@ def _evenly(ranked: list[_Ranked], most: int) -> list[_Ranked]:
     last = len(ranked) - 1
     if last < most:
         return ranked
-    return [ranked[round(place * last / (most - 1))] for place in range(most)]
+    return [ranked[round(number * last / (most - 1))] for number in range(most)]
 
 
 def revealed_figure(facts: Facts) -> Figure:
     """Every sample's revealed fraction against the verdict levels."""
-    number_of = facts.known("revealed_fraction")
+    number_of = facts.num_known("revealed_fraction")
     high = facts.result.settings.thresholds.high
     cautious = facts.cautious("revealed_fraction")
     over = sum(value > high for value in cautious)
     lies = ("may lie" if facts.bracketed else "lies" if over == 1 else "lie") + " above"
     dots = _dots(facts, "revealed_fraction", "falling")
     wide = facts.without_point("revealed_fraction")
-    largest = facts.told("revealed_fraction", max)
+    largest = facts.words("revealed_fraction", max)
     largest = largest if wide else _at_most(max(facts.values("revealed_fraction")), max(cautious))
     return Figure(
         id="revealed",
         title=(
             f"{over:,} of {count(number_of, 'sample')} with a value{' or an interval' * bool(wide)} {lies} the high "
-            f"level of {given(high)}; the median is {facts.told('revealed_fraction', median)} and the largest {largest}"
+            f"level of {given(high)}; the median is {facts.words('revealed_fraction', median)} and the largest "
+            f"{largest}"
         ),
         alt=(
             f"Dot plot of the revealed fraction of {count(number_of, 'sample')}, largest on top, from "
-            f"{facts.told('revealed_fraction', min)} to {facts.told('revealed_fraction', max)}, "
+            f"{facts.words('revealed_fraction', min)} to {facts.words('revealed_fraction', max)}, "
             "with lines at the medium and high levels."
         ),
         plot=DotPlot("revealed fraction (0 = nothing, 1 = all)", dots, thresholds(facts), (0.0, 1.0)),
@@ -129,8 +131,8 @@ def revealed_figure(facts: Facts) -> Figure:
 
 def rmse_figure(facts: Facts) -> Figure:
     """Every sample's posterior RMSE against a guess from the prior."""
-    number_of = facts.known("posterior_rmse")
-    most = max(end for _, one in facts.estimates("posterior_rmse") for end in (one.value, one.high) if end is not None)
+    number_of = facts.num_known("posterior_rmse")
+    ends = [end for _, each in facts.estimates("posterior_rmse") for end in (each.value, each.high) if end is not None]
     guess = facts.result.prior.std
     dots = _dots(facts, "posterior_rmse", "rising")
     least = min(facts.cautious("posterior_rmse"))
@@ -144,14 +146,14 @@ def rmse_figure(facts: Facts) -> Figure:
         ),
         alt=(
             f"Dot plot of the posterior RMSE of {count(number_of, 'sample')}, smallest on top, from "
-            f"{facts.told('posterior_rmse', min)} to {facts.told('posterior_rmse', max)}; "
+            f"{facts.words('posterior_rmse', min)} to {facts.words('posterior_rmse', max)}; "
             f"a line marks the prior's {number(guess)}."
         ),
         plot=DotPlot(
             "posterior RMSE per coordinate (data units)",
             dots,
             (Reference(guess, f"guess from the prior: {number(guess)}"),),
-            (0.0, 1.08 * max(guess, most)),
+            (0.0, 1.08 * max(guess, *ends)),
         ),
         table=_distribution_table(
             facts, ("posterior_rmse",), "rmse-distribution", "Distribution of the posterior RMSE"
@@ -261,7 +263,7 @@ def _at_most(value: float, end: float) -> str:
 
 def _figure_caption(facts: Facts, proxy: str) -> str:
     statuses = facts.statuses(proxy)
-    drawn = facts.known(proxy)
+    drawn = facts.num_known(proxy)
     missing = facts.num_samples - drawn
     gap = f" {count(missing, 'sample')} without a value {'is' if missing == 1 else 'are'} not drawn." if missing else ""
     intervals = any(estimate.low is not None for _, estimate in facts.estimates(proxy))
@@ -282,10 +284,10 @@ def _quantile_cell(facts: Facts, proxy: str, share: float) -> Cell:
     def quantile(values: list[float]) -> float:
         return float(np.interp(share * (len(values) - 1), range(len(values)), sorted(values)))
 
-    if not facts.known(proxy):
+    if not facts.num_known(proxy):
         return Cell("no value", tone="unknown")
     if facts.without_point(proxy):
-        return Cell(facts.told(proxy, quantile))
+        return Cell(facts.words(proxy, quantile))
     return number_cell(quantile(facts.values(proxy)))
 
 

@@ -111,12 +111,12 @@ def _needs(facts: Facts) -> list[_Need]:
             by_target.setdefault(row.noise_std_for_target.target_rmse, []).append((row, row.noise_std_for_target))
     needs = []
     for target, samples in sorted(by_target.items()):
-        known = [(need.std, row, need) for row, need in samples if need.std is not None]
-        worst = max(known, key=lambda item: item[0], default=None)
+        stds = [(need.std, row, need) for row, need in samples if need.std is not None]
+        worst = max(stds, key=lambda item: item[0], default=None)
         needs.append(
             _Need(
                 f"posterior RMSE ≥ {number(target)}",
-                median(std for std, _, _ in known) if known else None,
+                median(std for std, _, _ in stds) if stds else None,
                 Estimate(value=worst[0], status=worst[2].status) if worst else None,
                 worst[1].id if worst else None,
                 tally(need.status for _, need in samples),
@@ -194,8 +194,8 @@ def noise_figure(facts: Facts) -> Figure:
 
 def _who(facts: Facts) -> str:
     """Whom the noise curve speaks for: samples without a value are not in it."""
-    known = facts.known("revealed_fraction")
-    return "every sample" if known == facts.num_samples else f"the {count(known, 'sample')} with a value"
+    num_known = facts.num_known("revealed_fraction")
+    return "every sample" if num_known == facts.num_samples else f"the {count(num_known, 'sample')} with a value"
 
 
 def _curve_finding(points: list[NoiseCurvePoint], medium: float, who: str) -> str:

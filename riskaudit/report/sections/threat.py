@@ -27,8 +27,8 @@ _SEVERAL_STEPS = "Several local steps between uploads: only the release named he
 def threat_section(facts: Facts) -> Section:
     """The threat-model card."""
     model, release = facts.result.threat_model, facts.result.release
-    found = read_attack_study(facts)
-    study = found if found is not None and found.record.attacks else None
+    study = read_attack_study(facts)
+    study = study if study is not None and study.record.attacks else None
     diagnostic = model.evaluation == "diagnostic"
     reason = f" {sentence(model.reason)}" if model.reason else ""
     label = (

@@ -86,17 +86,17 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
 
 
 def _leak_sentence(facts: Facts) -> str:
-    known = facts.known("revealed_fraction")
-    if not known:
+    num_known = facts.num_known("revealed_fraction")
+    if not num_known:
         reason = facts.reason("revealed_fraction")
         because = f" ({reason.rstrip('.')})" if reason else ""
         return f"The revealed fraction has no value for any sample{because}."
-    middle, worst = (facts.told("revealed_fraction", one, percent) for one in (median, max))
+    middle, worst = (facts.words("revealed_fraction", statistic, percent) for statistic in (median, max))
     spread = f"the median sample gives away {middle} of its input and the most exposed one "
-    text = worst if known > 1 else f"The sample gives away {worst} of its input"
+    text = worst if num_known > 1 else f"The sample gives away {worst} of its input"
     most = max(facts.cautious("revealed_fraction"))
     text += f" (at most {percent(most)})" if facts.bracketed and not facts.without_point("revealed_fraction") else ""
-    start = spread + text if known > 1 else text
+    start = spread + text if num_known > 1 else text
     if not facts.result.release.defended:
         start = f"at the reference noise, which is not in the release, {start[0].lower()}{start[1:]}"
     return sentence(f"{start} to the attacker described in section 2")
@@ -114,12 +114,12 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
         ("revealed_fraction", max, "Revealed fraction"),
         ("posterior_rmse", min, "Posterior RMSE"),
     ):
-        if facts.known(proxy):
+        if facts.num_known(proxy):
             end = worst(facts.cautious(proxy))
             bound = f", {'at most' if worst is max else 'at least'} {number(end)}" if facts.bracketed else ""
             statuses = tally(facts.statuses(proxy))
             bound = "" if facts.without_point(proxy) else bound
-            shown = f"median {facts.told(proxy, median)}, worst {facts.told(proxy, worst)}{bound} ({statuses})"
+            shown = f"median {facts.words(proxy, median)}, worst {facts.words(proxy, worst)}{bound} ({statuses})"
         else:
             shown = f"no value ({tally(facts.statuses(proxy))})"
         rows.append((label, shown))

@@ -54,17 +54,17 @@ def directions_blocks(facts: Facts) -> list[Block]:
 
 
 def _spectrum_figure(study: DirectionsStudy) -> Figure | None:
-    known = [row for row in study.spectra if row.status == "exact" and row.spread is not None]
-    if not known:
+    spectra = [row for row in study.spectra if row.status == "exact" and row.spread is not None]
+    if not spectra:
         return None
-    columns = [[row.values[place] for row in known] for place in range(len(study.quantile_shares))]
-    spreads = [row.spread for row in known if row.spread is not None]
-    ranks = [row.effective_rank for row in known if row.effective_rank is not None]
+    columns = [[row.values[number] for row in spectra] for number in range(len(study.quantile_shares))]
+    spreads = [row.spread for row in spectra if row.spread is not None]
+    ranks = [row.effective_rank for row in spectra if row.effective_rank is not None]
     # A logarithm needs something above zero.
     shown = [(share, column) for share, column in zip(study.quantile_shares, columns, strict=True) if min(column) > 0]
     decades = f"{math.log10(median(spreads)):.1f}"
-    missing = len(study.spectra) - len(known)
-    entropies = [row.entropy_rank for row in known if row.entropy_rank is not None]
+    missing = len(study.spectra) - len(spectra)
+    entropies = [row.entropy_rank for row in spectra if row.entropy_rank is not None]
     note = (
         f"Spread over the smallest eigenvalue above rounding: median {number(median(spreads))}. Effective rank "
         f"{number(median(ranks))} (by entropy {number(median(entropies))}) of {study.dimension:,}, medians."
@@ -74,7 +74,7 @@ def _spectrum_figure(study: DirectionsStudy) -> Figure | None:
     return Figure(
         id="spectrum",
         title=f"The release hides some directions {decades} decades better than others: eigenvalues of H",
-        alt=f"Median, smallest and largest eigenvalue over {count(len(known), 'sample')}, rising along the spectrum.",
+        alt=f"Median, smallest and largest eigenvalue over {count(len(spectra), 'sample')}, rising along the spectrum.",
         plot=CurvePlot(
             "place in the spectrum (0 = smallest eigenvalue)",
             "log₁₀ of the eigenvalue",
@@ -291,15 +291,15 @@ def _agreement_table(study: DirectionsStudy) -> Table:
 
 
 def _layer_figure(study: DirectionsStudy) -> Figure | None:
-    known = sorted(
+    revealing = sorted(
         (row for row in study.layers if row.revealed is not None), key=lambda row: row.revealed or 0.0, reverse=True
     )
-    if not known:
+    if not revealing:
         return None
-    top = known[0]
-    shown = known[:_SHOWN_LAYERS]
+    top = revealing[0]
+    shown = revealing[:_SHOWN_LAYERS]
     without = f"{percent(top.revealed_without)} without it" if top.revealed_without is not None else ""
-    more = f" The {len(shown)} most revealing of {len(known)} layers." if len(known) > len(shown) else ""
+    more = f" The {len(shown)} most revealing of {len(revealing)} layers." if len(revealing) > len(shown) else ""
     return Figure(
         id="layers",
         title=f"The gradient of {short(top.layer, 32)} alone reveals {percent(top.revealed or 0.0)}; {without}",

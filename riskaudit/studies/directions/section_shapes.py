@@ -27,10 +27,10 @@ def shaping_blocks(facts: Facts) -> list[Block]:
     blocks: list[Block] = [Subheading("Noise in another shape")]
     if not study.shaping_summary:
         return [*blocks, Callout("Noise shapes: not assessed", (sentence(study.shaping_reason or ""),), "unknown")]
-    at = "the reference noise" if study.reference else "the release's noise"
+    noise = "the reference noise" if study.reference else "the release's noise"
     blocks.append(
         Paragraph(
-            f"All shapes have the power (trace of the covariance) of {at}: {number(study.noise_std)} squared on "
+            f"All shapes have the power (trace of the covariance) of {noise}: {number(study.noise_std)} squared on "
             f"{count(study.num_entries, 'released entry', 'released entries')}. Of isotropic noise only the share "
             f"within the range of the Jacobian J, {study.dimension:,} dimensions or fewer, counts to first order.",
             lead=_shaping_finding(study.shaping_summary),
@@ -45,15 +45,15 @@ def _shaping_finding(rows: list[ShapingSummary]) -> str:
     """What holds against an attacker who knows the shape, or what was predicted where none was tried."""
     by_scheme: dict[str, ShapingSummary] = {row.scheme: row for row in rows}
     plain = by_scheme["isotropic"]
-    held = [row for row in rows if row.scheme != "isotropic" and "knows" in row.attacked]
-    if not held or "knows" not in plain.attacked:
+    attacked = [row for row in rows if row.scheme != "isotropic" and "knows" in row.attacked]
+    if not attacked or "knows" not in plain.attacked:
         best = max(rows, key=lambda row: row.predicted)
         return f"To first order {_SCHEMES[best.scheme].lower()} noise forces {_times(best.predicted, plain.predicted)}."
-    best = max(held, key=lambda row: row.attacked["knows"])
-    found, base = best.attacked["knows"], plain.attacked["knows"]
-    if found <= base:
+    best = max(attacked, key=lambda row: row.attacked["knows"])
+    error, base = best.attacked["knows"], plain.attacked["knows"]
+    if error <= base:
         return "No shape helped against an attacker who knows it."
-    return f"Against an attacker who knows the shape, {_SCHEMES[best.scheme].lower()} forces {_times(found, base)}."
+    return f"Against an attacker who knows the shape, {_SCHEMES[best.scheme].lower()} forces {_times(error, base)}."
 
 
 def _times(error: float, base: float) -> str:

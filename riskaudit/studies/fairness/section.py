@@ -82,8 +82,8 @@ def _points(each: Distribution) -> tuple[tuple[float, float], ...]:
     """Few enough for markers; first and last are always there."""
     points = [(point.samples, point.quantity) for point in each.lorenz]
     last = len(points) - 1
-    places = sorted({round(place * last / (_CURVE_POINTS - 1)) for place in range(_CURVE_POINTS)})
-    return tuple(points[place] for place in places)
+    chosen = sorted({round(number * last / (_CURVE_POINTS - 1)) for number in range(_CURVE_POINTS)})
+    return tuple(points[number] for number in chosen)
 
 
 def _at_reference(facts: Facts) -> str:

@@ -84,8 +84,8 @@ def _summary(study: AttackStudy) -> Paragraph:
     for row in study.headline_agreement:
         parts = [at_noise(row.noise_std)]
         if row.spearman is not None:
-            known = row.low is not None and row.high is not None
-            ends = f" ({correlation(row.low or 0.0)} to {correlation(row.high or 0.0)})" if known else ""
+            bounded = row.low is not None and row.high is not None
+            ends = f" ({correlation(row.low or 0.0)} to {correlation(row.high or 0.0)})" if bounded else ""
             parts.append(f"Spearman {correlation(row.spearman)}{ends}")
         if row.tightness_median is not None:
             parts.append(f"median of attack over prediction {number(row.tightness_median)}")
@@ -135,14 +135,14 @@ def _factor_words(low: float | None, high: float | None) -> str:
 
 def _knowledge(study: AttackStudy) -> Paragraph:
     knowledge = study.record.knowledge
-    known = {True: "known", False: "not known"}
+    words = {True: "known", False: "not known"}
     labels = "known" if knowledge.labels_known else "not known, recovered from the release"
     items = (
         "The weights, the loss, the release and its noise level: known.",
         f"Labels: {labels}.",
-        f"Batch-norm statistics: {known[knowledge.batch_norm_statistics_known]}.",
-        f"The other samples of a batch: {known[knowledge.rest_of_batch_known]}.",
-        f"Range of the inputs: {known[knowledge.input_range_known]}.",
+        f"Batch-norm statistics: {words[knowledge.batch_norm_statistics_known]}.",
+        f"The other samples of a batch: {words[knowledge.rest_of_batch_known]}.",
+        f"Range of the inputs: {words[knowledge.input_range_known]}.",
         f"Prior: {short(knowledge.prior, 80)}.",
         "The input itself: never. An attack chooses its reconstruction by its own objective.",
     )

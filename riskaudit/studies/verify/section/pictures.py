@@ -29,7 +29,7 @@ def reconstruction_blocks(study: AttackStudy) -> list[Block]:
     for level in study.noise_levels:
         rows = _rows(study, level)
         samples = _shown(study, rows)
-        attacks = [name for name in study.attack_names if any((one.id, name) in rows for one in samples)]
+        attacks = [name for name in study.attack_names if any((sample.id, name) in rows for sample in samples)]
         originals = any(sample.image_png is not None for sample in samples)
         pictures: list[Picture] = []
         for sample in samples:
