@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from riskaudit.errors import SettingsError
+from riskaudit.results import Settings as Recorded
 from riskaudit.settings import CHECKED, Count, Positive, Probability, Settings, Share, fields_of, option
 
 
@@ -82,3 +83,11 @@ def test_a_field_says_what_it_is() -> None:
     assert Example.given()["noise"]["panel"] == "Release"
     assert "python_only" not in Example.given()
     assert Example(noise=0.25).record() == {"noise_std": 0.25}
+
+
+def test_what_later_versions_record_is_kept_where_it_is_plain() -> None:
+    values = {"seed": 1, "device": "cpu", "dtype": "float64", "solver": "dense", "inverse": "dense"}
+    strange = {"table": {"a": 1}, "row": [1], "nothing": math.nan}
+    settings = Recorded(**values, horizon=3, **strange)
+    assert settings.model_dump()["horizon"] == 3
+    assert not set(strange) & set(settings.model_dump())

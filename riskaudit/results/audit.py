@@ -137,7 +137,6 @@ class Settings(Record):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, str | int | float | bool | None] = Field(init=False)
 
     seed: int
     device: str
