@@ -69,7 +69,7 @@ class Client:
     Attributes:
         checkpoint: as it fits samples and loss.
         samples: all of them.
-        settings: of the audit.
+        settings: of the audit, which name the release before `at_noise`.
         loss: by name or function.
         release: of a copy of the model in the dtype and on the device to work in; without noise if undefended.
         chosen: the attacker's prior.
@@ -119,7 +119,7 @@ class Client:
         if std is None:
             return self
         release = self.release.with_noise(std) if std > 0 else self.release.without_noise()
-        return replace(self, release=release, settings=replace(self.settings, release=str(release.spec)))
+        return replace(self, release=release)
 
     def jacobian(self, release: PerSampleRelease) -> JacobianMaker:
         """Makes J of a release of this model."""
