@@ -36,7 +36,7 @@ def test_every_example_works(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
         tests += [str(path)] if path.name.startswith("test_") else []
-    assert len(tests) == 5
+    assert len(tests) == 6
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         cwd=tmp_path,
