@@ -68,7 +68,7 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
     settings, device = client.settings, client.device
     if workers > 1 and settings.budget is not None:
         raise SettingsError(
-            "with a budget of time results would depend on the workers; leave out budget, or use one worker"
+            "with a budget of time results would depend on the workers; leave out `budget`, or use `workers=1`"
         )
     at_noise = client.at_noise(noise_std)
     calibrator = None if settings.calibration is None else make_calibrator(settings.calibration, at_noise)
@@ -77,7 +77,7 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
     if workers > 1 and needed > free_memory(device):
         raise SettingsError(
             f"{workers} workers with {width} samples each need about {needed / 1e9:.3g} GB of memory, more than is "
-            "free; use fewer workers or a smaller batch size"
+            "free; use fewer `workers` or a smaller `batch_size`"
         )
     solvers = choose_plan(
         settings, client.samples.inputs[0].numel(), client.release.num_entries, len(client.samples), width, device

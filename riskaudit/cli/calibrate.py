@@ -69,6 +69,7 @@ def calibrate(
             progress=update,
             log=log,
             resume=trials.resume,
+            workers=subject.workers,
         )
     result.save(out)
     log.unlink(missing_ok=True)

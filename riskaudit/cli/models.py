@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from riskaudit.cli.config import read_config
 from riskaudit.report import FORMATS
-from riskaudit.settings import ATTACKS, CHECKED, INPUTS, OUTPUT, POLICY, Settings, option
+from riskaudit.settings import ATTACKS, CHECKED, INPUTS, OUTPUT, POLICY, SOLVERS, Count, Settings, option
 
 if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Samples
@@ -79,6 +79,9 @@ class SubjectOptions(SampleOptions, ModelOptions, ConsoleOptions):
     )
     std: tuple[float, ...] | None = option(
         None, "Input standard deviation, likewise; goes with --mean.", INPUTS, commas=True
+    )
+    workers: Count = option(
+        1, "Processes that the work is spread over; results don't depend on it.", SOLVERS, recorded=False
     )
     config: Path | None = option(
         None,

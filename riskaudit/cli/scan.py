@@ -43,6 +43,7 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
             show_samples=report.show_samples,
             command=recorded_command(ctx),
             progress=update,
+            workers=subject.workers,
         )
     return delivery.deliver(result)
 

@@ -128,6 +128,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
                     progress=update,
                     command=recorded_command(ctx),
                     show_samples=report.show_samples,
+                    workers=subject.workers,
                 )
                 result = function(Job(subject, checkpoint, samples, delivery.settings, study_run, earlier), options)
         except KeyboardInterrupt:

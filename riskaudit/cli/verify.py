@@ -54,6 +54,7 @@ def verify(
             progress=update,
             log=log,
             resume=trials.resume,
+            workers=subject.workers,
         )
     outcome = delivery.deliver(result)
     study = result.studies.get(VerifyStudy)

@@ -138,8 +138,8 @@ class ProcessEngine(Engine):
         schedule.fail(
             position,
             EngineError(
-                f"the process of trial {clean(key)} {how} twice, for lack of memory perhaps; use fewer workers or a "
-                "smaller batch size (a script that uses workers needs `if __name__ == '__main__':`)"
+                f"the process of trial {clean(key)} {how} twice, for lack of memory perhaps; use fewer `workers` or "
+                "a smaller `batch_size` (a script that uses workers needs `if __name__ == '__main__':`)"
             ),
         )
 
@@ -190,6 +190,6 @@ def _pickled(value: object, what: str) -> bytes:
 
 def _unsendable(what: str, reason: str) -> SettingsError:
     return SettingsError(
-        f"{what} can't be sent to other processes ({clean(reason, 300)}); use one worker, or define classes and "
-        "functions at the top of a module"
+        f"{what} can't be sent to other processes ({clean(reason, 300)}); use `workers=1`, or define classes "
+        "and functions at the top of a module"
     )

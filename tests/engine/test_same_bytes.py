@@ -1,0 +1,166 @@
+"""Results are the same bytes from one process, from several, and from a run that was killed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scan_cases import CHECKPOINT, DATA
+from study_cases import NOISE, digits, network
+
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit, audit_client
+from riskaudit.audit.client import make_client
+from riskaudit.engine import ProcessEngine, SerialEngine
+from riskaudit.errors import SettingsError
+from riskaudit.results import AuditResult
+from riskaudit.studies import AttackSettings, StudyRun, initialization_study
+from riskaudit.studies.verify.run import verify
+
+# What differs between two runs of the same command.
+VARYING = {"seconds", "created_at", "peak_memory_bytes", "timings"}
+
+
+def content(result: AuditResult | str) -> Any:
+    """An audit without what may vary."""
+    return _without_varying(json.loads(result if isinstance(result, str) else result.to_json()))
+
+
+def _without_varying(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_varying(each) for key, each in value.items() if key not in VARYING}
+    return [_without_varying(each) for each in value] if isinstance(value, list) else value
+
+
+SETTINGS = {
+    "dense": AuditSettings(batch_size=2),
+    "lanczos": AuditSettings(batch_size=1, solver="lanczos", release=f"gaussian:{NOISE}", max_matvecs=20),
+    "prior": AuditSettings(batch_size=4, prior="data", dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_scan(name: str) -> None:
+    client = make_client(network(), digits(24 if name == "prior" else 5), SETTINGS[name])
+    whole = content(audit_client(client))
+    for workers in (1, 4):
+        with ProcessEngine(workers) as engine:
+            assert content(audit_client(client, engine)) == whole
+
+
+def test_a_killed_worker_changes_nothing() -> None:
+    client = make_client(network(), digits(6), SETTINGS["dense"])
+    killed = []
+    with ProcessEngine(2) as engine:
+
+        def kill(done: int, total: int) -> None:
+            if not killed:
+                killed.append(engine._pool[-1].process)
+                killed[0].kill()
+
+        found = audit_client(client, engine, progress=kill)
+    assert killed[0].exitcode == -signal.SIGKILL
+    assert content(found) == content(audit_client(client))
+
+
+def _verified(workers: int) -> AuditResult:
+    attacks = AttackSettings(("gauss-newton", "local"), steps=3, restarts=1)
+    return verify(
+        network(), digits(4), AuditSettings(), attacks, noise_stds=[NOISE, 0.0], show_samples=True, workers=workers
+    )
+
+
+def _initialized(workers: int) -> AuditResult:
+    run = StudyRun(workers=workers)
+    settings = AuditSettings(release=f"gaussian:{NOISE}")
+    return initialization_study(network(), digits(5), settings, run, seeds=1, names=("uniform", "default"))
+
+
+@pytest.mark.parametrize("run", [_verified, _initialized])
+def test_studies(run: Callable[[int], AuditResult]) -> None:
+    assert content(run(4)) == content(run(1))
+
+
+class Unsendable(torch.nn.Module):
+    """Holds a function without a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.scale = lambda x: 0.5 * x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(self.inner(x))
+
+
+def test_what_several_workers_cannot_do() -> None:
+    with pytest.raises(SettingsError, match="leave out `budget`, or use `workers=1`"):
+        audit(network(), digits(2), budget=10.0, workers=2)
+    with pytest.raises(SettingsError, match="can't be sent to other processes"):
+        audit(Unsendable(), digits(2), workers=2)
+    with pytest.raises(SettingsError, match="at least 1"):
+        audit(network(), digits(2), workers=0)
+
+
+def test_memory_is_counted_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = make_client(network(), digits(2), AuditSettings())
+    free = 2 * 3 * client.maker.sample_bytes
+    for module in ("plan", "shards"):
+        monkeypatch.setattr(f"riskaudit.audit.{module}.free_memory", lambda _: free)
+    with pytest.raises(SettingsError, match=r"4 workers with 2 samples each need .*fewer `workers`"):
+        audit_client(client, ProcessEngine(4))
+    assert len(audit_client(client, SerialEngine()).samples) == 2
+
+
+def test_a_model_of_the_user_s_own_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom neighbour import Scaled\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n        self.inner = torch.nn.Linear(64, 10)\n        self.scaled = Scaled()\n"
+        "    def forward(self, x):\n        return self.scaled(self.inner(x.flatten(1)))\n"
+    )
+    (tmp_path / "neighbour.py").write_text(
+        "import torch\nclass Scaled(torch.nn.Module):\n    def forward(self, x):\n        return 0.5 * x\n"
+    )
+    from riskaudit.inputs.user_code import load_user_function
+
+    model = load_user_function(f"{tmp_path / 'mine.py'}:Mine")()
+    settings = AuditSettings(batch_size=1)
+    try:
+        assert content(audit(model, digits(2), settings, workers=2)) == content(audit(model, digits(2), settings))
+    finally:
+        del sys.modules["neighbour"]
+
+
+STUDY = ["study", "initialization", str(CHECKPOINT), "--data", str(DATA), "--limit", "4", "--seeds", "1",
+         "--format", "json", "--quiet"]  # fmt: skip
+
+
+def test_a_killed_study_taken_up_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "riskaudit", *STUDY]
+    several = [*command, "--workers", "2", "--out", "out"]
+    log = tmp_path / "out.trials.jsonl"
+    with subprocess.Popen(several, cwd=tmp_path, stderr=subprocess.DEVNULL) as study:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and '"trial": "checkpoint"' in log.read_text()):
+            assert time.monotonic() < deadline
+            assert study.poll() is None
+            time.sleep(0.01)
+        os.kill(study.pid, signal.SIGKILL)
+    assert not (tmp_path / "out").exists()
+    for words in ([*several, "--resume"], [*command, "--out", "whole"]):
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    resumed, whole = ((tmp_path / place / "audit.json").read_text() for place in ("out", "whole"))
+    assert content(resumed) == content(whole)
+    assert "--workers" not in whole
