@@ -101,10 +101,10 @@ def examine(
     """
     with torch.no_grad():
         size, evidence = max(1, CHUNK_ENTRIES // maker.release.num_entries), list[Evidence]()
-        steps, said = _likely_steps(batch, prior, drawn), None
+        steps, predicted = _likely_steps(batch, prior, drawn), None
         if pushed is not None:
             along = prior.variance.sqrt()[:, None].to(drawn) * drawn
-            steps, said = (along, steps[1]), along.norm(dim=1).double() * pushed.double()
+            steps, predicted = (along, steps[1]), along.norm(dim=1).double() * pushed.double()
         for first in range(0, len(batch), size):
             places = list(range(first, min(first + size, len(batch))))
             part = batch.select(places)
@@ -112,7 +112,7 @@ def examine(
             normal = _normal(torch.Generator().manual_seed(0))
             responses = [
                 at.step(steps[1][places], normal),
-                at.step(steps[0][places], said=None if said is None else said[places]),
+                at.step(steps[0][places], predicted=None if predicted is None else predicted[places]),
             ]
             tiny = None
             if maker.release.dtype == torch.float64:
@@ -192,7 +192,7 @@ def _evidence(
     cancelled = 1 + 1 / losses.double().abs().clamp_min(1e-300)
     rounding = ROUNDING * eps * norms * cancelled
     fits = (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
-    likely = [_differences(1.0, one.change, LIKELY_FACTOR * one.said + rounding) for one in responses]
+    likely = [_differences(1.0, one.change, LIKELY_FACTOR * one.predicted + rounding) for one in responses]
     quotients = [_quotients(batch, layer) for layer in responses[0].front if layer.outer]
     hidden = [_hidden(layer) for one in responses for layer in one.front]
     return [
@@ -222,7 +222,7 @@ def _hidden(layer: FrontLayer) -> list[Hidden | None]:
     change, precision = layer.change.abs(), layer.precision
     # Rounding of a(x + v) - a(x).
     rounding = ROUNDING * torch.finfo(change.dtype).eps * layer.value.abs().amax(1, keepdim=True)
-    unseen = (change - FRONT_FACTOR * layer.said.abs() - rounding).nan_to_num(math.inf).clamp_min(0.0)
+    unseen = (change - FRONT_FACTOR * layer.predicted.abs() - rounding).nan_to_num(math.inf).clamp_min(0.0)
     moves = unseen.any(1)
     weights = (unseen.double().square() * precision[:, None]).cpu()
     return [Hidden(weights[place].numpy(), layer.seen) if move else None for place, move in enumerate(moves.tolist())]
@@ -269,9 +269,9 @@ def _tiny_from(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: boo
     change = bare.around(moved, apart=apart).mean().detach() - gradient
     if release.changes_gradient:
         change = release.derivative(gradient).apply(change)
-    said = TINY * at.matvec(direction).detach()
-    unseen = (change.abs_() - OWN_FACTOR * said.abs()).clamp_min_(0.0).norm(dim=1)
-    unseen = (unseen - WHOLE_SHARE * said.norm(dim=1)).clamp_min_(0.0)
+    predicted = TINY * at.matvec(direction).detach()
+    unseen = (change.abs_() - OWN_FACTOR * predicted.abs()).clamp_min_(0.0).norm(dim=1)
+    unseen = (unseen - WHOLE_SHARE * predicted.norm(dim=1)).clamp_min_(0.0)
     norms, losses = gradient.norm(dim=1), at.losses().detach().abs()
     rounding = ROUNDING * torch.finfo(release.dtype).eps * norms * (1 + 1 / losses.clamp_min(1e-300))
     return _differences(TINY, unseen, rounding)

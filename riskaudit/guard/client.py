@@ -122,8 +122,8 @@ class Client:
             self.loss = replace(self._live_loss, function=self._copied_loss())
             self._makers.clear()
         with torch.no_grad():
-            for own, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
-                own.copy_(copies.get(id(live), live))
+            for copied, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
+                copied.copy_(copies.get(id(live), live))
         self._snapshot = now
         for name, value in self._copy.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):

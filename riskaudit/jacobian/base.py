@@ -57,13 +57,13 @@ class Jacobian(LinearOperator):
     def smallest_eigenvalue_bound(self) -> Tensor:
         """A number that every eigenvalue of J^T J is sure to reach, [B], float64; 0 where none is known."""
 
-    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
+    def step(self, direction: Tensor, draw: Draw | None = None, predicted: Tensor | None = None) -> StepResponse:
         """What a step of the inputs does to r, against what J says of it.
 
         Args:
             direction: v, [B, n d], in data units.
             draw: random numbers of mean 0 and variance 1 in the shape of a tensor, to hold J against J^T.
-            said: |J v|, [B], where it is known already and nothing else is asked for.
+            predicted: |J v|, [B], where it is known already and nothing else is asked for.
         """
         release = self.release
         plain = release.before_steps()
@@ -73,8 +73,8 @@ class Jacobian(LinearOperator):
         change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
         if plain is not release:
             change = release.derivative(before).apply(change)
-        if said is not None:
-            return StepResponse(norms, said, change.norm(dim=1).double(), [])
+        if predicted is not None:
+            return StepResponse(norms, predicted, change.norm(dim=1).double(), [])
         pushed, gap = self.matvec(direction).detach(), None
         if draw is not None:
             cotangent = draw(pushed[:1]).expand_as(pushed)
@@ -104,7 +104,7 @@ class Jacobian(LinearOperator):
     @final
     def pull_each(self, draw: Callable[[int], Tensor]) -> Tensor:
         """J^T u_i with u_i = draw(i) [P'] for the i-th upload, made as late as possible; returns [B, n d]."""
-        pulled = [part.rmatvec(torch.stack([draw(index) for index in places])) for part, places in self._chunks()]
+        pulled = [part.rmatvec(torch.stack([draw(index) for index in positions])) for part, positions in self._chunks()]
         return torch.cat(pulled)
 
     @final
@@ -115,8 +115,8 @@ class Jacobian(LinearOperator):
             yield self, list(range(self.num_samples))
             return
         for first in range(0, self.num_samples, size):
-            places = list(range(first, min(first + size, self.num_samples)))
-            yield self.select(places), places
+            positions = list(range(first, min(first + size, self.num_samples)))
+            yield self.select(positions), positions
 
 
 class JacobianFactory(ABC):

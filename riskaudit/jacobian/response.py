@@ -16,7 +16,7 @@ class FrontLayer:
     Attributes:
         value: what enters the layer at x, a(x), [B, n].
         change: a(x + v) - a(x), [B, n].
-        said: what its derivative says of that, [B, n].
+        predicted: what its derivative says of that, [B, n].
         precision: of one entry of a(x) in the released gradient, per squared noise std, [B], float64.
         seen: the share of a sample's d directions that the layer's gradient can show at most.
         outer: whether the layer is fully connected at one position, so that a(x) can be read off its gradient b a(x)^T.
@@ -24,7 +24,7 @@ class FrontLayer:
 
     value: Tensor
     change: Tensor
-    said: Tensor
+    predicted: Tensor
     precision: Tensor
     seen: float
     outer: bool
@@ -36,7 +36,7 @@ class StepResponse:
 
     Attributes:
         norms: |g(x)|, [B], of the gradient before any step of the release.
-        said: |J v|, [B].
+        predicted: |J v|, [B].
         change: |D (s g(x + v) - g(x))|, [B], D the derivative of the release's steps, s <= 1 what takes back growth
             of g.
         front: what it does to the layers in front, as far as they are known.
@@ -45,7 +45,7 @@ class StepResponse:
     """
 
     norms: Tensor
-    said: Tensor
+    predicted: Tensor
     change: Tensor
     front: list[FrontLayer]
     adjoint_gap: Tensor | None = None
@@ -55,18 +55,18 @@ def joined(responses: Sequence[StepResponse]) -> StepResponse:
     """Of several samples' responses, one."""
     gaps = [response.adjoint_gap for response in responses if response.adjoint_gap is not None]
     front = [_together(layer) for layer in zip(*(response.front for response in responses), strict=True)]
-    norms, said, change = (
-        torch.cat([getattr(response, name) for response in responses]) for name in ("norms", "said", "change")
+    norms, predicted, change = (
+        torch.cat([getattr(response, name) for response in responses]) for name in ("norms", "predicted", "change")
     )
-    return StepResponse(norms, said, change, front, torch.cat(gaps) if gaps else None)
+    return StepResponse(norms, predicted, change, front, torch.cat(gaps) if gaps else None)
 
 
 def _together(layers: Sequence[FrontLayer]) -> FrontLayer:
     """One layer for several samples."""
-    value, change, said, precision = (
-        torch.cat([getattr(layer, name) for layer in layers]) for name in ("value", "change", "said", "precision")
+    value, change, predicted, precision = (
+        torch.cat([getattr(layer, name) for layer in layers]) for name in ("value", "change", "predicted", "precision")
     )
-    return FrontLayer(value, change, said, precision, layers[0].seen, layers[0].outer)
+    return FrontLayer(value, change, predicted, precision, layers[0].seen, layers[0].outer)
 
 
 def shrinking(before: Tensor, after: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from typing_extensions import override
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.interception import Interception
+from riskaudit.release.model import LossFunction
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
 # Shares that agree to so many digits, at different outputs, are constants.
 TOLERANCE = 1e-3
 # Gradients below this part of the batch's largest say nothing of a share.
@@ -80,7 +80,7 @@ def _failure_alone(loss: LossFunction, outputs: Tensor, targets: Tensor, error: 
         )
     try:
         loss(outputs, targets)
-    except Exception as together:  # the loss may be anybody's code
+    except Exception as together:  # the loss may be third-party code, which may raise anything
         return (
             f"the loss can't be computed for this batch ({type(together).__name__}), whose outputs have the shape "
             f"{list(outputs.shape)} and targets the shape {list(targets.shape)} in {targets.dtype}; hand over the "

@@ -47,7 +47,11 @@ def test_by_layers_as_by_whole_vectors(name: str, release: str) -> None:
     jacobian = structured(PerSampleRelease(randomise(make()), F.cross_entropy, release), batch)
     direction = 0.7 * normal(3, jacobian.shape[1], seed=3)
     found, expected = jacobian.step(direction), Jacobian.step(jacobian, direction)
-    for own, other in ((found.norms, expected.norms), (found.said, expected.said), (found.change, expected.change)):
+    for own, other in (
+        (found.norms, expected.norms),
+        (found.predicted, expected.predicted),
+        (found.change, expected.change),
+    ):
         assert torch.allclose(own, other, rtol=1e-10, atol=0)
 
 
@@ -59,7 +63,7 @@ def test_growth_is_taken_back() -> None:
     found = jacobian.step(9 * batch.inputs)
     # g(10 x) = 100 g(x), whose norm is taken back to that of g(x): nothing has changed.
     assert torch.allclose(found.change, torch.zeros(2, dtype=torch.float64), atol=1e-10 * float(found.norms.max()))
-    assert torch.allclose(found.said, 18 * found.norms)
+    assert torch.allclose(found.predicted, 18 * found.norms)
 
 
 @pytest.mark.parametrize("name", ["mlp", "no bias", "convolution", "positions"])
@@ -69,10 +73,10 @@ def test_layers_in_front_see_the_input(name: str) -> None:
     jacobian = structured(PerSampleRelease(randomise(make()), F.cross_entropy), batch)
     direction = normal(2, jacobian.shape[1], seed=3)
     (layer,) = jacobian.step(direction).front
-    assert torch.allclose(layer.change, layer.said)
+    assert torch.allclose(layer.change, layer.predicted)
     if name != "convolution":
         assert torch.equal(layer.value, batch.inputs.flatten(1))
-        assert torch.equal(layer.said, direction)
+        assert torch.equal(layer.predicted, direction)
     assert layer.outer == (name in ("mlp", "no bias"))
 
 
@@ -104,7 +108,7 @@ def test_every_sample_apart() -> None:
 
     one, other = apart.step(direction, draw), together.step(direction, draw)
     assert torch.allclose(one.change, other.change)
-    assert torch.allclose(one.front[0].said, other.front[0].said)
+    assert torch.allclose(one.front[0].predicted, other.front[0].predicted)
     for gap in (one.adjoint_gap, other.adjoint_gap):
         assert gap is not None
         assert float(gap.max()) < 1e-12

@@ -176,7 +176,7 @@ class StructuredJacobian(Jacobian):
 
     @torch.no_grad()
     @override
-    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
+    def step(self, direction: Tensor, draw: Draw | None = None, predicted: Tensor | None = None) -> StepResponse:
         # No vector of the parameters' size for a plain gradient.
         tangent = direction.reshape(self.batch.inputs.shape)
         try:
@@ -184,10 +184,10 @@ class StructuredJacobian(Jacobian):
                 batch = Batch(self.batch.inputs + tangent, self.batch.targets)
                 moved = Signals(self.release, batch, self.layout, differentiable=False)
         except UnsupportedLayer:  # a step away, the model has other layers
-            return super().step(direction, draw, said)
+            return super().step(direction, draw, predicted)
         change = self._change(Gradient(self.release.parameters, moved))
-        if said is not None:
-            return StepResponse(self._values.norms, said, change, [])
+        if predicted is not None:
+            return StepResponse(self._values.norms, predicted, change, [])
         tangents = self._signals.push(tangent)
         front = front_layers(self._signals, moved, tangents)
         if self.release.changes_gradient:
@@ -340,8 +340,8 @@ class SeparateJacobian(Jacobian):
         return torch.cat([part.gradients() for part in self._parts])
 
     @override
-    def step(self, direction: Tensor, draw: Draw | None = None, said: Tensor | None = None) -> StepResponse:
-        lengths: Sequence[Tensor | None] = [None] * len(self._parts) if said is None else torch.split(said, 1)
+    def step(self, direction: Tensor, draw: Draw | None = None, predicted: Tensor | None = None) -> StepResponse:
+        lengths: Sequence[Tensor | None] = [None] * len(self._parts) if predicted is None else torch.split(predicted, 1)
         parts = zip(self._parts, torch.split(direction, 1), lengths, strict=True)
         return joined([part.step(step, draw, length) for part, step, length in parts])
 
