@@ -12,7 +12,7 @@ lint:
 
 # A process per core and a thread per process: the tests' matrices are too small to share one.
 test:
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --dist worksteal
 
 test-slow:
 	$(PYTHON) -m pytest -m slow

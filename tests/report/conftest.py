@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 from report_cases import CASES
@@ -13,8 +14,8 @@ from riskaudit.results import AuditResult
 
 @pytest.fixture(scope="session")
 def audit() -> Callable[[str], AuditResult]:
-    """The audit of a case by name."""
-    return lambda name: CASES[name]()
+    """The audit of a case by name, built once per session: studies of attacks take a second or two."""
+    return cache(lambda name: CASES[name]())
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def hostile_strings() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def rendered() -> Callable[..., bytes]:
+def rendered(audit: Callable[[str], AuditResult]) -> Callable[..., bytes]:
     """One rendered format of a case, rendered once per session."""
     from riskaudit.report import FILE_NAMES, render
 
@@ -31,7 +32,7 @@ def rendered() -> Callable[..., bytes]:
 
     def get(name: str, format_: str) -> bytes:
         if (name, format_) not in done:
-            done[name, format_] = render(CASES[name](), (format_,))[FILE_NAMES[format_]]
+            done[name, format_] = render(audit(name), (format_,))[FILE_NAMES[format_]]
         return done[name, format_]
 
     return get

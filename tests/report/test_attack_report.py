@@ -19,8 +19,6 @@ from riskaudit.report.recommendation import Recommendation
 from riskaudit.results.facts import Facts
 from riskaudit.studies.verify.section.reading import AttackStudy, read_attack_study
 
-STUDIES = ["attacked", "control-failed", "control-skipped", "calibrated", "attacked-hostile", "attacked-shown"]
-
 
 def text_of(result) -> str:
     return Page(render(result, ("html",))["audit.html"]).text.replace("\u00a0", " ")
@@ -45,16 +43,9 @@ def tables(result) -> dict[str, Table]:
     return found | {block.table.id: block.table for block in blocks(result, Figure)}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("format_", FORMATS)
-def test_every_format_renders(rendered, name, format_):
-    assert len(rendered(name, format_)) > 500
-
-
-@pytest.mark.parametrize("name", ["attacked", "attacked-hostile"])
-def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
-    again = render(audit(name), FORMATS)
-    assert all(again[FILE_NAMES[format_]] == rendered(name, format_) for format_ in FORMATS)
+def test_the_same_result_gives_the_same_bytes(audit, rendered):
+    again = render(audit("attacked-hostile"), FORMATS)
+    assert all(again[FILE_NAMES[format_]] == rendered("attacked-hostile", format_) for format_ in FORMATS)
 
 
 def test_the_control_is_the_first_line_of_the_evidence(words):
@@ -255,8 +246,7 @@ def test_hostile_strings_stay_text(page, rendered, hostile_strings):
 )
 def test_a_malformed_study_is_one_line(audit, study, words):
     result = with_raw_study(audit("one"), "verify", study)
-    files = render(result, FORMATS)
-    text = Page(files["audit.html"]).text
+    text = Page(render(result, ("html",))["audit.html"]).text
     assert f"Studies in audit.json that can't be read Verify: {words}" in text
     assert "Not calibrated against attacks" in text
     assert "The risk corridor" not in text

@@ -90,11 +90,6 @@ def blocks(result, kind):
     return [block for section in build_document(result).sections for block in section.blocks if isinstance(block, kind)]
 
 
-@pytest.mark.parametrize("format_", FORMATS)
-def test_every_format_renders(format_) -> None:
-    assert len(render(studied(), (format_,))[FILE_NAMES[format_]]) > 500
-
-
 def test_findings_and_tables() -> None:
     text = text_of(studied())
     assert "Finding. Recommended: PyTorch's default" in text
