@@ -63,10 +63,7 @@ __all__ = ["FILE_NAMES", "FORMATS", "render"]
 
 
 def render(
-    result: AuditResult,
-    formats: Sequence[str] = ("html", "pdf", "json"),
-    *,
-    baseline: AuditResult | None = None,
+    result: AuditResult, formats: Sequence[str] = ("html", "pdf", "json"), *, baseline: AuditResult | None = None
 ) -> dict[str, bytes]:
     """Render an audit; ``baseline`` is an earlier one to compare with.
 

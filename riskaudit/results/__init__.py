@@ -5,4 +5,5 @@ from riskaudit.results.base import *
 from riskaudit.results.calibration import *
 from riskaudit.results.groups import *
 from riskaudit.results.studies import *
+from riskaudit.results.subject import *
 from riskaudit.results.words import *

@@ -11,172 +11,40 @@ released entry; ``revealed_fraction`` is a share of the input's dimension.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from riskaudit.errors import ResultError
 from riskaudit.files import write_file
-from riskaudit.results.base import Estimate, Record, Status, SuccessProbability, Target, Verdict
+from riskaudit.results.base import (
+    Estimate,
+    FileRecord,
+    Record,
+    Status,
+    SuccessProbability,
+    Target,
+    Verdict,
+    first_fault,
+    read_file,
+)
 from riskaudit.results.consistency import check_consistency
 from riskaudit.results.groups import ClassTest, GroupStatistic
 from riskaudit.results.studies import Studies, StudyRecord
+from riskaudit.results.subject import (
+    CheckpointInfo,
+    Cost,
+    DataInfo,
+    PriorInfo,
+    ReleaseInfo,
+    Settings,
+    ThreatModel,
+    Tool,
+)
 from riskaudit.results.words import ProxyInfo
 
 SCHEMA_VERSION = 1
-
-
-class Tool(Record):
-    """The program that made the audit."""
-
-    name: str = "riskaudit"
-    version: str
-
-
-class CheckpointInfo(Record):
-    """The audited model. ``name`` is a file name without its folder.
-
-    ``assumed`` is what the weights don't show of an architecture that was recognised from them, ``doubt`` why losses
-    don't confirm it; with a doubt no sample is "low", no limit is held and no noise is recommended.
-    """
-
-    name: str
-    sha256: str | None
-    architecture: str
-    num_parameters: int
-    assumed: str | None = None
-    doubt: str | None = None
-
-
-class DataInfo(Record):
-    """The audited samples. ``num_samples`` counts those audited, after ``limit``.
-
-    ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
-    ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so.
-    """
-
-    name: str
-    sha256: str | None
-    num_samples: int
-    input_shape: list[int]
-    input_range: list[float]
-    class_names: list[str] | None = None
-    target_kind: str | None = None
-    doubt: str | None = None
-
-
-class NoiseInfo(Record):
-    """Noise on the released tensor: ``std`` is its standard deviation per released entry."""
-
-    law: Literal["gaussian", "laplace"]
-    std: float
-
-
-class ReleaseInfo(Record):
-    """What leaves the client.
-
-    ``spec`` is the pipeline as ``release`` takes it. An undefended release has no ``noise``; it
-    is ranked at ``reference_noise_std``, which the client does not add.
-    """
-
-    steps: list[str]
-    spec: str = "gradient"
-    noise: NoiseInfo | None
-    defended: bool
-    coupling: Literal["per_sample", "joint"] = "per_sample"
-    reference_noise_std: float | None = None
-
-
-class PriorInfo(Record):
-    """What the attacker is taken to know of the input beforehand, in data units.
-
-    ``mean`` and ``std`` are of one coordinate: the average over coordinates, and the root mean square of the
-    standard deviations. ``num_images`` is how many samples the prior was fitted to, ``class_counts`` how many of
-    each class, ``fallback_classes`` the classes of the audited data that were too rare for a prior of their own.
-    """
-
-    kind: str
-    mean: float
-    std: float
-    source: str | None = None
-    sha256: str | None = None
-    num_images: int | None = None
-    class_counts: dict[str, int] | None = None
-    fallback_classes: list[int] = Field(default_factory=list)
-
-
-class ThreatModel(Record):
-    """Who the attacker is.
-
-    ``evaluation`` is "deployment" where the audited release is what a client computes, "diagnostic"
-    where it differs (``reason`` says how).
-    """
-
-    weights_known: bool = True
-    labels_known: bool = True
-    rest_of_batch_known: bool = True
-    evaluation: Literal["diagnostic", "deployment"] = "deployment"
-    reason: str | None = None
-
-
-class Thresholds(Record):
-    """Verdict per sample: "high" above ``high``, "medium" from ``medium`` on, else "low"."""
-
-    high: float = 0.5
-    medium: float = 0.1
-
-
-class Settings(Record):
-    """Everything that decides the numbers, and why the solver is what it is.
-
-    ``tolerance`` is the solver's relative error (``solver_tolerance``), not that of a reconstruction. Options that a
-    later version records are kept where they are plain values.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    seed: int
-    device: str
-    dtype: str
-    solver: str
-    inverse: str
-    solver_reason: str | None = None
-    inverse_reason: str | None = None
-    loss: str = "cross-entropy"
-    batch_size: int | None = None
-    tolerance: float | None = None
-    max_matvecs: int | None = None
-    precision: float | None = None
-    budget_seconds: float | None = None
-    jacobian: str | None = None
-    jacobian_reason: str | None = None
-    confidence: float | None = None
-    target_rmse: float | None = None
-    thresholds: Thresholds = Thresholds()
-    normalization_mean: list[float] | None = None
-    normalization_std: list[float] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_plain_values(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {name: value for name, value in values.items() if name in cls.model_fields or _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
-
-
-class Cost(Record):
-    """What the audit cost; differs between runs of the same seed."""
-
-    seconds: float
-    matvecs: int
-    peak_memory_bytes: int | None
 
 
 class SolverEvidence(Record):
@@ -323,7 +191,7 @@ class PolicyOutcome(Record):
     max_unassessed: float = 0.0
 
 
-class AuditResult(Record):
+class AuditResult(FileRecord):
     """A whole audit, as it stands in audit.json."""
 
     schema_version: Literal[1] = 1
@@ -360,10 +228,6 @@ class AuditResult(Record):
             record = record.model_copy(update={"notes": [*self.doubts, *record.notes]})
         return self.model_copy(update={"studies": self.studies.with_study(record)})
 
-    def to_json(self) -> str:
-        """The audit as indented JSON with a final newline."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "audit.json") -> AuditResult:
         """Read an audit from JSON; ``name`` is for messages.
@@ -384,9 +248,7 @@ class AuditResult(Record):
         try:
             result = cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {field}: {first['msg']}") from error
+            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {first_fault(error)}") from error
         check_consistency(result, name)
         return result
 
@@ -406,9 +268,4 @@ class AuditResult(Record):
         Raises:
             ResultError: the file is missing or isn't an audit.
         """
-        path = Path(path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ResultError(f"can't read {path}: {error.strerror or error}") from error
-        return cls.from_json(content, name=path.name)
+        return cls.from_json(read_file(path), name=Path(path).name)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from riskaudit.errors import ResultError
 
 Status: TypeAlias = Literal["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
 Verdict: TypeAlias = Literal["high", "medium", "low", "not_assessed"]
@@ -19,6 +23,32 @@ class Record(BaseModel):
     """Base of every row: immutable, no NaN or infinity, unknown keys of later versions ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class FileRecord(Record):
+    """A record that is a file of its own."""
+
+    def to_json(self) -> str:
+        """The record as indented JSON with a final newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_file(path: str | Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        ResultError: it can't be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ResultError(f"can't read {path}: {error.strerror or error}") from error
+
+
+def first_fault(error: ValidationError, whole: str = "") -> str:
+    """The first field that doesn't fit, and why; ``whole`` names the record itself."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or whole}: {first['msg']}"
 
 
 class Estimate(Record):

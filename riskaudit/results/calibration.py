@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from riskaudit.errors import ResultError
 from riskaudit.files import write_file
-from riskaudit.results.audit import CheckpointInfo, DataInfo, PriorInfo, Tool
-from riskaudit.results.base import Record
+from riskaudit.results.base import FileRecord, Record, first_fault, read_file
+from riskaudit.results.subject import CheckpointInfo, DataInfo, PriorInfo, Tool
 
 
 class CalibrationLevel(Record):
@@ -30,7 +30,7 @@ class CalibrationLevel(Record):
     ratios: list[float]
 
 
-class Calibration(Record):
+class Calibration(FileRecord):
     """The file that ``riskaudit calibrate`` writes. ``binding`` is a hash of weights, loss, release and prior."""
 
     schema_version: Literal[1] = 1
@@ -52,8 +52,7 @@ class Calibration(Record):
         Raises:
             OutputError: the place can't be written.
         """
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_file(Path(path), text.encode())
+        write_file(Path(path), self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -62,18 +61,13 @@ class Calibration(Record):
         Raises:
             ResultError: the file is missing or isn't one.
         """
-        path = Path(path)
+        name = Path(path).name
         try:
-            content = json.loads(path.read_bytes())
-        except OSError as error:
-            raise ResultError(f"can't read {path}: {error.strerror or error}") from error
+            content = json.loads(read_file(path))
         except (ValueError, RecursionError) as error:
-            raise ResultError(f"expected a calibration as JSON in {path.name}, found something else") from error
+            raise ResultError(f"expected a calibration as JSON in {name}, found something else") from error
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ResultError(
-                f"{path.name} is no calibration that riskaudit calibrate wrote: {field}: {first['msg']}"
-            ) from error
+            fault = first_fault(error)
+            raise ResultError(f"{name} is no calibration that riskaudit calibrate wrote: {fault}") from error

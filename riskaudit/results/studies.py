@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from riskaudit.results.base import Record
+from riskaudit.results.base import Record, first_fault
 
 # One line per study: its name in audit.json, which is that of its folder ``riskaudit/studies/NAME``, and the class in
 # ``NAME/record.py`` that it records. Imported when a file has it, so that nothing here depends on studies.
@@ -68,9 +68,7 @@ class Studies(Record):
                 try:
                     records[name] = _record_type(name).model_validate(study)
                 except ValidationError as error:
-                    first = error.errors()[0]
-                    field = ".".join(str(part) for part in first["loc"]) or f"studies.{name}"
-                    unreadable[name] = UnreadableStudy(content=study, reason=f"{field}: {first['msg']}")
+                    unreadable[name] = UnreadableStudy(content=study, reason=first_fault(error, f"studies.{name}"))
         return {"records": records, "unreadable": unreadable}
 
     @model_serializer(mode="wrap")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from riskaudit.results.audit import SampleRow, Thresholds
+from riskaudit.results.audit import SampleRow
 from riskaudit.results.base import Estimate, Verdict
+from riskaudit.results.subject import Thresholds
 
 HEADLINE = "revealed_fraction"
 

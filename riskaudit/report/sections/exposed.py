@@ -6,16 +6,7 @@ import statistics
 from collections.abc import Callable
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import (
-    Block,
-    Cell,
-    Gallery,
-    Paragraph,
-    Picture,
-    Section,
-    Subheading,
-    Table,
-)
+from riskaudit.document.blocks import Block, Cell, Gallery, Paragraph, Picture, Section, Subheading, Table
 from riskaudit.document.cells import SHORT_STATUS, VERDICT_WORDS, estimate_cell, number_cell, verdict_cell
 from riskaudit.document.images import safe_png
 from riskaudit.formatting import count, decibels, number, short
@@ -165,8 +156,7 @@ def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[Samp
         *map(proxy_column, shown),
         tables.column("Noise needed", _noise_cell, "std", brief=True),
         tables.column(
-            "Loss",
-            lambda row: number_cell(row.loss, missing="failed" if row.status == "failed" else "not applicable"),
+            "Loss", lambda row: number_cell(row.loss, missing="failed" if row.status == "failed" else "not applicable")
         ),
     )
 

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import (
-    Block,
-    DefinitionList,
-    Paragraph,
-    Section,
-    Snippet,
-    Subheading,
-    Table,
-)
+from riskaudit.document.blocks import Block, DefinitionList, Paragraph, Section, Snippet, Subheading, Table
 from riskaudit.formatting import given, number, short
 from riskaudit.report.sections.baseline import baseline_blocks
 from riskaudit.report.sections.glossary import glossary_blocks

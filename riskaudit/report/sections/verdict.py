@@ -24,14 +24,7 @@ def verdict_section(facts: Facts) -> Section:
     """The verdict box, the audit's warnings, and how to read the levels."""
     headline, tone, text = _headline(facts)
     blocks: list[Block] = [
-        Callout(
-            title=headline,
-            body=(text,),
-            tone=tone,
-            facts=_box_facts(facts),
-            steps=_next_steps(facts),
-            brief=True,
-        )
+        Callout(title=headline, body=(text,), tone=tone, facts=_box_facts(facts), steps=_next_steps(facts), brief=True)
     ]
     policy = facts.result.policy
     if policy and policy.reasons:

@@ -86,7 +86,7 @@ def _shaping_warning(rows: list[ShapingSummary]) -> Callout:
     body = [
         "Noise whose shape depends on the private input can itself leak it: its covariance is a function of the "
         "input. It gives no differential privacy. Standard deviations per layer that are chosen once, on other data, "
-        "do not have this flaw.",
+        "do not have this flaw."
     ]
     filled = next((row for row in rows if row.scheme == "water_filled"), None)
     if filled is not None and filled.attacked.get("knows", math.inf) < 0.5 * filled.predicted:
