@@ -38,5 +38,5 @@ def _within(observation: Observation, residuals: Tensor) -> list[bool]:
         norms = observation.released.double().norm(dim=-1)
         return [bool(flag) for flag in residuals.norm(dim=-1) <= LARGEST_RELATIVE_RESIDUAL * norms]
     noisy = release.noisy_entries.double()
-    sizes = (noise.size_terms(residuals) * noisy).sum(-1)
+    sizes = noise.size(residuals * noisy)
     return [bool(flag) for flag in sizes <= float(chi2.ppf(CONFIDENCE, noise.degrees(float(noisy.sum()))))]

@@ -50,13 +50,15 @@ class Noise:
         """
         return self.scale
 
-    def size_terms(self, noise: Tensor) -> Tensor:
-        """What every entry adds to the size of a draw, whose sum over n entries is chi-square distributed.
+    def size(self, noise: Tensor) -> Tensor:
+        """Size of draws [..., P]: ||n||_2^2 / sigma^2 of normal and 2 ||n||_1 / b of Laplace noise, [...].
 
-        That is n^2 / sigma^2 for normal and 2 |n| / b for Laplace noise, with `degrees` (n) degrees of freedom.
+        It is chi-square distributed with `degrees` (P) degrees of freedom.
         """
-        scaled = noise / self.scale
-        return scaled.square() if self.law == "gaussian" else 2 * scaled.abs()
+        import torch
+
+        norm: Tensor = torch.linalg.vector_norm(noise, ord=2 if self.law == "gaussian" else 1, dim=-1) / self.scale
+        return norm.square() if self.law == "gaussian" else 2 * norm
 
     def degrees(self, num_entries: float) -> float:
         """Degrees of freedom of the size of so many entries."""

@@ -52,9 +52,8 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
         # The whole, of which every sum is that of the tensors'.
         names, sizes = [*names, ""], [*sizes, len(difference)]
     failure = REJECTION / len(sizes)
-    for index, (name, size, total) in enumerate(
-        zip(names, sizes, _sums(noise.size_terms(difference), sizes), strict=True)
-    ):
+    totals = _with_total([float(noise.size(part)) for part in _parts(difference, sizes)], sizes)
+    for index, (name, size, total) in enumerate(zip(names, sizes, totals, strict=True)):
         low, high = _limits(noise.degrees(size), failure)
         if size and not low <= total <= high:
             where = f" in {name}" if name else ""
@@ -78,11 +77,6 @@ def _products(left: Tensor, right: Tensor, sizes: Sequence[int]) -> list[float]:
     """Inner products of each tensor's parts of [P] and [P], and of all where their sizes say so."""
     pairs = zip(_parts(left, sizes), _parts(right, sizes), strict=True)
     return _with_total([float(first @ second) for first, second in pairs], sizes)
-
-
-def _sums(terms: Tensor, sizes: Sequence[int]) -> list[float]:
-    """Sums of the terms [P] of each tensor, and of all where their sizes say so."""
-    return _with_total([float(part.sum()) for part in _parts(terms, sizes)], sizes)
 
 
 def _parts(vector: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
