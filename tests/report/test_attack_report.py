@@ -7,7 +7,8 @@ import shutil
 import subprocess
 
 import pytest
-from attack_cases import ATTACKS, ORACLE, attack_study, raw_study, with_raw_study
+from attack_cases import ATTACKS, ORACLE, attack_study, raw_study, with_attacks, with_raw_study
+from report_cases import build
 from test_html_report import Page
 
 from riskaudit.document.blocks import Figure, Table
@@ -119,14 +120,12 @@ def test_the_corridor_is_that_of_the_records(audit):
     assert f"on {near} of 24 samples" in figure.title
 
 
-def test_only_the_most_exposed_samples_are_drawn(audit):
-    from attack_cases import with_attacks
-
-    result = with_attacks(audit("many"))
+def test_only_the_most_exposed_samples_are_drawn():
+    result = with_attacks(build(60))
     figure = next(block for block in blocks(result, Figure) if block.id == "corridor")
     assert len(figure.plot.corridors) == 40
-    assert len(figure.table.rows) == 300
-    assert "Only the 40 most exposed of 300 samples are drawn" in figure.caption
+    assert len(figure.table.rows) == 60
+    assert "Only the 40 most exposed of 60 samples are drawn" in figure.caption
 
 
 def test_the_lower_end_is_the_strongest_claim(audit):
