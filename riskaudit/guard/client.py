@@ -29,8 +29,8 @@ from riskaudit.release.batch_mean import BatchMeanRelease, BatchPass, batch_mean
 from riskaudit.release.steps.clip import Clip
 
 LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
-# Noise of the Jacobian's release where the client adds none; nothing is read off at it.
-ANY_NOISE = 1.0
+# Of the Jacobian's release where the client adds no noise; nothing is read off at it.
+ARBITRARY_NOISE_STD = 1.0
 # How far an update without noise may be from the mean gradient, relative to its norm: other kernels, other sums.
 TOLERANCE = 1e-3
 # An update with more zeros than this share of its entries, where the gradient has none, was made sparse.
@@ -65,9 +65,14 @@ class Client:
     """
 
     def __init__(
-        self, model: nn.Module, loss: LossLike, release: ReleaseSpec | str, dtype: torch.dtype, summed: bool = False,
+        self,
+        model: nn.Module,
+        loss: LossLike,
+        release: ReleaseSpec | str,
+        dtype: torch.dtype,
+        summed: bool = False,
         any_layer: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise SettingsError(
                 f"expected model to be a torch.nn.Module, found a {type(model).__name__}; wrap it in one"
@@ -101,7 +106,7 @@ class Client:
 
     @property
     def state(self) -> bytes:
-        """Of model, loss and release as the last `refresh` found them: a digest, and the steps."""
+        """Digest of model, loss and release as they were at the last `refresh`, and the steps."""
         return b"" if self._snapshot is None else self._snapshot.digest + self.spec.encode()
 
     def refresh(self) -> Snapshot:
@@ -178,7 +183,7 @@ class Client:
         Raises:
             GuardError: see `jacobian_maker`, or samples that depend on each other.
         """
-        release = self._current.per_sample.with_noise(noise_std or ANY_NOISE)
+        release = self._current.per_sample.with_noise(noise_std or ARBITRARY_NOISE_STD)
         jacobian = replace(self.jacobian_maker(batch), release=release)(batch)
         if jacobian.separate:
             raise GuardError(_coupling(self._current, batch))
@@ -211,9 +216,9 @@ class Client:
         return replace(maker, release=release)
 
     def sample_bytes(self, batch: Batch) -> int:
-        """Memory that one more sample in a batch takes, about."""
+        """Bytes that one more sample in a batch takes, about."""
         if not self._makers:
-            self.jacobian(batch.select([0]), ANY_NOISE)
+            self.jacobian(batch.select([0]), ARBITRARY_NOISE_STD)
         return max(maker.sample_bytes for maker in self._makers.values())
 
     def mean(self, batch: Batch) -> Tensor:
