@@ -16,10 +16,10 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from riskaudit.errors import SettingsError
-from riskaudit.results import AuditResult
 
 if TYPE_CHECKING:
     from riskaudit.document.blocks import Document
+    from riskaudit.results import AuditResult
 
 
 @dataclass(frozen=True)
