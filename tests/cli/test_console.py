@@ -127,7 +127,9 @@ def test_list_topic(command, topic) -> None:
     assert all(len(line.strip().split("  ", 1)) == 2 for line in lines)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["scan", "--help"], ["study", "directions", "--help"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["scan", "--help"], ["study", "directions", "--help"], ["--version"]], ids=" ".join
+)
 def test_help_loads_nothing_heavy(arguments) -> None:
     code = f"from riskaudit.cli.app import run\nassert run({arguments}) == 0"
     assert loaded_modules([*HEAVY, "riskaudit.results", "riskaudit.document"], code) == []

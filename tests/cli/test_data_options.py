@@ -69,10 +69,10 @@ def test_scale_and_the_note_without_it(scan, tmp_path) -> None:
     model = save_mlp(tmp_path / "m.pt", (16, 8, 3))
     plain = scan(checkpoint=model, data=data, formats=("html", "json"), **ALL)
     assert "as int64 are audited as they are" in plain.out
-    assert any("--scale 255" in warning for warning in plain.result.warnings)
+    assert any("`scale=255`" in warning for warning in plain.result.warnings)
     assert "as int64 are audited as they are" in (plain.folder / "audit.html").read_text("utf-8")
     scaled = scan("--scale", "255", checkpoint=model, data=data, **ALL)
-    assert not any("--scale" in warning for warning in scaled.result.warnings)
+    assert not any("`scale" in warning for warning in scaled.result.warnings)
     assert scaled.result.data.input_range[1] <= 1
     assert "--scale 255" in scaled.result.command
     bytes_ = save_arrays(tmp_path / "b.npz", images=pixels.astype(np.uint8), labels=np.arange(3))
