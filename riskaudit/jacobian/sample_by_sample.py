@@ -84,7 +84,9 @@ class _Graph:
 
     def __init__(self, release: Release, upload: Batch) -> None:
         self.inputs = upload.inputs.detach().clone().requires_grad_()
-        (self.released,) = release.plain_mean(upload.with_inputs(self.inputs))
+        # Taking the samples out of their batch belongs to the graph too.
+        with torch.enable_grad():
+            (self.released,) = release.plain_mean(upload.with_inputs(self.inputs))
 
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:
