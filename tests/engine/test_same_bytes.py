@@ -19,9 +19,10 @@ from study_cases import NOISE, digits, network
 
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit, audit_client
-from riskaudit.audit.client import make_client
+from riskaudit.audit.client import ClientDescription, make_client
 from riskaudit.engine import ProcessEngine, SerialEngine
 from riskaudit.errors import SettingsError
+from riskaudit.inputs import Checkpoint
 from riskaudit.results import AuditResult
 from riskaudit.studies import AttackSettings, StudyRun, initialization_study
 from riskaudit.studies.verify.run import verify
@@ -119,6 +120,18 @@ def test_memory_is_counted_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(SettingsError, match=r"4 workers with 2 samples each need .*fewer `workers`"):
         audit_client(client, ProcessEngine(4))
     assert len(audit_client(client, SerialEngine()).samples) == 2
+
+
+def test_workers_are_spread_over_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def devices(device: str) -> list[int]:
+        checkpoint = Checkpoint.from_model(network())
+        return list(ClientDescription(checkpoint, digits(2), AuditSettings(device=device)).devices())
+
+    assert devices("cpu") == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert devices("auto") == [0, 1, 2]
+    assert devices("cuda:1") == []
 
 
 def test_a_model_of_the_user_s_own_file(tmp_path: Path) -> None:

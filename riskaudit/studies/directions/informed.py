@@ -60,8 +60,8 @@ class StackedJacobian(Jacobian):
         self.inner, self.weighing, self.prior_std = inner, weighing, prior_std
         self.shape = (inner.shape[0] + inner.shape[1], inner.shape[1])
 
+    @override
     def select(self, indices: list[int]) -> StackedJacobian:
-        """See `Jacobian.select`."""
         return StackedJacobian(self.inner.select(indices), self.weighing, self.prior_std)
 
     def mean(self) -> Tensor:
@@ -69,8 +69,8 @@ class StackedJacobian(Jacobian):
         weighed = self._weigh(self.inner.mean().unsqueeze(-1)).squeeze(-1)
         return torch.cat([weighed, self.batch.inputs.flatten(1) / self.prior_std], dim=1)
 
+    @override
     def losses(self) -> Tensor:
-        """See `Jacobian.losses`."""
         return self.inner.losses()
 
     def smallest_eigenvalue_bound(self) -> Tensor:

@@ -62,8 +62,7 @@ def verify(
         samples: see `audit`.
         settings: of the audit; its release's noise is replaced where noise levels are named.
         attacks: which, and what they know.
-        noise_stds: Gaussian std per released entry of every noise level; 0 is undefended. The first is that of
-            the audit itself. None named: the release's own.
+        noise_stds: Gaussian std per released entry of every level; 0 is undefended. The audit itself is at the first.
         tuning_samples: other samples, on which hyper-parameters are chosen where the settings ask for it.
         show_samples: put private images and reconstructions into the result.
         command: see `audit`.
@@ -93,13 +92,9 @@ def verify(
             )
             for number, noise_std in enumerate(levels.values())
         ]  # fmt: skip
-        study = Verification(
-            chosen,
-            tuned(chosen.attacks(), client, tuning_samples, engine, journal) if chosen.tune else chosen.attacks(),
-            levels,
-            [row for level, result in zip(levels, audits, strict=True) for row in predictions_of(result, level)],
-            show_samples,
-        )
+        predictions = [row for std, result in zip(levels, audits, strict=True) for row in predictions_of(result, std)]
+        tried = tuned(chosen.attacks(), client, tuning_samples, engine, journal) if chosen.tune else chosen.attacks()
+        study = Verification(chosen, tried, levels, predictions, show_samples)
         try:
             record = study.answer(client, engine, journal, progress_after(progress, num_audits, total))
         except Interrupted as interrupt:
