@@ -111,9 +111,10 @@ class Engine(ABC):
                 progress(done, total)
             with closing(self._run(pending, client)) as results:
                 for trial, result in results:
+                    # First, since an interrupt may come at any moment, and what is in the file is finished.
+                    finished[trial.key] = result
                     if journal is not None:
                         journal.add(trial.key, result)
-                    finished[trial.key] = result
                     done += trial.size
                     if progress is not None and trial.size:
                         progress(done, total)
