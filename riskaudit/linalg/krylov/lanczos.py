@@ -67,9 +67,6 @@ def lanczos(
         deadline: asked before each product; True ends all of them with what is there, which may be a
             space without a product.
 
-    Returns:
-        One space per sample, in order.
-
     Raises:
         ValueError: the operator isn't known to be symmetric and positive semidefinite.
     """
@@ -77,8 +74,7 @@ def lanczos(
     n, rounding = operator.shape[1], torch.finfo(operator.dtype).eps
     norms = start.double().norm(dim=-1)
     start_norms = norms.tolist()
-    basis = start.new_zeros(len(start), BASIS_BLOCK, n)
-    basis[:, 0] = start / torch.where(norms > 0, norms, torch.ones_like(norms)).to(start.dtype)[:, None]
+    basis = (start / torch.where(norms > 0, norms, 1.0).to(start.dtype)[:, None]).unsqueeze(1)
     diagonals: list[list[float]] = [[] if norm > 0 else [0.0] for norm in start_norms]
     off_diagonals: list[list[float]] = [[] if norm > 0 else [0.0] for norm in start_norms]
     spaces: dict[int, KrylovSpace] = {}
@@ -92,30 +88,16 @@ def lanczos(
 
     working = ActiveOperator(operator)
     active = [norm > 0 for norm in start_norms]
-    for index, unfinished in enumerate(active):
-        if not unfinished:
-            leave(index, index, tridiagonal(index))
+    for index in [index for index, unfinished in enumerate(active) if not unfinished]:
+        leave(index, index, tridiagonal(index))
     steps = 0
     while any(active) and steps < max_products and not (deadline is not None and deadline()):
         remaining = working.narrow(active)
         if remaining is not None:
             basis, active = basis[remaining], [True] * len(remaining)
-        if basis.shape[1] < steps + 2:
-            basis = torch.cat([basis, basis.new_zeros(len(basis), BASIS_BLOCK, n)], dim=1)
-        orthonormal, current = basis[:, : steps + 1], basis[:, steps]
-        product = working.operator.matvec(current)
-        remainder = product
-        for _ in range(2):
-            coefficients = orthonormal @ remainder.unsqueeze(-1)
-            remainder = remainder - (orthonormal.mT @ coefficients).squeeze(-1)
-        beta = remainder.norm(dim=-1)
-        # Rows of samples that have left may hold anything that is finite.
-        basis[:, steps + 1] = remainder / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
-        figures = torch.stack([(product * current).sum(-1), beta, product.norm(dim=-1)], dim=-1).double().tolist()
+        basis, figures = _extended(working.operator, basis, steps)
         steps += 1
-        for row, index in enumerate(working.rows):
-            if not active[row]:
-                continue
+        for row, index in [pair for pair in enumerate(working.rows) if active[pair[0]]]:
             alpha, following, scale = figures[row]
             invariant = following <= EXHAUSTED_ROUNDINGS * rounding * n**0.5 * scale or steps >= n
             diagonals[index].append(alpha)
@@ -124,10 +106,28 @@ def lanczos(
             if present.exhausted or finished(index, present):
                 active[row] = False
                 leave(row, index, present)
-    for row, index in enumerate(working.rows):
-        if active[row]:
-            leave(row, index, tridiagonal(index))
+    for row, index in [pair for pair in enumerate(working.rows) if active[pair[0]]]:
+        leave(row, index, tridiagonal(index))
     return [spaces[index] for index in range(len(start))]
+
+
+def _extended(operator: LinearOperator, basis: Tensor, steps: int) -> tuple[Tensor, list[list[float]]]:
+    """The basis with one more vector per sample, and alpha, beta and the length of the product for each.
+
+    Rows of samples that have left may hold anything that is finite.
+    """
+    if basis.shape[1] < steps + 2:
+        basis = torch.cat([basis, basis.new_zeros(len(basis), BASIS_BLOCK, basis.shape[2])], dim=1)
+    orthonormal, current = basis[:, : steps + 1], basis[:, steps]
+    product = operator.matvec(current)
+    remainder = product
+    for _ in range(2):
+        coefficients = orthonormal @ remainder.unsqueeze(-1)
+        remainder = remainder - (orthonormal.mT @ coefficients).squeeze(-1)
+    beta = remainder.norm(dim=-1)
+    basis[:, steps + 1] = remainder / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
+    figures = torch.stack([(product * current).sum(-1), beta, product.norm(dim=-1)], dim=-1).double().tolist()
+    return basis, figures
 
 
 def largest_error(pairs: RitzPairs) -> float:
