@@ -14,6 +14,7 @@ from pathlib import Path
 import riskaudit
 from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.directions.record import DirectionsStudy
 
 
 def main(folder: Path) -> None:
@@ -26,7 +27,7 @@ def main(folder: Path) -> None:
         checkpoint, samples, run=StudyRun(attacks=True), looked_at=DirectionSettings(norm=1e-4, attack_names=("local",))
     )
 
-    study = result.studies.directions
+    study = result.studies.get(DirectionsStudy)
     for row in study.directions:
         if row.eigenvalue is not None and row.predicted_rmse is not None:
             print(f"sample {row.sample_id}, {row.direction}: l = {row.eigenvalue:.3g}, error predicted "

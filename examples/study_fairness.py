@@ -13,6 +13,7 @@ from pathlib import Path
 
 import riskaudit
 from riskaudit.studies import fairness_study
+from riskaudit.studies.fairness.record import FairnessStudy
 
 
 def main(folder: Path) -> None:
@@ -25,7 +26,7 @@ def main(folder: Path) -> None:
     settings = riskaudit.AuditSettings(release="gaussian:0.01")
     result = fairness_study(checkpoint, samples, settings, groups=groups, groups_name="halves")
 
-    study = result.studies.fairness
+    study = result.studies.get(FairnessStudy)
     revealed = study.distributions[0]
     print(f"Gini of the revealed fraction {revealed.gini:.2f}, worst / median {revealed.worst_to_median:.1f}")
     for one in study.comparisons:

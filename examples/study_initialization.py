@@ -11,6 +11,7 @@ from pathlib import Path
 
 import riskaudit
 from riskaudit.studies import initialization_study
+from riskaudit.studies.initialization.record import InitializationStudy
 
 
 def main(folder: Path) -> None:
@@ -23,7 +24,7 @@ def main(folder: Path) -> None:
     names = ("uniform", "kaiming_uniform", "xavier_uniform", "default")
     result = initialization_study(checkpoint, samples, settings, seeds=2, names=names)
 
-    study = result.studies.initialization
+    study = result.studies.get(InitializationStudy)
     for row in study.rows:
         if row.posterior_rmse is None:
             print(f"{row.initialization}: {'; '.join(row.reasons)}")

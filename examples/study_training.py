@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import riskaudit
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.studies import training_study
+from riskaudit.studies.training.record import TrainingStudy
 
 STEPS = (0, 20, 100)
 
@@ -28,7 +29,7 @@ def main(folder: Path) -> None:
     settings = riskaudit.AuditSettings(release="gaussian:0.003")
     result = training_study([run], samples.select(list(range(8))), settings)
 
-    study = result.studies.training
+    study = result.studies.get(TrainingStudy)
     for row in study.rows:
         error = row.posterior_rmse
         if error is None:

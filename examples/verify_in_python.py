@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
+from riskaudit.studies.verify.record import VerifyStudy
 
 
 def main(folder: Path) -> None:
@@ -23,7 +24,7 @@ def main(folder: Path) -> None:
     attacks = riskaudit.AttackSettings(("gauss-newton",), steps=20)
 
     verified = riskaudit.verify(checkpoint, audited, settings, attacks, noise_stds=[0.02])
-    study = verified.studies.verify
+    study = verified.studies.get(VerifyStudy)
     print(f"positive control: {study.control.status}")
     for row in study.agreement:
         if (row.attack, row.metric, row.proxy) == ("strongest", "rmse", "map_i2f"):

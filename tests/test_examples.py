@@ -26,11 +26,18 @@ def run(script: Path, folder: Path) -> str:
     return done.stdout
 
 
-def others() -> list[Path]:
-    return [script for script in sorted(EXAMPLES.glob("*.py")) if script.name != "make_demo.py"]
+# The studies share their machinery; of them the shortest runs every time.
+SLOW = {"study_directions", "study_initialization", "study_training"}
 
 
-@pytest.mark.parametrize("script", others(), ids=lambda script: script.stem)
+def others() -> list[object]:
+    scripts = [script for script in sorted(EXAMPLES.glob("*.py")) if script.name != "make_demo.py"]
+    return [
+        pytest.param(script, marks=[pytest.mark.slow] * (script.stem in SLOW), id=script.stem) for script in scripts
+    ]
+
+
+@pytest.mark.parametrize("script", others())
 def test_example_runs(script, tmp_path) -> None:
     content = script.read_text(encoding="utf-8")
     for module, package in (("sklearn", "scikit-learn"), ("opacus", "opacus")):

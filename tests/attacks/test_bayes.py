@@ -38,7 +38,7 @@ def copies(observation: Observation) -> Tensor:
     return observation.released[:, : CLASSES * SIZE].reshape(-1, CLASSES, SIZE)
 
 
-@pytest.mark.parametrize("beta", [1.0, 4.0])
+@pytest.mark.parametrize("beta", [1.0, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_gaussian_likelihood_and_prior(beta: float) -> None:
     observation, sigma, prior = observed("gaussian:0.2"), 0.2, cases.PRIOR
     attack = BayesOptimal(steps=1200, prior="gaussian", beta=beta)
@@ -62,6 +62,7 @@ def test_laplace_likelihood_with_gaussian_prior() -> None:
             assert float(found.inputs[sample, place]) == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_wrong_law_has_the_standard_deviation_of_the_right_one() -> None:
     observation, std, prior = observed("laplace:0.2"), 0.2 * 2**0.5, cases.PRIOR
     found = BayesOptimal(steps=1200, prior="gaussian", likelihood="gaussian").run(observation, generator())
@@ -78,6 +79,7 @@ def test_the_right_law_by_its_name_is_the_releases_own(spec: str, law: Likelihoo
     torch.testing.assert_close(named.objective, own.objective)
 
 
+@pytest.mark.slow
 def test_gaussian_likelihood_with_laplace_prior() -> None:
     observation, sigma, prior = observed("gaussian:0.2"), 0.2, cases.PRIOR
     found = BayesOptimal(steps=1500, prior="laplace").run(observation, generator())
@@ -88,6 +90,7 @@ def test_gaussian_likelihood_with_laplace_prior() -> None:
     torch.testing.assert_close(found.inputs, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_laplace_prior_knows_of_no_range() -> None:
     observation = observed("gaussian:0.01")
     inside = BayesOptimal(steps=600, prior="laplace").run(replace(observation, input_range=(0.4, 0.6)), generator())
@@ -101,6 +104,7 @@ def test_uniform_prior_is_the_clipped_maximum_likelihood() -> None:
     torch.testing.assert_close(found.inputs, copies(observation).mean(1).clamp(0, 1), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_opposite_points_of_a_ball_leave_a_symmetric_posterior_where_it_is() -> None:
     observation = observed("gaussian:0.2")
     plain = BayesOptimal(steps=500, prior="gaussian").run(observation, generator())
@@ -108,6 +112,7 @@ def test_opposite_points_of_a_ball_leave_a_symmetric_posterior_where_it_is() -> 
     torch.testing.assert_close(ball.inputs, plain.inputs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_smooth_image_is_found_better_by_total_variation() -> None:
     batch = cases.mnist(2, 16)
     observation = observe(cases.lenet(16), batch, "gaussian:0.01")

@@ -125,7 +125,7 @@ def test_a_model_that_is_random_for_some_samples_only_is_refused() -> None:
         numbers(model, None)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.sampled_from(["norm", "sum", "max", "std", "len"]),
     st.floats(0.05, 6.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -50,24 +51,24 @@ def test_debug_shows_the_traceback_and_the_sentence(scan) -> None:
 
 
 def test_a_bug_is_one_sentence_and_2(scan, monkeypatch) -> None:
-    import riskaudit.audit
+    module = importlib.import_module("riskaudit.audit.audit")
 
     def broken(*_arguments, **_options):
         raise ZeroDivisionError("one\ntwo")
 
-    monkeypatch.setattr(riskaudit.audit, "audit", broken)
+    monkeypatch.setattr(module, "audit", broken)
     outcome = scan()
     assert outcome.code == 2
     assert outcome.err == "riskaudit: unexpected ZeroDivisionError: one two; --debug shows where\n"
 
 
 def test_interrupted(scan, monkeypatch) -> None:
-    import riskaudit.audit
+    module = importlib.import_module("riskaudit.audit.audit")
 
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(riskaudit.audit, "audit", interrupted)
+    monkeypatch.setattr(module, "audit", interrupted)
     outcome = scan()
     assert (outcome.code, outcome.err) == (130, "riskaudit: interrupted; no result was written\n")
     assert not outcome.folder.exists()

@@ -49,7 +49,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos", "prior"))]
+)
 def test_scan(name: str) -> None:
     client = make_client(network(), digits(24 if name == "prior" else 5), SETTINGS[name])
     whole = content(audit_client(client))
@@ -86,7 +88,7 @@ def _initialized(workers: int) -> AuditResult:
     return initialization_study(network(), digits(5), settings, run, seeds=1, names=("uniform", "default"))
 
 
-@pytest.mark.parametrize("run", [_verified, _initialized])
+@pytest.mark.parametrize("run", [pytest.param(_verified, marks=pytest.mark.slow), _initialized])
 def test_studies(run: Callable[[int], AuditResult]) -> None:
     assert content(run(4)) == content(run(1))
 

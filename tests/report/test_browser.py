@@ -87,9 +87,9 @@ def test_print_opens_the_tables_of_the_figures(open_page):
     [
         ("exceeded", "light"),
         ("undefended", "dark"),
-        ("lanczos", "light"),
-        ("attacked", "dark"),
-        ("attacked-shown", "light"),
+        pytest.param("lanczos", "light", marks=pytest.mark.slow),
+        ("attacked-shown", "dark"),
+        pytest.param("attacked-shown", "light", marks=pytest.mark.slow),
     ],
 )
 def test_accessibility(open_page, name, scheme):

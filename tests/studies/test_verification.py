@@ -141,9 +141,7 @@ def test_samples_that_are_not_finite_are_left_out() -> None:
     inputs = samples.inputs.clone()
     inputs[1, 0, 0, 0] = 2.0
     samples = replace(samples, inputs=inputs)
-    result = verify(
-        Explosive(), samples, AuditSettings(), AttackSettings(("gauss-newton",), steps=3), noise_stds=[NOISE]
-    )
+    result = verify(Explosive(), samples, AuditSettings(), AttackSettings(("dlg",), steps=2), noise_stds=[NOISE])
     assert result.samples[1].status == "failed"
     assert [row.sample_id for row in study_of(result).attacks] == [samples.ids[0], samples.ids[2]]
 
@@ -198,7 +196,7 @@ def test_a_log_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"names": ()}, "at least one"), ({"names": ("dgl",)}, "dlg"), ({"steps": 0}, "attack-steps"),
+    [({"names": ()}, "at least one"), ({"names": ("dgl",)}, "dlg"), ({"steps": 0}, "steps"),
      ({"restarts": -1}, "restarts")],
 )  # fmt: skip
 def test_attack_settings_are_checked(settings: dict[str, object], words: str) -> None:
@@ -207,7 +205,7 @@ def test_attack_settings_are_checked(settings: dict[str, object], words: str) ->
 
 
 def test_noise_levels_are_checked() -> None:
-    with pytest.raises(SettingsError, match="noise-std"):
+    with pytest.raises(SettingsError, match="noise_stds"):
         verify(network(), digits(2), AuditSettings(), noise_stds=[-1.0])
 
 

@@ -184,7 +184,10 @@ def read_safetensors(path: Path, error: type[InputError]) -> dict[str, Tensor]:
             (length,) = struct.unpack("<Q", stream.read(8))
             json.loads(stream.read(length), object_pairs_hook=_without_duplicates)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as cause:
-        raise error(f"{name} is truncated or damaged ({clean(cause)}); copy or save it again") from cause
+        raise error(
+            f"{name} is no whole safetensors file: damaged, cut off, or of another format ({clean(cause)}); "
+            "copy or save it again"
+        ) from cause
     return tensors
 
 
