@@ -26,8 +26,8 @@ def run(script: Path, folder: Path) -> str:
     return done.stdout
 
 
-# The studies share their machinery; of them the shortest runs every time.
-SLOW = {"study_directions", "study_initialization", "study_training"}
+# Studies and attacks share their machinery; of them the shortest runs every time.
+SLOW = {"study_directions", "study_initialization", "study_training", "verify_in_python"}
 
 
 def others() -> list[object]:
@@ -52,6 +52,7 @@ def test_example_runs(script, tmp_path) -> None:
 
 
 @pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
+@pytest.mark.slow
 def test_the_demo_files_are_what_make_demo_makes(tmp_path) -> None:
     run(EXAMPLES / "make_demo.py", tmp_path)
     committed, made = load_file(CHECKPOINT), load_file(tmp_path / CHECKPOINT.name)

@@ -155,6 +155,7 @@ def test_the_advice_leads_to_an_audit(scan, tmp_path) -> None:
     assert scan("--loss", "code.py:loss").result.settings.loss == "code.py:loss"
 
 
+@pytest.mark.slow
 def test_a_matplotlibrc_in_the_folder_changes_nothing(scan, tmp_path, monkeypatch) -> None:
     from scan_cases import python
 

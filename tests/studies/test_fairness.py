@@ -304,6 +304,7 @@ def test_a_study_without_attacks_is_an_audit_with_its_fairness() -> None:
         assert one.influence == pytest.approx(math.sqrt(audited_row.proxies["lavp_l2_max"].value / 2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_study_with_attacks_holds_both() -> None:
     result = fairness_study(network(), digits(3), SETTINGS, StudyRun(attacks=True, attack_steps=3))
     assert set(result.studies) == {"verify", "fairness"}

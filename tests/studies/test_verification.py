@@ -146,6 +146,7 @@ def test_samples_that_are_not_finite_are_left_out() -> None:
     assert [row.sample_id for row in study_of(result).attacks] == [samples.ids[0], samples.ids[2]]
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "out.trials.jsonl"
     arguments = (network(), digits(4), AuditSettings(), AttackSettings(("gauss-newton", "local"), steps=4))
