@@ -7,7 +7,6 @@ edited, or come from an older version: what disagrees is decided anew and named.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import fields
 
 from riskaudit.errors import ResultError, SettingsError
@@ -17,7 +16,7 @@ from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, Policy
 from riskaudit.results.consistency import exclusive
 from riskaudit.results.ranks import position
 from riskaudit.results.verdicts import verdict_of
-from riskaudit.results.words import COMPARED, Riskier
+from riskaudit.results.words import COMPARED, Riskier, riskier_end
 from riskaudit.statistics.summaries import class_rows, inequalities
 
 _EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
@@ -110,25 +109,20 @@ def _rounded(value: float) -> str:
 
 
 def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
-    riskier = _riskier(result)
-    derived = inequalities(result.samples, {proxy: riskier.get(proxy, "lower") for proxy in result.fairness.proxies})
+    riskier = {proxy: riskier_end(proxy, result.proxies) for proxy in result.fairness.proxies}
+    derived = inequalities(result.samples, riskier)
     by_id = {row.id: row for row in result.samples}
     for proxy, said in result.fairness.proxies.items():
         # By value: equal ones may stand in any order.
         names = [said.worst_samples[:1], derived.proxies[proxy].worst_samples[:1]]
-        values = [[_value(by_id.get(name), proxy, riskier) for name in some] for some in names]
+        values = [[_value(by_id.get(name), proxy, riskier[proxy]) for name in some] for some in names]
         if values[0] != values[1]:
             contradictions.append(f"the file names another sample as the most exposed by {proxy} than its numbers do")
     return derived
 
 
-def _riskier(result: AuditResult) -> dict[str, Riskier]:
-    """Which end of every proxy is the greater risk; of the two that decide, no file has a say."""
-    return {**{info.id: info.riskier for info in result.proxies}, **COMPARED}
-
-
-def _value(row: SampleRow | None, proxy: str, riskier: Mapping[str, Riskier]) -> float | None:
-    return None if row is None else position(row.proxies.get(proxy), riskier.get(proxy, "lower"))
+def _value(row: SampleRow | None, proxy: str, riskier: Riskier) -> float | None:
+    return None if row is None else position(row.proxies.get(proxy), riskier)
 
 
 def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseNeed]:

@@ -12,7 +12,7 @@ from riskaudit.formatting import number, target_text
 from riskaudit.results.audit import AuditResult, SampleRow
 from riskaudit.results.base import Estimate, Status, Verdict
 from riskaudit.results.ranks import known_ends, position, rank_ranges
-from riskaudit.results.words import COMPARED, ProxyInfo, Riskier
+from riskaudit.results.words import ProxyInfo, Riskier, riskier_end
 
 # The best stand-in first: what ranks the samples when the headline proxy has no value.
 _RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
@@ -103,7 +103,7 @@ class Facts:
 
     def cautious(self, proxy: str) -> list[float]:
         """The riskier end of every estimate that has a value or an interval: what a claim of protection needs."""
-        riskier = next((info.riskier for info in self.result.proxies if info.id == proxy), "higher")
+        riskier = self._end_of(proxy)
         ends = []
         for _, estimate in self.estimates(proxy):
             end = estimate.high if riskier == "higher" else estimate.low
@@ -200,9 +200,7 @@ class Facts:
         return tuple(sorted(self.result.samples, key=key))
 
     def _end_of(self, proxy: str) -> Riskier:
-        """Which end of a proxy is the greater risk; of the two that decide, no file has a say."""
-        info = self.info(proxy)
-        return COMPARED.get(proxy) or (info.riskier if info else "lower")
+        return riskier_end(proxy, self.result.proxies)
 
     def class_name(self, row: SampleRow) -> str:
         """A sample's label for readers."""

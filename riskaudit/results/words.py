@@ -5,6 +5,7 @@ The words stand on the classes that compute the numbers; whoever reads a result 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from riskaudit.results.base import Record
@@ -59,3 +60,16 @@ class AttackInfo(Record):
     summary: str
     matching: Literal["l2", "cosine"] | None = None
     oracle_start: bool = False
+
+
+def riskier_end(proxy: str, infos: Iterable[ProxyInfo], default: Riskier = "lower") -> Riskier:
+    """Which end of a proxy is the greater risk; of the two that decide, no file has a say.
+
+    Args:
+        proxy: its id.
+        infos: what a result says of its proxies.
+        default: of a proxy that isn't among them.
+    """
+    if proxy in COMPARED:
+        return COMPARED[proxy]
+    return next((info.riskier for info in infos if info.id == proxy), default)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_cases import CASES
 
 from riskaudit.cli.app import run
 from riskaudit.errors import ResultError
 from riskaudit.report import render
 from riskaudit.report.recomputation import recompute
-from riskaudit.results import AuditResult
+from riskaudit.results import AuditResult, Estimate
+from riskaudit.results.facts import Facts
 from riskaudit.results.verdicts import verdict_of
 
 AUDIT = Path(__file__).parents[2] / "reports" / "demo" / "audit.json"
@@ -220,3 +222,15 @@ def test_overlapping_intervals_leave_the_rank_open(document: dict[str, Any]) -> 
     changed["samples"][1]["proxies"]["revealed_fraction"]["value"] = 0.385
     result = AuditResult.from_json(json.dumps(changed))
     assert b"leave open which" not in render(result, ["html"])["audit.html"]
+
+
+@pytest.mark.parametrize(("proxy", "worst"), [("revealed_fraction", max), ("posterior_rmse", min)])
+def test_no_file_says_which_end_of_what_decides_is_the_greater_risk(proxy: str, worst: Any) -> None:
+    honest = CASES["defended"]()
+    interval = Estimate(value=None, low=0.1, high=0.2, status="bracketed")
+    rows = [row.model_copy(update={"proxies": {**row.proxies, proxy: interval}}) for row in honest.samples]
+    other = {"higher": "lower", "lower": "higher"}
+    turned = [info.model_copy(update={"riskier": other[info.riskier]}) for info in honest.proxies]
+    for infos in (honest.proxies, turned, []):
+        ends = Facts(honest.model_copy(update={"samples": rows, "proxies": infos})).cautious(proxy)
+        assert ends == [worst(0.1, 0.2)] * len(rows)

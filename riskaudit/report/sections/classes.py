@@ -9,6 +9,7 @@ from riskaudit.report.sections.leaks import thresholds
 from riskaudit.results import ClassRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import overlaps
+from riskaudit.results.words import riskier_end
 from riskaudit.studies.fairness.record import GroupSummary
 from riskaudit.studies.fairness.section_groups import group_table
 
@@ -26,8 +27,7 @@ def class_blocks(facts: Facts) -> list[Block]:
     if proxy is None:
         text = "Classes can't be compared: no class has a proxy with values."
         return [heading, Paragraph(text)]
-    info = facts.info(proxy)
-    falling = info.riskier == "higher" if info else proxy != "i2f"
+    falling = riskier_end(proxy, facts.result.proxies, "lower" if proxy == "i2f" else "higher") == "higher"
     rows = sorted(
         (row for row in facts.result.classes if proxy in row.proxies),
         key=lambda row: row.proxies[proxy].mean,
