@@ -32,7 +32,7 @@ from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.discrete import SPARSE_CODES
 from riskaudit.proxies import PROXIES
 from riskaudit.release.shares import shares_of
-from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Thresholds, Tool
+from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Tool
 from riskaudit.sensitivity import Information
 from riskaudit.statistics.summaries import class_rows, inequalities
 from riskaudit.version import __version__
@@ -162,13 +162,12 @@ def _noise_needed(client: Client, rows: list[SampleRow], information: list[Infor
 
 def _warnings(client: Client, audited: BatchRows, rows: list[SampleRow]) -> list[str]:
     settings = client.settings
-    thresholds = Thresholds(high=settings.high, medium=settings.medium)
     return [
         *client.chosen.warnings,
         *_alarm(client, audited),
         *separate_note(audited.separate, len(audited.rows)),
         *_loss_note(client),
-        *concentration_notes(rows, audited.uneven, thresholds),
+        *concentration_notes(rows, audited.uneven, settings.thresholds()),
         *warnings_of(client.checkpoint, client.samples, settings, client.release, audited.rows),
     ]
 

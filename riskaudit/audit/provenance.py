@@ -14,7 +14,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
-from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings, Thresholds
+from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings
 from riskaudit.sensitivity import Plan
 from riskaudit.version import __version__
 
@@ -74,7 +74,7 @@ def settings_info(client: Client, plan: Plan) -> Settings:
         jacobian=client.maker.kind,
         jacobian_reason=client.maker.reason,
         target_rmse=client.target_rmse,
-        thresholds=Thresholds(high=settings.high, medium=settings.medium),
+        thresholds=settings.thresholds(),
         normalization_mean=checkpoint.normalization_mean,
         normalization_std=checkpoint.normalization_std,
     )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from riskaudit.results import Thresholds
+
 # The policy checks its limits.
 Limit = Annotated[float, Field(allow_inf_nan=True)]
 PRIOR_NAMES = ("isotropic", "data", "class")
@@ -168,6 +170,12 @@ class AuditSettings(Settings):
         from riskaudit.proxies import PROXIES
 
         return frozenset(PROXIES if self.proxies is None else self.proxies)
+
+    def thresholds(self) -> Thresholds:
+        """From where on a sample is of high and of medium risk."""
+        from riskaudit.results import Thresholds
+
+        return Thresholds(high=self.high, medium=self.medium)
 
     def least_errors(self, prior_std: float) -> dict[float, float]:
         """The posterior error that each of `revealed_limits` stands for, where it does."""

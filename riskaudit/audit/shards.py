@@ -18,7 +18,6 @@ from riskaudit.audit.targets import CARRIED, carrying_targets
 from riskaudit.engine import Trial
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.jacobian import JacobianMaker, obstacle_of
-from riskaudit.results import Thresholds
 from riskaudit.sensitivity import Clock, Plan
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class AuditPlan:
             defended=client.release.noise is not None,
             prior=client.chosen.prior,
             plan=self.solvers,
-            thresholds=Thresholds(high=settings.high, medium=settings.medium),
+            thresholds=settings.thresholds(),
             target_rmse=client.target_rmse,
             tolerances=settings.tolerances,
             seed=settings.seed,
