@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -142,12 +143,18 @@ def attack_rows(
     ]
 
 
-@lru_cache(maxsize=1)
+# By client, whose samples are private: they go when the client goes.
+_METRICS: WeakKeyDictionary[Client, dict[tuple[str, ...], tuple[Metric, ...]]] = WeakKeyDictionary()
+
+
 def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
-    """Metrics on a client's samples; made once for trials that follow each other, since some read networks."""
-    inputs = client.samples.inputs
-    span = client.input_range or (float(inputs.min()), float(inputs.max()))
-    return make_metrics(Subject(tuple(inputs.shape[1:]), span, client.release.model), names)
+    """Metrics on a client's samples; made once for all trials on it, since some read networks."""
+    made = _METRICS.setdefault(client, {})
+    if names not in made:
+        inputs = client.samples.inputs
+        span = client.input_range or (float(inputs.min()), float(inputs.max()))
+        made[names] = make_metrics(Subject(tuple(inputs.shape[1:]), span, client.release.model), names)
+    return made[names]
 
 
 @dataclass(frozen=True)

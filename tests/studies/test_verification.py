@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,3 +249,13 @@ def test_labels_can_be_recovered() -> None:
     assert not study.knowledge.labels_known
     assert [row.recovered_label for row in study.attacks] == digits(4).targets.tolist()
     assert not any(math.isnan(row.seconds) for row in study.attacks)
+
+
+def test_metrics_are_made_once_and_keep_no_client() -> None:
+    client = make_client(network(), digits(2), AuditSettings())
+    metrics = module.metrics_of(client, ("rmse",))
+    assert module.metrics_of(client, ("rmse",)) is metrics
+    gone = weakref.ref(client)
+    del client, metrics
+    gc.collect()
+    assert gone() is None
