@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -14,7 +15,7 @@ from riskaudit.audit.credibility import check_code
 from riskaudit.audit.prior import ChosenPrior, choose_prior
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.copying import copy_model
-from riskaudit.errors import ArchitectureError
+from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.release import Batch, PerSampleRelease
@@ -32,17 +33,20 @@ class ClientDescription:
         checkpoint: the model.
         samples: all of them.
         settings: of the audit; they name loss, release and prior.
+        norms: of what the first samples release, where the client was built before; None where it wasn't.
     """
 
     checkpoint: Checkpoint
     samples: Samples
     settings: AuditSettings
+    norms: tuple[float, ...] | None = None
 
     def build(self) -> Client:
         """The client.
 
         Raises:
             RiskauditError: model, data and options don't fit; the message says what to change.
+            SettingsError: it isn't the client that was built before.
         """
         settings = self.settings
         loss = load_loss(settings.loss)
@@ -53,7 +57,11 @@ class ClientDescription:
         refuse_coupling(model, samples, settings)
         first = samples.select(list(range(min(len(samples), TRIED_SAMPLES))))
         maker = _tried_maker(release, _batch_of(first, release))
-        return Client(checkpoint, samples, settings, loss, release, prior, maker, self)
+        client = Client(checkpoint, samples, settings, loss, release, prior, maker, self)
+        # What a class makes of itself when it is pickled need not be what it was.
+        if self.norms is not None and not _agree(client.norms(), self.norms, release.dtype):
+            raise SettingsError("expected the gradients that the model has here, found others after pickling")
+        return client
 
     def devices(self) -> Sequence[int]:
         """Every CUDA device, where the settings leave the choice."""
@@ -74,7 +82,7 @@ class Client:
         release: of a copy of the model in the dtype and on the device to work in; without noise if undefended.
         chosen: the attacker's prior.
         maker: makes the Jacobian, tried on the first samples; the same for every noise.
-        description: what another process can make the same client from.
+        source: what the client was made from.
     """
 
     checkpoint: Checkpoint
@@ -84,7 +92,17 @@ class Client:
     release: PerSampleRelease
     chosen: ChosenPrior
     maker: JacobianMaker
-    description: ClientDescription
+    source: ClientDescription
+
+    @cached_property
+    def description(self) -> ClientDescription:
+        """What another process can make the same client from; it notices where it made another one."""
+        return replace(self.source, norms=self.norms())
+
+    def norms(self) -> tuple[float, ...]:
+        """2-norms of what the first samples release, before noise."""
+        batch = self.batch(list(range(min(len(self.samples), TRIED_SAMPLES))))
+        return tuple(self.release.mean(batch).detach().norm(dim=1).tolist())
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +153,13 @@ def make_client(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: 
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.from_model(checkpoint)
     return ClientDescription(checkpoint, samples, settings).build()
+
+
+def _agree(norms: Sequence[float], expected: Sequence[float], dtype: torch.dtype) -> bool:
+    """Whether they are equal but for rounding; what isn't finite agrees with itself."""
+    tolerance = torch.finfo(dtype).eps ** 0.5
+    given, other = torch.tensor(norms, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64)
+    return torch.allclose(given, other, rtol=tolerance, atol=0, equal_nan=True)
 
 
 def _batch_of(samples: Samples, release: PerSampleRelease) -> Batch:

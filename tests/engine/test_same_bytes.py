@@ -105,6 +105,37 @@ class Unsendable(torch.nn.Module):
         return self.scale(self.inner(x))
 
 
+class Forgetful(torch.nn.Module):
+    """Pickled, it isn't what it was."""
+
+    def __init__(self, attribute: str, value: float) -> None:
+        super().__init__()
+        self.inner, self.scale, self.steepness = network(), 1.0, 1.0
+        self.forgotten = {attribute: value}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **self.forgotten}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Forgetful:
+        other = Forgetful("scale", 1.0)
+        other.scale, other.steepness, other.forgotten = self.scale, self.steepness, self.forgotten
+        other.inner.load_state_dict(self.inner.state_dict())
+        return other
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The first changes outputs and gradients, the second the gradient alone.
+        outputs = self.inner(self.scale * x)
+        return self.steepness * outputs + (1 - self.steepness) * outputs.detach()
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("scale", 1e-6), ("steepness", 1e-6), ("scale", 0.999)])
+def test_a_model_that_pickling_changes_is_not_audited_for_the_one_at_hand(attribute: str, value: float) -> None:
+    model = Forgetful(attribute, value)
+    assert audit(model, digits(2), release=f"gaussian:{NOISE}").samples[0].verdict == "high"
+    with pytest.raises(SettingsError, match=r"can't be sent to other processes .*after pickling"):
+        audit(model, digits(2), release=f"gaussian:{NOISE}", workers=2)
+
+
 def test_what_several_workers_cannot_do() -> None:
     with pytest.raises(SettingsError, match="leave out `budget`, or use `workers=1`"):
         audit(network(), digits(2), budget=10.0, workers=2)

@@ -132,7 +132,7 @@ class Initializations(Study[InitializationStudy]):
             attacks=() if self.attacks is None else tuple(self.attacks.names),
             control=None if checked is None else Control.model_validate(checked),
         )
-        return study.model_copy(update={"notes": [*study.notes, *_kept_note(client.description.checkpoint)]})
+        return study.model_copy(update={"notes": [*study.notes, *_kept_note(client.source.checkpoint)]})
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class NetworkTrial(Trial[Client]):
 
 
 def _with_fresh_weights(client: Client, name: str, number: int) -> Client:
-    given = client.description
+    given = client.source
     model = copy.deepcopy(given.checkpoint.model)
     initialize(model, name, client.settings.seed, number)
     return make_client(replace(given.checkpoint, model=model), given.samples, client.settings)

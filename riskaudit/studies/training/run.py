@@ -175,7 +175,7 @@ class CheckpointTrial(Trial[Client]):
             name=clean(self.snapshot.path.name), sha256=_sha256(self.snapshot.path), step=self.snapshot.step
         )
         try:
-            given = client.description
+            given = client.source
             if self.load is not None:
                 checkpoint = self.load(self.snapshot.path)
                 _check_same(checkpoint, given.checkpoint)
@@ -183,7 +183,7 @@ class CheckpointTrial(Trial[Client]):
             risks = measure(client, self.attacks)
         except RiskauditError as reason:
             return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
-        share = accuracy(client.description.checkpoint.model, given.samples)
+        share = accuracy(client.source.checkpoint.model, given.samples)
         return row.model_copy(update=_summary(risks, share, client.settings.seed)).model_dump(mode="json")
 
 
