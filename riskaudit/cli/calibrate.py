@@ -21,7 +21,7 @@ from riskaudit.settings import CHECKED, Probability, Settings, option
 from riskaudit.studies.settings import AttackSettings
 
 if TYPE_CHECKING:
-    from riskaudit.results import Calibration
+    pass
 
 # What concerns the report of a scan.
 UNUSED = (
@@ -74,19 +74,15 @@ def calibrate(
     result.save(out)
     log.unlink(missing_ok=True)
     if not subject.quiet:
-        _print(result)
+        from riskaudit.formatting import number
+
+        for level in result.levels:
+            low, high = (
+                "unknown" if factor is None else number(factor) for factor in (level.low_factor, level.high_factor)
+            )
+            typer.echo(
+                f"noise {level.noise_std:g}: strongest attack / {level.proxy} between {low} and {high} for "
+                f"{result.coverage:.0%} of samples ({level.num_samples} attacked)"
+            )
         typer.echo(f"wrote {out}")
     return 0
-
-
-def _print(calibration: Calibration) -> None:
-    from riskaudit.formatting import number
-
-    for level in calibration.levels:
-        low, high = (
-            "unknown" if factor is None else number(factor) for factor in (level.low_factor, level.high_factor)
-        )
-        typer.echo(
-            f"noise {level.noise_std:g}: strongest attack / {level.proxy} between {low} and {high} for "
-            f"{calibration.coverage:.0%} of samples ({level.num_samples} attacked)"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -16,22 +15,6 @@ def list_names(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
 ) -> int:
     """List architectures, releases, proxies, attacks, metrics, solvers, losses and file formats."""
-    topics = _topics()
-    if topic is not None and topic not in topics:
-        raise SettingsError(f"expected one of {', '.join(topics)}, found {topic!r}")
-    for heading, names in topics.items():
-        if topic not in (None, heading):
-            continue
-        typer.echo(heading)
-        width = max(map(len, names)) + 2
-        for name, description in names.items():
-            typer.echo(f"  {name:<{width}}{in_options(description)}".rstrip())
-        if topic is None:
-            typer.echo("")
-    return 0
-
-
-def _topics() -> Mapping[str, Mapping[str, str]]:
     from riskaudit.attacks import ATTACKS
     from riskaudit.inputs import CHECKPOINT_FORMATS, LOSSES, SAMPLE_FORMATS, architecture_names
     from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
@@ -39,7 +22,7 @@ def _topics() -> Mapping[str, Mapping[str, str]]:
     from riskaudit.proxies import PROXIES
     from riskaudit.release.grammar import usages
 
-    return {
+    topics = {
         "architectures": architecture_names(),
         "releases": usages(),
         "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
@@ -52,6 +35,18 @@ def _topics() -> Mapping[str, Mapping[str, str]]:
         "samples": SAMPLE_FORMATS,
         "formats": FILE_NAMES,
     }
+    if topic is not None and topic not in topics:
+        raise SettingsError(f"expected one of {', '.join(topics)}, found {topic!r}")
+    for heading, names in topics.items():
+        if topic not in (None, heading):
+            continue
+        typer.echo(heading)
+        width = max(map(len, names)) + 2
+        for name, description in names.items():
+            typer.echo(f"  {name:<{width}}{in_options(description)}".rstrip())
+        if topic is None:
+            typer.echo("")
+    return 0
 
 
 def _first_line(thing: object) -> str:

@@ -51,16 +51,6 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
 class Delivery:
     """Where a result goes and what it is held against; made before any work is done.
 
-    Args:
-        ctx: of the command line, which names what is read.
-        subject: what is audited.
-        settings: of the audit, without the limits of policy files.
-        report: places and files.
-
-    Attributes:
-        folder: for the results.
-        settings: of the audit, with the policy's limits.
-
     Raises:
         RiskauditError: a place that can't be used, or limits that can't be read.
     """

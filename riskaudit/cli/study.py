@@ -37,16 +37,7 @@ study = typer.Typer(
 
 @dataclass(frozen=True)
 class Job:
-    """What a study works on.
-
-    Attributes:
-        subject: as the command line names it.
-        model: the audited one.
-        samples: the audited ones.
-        settings: of the audit.
-        run: how the study is run.
-        earlier: the audit that the study is added to.
-    """
+    """What a study works on."""
 
     subject: SubjectOptions
     model: Checkpoint

@@ -23,7 +23,7 @@ from riskaudit.inputs.architectures.registry import shapes_of
 from riskaudit.inputs.exported.archive import ExportedArchive, is_exported, read_exported
 from riskaudit.inputs.exported.model import ExportedModel
 from riskaudit.inputs.exported.values import EXPORT_ADVICE
-from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
+from riskaudit.inputs.models import build_model, stop_in_place
 from riskaudit.inputs.normalization import Normalized, check_normalization
 from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.npz import read_named_arrays
@@ -34,7 +34,7 @@ from riskaudit.inputs.readers.torch_files import (
     starts_like_pickle,
     starts_like_safetensors,
 )
-from riskaudit.inputs.state_dicts import Entries, check_weights, read_entries
+from riskaudit.inputs.state_dicts import check_weights, read_entries
 from riskaudit.inputs.text import clean, listing
 
 CHECKPOINT_FORMATS = {
@@ -190,11 +190,27 @@ def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
             built = build_model(entries, name, arch, weights)
         except ArchitectureError:
             # What is wrong with the weights themselves comes first.
-            _check_all(entries, name)
+            named = {key: tensor for key, tensor in entries.tensors.items() if tensor.ndim > 0}
+            if named:
+                check_weights(named, name)
             raise
     except (OSError, MemoryError) as cause:
         raise CheckpointError(f"can't read {name} ({clean(cause)}); check the file and the free memory") from cause
-    return replace(_described(built, path), training_loss=max(entries.losses, default=None))
+    model = built.model.eval()
+    return replace(
+        Checkpoint(
+            model=model,
+            name=clean(path.name),
+            sha256=sha256_of_file(path),
+            architecture=built.architecture,
+            input_channels=built.input_channels,
+            input_shape=built.input_shape,
+            num_classes=built.num_classes,
+            assumed=built.assumed,
+            notes=(*built.notes, *_mode_notes(model, "audited in eval mode")),
+        ),
+        training_loss=max(entries.losses, default=None),
+    )
 
 
 def _content(path: Path, zipped: bool) -> object:
@@ -207,27 +223,6 @@ def _content(path: Path, zipped: bool) -> object:
     if zipped or starts_like_pickle(path) or suffix in (".pt", ".pth", ".ckpt", ".tar"):
         return read_torch_file(path, CheckpointError)
     raise CheckpointError(f"{clean(path.name)} is none of the accepted formats: {_ACCEPTED}")
-
-
-def _check_all(entries: Entries, name: str) -> None:
-    named = {key: tensor for key, tensor in entries.tensors.items() if tensor.ndim > 0}
-    if named:
-        check_weights(named, name)
-
-
-def _described(built: BuiltModel, path: Path) -> Checkpoint:
-    model = built.model.eval()
-    return Checkpoint(
-        model=model,
-        name=clean(path.name),
-        sha256=sha256_of_file(path),
-        architecture=built.architecture,
-        input_channels=built.input_channels,
-        input_shape=built.input_shape,
-        num_classes=built.num_classes,
-        assumed=built.assumed,
-        notes=(*built.notes, *_mode_notes(model, "audited in eval mode")),
-    )
 
 
 def _from_exported(archive: ExportedArchive, path: Path, arch: str | None) -> Checkpoint:

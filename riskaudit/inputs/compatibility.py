@@ -29,11 +29,27 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
         SamplesError: shapes, labels or targets that the model or the loss can't take.
     """
     shape = tuple(samples.inputs.shape[1:])
-    _check_shape(checkpoint, samples, shape)
+    expected = checkpoint.input_shape
+    if expected is not None:
+        fits = math.prod(shape) == expected[0] if len(expected) == 1 else tuple(shape) == expected
+        if not fits:
+            raise SamplesError(
+                f"{checkpoint.name} expects inputs of shape {shape_text(expected)}, found {shape_text(shape)} in "
+                f"{samples.name}; use the data that the model was trained on"
+            )
     outputs = _forward(checkpoint, samples, shape, loss)
     if isinstance(outputs, Tensor):
         check_numbering(samples, loss, outputs)
-        _check_targets(samples, loss, outputs)
+        targets = samples.targets
+        if loss.kind == "classification":
+            _check_classes(samples, loss, outputs)
+        if loss.kind == "binary":
+            outside = ((targets < 0) | (targets > 1)).flatten(1 if targets.ndim > 1 else 0)
+            wrong = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
+            if len(wrong):
+                raise SamplesError(
+                    f"sample {int(wrong[0])} in {samples.name} has a target outside 0 to 1, which bce needs"
+                )
     actual = f"outputs of shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else "these outputs"
     try:
         with torch.no_grad():
@@ -47,17 +63,6 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
             f"targets of shape {shape_text(samples.targets[:1].shape)} in {samples.name} ({clean(cause, 80)}); "
             "choose another `loss` or mend the targets"
         ) from cause
-
-
-def _check_shape(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int]) -> None:
-    expected = checkpoint.input_shape
-    if expected is not None:
-        fits = math.prod(shape) == expected[0] if len(expected) == 1 else tuple(shape) == expected
-        if not fits:
-            raise SamplesError(
-                f"{checkpoint.name} expects inputs of shape {shape_text(expected)}, found {shape_text(shape)} in "
-                f"{samples.name}; use the data that the model was trained on"
-            )
 
 
 def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int], loss: Loss) -> object:
@@ -138,17 +143,6 @@ def _label_outside(targets: Tensor, first: int, classes: int) -> str:
     if label == classes:
         return f"label {classes}, {span}"
     return f"a label {'below 0' if label < 0 else f'above {classes - 1}'}, {span}"
-
-
-def _check_targets(samples: Samples, loss: Loss, outputs: Tensor) -> None:
-    targets = samples.targets
-    if loss.kind == "classification":
-        _check_classes(samples, loss, outputs)
-    if loss.kind == "binary":
-        outside = ((targets < 0) | (targets > 1)).flatten(1 if targets.ndim > 1 else 0)
-        wrong = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
-        if len(wrong):
-            raise SamplesError(f"sample {int(wrong[0])} in {samples.name} has a target outside 0 to 1, which bce needs")
 
 
 def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:

@@ -42,17 +42,16 @@ def num_compared(inputs: Tensor) -> int:
 
 
 def duplicate_labels(inputs: Tensor, ids: Sequence[str]) -> list[int]:
-    """A number per sample, the same for those that are to be audited together.
-
-    Args:
-        inputs: [B, ...].
-        ids: of the samples.
-    """
+    """A number per sample, the same for those that are to be audited together."""
     count = len(inputs)
     by_id: dict[str, int] = {}
     pairs = [(index, by_id.setdefault(name, index)) for index, name in enumerate(ids)]
     if count > 1:
-        digests = [_digest(sample) for sample in inputs]
+        # The same for both zeros.
+        digests = [
+            hashlib.sha256((sample.detach().cpu().float() + 0.0).contiguous().numpy().tobytes()).digest()
+            for sample in inputs
+        ]
         by_content: dict[bytes, int] = {}
         pairs += [(index, by_content.setdefault(digest, index)) for index, digest in enumerate(digests)]
         pairs += _similar(inputs[: num_compared(inputs)].detach(), digests)
@@ -75,11 +74,6 @@ def _similar(inputs: Tensor, digests: Sequence[bytes]) -> list[tuple[int, int]]:
         while len(_remembered) > REMEMBERED_BATCHES:
             _remembered.popitem(last=False)
     return pairs
-
-
-def _digest(sample: Tensor) -> bytes:
-    """Of one input [...], the same for both zeros."""
-    return hashlib.sha256((sample.detach().cpu().float() + 0.0).contiguous().numpy().tobytes()).digest()
 
 
 def _near_vectors(flat: Tensor) -> list[tuple[int, int]]:

@@ -48,7 +48,16 @@ def fit_together(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> tuple[
             note = f"inputs of shape {before} were taken as {after}: {words}"
             fitted = replace(fitted, notes=(*fitted.notes, note))
         elif _takes_both(fitted, arranged):
-            fitted = replace(fitted, notes=(*fitted.notes, _both_note(arranged)))
+            taken, bare = arranged.inputs.shape[1:], arranged.inputs.shape[2:]
+            fitted = replace(
+                fitted,
+                notes=(
+                    *fitted.notes,
+                    f"the model takes inputs of shape {shape_text(taken)} and of {shape_text(bare)}, with different "
+                    f"results; those of {shape_text(taken)} were audited: if it was trained on {shape_text(bare)}, "
+                    "name a factory whose model begins with x.squeeze(1) by `arch=file.py:factory`",
+                ),
+            )
         return fitted, arranged
     assert first is not None
     _refuse_token_ids(checkpoint, samples)
@@ -71,16 +80,6 @@ def _takes_both(checkpoint: Checkpoint, samples: Samples) -> bool:
     except SamplesError:
         return False
     return not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
-
-
-def _both_note(samples: Samples) -> str:
-    """Which of two readings is audited, and how the other one is had."""
-    taken, bare = samples.inputs.shape[1:], samples.inputs.shape[2:]
-    return (
-        f"the model takes inputs of shape {shape_text(taken)} and of {shape_text(bare)}, with different results; those "
-        f"of {shape_text(taken)} were audited: if it was trained on {shape_text(bare)}, name a factory whose model "
-        "begins with x.squeeze(1) by `arch=file.py:factory`"
-    )
 
 
 def _arrangements(inputs: Tensor) -> Iterator[tuple[Tensor, str | None]]:

@@ -92,14 +92,6 @@ def match_weights(
 ) -> Match:
     """The one set of a file's tensors that fills a model.
 
-    Args:
-        entries: of the file.
-        expected: names and shapes of the model's state.
-        name: of the file, for messages.
-        arch: of the model, for messages.
-        ties: model names that share one tensor, of which a file may hold one.
-        chosen: a prefix of the file, or its end, that the user named.
-
     Raises:
         ArchitectureError: no set fits, several different ones do, or part of a model would be left out.
     """
@@ -152,7 +144,14 @@ def choose_match(fits: list[Match], entries: Entries, name: str, arch: str, chos
     wanted = [fit for fit in wanted if chosen is not None and fit.prefix == chosen.strip(".")] or wanted
     different: list[Match] = []
     for fit in wanted:
-        if not any(_same_weights(fit, other, tensors) for other in different):
+        if not any(
+            all(
+                key == other.names[name] or _equal(tensors[key], tensors[other.names[name]])
+                for name, key in fit.names.items()
+                if name in other.names
+            )
+            for other in different
+        ):
             different.append(fit)
     if len(different) != 1:
         choices = list(dict.fromkeys(fit.prefix or TOP for fit in (different or fits)))
@@ -264,14 +263,6 @@ def _candidate(
         if name not in names and not is_inert(name) and not any(other in names for other in ties.get(name, ()))
     ]
     return _Candidate(prefix, {name: keys[0] for name, keys in names.items()}, (*shapes, *twice, *missing))
-
-
-def _same_weights(first: Match, second: Match, tensors: Mapping[str, Tensor]) -> bool:
-    return all(
-        key == second.names[name] or _equal(tensors[key], tensors[second.names[name]])
-        for name, key in first.names.items()
-        if name in second.names
-    )
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

@@ -56,12 +56,6 @@ class BuiltModel:
 def build_model(entries: Entries, name: str, arch: str | None, chosen: str | None = None) -> BuiltModel:
     """The model for a file's tensors, of architecture ``arch`` or a recognised one.
 
-    Args:
-        entries: of the file.
-        name: the file's name, for messages.
-        arch: as `load_checkpoint` takes it.
-        chosen: which set of weights of several, a prefix of their names.
-
     Raises:
         ArchitectureError: nothing fits, the named architecture doesn't, or several sets of weights do.
         CheckpointError: weights that can't be used.
@@ -214,7 +208,24 @@ def _filled(model: nn.Module, entries: Entries, name: str, arch: str, chosen: st
         entries, match = match_rows(entries, model, name, arch, chosen)
         notes = [f"the arrays in {name} have no names and were matched to the model's weights in order, by shape"]
     else:
-        match = match_weights(entries, expected, name=name, arch=arch, ties=_ties(model), chosen=chosen)
+        # Names of the model's state that share one tensor with others.
+        groups: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+        for key, value in model.state_dict().items():
+            if value.numel() and not value.is_meta:
+                groups.setdefault((value.data_ptr(), tuple(value.shape), value.stride()), []).append(key)
+        match = match_weights(
+            entries,
+            expected,
+            name=name,
+            arch=arch,
+            ties={
+                key: [other for other in group if other != key]
+                for group in groups.values()
+                for key in group
+                if group[1:]
+            },
+            chosen=chosen,
+        )
         notes = foreign_note(match, entries.optimizers)
     _fill(model, match, entries, name)
     return BuiltModel(
@@ -246,15 +257,6 @@ def _fill(model: nn.Module, match: Match, entries: Entries, name: str) -> None:
             f"the weights can't be loaded ({clean(cause, 200)}); use `arch=file.py:factory`"
         ) from cause
     stop_in_place(model)
-
-
-def _ties(model: nn.Module) -> dict[str, list[str]]:
-    """Names of a model's state that share one tensor with others."""
-    groups: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[str]] = {}
-    for key, value in model.state_dict().items():
-        if value.numel() and not value.is_meta:
-            groups.setdefault((value.data_ptr(), tuple(value.shape), value.stride()), []).append(key)
-    return {key: [other for other in group if other != key] for group in groups.values() for key in group if group[1:]}
 
 
 def stop_in_place(model: nn.Module) -> None:

@@ -16,12 +16,7 @@ NAMES = ("logits", "out")
 
 
 class OutputEntry(nn.Module):
-    """``model(x)``, of which one entry is kept.
-
-    Args:
-        model: returns a mapping, a dataclass or a row.
-        key: of the entry: a key, a field's name, or a position.
-    """
+    """``model(x)``, of which one entry is kept."""
 
     def __init__(self, model: nn.Module, key: str | int) -> None:
         super().__init__()
@@ -38,11 +33,6 @@ def entry_of_loss(outputs: Any, num_classes: int | None, name: str) -> str | int
     """The entry of an output that a loss of class numbers or values takes; None where the output is one tensor.
 
     That is ``logits`` or ``out``; else the only tensor, or the only one [B, C] with a column per class.
-
-    Args:
-        outputs: of a batch.
-        num_classes: C, where the weights tell.
-        name: of the checkpoint, for messages.
 
     Raises:
         SamplesError: no entry or several ones may be meant.

@@ -140,18 +140,6 @@ def load_samples(
 ) -> Samples:
     """Read samples from a file, a folder or the user's function.
 
-    Args:
-        path: one of `SAMPLE_FORMATS`.
-        channels: input channels of the model; tells image layouts apart and converts image files.
-        limit: take so many: the first ones, in image folders spread over the classes.
-        plain_ids: keep file names, id columns and names of class folders instead of hashing them.
-        loss: decides whether targets are class numbers or floats; None goes by their dtype.
-        classes: the model's classes by name, in the order of its outputs, where the source names some of them.
-        num_classes: how many classes the model has, where that is known.
-        scale: what stored values are divided by; None for 255 where they have 8 bits, else 1.
-        split: of a source that holds several, train or test say.
-        labelled: without, targets may be absent and are then zeros.
-
     Raises:
         SamplesError: the source can't be used.
         UserCodeError: the user's function fails or returns something else.
@@ -185,19 +173,17 @@ def _read(path: str | Path, reading: Reading) -> tuple[RawSamples, _Source]:
         if path.suffix.lower() not in _READERS and is_idx(path):
             idx, sha256 = read_idx(path, reading)
             return idx, _Source(name, sha256, b"")
-        raw = _from_file(path, reading)
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise SamplesError(
+                foreign_format(path) or f"{clean(path.name)} is none of the accepted formats: {_ACCEPTED}"
+            )
+        raw = reader(path, reading)
         key = content_key(file_chunks(path)) if raw.ids is not None else b""
         return raw, _Source(name, sha256_of_file(path), key)
     except (OSError, MemoryError, ValueError) as cause:
         reason = clean(cause) if isinstance(cause, OSError) else type(cause).__name__
         raise SamplesError(f"can't read {name} ({reason}); check the file and the free memory") from cause
-
-
-def _from_file(path: Path, reading: Reading) -> RawSamples:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise SamplesError(foreign_format(path) or f"{clean(path.name)} is none of the accepted formats: {_ACCEPTED}")
-    return reader(path, reading)
 
 
 def _from_npz(path: Path, reading: Reading) -> RawSamples:
@@ -220,16 +206,14 @@ def _from_torch(path: Path, reading: Reading) -> RawSamples:
     return _from_pair_or_mapping(content, clean(path.name), SamplesError, reading)
 
 
-def _from_safetensors(path: Path, reading: Reading) -> RawSamples:
-    return raw_from_mapping(read_safetensors(path, SamplesError), clean(path.name), reading)
-
-
 _READERS: dict[str, Callable[[Path, Reading], RawSamples]] = {
     ".npz": _from_npz,
     ".npy": _from_npy,
     ".pt": _from_torch,
     ".pth": _from_torch,
-    ".safetensors": _from_safetensors,
+    ".safetensors": lambda path, reading: raw_from_mapping(
+        read_safetensors(path, SamplesError), clean(path.name), reading
+    ),
     ".csv": read_csv,
     ".parquet": read_parquet,
 }

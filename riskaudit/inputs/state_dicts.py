@@ -53,10 +53,6 @@ class Entries:
 def read_entries(content: Any, name: str) -> Entries:
     """All tensors of a checkpoint, wherever they lie; what isn't a tensor or an array of numbers is left out.
 
-    Args:
-        content: what the file held.
-        name: the file's name, for messages.
-
     Raises:
         CheckpointError: there are no tensors, or two entries have one name.
     """

@@ -62,16 +62,11 @@ def similar_images(images: Tensor) -> list[tuple[int, int]]:
     """Pairs of images [B, C, H, W] that are views of one another."""
     small = small_grey(images)
     if min(small.shape[1:]) < LEAST_DETAILED_SIDE:
-        views = _small_views(small)
+        likely = _aligned_pairs(small, 1, LIKELY_SMALL)
+        views = likely.pairs[likely.similarity >= SAME_GREY]
     else:
         views = torch.cat([_detailed_views(small), cropped_pairs(small)])
     return [(int(first), int(second)) for first, second in views]
-
-
-def _small_views(small: Tensor) -> Tensor:
-    """Pairs [N, 2] of images [B, h, w] that agree in grey values."""
-    likely = _aligned_pairs(small, 1, LIKELY_SMALL)
-    return likely.pairs[likely.similarity >= SAME_GREY]
 
 
 def _detailed_views(small: Tensor) -> Tensor:
@@ -81,7 +76,11 @@ def _detailed_views(small: Tensor) -> Tensor:
     least = _least_detail(likely.all_similarities, len(small))
     start, most = (LIKELY_DETAILED, PAIRS_DETAILED) if least <= 1 else (LIKELY, PAIRS)
     likely = likely.select(start, max(LEAST_PAIRS, most * len(small)))
-    rich, windows = _plain_share(small) <= PLAIN_SHARE, _Aligned(maps)
+    mean, square = (torch.nn.functional.avg_pool2d(each[:, None], 3, 1) for each in (small, small.square()))
+    rich, windows = (
+        ((square - mean.square()).clamp_min(0).sqrt() < PLAIN).float().mean((1, 2, 3)) <= PLAIN_SHARE,
+        _Aligned(maps),
+    )
     views = [likely.pairs.new_zeros(0, 2)]
     for rows in torch.split(torch.arange(len(likely.pairs)), CHUNK_PAIRS):
         pairs = likely.pairs[rows]
@@ -127,12 +126,6 @@ def _gaussian(side: int, std: float) -> Tensor:
     positions = torch.arange(side, dtype=torch.float32)
     weights = torch.exp(-(positions[:, None] - positions).square() / (2 * std**2))
     return weights / weights.sum(1, keepdim=True)
-
-
-def _plain_share(small: Tensor) -> Tensor:
-    """Share [B] of the area of images [B, h, w] around whose places all pixels are nearly equal."""
-    mean, square = (torch.nn.functional.avg_pool2d(each[:, None], 3, 1) for each in (small, small.square()))
-    return ((square - mean.square()).clamp_min(0).sqrt() < PLAIN).float().mean((1, 2, 3))
 
 
 def _margin(images: Tensor) -> int:

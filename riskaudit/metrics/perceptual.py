@@ -69,7 +69,12 @@ class _Perceptual(Metric):
             return
         try:
             state = torch.load(folder / name, map_location="cpu", weights_only=True)
-            self._model = _with_backbone(_without_backbone(self.network), state)
+            # lpips names "slice2.3.weight" what torchvision calls "features.3.weight".
+            model = _without_backbone(self.network)
+            names = list(model.net.state_dict())
+            model.net.load_state_dict({name: state["features." + name.split(".", 1)[1]] for name in names})
+            filled: nn.Module = model.requires_grad_(False)
+            self._model = filled
         except _BROKEN as error:
             # The message of the exception may name the folder, which is nobody's business.
             self.reason = f"the weights {name} can't be read as those of {self.backbone} ({type(error).__name__})"
@@ -106,14 +111,6 @@ def _without_backbone(network: str) -> Any:
         # lpips calls torchvision with an argument that is deprecated.
         warnings.simplefilter("ignore")
         return lpips_package().LPIPS(net=network, pnet_rand=True, verbose=False).eval()
-
-
-def _with_backbone(model: Any, state: dict[str, Tensor]) -> nn.Module:
-    """Fill the backbone's convolutions: lpips names "slice2.3.weight" what torchvision calls "features.3.weight"."""
-    names = list(model.net.state_dict())
-    model.net.load_state_dict({name: state["features." + name.split(".", 1)[1]] for name in names})
-    filled: nn.Module = model.requires_grad_(False)
-    return filled
 
 
 @register

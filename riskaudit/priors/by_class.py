@@ -41,10 +41,13 @@ class ClassPrior(Prior):
 
     @override
     def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
-        return bind_gaussians([self._of(target) for target in _class_numbers(targets)], like)
-
-    def _of(self, target: int | None) -> GaussianPrior:
-        return self.everything if target is None else self.classes.get(target, self.everything)
+        return bind_gaussians(
+            [
+                (self.everything if target is None else self.classes.get(target, self.everything))
+                for target in _class_numbers(targets)
+            ],
+            like,
+        )
 
     def fallback_classes(self, targets: Tensor) -> list[int]:
         """The classes among these targets [N, ...] that have no Gaussian of their own, ascending."""

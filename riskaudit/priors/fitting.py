@@ -89,7 +89,9 @@ def fit_gaussian(inputs: Tensor, components: int, origin: Origin) -> GaussianPri
         )
     total = float(centred.square().sum()) / num_images
     spread = total / dimension
-    shrinkage = _shrinkage(values)
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    shrinkage = float(ledoit_wolf_shrinkage(values.numpy())) if values.shape[1] > 1 else 0.0
     eigenvalues, directions = _principal_components(centred, min(components, dimension - 1, num_images - 1))
     shrunk = (1 - shrinkage) * eigenvalues + shrinkage * spread
     # tr C = tr S, so what the kept ones leave is shared by the others.
@@ -119,10 +121,3 @@ def _principal_components(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return values.flip(0)[:count].clamp_min(0.0), vectors.flip(1)[:, :count]
     _, singular, rows = torch.linalg.svd(centred / num_images**0.5, full_matrices=False)
     return singular[:count].square(), rows[:count].mT
-
-
-def _shrinkage(values: Tensor) -> float:
-    """Ledoit and Wolf's a in [0, 1] for samples [N, d]."""
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    return float(ledoit_wolf_shrinkage(values.numpy())) if values.shape[1] > 1 else 0.0

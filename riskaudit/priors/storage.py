@@ -103,7 +103,7 @@ def load_prior(path: str | Path) -> Prior:
     if header.kind == "data":
         _check_names(tensors, ["data"], name)
         return _gaussian(tensors, "data", shape, origin, name)
-    keys = _class_keys(tensors)
+    keys = sorted({key.rpartition(".")[0] for key in tensors if key.startswith("class.")})
     _check_names(tensors, ["data", *keys], name)
     everything = _gaussian(tensors, "data", shape, origin, name)
     classes = {}
@@ -140,10 +140,6 @@ def _header(path: Path, name: str) -> _Header:
             f"expected a prior of kind {' or '.join(FITTED_KINDS)} in {name}, found {clean(header.kind)}; {_MEND}"
         )
     return header
-
-
-def _class_keys(tensors: Mapping[str, Tensor]) -> list[str]:
-    return sorted({key.rpartition(".")[0] for key in tensors if key.startswith("class.")})
 
 
 def _class_number(text: str, name: str) -> int:

@@ -116,14 +116,6 @@ def rank_difference(
     Both predictors are resampled together, so what they share cancels. Percentile interval; the p-value is twice
     the smaller share of resamples on either side of 0, each counted with one added to numerator and denominator
     (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2).
-
-    Args:
-        own: n predictions by the one predictor.
-        other: n predictions by the other.
-        errors: what both are meant to foresee.
-        confidence: of the interval.
-        seed: of the resamples.
-        num_resamples: how many.
     """
     first, target = _paired(own, errors)
     second, _ = _paired(other, errors)

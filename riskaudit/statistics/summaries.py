@@ -82,12 +82,7 @@ def _class_statistics(classes: Mapping[int, Sequence[SampleRow]], proxy: str, se
 
 
 def inequalities(rows: Sequence[SampleRow], proxies: Mapping[str, Riskier] = COMPARED) -> Fairness:
-    """Inequality of each compared proxy over samples and classes.
-
-    Args:
-        rows: of an audit.
-        proxies: which end of each is the greater risk, by id.
-    """
+    """Inequality of each compared proxy over samples and classes."""
     return Fairness(proxies={proxy: _inequality(rows, proxy, riskier) for proxy, riskier in proxies.items()})
 
 

@@ -95,7 +95,10 @@ def reconstruct(attack: Attack, target: Target, indices: list[int]) -> Reconstru
     """
     if attack.oracle_start:
         attack = with_fields(attack, {"start": target.client.batch(indices).inputs})
-    return attack.run(target.observe(indices), _generator(target, attack.name, indices))
+    # Random draws of one trial's own, so that trials may run in any order.
+    digest = hashlib.sha256(f"{attack.name} {target.noise_std!r}".encode()).digest()[:8]
+    seed = derived_seed(target.client.settings.seed, int.from_bytes(digest), indices[0])
+    return attack.run(target.observe(indices), torch.Generator().manual_seed(seed))
 
 
 def attack_rows(
@@ -159,18 +162,7 @@ def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
 
 @dataclass(frozen=True)
 class AttackTrial(Trial[Client]):
-    """One attack on one batch of samples at one noise level; gives `AttackRow` as plain data.
-
-    Attributes:
-        name: of the attack.
-        attack: with its hyper-parameters.
-        noise_std: as `Client.at_noise` takes it.
-        level: the std that it stands for.
-        indices: positions of the samples.
-        labels_known: whether the attack is told the labels.
-        metrics: names of those that rows hold.
-        show_samples: put reconstructions into the rows.
-    """
+    """One attack on one batch of samples at one noise level; gives `AttackRow` as plain data."""
 
     name: str
     attack: Attack
@@ -227,10 +219,3 @@ def rows_of(results: Sequence[list[dict[str, Any]]]) -> list[AttackRow]:
 def batches(count: int) -> list[list[int]]:
     """Positions of samples that are attacked together."""
     return [list(range(first, min(first + BATCH_SIZE, count))) for first in range(0, count, BATCH_SIZE)]
-
-
-def _generator(target: Target, name: str, indices: list[int]) -> torch.Generator:
-    """Random draws of one trial's own, so that trials may run in any order."""
-    digest = hashlib.sha256(f"{name} {target.noise_std!r}".encode()).digest()[:8]
-    seed = derived_seed(target.client.settings.seed, int.from_bytes(digest), indices[0])
-    return torch.Generator().manual_seed(seed)

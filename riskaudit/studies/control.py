@@ -21,7 +21,7 @@ from riskaudit.attacks import Attack, AttackNotApplicable
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import Client, make_client
 from riskaudit.engine import Trial
-from riskaudit.inputs import Samples, load_samples
+from riskaudit.inputs import load_samples
 from riskaudit.inputs.architectures.lenet import WIDTH, LeNet
 from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.studies.attacking import Target, reconstruct
@@ -43,8 +43,14 @@ def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:
     if not names:
         return Control(status="skipped", rmse=None, reason="every attack chosen is started at the truth")
     plain = AuditSettings(dtype=settings.dtype, device=settings.device, seed=settings.seed, loss="cross-entropy")
-    samples = _digits()
-    target = Target.of(make_client(_network(settings.seed), samples, plain), None, labels_known=True)
+    path = Path(str(files("riskaudit").joinpath("demo", "digits.npz")))
+    samples = replace(load_samples(path, channels=1, limit=NUM_SAMPLES), name="digits")
+    generator = torch.Generator().manual_seed(settings.seed)
+    # 8 x 8 digits leave a quarter of each side after the strides.
+    model = LeNet(channels=1, features=WIDTH * 4, classes=10)
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+    target = Target.of(make_client(model.eval(), samples, plain), None, labels_known=True)
     indices = list(range(len(samples)))
     best: tuple[float, str] | None = None
     for name in names:
@@ -89,17 +95,3 @@ class ControlTrial(Trial[Client]):
     @override
     def run(self, client: Client) -> dict[str, Any]:
         return control(self.attacks, client.settings).model_dump(mode="json")
-
-
-def _network(seed: int) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    # 8 x 8 digits leave a quarter of each side after the strides.
-    model = LeNet(channels=1, features=WIDTH * 4, classes=10)
-    for parameter in model.parameters():
-        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
-    return model.eval()
-
-
-def _digits() -> Samples:
-    path = Path(str(files("riskaudit").joinpath("demo", "digits.npz")))
-    return replace(load_samples(path, channels=1, limit=NUM_SAMPLES), name="digits")

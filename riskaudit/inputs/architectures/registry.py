@@ -91,10 +91,6 @@ ARCHITECTURES: dict[str, Architecture] = {}
 COLLECTIONS: dict[str, Collection] = {}
 
 
-def _no_renames(_shapes: Shapes, _named: bool) -> Mapping[str, str]:
-    return {}
-
-
 def _claim(name: str) -> None:
     if name in ARCHITECTURES or name in COLLECTIONS:
         raise ValueError(f"architecture {name!r} is registered twice")
@@ -105,7 +101,7 @@ def register(
     *,
     description: str,
     infer: Callable[[Shapes], Guess],
-    rename: Callable[[Shapes, bool], Mapping[str, str]] = _no_renames,
+    rename: Callable[[Shapes, bool], Mapping[str, str]] = lambda _shapes, _named: {},
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated constructor or module class under ``name``.
 

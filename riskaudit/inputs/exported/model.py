@@ -29,9 +29,6 @@ _MAX_SHAPES = 256
 class ExportedModel(nn.Module):
     """The program of a `ExportedArchive`; x [B, *S] to the program's first output.
 
-    Args:
-        archive: graph, weights and constants.
-
     Raises:
         CheckpointError: more than one input, state that the program changes, an operator outside aten, or
             an argument of a kind that can't be read.
@@ -85,7 +82,10 @@ class ExportedModel(nn.Module):
             self._register(entry["arg"]["name"], name, _loaded(archive.constants, name), parameter=False)
         elif "constant_input" in spec:
             entry = spec["constant_input"]
-            self._constants[str(entry["name"])] = _constant(next(iter(entry["value"].values())))
+            value = next(iter(entry["value"].values()))
+            if value is not None and not isinstance(value, int | float | str):
+                raise CheckpointError("the exported program takes a constant of an unknown kind, expected a number")
+            self._constants[str(entry["name"])] = value
         else:
             raise CheckpointError(f"the exported program takes {clean(next(iter(spec)), 30)}, expected one tensor")
         return None
@@ -169,12 +169,6 @@ class ExportedModel(nn.Module):
                     f"the exported program can't run on inputs of shape {list(values[self.input_name].shape)} "
                     f"({clean(cause, 120)}); {EXPORT_ADVICE}"
                 ) from cause
-
-
-def _constant(value: Any) -> Any:
-    if value is not None and not isinstance(value, int | float | str):
-        raise CheckpointError("the exported program takes a constant of an unknown kind, expected a number")
-    return value
 
 
 def _loaded(source: Mapping[str, Tensor], name: str) -> Tensor:

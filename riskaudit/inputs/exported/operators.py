@@ -197,7 +197,7 @@ class Operator:
                 positional.append(value)
             else:
                 keyword[argument.name] = value
-        if self.name in _DIVISIONS and not _is_floating(positional[0]):
+        if self.name in _DIVISIONS and not (isinstance(positional[0], Tensor) and positional[0].is_floating_point()):
             raise ArgumentBoundsError(f"{self.name} of integers")
         if self.name in _WITHOUT_OPTIONS:
             # Sparse gradients among them.
@@ -221,7 +221,8 @@ class Operator:
             raise ArgumentBoundsError(f"{self.name} with {name}")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str):
-                self._check_string(name, item)
+                if not (_EQUATION.fullmatch(item) if name == "equation" else item in _STRINGS.get(name, ())):
+                    raise ArgumentBoundsError(f"{self.name} got {clean(item, 20)} as {name}")
             elif isinstance(item, int | float) and not isinstance(item, bool):
                 self._check_number(name, item, whole=kind in ("int", "List[int]"))
 
@@ -235,14 +236,6 @@ class Operator:
             raise ArgumentBoundsError(f"{self.name} got {value} as {name}")
         if name in _FACTORS and not 0 < value < 2**31:
             raise ArgumentBoundsError(f"{self.name} got {value} as {name}, expected a positive factor")
-
-    def _check_string(self, name: str, value: str) -> None:
-        if not (_EQUATION.fullmatch(value) if name == "equation" else value in _STRINGS.get(name, ())):
-            raise ArgumentBoundsError(f"{self.name} got {clean(value, 20)} as {name}")
-
-
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _fits(kind: str, value: Any) -> bool:

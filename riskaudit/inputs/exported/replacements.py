@@ -18,10 +18,6 @@ def _hardsigmoid(self: Tensor) -> Tensor:
     return result
 
 
-def _hardswish(self: Tensor) -> Tensor:
-    return self * _hardsigmoid(self)
-
-
 def _unsafe_view(self: Tensor, size: Sequence[int]) -> Tensor:
     result: Tensor = _aten.reshape.default(self, size)
     return result
@@ -163,7 +159,7 @@ def _as_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storag
 
 REPLACEMENTS: Mapping[str, Callable[..., Any]] = {
     "aten.hardsigmoid.default": _hardsigmoid,
-    "aten.hardswish.default": _hardswish,
+    "aten.hardswish.default": lambda self: self * _hardsigmoid(self),
     "aten._unsafe_view.default": _unsafe_view,
     "aten.as_strided.default": _as_strided,
     "aten.linalg_norm.default": _linalg_norm,

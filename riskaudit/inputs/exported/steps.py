@@ -55,11 +55,6 @@ class Step:
 def read_steps(nodes: Sequence[Mapping[str, Any]], state: Sequence[str], output: Any) -> list[Step]:
     """The steps of a graph.
 
-    Args:
-        nodes: of the graph, as JSON.
-        state: names of its parameters, buffers and constants, which it may not change.
-        output: the program's result.
-
     Raises:
         CheckpointError: a layer in training mode, an operator that isn't allowed, or one that overwrites memory
             that other values see.

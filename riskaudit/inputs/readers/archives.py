@@ -31,11 +31,6 @@ def is_zip(path: Path) -> bool:
 def checked_members(path: Path, error: type[InputError], *, compressed: bool) -> dict[str, zipfile.ZipInfo]:
     """The members of a zip archive by name, once their claimed sizes have been found possible.
 
-    Args:
-        path: the archive.
-        error: what to raise.
-        compressed: whether members may be compressed.
-
     Raises:
         InputError: ``error``: no readable directory, a duplicate or encrypted member, or sizes beyond the file.
     """

@@ -49,7 +49,8 @@ def read_idx(path: Path, reading: Reading) -> tuple[RawSamples, str]:
     inputs, count = _read(path, reading.limit)
     if inputs.ndim < 2:
         raise SamplesError(f"{name} holds single numbers, labels perhaps; hand in the file of images beside it")
-    beside = _labels_beside(path)
+    candidates = (path.with_name(name) for name in _names_of_labels(path))
+    beside = next((candidate for candidate in candidates if candidate.is_file() and not candidate.samefile(path)), None)
     digest = hashlib.sha256()
     for chunk in file_chunks(path):
         digest.update(chunk)
@@ -109,8 +110,3 @@ def _read(path: Path, limit: int | None) -> tuple[np.ndarray[Any, Any], int]:
 def _names_of_labels(path: Path) -> list[str]:
     plain = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
     return [plain, f"{plain}.gz"]
-
-
-def _labels_beside(path: Path) -> Path | None:
-    candidates = (path.with_name(name) for name in _names_of_labels(path))
-    return next((candidate for candidate in candidates if candidate.is_file() and not candidate.samefile(path)), None)

@@ -140,11 +140,6 @@ def spread(files: Sequence[Sequence[Path]], limit: int | None) -> list[tuple[int
 def read_folder(folder: FolderListing, reading: Reading) -> RawSamples:
     """Read images as [N, C, H, W] in [0, 1] (uint8, or float64 where an image has 16 bits).
 
-    Args:
-        folder: what `list_folder` found.
-        reading: channels 1 or 3 to convert to grey or colour, None for grey where every image is grey; a limit is
-            spread over the classes.
-
     Raises:
         SamplesError: a damaged image, images of different size, or other channels.
     """

@@ -28,10 +28,6 @@ _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0
 def read_npz(path: Path, reading: Reading) -> dict[str, Any]:
     """The arrays that make up samples: inputs, targets, and ``ids`` and ``class_names`` where present.
 
-    Args:
-        path: an existing file.
-        reading: for the number of rows to read of all but ``class_names`` and labels in words, and for the split.
-
     Raises:
         SamplesError: damaged, an array of objects, or one that claims more than is there.
     """

@@ -70,10 +70,6 @@ def starts_like_safetensors(path: Path) -> bool:
 def read_torch_file(path: Path, error: type[InputError]) -> Any:
     """Whatever a ``.pt`` file holds, as tensors and plain containers.
 
-    Args:
-        path: an existing file.
-        error: what to raise.
-
     Returns:
         The saved object; tensors are on the CPU, mapped from the file where the format allows it.
 

@@ -33,7 +33,15 @@ def class_blocks(facts: Facts) -> list[Block]:
         key=lambda row: row.proxies[proxy].mean,
         reverse=falling,
     )
-    table = _class_table(facts, rows, proxy)
+    groups = [GroupSummary(name=row.name, num_samples=row.num_samples, statistic=row.proxies[proxy]) for row in rows]
+    table = group_table(
+        "classes",
+        f"{facts.title(proxy)} per class, computed from the samples that have a value",
+        groups,
+        "Class",
+        sortable=True,
+        note=_INTERVALS_NOTE if any(row.proxies[proxy].mean_low is not None for row in rows) else "",
+    )
     if len(rows) == 1:
         return [heading, Paragraph("All samples belong to one class, so there is nothing to compare."), table]
     return [heading, _class_figure(facts, rows, proxy, table)]
@@ -90,15 +98,3 @@ def means_overlap(first: ClassRow, second: ClassRow, proxy: str = "revealed_frac
         for stat in (one, other)
     ]
     return (one.mean_low, other.mean_low) != (None, None) and overlaps(spans[0], spans[1])
-
-
-def _class_table(facts: Facts, rows: list[ClassRow], proxy: str) -> Table:
-    groups = [GroupSummary(name=row.name, num_samples=row.num_samples, statistic=row.proxies[proxy]) for row in rows]
-    return group_table(
-        "classes",
-        f"{facts.title(proxy)} per class, computed from the samples that have a value",
-        groups,
-        "Class",
-        sortable=True,
-        note=_INTERVALS_NOTE if any(row.proxies[proxy].mean_low is not None for row in rows) else "",
-    )

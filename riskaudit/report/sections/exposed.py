@@ -39,7 +39,11 @@ def exposed_section(facts: Facts) -> Section:
                 lead="Samples that failed:",
             )
         )
-    pictures = _pictures(facts)
+    pictures = tuple(
+        Picture(short(row.id), safe_png(row.image_png), f"class {facts.class_name(row)}, {VERDICT_WORDS[row.verdict]}")
+        for row in facts.ranked[:MOST_ROWS]
+        if row.image_png is not None
+    )
     if pictures:
         blocks += [
             Subheading("Private inputs"),
@@ -118,7 +122,8 @@ def _undecided(facts: Facts) -> str:
 
 def sample_table(facts: Facts) -> Table:
     """One row per sample, all numbers with status and interval."""
-    shown = _shown_proxies(facts)
+    # Without a spectrum the largest eigenvalue stands in.
+    shown = _SHOWN if facts.num_known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
     reasons = any(row.reason for row in facts.result.samples)
     return tables.table(
         "samples",
@@ -171,11 +176,6 @@ def _left_out(facts: Facts) -> str:
     )
 
 
-def _shown_proxies(facts: Facts) -> tuple[str, ...]:
-    """The proxies of the sample table; without a spectrum the largest eigenvalue stands in."""
-    return _SHOWN if facts.num_known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
-
-
 def _status_cell(row: SampleRow) -> Cell:
     return Cell(SHORT_STATUS[row.status], detail=row.reason or "", tone="unknown" if row.reason else "plain")
 
@@ -209,11 +209,3 @@ def _noise_cell(row: SampleRow) -> Cell:
     if target is None:
         return Cell("failed" if row.status == "failed" else "not applicable", tone="unknown")
     return estimate_cell(Estimate(value=target.std, status=target.status))
-
-
-def _pictures(facts: Facts) -> tuple[Picture, ...]:
-    return tuple(
-        Picture(short(row.id), safe_png(row.image_png), f"class {facts.class_name(row)}, {VERDICT_WORDS[row.verdict]}")
-        for row in facts.ranked[:MOST_ROWS]
-        if row.image_png is not None
-    )

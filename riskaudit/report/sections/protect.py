@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Snippet, Table
+from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Snippet
 from riskaudit.document.cells import ends_cell, estimate_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Reference
 from riskaudit.formatting import count, given, number, percent, short
@@ -27,7 +27,24 @@ def protect_section(facts: Facts) -> Section:
     """Noise needed per target, the noise curve, a snippet, and the cost."""
     blocks: list[Block] = [_need_paragraph(facts)]
     if any(row.noise_std_for_target for row in facts.result.samples):
-        blocks.append(_need_table(facts))
+        fractions = [
+            _Need(
+                f"revealed fraction ≤ {number(need.max_revealed)}",
+                need.median_std,
+                Estimate(value=need.std, status=need.status),
+                need.sample_id,
+                need.status,
+            )
+            for need in facts.result.noise_needed
+        ]
+        blocks.append(
+            tables.table(
+                "noise-needed",
+                "Gaussian noise needed, standard deviation per released entry",
+                [*_needs(facts), *fractions],
+                _NEED_COLUMNS,
+            )
+        )
     if facts.result.noise_curve:
         blocks.append(noise_figure(facts))
     else:
@@ -137,25 +154,6 @@ _NEED_COLUMNS: tables.Columns[_Need] = (
 )
 
 
-def _need_table(facts: Facts) -> Table:
-    fractions = [
-        _Need(
-            f"revealed fraction ≤ {number(need.max_revealed)}",
-            need.median_std,
-            Estimate(value=need.std, status=need.status),
-            need.sample_id,
-            need.status,
-        )
-        for need in facts.result.noise_needed
-    ]
-    return tables.table(
-        "noise-needed",
-        "Gaussian noise needed, standard deviation per released entry",
-        [*_needs(facts), *fractions],
-        _NEED_COLUMNS,
-    )
-
-
 def noise_figure(facts: Facts) -> Figure:
     """Mean and largest revealed fraction over the noise's standard deviation."""
     points = sorted(facts.result.noise_curve, key=lambda point: point.std)
@@ -167,9 +165,15 @@ def noise_figure(facts: Facts) -> Figure:
     needed = Recommendation(facts).std
     if needed is not None:
         vertical.append(Reference(float(needed), f"needed: {given(float(needed))}"))
+    # Samples without a value are not in the noise curve.
+    num_known = facts.num_known("revealed_fraction")
     return Figure(
         id="noise",
-        title=_curve_finding(points, facts.result.settings.thresholds.medium, _who(facts)),
+        title=_curve_finding(
+            points,
+            facts.result.settings.thresholds.medium,
+            "every sample" if num_known == facts.num_samples else f"the {count(num_known, 'sample')} with a value",
+        ),
         alt=(
             f"Mean and largest revealed fraction at {count(len(points), 'noise level')} from "
             f"{number(points[0].std)} to {number(points[-1].std)}; both fall as noise grows."
@@ -186,16 +190,18 @@ def noise_figure(facts: Facts) -> Figure:
             tuple(vertical),
             (0.0, 1.0),
         ),
-        table=_curve_table(points),
+        table=tables.table(
+            "noise-curve",
+            "What each noise level would leave",
+            points,
+            _CURVE_COLUMNS,
+            note="Computed from the samples whose revealed fraction has a value.",
+            sortable=True,
+            layout="halved",
+        ),
         caption="If the release carried Gaussian noise of this standard deviation instead of its own."
         + (_ON_INTERVALS if any(point.revealed_fraction_mean_low is not None for point in points) else ""),
     )
-
-
-def _who(facts: Facts) -> str:
-    """Whom the noise curve speaks for: samples without a value are not in it."""
-    num_known = facts.num_known("revealed_fraction")
-    return "every sample" if num_known == facts.num_samples else f"the {count(num_known, 'sample')} with a value"
 
 
 def _curve_finding(points: list[NoiseCurvePoint], medium: float, who: str) -> str:
@@ -224,18 +230,6 @@ _CURVE_COLUMNS: tables.Columns[NoiseCurvePoint] = (
     tables.number("Posterior RMSE, mean", lambda point: point.posterior_rmse_mean),
     tables.number("Posterior RMSE, smallest", lambda point: point.posterior_rmse_min),
 )
-
-
-def _curve_table(points: list[NoiseCurvePoint]) -> Table:
-    return tables.table(
-        "noise-curve",
-        "What each noise level would leave",
-        points,
-        _CURVE_COLUMNS,
-        note="Computed from the samples whose revealed fraction has a value.",
-        sortable=True,
-        layout="halved",
-    )
 
 
 def _cost_text(facts: Facts, std: float) -> str:

@@ -52,26 +52,22 @@ def calibrate(
 ) -> Calibration:
     """Attack samples and store how far the strongest attack's RMSE strays from its prediction.
 
-    Args:
-        checkpoint: see `audit`.
-        samples: the calibration set; at least `fewest_samples` of the coverage for both ends.
-        settings: of the audit.
-        attacks: which, and what they know.
-        noise_stds: see `verify`; every one above 0.
-        coverage: of the intervals.
-        command: for the record.
-        progress: see `verify`.
-        log: see `verify`.
-        resume: see `verify`.
-        workers: see `audit`.
-
     Raises:
         SettingsError: a release without noise; too few samples; attacks that fail their positive control.
     """
     client = make_client(checkpoint, samples, settings or AuditSettings())
     chosen = attacks or AttackSettings()
     levels = noise_levels(client.release, noise_stds)
-    _check_options(levels, coverage, len(samples))
+    num_samples = len(samples)
+    if 0.0 in levels:
+        raise SettingsError("calibrate needs noise, without which no error is predicted; give `noise_stds` above 0")
+    if not 0 < coverage < 1:
+        raise SettingsError(f"expected `coverage` between 0 and 1, found {coverage:g}")
+    if num_samples < fewest_samples(coverage):
+        raise SettingsError(
+            f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
+            f"{num_samples}; raise `limit` or add data"
+        )
     identity = {"calibrate": identity_of(client, chosen, list(levels), False)}
     journal = Journal(log, fingerprint(identity), resume)
     with make_engine(workers) as engine:
@@ -88,34 +84,9 @@ def calibrate(
         return study.answer(client, engine, journal, progress)
 
 
-def _check_options(levels: Mapping[float, float | None], coverage: float, num_samples: int) -> None:
-    """Refuse what can't be calibrated.
-
-    Raises:
-        SettingsError: no noise, a coverage out of range, or too few samples for it.
-    """
-    if 0.0 in levels:
-        raise SettingsError("calibrate needs noise, without which no error is predicted; give `noise_stds` above 0")
-    if not 0 < coverage < 1:
-        raise SettingsError(f"expected `coverage` between 0 and 1, found {coverage:g}")
-    if num_samples < fewest_samples(coverage):
-        raise SettingsError(
-            f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
-            f"{num_samples}; raise `limit` or add data"
-        )
-
-
 @dataclass(frozen=True)
 class CalibrationStudy(Study[Calibration]):
-    """Every attack at every noise level on every sample.
-
-    Attributes:
-        settings: what attacks are given.
-        levels: what `Client.at_noise` takes, by std.
-        audits: at these levels.
-        coverage: of the intervals.
-        command: for the record.
-    """
+    """Every attack at every noise level on every sample."""
 
     settings: AttackSettings
     levels: Mapping[float, float | None]

@@ -106,14 +106,7 @@ class Decomposition:
 
 
 def decompose(jacobian: Jacobian, solver: str, solver_reason: str, generator: torch.Generator) -> Decomposition:
-    """Take one sample's J apart.
-
-    Args:
-        jacobian: of one sample.
-        solver: of the audit's plan; "dense" for all eigenvalues.
-        solver_reason: why.
-        generator: of the start of a Lanczos run.
-    """
+    """Take one sample's J apart."""
     if solver != "dense":
         return _largest(jacobian, solver_reason, generator)
     if 8 * jacobian.shape[0] * jacobian.shape[1] > JACOBIAN_BYTES:

@@ -74,13 +74,6 @@ def directions_study(
 ) -> AuditResult:
     """Audit, then take every sample's Jacobian apart.
 
-    Args:
-        checkpoint: see `audit`.
-        samples: see `audit`.
-        settings: of the audit.
-        run: how the study is run; attacks check the predictions where it says so.
-        looked_at: perturbations and shapes.
-
     Returns:
         The audit with ``studies.directions``. A sample whose loss or gradient isn't finite is left out.
 
@@ -107,16 +100,7 @@ def directions_study(
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same over all samples of a client.
-
-    Attributes:
-        sigma: std of Gaussian noise with the Fisher information of the audit's.
-        quiet: makes J of the release without noise.
-        layers: positions in the released vector, by layer.
-        budget: what all shapes of noise share.
-        norm: of every perturbation.
-        plan: solvers.
-    """
+    """What stays the same over all samples of a client."""
 
     sigma: float
     quiet: JacobianMaker
@@ -145,13 +129,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SampleTrial(Trial[Client]):
-    """One sample; gives a `SampleRecord` as plain data.
-
-    Attributes:
-        index: position of the sample.
-        looked_at: perturbations and shapes.
-        attacks: that check the predictions, or None.
-    """
+    """One sample; gives a `SampleRecord` as plain data."""
 
     index: int
     looked_at: DirectionSettings
@@ -215,13 +193,7 @@ class SampleTrial(Trial[Client]):
 
 @dataclass(frozen=True)
 class Directions(Study[DirectionsStudy]):
-    """Every sample's J taken apart.
-
-    Attributes:
-        looked_at: perturbations and shapes.
-        attacks: that check the predictions, or None.
-        usable: positions of the samples with finite gradients.
-    """
+    """Every sample's J taken apart."""
 
     looked_at: DirectionSettings
     attacks: AttackSettings | None
@@ -241,6 +213,9 @@ class Directions(Study[DirectionsStudy]):
         all_exact = all(sample.spectrum.status == "exact" for sample in samples)
         all_layers_exact = all(row.status == "exact" for row in layer_rows)
         attacks = [] if self.attacks is None else list(self.attacks.attacks())
+        summaries = [
+            _shaping_summary(scheme, [row for row in shaping if scheme in row.predicted]) for scheme in SCHEMES
+        ]
         return DirectionsStudy(
             norm=setting.norm,
             noise_std=setting.budget.noise_std,
@@ -258,8 +233,11 @@ class Directions(Study[DirectionsStudy]):
             layers=_layer_summaries(layer_rows),
             layer_rows=layer_rows,
             shaping=shaping,
-            shaping_summary=_shaping_summaries(shaping),
-            layers_reason=None if all_layers_exact else _layers_reason(setting.plan),
+            shaping_summary=[summary for summary in summaries if summary is not None],
+            layers_reason=None
+            if all_layers_exact
+            else f"what a layer reveals needs all rows of J, which are not held here ({setting.plan.solver_reason}); "
+            "shares of the trace are estimated by random probes",
             shaping_reason=None if all_exact else setting.plan.solver_reason,
             seconds=0.0,
             notes=self._notes(client),
@@ -282,13 +260,6 @@ class Directions(Study[DirectionsStudy]):
                     f"noise scaled per layer is not optimised for inputs of more than {MOST_FOR_LAYERS} coordinates"
                 )
         return notes
-
-
-def _layers_reason(plan: Plan) -> str:
-    return (
-        f"what a layer reveals needs all rows of J, which are not held here ({plan.solver_reason}); shares of the "
-        "trace are estimated by random probes"
-    )
 
 
 def _agreement(name: str, rows: list[DirectionRow], seed: int) -> DirectionAgreement:
@@ -326,11 +297,6 @@ def _layer_summary(rows: list[LayerRow]) -> LayerSummary:
         revealed_without=_mean([row.revealed_without for row in rows]),
         information_share=_mean([row.information_share for row in rows]),
     )
-
-
-def _shaping_summaries(rows: list[ShapingRow]) -> list[ShapingSummary]:
-    summaries = [_shaping_summary(scheme, [row for row in rows if scheme in row.predicted]) for scheme in SCHEMES]
-    return [summary for summary in summaries if summary is not None]
 
 
 def _shaping_summary(scheme: Scheme, rows: list[ShapingRow]) -> ShapingSummary | None:

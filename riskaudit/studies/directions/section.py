@@ -38,7 +38,17 @@ def directions_blocks(facts: Facts) -> list[Block]:
     scatter = _error_figure(study)
     blocks += [scatter] if scatter is not None else []
     if study.attacks:
-        blocks.append(_agreement_table(study))
+        blocks.append(
+            tables.table(
+                "direction-agreement",
+                "Directions: predictions against attacks",
+                study.agreement,
+                _AGREEMENT_COLUMNS,
+                note="Intervals at 95 % resample whole samples. A slope of 1 and a ratio of 1 are what theory says "
+                "to first order.",
+                layout="compact",
+            )
+        )
     else:
         text = "No attack checked these predictions; riskaudit study directions --attacks does."
         blocks.append(Callout("Directions: not attacked", (text,), "unknown"))
@@ -276,18 +286,6 @@ _AGREEMENT_COLUMNS: tables.Columns[DirectionAgreement] = (
         "Attack over predicted RMSE", lambda row: row.tightness_median, "median, all directions", missing="none"
     ),
 )
-
-
-def _agreement_table(study: DirectionsStudy) -> Table:
-    return tables.table(
-        "direction-agreement",
-        "Directions: predictions against attacks",
-        study.agreement,
-        _AGREEMENT_COLUMNS,
-        note="Intervals at 95 % resample whole samples. A slope of 1 and a ratio of 1 are what theory says to first "
-        "order.",
-        layout="compact",
-    )
 
 
 def _layer_figure(study: DirectionsStudy) -> Figure | None:

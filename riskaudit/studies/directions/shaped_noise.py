@@ -57,13 +57,7 @@ class _Shape:
 
 @dataclass(frozen=True, eq=False)
 class Shaping:
-    """Noise in several shapes on one sample.
-
-    Attributes:
-        row: predictions, without attacks.
-        filled: q_i of the water-filled noise.
-        variances: per layer, or none.
-    """
+    """Noise in several shapes on one sample."""
 
     row: ShapingRow
     filled: Vector

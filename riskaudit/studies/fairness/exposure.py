@@ -82,8 +82,9 @@ def fairness(
     if groups is not None:
         partitions["group"] = grouped(rows, lambda row: groups.get(row.id, NO_GROUP))
         notes += _group_notes(rows, groups)
+    noise = result.release.noise
     return FairnessStudy(
-        noise_std=_noise_std(result),
+        noise_std=result.release.reference_noise_std if noise is None else noise.std,
         groups_name=groups_name,
         distributions=[_distribution(rows, name, measure) for name, measure in measures.items()],
         comparisons=[
@@ -138,12 +139,6 @@ def influence(row: SampleRow) -> float | None:
         if high is not None and high >= 0:
             return math.sqrt(scale * high)
     return None
-
-
-def _noise_std(result: AuditResult) -> float | None:
-    """Of the noise that the numbers are computed at."""
-    noise = result.release.noise
-    return result.release.reference_noise_std if noise is None else noise.std
 
 
 def _attacked(result: AuditResult) -> tuple[dict[str, float], list[str]]:

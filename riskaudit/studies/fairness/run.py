@@ -33,14 +33,6 @@ def fairness_study(
 ) -> AuditResult:
     """Audit, attack where asked for, and compare samples, classes and groups.
 
-    Args:
-        checkpoint: see `audit`.
-        samples: see `audit`.
-        settings: of the audit.
-        run: whether attacks run, and where finished ones are kept.
-        groups: group by sample id, to compare besides classes.
-        groups_name: where the groups came from, for the record.
-
     Returns:
         The audit with ``studies.fairness``, and ``studies.verify`` where attacks ran.
 

@@ -133,7 +133,7 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
         if unknown
         else ""
     )
-    limit, number_of = _fraction(study.threshold), len(study.exposed)
+    limit, number_of = "a tenth" if study.threshold == 0.1 else percent(study.threshold), len(study.exposed)
     least = ranked[0].share_of_average
     if number_of:
         finding = (
@@ -153,10 +153,6 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
         Paragraph(text, lead=f"{finding}.", brief=bool(number_of)),
         _exposed_table(facts, study, shown),
     ]
-
-
-def _fraction(threshold: float) -> str:
-    return "a tenth" if threshold == 0.1 else percent(threshold)
 
 
 def _influence_words(study: FairnessStudy) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,21 +57,23 @@ def _normal(tensor: Tensor) -> object:
     return nn.init.normal_(tensor, 0.0, BOUND / 3**0.5)
 
 
-def _kaiming_uniform(tensor: Tensor) -> object:
-    return nn.init.kaiming_uniform_(tensor, nonlinearity="relu")
-
-
-def _kaiming_normal(tensor: Tensor) -> object:
-    return nn.init.kaiming_normal_(tensor, nonlinearity="relu")
-
-
 INITIALIZATIONS = {
     each.name: each
     for each in (
         Initialization("uniform", "weights and biases uniform (-0.5, 0.5)", _uniform, _uniform),
         Initialization("normal", "weights and biases normal (0, 1/12), the variance of uniform", _normal, _normal),
-        Initialization("kaiming_uniform", "Kaiming uniform for ReLU, biases 0", _kaiming_uniform, nn.init.zeros_),
-        Initialization("kaiming_normal", "Kaiming normal for ReLU, biases 0", _kaiming_normal, nn.init.zeros_),
+        Initialization(
+            "kaiming_uniform",
+            "Kaiming uniform for ReLU, biases 0",
+            partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+            nn.init.zeros_,
+        ),
+        Initialization(
+            "kaiming_normal",
+            "Kaiming normal for ReLU, biases 0",
+            partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+            nn.init.zeros_,
+        ),
         Initialization("xavier_uniform", "Xavier uniform, biases 0", nn.init.xavier_uniform_, nn.init.zeros_),
         Initialization("xavier_normal", "Xavier normal, biases 0", nn.init.xavier_normal_, nn.init.zeros_),
         Initialization("orthogonal", "orthogonal, biases 0", nn.init.orthogonal_, nn.init.zeros_),
@@ -80,14 +83,7 @@ INITIALIZATIONS = {
 
 
 def initialize(model: nn.Module, name: str, seed: int, number: int) -> list[str]:
-    """Draw a model's parameters anew, in place; returns the names of those that keep their value.
-
-    Args:
-        model: on the CPU.
-        name: a key of `INITIALIZATIONS`.
-        seed: of the whole study.
-        number: of this draw; draws with other numbers or names are independent.
-    """
+    """Draw a model's parameters anew, in place; returns the names of those that keep their value."""
     chosen = INITIALIZATIONS[name]
     word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     kept: list[str] = []

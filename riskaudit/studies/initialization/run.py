@@ -58,15 +58,6 @@ def initialization_study(
 ) -> AuditResult:
     """Audit a checkpoint, and its architecture with other first weights.
 
-    Args:
-        checkpoint: see `audit`.
-        samples: see `audit`.
-        settings: of every audit.
-        run: whether attacks run, where trials are kept, progress.
-        seeds: fresh networks per initialization.
-        names: initializations to compare, keys of `INITIALIZATIONS`.
-        attacks: to run where the run asks for attacks.
-
     Returns:
         The audit of the checkpoint with ``studies.initialization``. A network that can't be audited is a row
         with a reason.
@@ -96,14 +87,7 @@ def initialization_study(
 
 @dataclass(frozen=True)
 class Initializations(Study[InitializationStudy]):
-    """The checkpoint and fresh networks.
-
-    Attributes:
-        names: of initializations.
-        seeds: fresh networks of each.
-        attacks: to run, or None.
-        audited: the checkpoint's audit.
-    """
+    """The checkpoint and fresh networks."""
 
     names: tuple[str, ...]
     seeds: int
@@ -137,14 +121,7 @@ class Initializations(Study[InitializationStudy]):
 
 @dataclass(frozen=True)
 class NetworkTrial(Trial[Client]):
-    """One network on the client's samples; gives an `InitializationTrial` as plain data.
-
-    Attributes:
-        name: of the initialization, or `CHECKPOINT`.
-        number: of the seed; None for the checkpoint.
-        attacks: to run, or None.
-        rows: of an audit of the checkpoint that need not be made again.
-    """
+    """One network on the client's samples; gives an `InitializationTrial` as plain data."""
 
     name: str
     number: int | None
@@ -167,19 +144,17 @@ class NetworkTrial(Trial[Client]):
             elif self.number is None:
                 risks = measure(client, self.attacks)
             else:
-                risks = measure(_with_fresh_weights(client, self.name, self.number), self.attacks)
+                given = client.source
+                model = copy.deepcopy(given.checkpoint.model)
+                initialize(model, self.name, client.settings.seed, self.number)
+                risks = measure(
+                    make_client(replace(given.checkpoint, model=model), given.samples, client.settings), self.attacks
+                )
         except RiskauditError as reason:
             return InitializationTrial(initialization=self.name, number=self.number, reason=clean(reason, 300))
         return InitializationTrial(
             initialization=self.name, number=self.number, samples=risks.samples, attack_notes=risks.attack_notes
         )
-
-
-def _with_fresh_weights(client: Client, name: str, number: int) -> Client:
-    given = client.source
-    model = copy.deepcopy(given.checkpoint.model)
-    initialize(model, name, client.settings.seed, number)
-    return make_client(replace(given.checkpoint, model=model), given.samples, client.settings)
 
 
 def _kept_note(checkpoint: Checkpoint) -> list[str]:
@@ -204,19 +179,7 @@ def summarise(
     attacks: Sequence[str] = (),
     control: Control | None = None,
 ) -> InitializationStudy:
-    """Rank initializations by the median posterior_rmse over samples and seeds, the largest first.
-
-    Args:
-        trials: all of them; those with samples have the same ones in the same order.
-        architecture: for the record, like the rest.
-        noise_std: of predictions and attacks.
-        reference_noise: whether that is noise which nobody adds.
-        prior_rmse: error of a guess.
-        seed: of the bootstrap.
-        confidence: of its intervals.
-        attacks: that ran.
-        control: of these.
-    """
+    """Rank initializations by the median posterior_rmse over samples and seeds, the largest first."""
     groups: dict[str, list[InitializationTrial]] = {}
     for trial in trials:
         groups.setdefault(trial.initialization, []).append(trial)
@@ -233,6 +196,18 @@ def summarise(
         row if row.initialization not in compared else _ranked(row, compared[row.initialization], place + 1, best)
         for place, row in enumerate(rows)
     ]
+    notes = [
+        "Kaiming, Xavier and orthogonal set parameters of two or more dimensions and biases to 0; uniform and normal "
+        "set biases like weights; normalisation layers start with scale 1, shift 0 and fresh statistics in all of them",
+        "a ranking by leakage only: it doesn't say how well a network trains from these weights",
+    ]
+    if reference_noise:
+        notes.append("the release is undefended: predictions and attacks are at the reference noise")
+    if sum(trial.number is not None for trial in trials) and max(row.num_seeds for row in rows) < 3:
+        notes.append("fewer than 3 seeds: how much fresh weights differ among themselves is hardly seen")
+    if any(risk.posterior_rmse.status == "bracketed" for trial in trials for risk in trial.samples):
+        notes.append("posterior errors are the middles of certified intervals, whose width the ranking leaves out")
+    attack_notes = dict.fromkeys(note for trial in trials for note in trial.attack_notes)
     return InitializationStudy(
         architecture=architecture,
         noise_std=noise_std,
@@ -246,7 +221,7 @@ def summarise(
         recommendation=recommendation(rows, confidence),
         attacks=list(attacks),
         control=control,
-        notes=_notes(trials, reference_noise, rows),
+        notes=notes + list(attack_notes),
     )
 
 
@@ -341,21 +316,3 @@ def recommendation(rows: Sequence[InitializationRow], confidence: float) -> str:
 
 def _title(row: InitializationRow) -> str:
     return TITLES.get(row.initialization, row.initialization)
-
-
-def _notes(
-    trials: Sequence[InitializationTrial], reference_noise: bool, rows: Sequence[InitializationRow]
-) -> list[str]:
-    notes = [
-        "Kaiming, Xavier and orthogonal set parameters of two or more dimensions and biases to 0; uniform and normal "
-        "set biases like weights; normalisation layers start with scale 1, shift 0 and fresh statistics in all of them",
-        "a ranking by leakage only: it doesn't say how well a network trains from these weights",
-    ]
-    if reference_noise:
-        notes.append("the release is undefended: predictions and attacks are at the reference noise")
-    if sum(trial.number is not None for trial in trials) and max(row.num_seeds for row in rows) < 3:
-        notes.append("fewer than 3 seeds: how much fresh weights differ among themselves is hardly seen")
-    if any(risk.posterior_rmse.status == "bracketed" for trial in trials for risk in trial.samples):
-        notes.append("posterior errors are the middles of certified intervals, whose width the ranking leaves out")
-    attack_notes = dict.fromkeys(note for trial in trials for note in trial.attack_notes)
-    return notes + list(attack_notes)

@@ -91,7 +91,12 @@ def _finding(study: InitializationStudy) -> str:
 def _table(study: InitializationStudy) -> Table:
     columns: tables.Columns[InitializationRow] = (
         tables.column("Initialization", _initialization_cell, numeric=False, brief=True),
-        tables.column("Posterior RMSE", _error_cell, "median, interval", brief=True),
+        tables.column(
+            "Posterior RMSE",
+            lambda row: replace(_quartile_cell(row.posterior_rmse), detail=interval(row.low, row.high)),
+            "median, interval",
+            brief=True,
+        ),
         tables.column(
             "Revealed fraction",
             lambda row: _quartile_cell(row.revealed_fraction, ends=True),
@@ -140,10 +145,6 @@ def _comparison_words(study: InitializationStudy, row: InitializationRow) -> str
 def _initialization_cell(row: InitializationRow) -> Cell:
     failed = f"{row.num_failed_seeds} of {row.num_seeds} seeds failed" if row.num_failed_seeds else ""
     return Cell(_title(row), detail=failed)
-
-
-def _error_cell(row: InitializationRow) -> Cell:
-    return replace(_quartile_cell(row.posterior_rmse), detail=interval(row.low, row.high))
 
 
 def _quartile_cell(quartiles: Quartiles | None, *, ends: bool = False) -> Cell:

@@ -30,7 +30,7 @@ from riskaudit.statistics.groups import group_statistic
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
-from riskaudit.studies.measuring import Measured, attack_settings, measure, noise_level
+from riskaudit.studies.measuring import attack_settings, measure, noise_level
 from riskaudit.studies.rows import Control
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
@@ -107,15 +107,7 @@ def _last(
 
 @dataclass(frozen=True)
 class Checkpoints(Study[TrainingStudy]):
-    """Every checkpoint of a run on the samples of the last one's client.
-
-    Attributes:
-        snapshots: in the order of training.
-        step_source: where their steps come from.
-        last: position of the client's own checkpoint.
-        load: reads one file.
-        attacks: to run, or None.
-    """
+    """Every checkpoint of a run on the samples of the last one's client."""
 
     snapshots: tuple[Snapshot, ...]
     step_source: StepSource
@@ -150,14 +142,7 @@ class Checkpoints(Study[TrainingStudy]):
 
 @dataclass(frozen=True)
 class CheckpointTrial(Trial[Client]):
-    """One checkpoint on the client's samples; gives a `TrainingRow` as plain data.
-
-    Attributes:
-        number: among the checkpoints.
-        snapshot: the file.
-        load: reads it; None for the client's own checkpoint.
-        attacks: to run, or None.
-    """
+    """One checkpoint on the client's samples; gives a `TrainingRow` as plain data."""
 
     number: int
     snapshot: Snapshot
@@ -184,7 +169,25 @@ class CheckpointTrial(Trial[Client]):
         except RiskauditError as reason:
             return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
         share = accuracy(client.source.checkpoint.model, given.samples)
-        return row.model_copy(update=_summary(risks, share, client.settings.seed)).model_dump(mode="json")
+        samples = risks.samples
+        losses = [risk.loss for risk in samples if risk.loss is not None]
+        norms = [risk.gradient_norm for risk in samples if risk.gradient_norm is not None]
+        errors = {risk.sample_id: risk.posterior_rmse.reliable for risk in samples}
+        revealed = {risk.sample_id: risk.revealed_fraction.reliable for risk in samples}
+        attacked = {risk.sample_id: risk.attack_rmse for risk in samples}
+        return row.model_copy(
+            update={
+                "accuracy": share,
+                "mean_loss": statistics.fmean(losses) if losses else None,
+                "median_gradient_norm": statistics.median(norms) if norms else None,
+                "posterior_rmse": _spread(errors, client.settings.seed, riskier=min),
+                "revealed_fraction": _spread(revealed, client.settings.seed, riskier=max),
+                "attack_rmse": _spread(attacked, client.settings.seed, riskier=min),
+                "num_failed_samples": sum(risk.status == "failed" for risk in samples),
+                "samples": samples,
+                "attack_notes": risks.attack_notes,
+            }
+        ).model_dump(mode="json")
 
 
 def _sha256(path: Path) -> str | None:
@@ -192,27 +195,6 @@ def _sha256(path: Path) -> str | None:
         return sha256_of_file(path)
     except OSError:
         return None
-
-
-def _summary(risks: Measured, share: float | None, seed: int) -> dict[str, Any]:
-    """Fields of a row: means over the samples, and the most exposed one."""
-    samples = risks.samples
-    losses = [risk.loss for risk in samples if risk.loss is not None]
-    norms = [risk.gradient_norm for risk in samples if risk.gradient_norm is not None]
-    errors = {risk.sample_id: risk.posterior_rmse.reliable for risk in samples}
-    revealed = {risk.sample_id: risk.revealed_fraction.reliable for risk in samples}
-    attacked = {risk.sample_id: risk.attack_rmse for risk in samples}
-    return {
-        "accuracy": share,
-        "mean_loss": statistics.fmean(losses) if losses else None,
-        "median_gradient_norm": statistics.median(norms) if norms else None,
-        "posterior_rmse": _spread(errors, seed, riskier=min),
-        "revealed_fraction": _spread(revealed, seed, riskier=max),
-        "attack_rmse": _spread(attacked, seed, riskier=min),
-        "num_failed_samples": sum(risk.status == "failed" for risk in samples),
-        "samples": samples,
-        "attack_notes": risks.attack_notes,
-    }
 
 
 def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
@@ -280,6 +262,18 @@ def summarise(
     if len(reached) == len(known):
         mean_trend = rank_correlation(reached, [error.mean for _, error in known]).spearman
         worst_trend = rank_correlation(reached, [error.worst for _, error in known]).spearman
+    source = {
+        "file name": "the last number of the file name",
+        "checkpoint": "the step or epoch stored in the file",
+        "position": "the position among the files",
+    }[step_source]
+    notes = [f"step: {source}"]
+    if reference_noise:
+        notes.append("the release is undefended: predictions and attacks are at the reference noise")
+    if any(row.accuracy is not None for row in rows):
+        notes.append("accuracy is on the audited samples, which may be few and may have been trained on")
+    if any(risk.posterior_rmse.status == "bracketed" for row in rows for risk in row.samples):
+        notes.append("posterior errors are the middles of certified intervals")
     return TrainingStudy(
         architecture=architecture,
         noise_std=noise_std,
@@ -292,7 +286,7 @@ def summarise(
         worst_trend=worst_trend,
         attacks=list(attacks),
         control=control,
-        notes=_notes(rows, reference_noise, step_source),
+        notes=notes + list(dict.fromkeys(note for row in rows for note in row.attack_notes)),
     )
 
 
@@ -322,19 +316,3 @@ def _change(before: float, after: float) -> str:
     if after > before * SAME:
         return "rises"
     return "falls" if after * SAME < before else "stays"
-
-
-def _notes(rows: Sequence[TrainingRow], reference_noise: bool, step_source: StepSource) -> list[str]:
-    source = {
-        "file name": "the last number of the file name",
-        "checkpoint": "the step or epoch stored in the file",
-        "position": "the position among the files",
-    }[step_source]
-    notes = [f"step: {source}"]
-    if reference_noise:
-        notes.append("the release is undefended: predictions and attacks are at the reference noise")
-    if any(row.accuracy is not None for row in rows):
-        notes.append("accuracy is on the audited samples, which may be few and may have been trained on")
-    if any(risk.posterior_rmse.status == "bracketed" for row in rows for risk in row.samples):
-        notes.append("posterior errors are the middles of certified intervals")
-    return notes + list(dict.fromkeys(note for row in rows for note in row.attack_notes))

@@ -53,9 +53,11 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
     accuracies = [row.accuracy for row, _ in drawn if row.accuracy is not None]
     if len(accuracies) == len(drawn):
         curves.append(Curve("accuracy on the samples", tuple(accuracies)))
+    (start, before), (end, after) = drawn[0], drawn[-1]
     return Figure(
         id="training",
-        title=_finding(drawn[0], drawn[-1]),
+        title=f"From step {start.step:,} to {end.step:,} the mean error goes from {number(before.mean)} to "
+        f"{number(after.mean)}, that of the most exposed sample from {number(before.worst)} to {number(after.worst)}",
         alt=f"Mean and least posterior RMSE, and accuracy, over {count(len(drawn), 'checkpoint')}.",
         plot=CurvePlot(
             "step of training",
@@ -70,14 +72,6 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
             f"Posterior RMSE as a share of the {number(study.prior_rmse)} of a guess from the prior, at noise std "
             f"{given(study.noise_std)}: 1 is all protected. Accuracy on the same scale."
         ),
-    )
-
-
-def _finding(first: tuple[TrainingRow, MeanAndWorst], last: tuple[TrainingRow, MeanAndWorst]) -> str:
-    (start, before), (end, after) = first, last
-    return (
-        f"From step {start.step:,} to {end.step:,} the mean error goes from {number(before.mean)} to "
-        f"{number(after.mean)}, that of the most exposed sample from {number(before.worst)} to {number(after.worst)}"
     )
 
 

@@ -24,12 +24,7 @@ StepSource = Literal["file name", "checkpoint", "position"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One checkpoint file of a run.
-
-    Attributes:
-        path: of the file.
-        step: how far training had come, in the run's own unit.
-    """
+    """One checkpoint file of a run."""
 
     path: Path
     step: int

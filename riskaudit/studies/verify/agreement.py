@@ -53,17 +53,7 @@ def agreement_rows(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> list[AgreementRow]:
-    """Every proxy against every metric of every attack and of the strongest one, per noise level.
-
-    Args:
-        attacks: one row per attack, sample and noise level.
-        predictions: one per sample and noise level.
-        higher_is_better: metrics whose higher value is the better reconstruction.
-        predicts_rmse: proxies that foretell an attack's RMSE, so that a ratio with it has a meaning.
-        confidence: of the correlations' intervals.
-        seed: of their resamples, the same in every row.
-        num_resamples: how many.
-    """
+    """Every proxy against every metric of every attack and of the strongest one, per noise level."""
     sampling = {"confidence": confidence, "seed": seed, "num_resamples": num_resamples}
     correlations: dict[tuple[bytes, bytes], RankCorrelation] = {}
     return [
@@ -154,14 +144,6 @@ def loss_comparisons(
     """Does the proxy of an attack's own matching loss rank its errors better than that of the other loss?
 
     Over the samples for which both proxies have a value.
-
-    Args:
-        attacks: one row per attack, sample and noise level.
-        predictions: one per sample and noise level.
-        pairs: per attack the proxy of its own loss, and the other: ``{"l2": ("lavp_l2_max", "lavp_cosine_max")}``.
-        metrics: compared with each.
-        confidence: of the interval.
-        seed: of the resamples.
     """
     records = []
     for level in _levels(attacks, predictions):

@@ -24,7 +24,7 @@ from riskaudit.engine import Interrupted, Journal, Progress, Trial, fingerprint,
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Metric, metric_notes, prior_only
 from riskaudit.proxies import PROXIES
-from riskaudit.results import AuditResult, ProxyInfo
+from riskaudit.results import AuditResult
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.studies.attacking import attack_trials, batches, hyper_parameters, metrics_of, noise_levels, rows_of
 from riskaudit.studies.base import Study, identity_of
@@ -121,15 +121,7 @@ def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
 
 @dataclass(frozen=True)
 class Verification(Study[VerifyStudy]):
-    """Every attack at every noise level, the control first.
-
-    Attributes:
-        settings: what attacks are given.
-        attacks: by name, with their hyper-parameters.
-        levels: what `Client.at_noise` takes, by std.
-        predictions: of the audits at these levels.
-        show_samples: put reconstructions into the record.
-    """
+    """Every attack at every noise level, the control first."""
 
     settings: AttackSettings
     attacks: Mapping[str, Attack]
@@ -166,10 +158,26 @@ class Verification(Study[VerifyStudy]):
 
     def _record(self, client: Client, checked: Control, rows: list[AttackRow], complete: bool) -> VerifyStudy:
         metrics, predictions, seed = metrics_of(client, METRICS), list(self.predictions), client.settings.seed
-        predicted = _prediction_info(predictions)
+        listed = {name for prediction in predictions for name in prediction.proxies}
+        known = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
+        predicted = sorted((info for info in known if info.id in listed), key=lambda info: info.order)
+        notes = []
+        if any(prediction.noise_std == 0 for prediction in self.predictions):
+            notes.append(
+                "at noise 0 the predictions are those at the reference noise of "
+                f"{client.settings.reference_noise:g}, which ranks samples; attacks saw no noise at all"
+            )
+        if not self.settings.tune:
+            notes.append("hyper-parameters are the published defaults, tuned on nothing")
         return VerifyStudy(
             control=checked,
-            knowledge=self._knowledge(client),
+            knowledge=AttackerKnowledge(
+                labels_known=self.settings.labels_known,
+                batch_norm_statistics_known=True,
+                rest_of_batch_known=True,
+                prior=client.chosen.info.kind,
+                input_range_known=client.input_range is not None,
+            ),
             attacks=rows,
             agreement=agreement_rows(
                 rows,
@@ -189,28 +197,8 @@ class Verification(Study[VerifyStudy]):
             metric_info=[metric.info() for metric in metrics],
             prediction_info=predicted,
             complete=complete,
-            notes=self._notes(client),
+            notes=notes,
         )
-
-    def _knowledge(self, client: Client) -> AttackerKnowledge:
-        return AttackerKnowledge(
-            labels_known=self.settings.labels_known,
-            batch_norm_statistics_known=True,
-            rest_of_batch_known=True,
-            prior=client.chosen.info.kind,
-            input_range_known=client.input_range is not None,
-        )
-
-    def _notes(self, client: Client) -> list[str]:
-        notes = []
-        if any(prediction.noise_std == 0 for prediction in self.predictions):
-            notes.append(
-                "at noise 0 the predictions are those at the reference noise of "
-                f"{client.settings.reference_noise:g}, which ranks samples; attacks saw no noise at all"
-            )
-        if not self.settings.tune:
-            notes.append("hyper-parameters are the published defaults, tuned on nothing")
-        return notes
 
 
 def usable_samples(client: Client) -> list[int]:
@@ -236,13 +224,6 @@ def _prior_only(client: Client, metrics: Sequence[Metric], sample_ids: set[str])
         PriorOnly(sample_id=client.samples.ids[index], metrics=guess)
         for index, guess in zip(indices, guesses, strict=True)
     ]
-
-
-def _prediction_info(predictions: Sequence[Prediction]) -> list[ProxyInfo]:
-    """What stands in predictions, in the order of tables."""
-    listed = {name for prediction in predictions for name in prediction.proxies}
-    known = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
-    return sorted((info for info in known if info.id in listed), key=lambda info: info.order)
 
 
 def _own_and_other(attacks: Mapping[str, Attack]) -> dict[str, tuple[str, str]]:

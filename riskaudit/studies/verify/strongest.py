@@ -14,11 +14,6 @@ def strongest(
 
     Attacks started at the truth are left out: no attacker can run them. So are rows without a value. Choosing
     the best attack with the truth at hand is the auditor's privilege; it bounds what any of them achieves.
-
-    Args:
-        rows: of any attacks and noise levels.
-        metric: a key of `AttackRow.metrics`.
-        higher_is_better: whether the best value is the largest.
     """
     best: dict[tuple[float, str], tuple[float, AttackRow]] = {}
     for row in rows:

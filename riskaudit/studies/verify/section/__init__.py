@@ -26,9 +26,30 @@ def verification_blocks(study: AttackStudy) -> list[Block]:
         text = "The study stopped before all attacks had run: what is shown is what there is."
         blocks.append(Callout("The attack study is incomplete", (text,), "unknown"))
     blocks += calibration_blocks(study.facts, attacked=True)
-    blocks += [_knowledge(study), _attack_table(study)]
+    knowledge = study.record.knowledge
+    words = {True: "known", False: "not known"}
+    labels = "known" if knowledge.labels_known else "not known, recovered from the release"
+    items = (
+        "The weights, the loss, the release and its noise level: known.",
+        f"Labels: {labels}.",
+        f"Batch-norm statistics: {words[knowledge.batch_norm_statistics_known]}.",
+        f"The other samples of a batch: {words[knowledge.rest_of_batch_known]}.",
+        f"Range of the inputs: {words[knowledge.input_range_known]}.",
+        f"Prior: {short(knowledge.prior, 80)}.",
+        "The input itself: never. An attack chooses its reconstruction by its own objective.",
+    )
+    blocks += [Paragraph(" ".join(items), lead="What every attack knew."), _attack_table(study)]
     if study.record.attack_settings:
-        blocks.append(Bullets(_settings(study), lead="Settings of the attacks."))
+        blocks.append(
+            Bullets(
+                tuple(
+                    f"{short(name, 32)}: "
+                    + (", ".join(f"{short(key, 32)} = {_shown(value)}" for key, value in settings.items()) or "none")
+                    for name, settings in study.record.attack_settings.items()
+                ),
+                lead="Settings of the attacks.",
+            )
+        )
     blocks += agreement_blocks(study)
     blocks += reconstruction_blocks(study)
     notes = [f"{study.metric_title(name)}: {sentence(text)}" for name, text in study.record.metric_notes.items()]
@@ -133,22 +154,6 @@ def _factor_words(low: float | None, high: float | None) -> str:
     return "not bounded, because the calibration has too few samples,"
 
 
-def _knowledge(study: AttackStudy) -> Paragraph:
-    knowledge = study.record.knowledge
-    words = {True: "known", False: "not known"}
-    labels = "known" if knowledge.labels_known else "not known, recovered from the release"
-    items = (
-        "The weights, the loss, the release and its noise level: known.",
-        f"Labels: {labels}.",
-        f"Batch-norm statistics: {words[knowledge.batch_norm_statistics_known]}.",
-        f"The other samples of a batch: {words[knowledge.rest_of_batch_known]}.",
-        f"Range of the inputs: {words[knowledge.input_range_known]}.",
-        f"Prior: {short(knowledge.prior, 80)}.",
-        "The input itself: never. An attack chooses its reconstruction by its own objective.",
-    )
-    return Paragraph(" ".join(items), lead="What every attack knew.")
-
-
 @dataclass(frozen=True)
 class _Runs:
     """One attack at one noise level."""
@@ -202,14 +207,6 @@ def _attack_table(study: AttackStudy) -> Table | Paragraph:
         note=f"Guessing the prior mean has a median RMSE of {number(median(guesses))}." if guesses else "",
         sortable=True,
         layout="compact",
-    )
-
-
-def _settings(study: AttackStudy) -> tuple[str, ...]:
-    return tuple(
-        f"{short(name, 32)}: "
-        + (", ".join(f"{short(key, 32)} = {_shown(value)}" for key, value in settings.items()) or "none")
-        for name, settings in study.record.attack_settings.items()
     )
 
 

@@ -33,7 +33,9 @@ def reconstruction_blocks(study: AttackStudy) -> list[Block]:
         originals = any(sample.image_png is not None for sample in samples)
         pictures: list[Picture] = []
         for sample in samples:
-            pictures += [_original(study, sample)] if originals else []
+            pictures += (
+                [Picture(_label(study, sample), safe_png(sample.image_png), "private input")] if originals else []
+            )
             pictures += [_reconstruction(study, sample, name, rows.get((sample.id, name))) for name in attacks]
         if pictures:
             text = "the private input, then what each attack made of it" if originals else "what each attack made of it"
@@ -61,10 +63,6 @@ def _shown(study: AttackStudy, rows: dict[tuple[str, str], AttackRow]) -> list[S
 
 def _label(study: AttackStudy, sample: SampleRow) -> str:
     return f"{short(sample.id)}, class {study.facts.class_name(sample)}"
-
-
-def _original(study: AttackStudy, sample: SampleRow) -> Picture:
-    return Picture(_label(study, sample), safe_png(sample.image_png), "private input")
 
 
 def _reconstruction(study: AttackStudy, sample: SampleRow, attack: str, row: AttackRow | None) -> Picture:
