@@ -53,23 +53,17 @@ def calibrate(
     if attacks.tune:
         raise SettingsError("calibrate takes no --tune: attacks must be those that the scanned samples would meet")
 
+    from riskaudit.studies.base import StudyRun
     from riskaudit.studies.calibrate.run import calibrate as run
 
     model, samples = subject.load(settings.loss)
     log = trials_beside(out)
     with progress(subject.quiet, "attacked") as update:
+        study_run = StudyRun(
+            log=log, resume=trials.resume, progress=update, command=recorded_command(ctx), workers=subject.workers
+        )
         result = run(
-            model,
-            samples,
-            settings,
-            attacks,
-            noise_stds=trials.noise_stds,
-            coverage=calibration.coverage,
-            command=recorded_command(ctx),
-            progress=update,
-            log=log,
-            resume=trials.resume,
-            workers=subject.workers,
+            model, samples, settings, attacks, study_run, noise_stds=trials.noise_stds, coverage=calibration.coverage
         )
     result.save(out)
     log.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ def verify(
     delivery = Delivery(ctx, subject, settings, report)
 
     # Everything above is checked before torch is loaded.
+    from riskaudit.studies.base import StudyRun
     from riskaudit.studies.verify.record import VerifyStudy
     from riskaudit.studies.verify.run import verify as run
     from riskaudit.studies.verify.tuning import NUM_SAMPLES, split_for_tuning
@@ -42,19 +43,16 @@ def verify(
         samples, tuning = split_for_tuning(samples, subject.limit)
     log = trials_beside(delivery.folder)
     with progress(subject.quiet, "audited and attacked") as update:
-        result = run(
-            model,
-            samples,
-            delivery.settings,
-            attacks,
-            noise_stds=trials.noise_stds,
-            tuning_samples=tuning,
-            show_samples=report.show_samples,
-            command=recorded_command(ctx),
-            progress=update,
+        study_run = StudyRun(
             log=log,
             resume=trials.resume,
+            progress=update,
+            command=recorded_command(ctx),
+            show_samples=report.show_samples,
             workers=subject.workers,
+        )
+        result = run(
+            model, samples, delivery.settings, attacks, study_run, noise_stds=trials.noise_stds, tuning_samples=tuning
         )
     outcome = delivery.deliver(result)
     study = result.studies.get(VerifyStudy)

@@ -3,22 +3,66 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, final
 
 import numpy as np
+from typing_extensions import override
 
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client
+from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
 from riskaudit.results import SampleRow
 from riskaudit.studies.attacking import attack_trials, rows_of
+from riskaudit.studies.base import RecordT_co, Study
+from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.strongest import strongest
 
+# What studies that compare models attack with.
+ATTACKS = ("gauss-newton", "inverting-gradients")
 # Reading these off the spectrum costs next to nothing beside the spectrum itself.
 PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")
+
+
+@dataclass(frozen=True)
+class ModelComparison(Study[RecordT_co]):
+    """Models compared on a client's samples, one trial each, after the positive control of their attacks."""
+
+    attacks: AttackSettings | None
+
+    @abstractmethod
+    def models(self, client: Client) -> Sequence[Trial[Client]]:
+        """A trial per model, in the order of the record."""
+
+    @abstractmethod
+    def compare(self, client: Client, results: Sequence[Any], shared: dict[str, Any]) -> RecordT_co:
+        """What the models' results say together; ``shared`` are the fields of `ModelsStudy`."""
+
+    @final
+    @override
+    def trials(self, client: Client) -> list[Trial[Client]]:
+        checked = [] if self.attacks is None else [ControlTrial(self.attacks.attacks())]
+        return [*checked, *self.models(client)]
+
+    @final
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> RecordT_co:
+        std, reference = noise_level(client)
+        checked, models = (None, results) if self.attacks is None else (results[0], results[1:])
+        shared = {
+            "architecture": client.checkpoint.architecture,
+            "noise_std": std,
+            "reference_noise": reference,
+            "prior_rmse": client.chosen.info.std,
+            "attacks": [] if self.attacks is None else list(self.attacks.names),
+            "control": checked,
+        }
+        return self.compare(client, models, shared)
 
 
 @dataclass(frozen=True)

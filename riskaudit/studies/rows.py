@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from riskaudit.results.base import Estimate, Record, Status
+from riskaudit.results.studies import StudyRecord
 
 
 class SampleRisk(Record):
@@ -54,6 +57,17 @@ class Control(Record):
     attack: str | None = None
     num_samples: int = 0
     reason: str | None = None
+
+
+class ModelsStudy(StudyRecord):
+    """What studies of several models record alike; ``noise_std`` is that of the predictions and of the attacks."""
+
+    architecture: str
+    noise_std: float
+    reference_noise: bool
+    prior_rmse: float
+    attacks: list[str] = Field(default_factory=list)
+    control: Control | None = None
 
 
 class AttackRow(Record):

@@ -77,9 +77,8 @@ def test_a_killed_worker_changes_nothing() -> None:
 
 def _verified(workers: int) -> AuditResult:
     attacks = AttackSettings(("gauss-newton", "local"), steps=3, restarts=1)
-    return verify(
-        network(), digits(4), AuditSettings(), attacks, noise_stds=[NOISE, 0.0], show_samples=True, workers=workers
-    )
+    run = StudyRun(show_samples=True, workers=workers)
+    return verify(network(), digits(4), AuditSettings(), attacks, run, noise_stds=[NOISE, 0.0])
 
 
 def _initialized(workers: int) -> AuditResult:

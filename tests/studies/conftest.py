@@ -7,6 +7,7 @@ from study_cases import NOISE, digits, network
 
 from riskaudit.audit import AuditSettings
 from riskaudit.results import AuditResult
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
@@ -19,6 +20,6 @@ def verified() -> AuditResult:
         digits(6),
         AuditSettings(prior="isotropic"),
         AttackSettings(("gauss-newton", "inverting-gradients", "local"), steps=25),
+        StudyRun(command="riskaudit verify"),
         noise_stds=[NOISE, 0.0],
-        command="riskaudit verify",
     )

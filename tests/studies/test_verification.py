@@ -23,6 +23,7 @@ from riskaudit.engine import Journal, SerialEngine
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult
 from riskaudit.studies.attacking import Target, attack_rows
+from riskaudit.studies.base import StudyRun
 from riskaudit.studies.control import control
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.record import VerifyStudy
@@ -163,11 +164,11 @@ def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return attack_rows(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "attack_rows", interrupted)
-    half = study_of(verify(*arguments, noise_stds=[NOISE, 0.01], log=log))
+    half = study_of(verify(*arguments, StudyRun(log=log), noise_stds=[NOISE, 0.01]))
     assert not half.complete
     assert len(half.attacks) == 8
     monkeypatch.setattr(module, "attack_rows", _counting := _Counting())
-    again = study_of(verify(*arguments, noise_stds=[NOISE, 0.01], log=log, resume=True))
+    again = study_of(verify(*arguments, StudyRun(log=log, resume=True), noise_stds=[NOISE, 0.01]))
     assert _counting.calls == 2
     assert again.complete
     for one, other in zip(again.attacks, study_of(whole).attacks, strict=True):
@@ -186,7 +187,7 @@ class _Counting:
 def test_a_log_of_other_settings_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "trials.jsonl"
     settings = AttackSettings(("local",), steps=1)
-    verify(network(), digits(2), AuditSettings(), settings, noise_stds=[NOISE], log=log)
+    verify(network(), digits(2), AuditSettings(), settings, StudyRun(log=log), noise_stds=[NOISE])
     for model, samples, audit_settings, attacks in (
         (network(1), digits(2), AuditSettings(), settings),
         (network(), digits(2, first=1), AuditSettings(), settings),
@@ -194,7 +195,7 @@ def test_a_log_of_other_settings_is_refused(tmp_path: Path) -> None:
         (network(), digits(2), AuditSettings(), AttackSettings(("local",), steps=2)),
     ):
         with pytest.raises(SettingsError, match="another study"):
-            verify(model, samples, audit_settings, attacks, noise_stds=[NOISE], log=log, resume=True)
+            verify(model, samples, audit_settings, attacks, StudyRun(log=log, resume=True), noise_stds=[NOISE])
 
 
 @pytest.mark.parametrize(

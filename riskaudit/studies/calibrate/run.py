@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -19,13 +18,13 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.calibration import binding_of
 from riskaudit.audit.client import Client, make_client
-from riskaudit.engine import Journal, Progress, fingerprint, make_engine
+from riskaudit.engine import make_engine
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
-from riskaudit.studies.base import Study, identity_of
+from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Control
 from riskaudit.studies.settings import AttackSettings
@@ -41,36 +40,30 @@ def calibrate(
     samples: Samples,
     settings: AuditSettings | None = None,
     attacks: AttackSettings | None = None,
+    run: StudyRun | None = None,
     *,
     noise_stds: Sequence[float] = (),
     coverage: float = 0.9,
-    command: str | None = None,
-    progress: Progress | None = None,
-    log: Path | None = None,
-    resume: bool = False,
-    workers: int = 1,
 ) -> Calibration:
     """Attack samples and store how far the strongest attack's RMSE strays from its prediction.
 
     Raises:
         SettingsError: a release without noise; too few samples; attacks that fail their positive control.
     """
-    client = make_client(checkpoint, samples, settings or AuditSettings())
+    client, run = make_client(checkpoint, samples, settings or AuditSettings()), run or StudyRun()
     chosen = attacks or AttackSettings()
     levels = noise_levels(client.release, noise_stds)
-    num_samples = len(samples)
     if 0.0 in levels:
         raise SettingsError("calibrate needs noise, without which no error is predicted; give `noise_stds` above 0")
     if not 0 < coverage < 1:
         raise SettingsError(f"expected `coverage` between 0 and 1, found {coverage:g}")
-    if num_samples < fewest_samples(coverage):
+    if len(samples) < fewest_samples(coverage):
         raise SettingsError(
             f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
-            f"{num_samples}; raise `limit` or add data"
+            f"{len(samples)}; raise `limit` or add data"
         )
-    identity = {"calibrate": identity_of(client, chosen, list(levels), False)}
-    journal = Journal(log, fingerprint(identity), resume)
-    with make_engine(workers) as engine:
+    journal = run.journal({"calibrate": identity_of(client, chosen, list(levels), False)})
+    with make_engine(run.workers) as engine:
         (checked,) = engine.map([ControlTrial(chosen.attacks())], client, journal)
         if Control.model_validate(checked).status != "passed":
             raise SettingsError(
@@ -80,8 +73,8 @@ def calibrate(
         audits = {level: audit_client(client, engine, noise_std=noise_std) for level, noise_std in levels.items()}
         for level, result in audits.items():
             _refuse_missing_predictions(result, level)
-        study = CalibrationStudy(chosen, levels, audits, coverage, command)
-        return study.answer(client, engine, journal, progress)
+        study = CalibrationStudy(chosen, levels, audits, coverage, run.command)
+        return study.answer(client, engine, journal, run.progress)
 
 
 @dataclass(frozen=True)

@@ -47,18 +47,7 @@ def fairness_study(
             workers=run.workers,
         )  # fmt: skip
         return with_fairness(result, groups, groups_name)
-    result = verify(
-        checkpoint,
-        samples,
-        settings,
-        AttackSettings(steps=run.attack_steps),
-        show_samples=run.show_samples,
-        command=run.command,
-        progress=run.progress,
-        log=run.log,
-        resume=run.resume,
-        workers=run.workers,
-    )
+    result = verify(checkpoint, samples, settings, AttackSettings(steps=run.attack_steps), run)
     study = result.studies.get(VerifyStudy)
     if study is None or not study.complete:
         raise KeyboardInterrupt

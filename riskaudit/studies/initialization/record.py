@@ -1,6 +1,6 @@
 """What ``riskaudit study initialization`` adds to an audit, under ``studies.initialization``.
 
-Errors are RMSEs in data units, larger is safer. ``noise_std`` is that of the predictions and of the attacks.
+Errors are RMSEs in data units, larger is safer.
 """
 
 from __future__ import annotations
@@ -8,8 +8,20 @@ from __future__ import annotations
 from pydantic import Field
 
 from riskaudit.results.base import Record
-from riskaudit.results.studies import StudyRecord
-from riskaudit.studies.rows import Control, Quartiles, SampleRisk
+from riskaudit.studies.rows import ModelsStudy, Quartiles, SampleRisk
+
+# Initializations for readers.
+TITLES = {
+    "uniform": "uniform (−0.5, 0.5)",
+    "normal": "normal, same variance",
+    "kaiming_uniform": "Kaiming uniform",
+    "kaiming_normal": "Kaiming normal",
+    "xavier_uniform": "Xavier uniform",
+    "xavier_normal": "Xavier normal",
+    "orthogonal": "orthogonal",
+    "default": "PyTorch's default",
+    "checkpoint": "the checkpoint itself",
+}
 
 
 class InitializationTrial(Record):
@@ -56,18 +68,12 @@ class InitializationRow(Record):
     reasons: list[str] = Field(default_factory=list)
 
 
-class InitializationStudy(StudyRecord):
+class InitializationStudy(ModelsStudy):
     """``studies.initialization`` of audit.json; ``rows`` are ranked, least leakage first, failed ones last."""
 
-    architecture: str
-    noise_std: float
-    reference_noise: bool
-    prior_rmse: float
     num_seeds: int
     confidence: float
     rows: list[InitializationRow]
     trials: list[InitializationTrial]
     recommended: str | None = None
     recommendation: str
-    attacks: list[str] = Field(default_factory=list)
-    control: Control | None = None

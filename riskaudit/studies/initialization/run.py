@@ -8,7 +8,7 @@ One trial is one initialization with one seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,25 +25,16 @@ from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean, listing
 from riskaudit.results import AuditResult, SampleRow
 from riskaudit.statistics.medians import ComparedMedian, compare_medians
-from riskaudit.studies.base import Study, StudyRun, identity_of
-from riskaudit.studies.control import ControlTrial
+from riskaudit.studies.base import StudyRun, identity_of
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
-from riskaudit.studies.initialization.record import InitializationRow, InitializationStudy, InitializationTrial
-from riskaudit.studies.measuring import (
-    PROXIES,
-    attack_settings,
-    measure,
-    measured,
-    noise_level,
-    quartiles,
-)
-from riskaudit.studies.rows import Control, SampleRisk
+from riskaudit.studies.initialization.record import TITLES, InitializationRow, InitializationStudy, InitializationTrial
+from riskaudit.studies.measuring import ATTACKS, PROXIES, ModelComparison, attack_settings, measure, measured, quartiles
+from riskaudit.studies.rows import SampleRisk
 from riskaudit.studies.settings import AttackSettings
 
 CHECKPOINT = "checkpoint"
 NUM_SEEDS = 3
 CONFIDENCE = 0.95
-ATTACKS = ("gauss-newton", "inverting-gradients")
 
 
 def initialization_study(
@@ -81,41 +72,28 @@ def initialization_study(
     )
     with make_engine(run.workers) as engine:
         result = audit_client(client, engine, show_samples=run.show_samples, command=run.command)
-        study = Initializations(tuple(dict.fromkeys(names)), seeds, chosen, result)
+        study = Initializations(chosen, tuple(dict.fromkeys(names)), seeds, result)
         return result.with_study(study.answer(client, engine, journal, run.progress))
 
 
 @dataclass(frozen=True)
-class Initializations(Study[InitializationStudy]):
-    """The checkpoint and fresh networks."""
+class Initializations(ModelComparison[InitializationStudy]):
+    """The checkpoint and ``seeds`` fresh networks of each initialization; ``audited`` is the checkpoint's audit."""
 
     names: tuple[str, ...]
     seeds: int
-    attacks: AttackSettings | None
     audited: AuditResult
 
     @override
-    def trials(self, client: Client) -> list[Trial[Client]]:
+    def models(self, client: Client) -> list[NetworkTrial]:
         rows = self.audited.samples if set(PROXIES) <= client.settings.wanted() else None
-        trials: list[Trial[Client]] = [] if self.attacks is None else [ControlTrial(self.attacks.attacks())]
-        trials.append(NetworkTrial(CHECKPOINT, None, self.attacks, rows))
-        trials += [NetworkTrial(name, number, self.attacks) for name in self.names for number in range(self.seeds)]
-        return trials
+        fresh = [NetworkTrial(name, number, self.attacks) for name in self.names for number in range(self.seeds)]
+        return [NetworkTrial(CHECKPOINT, None, self.attacks, rows), *fresh]
 
     @override
-    def summarise(self, client: Client, results: Sequence[Any]) -> InitializationStudy:
-        std, reference = noise_level(client)
-        checked, networks = (None, results) if self.attacks is None else (results[0], results[1:])
-        study = summarise(
-            [InitializationTrial.model_validate(network) for network in networks],
-            architecture=client.checkpoint.architecture,
-            noise_std=std,
-            reference_noise=reference,
-            prior_rmse=client.chosen.info.std,
-            seed=client.settings.seed,
-            attacks=() if self.attacks is None else tuple(self.attacks.names),
-            control=None if checked is None else Control.model_validate(checked),
-        )
+    def compare(self, client: Client, results: Sequence[Any], shared: dict[str, Any]) -> InitializationStudy:
+        trials = [InitializationTrial.model_validate(network) for network in results]
+        study = summarise(trials, client.settings.seed, **shared)
         return study.model_copy(update={"notes": [*study.notes, *_kept_note(client.source.checkpoint)]})
 
 
@@ -168,18 +146,12 @@ def _kept_note(checkpoint: Checkpoint) -> list[str]:
 
 
 def summarise(
-    trials: Sequence[InitializationTrial],
-    *,
-    architecture: str,
-    noise_std: float,
-    reference_noise: bool,
-    prior_rmse: float,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
-    attacks: Sequence[str] = (),
-    control: Control | None = None,
+    trials: Sequence[InitializationTrial], seed: int = 0, *, confidence: float = CONFIDENCE, **shared: Any
 ) -> InitializationStudy:
-    """Rank initializations by the median posterior_rmse over samples and seeds, the largest first."""
+    """Rank initializations by the median posterior_rmse over samples and seeds, the largest first.
+
+    Trials with samples have the same ones in the same order; ``shared`` are the fields of `ModelsStudy`.
+    """
     groups: dict[str, list[InitializationTrial]] = {}
     for trial in trials:
         groups.setdefault(trial.initialization, []).append(trial)
@@ -201,7 +173,7 @@ def summarise(
         "set biases like weights; normalisation layers start with scale 1, shift 0 and fresh statistics in all of them",
         "a ranking by leakage only: it doesn't say how well a network trains from these weights",
     ]
-    if reference_noise:
+    if shared["reference_noise"]:
         notes.append("the release is undefended: predictions and attacks are at the reference noise")
     if sum(trial.number is not None for trial in trials) and max(row.num_seeds for row in rows) < 3:
         notes.append("fewer than 3 seeds: how much fresh weights differ among themselves is hardly seen")
@@ -209,18 +181,13 @@ def summarise(
         notes.append("posterior errors are the middles of certified intervals, whose width the ranking leaves out")
     attack_notes = dict.fromkeys(note for trial in trials for note in trial.attack_notes)
     return InitializationStudy(
-        architecture=architecture,
-        noise_std=noise_std,
-        reference_noise=reference_noise,
-        prior_rmse=prior_rmse,
+        **shared,
         num_seeds=max(len(group) for group in groups.values()),
         confidence=confidence,
         rows=rows,
         trials=list(trials),
         recommended=best,
         recommendation=recommendation(rows, confidence),
-        attacks=list(attacks),
-        control=control,
         notes=notes + list(attack_notes),
     )
 
@@ -276,19 +243,6 @@ def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-TITLES: Mapping[str, str] = {
-    "uniform": "uniform",
-    "normal": "normal",
-    "kaiming_uniform": "Kaiming uniform",
-    "kaiming_normal": "Kaiming normal",
-    "xavier_uniform": "Xavier uniform",
-    "xavier_normal": "Xavier normal",
-    "orthogonal": "orthogonal",
-    "default": "PyTorch's default",
-    CHECKPOINT: "the checkpoint",
-}
-
-
 def recommendation(rows: Sequence[InitializationRow], confidence: float) -> str:
     """One sentence on which initialization to choose, and from which others it can't be told apart."""
     ranked = [row for row in rows if row.rank is not None]
@@ -315,4 +269,6 @@ def recommendation(rows: Sequence[InitializationRow], confidence: float) -> str:
 
 
 def _title(row: InitializationRow) -> str:
-    return TITLES.get(row.initialization, row.initialization)
+    # Inside a sentence, without what tells the two apart.
+    inside = {"uniform": "uniform", "normal": "normal", CHECKPOINT: "the checkpoint"}
+    return (TITLES | inside).get(row.initialization, row.initialization)

@@ -10,21 +10,9 @@ from riskaudit.document.cells import number_cell
 from riskaudit.document.plots import Reference, Span, SpanPlot
 from riskaudit.formatting import count, given, interval, number, percent, sentence, short
 from riskaudit.results.facts import Facts
-from riskaudit.studies.initialization.record import InitializationRow, InitializationStudy
+from riskaudit.studies.initialization.record import TITLES, InitializationRow, InitializationStudy
 from riskaudit.studies.rows import Quartiles
 from riskaudit.studies.verify.section import attack_control_blocks
-
-_TITLES = {
-    "uniform": "uniform (−0.5, 0.5)",
-    "normal": "normal, same variance",
-    "kaiming_uniform": "Kaiming uniform",
-    "kaiming_normal": "Kaiming normal",
-    "xavier_uniform": "Xavier uniform",
-    "xavier_normal": "Xavier normal",
-    "orthogonal": "orthogonal",
-    "default": "PyTorch's default",
-    "checkpoint": "the checkpoint itself",
-}
 
 
 def initialization_blocks(facts: Facts) -> list[Block]:
@@ -45,7 +33,7 @@ def initialization_blocks(facts: Facts) -> list[Block]:
 
 
 def _title(row: InitializationRow) -> str:
-    return _TITLES.get(row.initialization, short(row.initialization, 32))
+    return TITLES.get(row.initialization, short(row.initialization, 32))
 
 
 def _figure(study: InitializationStudy, table: Table) -> Figure | None:

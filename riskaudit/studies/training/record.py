@@ -1,6 +1,6 @@
 """What ``riskaudit study training`` adds to an audit, under ``studies.training``: one run's checkpoints in order.
 
-Errors are RMSEs in data units, larger is safer. ``noise_std`` is that of the predictions and of the attacks.
+Errors are RMSEs in data units, larger is safer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from riskaudit.results.base import Record
-from riskaudit.results.studies import StudyRecord
-from riskaudit.studies.rows import Control, SampleRisk
+from riskaudit.studies.rows import ModelsStudy, SampleRisk
 
 
 class MeanAndWorst(Record):
@@ -49,7 +48,7 @@ class TrainingRow(Record):
     reason: str | None = None
 
 
-class TrainingStudy(StudyRecord):
+class TrainingStudy(ModelsStudy):
     """``studies.training`` of audit.json; ``rows`` in the order of training.
 
     ``summary`` says what became of the mean and of the most exposed sample from the first audited checkpoint to the
@@ -57,14 +56,8 @@ class TrainingStudy(StudyRecord):
     None where there are too few or either is always the same.
     """
 
-    architecture: str
-    noise_std: float
-    reference_noise: bool
-    prior_rmse: float
     step_source: Literal["file name", "checkpoint", "position"]
     rows: list[TrainingRow]
     summary: str
     mean_trend: float | None = None
     worst_trend: float | None = None
-    attacks: list[str] = Field(default_factory=list)
-    control: Control | None = None

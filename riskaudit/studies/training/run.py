@@ -28,16 +28,13 @@ from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
 from riskaudit.statistics.groups import group_statistic
 from riskaudit.statistics.rank_correlation import rank_correlation
-from riskaudit.studies.base import Study, StudyRun, identity_of
-from riskaudit.studies.control import ControlTrial
-from riskaudit.studies.measuring import attack_settings, measure, noise_level
-from riskaudit.studies.rows import Control
+from riskaudit.studies.base import StudyRun, identity_of
+from riskaudit.studies.measuring import ATTACKS, ModelComparison, attack_settings, measure
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.training.series import Snapshot, StepSource, checkpoint_files, order_of
 
 CONFIDENCE = 0.95
-ATTACKS = ("gauss-newton", "inverting-gradients")
 # Samples whose class is looked up at once.
 BATCH_SIZE = 256
 
@@ -83,7 +80,7 @@ def training_study(
                 "attacked": chosen is not None,
             }
         )
-        study = Checkpoints(tuple(snapshots), source, position, load, chosen)
+        study = Checkpoints(chosen, tuple(snapshots), source, position, load)
         return result.with_study(study.answer(client, engine, journal, run.progress))
 
 
@@ -106,38 +103,24 @@ def _last(
 
 
 @dataclass(frozen=True)
-class Checkpoints(Study[TrainingStudy]):
-    """Every checkpoint of a run on the samples of the last one's client."""
+class Checkpoints(ModelComparison[TrainingStudy]):
+    """Every checkpoint of a run, in its order, on the samples of the one at ``last``, which is the client's own."""
 
     snapshots: tuple[Snapshot, ...]
     step_source: StepSource
     last: int
     load: Load
-    attacks: AttackSettings | None
 
     @override
-    def trials(self, client: Client) -> list[Trial[Client]]:
-        trials: list[Trial[Client]] = [] if self.attacks is None else [ControlTrial(self.attacks.attacks())]
-        trials += [
+    def models(self, client: Client) -> list[CheckpointTrial]:
+        return [
             CheckpointTrial(number, snapshot, None if number == self.last else self.load, self.attacks)
             for number, snapshot in enumerate(self.snapshots)
         ]
-        return trials
 
     @override
-    def summarise(self, client: Client, results: Sequence[Any]) -> TrainingStudy:
-        std, reference = noise_level(client)
-        checked, rows = (None, results) if self.attacks is None else (results[0], results[1:])
-        return summarise(
-            [TrainingRow.model_validate(row) for row in rows],
-            architecture=client.checkpoint.architecture,
-            noise_std=std,
-            reference_noise=reference,
-            prior_rmse=client.chosen.info.std,
-            step_source=self.step_source,
-            attacks=() if self.attacks is None else self.attacks.names,
-            control=None if checked is None else Control.model_validate(checked),
-        )
+    def compare(self, client: Client, results: Sequence[Any], shared: dict[str, Any]) -> TrainingStudy:
+        return summarise([TrainingRow.model_validate(row) for row in results], self.step_source, **shared)
 
 
 @dataclass(frozen=True)
@@ -204,12 +187,12 @@ def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
         CheckpointError: other parameters, or others of another shape.
     """
     shapes = [
-        {name: tuple(value.shape) for name, value in one.model.state_dict().items()} for one in (checkpoint, like)
+        {name: tuple(value.shape) for name, value in each.model.state_dict().items()} for each in (checkpoint, like)
     ]
     if shapes[0] == shapes[1]:
         return
-    found, expected = checkpoint.architecture, like.architecture
-    what = f"{expected} with other sizes" if found == expected else found
+    actual, expected = checkpoint.architecture, like.architecture
+    what = f"{expected} with other sizes" if actual == expected else actual
     raise CheckpointError(f"expected {expected} as in {like.name}, found {what}; compare checkpoints of one run")
 
 
@@ -217,12 +200,12 @@ def _spread(values: dict[str, float | None], seed: int, riskier: Callable[..., s
     known = {sample: value for sample, value in values.items() if value is not None}
     if not known:
         return None
-    found = group_statistic(list(known.values()), confidence=CONFIDENCE, seed=seed)
+    statistic = group_statistic(list(known.values()), confidence=CONFIDENCE, seed=seed)
     worst = riskier(known, key=lambda sample: known[sample])
     return MeanAndWorst(
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
+        mean=statistic.mean,
+        low=statistic.low,
+        high=statistic.high,
         worst=known[worst],
         worst_sample=worst,
         num_samples=len(known),
@@ -244,18 +227,8 @@ def accuracy(model: nn.Module, samples: Samples) -> float | None:
     return right / len(samples)
 
 
-def summarise(
-    rows: Sequence[TrainingRow],
-    *,
-    architecture: str,
-    noise_std: float,
-    reference_noise: bool,
-    prior_rmse: float,
-    step_source: StepSource = "position",
-    attacks: Sequence[str] = (),
-    control: Control | None = None,
-) -> TrainingStudy:
-    """What became of the mean and of the most exposed sample; arguments are fields of the record."""
+def summarise(rows: Sequence[TrainingRow], step_source: StepSource = "position", **shared: Any) -> TrainingStudy:
+    """What became of the mean and of the most exposed sample; ``shared`` are the fields of `ModelsStudy`."""
     known = [(row.accuracy, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
     reached = [one for one, _ in known if one is not None]
     mean_trend = worst_trend = None
@@ -268,24 +241,19 @@ def summarise(
         "position": "the position among the files",
     }[step_source]
     notes = [f"step: {source}"]
-    if reference_noise:
+    if shared["reference_noise"]:
         notes.append("the release is undefended: predictions and attacks are at the reference noise")
     if any(row.accuracy is not None for row in rows):
         notes.append("accuracy is on the audited samples, which may be few and may have been trained on")
     if any(risk.posterior_rmse.status == "bracketed" for row in rows for risk in row.samples):
         notes.append("posterior errors are the middles of certified intervals")
     return TrainingStudy(
-        architecture=architecture,
-        noise_std=noise_std,
-        reference_noise=reference_noise,
-        prior_rmse=prior_rmse,
+        **shared,
         step_source=step_source,
         rows=list(rows),
-        summary=summary(rows, prior_rmse),
+        summary=summary(rows, shared["prior_rmse"]),
         mean_trend=mean_trend,
         worst_trend=worst_trend,
-        attacks=list(attacks),
-        control=control,
         notes=notes + list(dict.fromkeys(note for row in rows for note in row.attack_notes)),
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +19,14 @@ from riskaudit.attacks import Attack
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
-from riskaudit.engine import Interrupted, Journal, Progress, Trial, fingerprint, make_engine, progress_after
+from riskaudit.engine import Interrupted, Trial, make_engine, progress_after
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Metric, metric_notes, prior_only
 from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.studies.attacking import attack_trials, batches, hyper_parameters, metrics_of, noise_levels, rows_of
-from riskaudit.studies.base import Study, identity_of
+from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Control
 from riskaudit.studies.settings import AttackSettings
@@ -45,15 +44,10 @@ def verify(
     samples: Samples,
     settings: AuditSettings | None = None,
     attacks: AttackSettings | None = None,
+    run: StudyRun | None = None,
     *,
     noise_stds: Sequence[float] = (),
     tuning_samples: Samples | None = None,
-    show_samples: bool = False,
-    command: str | None = None,
-    progress: Progress | None = None,
-    log: Path | None = None,
-    resume: bool = False,
-    workers: int = 1,
 ) -> AuditResult:
     """Audit a release, attack it, and say how well the proxies foresaw the attacks.
 
@@ -62,14 +56,9 @@ def verify(
         samples: see `audit`.
         settings: of the audit; its release's noise is replaced where noise levels are named.
         attacks: which, and what they know.
+        run: how the study is run; every audit and every attack of a sample counts as one step of its progress.
         noise_stds: Gaussian std per released entry of every level; 0 is undefended. The audit itself is at the first.
         tuning_samples: other samples, on which hyper-parameters are chosen where the settings ask for it.
-        show_samples: put private images and reconstructions into the result.
-        command: see `audit`.
-        progress: called as ``progress(done, total)``; every audit and every attack of a sample counts as one.
-        log: file in which finished trials are kept, so that a killed study can be resumed.
-        resume: take over what is in it.
-        workers: see `audit`.
 
     Returns:
         The audit with ``studies.verify``. An interrupt (KeyboardInterrupt) while attacks run ends the study with
@@ -78,25 +67,25 @@ def verify(
     Raises:
         RiskauditError: as `audit`; or the attacks' settings don't fit.
     """
-    client = make_client(checkpoint, samples, settings or AuditSettings())
+    client, run = make_client(checkpoint, samples, settings or AuditSettings()), run or StudyRun()
     chosen = attacks or AttackSettings()
     levels = noise_levels(client.release, noise_stds)
-    journal = Journal(log, fingerprint(identity_of(client, chosen, list(levels), show_samples)), resume)
+    journal = run.journal(identity_of(client, chosen, list(levels), run.show_samples))
     num_audits = len(samples) * len(levels)
     total = num_audits * (1 + len(chosen.attacks()))
-    with make_engine(workers) as engine:
+    with make_engine(run.workers) as engine:
         audits = [
             audit_client(
-                client, engine, noise_std=noise_std, show_samples=show_samples and number == 0, command=command,
-                progress=progress_after(progress, number * len(samples), total),
+                client, engine, noise_std=noise_std, show_samples=run.show_samples and number == 0,
+                command=run.command, progress=progress_after(run.progress, number * len(samples), total),
             )
             for number, noise_std in enumerate(levels.values())
         ]  # fmt: skip
         predictions = [row for std, result in zip(levels, audits, strict=True) for row in predictions_of(result, std)]
         tried = tuned(chosen.attacks(), client, tuning_samples, engine, journal) if chosen.tune else chosen.attacks()
-        study = Verification(chosen, tried, levels, predictions, show_samples)
+        study = Verification(chosen, tried, levels, predictions, run.show_samples)
         try:
-            record = study.answer(client, engine, journal, progress_after(progress, num_audits, total))
+            record = study.answer(client, engine, journal, progress_after(run.progress, num_audits, total))
         except Interrupted as interrupt:
             record = study.part(client, interrupt.finished)
     return audits[0].with_study(record)
