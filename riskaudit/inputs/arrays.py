@@ -155,6 +155,12 @@ def check_lengths(raw: RawSamples, name: str) -> None:
             raise SamplesError(f"{name} holds {num_samples} inputs but {len(values)} {what}; expected one per input")
 
 
+def first_row(marks: Tensor) -> int | None:
+    """The first row of truth values [N, ...] that holds a true one."""
+    rows = marks.reshape(len(marks), -1).any(dim=1).nonzero()
+    return int(rows[0]) if len(rows) else None
+
+
 def to_inputs(inputs: Tensor, channels: int | None, name: str, scale: float | None = None) -> Tensor:
     """Inputs [N, *S] as float64 in data units; images as [N, C, H, W].
 
@@ -177,9 +183,8 @@ def to_inputs(inputs: Tensor, channels: int | None, name: str, scale: float | No
     if scale is not None or inputs.dtype == torch.uint8:
         values = values / (BYTE if scale is None else scale)
     values = _channels_second(values, channels, name)
-    finite = torch.isfinite(values).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        first = int((~finite).nonzero()[0])
+    first = first_row(~torch.isfinite(values))
+    if first is not None:
         raise SamplesError(f"sample {first} in {name} holds NaN or infinite values; mend or leave out that sample")
     return values.contiguous()
 
@@ -250,10 +255,9 @@ def to_targets(targets: Tensor, loss: Loss | None, name: str) -> Tensor:
     """
     if targets.is_floating_point():
         targets = targets.to(torch.float64)
-        finite = torch.isfinite(targets).flatten(1 if targets.ndim > 1 else 0)
-        bad = ~(finite.all(dim=1) if finite.ndim > 1 else finite)
-        if bool(bad.any()):
-            raise SamplesError(f"sample {int(bad.nonzero()[0])} in {name} has a NaN or infinite target; mend it")
+        bad = first_row(~torch.isfinite(targets))
+        if bad is not None:
+            raise SamplesError(f"sample {bad} in {name} has a NaN or infinite target; mend it")
     else:
         targets = targets.to(torch.int64)
     if loss is None or loss.kind == "custom":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import RiskauditError, SamplesError
+from riskaudit.inputs.arrays import first_row
 from riskaudit.inputs.checkpoints import Checkpoint
 from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.samples import Samples
@@ -44,12 +45,9 @@ def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) ->
         if loss.kind == "classification":
             _check_classes(samples, loss, outputs)
         if loss.kind == "binary":
-            outside = ((targets < 0) | (targets > 1)).flatten(1 if targets.ndim > 1 else 0)
-            wrong = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
-            if len(wrong):
-                raise SamplesError(
-                    f"sample {int(wrong[0])} in {samples.name} has a target outside 0 to 1, which bce needs"
-                )
+            wrong = first_row((targets < 0) | (targets > 1))
+            if wrong is not None:
+                raise SamplesError(f"sample {wrong} in {samples.name} has a target outside 0 to 1, which bce needs")
     actual = f"outputs of shape {shape_text(outputs.shape)}" if isinstance(outputs, Tensor) else "these outputs"
     try:
         with torch.no_grad():
@@ -155,12 +153,11 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
         )
     if tuple(targets.shape[1:]) == shape:
         off = (targets.to(outputs.dtype).sum(dim=1) - 1).abs() > PROBABILITY_TOLERANCE
-        wrong = ((targets < 0).any(dim=1) | off).flatten(1 if len(shape) > 1 else 0)
-        positions = (wrong.any(dim=1) if wrong.ndim > 1 else wrong).nonzero()
-        if len(positions):
+        wrong = first_row((targets < 0).any(dim=1) | off)
+        if wrong is not None:
             raise SamplesError(
                 f"expected class numbers or probabilities that sum to 1 in {samples.name} for {loss.name}, found "
-                f"targets of shape {shape_text(targets.shape)} of which sample {int(positions[0])}'s don't; several "
+                f"targets of shape {shape_text(targets.shape)} of which sample {wrong}'s don't; several "
                 "labels at once need `loss=bce`"
             )
         return
@@ -176,17 +173,16 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
         raise SamplesError(
             f"expected class numbers in {samples.name} for {loss.name}, found fractions; choose another `loss`"
         )
-    outside = ((targets < 0) | (targets >= classes)).flatten(1 if targets.ndim > 1 else 0)
-    rows = (outside.any(dim=1) if outside.ndim > 1 else outside).nonzero()
-    if not len(rows):
+    outside = (targets < 0) | (targets >= classes)
+    first = first_row(outside)
+    if first is None:
         return
-    first = int(rows[0])
     if targets.ndim == 1:
         raise SamplesError(
             f"sample {first} in {samples.name} has {_label_outside(targets, first, classes)}; use its own data or "
             "mend the labels"
         )
-    label = int(targets[first].flatten()[outside[first]][0])
+    label = int(targets[first][outside[first]][0])
     # Only customary marks are repeated: any other number may be private.
     void = str(label) if label in (*_MARKS, VOID) else "NUMBER"
     raise SamplesError(

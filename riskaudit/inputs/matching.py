@@ -18,7 +18,7 @@ from torch import Tensor
 
 from riskaudit.errors import ArchitectureError
 from riskaudit.inputs.state_dicts import Entries
-from riskaudit.inputs.text import clean, listing, shape_text
+from riskaudit.inputs.text import clean, first_problems, listing, shape_text
 
 Shapes = Mapping[str, tuple[int, ...]]
 Name = tuple[str, ...]
@@ -107,10 +107,9 @@ def match_weights(
     copies = {key for fit in fits for key in fit.names.values()}
     unexpected = [key for key in inside(match, entries) if key not in copies]
     if unexpected:
-        listed = "; ".join(f"{clean(key, 90)} is unexpected" for key in unexpected[:2])
-        more = f" and {len(unexpected) - 2} more" if len(unexpected) > 2 else ""
+        listed = first_problems([f"{clean(key, 90)} is unexpected" for key in unexpected])
         raise ArchitectureError(
-            f"the weights in {name} don't fit {clean(arch, 60)}: {listed}{more}; "
+            f"the weights in {name} don't fit {clean(arch, 60)}: {listed}; "
             "name the model that has these layers, or save a state dict without them"
         )
     return match
@@ -306,11 +305,9 @@ def _misfit(
         used = set(best.names.values())
         left = [key[len(best.prefix) :].strip(".") for key in tensors if key not in used and below(best.prefix, key)]
         problems = [*best.problems, *(f"{key} is unexpected" for key in left if not is_training(key))]
-    shown = "; ".join(clean(item, 90) for item in problems[:2])
-    more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
     return (
-        f"the weights in {name} don't fit {clean(arch, 60)}: {shown}{more}; hand in the weights of this very model, "
-        f"or name the model that they belong to with `arch`{_image_size_hint(arch, problems)}"
+        f"the weights in {name} don't fit {clean(arch, 60)}: {first_problems(problems)}; hand in the weights of this "
+        f"very model, or name the model that they belong to with `arch`{_image_size_hint(arch, problems)}"
     )
 
 

@@ -19,21 +19,21 @@ class Reading:
 
     Attributes:
         channels: input channels of the model; tells image layouts apart and converts image files.
-        limit: take so many samples and read no further than they need.
-        plain_ids: names of files and class folders may be shown.
+        limit: take so many, the first ones, in image folders spread over the classes, and read no further.
+        plain_ids: keep names of files and class folders, and id columns, instead of hashing them.
         loss: decides whether targets are class numbers or floats; None goes by their dtype.
         classes: the model's classes by name, in the order of its outputs.
         num_classes: how many classes the model has, None if unknown.
         scale: what stored values are divided by; None for 255 where they have 8 bits, else 1.
         split: of a source that holds several, train or test say.
-        labelled: targets are needed.
+        labelled: targets are needed; without, absent ones are zeros.
     """
 
     channels: int | None = None
     limit: int | None = None
     plain_ids: bool = False
     loss: Loss | None = None
-    classes: tuple[str, ...] | None = None
+    classes: Sequence[str] | None = None
     num_classes: int | None = None
     scale: float | None = None
     split: str | None = None

@@ -138,23 +138,15 @@ def load_samples(
     split: str | None = None,
     labelled: bool = True,
 ) -> Samples:
-    """Read samples from a file, a folder or the user's function.
+    """Read samples from a file, a folder or the user's function, one of `SAMPLE_FORMATS`.
+
+    The other arguments are the fields of `Reading`.
 
     Raises:
         SamplesError: the source can't be used.
         UserCodeError: the user's function fails or returns something else.
     """
-    reading = Reading(
-        channels,
-        limit,
-        plain_ids,
-        loss,
-        None if classes is None else tuple(classes),
-        num_classes,
-        scale,
-        split,
-        labelled,
-    )
+    reading = Reading(channels, limit, plain_ids, loss, classes, num_classes, scale, split, labelled)
     raw, source = _read(path, reading)
     return _assemble(raw, source, reading)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def words(text: str) -> frozenset[str]:
@@ -22,6 +22,12 @@ def listing(values: Iterable[object], limit: int = 4) -> str:
     items = [clean(value, 50) for value in values]
     shown = ", ".join(items[:limit])
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def first_problems(problems: Sequence[object]) -> str:
+    """The first two of ``problems`` in full, with the count of the rest."""
+    shown = "; ".join(clean(problem, 90) for problem in problems[:2])
+    return f"{shown} and {len(problems) - 2} more" if len(problems) > 2 else shown
 
 
 def shape_text(shape: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from riskaudit.errors import ArchitectureError
-from riskaudit.inputs.text import clean, shape_text
+from riskaudit.inputs.text import clean, first_problems, shape_text
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
@@ -187,14 +187,8 @@ def try_fit(architecture: Architecture, shapes: Shapes, *, named: bool = False) 
         return Fit(architecture, None, renames, str(mismatch), 1 if mismatch.near else len(shapes) + 1)
     problems = differences(expected, renamed)
     if problems:
-        return Fit(architecture, guess, renames, listing_of_differences(problems), len(problems))
+        return Fit(architecture, guess, renames, first_problems(problems), len(problems))
     return Fit(architecture, guess, renames)
-
-
-def listing_of_differences(problems: list[str]) -> str:
-    """The first two differences in full, the rest as a count."""
-    shown = "; ".join(clean(item, 90) for item in problems[:2])
-    return f"{shown} and {len(problems) - 2} more" if len(problems) > 2 else shown
 
 
 def unrecognised(shapes: Shapes) -> str:

@@ -10,6 +10,7 @@ its types.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -272,28 +273,15 @@ def _fits(kind: str, value: Any) -> bool:
 # Arithmetic on sizes.
 
 _ARITHMETIC: Mapping[str, tuple[int, Callable[..., Any]]] = {
-    "_operator.add": (2, lambda a, b: a + b),
-    "_operator.sub": (2, lambda a, b: a - b),
-    "_operator.mul": (2, lambda a, b: a * b),
-    "_operator.floordiv": (2, lambda a, b: a // b),
-    "_operator.mod": (2, lambda a, b: a % b),
-    "_operator.truediv": (2, lambda a, b: a / b),
-    "_operator.neg": (1, lambda a: -a),
-    "_operator.pos": (1, lambda a: +a),
-    "_operator.eq": (2, lambda a, b: a == b),
-    "_operator.ne": (2, lambda a, b: a != b),
-    "_operator.lt": (2, lambda a, b: a < b),
-    "_operator.le": (2, lambda a, b: a <= b),
-    "_operator.gt": (2, lambda a, b: a > b),
-    "_operator.ge": (2, lambda a, b: a >= b),
-    "math.ceil": (1, math.ceil),
-    "math.floor": (1, math.floor),
-    "math.trunc": (1, math.trunc),
+    **{f"_operator.{name}": (2, getattr(operator, name)) for name in words("add sub mul floordiv mod truediv")},
+    **{f"_operator.{name}": (2, getattr(operator, name)) for name in words("eq ne lt le gt ge")},
+    **{f"_operator.{name}": (1, getattr(operator, name)) for name in words("neg pos")},
+    **{f"math.{name}": (1, getattr(math, name)) for name in words("ceil floor trunc")},
     "torch.sym_int": (1, int),
     "torch.sym_float": (1, float),
     "torch.sym_max": (2, max),
     "torch.sym_min": (2, min),
-    "torch.sym_not": (1, lambda a: not a),
+    "torch.sym_not": (1, operator.not_),
     "torch.ops.aten.sym_size.int": (2, lambda tensor, dim: tensor.shape[dim]),
     "torch.ops.aten.sym_numel.default": (1, lambda tensor: tensor.numel()),
 }
@@ -309,7 +297,7 @@ class Arithmetic:
         self.count, self.function = _ARITHMETIC[target]
 
     def bind(self, positional: Sequence[Any], keyword: Mapping[str, Any]) -> dict[str, Any]:
-        """The operands by place; all are positional."""
+        """The operands by position."""
         values = [*positional, *keyword.values()]
         if len(values) != self.count:
             raise ArgumentBoundsError(f"{self.name} takes {self.count} operands, found {len(values)}")

@@ -7,7 +7,7 @@ program in which one does is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from riskaudit.errors import CheckpointError
@@ -40,15 +40,21 @@ class Step:
     """One call.
 
     Attributes:
+        target: as the program names the operator.
         operation: checks and calls.
         arguments: by name of the operator's schema; `ValueName` for earlier values.
         outputs: names of the results, nested as the schema nests them.
-        overwritten: for a replaced in-place operator, the names whose value it would have overwritten.
+        in_place: the operator is the plain form of one that overwrites its first argument.
+        may_alias: a result may share memory with an argument.
+        overwritten: names whose value the operator would have overwritten.
     """
 
+    target: str
     operation: Operator | Arithmetic
     arguments: Mapping[str, Any]
     outputs: Any
+    in_place: bool
+    may_alias: bool
     overwritten: tuple[str, ...] = ()
 
 
@@ -76,18 +82,8 @@ def read_steps(nodes: Sequence[Mapping[str, Any]], state: Sequence[str], output:
             if name in defined:
                 raise CheckpointError(f"the exported program names two values {clean(name, 30)}; {SAVE_AGAIN}")
             defined.add(name)
-        steps.append(Step(call.operation, call.arguments, call.outputs, overwritten))
+        steps.append(replace(call, overwritten=overwritten))
     return steps
-
-
-@dataclass(frozen=True)
-class _Call:
-    target: str
-    operation: Operator | Arithmetic
-    arguments: Mapping[str, Any]
-    outputs: Any
-    in_place: bool
-    may_alias: bool
 
 
 class _Memory:
@@ -117,7 +113,7 @@ class _Memory:
         return tuple(sorted(same))
 
 
-def _read_call(node: Mapping[str, Any]) -> _Call | None:
+def _read_call(node: Mapping[str, Any]) -> Step | None:
     """What a node calls, with what; None for an assertion."""
     target = str(node["target"])
     name = target.removeprefix("torch.ops.aten.").partition(".")[0]
@@ -141,10 +137,10 @@ def _read_call(node: Mapping[str, Any]) -> _Call | None:
     _check_mode(node, name.rstrip("_"), arguments)
     # The schema lists a single result and a tuple of results alike, by what its operator returns.
     outputs = [output_names(output) for output in node["outputs"]]
-    return _Call(target, called, arguments, outputs, plain is not None, called.is_view or name.rstrip("_") in _SAME)
+    return Step(target, called, arguments, outputs, plain is not None, called.is_view or name.rstrip("_") in _SAME)
 
 
-def _track(call: _Call, number: int, memory: _Memory) -> tuple[str, ...]:
+def _track(call: Step, number: int, memory: _Memory) -> tuple[str, ...]:
     """Note which names share memory after a call; the names that mean what it overwrites."""
     first = next(iter(call.arguments.values()), None)
     overwritten: tuple[str, ...] = ()

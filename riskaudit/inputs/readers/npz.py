@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,17 +42,10 @@ def read_npz(path: Path, reading: Reading) -> dict[str, Any]:
     lengths: dict[str, int] = {}
     for key in wanted:
         rows = None if key == "class_names" else reading.limit
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(arrays[key]) as stream:
-                result[key], lengths[key] = _read_array(
-                    stream, arrays[key].file_size, rows, whole_words=reading.classes is None and key != "ids"
-                )
-        except SamplesError as cause:
-            raise SamplesError(f"{clean(key, 20)} in {name} {cause}") from cause
-        except Exception as cause:
-            # zlib, zipfile and NumPy's header parser each fail in their own ways on a damaged member.
-            reason = type(cause).__name__
-            raise SamplesError(f"{clean(key, 20)} in {name} is damaged ({reason}); save it again") from cause
+        with _naming(f"{clean(key, 20)} in {name}", SamplesError), zipfile.ZipFile(path) as archive:
+            with archive.open(arrays[key]) as stream:
+                whole_words = reading.classes is None and key != "ids"
+                result[key], lengths[key] = _read_array(stream, arrays[key].file_size, rows, whole_words=whole_words)
     lengths.pop("class_names", None)
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{length} {clean(key, 20)}" for key, length in lengths.items())
@@ -69,13 +64,9 @@ def read_named_arrays(path: Path, error: type[InputError]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for member, info in members.items():
         key = member.removesuffix(".npy")
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+        with _naming(f"{clean(key, 20)} in {name}", error), zipfile.ZipFile(path) as archive:
+            with archive.open(info) as stream:
                 arrays[key], _ = _read_array(stream, info.file_size, None)
-        except SamplesError as cause:
-            raise error(f"{clean(key, 20)} in {name} {cause}") from cause
-        except Exception as cause:
-            raise error(f"{clean(key, 20)} in {name} is damaged ({clean(cause)}); save it again") from cause
     return arrays
 
 
@@ -85,15 +76,20 @@ def read_npy(path: Path, limit: int | None) -> np.ndarray[Any, Any]:
     Raises:
         SamplesError: damaged, an array of objects, or one that claims more than is there.
     """
-    name = clean(path.name)
+    with _naming(clean(path.name), SamplesError), path.open("rb") as stream:
+        return _read_array(stream, path.stat().st_size, limit)[0]
+
+
+@contextmanager
+def _naming(array: str, error: type[InputError]) -> Iterator[None]:
+    """Turn what a damaged array raises into one sentence that names it."""
     try:
-        with path.open("rb") as stream:
-            return _read_array(stream, path.stat().st_size, limit)[0]
+        yield
     except SamplesError as cause:
-        raise SamplesError(f"{name} {cause}") from cause
+        raise error(f"{array} {cause}") from cause
     except Exception as cause:
-        # NumPy's header parser fails in its own ways.
-        raise SamplesError(f"{name} is damaged ({type(cause).__name__}); save it again") from cause
+        # zlib, zipfile and NumPy's header parser each fail in their own ways on a damaged member.
+        raise error(f"{array} is damaged ({type(cause).__name__}); save it again") from cause
 
 
 def _read_array(

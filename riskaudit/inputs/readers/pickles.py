@@ -17,21 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from torch.storage import _storage_type_to_dtype_map
+
+# Of quantised storages, which are refused, there is none.
 STORAGE_ITEM_BYTES = {
-    "ByteStorage": 1,
-    "CharStorage": 1,
-    "BoolStorage": 1,
-    "ShortStorage": 2,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "IntStorage": 4,
-    "FloatStorage": 4,
-    "LongStorage": 8,
-    "DoubleStorage": 8,
-    "ComplexFloatStorage": 8,
-    "ComplexDoubleStorage": 16,
-    "UntypedStorage": 1,
-}
+    name: dtype.itemsize for name, dtype in _storage_type_to_dtype_map().items() if not name.startswith("Q")
+} | {"UntypedStorage": 1}
 # Names that torch's own tensors need. Anything else is what the message reports.
 _HARMLESS_PREFIXES = ("torch._utils._rebuild_", "torch._tensor._rebuild_", "torch.storage.", "torch.serialization.")
 _HARMLESS = {
