@@ -11,7 +11,7 @@ from pathlib import Path
 from riskaudit.audit.client import Client
 from riskaudit.errors import SettingsError
 from riskaudit.files import sha256_of_file
-from riskaudit.inputs.hashing import hash_tensors
+from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.results import (
     Calibration,
     CalibrationInfo,

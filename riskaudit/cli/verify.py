@@ -34,8 +34,8 @@ def verify(
     # Everything above is checked before torch is loaded.
     from riskaudit.studies.base import StudyRun
     from riskaudit.studies.verify.record import VerifyStudy
+    from riskaudit.studies.verify.run import NUM_SAMPLES, split_for_tuning
     from riskaudit.studies.verify.run import verify as run
-    from riskaudit.studies.verify.tuning import NUM_SAMPLES, split_for_tuning
 
     model, samples = subject.load(settings.loss, NUM_SAMPLES if attacks.tune else 0)
     tuning = None

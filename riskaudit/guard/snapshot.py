@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from riskaudit.copying import SHARED, attributes_of, is_installed
 from riskaudit.errors import GuardError
-from riskaudit.inputs.hashing import hash_tensors
+from riskaudit.inputs.identifiers import hash_tensors
 
 # More leaves than this is no configuration of a model, and would make every review slow.
 MAX_LEAVES = 200_000

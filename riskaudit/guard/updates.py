@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskaudit.errors import GuardError
 from riskaudit.guard.noise.randomness import on_grid
-from riskaudit.inputs.hashing import hash_tensors
+from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.inputs.text import shape_text
 
 UpdateLike: TypeAlias = Sequence[Any] | Mapping[str, Any]

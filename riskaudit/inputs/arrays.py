@@ -16,9 +16,8 @@ from torch import Tensor
 
 from riskaudit.errors import SamplesError
 from riskaudit.inputs.labels import Numbered, Numbering, number_labels, renumber
-from riskaudit.inputs.layouts import sample_keys
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.reading import Reading
+from riskaudit.inputs.reading import Reading, sample_keys
 from riskaudit.inputs.text import clean, shape_text
 
 IMAGE_CHANNELS = (1, 3)

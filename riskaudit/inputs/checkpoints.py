@@ -18,11 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, CheckpointError
 from riskaudit.files import sha256_of_file
-from riskaudit.inputs.architectures.inference import input_channels, last_width
-from riskaudit.inputs.architectures.registry import shapes_of
+from riskaudit.inputs.architectures.registry import input_channels, last_width, shapes_of
 from riskaudit.inputs.exported.archive import ExportedArchive, is_exported, read_exported
 from riskaudit.inputs.exported.model import ExportedModel
-from riskaudit.inputs.exported.values import EXPORT_ADVICE
+from riskaudit.inputs.exported.steps import EXPORT_ADVICE
 from riskaudit.inputs.models import build_model, stop_in_place
 from riskaudit.inputs.normalization import Normalized, check_normalization
 from riskaudit.inputs.readers.archives import checked_members, is_zip

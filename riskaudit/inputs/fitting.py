@@ -17,7 +17,7 @@ from riskaudit.inputs.arrays import are_images
 from riskaudit.inputs.checkpoints import Checkpoint
 from riskaudit.inputs.compatibility import check_compatibility
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.outputs import OutputEntry, entry_of_loss
+from riskaudit.inputs.normalization import OutputEntry, entry_of_loss
 from riskaudit.inputs.samples import Samples
 from riskaudit.inputs.text import shape_text
 

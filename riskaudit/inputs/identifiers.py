@@ -12,6 +12,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from riskaudit.inputs.text import clean
 
 _PERSON = b"riskaudit ids v1"
@@ -55,3 +58,12 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
         seen.add(unique)
         result.append(unique)
     return tuple(result)
+
+
+def hash_tensors(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Add names, shapes, dtypes and bytes of tensors to a hash."""
+    for name, tensor in tensors:
+        held = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(held.shape)} {held.dtype}".encode())
+        # By way of uint8, since numpy has no bfloat16.
+        digest.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")

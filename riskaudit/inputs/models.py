@@ -11,12 +11,13 @@ from torch import nn
 
 from riskaudit.errors import ArchitectureError, CheckpointError, UserCodeError
 from riskaudit.inputs.architectures import get_architecture
-from riskaudit.inputs.architectures.inference import input_channels, last_width
 from riskaudit.inputs.architectures.registry import (
     ARCHITECTURES,
     COLLECTIONS,
     Architecture,
     Shapes,
+    input_channels,
+    last_width,
     shapes_of,
     try_fit,
     unrecognised,

@@ -2,6 +2,8 @@
 
 C = L L^T with a symmetric root L, so that everything that holds for white inputs holds for w with
 x = mu + L w and the Jacobian J L (docs/theory.md, section 2).
+
+K = L H L is the sensitivity of a release in these coordinates: everything that holds for a white prior holds for it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from riskaudit.linalg import LinearOperator
 from riskaudit.results import PriorInfo
 
 Apply = Callable[[Tensor], Tensor]
@@ -97,3 +101,34 @@ class Prior(ABC):
     @abstractmethod
     def info(self) -> PriorInfo:
         """What audit.json says of it."""
+
+
+@final
+class WhitenedOperator(LinearOperator):
+    """L H L for a symmetric operator H [B, d, d] and the prior's symmetric root L at the same samples."""
+
+    def __init__(self, operator: LinearOperator, prior: BoundPrior) -> None:
+        super().__init__(operator.num_samples, operator.shape, operator.dtype, operator.device)
+        self.operator = operator
+        self.prior = prior
+
+    @property
+    @override
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    @override
+    def _matmat(self, columns: Tensor) -> Tensor:
+        return self._root(self.operator.matmat(self._root(columns)))
+
+    def _root(self, columns: Tensor) -> Tensor:
+        return torch.stack([self.prior.root(column) for column in columns.unbind(-1)], dim=-1)
+
+    @override
+    def select(self, indices: list[int]) -> WhitenedOperator:
+        return WhitenedOperator(self.operator.select(indices), self.prior.select(indices))
+
+
+def in_white_coordinates(operator: LinearOperator, prior: BoundPrior) -> LinearOperator:
+    """L H L for a prior in its own units (`BoundPrior.in_its_units`): H itself where that is isotropic, as L = 1."""
+    return operator if prior.isotropic else WhitenedOperator(operator, prior)

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, final
 
 from riskaudit.audit.client import Client
 from riskaudit.engine import Engine, Journal, Progress, Trial, fingerprint
-from riskaudit.inputs.hashing import hash_tensors
+from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.results import Record
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.version import __version__

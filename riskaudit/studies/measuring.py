@@ -19,9 +19,8 @@ from riskaudit.results import SampleRow
 from riskaudit.studies.attacking import attack_trials, rows_of
 from riskaudit.studies.base import RecordT_co, Study
 from riskaudit.studies.control import ControlTrial
-from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk
+from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk, strongest
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.strongest import strongest
 
 # What studies that compare models attack with.
 ATTACKS = ("gauss-newton", "inverting-gradients")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -92,3 +93,22 @@ class AttackRow(Record):
     seconds: float
     recovered_label: int | None = None
     image_png: str | None = None
+
+
+def strongest(
+    rows: Iterable[AttackRow], metric: str = "rmse", *, higher_is_better: bool = False
+) -> dict[tuple[float, str], tuple[float, AttackRow]]:
+    """Per noise level and sample the best value of a metric, and the row that reached it.
+
+    Attacks started at the truth are left out: no attacker can run them. So are rows without a value. Choosing
+    the best attack with the truth at hand is the auditor's privilege; it bounds what any of them achieves.
+    """
+    best: dict[tuple[float, str], tuple[float, AttackRow]] = {}
+    for row in rows:
+        value = row.metrics.get(metric)
+        if value is None or row.oracle_start:
+            continue
+        key = (row.noise_std, row.sample_id)
+        if key not in best or (value > best[key][0] if higher_is_better else value < best[key][0]):
+            best[key] = (value, row)
+    return best

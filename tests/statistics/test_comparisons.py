@@ -19,7 +19,7 @@ from riskaudit.statistics.groups import (
     mann_whitney,
     pair_tests,
 )
-from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
+from riskaudit.statistics.summaries import gini, lorenz_curve, top_share
 
 SAMPLES = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=12)
 

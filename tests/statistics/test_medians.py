@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from riskaudit.statistics.medians import compare_medians
+from riskaudit.statistics.groups import compare_medians
 
 
 def test_order_and_reference() -> None:

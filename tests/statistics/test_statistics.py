@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from riskaudit.statistics.groups import group_statistic, kruskal_wallis
-from riskaudit.statistics.inequality import gini, max_min_ratio
+from riskaudit.statistics.summaries import gini, max_min_ratio
 
 VALUES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40)
 

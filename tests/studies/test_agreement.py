@@ -8,11 +8,18 @@ from scan_cases import loaded_modules
 from scipy import stats
 
 from riskaudit.results import Estimate, SuccessProbability
-from riskaudit.studies.rows import AttackRow
-from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
-from riskaudit.studies.verify.predictions import brier_score, containment, reliability_bins, tightness
+from riskaudit.studies.rows import AttackRow, strongest
+from riskaudit.studies.verify.agreement import (
+    agreement_rows,
+    brier_score,
+    containment,
+    loss_comparisons,
+    reliability_bins,
+    reliability_records,
+    tightness,
+    timings,
+)
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, Prediction
-from riskaudit.studies.verify.strongest import strongest
 
 
 def attack(sample: int, name: str, rmse: float | None, *, noise: float = 0.01, oracle: bool = False) -> AttackRow:

@@ -25,11 +25,10 @@ from riskaudit.inputs import Samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.release import PerSampleRelease
 from riskaudit.results import AuditResult
-from riskaudit.statistics.slopes import scaling
+from riskaudit.statistics.rank_correlation import scaling
 from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
-from riskaudit.studies.directions.informed import StackedJacobian, Weighing
-from riskaudit.studies.directions.layers import effective_dimension, layer_places
+from riskaudit.studies.directions.decomposition import effective_dimension, layer_places
 from riskaudit.studies.directions.optimal_noise import (
     layered_covariance,
     per_layer,
@@ -38,6 +37,7 @@ from riskaudit.studies.directions.optimal_noise import (
     water_filled,
 )
 from riskaudit.studies.directions.record import DirectionsStudy
+from riskaudit.studies.directions.shaped_noise import StackedJacobian, Weighing
 
 TAU = 0.3
 

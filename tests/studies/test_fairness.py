@@ -26,12 +26,12 @@ from riskaudit.results import (
     SolverEvidence,
     Tool,
 )
-from riskaudit.statistics.inequality import gini
+from riskaudit.statistics.summaries import gini
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.fairness.record import FairnessStudy
 from riskaudit.studies.fairness.run import fairness, fairness_study, with_fairness
+from riskaudit.studies.rows import strongest
 from riskaudit.studies.verify.record import VerifyStudy
-from riskaudit.studies.verify.strongest import strongest
 
 
 def row(place: int, rmse: float | Estimate | None, revealed: float | None = None, **changes: Any) -> SampleRow:

@@ -15,7 +15,7 @@ from riskaudit.audit import AuditSettings
 from riskaudit.errors import SettingsError
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.results import Estimate
-from riskaudit.statistics.medians import compare_medians
+from riskaudit.statistics.groups import compare_medians
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.initialization import run as module
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize

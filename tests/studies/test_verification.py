@@ -27,8 +27,7 @@ from riskaudit.studies.base import StudyRun
 from riskaudit.studies.control import control
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.record import VerifyStudy
-from riskaudit.studies.verify.run import verify
-from riskaudit.studies.verify.tuning import split_for_tuning, tuned
+from riskaudit.studies.verify.run import split_for_tuning, tuned, verify
 
 
 def study_of(result: AuditResult) -> VerifyStudy:

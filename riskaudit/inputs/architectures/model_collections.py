@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 
 from riskaudit.errors import ArchitectureError
-from riskaudit.inputs.architectures.inference import matching_sizes, reference_shapes
-from riskaudit.inputs.architectures.registry import Shapes, register_collection
+from riskaudit.inputs.architectures.registry import Shapes, matching_sizes, reference_shapes, register_collection
 from riskaudit.inputs.text import clean
 from riskaudit.torchvision_compat import import_torchvision
 

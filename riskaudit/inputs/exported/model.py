@@ -18,8 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from riskaudit.errors import CheckpointError
 from riskaudit.inputs.exported.archive import ExportedArchive
 from riskaudit.inputs.exported.budget import on_shapes_alone, shape_of, without_values
-from riskaudit.inputs.exported.steps import read_steps
-from riskaudit.inputs.exported.values import DEVICE, DTYPE, EXPORT_ADVICE, ValueName, read_argument
+from riskaudit.inputs.exported.steps import DEVICE, DTYPE, EXPORT_ADVICE, ValueName, read_argument, read_steps
 from riskaudit.inputs.text import clean
 
 # How many shapes of inputs are remembered as checked.

@@ -18,9 +18,8 @@ from numpy.lib import format as npy
 
 from riskaudit.errors import InputError, SamplesError
 from riskaudit.inputs.arrays import MAX_INPUT_BYTES
-from riskaudit.inputs.layouts import sample_keys
 from riskaudit.inputs.readers.archives import checked_members
-from riskaudit.inputs.reading import Reading
+from riskaudit.inputs.reading import Reading, sample_keys
 from riskaudit.inputs.text import clean
 
 _MAX_WORD_BYTES = 256 * 2**20
@@ -42,10 +41,9 @@ def read_npz(path: Path, reading: Reading) -> dict[str, Any]:
     lengths: dict[str, int] = {}
     for key in wanted:
         rows = None if key == "class_names" else reading.limit
-        with _naming(f"{clean(key, 20)} in {name}", SamplesError), zipfile.ZipFile(path) as archive:
-            with archive.open(arrays[key]) as stream:
-                whole_words = reading.classes is None and key != "ids"
-                result[key], lengths[key] = _read_array(stream, arrays[key].file_size, rows, whole_words=whole_words)
+        size, whole_words = arrays[key].file_size, reading.classes is None and key != "ids"
+        with _member(path, arrays[key], f"{clean(key, 20)} in {name}", SamplesError) as stream:
+            result[key], lengths[key] = _read_array(stream, size, rows, whole_words=whole_words)
     lengths.pop("class_names", None)
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{length} {clean(key, 20)}" for key, length in lengths.items())
@@ -64,9 +62,8 @@ def read_named_arrays(path: Path, error: type[InputError]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for member, info in members.items():
         key = member.removesuffix(".npy")
-        with _naming(f"{clean(key, 20)} in {name}", error), zipfile.ZipFile(path) as archive:
-            with archive.open(info) as stream:
-                arrays[key], _ = _read_array(stream, info.file_size, None)
+        with _member(path, info, f"{clean(key, 20)} in {name}", error) as stream:
+            arrays[key], _ = _read_array(stream, info.file_size, None)
     return arrays
 
 
@@ -78,6 +75,12 @@ def read_npy(path: Path, limit: int | None) -> np.ndarray[Any, Any]:
     """
     with _naming(clean(path.name), SamplesError), path.open("rb") as stream:
         return _read_array(stream, path.stat().st_size, limit)[0]
+
+
+@contextmanager
+def _member(path: Path, info: zipfile.ZipInfo, array: str, error: type[InputError]) -> Iterator[IO[bytes]]:
+    with _naming(array, error), zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+        yield stream
 
 
 @contextmanager

@@ -26,9 +26,8 @@ from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
-from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.rows import AttackRow, Control, strongest
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.strongest import strongest
 from riskaudit.version import __version__
 
 Prediction = Literal["map_rmse", "posterior_rmse"]

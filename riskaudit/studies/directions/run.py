@@ -28,10 +28,17 @@ from riskaudit.jacobian import JacobianMaker
 from riskaudit.results import AuditResult, Record, Status
 from riskaudit.sensitivity import Plan
 from riskaudit.sensitivity.linearisation import sample_generator
-from riskaudit.statistics.slopes import scaling
+from riskaudit.statistics.rank_correlation import scaling
 from riskaudit.studies.base import Study, StudyRun, identity_of
-from riskaudit.studies.directions.decomposition import QUANTILE_SHARES, Decomposition, decompose
-from riskaudit.studies.directions.layers import Places, exact_rows, layer_places, probed_rows
+from riskaudit.studies.directions.decomposition import (
+    QUANTILE_SHARES,
+    Decomposition,
+    Places,
+    decompose,
+    exact_rows,
+    layer_places,
+    probed_rows,
+)
 from riskaudit.studies.directions.perturbations import attacked, perturbations
 from riskaudit.studies.directions.record import (
     DirectionAgreement,

@@ -28,9 +28,17 @@ from riskaudit.statistics.groups import (
     least_p_value,
     pair_tests,
 )
-from riskaudit.statistics.inequality import gini, lorenz_curve, top_share
 from riskaudit.statistics.rank_correlation import rank_correlation
-from riskaudit.statistics.summaries import GROUP_CONFIDENCE, Measure, ends_of, grouped, values_by_group
+from riskaudit.statistics.summaries import (
+    GROUP_CONFIDENCE,
+    Measure,
+    ends_of,
+    gini,
+    grouped,
+    lorenz_curve,
+    top_share,
+    values_by_group,
+)
 from riskaudit.studies.fairness.record import (
     ATTACK_RMSE,
     NO_GROUP,
@@ -43,8 +51,8 @@ from riskaudit.studies.fairness.record import (
     LorenzPoint,
     SampleExposure,
 )
+from riskaudit.studies.rows import strongest
 from riskaudit.studies.verify.record import VerifyStudy
-from riskaudit.studies.verify.strongest import strongest
 
 # A sample with less of the average's protection than this is one that the average hides.
 THRESHOLD = 0.1

@@ -24,7 +24,7 @@ from riskaudit.errors import RiskauditError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean, listing
 from riskaudit.results import AuditResult, SampleRow
-from riskaudit.statistics.medians import ComparedMedian, compare_medians
+from riskaudit.statistics.groups import ComparedMedian, compare_medians
 from riskaudit.studies.base import StudyRun, identity_of
 from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.initialization.record import TITLES, InitializationRow, InitializationStudy, InitializationTrial

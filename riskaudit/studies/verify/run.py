@@ -3,36 +3,50 @@
 The audit is made first, at every noise level; then attacks run on the same draws of the noise; then the two are
 held against each other per noise level, since pooling levels would inflate every correlation
 (docs/theory.md, section 6).
+
+Where asked for, an attack's hyper-parameters are first chosen from its small grid, on samples that are not reported:
+the candidate with the least mean RMSE wins. Choosing by the truth is the auditor's privilege, on samples of which
+nothing is claimed. It makes attacks stronger, so predictions have to hold against more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from typing_extensions import override
 
-from riskaudit.attacks import Attack
+from riskaudit.attacks import Attack, AttackNotApplicable
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
-from riskaudit.engine import Interrupted, Trial, make_engine, progress_after
+from riskaudit.engine import Engine, Interrupted, Journal, Trial, make_engine, progress_after
+from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.metrics import Metric, metric_notes, prior_only
+from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
 from riskaudit.sensitivity.success import PREDICTED_RMSE
-from riskaudit.studies.attacking import attack_trials, batches, hyper_parameters, metrics_of, noise_levels, rows_of
+from riskaudit.studies.attacking import (
+    Target,
+    attack_trials,
+    batches,
+    hyper_parameters,
+    metrics_of,
+    noise_levels,
+    reconstruct,
+    rows_of,
+)
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Control
-from riskaudit.studies.settings import AttackSettings
+from riskaudit.studies.settings import AttackSettings, with_fields
 from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
 from riskaudit.studies.verify.record import AttackerKnowledge, Prediction, PriorOnly, VerifyStudy
-from riskaudit.studies.verify.tuning import tuned
 
 METRICS = ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")
 # The proxy of each loss that attacks minimise (Hong et al., AAAI 2024).
@@ -223,3 +237,74 @@ def _own_and_other(attacks: Mapping[str, Attack]) -> dict[str, tuple[str, str]]:
             other = next(loss for loss in MATCHING_PROXIES if loss != attack.matching)
             pairs[name] = (MATCHING_PROXIES[attack.matching], MATCHING_PROXIES[other])
     return pairs
+
+
+# Samples that are looked at beyond the reported ones.
+NUM_SAMPLES = 8
+
+
+def split_for_tuning(samples: Samples, limit: int | None) -> tuple[Samples, Samples]:
+    """The samples to report, and those after them to tune on.
+
+    Raises:
+        SettingsError: none are left over.
+    """
+    if limit is None or len(samples) <= limit:
+        raise SettingsError(
+            f"`tune` needs samples beyond those reported; give a `limit` below the {len(samples)} of {samples.name}"
+        )
+    return samples.select(list(range(limit))), samples.select(list(range(limit, len(samples))))
+
+
+def tuned(
+    attacks: Mapping[str, Attack], client: Client, tuning_samples: Samples | None, engine: Engine, journal: Journal
+) -> dict[str, Attack]:
+    """Every attack with the candidate of its grid that did best.
+
+    Raises:
+        SettingsError: there are no samples to tune on, or they are among those reported.
+    """
+    if tuning_samples is None or not len(tuning_samples):
+        raise SettingsError("`tune` needs samples beyond those reported; lower `limit` or add data")
+    trials = [TuningTrial(name, attack, tuning_samples) for name, attack in attacks.items()]
+    best = engine.map(trials, client, journal)
+    return {
+        name: with_fields(attack, dict(attack.grid[position]))
+        for (name, attack), position in zip(attacks.items(), best, strict=True)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class TuningTrial(Trial[Client]):
+    """The choice for one attack, on samples of its own; gives a position in the attack's grid."""
+
+    name: str
+    attack: Attack
+    samples: Samples
+
+    @property
+    @override
+    def key(self) -> str:
+        return f"tuning {self.name}"
+
+    @property
+    @override
+    def size(self) -> int:
+        return 0
+
+    @override
+    def run(self, client: Client) -> int:
+        grid = self.attack.grid
+        if len(grid) == 1 or self.attack.oracle_start:
+            return 0
+        target = Target.of(replace(client, samples=self.samples), None, labels_known=True)
+        indices = list(range(len(self.samples)))
+        truth = target.client.batch(indices).inputs
+        errors = []
+        for candidate in grid:
+            try:
+                reconstruction = reconstruct(with_fields(self.attack, dict(candidate)), target, indices)
+            except AttackNotApplicable:
+                return 0
+            errors.append(float(mean_squared_error(reconstruction.inputs, truth).sqrt().mean()))
+        return min(range(len(errors)), key=errors.__getitem__)

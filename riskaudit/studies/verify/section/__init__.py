@@ -15,7 +15,7 @@ from riskaudit.results.facts import Facts
 from riskaudit.studies.rows import AttackRow, Control
 from riskaudit.studies.verify.section.agreement import agreement_blocks
 from riskaudit.studies.verify.section.corridor import attacked_finding, corridor_blocks
-from riskaudit.studies.verify.section.pictures import reconstruction_blocks, shown_reconstructions
+from riskaudit.studies.verify.section.figures import reconstruction_blocks, shown_reconstructions
 from riskaudit.studies.verify.section.reading import REFERENCE_NOTE, AttackStudy, at_noise, read_attack_study
 
 

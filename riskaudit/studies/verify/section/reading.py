@@ -11,9 +11,8 @@ from riskaudit.document.cells import number_cell
 from riskaudit.formatting import count, given, short
 from riskaudit.results import Estimate
 from riskaudit.results.facts import Facts
-from riskaudit.studies.rows import AttackRow
+from riskaudit.studies.rows import AttackRow, strongest
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, Prediction, Reliability, VerifyStudy
-from riskaudit.studies.verify.strongest import strongest
 
 # The best stand-in first: what an attack's RMSE is laid beside.
 _PREDICTED = ("map_rmse", "predicted_rmse", "posterior_rmse", "map_i2f", "i2f")
