@@ -22,9 +22,10 @@ from benchmarks.tables import Table
 from benchmarks.training import lenet
 from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
-from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.directions.record import DirectionsStudy
+from riskaudit.studies.directions.run import directions_study
+from riskaudit.studies.settings import DirectionSettings
 
 FIRST = 100
 

@@ -18,9 +18,9 @@ from benchmarks.tables import Spread, Table
 from benchmarks.training import lenet
 from riskaudit.audit import AuditSettings
 from riskaudit.inputs import load_samples
-from riskaudit.studies import initialization_study
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.initialization.record import InitializationStudy
+from riskaudit.studies.initialization.run import initialization_study
 from riskaudit.studies.rows import Quartiles
 
 NAMES = ("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")

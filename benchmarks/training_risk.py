@@ -24,9 +24,9 @@ from benchmarks.training import accuracy, lenet, train
 from riskaudit.audit import AuditSettings
 from riskaudit.inputs import Checkpoint, Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
-from riskaudit.studies import training_study
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.training.record import TrainingStudy
+from riskaudit.studies.training.run import training_study
 
 ATTACKS = ("gauss-newton", "local")
 

@@ -12,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
-from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.directions.record import DirectionsStudy
+from riskaudit.studies.directions.run import directions_study
+from riskaudit.studies.settings import DirectionSettings
 
 
 def main(folder: Path) -> None:

@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
-from riskaudit.studies import fairness_study
 from riskaudit.studies.fairness.record import FairnessStudy
+from riskaudit.studies.fairness.run import fairness_study
 
 
 def main(folder: Path) -> None:

@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import riskaudit
-from riskaudit.studies import initialization_study
 from riskaudit.studies.initialization.record import InitializationStudy
+from riskaudit.studies.initialization.run import initialization_study
 
 
 def main(folder: Path) -> None:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 import riskaudit
 from riskaudit.inputs.architectures import get_architecture
-from riskaudit.studies import training_study
 from riskaudit.studies.training.record import TrainingStudy
+from riskaudit.studies.training.run import training_study
 
 STEPS = (0, 20, 100)
 

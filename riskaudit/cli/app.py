@@ -40,7 +40,6 @@ COMMANDS = {
 
 @cache
 def _built(name: str) -> Any:
-    """A command with its options, as click has it."""
     module, _, attribute = COMMANDS[name].partition(":")
     function = getattr(import_module(module), attribute)
     if isinstance(function, typer.Typer):

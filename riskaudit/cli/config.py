@@ -73,7 +73,6 @@ def read_config(ctx: typer.Context, given: Path | None) -> Path | None:
 
 
 def _configurable(command: Any) -> dict[str, Any]:
-    """Parameters by the names of their long options, with underscores."""
     return {
         option.removeprefix("--").replace("-", "_"): parameter
         for parameter in command.params
@@ -84,7 +83,6 @@ def _configurable(command: Any) -> dict[str, Any]:
 
 
 def _configurable_elsewhere(ctx: Any) -> set[str]:
-    """Options of the other commands of the group, which share the file."""
     group = ctx.parent.command if ctx.parent is not None else ctx.command
     names = group.list_commands(ctx.parent) if hasattr(group, "list_commands") else []
     commands = [group.get_command(ctx.parent, name) for name in names]

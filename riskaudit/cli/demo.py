@@ -49,5 +49,4 @@ def demo(
 
 
 def _holds(content: bytes, path: Path) -> bool:
-    """Whether a file holds just this."""
     return path.stat().st_size == len(content) and path.read_bytes() == content

@@ -41,7 +41,6 @@ def _command_names(ctx: Any) -> list[str]:
 
 
 def _file_name(path: str) -> str:
-    """A path, or the path in ``file.py:name``, without its folder."""
     return Path(path).name or "."
 
 

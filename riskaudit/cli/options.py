@@ -105,7 +105,6 @@ def _position(given: Given) -> tuple[bool, int]:
 
 @cache
 def _parameter(name: str, model: type[Settings]) -> inspect.Parameter:
-    """A field as typer declares an option or an argument."""
     field, given = fields_of(model)[name], model.given()[name]
     kind, repeated = _kind(field.annotation, given)
     optional = repeated or "commas" in given or NoneType in get_args(field.annotation)
@@ -128,7 +127,6 @@ def _parameter(name: str, model: type[Settings]) -> inspect.Parameter:
 
 
 def _kind(annotation: Any, given: Given) -> tuple[Any, bool]:
-    """The type of one value as typer knows it, and whether the option is repeated."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kind(get_args(annotation)[0], given)
@@ -142,7 +140,6 @@ def _kind(annotation: Any, given: Given) -> tuple[Any, bool]:
 
 
 def _filled(model: type[Settings], values: dict[str, Any], omit: Collection[str]) -> Settings:
-    """A model with the values of the command line."""
     filled: dict[str, Any] = {}
     for name, given in model.given().items():
         value = None if name in omit else values.pop(name)
@@ -167,7 +164,6 @@ def _value(name: str, value: Any, given: Given, annotation: Any) -> Any:
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
-    """The plain types that a type is made of."""
     yield annotation
     for part in get_args(annotation):
         yield from _leaves(part)

@@ -88,6 +88,5 @@ def fit(
 
 
 def _is_prior(path: Path) -> bool:
-    """Whether a file begins with the header of a prior."""
     with path.open("rb") as stream:
         return PRIOR_KEY in stream.read(2**16)

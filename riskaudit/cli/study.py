@@ -217,7 +217,6 @@ def _groups(file: Path, job: Job) -> dict[str, str]:
 
 
 def _same_release(result: AuditResult, earlier: AuditResult) -> bool:
-    """Whether attacks on an earlier audit are attacks on this one."""
     identities = [
         (audit.checkpoint.sha256, audit.data.sha256, audit.release, [row.id for row in audit.samples])
         for audit in (result, earlier)

@@ -17,7 +17,6 @@ VERDICTS = ("high", "medium", "low", "not_assessed")
 
 
 def _span(estimate: Estimate, show: Callable[[float], str]) -> str:
-    """A value with its interval, where there is one."""
     shown = "unknown" if estimate.value is None else show(estimate.value)
     if estimate.low is None or estimate.high is None:
         return shown
@@ -56,7 +55,6 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
 
 
 def _print_verify(study: VerifyStudy) -> None:
-    """The positive control, and how the strongest attack compares with its prediction."""
     control = study.control
     words = {
         "passed": "positive control passed: the attacks reconstruct an undefended network",

@@ -213,7 +213,6 @@ def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
 
 
 def _content(path: Path, zipped: bool) -> object:
-    """What a file with weights holds, by its content's format."""
     suffix = path.suffix.lower()
     if zipped and suffix == ".npz":
         return read_named_arrays(path, CheckpointError)

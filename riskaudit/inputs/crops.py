@@ -98,7 +98,6 @@ def _whole_grid(height: int, width: int) -> list[_Grid]:
 
 @cache
 def _crop_grids(height: int, width: int) -> list[_Grid]:
-    """Windows of several sizes in images of these sides."""
     grids = []
     for side in CROP_SIDES:
         offsets = torch.linspace(0, 1 - side, 1 + max(1, round((1 - side) / CROP_STEP)))

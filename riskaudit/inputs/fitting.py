@@ -112,7 +112,6 @@ def _with_one_output(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> Ch
 
 
 def _outputs(checkpoint: Checkpoint, inputs: Tensor) -> object | None:
-    """What the model returns, None where it can't take the inputs."""
     try:
         with torch.no_grad():
             outputs: object = checkpoint.model(inputs.to(next(checkpoint.model.parameters())))

@@ -285,7 +285,6 @@ def _check_ties(match: Match, tensors: Mapping[str, Tensor], ties: Mapping[str, 
 def _misfit(
     tensors: Mapping[str, Tensor], expected: Shapes, pool: list[_Candidate], name: str, arch: str, chosen: str | None
 ) -> str:
-    """Why nothing in a file fits a model, and what to do."""
     if chosen is not None and not pool:
         tops = sorted({key.partition(".")[0] for key in tensors})
         return (

@@ -246,7 +246,6 @@ def _from_pair_or_mapping(
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether a value is one sample with its target, and not a whole array of either."""
     if not isinstance(value, tuple | list) or len(value) != 2 or not isinstance(value[0], Tensor):
         return False
     return isinstance(value[1], int | float | str) or (isinstance(value[1], Tensor) and value[1].ndim == 0)

@@ -129,7 +129,6 @@ def _gaussian(side: int, std: float) -> Tensor:
 
 
 def _margin(images: Tensor) -> int:
-    """Largest shift of images [..., h, w]."""
     return min(MAX_SHIFT, min(images.shape[-2:]) // 8)
 
 

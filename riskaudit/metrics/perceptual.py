@@ -33,8 +33,6 @@ _BROKEN = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeErro
 
 
 class _Perceptual(Metric):
-    """LPIPS with one backbone."""
-
     units = "0 = identical"
     source = "Zhang et al., CVPR 2018"
     network: ClassVar[str]

@@ -109,7 +109,6 @@ def fit_gaussian(inputs: Tensor, components: int, origin: Origin) -> GaussianPri
 
 
 def _varied(inputs: Tensor) -> bool:
-    """Whether inputs [N, *S] differ."""
     return bool((inputs != inputs[:1]).any())
 
 

@@ -34,8 +34,6 @@ _MEND = "fit it again with riskaudit prior fit"
 
 
 class _Header(BaseModel):
-    """What the header says."""
-
     model_config = ConfigDict(strict=True, extra="ignore")
 
     version: int

@@ -84,7 +84,6 @@ def build_document(
 
 
 def _with_studies(section: Section, facts: Facts) -> Section:
-    """A section with what studies add to it, and in the evidence why some can't be read."""
     blocks = list(section.blocks)
     for name in STUDIES:
         parts: Mapping[str, Callable[[Facts], list[Block]]] = resolve_name(f"riskaudit.studies.{name}.section:PARTS")

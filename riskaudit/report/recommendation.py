@@ -77,7 +77,6 @@ class Recommendation:
 
 
 def _without_option(words: list[str], option: str) -> list[str]:
-    """A command without an option and its values, however often it was given."""
     return [
         word
         for place, word in enumerate(words)

@@ -24,7 +24,9 @@ from riskaudit.engine import ProcessEngine, SerialEngine
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint
 from riskaudit.results import AuditResult
-from riskaudit.studies import AttackSettings, StudyRun, initialization_study
+from riskaudit.studies.base import StudyRun
+from riskaudit.studies.initialization.run import initialization_study
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.run import verify
 
 # What differs between two runs of the same command.

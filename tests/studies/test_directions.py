@@ -26,7 +26,6 @@ from riskaudit.inputs.architectures.registry import ARCHITECTURES
 from riskaudit.release import PerSampleRelease
 from riskaudit.results import AuditResult
 from riskaudit.statistics.rank_correlation import scaling
-from riskaudit.studies import DirectionSettings, directions_study
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.directions.decomposition import effective_dimension, layer_places
 from riskaudit.studies.directions.optimal_noise import (
@@ -37,7 +36,9 @@ from riskaudit.studies.directions.optimal_noise import (
     water_filled,
 )
 from riskaudit.studies.directions.record import DirectionsStudy
+from riskaudit.studies.directions.run import directions_study
 from riskaudit.studies.directions.shaped_noise import StackedJacobian, Weighing
+from riskaudit.studies.settings import DirectionSettings
 
 TAU = 0.3
 

@@ -128,7 +128,6 @@ class ExportedModel(nn.Module):
             ) from cause
 
     def _given(self, x: Tensor) -> dict[str, Any]:
-        """Values of the graph's inputs by name."""
         values: dict[str, Any] = dict(self._constants)
         values[self.input_name] = x
         for graph_name, path in self._places:
@@ -177,7 +176,6 @@ def _loaded(source: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _last_size(graph: Mapping[str, Any], output: Any) -> int | None:
-    """Last size of the output where the program fixes it: the number of classes."""
     sizes = graph["tensor_values"][output.name]["sizes"] if isinstance(output, ValueName) else []
     return int(sizes[-1]["as_int"]) if sizes and "as_int" in sizes[-1] else None
 

@@ -240,7 +240,6 @@ class Operator:
 
 
 def _fits(kind: str, value: Any) -> bool:
-    """Whether a value has a type of an operator's schema."""
     if kind == "Tensor":
         return isinstance(value, Tensor)
     if kind.startswith("List["):

@@ -196,7 +196,6 @@ def _labels(file: Any, column: str, taken: int, reading: Reading, name: str) -> 
 
 
 def _batches(file: Any, columns: list[str], num_rows: int) -> Iterator[Any]:
-    """The first rows of the columns, batch by batch."""
     remaining = num_rows
     for batch in file.iter_batches(columns=columns, batch_size=min(num_rows, _BATCH_ROWS), use_threads=False):
         part = batch.slice(0, remaining)

@@ -104,7 +104,6 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
 
 
 def _average_of_intervals(facts: Facts) -> Paragraph:
-    """What can be said where some intervals are too wide for a point value."""
     text = (
         f"The mean revealed fraction lies within {facts.words('revealed_fraction', statistics.fmean)}, that of the "
         f"most exposed sample within {facts.words('revealed_fraction', max)}. "
@@ -185,7 +184,6 @@ def _status_cell(row: SampleRow) -> Cell:
 
 
 def _ranks(facts: Facts, row: SampleRow) -> str:
-    """The ranks that a sample may have, where intervals leave some open."""
     first, last = facts.rank_ranges.get(row.id, (0, 0))
     return "" if not last else f"rank {first:,}" if first == last else f"ranks {first:,} to {last:,}"
 

@@ -189,7 +189,6 @@ def _successes(facts: Facts) -> list[_Success]:
 
 
 def _cautious(success: SuccessProbability) -> float:
-    """The upper end of a probability, where there is one."""
     value = success.probability if success.high is None else success.high
     return 1.0 if value is None else value
 
@@ -257,7 +256,6 @@ def _success_caption(facts: Facts, bounded: bool) -> str:
 
 
 def _at_most(value: float, end: float) -> str:
-    """A value, with the end of its interval where that differs."""
     return number(value) if end <= value else f"{number(value)}, at most {number(end)}"
 
 

@@ -112,8 +112,6 @@ def _need_paragraph(facts: Facts) -> Paragraph:
 
 @dataclass(frozen=True)
 class _Need:
-    """Noise that a target asks for, over the samples."""
-
     target: str
     median_std: float | None
     worst: Estimate | None

@@ -183,15 +183,15 @@ NUM_PROBES = 16
 
 def layer_places(release: Release) -> dict[str, Tensor]:
     """Positions in the released vector by layer, in the model's order."""
-    found: dict[str, list[Tensor]] = {}
+    parts_of: dict[str, list[Tensor]] = {}
     first = 0
     for name, parameter in release.parameters.items():
         # A parametrised weight belongs to the layer that has it, not to what computes it.
         path = takewhile(lambda part: part != "parametrizations", name.split(".")[:-1])
         layer = ".".join(path) or "the model"
-        found.setdefault(layer, []).append(torch.arange(first, first + parameter.numel(), device=release.device))
+        parts_of.setdefault(layer, []).append(torch.arange(first, first + parameter.numel(), device=release.device))
         first += parameter.numel()
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
+    return {layer: torch.cat(parts) for layer, parts in parts_of.items()}
 
 
 def effective_dimension(gram: Tensor, shift: float) -> float:
@@ -205,44 +205,37 @@ def effective_dimension(gram: Tensor, shift: float) -> float:
     return min(float(n), max(0.0, n - shift * float(torch.cholesky_inverse(factor).diagonal().sum())))
 
 
-def exact_rows(sample_id: str, rows: Tensor, hessian: Tensor, places: Places, shift: float) -> list[LayerRow]:
-    """Every layer from J itself.
-
-    Args:
-        sample_id: for the record.
-        rows: J, [P, d], float64.
-        hessian: J^T J, [d, d].
-        places: of the layers' entries.
-        shift: eps.
-    """
-    d = rows.shape[1]
-    total = float(hessian.diagonal().sum())
-    found = []
+def layer_rows(
+    sample_id: str, at: Decomposition, places: Places, shift: float, generator: torch.Generator
+) -> list[LayerRow]:
+    """Every layer from J itself at shift eps; where J isn't held, shares of the trace alone, from probes."""
+    if at.rows is None or at.hessian is None:
+        return _probed_rows(sample_id, at.jacobian, places, generator)
+    d, total = at.dimension, float(at.hessian.diagonal().sum())
+    rows = []
     for layer, entries in places.items():
-        own = rows[entries]
-        gram = own.mT @ own
+        part = at.rows[entries]
+        gram = part.mT @ part
         # The nonzero eigenvalues are those of the smaller product.
-        alone = effective_dimension(gram if len(own) >= d else own @ own.mT, shift)
-        found.append(
+        alone = effective_dimension(gram if len(part) >= d else part @ part.mT, shift)
+        rows.append(
             LayerRow(
                 sample_id=sample_id,
                 layer=layer,
-                num_entries=len(own),
+                num_entries=len(part),
                 revealed=alone / d,
-                revealed_without=effective_dimension(hessian - gram, shift) / d,
+                revealed_without=effective_dimension(at.hessian - gram, shift) / d,
                 information_share=float(gram.diagonal().sum()) / total if total > 0 else None,
                 status="exact",
             )
         )
-    return found
+    return rows
 
 
-def probed_rows(sample_id: str, jacobian: Jacobian, places: Places, generator: torch.Generator) -> list[LayerRow]:
-    """Shares of the trace alone, from probes of one sample's J."""
-    d = jacobian.shape[1]
+def _probed_rows(sample_id: str, jacobian: Jacobian, places: Places, generator: torch.Generator) -> list[LayerRow]:
     traces = dict.fromkeys(places, 0.0)
     for _ in range(NUM_PROBES):
-        signs = 2.0 * torch.randint(2, (1, d), generator=generator, dtype=torch.float64) - 1
+        signs = 2.0 * torch.randint(2, (1, jacobian.shape[1]), generator=generator, dtype=torch.float64) - 1
         pushed = jacobian.matvec(signs.to(dtype=jacobian.dtype, device=jacobian.device))[0].double()
         for layer, entries in places.items():
             traces[layer] += float(pushed[entries].square().sum())

@@ -43,8 +43,8 @@ def posterior_variances(eigenvalues: Vector, variances: Vector, prior_variance: 
     shown = prior_variance * eigenvalues
     total = variances + shown
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Vector = np.where(shown > 0, prior_variance * variances / total, prior_variance)
-    return found
+        remaining: Vector = np.where(shown > 0, prior_variance * variances / total, prior_variance)
+    return remaining
 
 
 def shaped_rmse(eigenvalues: Vector, variances: Vector, prior_variance: float) -> float:
@@ -102,9 +102,9 @@ def per_layer(
         return -float(inverse.diagonal().sum()) / scale, -(slopes - shares * slopes.sum()) / scale
 
     equal = np.log(counts)
-    found = minimize(objective, equal, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "ftol": 1e-10})
-    _, q = variances(np.asarray(found.x, dtype=np.float64))
-    return q, float(np.sqrt(-found.fun * prior_variance))
+    optimum = minimize(objective, equal, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "ftol": 1e-10})
+    _, q = variances(np.asarray(optimum.x, dtype=np.float64))
+    return q, float(np.sqrt(-optimum.fun * prior_variance))
 
 
 def layered_covariance(grams: Sequence[Tensor], variances: Vector, prior_variance: float) -> Tensor:

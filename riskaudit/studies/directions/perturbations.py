@@ -9,6 +9,7 @@ thus 1 / sqrt(l_i): noise along the largest singular direction is all but wasted
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,7 @@ class Perturbation:
     share: float | None = None
     eigenvalue: float | None = None
 
-    def row(self, sample_id: str, found: dict[str, tuple[float | None, Status]]) -> DirectionRow:
+    def row(self, sample_id: str, reached: dict[str, tuple[float | None, Status]]) -> DirectionRow:
         """The record, with RMSE and status per attack."""
         return DirectionRow(
             sample_id=sample_id,
@@ -57,8 +58,8 @@ class Perturbation:
             predicted_rmse=self.predicted,
             status=self.status,
             reason=self.reason,
-            attacked={name: rmse for name, (rmse, _) in found.items() if rmse is not None},
-            attack_status={name: status for name, (_, status) in found.items()},
+            attacked={name: rmse for name, (rmse, _) in reached.items() if rmse is not None},
+            attack_status={name: status for name, (_, status) in reached.items()},
         )
 
 
@@ -111,22 +112,13 @@ def _general(at: Decomposition, name: str, delta: Tensor | None, norm: float) ->
 
 
 def attacked(
-    attacks: dict[str, Attack], client: Client, quiet: JacobianMaker, index: int, deltas: list[Tensor],
+    attacks: dict[str, Attack], client: Client, quiet: JacobianMaker, index: int, deltas: dict[str, Tensor],
     generator: torch.Generator,
-) -> dict[str, list[tuple[float | None, Status]]]:  # fmt: skip
-    """RMSE and status of every attack on one sample's release plus each perturbation, all at once.
-
-    Args:
-        attacks: by name.
-        client: who releases.
-        quiet: makes J of the release without noise.
-        index: of the sample.
-        deltas: [P] each.
-        generator: of the attacks' starts.
-    """
+) -> dict[str, dict[str, tuple[float | None, Status]]]:  # fmt: skip
+    """RMSE and status by perturbation and attack, of all attacks on one sample's release plus each delta [P]."""
     batch = client.batch([index] * len(deltas))
     truth = batch.inputs
-    released = quiet(batch).mean().detach() + torch.stack(deltas).to(truth)
+    released = quiet(batch).mean().detach() + torch.stack(list(deltas.values())).to(truth)
     observation = Observation(
         released=released,
         jacobian=quiet,
@@ -135,17 +127,15 @@ def attacked(
         targets=batch.targets,
         input_range=client.input_range,
     )
-    reached: dict[str, list[tuple[float | None, Status]]] = {}
+    reached: dict[str, dict[str, tuple[float | None, Status]]] = {name: {} for name in deltas}
     for name, attack in attacks.items():
         begun = with_fields(attack, {"start": truth}) if ATTACKS[name].oracle_start else attack
-        try:
+        outcomes: list[tuple[float | None, Status]] = [(None, "not_applicable")] * len(deltas)
+        with contextlib.suppress(AttackNotApplicable):
             reconstruction = begun.run(observation, generator)
-        except AttackNotApplicable:
-            reached[name] = [(None, "not_applicable")] * len(deltas)
-            continue
-        errors = mean_squared_error(reconstruction.inputs, truth).sqrt().tolist()
-        reached[name] = [
-            (error if status != "failed" else None, status)
-            for error, status in zip(errors, reconstruction.status, strict=True)
-        ]
+            errors = mean_squared_error(reconstruction.inputs, truth).sqrt().tolist()
+            pairs = zip(errors, reconstruction.status, strict=True)
+            outcomes = [(error if status != "failed" else None, status) for error, status in pairs]
+        for direction, outcome in zip(deltas, outcomes, strict=True):
+            reached[direction][name] = outcome
     return reached

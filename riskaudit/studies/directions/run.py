@@ -35,9 +35,8 @@ from riskaudit.studies.directions.decomposition import (
     Decomposition,
     Places,
     decompose,
-    exact_rows,
     layer_places,
-    probed_rows,
+    layer_rows,
 )
 from riskaudit.studies.directions.perturbations import attacked, perturbations
 from riskaudit.studies.directions.record import (
@@ -51,7 +50,7 @@ from riskaudit.studies.directions.record import (
     ShapingSummary,
     SpectrumRow,
 )
-from riskaudit.studies.directions.shaped_noise import MOST_FOR_LAYERS, Budget, shaping_row, with_attacks
+from riskaudit.studies.directions.shaped_noise import MOST_FOR_LAYERS, Budget, ShapedNoise
 from riskaudit.studies.settings import AttackSettings, DirectionSettings
 
 # Streams of the samples' random draws, far from those of the audit.
@@ -153,10 +152,12 @@ class SampleTrial(Trial[Client]):
         jacobian = setting.quiet(client.batch([self.index]))
         plan, probes = setting.plan, self._generator(client, PROBE_STREAM)
         decomposition = decompose(jacobian, plan.solver, plan.solver_reason, probes)
+        sample_id, shift = client.samples.ids[self.index], (setting.sigma / setting.budget.prior_std) ** 2
+        layer_probes = self._generator(client, PROBE_STREAM)
         return SampleRecord(
-            spectrum=decomposition.row(client.samples.ids[self.index]),
+            spectrum=decomposition.row(sample_id),
             directions=self._directions(client, setting, decomposition),
-            layers=self._layers(client, setting, decomposition),
+            layers=layer_rows(sample_id, decomposition, setting.layers, shift, layer_probes),
             shaping=self._shaping(client, setting, decomposition) if self.looked_at.shaping else None,
         ).model_dump(mode="json")
 
@@ -167,35 +168,20 @@ class SampleTrial(Trial[Client]):
         """Every perturbation, with what attacks make of those that have a prediction."""
         looked_at, generator = self.looked_at, self._generator(client, DIRECTION_STREAM)
         tried = perturbations(decomposition, setting.norm, looked_at.shares, looked_at.prune_ratio, generator)
-        predicted = {one.name: one.delta for one in tried if one.delta is not None and one.predicted is not None}
-        errors: dict[str, list[tuple[float | None, Status]]] = {}
+        predicted = {each.name: each.delta for each in tried if each.delta is not None and each.predicted is not None}
+        reached: dict[str, dict[str, tuple[float | None, Status]]] = {}
         if self.attacks is not None and predicted:
-            errors = attacked(
-                self.attacks.attacks(), client, setting.quiet, self.index, list(predicted.values()),
-                self._generator(client, ATTACK_STREAM),
-            )  # fmt: skip
-        by_direction = {
-            name: {attack: rows[position] for attack, rows in errors.items()} for position, name in enumerate(predicted)
-        }
-        return [one.row(client.samples.ids[self.index], by_direction.get(one.name, {})) for one in tried]
-
-    def _layers(self, client: Client, setting: Setting, decomposition: Decomposition) -> list[LayerRow]:
-        sample_id = client.samples.ids[self.index]
-        if decomposition.rows is None or decomposition.hessian is None:
-            probes = self._generator(client, PROBE_STREAM)
-            return probed_rows(sample_id, decomposition.jacobian, setting.layers, probes)
-        shift = (setting.sigma / setting.budget.prior_std) ** 2
-        return exact_rows(sample_id, decomposition.rows, decomposition.hessian, setting.layers, shift)
+            attacks, draws = self.attacks.attacks(), self._generator(client, ATTACK_STREAM)
+            reached = attacked(attacks, client, setting.quiet, self.index, predicted, draws)
+        return [each.row(client.samples.ids[self.index], reached.get(each.name, {})) for each in tried]
 
     def _shaping(self, client: Client, setting: Setting, decomposition: Decomposition) -> ShapingRow:
-        layers, budget = setting.layers, setting.budget
-        shaped = shaping_row(client.samples.ids[self.index], decomposition, layers, budget)
-        if self.attacks is None:
-            return shaped.row
-        generator = self._generator(client, SHAPING_STREAM)
-        return with_attacks(
-            shaped, decomposition, layers, budget, client, setting.quiet, self.index, generator, self.attacks.steps
-        )
+        noise = ShapedNoise(decomposition, setting.layers, setting.budget)
+        row = noise.predictions(client.samples.ids[self.index])
+        if self.attacks is None or row.status != "exact":
+            return row
+        draws, steps = self._generator(client, SHAPING_STREAM), self.attacks.steps
+        return row.model_copy(update={"attacks": noise.attacks(client, setting.quiet, self.index, draws, steps)})
 
 
 @dataclass(frozen=True)
@@ -215,10 +201,10 @@ class Directions(Study[DirectionsStudy]):
         samples = [SampleRecord.model_validate(result) for result in results]
         setting = Setting.of(client, self.looked_at)
         rows = [row for sample in samples for row in sample.directions]
-        layer_rows = [row for sample in samples for row in sample.layers]
+        layers = [row for sample in samples for row in sample.layers]
         shaping = [sample.shaping for sample in samples if sample.shaping is not None]
         all_exact = all(sample.spectrum.status == "exact" for sample in samples)
-        all_layers_exact = all(row.status == "exact" for row in layer_rows)
+        all_layers_exact = all(row.status == "exact" for row in layers)
         attacks = [] if self.attacks is None else list(self.attacks.attacks())
         summaries = [
             _shaping_summary(scheme, [row for row in shaping if scheme in row.predicted]) for scheme in SCHEMES
@@ -237,8 +223,8 @@ class Directions(Study[DirectionsStudy]):
             spectra=[sample.spectrum for sample in samples],
             directions=rows,
             agreement=[_agreement(name, rows, client.settings.seed) for name in attacks],
-            layers=_layer_summaries(layer_rows),
-            layer_rows=layer_rows,
+            layers=_layer_summaries(layers),
+            layer_rows=layers,
             shaping=shaping,
             shaping_summary=[summary for summary in summaries if summary is not None],
             layers_reason=None
@@ -289,7 +275,7 @@ def _layer_summaries(rows: list[LayerRow]) -> list[LayerSummary]:
     groups: dict[str, list[LayerRow]] = {}
     for row in rows:
         groups.setdefault(row.layer, []).append(row)
-    return [_layer_summary(layer_rows) for layer_rows in groups.values()]
+    return [_layer_summary(members) for members in groups.values()]
 
 
 def _layer_summary(rows: list[LayerRow]) -> LayerSummary:

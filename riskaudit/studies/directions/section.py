@@ -134,7 +134,6 @@ def _ritz_table(study: DirectionsStudy) -> Table:
 
 
 def _middle(values: Iterable[float | None]) -> float | None:
-    """The median of what is known, None where nothing is."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
 

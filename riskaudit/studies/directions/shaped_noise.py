@@ -16,8 +16,8 @@ attack. What it finds is the optimum nearest to the truth: the error of an optim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -28,7 +28,7 @@ from typing_extensions import override
 from riskaudit.attacks import Observation
 from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule, status_of
 from riskaudit.audit.client import Client
-from riskaudit.jacobian import Jacobian, JacobianFactory, JacobianMaker
+from riskaudit.jacobian import Jacobian, JacobianFactory
 from riskaudit.priors.base import BoundPrior, Prior
 from riskaudit.release import Batch, Release
 from riskaudit.results import Status
@@ -39,6 +39,8 @@ from riskaudit.studies.directions.record import Attacker, Scheme, ShapingAttack,
 # Entries without noise are taken for entries with this share of the isotropic noise's std: nothing is exact.
 FLOOR = 1e-2
 STEPS, PRODUCTS, FORCING, TOLERANCE = 30, 60, 1e-2, 1e-4
+# The optimum over layers takes dozens of inverses of d x d.
+MOST_FOR_LAYERS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,22 @@ class Weighing:
         if self.basis is None or self.inside is None:
             return scaled
         return scaled + self.basis @ ((self.inside - self.outside).reshape(-1, 1) * (self.basis.mT @ columns))
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A draw of noise [P], and what who knows its law makes of it.
+
+    Attributes:
+        delta: the noise, [P].
+        weighing: A.
+        root: eigenvectors [d, k] and eigenvalues [k] of the preconditioner (J^T A^2 J + I / tau^2)^(-1/2), which is
+            tau beyond them.
+    """
+
+    delta: Tensor
+    weighing: Weighing
+    root: tuple[Tensor, Tensor]
 
 
 @final
@@ -108,8 +126,6 @@ class StackedJacobian(Jacobian):
 
 @dataclass(frozen=True, eq=False)
 class _StackedFactory(JacobianFactory):
-    """Makes the stacked Jacobian."""
-
     quiet: JacobianFactory
     weighing: Weighing
     prior_std: float
@@ -125,28 +141,13 @@ class _StackedFactory(JacobianFactory):
 
 
 def informed_error(
-    quiet: JacobianFactory,
-    batch: Batch,
-    delta: Tensor,
-    weighing: Weighing,
-    prior: Prior,
-    prior_std: float,
-    root: tuple[Tensor, Tensor],
-    steps: int | None = None,
+    quiet: JacobianFactory, batch: Batch, delta: Tensor, shape: Shape, prior: Prior, prior_std: float, steps: int | None
 ) -> tuple[float | None, Status]:
-    """RMSE and status of one sample's attack.
+    """RMSE and status of an attack on one sample's release with noise delta [P], by who takes it for of this shape.
 
-    Args:
-        quiet: makes J of the release without noise.
-        batch: the sample.
-        delta: the noise, [P].
-        weighing: A.
-        prior: whose mean counts.
-        prior_std: tau.
-        root: eigenvectors [d, k] and eigenvalues [k] of the preconditioner (J^T A^2 J + I / tau^2)^(-1/2), which is
-            tau beyond them.
-        steps: of Levenberg-Marquardt at most.
+    ``quiet`` makes J of the release without noise; of the prior the mean counts, and ``prior_std``, tau.
     """
+    weighing, (vectors, values) = shape.weighing, shape.root
     truth = batch.inputs.flatten(1)
     mean = prior.bind(batch.targets, truth).mean
     released = quiet(batch).mean().detach()[0].double() + delta
@@ -158,7 +159,6 @@ def informed_error(
         prior=prior,
         targets=batch.targets,
     )
-    vectors, values = root
 
     def precondition(vector: Tensor) -> Tensor:
         along = vector.double() @ vectors
@@ -176,10 +176,6 @@ def informed_error(
     if status == "failed":
         return None, status
     return float((problem.inputs(state.point) - truth).double().square().mean().sqrt()), status
-
-
-# The optimum over layers takes dozens of inverses of d x d.
-MOST_FOR_LAYERS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,106 +199,106 @@ class Budget:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shape:
-    """A draw of one scheme's noise [P], the weights of who knows it, and of the matching preconditioner."""
+class ShapedNoise:
+    """Noise in several shapes on one sample, whose J is taken apart in ``at``."""
 
-    delta: Tensor
-    weighing: Weighing
-    root: tuple[Tensor, Tensor]
+    at: Decomposition
+    places: Places
+    budget: Budget
 
+    @cached_property
+    def _layers(self) -> dict[str, Tensor]:
+        """Entries of the layers that carry noise; none where their optimum isn't computed."""
+        if self.at.rows is None or self.at.dimension > MOST_FOR_LAYERS:
+            return {}
+        return {name: entries for name, entries in self.places.items() if float(self.budget.noisy[entries].sum()) > 0}
 
-@dataclass(frozen=True, eq=False)
-class Shaping:
-    """Noise in several shapes on one sample."""
+    @cached_property
+    def _grams(self) -> list[Tensor]:
+        rows = self.at.rows
+        return [] if rows is None else [rows[entries].mT @ rows[entries] for entries in self._layers.values()]
 
-    row: ShapingRow
-    filled: Vector
-    variances: Vector
+    @cached_property
+    def _filled(self) -> tuple[Vector, float]:
+        return water_filled(self.at.values.cpu().numpy(), self.budget.prior_std**2, self.budget.power)
 
+    @cached_property
+    def _layered(self) -> tuple[Vector, float]:
+        sizes = [int(self.budget.noisy[entries].sum()) for entries in self._layers.values()]
+        return per_layer(self._grams, sizes, self.budget.prior_std**2, self.budget.power)
 
-def shaping_row(sample_id: str, at: Decomposition, places: Places, budget: Budget) -> Shaping:
-    """Predictions of one sample."""
-    if at.status != "exact" or not len(at.values):
-        reason = at.reason or "H is zero: no noise is needed"
-        row = ShapingRow(sample_id=sample_id, predicted={}, water_level=None, status="not_applicable", reason=reason)
-        return Shaping(row, np.zeros(0), np.zeros(0))
-    values, tau2 = at.values.cpu().numpy(), budget.prior_std**2
-    lost = at.dimension - len(values)
-    power, rank = budget.power, len(values)
+    def predictions(self, sample_id: str) -> ShapingRow:
+        """The record without attacks."""
+        at, tau2, sigma = self.at, self.budget.prior_std**2, self.budget.noise_std
+        values, power = at.values.cpu().numpy(), self.budget.power
+        rank, lost = len(values), at.dimension - len(values)
+        if at.status != "exact" or not rank:
+            reason = at.reason or "H is zero: no noise is needed"
+            return ShapingRow(
+                sample_id=sample_id, predicted={}, water_level=None, status="not_applicable", reason=reason
+            )
 
-    def error(variances: Vector) -> float:
-        # Directions that the release doesn't show keep the prior's variance.
-        return shaped_rmse(np.pad(values, (0, lost)), np.pad(variances, (0, lost)), tau2)
+        def error(variances: Vector) -> float:
+            # Directions that the release doesn't show keep the prior's variance.
+            return shaped_rmse(np.pad(values, (0, lost)), np.pad(variances, (0, lost)), tau2)
 
-    filled, level = water_filled(values, tau2, power)
-    predicted = {
-        "isotropic": error(np.full(rank, budget.noise_std**2)),
-        "in_range": error(np.full(rank, power / rank)),
-        "water_filled": error(filled),
-        "water_filled_in_range": error(water_filled(values, tau2, rank * budget.noise_std**2)[0]),
-    }
-    stds, variances = {}, np.zeros(0)
-    kept = {layer: entries for layer, entries in places.items() if float(budget.noisy[entries].sum()) > 0}
-    if at.rows is not None and at.dimension <= MOST_FOR_LAYERS:
-        grams = [at.rows[entries].mT @ at.rows[entries] for entries in kept.values()]
-        counts = [int(budget.noisy[entries].sum()) for entries in kept.values()]
-        variances, predicted["per_layer"] = per_layer(grams, counts, tau2, power)
-        stds = {layer: float(variance**0.5) for layer, variance in zip(kept, variances, strict=True)}
-    row = ShapingRow(
-        sample_id=sample_id, predicted=predicted, water_level=level, layer_stds=stds, status="exact", reason=at.reason
-    )
-    return Shaping(row, filled, variances)
+        filled, level = self._filled
+        predicted = {
+            "isotropic": error(np.full(rank, sigma**2)),
+            "in_range": error(np.full(rank, power / rank)),
+            "water_filled": error(filled),
+            "water_filled_in_range": error(water_filled(values, tau2, rank * sigma**2)[0]),
+        } | ({"per_layer": self._layered[1]} if self._layers else {})
+        stds = dict(zip(self._layers, (self._layered[0] ** 0.5).tolist(), strict=True)) if self._layers else {}
+        return ShapingRow(
+            sample_id=sample_id,
+            predicted=predicted,
+            water_level=level,
+            layer_stds=stds,
+            status="exact",
+            reason=at.reason,
+        )
 
+    def attacks(
+        self, client: Client, quiet: JacobianFactory, index: int, generator: torch.Generator, steps: int | None
+    ) -> list[ShapingAttack]:
+        """Attacks on one draw of isotropic, water-filled and per-layer noise."""
+        shapes = self._shapes(generator)
+        plain = shapes["isotropic"]
+        pairs: list[tuple[Scheme, Attacker, Shape]] = [("isotropic", "knows", plain)]
+        for scheme in ("water_filled", "per_layer"):
+            if scheme in shapes:
+                pairs += [(scheme, "ignores", plain), (scheme, "knows", shapes[scheme])]
+        batch, prior, attacks = client.batch([index]), client.chosen.prior, []
+        for scheme, attacker, believed in pairs:
+            delta, tau = shapes[scheme].delta, self.budget.prior_std
+            rmse, status = informed_error(quiet, batch, delta, believed, prior, tau, steps)
+            attacks.append(ShapingAttack(scheme=scheme, attacker=attacker, rmse=rmse, status=status))
+        return attacks
 
-def with_attacks(
-    shaping: Shaping, at: Decomposition, places: Places, budget: Budget, client: Client, quiet: JacobianMaker,
-    index: int, generator: torch.Generator, steps: int | None,
-) -> ShapingRow:  # fmt: skip
-    """The row with attacks on one draw of isotropic, water-filled and per-layer noise."""
-    if shaping.row.status != "exact":
-        return shaping.row
-    shapes = _shapes(shaping.filled, shaping.variances, at, places, budget, generator)
-    plain = shapes["isotropic"]
-    pairs: list[tuple[Scheme, Attacker, _Shape]] = [("isotropic", "knows", plain)]
-    for scheme in ("water_filled", "per_layer"):
-        if scheme in shapes:
-            pairs += [(scheme, "ignores", plain), (scheme, "knows", shapes[scheme])]
-    batch, attacks = client.batch([index]), []
-    for scheme, attacker, believed in pairs:
-        rmse, status = informed_error(
-            quiet, batch, shapes[scheme].delta, believed.weighing, client.chosen.prior, budget.prior_std,
-            believed.root, steps,
-        )  # fmt: skip
-        attacks.append(ShapingAttack(scheme=scheme, attacker=attacker, rmse=rmse, status=status))
-    return shaping.row.model_copy(update={"attacks": attacks})
-
-
-def _shapes(
-    filled: Vector, variances: Vector, at: Decomposition, places: Places, budget: Budget, generator: torch.Generator
-) -> Mapping[Scheme, _Shape]:
-    """Draws from one and the same normal vector g: sigma g, U diag(sqrt(q)) U^T g, and g times each layer's std."""
-    sigma, tau = budget.noise_std, budget.prior_std
-    device = at.values.device
-    drawn = torch.randn(len(budget.noisy), generator=generator, dtype=torch.float64).to(device) * budget.noisy
-    whole = Weighing(torch.tensor([1 / sigma], dtype=torch.float64, device=device))
-    found: dict[Scheme, _Shape] = {}
-    found["isotropic"] = _Shape(sigma * drawn, whole, (at.vectors, (at.values / sigma**2 + 1 / tau**2).rsqrt()))
-    floor = torch.tensor([1 / (FLOOR * sigma)], dtype=torch.float64, device=device)
-    basis = at.left(list(range(len(at.values))))
-    q = torch.from_numpy(filled).to(device)
-    inside = (q + (FLOOR * sigma) ** 2).rsqrt()
-    found["water_filled"] = _Shape(
-        basis @ (q.sqrt() * (basis.mT @ drawn)),
-        Weighing(floor, basis, inside),
-        (at.vectors, (at.values * inside**2 + 1 / tau**2).rsqrt()),
-    )
-    if len(variances) and at.rows is not None:
-        std = torch.full_like(drawn, FLOOR * sigma)
-        kept = [entries for entries in places.values() if float(budget.noisy[entries].sum()) > 0]
-        for entries, variance in zip(kept, variances.tolist(), strict=True):
-            std[entries] = max(variance**0.5, FLOOR * sigma)
-        grams = [at.rows[entries].mT @ at.rows[entries] for entries in kept]
-        floored = np.maximum(variances, (FLOOR * sigma) ** 2)
-        covariance, vectors = torch.linalg.eigh(layered_covariance(grams, floored, tau**2))
-        found["per_layer"] = _Shape(std * drawn, Weighing(1 / std), (vectors, covariance.clamp_min(0).sqrt()))
-    return found
+    def _shapes(self, generator: torch.Generator) -> dict[Scheme, Shape]:
+        """Draws from one and the same normal vector g: sigma g, U diag(sqrt(q)) U^T g, and g times each layer's std."""
+        at, sigma, tau = self.at, self.budget.noise_std, self.budget.prior_std
+        device, floor = at.values.device, FLOOR * sigma
+        drawn = torch.randn(len(self.budget.noisy), generator=generator, dtype=torch.float64).to(device)
+        drawn = drawn * self.budget.noisy
+        whole = Weighing(torch.tensor([1 / sigma], dtype=torch.float64, device=device))
+        basis = at.left(list(range(len(at.values))))
+        q = torch.from_numpy(self._filled[0]).to(device)
+        inside = (q + floor**2).rsqrt()
+        shapes: dict[Scheme, Shape] = {
+            "isotropic": Shape(sigma * drawn, whole, (at.vectors, (at.values / sigma**2 + 1 / tau**2).rsqrt())),
+            "water_filled": Shape(
+                basis @ (q.sqrt() * (basis.mT @ drawn)),
+                Weighing(torch.tensor([1 / floor], dtype=torch.float64, device=device), basis, inside),
+                (at.vectors, (at.values * inside**2 + 1 / tau**2).rsqrt()),
+            ),
+        }
+        if self._layers:
+            variances, std = self._layered[0], torch.full_like(drawn, floor)
+            for entries, variance in zip(self._layers.values(), variances.tolist(), strict=True):
+                std[entries] = max(variance**0.5, floor)
+            covariance = layered_covariance(self._grams, np.maximum(variances, floor**2), tau**2)
+            eigenvalues, vectors = torch.linalg.eigh(covariance)
+            shapes["per_layer"] = Shape(std * drawn, Weighing(1 / std), (vectors, eigenvalues.clamp_min(0).sqrt()))
+        return shapes

@@ -197,7 +197,6 @@ def _mean_cell(group: GroupSummary) -> Cell:
 
 
 def _interval_cell(group: GroupSummary) -> Cell:
-    """The bootstrap interval of the mean, or why there is none."""
     values = group.statistic
     if values is None or values.low is None:
         return Cell((values.note if values else None) or "too few samples", tone="unknown")

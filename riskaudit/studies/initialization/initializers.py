@@ -95,7 +95,6 @@ def initialize(model: nn.Module, name: str, seed: int, number: int) -> list[str]
 
 
 def _initialize_module(module: nn.Module, chosen: Initialization) -> list[str]:
-    """Draw the parameters that a module holds itself."""
     own = dict(module.named_parameters(recurse=False))
     is_norm = isinstance(module, _NORMS) or _looks_like_norm(module)
     if not own and not is_norm:

@@ -122,7 +122,6 @@ def _table(study: InitializationStudy) -> Table:
 
 
 def _comparison_words(study: InitializationStudy, row: InitializationRow) -> str:
-    """Whether a row is told apart from the best one."""
     if row.rank is None:
         return "no result"
     if row.initialization == study.recommended:
@@ -136,7 +135,6 @@ def _initialization_cell(row: InitializationRow) -> Cell:
 
 
 def _quartile_cell(quartiles: Quartiles | None, *, ends: bool = False) -> Cell:
-    """A median, with its quartiles where ``ends`` asks for them."""
     if quartiles is None:
         return number_cell(None, missing="no result")
     if quartiles.median is None:

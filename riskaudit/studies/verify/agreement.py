@@ -180,7 +180,6 @@ def loss_comparisons(
 
 
 def _compared(level: _Level, attack: str, metric: str, own: str, other: str) -> list[tuple[float, float, float]]:
-    """Own proxy, other proxy and error of the samples that have all three."""
     errors = level.errors.get((attack, metric), {})
     triples = []
     for sample, prediction in level.predictions.items():
@@ -218,7 +217,6 @@ def _noise_levels(attacks: Sequence[AttackRow]) -> list[float]:
 
 
 def _value(prediction: Prediction, proxy: str) -> float | None:
-    """A proxy's value where it may be relied on."""
     estimate = prediction.proxies.get(proxy)
     return None if estimate is None else estimate.reliable
 

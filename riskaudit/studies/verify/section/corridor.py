@@ -24,8 +24,6 @@ _LOGARITHMIC_BELOW = 0.03
 
 @dataclass(frozen=True)
 class _Row:
-    """One sample of the corridor: errors in data units, None where unknown."""
-
     sample: str
     low: float | None
     prediction: Estimate | None
@@ -214,7 +212,6 @@ class _Corridor:
 
 
 def _corridor(facts: Facts) -> _Corridor | None:
-    """The corridor at the audit's own noise level; None where no attacks ran there."""
     study = read_attack_study(facts)
     if study is None or study.audited_level is None:
         return None

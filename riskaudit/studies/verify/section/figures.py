@@ -26,8 +26,6 @@ _PRINT_SAMPLES = 12
 
 @dataclass(frozen=True)
 class _Pair:
-    """One sample at one noise level: its prediction, the strongest attack, and the one started at the truth."""
-
     level: float
     sample: str
     prediction: Estimate | None
@@ -242,7 +240,6 @@ def _rows(study: AttackStudy, level: float) -> dict[tuple[str, str], AttackRow]:
 
 
 def _shown(study: AttackStudy, rows: dict[tuple[str, str], AttackRow]) -> list[SampleRow]:
-    """The most exposed samples with a picture."""
     pictured = {sample for sample, _ in rows}
     return [sample for sample in study.facts.ranked if sample.id in pictured][:_SHOWN_SAMPLES]
 
