@@ -98,11 +98,7 @@ def _is_policy(key: str, value: Any) -> bool:
 
 
 def _refuse_code(value: Any, key: str, path: Path) -> None:
-    """A file that merely lies in the current folder, which anyone may have written, names no code that would be run.
-
-    Raises:
-        SettingsError: it does.
-    """
+    """A file that merely lies in the current folder, which anyone may have written, names no code that would be run."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, str) and names_code(each):
             raise SettingsError(

@@ -73,11 +73,7 @@ def guard_check(
 
 
 def _guard_table(config: Path) -> GuardOptions:
-    """The [guard] table of a file.
-
-    Raises:
-        SettingsError: an entry that is unknown or of another kind, or that names code.
-    """
+    """The [guard] table of a file."""
     table = read_toml(config).get("guard", {})
     if not isinstance(table, dict):
         raise SettingsError(f"expected a table [guard] in {config}, found {table!r}")

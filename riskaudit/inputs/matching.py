@@ -216,7 +216,22 @@ def _candidates(
             for prefix, name in _readings(key, by_name, unique):
                 prefixes.setdefault(prefix, {}).setdefault(name, []).append(key)
         for prefix, names in prefixes.items():
-            yield _candidate(prefix, names, tensors, expected, ties)
+            shapes = [
+                f"{name} has shape {shape_text(tensors[keys[0]].shape)}, expected {shape_text(expected[name])}"
+                for name in expected
+                if (keys := names.get(name)) and any(tuple(tensors[key].shape) != expected[name] for key in keys)
+            ]
+            twice = [
+                f"{name} is there twice"
+                for name, keys in names.items()
+                if any(not torch.equal(tensors[keys[0]], tensors[key]) for key in keys[1:])
+            ]
+            missing = [
+                f"{name} is missing"
+                for name in expected
+                if name not in names and not is_inert(name) and not any(other in names for other in ties.get(name, ()))
+            ]
+            yield _Candidate(prefix, {name: keys[0] for name, keys in names.items()}, (*shapes, *twice, *missing))
 
 
 def _common_prefixes(expected: Shapes) -> Iterator[Name]:
@@ -237,31 +252,6 @@ def _readings(key: str, by_name: Mapping[Name, str], unwrapped: bool) -> Iterato
         rest = without_wrappers(parts[start:]) if unwrapped else tuple(parts[start:])
         if rest in by_name:
             yield ".".join(parts[:start]), by_name[rest]
-
-
-def _candidate(
-    prefix: str,
-    names: Mapping[str, list[str]],
-    tensors: Mapping[str, Tensor],
-    expected: Shapes,
-    ties: Mapping[str, Collection[str]],
-) -> _Candidate:
-    shapes = [
-        f"{name} has shape {shape_text(tensors[keys[0]].shape)}, expected {shape_text(expected[name])}"
-        for name in expected
-        if (keys := names.get(name)) and any(tuple(tensors[key].shape) != expected[name] for key in keys)
-    ]
-    twice = [
-        f"{name} is there twice"
-        for name, keys in names.items()
-        if any(not torch.equal(tensors[keys[0]], tensors[key]) for key in keys[1:])
-    ]
-    missing = [
-        f"{name} is missing"
-        for name in expected
-        if name not in names and not is_inert(name) and not any(other in names for other in ties.get(name, ()))
-    ]
-    return _Candidate(prefix, {name: keys[0] for name, keys in names.items()}, (*shapes, *twice, *missing))
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

@@ -108,7 +108,17 @@ class ExportedModel(nn.Module):
         Raises:
             CheckpointError: an argument or an index out of bounds, sizes or types that don't fit, or too large a cost.
         """
-        values = self._given(x)
+        values: dict[str, Any] = dict(self._constants)
+        values[self.input_name] = x
+        for graph_name, path in self._places:
+            owner: Any = self
+            for part in path:
+                owner = getattr(owner, part)
+            values[graph_name] = owner
+        # Class numbers and tokens have no precision of their own: that of the weights counts then.
+        tensors = [x, *(value for value in values.values() if isinstance(value, Tensor))]
+        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+        values[DEVICE.name], values[DTYPE.name] = x.device, dtype
         key = (tuple(x.shape), x.dtype, values[DTYPE.name])
         if key not in self._checked:
             self._check_on_shapes(values)
@@ -126,20 +136,6 @@ class ExportedModel(nn.Module):
             raise CheckpointError(
                 f"the exported program can't run on these inputs ({clean(cause, 120)}); {EXPORT_ADVICE}"
             ) from cause
-
-    def _given(self, x: Tensor) -> dict[str, Any]:
-        values: dict[str, Any] = dict(self._constants)
-        values[self.input_name] = x
-        for graph_name, path in self._places:
-            owner: Any = self
-            for part in path:
-                owner = getattr(owner, part)
-            values[graph_name] = owner
-        # Class numbers and tokens have no precision of their own: that of the weights counts then.
-        tensors = [x, *(value for value in values.values() if isinstance(value, Tensor))]
-        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
-        values[DEVICE.name], values[DTYPE.name] = x.device, dtype
-        return values
 
     def _run(self, values: dict[str, Any]) -> Tensor:
         for step in self._steps:

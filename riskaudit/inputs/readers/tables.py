@@ -98,11 +98,7 @@ def _read_rows(rows: Iterator[list[str]], reading: Reading, name: str) -> RawSam
 
 
 def _distinct(words: Iterable[str], name: str) -> set[str]:
-    """The different words of a column, while they may be classes.
-
-    Raises:
-        SamplesError: too many.
-    """
+    """The different words of a column, while they may be classes."""
     distinct: set[str] = set()
     for word in words:
         if word:

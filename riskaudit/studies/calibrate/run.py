@@ -71,7 +71,21 @@ def calibrate(
             )
         audits = {level: audit_client(client, engine, noise_std=noise_std) for level, noise_std in levels.items()}
         for level, result in audits.items():
-            _refuse_missing_predictions(result, level)
+            # Before anything is attacked, samples are refused whose attacks nothing could be divided by.
+            total = len(result.samples)
+            failed = [row for row in result.samples if row.status == "failed"]
+            if failed:
+                raise SettingsError(
+                    f"expected a prediction for every sample to calibrate, and {len(failed)} of {total} could not be "
+                    f"assessed at noise {level:g} (the first: {failed[0].reason}); leave these samples out"
+                )
+            wide = [row for row in result.samples if any(row.proxies[proxy].value is None for proxy in PREDICTIONS)]
+            if wide:
+                raise SettingsError(
+                    f"expected a point value for every sample to calibrate, and {len(wide)} of {total} have intervals "
+                    f"at noise {level:g} that are too wide to hold one; narrow them with `solver=dense`, or "
+                    "`precision=0.1` and more `max_matvecs`"
+                )
         study = CalibrationStudy(chosen, levels, audits, coverage, run.command)
         return study.answer(client, engine, journal, run.progress)
 
@@ -113,36 +127,10 @@ class CalibrationStudy(Study[Calibration]):
         )
 
 
-def _refuse_missing_predictions(audited: AuditResult, noise_std: float) -> None:
-    """Before anything is attacked, refuse samples whose attacks nothing could be divided by.
-
-    Raises:
-        SettingsError: some sample has no prediction.
-    """
-    total = len(audited.samples)
-    failed = [row for row in audited.samples if row.status == "failed"]
-    if failed:
-        raise SettingsError(
-            f"expected a prediction for every sample to calibrate, and {len(failed)} of {total} could not be assessed "
-            f"at noise {noise_std:g} (the first: {failed[0].reason}); leave these samples out"
-        )
-    wide = [row for row in audited.samples if any(row.proxies[proxy].value is None for proxy in PREDICTIONS)]
-    if wide:
-        raise SettingsError(
-            f"expected a point value for every sample to calibrate, and {len(wide)} of {total} have intervals at noise "
-            f"{noise_std:g} that are too wide to hold one; narrow them with `solver=dense`, or `precision=0.1` and "
-            "more `max_matvecs`"
-        )
-
-
 def _level(
     noise_std: float, proxy: Prediction, audited: AuditResult, rows: list[AttackRow], coverage: float
 ) -> CalibrationLevel:
-    """Factors of one prediction.
-
-    Raises:
-        SettingsError: some sample has no attack.
-    """
+    """Factors of one prediction."""
     best = strongest(rows)
     attacked, predicted = [], []
     for row in audited.samples:

@@ -181,11 +181,7 @@ def _sha256(path: Path) -> str | None:
 
 
 def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
-    """Refuse weights of another network.
-
-    Raises:
-        CheckpointError: other parameters, or others of another shape.
-    """
+    """Refuse weights of another network."""
     shapes = [
         {name: tuple(value.shape) for name, value in each.model.state_dict().items()} for each in (checkpoint, like)
     ]
