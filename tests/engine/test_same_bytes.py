@@ -20,6 +20,7 @@ from study_cases import NOISE, digits, network
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit, audit_client
 from riskaudit.audit.client import ClientDescription, make_client
+from riskaudit.cli.app import run
 from riskaudit.engine import ProcessEngine, SerialEngine
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint
@@ -193,9 +194,8 @@ STUDY = ["study", "initialization", str(CHECKPOINT), "--data", str(DATA), "--lim
          "--format", "json", "--quiet"]  # fmt: skip
 
 
-def test_a_killed_study_taken_up_again(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "riskaudit", *STUDY]
-    several = [*command, "--workers", "2", "--out", "out"]
+def test_a_killed_study_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = [sys.executable, "-m", "riskaudit", *STUDY, "--workers", "2", "--out", "out"]
     log = tmp_path / "out.trials.jsonl"
     with subprocess.Popen(several, cwd=tmp_path, stderr=subprocess.DEVNULL) as study:
         deadline = time.monotonic() + 120
@@ -205,9 +205,9 @@ def test_a_killed_study_taken_up_again(tmp_path: Path) -> None:
             time.sleep(0.01)
         os.kill(study.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
-    for words in ([*several, "--resume"], [*command, "--out", "whole"]):
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert run([*STUDY, "--workers", "2", "--out", "out", "--resume"]) == 0
+    assert run([*STUDY, "--out", "whole"]) == 0
     resumed, whole = ((tmp_path / place / "audit.json").read_text() for place in ("out", "whole"))
     assert content(resumed) == content(whole)
     assert "--workers" not in whole

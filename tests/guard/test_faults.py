@@ -190,40 +190,40 @@ def test_sigkill_during_review(tmp_path) -> None:
 
 
 FULL = """
-import resource, signal, sys
+import os, resource, signal, sys
 sys.path[:0] = sys.argv[2:]
 from guard_cases import NOISE, gradient, guard_of, images, network
 from riskaudit.guard import Policy
-folder = sys.argv[1]
 model, batch = network(), images()
-options = {"ledger": f"{folder}/ledger.db"} if "ledger" in folder else {}
-guard = guard_of(model, Policy(max_revealed=0.9), log=f"{folder}/log.jsonl", **options)
 update = gradient(model, batch, NOISE)
-assert guard.review(batch, update, ids=range(6)).action == "allow"
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (%s, limits[1]))
-decision = guard.review(batch, update, ids=range(6))
-print(decision.action, decision.update, decision.reasons)
-resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-print(guard.review(batch, update, ids=range(6)).action)
-print(guard.log.problems(), [] if guard.ledger is None else guard.ledger.problems())
+for full in ("log", "ledger"):
+    folder = sys.argv[1] + "/" + full
+    os.mkdir(folder)
+    options = {"ledger": f"{folder}/ledger.db"} if full == "ledger" else {}
+    guard = guard_of(model, Policy(max_revealed=0.9), log=f"{folder}/log.jsonl", **options)
+    assert guard.review(batch, update, ids=range(6)).action == "allow"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = guard.log.path.stat().st_size + 40 if full == "log" else 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    decision = guard.review(batch, update, ids=range(6))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    print(decision.action, decision.update, decision.reasons)
+    print(guard.review(batch, update, ids=range(6)).action)
+    print(guard.log.problems(), [] if guard.ledger is None else guard.ledger.problems())
 """
 
 
-@pytest.mark.parametrize("what", ["log", "ledger"])
-def test_disk_full(tmp_path, what) -> None:
-    """A file that may not grow, in a process of its own."""
-    target = tmp_path / what
-    target.mkdir()
+def test_disk_full(tmp_path) -> None:
+    """Files that may not grow, in a process of its own."""
     folder = str(Path(guard_cases.__file__).parent)
-    limit = "guard.log.path.stat().st_size + 40" if what == "log" else "1"
-    command = [sys.executable, "-c", FULL % limit, str(target), folder, str(Path(folder).parent)]
+    command = [sys.executable, "-c", FULL, str(tmp_path), folder, str(Path(folder).parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    first, second, problems = done.stdout.splitlines()
-    assert first.startswith("block None")
-    assert f"the {what}" in first
-    assert (second, problems) == ("allow", "[] []")
+    lines = done.stdout.splitlines()
+    for full, (first, second, problems) in zip(("log", "ledger"), (lines[:3], lines[3:]), strict=True):
+        assert first.startswith("block None")
+        assert f"the {full}" in first
+        assert (second, problems) == ("allow", "[] []")
 
 
 def test_read_only_ledger(tmp_path) -> None:

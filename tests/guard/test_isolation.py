@@ -22,7 +22,7 @@ THREADS = 4
 @pytest.mark.parametrize("shared", [True, False], ids=["one guard", "a guard each"])
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["sanitised", "noisy"])
 def test_reviews_in_threads_wait_for_one_another(shared, noise) -> None:
-    batch, policy = images(), LENIENT if noise else SANITISE
+    batch, policy = images(2), LENIENT if noise else SANITISE
     models = [network()] * THREADS if shared else [network(seed) for seed in range(THREADS)]
     guards = [guard_of(model, policy, noise) for model in models]
     guards = guards[:1] * THREADS if shared else guards

@@ -31,7 +31,7 @@ def smallest_noise(model, batch, limit: float = LIMIT) -> float:
 
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])
 def test_noise_is_the_smallest_within_five_percent(noise) -> None:
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     decision = guard_of(model, sanitise(), noise).review(batch, gradient(model, batch, noise or 0.0))
     total = math.hypot(decision.noise_std, noise or 0.0)
     smallest = smallest_noise(model, batch)
@@ -42,7 +42,7 @@ def test_noise_is_the_smallest_within_five_percent(noise) -> None:
 
 
 def test_min_rmse_is_met_too() -> None:
-    model, batch, least = network(), images(), 0.29
+    model, batch, least = network(), images(3), 0.29
     policy = Policy(min_rmse=least, on_violation="sanitise")
     decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
     total = math.hypot(decision.noise_std, NOISE)
@@ -51,7 +51,7 @@ def test_min_rmse_is_met_too() -> None:
 
 
 def test_the_noise_is_on_the_update() -> None:
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     update = gradient(model, batch)
     first, second = (guard_of(model, sanitise(), None).review(batch, update) for _ in range(2))
     added = flat(first.update) - flat(update)
@@ -61,14 +61,14 @@ def test_the_noise_is_on_the_update() -> None:
 
 
 def test_an_update_within_the_limits_is_left_alone() -> None:
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     loud = 10 * smallest_noise(model, batch)
     decision = guard_of(model, sanitise(), loud).review(batch, gradient(model, batch, loud))
     assert (decision.action, decision.noise_std) == ("allow", 0.0)
 
 
 def test_gaussian_noise_on_top_of_laplace_noise_does_not_count_on_it() -> None:
-    model, batch, scale = network(), images(), 1e-4
+    model, batch, scale = network(), images(3), 1e-4
     release = torch.distributions.Laplace(0.0, scale)
     torch.manual_seed(1)
     update = [part + release.sample(part.shape) for part in gradient(model, batch)]
@@ -78,7 +78,7 @@ def test_gaussian_noise_on_top_of_laplace_noise_does_not_count_on_it() -> None:
 
 
 def test_clipping_comes_first() -> None:
-    model, batch, norm = network(), images(), 0.2
+    model, batch, norm = network(), images(3), 0.2
     policy = sanitise(sanitiser="clip", clip_norm=norm)
     decision = guard_of(model, policy, None).review(batch, gradient(model, batch))
     assert decision.action == "sanitise"
@@ -86,7 +86,7 @@ def test_clipping_comes_first() -> None:
     clipped = spectra(model, batch, f"clip:{norm}")
     assert float(revealed(clipped, decision.noise_std).max()) <= LIMIT
     assert decision.noise_std < smallest_noise(model, batch)
-    each = [gradient(model, (batch[0][k : k + 1], batch[1][k : k + 1])) for k in range(6)]
+    each = [gradient(model, (batch[0][k : k + 1], batch[1][k : k + 1])) for k in range(3)]
     mean = torch.stack([flat(one) * min(1.0, norm / float(flat(one).norm())) for one in each]).mean(0)
     count = len(mean)
     distance = float((flat(decision.update) - mean).norm()) / math.sqrt(count)
@@ -119,7 +119,7 @@ def test_the_exposed_are_left_out() -> None:
 
 
 def test_leaving_out_everybody_is_blocking() -> None:
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     policy = Policy(max_revealed=1e-4, on_violation="sanitise", sanitiser="drop")
     decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
     assert (decision.action, decision.update) == ("block", None)
@@ -127,7 +127,7 @@ def test_leaving_out_everybody_is_blocking() -> None:
 
 
 def test_a_limit_that_no_noise_reaches() -> None:
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     policy = Policy(min_rmse=2 * PRIOR_STD, on_violation="sanitise")
     decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
     assert decision.action == "block"
@@ -136,10 +136,10 @@ def test_a_limit_that_no_noise_reaches() -> None:
 
 def test_totals_of_the_ledger_are_kept(tmp_path) -> None:
     """The noise grows with what has left already, until no noise will do."""
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     policy = Policy(max_total_revealed=0.2, on_violation="sanitise")
     guard = guard_of(model, policy, ledger=tmp_path / "ledger.db")
-    decisions = [guard.review(batch, gradient(model, batch, NOISE, seed), ids=range(6)) for seed in range(8)]
+    decisions = [guard.review(batch, gradient(model, batch, NOISE, seed), ids=range(3)) for seed in range(8)]
     assert all(one.total_revealed.high <= 0.2 for each in decisions if each.allowed for one in each.exposures)
     assert {each.action for each in decisions} <= {"allow", "sanitise", "block"}
     assert any(each.noise_std > 0 for each in decisions)
@@ -158,7 +158,7 @@ def test_a_gap_between_classes_is_closed() -> None:
 
 def test_what_the_comparison_tolerates_does_not_leave() -> None:
     """Without noise of its own, an update may differ from the gradient by a little: nobody has reviewed that part."""
-    model, batch = network(), images()
+    model, batch = network(), images(3)
     update = gradient(model, batch)
     length = float(flat(update).norm())
     hidden = torch.zeros_like(update[-2])

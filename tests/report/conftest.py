@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 from report_cases import CASES
 from report_hostile import HOSTILE
+from report_reading import Report
 
 from riskaudit.results import AuditResult
 
@@ -16,6 +17,12 @@ from riskaudit.results import AuditResult
 def audit() -> Callable[[str], AuditResult]:
     """The audit of a case by name, built once per session: studies of attacks take a second or two."""
     return cache(lambda name: CASES[name]())
+
+
+@pytest.fixture(scope="session")
+def report(audit: Callable[[str], AuditResult]) -> Callable[[str], Report]:
+    """The report of a case as blocks, laid out once per session: a tenth of a second, where a page takes two."""
+    return cache(lambda name: Report.of(audit(name)))
 
 
 @pytest.fixture(scope="session")

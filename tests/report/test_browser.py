@@ -77,9 +77,10 @@ def test_readable_without_javascript(open_page):
 
 def test_print_opens_the_tables_of_the_figures(open_page):
     page = open_page("defended")
-    assert not page.get_by_text("Distribution of the revealed fraction over").is_visible()
+    table = page.locator("#table-revealed-distribution caption")
+    assert not table.is_visible()
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert page.get_by_text("Distribution of the revealed fraction over").is_visible()
+    assert table.is_visible()
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from attack_cases import with_attacks, with_raw_study
+from attack_cases import with_raw_study
 from report_cases import PRIOR_STD, build
 from report_hostile import HOSTILE
 
@@ -50,12 +51,10 @@ def studied(result: AuditResult, groups: dict[str, str] | None = None) -> AuditR
 
 def test_every_scan_says_how_evenly_protection_falls() -> None:
     figure = next(one for one in blocks(build()) if isinstance(one, Figure))
-    assert figure.title.startswith("The most exposed tenth of the samples carries ")
+    assert figure.title.startswith("The most exposed tenth")
     assert [panel.title for panel in figure.plot.panels] == ["Revealed fraction", "Posterior RMSE"]
     assert all(panel.points[0] == (0, 0) and panel.points[-1] == (1, 1) for panel in figure.plot.panels)
-    assert "No assessed sample has less than a tenth of the average's protection; the least protected has " in prose(
-        build()
-    )
+    assert "No assessed sample has less than a tenth" in prose(build())
     assert len(table(build(), "least-protected").rows) == 10
 
 
@@ -68,20 +67,20 @@ def test_the_study_is_rendered_as_it_stands() -> None:
 
 def test_hidden_samples_are_the_finding() -> None:
     result = with_errors(build(), {5: Estimate(value=0.2, low=0.004, high=0.3, status="bracketed")})
-    assert "1 of 24 samples has less than a tenth of the average's protection." in prose(result)
+    assert "1 of 24 samples has less" in prose(result)
     assert table(result, "least-protected").rows[0][0].text == "5"
-    assert b"1 of 24 samples has less than a tenth" in render(result, ["md"])["audit.md"]
+    assert b"1 of 24 samples has less" in render(result, ["md"])["audit.md"]
 
 
 def test_what_is_not_assessed_may_be_less_protected() -> None:
     result = with_errors(build(), {5: Estimate(value=0.3, status="not_converged")})
-    assert "1 more sample is not assessed and may be less protected." in prose(result)
+    assert "1 more sample is not assessed" in prose(result)
     assert "5" not in [row[0].text for row in table(result, "least-protected").rows]
     nothing = with_errors(build(3), dict.fromkeys(range(3), Estimate(value=None, status="not_converged")))
     samples = [
         row.model_copy(update={"proxies": {"posterior_rmse": row.proxies["posterior_rmse"]}}) for row in nothing.samples
     ]
-    assert "That is not a finding of safety." in prose(nothing.model_copy(update={"samples": samples}))
+    assert "not a finding of safety" in prose(nothing.model_copy(update={"samples": samples}))
 
 
 def test_classes_that_differ_and_those_that_do_not() -> None:
@@ -89,28 +88,26 @@ def test_classes_that_differ_and_those_that_do_not() -> None:
     proxies = [{**row.proxies, "revealed_fraction": Estimate(value=0.3 + 0.001 * place, status="exact")}
                for place, row in enumerate(alike.samples)]  # fmt: skip
     same = [row.model_copy(update={"proxies": own}) for row, own in zip(alike.samples, proxies, strict=True)]
-    assert "No difference in revealed fraction is shown (Kruskal-Wallis p = " in prose(
-        alike.model_copy(update={"samples": same})
-    )
+    no_difference = prose(alike.model_copy(update={"samples": same}))
+    assert re.search(r"No difference .*Kruskal-Wallis p = 0?\.\d", no_difference)
     apart = [row.model_copy(update={"target": int(place >= 30)}) for place, row in enumerate(same)]
     result = alike.model_copy(update={"samples": apart})
-    assert "1 of 1 pairs differ after Holm's correction" in prose(result)
+    assert re.search("1 of 1 pairs differ .*Holm", prose(result))
     pairs = table(result, "class-pairs")
-    assert "differ most in revealed fraction: Cliff's delta −1.00 (large)" in pairs.caption
+    assert "Cliff's delta −1.00 (large)" in pairs.caption
 
 
 def test_groups_have_a_table_of_their_own() -> None:
     result = studied(build(), {str(place): ("east", "west")[place % 2] for place in range(23)})
     assert "Groups of sites.csv compared" in [getattr(one, "text", "") for one in blocks(result)]
     assert {row[0].text for row in table(result, "groups").rows} == {"east", "west", "none"}
-    assert "1 of 24 samples without a group of their own form" in prose(result)
+    assert "1 of 24 samples without a group" in prose(result)
     assert table(result, "least-protected").columns[2].title == "Group"
 
 
-def test_attacks_are_a_measure() -> None:
-    result = with_attacks(build())
-    assert table(result, "fairness").rows[-1][0].text == "Strongest attack's RMSE"
-    assert "The attacks failed their positive control" in prose(with_attacks(build(), control="failed"))
+def test_attacks_are_a_measure(audit) -> None:
+    assert table(audit("attacked"), "fairness").rows[-1][0].text == "Strongest attack's RMSE"
+    assert "failed their positive control" in prose(audit("control-failed"))
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(1, 1), (4, 1), (8, 1)])
@@ -118,12 +115,12 @@ def test_few_samples_and_one_class(samples: int, classes: int) -> None:
     result = build(samples, classes)
     assert any(isinstance(one, Figure) for one in blocks(result)) == (samples >= 5)
     assert "differ" not in prose(result)
-    assert render(result, ["html", "md"])
+    assert render(result, ["html" if samples == 8 else "md"])
 
 
 def test_undefended_numbers_only_rank(audit) -> None:
     figure = next(one for one in blocks(audit("undefended")) if isinstance(one, Figure))
-    assert "reference noise, which the client does not add" in figure.caption
+    assert re.search("reference noise, .*client does not add", figure.caption)
 
 
 def test_hostile_names_are_escaped() -> None:

@@ -65,7 +65,7 @@ def test_an_audit_with_attacks_stays_short(rendered, tmp_path):
 
 @needs_poppler
 def test_undefended_is_the_first_line(text):
-    assert text("undefended").startswith("This release is undefended: assume full disclosure.")
+    assert re.match(".{0,20}undefended: assume full disclosure", text("undefended"))
 
 
 @needs_poppler

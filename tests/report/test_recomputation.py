@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_cases import CASES
+from report_reading import Report
 
 from riskaudit.cli.app import run
 from riskaudit.errors import ResultError
@@ -58,11 +60,11 @@ def test_a_flipped_verdict_is_decided_by_the_numbers(document: dict[str, Any], t
     row["verdict"] = "low"
     result, contradictions = _read(changed)
     assert result.samples[0].verdict == "high"
-    assert "the file says low, the numbers say high" in contradictions[0]
+    assert re.search("file says low, .*numbers say high", contradictions[0])
     (tmp_path / "audit.json").write_text(json.dumps(changed))
     code = run(["report", str(tmp_path / "audit.json"), "--out", str(tmp_path / "out"), "--format", "md"])
     assert code == 1
-    assert (tmp_path / "out" / "audit.md").read_text().startswith("**The file disagrees with its own numbers")
+    assert "disagrees with its own numbers" in (tmp_path / "out" / "audit.md").read_text().splitlines()[0]
     # From Python the same bytes, and in every format the same conclusion.
     files = render(AuditResult.from_json(json.dumps(changed)), ("md", "json", "csv"))
     assert files["audit.md"] == (tmp_path / "out" / "audit.md").read_bytes()
@@ -79,7 +81,7 @@ def test_a_decision_that_the_numbers_refute(document: dict[str, Any]) -> None:
     result, contradictions = _read(changed)
     assert result.policy is not None
     assert result.policy.decision == "block"
-    assert "the file says allow, the numbers say block" in contradictions
+    assert any(re.search("file says allow, .*numbers say block", one) for one in contradictions)
     changed["policy"]["limits"] = {"max_revaeled": 1.0}
     assert _read(changed)[0].policy.decision == "block"  # type: ignore[union-attr]
 
@@ -217,11 +219,11 @@ def test_overlapping_intervals_leave_the_rank_open(document: dict[str, Any]) -> 
         row["proxies"].pop("posterior_rmse")
     changed["samples"] = changed["samples"][:3]
     result = AuditResult.from_json(json.dumps(changed))
-    assert b"leave open which of 2 samples is the most exposed" in render(result, ["html"])["audit.html"]
+    assert "leave open which of 2 samples" in Report.of(result).text
     changed["samples"][1]["proxies"]["revealed_fraction"]["high"] = 0.39
     changed["samples"][1]["proxies"]["revealed_fraction"]["value"] = 0.385
     result = AuditResult.from_json(json.dumps(changed))
-    assert b"leave open which" not in render(result, ["html"])["audit.html"]
+    assert "leave open which" not in Report.of(result).text
 
 
 @pytest.mark.parametrize(("proxy", "worst"), [("revealed_fraction", max), ("posterior_rmse", min)])

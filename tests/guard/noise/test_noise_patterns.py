@@ -179,7 +179,7 @@ def test_all_noise_in_another_order_is_noticed(change) -> None:
 
 @pytest.mark.parametrize("policy", [LENIENT, SANITISE], ids=["as-it-is", "sanitised"])
 def test_the_guard_withholds_whatever_the_policy_says(policy) -> None:
-    model, batch, other = network(), images(), images(seed=5)
+    model, batch, other = network(), images(2), images(2, seed=5)
     guard, fresh = guard_of(model, policy), torch.tensor(NOISE * draw(count_of(SMALL))).float()
     sizes, clean = [36, 4, 256, 4], gradient(model, batch)
 
@@ -272,7 +272,9 @@ def test_determinants_are_as_rarely_small_as_stated(rows_of, columns_of) -> None
     drawn = draw(4000, rows_of, columns_of)
     logarithms = np.linalg.slogdet(drawn @ drawn.transpose(0, 2, 1))[1]
     for failure in (0.3, 1e-1, 1e-2):
-        assert 0 < (logarithms < _least_determinant(rows_of, columns_of, failure)).mean() <= failure
+        rate = (logarithms < _least_determinant(rows_of, columns_of, failure)).mean()
+        # The rarest may not come at all in 4000 draws.
+        assert (0 if failure < 0.1 else 1e-9) <= rate <= failure
 
 
 @pytest.mark.parametrize(("step", "width"), [(2.0**-10, 2.0**-10), (2.0**-3, 2.0**-3), (None, 0.0)])
