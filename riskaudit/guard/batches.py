@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,34 +12,21 @@ from riskaudit.errors import GuardError
 from riskaudit.release import Batch
 
 
-@final
-class HeldBatch:
-    """A batch as it was when it was handed in, for a review that comes later.
+def held_batch(given: Batch | Sequence[Any]) -> Batch | Sequence[Any]:
+    """A copy of a batch for a review that comes later; what is none is held as it is, for the review to refuse."""
+    parts = _parts(given)
+    return given if parts is None else [part.clone() for part in parts]
 
-    Args:
-        given: inputs [B, ...] and targets [B, ...]; anything else is held as it is, for the review to refuse.
+
+def refuse_changed(given: Batch | Sequence[Any], held: Batch | Sequence[Any]) -> None:
+    """Compare a batch with what `held_batch` made of it before an update was made.
+
+    Raises:
+        GuardError: it has changed, so the update may be of either.
     """
-
-    def __init__(self, given: Batch | Sequence[Any]) -> None:
-        self._given = given
-        self._copies = None if (parts := _parts(given)) is None else [part.clone() for part in parts]
-
-    def copied(self) -> Batch | Sequence[Any]:
-        """The batch as it was."""
-        return self._given if self._copies is None else self._copies
-
-    def unchanged(self) -> Batch | Sequence[Any]:
-        """The batch as it was, where an update was made of it meanwhile.
-
-        Raises:
-            GuardError: it has changed, so the update may be of either.
-        """
-        now = _parts(self._given)
-        if self._copies is not None and (now is None or not all(map(_same, now, self._copies))):
-            raise GuardError(
-                "the batch changed while the update was made of it; change a copy of it, or hand that over"
-            )
-        return self.copied()
+    now, before = _parts(given), _parts(held)
+    if held is not given and (now is None or before is None or not all(map(_same, now, before))):
+        raise GuardError("the batch changed while the update was made of it; change a copy of it, or hand that over")
 
 
 def check_batch(given: Batch | Sequence[Any]) -> tuple[Tensor, Tensor]:

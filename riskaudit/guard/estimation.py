@@ -156,8 +156,8 @@ class Estimator:
             whole = jacobian if len(unexamined) == len(samples) else None
             examined, spaces = part.select(unexamined), [few.spaces[row] for row in unexamined]
             evidence = gather_evidence(self.client, self.prior, examined, spaces, whole)
-            for row, gathered in zip(unexamined, evidence, strict=True):
-                samples[row].evidence = gathered
+            for row, (new, key) in zip(unexamined, evidence, strict=True):
+                samples[row].evidence, samples[row].evidence_key = new, key
         for sample, of_sample, space in zip(samples, few.information, few.spaces, strict=True):
             sample.information, sample.concentration = of_sample, Concentration.of(space)
             if sketched:

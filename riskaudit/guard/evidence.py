@@ -9,72 +9,56 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from riskaudit.audit.credibility import examine, precise_differences
-from riskaudit.audit.evidence import Evidence, Hidden, Quotient
+from riskaudit.audit.evidence import Evidence
 from riskaudit.guard.client import Client
 from riskaudit.guard.identifiers import sample_digest
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import KrylovSpace
 from riskaudit.priors import Prior
 from riskaudit.release import Batch
+from riskaudit.sensitivity import Information
 
 # One in so many batches has a sample that is looked at in double precision.
 PRECISE_REVIEWS = 8
 # Samples whose doubts are kept, and how many of each.
 SAMPLES, EACH = 4096, 8
 _doubts: OrderedDict[bytes, list[Evidence]] = OrderedDict()
-_lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class LastingEvidence:
-    """Evidence at one sample, with what was reason for doubt at the same sample and model before in this process.
+def lasting_doubt(new: Evidence, key: bytes, information: Information | None, noise_std: float) -> str | None:
+    """The first reason for doubt at one sample, see `Evidence.doubt`; its evidence is kept for later reviews.
 
-    Attributes:
+    Args:
         new: evidence of this review.
         key: digest of sample, model, loss, release and prior.
+        information: Fisher information that is claimed of the sample's own release; None for no claim.
+        noise_std: Fisher-equivalent std on that release.
     """
-
-    new: Evidence
-    key: bytes
-
-    @property
-    def quotients(self) -> list[Quotient]:
-        """What quotients of all evidence, old and new, tell of the input."""
-        return [quotient for evidence in self._every() for quotient in evidence.quotients]
-
-    @property
-    def hidden(self) -> list[Hidden]:
-        """What all evidence, old and new, shows to be hidden from the derivative."""
-        return [hidden for evidence in self._every() for hidden in evidence.hidden]
-
-    def doubt(
-        self, noise_std: float, claimed_rmse: float | None = None, claimed_fraction: float | None = None
-    ) -> str | None:
-        """The first reason for doubt, see `Evidence.doubt`; its evidence is kept for later reviews."""
-        for evidence in self._every():
-            doubt = evidence.doubt(noise_std, claimed_rmse, claimed_fraction)
-            if doubt is not None:
-                _remember(self.key, evidence)
-                return doubt
-        return None
-
-    def _every(self) -> list[Evidence]:
-        with _lock:
-            return [*_doubts.get(self.key, ()), self.new]
+    gathered: list[Evidence] = [*_doubts.get(key, ()), new]
+    error = revealed = None
+    if information is not None and any(evidence.quotients for evidence in gathered):
+        error = information.error(noise_std).low
+    if information is not None and any(evidence.hidden for evidence in gathered):
+        revealed = information.revealed(noise_std).high
+    for evidence in gathered:
+        doubt = evidence.doubt(noise_std, error, revealed)
+        if doubt is not None:
+            _remember(key, evidence)
+            return doubt
+    return None
 
 
 def gather_evidence(
     client: Client, prior: Prior, batch: Batch, spaces: Sequence[KrylovSpace], jacobian: Jacobian | None
-) -> list[LastingEvidence]:
-    """Evidence at B samples, with what was reason for doubt at them before.
+) -> list[tuple[Evidence, bytes]]:
+    """Evidence at B samples, each with the key of what was reason for doubt there before.
 
     Args:
         client: whose release it is.
@@ -95,15 +79,14 @@ def gather_evidence(
         (tiny,) = precise_differences(maker, batch.select([index]))
         evidence[index] = evidence[index] if tiny is None else replace(evidence[index], tiny=(tiny,))
     setting = client.state + prior.info().model_dump_json().encode()
-    keys = (hashlib.sha256(setting + sample_digest(*pair)) for pair in zip(batch.inputs, batch.targets, strict=True))
-    return [LastingEvidence(new, key.digest()) for new, key in zip(evidence, keys, strict=True)]
+    keys = (hashlib.sha256(setting + sample_digest(*pair)) for pair in batch.pairs())
+    return [(new, key.digest()) for new, key in zip(evidence, keys, strict=True)]
 
 
 def _remember(key: bytes, evidence: Evidence) -> None:
-    with _lock:
-        doubts = _doubts.setdefault(key, [])
-        _doubts.move_to_end(key)
-        if len(doubts) < EACH and not any(other is evidence for other in doubts):
-            doubts.append(evidence)
-        while len(_doubts) > SAMPLES:
-            _doubts.popitem(last=False)
+    doubts = _doubts.setdefault(key, [])
+    _doubts.move_to_end(key)
+    if len(doubts) < EACH and not any(other is evidence for other in doubts):
+        doubts.append(evidence)
+    while len(_doubts) > SAMPLES:
+        _doubts.popitem(last=False)

@@ -14,20 +14,20 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.client import Client, LossLike
 from riskaudit.guard.decision import Assessment, Decision, describe, name_error
-from riskaudit.guard.identifiers import canonical_id, content_id
+from riskaudit.guard.identifiers import hidden_ids
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.isolation import isolated
 from riskaudit.guard.keys import KeyFolder, TamperingError
-from riskaudit.guard.ledger import Ledger, hide
+from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.noise.memory import NoiseMemory
-from riskaudit.guard.review import Draft, Review, ReviewContext
+from riskaudit.guard.review import Draft, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.update_review import UpdateReview, is_count
 from riskaudit.guard.updates import UpdateLike, digest_of_update
@@ -153,15 +153,16 @@ class Guard:
         self._rounds += 1
         number = round if is_count(round) else self._rounds
         snapshot: Snapshot | None = None
-        warnings: list[str] = []
+        review: UpdateReview | None = None
         try:
             if round is not None and not is_count(round):
                 raise GuardError(f"expected the round as a whole number of at least 0, found {round!r}")
             snapshot = self.client.refresh()
             self._refuse_tampering()
             steps = self.local_steps if local_steps is None else local_steps
-            review = UpdateReview(self._context, snapshot, self._end(started), steps, warnings)
-            decision = review.decide(batch, update, ids, None if assessment is None else self._bound(assessment))
+            assessed = None if assessment is None else self._bound(assessment)
+            review = UpdateReview(self._review(started), snapshot, batch, update, ids, steps, assessed)
+            decision = review.decide()
             self._refuse_change(snapshot)
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
@@ -169,7 +170,7 @@ class Guard:
         if decision.update is not None and self._forgets:
             self._forgets = False
             decision = replace(decision, note=FORGETS)
-        seconds = time.monotonic() - started
+        seconds, warnings = time.monotonic() - started, [] if review is None else review.warnings
         decision = self._logged(replace(decision, round=number, seconds=seconds, warnings=warnings))
         if decision.update is not None and snapshot is not None:
             self._decided[decision] = snapshot, decision.update_digest
@@ -273,23 +274,21 @@ class Guard:
         if self.ledger is not None:
             self.ledger.close()
 
-    @property
-    def _context(self) -> ReviewContext:
+    def _review(self, started: float) -> Review:
         """What to review with, as the guard's attributes are by now."""
-        return ReviewContext(
-            self.client, self._exact, self.prior, self.policy, self.ledger, self.log, self._memory, self._hidden_ids
-        )
+        end = math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
+        salt = self._salt if self.ledger is None else self.ledger.salt
+        return Review(self.client, self._exact, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
     ) -> tuple[Snapshot, Draft]:
         inputs, targets = check_batch(given)
-        snapshot = self.client.refresh()
-        batch, ids, context = self.client.batch(inputs, targets), self._hidden_ids(inputs, names), self._context
-        accounts = context.accounts(ids, context.position())
-        empty = BatchInformation.empty(batch, inputs, ids, self.client.summed)
-        empty.accounts = accounts
-        return snapshot, Review(context, empty, self._end(started)).decide(None, None)
+        snapshot, review = self.client.refresh(), self._review(started)
+        ids = hidden_ids(inputs, names, review.salt)
+        empty = BatchInformation.empty(self.client.batch(inputs, targets), inputs, ids, self.client.summed)
+        empty.accounts, _ = review.accounts(ids)
+        return snapshot, review.decide(empty)
 
     def _bound(self, assessment: Assessment) -> tuple[Snapshot, Draft]:
         """Model and draft that an assessment of this guard holds for.
@@ -325,22 +324,6 @@ class Guard:
         path = snapshot.difference(self.client.observe())
         if path is not None:
             raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
-
-    def _end(self, started: float) -> float:
-        """When the review has to end, on the monotonic clock."""
-        return math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
-
-    def _hidden_ids(self, inputs: Tensor, names: Sequence[object] | None) -> list[str]:
-        """Hidden ids; the inputs' own content names them where nobody else does."""
-        if names is None:
-            plain = [content_id(sample) for sample in inputs]
-        else:
-            plain = [canonical_id(name) for name in names]
-            if len(plain) != len(inputs):
-                raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(plain)}")
-        if self.ledger is not None:
-            return [self.ledger.hidden(name) for name in plain]
-        return [hide(name, self._salt) for name in plain]
 
     def _failed(self, update: UpdateLike, failure: Exception, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""

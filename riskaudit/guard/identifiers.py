@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Number
 from uuid import UUID
@@ -19,6 +20,28 @@ from riskaudit.inputs.views import is_image, turned
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 # What Unicode lets a renderer ignore, beside the format characters (category Cf): joiners, fillers and selectors.
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+
+
+def hidden_ids(inputs: Tensor, names: Sequence[object] | None, salt: bytes) -> list[str]:
+    """Ids of samples in a ledger and a log.
+
+    Args:
+        inputs: [B, ...]; their own content names them where nobody else does.
+        names: of the samples; None where nobody gave any.
+        salt: of a ledger or a guard.
+
+    Raises:
+        GuardError: not as many names as samples, or one that can't be a name.
+    """
+    plain = [content_id(sample) for sample in inputs] if names is None else [canonical_id(name) for name in names]
+    if len(plain) != len(inputs):
+        raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(plain)}")
+    return [hidden_id(name, salt) for name in plain]
+
+
+def hidden_id(name: str, salt: bytes) -> str:
+    """16 hexadecimal characters that only the salt connects to a name."""
+    return hashlib.blake2b(name.encode("utf-8", "replace"), key=salt, digest_size=8).hexdigest()
 
 
 def canonical_id(name: object) -> str:

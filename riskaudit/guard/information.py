@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riskaudit.audit.evidence import Evidence
 from riskaudit.audit.targets import CARRIED
 from riskaudit.errors import GuardError
-from riskaudit.guard.evidence import LastingEvidence
+from riskaudit.guard.evidence import lasting_doubt
 from riskaudit.guard.ledger import Account
 from riskaudit.inputs.discrete import SPARSE_CODES
 from riskaudit.inputs.duplicates import duplicate_labels
@@ -38,7 +39,8 @@ class SampleInformation:
         information: Fisher information of its own release.
         directions: Q of its Krylov space [k, d], where a ledger wants it.
         core: Q H Q^T [k, k], likewise.
-        evidence: for and against its derivative.
+        evidence: for and against its derivative, of this review.
+        evidence_key: of earlier evidence at the same sample, model, loss, release and prior.
         concentration: how many coordinates of the input the release depends on.
         share: of its gradient in what leaves; None where that is one over the number of samples.
         carries_input: whether its target gives its input away.
@@ -50,7 +52,8 @@ class SampleInformation:
     information: Information | None = None
     directions: np.ndarray | None = None
     core: np.ndarray | None = None
-    evidence: LastingEvidence | None = None
+    evidence: Evidence | None = None
+    evidence_key: bytes = b""
     concentration: Concentration | None = None
     share: float | None = None
     carries_input: bool = False
@@ -166,18 +169,17 @@ class BatchInformation:
 
     def _sample_doubt(self, index: int, noise_std: float, batch_size: int) -> str | None:
         sample = self.samples[index]
-        information, evidence = sample.information, sample.evidence
+        information = sample.information
         if information is None or not noise_std:
             return None
         if sample.carries_input:
             return CARRIED
         if self.sparse_codes:
             return f'{SPARSE_CODES}; sparse_codes = "accept" in the policy takes the numbers as they are'
-        if evidence is None:
+        if sample.evidence is None:
             return UNCHECKED
         sigma = self.sample_noise(noise_std, batch_size, index)
-        error = information.error(sigma).low if evidence.quotients else None
-        return evidence.doubt(sigma, error, information.revealed(sigma).high if evidence.hidden else None)
+        return lasting_doubt(sample.evidence, sample.evidence_key, information, sigma)
 
     def account(self, index: int, noise_std: float, batch_size: int) -> Account:
         """A sample's account once the mean (or sum) over ``batch_size`` samples has left with this noise.

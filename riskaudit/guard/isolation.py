@@ -20,19 +20,10 @@ Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
 
-class _Turn:
-    """Whose turn it is; a thread that has it may begin another review inside its own."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        # A child process has none of the threads that may hold the lock.
-        os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self.lock = threading.RLock()
-
-
-_turn = _Turn()
+# Whose turn it is; a thread that has it may begin another review inside its own.
+_turn = [threading.RLock()]
+# A child process has none of the threads that may hold the lock.
+os.register_at_fork(after_in_child=lambda: _turn.__setitem__(0, threading.RLock()))
 
 
 def isolated(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
@@ -40,7 +31,7 @@ def isolated(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
 
     @functools.wraps(function)
     def waiting(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
-        with _turn.lock, ExitStack() as modes:
+        with _turn[0], ExitStack() as modes:
             modes.enter_context(torch.inference_mode(False))
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):

@@ -24,10 +24,9 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from riskaudit.errors import GuardError, OutputError
 from riskaudit.files import write_file
@@ -37,6 +36,8 @@ VARIABLE = "RISKAUDIT_STATE"
 PATIENCE = 10.0
 # The head of a file without rounds or lines.
 GENESIS = "0" * 64
+# Where a file stands: number of its last round or line, and that one's MAC or hash.
+State: TypeAlias = tuple[int, str]
 
 
 class TamperingError(GuardError):
@@ -59,25 +60,6 @@ class TamperingError(GuardError):
         )
 
 
-@dataclass(frozen=True)
-class Counter:
-    """The last state of a file that is known for certain.
-
-    Attributes:
-        number: of the last round or line.
-        head: its MAC or hash.
-        announced: number and head of a write that was begun, None where the last one was finished.
-    """
-
-    number: int = 0
-    head: str = GENESIS
-    announced: tuple[int, str] | None = None
-
-    def admits(self, number: int, head: str) -> bool:
-        """Whether a file in this state is the newest."""
-        return (number, head) in ((self.number, self.head), self.announced)
-
-
 class KeyFolder:
     """The folder; nothing is made before something is written.
 
@@ -98,33 +80,36 @@ class KeyFolder:
         Raises:
             GuardError: the key can't be read or made.
         """
-        master = self._key()
-        if master is None and create:
-            self._make_key()
+        with self._usable():
             master = self._key()
+            if master is None and create:
+                self._make_key()
+                master = self._key()
         return None if master is None else mac_of(master, *parts)
 
-    def counter(self, identity: str) -> Counter | None:
-        """Counter of a file; None where this folder doesn't know it.
+    def states(self, identity: str) -> list[State] | None:
+        """States that a file's counter admits: the last certain one, and one whose write was begun; None without.
 
         Raises:
-            GuardError: it can't be read.
+            GuardError: the counter can't be read.
         """
         stored = self._read(f"{identity}.json")
         if stored is None:
             return None
         try:
-            announced = stored["announced"]
-            pair = None if announced is None else (int(announced[0]), str(announced[1]))
-            return Counter(int(stored["number"]), str(stored["head"]), pair)
+            certain, announced = (stored["number"], stored["head"]), stored["announced"]
+            return [(int(state[0]), str(state[1])) for state in (certain, announced) if state is not None]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise GuardError(f"the counter {identity} in {self.path} can't be read; restore it") from error
 
-    def set_counter(self, identity: str, counter: Counter) -> None:
-        """Write it and wait until the disk has it."""
-        self._write(
-            f"{identity}.json", {"number": counter.number, "head": counter.head, "announced": counter.announced}
-        )
+    def number(self, identity: str | None) -> int:
+        """The last round or line that is certain of a file; 0 of none."""
+        states = None if identity is None else self.states(identity)
+        return states[0][0] if states else 0
+
+    def set_counter(self, identity: str, certain: State = (0, GENESIS), announced: State | None = None) -> None:
+        """Write the states that a file may be in, and wait until the disk has them."""
+        self._write(f"{identity}.json", {"number": certain[0], "head": certain[1], "announced": announced})
 
     def identity_at(self, path: Path) -> str | None:
         """Identity of the file that belongs at a path; None where none was ever seen there."""
@@ -137,10 +122,8 @@ class KeyFolder:
 
     def forget(self, path: Path) -> None:
         """Let another file take its place, on purpose."""
-        try:
+        with self._usable():
             (self.path / f"{_file_name(path)}.json").unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
 
     def refuse_neighbour(self, path: Path) -> None:
         """Refuse to keep the key in the folder that it protects.
@@ -161,19 +144,19 @@ class KeyFolder:
         Raises:
             GuardError: another process holds it for too long, or the folder can't be written.
         """
+        descriptor = None
+        with self._usable():
+            if create or self.path.is_dir():
+                self._make_folder()
+                name = self.path / f"{_file_name(path)}.lock"
+                descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            if not create and not self.path.is_dir():
-                yield
-                return
-            self._make_folder()
-            descriptor = os.open(self.path / f"{_file_name(path)}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise self._unusable(error) from error
-        try:
-            _wait_for(descriptor, Path(path).name)
+            if descriptor is not None:
+                _wait_for(descriptor, Path(path).name)
             yield
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def _key(self) -> bytes | None:
         path = self.path / "key"
@@ -183,26 +166,20 @@ class KeyFolder:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise self._unusable(error) from error
         if len(content) != 32:
             raise GuardError(f"expected a key of 32 bytes in {path}, found {len(content)}; restore it")
         return content
 
     def _make_key(self) -> None:
         """Whoever comes first; the others take theirs."""
+        self._make_folder()
+        temporary = self.path / f".key.{secrets.token_hex(6)}"
+        write_file(temporary, secrets.token_bytes(32), private=True)
         try:
-            self._make_folder()
-            temporary = self.path / f".key.{secrets.token_hex(6)}"
-            write_file(temporary, secrets.token_bytes(32), private=True)
-            try:
+            with suppress(FileExistsError):
                 os.link(temporary, self.path / "key")
-            except FileExistsError:
-                pass
-            finally:
-                temporary.unlink()
-        except OSError as error:
-            raise self._unusable(error) from error
+        finally:
+            temporary.unlink()
 
     def _make_folder(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -210,16 +187,16 @@ class KeyFolder:
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             stored = json.loads((self.path / name).read_bytes())
+            if not isinstance(stored, dict):
+                raise ValueError("expected an object")
+            return stored
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise GuardError(f"{name} in {self.path} can't be read; restore it") from error
-        if not isinstance(stored, dict):
-            raise GuardError(f"{name} in {self.path} can't be read; restore it")
-        return stored
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        try:
+        with self._usable():
             self._make_folder()
             write_file(self.path / name, json.dumps(content).encode(), private=True)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -227,14 +204,17 @@ class KeyFolder:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        except (OSError, OutputError) as error:
-            raise self._unusable(error) from error
 
-    def _unusable(self, error: Exception) -> GuardError:
-        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return GuardError(
-            f"key and counters of the ledger and of the log can't be kept in {self.path} ({words}); set {VARIABLE}"
-        )
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Errors of the file system, as those of this folder."""
+        try:
+            yield
+        except (OSError, OutputError) as error:
+            words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise GuardError(
+                f"key and counters of the ledger and of the log can't be kept in {self.path} ({words}); set {VARIABLE}"
+            ) from error
 
 
 def mac_of(key: bytes, *parts: bytes) -> bytes:

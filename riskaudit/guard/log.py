@@ -14,13 +14,12 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError, mac_of
+from riskaudit.guard.keys import GENESIS, KeyFolder, State, TamperingError, mac_of
 
 # A line is read back from this many bytes before the end, at first.
 TAIL = 65536
@@ -66,7 +65,9 @@ class AuditLog:
         """
         try:
             self.keys.refuse_neighbour(self.path)
-            with self.keys.locked(self.path), self._locked() as stream:
+            flags = os.O_CREAT | os.O_RDWR | os.O_APPEND
+            with self.keys.locked(self.path), os.fdopen(os.open(self.path, flags, 0o600), "r+b") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
                 whole, torn = _tail(stream)
                 position = self._checked(whole)
                 line = dict(entry)
@@ -77,7 +78,8 @@ class AuditLog:
                 line["log"] = position.identity or secrets.token_hex(8)
                 line["mac"] = self._mac(line, create=True)
                 line["hash"] = _hash(line)
-                self._write(stream, (b"\n" if torn else b"") + _text(line) + b"\n", position, line)
+                content = (b"\n" if torn else b"") + _text(line) + b"\n"
+                self._write(stream, content, (position.number, position.head), line)
             return str(line["hash"])
         except (OSError, ValueError, KeyError) as error:
             words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -119,10 +121,10 @@ class AuditLog:
         self.append({"decision": "reset", "reasons": [reason]})
         return aside
 
-    def _write(self, stream: BinaryIO, content: bytes, before: Position, line: dict[str, Any]) -> None:
+    def _write(self, stream: BinaryIO, content: bytes, before: State, line: dict[str, Any]) -> None:
         """One line, announced in the counter before and counted after."""
-        number, head, identity = line["number"], line["hash"], line["log"]
-        self.keys.set_counter(identity, Counter(before.number, before.head, (number, head)))
+        state, identity = (line["number"], line["hash"]), line["log"]
+        self.keys.set_counter(identity, before, announced=state)
         if self.keys.identity_at(self.path) != identity:
             self.keys.set_identity(self.path, identity)
         stream.seek(0, os.SEEK_END)
@@ -135,7 +137,7 @@ class AuditLog:
             # A full disk may have taken a part: leave what was there before.
             stream.truncate(start)
             raise
-        self.keys.set_counter(identity, Counter(number, head))
+        self.keys.set_counter(identity, state)
 
     def _checked(self, last: dict[str, Any] | None) -> Position:
         """The position that a last line says, held against MAC and counter.
@@ -145,24 +147,23 @@ class AuditLog:
         """
         belongs = self.keys.identity_at(self.path)
         if last is None:
-            counter = Counter() if belongs is None else self.keys.counter(belongs) or Counter()
-            if counter.number:
-                raise self._broken(f"it is empty or gone, and the counter at {counter.number}")
+            if counted := self.keys.number(belongs):
+                raise self._broken(f"it is empty or gone, and the counter at {counted}")
             return Position()
         if "mac" not in last or "log" not in last:
             raise self._broken("its last line has no MAC, as lines of earlier versions have none")
         identity = str(last["log"])
-        counted = self.keys.counter(identity)
-        if counted is None or self.keys.derived(b"", create=False) is None:
+        states = self.keys.states(identity)
+        if states is None or self.keys.derived(b"", create=False) is None:
             raise TamperingError.keyless("log", self.path.name, self.keys.path)
         # A counter at zero is of a first line that was announced and never written.
-        if belongs not in (None, identity) and (self.keys.counter(str(belongs)) or Counter()).number:
+        if belongs not in (None, identity) and self.keys.number(belongs):
             raise self._broken("it is another log than the one that belongs here")
         number, head = last["number"], str(last["hash"])
         if last["mac"] != self._mac(last, create=False) or head != _hash(last):
             raise self._broken("its last line isn't as it was written")
-        if not counted.admits(number, head):
-            raise self._broken(f"it ends at line {number}, and the counter is at {counted.number}")
+        if (number, head) not in states:
+            raise self._broken(f"it ends at line {number}, and the counter is at {states[0][0]}")
         named = last.get("ledger")
         ledger = (str(named["identity"]), int(named["round"]), str(named["head"])) if named else None
         return Position(identity, number, head, ledger)
@@ -201,7 +202,8 @@ class AuditLog:
         Raises:
             GuardError: the file can't be read.
         """
-        problems, previous, number, torn, heads = [], GENESIS, 0, None, {GENESIS}
+        problems, unsealed, previous, number, torn = [], list[str](), GENESIS, 0, None
+        heads, identities, last = {GENESIS}, set[object](), None
         for line, (raw, entry, ended) in enumerate(self._lines(), start=1):
             if torn is not None and (entry is None or entry.get("torn") != torn[1]):
                 problems.append(f"line {torn[0]} isn't JSON, and the next line doesn't say that a kill tore it")
@@ -217,22 +219,17 @@ class AuditLog:
             if entry.get("number") != number:
                 problems.append(f"line {line} has number {entry.get('number')}, expected {number}")
                 number = entry["number"] if isinstance(entry.get("number"), int) else number
-            previous = str(entry.get("hash"))
+            previous, last = str(entry.get("hash")), entry
             heads.add(previous)
+            identities.add(entry.get("log"))
+            if not self._is_sealed(entry):
+                unsealed.append(f"line {entry.get('number')} wasn't written with the key: its MAC doesn't fit")
         # A last line without its end is what a kill leaves; the next append closes it.
         if torn is not None and torn[2]:
             problems.append(f"line {torn[0]} isn't JSON, though it was written to its end")
         if head is not None and head not in heads:
             problems.append("the hash that was noted earlier isn't in the file: lines were cut off its end")
-        return problems + self._unsealed()
-
-    def _unsealed(self) -> list[str]:
-        """What MACs and counter say about the whole file, one sentence each."""
-        problems, last, identities = [], None, set()
-        for last in self.entries():
-            identities.add(last.get("log"))
-            if not self._is_sealed(last):
-                problems.append(f"line {last.get('number')} wasn't written with the key: its MAC doesn't fit")
+        problems += unsealed
         if len(identities) > 1:
             problems.append("its lines are of several logs")
         try:
@@ -259,13 +256,6 @@ class AuditLog:
                     yield raw.rstrip(b"\n"), _parsed(raw), raw.endswith(b"\n")
         except OSError as error:
             raise GuardError(f"can't read {self.path}: {error.strerror or error}") from error
-
-    @contextmanager
-    def _locked(self) -> Iterator[BinaryIO]:
-        descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "r+b") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield stream
 
 
 def _tail(stream: BinaryIO) -> tuple[dict[str, Any] | None, bytes]:

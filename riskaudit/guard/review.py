@@ -1,4 +1,4 @@
-"""One attempt at one review: from the batch's numbers to what may leave."""
+"""The review of a batch: from its numbers to what may leave, with or without an update that was made of it."""
 
 from __future__ import annotations
 
@@ -32,39 +32,6 @@ USELESS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class ReviewContext:
-    """What a guard reviews with.
-
-    Attributes:
-        client: its release.
-        exact: the same in float64, made when it is needed.
-        prior: what an attacker is taken to know.
-        policy: limits and what to do.
-        ledger: None without one.
-        log: None without one.
-        memory: of noise and of sanitised updates.
-        hidden_ids: makes hidden ids of samples, of their names or of their own content.
-    """
-
-    client: Client
-    exact: Callable[[], Client]
-    prior: Prior
-    policy: Policy
-    ledger: Ledger | None
-    log: AuditLog | None
-    memory: NoiseMemory
-    hidden_ids: Callable[[Tensor, Sequence[object] | None], list[str]]
-
-    def position(self) -> Position | None:
-        """Where the log stands."""
-        return None if self.log is None else self.log.position()
-
-    def accounts(self, ids: Sequence[str], position: Position | None) -> dict[str, Account] | None:
-        """What the ledger has of these samples, seen to be as it was written."""
-        return None if self.ledger is None else self.ledger.accounts(ids, position)
-
-
-@dataclass(frozen=True, eq=False)
 class Draft:
     """A decision whose update hasn't got the client's form yet.
 
@@ -82,62 +49,70 @@ class Draft:
     noise_std: float
     information: BatchInformation
 
+    def saying(self, **changes: object) -> Draft:
+        """The same with other words or numbers in its decision."""
+        return replace(self, decision=replace(self.decision, **changes))  # type: ignore[arg-type]
+
     def blocked(self, reasons: list[str]) -> Draft:
         """Withheld for these reasons."""
-        return replace(self, vector=None, decision=replace(self.decision, action="block", reasons=reasons))
-
-    def final(
-        self, update: dict[str, Tensor] | list[Tensor] | None, model_digest: str, update_digest: str = ""
-    ) -> Decision:
-        """The decision with the vector in the client's form."""
-        decision = replace(self.decision, update=update, products=self.information.products)
-        return replace(decision, model_digest=model_digest, update_digest=update_digest)
+        return replace(self, vector=None).saying(action="block", reasons=reasons)
 
 
+@dataclass(frozen=True, eq=False)
 class Review:
-    """One attempt.
+    """What a guard reviews one batch with.
 
-    Args:
-        context: what to review with.
-        empty: what the update was computed from, before anything was worked out.
+    Attributes:
+        client: its release.
+        exact: the same in float64, made when it is needed.
+        prior: what an attacker is taken to know.
+        policy: limits and what to do.
+        ledger: None without one.
+        log: None without one.
+        memory: of noise and of sanitised updates.
+        salt: of the ids of samples.
         end: when to stop, on the monotonic clock.
-        information: what is known of the same samples already.
     """
 
-    def __init__(
-        self,
-        context: ReviewContext,
-        empty: BatchInformation,
-        end: float,
-        information: BatchInformation | None = None,
-    ) -> None:
-        self.context, self.empty, self.end = context, empty, end
-        self.client, self.policy = context.client, context.policy
-        failure = 1 - self.policy.confidence
-        if empty.accounts is not None:
-            # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
-            rounds = 1 + max((account.rounds for account in empty.accounts.values()), default=0)
-            failure /= rounds * (rounds + 1)
-        # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
-        self.look_failure = failure / (4 + len(FURTHER_LOOKS))
-        # Sentences for the decision that change no action.
-        self.warnings: list[str] = [] if information is None else information.warnings
-        self._information = information
+    client: Client
+    exact: Callable[[], Client]
+    prior: Prior
+    policy: Policy
+    ledger: Ledger | None
+    log: AuditLog | None
+    memory: NoiseMemory
+    salt: bytes
+    end: float
 
-    def decide(self, vector: Tensor | None, mean: Tensor | None) -> Draft:
+    def accounts(self, ids: Sequence[str]) -> tuple[dict[str, Account] | None, Position | None]:
+        """What the ledger has of these samples, seen to be as it was written, and where the log stands."""
+        position = None if self.log is None else self.log.position()
+        return None if self.ledger is None else self.ledger.accounts(ids, position), position
+
+    def decide(
+        self,
+        empty: BatchInformation,
+        vector: Tensor | None = None,
+        mean: Tensor | None = None,
+        assessed: BatchInformation | None = None,
+    ) -> Draft:
         """Hold the batch against the policy, and do what it says.
 
         Args:
+            empty: the samples, before anything was worked out.
             vector: the update [P]; None where there is none yet, so that only the samples can be chosen.
             mean: what it should be before noise [P].
+            assessed: what is known of the same samples already.
         """
-        noise, policy, count, information = self.client.noise_std, self.policy, len(self.empty), self.empty
-        if noise or information.accounts is not None:
-            information = self._estimated(self.client)
+        noise, policy, count = self.client.noise_std, self.policy, len(empty)
+        information = empty if assessed is None else assessed
+        if noise or empty.accounts is not None:
+            if assessed is None:
+                information = self._estimated(self.client, empty)
             if policy.max_gradients is None and noise:
                 self._refine_undecided(information, noise)
         exposures = information.exposures(noise)
-        self.warnings = [*self.warnings, *information.concentration_note(exposures)]
+        warnings = [*information.warnings, *information.concentration_note(exposures)]
         judgement = policy.judge(exposures)
         # Only who allows everything to be revealed allows this.
         disclosed = not noise and policy.max_revealed != 1
@@ -145,139 +120,144 @@ class Review:
         reasons = [*(["the update carries no noise: assume full disclosure"] if disclosed else []), *judgement.reasons]
         if judgement.unassessed and reasons:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
-        notes = [*judgement.notes, *self._twins_note()]
-        passing = Draft(Decision("allow", None, [], exposures), vector, list(range(count)), noise, information)
+        notes = [*judgement.notes, *_twins_note(empty)]
+        decision = Decision("allow", None, [], exposures, warnings=warnings)
+        passing = Draft(decision, vector, list(range(count)), noise, information)
         if not reasons:
-            reasons = [self._within_limits(information), *notes]
-            return replace(passing, decision=replace(passing.decision, reasons=reasons))
+            return passing.saying(reasons=[_within_limits(information), *notes])
         reasons += notes
         if policy.on_violation == "sanitise":
-            return self._sanitise(passing.blocked(reasons), vector, mean)
+            return self._sanitise(passing.blocked(reasons), empty, vector, mean)
         too_many = len(judgement.unassessed) > policy.max_unassessed * len(exposures)
         if policy.on_violation == "block" or (too_many and policy.on_failure == "block"):
             return passing.blocked(reasons)
-        return replace(passing, decision=replace(passing.decision, action="warn", reasons=reasons))
+        return passing.saying(action="warn", reasons=reasons)
 
-    def _sanitise(self, blocked: Draft, vector: Tensor | None, mean: Tensor | None) -> Draft:
+    def _sanitise(self, blocked: Draft, empty: BatchInformation, vector: Tensor | None, mean: Tensor | None) -> Draft:
         """The sanitised update, or the reason why there is none."""
         sanitiser, reasons = self.policy.sanitiser, blocked.decision.reasons
         try:
-            sanitised = self._drop(vector, mean) if sanitiser == "drop" else self._add_noise(vector, mean)
+            if sanitiser == "drop":
+                sanitised = self._drop(blocked, vector, mean)
+            else:
+                sanitised = None if vector is None or mean is None else self._add_noise(blocked, empty, vector, mean)
         except Exception as error:  # a violation was seen already, so nothing may let this pass any more
             return blocked.blocked([*reasons, f"sanitising failed: {describe(error)}"])
         if sanitised is None:
             what = "before there is an update" if vector is None and sanitiser != "drop" else "that"
             return blocked.blocked([*reasons, f"sanitising by {sanitiser} can't mend {what}"])
-        decision = replace(sanitised.decision, reasons=[*reasons, *sanitised.decision.reasons])
-        return replace(sanitised, decision=decision)
+        return sanitised.saying(action="sanitise", reasons=[*reasons, *sanitised.decision.reasons])
 
-    def _drop(self, vector: Tensor | None, mean: Tensor | None) -> Draft | None:
+    def _drop(self, blocked: Draft, vector: Tensor | None, mean: Tensor | None) -> Draft | None:
         """Without the samples over a limit; None where that doesn't do."""
-        noise = self.client.noise_std
-        if not noise:
-            return None
-        information = self._estimated(self.client)
-        indices = drop_exposed(information, self.policy, noise)
+        noise, information = blocked.noise_std, blocked.information
+        indices = drop_exposed(information, self.policy, noise) if noise else None
         if indices is None:
             return None
         remaining = None
         if vector is not None and mean is not None:
-            remaining = self.client.mean(self.empty.batch.select(indices)) + (vector - mean)
+            remaining = self.client.mean(information.batch.select(indices)) + (vector - mean)
         exposures = [information.exposure(index, noise, len(indices)) for index in indices]
         dropped, total = len(information) - len(indices), len(information)
-        reasons = [f"{dropped} of {total} samples were left out"]
-        decision = Decision("sanitise", None, reasons, exposures, dropped=dropped)
-        return Draft(decision, remaining, indices, noise, information)
+        draft = replace(blocked, vector=remaining, indices=indices)
+        return draft.saying(
+            reasons=[f"{dropped} of {total} samples were left out"], exposures=exposures, dropped=dropped
+        )
 
-    def _add_noise(self, vector: Tensor | None, mean: Tensor | None) -> Draft | None:
+    def _add_noise(self, blocked: Draft, empty: BatchInformation, vector: Tensor, mean: Tensor) -> Draft | None:
         """The update with the least noise that is sure to do, clipped before if the policy says so; None if none is."""
-        if vector is None or mean is None:
-            return None
-        noise, policy, client, law = self.client.noise_std, self.policy, self.client, self.client.noise
-        reasons = []
+        noise, policy, client, law = blocked.noise_std, self.policy, self.client, self.client.noise
         # Without noise the difference is nothing but what the comparison tolerates, and nobody has looked at it.
         drawn = torch.zeros_like(mean) if law is None else vector - mean
-        vector = mean + drawn
+        information, clean, reasons = blocked.information, mean, []
         if policy.sanitiser == "clip":
             assert policy.clip_norm is not None
             client = self.client.clipped(policy.clip_norm)
-            vector = client.mean(self.empty.batch) + drawn
+            clean = client.mean(empty.batch)
             reasons.append(f"every sample's gradient was clipped to {policy.clip_norm:g}")
-        clean, information = vector - drawn, self._estimated(client)
-        total = least_noise(information, policy, noise, self._estimator(client))
+        if client is not self.client or not information.num_assessed:
+            information = self._estimated(client, empty)
+        total = least_noise(information, policy, noise, self._estimator(client, empty))
         if total is None:
             return None
         gaussian = law is not None and law.law == "gaussian"
         # Gaussian noises add up. With noise of another law the sum tells no more than the Gaussian part alone.
         added = 0.0 if total <= noise else math.sqrt(total**2 - noise**2) if gaussian else total
+        vector, warnings = clean + drawn, blocked.decision.warnings
+        if information is not blocked.information:
+            warnings = information.warnings
         if added:
             vector = vector + SecureNoise("gaussian", added).draw(len(vector))
             reasons.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
-            self.warnings = [*self.warnings, *_useless_note(total, clean)]
-        decision = Decision("sanitise", None, reasons, information.exposures(total), noise_std=added)
-        return Draft(decision, vector, list(range(len(information))), total, information)
+            warnings = [*warnings, *_useless_note(total, clean)]
+        draft = replace(blocked, vector=vector, noise_std=total, information=information)
+        exposures = information.exposures(total)
+        return draft.saying(reasons=reasons, exposures=exposures, noise_std=added, warnings=warnings)
 
-    def _estimated(self, client: Client) -> BatchInformation:
+    def _estimated(self, client: Client, empty: BatchInformation) -> BatchInformation:
         """Quickly, of this client's release.
 
         Raises:
             GuardError: nothing was estimated, for want of time.
         """
-        if self._information is not None and client is self.client:
-            return self._information
-        advice = "give the guard a prior (prior or prior_std) of data like these"
-        batch, prior = self.empty.batch, self.context.prior
-        odd = odd_samples(prior, batch.inputs, batch.targets, advice)
-        tight = tight_note(prior, batch.inputs, batch.targets)
-        self.warnings = [*tight, *odd_note(self.empty.ids, odd)]
-        information = self._estimator(client).quick(self.empty)
-        information.warnings = self.warnings
+        advice, batch = "give the guard a prior (prior or prior_std) of data like these", empty.batch
+        odd = odd_samples(self.prior, batch.inputs, batch.targets, advice)
+        warnings = [*tight_note(self.prior, batch.inputs, batch.targets), *odd_note(empty.ids, odd)]
+        information = self._estimator(client, empty).quick(empty)
+        information.warnings = warnings
         if not information.num_assessed:
             raise GuardError(
                 f"the budget of {self.policy.budget_seconds:g} s was over before a bound existed; raise budget_seconds"
                 if self.policy.budget_seconds is not None
                 else "not one product with the Hessian was made, so nothing can be claimed"
             )
-        if client is self.client:
-            self._information = information
         return information
 
     def _refine_undecided(self, information: BatchInformation, noise: float) -> None:
-        estimator = self._estimator(self.client)
+        estimator = self._estimator(self.client, information)
         for index, sample in enumerate(information.samples):
             if sample.information is not None:
                 exposure = information.exposure(index, noise, len(information))
                 if self.policy.undecided(exposure):
                     estimator.refine(information, index, noise)
 
-    def _estimator(self, client: Client) -> Estimator:
+    def _estimator(self, client: Client, batch: BatchInformation) -> Estimator:
         """An estimator of the review's client, or of the same one clipped."""
 
         def exact() -> Client:
-            double = self.context.exact()
+            double = self.exact()
             double.follow(self.client)
             if client is self.client:
                 return double
             assert self.policy.clip_norm is not None
             return double.clipped(self.policy.clip_norm)
 
-        return Estimator(client, exact, self.context.prior, self.policy, self.end, self.look_failure)
+        failure = 1 - self.policy.confidence
+        if batch.accounts is not None:
+            # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
+            rounds = 1 + max((account.rounds for account in batch.accounts.values()), default=0)
+            failure /= rounds * (rounds + 1)
+        # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
+        failure /= 4 + len(FURTHER_LOOKS)
+        return Estimator(client, exact, self.prior, self.policy, self.end, failure)
 
-    def _twins_note(self) -> list[str]:
-        """What is said of samples that count as one."""
-        twins = sum(len(self.empty.twins(index)) > 1 for index in range(len(self.empty)))
-        return [f"{twins} samples are copies, views or ids of another one and count together"] if twins else []
 
-    def _within_limits(self, information: BatchInformation) -> str:
-        """What an allowed batch may be said to keep."""
-        total, seen = len(information), information.num_assessed or len(information)
-        if seen == total:
-            return f"all {total} samples are within the limits"
-        most = _most_unseen(total, seen)
-        return (
-            f"{seen} of {total} samples, drawn at random, are within the limits; of the others, at most {most} aren't, "
-            f"with {SAMPLING_CONFIDENCE:.0%} confidence"
-        )
+def _twins_note(information: BatchInformation) -> list[str]:
+    """What is said of samples that count as one."""
+    twins = sum(len(information.twins(index)) > 1 for index in range(len(information)))
+    return [f"{twins} samples are copies, views or ids of another one and count together"] if twins else []
+
+
+def _within_limits(information: BatchInformation) -> str:
+    """What an allowed batch may be said to keep."""
+    total, seen = len(information), information.num_assessed or len(information)
+    if seen == total:
+        return f"all {total} samples are within the limits"
+    most = _most_unseen(total, seen)
+    return (
+        f"{seen} of {total} samples, drawn at random, are within the limits; of the others, at most {most} aren't, "
+        f"with {SAMPLING_CONFIDENCE:.0%} confidence"
+    )
 
 
 def _useless_note(noise_std: float, clean: Tensor) -> list[str]:

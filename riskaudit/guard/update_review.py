@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, TypeGuard
 
@@ -15,135 +15,109 @@ from riskaudit.errors import GuardError
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.client import TOLERANCE
 from riskaudit.guard.decision import Decision
-from riskaudit.guard.identifiers import sample_digest
+from riskaudit.guard.identifiers import hidden_ids, sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.ledger import Account
-from riskaudit.guard.ledger.noise import SECOND_DRAW, NoiseRound, RepetitionError
+from riskaudit.guard.ledger.noise import SECOND_DRAW, RepetitionError
 from riskaudit.guard.log import Position
 from riskaudit.guard.noise.law import observed_noise
 from riskaudit.guard.noise.order import Extremes
 from riskaudit.guard.noise.patterns import noise_pattern
-from riskaudit.guard.review import Draft, Review, ReviewContext
+from riskaudit.guard.review import Draft, Review
 from riskaudit.guard.snapshot import Snapshot
-from riskaudit.guard.updates import Update, UpdateLike, digest_of_update
+from riskaudit.guard.updates import UpdateLike, copy_update, digest_of_update, rebuilt, vector_of
 from riskaudit.release import Batch
 
 # How often a review starts over because somebody else's round entered the ledger meanwhile.
 ATTEMPTS = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Submission:
-    """An update and its batch, seen to belong together.
-
-    Attributes:
-        batch: the samples that the update holds.
-        update: as it was handed in.
-        vector: the same as a vector [P], float64.
-        mean: what it should be before noise [P], float64.
-        noise: normal scores [P] of its noise, and the largest of them; None where it has none.
-        key: digest of what is one update, however often it is handed in.
-        unproven: why it may be of several local steps; None where it is of one.
-    """
-
-    batch: Batch
-    update: Update
-    vector: Tensor
-    mean: Tensor
-    noise: tuple[Tensor, list[Extremes]] | None
-    key: str
-    unproven: str | None
-
-
-@dataclass(eq=False)
 class UpdateReview:
-    """One review.
+    """The review of an update and its batch, which are seen to belong together.
+
+    Args:
+        review: what to review with.
+        snapshot: of the model and the loss that are reviewed.
+        batch: inputs and targets, as they were handed in.
+        update: made of the batch, or of the part that an assessment let into it.
+        names: of all samples of the batch.
+        local_steps: of which the update is said to be made; None where nobody says.
+        assessed: model and draft of the assessment, where there was one.
 
     Attributes:
-        context: what to review with.
-        snapshot: of the model and the loss that are reviewed.
-        end: when to stop, on the monotonic clock.
-        local_steps: of which the update is said to be made; None where nobody says.
         warnings: sentences for the decision that change no action.
+
+    Raises:
+        GuardError: the update isn't the release of this batch in one step.
     """
 
-    context: ReviewContext
-    snapshot: Snapshot
-    end: float
-    local_steps: int | None
-    warnings: list[str] = field(default_factory=list)
-
-    def decide(
+    def __init__(
         self,
-        given: Batch | Sequence[Any],
+        review: Review,
+        snapshot: Snapshot,
+        batch: Batch | Sequence[Any],
         update: UpdateLike,
         names: Sequence[object] | None,
-        assessed: tuple[Snapshot, Draft] | None = None,
-    ) -> Decision:
-        """What may be sent.
-
-        Args:
-            given: the batch.
-            update: made of it, or of the part that an assessment let into it.
-            names: of all samples of the batch.
-            assessed: model and draft of the assessment, where there was one.
-
-        Raises:
-            GuardError: they don't belong together, or can't be reviewed.
-        """
-        inputs, targets = check_batch(given)
-        total = len(inputs)
+        local_steps: int | None,
+        assessed: tuple[Snapshot, Draft] | None,
+    ) -> None:
+        client, model_digest = review.client, snapshot.model_digest
+        self._review, self._snapshot, self._assessed = review, snapshot, assessed
+        inputs, targets = check_batch(batch)
+        self._num_left_out = len(inputs)
         if assessed is not None:
             inputs, targets, names = _part(assessed[1], inputs, targets, names)
-        submission = self._submission(inputs, targets, update)
-        if submission.noise is not None:
-            scores, extremes = submission.noise
-            pattern = noise_pattern(scores.numpy(), extremes, self.context.client.shapes)
-            if pattern is not None:
-                return self._blocked(pattern)
-        batch = submission.batch
-        self.warnings += [*self.context.client.loss_warnings(batch), *target_notes(batch.targets)]
-        again = self._sanitised_before(submission.key)
-        if again is not None and submission.unproven is None:
-            return replace(again, model_digest=self.snapshot.model_digest)
-        ids = self.context.hidden_ids(inputs, names)
-        known = None if assessed is None else self._information_of(assessed, batch)
-        empty = BatchInformation.empty(batch, inputs, ids, self.context.client.summed)
-        for attempt in range(ATTEMPTS):
-            position = self.context.position()
-            empty.accounts = self.context.accounts(ids, position)
-            # What was known before somebody else's round entered the ledger isn't in the ledger's directions.
-            information = None if attempt or known is None else known.under(empty)
-            draft = self._draft(submission, empty, information)
-            if assessed is not None and assessed[1].decision.action == "sanitise":
-                draft = _after_dropping(draft, assessed[1].decision.reasons, total - len(inputs))
-            decision = self._entered(submission, draft, position)
-            if decision is not None:
-                return decision
-        raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
-
-    def _submission(self, inputs: Tensor, targets: Tensor, given: UpdateLike) -> Submission:
-        """The update and its batch, compared with each other.
-
-        Raises:
-            GuardError: the update isn't the release of this batch.
-        """
-        client, memory = self.context.client, self.context.memory
-        update = Update.of(given, client.shapes)
-        batch, vector = client.batch(inputs, targets), update.vector()
-        mean = client.mean(batch)
-        mismatch = client.mismatch(vector, mean)
+        self._inputs, self._names, self.warnings = inputs, names, list[str]()
+        self._num_left_out -= len(inputs)
+        self._update, self._is_named = copy_update(update, client.shapes), isinstance(update, Mapping)
+        # The samples where the release works, the update [P], and what it should be before noise [P], float64.
+        self._batch, self._vector = client.batch(inputs, targets), vector_of(self._update.values())
+        self._mean = client.mean(self._batch)
+        mismatch = client.mismatch(self._vector, self._mean)
         if mismatch is not None:
             raise GuardError(mismatch)
+        # Normal scores [P] of its noise with the largest of them, and a digest of what is one update, however often it
+        # is handed in.
+        self._noise: tuple[Tensor, list[Extremes]] | None = None
         if client.noise is not None:
-            key = digest_of_update(update.tensors)
-            noise = observed_noise(client.noise, vector, mean, client.shapes.values())
+            self._key = digest_of_update(self._update)
+            self._noise = observed_noise(client.noise, self._vector, self._mean, client.shapes.values())
         else:
-            key = _content_key(batch, self.snapshot.model_digest)
-            key, noise = memory.clean.key_of(mean, self.snapshot.model_digest, key), None
-        return Submission(batch, update, vector, mean, noise, key, self._unproven_step(mean))
+            self._key = review.memory.key_of_similar(self._mean, model_digest, _content_key(self._batch, model_digest))
+        self._unproven = self._unproven_step(local_steps)
 
-    def _unproven_step(self, mean: Tensor) -> str | None:
+    def decide(self) -> Decision:
+        """What may be sent.
+
+        Raises:
+            GuardError: it can't be reviewed.
+        """
+        review, client, model_digest = self._review, self._review.client, self._snapshot.model_digest
+        if self._noise is not None:
+            pattern = noise_pattern(self._noise[0].numpy(), self._noise[1], client.shapes)
+            if pattern is not None:
+                return Decision("block", None, [pattern], model_digest=model_digest)
+        self.warnings += [*client.loss_warnings(self._batch), *target_notes(self._batch.targets)]
+        earlier = self._sanitised_before()
+        if earlier is not None and self._unproven is None:
+            return replace(earlier, model_digest=model_digest)
+        ids = hidden_ids(self._inputs, self._names, review.salt)
+        information = self._assessed_information()
+        empty = BatchInformation.empty(self._batch, self._inputs, ids, client.summed)
+        for attempt in range(ATTEMPTS):
+            empty.accounts, position = review.accounts(ids)
+            # What was known before somebody else's round entered the ledger isn't in the ledger's directions.
+            assessed = None if attempt or information is None else information.under(empty)
+            draft = self._draft(empty, assessed)
+            decision = replace(draft.decision, products=draft.information.products, model_digest=model_digest)
+            if draft.vector is None:
+                return decision
+            entered = self._entered(replace(draft, decision=decision), draft.vector, position)
+            if entered is not None:
+                return entered
+        raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
+
+    def _unproven_step(self, steps: int | None) -> str | None:
         """Why an update may be of several local steps, each of which depends on the samples through the others.
 
         Returns:
@@ -152,13 +126,12 @@ class UpdateReview:
         Raises:
             GuardError: the caller says that it is of several.
         """
-        steps = self.local_steps
         # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
         if steps is not None and not (is_count(steps) and steps == 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
-        if steps is not None or self.context.policy.unproven_step == "accept":
+        if steps is not None or self._review.policy.unproven_step == "accept":
             return None
-        hidden = self.context.client.undetected(mean)
+        hidden = self._review.client.undetected(self._mean)
         if hidden <= TOLERANCE:
             return None
         return (
@@ -167,83 +140,78 @@ class UpdateReview:
             'step, or set unproven_step = "accept" in the policy'
         )
 
-    def _information_of(self, assessed: tuple[Snapshot, Draft], batch: Batch) -> BatchInformation:
+    def _sanitised_before(self) -> Decision | None:
+        """The first result for an update that was sanitised before: a second draw would average the first away."""
+        was_sanitised, first = self._review.memory.sanitised(self._key)
+        if not was_sanitised:
+            return None
+        if first is None or self._review.policy.judge(first.exposures).reasons:
+            return Decision("block", None, [SECOND_DRAW])
+        return replace(first, reasons=[*first.reasons, "it was sanitised before: the same result again"])
+
+    def _assessed_information(self) -> BatchInformation | None:
         """What is known of the samples that an assessment lets into the update.
 
         Raises:
             GuardError: it is of another model or of other samples.
         """
-        snapshot, draft = assessed
+        if self._assessed is None:
+            return None
+        snapshot, draft = self._assessed
         information = draft.information.select(draft.indices)
-        if snapshot != self.snapshot or not information.is_of(batch):
+        if snapshot != self._snapshot or not information.is_of(self._batch):
             raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
         return information
 
-    def _draft(self, submission: Submission, empty: BatchInformation, information: BatchInformation | None) -> Draft:
+    def _draft(self, empty: BatchInformation, assessed: BatchInformation | None) -> Draft:
         """What the policy says of the numbers; of an unproven step they are worked out, and it is withheld."""
-        context, unproven = self.context, submission.unproven
-        if unproven is not None:
-            context = replace(context, policy=replace(context.policy, on_violation="block"))
-        review = Review(context, empty, self.end, information)
-        draft = review.decide(submission.vector, submission.mean)
-        self.warnings += [text for text in review.warnings if text not in self.warnings]
-        if unproven is None:
+        review = self._review
+        if self._unproven is not None:
+            review = replace(review, policy=replace(review.policy, on_violation="block"))
+        draft = review.decide(empty, self._vector, self._mean, assessed)
+        self.warnings += [text for text in draft.decision.warnings if text not in self.warnings]
+        if self._unproven is not None:
+            draft = draft.blocked(
+                [self._unproven, *([] if draft.decision.action == "allow" else draft.decision.reasons)]
+            )
+        if self._assessed is None or self._assessed[1].decision.action != "sanitise":
             return draft
-        return draft.blocked([unproven, *([] if draft.decision.action == "allow" else draft.decision.reasons)])
+        # What an assessment left is told as the sanitising that it was.
+        decision = draft.decision
+        action = "sanitise" if decision.action == "allow" else decision.action
+        reasons = [*self._assessed[1].decision.reasons, *decision.reasons]
+        return draft.saying(action=action, reasons=reasons, dropped=decision.dropped + self._num_left_out)
 
-    def _entered(self, submission: Submission, draft: Draft, position: Position | None) -> Decision | None:
+    def _entered(self, draft: Draft, vector: Tensor, position: Position | None) -> Decision | None:
         """The decision once ledger and memory have what is about to leave; None where the accounts have changed."""
-        model_digest, memory = self.snapshot.model_digest, self.context.memory
-        if draft.vector is None:
-            return draft.final(None, model_digest)
+        review, decision, memory = self._review, draft.decision, self._review.memory
+        added, model_digest = bool(decision.noise_std), self._snapshot.model_digest
         try:
-            unchanged = draft.vector is submission.vector
-            sent = submission.update if unchanged else submission.update.like(draft.vector, draft.noise_std)
+            sent = self._update if vector is self._vector else rebuilt(vector, self._update, draft.noise_std)
         except GuardError as error:  # a violation was seen already, so nothing may let this pass any more
-            return draft.blocked([*draft.decision.reasons, f"sanitising failed: {error}"]).final(None, model_digest)
-        update = sent.handed_back()
-        digest = digest_of_update(update)
-        noise = self._noise_of(submission, draft)
+            return draft.blocked([*decision.reasons, f"sanitising failed: {error}"]).decision
+        digest, traces = digest_of_update(sent), []
+        if self._noise is not None:
+            noises = [self._noise[0], *([vector - self._mean] if added else [])]
+            sizes = [shape.numel() for shape in review.client.shapes.values()]
+            traces = memory.traces(noises, sizes, self._key, self._noise[1])
         try:
-            repeated = memory.refuse_or_remember(noise)
-            if repeated is None and self.context.ledger is not None:
-                after = _accounts_after(draft)
-                accounts = draft.information.accounts or {}
+            repeated = memory.refuse_or_remember(traces)
+            if repeated is None and review.ledger is not None:
+                after, accounts = _accounts_after(draft), draft.information.accounts or {}
                 before = {name: account for name, account in accounts.items() if name in after}
-                if self.context.ledger.record(before, after, digest, position, noise) is None:
+                sanitised = memory.keyed(self._key) if added else None
+                if review.ledger.record(before, after, digest, position, traces, sanitised) is None:
                     return None
         except RepetitionError as error:
             repeated = str(error)
         if repeated is not None:
-            return replace(self._blocked(repeated), exposures=draft.decision.exposures)
-        decision = draft.final(update, model_digest, digest)
-        if not decision.noise_std:
-            return decision
-        if submission.noise is None:
-            memory.clean.remember(submission.mean, model_digest, submission.key)
-        return memory.remember_result(submission.key, decision)
-
-    def _blocked(self, reason: str) -> Decision:
-        return Decision("block", None, [reason], model_digest=self.snapshot.model_digest)
-
-    def _sanitised_before(self, key: str) -> Decision | None:
-        """The first result for an update that was sanitised before: a second draw would average the first away."""
-        was_sanitised, first = self.context.memory.sanitised(key)
-        if not was_sanitised:
-            return None
-        if first is None or self.context.policy.judge(first.exposures).reasons:
-            return Decision("block", None, [SECOND_DRAW])
-        return replace(first, reasons=[*first.reasons, "it was sanitised before: the same result again"])
-
-    def _noise_of(self, submission: Submission, draft: Draft) -> NoiseRound:
-        """What is to be remembered of the client's noise, and of what sanitising made of it."""
-        noises, extremes = list[Tensor](), None
-        if submission.noise is not None and draft.vector is not None:
-            scores, extremes = submission.noise
-            noises = [scores, *([draft.vector - submission.mean] if draft.decision.noise_std else [])]
-        sizes = [shape.numel() for shape in self.context.client.shapes.values()]
-        sanitised = bool(draft.decision.noise_std)
-        return self.context.memory.round_of(noises, sizes, submission.key, sanitised=sanitised, extremes=extremes)
+            return Decision("block", None, [repeated], decision.exposures, model_digest=model_digest)
+        update = dict(sent) if self._is_named else list(sent.values())
+        decision = replace(decision, update=update, update_digest=digest)
+        if added and self._noise is None:
+            memory.remember_clean(self._mean, model_digest, self._key)
+        return memory.remember_result(self._key, decision) if added else decision
 
 
 def is_count(value: object) -> TypeGuard[int]:
@@ -271,7 +239,7 @@ def _part(
 
 def _content_key(batch: Batch, model_digest: str) -> str:
     """Digest of what is one update without noise: the samples, in any order and any dtype, and the weights."""
-    samples = sorted(sample_digest(*pair) for pair in zip(batch.inputs, batch.targets, strict=True))
+    samples = sorted(sample_digest(*pair) for pair in batch.pairs())
     return hashlib.sha256(b"".join([model_digest.encode(), *samples])).hexdigest()
 
 
@@ -289,11 +257,3 @@ def _accounts_after(draft: Draft) -> dict[str, Account]:
         if identifier not in after or account.revealed > after[identifier].revealed:
             after[identifier] = account
     return after
-
-
-def _after_dropping(draft: Draft, reasons: Sequence[str], dropped: int) -> Draft:
-    """The draft of a review of what an assessment left, told as the sanitising that it was."""
-    decision = draft.decision
-    action, dropped = "sanitise" if decision.action == "allow" else decision.action, decision.dropped + dropped
-    decision = replace(decision, action=action, reasons=[*reasons, *decision.reasons], dropped=dropped)
-    return replace(draft, decision=decision)

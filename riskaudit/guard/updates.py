@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -18,70 +17,36 @@ from riskaudit.inputs.text import shape_text
 UpdateLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class Update:
-    """An update as the client handed it in.
+def copy_update(given: UpdateLike, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """A copy of an update by parameter name, in the model's order, which nobody else can change.
 
-    Attributes:
-        tensors: by parameter name, in the model's order.
-        named: whether it came as a mapping.
+    Args:
+        given: tensors or arrays in the order of the trainable parameters, or a mapping of their names to them.
+        shapes: of the trainable parameters, by name.
+
+    Raises:
+        GuardError: names or shapes that differ from the parameters', or a number that isn't finite.
     """
-
-    tensors: dict[str, Tensor]
-    named: bool
-
-    @classmethod
-    def of(cls, given: UpdateLike, shapes: Mapping[str, torch.Size]) -> Update:
-        """A copy of an update for parameters of these ``shapes``, which nobody else can change.
-
-        Args:
-            given: tensors or arrays in the order of the trainable parameters, or a mapping of their names to them.
-            shapes: of the trainable parameters, by name.
-
-        Raises:
-            GuardError: names or shapes that differ from the parameters', or a number that isn't finite.
-        """
-        if isinstance(given, Mapping):
-            missing, foreign = [name for name in shapes if name not in given], [n for n in given if n not in shapes]
-            if missing or foreign:
-                what = f"{missing[0]!r} is missing" if missing else f"{foreign[0]!r} is none of them"
-                raise GuardError(f"expected an update with the names of the {len(shapes)} trainable parameters: {what}")
-            values = [given[name] for name in shapes]
-        else:
-            values = list(given)
-            if len(values) != len(shapes):
-                raise GuardError(f"expected {len(shapes)} tensors, one per trainable parameter, found {len(values)}")
-        # Copied before they are checked: what was checked is what is reviewed.
-        tensors = {name: _copied(value, name) for name, value in zip(shapes, values, strict=True)}
-        for name, shape in shapes.items():
-            if tensors[name].shape != shape:
-                raise GuardError(
-                    f"expected {shape_text(tuple(shape))} for {name}, found {shape_text(tuple(tensors[name].shape))}"
-                )
-            if not tensors[name].is_floating_point() or not bool(torch.isfinite(tensors[name]).all()):
-                raise GuardError(f"the update of {name} holds something that isn't a finite number")
-        return cls(tensors, isinstance(given, Mapping))
-
-    def vector(self) -> Tensor:
-        """All entries as one vector [P], float64, on the CPU."""
-        return torch.cat([tensor.reshape(-1).to("cpu", torch.float64) for tensor in self.tensors.values()])
-
-    def like(self, vector: Tensor, noise_std: float) -> Update:
-        """An update of the same form with the entries of ``vector`` [P], rounded to a grid below its noise.
-
-        Raises:
-            GuardError: a dtype that can't hold the grid.
-        """
-        parts = split(vector, [tensor.shape for tensor in self.tensors.values()])
-        rebuilt = {
-            name: (on_grid(part, noise_std, old.dtype) if noise_std else part).to(old)
-            for part, (name, old) in zip(parts, self.tensors.items(), strict=True)
-        }
-        return Update(rebuilt, self.named)
-
-    def handed_back(self) -> dict[str, Tensor] | list[Tensor]:
-        """The tensors as they came: a mapping or a list."""
-        return dict(self.tensors) if self.named else list(self.tensors.values())
+    if isinstance(given, Mapping):
+        missing, foreign = [name for name in shapes if name not in given], [n for n in given if n not in shapes]
+        if missing or foreign:
+            what = f"{missing[0]!r} is missing" if missing else f"{foreign[0]!r} is none of them"
+            raise GuardError(f"expected an update with the names of the {len(shapes)} trainable parameters: {what}")
+        values = [given[name] for name in shapes]
+    else:
+        values = list(given)
+        if len(values) != len(shapes):
+            raise GuardError(f"expected {len(shapes)} tensors, one per trainable parameter, found {len(values)}")
+    # Copied before they are checked: what was checked is what is reviewed.
+    tensors = {name: _copied(value, name) for name, value in zip(shapes, values, strict=True)}
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise GuardError(
+                f"expected {shape_text(tuple(shape))} for {name}, found {shape_text(tuple(tensors[name].shape))}"
+            )
+        if not tensors[name].is_floating_point() or not bool(torch.isfinite(tensors[name]).all()):
+            raise GuardError(f"the update of {name} holds something that isn't a finite number")
+    return tensors
 
 
 def _copied(value: Any, name: str) -> Tensor:
@@ -103,6 +68,11 @@ def _copied(value: Any, name: str) -> Tensor:
     return tensor.detach().clone()
 
 
+def vector_of(tensors: Iterable[Tensor]) -> Tensor:
+    """All entries as one vector [P], float64, on the CPU."""
+    return torch.cat([tensor.reshape(-1).to("cpu", torch.float64) for tensor in tensors])
+
+
 def split(vector: Tensor, shapes: Iterable[torch.Size]) -> list[Tensor]:
     """A vector [P] as tensors of these shapes, one behind the other."""
     shapes = list(shapes)
@@ -110,17 +80,25 @@ def split(vector: Tensor, shapes: Iterable[torch.Size]) -> list[Tensor]:
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Hex SHA-256 over names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
-    hash_tensors(digest, tensors)
-    return digest.hexdigest()
+def rebuilt(vector: Tensor, like: Mapping[str, Tensor], noise_std: float) -> dict[str, Tensor]:
+    """An update in the shapes and dtypes of another with the entries of ``vector`` [P], on a grid below its noise.
+
+    Raises:
+        GuardError: a dtype that can't hold the grid.
+    """
+    parts = split(vector, [tensor.shape for tensor in like.values()])
+    return {
+        name: (on_grid(part, noise_std, old.dtype) if noise_std else part).to(old)
+        for part, (name, old) in zip(parts, like.items(), strict=True)
+    }
 
 
 def digest_of_update(given: UpdateLike) -> str:
-    """Digest of an update in any of its forms; the same for a list and a mapping in the parameters' order.
+    """Hex SHA-256 of an update in any of its forms; the same for a list and a mapping in the parameters' order.
 
     Names are left out, so that a framework that renames or drops them still sends what was reviewed.
     """
+    digest = hashlib.sha256()
     values = given.values() if isinstance(given, Mapping) else given
-    return digest_of(("", torch.as_tensor(value)) for value in values)
+    hash_tensors(digest, (("", torch.as_tensor(value)) for value in values))
+    return digest.hexdigest()

@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from riskaudit.errors import SettingsError
 from riskaudit.guard import Decision, Guard
-from riskaudit.guard.batches import HeldBatch
+from riskaudit.guard.batches import held_batch, refuse_changed
 from riskaudit.integrations.gradients import add_noise, clear, gradients, trainable, write
 from riskaudit.release import Batch
 
@@ -112,7 +112,7 @@ class AverageGuard:
         Raises:
             RuntimeError: the processes can't reach each other; gradients are cleared.
         """
-        result, parameters, held = Round(), trainable(self._guard.model), HeldBatch(batch)
+        result, parameters, held = Round(), trainable(self._guard.model), held_batch(batch)
         clear(parameters)
         local = self._model.no_sync() if isinstance(self._model, DistributedDataParallel) else nullcontext()
         try:
@@ -122,21 +122,28 @@ class AverageGuard:
                     yield result
             except Exception as error:  # third-party training code may raise anything
                 failure = error
-            result.decision = self._decide(held, ids, failure)
+            result.decision = self._decide(batch, held, ids, failure)
             clear(parameters)
             self._average(result)
         except BaseException:
             clear(parameters)
             raise
 
-    def _decide(self, held: HeldBatch, ids: Sequence[object] | None, failure: Exception | None) -> Decision:
+    def _decide(
+        self,
+        batch: Batch | Sequence[Any],
+        held: Batch | Sequence[Any],
+        ids: Sequence[object] | None,
+        failure: Exception | None,
+    ) -> Decision:
         """This rank's decision, with the contribution that follows in the flat buffer."""
         guard = self._guard
         self._flat.zero_()
         if failure is not None:
             return guard.withhold(failure)
         try:
-            decision = guard.review(held.unchanged(), gradients(guard.model), ids=ids, local_steps=1)
+            refuse_changed(batch, held)
+            decision = guard.review(held, gradients(guard.model), ids=ids, local_steps=1)
             if decision.update is not None:
                 decision = guard.confirm(decision)
             if decision.update is not None:

@@ -28,7 +28,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Guard
-from riskaudit.guard.batches import HeldBatch
+from riskaudit.guard.batches import held_batch
 from riskaudit.guard.decision import name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, number_of_samples
 from riskaudit.integrations.local_step import LocalStep, review
@@ -73,7 +73,7 @@ def hand_over(
     handed = _handed.get()
     if handed is None:
         raise GuardError("no guard_mod is among the mods, so nothing would be reviewed; add it to the ClientApp's mods")
-    handed.append(LocalStep(guard, HeldBatch(batch).copied(), step_size, None if ids is None else list(ids)))
+    handed.append(LocalStep(guard, held_batch(batch), step_size, None if ids is None else list(ids)))
 
 
 class GuardMod:
@@ -105,9 +105,8 @@ class GuardMod:
         except GuardError as error:  # says what to do, and nothing private
             _logger.warning("withheld: %s", error)
             reply = None
-        except (
-            Exception
-        ) as error:  # an app's errors quote its data, so only its kind and origin are logged, and only here
+        except Exception as error:
+            # An app's errors quote its data, so only its kind and origin are logged, and only here.
             _logger.warning("withheld: the app failed with %s", name_error(error))
             reply = None
         finally:
@@ -128,16 +127,16 @@ class GuardMod:
                 f"expected one hand-over, one received and one outgoing record of arrays, found {len(handed)}, "
                 f"{len(received)} and {len(outgoing)}; call hand_over once, for a single local step"
             )
-        (name, record), (asked, came) = next(iter(outgoing.items())), next(iter(received.items()))
+        (name, record), (asked, weights) = next(iter(outgoing.items())), next(iter(received.items()))
         if name not in (*ARRAYS, asked):
             raise GuardError(f"expected the arrays under the name {ARRAYS[0]!r} or that of those received")
         content = self._restricted(reply.content, number_of_samples(handed[0].batch))
-        result = review(handed[0], _arrays(came), _arrays(record), round=_counted(context))
-        if result.arrays is None:
-            _logger.warning("withheld: %s", "; ".join(result.decision.reasons))
+        decision = review(handed[0], _arrays(weights), _arrays(record), round=_counted(context))
+        if decision.update is None:
+            _logger.warning("withheld: %s", "; ".join(decision.reasons))
             return None
         # Made anew from the arrays that were reviewed: a record may hold more bytes than its arrays show.
-        content.array_records[name] = ArrayRecord({key: Array(value) for key, value in result.arrays.items()})
+        content.array_records[name] = ArrayRecord({key: Array(value) for key, value in decision.update.items()})
         return Message(content, reply_to=message)
 
     def _restricted(self, content: RecordDict, samples: int | None) -> RecordDict:
@@ -153,7 +152,9 @@ class GuardMod:
             record = content.get(name)
             if isinstance(record, ConfigRecord) and record.get(STATUS_CODE) in STATUS_CODES:
                 restricted[name] = ConfigRecord({STATUS_CODE: record[STATUS_CODE], STATUS_TEXT: ""})
-        left_out = [name for name, record in content.items() if name not in restricted and not _is_arrays(record)]
+        left_out = [
+            name for name, record in content.items() if name not in restricted and not isinstance(record, ArrayRecord)
+        ]
         if left_out:
             allow = "GuardMod(records=..., metrics=...) allows them"
             _logger.warning("%d records were left out, whose names or numbers may not leave; %s", len(left_out), allow)
@@ -161,10 +162,6 @@ class GuardMod:
 
 
 guard_mod = GuardMod()
-
-
-def _is_arrays(record: object) -> bool:
-    return isinstance(record, ArrayRecord)
 
 
 def _arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,6 @@ from riskaudit.guard import Decision, Guard
 from riskaudit.release import Batch
 
 Array: TypeAlias = npt.NDArray[Any]
-Kind = Literal["weights", "difference", "gradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +52,6 @@ class LocalStep:
             raise SettingsError(f"expected step_size above 0, or None to send gradients, found {self.step_size}")
 
 
-@dataclass(frozen=True, eq=False)
-class Reviewed:
-    """A decision in the framework's form.
-
-    Attributes:
-        decision: the guard's.
-        arrays: what may be sent, with the outgoing names, shapes and dtypes; None when withheld.
-    """
-
-    decision: Decision
-    arrays: dict[str, Array] | None
-
-
 def review(
     step: LocalStep,
     received: Mapping[str, Array],
@@ -73,7 +59,7 @@ def review(
     *,
     difference: bool = False,
     round: int | None = None,
-) -> Reviewed:
+) -> Decision:
     """Let the guard decide about arrays that are about to leave.
 
     Args:
@@ -83,29 +69,42 @@ def review(
         difference: whether ``outgoing`` is the difference from ``received``.
         round: number for the log.
 
+    Returns:
+        The guard's decision, whose update are arrays with the outgoing names, shapes and dtypes.
+
     Raises:
         GuardError: arrays that aren't the model's, or that hold more than the trainable parameters' step.
     """
     model, size = step.guard.model, step.step_size
-    kind: Kind = "gradient" if size is None else "difference" if difference else "weights"
+    entries = list(model.state_dict())
     trainable = [name for name, value in model.named_parameters() if value.requires_grad]
-    came = _named(received, list(model.state_dict()), "received")
-    goes = _named(outgoing, trainable if kind == "gradient" else list(model.state_dict()), "outgoing")
-    _only_trainable(goes, came, trainable, kind)
-    scale = 1.0 if size is None else size
-    update = {name: torch.from_numpy(_gradient(goes[name], came[name], kind, scale)) for name in trainable}
-    with _weights(model, came):
+    weights = _named(received, entries, "received")
+    sent = _named(outgoing, trainable if size is None else entries, "outgoing")
+    # What the outgoing arrays are differences from, where they are any.
+    origin = {name: np.zeros_like(weights[name]) if difference else weights[name] for name in sent}
+    _only_trainable(sent, origin, trainable)
+    update = {name: torch.from_numpy(_gradient(sent[name], origin[name], size)) for name in trainable}
+    with _weights(model, weights):
         decision = step.guard.review(step.batch, update, ids=step.ids, round=round, local_steps=1)
         decision = step.guard.confirm(decision)
     if decision.update is None:
-        return Reviewed(decision, None)
-    sent = {name: np.array(value) for name, value in goes.items()}
+        return decision
+    sent = {name: np.array(value) for name, value in sent.items()}
     if decision.action == "sanitise":
         for name, changed in decision.update.items():
-            sent[name] = _outgoing(changed.numpy(), came[name], kind, scale).astype(goes[name].dtype)
-    if set(outgoing) != set(goes):  # numbered, in the model's order
-        return Reviewed(decision, dict(zip(outgoing, sent.values(), strict=True)))
-    return Reviewed(decision, sent)
+            gradient = changed.numpy()
+            exact = gradient if size is None else origin[name].astype(np.float64) - size * gradient
+            sent[name] = exact.astype(sent[name].dtype)
+    if set(outgoing) != set(sent):  # numbered, in the model's order
+        sent = dict(zip(outgoing, sent.values(), strict=True))
+    return replace(decision, update=sent)
+
+
+def _gradient(sent: Array, origin: Array, step_size: float | None) -> Array:
+    """The gradient that an outgoing array stands for, float64."""
+    if step_size is None:
+        return sent.astype(np.float64)
+    return (origin.astype(np.float64) - sent.astype(np.float64)) / step_size
 
 
 def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[str, Array]:
@@ -123,44 +122,25 @@ def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[st
     return {name: arrays[name] for name in names}
 
 
-def _only_trainable(goes: dict[str, Array], came: dict[str, Array], trainable: list[str], kind: Kind) -> None:
+def _only_trainable(sent: Mapping[str, Array], origin: Mapping[str, Array], trainable: list[str]) -> None:
     """Nothing but the trainable parameters may have changed: running statistics are made of the batch, too.
 
     Raises:
         GuardError: something else has, or shapes or dtypes differ.
     """
-    for name, value in goes.items():
-        if value.shape != came[name].shape:
-            raise GuardError(f"expected an outgoing {name} of shape {came[name].shape}, found {value.shape}")
-        if value.dtype != came[name].dtype:
+    for name, value in sent.items():
+        if value.shape != origin[name].shape:
+            raise GuardError(f"expected an outgoing {name} of shape {origin[name].shape}, found {value.shape}")
+        if value.dtype != origin[name].dtype:
             raise GuardError(
-                f"expected an outgoing {name} of dtype {came[name].dtype}, as it was received, found {value.dtype}; "
+                f"expected an outgoing {name} of dtype {origin[name].dtype}, as it was received, found {value.dtype}; "
                 "entries of another size hold more than the weights need"
             )
-        if name in trainable:
-            continue
-        unchanged = np.zeros_like(came[name]) if kind == "difference" else came[name]
-        if not np.array_equal(value, unchanged):
+        if name not in trainable and not np.array_equal(value, origin[name]):
             raise GuardError(
                 f"the outgoing {name} isn't trainable, yet it differs from what was received, and nobody reviews it; "
                 "send it back as it came"
             )
-
-
-def _gradient(goes: Array, came: Array, kind: Kind, scale: float) -> Array:
-    """The gradient that an outgoing array stands for, float64."""
-    if kind == "gradient":
-        return goes.astype(np.float64)
-    if kind == "difference":
-        return -goes.astype(np.float64) / scale
-    return (came.astype(np.float64) - goes.astype(np.float64)) / scale
-
-
-def _outgoing(gradient: Array, came: Array, kind: Kind, scale: float) -> Array:
-    """The inverse of `_gradient`, float64."""
-    if kind == "gradient":
-        return gradient
-    return -scale * gradient if kind == "difference" else came.astype(np.float64) - scale * gradient
 
 
 @contextmanager

@@ -82,18 +82,17 @@ def seal(
     """
     try:
         kind = _KINDS[model.params_type or ParamsType.FULL]
-        outgoing = _arrays(model.params)
-        step, came = LocalStep(guard, batch, step_size, ids), _arrays(received.params)
+        step = LocalStep(guard, batch, step_size, ids)
+        outgoing, weights = _arrays(model.params), _arrays(received.params)
         difference = kind == DataKind.WEIGHT_DIFF
-        result = review(step, came, outgoing, difference=difference, round=received.current_round)
-        decision = result.decision
-        if result.arrays is not None:
+        decision = review(step, weights, outgoing, difference=difference, round=received.current_round)
+        if decision.update is not None:
             if decision.action == "sanitise":
                 model.params = {
                     name: torch.from_numpy(value) if isinstance(model.params[name], torch.Tensor) else value
-                    for name, value in result.arrays.items()
+                    for name, value in decision.update.items()
                 }
-            digest, samples = _digest(kind, result.arrays), number_of_samples(batch)
+            digest, samples = _digest(kind, decision.update), number_of_samples(batch)
             ticket = {"digest": digest, "expires": time.time() + lifetime, "samples": samples}
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision

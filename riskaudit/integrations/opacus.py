@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,9 @@ from riskaudit.errors import GuardError, RiskauditError, SettingsError
 from riskaudit.guard import Assessment, AuditLog, Decision, Guard, Ledger, Policy
 from riskaudit.guard.client import LossLike
 from riskaudit.guard.noise.randomness import SecureNoise
+from riskaudit.integrations.allowance import number_of_samples
 from riskaudit.integrations.gradients import clear, gradients, trainable, write
-from riskaudit.priors import Prior
 from riskaudit.release import Batch
-
-
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    """What the next step of the original optimizer may be taken for."""
-
-    batch: Batch | Sequence[Any]
-    ids: Sequence[object] | None
-    assessment: Assessment
 
 
 class OpacusGuard:
@@ -59,11 +49,9 @@ class OpacusGuard:
         optimizer: likewise; on one device, with one norm bound for the whole gradient.
         loss_fn: see `Guard`; what it gives for one sample is what the training sums or averages.
         policy: what it sanitises it must do by "drop": noise belongs to Opacus and its accountant.
-        prior: see `Guard`.
-        prior_std: see `Guard`.
         ledger: see `Guard`.
         log: see `Guard`.
-        dtype: see `Guard`.
+        options: prior, prior_std and dtype, see `Guard`.
 
     Attributes:
         decision: about the last step, also one that didn't come through `step`; None before the first.
@@ -81,11 +69,9 @@ class OpacusGuard:
         loss_fn: LossLike,
         policy: Policy,
         *,
-        prior: Prior | str | Path | None = None,
-        prior_std: float | None = None,
         ledger: Ledger | str | Path | None = None,
         log: AuditLog | str | Path | None = None,
-        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> None:
         if type(model) is not GradSampleModule or type(optimizer) is not DPOptimizer:
             raise SettingsError(
@@ -102,12 +88,12 @@ class OpacusGuard:
             raise SettingsError("expected an optimizer of exactly the model's trainable parameters")
         self.decision: Decision | None = None
         self._model, self._optimizer, self._plain = model, optimizer, _plain(model)
-        self._loss_fn, self._policy, self._dtype, self._prior_std = loss_fn, policy, dtype, prior_std
+        self._loss_fn, self._policy, self._options = loss_fn, policy, options
         self._ledger = Ledger(ledger) if isinstance(ledger, str | Path) else ledger
         self._log = AuditLog(log) if isinstance(log, str | Path) else log
-        self._prior = prior
         self._guard = self._make_guard(_release(optimizer))
-        self._pending: _Pending | None = None
+        # What the next step of the original optimizer may be taken for: a batch, its ids, and its assessment.
+        self._pending: tuple[Batch | Sequence[Any], Sequence[object] | None, Assessment] | None = None
         _draw_from_the_system(optimizer)
         self._handle = optimizer.original_optimizer.register_step_pre_hook(self._before_step)
 
@@ -175,13 +161,13 @@ class OpacusGuard:
         if assessment.action == "block":
             self.decision = assessment.withheld
             return
-        count = len(batch) if isinstance(batch, Batch) else len(batch[0])
+        count = number_of_samples(batch)
         dropped = sorted(set(range(count)) - set(assessment.kept))
         for parameter in optimizer.params:
             if len(parameter.grad_sample) != count:
                 raise GuardError(f"expected {count} per-sample gradients, found {len(parameter.grad_sample)}")
             parameter.grad_sample[dropped] = 0
-        self._pending = _Pending(batch, ids, assessment)
+        self._pending = batch, ids, assessment
         optimizer.step()
 
     def _refuse_accumulation(self) -> None:
@@ -209,20 +195,18 @@ class OpacusGuard:
             elif any(argument is not None for argument in (*args[1:], *kwargs.values())):
                 self.decision = self._guard.withhold("the optimizer was given a closure")
             else:
-                self.decision = self._review(pending)
+                self.decision = self._review(*pending)
         except Exception as error:  # whatever goes wrong withholds
             self.decision = self._guard.withhold(error)
         if self.decision.update is None:
             clear(self._optimizer.params)
 
-    def _review(self, pending: _Pending) -> Decision:
+    def _review(self, batch: Batch | Sequence[Any], ids: Sequence[object] | None, assessment: Assessment) -> Decision:
         """About the gradients that Opacus made, which are what the weights will show."""
         scale = self._optimizer.expected_batch_size if self._optimizer.loss_reduction == "mean" else 1
         summed = [scale * gradient for gradient in gradients(self._model)]
-        decision = self._guard.review(
-            pending.batch, summed, ids=pending.ids, assessment=pending.assessment, local_steps=1
-        )
-        if decision.update is not None and len(decision.exposures) < len(pending.assessment.kept):
+        decision = self._guard.review(batch, summed, ids=ids, assessment=assessment, local_steps=1)
+        if decision.update is not None and len(decision.exposures) < len(assessment.kept):
             # Somebody else's round entered the ledger meanwhile, and more had to be left out.
             write(self._model, [value / scale for value in decision.update])
         return decision
@@ -232,13 +216,11 @@ class OpacusGuard:
             self._plain,
             self._loss_fn,
             self._policy,
-            prior=self._prior,
-            prior_std=self._prior_std,
             release=release,
             ledger=self._ledger,
             log=self._log,
-            dtype=self._dtype,
             reduction="sum",
+            **self._options,
         )
 
 

@@ -21,7 +21,7 @@ import torch
 
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard import Decision, Guard
-from riskaudit.guard.batches import HeldBatch
+from riskaudit.guard.batches import held_batch
 from riskaudit.integrations.gradients import add_noise, clear, gradients, trainable, write
 from riskaudit.release import Batch
 
@@ -60,7 +60,7 @@ class StepGuard:
             batch: inputs [B, ...] and targets [B, ...].
             ids: names of the samples, see `Guard.review`.
         """
-        self._expected = (HeldBatch(batch).copied(), None if ids is None else list(ids))
+        self._expected = (held_batch(batch), None if ids is None else list(ids))
 
     def close(self) -> None:
         """Let the optimizer go unguarded."""

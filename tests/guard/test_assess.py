@@ -12,6 +12,7 @@ from torch import nn
 
 from riskaudit.errors import SettingsError
 from riskaudit.guard import AuditLog, Guard, Policy
+from riskaudit.guard.identifiers import hidden_id
 
 CLIP, STD = 0.5, 0.25
 # The first half of the batch keeps it (at most 0.01 in a review), the other doesn't (at least 0.1).
@@ -188,7 +189,7 @@ def test_with_a_ledger_the_samples_kept_are_counted(tmp_path) -> None:
         for place in assessed.kept:
             expected[names[place]] += 1
     counted = {name: account.rounds for name, account in one.ledger.every_account()}
-    assert counted == {one.ledger.hidden(name): count for name, count in expected.items() if count}
+    assert counted == {hidden_id(name, one.ledger.salt): count for name, count in expected.items() if count}
     one.close()
 
 
@@ -229,7 +230,7 @@ def test_an_assessment_under_other_names_charges_the_accounts_of_the_review(tmp_
         )  # fmt: skip
         assert decision.update is not None, decision.reasons
     rounds = {name: account.rounds for name, account in one.ledger.every_account()}
-    assert [rounds[one.ledger.hidden(name)] for name in "afpu"] == [2, 2, 1, 1]
+    assert [rounds[hidden_id(name, one.ledger.salt)] for name in "afpu"] == [2, 2, 1, 1]
     one.close()
 
 

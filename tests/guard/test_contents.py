@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from riskaudit.guard import Policy
 from riskaudit.guard.identifiers import sample_digest
-from riskaudit.guard.noise.memory import CleanUpdates
+from riskaudit.guard.noise.memory import NoiseMemory
 
 SANITISE = Policy(max_revealed=0.01, on_violation="sanitise")
 
@@ -89,10 +89,10 @@ def test_digests_are_of_values(seed, classes, mapped) -> None:
 def test_nearly_equal_updates_at_the_same_weights_are_one(size) -> None:
     random = np.random.default_rng(0)
     for _ in range(30):
-        held, mean, other = CleanUpdates(), *map(torch.tensor, random.standard_normal((2, size)))
+        held, mean, other = NoiseMemory(), *map(torch.tensor, random.standard_normal((2, size)))
         away = other * (mean.norm() / other.norm())
-        assert held.key_of(mean, "w", "own") == "own"
-        held.remember(mean, "w", "first")
-        assert held.key_of(mean, "w", "own") == held.key_of(mean + 5e-3 * away, "w", "own") == "first"
-        assert held.key_of(mean + 3e-2 * away, "w", "own") == held.key_of(-mean, "w", "own") == "own"
-        assert held.key_of(mean, "other weights", "own") == "own"
+        assert held.key_of_similar(mean, "w", "own") == "own"
+        held.remember_clean(mean, "w", "first")
+        assert held.key_of_similar(mean, "w", "own") == held.key_of_similar(mean + 5e-3 * away, "w", "own") == "first"
+        assert held.key_of_similar(mean + 3e-2 * away, "w", "own") == held.key_of_similar(-mean, "w", "own") == "own"
+        assert held.key_of_similar(mean, "other weights", "own") == "own"

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Policy
-from riskaudit.guard.identifiers import canonical_id, content_id
+from riskaudit.guard.identifiers import canonical_id, content_id, hidden_id
 from riskaudit.inputs.duplicates import duplicate_labels
 
 
@@ -189,7 +189,7 @@ def test_a_twin_leaves_with_the_one_whose_account_is_full(tmp_path) -> None:
     guard = guard_of(model, policy, 0.2, ledger=ledger)
     decision = guard.review(batch, gradient(model, batch, 0.2), ids=["a", "b", "c", "d", "e"])
     assert (decision.action, decision.dropped) == ("sanitise", 2), decision.reasons
-    assert [one.id for one in decision.exposures] == [guard.ledger.hidden(name) for name in "bcd"]
+    assert [one.id for one in decision.exposures] == [hidden_id(name, guard.ledger.salt) for name in "bcd"]
 
 
 COPIES = {
@@ -234,11 +234,11 @@ def test_one_account_however_often_it_is_in_the_batch(tmp_path) -> None:
     assert guard.review(batch, gradient(model, batch, NOISE), ids=[7, 1, 2, " 7.0 "]).action == "allow"
     accounts = dict(guard.ledger.every_account())
     assert len(accounts) == 3
-    twice = accounts[guard.ledger.hidden("7")]
+    twice = accounts[hidden_id("7", guard.ledger.salt)]
     single = guard_of(model, policy, ledger=tmp_path / "other.db")
     distinct = batch_with_copies([0, 1, 2, 3])
     assert single.review(distinct, gradient(model, distinct, NOISE), ids=[7, 1, 2, 3]).action == "allow"
-    once = dict(single.ledger.every_account())[single.ledger.hidden("7")]
+    once = dict(single.ledger.every_account())[hidden_id("7", single.ledger.salt)]
     # Twice the gradient is four times the trace. Accounts hold upper ends from probes that are drawn anew every time,
     # which came to 6 to 9.2 times the trace in 40 reviews.
     assert 2 * once.trace < twice.trace < 8 * once.trace

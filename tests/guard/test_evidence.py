@@ -88,9 +88,9 @@ def test_noise_that_covers_what_was_doubted_is_enough_later_too(doubted_once) ->
     assert reviewed(guard, model, batch).action == "block"
     key = next(iter(evidence._doubts))
     (held,) = evidence._doubts[key]
-    known = evidence.LastingEvidence(replace(held, likely=()), key)
-    assert known.doubt(1.0) is not None
-    assert known.doubt(11.0) is None
+    new = replace(held, likely=())
+    assert evidence.lasting_doubt(new, key, None, 1.0) is not None
+    assert evidence.lasting_doubt(new, key, None, 11.0) is None
 
 
 def test_what_is_held_is_bounded(monkeypatch) -> None:
@@ -98,6 +98,6 @@ def test_what_is_held_is_bounded(monkeypatch) -> None:
     bad = evidence.Evidence(4, (), (), adjoint=False)
     for place in range(5):
         for _ in range(20):
-            assert evidence.LastingEvidence(replace(bad), bytes([place])).doubt(1.0) is not None
+            assert evidence.lasting_doubt(replace(bad), bytes([place]), None, 1.0) is not None
     assert list(evidence._doubts) == [b"\2", b"\3", b"\4"]
     assert max(map(len, evidence._doubts.values())) <= evidence.EACH

@@ -15,7 +15,7 @@ from torch import nn
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Policy
-from riskaudit.guard.batches import HeldBatch
+from riskaudit.guard.batches import held_batch, refuse_changed
 from riskaudit.guard.client import Client
 from riskaudit.guard.snapshot import take_snapshot
 from riskaudit.release import Batch
@@ -267,11 +267,12 @@ def test_a_batch_that_the_step_changes_in_place_is_refused(client, changed) -> N
     _, (inputs, targets), _ = client
     given = inputs.clone(), targets.clone()
     for batch in (given, Batch(*given)):
-        held = HeldBatch(batch)
-        assert all(map(torch.equal, held.unchanged(), given))
+        held = held_batch(batch)
+        refuse_changed(batch, held)
+        assert all(map(torch.equal, held, given))
         given[changed].add_(1)
         with pytest.raises(GuardError, match="the batch changed"):
-            held.unchanged()
+            refuse_changed(batch, held)
 
 
 def test_what_an_attribute_keeps_of_the_last_pass_does_no_harm() -> None:

@@ -37,50 +37,50 @@ def reviewed(kind, noise_std, step_size=STEP_SIZE, change=None, **policy):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_update_within_the_policy_leaves_bit_by_bit(kind) -> None:
-    model, _, outgoing, found = reviewed(kind, ENOUGH)
+    model, _, outgoing, decision = reviewed(kind, ENOUGH)
     before = arrays(model)
-    assert found.decision.action == "allow", found.decision.reasons
-    assert list(found.arrays) == list(outgoing)
+    assert decision.action == "allow", decision.reasons
+    assert list(decision.update) == list(outgoing)
     for name, value in outgoing.items():
-        assert found.arrays[name].dtype == value.dtype
-        np.testing.assert_array_equal(found.arrays[name], value)
+        assert decision.update[name].dtype == value.dtype
+        np.testing.assert_array_equal(decision.update[name], value)
     for name, value in arrays(model).items():
         np.testing.assert_array_equal(value, before[name], err_msg="the review left its weights in the model")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_update_over_the_limit_is_withheld(kind) -> None:
-    _, _, _, found = reviewed(kind, TOO_LITTLE)
-    assert found.arrays is None
-    assert found.decision.action == "block"
-    assert "reveal more than" in found.decision.reasons[0]
+    _, _, _, decision = reviewed(kind, TOO_LITTLE)
+    assert decision.update is None
+    assert decision.action == "block"
+    assert "reveal more than" in decision.reasons[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sanitised_update_leaves_in_the_form_it_had(kind) -> None:
-    _, received, outgoing, found = reviewed(kind, TOO_LITTLE, on_violation="sanitise")
-    assert found.decision.action == "sanitise", found.decision.reasons
+    _, received, outgoing, decision = reviewed(kind, TOO_LITTLE, on_violation="sanitise")
+    assert decision.action == "sanitise", decision.reasons
     changed = 0.0
     for name, value in outgoing.items():
-        assert found.arrays[name].dtype == value.dtype
+        assert decision.update[name].dtype == value.dtype
         if name in dict(network().named_parameters()):
-            noise = (found.arrays[name] - value) / (1.0 if kind == "gradient" else STEP_SIZE)
+            noise = (decision.update[name] - value) / (1.0 if kind == "gradient" else STEP_SIZE)
             changed += float(np.square(noise.astype(np.float64)).sum())
         else:
             kept = received[name] if kind == "weights" else np.zeros_like(received[name])
-            np.testing.assert_array_equal(found.arrays[name], kept)
+            np.testing.assert_array_equal(decision.update[name], kept)
     count = sum(value.numel() for value in network().parameters())
-    assert math.sqrt(changed / count) == pytest.approx(found.decision.noise_std, rel=0.5)
-    assert max(one.revealed.high for one in found.decision.exposures) <= LIMIT
+    assert math.sqrt(changed / count) == pytest.approx(decision.noise_std, rel=0.5)
+    assert max(one.revealed.high for one in decision.exposures) <= LIMIT
 
 
 def test_numbered_arrays_are_taken_in_the_models_order() -> None:
     model, received, outgoing = exchanged("weights", ENOUGH)
     step = LocalStep(guard_of(model, ENOUGH), batch(), STEP_SIZE)
     numbered = [{str(place): value for place, value in enumerate(one.values())} for one in (received, outgoing)]
-    found = review(step, *numbered)
-    assert found.decision.action == "allow", found.decision.reasons
-    assert list(found.arrays) == list(numbered[1])
+    decision = review(step, *numbered)
+    assert decision.action == "allow", decision.reasons
+    assert list(decision.update) == list(numbered[1])
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_what_the_guard_can_not_review_is_refused(change, words) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_withheld(value) -> None:
-    _, _, _, found = reviewed("weights", ENOUGH, change=lambda sent: sent["0.bias"].fill(value))
-    assert found.arrays is None
+    _, _, _, decision = reviewed("weights", ENOUGH, change=lambda sent: sent["0.bias"].fill(value))
+    assert decision.update is None
 
 
 def test_several_local_steps_are_not_one_gradient() -> None:
@@ -109,9 +109,9 @@ def test_several_local_steps_are_not_one_gradient() -> None:
     received = arrays(model)
     for _ in range(4):
         train(model, ENOUGH)
-    found = review(LocalStep(guard_of(model, ENOUGH), batch(), STEP_SIZE), received, arrays(model))
-    assert found.arrays is None
-    assert "isn't noise" in found.decision.reasons[0]
+    decision = review(LocalStep(guard_of(model, ENOUGH), batch(), STEP_SIZE), received, arrays(model))
+    assert decision.update is None
+    assert "isn't noise" in decision.reasons[0]
 
 
 @pytest.mark.parametrize(("step_size", "action"), [(1e-2, "warn"), (1e-7, "block")])
@@ -121,8 +121,8 @@ def test_rounding_of_weights_is_allowed_for_until_it_hides_the_gradient(step_siz
     train(model, 0.0, step_size)
     guard = guard_of(model, TOO_LITTLE, on_violation="warn")
     guard.client.noise = None
-    found = review(LocalStep(guard, batch(), step_size), received, arrays(model))
-    assert found.decision.action == action, found.decision.reasons
+    decision = review(LocalStep(guard, batch(), step_size), received, arrays(model))
+    assert decision.action == action, decision.reasons
 
 
 @pytest.mark.parametrize("step_size", [0.0, -1.0, math.nan, math.inf])

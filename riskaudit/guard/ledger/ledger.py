@@ -8,12 +8,11 @@ counter lie elsewhere (`riskaudit.guard.keys`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +20,10 @@ from typing import Any
 from urllib.parse import quote
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.keys import GENESIS, Counter, KeyFolder, TamperingError
+from riskaudit.guard.keys import GENESIS, KeyFolder, State, TamperingError
 from riskaudit.guard.ledger.accounts import Account, flaws_of, shrinks
-from riskaudit.guard.ledger.noise import NoiseRecords, NoiseRound
-from riskaudit.guard.ledger.seal import Round, Seal
+from riskaudit.guard.ledger.noise import NoiseRecords
+from riskaudit.guard.ledger.seal import ROUND_COLUMNS, Seal, read_rows
 from riskaudit.guard.ledger.tables import (
     COLUMNS,
     SCHEMA,
@@ -36,6 +35,7 @@ from riskaudit.guard.ledger.tables import (
 )
 from riskaudit.guard.ledger.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
 from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.noise.traces import Trace
 
 # Seconds that a writer waits for another one.
 PATIENCE = 10.0
@@ -51,6 +51,7 @@ class Ledger:
 
     Attributes:
         identity: random name of this ledger.
+        salt: connects names of samples with their ids here.
         state: number and MAC of the last round that this object has seen.
         noise: traces of the noise that left.
 
@@ -64,7 +65,7 @@ class Ledger:
     ) -> None:
         self.path = Path(path)
         self.keys = keys if isinstance(keys, KeyFolder) else KeyFolder(keys)
-        self.state = (0, GENESIS)
+        self.state: State = (0, GENESIS)
         # The accounts of the round that goes on, each under the MAC that it was checked with.
         self._seen: dict[str, tuple[bytes, Account]] = {}
         self._database: sqlite3.Connection
@@ -87,25 +88,25 @@ class Ledger:
 
     def _open(self) -> None:
         """Open the file for writing; tables are made in a new or an empty file only."""
-        expected, exists = self.keys.identity_at(self.path), self.path.exists()
-        counter = Counter() if expected is None else self.keys.counter(expected) or Counter()
-        if not exists:
+        expected = self.keys.identity_at(self.path)
+        rounds = self.keys.number(expected)
+        if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._file = _identity_of(self.path)
         self._database = sqlite3.connect(self.path.absolute(), timeout=PATIENCE, isolation_level=None)
         if not self._all("SELECT name FROM sqlite_master"):
             identity = self._make()
-            if not counter.number:
+            if not rounds:
                 self.keys.set_identity(self.path, identity)
                 expected = identity
         self._recognise()
         self.noise.make()
-        if expected is None and self.keys.counter(self.identity) is not None:
+        if expected is None and self.keys.states(self.identity) is not None:
             # A ledger that this user's guard made, at a new place.
             self.keys.set_identity(self.path, self.identity)
         elif expected is not None and expected != self.identity:
             raise TamperingError(
-                f"the ledger {self.path.name} was deleted or replaced after {counter.number} rounds; put it back, or "
+                f"the ledger {self.path.name} was deleted or replaced after {rounds} rounds; put it back, or "
                 "start over on purpose with riskaudit ledger reset"
             )
         self._database.execute("PRAGMA synchronous=FULL")
@@ -114,7 +115,7 @@ class Ledger:
         """Tables in an empty file, and its counter before them; returns the new identity."""
         identity = secrets.token_hex(8)
         self.keys.derived(b"", create=True)
-        self.keys.set_counter(identity, Counter())
+        self.keys.set_counter(identity)
         self._database.execute("PRAGMA journal_mode=WAL")
         with self._transaction():
             create_tables(self._database, (("salt", secrets.token_bytes(32)), ("identity", identity)))
@@ -122,16 +123,18 @@ class Ledger:
 
     def _recognise(self) -> None:
         """Read what the file says about itself."""
-        schema, self._salt = self._meta("schema"), self._meta("salt")
-        if schema != SCHEMA or not isinstance(self._salt, bytes) or not self._salt:
+        schema, self.salt = self._meta("schema"), self._meta("salt")
+        if schema != SCHEMA or not isinstance(self.salt, bytes) or not self.salt:
             raise GuardError(
                 f"expected a ledger of schema {SCHEMA} in {self.path.name}, found {schema}; choose another file, which "
                 "starts at zero"
             )
         self.identity = str(self._meta("identity"))
-        key = self.keys.derived(b"ledger", self.identity.encode(), self._salt, create=False)
+        key, noise_key = (
+            self.keys.derived(purpose, self.identity.encode(), self.salt, create=False)
+            for purpose in (b"ledger", b"noise")
+        )
         self._seal = Seal(self._database, key or b"", self.path.name)
-        noise_key = self.keys.derived(b"noise", self.identity.encode(), self._salt, create=False)
         self.noise = NoiseRecords(self._database, noise_key or b"", self._seal.broken)
         self._has_key = key is not None
 
@@ -144,10 +147,6 @@ class Ledger:
         """The last round that this object has seen, for a line of the log."""
         return {"identity": self.identity, "round": self.state[0], "head": self.state[1]}
 
-    def hidden(self, name: str) -> str:
-        """A sample's id in the ledger: 16 hexadecimal characters, which only this file's salt connects to its name."""
-        return hide(name, self._salt)
-
     def accounts(self, ids: Sequence[str], log: Position | None = None) -> dict[str, Account]:
         """The accounts of these samples that exist, once they are seen to be as they were written.
 
@@ -159,13 +158,10 @@ class Ledger:
             TamperingError: the ledger isn't as it was left, or contradicts the log.
         """
         self._seen.clear()
-        try:
-            with self.keys.locked(self.path), self._transaction():
-                self._refuse_tampering(ids, log)
-                rows = (self._checked_row(identifier) for identifier in ids)
-                return {identifier: row for identifier, row in zip(ids, rows, strict=True) if row is not None}
-        except (sqlite3.Error, TypeError, ValueError) as error:
-            raise self._unusable(error) from error
+        with self._usable(), self.keys.locked(self.path), self._transaction():
+            self._refuse_tampering(ids, log)
+            rows = ((identifier, self._checked_row(identifier)) for identifier in ids)
+            return {identifier: account for identifier, account in rows if account is not None}
 
     def record(
         self,
@@ -173,7 +169,8 @@ class Ledger:
         after: dict[str, Account],
         update_digest: str,
         log: Position | None = None,
-        noise: NoiseRound | None = None,
+        traces: Sequence[Trace] = (),
+        sanitised: bytes | None = None,
     ) -> int | None:
         """Write a round that leaves, before it leaves.
 
@@ -182,7 +179,8 @@ class Ledger:
             after: all accounts of the round.
             update_digest: of what leaves.
             log: where the guard's log stands.
-            noise: of the round, to be held against earlier ones'.
+            traces: of the round's noise, to be held against earlier ones; see `NoiseRecords.add`.
+            sanitised: see `NoiseRecords.add`.
 
         Returns:
             The round's number; None, and nothing is written, where somebody else's round came in between.
@@ -192,27 +190,23 @@ class Ledger:
             TamperingError: the ledger isn't as it was left.
             RepetitionError: the round's noise left before, or it is a second draw.
         """
-        try:
-            with self.keys.locked(self.path):
-                with self._transaction():
-                    state = self._refuse_tampering(after, None)
-                    if not self._follows(before, after):
-                        return None
-                    log = log or Position()
-                    created = datetime.now(UTC).isoformat(timespec="seconds")
-                    number = state[0] + 1
-                    row = Round(number, created, len(after), update_digest, log.identity, log.number, log.head)
-                    for identifier, account in after.items():
-                        write_account(self._database, self._seal, identifier, account, number)
-                    self.noise.add(noise or NoiseRound())
-                    head = self._seal.write(row, state[1], after)
-                    # A kill between this and the next counter leaves either state, and nothing was handed out.
-                    self.keys.set_counter(self.identity, Counter(*state, (number, head)))
-                self.keys.set_counter(self.identity, Counter(number, head))
-                self.state = (number, head)
-            return number
-        except (sqlite3.Error, TypeError, ValueError) as error:
-            raise self._unusable(error) from error
+        log = log or Position()
+        with self._usable(), self.keys.locked(self.path):
+            with self._transaction():
+                state = self._refuse_tampering(after, None)
+                if not self._follows(before, after):
+                    return None
+                number, created = state[0] + 1, datetime.now(UTC).isoformat(timespec="seconds")
+                for identifier, account in after.items():
+                    write_account(self._database, self._seal, identifier, account, number)
+                self.noise.add(traces, sanitised)
+                row = (number, created, len(after), update_digest, log.identity, log.number, log.head)
+                head = self._seal.write(row, state[1], after)
+                # A kill between this and the next counter leaves either state, and nothing was handed out.
+                self.keys.set_counter(self.identity, state, announced=(number, head))
+            self.keys.set_counter(self.identity, (number, head))
+            self.state = (number, head)
+        return number
 
     def was_sanitised(self, digest: bytes) -> bool:
         """Whether a round sanitised the update of this keyed digest (`riskaudit.guard.ledger.noise`).
@@ -220,15 +214,13 @@ class Ledger:
         Raises:
             GuardError: the file can't be read.
         """
-        try:
+        with self._usable():
             return self.noise.was_sanitised(digest)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
 
     @property
     def num_rounds(self) -> int:
         """Rounds recorded."""
-        return int(str(self._all("SELECT COUNT(*) FROM rounds")[0][0]))
+        return int(self._all("SELECT COUNT(*) FROM rounds")[0][0])
 
     def every_account(self) -> Iterator[tuple[str, Account]]:
         """All samples, the most exposed first, as the file has them."""
@@ -236,9 +228,9 @@ class Ledger:
 
     def rounds(self) -> list[dict[str, object]]:
         """All rounds, for an export."""
-        rows = self._all("SELECT number, created_at, num_samples, update_digest FROM rounds ORDER BY number")
-        names = ("round", "created_at", "num_samples", "update_digest")
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        names = ("round", *ROUND_COLUMNS[1:4])
+        with self._usable():
+            return [dict(zip(names, row, strict=False)) for row in self._seal.rounds("ORDER BY number")]
 
     def problems(self, log: AuditLog | None = None) -> list[str]:
         """What is wrong with the file, one sentence each; empty where it is whole.
@@ -249,7 +241,7 @@ class Ledger:
         try:
             problems = impossible_rows(self._database) + self._unsealed()
             if log is not None:
-                problems += contradictions(self.identity, self._seal.rounds("ORDER BY number"), log)
+                problems += contradictions(self.identity, self._seal, log)
         except (GuardError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
             return [f"it can't be read: {error}"]
         return problems
@@ -282,13 +274,13 @@ class Ledger:
         ]
         return json.dumps({"schema": SCHEMA, "rounds": self.rounds(), "samples": samples}, indent=1) + "\n"
 
-    def _refuse_tampering(self, ids: Any, log: Position | None) -> tuple[int, str]:
+    def _refuse_tampering(self, ids: Iterable[str], log: Position | None) -> State:
         """Check the last round, the counter, the log's word and the buckets of some ids; returns the state.
 
         Raises:
             TamperingError: something doesn't fit.
         """
-        if not self._has_key or self.keys.counter(self.identity) is None:
+        if not self._has_key or self.keys.states(self.identity) is None:
             raise TamperingError.keyless("ledger", self.path.name, self.keys.path)
         if _identity_of(self.path) != self._file:
             raise self._seal.broken("the file was replaced while it was open")
@@ -300,12 +292,12 @@ class Ledger:
         self.state = state
         return state
 
-    def _refuse_rollback(self, state: tuple[int, str]) -> None:
-        counter = self.keys.counter(self.identity)
-        if counter is None:
+    def _refuse_rollback(self, state: State) -> None:
+        states = self.keys.states(self.identity)
+        if states is None:
             raise self._seal.broken(f"its counter isn't in {self.keys.path}")
-        if not counter.admits(*state):
-            raise self._seal.broken(f"it is at round {state[0]}, and the counter at {counter.number}")
+        if state not in states:
+            raise self._seal.broken(f"it is at round {state[0]}, and the counter at {states[0][0]}")
 
     def _follows(self, before: dict[str, Account], after: dict[str, Account]) -> bool:
         """Whether the accounts are still those that a round was computed from.
@@ -326,12 +318,8 @@ class Ledger:
     def _transaction(self) -> Iterator[None]:
         """All or nothing, and nobody else writes meanwhile."""
         self._database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._database:
             yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
     def _checked_row(self, identifier: str) -> Account | None:
         """A row whose bucket was checked.
@@ -359,10 +347,16 @@ class Ledger:
         rows = self._all("SELECT value FROM meta WHERE name = ?", name)
         return rows[0][0] if rows else None
 
-    def _all(self, query: str, *values: object) -> list[tuple[object, ...]]:
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._usable():
+            return read_rows(self._database, query, *values)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Errors of SQLite, and of columns that hold something else, as those of this file."""
         try:
-            return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+            yield
+        except (sqlite3.Error, TypeError, ValueError) as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> GuardError:
@@ -370,11 +364,6 @@ class Ledger:
         kind = GuardError if isinstance(error, sqlite3.OperationalError | OSError) else TamperingError
         kind = TamperingError if "no such" in str(error) else kind
         return kind(f"the ledger {self.path.name} can't be used ({error}); repair it or choose another place")
-
-
-def hide(name: str, salt: bytes) -> str:
-    """16 hexadecimal characters that only the salt connects to a name."""
-    return hashlib.blake2b(name.encode("utf-8", "replace"), key=salt, digest_size=8).hexdigest()
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:

@@ -13,17 +13,15 @@ import hashlib
 import secrets
 import sqlite3
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from riskaudit.errors import GuardError
 from riskaudit.guard.keys import TamperingError, mac_of
-from riskaudit.guard.ledger.seal import BUCKET_BITS
-from riskaudit.guard.ledger.tables import read_rows
-from riskaudit.guard.noise.traces import TRACES, Trace, Tracer, repetition
+from riskaudit.guard.ledger.seal import BUCKET_BITS, read_rows
+from riskaudit.guard.noise.traces import TRACES, Trace, repetition
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS noise (
@@ -45,19 +43,6 @@ class RepetitionError(GuardError):
     """What is about to leave has noise that left before, or is a second draw: withheld whatever the policy says."""
 
 
-@dataclass(frozen=True, eq=False)
-class NoiseRound:
-    """What is to be remembered of one round.
-
-    Attributes:
-        traces: of the noise on what was handed in, and of all noise on what leaves where that is another one.
-        sanitised: keyed digest of the update that noise was added to; None where none was.
-    """
-
-    traces: tuple[Trace, ...] = ()
-    sanitised: bytes | None = None
-
-
 class NoiseRecords:
     """The records of one open ledger.
 
@@ -67,12 +52,12 @@ class NoiseRecords:
         broken: makes the error of a ledger that isn't as it was left.
 
     Attributes:
-        tracer: makes the traces that can be compared with these.
+        trace_key: of the traces that can be compared with these.
     """
 
     def __init__(self, database: sqlite3.Connection, key: bytes, broken: Callable[[str], TamperingError]) -> None:
         self._database, self._key, self._broken = database, key, broken
-        self.tracer = Tracer(mac_of(key, b"traces"))
+        self.trace_key = mac_of(key, b"traces")
         self._last, self._head = 0, b""
         self._traces: deque[Trace] = deque(maxlen=TRACES)
 
@@ -85,26 +70,30 @@ class NoiseRecords:
         """Whether an update of this keyed digest was; what is absent here is checked when a round is added."""
         return bool(read_rows(self._database, "SELECT 1 FROM sanitised WHERE digest = ?", digest))
 
-    def add(self, noise: NoiseRound) -> None:
+    def add(self, traces: Sequence[Trace], sanitised: bytes | None) -> None:
         """Compare with what is there, and write, within the ledger's transaction and before its round is closed.
+
+        Args:
+            traces: of the noise on what was handed in, and of all noise on what leaves where that is another one.
+            sanitised: keyed digest of the update that noise was added to; None where none was.
 
         Raises:
             RepetitionError: it must not leave.
             TamperingError: what is there isn't as it was left.
         """
-        if noise.sanitised is not None:
-            self._add_digest(noise.sanitised)
-        if not noise.traces:
+        if sanitised is not None:
+            self._add_digest(sanitised)
+        if not traces:
             return
-        number, head, traces = self._read()
-        newest = noise.traces[0]
+        number, head, earlier = self._read()
         # An update that left before, bit by bit, tells nothing new, and is not compared with itself.
-        problem = repetition(newest, [trace for trace in traces if trace.digest != newest.digest])
+        others = [trace for trace in earlier if trace.digest != traces[0].digest]
+        problem = repetition(traces[0], others)
         if problem is not None:
             raise RepetitionError(problem)
-        if any(trace.digest == newest.digest for trace in traces):
+        if len(others) < len(earlier):
             return
-        for trace in noise.traces:
+        for trace in traces:
             number += 1
             stored = self._encrypted(trace.packed())
             before, head = head, self._mac(number, head, stored)
@@ -148,7 +137,7 @@ class NoiseRecords:
             last, head = number, mac
         if head != newest:
             raise self._broken("traces of noise were changed or removed")
-        self._traces.extend(Trace.unpacked(self._decrypted(row[2])) for row in rows)
+        self._traces.extend(Trace.unpacked(self._mixed(row[2][:NONCE], row[2][NONCE:])) for row in rows)
         self._last, self._head = last, head
         return last, head, list(self._traces)
 
@@ -175,11 +164,8 @@ class NoiseRecords:
         nonce = secrets.token_bytes(NONCE)
         return nonce + self._mixed(nonce, content)
 
-    def _decrypted(self, stored: bytes) -> bytes:
-        return self._mixed(stored[:NONCE], stored[NONCE:])
-
     def _mixed(self, nonce: bytes, content: bytes) -> bytes:
-        """Content combined with the keystream of a nonce that is used once."""
+        """Content encrypted, or decrypted, with the keystream of a nonce that is used once."""
         stream = hashlib.shake_256(mac_of(self._key, b"stream", nonce)).digest(len(content))
         return (np.frombuffer(content, np.uint8) ^ np.frombuffer(stream, np.uint8)).tobytes()
 

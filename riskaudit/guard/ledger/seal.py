@@ -9,37 +9,20 @@ but not its bucket's; an earlier copy of the whole file is what the counter is f
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from riskaudit.guard.keys import GENESIS, TamperingError, mac_of
+from riskaudit.guard.keys import GENESIS, State, TamperingError, mac_of
 
 BUCKET_BITS = 12
+# What a round's MAC covers besides the round before and the buckets.
+ROUND_COLUMNS = ("number", "created_at", "num_samples", "update_digest", "log", "log_number", "log_head")
 
 
-@dataclass(frozen=True)
-class Round:
-    """A row of the table of rounds.
-
-    Attributes:
-        number: 1, 2, ... without gaps.
-        created_at: UTC, ISO 8601.
-        num_samples: in the update.
-        update_digest: of what left.
-        log: identity of the log that the guard wrote to; empty without.
-        log_number: of its last line before this round.
-        log_head: hash of that line.
-    """
-
-    number: int
-    created_at: str
-    num_samples: int
-    update_digest: str
-    log: str
-    log_number: int
-    log_head: str
+def read_rows(database: sqlite3.Connection, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """All rows of a query's result."""
+    return database.execute(query, values).fetchall()
 
 
 @lru_cache(2**14)
@@ -64,7 +47,7 @@ class Seal:
         """MAC of a sample's row: all its columns but the bucket and the MAC."""
         return self._mac(b"sample", values)
 
-    def last(self) -> tuple[int, str]:
+    def last(self) -> State:
         """Number and MAC of the last round, checked against the round before and against the buckets.
 
         Raises:
@@ -75,23 +58,24 @@ class Seal:
             if self._all("SELECT 1 FROM samples LIMIT 1") or self._all("SELECT 1 FROM buckets LIMIT 1"):
                 raise self.broken("it holds samples but no round")
             return 0, GENESIS
-        last, mac = newest[0]
-        before = newest[1][1].hex() if len(newest) > 1 else GENESIS
-        previous = newest[1][0].number if len(newest) > 1 else 0
-        root, stored = self._root(), self._all("SELECT root FROM rounds WHERE number = ?", last.number)[0][0]
-        if last.number != previous + 1 or mac != self._round(last, before, root) or stored != root:
+        last = newest[0]
+        previous, before = (newest[1]["number"], head_of(newest[1])) if len(newest) > 1 else (0, GENESIS)
+        root = self._root()
+        is_intact = last["root"] == root and last["mac"] == self._round(last, before, root)
+        if not is_intact or last["number"] != previous + 1:
             raise self.broken("its last round isn't as it was written")
-        return last.number, mac.hex()
+        return last["number"], head_of(last)
 
-    def rounds(self, order: str) -> list[tuple[Round, bytes]]:
-        """Rows of the table of rounds with their MACs."""
-        names = ", ".join(Round.__dataclass_fields__)
-        return [(Round(*row[:-1]), bytes(row[-1])) for row in self._all(f"SELECT {names}, mac FROM rounds {order}")]
+    def rounds(self, order: str) -> list[sqlite3.Row]:
+        """Rows of the table of rounds, with their columns' names."""
+        cursor = self._database.cursor()
+        cursor.row_factory = sqlite3.Row
+        return cursor.execute(f"SELECT {', '.join(ROUND_COLUMNS)}, root, mac FROM rounds {order}").fetchall()
 
-    def last_of_log(self, identity: str) -> Round | None:
+    def last_of_log(self, identity: str) -> sqlite3.Row | None:
         """The last round that names this log; None where none does."""
         number = self._all("SELECT MAX(number) FROM rounds WHERE log = ?", identity)[0][0]
-        return None if number is None else self.rounds(f"WHERE number = {int(number)}")[0][0]
+        return None if number is None else self.rounds(f"WHERE number = {int(number)}")[0]
 
     def refuse_changed(self, identifiers: Iterable[str]) -> None:
         """Check the buckets of these ids against their digests.
@@ -99,70 +83,76 @@ class Seal:
         Raises:
             TamperingError: a row was added, removed, or put back to an earlier state.
         """
-        for bucket in {bucket_of(identifier) for identifier in identifiers}:
-            digests = self._all("SELECT digest FROM buckets WHERE number = ?", bucket)
-            members = self._members(bucket)
-            if (bytes(digests[0][0]) if digests else b"") != (self._mac(b"bucket", members) if members else b""):
-                raise self.broken("samples were changed, removed or put back")
+        if not all(self._is_intact(bucket) for bucket in {bucket_of(identifier) for identifier in identifiers}):
+            raise self.broken("samples were changed, removed or put back")
 
     def mac_in_bucket(self, identifier: str) -> bytes | None:
         """The MAC that the bucket has of a row; None where it has none."""
         rows = self._all("SELECT mac FROM samples WHERE bucket = ? AND id = ?", bucket_of(identifier), identifier)
         return bytes(rows[0][0]) if rows else None
 
-    def write(self, row: Round, before: str, identifiers: Iterable[str]) -> str:
-        """Close a round whose samples are written, and return its MAC."""
+    def write(self, row: Sequence[object], before: str, identifiers: Iterable[str]) -> str:
+        """Close a round whose samples are written, and return its MAC.
+
+        Args:
+            row: values of ``ROUND_COLUMNS``.
+            before: MAC of the round before.
+            identifiers: of the samples.
+        """
         for bucket in {bucket_of(identifier) for identifier in identifiers}:
             digest = self._mac(b"bucket", self._members(bucket))
             self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (bucket, digest))
         root = self._root()
         mac = self._round(row, before, root)
-        values = (*astuple(row), root, mac)
-        self._database.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._database.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, root, mac))
         return mac.hex()
 
     def problems(self) -> list[str]:
         """What is wrong with the whole chain of rounds and with every bucket."""
-        problems, number, before, roots = [], 0, GENESIS, dict(self._all("SELECT number, root FROM rounds"))
-        for each, mac in self.rounds("ORDER BY number"):
-            if each.number != number + 1:
-                problems.append(f"after round {number} comes round {each.number}: rounds were removed")
-            if mac != self._round(each, before, bytes(roots[each.number])):
-                problems.append(f"round {each.number} isn't as it was written: its MAC doesn't fit")
-            number, before = each.number, mac.hex()
-        members = {bucket_of(str(row[0])) for row in self._all("SELECT id FROM samples")}
+        problems, number, before = [], 0, GENESIS
+        for row in self.rounds("ORDER BY number"):
+            if row["number"] != number + 1:
+                problems.append(f"after round {number} comes round {row['number']}: rounds were removed")
+            if row["mac"] != self._round(row, before, bytes(row["root"])):
+                problems.append(f"round {row['number']} isn't as it was written: its MAC doesn't fit")
+            number, before = row["number"], head_of(row)
+        buckets = {bucket_of(str(row[0])) for row in self._all("SELECT id FROM samples")}
         # Those from here on are not of samples (`riskaudit.guard.ledger.noise`).
-        numbers = self._all("SELECT number FROM buckets WHERE number < ?", 2**BUCKET_BITS)
-        for bucket in sorted(members | {int(row[0]) for row in numbers}):
-            digests, rows = self._all("SELECT digest FROM buckets WHERE number = ?", bucket), self._members(bucket)
-            if not digests or bytes(digests[0][0]) != self._mac(b"bucket", rows):
-                problems.append("samples were changed, removed or put back: the MAC over them doesn't fit")
-        return problems
+        buckets |= {int(row[0]) for row in self._all("SELECT number FROM buckets WHERE number < ?", 2**BUCKET_BITS)}
+        sentence = "samples were changed, removed or put back: the MAC over them doesn't fit"
+        return problems + [sentence for bucket in sorted(buckets) if not self._is_intact(bucket)]
 
     def broken(self, what: str) -> TamperingError:
         """The error that says so and what to do."""
         return TamperingError.changed("ledger", self._name, what)
+
+    def _is_intact(self, bucket: int) -> bool:
+        """Whether a bucket has the digest of its rows; one without rows has none."""
+        digests, members = self._all("SELECT digest FROM buckets WHERE number = ?", bucket), self._members(bucket)
+        return (bytes(digests[0][0]) if digests else b"") == (self._mac(b"bucket", members) if members else b"")
 
     def _members(self, bucket: int) -> list[object]:
         rows = self._all("SELECT id, mac FROM samples WHERE bucket = ? ORDER BY id", bucket)
         return [part for row in rows for part in row]
 
     def _root(self) -> bytes:
-        rows = self._all("SELECT number, digest FROM buckets ORDER BY number")
-        return self._mac(b"root", [rows])
+        return self._mac(b"root", [self._all("SELECT number, digest FROM buckets ORDER BY number")])
 
-    def _round(self, row: Round, before: str, root: bytes) -> bytes:
-        return self._mac(b"round", [before, *astuple(row), root])
+    def _round(self, row: Sequence[object] | sqlite3.Row, before: str, root: bytes) -> bytes:
+        return self._mac(b"round", [before, *tuple(row)[: len(ROUND_COLUMNS)], root])
 
     def _mac(self, purpose: bytes, values: Iterable[object]) -> bytes:
         return mac_of(self._key, purpose, *(_encoded(value) for value in values))
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        return self._database.execute(query, values).fetchall()
+        return read_rows(self._database, query, *values)
+
+
+def head_of(row: sqlite3.Row) -> str:
+    """MAC of a round, hexadecimal."""
+    return bytes(row["mac"]).hex()
 
 
 def _encoded(value: object) -> bytes:
     """A column's value, or several rows, so that different ones are different bytes."""
-    if isinstance(value, bytes):
-        return b"b" + value
-    return b"r" + repr(value).encode()
+    return b"b" + value if isinstance(value, bytes) else b"r" + repr(value).encode()

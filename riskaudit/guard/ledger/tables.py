@@ -14,7 +14,7 @@ import numpy as np
 from riskaudit.errors import GuardError
 from riskaudit.guard.keys import KeyFolder
 from riskaudit.guard.ledger.accounts import Account
-from riskaudit.guard.ledger.seal import Seal, bucket_of
+from riskaudit.guard.ledger.seal import Seal, bucket_of, read_rows
 
 SCHEMA = 2
 _TABLES = """
@@ -43,15 +43,9 @@ def create_tables(database: sqlite3.Connection, meta: Iterable[tuple[str, object
     database.executemany("INSERT INTO meta VALUES (?, ?)", (("schema", SCHEMA), *meta))
 
 
-def read_rows(database: sqlite3.Connection, query: str, *values: object) -> list[tuple[Any, ...]]:
-    """All rows of a query's result."""
-    return database.execute(query, values).fetchall()
-
-
 def read_accounts(database: sqlite3.Connection) -> Iterator[tuple[str, Account]]:
     """All accounts by their hidden ids, as the file has them."""
-    columns = "id, rounds, dimension, tau, summed, trace, directions, core"
-    yield from ((str(row[0]), account_of(row[1:])) for row in read_rows(database, f"SELECT {columns} FROM samples"))
+    yield from ((str(row[0]), account_of(row[1:-1])) for row in read_rows(database, f"SELECT {COLUMNS} FROM samples"))
 
 
 def account_of(row: Sequence[Any]) -> Account:

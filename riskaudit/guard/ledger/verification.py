@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 
-from riskaudit.guard.keys import TamperingError
+from riskaudit.guard.keys import State, TamperingError
 from riskaudit.guard.ledger.accounts import flaws_of
-from riskaudit.guard.ledger.seal import Round, Seal, bucket_of
-from riskaudit.guard.ledger.tables import COLUMNS, read_accounts, read_rows
+from riskaudit.guard.ledger.seal import Seal, bucket_of, head_of, read_rows
+from riskaudit.guard.ledger.tables import COLUMNS, read_accounts
 from riskaudit.guard.log import AuditLog, Position
 
 
@@ -34,9 +34,9 @@ def unsealed_rows(database: sqlite3.Connection, seal: Seal) -> list[str]:
     return problems
 
 
-def contradictions(identity: str, rounds: list[tuple[Round, bytes]], log: AuditLog) -> list[str]:
+def contradictions(identity: str, seal: Seal, log: AuditLog) -> list[str]:
     """Where a log tells of other rounds than the ledger of this identity has, and the other way round."""
-    heads = {each.number: (each, mac.hex()) for each, mac in rounds}
+    rounds = {row["number"]: row for row in seal.rounds("ORDER BY number")}
     lines, problems = {}, []
     for entry in log.entries():
         lines[entry.get("number")] = (entry.get("log"), entry.get("hash"))
@@ -44,22 +44,22 @@ def contradictions(identity: str, rounds: list[tuple[Round, bytes]], log: AuditL
         number = ledger.get("round")
         if ledger.get("identity") != identity or not number:
             continue
-        if number not in heads:
+        if number not in rounds:
             problems.append(f"line {entry.get('number')} of the log tells of round {number}, which isn't there")
-        elif heads[number][1] != ledger.get("head"):
+        elif head_of(rounds[number]) != ledger.get("head"):
             problems.append(f"line {entry.get('number')} of the log tells of another round {number}")
-    identities = {name for name, _ in lines.values()}
-    for number, (each, _) in heads.items():
-        comparable = each.log in identities and each.log_number
-        if comparable and lines.get(each.log_number) != (each.log, each.log_head):
-            problems.append(f"round {number} tells of a line {each.log_number} that the log doesn't have")
-    logged = [each for each, _ in heads.values() if each.log]
-    if logged and not any(each.log in identities for each, _ in heads.values()):
+    logs = {name for name, _ in lines.values()}
+    for number, row in rounds.items():
+        comparable = row["log"] in logs and row["log_number"]
+        if comparable and lines.get(row["log_number"]) != (row["log"], row["log_head"]):
+            problems.append(f"round {number} tells of a line {row['log_number']} that the log doesn't have")
+    logged = {row["log"] for row in rounds.values() if row["log"]}
+    if logged and not logged & logs:
         problems.append("no line of the log belongs to it: it is the log of another ledger")
     return problems
 
 
-def refuse_contradiction(seal: Seal, identity: str, state: tuple[int, str], log: Position, name: str) -> None:
+def refuse_contradiction(seal: Seal, identity: str, state: State, log: Position, name: str) -> None:
     """Hold a ledger at its last round against where the log stands.
 
     Args:
@@ -75,13 +75,14 @@ def refuse_contradiction(seal: Seal, identity: str, state: tuple[int, str], log:
     if log.ledger is not None and log.ledger[0] == identity and log.ledger[1]:
         _, number, head = log.ledger
         rounds = seal.rounds(f"WHERE number = {int(number)}")
-        if number > state[0] or not rounds or rounds[0][1].hex() != head:
+        if number > state[0] or not rounds or head_of(rounds[0]) != head:
             raise seal.broken(f"the log tells of a round {number} that it doesn't have")
     last = seal.last_of_log(log.identity) if log.identity else None
     if last is None:
         return
-    if last.log_number > log.number or (last.log_number == log.number and last.log_head != log.head):
+    number, head = last["log_number"], last["log_head"]
+    if number > log.number or (number == log.number and head != log.head):
         raise TamperingError(
-            f"the log isn't as the guard left it: the ledger {name} tells of line {last.log_number}, and it ends at "
+            f"the log isn't as the guard left it: the ledger {name} tells of line {number}, and it ends at "
             f"{log.number}; put the newest copy back, or start over on purpose with riskaudit log reset"
         )

@@ -29,7 +29,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -95,75 +95,61 @@ class Trace:
         return cls(parts[0], tuple(sizes), signs, heads, small, cells, np.frombuffer(parts[5], np.float32))
 
 
-class Tracer:
-    """Makes traces under one key; only those of one key can be compared.
+def trace_of(
+    key: bytes, scores: Scores, sizes: Sequence[int], digest: bytes, extremes: Sequence[Extremes] | None = None
+) -> Trace:
+    """The trace of noise on tensors of these sizes; only traces under one key can be compared.
 
     Args:
         key: 32 secret bytes.
+        scores: [P], normal but for their scale.
+        sizes: of the tensors.
+        digest: keyed, of the update.
+        extremes: of the scores, where they are known.
     """
+    flips, projections, failure = _flips(key, max(sizes, default=0)), _projections(key), _failure(sizes)
+    parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
+    signs = [_packed(_sums(part * flips[: len(part)], min(SIGNS, len(part)))) for part in parts if len(part)]
+    heads = [_packed(part[:HEAD]) for part in parts if len(part) >= HEAD][:HEADS]
+    small = [_packed(projections[:, : len(part)] @ part) for part in parts if len(part) in SMALL]
+    cells = [_cells(key, part, failure) for part in parts if len(part) in TINY]
+    extremes = extremes_of(scores, sizes) if extremes is None else extremes
+    orders = [largest.fingerprint() for largest in extremes if largest.count >= FEWEST]
+    words = _joined(heads).view(np.uint64), _joined(small), np.array(cells, np.uint64).reshape(-1)
+    return Trace(digest, tuple(sizes), _joined(signs), *words, np.concatenate([*orders, np.zeros(0, np.float32)]))
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._flips = np.zeros(0)
 
-    def keyed(self, digest: str) -> bytes:
-        """A digest that says nothing without the key."""
-        return hmac.digest(self._key, b"update:" + digest.encode(), "sha256")
+def keyed(key: bytes, digest: str) -> bytes:
+    """A digest that says nothing without the key."""
+    return hmac.digest(key, b"update:" + digest.encode(), "sha256")
 
-    def trace(
-        self, scores: Scores, sizes: Sequence[int], digest: bytes, extremes: Sequence[Extremes] | None = None
-    ) -> Trace:
-        """The trace of noise on tensors of these sizes.
 
-        Args:
-            scores: [P], normal but for their scale.
-            sizes: of the tensors.
-            digest: keyed, of the update.
-            extremes: of the scores, where they are known.
-        """
-        flips = self._flips_of(max(sizes, default=0))
-        parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
-        signs = [_packed(_sums(part * flips[: len(part)], min(SIGNS, len(part)))) for part in parts if len(part)]
-        heads = [_packed(part[:HEAD]) for part in parts if len(part) >= HEAD][:HEADS]
-        small = [_packed(self._projections[:, : len(part)] @ part) for part in parts if len(part) in SMALL]
-        failure = _failure(sizes)
-        cells = [self._cells(part, failure) for part in parts if len(part) in TINY]
-        extremes = extremes_of(scores, sizes) if extremes is None else extremes
-        orders = [largest.fingerprint() for largest in extremes if largest.count >= FEWEST]
-        words = _joined(heads).view(np.uint64), _joined(small), np.array(cells, np.uint64).reshape(-1)
-        return Trace(digest, tuple(sizes), _joined(signs), *words, np.concatenate([*orders, np.zeros(0, np.float32)]))
+@lru_cache(4)
+def _projections(key: bytes) -> Scores:
+    """Secret normal numbers [SIGNS, 128]."""
+    stream = hashlib.shake_256(key + b"projections").digest(8 * SIGNS * SMALL[-1])
+    words = np.frombuffer(stream, np.uint64) >> np.uint64(11)
+    drawn: Scores = ndtri((words.astype(np.float64) + 0.5) * 2.0**-53)
+    return drawn.reshape(SIGNS, -1)
 
-    @cached_property
-    def _projections(self) -> Scores:
-        """Secret normal numbers [SIGNS, 128]."""
-        stream = hashlib.shake_256(self._key + b"projections").digest(8 * SIGNS * SMALL[-1])
-        words = np.frombuffer(stream, np.uint64) >> np.uint64(11)
-        drawn: Scores = ndtri((words.astype(np.float64) + 0.5) * 2.0**-53)
-        return drawn.reshape(SIGNS, -1)
 
-    def _cells(self, part: Scores, failure: float) -> list[int]:
-        """Keyed hashes of where the line through a tiny tensor lies; of nothing, drawn."""
-        length = float(np.linalg.norm(part))
-        if not length > 0:
-            return [secrets.randbits(64) for _ in range(GRIDS)]
-        secret = self._projections
-        line = part / (length if float(secret[0, : len(part)] @ part) > 0 else -length)
-        width = _cell_width(len(part), failure)
-        cells = []
-        for grid in range(GRIDS):
-            # The secret shifts lie thousands of cells apart.
-            cell = np.floor(line / width + 1e3 * secret[1 + grid, : len(part)]).astype(np.int64)
-            key = self._key + bytes([grid, len(part)])
-            cells.append(int.from_bytes(hmac.digest(key, cell.tobytes(), "sha256")[:8], "big"))
-        return cells
+@lru_cache(4)
+def _flips(key: bytes, count: int) -> Scores:
+    """The secret sign of every entry of a tensor [count]."""
+    stream = hashlib.shake_256(key).digest(-(-count // 8))
+    return np.where(np.unpackbits(np.frombuffer(stream, np.uint8), count=count), 1.0, -1.0)
 
-    def _flips_of(self, count: int) -> Scores:
-        """The secret sign of every entry of a tensor."""
-        if len(self._flips) < count:
-            stream = hashlib.shake_256(self._key).digest(-(-count // 8))
-            bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=count)
-            self._flips = np.where(bits, 1.0, -1.0)
-        return self._flips
+
+def _cells(key: bytes, part: Scores, failure: float) -> list[int]:
+    """Keyed hashes of where the line through a tiny tensor lies; of nothing, drawn."""
+    length, secret = float(np.linalg.norm(part)), _projections(key)[:, : len(part)]
+    if not length > 0:
+        return [secrets.randbits(64) for _ in range(GRIDS)]
+    line = part / (length if float(secret[0] @ part) > 0 else -length)
+    # The secret shifts lie thousands of cells apart.
+    corners = np.floor(line / _cell_width(len(part), failure) + 1e3 * secret[1 : 1 + GRIDS]).astype(np.int64)
+    hashes = (hmac.digest(key + bytes([grid, len(part)]), row.tobytes(), "sha256") for grid, row in enumerate(corners))
+    return [int.from_bytes(each[:8], "big") for each in hashes]
 
 
 def repetition(newest: Trace, earlier: Sequence[Trace]) -> str | None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Ledger, Policy
+from riskaudit.guard.identifiers import hidden_id
 from riskaudit.guard.ledger import Account
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.linalg import Spectrum
@@ -302,7 +303,7 @@ def test_an_assessment_in_old_directions_is_made_anew(tmp_path) -> None:
 
 
 def order(guard, identifier: str) -> int:
-    return [guard.ledger.hidden(str(number)) for number in range(6)].index(identifier)
+    return [hidden_id(str(number), guard.ledger.salt) for number in range(6)].index(identifier)
 
 
 def test_looking_changes_nothing(tmp_path) -> None:

@@ -21,9 +21,9 @@ from riskaudit.guard import Ledger, Policy, SecureNoise
 from riskaudit.guard.keys import TamperingError
 from riskaudit.guard.ledger import noise as noise_records
 from riskaudit.guard.ledger.accounts import Account
-from riskaudit.guard.ledger.noise import NoiseRound, RepetitionError
+from riskaudit.guard.ledger.noise import RepetitionError
 from riskaudit.guard.noise.memory import NoiseMemory
-from riskaudit.guard.noise.traces import Trace, Tracer
+from riskaudit.guard.noise.traces import Trace, trace_of
 
 LENIENT = Policy(max_revealed=0.999)
 SANITISE = Policy(max_revealed=0.01, on_violation="sanitise")
@@ -97,16 +97,16 @@ def test_two_guards_at_once_make_one_draw(tmp_path, monkeypatch, noise, on_failu
     assert (second.action, second.update) == ("block", None)
 
 
-def recorded(folder: Path, noise: NoiseRound | torch.Tensor, sanitised: str | None = None) -> None:
+def recorded(folder: Path, noise: torch.Tensor, sanitised: str | None = None) -> None:
     """One round of a new process, as far as the files can tell, without the review."""
     ledger = Ledger(folder / "l.db", keys=folder / "keys")
     try:
-        if isinstance(noise, torch.Tensor):
-            given_to = sanitised or str(float(noise[0]))
-            noise = NoiseMemory(ledger).round_of([noise], SIZES, given_to, sanitised=sanitised is not None)
+        memory = NoiseMemory(ledger)
+        traces = memory.traces([noise], SIZES, sanitised or str(float(noise[0])))
+        digest = None if sanitised is None else memory.keyed(sanitised)
         known = ledger.accounts(["a"])
         account = known.get("a", Account.empty(4, 0.3, np.eye(4)[:2])).after(0.1, 2.0, np.eye(2))
-        assert ledger.record(known, {"a": account}, "0" * 64, noise=noise)
+        assert ledger.record(known, {"a": account}, "0" * 64, traces=traces, sanitised=digest)
     finally:
         ledger.close()
 
@@ -222,7 +222,7 @@ def test_nothing_is_kept_of_a_round_that_was_not_recorded(tmp_path, monkeypatch)
 @given(sizes=st.lists(st.integers(0, 300), max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_traces_come_back_from_bytes(sizes) -> None:
-    made = Tracer(bytes(32)).trace(SecureNoise("gaussian", 1.0).draw(sum(sizes)).numpy(), sizes, b"0" * 32)
+    made = trace_of(bytes(32), SecureNoise("gaussian", 1.0).draw(sum(sizes)).numpy(), sizes, b"0" * 32)
     again = Trace.unpacked(made.packed())
     assert (again.digest, again.sizes) == (made.digest, made.sizes)
     for name in ("signs", "heads", "small", "cells"):
@@ -246,7 +246,7 @@ def test_the_ledger_alone_says_nothing_of_the_noise(tmp_path) -> None:
     ledger = Ledger(tmp_path / "one" / "l.db", keys=tmp_path / "one" / "keys")
     first, second = ledger.noise._encrypted(bytes(4000)), ledger.noise._encrypted(bytes(4000))
     assert first[16:] != second[16:]
-    assert ledger.noise._decrypted(first) == bytes(4000)
+    assert ledger.noise._mixed(first[:16], first[16:]) == bytes(4000)
 
 
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])

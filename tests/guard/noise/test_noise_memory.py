@@ -14,7 +14,7 @@ from riskaudit.guard import Policy, SecureNoise
 from riskaudit.guard.noise import traces
 from riskaudit.guard.noise.law import noise_mismatch, normal_scores
 from riskaudit.guard.noise.memory import NoiseMemory
-from riskaudit.guard.noise.traces import Trace, Tracer, repetition
+from riskaudit.guard.noise.traces import Trace, repetition, trace_of
 from riskaudit.release import Noise
 
 LENIENT = Policy(max_revealed=0.999)
@@ -121,11 +121,11 @@ def test_noise_taken_from_a_sanitised_update_withholds() -> None:
     assert "isn't fresh" in guard.review(other, plus(gradient(model, other), taken)).reasons[0]
 
 
-TRACER = Tracer(bytes(32))
+KEY = bytes(32)
 
 
 def trace(scores: torch.Tensor, sizes: list[int], digest: bytes) -> Trace:
-    return TRACER.trace(scores.numpy(), sizes, digest)
+    return trace_of(KEY, scores.numpy(), sizes, digest)
 
 
 def test_one_stream_for_tensors_of_two_sizes_is_found_within_a_round() -> None:
@@ -143,14 +143,14 @@ def test_one_stream_for_tensors_of_two_sizes_is_found_within_a_round() -> None:
 def test_a_repeated_tensor_of_any_size_is_found_and_fresh_noise_is_not(sizes, data) -> None:
     memory, noise = NoiseMemory(), SecureNoise("gaussian", 1.0)
     first = noise.draw(sum(sizes))
-    assert memory.refuse_or_remember(memory.round_of([first], sizes, "first")) is None
-    assert memory.refuse_or_remember(memory.round_of([noise.draw(sum(sizes))], sizes, "second")) is None
+    assert memory.refuse_or_remember(memory.traces([first], sizes, "first")) is None
+    assert memory.refuse_or_remember(memory.traces([noise.draw(sum(sizes))], sizes, "second")) is None
     place = data.draw(st.integers(0, len(sizes) - 1))
     factor = data.draw(st.sampled_from([1.0, -1.0, 0.5]))
     again = noise.draw(sum(sizes))
     start = sum(sizes[:place])
     again[start : start + sizes[place]] = factor * first[start : start + sizes[place]]
-    problem = memory.refuse_or_remember(memory.round_of([again], sizes, "third"))
+    problem = memory.refuse_or_remember(memory.traces([again], sizes, "third"))
     assert (problem is not None) == (sizes[place] >= 3)
 
 
@@ -225,6 +225,6 @@ def test_results_are_held_for_the_last_update_and_known_for_the_others(monkeypat
 def test_memory_is_bounded(monkeypatch) -> None:
     memory = NoiseMemory()
     for number in range(1100):
-        fresh = memory.round_of([SecureNoise("gaussian", 1.0).draw(200)], [150, 50], str(number))
+        fresh = memory.traces([SecureNoise("gaussian", 1.0).draw(200)], [150, 50], str(number))
         assert memory.refuse_or_remember(fresh) is None
     assert len(memory._traces) == 1024

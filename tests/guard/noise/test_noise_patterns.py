@@ -127,7 +127,7 @@ def test_noise_of_one_tensor_in_another_is_noticed() -> None:
     again = draw(count_of(shapes))
     again[1012:] = -again[1000:1012][::-1]
     memory = NoiseMemory()
-    told = memory.refuse_or_remember(memory.round_of([torch.tensor(again)], [400, 600, 12, 12], "first"))
+    told = memory.refuse_or_remember(memory.traces([torch.tensor(again)], [400, 600, 12, 12], "first"))
     assert "in another order or another tensor" in told
 
 
@@ -161,7 +161,7 @@ def test_an_earlier_rounds_noise_in_another_order_is_noticed(shape, changes, fac
     rounding = 1e-7 * draw(sum(sizes))
     memory = NoiseMemory()
     answers = [
-        memory.refuse_or_remember(memory.round_of([torch.tensor(noise)], sizes, str(number)))
+        memory.refuse_or_remember(memory.traces([torch.tensor(noise)], sizes, str(number)))
         for number, noise in enumerate((first, second, third + rounding))
     ]
     assert answers[:2] == [None, None]
@@ -172,9 +172,9 @@ def test_an_earlier_rounds_noise_in_another_order_is_noticed(shape, changes, fac
 def test_all_noise_in_another_order_is_noticed(change) -> None:
     sizes = [300, 12, 40]
     memory, first = NoiseMemory(), draw(352)
-    assert memory.refuse_or_remember(memory.round_of([torch.tensor(first)], sizes, "first")) is None
+    assert memory.refuse_or_remember(memory.traces([torch.tensor(first)], sizes, "first")) is None
     again = torch.tensor(CHANGES[change](first).copy())
-    assert memory.refuse_or_remember(memory.round_of([again], sizes, "second")) is not None
+    assert memory.refuse_or_remember(memory.traces([again], sizes, "second")) is not None
 
 
 @pytest.mark.parametrize("policy", [LENIENT, SANITISE], ids=["as-it-is", "sanitised"])
@@ -216,7 +216,7 @@ def rounds_of(shapes, law: str, made, rounds: int) -> int:
         scores = normal_scores(update - release, noise)
         alarms += judged(scores.numpy(), update.numpy(), noise.std, shapes) is not None
         extremes = extremes_of(scores.numpy(), sizes, digit_width(update.numpy(), noise.std))
-        made_of_it = memory.round_of([scores], sizes, str(number), extremes=extremes)
+        made_of_it = memory.traces([scores], sizes, str(number), extremes)
         alarms += memory.refuse_or_remember(made_of_it) is not None
     return alarms
 
