@@ -76,13 +76,13 @@ def reset(
 
     The file that is there keeps its content under another name.
     """
-    from riskaudit.guard.ledger.tables import reset_ledger
+    from riskaudit.guard.ledger.tables import ENDINGS
 
     notice = f"the ledger {file.name} was reset by hand: it starts at zero, whatever has left before"
     if log_file is not None:
         # Before the ledger, so that no reset goes without a trace.
         AuditLog(log_file, keys=keys).append({"decision": "reset", "reasons": [notice]})
-    aside = reset_ledger(file, KeyFolder(keys))
+    aside = KeyFolder(keys).put_aside(file, ENDINGS)
     typer.echo(notice if aside is None else f"{notice}; the earlier one is {aside}")
     return 0
 

@@ -90,11 +90,6 @@ class Client:
         self._last_pass: tuple[Batch, BatchPass] | None = None
 
     @property
-    def spec(self) -> str:
-        """The steps before the noise."""
-        return str(self._spec.with_noise(None))
-
-    @property
     def noise_std(self) -> float:
         """Fisher-equivalent std of the noise on every entry of the update; 0 without."""
         return 0.0 if self.noise is None else self.noise.fisher_std
@@ -107,7 +102,7 @@ class Client:
     @property
     def state(self) -> bytes:
         """Digest of model, loss and release as they were at the last `refresh`, and the steps."""
-        return b"" if self._snapshot is None else self._snapshot.digest + self.spec.encode()
+        return b"" if self._snapshot is None else self._snapshot.digest + str(self._spec.with_noise(None)).encode()
 
     def refresh(self) -> Snapshot:
         """Take over the live model's weights, buffers, modes and settings, and the loss with whatever it holds.
@@ -124,10 +119,13 @@ class Client:
         now, before = self.observe(copies), self._snapshot
         if self._copy is None or before is None or now.rest != before.rest:
             self._copy = copy_model(self._model).to(dtype=self._dtype)
-            self.loss = replace(self._live_loss, function=self._copied_loss())
+            function = copy_model(self._live_loss.function, "loss")
+            function = function.to(dtype=self._dtype) if isinstance(function, nn.Module) else function
+            self.loss = replace(self._live_loss, function=function)
             self._makers.clear()
         with torch.no_grad():
-            for copied, live in zip(_tensors(self._copy), _tensors(self._model), strict=True):
+            pairs = zip(self._copy.parameters(), self._model.parameters(), strict=True)
+            for copied, live in (*pairs, *zip(self._copy.buffers(), self._model.buffers(), strict=True)):
                 copied.copy_(copies.get(id(live), live))
         self._snapshot = now
         for name, value in self._copy.state_dict().items():
@@ -144,26 +142,19 @@ class Client:
         self._makers.clear()
 
     def observe(self, copies: dict[int, Tensor] | None = None) -> Snapshot:
-        """The state of the live model and loss.
-
-        Args:
-            copies: see `take_snapshot`.
-
-        Raises:
-            GuardError: some of it can't be compared.
-        """
+        """The state of the live model and loss; see `take_snapshot`."""
         return take_snapshot(copies, model=self._model, loss=self._live_loss.function)
 
-    def follow(self, other: Client) -> None:
-        """Take over the live model as another client of it did.
+    def follow(self, other: Client) -> Client:
+        """This client, with the live model taken over as another client of it did.
 
         Raises:
             GuardError: it has changed meanwhile.
         """
         now = self.refresh()
-        path = None if other._snapshot is None else other._snapshot.difference(now)
-        if path is not None:
-            raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
+        if other._snapshot is not None:
+            other._snapshot.refuse_change(now)
+        return self
 
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Samples where and as the release works."""
@@ -173,9 +164,7 @@ class Client:
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
         spec = ReleaseSpec((*self._spec.steps, Clip(norm)), self.noise)
-        other = Client(self._model, self._live_loss, spec, self._dtype, self.summed, self.any_layer)
-        other.follow(self)
-        return other
+        return Client(self._model, self._live_loss, spec, self._dtype, self.summed, self.any_layer).follow(self)
 
     def jacobian(self, batch: Batch, noise_std: float) -> Jacobian:
         """J of every sample's own release with Gaussian noise of this std.
@@ -193,8 +182,7 @@ class Client:
         """Makes J of every sample's own release without noise.
 
         Raises:
-            GuardError: a layer that the structured Jacobian doesn't know, or code that hides the input from the
-                derivative.
+            GuardError: a layer that the structured Jacobian doesn't know, or code that hides the input.
         """
         release = self._current.per_sample
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
@@ -278,15 +266,15 @@ class Client:
         distance, length = float(difference.norm()), float(mean.norm())
         if not math.isfinite(length):
             return "the gradient of this batch isn't finite, so that nothing can be compared with it"
-        if self.noise is None:
-            if distance <= TOLERANCE * length:
-                return None
-            return (
-                f"the update isn't the gradient of this batch: it is {_relative(distance, length)} away from it; hand "
-                "over the mean gradient over the batch, of the loss that the guard was given"
-                f"{_sparsified(update, mean)}"
-            )
-        return noise_mismatch(self.noise, difference, mean, self.shapes)
+        if self.noise is not None:
+            return noise_mismatch(self.noise, difference, mean, self.shapes)
+        if distance <= TOLERANCE * length:
+            return None
+        relative = f"{distance / length:.3g} times its norm" if length > 0 else f"{distance:.3g} (the gradient is 0)"
+        return (
+            f"the update isn't the gradient of this batch: it is {relative} away from it; hand over the mean gradient "
+            f"over the batch, of the loss that the guard was given{_sparsified(update, mean)}"
+        )
 
     @property
     def _current(self) -> BatchMeanRelease:
@@ -300,11 +288,6 @@ class Client:
         if self._last_pass is None or self._last_pass[0] is not batch:
             self._last_pass = batch, self._current.evaluate(batch, with_gradient=False)
         return self._last_pass[1]
-
-    def _copied_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The loss with tensors of its own, in the dtype to work in where it is a module."""
-        copied = copy_model(self._live_loss.function, "loss")
-        return copied.to(dtype=self._dtype) if isinstance(copied, nn.Module) else copied
 
 
 def _coupling(release: Release, batch: Batch) -> str:
@@ -323,10 +306,6 @@ def as_loss(given: LossLike | Loss) -> Loss:
     return Loss(getattr(given, "__name__", type(given).__name__), given, "custom")
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
 def _sparsified(update: Tensor, mean: Tensor) -> str:
     """What to do where entries of an update [P] were set to 0."""
     zeros = int(((update == 0) & (mean != 0)).sum())
@@ -336,7 +315,3 @@ def _sparsified(update: Tensor, mean: Tensor) -> str:
         f"; {zeros} of {len(mean)} entries are 0 where the gradient isn't: which entries are largest depends on all "
         "samples, so send all, or a choice that is made beforehand (mask:RATIO in the release)"
     )
-
-
-def _relative(distance: float, length: float) -> str:
-    return f"{distance / length:.3g} times its norm" if length > 0 else f"{distance:.3g} (the gradient is 0)"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
+from riskaudit.guard.decision import Decision
 from riskaudit.guard.guard import Guard
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.updates import split
@@ -43,8 +45,8 @@ class ReviewCost:
     gradient_seconds: float
     products: float
     epoch_batches: int
-    actions: dict[str, int]
-    warnings: list[str] = field(default_factory=list)
+    actions: Mapping[str, int]
+    warnings: list[str]
 
     @property
     def gradients(self) -> float:
@@ -78,33 +80,28 @@ def review_cost(
     """
     if not 1 <= batch_size <= len(samples):
         raise SettingsError(f"expected a batch size between 1 and the {len(samples)} samples given, found {batch_size}")
-    reviews, gradients, products = [], [], []
-    actions: dict[str, int] = {}
-    warnings: list[str] = []
+    decisions, gradients = list[Decision](), list[float]()
     for number in range(repeats + 1):
         indices = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
         batch = samples.inputs[indices], samples.targets[indices]
         update = honest_update(guard, *batch)
-        gradients.append(_timed(lambda batch=batch: _gradient(guard, *batch)))  # type: ignore[misc]
         started = time.perf_counter()
-        decision = guard.review(batch, update, local_steps=1)
-        reviews.append(time.perf_counter() - started)
-        warnings = warnings or decision.warnings
-        products.append(decision.products / batch_size)
-        actions[decision.action] = actions.get(decision.action, 0) + 1
+        _gradient(guard, *batch)
+        gradients.append(time.perf_counter() - started)
+        decisions.append(guard.review(batch, update, local_steps=1))
         if progress is not None:
             progress(number + 1, repeats + 1)
-    first, *rest = reviews
+    first, *later = (decision.seconds for decision in decisions)
     return ReviewCost(
-        batch_size=batch_size,
-        review_seconds=statistics.median(rest),
-        slowest_seconds=max(rest),
+        batch_size,
+        review_seconds=statistics.median(later),
+        slowest_seconds=max(later),
         first_seconds=first,
         gradient_seconds=statistics.median(gradients[1:]),
-        products=statistics.median(products),
+        products=statistics.median(decision.products / batch_size for decision in decisions),
         epoch_batches=max(1, len(samples) // batch_size),
-        actions=actions,
-        warnings=warnings,
+        actions=Counter(decision.action for decision in decisions),
+        warnings=next((decision.warnings for decision in decisions if decision.warnings), []),
     )
 
 
@@ -123,9 +120,3 @@ def _gradient(guard: Guard, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ..
     outputs = guard.model(inputs.to(parameters[0]))
     losses = guard.client.loss(outputs, targets.to(parameters[0].device))
     return torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-
-
-def _timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started

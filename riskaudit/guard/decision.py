@@ -112,7 +112,7 @@ def name_error(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def describe(error: BaseException, otherwise: str = "") -> str:
+def describe(error: BaseException, otherwise: str = "the review failed with ") -> str:
     """An error as a reason: riskaudit's own sentence, or ``otherwise`` and what may be said of any other error."""
     return str(error) if isinstance(error, RiskauditError) else f"{otherwise}{name_error(error)}"
 

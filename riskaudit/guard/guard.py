@@ -158,12 +158,15 @@ class Guard:
             if round is not None and not is_count(round):
                 raise GuardError(f"expected the round as a whole number of at least 0, found {round!r}")
             snapshot = self.client.refresh()
-            self._refuse_tampering()
-            steps = self.local_steps if local_steps is None else local_steps
-            assessed = None if assessment is None else self._bound(assessment)
-            review = UpdateReview(self._review(started), snapshot, batch, update, ids, steps, assessed)
+            setting, steps = self._review(started), self.local_steps if local_steps is None else local_steps
+            assessed = None if assessment is None else self._assessed.get(assessment)
+            if assessment is not None and assessed is None:
+                raise GuardError(
+                    "the assessment isn't one that this guard made; hand over what assess returned, unchanged"
+                )
+            review = UpdateReview(setting, snapshot, batch, update, ids, steps, assessed)
             decision = review.decide()
-            self._refuse_change(snapshot)
+            snapshot.refuse_change(self.client.observe())
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
             decision = self._failed(update, error, snapshot)
@@ -193,15 +196,14 @@ class Guard:
         started = time.monotonic()
         bound: tuple[Snapshot, Draft] | None = None
         try:
-            self._refuse_tampering()
-            bound = snapshot, draft = self._assess(batch, ids, started)
+            bound = snapshot, draft = self._assess(batch, ids, self._review(started))
             kept = [] if draft.decision.action == "block" else list(draft.indices)
             reasons, exposures = list(draft.decision.reasons), draft.decision.exposures
             assessment = Assessment(draft.decision.action, kept, reasons, exposures, snapshot.model_digest)
-            self._refuse_change(snapshot)
+            snapshot.refuse_change(self.client.observe())
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
-            assessment = Assessment("block", [], [_failure(error)])
+            assessment = Assessment("block", [], [describe(error)])
         if assessment.action == "block":
             self._rounds += 1
             withheld = Decision(
@@ -265,7 +267,7 @@ class Guard:
             else:
                 return decision
         except Exception as error:  # what is compared may be anything by now
-            reason = _failure(error)
+            reason = describe(error)
         blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
         return self._logged(blocked)
 
@@ -276,58 +278,29 @@ class Guard:
 
     def _review(self, started: float) -> Review:
         """What to review with, as the guard's attributes are by now."""
+        if self._tampering is not None:
+            raise self._tampering
         end = math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
         salt = self._salt if self.ledger is None else self.ledger.salt
         return Review(self.client, self._exact, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
 
     def _assess(
-        self, given: Batch | Sequence[Any], names: Sequence[object] | None, started: float
+        self, given: Batch | Sequence[Any], names: Sequence[object] | None, review: Review
     ) -> tuple[Snapshot, Draft]:
         inputs, targets = check_batch(given)
-        snapshot, review = self.client.refresh(), self._review(started)
-        ids = hidden_ids(inputs, names, review.salt)
+        snapshot, ids = self.client.refresh(), hidden_ids(inputs, names, review.salt)
         empty = BatchInformation.empty(self.client.batch(inputs, targets), inputs, ids, self.client.summed)
         empty.accounts, _ = review.accounts(ids)
         return snapshot, review.decide(empty)
-
-    def _bound(self, assessment: Assessment) -> tuple[Snapshot, Draft]:
-        """Model and draft that an assessment of this guard holds for.
-
-        Raises:
-            GuardError: it is none of this guard's, or a copy.
-        """
-        bound = self._assessed.get(assessment)
-        if bound is None:
-            raise GuardError("the assessment isn't one that this guard made; hand over what assess returned, unchanged")
-        return bound
 
     def _forget_copies(self) -> None:
         """Let go of the copies of the model: what failed may have left anything in them."""
         self.client.forget()
         self._exact.cache_clear()
 
-    def _refuse_tampering(self) -> None:
-        """Raise what was wrong with the ledger when it was opened.
-
-        Raises:
-            TamperingError: something was.
-        """
-        if self._tampering is not None:
-            raise self._tampering
-
-    def _refuse_change(self, snapshot: Snapshot) -> None:
-        """Compare what was reviewed with what is there now.
-
-        Raises:
-            GuardError: model or loss have changed.
-        """
-        path = snapshot.difference(self.client.observe())
-        if path is not None:
-            raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
-
     def _failed(self, update: UpdateLike, failure: Exception, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""
-        reason = _failure(failure)
+        reason = describe(failure)
         if self.policy.on_failure == "block" or snapshot is None or isinstance(failure, TamperingError):
             return Decision("block", None, [reason])
         try:
@@ -336,28 +309,21 @@ class Guard:
             reasons = [f"not reviewed: {reason}"]
             return Decision("warn", sent, reasons, model_digest=snapshot.model_digest, update_digest=digest)
         except Exception as error:  # the update may be anything
-            return Decision("block", None, list(dict.fromkeys([reason, _failure(error)])))
+            return Decision("block", None, list(dict.fromkeys([reason, describe(error)])))
 
     def _logged(self, decision: Decision) -> Decision:
         """The decision once the log has it; blocked where the log can't take it."""
         if self.log is None:
             return decision
         try:
-            self.log.append(decision.log_entry(self._settings()))
+            settings: dict[str, object] = {
+                "limits": self.policy.limits,
+                "release": self.release,
+                "prior": self.prior.info().model_dump(mode="json", exclude_none=True),
+                "ledger": None if self.ledger is None else self.ledger.position,
+            }
+            self.log.append(decision.log_entry(settings))
         except Exception as error:
-            reasons = list(dict.fromkeys([_failure(error), *decision.reasons]))
+            reasons = list(dict.fromkeys([describe(error), *decision.reasons]))
             return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
         return decision
-
-    def _settings(self) -> dict[str, object]:
-        """Settings for a line of the log, and where the ledger stands."""
-        return {
-            "limits": self.policy.limits,
-            "release": self.release,
-            "prior": self.prior.info().model_dump(mode="json", exclude_none=True),
-            "ledger": None if self.ledger is None else self.ledger.position,
-        }
-
-
-def _failure(error: BaseException) -> str:
-    return describe(error, "the review failed with ")

@@ -23,8 +23,9 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -120,10 +121,29 @@ class KeyFolder:
         """Remember which file belongs at a path."""
         self._write(f"{_file_name(path)}.json", {"identity": identity, "path": str(Path(path).absolute())})
 
-    def forget(self, path: Path) -> None:
-        """Let another file take its place, on purpose."""
-        with self._usable():
-            (self.path / f"{_file_name(path)}.json").unlink(missing_ok=True)
+    def put_aside(self, path: Path, endings: Sequence[str] = ("",)) -> Path | None:
+        """Let another file take the place of one, on purpose; returns where that lies now, None without one.
+
+        Args:
+            path: of the file.
+            endings: of its name and of the names of files that belong to it.
+
+        Raises:
+            GuardError: it can't be moved.
+        """
+        stamp, aside = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f"), None
+        with self.locked(path):
+            try:
+                for ending in endings:
+                    source = path.with_name(path.name + ending)
+                    if source.exists():
+                        moved = source.rename(path.with_name(f"{path.name}.before-{stamp}{ending}"))
+                        aside = aside if ending else moved
+            except OSError as error:
+                raise GuardError(f"can't move {path} aside: {error.strerror or error}") from error
+            with self._usable():
+                (self.path / f"{_file_name(path)}.json").unlink(missing_ok=True)
+        return aside
 
     def refuse_neighbour(self, path: Path) -> None:
         """Refuse to keep the key in the folder that it protects.

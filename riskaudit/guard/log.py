@@ -13,6 +13,7 @@ import hmac
 import json
 import os
 import secrets
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +110,7 @@ class AuditLog:
         Args:
             reason: a sentence.
         """
-        aside = None
-        with self.keys.locked(self.path):
-            try:
-                if self.path.exists():
-                    aside = self.path.with_name(f"{self.path.name}.before-{secrets.token_hex(4)}")
-                    self.path.rename(aside)
-            except OSError as error:
-                raise GuardError(f"can't move {self.path} aside: {error.strerror or error}") from error
-            self.keys.forget(self.path)
+        aside = self.keys.put_aside(self.path)
         self.append({"decision": "reset", "reasons": [reason]})
         return aside
 
@@ -140,11 +133,7 @@ class AuditLog:
         self.keys.set_counter(identity, state)
 
     def _checked(self, last: dict[str, Any] | None) -> Position:
-        """The position that a last line says, held against MAC and counter.
-
-        Raises:
-            TamperingError: they don't fit.
-        """
+        """The position that a last line says, held against MAC and counter."""
         belongs = self.keys.identity_at(self.path)
         if last is None:
             if counted := self.keys.number(belongs):
@@ -188,10 +177,7 @@ class AuditLog:
     @property
     def head(self) -> str:
         """Hash of the last whole line."""
-        last = GENESIS
-        for entry in self.entries():
-            last = str(entry.get("hash"))
-        return last
+        return next((str(entry.get("hash")) for entry in deque(self.entries(), maxlen=1)), GENESIS)
 
     def problems(self, head: str | None = None) -> list[str]:
         """What shows that the file isn't as it was written, one sentence each; empty where the chain is whole.
@@ -259,11 +245,7 @@ class AuditLog:
 
 
 def _tail(stream: BinaryIO) -> tuple[dict[str, Any] | None, bytes]:
-    """The last whole line, and the bytes after it that a kill left.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """The last whole line, and the bytes after it that a kill left."""
     size, reach = stream.seek(0, os.SEEK_END), TAIL
     while True:
         stream.seek(max(0, size - reach))

@@ -142,7 +142,7 @@ class Review:
             else:
                 sanitised = None if vector is None or mean is None else self._add_noise(blocked, empty, vector, mean)
         except Exception as error:  # a violation was seen already, so nothing may let this pass any more
-            return blocked.blocked([*reasons, f"sanitising failed: {describe(error)}"])
+            return blocked.blocked([*reasons, f"sanitising failed: {describe(error, '')}"])
         if sanitised is None:
             what = "before there is an update" if vector is None and sanitiser != "drop" else "that"
             return blocked.blocked([*reasons, f"sanitising by {sanitiser} can't mend {what}"])
@@ -195,11 +195,7 @@ class Review:
         return draft.saying(reasons=reasons, exposures=exposures, noise_std=added, warnings=warnings)
 
     def _estimated(self, client: Client, empty: BatchInformation) -> BatchInformation:
-        """Quickly, of this client's release.
-
-        Raises:
-            GuardError: nothing was estimated, for want of time.
-        """
+        """Quickly, of this client's release."""
         advice, batch = "give the guard a prior (prior or prior_std) of data like these", empty.batch
         odd = odd_samples(self.prior, batch.inputs, batch.targets, advice)
         warnings = [*tight_note(self.prior, batch.inputs, batch.targets), *odd_note(empty.ids, odd)]
@@ -225,8 +221,7 @@ class Review:
         """An estimator of the review's client, or of the same one clipped."""
 
         def exact() -> Client:
-            double = self.exact()
-            double.follow(self.client)
+            double = self.exact().follow(self.client)
             if client is self.client:
                 return double
             assert self.policy.clip_norm is not None

@@ -90,13 +90,8 @@ def drop_exposed(information: BatchInformation, policy: Policy, noise_std: float
 def _needed_noise(information: BatchInformation, policy: Policy, index: int, *, cautious: bool) -> float | None:
     """Least std on the update for one sample; None where none is sure to do, or it was not assessed.
 
-    What a release reveals falls with the noise, and so does each of its ends.
-
-    Args:
-        information: of the batch.
-        policy: the limits.
-        index: of the sample.
-        cautious: the std that is sure to do, rather than the one below which none can.
+    What a release reveals falls with the noise, and so does each of its ends. ``cautious`` asks for the std that is
+    sure to do, rather than for the one below which none can.
     """
     batch_size, sample = len(information), information.samples[index].information
     if sample is None:

@@ -102,6 +102,16 @@ class Snapshot:
                     return path
         return None
 
+    def refuse_change(self, now: Snapshot) -> None:
+        """Refuse to go on where something has changed since.
+
+        Raises:
+            GuardError: something has.
+        """
+        path = self.difference(now)
+        if path is not None:
+            raise GuardError(f"{path} changed while the review went on; leave model and loss alone until it is done")
+
 
 def take_snapshot(copies: dict[int, Tensor] | None = None, **objects: object) -> Snapshot:
     """The state of objects, whose names begin the paths.

@@ -118,14 +118,7 @@ class UpdateReview:
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
 
     def _unproven_step(self, steps: int | None) -> str | None:
-        """Why an update may be of several local steps, each of which depends on the samples through the others.
-
-        Returns:
-            The reason; None where it is one step, by the numbers or by the caller's or the policy's word.
-
-        Raises:
-            GuardError: the caller says that it is of several.
-        """
+        """Why an update may be of several local steps, each of which depends on the samples through the others."""
         # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
         if steps is not None and not (is_count(steps) and steps == 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
@@ -150,11 +143,7 @@ class UpdateReview:
         return replace(first, reasons=[*first.reasons, "it was sanitised before: the same result again"])
 
     def _assessed_information(self) -> BatchInformation | None:
-        """What is known of the samples that an assessment lets into the update.
-
-        Raises:
-            GuardError: it is of another model or of other samples.
-        """
+        """What is known of the samples that an assessment lets into the update."""
         if self._assessed is None:
             return None
         snapshot, draft = self._assessed
@@ -222,11 +211,7 @@ def is_count(value: object) -> TypeGuard[int]:
 def _part(
     draft: Draft, inputs: Tensor, targets: Tensor, names: Sequence[object] | None
 ) -> tuple[Tensor, Tensor, Sequence[object] | None]:
-    """The part of a batch that an assessment lets into the update.
-
-    Raises:
-        GuardError: nothing may, or the batch has another number of samples.
-    """
+    """The part of a batch that an assessment lets into the update."""
     indices = draft.indices
     if draft.decision.action == "block" or not indices:
         raise GuardError("no sample of this batch may go into an update")
@@ -244,11 +229,7 @@ def _content_key(batch: Batch, model_digest: str) -> str:
 
 
 def _accounts_after(draft: Draft) -> dict[str, Account]:
-    """The accounts with what is about to leave.
-
-    Raises:
-        GuardError: a sample was not assessed.
-    """
+    """The accounts with what is about to leave."""
     after: dict[str, Account] = {}
     for index in draft.indices:
         identifier = draft.information.samples[index].id

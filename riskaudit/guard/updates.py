@@ -50,11 +50,7 @@ def copy_update(given: UpdateLike, shapes: Mapping[str, torch.Size]) -> dict[str
 
 
 def _copied(value: Any, name: str) -> Tensor:
-    """A dense tensor of a value's entries.
-
-    Raises:
-        GuardError: it is no array of numbers, or no dense one.
-    """
+    """A dense tensor of a value's entries."""
     if value is None:
         raise GuardError(f"expected an array for {name}, found none; hand over zeros where it has no gradient")
     tensor = torch.as_tensor(value)

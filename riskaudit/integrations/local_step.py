@@ -108,11 +108,7 @@ def _gradient(sent: Array, origin: Array, step_size: float | None) -> Array:
 
 
 def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[str, Array]:
-    """The arrays by the model's names and in its order, which tells nothing; numbered ones have that order.
-
-    Raises:
-        GuardError: names or a count that don't fit.
-    """
+    """The arrays by the model's names and in its order, which tells nothing; numbered ones have that order."""
     if set(arrays) != set(names):
         if list(arrays) != [str(number) for number in range(len(names))]:
             raise GuardError(
@@ -123,11 +119,7 @@ def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[st
 
 
 def _only_trainable(sent: Mapping[str, Array], origin: Mapping[str, Array], trainable: list[str]) -> None:
-    """Nothing but the trainable parameters may have changed: running statistics are made of the batch, too.
-
-    Raises:
-        GuardError: something else has, or shapes or dtypes differ.
-    """
+    """Nothing but the trainable parameters may have changed: running statistics are made of the batch, too."""
     for name, value in sent.items():
         if value.shape != origin[name].shape:
             raise GuardError(f"expected an outgoing {name} of shape {origin[name].shape}, found {value.shape}")
@@ -145,11 +137,7 @@ def _only_trainable(sent: Mapping[str, Array], origin: Mapping[str, Array], trai
 
 @contextmanager
 def _weights(model: nn.Module, arrays: dict[str, Array]) -> Iterator[None]:
-    """The model with the weights that the server sent, for as long as the review takes.
-
-    Raises:
-        GuardError: shapes that differ from the model's.
-    """
+    """The model with the weights that the server sent, for as long as the review takes."""
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     for name, value in before.items():
         if tuple(value.shape) != arrays[name].shape:

@@ -97,7 +97,7 @@ def seal(
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision
     except Exception as error:  # the arrays may be anything, and their errors may quote them
-        decision = Decision("block", None, [describe(error, "the review failed with ")])
+        decision = Decision("block", None, [describe(error)])
     _logger.warning("withheld: %s", "; ".join(decision.reasons))
     model.params, model.metrics, model.meta = {}, None, {}
     return decision
@@ -181,11 +181,7 @@ class RiskFilter(Filter):  # type: ignore[misc]
 
 
 def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:
-    """Parameters as numpy arrays, which is what a filter sees of a script's tensors.
-
-    Raises:
-        GuardError: something that isn't an array of numbers.
-    """
+    """Parameters as numpy arrays, which is what a filter sees of a script's tensors."""
     arrays = {}
     for name, value in params.items():
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value

@@ -171,11 +171,7 @@ class OpacusGuard:
         optimizer.step()
 
     def _refuse_accumulation(self) -> None:
-        """Raise where a step would hold more than one batch.
-
-        Raises:
-            GuardError: it would, or there is no batch.
-        """
+        """Raise where a step would hold more than one batch."""
         for parameter in self._optimizer.params:
             per_sample = getattr(parameter, "grad_sample", None)
             if per_sample is None:

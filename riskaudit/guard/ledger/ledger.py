@@ -123,13 +123,14 @@ class Ledger:
 
     def _recognise(self) -> None:
         """Read what the file says about itself."""
-        schema, self.salt = self._meta("schema"), self._meta("salt")
+        meta = dict(self._all("SELECT name, value FROM meta"))
+        schema, self.salt = meta.get("schema"), meta.get("salt", b"")
         if schema != SCHEMA or not isinstance(self.salt, bytes) or not self.salt:
             raise GuardError(
                 f"expected a ledger of schema {SCHEMA} in {self.path.name}, found {schema}; choose another file, which "
                 "starts at zero"
             )
-        self.identity = str(self._meta("identity"))
+        self.identity = str(meta.get("identity"))
         key, noise_key = (
             self.keys.derived(purpose, self.identity.encode(), self.salt, create=False)
             for purpose in (b"ledger", b"noise")
@@ -275,11 +276,7 @@ class Ledger:
         return json.dumps({"schema": SCHEMA, "rounds": self.rounds(), "samples": samples}, indent=1) + "\n"
 
     def _refuse_tampering(self, ids: Iterable[str], log: Position | None) -> State:
-        """Check the last round, the counter, the log's word and the buckets of some ids; returns the state.
-
-        Raises:
-            TamperingError: something doesn't fit.
-        """
+        """Check the last round, the counter, the log's word and the buckets of some ids; returns the state."""
         if not self._has_key or self.keys.states(self.identity) is None:
             raise TamperingError.keyless("ledger", self.path.name, self.keys.path)
         if _identity_of(self.path) != self._file:
@@ -300,11 +297,7 @@ class Ledger:
             raise self._seal.broken(f"it is at round {state[0]}, and the counter at {states[0][0]}")
 
     def _follows(self, before: dict[str, Account], after: dict[str, Account]) -> bool:
-        """Whether the accounts are still those that a round was computed from.
-
-        Raises:
-            GuardError: the round would leave an account that can't be one.
-        """
+        """Whether the accounts are still those that a round was computed from."""
         for identifier, new in after.items():
             now, earlier = self._checked_row(identifier), before.get(identifier)
             if (now is None) != (earlier is None) or (now and earlier and now.rounds != earlier.rounds):
@@ -322,11 +315,7 @@ class Ledger:
             yield
 
     def _checked_row(self, identifier: str) -> Account | None:
-        """A row whose bucket was checked.
-
-        Raises:
-            TamperingError: it isn't as it was written.
-        """
+        """A row whose bucket was checked."""
         rows = self._all(f"SELECT {COLUMNS}, mac FROM samples WHERE id = ?", identifier)
         listed = self._seal.mac_in_bucket(identifier)
         if not rows and listed is None:
@@ -342,10 +331,6 @@ class Ledger:
             raise self._seal.broken(f"of a sample of this batch, {wrong}")
         self._seen[identifier] = (listed, account)
         return account
-
-    def _meta(self, name: str) -> Any:
-        rows = self._all("SELECT value FROM meta WHERE name = ?", name)
-        return rows[0][0] if rows else None
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._usable():

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from riskaudit.errors import GuardError
-from riskaudit.guard.keys import KeyFolder
 from riskaudit.guard.ledger.accounts import Account
 from riskaudit.guard.ledger.seal import Seal, bucket_of, read_rows
 
 SCHEMA = 2
+# Of the names of a ledger and of what SQLite keeps beside it.
+ENDINGS = ("", "-wal", "-shm")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
@@ -80,25 +80,3 @@ def refuse_forgetting(path: str | Path) -> None:
         )
     if file.exists() and not file.is_file():
         raise GuardError(f"expected a file for the ledger, found {name!r}, which is none; name a file")
-
-
-def reset_ledger(path: Path, keys: KeyFolder) -> Path | None:
-    """Let the next ledger at a path start at zero; returns where the file that was there lies now.
-
-    Raises:
-        GuardError: it can't be moved.
-    """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    aside = None
-    with keys.locked(path):
-        try:
-            for ending in ("", "-wal", "-shm"):
-                source = path.with_name(path.name + ending)
-                if source.exists():
-                    target = path.with_name(f"{path.name}.before-{stamp}{ending}")
-                    source.rename(target)
-                    aside = aside if ending else target
-        except OSError as error:
-            raise GuardError(f"can't move {path} aside: {error.strerror or error}") from error
-        keys.forget(path)
-    return aside

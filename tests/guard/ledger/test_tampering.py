@@ -19,7 +19,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import AuditLog, Ledger, Policy, keys
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger.accounts import Account
-from riskaudit.guard.ledger.tables import reset_ledger
+from riskaudit.guard.ledger.tables import ENDINGS
 
 IDS = ["a", "b", "c"]
 
@@ -245,7 +245,7 @@ def test_the_advice_works(folder) -> None:
     put_back(folder, 0, "l.db")
     log = AuditLog(folder / "l.jsonl", keys=folder_of_keys)
     log.append({"decision": "reset"})
-    aside = reset_ledger(folder / "l.db", folder_of_keys)
+    aside = folder_of_keys.put_aside(folder / "l.db", ENDINGS)
     assert aside is not None
     assert aside.exists()
     visit(folder)
