@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from riskaudit.guard.decision import Action, Assessment, Decision
+    from riskaudit.guard.decision import Action, Decision
     from riskaudit.guard.guard import Guard
     from riskaudit.guard.ledger import Ledger
     from riskaudit.guard.log import AuditLog
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Action": "riskaudit.guard.decision",
-    "Assessment": "riskaudit.guard.decision",
     "AuditLog": "riskaudit.guard.log",
     "Decision": "riskaudit.guard.decision",
     "Guard": "riskaudit.guard.guard",
@@ -32,7 +31,7 @@ _HOMES = {
     "SecureNoise": "riskaudit.guard.noise.randomness",
 }
 
-__all__ = ["Action", "Assessment", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "SecureNoise"]
+__all__ = ["Action", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "SecureNoise"]
 
 
 def __getattr__(name: str) -> object:

@@ -19,33 +19,13 @@ Action = Literal["allow", "warn", "sanitise", "block"]
 
 
 @dataclass(frozen=True, eq=False)
-class Assessment:
-    """What a batch's own numbers say, before there is an update.
-
-    Attributes:
-        action: "allow" and "warn" let all samples into the update, "sanitise" those in ``kept``, "block" none.
-        kept: places in the batch of the samples that may go into the update.
-        reasons: sentences without any private input.
-        exposures: of the samples in ``kept`` (where blocked: of all); empty where the review came to no number.
-        model_digest: SHA-256 of the weights that were assessed.
-        withheld: where blocked, the decision as it was logged.
-    """
-
-    action: Action
-    kept: list[int]
-    reasons: list[str]
-    exposures: list[Exposure] = field(default_factory=list)
-    model_digest: str = ""
-    withheld: Decision | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Decision:
-    """Whether an update may leave, and why.
+    """Whether an update may leave, or which samples may go into one that isn't made yet, and why.
 
     Attributes:
-        action: "allow" and "warn" send the update as it is, "sanitise" another one, "block" none.
-        update: what may be sent, in the form it was handed in; None when blocked.
+        action: "allow" and "warn" send the update as it is (let all samples into it), "sanitise" another one (those in
+            ``kept``), "block" none.
+        update: what may be sent, in the form it was handed in; None when blocked, and of an assessment.
         reasons: sentences without any private input.
         exposures: per sample, what the update that may be sent reveals (of a blocked one: would have revealed);
             empty where the review came to no number.
@@ -59,6 +39,7 @@ class Decision:
         warnings: sentences without any private input about what the numbers rest on, such as losses no better than
             guessing; they change no action.
         note: something of the guard itself that is said once, no reason for this decision; empty otherwise.
+        kept: of an assessment, places in the batch of the samples that may go into the update.
     """
 
     action: Action
@@ -74,6 +55,7 @@ class Decision:
     products: int = 0
     warnings: list[str] = field(default_factory=list)
     note: str = ""
+    kept: list[int] = field(default_factory=list)
 
     @property
     def allowed(self) -> bool:

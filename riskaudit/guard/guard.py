@@ -19,7 +19,7 @@ from torch import nn
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.client import Client, LossLike
-from riskaudit.guard.decision import Assessment, Decision, describe, name_error
+from riskaudit.guard.decision import Decision, describe, name_error
 from riskaudit.guard.identifiers import hidden_ids
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.isolation import isolated
@@ -122,7 +122,7 @@ class Guard:
         self._forgets = ledger is None and (self.client.noise is not None or policy.on_violation == "sanitise")
         # Model and update that each decision is about, and what each assessment holds for, whoever changes the objects.
         self._decided: WeakKeyDictionary[Decision, tuple[Snapshot, str]] = WeakKeyDictionary()
-        self._assessed: WeakKeyDictionary[Assessment, tuple[Snapshot, Draft]] = WeakKeyDictionary()
+        self._assessed: WeakKeyDictionary[Decision, tuple[Snapshot, Draft]] = WeakKeyDictionary()
 
     @isolated
     def review(
@@ -132,7 +132,7 @@ class Guard:
         *,
         ids: Sequence[object] | None = None,
         round: int | None = None,
-        assessment: Assessment | None = None,
+        assessment: Decision | None = None,
         local_steps: int | None = None,
     ) -> Decision:
         """Decide about an update before it leaves.
@@ -180,7 +180,7 @@ class Guard:
         return decision
 
     @isolated
-    def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Assessment:
+    def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Decision:
         """Decide which samples may go into an update that isn't made yet, as if it left with the release's noise.
 
         Nothing may leave on the strength of this: make the update of the samples in ``kept`` and `review` it. Only a
@@ -198,28 +198,20 @@ class Guard:
         try:
             bound = snapshot, draft = self._assess(batch, ids, self._review(started))
             kept = [] if draft.decision.action == "block" else list(draft.indices)
-            reasons, exposures = list(draft.decision.reasons), draft.decision.exposures
-            assessment = Assessment(draft.decision.action, kept, reasons, exposures, snapshot.model_digest)
+            products, reasons = draft.information.products, list(draft.decision.reasons)
+            decision = replace(draft.decision, kept=kept, reasons=reasons, warnings=[], products=products)
+            decision = replace(decision, model_digest=snapshot.model_digest)
             snapshot.refuse_change(self.client.observe())
         except Exception as error:  # the model and the loss are third-party code
             self._forget_copies()
-            assessment = Assessment("block", [], [describe(error)])
-        if assessment.action == "block":
+            products = 0 if bound is None else bound[1].information.products
+            decision = Decision("block", None, [describe(error)], products=products)
+        if decision.action == "block":
             self._rounds += 1
-            withheld = Decision(
-                "block",
-                None,
-                assessment.reasons,
-                assessment.exposures,
-                self._rounds,
-                model_digest=assessment.model_digest,
-                seconds=time.monotonic() - started,
-                products=0 if bound is None else bound[1].information.products,
-            )
-            assessment = replace(assessment, withheld=self._logged(withheld))
+            decision = self._logged(replace(decision, round=self._rounds, seconds=time.monotonic() - started))
         if bound is not None:
-            self._assessed[assessment] = bound
-        return assessment
+            self._assessed[decision] = bound
+        return decision
 
     @isolated
     def prepare(self, batch: Batch | Sequence[Any]) -> None:

@@ -14,10 +14,9 @@ import json
 import os
 import secrets
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from riskaudit.errors import GuardError
 from riskaudit.guard.keys import GENESIS, KeyFolder, State, TamperingError, mac_of
@@ -26,21 +25,10 @@ from riskaudit.guard.keys import GENESIS, KeyFolder, State, TamperingError, mac_
 TAIL = 65536
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a log stands.
-
-    Attributes:
-        identity: random name of the log; empty before its first line.
-        number: of the last line.
-        head: its hash.
-        ledger: identity, round and MAC that the last line has of a ledger; None without.
-    """
-
-    identity: str = ""
-    number: int = 0
-    head: str = GENESIS
-    ledger: tuple[str, int, str] | None = None
+# A line that was read; those that a log consists of have number, hash, and the log's random name.
+Line: TypeAlias = Mapping[str, Any]
+# What the first line follows.
+START: Line = {"log": "", "number": 0, "hash": GENESIS}
 
 
 class AuditLog:
@@ -70,17 +58,17 @@ class AuditLog:
             with self.keys.locked(self.path), os.fdopen(os.open(self.path, flags, 0o600), "r+b") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 whole, torn = _tail(stream)
-                position = self._checked(whole)
+                last = self._checked(whole)
                 line = dict(entry)
                 if torn and not (whole is not None and torn == _text(whole)):
                     line["torn"] = hashlib.sha256(torn).hexdigest()
-                line["number"] = position.number + 1
-                line["previous"] = position.head
-                line["log"] = position.identity or secrets.token_hex(8)
+                line["number"] = last["number"] + 1
+                line["previous"] = str(last["hash"])
+                line["log"] = last["log"] or secrets.token_hex(8)
                 line["mac"] = self._mac(line, create=True)
                 line["hash"] = _hash(line)
                 content = (b"\n" if torn else b"") + _text(line) + b"\n"
-                self._write(stream, content, (position.number, position.head), line)
+                self._write(stream, content, (last["number"], line["previous"]), line)
             return str(line["hash"])
         except (OSError, ValueError, KeyError) as error:
             words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -88,8 +76,8 @@ class AuditLog:
                 f"the log {self.path.name} can't be written ({words}); repair it or choose another"
             ) from error
 
-    def position(self) -> Position:
-        """Where the file stands, once its end is seen to be as it was left.
+    def last(self) -> Line:
+        """The last line, once it is seen to be as it was left; `START` where there is none.
 
         Raises:
             GuardError: the file can't be read.
@@ -132,13 +120,13 @@ class AuditLog:
             raise
         self.keys.set_counter(identity, state)
 
-    def _checked(self, last: dict[str, Any] | None) -> Position:
-        """The position that a last line says, held against MAC and counter."""
+    def _checked(self, last: Line | None) -> Line:
+        """A last line, held against MAC and counter."""
         belongs = self.keys.identity_at(self.path)
         if last is None:
             if counted := self.keys.number(belongs):
                 raise self._broken(f"it is empty or gone, and the counter at {counted}")
-            return Position()
+            return START
         if "mac" not in last or "log" not in last:
             raise self._broken("its last line has no MAC, as lines of earlier versions have none")
         identity = str(last["log"])
@@ -153,14 +141,12 @@ class AuditLog:
             raise self._broken("its last line isn't as it was written")
         if (number, head) not in states:
             raise self._broken(f"it ends at line {number}, and the counter is at {states[0][0]}")
-        named = last.get("ledger")
-        ledger = (str(named["identity"]), int(named["round"]), str(named["head"])) if named else None
-        return Position(identity, number, head, ledger)
+        return last
 
     def _broken(self, what: str) -> TamperingError:
         return TamperingError.changed("log", self.path.name, what)
 
-    def _mac(self, line: dict[str, Any], *, create: bool) -> str:
+    def _mac(self, line: Line, *, create: bool) -> str:
         """MAC of a line, over all of it but MAC and hash."""
         key = self.keys.derived(b"log", str(line.get("log")).encode(), create=create)
         text = _text({name: value for name, value in line.items() if name not in ("mac", "hash")})
@@ -225,7 +211,7 @@ class AuditLog:
             problems.append(str(error))
         return problems
 
-    def _is_sealed(self, line: dict[str, Any]) -> bool:
+    def _is_sealed(self, line: Line) -> bool:
         """Whether a line has its MAC, where there is a key to tell."""
         try:
             expected = self._mac(line, create=False)
@@ -284,9 +270,9 @@ def _intact(raw: bytes, entry: dict[str, Any]) -> bool:
         return False
 
 
-def _hash(line: dict[str, Any]) -> str:
+def _hash(line: Line) -> str:
     return hashlib.sha256(_text({name: value for name, value in line.items() if name != "hash"})).hexdigest()
 
 
-def _text(line: dict[str, Any]) -> bytes:
-    return json.dumps(line, sort_keys=True, allow_nan=False, ensure_ascii=True).encode()
+def _text(line: Line) -> bytes:
+    return json.dumps(dict(line), sort_keys=True, allow_nan=False, ensure_ascii=True).encode()

@@ -16,7 +16,7 @@ from riskaudit.guard.decision import Decision, describe
 from riskaudit.guard.estimation import FURTHER_LOOKS, Estimator
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.ledger import Account, Ledger
-from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
@@ -84,10 +84,10 @@ class Review:
     salt: bytes
     end: float
 
-    def accounts(self, ids: Sequence[str]) -> tuple[dict[str, Account] | None, Position | None]:
-        """What the ledger has of these samples, seen to be as it was written, and where the log stands."""
-        position = None if self.log is None else self.log.position()
-        return None if self.ledger is None else self.ledger.accounts(ids, position), position
+    def accounts(self, ids: Sequence[str]) -> tuple[dict[str, Account] | None, Line | None]:
+        """What the ledger has of these samples, seen to be as it was written, and the log's last line."""
+        last = None if self.log is None else self.log.last()
+        return None if self.ledger is None else self.ledger.accounts(ids, last), last
 
     def decide(
         self,

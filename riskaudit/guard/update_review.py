@@ -19,7 +19,7 @@ from riskaudit.guard.identifiers import hidden_ids, sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.ledger import Account
 from riskaudit.guard.ledger.noise import SECOND_DRAW, RepetitionError
-from riskaudit.guard.log import Position
+from riskaudit.guard.log import Line
 from riskaudit.guard.noise.law import observed_noise
 from riskaudit.guard.noise.order import Extremes
 from riskaudit.guard.noise.patterns import noise_pattern
@@ -105,20 +105,23 @@ class UpdateReview:
         information = self._assessed_information()
         empty = BatchInformation.empty(self._batch, self._inputs, ids, client.summed)
         for attempt in range(ATTEMPTS):
-            empty.accounts, position = review.accounts(ids)
+            empty.accounts, last_line = review.accounts(ids)
             # What was known before somebody else's round entered the ledger isn't in the ledger's directions.
             assessed = None if attempt or information is None else information.under(empty)
             draft = self._draft(empty, assessed)
             decision = replace(draft.decision, products=draft.information.products, model_digest=model_digest)
             if draft.vector is None:
                 return decision
-            entered = self._entered(replace(draft, decision=decision), draft.vector, position)
+            entered = self._entered(replace(draft, decision=decision), draft.vector, last_line)
             if entered is not None:
                 return entered
         raise GuardError("the ledger changed again and again during the review; let fewer clients share it")
 
     def _unproven_step(self, steps: int | None) -> str | None:
-        """Why an update may be of several local steps, each of which depends on the samples through the others."""
+        """Why an update may be of several local steps, each of which depends on the samples through the others.
+
+        None where it is one step, by the numbers or by the caller's or the policy's word.
+        """
         # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
         if steps is not None and not (is_count(steps) and steps == 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
@@ -171,7 +174,7 @@ class UpdateReview:
         reasons = [*self._assessed[1].decision.reasons, *decision.reasons]
         return draft.saying(action=action, reasons=reasons, dropped=decision.dropped + self._num_left_out)
 
-    def _entered(self, draft: Draft, vector: Tensor, position: Position | None) -> Decision | None:
+    def _entered(self, draft: Draft, vector: Tensor, last_line: Line | None) -> Decision | None:
         """The decision once ledger and memory have what is about to leave; None where the accounts have changed."""
         review, decision, memory = self._review, draft.decision, self._review.memory
         added, model_digest = bool(decision.noise_std), self._snapshot.model_digest
@@ -190,7 +193,7 @@ class UpdateReview:
                 after, accounts = _accounts_after(draft), draft.information.accounts or {}
                 before = {name: account for name, account in accounts.items() if name in after}
                 sanitised = memory.keyed(self._key) if added else None
-                if review.ledger.record(before, after, digest, position, traces, sanitised) is None:
+                if review.ledger.record(before, after, digest, last_line, traces, sanitised) is None:
                     return None
         except RepetitionError as error:
             repeated = str(error)

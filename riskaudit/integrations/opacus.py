@@ -33,7 +33,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
-from riskaudit.guard import Assessment, AuditLog, Decision, Guard, Ledger, Policy
+from riskaudit.guard import AuditLog, Decision, Guard, Ledger, Policy
 from riskaudit.guard.client import LossLike
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.integrations.allowance import number_of_samples
@@ -93,7 +93,7 @@ class OpacusGuard:
         self._log = AuditLog(log) if isinstance(log, str | Path) else log
         self._guard = self._make_guard(_release(optimizer))
         # What the next step of the original optimizer may be taken for: a batch, its ids, and its assessment.
-        self._pending: tuple[Batch | Sequence[Any], Sequence[object] | None, Assessment] | None = None
+        self._pending: tuple[Batch | Sequence[Any], Sequence[object] | None, Decision] | None = None
         _draw_from_the_system(optimizer)
         self._handle = optimizer.original_optimizer.register_step_pre_hook(self._before_step)
 
@@ -159,7 +159,7 @@ class OpacusGuard:
             module.training = live.training
         assessment = self._guard.assess(batch, ids=ids)
         if assessment.action == "block":
-            self.decision = assessment.withheld
+            self.decision = assessment
             return
         count = number_of_samples(batch)
         dropped = sorted(set(range(count)) - set(assessment.kept))
@@ -197,7 +197,7 @@ class OpacusGuard:
         if self.decision.update is None:
             clear(self._optimizer.params)
 
-    def _review(self, batch: Batch | Sequence[Any], ids: Sequence[object] | None, assessment: Assessment) -> Decision:
+    def _review(self, batch: Batch | Sequence[Any], ids: Sequence[object] | None, assessment: Decision) -> Decision:
         """About the gradients that Opacus made, which are what the weights will show."""
         scale = self._optimizer.expected_batch_size if self._optimizer.loss_reduction == "mean" else 1
         summed = [scale * gradient for gradient in gradients(self._model)]

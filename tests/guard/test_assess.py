@@ -149,7 +149,7 @@ def test_a_batch_over_the_limit_is_blocked_and_logged(sanitiser, tmp_path) -> No
         strict = replace(strict, on_violation="sanitise", sanitiser=sanitiser)
     log = AuditLog(tmp_path / "log")
     assessed = guard(model(), strict, log=log).assess(batch())
-    assert assessed.action == assessed.withheld.action == "block"
+    assert assessed.action == "block"
     assert assessed.kept == []
     assert [entry["decision"] for entry in log.entries()] == ["block"]
 

@@ -34,7 +34,7 @@ from riskaudit.guard.ledger.tables import (
     write_account,
 )
 from riskaudit.guard.ledger.verification import contradictions, impossible_rows, refuse_contradiction, unsealed_rows
-from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.log import START, AuditLog, Line
 from riskaudit.guard.noise.traces import Trace
 
 # Seconds that a writer waits for another one.
@@ -148,12 +148,12 @@ class Ledger:
         """The last round that this object has seen, for a line of the log."""
         return {"identity": self.identity, "round": self.state[0], "head": self.state[1]}
 
-    def accounts(self, ids: Sequence[str], log: Position | None = None) -> dict[str, Account]:
+    def accounts(self, ids: Sequence[str], log: Line | None = None) -> dict[str, Account]:
         """The accounts of these samples that exist, once they are seen to be as they were written.
 
         Args:
             ids: hidden.
-            log: where the guard's log stands, to compare.
+            log: last line of the guard's log, to compare.
 
         Raises:
             TamperingError: the ledger isn't as it was left, or contradicts the log.
@@ -169,7 +169,7 @@ class Ledger:
         before: dict[str, Account],
         after: dict[str, Account],
         update_digest: str,
-        log: Position | None = None,
+        log: Line | None = None,
         traces: Sequence[Trace] = (),
         sanitised: bytes | None = None,
     ) -> int | None:
@@ -179,7 +179,7 @@ class Ledger:
             before: the accounts that the round was computed from, by id; an id that is missing had none.
             after: all accounts of the round.
             update_digest: of what leaves.
-            log: where the guard's log stands.
+            log: last line of the guard's log.
             traces: of the round's noise, to be held against earlier ones; see `NoiseRecords.add`.
             sanitised: see `NoiseRecords.add`.
 
@@ -191,7 +191,7 @@ class Ledger:
             TamperingError: the ledger isn't as it was left.
             RepetitionError: the round's noise left before, or it is a second draw.
         """
-        log = log or Position()
+        log = log or START
         with self._usable(), self.keys.locked(self.path):
             with self._transaction():
                 state = self._refuse_tampering(after, None)
@@ -201,7 +201,7 @@ class Ledger:
                 for identifier, account in after.items():
                     write_account(self._database, self._seal, identifier, account, number)
                 self.noise.add(traces, sanitised)
-                row = (number, created, len(after), update_digest, log.identity, log.number, log.head)
+                row = (number, created, len(after), update_digest, log["log"], log["number"], log["hash"])
                 head = self._seal.write(row, state[1], after)
                 # A kill between this and the next counter leaves either state, and nothing was handed out.
                 self.keys.set_counter(self.identity, state, announced=(number, head))
@@ -275,7 +275,7 @@ class Ledger:
         ]
         return json.dumps({"schema": SCHEMA, "rounds": self.rounds(), "samples": samples}, indent=1) + "\n"
 
-    def _refuse_tampering(self, ids: Iterable[str], log: Position | None) -> State:
+    def _refuse_tampering(self, ids: Iterable[str], log: Line | None) -> State:
         """Check the last round, the counter, the log's word and the buckets of some ids; returns the state."""
         if not self._has_key or self.keys.states(self.identity) is None:
             raise TamperingError.keyless("ledger", self.path.name, self.keys.path)

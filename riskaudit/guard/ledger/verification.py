@@ -8,7 +8,7 @@ from riskaudit.guard.keys import State, TamperingError
 from riskaudit.guard.ledger.accounts import flaws_of
 from riskaudit.guard.ledger.seal import Seal, bucket_of, head_of, read_rows
 from riskaudit.guard.ledger.tables import COLUMNS, read_accounts
-from riskaudit.guard.log import AuditLog, Position
+from riskaudit.guard.log import AuditLog, Line
 
 
 def impossible_rows(database: sqlite3.Connection) -> list[str]:
@@ -59,30 +59,24 @@ def contradictions(identity: str, seal: Seal, log: AuditLog) -> list[str]:
     return problems
 
 
-def refuse_contradiction(seal: Seal, identity: str, state: State, log: Position, name: str) -> None:
-    """Hold a ledger at its last round against where the log stands.
-
-    Args:
-        seal: of the ledger.
-        identity: of the ledger.
-        state: number and MAC of its last round.
-        log: where the log stands.
-        name: of the ledger's file.
+def refuse_contradiction(seal: Seal, identity: str, state: State, log: Line, name: str) -> None:
+    """Hold a ledger at its last round, which has this state, against the last line of a log.
 
     Raises:
         TamperingError: one tells of what the other doesn't have.
     """
-    if log.ledger is not None and log.ledger[0] == identity and log.ledger[1]:
-        _, number, head = log.ledger
-        rounds = seal.rounds(f"WHERE number = {int(number)}")
-        if number > state[0] or not rounds or head_of(rounds[0]) != head:
+    named = log.get("ledger") or {}
+    if named.get("identity") == identity and named["round"]:
+        number = int(named["round"])
+        rounds = seal.rounds(f"WHERE number = {number}")
+        if number > state[0] or not rounds or head_of(rounds[0]) != named["head"]:
             raise seal.broken(f"the log tells of a round {number} that it doesn't have")
-    last = seal.last_of_log(log.identity) if log.identity else None
+    last = seal.last_of_log(log["log"]) if log["log"] else None
     if last is None:
         return
     number, head = last["log_number"], last["log_head"]
-    if number > log.number or (number == log.number and head != log.head):
+    if number > log["number"] or (number == log["number"] and head != log["hash"]):
         raise TamperingError(
             f"the log isn't as the guard left it: the ledger {name} tells of line {number}, and it ends at "
-            f"{log.number}; put the newest copy back, or start over on purpose with riskaudit log reset"
+            f"{log['number']}; put the newest copy back, or start over on purpose with riskaudit log reset"
         )
