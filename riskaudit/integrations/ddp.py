@@ -1,11 +1,4 @@
-"""The guard before the gradients of data-parallel processes are averaged.
-
-    average_guard = AverageGuard(guard, model, min_ranks=2)
-    for inputs, targets in loader:
-        with average_guard.round((inputs, targets)):
-            loss_fn(model(inputs), targets).backward()
-            add_noise(guard.model, 0.01)
-        optimizer.step()
+"""The guard before the gradients of data-parallel processes are averaged; docs/pytorch.md has a training with it.
 
 A communication hook of DistributedDataParallel comes too late: it sees one bucket while others haven't been computed,
 or have left. So every rank keeps its gradient g_k to itself until its own guard has decided, contributes with weight

@@ -1,19 +1,10 @@
-"""The guard as a Flower client mod.
+"""The guard as a Flower client mod; docs/flower.md has a client with it, and what leaves in a reply.
 
-    app = ClientApp(mods=[guard_mod])
+A mod sees messages only, so the training function hands over what the review needs. What isn't allowed to leave is
+answered by an error that is the same whatever the reason. With secure aggregation the guard comes last,
+mods=[secaggplus_mod, guard_mod], and reviews before anything is masked.
 
-    @app.train()
-    def train(msg, context):
-        ...
-        hand_over(guard, (inputs, targets), step_size=0.1)
-        return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": ...}), reply_to=msg)
-
-A mod sees messages only, so the training function hands over what the review needs. The mod sends what the guard
-allows, and otherwise an error that is the same whatever the reason: exceptions, metrics and configurations leave in
-the same messages as the weights, and can hold private data just as well. With secure aggregation the guard comes
-last, mods=[secaggplus_mod, guard_mod], and reviews before anything is masked.
-
-A mod is a part of the app. It protects the clients of those who write the app, not against them (docs/flower.md).
+A mod is a part of the app. It protects the clients of those who write the app, not against them.
 """
 
 from __future__ import annotations

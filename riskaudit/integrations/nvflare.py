@@ -1,18 +1,9 @@
 """The guard for NVFLARE: a seal in the training script, and a filter that lets only what is sealed leave the site.
 
-    with discreet():
-        ...
-        result = flare.FLModel(params=difference, params_type="DIFF", meta={"NUM_STEPS_CURRENT_ROUND": 1})
-        seal(result, received, guard, (inputs, targets), step_size=0.1)
-        flare.send(result)
-
 A filter sees arrays but no batch, so the review happens in the script, and a ticket in the result's metadata says
 what was reviewed: its SHA-256 and when it expires. `RiskFilter` takes the ticket off and withholds whatever doesn't
-match one. The data owner installs it for all jobs in local/privacy.json; a job's author, for one job, by
-recipe.add_client_output_filter(RiskFilter()).
-
-The ticket shows that a result is the one that was reviewed. It is no signature: it is made in the process that runs
-the job's code, which can make one without a review (docs/nvflare.md).
+match one. It is no signature: it is made in the process that runs the job's code, which can make one without a review.
+docs/nvflare.md has a script with it, and how the filter is installed.
 """
 
 from __future__ import annotations

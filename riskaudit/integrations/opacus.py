@@ -1,23 +1,13 @@
-"""The guard around every step of differentially private training with Opacus; needs ``riskaudit[opacus]``.
-
-    opacus_guard = OpacusGuard(model, optimizer, loss_fn, policy, prior_std=0.3)
-    for inputs, targets in loader:
-        optimizer.zero_grad()
-        loss_fn(model(inputs), targets).backward()
-        decision = opacus_guard.step((inputs, targets))
+"""The guard around every step of differentially private training with Opacus; see docs/opacus.md.
 
 With noise multiplier s, norm bound C and expected batch size E, Opacus releases
 
     (sum_i min(1, C / ||g_i||) g_i + N(0, s^2 C^2)) / E
 
 (Abadi et al., Deep learning with differential privacy, CCS 2016, algorithm 1). E is public, so the guard reviews the
-sum: release "clip:C,gaussian:sC" with reduction="sum", in which a sample is as exposed as in a batch of its own,
-however many others Poisson sampling drew. The batch is assessed before the step: what the policy withholds or drops
-never gets there. The sum with its noise is reviewed in a hook of the original optimizer, the last place before the
-weights change; any step that doesn't come through `OpacusGuard.step` is withheld there.
-
-Dropping and withholding depend on the data, which the privacy accountant knows nothing of: epsilon is that of a
-training without a guard, and that something was withheld is itself seen from outside.
+sum: release "clip:C,gaussian:sC" with reduction="sum". The batch is assessed before the step: what the policy withholds
+or drops never gets there. The sum with its noise is reviewed in a hook of the original optimizer, the last place before
+the weights change; any step that doesn't come through `OpacusGuard.step` is withheld there.
 """
 
 from __future__ import annotations

@@ -1,12 +1,4 @@
-"""The guard before every step of a PyTorch optimizer, in one process.
-
-    step_guard = StepGuard(guard, optimizer)
-    for inputs, targets in loader:
-        optimizer.zero_grad()
-        loss_fn(model(inputs), targets).backward()
-        add_noise(model, 0.01)
-        step_guard.expect((inputs, targets))
-        optimizer.step()
+"""The guard before every step of a PyTorch optimizer, in one process; docs/pytorch.md has a training with it.
 
 The gradient is the update: whoever sees the weights before and after a step of SGD sees it. What is withheld leaves
 weights, momentum and step counters as they were.
