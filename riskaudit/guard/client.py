@@ -85,6 +85,7 @@ class Client:
         self._snapshot: Snapshot | None = None
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
+        self._exact: Client | None = None
         self._release: BatchMeanRelease | None = None
         # The batch that the model was run on last, and what came of it.
         self._last_pass: tuple[Batch, BatchPass] | None = None
@@ -137,24 +138,13 @@ class Client:
         return now
 
     def forget(self) -> None:
-        """Let go of the copy of the model and of what was made of it; the next `refresh` makes another."""
-        self._copy = self._release = self._last_pass = None
+        """Let go of the copies of the model and of what was made of them; the next `refresh` makes another."""
+        self._copy = self._release = self._last_pass = self._exact = None
         self._makers.clear()
 
     def observe(self, copies: dict[int, Tensor] | None = None) -> Snapshot:
         """The state of the live model and loss; see `take_snapshot`."""
         return take_snapshot(copies, model=self._model, loss=self._live_loss.function)
-
-    def follow(self, other: Client) -> Client:
-        """This client, with the live model taken over as another client of it did.
-
-        Raises:
-            GuardError: it has changed meanwhile.
-        """
-        now = self.refresh()
-        if other._snapshot is not None:
-            other._snapshot.refuse_change(now)
-        return self
 
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Samples where and as the release works."""
@@ -163,8 +153,17 @@ class Client:
 
     def clipped(self, norm: float) -> Client:
         """The same client with every sample's release clipped to ``norm``, once its samples' steps are done."""
-        spec = ReleaseSpec((*self._spec.steps, Clip(norm)), self.noise)
-        return Client(self._model, self._live_loss, spec, self._dtype, self.summed, self.any_layer).follow(self)
+        return self._followed_by(self._like(ReleaseSpec((*self._spec.steps, Clip(norm)), self.noise), self._dtype))
+
+    def exact(self) -> Client:
+        """The same client in float64.
+
+        Raises:
+            GuardError: the live model has changed meanwhile.
+        """
+        if self._exact is None:
+            self._exact = self._like(self._spec, torch.float64)
+        return self._followed_by(self._exact)
 
     def jacobian(self, batch: Batch, noise_std: float) -> Jacobian:
         """J of every sample's own release with Gaussian noise of this std.
@@ -275,6 +274,16 @@ class Client:
             f"the update isn't the gradient of this batch: it is {relative} away from it; hand over the mean gradient "
             f"over the batch, of the loss that the guard was given{_sparsified(update, mean)}"
         )
+
+    def _like(self, spec: ReleaseSpec, dtype: torch.dtype) -> Client:
+        return Client(self._model, self._live_loss, spec, dtype, self.summed, self.any_layer)
+
+    def _followed_by(self, other: Client) -> Client:
+        """Another client of the same live model, with what this one has taken over."""
+        now = other.refresh()
+        if self._snapshot is not None:
+            self._snapshot.refuse_change(now)
+        return other
 
     @property
     def _current(self) -> BatchMeanRelease:

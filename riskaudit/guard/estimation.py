@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -44,22 +45,19 @@ class Estimator:
 
     Args:
         client: its release.
-        exact: makes the same client in float64.
         prior: what an attacker is taken to know.
         policy: limits of cost and time, and the confidence.
         end: when to stop, on the monotonic clock.
         failure: probability, over the whole batch, that some interval of one look misses.
     """
 
-    def __init__(
-        self, client: Client, exact: Callable[[], Client], prior: Prior, policy: Policy, end: float, failure: float
-    ) -> None:
+    def __init__(self, client: Client, prior: Prior, policy: Policy, end: float, failure: float) -> None:
         self.client, self.prior, self.policy, self.end, self.failure = client, prior, policy, end, failure
-        self._make_exact, self._looks = exact, iter(FURTHER_LOOKS)
+        self._looks = iter(FURTHER_LOOKS)
 
     @cached_property
     def _exact(self) -> Client:
-        return self._make_exact()
+        return self.client.exact()
 
     @property
     def products(self) -> int:
@@ -75,7 +73,7 @@ class Estimator:
         Args:
             empty: the samples; where there are accounts of a ledger, sketches take over their directions.
         """
-        information, batch = empty.cleared(), empty.batch
+        information, batch = replace(empty, samples=[replace(sample) for sample in empty.samples]), empty.batch
         shares, carriers = self.client.shares(batch), carrying_targets(batch.inputs, batch.targets)
         for index, sample in enumerate(information.samples):
             sample.share, sample.carries_input = None if shares is None else shares[index], carriers[index]

@@ -50,7 +50,12 @@ def lasting_doubt(new: Evidence, key: bytes, information: Information | None, no
     for evidence in gathered:
         doubt = evidence.doubt(noise_std, error, revealed)
         if doubt is not None:
-            _remember(key, evidence)
+            doubts = _doubts.setdefault(key, [])
+            _doubts.move_to_end(key)
+            if len(doubts) < EACH and not any(other is evidence for other in doubts):
+                doubts.append(evidence)
+            while len(_doubts) > SAMPLES:
+                _doubts.popitem(last=False)
             return doubt
     return None
 
@@ -81,12 +86,3 @@ def gather_evidence(
     setting = client.state + prior.info().model_dump_json().encode()
     keys = (hashlib.sha256(setting + sample_digest(*pair)) for pair in batch.pairs())
     return [(new, key.digest()) for new, key in zip(evidence, keys, strict=True)]
-
-
-def _remember(key: bytes, evidence: Evidence) -> None:
-    doubts = _doubts.setdefault(key, [])
-    _doubts.move_to_end(key)
-    if len(doubts) < EACH and not any(other is evidence for other in doubts):
-        doubts.append(evidence)
-    while len(_doubts) > SAMPLES:
-        _doubts.popitem(last=False)

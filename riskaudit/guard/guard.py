@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import secrets
 import time
@@ -115,7 +114,6 @@ class Guard:
         self.log = AuditLog(log, keys=folder) if isinstance(log, str | Path) else log
         summed, any_layer = reduction == "sum", policy.unknown_layers == "differentiate"
         self.client = Client(model, loss_fn, release, dtype, summed, any_layer)
-        self._exact = functools.cache(lambda: Client(model, loss_fn, release, torch.float64, summed, any_layer))
         self._salt, self._rounds = secrets.token_bytes(32), 0
         self._memory = NoiseMemory(self.ledger)
         # Noise that a later process could compare with is in the ledger; who has none is told so once.
@@ -168,7 +166,7 @@ class Guard:
             decision = review.decide()
             snapshot.refuse_change(self.client.observe())
         except Exception as error:  # the model and the loss are third-party code
-            self._forget_copies()
+            self.client.forget()  # what failed may have left anything in its copies
             decision = self._failed(update, error, snapshot)
         if decision.update is not None and self._forgets:
             self._forgets = False
@@ -203,7 +201,7 @@ class Guard:
             decision = replace(decision, model_digest=snapshot.model_digest)
             snapshot.refuse_change(self.client.observe())
         except Exception as error:  # the model and the loss are third-party code
-            self._forget_copies()
+            self.client.forget()  # what failed may have left anything in its copies
             products = 0 if bound is None else bound[1].information.products
             decision = Decision("block", None, [describe(error)], products=products)
         if decision.action == "block":
@@ -274,7 +272,7 @@ class Guard:
             raise self._tampering
         end = math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
         salt = self._salt if self.ledger is None else self.ledger.salt
-        return Review(self.client, self._exact, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
+        return Review(self.client, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, review: Review
@@ -284,11 +282,6 @@ class Guard:
         empty = BatchInformation.empty(self.client.batch(inputs, targets), inputs, ids, self.client.summed)
         empty.accounts, _ = review.accounts(ids)
         return snapshot, review.decide(empty)
-
-    def _forget_copies(self) -> None:
-        """Let go of the copies of the model: what failed may have left anything in them."""
-        self.client.forget()
-        self._exact.cache_clear()
 
     def _failed(self, update: UpdateLike, failure: Exception, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""

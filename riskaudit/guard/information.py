@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from riskaudit.audit.evidence import Evidence
@@ -103,11 +102,6 @@ class BatchInformation:
         groups = [str(target) for target in batch.targets.tolist()] if classes else [None] * len(batch)
         rows = zip(ids, groups, duplicate_labels(inputs, ids), strict=True)
         return cls(batch, [SampleInformation(*row) for row in rows], summed=summed)
-
-    def cleared(self) -> BatchInformation:
-        """The same samples, before anything was worked out."""
-        samples = [SampleInformation(sample.id, sample.group, sample.label) for sample in self.samples]
-        return BatchInformation(self.batch, samples, self.accounts, self.summed)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -244,10 +238,6 @@ class BatchInformation:
                 return None
         samples = [replace(sample, id=identifier) for sample, identifier in zip(self.samples, ids, strict=True)]
         return replace(self, samples=samples, accounts=accounts)
-
-    def is_of(self, batch: Batch) -> bool:
-        """Whether these are the samples that were assessed."""
-        return torch.equal(self.batch.inputs, batch.inputs) and torch.equal(self.batch.targets, batch.targets)
 
     def concentration_note(self, exposures: Sequence[Exposure]) -> list[str]:
         """That numbers are averages over some of the coordinates, where the release depends on fewer than half."""

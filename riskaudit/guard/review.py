@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,7 +64,6 @@ class Review:
 
     Attributes:
         client: its release.
-        exact: the same in float64, made when it is needed.
         prior: what an attacker is taken to know.
         policy: limits and what to do.
         ledger: None without one.
@@ -75,7 +74,6 @@ class Review:
     """
 
     client: Client
-    exact: Callable[[], Client]
     prior: Prior
     policy: Policy
     ledger: Ledger | None
@@ -219,14 +217,6 @@ class Review:
 
     def _estimator(self, client: Client, batch: BatchInformation) -> Estimator:
         """An estimator of the review's client, or of the same one clipped."""
-
-        def exact() -> Client:
-            double = self.exact().follow(self.client)
-            if client is self.client:
-                return double
-            assert self.policy.clip_norm is not None
-            return double.clipped(self.policy.clip_norm)
-
         failure = 1 - self.policy.confidence
         if batch.accounts is not None:
             # The failures of all rounds add up to what the policy allows: sum 1 / (t (t + 1)) = 1.
@@ -234,7 +224,7 @@ class Review:
             failure /= rounds * (rounds + 1)
         # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
         failure /= 4 + len(FURTHER_LOOKS)
-        return Estimator(client, exact, self.prior, self.policy, self.end, failure)
+        return Estimator(client, self.prior, self.policy, self.end, failure)
 
 
 def _twins_note(information: BatchInformation) -> list[str]:

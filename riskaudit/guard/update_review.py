@@ -8,6 +8,7 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
 from riskaudit.audit.targets import target_notes
@@ -151,7 +152,8 @@ class UpdateReview:
             return None
         snapshot, draft = self._assessed
         information = draft.information.select(draft.indices)
-        if snapshot != self._snapshot or not information.is_of(self._batch):
+        pairs = (information.batch.inputs, self._batch.inputs), (information.batch.targets, self._batch.targets)
+        if snapshot != self._snapshot or not all(torch.equal(*pair) for pair in pairs):
             raise GuardError("the batch or the model isn't the one that was assessed; assess it again")
         return information
 

@@ -8,7 +8,7 @@ every test has the probability of rejection that it states.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import torch
@@ -47,44 +47,31 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
         mean: the release, float64.
         shapes: of the tensors that both consist of, by name.
     """
-    names, sizes = list(shapes), [shape.numel() for shape in shapes.values()]
-    if len(sizes) > 1:
-        # The whole, of which every sum is that of the tensors'.
-        names, sizes = [*names, ""], [*sizes, len(difference)]
-    failure = REJECTION / len(sizes)
-    totals = _with_total([float(noise.size(part)) for part in _parts(difference, sizes)], sizes)
-    for index, (name, size, total) in enumerate(zip(names, sizes, totals, strict=True)):
-        low, high = _limits(noise.degrees(size), failure)
-        if size and not low <= total <= high:
-            where = f" in {name}" if name else ""
-            times = math.sqrt(_products(difference, difference, sizes)[index] / size) / noise.std
+    sizes = [shape.numel() for shape in shapes.values()]
+    parts = list(zip(shapes, torch.split(difference, sizes), torch.split(mean, sizes), strict=True))
+    if len(parts) > 1:
+        parts.append(("", difference, mean))
+    failure = REJECTION / len(parts)
+    for name, residual, _ in parts:
+        low, high = _limits(noise.degrees(len(residual)), failure)
+        if len(residual) and not low <= float(noise.size(residual)) <= high:
+            times = float(residual.norm()) / math.sqrt(len(residual)) / noise.std
             return (
-                f"the update minus this batch's release isn't noise of {noise.law}:{noise.scale:g}{where}: its size "
-                f"is {times:.3g} times what it should be; add the noise that the guard was told of to every tensor, or "
-                "tell it of what was added"
+                f"the update minus this batch's release isn't noise of {noise.law}:{noise.scale:g}{_in(name)}: its "
+                f"size is {times:.3g} times what it should be; add the noise that the guard was told of to every "
+                "tensor, or tell it of what was added"
             )
     # A multiple of the release hides below large noise in all directions but its own.
-    furthest, scores = _furthest(failure), normal_scores(difference, noise)
-    along, lengths = _products(scores, mean, sizes), _products(mean, mean, sizes)
-    for name, product, square in zip(names, along, lengths, strict=True):
-        if square > 0 and not abs(product) <= furthest * math.sqrt(square):
-            where = f" in {name}" if name else ""
-            return f"the update isn't this batch's release and noise{where}: it holds too much or too little of it"
+    furthest = _furthest(failure)
+    for name, residual, release in parts:
+        length = float(release.norm())
+        if length > 0 and not abs(float(normal_scores(residual, noise) @ release)) <= furthest * length:
+            return f"the update isn't this batch's release and noise{_in(name)}: it holds too much or too little of it"
     return None
 
 
-def _products(left: Tensor, right: Tensor, sizes: Sequence[int]) -> list[float]:
-    """Inner products of each tensor's parts of [P] and [P], and of all where their sizes say so."""
-    pairs = zip(_parts(left, sizes), _parts(right, sizes), strict=True)
-    return _with_total([float(first @ second) for first, second in pairs], sizes)
-
-
-def _parts(vector: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    return torch.split(vector, [*sizes[:-1]] if len(sizes) > 1 else [*sizes])
-
-
-def _with_total(each: list[float], sizes: Sequence[int]) -> list[float]:
-    return [*each, math.fsum(each)] if len(sizes) > 1 else each
+def _in(name: str) -> str:
+    return f" in {name}" if name else ""
 
 
 @cache

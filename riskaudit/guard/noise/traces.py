@@ -27,6 +27,7 @@ import hmac
 import json
 import math
 import secrets
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -274,8 +275,4 @@ def _least_apart(size: int, failure: float) -> int:
 
 def _largest(count: int, rare: Callable[[int], bool]) -> int:
     """The largest number below half of ``count`` of which this is true; -1 where there is none."""
-    low, high = -1, (count + 1) // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if rare(middle) else (low, middle)
-    return low
+    return bisect_left(range((count + 1) // 2), True, key=lambda most: not rare(most)) - 1
