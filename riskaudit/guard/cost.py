@@ -100,7 +100,7 @@ def review_cost(
         gradient_seconds=statistics.median(gradients[1:]),
         products=statistics.median(decision.products / batch_size for decision in decisions),
         epoch_batches=max(1, len(samples) // batch_size),
-        actions=Counter(decision.action for decision in decisions),
+        actions=dict(Counter(decision.action for decision in decisions)),
         warnings=next((decision.warnings for decision in decisions if decision.warnings), []),
     )
 

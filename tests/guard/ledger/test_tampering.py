@@ -26,9 +26,9 @@ IDS = ["a", "b", "c"]
 
 def round_of(ledger: Ledger, log: AuditLog) -> None:
     """What a guard does around one upload, without the review."""
-    known = ledger.accounts(IDS, log.position())
+    known = ledger.accounts(IDS, log.last())
     after = {name: known.get(name, Account.empty(4, 0.3, np.eye(4)[:2])).after(0.1, 2.0, np.eye(2)) for name in IDS}
-    assert ledger.record(known, after, "0" * 64, log.position())
+    assert ledger.record(known, after, "0" * 64, log.last())
     log.append({"ledger": ledger.position})
 
 
