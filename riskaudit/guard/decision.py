@@ -90,8 +90,8 @@ class Decision:
 def name_error(error: BaseException) -> str:
     """An error of third-party code without its words, which may hold private data: its kind and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
+    line = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{line}"
 
 
 def describe(error: BaseException, otherwise: str = "the review failed with ") -> str:

@@ -70,8 +70,7 @@ class Estimator:
     def quick(self, empty: BatchInformation) -> BatchInformation:
         """The information of as many samples as time allows, drawn at random where it does not allow all.
 
-        Args:
-            empty: the samples; where there are accounts of a ledger, sketches take over their directions.
+        Where there are accounts of a ledger, sketches take over their directions.
         """
         information, batch = replace(empty, samples=[replace(sample) for sample in empty.samples]), empty.batch
         shares, carriers = self.client.shares(batch), carrying_targets(batch.inputs, batch.targets)

@@ -35,11 +35,8 @@ _doubts: OrderedDict[bytes, list[Evidence]] = OrderedDict()
 def lasting_doubt(new: Evidence, key: bytes, information: Information | None, noise_std: float) -> str | None:
     """The first reason for doubt at one sample, see `Evidence.doubt`; its evidence is kept for later reviews.
 
-    Args:
-        new: evidence of this review.
-        key: digest of sample, model, loss, release and prior.
-        information: Fisher information that is claimed of the sample's own release; None for no claim.
-        noise_std: Fisher-equivalent std on that release.
+    ``key`` is a digest of sample, model, loss, release and prior. ``information`` is claimed of the sample's own
+    release, which has noise of this Fisher-equivalent std; None for no claim.
     """
     gathered: list[Evidence] = [*_doubts.get(key, ()), new]
     error = revealed = None
@@ -65,12 +62,7 @@ def gather_evidence(
 ) -> list[tuple[Evidence, bytes]]:
     """Evidence at B samples, each with the key of what was reason for doubt there before.
 
-    Args:
-        client: whose release it is.
-        prior: of the attacker.
-        batch: the samples.
-        spaces: of their first products with H, each from a random vector that nobody can foresee.
-        jacobian: at the batch, if it is there already.
+    ``spaces`` are those of the samples' first products with H, each from a random vector that nobody can foresee.
     """
     flat = batch.inputs.flatten(1)
     # H's quadratic form in the unit vector that a space begins with is |J q|^2.

@@ -90,14 +90,7 @@ class BatchInformation:
 
     @classmethod
     def empty(cls, batch: Batch, inputs: Tensor, ids: list[str], summed: bool) -> BatchInformation:
-        """A batch before anything was worked out.
-
-        Args:
-            batch: the samples, where and as the release works.
-            inputs: of the samples as they were handed in.
-            ids: hidden names.
-            summed: see the class.
-        """
+        """A batch before anything was worked out; inputs are as they were handed in."""
         classes = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
         groups = [str(target) for target in batch.targets.tolist()] if classes else [None] * len(batch)
         rows = zip(ids, groups, duplicate_labels(inputs, ids), strict=True)
@@ -138,14 +131,14 @@ class BatchInformation:
             total = None if self.accounts is None else Range(0.0, 1.0)
             return Exposure(sample.id, sample.group, Range(1.0, 1.0), Range(0.0, 0.0), total)
         twins = [self.samples[twin] for twin in self.twins(index)]
-        every = [twin.information for twin in twins if twin.information is not None]
+        assessed = [twin.information for twin in twins if twin.information is not None]
         information = sample.information
-        if information is None or len(every) < len(twins) or self.doubt(index, noise_std, batch_size) is not None:
+        if information is None or len(assessed) < len(twins) or self.doubt(index, noise_std, batch_size) is not None:
             return Exposure(sample.id, sample.group)
         sigma = self.sample_noise(noise_std, batch_size, index)
         # What any of them reveals, it reveals of the same person.
-        revealed = Range(information.revealed(sigma).low, max(twin.revealed(sigma).high for twin in every))
-        error = Range(min(twin.error(sigma).low for twin in every), information.error(sigma).high)
+        revealed = Range(information.revealed(sigma).low, max(twin.revealed(sigma).high for twin in assessed))
+        error = Range(min(twin.error(sigma).low for twin in assessed), information.error(sigma).high)
         # Limits are averages over the coordinates; those that nothing depends on would hide the others.
         factor = max(1.0 if twin.concentration is None else twin.concentration.factor for twin in twins)
         limited = (revealed, error) if factor == 1 else concentrated(revealed, factor, information.tau)

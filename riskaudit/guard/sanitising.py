@@ -26,14 +26,9 @@ def least_noise(information: BatchInformation, policy: Policy, noise_std: float,
     to need, together and cheaply first, then one by one from the most needy on, until nobody who is left might need
     much more than the most that a refined sample needs.
 
-    Args:
-        information: of the batch.
-        policy: the limits.
-        noise_std: Fisher-equivalent std that is there already; the result isn't smaller.
-        estimator: of the same client, to make intervals narrower.
-
     Returns:
-        The std of all noise together; None where no noise is sure to do, or a sample was not assessed.
+        The std of all noise together, not below the Fisher-equivalent std that is there already; None where no noise is
+        sure to do, or a sample was not assessed.
     """
     indices, needed = range(len(information)), dict[int, float]()
     for index in indices:

@@ -147,10 +147,9 @@ class AverageGuard:
         return decision
 
     def _fill(self, update: Sequence[Tensor]) -> None:
-        start = 0
-        for tensor in update:
-            self._flat[start : start + tensor.numel()].copy_(tensor.reshape(-1))
-            start += tensor.numel()
+        parts = self._flat[:-1].split_with_sizes([tensor.numel() for tensor in update])
+        for part, tensor in zip(parts, update, strict=True):
+            part.copy_(tensor.reshape(-1))
         if not bool(torch.isfinite(self._flat).all()):
             raise ValueError("the update holds something that isn't a finite number")
         self._flat[-1] = 1.0

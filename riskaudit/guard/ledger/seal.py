@@ -92,13 +92,7 @@ class Seal:
         return bytes(rows[0][0]) if rows else None
 
     def write(self, row: Sequence[object], before: str, identifiers: Iterable[str]) -> str:
-        """Close a round whose samples are written, and return its MAC.
-
-        Args:
-            row: values of ``ROUND_COLUMNS``.
-            before: MAC of the round before.
-            identifiers: of the samples.
-        """
+        """Close a round of these ``ROUND_COLUMNS`` whose samples are written, and return its MAC."""
         for bucket in {bucket_of(identifier) for identifier in identifiers}:
             digest = self._mac(b"bucket", self._members(bucket))
             self._database.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (bucket, digest))

@@ -39,14 +39,7 @@ def observed_noise(
 
 
 def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mapping[str, torch.Size]) -> str | None:
-    """Why ``difference`` [P] isn't noise of this law beside a release ``mean`` [P]; None where it can be.
-
-    Args:
-        noise: its law.
-        difference: an update minus its release, float64.
-        mean: the release, float64.
-        shapes: of the tensors that both consist of, by name.
-    """
+    """Why ``difference`` [P] isn't noise of this law beside a release ``mean`` [P]; None where it can be."""
     sizes = [shape.numel() for shape in shapes.values()]
     parts = list(zip(shapes, torch.split(difference, sizes), torch.split(mean, sizes), strict=True))
     if len(parts) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -54,16 +55,13 @@ class NoiseMemory:
     def traces(
         self, noises: Sequence[Tensor], sizes: Sequence[int], key: str, extremes: Sequence[Extremes] | None = None
     ) -> list[Trace]:
-        """Traces of a round's noise.
+        """Traces of a round's noise, with the extremes of the first where they are known.
 
-        Args:
-            noises: scores [P] of the noise on what was handed in, and of that on what leaves where it is another one.
-            sizes: of the tensors.
-            key: of the update.
-            extremes: of the first scores, where they are known.
+        ``noises`` are scores [P] of the noise on what was handed in, and of that on what leaves where it is another.
         """
-        digest, known = self.keyed(key), [extremes, *[None] * len(noises)]
-        return [trace_of(self._key, noise.numpy(), sizes, digest, known[row]) for row, noise in enumerate(noises)]
+        digest = self.keyed(key)
+        pairs = zip_longest(noises, [extremes] if noises else [])
+        return [trace_of(self._key, noise.numpy(), sizes, digest, largest) for noise, largest in pairs]
 
     def refuse_or_remember(self, traces: Sequence[Trace]) -> str | None:
         """Why the noise isn't independent of earlier rounds'; where it is, the traces are kept, and None returned.

@@ -75,12 +75,9 @@ class Extremes:
 
 
 def extremes_of(scores: Scores, sizes: Sequence[int], width: float = 0.0) -> list[Extremes]:
-    """The largest magnitudes of every tensor, and of all together where there are several.
+    """The largest magnitudes of normal scores [P] in every tensor, and in all where there are several.
 
-    Args:
-        scores: [P], normal.
-        sizes: of the tensors.
-        width: of the scores' last digits, from `digit_width`.
+    ``width`` is that of the scores' last digits, from `digit_width`.
     """
     parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
     largest = [_largest(part, width) for part in parts]

@@ -36,13 +36,7 @@ BLOCK, SHORTEST = 2**14, 64
 
 
 def noise_pattern(scores: Scores, extremes: Sequence[Extremes], shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Why entries of noise aren't independent of each other; None where they can be.
-
-    Args:
-        scores: [P], standard normal where the noise has its law.
-        extremes: of the scores.
-        shapes: of the tensors, by name.
-    """
+    """Why normal scores [P] of noise on tensors of these shapes aren't independent; None where they can be."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     failure = REJECTION / 3
     names = [*(f" in {name}" for name in shapes), ""]

@@ -99,14 +99,9 @@ class Trace:
 def trace_of(
     key: bytes, scores: Scores, sizes: Sequence[int], digest: bytes, extremes: Sequence[Extremes] | None = None
 ) -> Trace:
-    """The trace of noise on tensors of these sizes; only traces under one key can be compared.
+    """The trace of noise on an update of this keyed digest; only traces under one key can be compared.
 
-    Args:
-        key: 32 secret bytes.
-        scores: [P], normal but for their scale.
-        sizes: of the tensors.
-        digest: keyed, of the update.
-        extremes: of the scores, where they are known.
+    The scores [P], on tensors of these sizes, are normal but for their scale.
     """
     flips, projections, failure = _flips(key, max(sizes, default=0)), _projections(key), _failure(sizes)
     parts = np.split(scores, np.cumsum(sizes)[:-1]) if sizes else []
@@ -150,7 +145,7 @@ def _cells(key: bytes, part: Scores, failure: float) -> list[int]:
     # The secret shifts lie thousands of cells apart.
     corners = np.floor(line / _cell_width(len(part), failure) + 1e3 * secret[1 : 1 + GRIDS]).astype(np.int64)
     hashes = (hmac.digest(key + bytes([grid, len(part)]), row.tobytes(), "sha256") for grid, row in enumerate(corners))
-    return [int.from_bytes(each[:8], "big") for each in hashes]
+    return [int.from_bytes(digest[:8], "big") for digest in hashes]
 
 
 def repetition(newest: Trace, earlier: Sequence[Trace]) -> str | None:
@@ -167,10 +162,10 @@ def repetition(newest: Trace, earlier: Sequence[Trace]) -> str | None:
     if not alike:
         return None
     counts = np.array([min(SIGNS, size) for size in newest.sizes if size], dtype=np.int64)
-    each = _differing(newest.signs, [trace.signs for trace in alike], -(-counts // 8))
+    differing = _differing(newest.signs, [trace.signs for trace in alike], -(-counts // 8))
     failure = _failure(newest.sizes)
-    if _beyond(each, _limits(tuple(counts), failure), counts) or _beyond(
-        each.sum(1, keepdims=True), _limits((int(counts.sum()),), failure), counts.sum()
+    if _beyond(differing, _limits(tuple(counts), failure), counts) or _beyond(
+        differing.sum(1, keepdims=True), _limits((int(counts.sum()),), failure), counts.sum()
     ):
         return _again("it is equal to or correlated with that of an earlier round")
     sizes = [size for size in newest.sizes if size in SMALL]
