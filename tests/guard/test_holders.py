@@ -157,7 +157,7 @@ def test_what_is_audited_is_what_the_digest_is_of(client, monkeypatch) -> None:
 ], ids=["noise", "clip", "refined"])  # fmt: skip
 def test_weights_that_change_while_a_sample_is_refined_withhold(client, monkeypatch, policy) -> None:
     model, batch, update = client
-    follow = Client.follow
+    follow = Client._followed_by
 
     def meanwhile(self, other):
         turned(model, 1e-3)
@@ -168,7 +168,7 @@ def test_weights_that_change_while_a_sample_is_refined_withhold(client, monkeypa
 
     calm = guard_of(model, policy).review(batch, update)
     followed = []
-    monkeypatch.setattr(Client, "follow", lambda self, other: (followed.append(1), meanwhile(self, other)))
+    monkeypatch.setattr(Client, "_followed_by", lambda self, other: (followed.append(1), meanwhile(self, other)))
     decision = guard_of(model, policy).review(batch, update)
     assert followed
     assert (decision.action, decision.update) == ("block", None)
