@@ -114,10 +114,10 @@ def whole_input_layer(release: Release, input_shape: tuple[int, ...]) -> WholeIn
 
 
 def _masked(release: Release) -> Tensor:
-    """Entries that the release's linear steps, masks say, remove for everybody, [P], bool."""
+    """Entries that steps of the release remove for everybody, [P], bool."""
     ones = torch.ones(release.num_entries, dtype=release.dtype, device=release.device)
     for step in release.spec.all_steps:
-        if step.linear:
+        if step.keeps_noise:
             ones = step.bind(release.context)(ones)
     return ones == 0
 

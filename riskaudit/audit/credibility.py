@@ -24,10 +24,14 @@ and steep a step away. Except for the last test, the tests need values only.
 5. <u, J v> = <J^T u, v> for random u: products with a derivative and with its transpose come from different code
    where a model has its own (``autograd.Function``), and eigenvalues of J^T J are none where that isn't J^T.
 
-Differences are those of the gradient, passed through the derivative of the release's steps: which entries pruning keeps
-may change with any step. A difference counts only where the noise doesn't cover it: for v with the prior's
-covariance, |J v|^2 / sigma^2 is on average the trace of J C J^T / sigma^2, which bounds the revealed fraction times d
-(docs/theory.md, section 2).
+Steps to likely inputs are held against what is really released, the release's own steps included: one that is flat at
+a sample (rounding, a saturated squashing) has a derivative near 0 and shows the input all the same. Where it is flat in
+some entries only, what these show may be no more than what the derivative tells of the others. Only choices that a
+step makes (which entries pruning keeps) are those at x, since they may change with any step. A tiny step is to find
+what hides in the model, so that its difference is passed through the derivative of the release's steps.
+
+A difference counts only where the noise doesn't cover it: for v with the prior's covariance, |J v|^2 / sigma^2 is on
+average the trace of J C J^T / sigma^2, which bounds the revealed fraction times d (docs/theory.md, section 2).
 
 Not seen: parts of the input that J leaves out behind a first layer (a layer of weights, then a threshold) unless
 they are more than 20 times what it sees. A scan in single precision makes the tiny step in double precision for all
@@ -192,7 +196,8 @@ def _evidence(
     cancelled = 1 + 1 / losses.double().abs().clamp_min(1e-300)
     rounding = ROUNDING * eps * norms * cancelled
     fits = (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
-    likely = [_differences(1.0, one.change, LIKELY_FACTOR * one.predicted + rounding) for one in responses]
+    likely = [_differences(1.0, one.change.norms, LIKELY_FACTOR * one.predicted + rounding) for one in responses]
+    likely += [_differences(1.0, one.change.unseen, one.change.seen + rounding) for one in responses]
     quotients = [_quotients(batch, layer) for layer in responses[0].front if layer.outer]
     hidden = [_hidden(layer) for one in responses for layer in one.front]
     return [

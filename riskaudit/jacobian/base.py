@@ -71,15 +71,15 @@ class Jacobian(LinearOperator):
         before, after = (plain.mean(each).detach() for each in (self.batch, self.batch.with_inputs(inputs)))
         norms = before.norm(dim=1).double()
         change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
-        if plain is not release:
-            change = release.derivative(before).apply(change)
+        released = release.released_change(before, change)
+        norms = norms if plain is release else self.norms
         if predicted is not None:
-            return StepResponse(norms, predicted, change.norm(dim=1).double(), [])
+            return StepResponse(norms, predicted, released, [])
         pushed, gap = self.matvec(direction).detach(), None
         if draw is not None:
             cotangent = draw(pushed[:1]).expand_as(pushed)
             gap = pairing_gap(cotangent * pushed, self.rmatvec(cotangent).detach() * direction)
-        return StepResponse(norms, pushed.norm(dim=1).double(), change.norm(dim=1).double(), [], gap)
+        return StepResponse(norms, pushed.norm(dim=1).double(), released, [], gap)
 
     @final
     def hessian(self) -> GramOperator:

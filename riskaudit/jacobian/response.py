@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from riskaudit.release.derivatives import ReleasedChange
+
 
 @dataclass(frozen=True)
 class FrontLayer:
@@ -35,10 +37,10 @@ class StepResponse:
     """What a step v of the inputs does, for B samples; float64.
 
     Attributes:
-        norms: |g(x)|, [B], of the gradient before any step of the release.
+        norms: |r(x)|, [B].
         predicted: |J v|, [B].
-        change: |D (s g(x + v) - g(x))|, [B], D the derivative of the release's steps, s <= 1 what takes back growth
-            of g.
+        change: s(c g(x + v)) - s(g(x)), s the release's steps with the choices that they make at g(x), c <= 1 what
+            takes back growth of g.
         front: what it does to the layers in front, as far as they are known.
         adjoint_gap: |<u, A v> - <A^T u, v>| for a random u, relative to the size that such products have, [B], A the
             derivative of r or of what r is made of; None where it wasn't asked for.
@@ -46,7 +48,7 @@ class StepResponse:
 
     norms: Tensor
     predicted: Tensor
-    change: Tensor
+    change: ReleasedChange
     front: list[FrontLayer]
     adjoint_gap: Tensor | None = None
 
@@ -55,9 +57,11 @@ def joined(responses: Sequence[StepResponse]) -> StepResponse:
     """Of several samples' responses, one."""
     gaps = [response.adjoint_gap for response in responses if response.adjoint_gap is not None]
     front = [_together(layer) for layer in zip(*(response.front for response in responses), strict=True)]
-    norms, predicted, change = (
-        torch.cat([getattr(response, name) for response in responses]) for name in ("norms", "predicted", "change")
+    norms, predicted = (
+        torch.cat([getattr(response, name) for response in responses]) for name in ("norms", "predicted")
     )
+    parts = zip(*((each.change.norms, each.change.unseen, each.change.seen) for each in responses), strict=True)
+    change = ReleasedChange(*map(torch.cat, parts))
     return StepResponse(norms, predicted, change, front, torch.cat(gaps) if gaps else None)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import ReleaseError
-from riskaudit.release.derivatives import Chain, Derivative
+from riskaudit.release.derivatives import Chain, Derivative, ReleasedChange
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.model import ModelFunction
 from riskaudit.release.noise import Noise
@@ -145,13 +145,17 @@ class Release(ABC):
         """The derivative of those steps at `before_steps`' means [U, P]."""
         return Chain()
 
+    def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
+        """What those steps make of a change [U, P] of `before_steps`' means [U, P], of any size."""
+        return ReleasedChange.told(change.norm(dim=1).double())
+
     @abstractmethod
     def with_spec(self, spec: ReleaseSpec) -> Self:
         """The same client's release by another description."""
 
     @abstractmethod
     def after_noise(self, noise: Tensor) -> Tensor:
-        """What leaves of noise [P'] that was added where the description says; linear."""
+        """What leaves of noise [P'] that was added where the description says."""
 
     @final
     def mean(self, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import final
 
 import torch
@@ -20,6 +21,10 @@ from typing_extensions import override
 from riskaudit.release.steps import Step, StepContext
 from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.closed_forms import ClosedForm, Kept
+
+# Steps are flat in an entry that moves more than so many times as far as their derivative says, here and where all
+# entries move as far as the largest is from 0: what merely jumps to the next point of a grid isn't flat.
+FLAT_FACTOR = 20.0
 
 
 class Derivative(ABC):
@@ -110,6 +115,30 @@ class AutomaticDerivative(Derivative):
 
 @final
 @dataclass(frozen=True)
+class ReleasedChange:
+    """What steps make of a change of B vectors [B, P].
+
+    Choices of the steps are those at the vectors themselves: other ones don't count.
+
+    Attributes:
+        norms: of what it is, [B], float64.
+        unseen: norms of what the steps' derivative doesn't tell of it, in entries where the steps are flat
+            (`FLAT_FACTOR`); 0 where the derivative tells everything.
+        seen: norms of what it tells, no more than there is.
+    """
+
+    norms: Tensor
+    unseen: Tensor
+    seen: Tensor
+
+    @classmethod
+    def told(cls, norms: Tensor) -> ReleasedChange:
+        """One that the derivative tells everything of."""
+        return cls(norms, torch.zeros_like(norms), norms)
+
+
+@final
+@dataclass(frozen=True)
 class Product(Derivative):
     """One derivative after the other.
 
@@ -130,6 +159,60 @@ class Product(Derivative):
         for factor in reversed(self.factors):
             vector = factor.transpose(vector)
         return vector
+
+
+def change_through(
+    gradients: Tensor, change: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext
+) -> ReleasedChange:
+    """What steps make of a change of any size.
+
+    Args:
+        gradients: where the change begins, [B, P].
+        change: [B, P].
+        steps: see `derivative_of`.
+        context: of the vectors.
+    """
+    released = _changed(gradients, change, steps, context)
+    norms = released.norm(dim=1).double()
+    if all(map(_is_constant, steps)):
+        return ReleasedChange.told(norms)
+    derivative = derivative_of(gradients, steps, context)
+    told = derivative.apply(change).abs()
+    signs = torch.randint(2, gradients.shape[1:], generator=torch.Generator().manual_seed(0)).to(gradients) * 2 - 1
+    probe = gradients.abs().amax(1, keepdim=True) * signs
+    flat = _changed(gradients, probe, steps, context).abs() > FLAT_FACTOR * derivative.apply(probe).abs()
+    unseen = torch.where(flat, (released.abs() - FLAT_FACTOR * told).clamp_min(0.0), 0.0)
+    seen = torch.minimum(released.abs(), told)
+    return ReleasedChange(norms, unseen.norm(dim=1).double(), seen.norm(dim=1).double())
+
+
+def _is_constant(step: tuple[Step, VectorFunction]) -> bool:
+    """Whether all that a step does besides its choices is in its derivative."""
+    return step[0].chooses or step[0].keeps_noise
+
+
+def _changed(
+    gradients: Tensor, change: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext
+) -> Tensor:
+    """What becomes of a change [B, P], the choices of the steps being those at the gradients."""
+    rest = list(steps)
+    for constant, group in groupby(steps, key=_is_constant):
+        part = list(group)
+        rest = rest[len(part) :]
+        before = _through(part, gradients) if rest or not constant else gradients
+        if constant:
+            change = derivative_of(gradients, part, context).apply(change)
+        else:
+            change = _through(part, gradients + change) - before
+        gradients = before
+    return change
+
+
+def _through(steps: Sequence[tuple[Step, VectorFunction]], vectors: Tensor) -> Tensor:
+    """Vectors [B, P] after steps."""
+    for _, function in steps:
+        vectors = torch.stack([function(row) for row in vectors])
+    return vectors
 
 
 def derivative_of(gradients: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext) -> Derivative:

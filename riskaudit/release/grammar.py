@@ -3,7 +3,8 @@
     gradient,clip:1.0,gaussian:0.01,mask:0.5:0
 
 First the gradient, which may be left out; then steps, separated by commas, each with its numbers after colons; noise
-of one law at most, after which only linear steps may follow, since others would change its law.
+of one law at most, after which only steps may follow that set the same entries of every sample to 0, since others would
+change its law.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ReleaseSpec:
     Attributes:
         steps: what is done to the gradient, in this order.
         noise: its law per released entry; None without.
-        steps_after_noise: linear steps that the noise passes through with the rest.
+        steps_after_noise: steps that remove entries for everybody, with their noise.
 
     Raises:
         ReleaseError: a step after the noise that would change its law.
@@ -107,7 +108,7 @@ class ReleaseSpec:
         return type(self)(self.steps, noise)
 
     def _refuse_change_of_law(self, step: Step) -> None:
-        if not step.linear:
+        if not step.keeps_noise:
             raise ReleaseError(
                 f"'{step}' would change the law of the noise added by '{self.noise}'; put it before the noise"
             )

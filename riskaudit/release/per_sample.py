@@ -15,9 +15,11 @@ from torch.func import vmap
 from typing_extensions import override
 
 from riskaudit.release.base import Batch, Release, Upload, spec_of
-from riskaudit.release.derivatives import Derivative, derivative_of
+from riskaudit.release.derivatives import Derivative, ReleasedChange, change_through, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.model import LossFunction, ModelFunction
+from riskaudit.release.steps import Step
+from riskaudit.release.steps.base import VectorFunction
 
 
 @final
@@ -97,8 +99,15 @@ class PerSampleRelease(Release):
 
     @override
     def derivative(self, bare: Tensor) -> Derivative:
+        return derivative_of(bare, self._bound_steps(), self.context)
+
+    @override
+    def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
+        return change_through(bare, change, self._bound_steps(), self.context)
+
+    def _bound_steps(self) -> list[tuple[Step, VectorFunction]]:
         functions = [*self._before_noise, *self._after_noise]
-        return derivative_of(bare, list(zip(self.spec.all_steps, functions, strict=True)), self.context)
+        return list(zip(self.spec.all_steps, functions, strict=True))
 
     def _stepped(self, gradient: Tensor) -> Tensor:
         """What the steps make of one sample's gradient [P]."""

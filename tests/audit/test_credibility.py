@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from contracts.release_step import Rounding, Squashing, StraightThroughRounding
 from torch import Tensor, nn
 
 import riskaudit
@@ -18,6 +20,7 @@ from riskaudit.guard import Guard, Policy
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
 from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.release.steps import STEPS
 
 STD, NOISE, SIDE = 0.3, 1e-3, 12
 
@@ -147,6 +150,81 @@ def test_honest_networks_are_believed(name: str, release: str, dtype: torch.dtyp
             optimiser.zero_grad()
             F.cross_entropy(model(batch.inputs), batch.targets).backward()
             optimiser.step()
+
+
+FLAT_STEPS = {"round": Rounding, "squash": Squashing}
+
+
+@pytest.fixture(params=["structured", "generic"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Steps of tests are known, and J is made in one of two ways."""
+    for name, step in {**FLAT_STEPS, "round-through": StraightThroughRounding}.items():
+        monkeypatch.setitem(STEPS, name, step)
+    return request.param
+
+
+def release_evidence(kind: str, release: str, dtype: torch.dtype) -> list[Evidence]:
+    batch, honest = batch_of(dtype=dtype), Net()
+    # No entry of the gradient is 0, where a squashing isn't flat.
+    batch = batch.with_inputs(batch.inputs + 0.05)
+    maker = jacobian_maker(PerSampleRelease(honest.to(dtype).eval(), F.cross_entropy, release), batch)
+    maker = maker if kind == "structured" else replace(maker, layout=None)
+    flat = batch.inputs.flatten(1)
+    drawn = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return examine(maker, batch, IsotropicPrior(0.0, STD).bind(batch.targets, flat), drawn)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("release", "noise"),
+    [
+        ("round:0.000001", 1e-3),
+        ("clip:0.5,round:0.000001", 1e-3),
+        ("round:0.000001,prune:0.5,clip:0.5", 1e-3),
+        ("squash:0.000000001", 1e-11),
+    ],
+)
+def test_steps_that_hide_the_input_from_their_derivative_are_doubted(
+    release: str, noise: float, dtype: torch.dtype, kind: str
+) -> None:
+    found = release_evidence(kind, release, dtype)
+    assert all(one.doubt(noise) for one in found)
+    assert not any(one.doubt(1e3) for one in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("release", ["squash:0.01", "round-through:0.000001", "clip:0.5,round-through:0.001,prune:0.5"])
+def test_honest_steps_are_believed(release: str, dtype: torch.dtype, kind: str) -> None:
+    for noise in (0.0, 1e-4, 1e-2):
+        assert not any(one.doubt(noise) for one in release_evidence(kind, release, dtype))
+
+
+def test_audit_has_no_number_behind_a_flat_step(kind: str) -> None:
+    samples = riskaudit.Samples.from_tensors(batch_of().inputs, batch_of().targets)
+    with pytest.raises(SamplesError, match="nothing read off the derivative can be believed"):
+        riskaudit.audit(Net(), samples, release="round:0.000001,gaussian:0.001", prior_std=STD)
+    plain, through = (
+        riskaudit.audit(Net(), samples, release=f"{steps}gaussian:0.001", prior_std=STD)
+        for steps in ("", "round-through:0.000001,")
+    )
+    for row, other in zip(plain.samples, through.samples, strict=True):
+        assert row.proxies["revealed_fraction"].value == pytest.approx(other.proxies["revealed_fraction"].value)
+
+
+def test_guard_withholds_behind_a_flat_step(kind: str) -> None:
+    model, batch = Net().eval(), batch_of(1, torch.float32)
+    loss = F.cross_entropy(model(batch.inputs), batch.targets)
+    noise = torch.Generator().manual_seed(0)
+    update = [
+        (each / 1e-6).round() * 1e-6 + 1e-3 * torch.randn(each.shape, generator=noise)
+        for each in torch.autograd.grad(loss, list(model.parameters()))
+    ]
+    guard = Guard(
+        model, F.cross_entropy, Policy(max_revealed=0.9), prior_std=STD, release="round:0.000001,gaussian:0.001"
+    )
+    decision = guard.review((batch.inputs, batch.targets), update)
+    assert decision.action == "block"
+    assert any("can be believed" in reason for reason in decision.reasons), decision.reasons
 
 
 def test_noise_that_covers_the_difference_settles_the_doubt() -> None:

@@ -1,4 +1,4 @@
-"""What every `Step` must do. Inherit, and give ``step`` and its text's numbers as ``arguments``."""
+"""What every `Step` must do. Inherit, and give ``covers``, ``step`` and its text's numbers as ``arguments``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jacfwd, jvp, vmap
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.arguments import Argument, positive_number
-from riskaudit.release.derivatives import AutomaticDerivative, derivative_of
+from riskaudit.release.derivatives import AutomaticDerivative, change_through, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.steps import STEPS, Step, StepContext
 from riskaudit.release.steps.base import VectorFunction
+from riskaudit.release.steps.closed_forms import Kept, Projected
 
 P = 40
 
@@ -47,8 +48,50 @@ class LayerClip(Step):
         return apply
 
 
+@dataclass(frozen=True)
+class Rounding(Step):
+    """To multiples of ``grid``, with the derivative that it has: 0."""
+
+    grid: float
+    name: ClassVar[str] = "round"
+    summary: ClassVar[str] = "round entries to multiples of GRID"
+    arguments: ClassVar[tuple[Argument, ...]] = (positive_number("GRID"),)
+    before_mean: ClassVar[bool] = True
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        return lambda released: (released / self.grid).round() * self.grid
+
+
+@dataclass(frozen=True)
+class StraightThroughRounding(Rounding):
+    """With the derivative of what it rounds."""
+
+    name: ClassVar[str] = "round-through"
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        rounded = super().bind(context)
+        return lambda released: released + (rounded(released) - released).detach()
+
+
+@dataclass(frozen=True)
+class Squashing(Step):
+    """``scale`` tanh(r / ``scale``): flat in entries far beyond the scale."""
+
+    scale: float
+    name: ClassVar[str] = "squash"
+    summary: ClassVar[str] = "draw entries beyond S in smoothly"
+    arguments: ClassVar[tuple[Argument, ...]] = (positive_number("S"),)
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        return lambda released: self.scale * (released / self.scale).tanh()
+
+
 class StepContract:
+    """``flat`` says that the step is constant between jumps, so that its derivative is given straight through."""
+
+    covers: ClassVar[type[Step]]
     arguments: str = ""
+    flat: ClassVar[bool] = False
 
     @pytest.fixture
     def step(self) -> Step:
@@ -58,7 +101,7 @@ class StepContract:
         return step.bind(context(dtype=dtype))
 
     def test_is_registered_under_its_name(self, step: Step) -> None:
-        assert STEPS[step.name] is type(step)
+        assert STEPS[step.name] is type(step) is self.covers
         assert step.usage().partition(":")[0] == step.name
         assert step.summary
 
@@ -88,6 +131,8 @@ class StepContract:
         torch.testing.assert_close(together, torch.stack([apply(vector) for vector in batch]), rtol=1e-14, atol=0)
 
     def test_derivative_is_that_of_finite_differences(self, step: Step) -> None:
+        if self.flat:
+            pytest.skip("flat between its jumps")
         apply, vector, direction = self.bound(step), vectors(1)[0], vectors(1, seed=1)[0]
         _, pushed = jvp(apply, (vector,), (direction,))
         differences = (apply(vector + 1e-6 * direction) - apply(vector - 1e-6 * direction)) / 2e-6
@@ -99,11 +144,45 @@ class StepContract:
         assert value.abs().max() == 0
         assert torch.isfinite(pushed).all()
 
-    def test_linear_where_claimed(self, step: Step) -> None:
-        if not step.linear:
-            pytest.skip("not a linear step")
-        apply, (a, b) = self.bound(step), vectors(2)
-        torch.testing.assert_close(apply(2 * a - 3 * b), 2 * apply(a) - 3 * apply(b), rtol=1e-12, atol=1e-12)
+    @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1e3])
+    def test_derivative_tells_of_large_steps(self, step: Step, scale: float) -> None:
+        """A step that is flat at a vector hides from audits what its values show."""
+        if step.chooses:
+            pytest.skip("its choices change")
+        apply = self.bound(step)
+        for vector, direction in zip(vectors(8), scale * vectors(8, seed=1), strict=True):
+            _, pushed = jvp(apply, (vector,), (direction,))
+            change = (apply(vector + direction) - apply(vector)).norm()
+            assert float(change) <= 20 * float(pushed.norm()) + 1e-12 * float(vector.norm() + direction.norm())
+        found = change_through(vectors(8), scale * vectors(8, seed=1), [(step, apply)], context())
+        assert bool((found.unseen <= found.seen).all())
+
+    def test_chooses_where_claimed(self, step: Step) -> None:
+        if not step.chooses:
+            pytest.skip("no choices")
+        released = vectors(8) * torch.logspace(-3, 3, 8, dtype=torch.float64)[:, None]
+        expected = torch.stack([self.bound(step)(row) for row in released])
+        match step.derivative(released, context()):
+            case Kept(mask):
+                torch.testing.assert_close(mask * released, expected, rtol=1e-12, atol=0)
+            case Projected(scale, unit):
+                torch.testing.assert_close(scale[:, None] * released, expected, rtol=1e-12, atol=0)
+                along = unit * (unit * released).sum(1, keepdim=True)
+                torch.testing.assert_close(along, released * (unit != 0).any(1, keepdim=True), rtol=1e-12, atol=1e-12)
+            case other:
+                pytest.fail(f"a step that chooses has its derivative in closed form, found {other}")
+
+    def test_keeps_noise_where_claimed(self, step: Step) -> None:
+        """One diagonal of zeros and ones, whatever the vector."""
+        if not step.keeps_noise:
+            pytest.skip("changes the law of noise")
+        apply, released = self.bound(step), vectors(2)
+        first, second = (jacfwd(apply)(vector) for vector in released)
+        assert torch.equal(first, second)
+        assert torch.equal(first, torch.diag(first.diagonal()))
+        assert set(first.diagonal().tolist()) <= {0.0, 1.0}
+        for vector in released:
+            torch.testing.assert_close(apply(vector), first @ vector, rtol=0, atol=0)
 
     def test_closed_form_is_the_automatic_derivative(self, step: Step) -> None:
         released, directions, cotangents = vectors(3), vectors(3, seed=1), vectors(3, seed=2)

@@ -68,8 +68,8 @@ def dense(text: str, released: Tensor) -> Tensor:
     return torch.stack([jacfwd(whole)(vector) for vector in released])
 
 
-def test_every_registered_step_is_here() -> None:
-    assert set(STEP_TEXTS) == set(STEPS)
+def test_every_step_with_a_closed_form_is_here() -> None:
+    assert set(STEP_TEXTS) == {name for name, step in STEPS.items() if step.derivative is not Step.derivative}
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
-from contracts.release_step import LayerClip, StepContract, context, vectors
+from contracts.completeness import cases_of
+from contracts.release_step import (
+    LayerClip,
+    Rounding,
+    Squashing,
+    StepContract,
+    StraightThroughRounding,
+    context,
+    vectors,
+)
+from torch import Tensor
 
 from riskaudit.release import Noise
-from riskaudit.release.steps import STEPS, Step
+from riskaudit.release.arguments import Argument, positive_number
+from riskaudit.release.steps import STEPS, Step, StepContext
+from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.clip import Clip
+from riskaudit.release.steps.closed_forms import Kept
 from riskaudit.release.steps.mask import Mask
 from riskaudit.release.steps.prune import Prune
 
 
+@dataclass(frozen=True)
+class ChoosingRounding(Rounding):
+    """A flat step that says it does nothing but choose."""
+
+    chooses: ClassVar[bool] = True
+
+    def derivative(self, released: Tensor, context: StepContext) -> Kept:
+        return Kept(torch.zeros_like(released))
+
+
+@dataclass(frozen=True)
+class NoiseKeepingScaling(Step):
+    """A linear step, which noise that was added before doesn't survive."""
+
+    factor: float
+    name: ClassVar[str] = "scale"
+    summary: ClassVar[str] = "multiply by C"
+    arguments: ClassVar[tuple[Argument, ...]] = (positive_number("C"),)
+    keeps_noise: ClassVar[bool] = True
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        return lambda released: self.factor * released
+
+
 class TestClip(StepContract):
+    covers = Clip
     arguments = ":2.5"
 
     @pytest.fixture
@@ -24,6 +64,7 @@ class TestClip(StepContract):
 
 
 class TestPrune(StepContract):
+    covers = Prune
     arguments = ":0.3"
 
     @pytest.fixture
@@ -32,6 +73,7 @@ class TestPrune(StepContract):
 
 
 class TestMask(StepContract):
+    covers = Mask
     arguments = ":0.3:5"
 
     @pytest.fixture
@@ -40,6 +82,7 @@ class TestMask(StepContract):
 
 
 class TestStepWithoutClosedForm(StepContract):
+    covers = LayerClip
     arguments = ":2.5"
 
     @pytest.fixture
@@ -52,8 +95,33 @@ class TestStepWithoutClosedForm(StepContract):
         assert [float(part.norm()) for part in parts.values()] == pytest.approx([2.5, 2.5])
 
 
+class TestFlatStep(StepContract):
+    covers = StraightThroughRounding
+    arguments = ":0.5"
+    flat = True
+
+    @pytest.fixture
+    def step(self, monkeypatch: pytest.MonkeyPatch) -> Step:
+        monkeypatch.setitem(STEPS, "round-through", StraightThroughRounding)
+        return StraightThroughRounding(0.5)
+
+
+@pytest.mark.parametrize("step", [Rounding(0.5), Rounding(1e-6), Squashing(1e-9)], ids=str)
+def test_steps_that_hide_from_their_derivative_are_found(step: Step) -> None:
+    with pytest.raises(AssertionError):
+        StepContract().test_derivative_tells_of_large_steps(step, 1.0)
+
+
+@pytest.mark.parametrize("step", [ChoosingRounding(0.5), NoiseKeepingScaling(2.0)], ids=str)
+def test_claims_that_are_not_true_are_found(step: Step) -> None:
+    suite = StepContract()
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        (suite.test_keeps_noise_where_claimed if step.keeps_noise else suite.test_chooses_where_claimed)(step)
+
+
 def test_every_step_has_a_contract() -> None:
-    assert set(STEPS.values()) == {Clip, Prune, Mask}
+    # Contracts of steps that only tests have come on top.
+    assert set(STEPS.values()) <= {case.covers for case in cases_of(StepContract, __file__)}
 
 
 @pytest.mark.parametrize("bound", [0.5, 2.0, 100.0, 1e-200, 1e200])

@@ -26,7 +26,7 @@ from riskaudit.jacobian.structured.registry import UnsupportedLayer
 from riskaudit.jacobian.structured.signals import Layout, Signals
 from riskaudit.jacobian.structured.values import GradientValues, front_layers
 from riskaudit.release import Batch, PerSampleRelease
-from riskaudit.release.derivatives import Chain, Derivative
+from riskaudit.release.derivatives import Chain, Derivative, ReleasedChange
 
 # Two random tangents give the same ratio in every coordinate only where it is a constant, which it is up to
 # this many times the precision.
@@ -186,29 +186,29 @@ class StructuredJacobian(Jacobian):
         except UnsupportedLayer:  # a step away, the model has other layers
             return super().step(direction, draw, predicted)
         change = self._change(Gradient(self.release.parameters, moved))
+        norms = self.norms if self.release.changes_gradient else self._values.norms
         if predicted is not None:
-            return StepResponse(self._values.norms, predicted, change, [])
+            return StepResponse(norms, predicted, change, [])
         tangents = self._signals.push(tangent)
         front = front_layers(self._signals, moved, tangents)
         if self.release.changes_gradient:
             rows = self._derivative.apply(self._gradient.push(tangents))
-            factor = (self.mean().norm(dim=1).double() / self._values.norms).nan_to_num()
+            factor = (norms / self._values.norms).nan_to_num()
             front = [replace(layer, precision=layer.precision * factor.square()) for layer in front]
         else:
             rows = self._gradient.push_rotated(tangents)
         gap = None if draw is None else self._signals.adjoint_gap(tangent, tangents, draw)
-        return StepResponse(self._values.norms, rows.norm(dim=1).double(), change, front, gap)
+        return StepResponse(norms, rows.norm(dim=1).double(), change, front, gap)
 
-    def _change(self, moved: Gradient) -> Tensor:
+    def _change(self, moved: Gradient) -> ReleasedChange:
         """`StepResponse.change`, given the gradient at x + v."""
         before, after = self._values, GradientValues(moved)
         scale = shrinking(before.norms, after.norms)
         if not self.release.changes_gradient:
-            return before.change(after, scale)
+            return ReleasedChange.told(before.change(after, scale))
         gradients = self.gradients()
-        change = self._derivative.apply(scale[:, None].to(gradients) * moved.values() - gradients)
-        norms: Tensor = change.norm(dim=1).double()
-        return norms
+        change = scale[:, None].to(gradients) * moved.values() - gradients
+        return self.release.released_change(gradients, change)
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
         """K columns per sample as one column for each of some copies of it, block by block."""

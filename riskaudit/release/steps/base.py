@@ -2,7 +2,8 @@
 
 A step maps a vector [P] to a vector [P] and is differentiable almost everywhere; the choices it makes (which entries
 survive, whether a norm is over a bound) are constant around a sample, so that they have no derivative. It runs under
-``torch.func`` transforms: no control flow that depends on values.
+``torch.func`` transforms: no control flow that depends on values. The derivative is all that an audit sees of a step: a
+flat one (rounding, say) has to give one straight through.
 
 A step is one file of this folder. The command line and the reports read the steps too, so that a file imports torch
 inside the functions that need it.
@@ -64,8 +65,13 @@ class Step(ABC):
     summary: ClassVar[str]
     arguments: ClassVar[tuple[Argument, ...]] = ()
     """Of the fields, in their order."""
-    linear: ClassVar[bool] = False
-    """Whether the step is linear and the same for all samples: noise of an earlier step then keeps its law."""
+    keeps_noise: ClassVar[bool] = False
+    """Whether it does nothing but set entries to 0, the same for every sample and known to all: only such a step may
+    follow the noise."""
+    chooses: ClassVar[bool] = False
+    """Whether it does nothing but keep entries and scale the vector, by choices (which entries survive, whether a norm
+    is over a bound) that may change with any step of the inputs. Checks of the derivative (`audit.credibility`) take
+    these as constant; through every other step they compare what is really released."""
     before_mean: ClassVar[bool] = False
     """Whether clients that send the mean over a batch do this to every sample's gradient, before the mean."""
 

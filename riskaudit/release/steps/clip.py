@@ -28,6 +28,7 @@ class Clip(Step):
     name: ClassVar[str] = "clip"
     summary: ClassVar[str] = "scale each sample's vector down to 2-norm C"
     arguments: ClassVar[tuple[Argument, ...]] = (positive_number("C"),)
+    chooses: ClassVar[bool] = True
     before_mean: ClassVar[bool] = True
 
     @override

@@ -26,7 +26,7 @@ class Mask(Step):
     name: ClassVar[str] = "mask"
     summary: ClassVar[str] = "set the share RATIO of entries, drawn once with SEED and known to the attacker, to 0"
     arguments: ClassVar[tuple[Argument, ...]] = (share_below_one("RATIO"), optional_seed("SEED"))
-    linear: ClassVar[bool] = True
+    keeps_noise: ClassVar[bool] = True
     before_mean: ClassVar[bool] = True
 
     @override

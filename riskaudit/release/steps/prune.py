@@ -28,6 +28,7 @@ class Prune(Step):
     name: ClassVar[str] = "prune"
     summary: ClassVar[str] = "set the share RATIO of entries that are smallest in magnitude to 0, per sample"
     arguments: ClassVar[tuple[Argument, ...]] = (share_below_one("RATIO"),)
+    chooses: ClassVar[bool] = True
 
     @override
     def bind(self, context: StepContext) -> VectorFunction:
