@@ -6,9 +6,18 @@ Attacks never see these: a metric is the only place where a reconstruction meets
 from importlib import import_module
 from pkgutil import iter_modules
 
-from riskaudit.metrics.base import METRICS, Metric, Subject, make_metrics, measure, metric_notes, prior_only
+from riskaudit.metrics.base import (
+    METRICS,
+    Metric,
+    Subject,
+    make_metrics,
+    measure,
+    metric_notes,
+    prior_only,
+    reported_metrics,
+)
 
-__all__ = ["METRICS", "Metric", "Subject", "make_metrics", "measure", "metric_notes", "prior_only"]
+__all__ = ["METRICS", "Metric", "Subject", "make_metrics", "measure", "metric_notes", "prior_only", "reported_metrics"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -53,6 +53,8 @@ class Metric(ABC):
         units: of the value.
         source: where it is defined.
         higher_is_better: whether a *higher* value is a better reconstruction (a worse leak).
+        in_reports: whether `riskaudit verify` measures every reconstruction by it, and reports show it.
+        order: among the metrics of a report, the least first; those of one order as they are registered.
         reason: why it isn't applicable to the subject; None where it is.
         note: how it departs from its definition for this subject; None where it doesn't.
     """
@@ -62,6 +64,8 @@ class Metric(ABC):
     units: ClassVar[str]
     source: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
+    in_reports: ClassVar[bool] = True
+    order: ClassVar[int] = 1000
     reason: str | None = None
     note: str | None = None
 
@@ -101,6 +105,11 @@ def register(metric: type[Metric]) -> type[Metric]:
         raise SettingsError(f"the metric {metric.name!r} is registered twice")
     METRICS[metric.name] = metric
     return metric
+
+
+def reported_metrics() -> tuple[str, ...]:
+    """Names of the metrics in reports, in their order."""
+    return tuple(name for name, metric in sorted(METRICS.items(), key=lambda each: each[1].order) if metric.in_reports)
 
 
 def make_metrics(subject: Subject, names: Sequence[str] | None = None) -> tuple[Metric, ...]:

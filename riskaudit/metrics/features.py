@@ -46,6 +46,7 @@ class FeatureError(Metric):
 
     name = "feature_mse"
     title = "Feature MSE"
+    order = 60
     units = "squared feature units"
     source = "input of the audited model's last linear layer"
 

@@ -117,6 +117,7 @@ class PerceptualAlex(_Perceptual):
 
     name = "lpips"
     title = "LPIPS (AlexNet)"
+    order = 50
     network = "alex"
     backbone = "alexnet"
     smallest_side = 31
@@ -128,6 +129,7 @@ class PerceptualVgg(_Perceptual):
 
     name = "lpips_vgg"
     title = "LPIPS (VGG-16)"
+    in_reports = False
     network = "vgg"
     backbone = "vgg16"
     smallest_side = 16
@@ -139,6 +141,7 @@ class PerceptualSqueeze(_Perceptual):
 
     name = "lpips_squeeze"
     title = "LPIPS (SqueezeNet)"
+    in_reports = False
     network = "squeeze"
     backbone = "squeezenet1_1"
     smallest_side = 17

@@ -36,6 +36,7 @@ class MeanSquaredError(Metric):
 
     name = "mse"
     title = "MSE"
+    order = 20
     units = "squared data units"
     source = "mean over coordinates of the squared difference"
 
@@ -50,6 +51,7 @@ class RootMeanSquaredError(Metric):
 
     name = "rmse"
     title = "RMSE"
+    order = 10
     units = "data units"
     source = "root of the MSE"
 
@@ -64,6 +66,7 @@ class PeakSignalToNoise(Metric):
 
     name = "psnr"
     title = "PSNR"
+    order = 30
     units = "dB"
     source = "10 log10(range^2 / MSE), range that of the inputs"
     higher_is_better = True

@@ -24,6 +24,7 @@ class StructuralSimilarity(Metric):
 
     name = "ssim"
     title = "SSIM"
+    order = 40
     units = "1 = identical"
     source = "Wang et al., IEEE TIP 2004"
     higher_is_better = True

@@ -14,13 +14,14 @@ from scipy.ndimage import correlate
 from torch import nn
 
 from riskaudit.errors import SettingsError
-from riskaudit.metrics import METRICS, Subject, make_metrics, measure, metric_notes, prior_only
+from riskaudit.metrics import METRICS, Subject, make_metrics, measure, metric_notes, prior_only, reported_metrics
 from riskaudit.metrics.base import Metric, register
 from riskaudit.metrics.features import penultimate_features
 from riskaudit.metrics.pixels import PSNR_CAP
 
 UNIT = (0.0, 1.0)
 SIMPLE = ["mse", "rmse", "psnr"]
+KNOWN = (*SIMPLE, "ssim", "feature_mse", "lpips", "lpips_vgg", "lpips_squeeze")
 
 
 def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -103,14 +104,14 @@ def test_a_larger_error_is_never_the_better_reconstruction(seed: int, scale: flo
 )
 def test_what_is_applicable(subject: Subject, applicable: set[str], tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    metrics = make_metrics(subject)
+    metrics = make_metrics(subject, KNOWN)
     assert {metric.name for metric in metrics if metric.reason is None} == applicable
     truth = images(2, *subject.input_shape)
     for row in measure(metrics, truth + 0.1, truth):
-        assert set(row) == set(METRICS)
+        assert set(row) == set(KNOWN)
         assert {name for name, value in row.items() if value is not None} == applicable
     assert all(len(reason) > 10 for reason in metric_notes(metrics).values())
-    assert set(metric_notes(metrics)) >= set(METRICS) - applicable
+    assert set(metric_notes(metrics)) >= set(KNOWN) - applicable
 
 
 def test_a_reconstruction_that_is_not_finite_has_no_value() -> None:
@@ -201,6 +202,15 @@ def test_an_unknown_metric_lists_the_known() -> None:
 def test_a_name_can_be_taken_once() -> None:
     with pytest.raises(SettingsError, match="'rmse' is registered twice"):
         register(METRICS["rmse"])
+
+
+def test_reports_show_every_metric_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [name for name in reported_metrics() if name in KNOWN]
+    assert known == ["rmse", "mse", "psnr", "ssim", "lpips", "feature_mse"]
+    monkeypatch.setitem(METRICS, "new", type("New", (METRICS["mse"],), {"name": "new", "order": 15}))
+    assert reported_metrics()[:3] == ("rmse", "new", "mse")
+    monkeypatch.setitem(METRICS, "new", type("New", (METRICS["mse"],), {"name": "new", "in_reports": False}))
+    assert "new" not in reported_metrics()
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:

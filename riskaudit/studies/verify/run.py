@@ -26,7 +26,7 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.engine import Engine, Interrupted, Journal, Trial, make_engine, progress_after
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.metrics import Metric, metric_notes, prior_only
+from riskaudit.metrics import Metric, metric_notes, prior_only, reported_metrics
 from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
@@ -48,7 +48,6 @@ from riskaudit.studies.settings import AttackSettings, with_fields
 from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
 from riskaudit.studies.verify.record import AttackerKnowledge, Prediction, PriorOnly, VerifyStudy
 
-METRICS = ("rmse", "mse", "psnr", "ssim", "lpips", "feature_mse")
 # The proxy of each loss that attacks minimise (Hong et al., AAAI 2024).
 MATCHING_PROXIES = {"l2": "lavp_l2_max", "cosine": "lavp_cosine_max"}
 
@@ -140,7 +139,7 @@ class Verification(Study[VerifyStudy]):
             # Noise makes no gradient finite or infinite.
             usable_samples(client),
             labels_known=self.settings.labels_known,
-            metrics=METRICS,
+            metrics=reported_metrics(),
             show_samples=self.show_samples,
         )
         return [ControlTrial(self.attacks), *attacked]
@@ -160,7 +159,11 @@ class Verification(Study[VerifyStudy]):
         return self._record(client, checked, rows, complete=False)
 
     def _record(self, client: Client, checked: Control, rows: list[AttackRow], complete: bool) -> VerifyStudy:
-        metrics, predictions, seed = metrics_of(client, METRICS), list(self.predictions), client.settings.seed
+        metrics, predictions, seed = (
+            metrics_of(client, reported_metrics()),
+            list(self.predictions),
+            client.settings.seed,
+        )
         listed = {name for prediction in predictions for name in prediction.proxies}
         known = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
         predicted = sorted((info for info in known if info.id in listed), key=lambda info: info.order)
