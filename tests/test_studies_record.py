@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from riskaudit.report.build import build_document
 from riskaudit.results import AuditResult, Studies
+from riskaudit.results.studies import StudyRecord
 from riskaudit.studies.initialization.record import InitializationStudy
 from riskaudit.studies.rows import Control
+from riskaudit.studies.training import section
 
 FIXTURE = Path(__file__).parent / "data" / "audit-schema1.json"
 
@@ -53,3 +56,26 @@ def test_a_study_made_anew_replaces_the_earlier_and_the_unreadable() -> None:
     assert set(merged.unreadable) == {"verify", "later"}
     assert merged.with_study(study()).get(InitializationStudy) == study()
     assert Studies().over(new).get(InitializationStudy) == study("mlp")
+
+
+def test_a_study_without_its_line_in_the_registry_is_refused_before_it_runs() -> None:
+    with pytest.raises(
+        TypeError, match=r'add a line "doubling": "DoublingStudy" to STUDIES in riskaudit/results/studies'
+    ):
+        type("DoublingStudy", (StudyRecord,), {"__module__": "riskaudit.studies.doubling.record"})
+    with pytest.raises(TypeError, match='"elsewhere": "VerifyStudy"'):
+        type("VerifyStudy", (StudyRecord,), {"__module__": "riskaudit.studies.elsewhere.record"})
+    other = type("DoublingStudy", (StudyRecord,), {"__module__": "elsewhere"})
+    for use in (lambda: Studies().with_study(other()), lambda: Studies().get(other)):
+        with pytest.raises(TypeError, match='"NAME": "DoublingStudy"'):
+            use()
+
+
+def test_a_part_of_a_section_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = AuditResult.from_json(FIXTURE.read_text())
+    build_document(result)
+    monkeypatch.setattr(section, "PARTS", {"what-protects": lambda facts: []})
+    with pytest.raises(
+        ValueError, match=r"training/section.py names what-protects; sections are verdict, threat-model"
+    ):
+        build_document(result)

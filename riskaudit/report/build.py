@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
@@ -23,6 +23,8 @@ from riskaudit.results import AuditResult
 from riskaudit.results.facts import Facts
 from riskaudit.results.studies import STUDIES
 from riskaudit.studies.verify.section import read_attack_study, shown_reconstructions
+
+Parts: TypeAlias = Mapping[str, Callable[[Facts], list[Block]]]
 
 
 def printable_result(result: AuditResult) -> AuditResult:
@@ -58,6 +60,17 @@ def build_document(
     facts = Facts(printable_result(result))
     earlier = printable_result(baseline) if baseline is not None else None
     audited = facts.result
+    sections = (
+        verdict_section(facts),
+        threat_section(facts),
+        leaks_section(facts),
+        exposed_section(facts),
+        protect_section(facts),
+        evidence_section(facts),
+        governance_section(facts),
+        provenance_section(facts, earlier),
+    )
+    parts = {name: _parts_of(name, [section.id for section in sections]) for name in STUDIES}
     return Document(
         title=f"Gradient audit of {short(audited.checkpoint.name, 60)}",
         subtitle=(
@@ -67,26 +80,28 @@ def build_document(
         created_at=audited.created_at,
         tool=f"{audited.tool.name} {audited.tool.version}",
         banners=(*_contradicted(contradictions), *_banners(facts)),
-        sections=tuple(
-            _with_studies(section, facts)
-            for section in (
-                verdict_section(facts),
-                threat_section(facts),
-                leaks_section(facts),
-                exposed_section(facts),
-                protect_section(facts),
-                evidence_section(facts),
-                governance_section(facts),
-                provenance_section(facts, earlier),
-            )
-        ),
+        sections=tuple(_with_studies(section, parts.values(), facts) for section in sections),
     )
 
 
-def _with_studies(section: Section, facts: Facts) -> Section:
+def _parts_of(study: str, ids: Sequence[str]) -> Parts:
+    """What a study adds to sections, by their ids.
+
+    Raises:
+        ValueError: there is no section of such an id.
+    """
+    parts: Parts = resolve_name(f"riskaudit.studies.{study}.section:PARTS")
+    unknown = sorted(set(parts) - set(ids))
+    if unknown:
+        raise ValueError(
+            f"PARTS of riskaudit/studies/{study}/section.py names {', '.join(unknown)}; sections are {', '.join(ids)}"
+        )
+    return parts
+
+
+def _with_studies(section: Section, studies: Iterable[Parts], facts: Facts) -> Section:
     blocks = list(section.blocks)
-    for name in STUDIES:
-        parts: Mapping[str, Callable[[Facts], list[Block]]] = resolve_name(f"riskaudit.studies.{name}.section:PARTS")
+    for parts in studies:
         if section.id in parts:
             blocks += parts[section.id](facts)
     unreadable = facts.result.studies.unreadable

@@ -30,9 +30,20 @@ _NAMES = {record: name for name, record in STUDIES.items()}
 
 
 class StudyRecord(Record):
-    """What a study adds to an audit; the base of every study's record."""
+    """What a study adds to an audit; the base of every study's record.
+
+    Raises:
+        TypeError: a subclass in ``riskaudit/studies/NAME/record.py`` that `STUDIES` doesn't have under NAME.
+    """
 
     notes: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        package, _, module = cls.__module__.rpartition(".")
+        if package.startswith("riskaudit.studies.") and module == "record":
+            _name_of(cls, package.removeprefix("riskaudit.studies."))
 
 
 StudyT = TypeVar("StudyT", bound=StudyRecord)
@@ -83,12 +94,12 @@ class Studies(Record):
 
     def get(self, kind: type[StudyT]) -> StudyT | None:
         """The record of a study; None where it didn't run or can't be read."""
-        record = self.records.get(_NAMES[kind.__name__])
+        record = self.records.get(_name_of(kind))
         return record if isinstance(record, kind) else None
 
     def with_study(self, record: StudyRecord) -> Studies:
         """These with one more, in place of an earlier one of its kind."""
-        name = _NAMES[type(record).__name__]
+        name = _name_of(type(record))
         unreadable = {other: study for other, study in self.unreadable.items() if other != name}
         return self.model_copy(update={"records": {**self.records, name: record}, "unreadable": unreadable})
 
@@ -97,6 +108,25 @@ class Studies(Record):
         records = {**earlier.records, **self.records}
         unreadable = {name: study for name, study in earlier.unreadable.items() if name not in records}
         return self.model_copy(update={"records": records, "unreadable": {**unreadable, **self.unreadable}})
+
+
+def _name_of(kind: type[StudyRecord], folder: str | None = None) -> str:
+    """The name of a study in audit.json, given its record's class.
+
+    Args:
+        kind: the class.
+        folder: that has to be of this name, where it is known.
+
+    Raises:
+        TypeError: it isn't registered, or not under the name of its folder.
+    """
+    name = _NAMES.get(kind.__name__)
+    if name is None or folder not in (None, name):
+        raise TypeError(
+            f"the study record {kind.__name__} is not registered under the name of its folder; add a line "
+            f'"{folder or "NAME"}": "{kind.__name__}" to STUDIES in riskaudit/results/studies.py'
+        )
+    return name
 
 
 def _record_type(name: str) -> type[StudyRecord]:
