@@ -12,6 +12,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
+# What looks at everything that is registered, each as if run alone.
+BESIDE = (
+    "tests/attacks/test_attack_contracts.py::test_every_attack_has_a_contract",
+    "tests/jacobian/structured/test_contractions.py::test_every_contraction_has_its_contract",
+    "tests/metrics/test_metric_contracts.py::test_every_metric_has_its_contract",
+    "tests/metrics/test_metrics.py::test_what_is_applicable",
+    "tests/metrics/test_metrics.py::test_reports_show_every_metric_that_says_so",
+    "tests/proxies/test_proxy_contracts.py::test_every_proxy_has_a_contract",
+    "tests/release/test_release_derivatives.py::test_every_step_with_a_closed_form_is_here",
+    "tests/release/test_release_steps.py::test_every_step_has_a_contract",
+)
+
 
 def insert(path: Path, difference: str) -> None:
     """Put a line behind the one that a difference shows before it."""
@@ -23,7 +35,7 @@ def insert(path: Path, difference: str) -> None:
 
 def test_every_example_works(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "riskaudit", tmp_path / "riskaudit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     blocks = BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
     tests = []
@@ -38,7 +50,7 @@ def test_every_example_works(tmp_path: Path) -> None:
         tests += [str(path)] if path.name.startswith("test_") else []
     assert len(tests) == 6
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *BESIDE],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contracts.attack import AttackContract, generator, observe, rmse
+from contracts.completeness import cases_of
 from torch import nn
 
 from riskaudit.attacks import (
@@ -62,6 +63,11 @@ class TestAnalytic(AttackContract):
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
+
+
+def test_every_attack_has_a_contract() -> None:
+    covered = {type(case().attack()) for case in cases_of(AttackContract, __file__)}
+    assert {attack for attack in ATTACKS.values() if not attack.oracle_start} == covered
 
 
 OWN = ("dlg", "idlg", "inverting-gradients", "gradinversion", "bayes", "analytic")

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from contracts.completeness import cases_of
 from contracts.contraction import ContractionContract, LayerCase
 from contracts.same_jacobian import check_products, random_batch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class TestEmbedding(ContractionContract):
 
 
 def test_every_contraction_has_its_contract() -> None:
-    tested = {contract.contraction for contract in ContractionContract.__subclasses__()}
+    tested = {case.contraction for case in cases_of(ContractionContract, __file__)}
     known = {*Contraction.__subclasses__(), *FormedContraction.__subclasses__()} - {FormedContraction}
     assert {each for each in known if each.__module__.startswith("riskaudit.")} == tested
 
