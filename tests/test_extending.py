@@ -26,11 +26,11 @@ BESIDE = (
 
 
 def insert(path: Path, difference: str) -> None:
-    """Put a line behind the one that a difference shows before it."""
-    before, added = (line[1:] + "\n" for line in difference.splitlines())
+    """Put lines behind the one that a difference shows before them."""
+    before, *added = (line[1:] + "\n" for line in difference.splitlines())
     text = path.read_text(encoding="utf-8")
     assert text.count(before) == 1, before
-    path.write_text(text.replace(before, before + added), encoding="utf-8")
+    path.write_text(text.replace(before, before + "".join(added)), encoding="utf-8")
 
 
 def test_every_example_works(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_every_example_works(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
         tests += [str(path)] if path.name.startswith("test_") else []
-    assert len(tests) == 6
+    assert len(tests) == 8
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *BESIDE],
         cwd=tmp_path,
