@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -96,9 +96,9 @@ class Client:
         return 0.0 if self.noise is None else self.noise.fisher_std
 
     @property
-    def shapes(self) -> dict[str, torch.Size]:
+    def shapes(self) -> Mapping[str, torch.Size]:
         """Of the trainable parameters, by name."""
-        return {name: value.shape for name, value in self._model.named_parameters() if value.requires_grad}
+        return self.release.context.shapes
 
     @property
     def state(self) -> bytes:
@@ -148,7 +148,7 @@ class Client:
 
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Samples where and as the release works."""
-        release = self._current
+        release = self.release
         return Batch(inputs.detach().to(release.device, release.dtype), targets.detach().to(release.device))
 
     def clipped(self, norm: float) -> Client:
@@ -171,10 +171,10 @@ class Client:
         Raises:
             GuardError: see `jacobian_maker`, or samples that depend on each other.
         """
-        release = self._current.per_sample.with_noise(noise_std or ARBITRARY_NOISE_STD)
+        release = self.release.per_sample.with_noise(noise_std or ARBITRARY_NOISE_STD)
         jacobian = replace(self.jacobian_maker(batch), release=release)(batch)
         if jacobian.separate:
-            raise GuardError(_coupling(self._current, batch))
+            raise GuardError(_coupling(self.release, batch))
         return jacobian
 
     def jacobian_maker(self, batch: Batch) -> JacobianMaker:
@@ -183,7 +183,7 @@ class Client:
         Raises:
             GuardError: a layer that the structured Jacobian doesn't know, or code that hides the input.
         """
-        release = self._current.per_sample
+        release = self.release.per_sample
         key = (batch.inputs.shape[1:], batch.targets.shape[1:], batch.targets.dtype)
         maker = self._makers.get(key)
         if maker is None:
@@ -217,7 +217,7 @@ class Client:
             GuardError: a sample has another loss in this batch than alone.
             ReleaseError: see `BatchMeanRelease.evaluate`.
         """
-        release, passed = self._current, self._current.evaluate(batch, with_gradient=True)
+        release, passed = self.release, self.release.evaluate(batch, with_gradient=True)
         self._last_pass = batch, replace(passed, gradient=None)
         if len(batch) > 1 and not agree(passed.losses, losses_alone(release, batch)):
             raise GuardError(_coupling(release, batch))
@@ -234,9 +234,9 @@ class Client:
             ReleaseError: no sample's part is known, or some sample has none.
         """
         try:
-            return self._current.shares(self._passed(batch).outputs, batch.targets)
+            return self.release.shares(self._passed(batch).outputs, batch.targets)
         except CoupledReleaseError as error:
-            if uses_autocast(self._current, batch):
+            if uses_autocast(self.release, batch):
                 raise GuardError(AUTOCAST) from error
             raise
 
@@ -286,7 +286,8 @@ class Client:
         return other
 
     @property
-    def _current(self) -> BatchMeanRelease:
+    def release(self) -> BatchMeanRelease:
+        """What leaves of a batch, with the weights that were taken over last."""
         if self._release is None:
             self.refresh()
         assert self._release is not None
@@ -295,7 +296,7 @@ class Client:
     def _passed(self, batch: Batch) -> BatchPass:
         """The model's pass over a batch, the one that was made for it last if any."""
         if self._last_pass is None or self._last_pass[0] is not batch:
-            self._last_pass = batch, self._current.evaluate(batch, with_gradient=False)
+            self._last_pass = batch, self.release.evaluate(batch, with_gradient=False)
         return self._last_pass[1]
 
 

@@ -195,8 +195,8 @@ class Locked(nn.Module):
 
     def forward(self, *given):
         with self.lock:
-            found = self.inner(*given)
-            return found * 2 if self.started.is_set() else found
+            outputs = self.inner(*given)
+            return outputs * 2 if self.started.is_set() else outputs
 
 
 def test_locks_do_no_harm_and_events_are_watched() -> None:

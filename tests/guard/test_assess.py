@@ -107,7 +107,9 @@ def test_the_samples_kept_are_reviewed_as_assessed(tmp_path) -> None:
     assert decision.action == "sanitise", decision.reasons
     assert decision.dropped == 6 - len(assessed.kept)
     assert all(torch.equal(sent, given) for sent, given in zip(decision.update, update, strict=True))
-    assert [found.revealed for found in decision.exposures] == [found.revealed for found in assessed.exposures]
+    assert [exposure.revealed for exposure in decision.exposures] == [
+        exposure.revealed for exposure in assessed.exposures
+    ]
     (entry,) = log.entries()
     assert (entry["decision"], entry["dropped"]) == ("sanitise", decision.dropped)
 
@@ -213,7 +215,7 @@ def test_an_assessment_holds_for_those_who_count_together_as_then(first, then, c
         update = noised(summed(net, inputs, targets))
         decision = one.review((inputs, targets), update, ids=then, assessment=assessed)
         assert decision.update is not None, decision.reasons
-        totals[way] = [found.total_revealed if counted else found.revealed for found in decision.exposures]
+        totals[way] = [exposure.total_revealed if counted else exposure.revealed for exposure in decision.exposures]
         one.close()
     for one, other in zip(totals["assessed"], totals["direct"], strict=True):
         # Intervals are from random probes; six that count as one have 36 times the small numbers.

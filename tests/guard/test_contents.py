@@ -78,11 +78,11 @@ def test_digests_are_of_values(seed, classes, mapped) -> None:
     label = torch.randint(classes, (4, 5) if mapped else (), generator=random)
     dense = F.one_hot(label, classes).movedim(-1, 0)
     floats, integers = (torch.float16, torch.float64), (torch.uint8, torch.float32)
-    found = {sample_digest(sample.to(one), label.to(other)) for one in floats for other in integers}
-    found |= {sample_digest(sample, dense.to(other)) for other in (torch.bool, torch.int32, torch.float64)}
-    assert len(found) == 1
-    assert sample_digest(sample, (label + 1) % classes) not in found
-    assert sample_digest(sample + 1, label) not in found
+    digests = {sample_digest(sample.to(one), label.to(other)) for one in floats for other in integers}
+    digests |= {sample_digest(sample, dense.to(other)) for other in (torch.bool, torch.int32, torch.float64)}
+    assert len(digests) == 1
+    assert sample_digest(sample, (label + 1) % classes) not in digests
+    assert sample_digest(sample + 1, label) not in digests
 
 
 @pytest.mark.parametrize("size", [3, 100, 10_000])

@@ -25,12 +25,12 @@ def labels(inputs: torch.Tensor) -> list[int]:
 def picture(seed: int, size: int = 28, channels: int = 1) -> torch.Tensor:
     """Blobs in front of black, [1, C, H, W] in [0, 1]."""
     random, axis = np.random.default_rng(seed), np.arange(size)
-    found = np.zeros((channels, size, size))
+    image = np.zeros((channels, size, size))
     for _ in range(12):
         row, column, width = *random.uniform(0.2 * size, 0.8 * size, 2), random.uniform(1, size / 12)
         blob = np.exp(-((axis[:, None] - row) ** 2 + (axis - column) ** 2) / 2 / width**2)
-        found += random.uniform(0, 1, (channels, 1, 1)) * blob
-    return torch.tensor(found / found.max(), dtype=torch.float32)[None]
+        image += random.uniform(0, 1, (channels, 1, 1)) * blob
+    return torch.tensor(image / image.max(), dtype=torch.float32)[None]
 
 
 VIEWS = {
@@ -52,18 +52,18 @@ VIEWS = {
 def test_views_are_one(seed, first, second, channels) -> None:
     mine = picture(seed, channels=channels)
     others = torch.cat([picture(seed + number, channels=channels) for number in (1, 2)])
-    found = labels(torch.cat([VIEWS[first](mine), others, VIEWS[second](mine), mine]))
-    assert found[0] == found[3] == found[4]
-    assert len(set(found)) >= 2
+    assigned = labels(torch.cat([VIEWS[first](mine), others, VIEWS[second](mine), mine]))
+    assert assigned[0] == assigned[3] == assigned[4]
+    assert len(set(assigned)) >= 2
 
 
 def test_vectors_and_constant_inputs() -> None:
     random = torch.Generator().manual_seed(0)
     rows = torch.randn(20, 12, generator=random)
     near = rows[:3] + 1e-3 * torch.randn(3, 12, generator=random) * 0.5
-    found = labels(torch.cat([rows, near]))
-    assert found[:3] == found[20:]
-    assert len(set(found)) == 20
+    assigned = labels(torch.cat([rows, near]))
+    assert assigned[:3] == assigned[20:]
+    assert len(set(assigned)) == 20
     blank = labels(torch.cat([torch.zeros(2, 1, 8, 8), torch.ones(1, 1, 8, 8)]))
     assert (blank[0] == blank[1], blank[0] == blank[2]) == (True, False)
 
@@ -108,8 +108,8 @@ def test_content_names_a_sample_in_any_type_and_turn() -> None:
 
 def test_groups_are_transitive_and_ids_join_them() -> None:
     inputs = torch.cat([picture(0), picture(1), picture(0).flip(-1), picture(2)])
-    found = duplicate_labels(inputs, ["a", "b", "c", "b"])
-    assert (found[0] == found[2], found[1] == found[3], found[0] == found[1]) == (True, True, False)
+    assigned = duplicate_labels(inputs, ["a", "b", "c", "b"])
+    assert (assigned[0] == assigned[2], assigned[1] == assigned[3], assigned[0] == assigned[1]) == (True, True, False)
 
 
 def batch_with_copies(pattern: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

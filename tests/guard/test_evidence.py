@@ -34,10 +34,10 @@ def doubted_once(monkeypatch):
         examine, pending = evidence.examine, [changes]
 
         def once(*args, **kwargs):
-            found = examine(*args, **kwargs)
+            examined = examine(*args, **kwargs)
             if pending:
-                found[2] = replace(found[2], **pending.pop())
-            return found
+                examined[2] = replace(examined[2], **pending.pop())
+            return examined
 
         monkeypatch.setattr(evidence, "examine", once)
         # What a review may look at more precisely, in a sample that is drawn, would take the place of the evidence.
@@ -61,7 +61,7 @@ def test_a_doubted_sample_stays_doubted(reason, fresh, doubted_once) -> None:
     guard = guard_of(model, LENIENT) if fresh else guard
     again = reviewed(guard, model, (inputs, targets))
     assert (again.action, again.reasons[-1]) == ("block", first.reasons[-1])
-    assert [found.revealed is None for found in again.exposures] == [place == 2 for place in range(6)]
+    assert [exposure.revealed is None for exposure in again.exposures] == [place == 2 for place in range(6)]
     # In another batch and order it is the same sample; without it the others pass.
     assert reviewed(guard, model, (inputs[1:4].flip(0), targets[1:4].flip(0))).action == "block"
     others = [0, 1, 3, 4, 5]

@@ -129,9 +129,9 @@ def test_what_is_audited_is_what_the_digest_is_of(client, monkeypatch) -> None:
     observe, mean = guard.client.observe, guard.client.mean
 
     def observed(*given):
-        found = observe(*given)
+        snapshot = observe(*given)
         turned(model, 5.0)
-        return found
+        return snapshot
 
     def restored(prepared):
         monkeypatch.setattr(guard.client, "observe", observe)

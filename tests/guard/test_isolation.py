@@ -29,12 +29,12 @@ def test_reviews_in_threads_wait_for_one_another(shared, noise) -> None:
     updates = [gradient(model, batch, noise or 0.0) for model in models]
 
     def work(place: int) -> list[str]:
-        found = []
+        actions = []
         for _ in range(2):
             assessed = guards[place].assess(batch)
             decision = guards[place].confirm(guards[place].review(batch, updates[place]))
-            found += [assessed.action, decision.action, *(["nothing left"] if decision.update is None else [])]
-        return found
+            actions += [assessed.action, decision.action, *(["nothing left"] if decision.update is None else [])]
+        return actions
 
     with ThreadPoolExecutor(THREADS) as pool:
         outcomes = list(pool.map(work, range(THREADS)))

@@ -19,9 +19,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def update_of(model: nn.Module, loss: Loss, batch: tuple[Tensor, Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss(model(batch[0]), batch[1]), list(model.parameters()))
+    gradients = torch.autograd.grad(loss(model(batch[0]), batch[1]), list(model.parameters()))
     noise = SecureNoise("gaussian", NOISE)
-    return [noise.added(one) for one in found]
+    return [noise.added(one) for one in gradients]
 
 
 def reviewed(model: nn.Module, loss: Loss, batch: tuple[Tensor, Tensor], policy: Policy = OPEN) -> Decision:

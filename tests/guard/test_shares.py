@@ -27,9 +27,9 @@ def centre(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def update_of(model: nn.Module, batch, loss, noise: float) -> list[Tensor]:
-    found = torch.autograd.grad(loss(model(batch[0]), batch[1]), list(model.parameters()))
+    gradients = torch.autograd.grad(loss(model(batch[0]), batch[1]), list(model.parameters()))
     generator = torch.Generator().manual_seed(1)
-    return [one + noise * torch.randn(one.shape, generator=generator) for one in found]
+    return [one + noise * torch.randn(one.shape, generator=generator) for one in gradients]
 
 
 def reviewed(loss, noise: float = NOISE, limit: float = 0.9, **options):
@@ -79,21 +79,21 @@ def test_losses_without_constant_shares_are_withheld_by_name(loss) -> None:
 )
 def test_shares(loss, expected) -> None:
     torch.manual_seed(0)
-    found = shares_of(loss, 2 * torch.randn(6, 4), images()[1])
+    shares = shares_of(loss, 2 * torch.randn(6, 4), images()[1])
     if expected is None:
-        assert found is None
+        assert shares is None
     else:
-        assert found is not None
-        assert found.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        assert shares is not None
+        assert shares.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 def test_void_pixels_give_shares_and_dice_over_the_batch_none() -> None:
     torch.manual_seed(0)
     outputs, masks = torch.randn(3, 2, 4, 4), torch.randint(0, 2, (3, 4, 4))
     masks[0, :2] = 255
-    found = shares_of(lambda o, t: F.cross_entropy(o, t, ignore_index=255), outputs, masks)
-    assert found is not None
-    assert found.tolist() == pytest.approx([0.2, 0.4, 0.4], rel=1e-4)
+    shares = shares_of(lambda o, t: F.cross_entropy(o, t, ignore_index=255), outputs, masks)
+    assert shares is not None
+    assert shares.tolist() == pytest.approx([0.2, 0.4, 0.4], rel=1e-4)
 
     def dice(o: Tensor, t: Tensor) -> Tensor:
         p, t = o.softmax(1)[:, 1], t.to(o.dtype)
@@ -202,11 +202,11 @@ def test_outputs_may_be_one_number_per_sample(loss, binary) -> None:
     values = (targets % 2).float() if binary else targets / 3
     function = F.mse_loss if loss == "mse" else loss
     guard = Guard(model, loss, Policy(max_revealed=1.0), prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
-    found = guard.review((inputs, values), update_of(model, (inputs, values), function, NOISE))
-    assert found.action == "allow", found.reasons
+    decision = guard.review((inputs, values), update_of(model, (inputs, values), function, NOISE))
+    assert decision.action == "allow", decision.reasons
     column = Guard(model.net, loss, Policy(max_revealed=1.0), prior_std=0.3, release=f"gaussian:{NOISE}", local_steps=1)
     same = column.review((inputs, values[:, None]), update_of(model.net, (inputs, values[:, None]), function, NOISE))
     assert same.action == "allow", same.reasons
-    for one, other in zip(found.exposures, same.exposures, strict=True):
+    for one, other in zip(decision.exposures, same.exposures, strict=True):
         assert one.revealed.low <= other.revealed.high
         assert other.revealed.low <= one.revealed.high

@@ -28,7 +28,7 @@ def main(rank: int, folder: Path) -> None:
     ddp = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     batch = small_batch(seed=10 + rank)
-    found = {}
+    results = {}
 
     def play(name: str, policy: Policy, min_ranks: int, fail: str = "") -> None:
         average_guard = AverageGuard(small_guard(model, policy), ddp, min_ranks=min_ranks)
@@ -45,7 +45,7 @@ def main(rank: int, folder: Path) -> None:
             own = gradient(model)
         after = gradient(model)
         optimizer.step()
-        found[name] = seen(current, own) | {"before": before, "gradient": after, "weights": weights(model)}
+        results[name] = seen(current, own) | {"before": before, "gradient": after, "weights": weights(model)}
 
     second = rank == 1
     play("both", LENIENT, 2)
@@ -58,13 +58,13 @@ def main(rank: int, folder: Path) -> None:
     play("one fails, too few", LENIENT, 2, "before" if second else "")
     play("sanitised", NOISY if second else LENIENT, 2)
     play("both again", LENIENT, 2)
-    found["refused"] = [
+    results["refused"] = [
         refusal(lambda: AverageGuard(small_guard(model), model if rank else small_model(), min_ranks=1)),
         refusal(lambda: AverageGuard(small_guard(model), ddp, min_ranks=1 + rank)),
         refusal(lambda: AverageGuard(small_guard(model), ddp, min_ranks=3)),
         refusal(with_buffers),
     ]
-    torch.save(found, folder / f"rank{rank}.pt")
+    torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -40,16 +40,16 @@ def guard_of(model: nn.Module, noise_std: float, log: Path | None = None, **poli
 def gradient(model: nn.Module, noise_std: float = 0.0) -> dict[str, Tensor]:
     inputs, targets = batch()
     names, parameters = zip(*model.named_parameters(), strict=True)
-    found = torch.autograd.grad(F.cross_entropy(model(inputs), targets), parameters)
-    return {name: one + noise_std * torch.randn_like(one) for name, one in zip(names, found, strict=True)}
+    gradients = torch.autograd.grad(F.cross_entropy(model(inputs), targets), parameters)
+    return {name: one + noise_std * torch.randn_like(one) for name, one in zip(names, gradients, strict=True)}
 
 
 def train(model: nn.Module, noise_std: float, step_size: float = STEP_SIZE) -> None:
     """One local step of plain SGD, with noise on the gradient."""
-    found = gradient(model, noise_std)
+    gradients = gradient(model, noise_std)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.sub_(found[name], alpha=step_size)
+            parameter.sub_(gradients[name], alpha=step_size)
 
 
 def arrays(model: nn.Module) -> dict[str, np.ndarray]:

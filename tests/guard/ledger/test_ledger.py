@@ -79,8 +79,8 @@ def test_many_rounds_of_a_guard_against_the_dense_sum(tmp_path) -> None:
         double = network().double()
         double.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
         jacobian = GenericJacobian(PerSampleRelease(double, nn.CrossEntropyLoss()), Batch(batch[0].double(), batch[1]))
-        found = Spectrum.of(jacobian.hessian())
-        total += found.vectors * found.values[:, None] @ found.vectors.mT / (6 * NOISE) ** 2
+        spectrum = Spectrum.of(jacobian.hessian())
+        total += spectrum.vectors * spectrum.values[:, None] @ spectrum.vectors.mT / (6 * NOISE) ** 2
         values = torch.linalg.eigvalsh(total).clamp_min(0)
         exact = (values / (values + PRIOR_STD**-2)).mean(-1).tolist()
         for one, value in zip(decision.exposures, exact, strict=True):

@@ -301,11 +301,11 @@ def visit_until(folder: Path, step: int) -> int:
             def wrapped(*args, **kwargs):
                 nonlocal left
                 for call in (lambda: None, lambda: function(*args, **kwargs)):
-                    found = call()
+                    result = call()
                     left -= 1
                     if left == 0:
                         os._exit(9)
-                return found
+                return result
 
             return wrapped
 

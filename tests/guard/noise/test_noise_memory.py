@@ -162,11 +162,11 @@ def test_small_tensors_of_independent_noise_differ_and_nearly_equal_ones_do_not(
     own = trace(first, [size], b"own")
     others = [trace(noise.draw(size), [size], b"") for _ in range(1000)]
     assert repetition(own, others) is None
-    found = 0
+    num_repeated = 0
     for seed in range(20):
         moved = -0.3 * first * (1 + 1e-7 * torch.randn(size, generator=torch.Generator().manual_seed(seed)))
-        found += repetition(trace(moved, [size], b""), [own]) is not None
-    assert found >= (19 if size > 3 else 0)
+        num_repeated += repetition(trace(moved, [size], b""), [own]) is not None
+    assert num_repeated >= (19 if size > 3 else 0)
 
 
 @pytest.mark.parametrize(("size", "differing"), [(16, 0), (16, 40), (100, 250), (128, 350)])
