@@ -58,7 +58,13 @@ def least_noise(information: BatchInformation, policy: Policy, noise_std: float,
         estimator.refine(information, worst, needed[worst])
         update(worst)
         refined.add(worst)
-    return _until_classes_agree(information, policy, max(noise_std, needed[worst]))
+    std = max(noise_std, needed[worst])
+    for _ in range(GAP_STEPS):
+        # The whole batch, the gap between classes included.
+        if not policy.judge(information.exposures(std)).reasons:
+            return std
+        std *= GAP_GROWTH
+    return None
 
 
 def drop_exposed(information: BatchInformation, policy: Policy, noise_std: float) -> list[int] | None:
@@ -127,12 +133,3 @@ def _optimistic(exposure: Exposure) -> Exposure:
         None if rmse is None else Range(rmse.high, rmse.high),
         None if total is None else Range(total.low, total.low),
     )
-
-
-def _until_classes_agree(information: BatchInformation, policy: Policy, noise_std: float) -> float | None:
-    """The noise with which the whole batch keeps the policy, the gap between classes included."""
-    for _ in range(GAP_STEPS):
-        if not policy.judge(information.exposures(noise_std)).reasons:
-            return noise_std
-        noise_std *= GAP_GROWTH
-    return None

@@ -148,8 +148,8 @@ class _Walk:
             self._visit(path, value)
             if len(self.rest) > MAX_LEAVES:
                 raise GuardError(
-                    f"{_root(path)} holds more than {MAX_LEAVES} values besides its weights, which can't be compared "
-                    "at every review; keep data out of the model and the loss"
+                    f"{re.split(r'[.:[({]', path)[0]} holds more than {MAX_LEAVES} values besides its weights, which "
+                    "can't be compared at every review; keep data out of the model and the loss"
                 )
         return Snapshot(self.weights, self.rest)
 
@@ -170,14 +170,11 @@ class _Walk:
         elif isinstance(value, np.ndarray) and value.dtype != object:
             self.rest[path] = _digest(f"{value.shape} {value.dtype.str}", np.ascontiguousarray(value).tobytes())
         else:
-            self._open(path, value)
-
-    def _open(self, path: str, value: object) -> None:
-        """Note an object's kind, and what it consists of for later."""
-        self.rest[path] = _named(value)
-        parts = list(self._parts(path, value))
-        self.rest[path] = _digest(self.rest[path].hex(), " ".join(name for name, _ in parts).encode())
-        self._pending.extend(reversed(parts))
+            # An object's kind, and what it consists of for later; it comes before its parts.
+            self.rest[path] = b""
+            parts = list(self._parts(path, value))
+            self.rest[path] = _digest(_named(value).hex(), " ".join(name for name, _ in parts).encode())
+            self._pending.extend(reversed(parts))
 
     def _parts(self, path: str, value: object) -> Iterator[tuple[str, object]]:
         """What an object consists of, with paths."""
@@ -263,7 +260,7 @@ class _Walk:
         try:
             reduced = value.__reduce_ex__(4)
         except Exception:  # pickle's own way to say that there is nothing to take
-            if self._is_lenient(path):
+            if any(path.startswith(beginning) for beginning in self._lenient):
                 return
             raise GuardError(
                 f"{path} is a {kind.__name__}, whose state can't be compared from one moment to the next; keep it out "
@@ -276,9 +273,6 @@ class _Walk:
             self._lenient.add(f"{path}.__reduce__[0]")
         for index, part in enumerate(reduced):
             yield f"{path}.__reduce__[{index}]", list(part) if index > 2 and part is not None else part
-
-    def _is_lenient(self, path: str) -> bool:
-        return any(path.startswith(beginning) for beginning in self._lenient)
 
     def _tensor(self, path: str, tensor: Tensor, kind: type | None = None) -> bytes:
         digest = hashlib.sha256((kind or type(tensor)).__name__.encode())
@@ -300,10 +294,6 @@ def _named(value: object) -> bytes:
     named = value if isinstance(value, type | FunctionType | BuiltinFunctionType | ModuleType) else type(value)
     module, name = getattr(named, "__module__", ""), getattr(named, "__qualname__", getattr(named, "__name__", ""))
     return _digest(f"{type(value).__name__} {module} {name}")
-
-
-def _root(path: str) -> str:
-    return re.split(r"[.:\[({]", path, maxsplit=1)[0]
 
 
 def _is_empty(value: object) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -58,37 +58,20 @@ def _reason(where: str, what: str) -> str:
 
 
 def _is_dependent(part: Scores, failure: float) -> bool:
-    for matrix in _matrices(part):
-        columns = min(matrix.shape[1], ENTRIES)
-        rows = min(len(matrix), columns // 2, VECTORS)
+    """Whether rows of a tensor's unfolding along some axis depend on each other; which are drawn anew every time."""
+    generator = np.random.default_rng()
+    for axis, size in enumerate(part.shape):
+        columns = min(part.size // max(1, size), ENTRIES)
+        rows = min(size, columns // 2, VECTORS)
         if rows < 2:
             continue
-        vectors = _drawn(matrix, rows, columns)
+        matrix = np.moveaxis(part, axis, 0).reshape(size, -1)
+        taken = zip(matrix.shape, (rows, columns), strict=True)
+        vectors = matrix[np.ix_(*(generator.choice(count, few, replace=False) for count, few in taken))]
         sign, logarithm = np.linalg.slogdet(vectors @ vectors.T)
         if sign <= 0 or logarithm < _least_determinant(rows, columns, failure / (2 * part.ndim)):
             return True
     return False
-
-
-def _drawn(matrix: Scores, rows: int, columns: int) -> Scores:
-    """So many rows and columns of a matrix, others every time."""
-    if matrix.shape == (rows, columns):
-        return matrix
-    draw = np.random.default_rng()
-    chosen = [
-        draw.choice(size, taken, replace=False) for size, taken in zip(matrix.shape, (rows, columns), strict=True)
-    ]
-    part: Scores = matrix[np.ix_(*chosen)]
-    return part
-
-
-def _matrices(part: Scores) -> Iterator[Scores]:
-    """The tensor's unfoldings along each axis, and a matrix also by its columns."""
-    if part.ndim < 2:
-        return
-    for axis, size in enumerate(part.shape):
-        if 1 < size < part.size:
-            yield np.moveaxis(part, axis, 0).reshape(size, -1)
 
 
 @cache
