@@ -74,19 +74,14 @@ class SeriesOptions(Settings):
 
     def last_readable(self, subject: SubjectOptions, loss: str) -> tuple[Checkpoint, Samples]:
         """The last checkpoint that can be read, which says how samples are to be read, and the samples."""
-        from riskaudit.studies.training.series import checkpoint_files, order_of
+        from riskaudit.studies.training.series import checkpoint_files, last_usable, order_of
 
         snapshots, _ = order_of(checkpoint_files([*self.earlier, subject.checkpoint]))
-        reason: Exception | None = None
-        for snapshot in reversed(snapshots):
-            try:
-                return replace(subject, checkpoint=str(snapshot.path)).load(loss)
-            except (CheckpointError, ArchitectureError) as error:
-                reason = reason or error
-        assert reason is not None
-        if len(snapshots) == 1:
-            raise reason
-        raise CheckpointError(f"none of the {len(snapshots)} checkpoints can be read (the last: {reason})") from reason
+
+        def read(path: Path) -> tuple[Checkpoint, Samples]:
+            return replace(subject, checkpoint=str(path)).load(loss)
+
+        return last_usable(snapshots, read, (CheckpointError, ArchitectureError), "read")[1]
 
 
 def study_command(model: type[Settings], function: Callable[[Job, Any], AuditResult]) -> None:

@@ -22,7 +22,7 @@ from riskaudit.inputs.architectures.registry import input_channels, last_width, 
 from riskaudit.inputs.exported.archive import ExportedArchive, is_exported, read_exported
 from riskaudit.inputs.exported.model import ExportedModel
 from riskaudit.inputs.exported.steps import EXPORT_ADVICE
-from riskaudit.inputs.models import build_model, stop_in_place
+from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
 from riskaudit.inputs.normalization import Normalized, check_normalization
 from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.npz import read_named_arrays
@@ -46,36 +46,20 @@ _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pt2")
 _ACCEPTED = "state dicts in .pt, .safetensors or .npz files and torch.export programs in .pt2 files"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model in eval mode and what is known of it.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(BuiltModel):
+    """A model and where it came from.
 
     Attributes:
-        model: x [B, *S] in data units to outputs; float32 or float64 parameters.
         name: the file's name without its folder.
         sha256: of the file; None for a module in memory.
-        architecture: registered name, ``file.py:factory``, ``torch.export``, or a class name.
-        input_channels: C where the weights determine it.
-        input_shape: (C, H, W) or (features,) where the weights determine it. (features,) stands for any
-            shape of that many entries.
-        num_classes: outputs of the last layer where known.
-        assumed: what the weights don't show of an architecture that was recognised from them, such as activations;
-            None where the architecture was named.
-        notes: what a reader of the audit should be told.
         training_loss: the largest loss that the file names beside the weights.
         normalization_mean: in data units, one value or one per channel; None where the input isn't normalised.
         normalization_std: likewise.
     """
 
-    model: nn.Module
     name: str
     sha256: str | None
-    architecture: str
-    input_channels: int | None = None
-    input_shape: tuple[int, ...] | None = None
-    num_classes: int | None = None
-    assumed: str | None = None
-    notes: tuple[str, ...] = ()
     training_loss: float | None = None
     normalization_mean: list[float] | None = None
     normalization_std: list[float] | None = None
@@ -196,20 +180,9 @@ def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
     except (OSError, MemoryError) as cause:
         raise CheckpointError(f"can't read {name} ({clean(cause)}); check the file and the free memory") from cause
     model = built.model.eval()
-    return replace(
-        Checkpoint(
-            model=model,
-            name=clean(path.name),
-            sha256=sha256_of_file(path),
-            architecture=built.architecture,
-            input_channels=built.input_channels,
-            input_shape=built.input_shape,
-            num_classes=built.num_classes,
-            assumed=built.assumed,
-            notes=(*built.notes, *_mode_notes(model, "audited in eval mode")),
-        ),
-        training_loss=max(entries.losses, default=None),
-    )
+    fields = vars(built) | {"notes": (*built.notes, *_mode_notes(model, "audited in eval mode"))}
+    loss = max(entries.losses, default=None)
+    return Checkpoint(name=name, sha256=sha256_of_file(path), training_loss=loss, **fields)
 
 
 def _content(path: Path, zipped: bool) -> object:

@@ -38,18 +38,27 @@ from riskaudit.inputs.text import clean, listing
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuiltModel:
-    """A model with its weights loaded, and what they say of its input and output.
+    """A model in eval mode with its weights loaded, and what they say of it.
 
-    ``assumed`` says what the weights don't show of a recognised architecture; None for one that was named.
+    Attributes:
+        model: x [B, *S] in data units to outputs; float32 or float64 parameters.
+        architecture: registered name, ``file.py:factory``, ``torch.export``, or a class name.
+        input_channels: C where the weights determine it.
+        input_shape: (C, H, W) or (features,) where the weights determine it. (features,) stands for any
+            shape of that many entries.
+        num_classes: outputs of the last layer where known.
+        assumed: what the weights don't show of an architecture that was recognised from them, such as activations;
+            None where the architecture was named.
+        notes: what a reader of the audit should be told.
     """
 
     model: nn.Module
     architecture: str
-    input_channels: int | None
-    input_shape: tuple[int, ...] | None
-    num_classes: int | None
+    input_channels: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    num_classes: int | None = None
     assumed: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -233,7 +242,6 @@ def _filled(model: nn.Module, entries: Entries, name: str, arch: str, chosen: st
         model=model,
         architecture=arch,
         input_channels=input_channels(model),
-        input_shape=None,
         num_classes=last_width(expected),
         notes=tuple(notes),
     )

@@ -11,7 +11,6 @@ from riskaudit.results import Estimate, SuccessProbability
 from riskaudit.studies.rows import AttackRow, strongest
 from riskaudit.studies.verify.agreement import (
     agreement_rows,
-    brier_score,
     containment,
     loss_comparisons,
     reliability_bins,
@@ -147,21 +146,14 @@ def test_no_interval_gives_neither_coverage_nor_validity() -> None:
 
 
 def test_a_one_sided_interval_has_validity_only() -> None:
-    found = containment([0.1, 0.2, 0.3], [0.15, 0.15, None], [None, None, 0.2])
-    assert (found.num_samples, found.validity, found.coverage) == (2, 0.5, None)
+    ends = [(0.15, None), (0.15, None), (None, 0.2)]
+    intervals = [Estimate(value=0.2, low=low, high=high, status="bracketed") for low, high in ends]
+    assert containment([0.1, 0.2, 0.3], intervals) == {"validity": 0.5, "coverage": None}
 
 
 def test_tightness_without_a_positive_prediction() -> None:
-    assert tightness([0.1, 0.2], [0.0, 0.0]) is None
-    assert tightness([], []) is None
-    assert tightness([0.1, 0.2], [0.0, 0.2]).num_samples == 1
-
-
-def test_brier_score() -> None:
-    assert brier_score([], []) is None
-    assert brier_score([1.0, 0.0], [True, False]) == 0
-    assert brier_score([0.5, 0.5], [True, False]) == 0.25
-    assert brier_score([0.2, 0.9, 0.4], [True, True, False]) == pytest.approx((0.64 + 0.01 + 0.16) / 3)
+    assert tightness([0.1, 0.2], [0.0, 0.0]) == tightness([], []) == {}
+    assert tightness([0.1, 0.2], [0.0, 0.2])["tightness_median"] == 1
 
 
 def test_bins_hold_every_sample_once() -> None:

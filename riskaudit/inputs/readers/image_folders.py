@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,26 +149,31 @@ def read_folder(folder: FolderListing, reading: Reading) -> RawSamples:
         raise SamplesError(f"the model takes {channels} channels, but images have 1 or 3; hand in arrays as .npz")
     chosen = spread(folder.files, reading.limit)
     if channels is None:
-        grey = all(_mode(folder, file) in ("1", "L", *_SIXTEEN_BIT) for _, file in chosen)
-        channels = 1 if grey else 3
+        channels = 1
+        for _, file in chosen:
+            with _opened(folder, file) as image:
+                channels = channels if image.mode in ("1", "L", *_SIXTEEN_BIT) else 3
     images: list[Tensor] = []
     num_animated = 0
     for _, file in chosen:
-        pixels, animated = _pixels(folder, file, _MODES[channels])
-        num_animated += animated
-        images.append(torch.from_numpy(pixels))
+        with warnings.catch_warnings(), _opened(folder, file) as image:
+            warnings.simplefilter("ignore")
+            images.append(torch.from_numpy(_first_frame(image, _MODES[channels])))
+            num_animated += _has_more(image)
         _check_size(images, len(chosen), folder, file)
     if len({image.dtype for image in images}) > 1 or (reading.scale and images[0].dtype != torch.uint8):
         if reading.scale is not None:
             raise SamplesError("images of 16 bits are read as 0 to 1; leave out `scale`")
         images = [image.double() / BYTE if image.dtype == torch.uint8 else image for image in images]
-    stacked = torch.stack(images)
+    stacked, total = torch.stack(images), len(images)
+    animated = [f"{num_animated} of {total} image files hold several frames or pages, of which the first is audited"]
+    animated = animated if num_animated else []
     raw = RawSamples(
         stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2),
         unlabelled(len(images)),
         [os.fsencode(file.relative_to(folder.root).as_posix()).decode("utf-8", "replace") for _, file in chosen],
         private_classes=True,
-        notes=(*_animated_note(num_animated, len(images)), *_order_note(folder.classes, reading)),
+        notes=(*animated, *_order_note(folder.classes, reading)),
     )
     return raw.numbered(_classes(folder, [label for label, _ in chosen], reading)) if folder.classes else raw
 
@@ -183,12 +189,6 @@ def _check_size(images: list[Tensor], count: int, folder: FolderListing, file: P
         raise SamplesError(
             f"{root} holds images of {sizes[0]} and {sizes[1]} ({folder.told(file)}), expected one size; resize them"
         )
-
-
-def _animated_note(num_animated: int, num_images: int) -> tuple[str, ...]:
-    if not num_animated:
-        return ()
-    return (f"{num_animated} of {num_images} image files hold several frames or pages, of which the first is audited",)
 
 
 def _order_note(names: Sequence[str], reading: Reading) -> tuple[str, ...]:
@@ -215,43 +215,30 @@ def _classes(folder: FolderListing, labels: Sequence[int], reading: Reading) -> 
     return number_labels([names[label] for label in labels], lambda: names, reading, name, "the folder of image")
 
 
-def _open(folder: FolderListing, file: Path) -> Image.Image:
+@contextmanager
+def _opened(folder: FolderListing, file: Path) -> Iterator[Image.Image]:
+    """An image, with what goes wrong as a sentence; Pillow's decoders raise whatever they stumble over."""
     try:
         with warnings.catch_warnings():
             # Pillow only warns of images from 90 million pixels on: here they are refused.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
     except Exception as cause:
         raise SamplesError(
             f"{folder.told(file)} isn't an image that can be read ({_reason(cause)}); leave it out, or "
             f"convert it to PNG"
         ) from cause
+    try:
+        with image:
+            yield image
+    except Exception as cause:
+        raise SamplesError(f"{folder.told(file)} is a damaged image ({_reason(cause)}); leave it out") from cause
 
 
 def _reason(cause: Exception) -> str:
     """What went wrong, without the path that Pillow puts into it."""
     bomb = isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning)
     return "too many pixels" if bomb else type(cause).__name__
-
-
-def _mode(folder: FolderListing, file: Path) -> str:
-    with _open(folder, file) as image:
-        return image.mode
-
-
-def _pixels(
-    folder: FolderListing, file: Path, mode: str
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], bool]:
-    """Pixels [H, W] or [H, W, 3], uint8, or float64 in [0, 1] for 16-bit grey; and whether more frames follow."""
-    try:
-        with warnings.catch_warnings(), _open(folder, file) as image:
-            warnings.simplefilter("ignore")
-            return _first_frame(image, mode), _has_more(image)
-    except SamplesError:
-        raise
-    except Exception as cause:
-        # Pillow's decoders raise whatever they stumble over.
-        raise SamplesError(f"{folder.told(file)} is a damaged image ({_reason(cause)}); leave it out") from cause
 
 
 def _has_more(image: Image.Image) -> bool:
@@ -263,6 +250,7 @@ def _has_more(image: Image.Image) -> bool:
 
 
 def _first_frame(image: Image.Image, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """Pixels [H, W] or [H, W, 3], uint8, or float64 in [0, 1] for 16-bit grey."""
     if image.mode in _SIXTEEN_BIT:
         grey = np.asarray(image).astype(np.float64) / 65535.0
         return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)

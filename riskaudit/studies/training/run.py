@@ -20,10 +20,10 @@ from typing_extensions import override
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
-from riskaudit.engine import Engine, Trial, make_engine
+from riskaudit.engine import Trial, make_engine
 from riskaudit.errors import CheckpointError, RiskauditError
-from riskaudit.files import sha256_of_file
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
+from riskaudit.inputs.architectures.registry import shapes_of
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
 from riskaudit.statistics.groups import group_statistic
@@ -32,7 +32,7 @@ from riskaudit.studies.base import StudyRun, identity_of
 from riskaudit.studies.measuring import ATTACKS, ModelComparison, attack_settings, measure
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
-from riskaudit.studies.training.series import Snapshot, StepSource, checkpoint_files, order_of
+from riskaudit.studies.training.series import Snapshot, StepSource, checkpoint_files, last_usable, order_of
 
 CONFIDENCE = 0.95
 # Samples whose class is looked up at once.
@@ -72,34 +72,21 @@ def training_study(
     chosen = attack_settings(run.attacks, attacks, run.attack_steps)
     snapshots, source = order_of(checkpoint_files(checkpoints))
     with make_engine(run.workers) as engine:
-        position, client, result = _last(snapshots, samples, settings, load, run, engine)
+
+        def audited(path: Path) -> tuple[Client, AuditResult]:
+            client = make_client(load(path), samples, settings)
+            return client, audit_client(client, engine, show_samples=run.show_samples, command=run.command)
+
+        position, (client, result) = last_usable(snapshots, audited, RiskauditError, "audited")
         journal = run.journal(
             {
                 "training": identity_of(client, chosen or AttackSettings(), [], False),
-                "files": [[snapshot.path.name, snapshot.step, _sha256(snapshot.path)] for snapshot in snapshots],
+                "files": [[snapshot.path.name, snapshot.step, snapshot.sha256] for snapshot in snapshots],
                 "attacked": chosen is not None,
             }
         )
         study = Checkpoints(chosen, tuple(snapshots), source, position, load)
         return result.with_study(study.answer(client, engine, journal, run.progress))
-
-
-def _last(
-    snapshots: Sequence[Snapshot], samples: Samples, settings: AuditSettings, load: Load, run: StudyRun, engine: Engine
-) -> tuple[int, Client, AuditResult]:
-    """Position of the last checkpoint that can be audited, a client of it, and its audit."""
-    reason: RiskauditError | None = None
-    for position in reversed(range(len(snapshots))):
-        try:
-            client = make_client(load(snapshots[position].path), samples, settings)
-            result = audit_client(client, engine, show_samples=run.show_samples, command=run.command)
-            return position, client, result
-        except RiskauditError as error:
-            reason = reason or error
-    assert reason is not None
-    if len(snapshots) == 1:
-        raise reason
-    raise CheckpointError(f"none of the {len(snapshots)} checkpoints can be audited (the last: {reason})") from reason
 
 
 @dataclass(frozen=True)
@@ -139,73 +126,52 @@ class CheckpointTrial(Trial[Client]):
 
     @override
     def run(self, client: Client) -> dict[str, Any]:
-        row = TrainingRow(
-            name=clean(self.snapshot.path.name), sha256=_sha256(self.snapshot.path), step=self.snapshot.step
-        )
+        snapshot = self.snapshot
+        row = TrainingRow(name=clean(snapshot.path.name), sha256=snapshot.sha256, step=snapshot.step)
         try:
             given = client.source
             if self.load is not None:
-                checkpoint = self.load(self.snapshot.path)
+                checkpoint = self.load(snapshot.path)
                 _check_same(checkpoint, given.checkpoint)
                 client = make_client(checkpoint, given.samples, client.settings)
             risks = measure(client, self.attacks)
         except RiskauditError as reason:
             return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
-        share = accuracy(client.source.checkpoint.model, given.samples)
-        samples = risks.samples
+        samples, seed = risks.samples, client.settings.seed
         losses = [risk.loss for risk in samples if risk.loss is not None]
         norms = [risk.gradient_norm for risk in samples if risk.gradient_norm is not None]
-        errors = {risk.sample_id: risk.posterior_rmse.reliable for risk in samples}
-        revealed = {risk.sample_id: risk.revealed_fraction.reliable for risk in samples}
-        attacked = {risk.sample_id: risk.attack_rmse for risk in samples}
-        return row.model_copy(
-            update={
-                "accuracy": share,
-                "mean_loss": statistics.fmean(losses) if losses else None,
-                "median_gradient_norm": statistics.median(norms) if norms else None,
-                "posterior_rmse": _spread(errors, client.settings.seed, riskier=min),
-                "revealed_fraction": _spread(revealed, client.settings.seed, riskier=max),
-                "attack_rmse": _spread(attacked, client.settings.seed, riskier=min),
-                "num_failed_samples": sum(risk.status == "failed" for risk in samples),
-                "samples": samples,
-                "attack_notes": risks.attack_notes,
-            }
-        ).model_dump(mode="json")
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        return sha256_of_file(path)
-    except OSError:
-        return None
+        fields = {
+            "accuracy": accuracy(client.source.checkpoint.model, given.samples),
+            "mean_loss": statistics.fmean(losses) if losses else None,
+            "median_gradient_norm": statistics.median(norms) if norms else None,
+            "posterior_rmse": _spread([(each.posterior_rmse.reliable, each.sample_id) for each in samples], seed, min),
+            "revealed_fraction": _spread(
+                [(each.revealed_fraction.reliable, each.sample_id) for each in samples], seed, max
+            ),
+            "attack_rmse": _spread([(each.attack_rmse, each.sample_id) for each in samples], seed, min),
+            "num_failed_samples": sum(risk.status == "failed" for risk in samples),
+            "samples": samples,
+            "attack_notes": risks.attack_notes,
+        }
+        return row.model_copy(update=fields).model_dump(mode="json")
 
 
 def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
     """Refuse weights of another network."""
-    shapes = [
-        {name: tuple(value.shape) for name, value in each.model.state_dict().items()} for each in (checkpoint, like)
-    ]
-    if shapes[0] == shapes[1]:
-        return
-    actual, expected = checkpoint.architecture, like.architecture
-    what = f"{expected} with other sizes" if actual == expected else actual
-    raise CheckpointError(f"expected {expected} as in {like.name}, found {what}; compare checkpoints of one run")
+    if shapes_of(checkpoint.model) != shapes_of(like.model):
+        actual, expected = checkpoint.architecture, like.architecture
+        what = f"{expected} with other sizes" if actual == expected else actual
+        raise CheckpointError(f"expected {expected} as in {like.name}, found {what}; compare checkpoints of one run")
 
 
-def _spread(values: dict[str, float | None], seed: int, riskier: Callable[..., str]) -> MeanAndWorst | None:
-    known = {sample: value for sample, value in values.items() if value is not None}
+def _spread(pairs: Sequence[tuple[float | None, str]], seed: int, riskier: Callable[..., Any]) -> MeanAndWorst | None:
+    known = [(value, sample) for value, sample in pairs if value is not None]
     if not known:
         return None
-    statistic = group_statistic(list(known.values()), confidence=CONFIDENCE, seed=seed)
-    worst = riskier(known, key=lambda sample: known[sample])
-    return MeanAndWorst(
-        mean=statistic.mean,
-        low=statistic.low,
-        high=statistic.high,
-        worst=known[worst],
-        worst_sample=worst,
-        num_samples=len(known),
-    )
+    statistic = group_statistic([value for value, _ in known], confidence=CONFIDENCE, seed=seed)
+    worst, sample = riskier(known, key=lambda pair: pair[0])
+    mean, low, high = statistic.mean, statistic.low, statistic.high
+    return MeanAndWorst(mean=mean, low=low, high=high, worst=worst, worst_sample=sample, num_samples=len(known))
 
 
 def accuracy(model: nn.Module, samples: Samples) -> float | None:
@@ -226,7 +192,7 @@ def accuracy(model: nn.Module, samples: Samples) -> float | None:
 def summarise(rows: Sequence[TrainingRow], step_source: StepSource = "position", **shared: Any) -> TrainingStudy:
     """What became of the mean and of the most exposed sample; ``shared`` are the fields of `ModelsStudy`."""
     known = [(row.accuracy, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
-    reached = [one for one, _ in known if one is not None]
+    reached = [share for share, _ in known if share is not None]
     mean_trend = worst_trend = None
     if len(reached) == len(known):
         mean_trend = rank_correlation(reached, [error.mean for _, error in known]).spearman
@@ -277,6 +243,4 @@ def summary(rows: Sequence[TrainingRow], prior_rmse: float) -> str:
 
 
 def _change(before: float, after: float) -> str:
-    if after > before * SAME:
-        return "rises"
-    return "falls" if after * SAME < before else "stays"
+    return "rises" if after > before * SAME else "falls" if after * SAME < before else "stays"

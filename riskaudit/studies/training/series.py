@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
 from riskaudit.errors import CheckpointError, RiskauditError
+from riskaudit.files import sha256_of_file
 from riskaudit.inputs.exported.archive import is_exported
 from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.torch_files import read_torch_file, starts_like_pickle
@@ -19,6 +21,7 @@ from riskaudit.inputs.text import clean
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2")
 STEP_ENTRIES = ("step", "global_step", "epoch")
 
+Use = TypeVar("Use")
 StepSource = Literal["file name", "checkpoint", "position"]
 
 
@@ -28,6 +31,14 @@ class Snapshot:
 
     path: Path
     step: int
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Of the file; None where it can't be read."""
+        try:
+            return sha256_of_file(self.path)
+        except OSError:
+            return None
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -73,6 +84,27 @@ def order_of(files: Sequence[Path]) -> tuple[list[Snapshot], StepSource]:
     if len(set(stored) - {None}) == len(files):
         return _sorted(files, stored), "checkpoint"
     return [Snapshot(path, position) for position, path in enumerate(files)], "position"
+
+
+def last_usable(
+    snapshots: Sequence[Snapshot], use: Callable[[Path], Use], errors: type[Exception] | tuple[type[Exception], ...],
+    done: str,
+) -> tuple[int, Use]:  # fmt: skip
+    """Position of the last checkpoint that can be ``done`` (read, audited), and what ``use`` makes of it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    reason: Exception | None = None
+    for position in reversed(range(len(snapshots))):
+        try:
+            return position, use(snapshots[position].path)
+        except errors as error:
+            reason = reason or error
+    assert reason is not None
+    if len(snapshots) == 1:
+        raise reason
+    raise CheckpointError(f"none of the {len(snapshots)} checkpoints can be {done} (the last: {reason})") from reason
 
 
 def _sorted(files: Sequence[Path], steps: Sequence[int | None]) -> list[Snapshot]:

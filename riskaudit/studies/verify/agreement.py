@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binned_statistic, rankdata
+from sklearn.metrics import brier_score_loss
 
 from riskaudit.results import RELIABLE, Estimate
 from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
@@ -37,6 +38,7 @@ from riskaudit.studies.verify.record import (
 
 # One bootstrap per noise level, attack, metric and proxy: a study has hundreds.
 NUM_RESAMPLES = 1000
+NUM_BINS = 10
 _REFERENCE_NOTE = "without noise: the predictions are those of the reference noise"
 
 
@@ -64,48 +66,36 @@ def agreement_rows(
     num_resamples: int = NUM_RESAMPLES,
 ) -> list[AgreementRow]:
     """Every proxy against every metric of every attack and of the strongest one, per noise level."""
-    sampling = {"confidence": confidence, "seed": seed, "num_resamples": num_resamples}
     correlations: dict[tuple[bytes, bytes], RankCorrelation] = {}
+
+    def row(level: _Level, attack: str, metric: str, proxy: str) -> AgreementRow:
+        errors = level.errors[attack, metric]
+        estimates = {
+            sample: prediction.proxies[proxy]
+            for sample, prediction in level.predictions.items()
+            if sample in errors and _value(prediction, proxy) is not None
+        }
+        values = [errors[sample] for sample in estimates]
+        # Only ranks matter, and many rows share them: MSE with RMSE, the strongest attack with a single one.
+        ranks = rankdata([estimate.value for estimate in estimates.values()]), rankdata(values)
+        key = ranks[0].tobytes(), ranks[1].tobytes()
+        if key not in correlations:
+            correlations[key] = rank_correlation(*ranks, confidence=confidence, seed=seed, num_resamples=num_resamples)
+        fields = asdict(correlations[key])
+        if level.noise_std > 0 and metric == "rmse" and proxy in predicts_rmse:
+            calibrated = [level.predictions[sample].calibrated.get(proxy) for sample in estimates]
+            shares = containment(values, calibrated)
+            fields |= tightness(values, [float(estimate.value or 0.0) for estimate in estimates.values()])
+            fields |= containment(values, estimates.values()) | {f"calibrated_{name}": shares[name] for name in shares}
+        fields |= {"noise_std": level.noise_std, "note": level.note(fields["note"])}
+        return AgreementRow(attack=attack, metric=metric, proxy=proxy, **fields)
+
     return [
-        _agreement_row(level, attack, metric, proxy, sampling, correlations, predicts_rmse)
+        row(level, attack, metric, proxy)
         for level in _levels(attacks, predictions, higher_is_better)
         for attack, metric in level.errors
         for proxy in dict.fromkeys(name for prediction in level.predictions.values() for name in prediction.proxies)
     ]
-
-
-def _agreement_row(
-    level: _Level,
-    attack: str,
-    metric: str,
-    proxy: str,
-    sampling: dict[str, Any],
-    correlations: dict[tuple[bytes, bytes], RankCorrelation],
-    predicts_rmse: Collection[str],
-) -> AgreementRow:
-    errors = level.errors[attack, metric]
-    estimates = {
-        sample: prediction.proxies[proxy]
-        for sample, prediction in level.predictions.items()
-        if sample in errors and _value(prediction, proxy) is not None
-    }
-    values = [errors[sample] for sample in estimates]
-    # Only ranks matter, and many rows share them: MSE with RMSE, the strongest attack with a single one.
-    ranks = rankdata([estimate.value for estimate in estimates.values()]), rankdata(values)
-    key = ranks[0].tobytes(), ranks[1].tobytes()
-    if key not in correlations:
-        correlations[key] = rank_correlation(*ranks, **sampling)
-    fields = asdict(correlations[key])
-    fits = level.noise_std > 0 and metric == "rmse" and proxy in predicts_rmse
-    return AgreementRow(
-        noise_std=level.noise_std,
-        attack=attack,
-        metric=metric,
-        proxy=proxy,
-        note=level.note(fields.pop("note")),
-        **fields,
-        **(_fit(level, proxy, estimates, values) if fits else {}),
-    )
 
 
 def reliability_records(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> list[Reliability]:
@@ -127,15 +117,12 @@ def reliability_records(attacks: Sequence[AttackRow], predictions: Sequence[Pred
                 probabilities.append(success.probability)
                 outcomes.append(errors[sample] <= success.tolerance)
         for tolerance, (probabilities, outcomes) in sorted(pairs.items()):
-            brier = brier_score(probabilities, outcomes)
-            if brier is None:
-                continue
             records.append(
                 Reliability(
                     noise_std=level.noise_std,
                     tolerance=tolerance,
                     num_samples=len(outcomes),
-                    brier=brier,
+                    brier=brier_score_loss(outcomes, probabilities),
                     bins=reliability_bins(probabilities, outcomes),
                 )
             )
@@ -158,7 +145,13 @@ def loss_comparisons(
     records = []
     for level in _levels(attacks, predictions):
         for (attack, (own, other)), metric in product(pairs.items(), metrics):
-            compared = _compared(level, attack, metric, own, other)
+            by_sample = level.errors.get((attack, metric), {})
+            triples = [
+                (_value(prediction, own), _value(prediction, other), by_sample[sample])
+                for sample, prediction in level.predictions.items()
+                if sample in by_sample
+            ]
+            compared = [triple for triple in triples if None not in triple]
             if not compared:
                 continue
             left, right, errors = zip(*compared, strict=True)
@@ -177,16 +170,6 @@ def loss_comparisons(
                 )
             )
     return records
-
-
-def _compared(level: _Level, attack: str, metric: str, own: str, other: str) -> list[tuple[float, float, float]]:
-    errors = level.errors.get((attack, metric), {})
-    triples = []
-    for sample, prediction in level.predictions.items():
-        left, right = _value(prediction, own), _value(prediction, other)
-        if sample in errors and left is not None and right is not None:
-            triples.append((left, right, errors[sample]))
-    return triples
 
 
 def timings(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> list[Timing]:
@@ -243,90 +226,35 @@ def _levels(
     return levels
 
 
-def _fit(level: _Level, proxy: str, predicted: dict[str, Estimate], errors: list[float]) -> dict[str, Any]:
-    """Tightness and containment of an RMSE's prediction, before and after calibration."""
-    fields: dict[str, Any] = {}
-    summary = tightness(errors, [float(estimate.value or 0.0) for estimate in predicted.values()])
-    if summary is not None:
-        fields |= {
-            "tightness_median": summary.median,
-            "tightness_lower_quartile": summary.lower_quartile,
-            "tightness_upper_quartile": summary.upper_quartile,
-            "share_below_nine_tenths": summary.share_below_nine_tenths,
-            "share_below_three_quarters": summary.share_below_three_quarters,
-        }
-    calibrated = [level.predictions[sample].calibrated.get(proxy) for sample in predicted]
-    for prefix, estimates in (("", list(predicted.values())), ("calibrated_", calibrated)):
-        shares = containment(
-            errors,
-            [estimate.low if estimate is not None else None for estimate in estimates],
-            [estimate.high if estimate is not None else None for estimate in estimates],
-        )
-        fields |= {f"{prefix}validity": shares.validity, f"{prefix}coverage": shares.coverage}
-    return fields
+def tightness(attacked: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """Attack over predicted RMSE as fields of `AgreementRow`: 1 = foreseen exactly, above = the attack fell short.
 
-
-NUM_BINS = 10
-
-
-@dataclass(frozen=True)
-class Tightness:
-    """Attack error over predicted error: 1 = foreseen exactly, above = the attack fell short of the prediction.
-
-    The shares say how often an attack did better than 0.9 and 0.75 times the prediction.
+    The shares say how often an attack did better than 0.9 and 0.75 times the prediction. Nothing where no prediction
+    is positive.
     """
-
-    num_samples: int
-    median: float
-    lower_quartile: float
-    upper_quartile: float
-    share_below_nine_tenths: float
-    share_below_three_quarters: float
-
-
-@dataclass(frozen=True)
-class Containment:
-    """Shares of samples: ``validity`` not below the interval, ``coverage`` inside it; None without such ends."""
-
-    num_samples: int
-    validity: float | None
-    coverage: float | None
-
-
-def tightness(attacked: Sequence[float], predicted: Sequence[float]) -> Tightness | None:
-    """Summary of n ratios of root mean squared errors in the same units; None where no prediction is positive."""
     ratios = np.array([error / guess for error, guess in zip(attacked, predicted, strict=True) if guess > 0])
     ratios = ratios[np.isfinite(ratios)]
     if len(ratios) == 0:
-        return None
+        return {}
     lower, middle, upper = (float(value) for value in np.quantile(ratios, [0.25, 0.5, 0.75]))
-    below = [float((ratios < limit).mean()) for limit in (0.9, 0.75)]
-    return Tightness(len(ratios), middle, lower, upper, *below)
+    return {
+        "tightness_median": middle,
+        "tightness_lower_quartile": lower,
+        "tightness_upper_quartile": upper,
+        "share_below_nine_tenths": float((ratios < 0.9).mean()),
+        "share_below_three_quarters": float((ratios < 0.75).mean()),
+    }
 
 
-def containment(attacked: Sequence[float], low: Sequence[float | None], high: Sequence[float | None]) -> Containment:
-    """How often errors are inside their sample's interval, over the samples that have the ends it takes.
-
-    Args:
-        attacked: n errors.
-        low: lower end per sample, None where there is none.
-        high: likewise.
-    """
-    above = [(error, start, end) for error, start, end in zip(attacked, low, high, strict=True) if start is not None]
-    inside = [(error, start, end) for error, start, end in above if end is not None]
-    return Containment(
-        len(above),
-        float(np.mean([error >= start for error, start, _ in above])) if above else None,
-        float(np.mean([start <= error <= end for error, start, end in inside])) if inside else None,
-    )
-
-
-def brier_score(probabilities: Sequence[float], outcomes: Sequence[bool]) -> float | None:
-    """Mean squared distance of n probabilities in [0, 1] from what happened; None for none."""
-    if len(probabilities) == 0:
-        return None
-    happened = np.asarray(outcomes, dtype=np.float64)
-    return float(np.mean((np.asarray(probabilities, dtype=np.float64) - happened) ** 2))
+def containment(attacked: Sequence[float], intervals: Iterable[Estimate | None]) -> dict[str, float | None]:
+    """Shares of n errors that are not below their interval ("validity") or in it ("coverage"); None without ends."""
+    pairs = [(error, each) for error, each in zip(attacked, intervals, strict=True) if each is not None]
+    above = [error >= each.low for error, each in pairs if each.low is not None]
+    inside = [each.low <= error <= each.high for error, each in pairs if each.low is not None and each.high is not None]
+    return {
+        "validity": float(np.mean(above)) if above else None,
+        "coverage": float(np.mean(inside)) if inside else None,
+    }
 
 
 def reliability_bins(

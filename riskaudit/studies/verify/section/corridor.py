@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from riskaudit.document import tables
@@ -13,31 +13,18 @@ from riskaudit.document.plots import Corridor, CorridorPlot
 from riskaudit.formatting import count, number, percent, short
 from riskaudit.results import Estimate, SampleRow
 from riskaudit.results.facts import Facts
-from riskaudit.studies.rows import AttackRow
-from riskaudit.studies.verify.section.reading import AttackStudy, at_noise, attacked_cell, read_attack_study
+from riskaudit.studies.verify.section.reading import (
+    AttackedSample,
+    AttackStudy,
+    at_noise,
+    attacked_cell,
+    read_attack_study,
+)
 
 _DRAWN = 40
 _NEAR = 1.1
 # A linear axis hides errors that are this much smaller than the largest.
 _LOGARITHMIC_BELOW = 0.03
-
-
-@dataclass(frozen=True)
-class _Row:
-    sample: str
-    low: float | None
-    prediction: Estimate | None
-    attacked: float | None
-    attack: AttackRow | None
-    prior_only: float | None
-
-    @property
-    def predicted(self) -> float | None:
-        return self.prediction.value if self.prediction is not None else None
-
-    @property
-    def ratio(self) -> float | None:
-        return self.attacked / self.predicted if self.attacked is not None and self.predicted else None
 
 
 @dataclass(frozen=True)
@@ -88,21 +75,19 @@ class _Corridor:
         return self._lower_end[0]
 
     @cached_property
-    def rows(self) -> list[_Row]:
+    def rows(self) -> list[AttackedSample]:
         """Samples with a prediction or an attack."""
-        rows = []
-        for sample in self.study.facts.result.samples:
-            attacked, attack = self.study.best.get((self.level, sample.id), (None, None))
-            prediction = self.study.predicted(self.level, sample.id)
-            if attacked is None and (prediction is None or not (prediction.value is not None or prediction.assessed)):
-                continue
-            low, guess = self._lower_end[1](sample), self.study.prior_only.get(sample.id)
-            rows.append(_Row(sample.id, low, prediction, attacked, attack, guess))
+        rows = [
+            replace(each, low=self._lower_end[1](each.row))
+            for each in self.study.samples(self.level)
+            if each.attacked is not None
+            or (each.prediction is not None and (each.predicted is not None or each.prediction.assessed))
+        ]
 
-        def place(row: _Row) -> tuple[bool, float]:
+        def position(row: AttackedSample) -> tuple[bool, float]:
             return row.predicted is None, row.predicted if row.predicted is not None else (row.attacked or 0.0)
 
-        return sorted(rows, key=place)
+        return sorted(rows, key=position)
 
     def figure(self) -> Figure:
         """The corridor drawn, with its numbers."""
@@ -134,7 +119,7 @@ class _Corridor:
                     "guess of the prior mean",
                 ),
                 tuple(
-                    Corridor(short(row.sample, 14), row.low, row.predicted, row.attacked, row.prior_only)
+                    Corridor(short(row.row.id, 14), row.low, row.predicted, row.attacked, row.prior_only)
                     for row in drawn
                 ),
                 logarithmic=0 < min(errors) < _LOGARITHMIC_BELOW * max(errors),
@@ -180,8 +165,8 @@ class _Corridor:
         bounded = any(row.low is not None for row in self.rows)
         # Where nothing is predicted there are no ratios.
         predicted = any(row.predicted is not None for row in self.rows)
-        columns: tables.Columns[_Row] = (
-            tables.text("Sample", lambda row: short(row.sample)),
+        columns: tables.Columns[AttackedSample] = (
+            tables.text("Sample", lambda row: short(row.row.id)),
             tables.number(
                 self.low_title[0].upper() + self.low_title[1:],
                 lambda row: row.low,
@@ -198,7 +183,7 @@ class _Corridor:
                 numeric=False,
             ),
             tables.number("Prior-only guess", lambda row: row.prior_only, missing="not computed"),
-            tables.number("Attack / predicted", lambda row: row.ratio, shown=predicted),
+            tables.number("Attack / predicted", _ratio, shown=predicted),
         )
         return tables.table(
             "corridor",
@@ -209,6 +194,10 @@ class _Corridor:
             print_rows=_DRAWN,
             layout="compact",
         )
+
+
+def _ratio(row: AttackedSample) -> float | None:
+    return row.attacked / row.predicted if row.attacked is not None and row.predicted else None
 
 
 def _corridor(facts: Facts) -> _Corridor | None:

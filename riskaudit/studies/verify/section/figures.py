@@ -5,42 +5,21 @@ What attacks made of the inputs is shown only where the user asked for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Cell, Figure, Gallery, Picture, Subheading, Table
 from riskaudit.document.cells import estimate_cell
 from riskaudit.document.images import safe_png
 from riskaudit.document.plots import Panel, PanelPlot
 from riskaudit.formatting import count, given, number, percent, short
-from riskaudit.results import Estimate, SampleRow
+from riskaudit.results import SampleRow
 from riskaudit.studies.rows import AttackRow
 from riskaudit.studies.verify.record import Reliability, ReliabilityBin
-from riskaudit.studies.verify.section.reading import AttackStudy, at_noise, attacked_cell, noise_words
+from riskaudit.studies.verify.section.reading import AttackedSample, AttackStudy, at_noise, attacked_cell, noise_words
 
 _MOST_PANELS = 6
 _PRINT_ROWS = 40
 # The corridor's table in section 3 already has the audit's own noise level.
 _PRINT_SAMPLES = 12
-
-
-@dataclass(frozen=True)
-class _Pair:
-    level: float
-    sample: str
-    prediction: Estimate | None
-    attacked: float | None
-    attack: AttackRow | None
-    oracle: float | None
-
-
-def _pairs(study: AttackStudy, level: float) -> list[_Pair]:
-    pairs = []
-    for sample in study.facts.result.samples:
-        attacked, attack = study.best.get((level, sample.id), (None, None))
-        oracle = study.oracle_errors.get((level, sample.id))
-        pairs.append(_Pair(level, sample.id, study.predicted(level, sample.id), attacked, attack, oracle))
-    return pairs
 
 
 def attacked_figure(study: AttackStudy) -> Figure | None:
@@ -71,11 +50,7 @@ def attacked_figure(study: AttackStudy) -> Figure | None:
 
 
 def _panel(study: AttackStudy, level: float) -> Panel | None:
-    predicted = [
-        (pair.prediction.value, pair)
-        for pair in _pairs(study, level)
-        if pair.prediction is not None and pair.prediction.value and pair.prediction.value > 0
-    ]
+    predicted = [(pair.predicted, pair) for pair in study.samples(level) if pair.predicted and pair.predicted > 0]
     points = tuple((value, pair.attacked) for value, pair in predicted if pair.attacked)
     apart = tuple((value, pair.oracle) for value, pair in predicted if pair.oracle)
     return Panel(noise_words(level), points, apart) if points or apart else None
@@ -98,14 +73,10 @@ def _sample_table(study: AttackStudy) -> Table:
     title = study.predicted_title()
     # Without noise there is nothing to lay beside the attack: those rows come last.
     levels = sorted(study.noise_levels, key=lambda level: (level == 0, level))
-    rows = [
-        pair
-        for level in levels
-        for pair in _pairs(study, level)
-        if pair.attacked is not None or pair.oracle is not None
-    ]
-    columns: tables.Columns[_Pair] = (
-        tables.text("Sample", lambda pair: short(pair.sample)),
+    pairs = [pair for level in levels for pair in study.samples(level)]
+    rows = [pair for pair in pairs if pair.attacked is not None or pair.oracle is not None]
+    columns: tables.Columns[AttackedSample] = (
+        tables.text("Sample", lambda pair: short(pair.row.id)),
         tables.setting("Noise std", lambda pair: pair.level),
         tables.column(
             f"Predicted: {title}",
@@ -217,9 +188,8 @@ def reconstruction_blocks(study: AttackStudy) -> list[Block]:
         originals = any(sample.image_png is not None for sample in samples)
         pictures: list[Picture] = []
         for sample in samples:
-            pictures += (
-                [Picture(_label(study, sample), safe_png(sample.image_png), "private input")] if originals else []
-            )
+            if originals:
+                pictures.append(Picture(_label(study, sample), safe_png(sample.image_png), "private input"))
             pictures += [_reconstruction(study, sample, name, rows.get((sample.id, name))) for name in attacks]
         if pictures:
             text = "the private input, then what each attack made of it" if originals else "what each attack made of it"

@@ -9,7 +9,7 @@ from functools import cached_property
 from riskaudit.document.blocks import Cell
 from riskaudit.document.cells import number_cell
 from riskaudit.formatting import count, given, short
-from riskaudit.results import Estimate
+from riskaudit.results import Estimate, SampleRow
 from riskaudit.results.facts import Facts
 from riskaudit.studies.rows import AttackRow, strongest
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, Prediction, Reliability, VerifyStudy
@@ -21,23 +21,40 @@ REFERENCE_NOTE = (
 )
 UNFINISHED = "not converged: the attack may get nearer still"
 # Fields of an agreement row that say nothing without noise: all but the correlations.
-_NEEDS_NOISE = (
-    "tightness_median",
-    "tightness_lower_quartile",
-    "tightness_upper_quartile",
-    "share_below_nine_tenths",
-    "share_below_three_quarters",
-    "validity",
-    "coverage",
-    "calibrated_validity",
-    "calibrated_coverage",
-)
+_NEEDS_NOISE = [
+    name
+    for name in AgreementRow.model_fields
+    if name.startswith(("tightness", "share", "validity", "coverage", "calibrated"))
+]
 
 
 def read_attack_study(facts: Facts) -> AttackStudy | None:
     """The attack study of an audit; None where there is none, or none that can be read."""
     record = facts.result.studies.get(VerifyStudy)
     return None if record is None else AttackStudy(replace(facts, more_words=tuple(record.prediction_info)), record)
+
+
+@dataclass(frozen=True)
+class AttackedSample:
+    """One sample at one noise level, with errors in data units, None where unknown.
+
+    ``oracle`` is that of the attack that is started at the truth, ``prior_only`` that of guessing the prior mean;
+    ``low`` is the corridor's lower end.
+    """
+
+    level: float
+    row: SampleRow
+    prediction: Estimate | None
+    attacked: float | None
+    attack: AttackRow | None
+    oracle: float | None
+    prior_only: float | None
+    low: float | None = None
+
+    @property
+    def predicted(self) -> float | None:
+        """The prediction's value."""
+        return self.prediction.value if self.prediction is not None else None
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,15 @@ class AttackStudy:
         prediction = self.predictions.get((noise_std, sample))
         proxy = proxy or self.predicted_proxy
         return prediction.proxies.get(proxy) if prediction is not None and proxy is not None else None
+
+    def samples(self, level: float) -> list[AttackedSample]:
+        """All samples at one noise level, in the order of the data."""
+        samples = []
+        for row in self.facts.result.samples:
+            attacked, attack = self.best.get((level, row.id), (None, None))
+            oracle, guess = self.oracle_errors.get((level, row.id)), self.prior_only.get(row.id)
+            samples.append(AttackedSample(level, row, self.predicted(level, row.id), attacked, attack, oracle, guess))
+        return samples
 
     def predicted_title(self) -> str:
         """The name of the proxy that an attack's RMSE is laid beside."""
