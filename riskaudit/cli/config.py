@@ -22,12 +22,11 @@ NOT_CONFIGURABLE = {"config", "checkpoint", "help"}
 def _table(path: Path) -> dict[str, Any] | None:
     """The project's table in a configuration file; None where pyproject.toml has none."""
     content = read_toml(path)
-    if path.name == "pyproject.toml":
-        tool = content.get("tool", {})
-        table = tool.get("riskaudit") if isinstance(tool, dict) else None
+    tool = content.get("tool", {})
+    if isinstance(tool, dict) and "riskaudit" in tool:
+        table = tool["riskaudit"]
     else:
-        tool = content.get("tool", {})
-        table = tool["riskaudit"] if isinstance(tool, dict) and "riskaudit" in tool else content
+        table = None if path.name == "pyproject.toml" else content
     if table is not None and not isinstance(table, dict):
         raise SettingsError(f"expected a table for riskaudit in {path}, found {table!r}")
     return table

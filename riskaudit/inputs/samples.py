@@ -6,7 +6,7 @@ claim before memory is allocated. Identifiers are hidden unless asked for (see i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,9 @@ SAMPLE_FORMATS = {
     "file.py:function": "a function without arguments that returns (inputs, targets) or a dict of them",
 }
 _ACCEPTED = ".npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, and file.py:function"
+
+
+_SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -162,15 +165,10 @@ def _read(path: str | Path, reading: Reading) -> tuple[RawSamples, _Source]:
             sha256, key = hashes_of(folder)
             return read_folder(folder, reading), _Source(clean(path.resolve().name), sha256, key)
         check_file(path, SamplesError, _ACCEPTED)
-        if path.suffix.lower() not in _READERS and is_idx(path):
+        if path.suffix.lower() not in _SUFFIXES and is_idx(path):
             idx, sha256 = read_idx(path, reading)
             return idx, _Source(name, sha256, b"")
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise SamplesError(
-                foreign_format(path) or f"{clean(path.name)} is none of the accepted formats: {_ACCEPTED}"
-            )
-        raw = reader(path, reading)
+        raw = _from_file(path, reading)
         key = content_key(file_chunks(path)) if raw.ids is not None else b""
         return raw, _Source(name, sha256_of_file(path), key)
     except (OSError, MemoryError, ValueError) as cause:
@@ -178,37 +176,25 @@ def _read(path: str | Path, reading: Reading) -> tuple[RawSamples, _Source]:
         raise SamplesError(f"can't read {name} ({reason}); check the file and the free memory") from cause
 
 
-def _from_npz(path: Path, reading: Reading) -> RawSamples:
+def _from_file(path: Path, reading: Reading) -> RawSamples:
     name = clean(path.name)
-    if not is_zip(path):
-        raise SamplesError(f"{name} is no .npz archive; save it with numpy.savez")
-    return raw_from_mapping(read_npz(path, reading), name, reading)
-
-
-def _from_npy(path: Path, reading: Reading) -> RawSamples:
-    if reading.labelled:
-        raise SamplesError(str(foreign_format(path)))
-    name = clean(path.name)
-    inputs = as_tensor(read_npy(path, reading.limit), "inputs", name)
-    return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0))
-
-
-def _from_torch(path: Path, reading: Reading) -> RawSamples:
-    content = read_torch_file(path, SamplesError)
-    return _from_pair_or_mapping(content, clean(path.name), SamplesError, reading)
-
-
-_READERS: dict[str, Callable[[Path, Reading], RawSamples]] = {
-    ".npz": _from_npz,
-    ".npy": _from_npy,
-    ".pt": _from_torch,
-    ".pth": _from_torch,
-    ".safetensors": lambda path, reading: raw_from_mapping(
-        read_safetensors(path, SamplesError), clean(path.name), reading
-    ),
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
+    match path.suffix.lower():
+        case ".npz":
+            if not is_zip(path):
+                raise SamplesError(f"{name} is no .npz archive; save it with numpy.savez")
+            return raw_from_mapping(read_npz(path, reading), name, reading)
+        case ".npy" if not reading.labelled:
+            inputs = as_tensor(read_npy(path, reading.limit), "inputs", name)
+            return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0))
+        case ".pt" | ".pth":
+            return _from_pair_or_mapping(read_torch_file(path, SamplesError), name, SamplesError, reading)
+        case ".safetensors":
+            return raw_from_mapping(read_safetensors(path, SamplesError), name, reading)
+        case ".csv":
+            return read_csv(path, reading)
+        case ".parquet":
+            return read_parquet(path, reading)
+    raise SamplesError(foreign_format(path) or f"{name} is none of the accepted formats: {_ACCEPTED}")
 
 
 def _from_function(spec: str, reading: Reading) -> tuple[RawSamples, _Source]:
@@ -280,9 +266,6 @@ def _class_names(raw: RawSamples, source: _Source, reading: Reading) -> tuple[st
     if raw.class_names is None:
         return None
     if raw.private_classes and not reading.plain_ids:
-        hidden = hide_ids(raw.class_names, source.key)
-        return tuple(
-            name if NUMBER.fullmatch(name) else f"class-{hashed}"
-            for name, hashed in zip(raw.class_names, hidden, strict=True)
-        )
+        pairs = zip(raw.class_names, hide_ids(raw.class_names, source.key), strict=True)
+        return tuple(name if NUMBER.fullmatch(name) else f"class-{hashed}" for name, hashed in pairs)
     return tuple(clean(name) for name in raw.class_names)
