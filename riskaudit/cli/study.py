@@ -203,7 +203,7 @@ def merged(result: AuditResult, earlier: AuditResult, name: str) -> AuditResult:
 
 def _groups(file: Path, job: Job) -> dict[str, str]:
     """Groups by the ids of the audit; ids that were hashed are looked up by their names."""
-    from riskaudit.studies.fairness.groups import groups_of_ids, read_groups
+    from riskaudit.studies.fairness.run import groups_of_ids, read_groups
 
     groups, names = read_groups(file), None
     if not job.subject.plain_ids and set(groups) - set(job.samples.ids):

@@ -2,8 +2,7 @@
 
 from riskaudit.inputs.architectures import architecture_names
 from riskaudit.inputs.checkpoints import CHECKPOINT_FORMATS, Checkpoint, load_checkpoint
-from riskaudit.inputs.compatibility import check_compatibility
-from riskaudit.inputs.fitting import fit_together
+from riskaudit.inputs.compatibility import check_compatibility, fit_together
 from riskaudit.inputs.losses import LOSSES, Loss, load_loss
 from riskaudit.inputs.reading import class_list
 from riskaudit.inputs.samples import SAMPLE_FORMATS, Samples, load_samples

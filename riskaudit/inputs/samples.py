@@ -32,8 +32,7 @@ from riskaudit.inputs.identifiers import content_key, file_chunks, hide_ids
 from riskaudit.inputs.identifiers import plain_ids as shown_ids
 from riskaudit.inputs.labels import NUMBER, Numbering
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.readers.archives import is_zip
-from riskaudit.inputs.readers.foreign_formats import foreign_format
+from riskaudit.inputs.readers.archives import foreign_format, is_zip
 from riskaudit.inputs.readers.idx import is_idx, read_idx
 from riskaudit.inputs.readers.image_folders import hashes_of, list_folder, read_folder
 from riskaudit.inputs.readers.npz import read_npy, read_npz

@@ -6,17 +6,20 @@ whether it is applicable; where it isn't, ``reason`` says why and its values are
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from riskaudit.errors import SettingsError
 from riskaudit.results import MetricInfo
+from riskaudit.torchvision_compat import import_torchvision
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,3 +180,16 @@ def prior_only(metrics: Sequence[Metric], mean: Tensor, truth: Tensor) -> list[d
     else:
         guess = mean.reshape(truth.shape[1:])
     return measure(metrics, guess.to(truth).expand_as(truth), truth)
+
+
+def torchmetrics_image() -> ModuleType:
+    """``torchmetrics.functional.image``."""
+    # torchmetrics looks at torchvision when it is imported.
+    import_torchvision()
+    return importlib.import_module("torchmetrics.functional.image")
+
+
+def lpips_package() -> ModuleType:
+    """``lpips``."""
+    import_torchvision()
+    return importlib.import_module("lpips")

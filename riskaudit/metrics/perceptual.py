@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from riskaudit.metrics.base import Metric, Subject, register
-from riskaudit.metrics.libraries import lpips_package
+from riskaudit.metrics.base import Metric, Subject, lpips_package, register
 from riskaudit.torchvision_compat import import_torchvision
 
 PATCH_SIDE = 64

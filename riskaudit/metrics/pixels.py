@@ -78,7 +78,7 @@ class PeakSignalToNoise(Metric):
 
     @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        from riskaudit.metrics.libraries import torchmetrics_image
+        from riskaudit.metrics.base import torchmetrics_image
 
         guess, target = reconstruction.double(), truth.to(reconstruction.device).double()
         values: Tensor = torchmetrics_image().peak_signal_noise_ratio(

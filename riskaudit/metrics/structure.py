@@ -49,7 +49,7 @@ class StructuralSimilarity(Metric):
 
     @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        from riskaudit.metrics.libraries import torchmetrics_image
+        from riskaudit.metrics.base import torchmetrics_image
 
         # torchmetrics derives the Gaussian window's size from its standard deviation.
         values: Tensor = torchmetrics_image().structural_similarity_index_measure(

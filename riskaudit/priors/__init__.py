@@ -1,9 +1,8 @@
 """What an attacker is taken to know of the input beforehand: a mean and a symmetric root of the covariance."""
 
 from riskaudit.priors.base import BoundPrior, Prior, WhitenedOperator, in_white_coordinates, white_prior
-from riskaudit.priors.by_class import ClassPrior
 from riskaudit.priors.fitting import FITTED_KINDS, MIN_IMAGES, fit_prior
-from riskaudit.priors.gaussian import GaussianPrior, Origin
+from riskaudit.priors.gaussian import ClassPrior, GaussianPrior, Origin
 from riskaudit.priors.isotropic import IsotropicPrior
 from riskaudit.priors.storage import load_prior, save_prior
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from riskaudit.errors import PriorError, SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.priors.base import Prior
-from riskaudit.priors.by_class import ClassPrior
-from riskaudit.priors.gaussian import GaussianPrior, Origin
+from riskaudit.priors.gaussian import ClassPrior, GaussianPrior, Origin
 
 FITTED_KINDS = ("data", "class")
 # Of fewer images than this the shrinkage itself is guesswork (of two it is 0, as if all images lay on one line), and

@@ -21,9 +21,8 @@ from riskaudit.files import write_file
 from riskaudit.inputs.readers.torch_files import check_file, read_safetensors
 from riskaudit.inputs.text import clean, shape_text
 from riskaudit.priors.base import Prior
-from riskaudit.priors.by_class import ClassPrior
 from riskaudit.priors.fitting import FITTED_KINDS
-from riskaudit.priors.gaussian import GaussianPrior, Origin
+from riskaudit.priors.gaussian import ClassPrior, GaussianPrior, Origin
 
 METADATA_KEY = "riskaudit_prior"
 FORMAT_VERSION = 1

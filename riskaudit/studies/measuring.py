@@ -16,9 +16,8 @@ from riskaudit.audit.client import Client
 from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
 from riskaudit.results import SampleRow
-from riskaudit.studies.attacking import attack_trials, rows_of
+from riskaudit.studies.attacking import ControlTrial, attack_trials, rows_of
 from riskaudit.studies.base import RecordT_co, Study
-from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk, strongest
 from riskaudit.studies.settings import AttackSettings
 

@@ -142,7 +142,7 @@ def test_a_label_far_outside_is_not_shown(refused) -> None:
 
 
 def test_groups(tmp_path, refused) -> None:
-    from riskaudit.studies.fairness.groups import read_groups
+    from riskaudit.studies.fairness.run import read_groups
 
     for content in ("anna,east\n", "id,group\nanna\n", "id,group\nanna,a\nanna,b\n"):
         (tmp_path / "g.csv").write_text(content)

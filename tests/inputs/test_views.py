@@ -16,8 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from riskaudit.inputs.duplicates import duplicate_labels
-from riskaudit.inputs.views import similar_images
+from riskaudit.inputs.duplicates import duplicate_labels, similar_images
 
 View = Callable[[Tensor], Tensor]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from riskaudit.errors import SamplesError
-from riskaudit.studies.fairness.groups import groups_of_ids, read_groups
+from riskaudit.studies.fairness.run import groups_of_ids, read_groups
 
 
 def write(folder: Path, content: str | bytes) -> Path:

@@ -23,9 +23,8 @@ from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
-from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
+from riskaudit.studies.attacking import AttackTrial, ControlTrial, attack_trials, noise_levels, rows_of
 from riskaudit.studies.base import Study, StudyRun, identity_of
-from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Control, strongest
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.version import __version__

@@ -32,6 +32,7 @@ from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.studies.attacking import (
+    ControlTrial,
     Target,
     attack_trials,
     batches,
@@ -42,7 +43,6 @@ from riskaudit.studies.attacking import (
     rows_of,
 )
 from riskaudit.studies.base import Study, StudyRun, identity_of
-from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Control
 from riskaudit.studies.settings import AttackSettings, with_fields
 from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
