@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from riskaudit.errors import GuardError
-from riskaudit.inputs.duplicates import is_image, turned
+from riskaudit.inputs.duplicates import is_image
+from riskaudit.inputs.pictures import turned
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 # What Unicode lets a renderer ignore, beside the format characters (category Cf): joiners, fillers and selectors.
