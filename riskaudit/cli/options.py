@@ -32,11 +32,7 @@ DEBUG = inspect.Parameter(
 def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Callable[..., int]:
     """A command that takes the fields of a function's models as options, besides the function's own options.
 
-    Every command takes ``--debug`` too, which `riskaudit.cli.app.run` looks for.
-
-    Args:
-        function: of models, a typer.Context where it needs that, and options as typer declares them.
-        omit: fields that keep their defaults.
+    Every command takes ``--debug`` too, which `riskaudit.cli.app.run` looks for. Fields to ``omit`` keep defaults.
     """
     declared = inspect.signature(function, eval_str=True).parameters
     models = {name: parameter.annotation for name, parameter in declared.items() if _is_model(parameter)}

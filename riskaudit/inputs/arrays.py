@@ -215,12 +215,9 @@ def _channels_second(values: Tensor, channels: int | None, name: str) -> Tensor:
 
 
 def range_notes(stored: Tensor, inputs: Tensor, scale: float | None) -> tuple[str, ...]:
-    """What to say of values in a range that a model is seldom trained on.
+    """What to say of values stored as [N, ...], audited as [N, *S], in a range that a model is seldom trained on.
 
-    Args:
-        stored: [N, ...] as the source holds them.
-        inputs: [N, *S] as they are audited.
-        scale: that the user chose, who then needs no note.
+    A user who chose the scale needs no note.
     """
     if scale is not None or not inputs.numel():
         return ()

@@ -109,12 +109,8 @@ def _forward(checkpoint: Checkpoint, samples: Samples, shape: Sequence[int], los
 def check_numbering(samples: Samples, loss: Loss, outputs: Tensor) -> None:
     """Refuse class numbers that were made up from names unless every output has a name.
 
-    A client often holds some of the classes only, and their places among themselves aren't their numbers.
-
-    Args:
-        samples: with ``numbering`` other than "numbers" if their class numbers come from names.
-        loss: regression takes numbers as they are.
-        outputs: of the model for one sample, [1, ...].
+    A client often holds some of the classes only, and their places among themselves aren't their numbers. Regression
+    takes numbers as they are; outputs are the model's for one sample, [1, ...].
 
     Raises:
         SamplesError: names and outputs differ in number.

@@ -169,12 +169,7 @@ def _detailed_views(small: Tensor) -> Tensor:
 
 
 def _least_detail(similarities: Tensor, count: int) -> float:
-    """Similarity of details from which two of ``count`` images are one; above 1 where none is enough.
-
-    Args:
-        similarities: of all pairs [M], of which at least half are of strangers.
-        count: B.
-    """
+    """Similarity from which details of two of ``count`` images are one, given all pairs' [M]; above 1 where none is."""
     if count < LEAST_BATCH:
         return SAME_DETAIL_FEW
     quarter, half = (float(each) for each in torch.quantile(similarities, torch.tensor([0.25, 0.5])))

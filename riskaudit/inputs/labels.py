@@ -47,14 +47,10 @@ class Numbered:
 def number_labels(
     texts: Sequence[str], every: Callable[[], Iterable[str]], reading: Reading, name: str, what: str = "sample"
 ) -> Numbered:
-    """Labels as class numbers or float64.
+    """Labels, one per sample without space around, as class numbers or float64.
 
-    Args:
-        texts: one per sample, without space around.
-        every: all words of the source, those of samples beyond the limit included.
-        reading: for the classes and the loss.
-        name: of the source, for messages.
-        what: of which a message says the number.
+    ``every`` gives all words of the source, those of samples beyond the limit included; ``what`` is that of which a
+    message says the number.
 
     Raises:
         SamplesError: a label is missing, no class, or a word where the loss wants numbers. No message shows a label.

@@ -18,13 +18,7 @@ from riskaudit.inputs.text import clean, listing
 
 
 class Normalized(nn.Module):
-    """``model((x - mean) / std)``; x [B, C, H, W] or [B, F] in data units.
-
-    Args:
-        model: takes normalised inputs.
-        mean: one value, or one per channel (dimension 1 of x), in data units.
-        std: likewise, positive.
-    """
+    """``model((x - mean) / std)``; x [B, C, H, W] or [B, F], mean and std in data units, one or one per channel."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

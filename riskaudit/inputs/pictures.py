@@ -94,13 +94,9 @@ class AlikePairs:
 
 
 def alike_pairs(references: Tensor, templates: Tensor, least: float, *, ordered: bool) -> AlikePairs:
-    """Pairs with a correlation from ``least`` on.
+    """Pairs of which a reference [B, V, d] and a template [B, T, d], of norm 1, correlate by ``least`` or more.
 
-    Args:
-        references: [B, V, d] of norm 1.
-        templates: [B, T, d] of norm 1.
-        least: correlation, without its sign.
-        ordered: compare every pair in both orders.
+    ``ordered`` compares every pair in both orders.
     """
     count, number = templates.shape[:2]
     alike, every = [], []
@@ -213,15 +209,9 @@ def _crop_grids(height: int, width: int) -> list[_Grid]:
 
 
 class _WindowSearch:
-    """Pattern search for the windows of images that look most like others.
+    """Pattern search from boxes [N, 4] for windows of images [N, h, w] most like targets [N, FINE_BINS^2] of norm 1.
 
-    Args:
-        targets: [N, FINE_BINS^2] of norm 1.
-        images: [N, h, w].
-        boxes: [N, 4] to start from.
-
-    Attributes:
-        correlation: of the best window so far [N].
+    ``correlation`` is that of the best window so far [N].
     """
 
     def __init__(self, targets: Tensor, images: Tensor, boxes: Tensor) -> None:

@@ -84,11 +84,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        """One number per sample.
-
-        Args:
-            reconstruction: [B, *S] in data units, any floating dtype.
-            truth: the same shape.
+        """One number per sample, [B], float64, on the CPU, of [B, *S] in data units; only where ``reason`` is None.
 
         Returns:
             [B], float64, on the CPU; defined only where ``reason`` is None.
@@ -135,14 +131,9 @@ def metric_notes(metrics: Sequence[Metric]) -> dict[str, str]:
 
 
 def measure(metrics: Sequence[Metric], reconstruction: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
-    """All metrics of B reconstructions, one dictionary per sample.
+    """All metrics of reconstructions [B, *S] beside the truth, in data units, one dictionary per sample.
 
     A value is None where the metric isn't applicable or the reconstruction isn't finite.
-
-    Args:
-        metrics: as `make_metrics` gives them.
-        reconstruction: [B, *S] in data units.
-        truth: the same shape.
 
     Raises:
         ValueError: the shapes differ.
@@ -166,10 +157,7 @@ def measure(metrics: Sequence[Metric], reconstruction: Tensor, truth: Tensor) ->
 def prior_only(metrics: Sequence[Metric], mean: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
     """All metrics of the guess that needs no release, the prior mean: what every attack has to beat.
 
-    Args:
-        metrics: as `make_metrics` gives them.
-        mean: the prior mean in data units, of every sample [B, *S] or [B, d], of all [*S] or [d], or a scalar.
-        truth: [B, *S].
+    The mean is in data units, of every sample [B, *S] or [B, d], of all [*S] or [d], or a scalar; truth [B, *S].
     """
     if mean.numel() not in {1, truth[0].numel(), truth.numel()}:
         raise ValueError(f"expected a prior mean that fits {tuple(truth.shape)}, found {tuple(mean.shape)}")

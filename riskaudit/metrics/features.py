@@ -15,12 +15,7 @@ from riskaudit.metrics.base import Metric, Subject, register
 
 
 def penultimate_features(model: nn.Module, inputs: Tensor) -> Tensor | None:
-    """What enters the last linear layer that runs, [B, features]; None where no linear layer sees the batch.
-
-    Args:
-        model: takes [B, *S]; put back as it was.
-        inputs: [B, *S] in data units; converted to the model's dtype and device.
-    """
+    """What enters the last linear layer that runs on [B, *S], [B, features]; None where none sees the batch."""
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:

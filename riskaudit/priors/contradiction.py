@@ -29,11 +29,7 @@ MOST_OF_ONE = 5e4
 def squared_deviations(prior: Prior, inputs: Tensor, targets: Tensor, *, about_own_mean: bool = False) -> Tensor:
     """(x - mu)^T C^-1 (x - mu) / d of every input [B, *S], [B], float64; 1 on average under the prior.
 
-    Args:
-        prior: N(mu, C).
-        inputs: in data units.
-        targets: of the samples, [B, ...].
-        about_own_mean: leave out the mean of all entries of x - mu: one number off everywhere is a wrong mean.
+    ``about_own_mean`` leaves out the mean of all entries of x - mu: one number off everywhere is a wrong mean.
     """
     flat = inputs.detach().flatten(1).double()
     bound = prior.bind(targets, flat)
@@ -42,13 +38,7 @@ def squared_deviations(prior: Prior, inputs: Tensor, targets: Tensor, *, about_o
 
 
 def odd_samples(prior: Prior, inputs: Tensor, targets: Tensor, advice: str) -> list[int]:
-    """Hold a prior against data.
-
-    Args:
-        prior: what an attacker is taken to know.
-        inputs: in data units, [B, *S].
-        targets: of the samples, [B, ...].
-        advice: the end of the message: what to do.
+    """Hold a prior against data, [B, *S] in data units; ``advice`` ends the message: what to do.
 
     Returns:
         Positions of samples that the prior makes next to impossible, while it allows for most.

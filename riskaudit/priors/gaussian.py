@@ -27,14 +27,7 @@ from riskaudit.results import PriorInfo
 
 @dataclass(frozen=True)
 class Origin:
-    """What a prior was fitted to.
-
-    Attributes:
-        source: name of the data without its folder.
-        sha256: of the data's file, where it is one.
-        num_images: how many samples.
-        class_counts: how many of each class, by class number; empty where targets aren't classes.
-    """
+    """What a prior was fitted to; ``class_counts`` by class number, empty where targets aren't classes."""
 
     source: str | None = None
     sha256: str | None = None
@@ -154,12 +147,7 @@ def bind_gaussians(gaussians: Sequence[GaussianPrior], like: Tensor) -> BoundPri
 @final
 @dataclass(frozen=True, eq=False)
 class ClassPrior(Prior):
-    """A Gaussian for every class that has enough images.
-
-    Attributes:
-        everything: of all images together, for the other classes; its origin is the whole prior's.
-        classes: by class number.
-    """
+    """A Gaussian for every class that has enough images; the other classes have that of all images together."""
 
     everything: GaussianPrior
     classes: Mapping[int, GaussianPrior]

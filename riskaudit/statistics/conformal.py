@@ -37,14 +37,9 @@ class ConformalFactors:
 def conformal_factors(
     attacked: Sequence[float], predicted: Sequence[float], *, coverage: float = 0.9
 ) -> ConformalFactors:
-    """Two-sided factors with the finite-sample correction.
+    """Two-sided factors with the finite-sample correction, of n attacks' RMSEs and their earlier predictions.
 
     A sample whose prediction is 0 counts as a score of plus infinity, unless its attack is exact too: a factor of 1.
-
-    Args:
-        attacked: RMSE of the strongest attack on each of n calibration samples.
-        predicted: their predicted RMSE, before any attack ran, in the same units.
-        coverage: 1 - a, in (0, 1).
 
     Raises:
         ValueError: a coverage outside (0, 1), lengths that differ, or an error that is negative or not finite.

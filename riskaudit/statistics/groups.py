@@ -185,12 +185,8 @@ def compare_medians(
 ) -> dict[str, ComparedMedian]:
     """Every treatment with a value, the one with the largest median first; ties keep their order.
 
-    Args:
-        treatments: [seeds, N] each, seeds of its own number; NaN where a value is missing.
-        aside: treatments that can't be the best one, with which all are compared.
-        confidence: of the percentile intervals.
-        seed: of the resamples.
-        num_resamples: how many.
+    Treatments are [seeds, N] each, seeds of its own number, NaN where a value is missing; those ``aside`` can't be the
+    best one, with which all are compared. Percentile intervals.
     """
     measured = {name: values for name, values in treatments.items() if np.isfinite(values).any()}
     medians = {name: float(np.nanmedian(values)) for name, values in measured.items()}

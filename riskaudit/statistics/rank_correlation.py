@@ -72,19 +72,11 @@ def rank_correlation(
     method: Method = "BCa",
     pairs: bool = True,
 ) -> RankCorrelation:
-    """Spearman's rho and Kendall's tau-b of n pairs, each with a bootstrap interval.
+    """Spearman's rho and Kendall's tau-b of n pairs of finite numbers, with bootstrap intervals by the same resamples.
 
     No correlation where fewer than `FEWEST_SAMPLES` pairs are there or one side is constant; no interval where
-    every resample gives the same value, as a perfect order does. The note says which.
-
-    Args:
-        x: n finite numbers.
-        y: likewise, paired with x.
-        confidence: of each interval.
-        seed: of the resamples, which both correlations share.
-        num_resamples: how many.
-        method: "BCa", or the plain "percentile" interval.
-        pairs: whether Kendall's tau is wanted, whose interval takes time quadratic in n.
+    every resample gives the same value, as a perfect order does. The note says which. ``pairs`` asks for Kendall's tau,
+    whose interval takes time quadratic in n.
 
     Raises:
         ValueError: the lengths differ, or a number isn't finite.

@@ -28,13 +28,7 @@ def _infer(shapes: Shapes) -> Guess:
 
 @register("convbig", description="4 convolutions of 32 to 64 channels, ReLU, 3 linear layers (DiffAI)", infer=_infer)
 class ConvBig(nn.Module):
-    """x [B, C, H, W] to logits [B, classes].
-
-    Args:
-        channels: C.
-        features: inputs of the first linear layer, 64 floor(H/4) floor(W/4).
-        classes: number of logits.
-    """
+    """x [B, C, H, W] to logits [B, classes]; ``features`` are 64 floor(H/4) floor(W/4)."""
 
     def __init__(self, channels: int = 3, features: int = 4096, classes: int = 10) -> None:
         super().__init__()

@@ -28,14 +28,7 @@ def _infer(shapes: Shapes) -> Guess:
 
 @register("convnet", description="8 convolutions 3x3 with batch norm, ReLU, 2 max-pools, 1 linear layer", infer=_infer)
 class ConvNet(nn.Module):
-    """x [B, C, H, W] to logits [B, classes].
-
-    Args:
-        channels: C.
-        width: channels after the first convolution.
-        features: inputs of the linear layer, 4 width floor(H/9) floor(W/9).
-        classes: number of logits.
-    """
+    """x [B, C, H, W] to logits [B, classes]; ``features`` are 4 width floor(H/9) floor(W/9)."""
 
     def __init__(self, channels: int = 3, width: int = 32, features: int = 1152, classes: int = 10) -> None:
         super().__init__()

@@ -31,14 +31,7 @@ def _infer(shapes: Shapes) -> Guess:
 
 @register("lenet", description="3 or 4 convolutions 5x5 of 12 channels, sigmoid, 1 linear (DLG, I2F)", infer=_infer)
 class LeNet(nn.Module):
-    """x [B, C, H, W] to logits [B, classes].
-
-    Args:
-        channels: C.
-        features: inputs of the linear layer, 12 ceil(H/4) ceil(W/4).
-        classes: number of logits.
-        convolutions: 3 or 4.
-    """
+    """x [B, C, H, W] to logits [B, classes]; ``features`` are 12 ceil(H/4) ceil(W/4)."""
 
     def __init__(
         self, channels: int = 1, features: int = 588, classes: int = 10, convolutions: int = len(STRIDES)

@@ -55,11 +55,7 @@ def _rename(shapes: Shapes, named: bool) -> Mapping[str, str]:
     "mlp", description="flattened input, linear layers with ReLU between, any widths", infer=_infer, rename=_rename
 )
 class MLP(nn.Module):
-    """x [B, *S] to logits [B, widths[-1]].
-
-    Args:
-        widths: number of input features d, hidden widths, number of classes.
-    """
+    """x [B, *S] to logits [B, widths[-1]]; widths are those of the input, hidden layers and classes."""
 
     def __init__(self, widths: Sequence[int] = (784, 128, 10)) -> None:
         super().__init__()

@@ -25,12 +25,7 @@ _COUNTER = ".num_batches_tracked"
 
 
 class MismatchError(Exception):
-    """Weights can't belong to an architecture; ``str`` says why.
-
-    Args:
-        reason: what differs.
-        near: the weights are otherwise of this kind, so that the reason is worth telling.
-    """
+    """Weights can't belong to an architecture; ``str`` says why, ``near`` that they are otherwise of its kind."""
 
     def __init__(self, reason: str, *, near: bool = True) -> None:
         super().__init__(reason)

@@ -73,14 +73,7 @@ class Bottleneck(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """x [B, C, H, W], any H and W, to logits [B, classes].
-
-    Args:
-        block: `BasicBlock` or `Bottleneck`.
-        depths: number of blocks in each of the four stages.
-        channels: C.
-        classes: number of logits.
-    """
+    """x [B, C, H, W], any H and W, to logits [B, classes]; ``depths`` are the numbers of blocks of the four stages."""
 
     def __init__(
         self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], channels: int = 3, classes: int = 10

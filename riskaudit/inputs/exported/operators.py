@@ -132,10 +132,7 @@ class _Argument:
 
 
 class Operator:
-    """One allowed operator: binds arguments to its schema and calls it once they are checked.
-
-    Args:
-        target: as the program names it, ``torch.ops.aten.NAME.OVERLOAD``.
+    """One allowed operator ``torch.ops.aten.NAME.OVERLOAD``: binds arguments to its schema, checks and calls.
 
     Raises:
         CheckpointError: not among `ALLOWED`.

@@ -53,12 +53,7 @@ def shaped_rmse(eigenvalues: Vector, variances: Vector, prior_variance: float) -
 
 
 def water_filled(eigenvalues: Vector, prior_variance: float, power: float) -> tuple[Vector, float]:
-    """The best variances along the left singular vectors, and the water level w.
-
-    Args:
-        eigenvalues: l_i, in any order, not negative.
-        prior_variance: tau^2.
-        power: N, the sum of the variances.
+    """The best variances along the left singular vectors for l_i, tau^2 and the power N, and the water level w.
 
     Returns:
         q_i in the same order; zeros and a level of 0 where all l_i are 0, since no noise is needed then.
@@ -76,14 +71,7 @@ def water_filled(eigenvalues: Vector, prior_variance: float, power: float) -> tu
 def per_layer(
     grams: Sequence[Tensor], sizes: Sequence[int], prior_variance: float, power: float
 ) -> tuple[Vector, float]:
-    """The best variance per released entry of each layer, and the posterior RMSE that it leaves.
-
-    Args:
-        grams: H_g, [d, d] each, float64.
-        sizes: P_g.
-        prior_variance: tau^2.
-        power: N = sum_g P_g q_g.
-    """
+    """The best variance per entry of each layer, for H_g [d, d], float64, and P_g, and the posterior RMSE it leaves."""
     counts = np.asarray(sizes, dtype=np.float64)
     dimension = len(grams[0])
 

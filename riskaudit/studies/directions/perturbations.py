@@ -28,16 +28,9 @@ from riskaudit.studies.settings import with_fields
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One direction.
+    """One direction: ``delta`` [P], float64, of norm c, and the RMSE that it should force; None where there is none.
 
-    Attributes:
-        name: for the record.
-        delta: [P], float64, of norm c; None where there is none.
-        predicted: RMSE; None where there is none.
-        status: of the prediction.
-        reason: why there is none.
-        share: place in the spectrum of a singular direction.
-        eigenvalue: its l.
+    ``share`` is the place in the spectrum of a singular direction, ``eigenvalue`` its l.
     """
 
     name: str

@@ -105,14 +105,10 @@ def read_groups(path: str | Path) -> dict[str, str]:
 def groups_of_ids(
     groups: Mapping[str, str], ids: Sequence[str], names: Sequence[str] | None = None, source: str = "the file"
 ) -> dict[str, str]:
-    """The same groups by the ids of an audit.
+    """The same groups by the ids of an audit, from groups by id or by the name that an id was hashed from.
 
-    Args:
-        groups: by id, or by the name that an id was hashed from.
-        ids: of the samples.
-        names: what each id was hashed from, in the same order: a path inside a folder also counts by its file name
-            where that is distinct.
-        source: for messages.
+    ``names`` are what each id was hashed from: a path inside a folder also counts by its file name where
+    that is distinct.
 
     Returns:
         Groups of the samples that have one, then those of ids that no sample has.

@@ -153,15 +153,7 @@ def _groups(facts: Facts, comparison: GroupComparison) -> Table:
 def group_table(
     table_id: str, caption: str, groups: Sequence[GroupSummary], noun: str, **look: Unpack[tables.Look]
 ) -> Table:
-    """Groups side by side: what one measure is in each of them.
-
-    Args:
-        table_id: anchor of the table.
-        caption: what it shows.
-        groups: in the order of the table.
-        noun: what a group is called, such as "Class".
-        look: how it is set.
-    """
+    """Groups side by side: what one measure is in each of them; ``noun`` is what a group is called."""
     levels = {group.statistic.confidence for group in groups if group.statistic and group.statistic.low is not None}
     confidence = levels.pop() if len(levels) == 1 else None
     level = f", {percent(confidence)}" if confidence is not None else ""

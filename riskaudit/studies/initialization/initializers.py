@@ -34,13 +34,9 @@ BOUND = 0.5
 
 @dataclass(frozen=True)
 class Initialization:
-    """How a network's parameters are drawn.
+    """How a network's parameters are drawn: ``weights`` fills one of two or more dimensions, ``biases`` others.
 
-    Attributes:
-        name: in options and results.
-        description: for readers.
-        weights: fills a parameter of two or more dimensions in place; None leaves the layer's own reset.
-        biases: likewise one of one dimension.
+    None leaves the layer's own reset.
     """
 
     name: str

@@ -50,15 +50,7 @@ def training_study(
     load: Load = load_checkpoint,
     attacks: Sequence[str] = ATTACKS,
 ) -> AuditResult:
-    """Audit several checkpoints of one training run.
-
-    Args:
-        checkpoints: files, or a folder of them; see `order_of` for their order.
-        samples: see `audit`.
-        settings: of every audit.
-        run: whether attacks run, where trials are kept, progress.
-        load: reads one file.
-        attacks: to run where the run asks for attacks.
+    """Audit several checkpoints of one training run: files, or a folder of them (see `order_of`), which ``load`` reads.
 
     Returns:
         The audit of the last checkpoint that can be audited, with ``studies.training``. A checkpoint that can't
