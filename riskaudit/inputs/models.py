@@ -127,7 +127,19 @@ def _no_fit(
     entries: Entries, name: str, arch: str | None, chosen: str | None, architectures: list[Architecture]
 ) -> str:
     """Why no registered architecture fits, told of the set of weights that is most likely the model's."""
-    names = _main_names(entries, chosen)
+    # The weights that are most likely the model's: of the dictionary with most layers, below their common prefix.
+    keys = [key for key in entries.tensors if not is_training(key)] or list(entries.tensors)
+    if chosen is None:
+        layers = Counter(entries.container_of(key) for key in keys if is_layer(key, entries.tensors[key]))
+        most = layers.most_common(1)[0][0] if layers else entries.container_of(keys[0])
+        keys = [key for key in keys if entries.container_of(key) == most]
+    else:
+        keys = [key for key in keys if chosen_by(chosen, key)]
+    split = [key.split(".") for key in keys]
+    start = 0
+    while split and min(map(len, split)) > start + 1 and len({parts[start] for parts in split}) == 1:
+        start += 1
+    names = {".".join((parts[start], *without_wrappers(parts[start + 1 :]))): ".".join(parts) for parts in split}
     if chosen is not None and not names:
         tops = sorted({key.partition(".")[0] for key in entries.tensors})
         return f"`weights={clean(chosen, 60)}` names nothing in {name}; the file begins with {listing(tops)}"
@@ -165,22 +177,6 @@ def _subtrees(entries: Entries) -> Iterator[tuple[str, dict[str, str]]]:
         if len(names) > 1 and mark not in seen:
             seen.add(mark)
             yield prefix, names
-
-
-def _main_names(entries: Entries, chosen: str | None) -> dict[str, str]:
-    """The weights that are most likely the model's: of the dictionary with most layers, below their common prefix."""
-    keys = [key for key in entries.tensors if not is_training(key)] or list(entries.tensors)
-    if chosen is None:
-        layers = Counter(entries.container_of(key) for key in keys if is_layer(key, entries.tensors[key]))
-        most = layers.most_common(1)[0][0] if layers else entries.container_of(keys[0])
-        keys = [key for key in keys if entries.container_of(key) == most]
-    else:
-        keys = [key for key in keys if chosen_by(chosen, key)]
-    split = [key.split(".") for key in keys]
-    start = 0
-    while split and min(map(len, split)) > start + 1 and len({parts[start] for parts in split}) == 1:
-        start += 1
-    return {".".join((parts[start], *without_wrappers(parts[start + 1 :]))): ".".join(parts) for parts in split}
 
 
 def _from_factory(arch: str) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff, Table
+from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff
 from riskaudit.formatting import count, given, percent, sentence, short
 from riskaudit.report.recommendation import Recommendation
 from riskaudit.report.sections.verdict import level_words, limit_words
@@ -18,10 +18,43 @@ _DECISIONS = {
 
 def governance_section(facts: Facts) -> Section:
     """Control, decision, mapping, and lines to sign."""
+    release = facts.result.release
+    measure = (
+        f"{release.noise.law} noise of standard deviation {given(release.noise.std)} per released entry"
+        if release.defended and release.noise
+        else "none: the gradient leaves the client without noise"
+    )
+    recommended = Recommendation(facts).release
+    rows = (
+        (
+            "Processing",
+            f"One upload ({short(release.spec, 80)}) of the model {short(facts.result.checkpoint.name)} computed on "
+            "private inputs.",
+        ),
+        ("Risk", "Whoever receives the upload, or reads it on the way, reconstructs private inputs from it."),
+        ("Likelihood", _likelihood(facts)),
+        (
+            "Severity",
+            "Not measured: it depends on what the inputs are and whom they concern. To be filled in: "
+            "__________________",
+        ),
+        ("Measures in place", f"{measure[0].upper()}{measure[1:]}."),
+        (
+            "Measures proposed",
+            f"Release {recommended} (section 5)." if recommended else "None could be computed; see section 5.",
+        ),
+        ("Residual risk", _residual(facts)),
+        ("Review", "Audit again when the model, the data, the release or the attacker's knowledge changes."),
+    )
     blocks: list[Block] = [
         Paragraph("Gradient disclosure audit before upload.", lead="Control."),
         Paragraph(_decision_text(facts), lead="Decision."),
-        _mapping(facts),
+        tables.pairs(
+            "dpia",
+            "Where this audit fits in a data-protection impact assessment",
+            ("Step", "What this audit contributes"),
+            rows,
+        ),
         Callout(
             "This is not differential privacy",
             (
@@ -52,43 +85,6 @@ def _decision_text(facts: Facts) -> str:
     reasons = " ".join(sentence(reason) for reason in policy.reasons)
     undefended = "" if facts.result.release.defended else " The release itself is undefended."
     return f"{text} {reasons}{undefended}".replace("  ", " ").strip()
-
-
-def _mapping(facts: Facts) -> Table:
-    release = facts.result.release
-    measure = (
-        f"{release.noise.law} noise of standard deviation {given(release.noise.std)} per released entry"
-        if release.defended and release.noise
-        else "none: the gradient leaves the client without noise"
-    )
-    recommended = Recommendation(facts).release
-    rows = (
-        (
-            "Processing",
-            f"One upload ({short(release.spec, 80)}) of the model {short(facts.result.checkpoint.name)} computed on "
-            "private inputs.",
-        ),
-        ("Risk", "Whoever receives the upload, or reads it on the way, reconstructs private inputs from it."),
-        ("Likelihood", _likelihood(facts)),
-        (
-            "Severity",
-            "Not measured: it depends on what the inputs are and whom they concern. To be filled in: "
-            "__________________",
-        ),
-        ("Measures in place", f"{measure[0].upper()}{measure[1:]}."),
-        (
-            "Measures proposed",
-            f"Release {recommended} (section 5)." if recommended else "None could be computed; see section 5.",
-        ),
-        ("Residual risk", _residual(facts)),
-        ("Review", "Audit again when the model, the data, the release or the attacker's knowledge changes."),
-    )
-    return tables.pairs(
-        "dpia",
-        "Where this audit fits in a data-protection impact assessment",
-        ("Step", "What this audit contributes"),
-        rows,
-    )
 
 
 def _likelihood(facts: Facts) -> str:

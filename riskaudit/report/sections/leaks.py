@@ -42,7 +42,12 @@ def leaks_section(facts: Facts) -> Section:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
             title = f"{facts.title(proxy)}: not assessed"
             blocks.append(Callout(title, (f"{sentence(reason)} This is not a finding of safety.",), "unknown"))
-    successes = _successes(facts)
+    samples: dict[float, list[tuple[SampleRow, SuccessProbability]]] = {}
+    for row in facts.result.samples:
+        for success in row.success_probability:
+            if success.probability is not None or success.high is not None:
+                samples.setdefault(success.tolerance, []).append((row, success))
+    successes = [_Success(tolerance, samples[tolerance]) for tolerance in sorted(samples)]
     if successes:
         blocks.append(success_figure(facts, successes))
     if not facts.num_known("revealed_fraction"):
@@ -178,16 +183,6 @@ class _Success:
         return max(self.samples, key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0].id, 0.0)))
 
 
-def _successes(facts: Facts) -> list[_Success]:
-    """By tolerance, the least first."""
-    samples: dict[float, list[tuple[SampleRow, SuccessProbability]]] = {}
-    for row in facts.result.samples:
-        for success in row.success_probability:
-            if success.probability is not None or success.high is not None:
-                samples.setdefault(success.tolerance, []).append((row, success))
-    return [_Success(tolerance, samples[tolerance]) for tolerance in sorted(samples)]
-
-
 def _cautious(success: SuccessProbability) -> float:
     value = success.probability if success.high is None else success.high
     return 1.0 if value is None else value
@@ -207,6 +202,12 @@ def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
         tables.text("Which", lambda each: short(each.worst(revealed)[0].id)),
         tables.text("Status of the samples", lambda each: tally(success.status for _, success in each.samples)),
     )
+    words = (
+        "The probability is over the prior and the noise, for the best attacker with that prior, to first order."
+        + (" Where not all eigenvalues are known it is bounded, and the upper ends are drawn." * bounded)
+    )
+    if not facts.result.release.defended:
+        words += " All at the reference noise: without it, assume full disclosure."
     return Figure(
         id="success",
         title=(
@@ -232,7 +233,7 @@ def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
         table=tables.table(
             "success-probability", "Probability that the attacker comes within a tolerance", successes, columns
         ),
-        caption=_success_caption(facts, bounded),
+        caption=words,
     )
 
 
@@ -243,16 +244,6 @@ def _probability_cell(successes: Sequence[SuccessProbability]) -> Cell:
         return Cell(percent(cautious), cautious)
     low = fmean((success.probability or 0.0) if success.low is None else success.low for success in successes)
     return Cell(f"at most {percent(cautious)}", cautious, detail=f"at least {percent(low)}")
-
-
-def _success_caption(facts: Facts, bounded: bool) -> str:
-    words = (
-        "The probability is over the prior and the noise, for the best attacker with that prior, to first order."
-        + (" Where not all eigenvalues are known it is bounded, and the upper ends are drawn." * bounded)
-    )
-    if not facts.result.release.defended:
-        words += " All at the reference noise: without it, assume full disclosure."
-    return words
 
 
 def _at_most(value: float, end: float) -> str:

@@ -15,7 +15,14 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     result = facts.result
     blocks: list[Block] = [_pairs("sources", "What was audited", _sources(result))]
     blocks.append(_pairs("settings", "Settings that decide the numbers", _settings(result)))
-    blocks.append(_pairs("cost", "Cost and versions", _cost(result)))
+    memory = result.cost.peak_memory_bytes
+    pairs = [
+        ("Time", f"{number(result.cost.seconds)} s"),
+        ("Matrix products", f"{result.cost.matvecs:,}"),
+        ("Peak memory", f"{number(memory / 2**20)} MiB" if memory is not None else "not measured"),
+    ]
+    versions = ", ".join(f"{short(name)} {short(version)}" for name, version in sorted(result.versions.items()))
+    blocks.append(_pairs("cost", "Cost and versions", [*pairs, ("Versions", versions or "not recorded")]))
     if result.command:
         title = "The command that reproduces this audit"
         if "--add-to" in result.command:
@@ -83,17 +90,6 @@ def _settings(result: AuditResult) -> list[tuple[str, str]]:
 
 def _with_reason(name: str, reason: str | None) -> str:
     return f"{short(name)}: {reason}" if reason else short(name)
-
-
-def _cost(result: AuditResult) -> list[tuple[str, str]]:
-    memory = result.cost.peak_memory_bytes
-    pairs = [
-        ("Time", f"{number(result.cost.seconds)} s"),
-        ("Matrix products", f"{result.cost.matvecs:,}"),
-        ("Peak memory", f"{number(memory / 2**20)} MiB" if memory is not None else "not measured"),
-    ]
-    versions = ", ".join(f"{short(name)} {short(version)}" for name, version in sorted(result.versions.items()))
-    return [*pairs, ("Versions", versions or "not recorded")]
 
 
 def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:

@@ -154,18 +154,6 @@ class SampleTrial(Trial[Client]):
         decomposition = decompose(jacobian, plan.solver, plan.solver_reason, probes)
         sample_id, shift = client.samples.ids[self.index], (setting.sigma / setting.budget.prior_std) ** 2
         layer_probes = self._generator(client, PROBE_STREAM)
-        return SampleRecord(
-            spectrum=decomposition.row(sample_id),
-            directions=self._directions(client, setting, decomposition),
-            layers=layer_rows(sample_id, decomposition, setting.layers, shift, layer_probes),
-            shaping=self._shaping(client, setting, decomposition) if self.looked_at.shaping else None,
-        ).model_dump(mode="json")
-
-    def _generator(self, client: Client, stream: int) -> torch.Generator:
-        return sample_generator(client.settings.seed, self.index, stream)
-
-    def _directions(self, client: Client, setting: Setting, decomposition: Decomposition) -> list[DirectionRow]:
-        """Every perturbation, with what attacks make of those that have a prediction."""
         looked_at, generator = self.looked_at, self._generator(client, DIRECTION_STREAM)
         tried = perturbations(decomposition, setting.norm, looked_at.shares, looked_at.prune_ratio, generator)
         predicted = {each.name: each.delta for each in tried if each.delta is not None and each.predicted is not None}
@@ -173,7 +161,15 @@ class SampleTrial(Trial[Client]):
         if self.attacks is not None and predicted:
             attacks, draws = self.attacks.attacks(), self._generator(client, ATTACK_STREAM)
             reached = attacked(attacks, client, setting.quiet, self.index, predicted, draws)
-        return [each.row(client.samples.ids[self.index], reached.get(each.name, {})) for each in tried]
+        return SampleRecord(
+            spectrum=decomposition.row(sample_id),
+            directions=[each.row(client.samples.ids[self.index], reached.get(each.name, {})) for each in tried],
+            layers=layer_rows(sample_id, decomposition, setting.layers, shift, layer_probes),
+            shaping=self._shaping(client, setting, decomposition) if self.looked_at.shaping else None,
+        ).model_dump(mode="json")
+
+    def _generator(self, client: Client, stream: int) -> torch.Generator:
+        return sample_generator(client.settings.seed, self.index, stream)
 
     def _shaping(self, client: Client, setting: Setting, decomposition: Decomposition) -> ShapingRow:
         noise = ShapedNoise(decomposition, setting.layers, setting.budget)

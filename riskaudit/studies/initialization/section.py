@@ -23,7 +23,48 @@ def initialization_blocks(facts: Facts) -> list[Block]:
     heading = Subheading("Initialization: which first weights leak least")
     blocks: list[Block] = [heading, Paragraph(sentence(study.recommendation), lead="Finding.", brief=True)]
     blocks += attack_control_blocks(study.control)
-    table = _table(study)
+    columns: tables.Columns[InitializationRow] = (
+        tables.column("Initialization", _initialization_cell, numeric=False, brief=True),
+        tables.column(
+            "Posterior RMSE",
+            lambda row: replace(_quartile_cell(row.posterior_rmse), detail=interval(row.low, row.high)),
+            "median, interval",
+            brief=True,
+        ),
+        tables.column(
+            "Revealed fraction",
+            lambda row: _quartile_cell(row.revealed_fraction, ends=True),
+            "median, quartiles",
+            brief=True,
+        ),
+        tables.column("Expected RMSE", lambda row: _quartile_cell(row.expected_rmse), "median"),
+        tables.column("Largest eigenvalue", lambda row: _quartile_cell(row.largest_eigenvalue), "median"),
+        tables.column("Trace of JᵀJ", lambda row: _quartile_cell(row.trace), "median"),
+        tables.column(
+            "Strongest attack's RMSE",
+            lambda row: _quartile_cell(row.attack_rmse),
+            "median",
+            shown=any(row.attack_rmse is not None for row in study.rows),
+        ),
+        tables.column(
+            "Oracle start's RMSE",
+            lambda row: _quartile_cell(row.oracle_rmse),
+            "median",
+            shown=any(row.oracle_rmse is not None for row in study.rows),
+        ),
+        tables.text("Told apart from the best", lambda row: _comparison_words(study, row), brief=True),
+    )
+    table = tables.table(
+        "initialization",
+        "Initializations, least leakage first",
+        study.rows,
+        columns,
+        note="Errors in data units; eigenvalues in squared gradient per squared data unit; their "
+        "quartiles are in audit.json. The best is the best of the fresh ones.",
+        sortable=True,
+        layout="compact",
+        brief=True,
+    )
     figure = _figure(study, table)
     blocks.append(table if figure is None else figure)
     failed = tuple(f"{_title(row)}: {short('; '.join(row.reasons), 200)}" for row in study.rows if row.reasons)
@@ -73,51 +114,6 @@ def _finding(study: InitializationStudy) -> str:
     return (
         f"{_title(worst)[0].upper()}{_title(worst)[1:]} leaks most (median error {number(least)}), {_title(best)} "
         f"least ({number(most)})"
-    )
-
-
-def _table(study: InitializationStudy) -> Table:
-    columns: tables.Columns[InitializationRow] = (
-        tables.column("Initialization", _initialization_cell, numeric=False, brief=True),
-        tables.column(
-            "Posterior RMSE",
-            lambda row: replace(_quartile_cell(row.posterior_rmse), detail=interval(row.low, row.high)),
-            "median, interval",
-            brief=True,
-        ),
-        tables.column(
-            "Revealed fraction",
-            lambda row: _quartile_cell(row.revealed_fraction, ends=True),
-            "median, quartiles",
-            brief=True,
-        ),
-        tables.column("Expected RMSE", lambda row: _quartile_cell(row.expected_rmse), "median"),
-        tables.column("Largest eigenvalue", lambda row: _quartile_cell(row.largest_eigenvalue), "median"),
-        tables.column("Trace of JᵀJ", lambda row: _quartile_cell(row.trace), "median"),
-        tables.column(
-            "Strongest attack's RMSE",
-            lambda row: _quartile_cell(row.attack_rmse),
-            "median",
-            shown=any(row.attack_rmse is not None for row in study.rows),
-        ),
-        tables.column(
-            "Oracle start's RMSE",
-            lambda row: _quartile_cell(row.oracle_rmse),
-            "median",
-            shown=any(row.oracle_rmse is not None for row in study.rows),
-        ),
-        tables.text("Told apart from the best", lambda row: _comparison_words(study, row), brief=True),
-    )
-    return tables.table(
-        "initialization",
-        "Initializations, least leakage first",
-        study.rows,
-        columns,
-        note="Errors in data units; eigenvalues in squared gradient per squared data unit; their "
-        "quartiles are in audit.json. The best is the best of the fresh ones.",
-        sortable=True,
-        layout="compact",
-        brief=True,
     )
 
 

@@ -31,7 +31,41 @@ def training_blocks(facts: Facts) -> list[Block]:
         )
         blocks.append(Paragraph(text, lead="Risk against accuracy."))
     blocks += attack_control_blocks(study.control)
-    table = _table(study)
+    columns: tables.Columns[TrainingRow] = (
+        tables.count("Step", lambda row: row.step, brief=True),
+        tables.column("Checkpoint", _checkpoint_cell, numeric=False),
+        tables.share("Accuracy", lambda row: row.accuracy, "on the samples", missing="no result", brief=True),
+        tables.column("Mean posterior RMSE", lambda row: _mean_cell(row.posterior_rmse), "interval", brief=True),
+        tables.column("Least posterior RMSE", lambda row: _worst_cell(row.posterior_rmse), "sample", brief=True),
+        tables.number(
+            "Mean revealed fraction",
+            lambda row: row.revealed_fraction.mean if row.revealed_fraction else None,
+            missing="no result",
+        ),
+        tables.number(
+            "Largest revealed fraction",
+            lambda row: row.revealed_fraction.worst if row.revealed_fraction else None,
+            missing="no result",
+        ),
+        tables.number("Gradient norm", lambda row: row.median_gradient_norm, "median", missing="no result"),
+        tables.column(
+            "Strongest attack's RMSE",
+            _attack_cell,
+            "mean, least",
+            shown=any(row.attack_rmse is not None for row in study.rows),
+        ),
+    )
+    table = tables.table(
+        "training",
+        "Checkpoints of the run",
+        study.rows,
+        columns,
+        note="RMSE in data units; larger is safer.",
+        sortable=True,
+        layout="compact",
+        print_rows=_PRINT_ROWS,
+        brief=True,
+    )
     figure = _figure(study, table)
     blocks.append(table if figure is None else figure)
     failed = tuple(f"{short(row.name, 60)}: {short(row.reason, 200)}" for row in study.rows if row.reason)
@@ -72,44 +106,6 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
             f"Posterior RMSE as a share of the {number(study.prior_rmse)} of a guess from the prior, at noise std "
             f"{given(study.noise_std)}: 1 is all protected. Accuracy on the same scale."
         ),
-    )
-
-
-def _table(study: TrainingStudy) -> Table:
-    columns: tables.Columns[TrainingRow] = (
-        tables.count("Step", lambda row: row.step, brief=True),
-        tables.column("Checkpoint", _checkpoint_cell, numeric=False),
-        tables.share("Accuracy", lambda row: row.accuracy, "on the samples", missing="no result", brief=True),
-        tables.column("Mean posterior RMSE", lambda row: _mean_cell(row.posterior_rmse), "interval", brief=True),
-        tables.column("Least posterior RMSE", lambda row: _worst_cell(row.posterior_rmse), "sample", brief=True),
-        tables.number(
-            "Mean revealed fraction",
-            lambda row: row.revealed_fraction.mean if row.revealed_fraction else None,
-            missing="no result",
-        ),
-        tables.number(
-            "Largest revealed fraction",
-            lambda row: row.revealed_fraction.worst if row.revealed_fraction else None,
-            missing="no result",
-        ),
-        tables.number("Gradient norm", lambda row: row.median_gradient_norm, "median", missing="no result"),
-        tables.column(
-            "Strongest attack's RMSE",
-            _attack_cell,
-            "mean, least",
-            shown=any(row.attack_rmse is not None for row in study.rows),
-        ),
-    )
-    return tables.table(
-        "training",
-        "Checkpoints of the run",
-        study.rows,
-        columns,
-        note="RMSE in data units; larger is safer.",
-        sortable=True,
-        layout="compact",
-        print_rows=_PRINT_ROWS,
-        brief=True,
     )
 
 
