@@ -112,12 +112,12 @@ class AuditShard(Trial[Client]):
 
     @property
     @override
-    def key(self) -> str:
+    def key(self) -> str:  # type: ignore[override]
         return f"audit {self.plan.noise_std!r} {self.first}"
 
     @property
     @override
-    def size(self) -> int:
+    def size(self) -> int:  # type: ignore[override]
         return len(self.carried)
 
     @property

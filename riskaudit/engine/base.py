@@ -46,15 +46,8 @@ class Trial(ABC, Generic[ClientT_contra]):
         size: what it adds to the count of progress.
     """
 
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Names the trial among those of its study."""
-
-    @property
-    def size(self) -> int:
-        """What the trial adds to the count of progress."""
-        return 1
+    key: str
+    size: int = 1
 
     @abstractmethod
     def run(self, client: ClientT_contra) -> Any:

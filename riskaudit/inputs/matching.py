@@ -45,20 +45,13 @@ class Match:
         prefix: what all file names begin with, "" at the top.
         names: model name to file name.
         foreign: file names that are no part of the model.
+        problems: why it doesn't fill the model whole.
     """
 
     prefix: str
     names: Mapping[str, str]
     foreign: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What one prefix of a file offers of a model."""
-
-    prefix: str
-    names: Mapping[str, str]
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 def is_inert(name: str) -> bool:
@@ -97,8 +90,7 @@ def match_weights(
     """
     tensors = entries.tensors
     candidates = list(_candidates(tensors, expected, ties or {}))
-    complete = [candidate for candidate in candidates if not candidate.problems]
-    fits = [Match(candidate.prefix, candidate.names) for candidate in complete]
+    fits = [candidate for candidate in candidates if not candidate.problems]
     if not fits or (chosen is not None and not any(chosen_by(chosen, fit.prefix) for fit in fits)):
         pool = [candidate for candidate in candidates if chosen is None or chosen_by(chosen, candidate.prefix)]
         raise ArchitectureError(_misfit(tensors, expected, pool, name, arch, chosen))
@@ -202,7 +194,7 @@ def foreign_note(match: Match, optimizers: Collection[str] = ()) -> list[str]:
 
 def _candidates(
     tensors: Mapping[str, Tensor], expected: Shapes, ties: Mapping[str, Collection[str]]
-) -> Iterator[_Candidate]:
+) -> Iterator[Match]:
     for model_prefix in _common_prefixes(expected):
         start = len(model_prefix)
         plain = [without_wrappers(name.split(".")[start:]) for name in expected]
@@ -231,7 +223,7 @@ def _candidates(
                 for name in expected
                 if name not in names and not is_inert(name) and not any(other in names for other in ties.get(name, ()))
             ]
-            yield _Candidate(prefix, {name: keys[0] for name, keys in names.items()}, (*shapes, *twice, *missing))
+            yield Match(prefix, {name: keys[0] for name, keys in names.items()}, (), (*shapes, *twice, *missing))
 
 
 def _common_prefixes(expected: Shapes) -> Iterator[Name]:
@@ -273,7 +265,7 @@ def _check_ties(match: Match, tensors: Mapping[str, Tensor], ties: Mapping[str, 
 
 
 def _misfit(
-    tensors: Mapping[str, Tensor], expected: Shapes, pool: list[_Candidate], name: str, arch: str, chosen: str | None
+    tensors: Mapping[str, Tensor], expected: Shapes, pool: list[Match], name: str, arch: str, chosen: str | None
 ) -> str:
     if chosen is not None and not pool:
         tops = sorted({key.partition(".")[0] for key in tensors})

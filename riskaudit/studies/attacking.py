@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -175,24 +176,15 @@ def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
 class AttackTrial(Trial[Client]):
     """One attack on one batch of samples at one noise level; gives `AttackRow` as plain data."""
 
+    key: str
+    size: int
     name: str
     attack: Attack
     noise_std: float | None
-    level: float
     indices: tuple[int, ...]
     labels_known: bool
     metrics: tuple[str, ...]
     show_samples: bool
-
-    @property
-    @override
-    def key(self) -> str:
-        return f"{self.name} {self.level!r} {self.indices[0]}"
-
-    @property
-    @override
-    def size(self) -> int:
-        return len(self.indices)
 
     @override
     def run(self, client: Client) -> list[dict[str, Any]]:
@@ -212,14 +204,14 @@ def attack_trials(
     show_samples: bool = False,
 ) -> list[AttackTrial]:
     """Every attack at every noise level on every batch of the usable samples."""
-    return [
-        AttackTrial(
-            name, attack, noise_std, level, tuple(usable[place] for place in batch), labels_known, metrics, show_samples
+    trials = []
+    for (level, noise_std), (name, attack), batch in product(levels.items(), attacks.items(), batches(len(usable))):
+        indices = tuple(usable[position] for position in batch)
+        key = f"{name} {level!r} {indices[0]}"
+        trials.append(
+            AttackTrial(key, len(indices), name, attack, noise_std, indices, labels_known, metrics, show_samples)
         )
-        for level, noise_std in levels.items()
-        for name, attack in attacks.items()
-        for batch in batches(len(usable))
-    ]
+    return trials
 
 
 def rows_of(results: Sequence[list[dict[str, Any]]]) -> list[AttackRow]:
@@ -287,15 +279,7 @@ class ControlTrial(Trial[Client]):
 
     attacks: Mapping[str, Attack]
 
-    @property
-    @override
-    def key(self) -> str:
-        return "control"
-
-    @property
-    @override
-    def size(self) -> int:
-        return 0
+    key, size = "control", 0
 
     @override
     def run(self, client: Client) -> dict[str, Any]:

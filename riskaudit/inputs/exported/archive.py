@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,12 +168,9 @@ def _tensor_from_bytes(content: bytes, meta: Mapping[str, Any]) -> Tensor:
         raise ValueError("a tensor has a negative size")
     if 0 in sizes:
         return torch.zeros(sizes, dtype=dtype)
-    item = torch.empty((), dtype=dtype).element_size()
+    item = dtype.itemsize
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    num_items = 1
-    for size in sizes:
-        num_items *= size
-    if (last + 1) * item > len(content) or num_items * item > len(content):
+    if max(last + 1, math.prod(sizes)) * item > len(content):
         raise ValueError(f"a tensor claims more than the {len(content)} bytes that it has")
     usable = len(content) - len(content) % item
     flat = torch.frombuffer(bytearray(content[:usable]), dtype=dtype)

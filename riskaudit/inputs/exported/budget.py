@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -66,10 +67,8 @@ def _work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: A
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=result))
     if "pool" in str(packet) and len(args) > 1 and isinstance(args[1], list | tuple):
-        kernel, outputs = 1, [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        for size in args[1]:
-            kernel *= int(size)
-        return kernel * max(outputs, default=0)
+        outputs = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        return math.prod(map(int, args[1])) * max(outputs, default=0)
     return 0
 
 

@@ -9,6 +9,7 @@ are left out: they would forbid a float64 audit of a program that was exported i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -111,10 +112,7 @@ class ExportedModel(nn.Module):
         values: dict[str, Any] = dict(self._constants)
         values[self.input_name] = x
         for graph_name, path in self._places:
-            owner: Any = self
-            for part in path:
-                owner = getattr(owner, part)
-            values[graph_name] = owner
+            values[graph_name] = reduce(getattr, path, self)
         # Class numbers and tokens have no precision of their own: that of the weights counts then.
         tensors = [x, *(value for value in values.values() if isinstance(value, Tensor))]
         dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())

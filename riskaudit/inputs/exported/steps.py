@@ -6,11 +6,12 @@ program in which one does is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from riskaudit.errors import CheckpointError
 from riskaudit.inputs.exported.archive import SAVE_AGAIN, SCALAR_TYPES
@@ -162,7 +163,7 @@ def read_steps(nodes: Sequence[Mapping[str, Any]], state: Sequence[str], output:
     steps = []
     for number, call in enumerate(calls):
         overwritten = _track(call, number, memory)
-        for name in _flat(call.outputs):
+        for name in _outputs(call):
             if name in defined:
                 raise CheckpointError(f"the exported program names two values {clean(name, 30)}; {SAVE_AGAIN}")
             defined.add(name)
@@ -234,11 +235,11 @@ def _track(call: Step, number: int, memory: _Memory) -> tuple[str, ...]:
                 f"the exported program overwrites a constant ({clean(call.target, 40)}); {EXPORT_ADVICE}"
             )
         overwritten = memory.overwrite(first.name, number, call.target)
-        for output in _flat(call.outputs):
+        for output in _outputs(call):
             memory.join(memory.same, first.name, output)
             memory.join(memory.shared, first.name, output)
     elif call.may_alias:
-        for output in _flat(call.outputs):
+        for output in _outputs(call):
             for source in _names_in(list(call.arguments.values())):
                 memory.join(memory.shared, source, output)
     return overwritten
@@ -277,17 +278,9 @@ def _layer(node: Mapping[str, Any]) -> str:
     return f"the layer {clean(parts[1], 60)}" if len(parts) > 2 and parts[1] else "a layer of the exported program"
 
 
-def _names_in(value: Any) -> Iterator[str]:
-    if isinstance(value, ValueName):
-        yield value.name
-    elif isinstance(value, list):
-        for item in value:
-            yield from _names_in(item)
+def _names_in(value: Any) -> list[str]:
+    return [leaf.name for leaf in tree_leaves(value) if isinstance(leaf, ValueName)]
 
 
-def _flat(outputs: Any) -> Iterator[str]:
-    if isinstance(outputs, list):
-        for item in outputs:
-            yield from _flat(item)
-    elif outputs is not None:
-        yield str(outputs)
+def _outputs(call: Step) -> list[str]:
+    return [str(name) for name in tree_leaves(call.outputs) if name is not None]

@@ -137,14 +137,10 @@ class Setting:
 class SampleTrial(Trial[Client]):
     """One sample; gives a `SampleRecord` as plain data."""
 
+    key: str
     index: int
     looked_at: DirectionSettings
     attacks: AttackSettings | None
-
-    @property
-    @override
-    def key(self) -> str:
-        return f"sample {self.index}"
 
     @override
     def run(self, client: Client) -> dict[str, Any]:
@@ -190,7 +186,7 @@ class Directions(Study[DirectionsStudy]):
 
     @override
     def trials(self, client: Client) -> list[SampleTrial]:
-        return [SampleTrial(index, self.looked_at, self.attacks) for index in self.usable]
+        return [SampleTrial(f"sample {index}", index, self.looked_at, self.attacks) for index in self.usable]
 
     @override
     def summarise(self, client: Client, results: Sequence[Any]) -> DirectionsStudy:

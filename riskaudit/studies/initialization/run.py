@@ -87,8 +87,12 @@ class Initializations(ModelComparison[InitializationStudy]):
     @override
     def models(self, client: Client) -> list[NetworkTrial]:
         rows = self.audited.samples if set(PROXIES) <= client.settings.wanted() else None
-        fresh = [NetworkTrial(name, number, self.attacks) for name in self.names for number in range(self.seeds)]
-        return [NetworkTrial(CHECKPOINT, None, self.attacks, rows), *fresh]
+        fresh = [
+            NetworkTrial(f"{name} {number}", name, number, self.attacks)
+            for name in self.names
+            for number in range(self.seeds)
+        ]
+        return [NetworkTrial(CHECKPOINT, CHECKPOINT, None, self.attacks, rows), *fresh]
 
     @override
     def compare(self, client: Client, results: Sequence[Any], shared: dict[str, Any]) -> InitializationStudy:
@@ -101,15 +105,11 @@ class Initializations(ModelComparison[InitializationStudy]):
 class NetworkTrial(Trial[Client]):
     """One network on the client's samples; gives an `InitializationTrial` as plain data."""
 
+    key: str
     name: str
     number: int | None
     attacks: AttackSettings | None
     rows: Sequence[SampleRow] | None = None
-
-    @property
-    @override
-    def key(self) -> str:
-        return self.name if self.number is None else f"{self.name} {self.number}"
 
     @override
     def run(self, client: Client) -> dict[str, Any]:

@@ -93,7 +93,12 @@ class Checkpoints(ModelComparison[TrainingStudy]):
     @override
     def models(self, client: Client) -> list[CheckpointTrial]:
         return [
-            CheckpointTrial(number, snapshot, None if number == self.last else self.load, self.attacks)
+            CheckpointTrial(
+                f"{number} {snapshot.path.name}",
+                snapshot,
+                None if number == self.last else self.load,
+                self.attacks,
+            )
             for number, snapshot in enumerate(self.snapshots)
         ]
 
@@ -106,15 +111,10 @@ class Checkpoints(ModelComparison[TrainingStudy]):
 class CheckpointTrial(Trial[Client]):
     """One checkpoint on the client's samples; gives a `TrainingRow` as plain data."""
 
-    number: int
+    key: str
     snapshot: Snapshot
     load: Load | None
     attacks: AttackSettings | None
-
-    @property
-    @override
-    def key(self) -> str:
-        return f"{self.number} {self.snapshot.path.name}"
 
     @override
     def run(self, client: Client) -> dict[str, Any]:

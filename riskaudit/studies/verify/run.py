@@ -269,7 +269,7 @@ def tuned(
     """
     if tuning_samples is None or not len(tuning_samples):
         raise SettingsError("`tune` needs samples beyond those reported; lower `limit` or add data")
-    trials = [TuningTrial(name, attack, tuning_samples) for name, attack in attacks.items()]
+    trials = [TuningTrial(f"tuning {name}", attack, tuning_samples) for name, attack in attacks.items()]
     best = engine.map(trials, client, journal)
     return {
         name: with_fields(attack, dict(attack.grid[position]))
@@ -281,19 +281,11 @@ def tuned(
 class TuningTrial(Trial[Client]):
     """The choice for one attack, on samples of its own; gives a position in the attack's grid."""
 
-    name: str
+    key: str
     attack: Attack
     samples: Samples
 
-    @property
-    @override
-    def key(self) -> str:
-        return f"tuning {self.name}"
-
-    @property
-    @override
-    def size(self) -> int:
-        return 0
+    size = 0
 
     @override
     def run(self, client: Client) -> int:
