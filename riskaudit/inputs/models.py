@@ -29,10 +29,10 @@ from riskaudit.inputs.matching import (
     foreign_note,
     is_layer,
     is_training,
+    match_rows,
     match_weights,
     without_wrappers,
 )
-from riskaudit.inputs.ordered import match_rows
 from riskaudit.inputs.state_dicts import Entries, check_weights
 from riskaudit.inputs.text import clean, listing
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function

@@ -18,9 +18,14 @@ from riskaudit.results import Estimate
 from riskaudit.statistics.groups import compare_medians
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.initialization import run as module
-from riskaudit.studies.initialization.initializers import INITIALIZATIONS, initialize
 from riskaudit.studies.initialization.record import InitializationStudy, InitializationTrial
-from riskaudit.studies.initialization.run import CHECKPOINT, initialization_study, summarise
+from riskaudit.studies.initialization.run import (
+    CHECKPOINT,
+    INITIALIZATIONS,
+    initialization_study,
+    initialize,
+    summarise,
+)
 from riskaudit.studies.rows import SampleRisk
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")

@@ -16,8 +16,7 @@ from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.training import run as module
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
-from riskaudit.studies.training.run import accuracy, summarise, training_study
-from riskaudit.studies.training.series import checkpoint_files, natural_key, order_of
+from riskaudit.studies.training.run import accuracy, checkpoint_files, natural_key, order_of, summarise, training_study
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 

@@ -17,7 +17,7 @@ from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends, overlaps
 from riskaudit.results.words import riskier_end
 from riskaudit.studies.fairness.record import GroupSummary
-from riskaudit.studies.fairness.section_groups import group_table
+from riskaudit.studies.fairness.section import group_table
 
 # Of the sample table and the pictures; a page with tens of thousands takes minutes to load.
 MOST_ROWS = 1000
