@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.labels import Numbered, Numbering, number_labels, renumber
+from riskaudit.inputs.labels import Numbered, number_labels, renumber
 from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.reading import Reading, sample_keys
 from riskaudit.inputs.text import clean, shape_text
@@ -30,29 +30,17 @@ MAX_INPUT_BYTES = 32 * 2**30
 
 @dataclass(frozen=True)
 class RawSamples:
-    """Inputs [N, ...] and targets [N, ...] as a file holds them.
+    """Inputs [N, ...] and labels as a file holds them; no labels where none are needed.
 
-    ``ids`` are identifiers of the samples in their source, None where they are just numbered. ``numbering`` says
-    where class numbers come from (see `labels`), ``class_names`` how the classes are called; names that may be
-    people's are hidden (``private_classes``). ``notes`` are sentences for the reader of the audit.
+    ``ids`` are identifiers of the samples in their source, None where they are just numbered. Names of classes that
+    may be people's are hidden (``private_classes``). ``notes`` are sentences for the reader of the audit.
     """
 
     inputs: Tensor
-    targets: Tensor
+    labels: Numbered | None = None
     ids: Sequence[str] | None = None
-    class_names: Sequence[str] | None = None
-    numbering: Numbering = "numbers"
     private_classes: bool = False
     notes: tuple[str, ...] = ()
-
-    def numbered(self, labels: Numbered) -> RawSamples:
-        """The same samples with targets and classes as they were numbered."""
-        return replace(self, targets=labels.targets, class_names=labels.class_names, numbering=labels.numbering)
-
-
-def unlabelled(num_samples: int) -> Tensor:
-    """Targets [N] that are no classes, where none are needed."""
-    return torch.zeros(num_samples, dtype=torch.float64)
 
 
 def as_tensor(value: Any, what: str, name: str) -> Tensor:
@@ -88,20 +76,17 @@ def raw_from_mapping(content: Mapping[str, Any], name: str, reading: Reading) ->
     inputs = as_tensor(content[inputs_key], "inputs", name)
     ids, class_names = _texts(content.get("ids"), "ids", name), _texts(content.get("class_names"), "class_names", name)
     if targets_key is None:
-        return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0), ids)
-    raw = RawSamples(inputs, unlabelled(0), ids)
-    labels = numbered_array(content[targets_key], reading, name, len(inputs) if inputs.ndim else 0)
-    return raw.numbered(labels if labels.class_names else replace(labels, class_names=_names(class_names)))
+        return RawSamples(inputs, None, ids)
+    labels = numbered_array(content[targets_key], reading, name, inputs)
+    if class_names is not None and labels.class_names is None:
+        labels = replace(labels, class_names=tuple(class_names))
+    return RawSamples(inputs, labels, ids)
 
 
-def _names(class_names: list[str] | None) -> tuple[str, ...] | None:
-    return None if class_names is None else tuple(class_names)
-
-
-def numbered_array(value: Any, reading: Reading, name: str, num_inputs: int) -> Numbered:
+def numbered_array(value: Any, reading: Reading, name: str, inputs: Tensor) -> Numbered:
     """Targets of an array or list; words are numbered as `number_labels` does.
 
-    Words come whole, where of ``num_inputs`` a limit may have left the first.
+    Words come whole, where of the inputs a limit may have left the first.
 
     Raises:
         SamplesError: neither numbers nor words.
@@ -110,9 +95,8 @@ def numbered_array(value: Any, reading: Reading, name: str, num_inputs: int) -> 
     if words is not None:
         texts = _stripped(words[: reading.limit])
         labels = number_labels(texts, lambda: _stripped(np.unique(words)), reading, name)
-        return labels if len(labels.targets) == num_inputs else labels.of(len(words))
-    targets = as_tensor(value, "targets", name)
-    return Numbered(targets) if reading.classes is None else renumber(targets, reading.classes, name)
+        return labels if len(texts) == (len(inputs) if inputs.ndim else 0) else labels.of(len(words))
+    return renumber(as_tensor(value, "targets", name), reading, name)
 
 
 def _words(value: Any) -> np.ndarray[Any, Any] | None:
@@ -138,20 +122,22 @@ def _texts(value: Any, what: str, name: str) -> list[str] | None:
     return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in items]
 
 
-def check_lengths(raw: RawSamples, name: str) -> None:
-    """Refuse zero samples, or inputs, targets and ids of different length.
+def check_lengths(raw: RawSamples, name: str) -> Numbered:
+    """The labels, zeros where there are none; zero samples, or inputs, targets and ids of other length are refused.
 
     Raises:
         SamplesError: see above.
     """
-    if raw.inputs.ndim == 0 or raw.targets.ndim == 0:
+    count = len(raw.inputs) if raw.inputs.ndim else 0
+    labels = raw.labels or Numbered(torch.zeros(count, dtype=torch.float64))
+    if raw.inputs.ndim == 0 or labels.targets.ndim == 0:
         raise SamplesError(f"inputs and targets in {name} are single numbers, expected one row per sample")
-    num_samples = len(raw.inputs)
-    if num_samples == 0 or raw.inputs.numel() == 0:
+    if count == 0 or raw.inputs.numel() == 0:
         raise SamplesError(f"{name} holds no samples; expected at least one")
-    for what, values in (("targets", raw.targets), ("ids", raw.ids)):
-        if values is not None and len(values) != num_samples:
-            raise SamplesError(f"{name} holds {num_samples} inputs but {len(values)} {what}; expected one per input")
+    for what, values in (("targets", labels.targets), ("ids", raw.ids)):
+        if values is not None and len(values) != count:
+            raise SamplesError(f"{name} holds {count} inputs but {len(values)} {what}; expected one per input")
+    return labels
 
 
 def first_row(marks: Tensor) -> int | None:

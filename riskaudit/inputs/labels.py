@@ -95,8 +95,11 @@ def _by_name(texts: Sequence[str], classes: Sequence[str], name: str, what: str)
     )
 
 
-def renumber(targets: Tensor, classes: Sequence[str], name: str) -> Numbered:
-    """Class numbers [N] of a file whose classes the user named: by name where the names are these very numbers."""
+def renumber(targets: Tensor, reading: Reading, name: str) -> Numbered:
+    """Class numbers [N] of a file; where the user named the classes, by name if the names are these very numbers."""
+    classes = reading.classes
+    if classes is None:
+        return Numbered(targets)
     flat = targets.reshape(-1)
     if targets.is_floating_point() or targets.ndim > 2 or len(flat) != len(targets):
         return Numbered(targets, tuple(classes), "classes")

@@ -26,11 +26,10 @@ from riskaudit.inputs.arrays import (
     raw_from_mapping,
     to_inputs,
     to_targets,
-    unlabelled,
 )
 from riskaudit.inputs.identifiers import content_key, file_chunks, hide_ids
 from riskaudit.inputs.identifiers import plain_ids as shown_ids
-from riskaudit.inputs.labels import NUMBER, Numbering
+from riskaudit.inputs.labels import NUMBER, Numbered, Numbering
 from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.readers.archives import foreign_format, is_zip
 from riskaudit.inputs.readers.idx import is_idx, read_idx
@@ -114,7 +113,8 @@ class Samples:
             SamplesError: lengths that differ, no samples, or NaN or infinite values.
         """
         shown = clean(name) or "samples"
-        raw = RawSamples(as_tensor(inputs, "inputs", shown), as_tensor(targets, "targets", shown), ids, class_names)
+        labels = Numbered(as_tensor(targets, "targets", shown), None if class_names is None else tuple(class_names))
+        raw = RawSamples(as_tensor(inputs, "inputs", shown), labels, ids)
         return _assemble(raw, _Source(shown, None, b""), Reading(plain_ids=True))
 
 
@@ -183,8 +183,7 @@ def _from_file(path: Path, reading: Reading) -> RawSamples:
                 raise SamplesError(f"{name} is no .npz archive; save it with numpy.savez")
             return raw_from_mapping(read_npz(path, reading), name, reading)
         case ".npy" if not reading.labelled:
-            inputs = as_tensor(read_npy(path, reading.limit), "inputs", name)
-            return RawSamples(inputs, unlabelled(len(inputs) if inputs.ndim else 0))
+            return RawSamples(as_tensor(read_npy(path, reading.limit), "inputs", name))
         case ".pt" | ".pth":
             return _from_pair_or_mapping(read_torch_file(path, SamplesError), name, SamplesError, reading)
         case ".safetensors":
@@ -201,8 +200,8 @@ def _from_function(spec: str, reading: Reading) -> tuple[RawSamples, _Source]:
     name = clean(spec.replace("\\", "/").rpartition("/")[2])
     if isinstance(content, Samples):
         ids = None if content.ids == tuple(str(index) for index in range(len(content))) else content.ids
-        raw = RawSamples(content.inputs, content.targets, ids, content.class_names, content.numbering)
-        raw = replace(raw, notes=content.notes)
+        labels = Numbered(content.targets, content.class_names, content.numbering)
+        raw = RawSamples(content.inputs, labels, ids, notes=content.notes)
     else:
         raw = _from_pair_or_mapping(content, name, UserCodeError, reading)
     # Ids that code makes may be anything, so they are hidden like those of a file; the inputs are the secret.
@@ -220,12 +219,10 @@ def _from_pair_or_mapping(
         content = [[each[0] for each in pairs], [each[1] for each in pairs]]
         content[0] = torch.stack([as_tensor(each, "inputs", name) for each in content[0]])
     elif isinstance(content, Tensor) and not reading.labelled:
-        content = [content, unlabelled(len(content) if content.ndim else 0)]
+        return RawSamples(as_tensor(content, "inputs", name))
     if isinstance(content, tuple | list) and len(content) == 2:
         inputs = as_tensor(content[0], "inputs", name)
-        return RawSamples(inputs, unlabelled(0)).numbered(
-            numbered_array(content[1], reading, name, len(inputs) if inputs.ndim else 0)
-        )
+        return RawSamples(inputs, numbered_array(content[1], reading, name, inputs))
     actual = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
     raise error(f"expected (inputs, targets) or a dict of them from {name}, found {actual}; return or save a pair")
 
@@ -237,8 +234,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _assemble(raw: RawSamples, source: _Source, reading: Reading) -> Samples:
-    check_lengths(raw, source.name)
-    limit = reading.limit
+    labels, limit = check_lengths(raw, source.name), reading.limit
     stored = raw.inputs[:limit]
     inputs = to_inputs(stored, reading.channels, source.name, reading.scale)
     if raw.ids is None:
@@ -248,23 +244,25 @@ def _assemble(raw: RawSamples, source: _Source, reading: Reading) -> Samples:
         ids = shown_ids(names) if reading.plain_ids else hide_ids(names, source.key)
     return Samples(
         inputs=inputs,
-        targets=to_targets(raw.targets[:limit], reading.loss, source.name),
+        targets=to_targets(labels.targets[:limit], reading.loss, source.name),
         ids=ids,
-        class_names=_class_names(raw, source, reading),
+        class_names=_class_names(raw, labels.class_names, source, reading),
         name=source.name,
         sha256=source.sha256,
         are_images=are_images(inputs),
-        numbering=raw.numbering,
+        numbering=labels.numbering,
         # Images in files are from 0 to 1 by their format.
         notes=raw.notes if raw.private_classes else (*raw.notes, *range_notes(stored, inputs, reading.scale)),
     )
 
 
-def _class_names(raw: RawSamples, source: _Source, reading: Reading) -> tuple[str, ...] | None:
+def _class_names(
+    raw: RawSamples, names: Sequence[str] | None, source: _Source, reading: Reading
+) -> tuple[str, ...] | None:
     """Names of classes, those of folders hashed like file names: a folder may be named after a person."""
-    if raw.class_names is None:
+    if names is None:
         return None
     if raw.private_classes and not reading.plain_ids:
-        pairs = zip(raw.class_names, hide_ids(raw.class_names, source.key), strict=True)
+        pairs = zip(names, hide_ids(names, source.key), strict=True)
         return tuple(name if NUMBER.fullmatch(name) else f"class-{hashed}" for name, hashed in pairs)
-    return tuple(clean(name) for name in raw.class_names)
+    return tuple(clean(name) for name in names)

@@ -177,7 +177,6 @@ class AttackTrial(Trial[Client]):
     """One attack on one batch of samples at one noise level; gives `AttackRow` as plain data."""
 
     key: str
-    size: int
     name: str
     attack: Attack
     noise_std: float | None
@@ -185,6 +184,7 @@ class AttackTrial(Trial[Client]):
     labels_known: bool
     metrics: tuple[str, ...]
     show_samples: bool
+    size: int = 1
 
     @override
     def run(self, client: Client) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def attack_trials(
         indices = tuple(usable[position] for position in batch)
         key = f"{name} {level!r} {indices[0]}"
         trials.append(
-            AttackTrial(key, len(indices), name, attack, noise_std, indices, labels_known, metrics, show_samples)
+            AttackTrial(key, name, attack, noise_std, indices, labels_known, metrics, show_samples, len(indices))
         )
     return trials
 

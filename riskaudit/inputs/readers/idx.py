@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, as_tensor, unlabelled
+from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, as_tensor
 from riskaudit.inputs.identifiers import file_chunks
 from riskaudit.inputs.labels import renumber
 from riskaudit.inputs.readers.archives import MAX_RATIO, SAFE_UNPACKED_BYTES
@@ -58,7 +58,7 @@ def read_idx(path: Path, reading: Reading) -> tuple[RawSamples, str]:
         if reading.labelled:
             wanted = clean(_names_of_labels(path)[0])
             raise SamplesError(f"expected the labels of {name} beside it in {wanted}, found no such file; put it there")
-        return RawSamples(as_tensor(inputs, "inputs", name), unlabelled(len(inputs))), digest.hexdigest()
+        return RawSamples(as_tensor(inputs, "inputs", name)), digest.hexdigest()
     labels, num_labels = _read(beside, reading.limit)
     if labels.ndim != 1 or num_labels != count:
         raise SamplesError(
@@ -66,11 +66,8 @@ def read_idx(path: Path, reading: Reading) -> tuple[RawSamples, str]:
         )
     for chunk in file_chunks(beside):
         digest.update(chunk)
-    targets = as_tensor(labels, "labels", clean(beside.name))
-    raw = RawSamples(as_tensor(inputs, "inputs", name), targets)
-    if reading.classes is not None:
-        raw = raw.numbered(renumber(targets, reading.classes, name))
-    return raw, digest.hexdigest()
+    numbered = renumber(as_tensor(labels, "labels", clean(beside.name)), reading, name)
+    return RawSamples(as_tensor(inputs, "inputs", name), numbered), digest.hexdigest()
 
 
 def _is_zipped(path: Path) -> bool:

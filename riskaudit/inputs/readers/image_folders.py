@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import BYTE, MAX_INPUT_BYTES, RawSamples, unlabelled
+from riskaudit.inputs.arrays import BYTE, MAX_INPUT_BYTES, RawSamples
 from riskaudit.inputs.identifiers import content_key, file_chunks
 from riskaudit.inputs.labels import NUMBER, Numbered, number_labels
 from riskaudit.inputs.reading import Reading
@@ -168,14 +168,13 @@ def read_folder(folder: FolderListing, reading: Reading) -> RawSamples:
     stacked, total = torch.stack(images), len(images)
     animated = [f"{num_animated} of {total} image files hold several frames or pages, of which the first is audited"]
     animated = animated if num_animated else []
-    raw = RawSamples(
+    return RawSamples(
         stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2),
-        unlabelled(len(images)),
+        _classes(folder, [label for label, _ in chosen], reading) if folder.classes else None,
         [os.fsencode(file.relative_to(folder.root).as_posix()).decode("utf-8", "replace") for _, file in chosen],
         private_classes=True,
         notes=(*animated, *_order_note(folder.classes, reading)),
     )
-    return raw.numbered(_classes(folder, [label for label, _ in chosen], reading)) if folder.classes else raw
 
 
 def _check_size(images: list[Tensor], count: int, folder: FolderListing, file: Path) -> None:

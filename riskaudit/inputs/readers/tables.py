@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, unlabelled
+from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples
 from riskaudit.inputs.labels import MAX_CLASSES, Numbered, is_number, number_labels, renumber
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
@@ -87,14 +87,12 @@ def _read_rows(rows: Iterator[list[str]], reading: Reading, name: str) -> RawSam
             ids.append(row[identifier])
     if not values:
         raise SamplesError(f"{name} holds no rows; expected a header and at least one sample")
-    raw = RawSamples(
-        torch.tensor(values, dtype=torch.float64), unlabelled(len(values)), None if identifier is None else ids
-    )
-    if label is None or (not reading.labelled and not all(labels)):
-        return raw
-    column = label
-    later = (row[column].strip() for row in rest if len(row) == len(columns))
-    return raw.numbered(number_labels(labels, lambda: _distinct(later, name), reading, name))
+    numbered = None
+    if label is not None and (reading.labelled or all(labels)):
+        column = label
+        later = (row[column].strip() for row in rest if len(row) == len(columns))
+        numbered = number_labels(labels, lambda: _distinct(later, name), reading, name)
+    return RawSamples(torch.tensor(values, dtype=torch.float64), numbered, None if identifier is None else ids)
 
 
 def _distinct(words: Iterable[str], name: str) -> set[str]:
@@ -166,10 +164,8 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
     if identifier is not None:
         batches = _batches(file, [columns[identifier]], taken)
         ids = [str(value) for batch in batches for value in batch.column(0).to_pylist()]
-    raw = RawSamples(torch.from_numpy(values), unlabelled(len(values)), ids)
-    if label is None:
-        return raw
-    return raw.numbered(_labels(file, columns[label], taken, reading, name))
+    numbered = None if label is None else _labels(file, columns[label], taken, reading, name)
+    return RawSamples(torch.from_numpy(values), numbered, ids)
 
 
 def _labels(file: Any, column: str, taken: int, reading: Reading, name: str) -> Numbered:
@@ -180,7 +176,7 @@ def _labels(file: Any, column: str, taken: int, reading: Reading, name: str) -> 
     parts = [batch.column(0) for batch in _batches(file, [column], taken)]
     if all(pyarrow.types.is_signed_integer(part.type) and not part.null_count for part in parts):
         targets = torch.from_numpy(np.concatenate([part.to_numpy() for part in parts]).astype(np.int64))
-        return Numbered(targets) if reading.classes is None else renumber(targets, reading.classes, name)
+        return renumber(targets, reading, name)
     texts = ["" if value is None else str(value).strip() for part in parts for value in part.to_pylist()]
 
     def every() -> set[str]:
