@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import CheckpointError
-from riskaudit.inputs.readers.stand_ins import Inert
+from riskaudit.inputs.readers.pickles import Inert
 from riskaudit.inputs.text import clean, listing
 
 _MAX_NESTING = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -86,38 +86,33 @@ def measure(client: Client, attacks: AttackSettings | None) -> Measured:
 
 def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
     """Likewise from an audit's rows, which have all of `PROXIES`."""
-    usable = [index for index, row in enumerate(rows) if row.status != "failed"]
-    attacked = _attacked(client, attacks, usable) if attacks is not None else []
+    attacked: list[AttackRow] = []
+    if attacks is not None:
+        std, undefended = noise_level(client)
+        usable = [index for index, row in enumerate(rows) if row.status != "failed"]
+        levels = {std: std if undefended else None}
+        trials = attack_trials(attacks.attacks(), levels, usable, labels_known=attacks.labels_known)
+        attacked = rows_of([trial.run(client) for trial in trials])
     best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
     oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}
     notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in attacked if row.reason)
-    return Measured([_risk(row, best.get(row.id), oracle.get(row.id)) for row in rows], list(notes))
-
-
-def _risk(row: SampleRow, attacked: float | None, oracle: float | None) -> SampleRisk:
-    largest, trace = row.solvers.get("largest_eigenvalue"), row.solvers.get("trace")
-    return SampleRisk(
-        sample_id=row.id,
-        status=row.status,
-        reason=row.reason,
-        loss=row.loss,
-        gradient_norm=row.proxies["gradient_norm"].value,
-        largest_eigenvalue=None if largest is None else largest.value,
-        trace=None if trace is None else trace.value,
-        expected_rmse=row.proxies["expected_rmse"],
-        posterior_rmse=row.proxies["posterior_rmse"],
-        revealed_fraction=row.proxies["revealed_fraction"],
-        attack_rmse=attacked,
-        oracle_rmse=oracle,
-    )
-
-
-def _attacked(client: Client, attacks: AttackSettings, usable: list[int]) -> list[AttackRow]:
-    """Every attack on every sample whose gradient is finite."""
-    std, undefended = noise_level(client)
-    levels = {std: std if undefended else None}
-    trials = attack_trials(attacks.attacks(), levels, usable, labels_known=attacks.labels_known)
-    return rows_of([trial.run(client) for trial in trials])
+    solved = [{name: evidence.value for name, evidence in row.solvers.items()} for row in rows]
+    samples = [
+        SampleRisk(
+            sample_id=row.id,
+            status=row.status,
+            reason=row.reason,
+            loss=row.loss,
+            largest_eigenvalue=values.get("largest_eigenvalue"),
+            trace=values.get("trace"),
+            attack_rmse=best.get(row.id),
+            oracle_rmse=oracle.get(row.id),
+            gradient_norm=row.proxies["gradient_norm"].value,
+            **{name: row.proxies[name] for name in PROXIES[1:]},
+        )
+        for row, values in zip(rows, solved, strict=True)
+    ]
+    return Measured(samples, list(notes))
 
 
 def noise_level(client: Client) -> tuple[float, bool]:
@@ -126,8 +121,9 @@ def noise_level(client: Client) -> tuple[float, bool]:
     return (client.settings.reference_noise, True) if noise is None else (noise.std, False)
 
 
-def quartiles(values: Sequence[float]) -> Quartiles | None:
-    """Of numbers that may be infinite; None without any."""
+def quartiles(numbers: Iterable[float | None]) -> Quartiles | None:
+    """Of the known numbers, which may be infinite; None without any."""
+    values = [number for number in numbers if number is not None]
     if not values:
         return None
     # "nearest" order statistics: between a number and infinity nothing can be interpolated.

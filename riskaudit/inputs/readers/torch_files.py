@@ -20,8 +20,7 @@ from torch import Tensor
 
 from riskaudit.errors import InputError
 from riskaudit.inputs.readers.archives import checked_members, is_zip, read_member
-from riskaudit.inputs.readers.pickles import PickleScan, scan_pickles
-from riskaudit.inputs.readers.stand_ins import refused_names, stand_ins, with_arrays
+from riskaudit.inputs.readers.pickles import PickleScan, refused_names, scan_pickles, stand_ins, with_arrays
 from riskaudit.inputs.text import clean, listing
 
 PICKLE_MAGIC = b"\x80"
@@ -129,13 +128,11 @@ def _scan_zip(path: Path, error: type[InputError]) -> PickleScan:
         scan = scan_pickles(read_member(path, members[pickles[0]], error))
     except ValueError as cause:
         raise error(f"{name} is damaged ({clean(cause)}); copy or save it again") from cause
-    for storage in scan.storages.values():
-        member = members.get(f"{root}/data/{storage.key}" if root else f"data/{storage.key}")
+    for key, num_bytes in scan.storages.items():
+        member = members.get(f"{root}/data/{key}" if root else f"data/{key}")
         held = member.file_size if member else 0
-        if not 0 <= storage.num_bytes <= held:
-            raise error(
-                f"{name} claims a tensor of {storage.num_bytes} bytes where it holds {held}; copy or save it again"
-            )
+        if not 0 <= num_bytes <= held:
+            raise error(f"{name} claims a tensor of {num_bytes} bytes where it holds {held}; copy or save it again")
     return scan
 
 
@@ -155,7 +152,7 @@ def _scan_legacy(path: Path, error: type[InputError]) -> PickleScan:
         with contextlib.suppress(ValueError):
             _refuse_code(scan_pickles(content), name, error)
         raise error(f"{name} is damaged or no torch file ({clean(cause)}); {_WAY_OUT[error.__name__]}") from cause
-    claimed = [storage.num_bytes for storage in scan.storages.values()]
+    claimed = list(scan.storages.values())
     if any(num_bytes < 0 for num_bytes in claimed) or sum(claimed) > size:
         raise error(f"{name} claims {sum(claimed)} bytes of tensors in a file of {size}; copy or save it again")
     return scan

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,12 +39,11 @@ from riskaudit.errors import RiskauditError, SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean, listing
 from riskaudit.results import AuditResult, SampleRow
-from riskaudit.statistics.groups import ComparedMedian, compare_medians
+from riskaudit.statistics.groups import compare_medians
 from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.base import StudyRun, identity_of
 from riskaudit.studies.initialization.record import TITLES, InitializationRow, InitializationStudy, InitializationTrial
 from riskaudit.studies.measuring import ATTACKS, PROXIES, ModelComparison, attack_settings, measure, measured, quartiles
-from riskaudit.studies.rows import SampleRisk
 from riskaudit.studies.settings import AttackSettings
 
 Fill = Callable[[Tensor], object]
@@ -264,18 +263,21 @@ def summarise(
     for trial in trials:
         groups.setdefault(trial.initialization, []).append(trial)
     values = {
-        name: np.array([[_error(risk) for risk in trial.samples] for trial in group if trial.samples])
+        name: np.array(
+            [[risk.posterior_rmse.reliable for risk in trial.samples] for trial in group if trial.samples], dtype=float
+        )
         for name, group in groups.items()
         if any(trial.samples for trial in group)
     }
     compared = compare_medians(values, aside=(CHECKPOINT,), confidence=confidence, seed=seed)
-    ranked = [*compared, *(name for name in groups if name not in compared)]
-    rows = [_row(name, groups[name]) for name in ranked]
     best = next((name for name in compared if name != CHECKPOINT), None)
-    rows = [
-        row if row.initialization not in compared else _ranked(row, compared[row.initialization], place + 1, best)
-        for place, row in enumerate(rows)
-    ]
+    rows = []
+    for rank, (name, median) in enumerate(compared.items(), 1):
+        low, high = median.difference_low, median.difference_high
+        apart = None if low is None or high is None or name == best else low > 0 or high < 0
+        fields = asdict(median) | {"rank": rank, "told_apart": apart}
+        rows.append(_row(name, groups[name]).model_copy(update={key: fields[key] for key in fields if key != "median"}))
+    rows += [_row(name, groups[name]) for name in groups if name not in compared]
     notes = [
         "Kaiming, Xavier and orthogonal set parameters of two or more dimensions and biases to 0; uniform and normal "
         "set biases like weights; normalisation layers start with scale 1, shift 0 and fresh statistics in all of them",
@@ -300,55 +302,29 @@ def summarise(
     )
 
 
-def _error(risk: SampleRisk) -> float:
-    value = risk.posterior_rmse.reliable
-    return np.nan if value is None else value
-
-
 def _row(name: str, trials: Sequence[InitializationTrial]) -> InitializationRow:
     risks = [risk for trial in trials for risk in trial.samples]
     failed = [risk for risk in risks if risk.status == "failed"]
     reasons = [trial.reason for trial in trials if trial.reason] + [risk.reason for risk in failed if risk.reason]
-    posterior = _known([risk.posterior_rmse.reliable for risk in risks])
-    known = INITIALIZATIONS.get(name)
+    posterior = quartiles(risk.posterior_rmse.reliable for risk in risks)
+    initialization = INITIALIZATIONS.get(name)
     return InitializationRow(
         initialization=name,
-        description="the weights of the checkpoint" if known is None else known.description,
+        description="the weights of the checkpoint" if initialization is None else initialization.description,
         num_seeds=len(trials),
         num_failed_seeds=sum(not trial.samples for trial in trials),
         num_failed_samples=len(failed),
-        largest_eigenvalue=quartiles(_known([risk.largest_eigenvalue for risk in risks])),
-        trace=quartiles(_known([risk.trace for risk in risks])),
+        largest_eigenvalue=quartiles(risk.largest_eigenvalue for risk in risks),
+        trace=quartiles(risk.trace for risk in risks),
         expected_rmse=quartiles(
-            [np.inf] * sum(risk.expected_rmse.status == "singular" for risk in risks)
-            + _known([risk.expected_rmse.reliable for risk in risks])
+            np.inf if risk.expected_rmse.status == "singular" else risk.expected_rmse.reliable for risk in risks
         ),
-        posterior_rmse=quartiles(posterior),
-        revealed_fraction=quartiles(_known([risk.revealed_fraction.reliable for risk in risks])),
-        attack_rmse=quartiles(_known([risk.attack_rmse for risk in risks])),
-        oracle_rmse=quartiles(_known([risk.oracle_rmse for risk in risks])),
+        posterior_rmse=posterior,
+        revealed_fraction=quartiles(risk.revealed_fraction.reliable for risk in risks),
+        attack_rmse=quartiles(risk.attack_rmse for risk in risks),
+        oracle_rmse=quartiles(risk.oracle_rmse for risk in risks),
         reasons=list(dict.fromkeys(reasons)) or ([] if posterior else ["no sample has a posterior error"]),
     )
-
-
-def _ranked(row: InitializationRow, compared: ComparedMedian, rank: int, best: str | None) -> InitializationRow:
-    low, high = compared.difference_low, compared.difference_high
-    apart = None if low is None or high is None or row.initialization == best else low > 0 or high < 0
-    return row.model_copy(
-        update={
-            "rank": rank,
-            "low": compared.low,
-            "high": compared.high,
-            "difference": compared.difference,
-            "difference_low": low,
-            "difference_high": high,
-            "told_apart": apart,
-        }
-    )
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def recommendation(rows: Sequence[InitializationRow], confidence: float) -> str:
