@@ -14,6 +14,9 @@ from riskaudit.studies.initialization.record import TITLES, InitializationRow, I
 from riskaudit.studies.rows import Quartiles
 from riskaudit.studies.verify.section import attack_control_blocks
 
+# Columns that are there only where attacks ran.
+_ATTACKED = (("Strongest attack's RMSE", "attack_rmse"), ("Oracle start's RMSE", "oracle_rmse"))
+
 
 def initialization_blocks(facts: Facts) -> list[Block]:
     """Recommendation, figure with its table, and notes; nothing where the study didn't run."""
@@ -23,6 +26,10 @@ def initialization_blocks(facts: Facts) -> list[Block]:
     heading = Subheading("Initialization: which first weights leak least")
     blocks: list[Block] = [heading, Paragraph(sentence(study.recommendation), lead="Finding.", brief=True)]
     blocks += attack_control_blocks(study.control)
+
+    def median(title: str, name: str) -> tables.RowColumn[InitializationRow]:
+        return tables.column(title, lambda row: _quartile_cell(getattr(row, name)), "median")
+
     columns: tables.Columns[InitializationRow] = (
         tables.column("Initialization", _initialization_cell, numeric=False, brief=True),
         tables.column(
@@ -37,21 +44,10 @@ def initialization_blocks(facts: Facts) -> list[Block]:
             "median, quartiles",
             brief=True,
         ),
-        tables.column("Expected RMSE", lambda row: _quartile_cell(row.expected_rmse), "median"),
-        tables.column("Largest eigenvalue", lambda row: _quartile_cell(row.largest_eigenvalue), "median"),
-        tables.column("Trace of JᵀJ", lambda row: _quartile_cell(row.trace), "median"),
-        tables.column(
-            "Strongest attack's RMSE",
-            lambda row: _quartile_cell(row.attack_rmse),
-            "median",
-            shown=any(row.attack_rmse is not None for row in study.rows),
-        ),
-        tables.column(
-            "Oracle start's RMSE",
-            lambda row: _quartile_cell(row.oracle_rmse),
-            "median",
-            shown=any(row.oracle_rmse is not None for row in study.rows),
-        ),
+        median("Expected RMSE", "expected_rmse"),
+        median("Largest eigenvalue", "largest_eigenvalue"),
+        median("Trace of JᵀJ", "trace"),
+        *(median(title, name) for title, name in _ATTACKED if any(getattr(row, name) for row in study.rows)),
         tables.text("Told apart from the best", lambda row: _comparison_words(study, row), brief=True),
     )
     table = tables.table(

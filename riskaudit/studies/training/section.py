@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Cell, Figure, Paragraph, Subheading, Table
 from riskaudit.document.cells import ends_cell, number_cell
@@ -31,28 +33,43 @@ def training_blocks(facts: Facts) -> list[Block]:
         )
         blocks.append(Paragraph(text, lead="Risk against accuracy."))
     blocks += attack_control_blocks(study.control)
+
+    def spread(
+        title: str, name: str, cell: Callable[[MeanAndWorst], Cell], unit: str = ""
+    ) -> tables.RowColumn[TrainingRow]:
+        def shown(row: TrainingRow) -> Cell:
+            error: MeanAndWorst | None = getattr(row, name)
+            return number_cell(None, missing="no result") if error is None else cell(error)
+
+        attacked = any(row.attack_rmse is not None for row in study.rows)
+        return tables.column(
+            title, shown, unit, brief=name == "posterior_rmse", shown=attacked or name != "attack_rmse"
+        )
+
     columns: tables.Columns[TrainingRow] = (
         tables.count("Step", lambda row: row.step, brief=True),
         tables.column("Checkpoint", _checkpoint_cell, numeric=False),
         tables.share("Accuracy", lambda row: row.accuracy, "on the samples", missing="no result", brief=True),
-        tables.column("Mean posterior RMSE", lambda row: _mean_cell(row.posterior_rmse), "interval", brief=True),
-        tables.column("Least posterior RMSE", lambda row: _worst_cell(row.posterior_rmse), "sample", brief=True),
-        tables.number(
-            "Mean revealed fraction",
-            lambda row: row.revealed_fraction.mean if row.revealed_fraction else None,
-            missing="no result",
+        spread(
+            "Mean posterior RMSE",
+            "posterior_rmse",
+            lambda error: ends_cell(error.mean, error.low, error.high),
+            "interval",
         ),
-        tables.number(
-            "Largest revealed fraction",
-            lambda row: row.revealed_fraction.worst if row.revealed_fraction else None,
-            missing="no result",
+        spread(
+            "Least posterior RMSE",
+            "posterior_rmse",
+            lambda error: _cell(error.worst, short(error.worst_sample, 14)),
+            "sample",
         ),
+        spread("Mean revealed fraction", "revealed_fraction", lambda error: number_cell(error.mean)),
+        spread("Largest revealed fraction", "revealed_fraction", lambda error: number_cell(error.worst)),
         tables.number("Gradient norm", lambda row: row.median_gradient_norm, "median", missing="no result"),
-        tables.column(
+        spread(
             "Strongest attack's RMSE",
-            _attack_cell,
+            "attack_rmse",
+            lambda error: _cell(error.mean, number(error.worst)),
             "mean, least",
-            shown=any(row.attack_rmse is not None for row in study.rows),
         ),
     )
     table = tables.table(
@@ -114,22 +131,8 @@ def _checkpoint_cell(row: TrainingRow) -> Cell:
     return Cell(short(row.name, 32), detail="no result" if row.reason else failed)
 
 
-def _mean_cell(error: MeanAndWorst | None) -> Cell:
-    if error is None:
-        return number_cell(None, missing="no result")
-    return ends_cell(error.mean, error.low, error.high)
-
-
-def _worst_cell(error: MeanAndWorst | None) -> Cell:
-    if error is None:
-        return number_cell(None, missing="no result")
-    return Cell(number(error.worst), error.worst, detail=short(error.worst_sample, 14))
-
-
-def _attack_cell(row: TrainingRow) -> Cell:
-    if row.attack_rmse is None:
-        return number_cell(None, missing="no result")
-    return Cell(number(row.attack_rmse.mean), row.attack_rmse.mean, detail=number(row.attack_rmse.worst))
+def _cell(value: float, detail: str) -> Cell:
+    return Cell(number(value), value, detail=detail)
 
 
 # Which sections of the report the study adds to.
