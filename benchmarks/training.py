@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from riskaudit.inputs import Samples
-from riskaudit.inputs.architectures.lenet import WIDTH
+from riskaudit.inputs.architectures.convolutional import WIDTH
 
 BATCH_SIZE = 64
 

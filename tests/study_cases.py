@@ -7,7 +7,7 @@ from scan_cases import DATA
 from torch import nn
 
 from riskaudit.inputs import Samples, load_samples
-from riskaudit.inputs.architectures.lenet import LeNet
+from riskaudit.inputs.architectures.convolutional import LeNet
 
 NOISE = 0.003
 

@@ -33,7 +33,7 @@ from riskaudit.audit.rows import image_png
 from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import load_samples
-from riskaudit.inputs.architectures.lenet import WIDTH, LeNet
+from riskaudit.inputs.architectures.convolutional import WIDTH, LeNet
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.metrics import Metric, Subject, make_metrics, measure
 from riskaudit.metrics.pixels import mean_squared_error

@@ -10,7 +10,7 @@ from torch import nn
 
 from riskaudit.audit.audit import audit
 from riskaudit.inputs import Samples, load_checkpoint
-from riskaudit.inputs.architectures.lenet import LeNet
+from riskaudit.inputs.architectures.convolutional import LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.policy import Policy
 from riskaudit.report.recomputation import recompute

@@ -176,7 +176,7 @@ def test_samples(refuse, tmp_path, case) -> None:
 
 
 def test_lenet_for_mnist_on_cifar_images(refuse, tmp_path) -> None:
-    from riskaudit.inputs.architectures.lenet import LeNet
+    from riskaudit.inputs.architectures.convolutional import LeNet
 
     torch.save(LeNet().state_dict(), tmp_path / "lenet.pt")
     data = save_arrays(tmp_path / "cifar.npz", images=_images(), labels=np.zeros(2, dtype=np.int64))

@@ -12,7 +12,7 @@ from input_cases import check_sentence, random_module
 from torch import nn
 
 from riskaudit.errors import RiskauditError
-from riskaudit.inputs.architectures.lenet import LeNet
+from riskaudit.inputs.architectures.convolutional import LeNet
 
 
 @pytest.fixture

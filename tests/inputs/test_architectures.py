@@ -13,9 +13,7 @@ from torch import nn
 from riskaudit.errors import ArchitectureError, UserCodeError
 from riskaudit.inputs import architecture_names, load_checkpoint
 from riskaudit.inputs.architectures import registry
-from riskaudit.inputs.architectures.convbig import ConvBig
-from riskaudit.inputs.architectures.convnet import ConvNet
-from riskaudit.inputs.architectures.lenet import LeNet
+from riskaudit.inputs.architectures.convolutional import ConvBig, ConvNet, LeNet
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.inputs.architectures.resnet import resnet18, resnet34, resnet50
 from riskaudit.torchvision_compat import import_torchvision

@@ -8,7 +8,7 @@ from torch import nn
 
 from riskaudit.errors import CheckpointError
 from riskaudit.inputs import Checkpoint, load_checkpoint
-from riskaudit.inputs.architectures.lenet import LeNet
+from riskaudit.inputs.architectures.convolutional import LeNet
 
 
 @pytest.mark.parametrize(

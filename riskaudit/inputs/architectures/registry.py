@@ -206,6 +206,25 @@ def _shared_names(fit: Fit, shapes: Shapes) -> int:
     return sum(fit.renames.get(name, name) in expected for name in shapes)
 
 
+def convolutional_guess(
+    shapes: Shapes, first: str, linear: str, multiple: int, assumed: str, last: str | None = None, **more: int
+) -> Guess:
+    """What convolutions, and linear layers on a multiple of so many features, say of their model.
+
+    Several heights and widths give the same number of features, so the weights don't determine the input's size.
+
+    Raises:
+        MismatchError: one of the layers is absent or of other sizes.
+    """
+    _, channels, _, _ = shape_at(shapes, first, 4)
+    _, features = shape_at(shapes, linear, 2)
+    classes, _ = shape_at(shapes, last or linear, 2)
+    if features % multiple:
+        raise MismatchError(f"{linear} takes {features} features, expected a multiple of {multiple}")
+    arguments = {"channels": channels, "features": features, "classes": classes, **more}
+    return Guess(arguments, num_classes=classes, input_channels=channels, assumed=assumed)
+
+
 def shape_at(shapes: Shapes, name: str, num_dimensions: int) -> tuple[int, ...]:
     """The shape under ``name``.
 
