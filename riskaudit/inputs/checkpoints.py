@@ -22,8 +22,7 @@ from riskaudit.inputs.architectures.registry import input_channels, last_width, 
 from riskaudit.inputs.exported.archive import ExportedArchive, is_exported, read_exported
 from riskaudit.inputs.exported.model import ExportedModel
 from riskaudit.inputs.exported.steps import EXPORT_ADVICE
-from riskaudit.inputs.models import BuiltModel, build_model, stop_in_place
-from riskaudit.inputs.normalization import Normalized, check_normalization
+from riskaudit.inputs.models import BuiltModel, Normalized, build_model, check_normalization, stop_in_place
 from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.npz import read_named_arrays
 from riskaudit.inputs.readers.torch_files import (

@@ -17,7 +17,7 @@ from riskaudit.errors import RiskauditError, SamplesError
 from riskaudit.inputs.arrays import are_images, first_row
 from riskaudit.inputs.checkpoints import Checkpoint
 from riskaudit.inputs.losses import Loss
-from riskaudit.inputs.normalization import OutputEntry, entry_of_loss
+from riskaudit.inputs.models import OutputEntry, entry_of_loss
 from riskaudit.inputs.samples import Samples
 from riskaudit.inputs.text import clean, shape_text
 

@@ -17,6 +17,9 @@ from torch import Tensor
 from riskaudit.errors import SamplesError, UserCodeError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.arrays import (
+    NUMBER,
+    Numbered,
+    Numbering,
     RawSamples,
     are_images,
     as_tensor,
@@ -29,7 +32,6 @@ from riskaudit.inputs.arrays import (
 )
 from riskaudit.inputs.identifiers import content_key, file_chunks, hide_ids
 from riskaudit.inputs.identifiers import plain_ids as shown_ids
-from riskaudit.inputs.labels import NUMBER, Numbered, Numbering
 from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.readers.archives import foreign_format, is_zip
 from riskaudit.inputs.readers.idx import is_idx, read_idx

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from riskaudit.attacks import Analytic, AttackNotApplicable
 from riskaudit.attacks.analytic import whole_input_layer
-from riskaudit.inputs.normalization import Normalized
+from riskaudit.inputs.models import Normalized
 from riskaudit.release import Batch, PerSampleRelease
 
 

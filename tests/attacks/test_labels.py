@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from riskaudit.attacks import AttackNotApplicable, label_counts, recover_batch_labels, recover_labels, with_labels
 from riskaudit.attacks.labels import OutputLayer, rounded_counts
 from riskaudit.inputs.losses import LOSSES
-from riskaudit.inputs.normalization import Normalized
+from riskaudit.inputs.models import Normalized
 from riskaudit.release import Batch, PerSampleRelease, Release
 
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
-from riskaudit.inputs.models import build_model
-from riskaudit.inputs.normalization import Normalized
+from riskaudit.inputs.models import Normalized, build_model
 from riskaudit.inputs.state_dicts import read_entries
 from riskaudit.jacobian import GenericJacobian, JacobianMaker, StructuredJacobian, jacobian_maker
 from riskaudit.release import Batch, PerSampleRelease

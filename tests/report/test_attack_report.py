@@ -16,7 +16,7 @@ from riskaudit.document.blocks import Bullets, Callout, Gallery, Paragraph, Snip
 from riskaudit.document.plots import CorridorPlot, PanelPlot
 from riskaudit.formatting import correlation
 from riskaudit.report import render
-from riskaudit.report.recommendation import Recommendation
+from riskaudit.report.sections.protect import Recommendation
 from riskaudit.results.facts import Facts
 from riskaudit.studies.verify.section.reading import UNFINISHED, AttackStudy, read_attack_study
 

@@ -17,9 +17,8 @@ from typing import IO, Any
 import numpy as np
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, as_tensor
+from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples, as_tensor, renumber
 from riskaudit.inputs.identifiers import file_chunks
-from riskaudit.inputs.labels import renumber
 from riskaudit.inputs.readers.archives import MAX_RATIO, SAFE_UNPACKED_BYTES
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean

@@ -22,9 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import BYTE, MAX_INPUT_BYTES, RawSamples
+from riskaudit.inputs.arrays import BYTE, MAX_INPUT_BYTES, NUMBER, Numbered, RawSamples, number_labels
 from riskaudit.inputs.identifiers import content_key, file_chunks
-from riskaudit.inputs.labels import NUMBER, Numbered, number_labels
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 

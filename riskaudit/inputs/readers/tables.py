@@ -16,8 +16,15 @@ import numpy as np
 import torch
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import MAX_INPUT_BYTES, RawSamples
-from riskaudit.inputs.labels import MAX_CLASSES, Numbered, is_number, number_labels, renumber
+from riskaudit.inputs.arrays import (
+    MAX_CLASSES,
+    MAX_INPUT_BYTES,
+    Numbered,
+    RawSamples,
+    is_number,
+    number_labels,
+    renumber,
+)
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff
 from riskaudit.formatting import count, given, percent, sentence, short
-from riskaudit.report.recommendation import Recommendation
+from riskaudit.report.sections.protect import Recommendation
 from riskaudit.report.sections.verdict import level_words, limit_words
 from riskaudit.results.facts import Facts
 

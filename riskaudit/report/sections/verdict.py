@@ -7,7 +7,7 @@ from statistics import median
 from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.document.cells import tally
 from riskaudit.formatting import count, given, number, percent, sentence, short
-from riskaudit.report.recommendation import Recommendation
+from riskaudit.report.sections.protect import Recommendation
 from riskaudit.results import PolicyOutcome
 from riskaudit.results.facts import Facts
 from riskaudit.studies.verify.section import attacked_finding, read_attack_study
