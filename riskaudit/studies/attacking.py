@@ -164,12 +164,12 @@ _METRICS: WeakKeyDictionary[Client, dict[tuple[str, ...], tuple[Metric, ...]]] =
 
 def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
     """Metrics on a client's samples; made once for all trials on it, since some read networks."""
-    made = _METRICS.setdefault(client, {})
-    if names not in made:
+    of_client = _METRICS.setdefault(client, {})
+    if names not in of_client:
         inputs = client.samples.inputs
         span = client.input_range or (float(inputs.min()), float(inputs.max()))
-        made[names] = make_metrics(Subject(tuple(inputs.shape[1:]), span, client.release.model), names)
-    return made[names]
+        of_client[names] = make_metrics(Subject(tuple(inputs.shape[1:]), span, client.release.model), names)
+    return of_client[names]
 
 
 @dataclass(frozen=True)

@@ -292,9 +292,9 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
 
 def means_overlap(first: ClassRow, second: ClassRow, proxy: str = "revealed_fraction") -> bool:
     """Whether the samples' intervals leave open which of two classes has the greater mean."""
-    one, other = first.proxies[proxy], second.proxies[proxy]
+    left, right = first.proxies[proxy], second.proxies[proxy]
     spans = [
         (stat.mean if stat.mean_low is None else stat.mean_low, stat.mean if stat.mean_high is None else stat.mean_high)
-        for stat in (one, other)
+        for stat in (left, right)
     ]
-    return (one.mean_low, other.mean_low) != (None, None) and overlaps(spans[0], spans[1])
+    return (left.mean_low, right.mean_low) != (None, None) and overlaps(spans[0], spans[1])

@@ -91,8 +91,8 @@ class Recommendation:
 def _without_option(words: list[str], option: str) -> list[str]:
     return [
         word
-        for place, word in enumerate(words)
-        if not (word == option or word.startswith(f"{option}=") or (place > 0 and words[place - 1] == option))
+        for position, word in enumerate(words)
+        if not (word == option or word.startswith(f"{option}=") or (position > 0 and words[position - 1] == option))
     ]
 
 

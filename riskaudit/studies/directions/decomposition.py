@@ -206,15 +206,15 @@ def effective_dimension(gram: Tensor, shift: float) -> float:
 
 
 def layer_rows(
-    sample_id: str, at: Decomposition, places: Places, shift: float, generator: torch.Generator
+    sample_id: str, decomposition: Decomposition, places: Places, shift: float, generator: torch.Generator
 ) -> list[LayerRow]:
     """Every layer from J itself at shift eps; where J isn't held, shares of the trace alone, from probes."""
-    if at.rows is None or at.hessian is None:
-        return _probed_rows(sample_id, at.jacobian, places, generator)
-    d, total = at.dimension, float(at.hessian.diagonal().sum())
+    if decomposition.rows is None or decomposition.hessian is None:
+        return _probed_rows(sample_id, decomposition.jacobian, places, generator)
+    d, total = decomposition.dimension, float(decomposition.hessian.diagonal().sum())
     rows = []
     for layer, entries in places.items():
-        part = at.rows[entries]
+        part = decomposition.rows[entries]
         gram = part.mT @ part
         # The nonzero eigenvalues are those of the smaller product.
         alone = effective_dimension(gram if len(part) >= d else part @ part.mT, shift)
@@ -224,7 +224,7 @@ def layer_rows(
                 layer=layer,
                 num_entries=len(part),
                 revealed=alone / d,
-                revealed_without=effective_dimension(at.hessian - gram, shift) / d,
+                revealed_without=effective_dimension(decomposition.hessian - gram, shift) / d,
                 information_share=float(gram.diagonal().sum()) / total if total > 0 else None,
                 status="exact",
             )

@@ -57,21 +57,23 @@ class Perturbation:
 
 
 def perturbations(
-    at: Decomposition, norm: float, shares: tuple[float, ...], prune_ratio: float, generator: torch.Generator
+    decomposition: Decomposition, norm: float, shares: tuple[float, ...], prune_ratio: float, generator: torch.Generator
 ) -> list[Perturbation]:
     """Singular directions at shares of the spectrum, then a random one in J's range, pruning's, and isotropic noise."""
-    singular = [_singular(at, share, norm) for share in sorted(set(shares), reverse=True)]
-    size, known = at.jacobian.shape[0], len(at.values)
+    singular = [_singular(decomposition, share, norm) for share in sorted(set(shares), reverse=True)]
+    size, known = decomposition.jacobian.shape[0], len(decomposition.values)
     others: dict[str, Tensor | None] = {"random": None}
-    if at.status == "exact" and known:
+    if decomposition.status == "exact" and known:
         # U g = J V diag(l)^(-1/2) g: normal within the range of J.
-        drawn = torch.randn(known, generator=generator, dtype=torch.float64).to(at.values.device)
-        others["random"] = at.push((at.vectors @ (drawn / at.values.sqrt()))[:, None])[:, 0]
-    released = at.jacobian.mean().detach()[0]
-    pruned = Prune(prune_ratio).bind(at.jacobian.release.context)(released)
+        drawn = torch.randn(known, generator=generator, dtype=torch.float64).to(decomposition.values.device)
+        others["random"] = decomposition.push((decomposition.vectors @ (drawn / decomposition.values.sqrt()))[:, None])[
+            :, 0
+        ]
+    released = decomposition.jacobian.mean().detach()[0]
+    pruned = Prune(prune_ratio).bind(decomposition.jacobian.release.context)(released)
     others["pruning"] = (pruned - released).double()
     others["noise"] = torch.randn(size, generator=generator, dtype=torch.float64).to(released.device)
-    return [*singular, *(_general(at, name, delta, norm) for name, delta in others.items())]
+    return [*singular, *(_general(decomposition, name, delta, norm) for name, delta in others.items())]
 
 
 def direction_name(share: float) -> str:
@@ -79,29 +81,29 @@ def direction_name(share: float) -> str:
     return {1.0: "largest", 0.0: "smallest"}.get(share, f"quantile {share:g}")
 
 
-def _singular(at: Decomposition, share: float, norm: float) -> Perturbation:
-    name, known = direction_name(share), len(at.values)
-    if not known or (at.status != "exact" and share < 1):
-        reason = at.reason or "H is zero"
+def _singular(decomposition: Decomposition, share: float, norm: float) -> Perturbation:
+    name, known = direction_name(share), len(decomposition.values)
+    if not known or (decomposition.status != "exact" and share < 1):
+        reason = decomposition.reason or "H is zero"
         return Perturbation(name, None, None, "not_applicable", reason, share)
     place = round(share * (known - 1))
-    value = float(at.values[place])
-    predicted = norm / (value * at.dimension) ** 0.5
-    return Perturbation(name, norm * at.left([place])[:, 0], predicted, "exact", None, share, value)
+    value = float(decomposition.values[place])
+    predicted = norm / (value * decomposition.dimension) ** 0.5
+    return Perturbation(name, norm * decomposition.left([place])[:, 0], predicted, "exact", None, share, value)
 
 
-def _general(at: Decomposition, name: str, delta: Tensor | None, norm: float) -> Perturbation:
+def _general(decomposition: Decomposition, name: str, delta: Tensor | None, norm: float) -> Perturbation:
     length = 0.0 if delta is None else float(delta.norm())
     if delta is None or length == 0:
-        reason = at.reason if delta is None else f"{name} changes nothing in this release"
+        reason = decomposition.reason if delta is None else f"{name} changes nothing in this release"
         return Perturbation(name, None, None, "not_applicable", reason)
     delta = delta * (norm / length)
-    if at.status != "exact":
-        return Perturbation(name, delta, None, "not_applicable", at.reason)
-    if not at.is_regular:
-        return Perturbation(name, delta, None, "singular", at.reason or "H is singular")
-    error = at.solve(at.pull(delta))
-    return Perturbation(name, delta, float(error.norm()) / at.dimension**0.5, "exact")
+    if decomposition.status != "exact":
+        return Perturbation(name, delta, None, "not_applicable", decomposition.reason)
+    if not decomposition.is_regular:
+        return Perturbation(name, delta, None, "singular", decomposition.reason or "H is singular")
+    error = decomposition.solve(decomposition.pull(delta))
+    return Perturbation(name, delta, float(error.norm()) / decomposition.dimension**0.5, "exact")
 
 
 def attacked(

@@ -200,27 +200,27 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class ShapedNoise:
-    """Noise in several shapes on one sample, whose J is taken apart in ``at``."""
+    """Noise in several shapes on one sample, whose J is taken apart in ``decomposition``."""
 
-    at: Decomposition
+    decomposition: Decomposition
     places: Places
     budget: Budget
 
     @cached_property
     def _layers(self) -> dict[str, Tensor]:
         """Entries of the layers that carry noise; none where their optimum isn't computed."""
-        if self.at.rows is None or self.at.dimension > MOST_FOR_LAYERS:
+        if self.decomposition.rows is None or self.decomposition.dimension > MOST_FOR_LAYERS:
             return {}
         return {name: entries for name, entries in self.places.items() if float(self.budget.noisy[entries].sum()) > 0}
 
     @cached_property
     def _grams(self) -> list[Tensor]:
-        rows = self.at.rows
+        rows = self.decomposition.rows
         return [] if rows is None else [rows[entries].mT @ rows[entries] for entries in self._layers.values()]
 
     @cached_property
     def _filled(self) -> tuple[Vector, float]:
-        return water_filled(self.at.values.cpu().numpy(), self.budget.prior_std**2, self.budget.power)
+        return water_filled(self.decomposition.values.cpu().numpy(), self.budget.prior_std**2, self.budget.power)
 
     @cached_property
     def _layered(self) -> tuple[Vector, float]:
@@ -229,11 +229,11 @@ class ShapedNoise:
 
     def predictions(self, sample_id: str) -> ShapingRow:
         """The record without attacks."""
-        at, tau2, sigma = self.at, self.budget.prior_std**2, self.budget.noise_std
-        values, power = at.values.cpu().numpy(), self.budget.power
-        rank, lost = len(values), at.dimension - len(values)
-        if at.status != "exact" or not rank:
-            reason = at.reason or "H is zero: no noise is needed"
+        decomposition, tau2, sigma = self.decomposition, self.budget.prior_std**2, self.budget.noise_std
+        values, power = decomposition.values.cpu().numpy(), self.budget.power
+        rank, lost = len(values), decomposition.dimension - len(values)
+        if decomposition.status != "exact" or not rank:
+            reason = decomposition.reason or "H is zero: no noise is needed"
             return ShapingRow(
                 sample_id=sample_id, predicted={}, water_level=None, status="not_applicable", reason=reason
             )
@@ -256,7 +256,7 @@ class ShapedNoise:
             water_level=level,
             layer_stds=stds,
             status="exact",
-            reason=at.reason,
+            reason=decomposition.reason,
         )
 
     def attacks(
@@ -278,20 +278,22 @@ class ShapedNoise:
 
     def _shapes(self, generator: torch.Generator) -> dict[Scheme, Shape]:
         """Draws from one and the same normal vector g: sigma g, U diag(sqrt(q)) U^T g, and g times each layer's std."""
-        at, sigma, tau = self.at, self.budget.noise_std, self.budget.prior_std
-        device, floor = at.values.device, FLOOR * sigma
+        decomposition, sigma, tau = self.decomposition, self.budget.noise_std, self.budget.prior_std
+        device, floor = decomposition.values.device, FLOOR * sigma
         drawn = torch.randn(len(self.budget.noisy), generator=generator, dtype=torch.float64).to(device)
         drawn = drawn * self.budget.noisy
         whole = Weighing(torch.tensor([1 / sigma], dtype=torch.float64, device=device))
-        basis = at.left(list(range(len(at.values))))
+        basis = decomposition.left(list(range(len(decomposition.values))))
         q = torch.from_numpy(self._filled[0]).to(device)
         inside = (q + floor**2).rsqrt()
         shapes: dict[Scheme, Shape] = {
-            "isotropic": Shape(sigma * drawn, whole, (at.vectors, (at.values / sigma**2 + 1 / tau**2).rsqrt())),
+            "isotropic": Shape(
+                sigma * drawn, whole, (decomposition.vectors, (decomposition.values / sigma**2 + 1 / tau**2).rsqrt())
+            ),
             "water_filled": Shape(
                 basis @ (q.sqrt() * (basis.mT @ drawn)),
                 Weighing(torch.tensor([1 / floor], dtype=torch.float64, device=device), basis, inside),
-                (at.vectors, (at.values * inside**2 + 1 / tau**2).rsqrt()),
+                (decomposition.vectors, (decomposition.values * inside**2 + 1 / tau**2).rsqrt()),
             ),
         }
         if self._layers:

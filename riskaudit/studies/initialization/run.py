@@ -103,34 +103,34 @@ def initialize(model: nn.Module, name: str, seed: int, number: int) -> list[str]
     """Draw a model's parameters anew, in place; returns the names of those that keep their value."""
     chosen = INITIALIZATIONS[name]
     word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-    kept: list[str] = []
+    unset: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(derived_seed(seed, word, number))
         for path, module in model.named_modules():
-            kept += [f"{path}.{own}".removeprefix(".") for own in _initialize_module(module, chosen)]
-    return kept
+            unset += [f"{path}.{name}".removeprefix(".") for name in _initialize_module(module, chosen)]
+    return unset
 
 
 def _initialize_module(module: nn.Module, chosen: Initialization) -> list[str]:
-    own = dict(module.named_parameters(recurse=False))
+    parameters = dict(module.named_parameters(recurse=False))
     is_norm = isinstance(module, _NORMS) or _looks_like_norm(module)
-    if not own and not is_norm:
+    if not parameters and not is_norm:
         return []
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     if callable(reset):
         reset()
     if is_norm:
-        return [] if callable(reset) else list(own)
-    kept = []
-    for name, parameter in own.items():
+        return [] if callable(reset) else list(parameters)
+    unset = []
+    for name, parameter in parameters.items():
         if not parameter.is_floating_point():
             continue
         fill = chosen.weights if parameter.ndim >= 2 else chosen.biases if "bias" in name else None
         if fill is not None:
             fill(parameter)
         elif not callable(reset):
-            kept.append(name)
-    return kept
+            unset.append(name)
+    return unset
 
 
 def _looks_like_norm(module: nn.Module) -> bool:
@@ -243,11 +243,11 @@ class NetworkTrial(Trial[Client]):
 
 
 def _kept_note(checkpoint: Checkpoint) -> list[str]:
-    kept = initialize(copy.deepcopy(checkpoint.model), "default", 0, 0)
-    if not kept:
+    unset = initialize(copy.deepcopy(checkpoint.model), "default", 0, 0)
+    if not unset:
         return []
     return [
-        f"PyTorch has no default for {listing(kept)}: where an initialization above doesn't name such a parameter, it "
+        f"PyTorch has no default for {listing(unset)}: where an initialization above doesn't name such a parameter, it "
         "keeps the checkpoint's value"
     ]
 

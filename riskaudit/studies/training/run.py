@@ -164,13 +164,13 @@ def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
 
 
 def _spread(pairs: Sequence[tuple[float | None, str]], seed: int, riskier: Callable[..., Any]) -> MeanAndWorst | None:
-    known = [(value, sample) for value, sample in pairs if value is not None]
-    if not known:
+    measured = [(value, sample) for value, sample in pairs if value is not None]
+    if not measured:
         return None
-    statistic = group_statistic([value for value, _ in known], confidence=CONFIDENCE, seed=seed)
-    worst, sample = riskier(known, key=lambda pair: pair[0])
+    statistic = group_statistic([value for value, _ in measured], confidence=CONFIDENCE, seed=seed)
+    worst, sample = riskier(measured, key=lambda pair: pair[0])
     mean, low, high = statistic.mean, statistic.low, statistic.high
-    return MeanAndWorst(mean=mean, low=low, high=high, worst=worst, worst_sample=sample, num_samples=len(known))
+    return MeanAndWorst(mean=mean, low=low, high=high, worst=worst, worst_sample=sample, num_samples=len(measured))
 
 
 def accuracy(model: nn.Module, samples: Samples) -> float | None:
@@ -190,12 +190,12 @@ def accuracy(model: nn.Module, samples: Samples) -> float | None:
 
 def summarise(rows: Sequence[TrainingRow], step_source: StepSource = "position", **shared: Any) -> TrainingStudy:
     """What became of the mean and of the most exposed sample; ``shared`` are the fields of `ModelsStudy`."""
-    known = [(row.accuracy, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
-    reached = [share for share, _ in known if share is not None]
+    measured = [(row.accuracy, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
+    reached = [share for share, _ in measured if share is not None]
     mean_trend = worst_trend = None
-    if len(reached) == len(known):
-        mean_trend = rank_correlation(reached, [error.mean for _, error in known]).spearman
-        worst_trend = rank_correlation(reached, [error.worst for _, error in known]).spearman
+    if len(reached) == len(measured):
+        mean_trend = rank_correlation(reached, [error.mean for _, error in measured]).spearman
+        worst_trend = rank_correlation(reached, [error.worst for _, error in measured]).spearman
     source = {
         "file name": "the last number of the file name",
         "checkpoint": "the step or epoch stored in the file",
@@ -225,10 +225,10 @@ SAME = 1.1
 
 def summary(rows: Sequence[TrainingRow], prior_rmse: float) -> str:
     """One sentence on the mean and the least posterior error from the first checkpoint to the last."""
-    known = [(row.step, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
-    if len(known) < 2:
+    measured = [(row.step, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
+    if len(measured) < 2:
         return "Fewer than two checkpoints could be audited, so nothing can be said of training."
-    (start, first), (end, last) = known[0], known[-1]
+    (start, first), (end, last) = measured[0], measured[-1]
     mean, worst = _change(first.mean, last.mean), _change(first.worst, last.worst)
     text = (
         f"From step {start} to {end} the mean posterior error {mean} ({first.mean:.3g} to {last.mean:.3g}), that of "

@@ -165,8 +165,8 @@ class Verification(Study[VerifyStudy]):
             client.settings.seed,
         )
         listed = {name for prediction in predictions for name in prediction.proxies}
-        known = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
-        predicted = sorted((info for info in known if info.id in listed), key=lambda info: info.order)
+        described = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
+        predicted = sorted((info for info in described if info.id in listed), key=lambda info: info.order)
         notes = []
         if any(prediction.noise_std == 0 for prediction in self.predictions):
             notes.append(
