@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic.dataclasses import dataclass
@@ -55,7 +55,8 @@ def guard_check(
     if not policy.limits:
         raise SettingsError(f"expected a limit in the policy of {config}, found none; set max_revealed or min_rmse")
     options = replace(table, **{name: value for name, value in asdict(options).items() if value is not None})
-    typer.echo(f"policy of {config}: " + ", ".join(f"{name} = {value}" for name, value in _shown(policy).items()))
+    limits = (f"{name} = {value}" for name, value in asdict(policy).items() if value is not None)
+    typer.echo(f"policy of {config}: {', '.join(limits)}")
     if options.checkpoint is None or options.data is None:
         typer.echo("no checkpoint and data were given, so nothing was measured")
         return 0
@@ -92,15 +93,14 @@ def _guard_table(config: Path) -> GuardOptions:
 def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) -> ReviewCost:
     from riskaudit.guard import Guard
     from riskaudit.guard.cost import review_cost
-    from riskaudit.inputs import class_list, fit_together, load_checkpoint, load_loss, load_samples
+    from riskaudit.inputs import fit_together, load_checkpoint, load_loss
 
     size, loss_name = options.batch_size or 32, options.loss or "cross-entropy"
     checkpoint = load_checkpoint(str(options.checkpoint), arch=options.arch, weights=options.weights)
     loss = load_loss(loss_name)
-    samples = load_samples(
+    samples = options.samples(
         str(options.data), channels=checkpoint.input_channels, limit=size * (repeats + 1), loss=loss,
-        classes=None if options.classes is None else class_list(options.classes),
-        num_classes=checkpoint.num_classes, scale=options.scale, split=options.split,
+        num_classes=checkpoint.num_classes,
     )  # fmt: skip
     checkpoint, samples = fit_together(checkpoint, samples, loss)
     for note in (*checkpoint.notes, *samples.notes):
@@ -123,10 +123,6 @@ def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) 
     )  # fmt: skip
     with progress(quiet, "reviewed", "batches") as update:
         return review_cost(guard, samples, min(size, len(samples)), repeats, update)
-
-
-def _shown(policy: Policy) -> dict[str, Any]:
-    return {name: value for name, value in asdict(policy).items() if value is not None}
 
 
 def _print(cost: ReviewCost, policy: Policy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
 
@@ -35,6 +35,13 @@ class ReadingOptions(Settings):
     )
     scale: float | None = option(None, "Divide stored values by this (default: 255 for 8 bits, else 1).", INPUTS)
     split: str | None = option(None, "Which split of data that hold several: train, test...", INPUTS)
+
+    def samples(self, data: str, **reading: Any) -> Samples:
+        """Samples that are read so; ``reading`` are further arguments of `load_samples`."""
+        from riskaudit.inputs import class_list, load_samples
+
+        classes = None if self.classes is None else class_list(self.classes)
+        return load_samples(data, classes=classes, scale=self.scale, split=self.split, **reading)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -93,21 +100,18 @@ class SubjectOptions(SampleOptions, ModelOptions, ConsoleOptions):
 
     def load(self, loss: str, more: int = 0) -> tuple[Checkpoint, Samples]:
         """The model and the samples, ``more`` of them beyond the limit where there are as many."""
-        from riskaudit.inputs import class_list, load_checkpoint, load_loss, load_samples
+        from riskaudit.inputs import load_checkpoint, load_loss
 
         model = load_checkpoint(self.checkpoint, arch=self.arch, weights=self.weights, mean=self.mean, std=self.std)
         # Where the weights don't tell the channels, several means do.
         channels = model.input_channels or (len(self.mean) if self.mean and len(self.mean) > 1 else None)
-        samples = load_samples(
+        samples = self.samples(
             self.data,
             channels=channels,
             limit=None if self.limit is None else self.limit + more,
             plain_ids=self.plain_ids,
             loss=load_loss(loss),
-            classes=None if self.classes is None else class_list(self.classes),
             num_classes=model.num_classes,
-            scale=self.scale,
-            split=self.split,
         )
         return model, samples
 

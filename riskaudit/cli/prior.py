@@ -56,18 +56,10 @@ def fit(
     """
     check_output_file(out, input_paths([data]), _is_prior)
 
-    from riskaudit.inputs import class_list, load_samples
     from riskaudit.priors import fit_prior, save_prior
 
-    samples = load_samples(
-        data,
-        channels=channels,
-        limit=reading.limit,
-        plain_ids=reading.plain_ids,
-        scale=reading.scale,
-        split=reading.split,
-        labelled=kind == "class",
-        classes=None if reading.classes is None else class_list(reading.classes),
+    samples = reading.samples(
+        data, channels=channels, limit=reading.limit, plain_ids=reading.plain_ids, labelled=kind == "class"
     )
     if kind == "class" and samples.numbering == "position":
         raise PriorError(

@@ -10,6 +10,7 @@ Bishop, J. R. Stat. Soc. B 61, 1999, Eq. 8). Not valid beyond second moments: pi
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def fit_prior(samples: Samples, kind: str = "data", components: int | None = Non
             target: fit_gaussian(
                 samples.inputs[targets == target],
                 limit,
-                Origin(samples.name, samples.sha256, count, {target: count}),
+                replace(origin, num_images=count, class_counts={target: count}),
             )
             for target, count in counts.items()
             if count >= MIN_IMAGES and _varied(samples.inputs[targets == target])

@@ -92,15 +92,7 @@ class GaussianPrior(Prior):
 def described(kind: str, mean: float, variance: float, origin: Origin) -> PriorInfo:
     """What audit.json says of a fitted prior with this mean and variance of one coordinate."""
     counts = {str(target): count for target, count in sorted(origin.class_counts.items())}
-    return PriorInfo(
-        kind=kind,
-        mean=mean,
-        std=variance**0.5,
-        source=origin.source,
-        sha256=origin.sha256,
-        num_images=origin.num_images,
-        class_counts=counts or None,
-    )
+    return PriorInfo(kind=kind, mean=mean, std=variance**0.5, **vars(origin) | {"class_counts": counts or None})
 
 
 class _Roots:

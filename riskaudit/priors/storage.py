@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -62,20 +63,12 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     gaussians = {"data": everything} | {f"class.{target}": gaussian for target, gaussian in classes.items()}
     tensors: dict[str, Tensor] = {}
     for key, gaussian in gaussians.items():
-        tensors[f"{key}.mean"] = gaussian.mean.contiguous()
-        tensors[f"{key}.components"] = gaussian.components.contiguous()
-        tensors[f"{key}.variances"] = gaussian.variances.contiguous()
+        tensors |= {f"{key}.{part}": getattr(gaussian, part).contiguous() for part in PARTS[:3]}
         tensors[f"{key}.remainder"] = torch.tensor([gaussian.remainder], dtype=torch.float64)
     origin = everything.origin
-    header = _Header(
-        version=FORMAT_VERSION,
-        kind=prior.kind,
-        input_shape=list(everything.input_shape),
-        source=origin.source,
-        sha256=origin.sha256,
-        num_images=origin.num_images or 1,
-        class_counts={str(target): count for target, count in origin.class_counts.items()},
-    )
+    counts = {str(target): count for target, count in origin.class_counts.items()}
+    fitted = vars(origin) | {"num_images": origin.num_images or 1, "class_counts": counts}
+    header = _Header(version=FORMAT_VERSION, kind=prior.kind, input_shape=list(everything.input_shape), **fitted)
     write_file(Path(path), save(tensors, metadata={METADATA_KEY: header.model_dump_json()}), private=True)
 
 
@@ -97,18 +90,17 @@ def load_prior(path: str | Path) -> Prior:
     if any(count < 1 for count in counts.values()):
         raise PriorError(f"{name} counts less than one image of a class; {_MEND}")
     origin = Origin(None if header.source is None else clean(header.source), header.sha256, header.num_images, counts)
-    if header.kind == "data":
-        _check_names(tensors, ["data"], name)
-        return _gaussian(tensors, "data", shape, origin, name)
-    keys = sorted({key.rpartition(".")[0] for key in tensors if key.startswith("class.")})
+    keys = sorted({key.rpartition(".")[0] for key in tensors if key.startswith("class.") and header.kind == "class"})
     _check_names(tensors, ["data", *keys], name)
     everything = _gaussian(tensors, "data", shape, origin, name)
+    if header.kind == "data":
+        return everything
     classes = {}
     for key in keys:
         target = _class_number(key.removeprefix("class."), name)
         if target not in counts:
             raise PriorError(f"{name} has a Gaussian of class {target}, but counts no image of it; {_MEND}")
-        class_origin = Origin(origin.source, origin.sha256, counts[target], {target: counts[target]})
+        class_origin = replace(origin, num_images=counts[target], class_counts={target: counts[target]})
         classes[target] = _gaussian(tensors, key, shape, class_origin, name)
     if not counts:
         raise PriorError(f"{name} is a prior per class without a class; {_MEND}")
