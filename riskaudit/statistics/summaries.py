@@ -19,6 +19,12 @@ GROUP_CONFIDENCE = 0.95
 NUM_WORST_SAMPLES = 5
 
 
+def of_known(statistic: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:
+    """A statistic of the values that are known, None where none is."""
+    known = [value for value in values if value is not None]
+    return statistic(known) if known else None
+
+
 def grouped(rows: Iterable[SampleRow], name: Callable[[SampleRow], Name | None]) -> dict[Name, list[SampleRow]]:
     """Samples by the name of their group; those without one are left out."""
     groups: dict[Name, list[SampleRow]] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from riskaudit.results import AuditResult, Record, Status
 from riskaudit.sensitivity import Plan
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.statistics.rank_correlation import scaling
+from riskaudit.statistics.summaries import of_known
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.directions.decomposition import (
     QUANTILE_SHARES,
@@ -276,22 +277,22 @@ def _layer_summary(rows: list[LayerRow]) -> LayerSummary:
         layer=rows[0].layer,
         num_entries=rows[0].num_entries,
         num_samples=len(rows),
-        revealed=_mean(revealed),
+        revealed=of_known(fmean, revealed),
         revealed_low=min(revealed, default=None),
         revealed_high=max(revealed, default=None),
-        revealed_without=_mean([row.revealed_without for row in rows]),
-        information_share=_mean([row.information_share for row in rows]),
+        revealed_without=of_known(fmean, (row.revealed_without for row in rows)),
+        information_share=of_known(fmean, (row.information_share for row in rows)),
     )
 
 
 def _shaping_summary(scheme: Scheme, rows: list[ShapingRow]) -> ShapingSummary | None:
-    predicted = _mean([row.predicted[scheme] for row in rows])
+    predicted = of_known(fmean, (row.predicted[scheme] for row in rows))
     if predicted is None:
         return None
     better = [row.predicted[scheme] > row.predicted["isotropic"] for row in rows]
     attacks = [attack for row in rows for attack in row.attacks if attack.scheme == scheme]
     errors = {
-        attacker: _mean([attack.rmse for attack in attacks if attack.attacker == attacker])
+        attacker: of_known(fmean, (attack.rmse for attack in attacks if attack.attacker == attacker))
         for attacker in ("ignores", "knows")
     }
     return ShapingSummary(
@@ -301,8 +302,3 @@ def _shaping_summary(scheme: Scheme, rows: list[ShapingRow]) -> ShapingSummary |
         share_better=None if scheme == "isotropic" else sum(better) / len(better),
         attacked={attacker: error for attacker, error in errors.items() if error is not None},
     )
-
-
-def _mean(values: list[float] | list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None

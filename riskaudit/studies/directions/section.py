@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from statistics import median
 
 from riskaudit.document import tables
@@ -12,6 +11,7 @@ from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Panel, PanelPlot, Span, SpanPlot
 from riskaudit.formatting import count, interval, number, percent, sentence, short
 from riskaudit.results.facts import Facts
+from riskaudit.statistics.summaries import of_known
 from riskaudit.studies.directions.record import (
     DirectionAgreement,
     DirectionRow,
@@ -133,11 +133,6 @@ def _ritz_table(study: DirectionsStudy) -> Table:
     )
 
 
-def _middle(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
 def _direction_table(study: DirectionsStudy) -> Table:
     by_direction: dict[str, list[DirectionRow]] = {}
     for row in study.directions:
@@ -146,14 +141,19 @@ def _direction_table(study: DirectionsStudy) -> Table:
     def attacked(name: str) -> tables.RowColumn[list[DirectionRow]]:
         title = f"{_attack_title(name)} RMSE"
         return tables.number(
-            title, lambda rows: _middle(row.attacked.get(name) for row in rows), "median", missing="not run"
+            title, lambda rows: of_known(median, (row.attacked.get(name) for row in rows)), "median", missing="not run"
         )
 
     columns: tables.Columns[list[DirectionRow]] = (
         tables.text("Direction", lambda rows: _direction_title(rows[0].direction, study)),
-        tables.number("Eigenvalue", lambda rows: _middle(row.eigenvalue for row in rows), "median", missing="none"),
         tables.number(
-            "Predicted RMSE", lambda rows: _middle(row.predicted_rmse for row in rows), "median", missing="no value"
+            "Eigenvalue", lambda rows: of_known(median, (row.eigenvalue for row in rows)), "median", missing="none"
+        ),
+        tables.number(
+            "Predicted RMSE",
+            lambda rows: of_known(median, (row.predicted_rmse for row in rows)),
+            "median",
+            missing="no value",
         ),
         *(attacked(name) for name in study.attacks),
         tables.column("Status of the predictions", _prediction_status, numeric=False),

@@ -36,6 +36,7 @@ from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
 from riskaudit.statistics.groups import group_statistic
 from riskaudit.statistics.rank_correlation import rank_correlation
+from riskaudit.statistics.summaries import of_known
 from riskaudit.studies.base import StudyRun, identity_of
 from riskaudit.studies.measuring import ATTACKS, ModelComparison, attack_settings, measure
 from riskaudit.studies.settings import AttackSettings
@@ -137,12 +138,10 @@ class CheckpointTrial(Trial[Client]):
         except RiskauditError as reason:
             return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
         samples, seed = risks.samples, client.settings.seed
-        losses = [risk.loss for risk in samples if risk.loss is not None]
-        norms = [risk.gradient_norm for risk in samples if risk.gradient_norm is not None]
         fields = {
             "accuracy": accuracy(client.source.checkpoint.model, given.samples),
-            "mean_loss": statistics.fmean(losses) if losses else None,
-            "median_gradient_norm": statistics.median(norms) if norms else None,
+            "mean_loss": of_known(statistics.fmean, (each.loss for each in samples)),
+            "median_gradient_norm": of_known(statistics.median, (each.gradient_norm for each in samples)),
             "posterior_rmse": _spread([(each.posterior_rmse.reliable, each.sample_id) for each in samples], seed, min),
             "revealed_fraction": _spread(
                 [(each.revealed_fraction.reliable, each.sample_id) for each in samples], seed, max

@@ -25,6 +25,7 @@ from sklearn.metrics import brier_score_loss
 
 from riskaudit.results import RELIABLE, Estimate
 from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
+from riskaudit.statistics.summaries import of_known
 from riskaudit.studies.rows import AttackRow, strongest
 from riskaudit.studies.verify.record import (
     STRONGEST,
@@ -176,23 +177,20 @@ def timings(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> 
     """Median seconds per sample of the proxies and of each attack, per noise level."""
     rows = []
     for noise_std in _noise_levels(attacks):
-        proxy = _median(prediction.seconds for prediction in predictions if prediction.noise_std == noise_std)
+        proxy = of_known(
+            statistics.median, (prediction.seconds for prediction in predictions if prediction.noise_std == noise_std)
+        )
         here = [row for row in attacks if row.noise_std == noise_std]
         rows += [
             Timing(
                 noise_std=noise_std,
                 attack=attack,
                 proxy_seconds=proxy,
-                attack_seconds=_median(row.seconds for row in here if row.attack == attack),
+                attack_seconds=of_known(statistics.median, (row.seconds for row in here if row.attack == attack)),
             )
             for attack in dict.fromkeys(row.attack for row in here)
         ]
     return rows
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.median(present) if present else None
 
 
 def _noise_levels(attacks: Sequence[AttackRow]) -> list[float]:
