@@ -25,11 +25,6 @@ def mean_squared_error(reconstruction: Tensor, truth: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1).cpu()
 
 
-def root_mean_squared_error(reconstruction: Tensor, truth: Tensor) -> Tensor:
-    """Root of the mean squared difference per sample: [B, ...] twice -> [B], float64, on the CPU."""
-    return mean_squared_error(reconstruction, truth).sqrt()
-
-
 @register
 class MeanSquaredError(Metric):
     """Mean squared error per input coordinate."""
@@ -57,7 +52,7 @@ class RootMeanSquaredError(Metric):
 
     @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        return root_mean_squared_error(reconstruction, truth)
+        return mean_squared_error(reconstruction, truth).sqrt()
 
 
 @register

@@ -51,7 +51,18 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     if baseline is not None:
         blocks += baseline_blocks(result, baseline)
     blocks += [Subheading("Methods and limits"), DefinitionList(_methods(facts), compact=True)]
-    blocks += glossary_blocks(facts)
+    proxies: list[tuple[str, str]] = []
+    for proxy in facts.proxy_ids:
+        info = facts.info(proxy)
+        formula = f"Formula: {info.formula}." if info and info.formula else ""
+        words = [] if info is None else [sentence(info.summary), formula, f"Source: {info.source}."]
+        proxies.append((facts.title(proxy), " ".join(word for word in words if word) or "No description."))
+    blocks += [
+        Subheading("Proxies in plain words"),
+        DefinitionList(tuple(proxies), compact=True),
+        Subheading("Terms"),
+        DefinitionList(_TERMS, compact=True),
+    ]
     return Section("provenance", "Provenance, methods and words", tuple(blocks))
 
 
@@ -170,22 +181,6 @@ _TERMS = (
     ("Singular", "Some direction of the input is not in the release at all, so an error without a prior is infinite."),
     ("Not assessed", "No verdict could be reached. Never a sign of safety."),
 )
-
-
-def glossary_blocks(facts: Facts) -> list[Block]:
-    """The proxies of this audit and the terms used."""
-    proxies: list[tuple[str, str]] = []
-    for proxy in facts.proxy_ids:
-        info = facts.info(proxy)
-        formula = f"Formula: {info.formula}." if info and info.formula else ""
-        words = [] if info is None else [sentence(info.summary), formula, f"Source: {info.source}."]
-        proxies.append((facts.title(proxy), " ".join(word for word in words if word) or "No description."))
-    return [
-        Subheading("Proxies in plain words"),
-        DefinitionList(tuple(proxies), compact=True),
-        Subheading("Terms"),
-        DefinitionList(_TERMS, compact=True),
-    ]
 
 
 _PROXIES = ("revealed_fraction", "posterior_rmse", "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")

@@ -124,17 +124,6 @@ def decompose(jacobian: Jacobian, solver: str, solver_reason: str, generator: to
     if 8 * jacobian.shape[0] * jacobian.shape[1] > JACOBIAN_BYTES:
         spectrum = Spectrum.of(jacobian.hessian())
         return _resolved(jacobian, spectrum.values[0], spectrum.vectors[0], spectrum.rounding)
-    rows = jacobian_rows(jacobian)
-    hessian = rows.mT @ rows
-    hessian = (hessian + hessian.mT) / 2
-    values, vectors = torch.linalg.eigh(hessian)
-    # Squared in float64, J's own rounding reaches the eigenvalues only as its square.
-    rounding = max(torch.finfo(torch.float64).eps, torch.finfo(jacobian.dtype).eps ** 2)
-    return _resolved(jacobian, values, vectors, rounding, rows, hessian)
-
-
-def jacobian_rows(jacobian: Jacobian) -> Tensor:
-    """J of one sample, [P, d], float64."""
     size, d = jacobian.shape
     rows = torch.empty(size, d, dtype=torch.float64, device=jacobian.device)
     for first in range(0, d, COLUMNS):
@@ -142,7 +131,12 @@ def jacobian_rows(jacobian: Jacobian) -> Tensor:
         columns = torch.zeros(1, d, width, dtype=jacobian.dtype, device=jacobian.device)
         columns[0, first : first + width] = torch.eye(width, dtype=jacobian.dtype, device=jacobian.device)
         rows[:, first : first + width] = jacobian.matmat(columns)[0]
-    return rows
+    hessian = rows.mT @ rows
+    hessian = (hessian + hessian.mT) / 2
+    values, vectors = torch.linalg.eigh(hessian)
+    # Squared in float64, J's own rounding reaches the eigenvalues only as its square.
+    rounding = max(torch.finfo(torch.float64).eps, torch.finfo(jacobian.dtype).eps ** 2)
+    return _resolved(jacobian, values, vectors, rounding, rows, hessian)
 
 
 def _resolved(

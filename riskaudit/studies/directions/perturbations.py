@@ -76,13 +76,8 @@ def perturbations(
     return [*singular, *(_general(decomposition, name, delta, norm) for name, delta in others.items())]
 
 
-def direction_name(share: float) -> str:
-    """Of a singular direction by its place in the spectrum."""
-    return {1.0: "largest", 0.0: "smallest"}.get(share, f"quantile {share:g}")
-
-
 def _singular(decomposition: Decomposition, share: float, norm: float) -> Perturbation:
-    name, known = direction_name(share), len(decomposition.values)
+    name, known = {1.0: "largest", 0.0: "smallest"}.get(share, f"quantile {share:g}"), len(decomposition.values)
     if not known or (decomposition.status != "exact" and share < 1):
         reason = decomposition.reason or "H is zero"
         return Perturbation(name, None, None, "not_applicable", reason, share)

@@ -213,14 +213,9 @@ _CURVE_POINTS = 21
 _LISTED_SAMPLES = 10
 
 
-def read_fairness(facts: Facts) -> FairnessStudy:
-    """The fairness study of an audit; worked out here where there is none that can be read."""
-    return facts.result.studies.get(FairnessStudy) or fairness(facts.result)
-
-
 def fairness_study_blocks(facts: Facts) -> list[Block]:
     """Lorenz curves, groups compared, the least protected samples, and their influence on training."""
-    study = read_fairness(facts)
+    study = facts.result.studies.get(FairnessStudy) or fairness(facts.result)
     measured = [each for each in study.distributions if each.num_samples]
     blocks: list[Block] = [Subheading("How evenly protection falls")]
     if not measured:
