@@ -29,6 +29,12 @@ Numbering: TypeAlias = Literal["numbers", "position", "classes"]
 # More different words than this are no classes.
 MAX_CLASSES = 100_000
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+IMAGE_CHANNELS = (1, 3)
+# The largest values of 8 and of 16 bits.
+BYTE, _SHORT = 255.0, 65535.0
+_FEWEST_PIXELS = 16
+# float64 copies of what a file holds: beyond this, `limit` is the answer.
+MAX_INPUT_BYTES = 32 * 2**30
 
 
 @dataclass(frozen=True)
@@ -128,14 +134,6 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-IMAGE_CHANNELS = (1, 3)
-# The largest values of 8 and of 16 bits.
-BYTE, _SHORT = 255.0, 65535.0
-_FEWEST_PIXELS = 16
-# float64 copies of what a file holds: beyond this, `limit` is the answer.
-MAX_INPUT_BYTES = 32 * 2**30
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ _MARKS = (-1, -100)
 VOID = 255
 # Probabilities in float32 sum to 1 to about this.
 PROBABILITY_TOLERANCE = 1e-3
+# Two sizes of batches: a layer that takes a batch for one sample's channels can do so for one of them only.
+_BATCHES = (2, 3)
 
 
 def check_compatibility(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> None:
@@ -191,10 +193,6 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
         f"sample {first} in {samples.name} has labels outside the model's {classes} classes (0 to {classes - 1}); "
         f"leave such places out by a loss of your own: `loss=file.py:function` with ignore_index={void}"
     )
-
-
-# Two sizes of batches: a layer that takes a batch for one sample's channels can do so for one of them only.
-_BATCHES = (2, 3)
 
 
 def fit_together(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> tuple[Checkpoint, Samples]:

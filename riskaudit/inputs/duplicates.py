@@ -47,6 +47,28 @@ CHUNK_ROWS = 1024
 REMEMBERED_BATCHES = 64
 _remembered: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
 _lock = Lock()
+# Largest shift in pixels of the small picture; smaller images aren't shifted by more than an eighth of a side.
+MAX_SHIFT = 2
+# Smaller images have too few pixels to tell a crop from a stranger, or for other maps than the grey one.
+LEAST_DETAILED_SIDE = 24
+# Least correlations from which two images are one: see the rates of false alarms in docs/guard.md.
+SAME_GREY, SAME_BAND, SAME_DETAIL = 0.98, 0.99, 0.72
+# Where local correlations of this much cover that share of the image's area, it is one; or, of strokes too, of the part
+# of its area that isn't plain.
+AGREES, AGREEING_AREA = 0.9, 0.35
+AGREES_CLOSELY, CLOSELY_AGREEING_PART = 0.99, 0.65
+# Coarse similarities from which pairs are compared finely, and pairs per image: where details are believed, and not.
+LIKELY_DETAILED, LIKELY, PAIRS_DETAILED, PAIRS = 0.4, 0.75, 20, 2
+LEAST_PAIRS, LIKELY_SMALL = 256, 0.95
+# Standard deviations of the maps' Gaussians in pixels, and the local contrast below which a place is plain.
+BAND, DETAIL, LOCAL, LEAST_LOCAL = (1.0, 3.0), (0.85, 2.0), 2.0, 0.15
+# Of an image that is plain: contrast of 3 by 3 pixels, and the share of the area.
+PLAIN, PLAIN_SHARE = 0.05, 0.45
+# Strangers' similarities are below their median by this many distances to the lower quartile, from so many images on.
+FENCE, LEAST_BATCH, SAME_DETAIL_FEW = 10.0, 8, 0.85
+# Channels and sides of what is taken for an image.
+MAX_CHANNELS, MIN_SIDE = 4, 8
+CHUNK_PAIRS = 256
 
 
 def num_compared(inputs: Tensor) -> int:
@@ -102,30 +124,6 @@ def _near_vectors(flat: Tensor) -> list[tuple[int, int]]:
         near = distance <= SAME_VECTOR * torch.minimum(spread[part, None], spread[None])
         pairs += [(int(i) + first, int(j)) for i, j in near.nonzero() if int(i) + first < int(j)]
     return pairs
-
-
-# Largest shift in pixels of the small picture; smaller images aren't shifted by more than an eighth of a side.
-MAX_SHIFT = 2
-# Smaller images have too few pixels to tell a crop from a stranger, or for other maps than the grey one.
-LEAST_DETAILED_SIDE = 24
-# Least correlations from which two images are one: see the rates of false alarms in docs/guard.md.
-SAME_GREY, SAME_BAND, SAME_DETAIL = 0.98, 0.99, 0.72
-# Where local correlations of this much cover that share of the image's area, it is one; or, of strokes too, of the part
-# of its area that isn't plain.
-AGREES, AGREEING_AREA = 0.9, 0.35
-AGREES_CLOSELY, CLOSELY_AGREEING_PART = 0.99, 0.65
-# Coarse similarities from which pairs are compared finely, and pairs per image: where details are believed, and not.
-LIKELY_DETAILED, LIKELY, PAIRS_DETAILED, PAIRS = 0.4, 0.75, 20, 2
-LEAST_PAIRS, LIKELY_SMALL = 256, 0.95
-# Standard deviations of the maps' Gaussians in pixels, and the local contrast below which a place is plain.
-BAND, DETAIL, LOCAL, LEAST_LOCAL = (1.0, 3.0), (0.85, 2.0), 2.0, 0.15
-# Of an image that is plain: contrast of 3 by 3 pixels, and the share of the area.
-PLAIN, PLAIN_SHARE = 0.05, 0.45
-# Strangers' similarities are below their median by this many distances to the lower quartile, from so many images on.
-FENCE, LEAST_BATCH, SAME_DETAIL_FEW = 10.0, 8, 0.85
-# Channels and sides of what is taken for an image.
-MAX_CHANNELS, MIN_SIDE = 4, 8
-CHUNK_PAIRS = 256
 
 
 def is_image(sample: Tensor) -> bool:

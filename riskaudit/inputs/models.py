@@ -44,6 +44,9 @@ from riskaudit.inputs.state_dicts import Entries, check_weights
 from riskaudit.inputs.text import clean, listing
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 
+# What classifiers (Hugging Face) and segmentation models (torchvision) call the tensor that the loss takes.
+NAMES = ("logits", "out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltModel:
@@ -335,10 +338,6 @@ def check_normalization(
             f"`mean` has {len(means)} values and `std` {len(stds)}; give as many of one as of the other"
         )
     return means * (length // len(means)), stds * (length // len(stds))
-
-
-# What classifiers (Hugging Face) and segmentation models (torchvision) call the tensor that the loss takes.
-NAMES = ("logits", "out")
 
 
 class OutputEntry(nn.Module):

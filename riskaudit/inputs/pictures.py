@@ -26,6 +26,34 @@ LEAST_GREY = 0.1
 LEAST_CONTRAST = 0.1
 # Entries of intermediate tensors.
 CHUNK_ENTRIES = 2**20
+# Least correlation from which two images are one: see the rates of false alarms in docs/guard.md.
+SAME_CROPPED = 0.99
+# Bins a side of the coarse comparison, and the correlation below which it ends.
+CROP_BINS, LIKELY_CROPPED = 8, 0.85
+# Windows that are tried for crops: sides, and the distance between their places, as shares of the image's.
+CROP_SIDES, CROP_STEP = (0.95, 0.88, 0.8, 0.72, 0.64, 0.56), 0.07
+LEAST_CROP = 0.5
+# Bins a side of the fine comparison; its search in stages: rounds, how many of the steps are tried, and the correlation
+# below which it ends.
+FINE_BINS, SEARCH = 16, ((1, 5, 0.82), (2, 5, 0.91), (2, 5, 0.94), (5, 5, 0.97), (8, 8, SAME_CROPPED))
+# Pairs per image, and at least, whose crops are compared finely.
+CROPS_PER_IMAGE, LEAST_CROPS = 2, 256
+CHUNK_PAIRS = 256
+# Steps of the search in a window's top, left, height and width: moved, and grown about its middle, in both or one side;
+# at the end also moved aslant and grown from its corner.
+_MOVES = torch.tensor(
+    [
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [-0.5, -0.5, 1, 1],
+        [-0.5, 0, 1, 0],
+        [0, -0.5, 0, 1],
+        [0, 0, 1, 1],
+        [1, 1, 0, 0],
+        [1, -1, 0, 0],
+    ],
+    dtype=torch.float32,
+)
 
 
 def turned(images: Tensor) -> list[Tensor]:
@@ -116,36 +144,6 @@ def alike_pairs(references: Tensor, templates: Tensor, least: float, *, ordered:
         alike.append((pairs, view, template[mine, view, theirs], value[mine, theirs]))
     joined = [torch.cat(each) for each in zip(*alike, strict=True)]
     return AlikePairs(joined[0], joined[1], joined[2], joined[3], torch.cat(every))
-
-
-# Least correlation from which two images are one: see the rates of false alarms in docs/guard.md.
-SAME_CROPPED = 0.99
-# Bins a side of the coarse comparison, and the correlation below which it ends.
-CROP_BINS, LIKELY_CROPPED = 8, 0.85
-# Windows that are tried for crops: sides, and the distance between their places, as shares of the image's.
-CROP_SIDES, CROP_STEP = (0.95, 0.88, 0.8, 0.72, 0.64, 0.56), 0.07
-LEAST_CROP = 0.5
-# Bins a side of the fine comparison; its search in stages: rounds, how many of the steps are tried, and the correlation
-# below which it ends.
-FINE_BINS, SEARCH = 16, ((1, 5, 0.82), (2, 5, 0.91), (2, 5, 0.94), (5, 5, 0.97), (8, 8, SAME_CROPPED))
-# Pairs per image, and at least, whose crops are compared finely.
-CROPS_PER_IMAGE, LEAST_CROPS = 2, 256
-CHUNK_PAIRS = 256
-# Steps of the search in a window's top, left, height and width: moved, and grown about its middle, in both or one side;
-# at the end also moved aslant and grown from its corner.
-_MOVES = torch.tensor(
-    [
-        [1, 0, 0, 0],
-        [0, 1, 0, 0],
-        [-0.5, -0.5, 1, 1],
-        [-0.5, 0, 1, 0],
-        [0, -0.5, 0, 1],
-        [0, 0, 1, 1],
-        [1, 1, 0, 0],
-        [1, -1, 0, 0],
-    ],
-    dtype=torch.float32,
-)
 
 
 def cropped_pairs(small: Tensor) -> Tensor:

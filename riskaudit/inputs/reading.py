@@ -16,6 +16,10 @@ from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.text import clean, listing
 
 _LARGEST_FILE = 2**24
+INPUT_KEYS = ("images", "x", "inputs")
+TARGET_KEYS = ("labels", "y", "targets")
+_OTHER_INPUT_KEYS, _OTHER_TARGET_KEYS = ("data", "X"), ("target", "label", "Y")
+SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,6 @@ def class_list(text: str) -> tuple[str, ...]:
     if not classes:
         raise SamplesError("expected the names of the model's classes in `classes`, found none")
     return classes
-
-
-INPUT_KEYS = ("images", "x", "inputs")
-TARGET_KEYS = ("labels", "y", "targets")
-_OTHER_INPUT_KEYS, _OTHER_TARGET_KEYS = ("data", "X"), ("target", "label", "Y")
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 
 def find_key(keys: Collection[str], wanted: Sequence[str], what: str, name: str) -> str:

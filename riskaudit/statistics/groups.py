@@ -34,6 +34,7 @@ _MOST_DRAWN = 1_000_000
 MOST_FOR_PAIRS = 30
 # The exact distribution of U takes long to count for more samples than this.
 MOST_FOR_EXACT = 200
+Values = npt.NDArray[np.float64]
 
 
 def group_statistic(values: Sequence[float], *, confidence: float, seed: int) -> GroupStatistic:
@@ -158,9 +159,6 @@ def _pairs(groups: dict[str, list[float]]) -> Iterator[tuple[str, str | None, li
         return
     for first in names:
         yield first, None, groups[first], [value for name in names if name != first for value in groups[name]]
-
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,13 @@ from riskaudit.studies.settings import with_fields
 
 # Samples that are attacked together.
 BATCH_SIZE = 32
+# By client, whose samples are private: they go when the client goes.
+_METRICS: WeakKeyDictionary[Client, dict[tuple[str, ...], tuple[Metric, ...]]] = WeakKeyDictionary()
+NUM_SAMPLES = 4
+# Median RMSE of pixels in [0, 1] that the best attack has to reach: far below the 0.3 of a blind guess.
+LIMIT = 0.05
+# Strongest first, so that the others need not run.
+ORDER = ("gauss-newton", "inverting-gradients", "dlg")
 
 
 def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | None]:
@@ -158,10 +165,6 @@ def attack_rows(
     ]
 
 
-# By client, whose samples are private: they go when the client goes.
-_METRICS: WeakKeyDictionary[Client, dict[tuple[str, ...], tuple[Metric, ...]]] = WeakKeyDictionary()
-
-
 def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
     """Metrics on a client's samples; made once for all trials on it, since some read networks."""
     of_client = _METRICS.setdefault(client, {})
@@ -222,13 +225,6 @@ def rows_of(results: Sequence[list[dict[str, Any]]]) -> list[AttackRow]:
 def batches(count: int) -> list[list[int]]:
     """Positions of samples that are attacked together."""
     return [list(range(first, min(first + BATCH_SIZE, count))) for first in range(0, count, BATCH_SIZE)]
-
-
-NUM_SAMPLES = 4
-# Median RMSE of pixels in [0, 1] that the best attack has to reach: far below the 0.3 of a blind guess.
-LIMIT = 0.05
-# Strongest first, so that the others need not run.
-ORDER = ("gauss-newton", "inverting-gradients", "dlg")
 
 
 def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:

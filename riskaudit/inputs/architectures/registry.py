@@ -22,6 +22,8 @@ from riskaudit.inputs.text import clean, first_problems, shape_text
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _COUNTER = ".num_batches_tracked"
+ARCHITECTURES: dict[str, Architecture] = {}
+COLLECTIONS: dict[str, Collection] = {}
 
 
 class MismatchError(Exception):
@@ -81,10 +83,6 @@ class Fit:
     renames: Mapping[str, str] = field(default_factory=dict)
     difference: str | None = None
     num_differences: int = 0
-
-
-ARCHITECTURES: dict[str, Architecture] = {}
-COLLECTIONS: dict[str, Collection] = {}
 
 
 def _claim(name: str) -> None:

@@ -33,6 +33,8 @@ from riskaudit.inputs.text import clean
 MAX_TENSOR_BYTES = 4 * 2**30
 MAX_TOTAL_BYTES = 256 * 2**30
 MAX_WORK = 10**15
+# How many shapes of inputs are remembered as checked.
+_MAX_SHAPES = 256
 
 
 class BudgetError(ValueError):
@@ -111,10 +113,6 @@ def without_values(described: Any) -> Any:
         return described
     shape, strides, dtype = described
     return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-
-
-# How many shapes of inputs are remembered as checked.
-_MAX_SHAPES = 256
 
 
 class ExportedModel(nn.Module):

@@ -31,6 +31,22 @@ _MEMORY_FORMATS = {
 }
 
 _LITERALS = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_strings", "as_int_lists")
+MAX_NODES = 50_000
+_SKIPPED = {
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "_assert_async",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+}
+_RANDOM = words("""
+    bernoulli bernoulli_ rand randn rand_like randn_like randint normal multinomial native_dropout
+""")
+_DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+# These may return their input itself though their schema doesn't say so.
+_SAME = _DROPOUTS | {"type_as", "contiguous", "to", "expand_as", "view_as", "reshape_as", "meshgrid", "concat", "pad"}
+# Fill with one value, whatever was there.
+_FILLS = {"torch.ops.aten.zero_.default", "torch.ops.aten.fill_.Scalar"}
 
 
 @dataclass(frozen=True)
@@ -99,25 +115,6 @@ def output_names(argument: Mapping[str, Any]) -> Any:
     """Names of a node's results: one, None where it is dropped, or a list of these."""
     value = read_argument(argument)
     return [item.name if item else None for item in value] if isinstance(value, list) else value and value.name
-
-
-MAX_NODES = 50_000
-
-_SKIPPED = {
-    "_assert_tensor_metadata",
-    "_assert_scalar",
-    "_assert_async",
-    "sym_constrain_range",
-    "sym_constrain_range_for_size",
-}
-_RANDOM = words("""
-    bernoulli bernoulli_ rand randn rand_like randn_like randint normal multinomial native_dropout
-""")
-_DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
-# These may return their input itself though their schema doesn't say so.
-_SAME = _DROPOUTS | {"type_as", "contiguous", "to", "expand_as", "view_as", "reshape_as", "meshgrid", "concat", "pad"}
-# Fill with one value, whatever was there.
-_FILLS = {"torch.ops.aten.zero_.default", "torch.ops.aten.fill_.Scalar"}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,23 @@ SAFE_UNPACKED_BYTES = 2 * 2**30
 MAX_RATIO = 100
 
 _BROKEN = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, struct.error)
+_PICKLE = (
+    "is a pickle, which could run code, so it was refused unread; where you trust it, convert it in Python: "
+    "import pickle, numpy; d = pickle.load(open('FILE', 'rb'), encoding='bytes'); numpy.savez('data.npz', "
+    "images=d[b'data'], labels=d[b'labels']), images of CIFAR with .reshape(-1, 3, 32, 32)"
+)
+_NUMPY = (
+    "holds one array, inputs or labels; put both into one file in Python: import numpy; numpy.savez('data.npz', "
+    "images=numpy.load('FILE'), labels=numpy.load('LABELS'))"
+)
+_HDF5 = (
+    "is an HDF5 file; convert one client's samples in Python: import h5py, numpy; f = h5py.File('FILE')['examples'"
+    "]['CLIENT']; numpy.savez('data.npz', images=f['pixels'], labels=f['label'])"
+)
+_JSON = (
+    "is JSON; convert one user's samples (of LEAF) in Python: import json, numpy; u = json.load(open('FILE'))"
+    "['user_data']['USER']; numpy.savez('data.npz', x=u['x'], y=u['y'])"
+)
 
 
 def is_zip(path: Path) -> bool:
@@ -71,25 +88,6 @@ def read_member(path: Path, member: zipfile.ZipInfo, error: type[InputError]) ->
             return archive.read(member)
     except (*_BROKEN, MemoryError) as cause:
         raise error(f"{clean(path.name)} is truncated or damaged ({clean(cause)}); copy or save it again") from cause
-
-
-_PICKLE = (
-    "is a pickle, which could run code, so it was refused unread; where you trust it, convert it in Python: "
-    "import pickle, numpy; d = pickle.load(open('FILE', 'rb'), encoding='bytes'); numpy.savez('data.npz', "
-    "images=d[b'data'], labels=d[b'labels']), images of CIFAR with .reshape(-1, 3, 32, 32)"
-)
-_NUMPY = (
-    "holds one array, inputs or labels; put both into one file in Python: import numpy; numpy.savez('data.npz', "
-    "images=numpy.load('FILE'), labels=numpy.load('LABELS'))"
-)
-_HDF5 = (
-    "is an HDF5 file; convert one client's samples in Python: import h5py, numpy; f = h5py.File('FILE')['examples'"
-    "]['CLIENT']; numpy.savez('data.npz', images=f['pixels'], labels=f['label'])"
-)
-_JSON = (
-    "is JSON; convert one user's samples (of LEAF) in Python: import json, numpy; u = json.load(open('FILE'))"
-    "['user_data']['USER']; numpy.savez('data.npz', x=u['x'], y=u['y'])"
-)
 
 
 def foreign_format(path: Path) -> str | None:

@@ -49,6 +49,19 @@ _HARMLESS = {
     "__builtin__.set",
     "builtins.set",
 }
+_MAX_DEPTH = 32
+# A file that names these means to act, or holds tensors in a form that only code can read: it is refused as a whole.
+_REFUSED_MODULES = words("""
+    os posix nt sys subprocess io _io importlib imp runpy shutil socket ctypes _ctypes pickle _pickle marshal code
+    codeop pty pdb webbrowser multiprocessing threading signal operator _operator inspect gc weakref atexit urllib
+    http ftplib tempfile platform site sysconfig pip setuptools distutils timeit cProfile profile trace torch
+    copyreg dill cloudpickle joblib
+""")
+_PLAIN_BUILTINS = words("""
+    set frozenset list dict tuple complex slice range bytearray object int float
+""")
+_PLAIN_TORCH = ("torch.nn.", "torch.optim.")
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 @dataclass
@@ -158,21 +171,6 @@ def scan_pickles(content: bytes, count: int = 1) -> PickleScan:
         # A broken pickle can fail in as many ways as there are opcodes.
         raise ValueError(str(cause) or type(cause).__name__) from cause
     return scan
-
-
-_MAX_DEPTH = 32
-# A file that names these means to act, or holds tensors in a form that only code can read: it is refused as a whole.
-_REFUSED_MODULES = words("""
-    os posix nt sys subprocess io _io importlib imp runpy shutil socket ctypes _ctypes pickle _pickle marshal code
-    codeop pty pdb webbrowser multiprocessing threading signal operator _operator inspect gc weakref atexit urllib
-    http ftplib tempfile platform site sysconfig pip setuptools distutils timeit cProfile profile trace torch
-    copyreg dill cloudpickle joblib
-""")
-_PLAIN_BUILTINS = words("""
-    set frozenset list dict tuple complex slice range bytearray object int float
-""")
-_PLAIN_TORCH = ("torch.nn.", "torch.optim.")
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 def _inert_mapping(*_args: object) -> OrderedDict[Any, Any]:

@@ -26,6 +26,10 @@ _CUT_ABOVE = 200
 # More rows than this get a landscape page of their own in the PDF.
 _PORTRAIT_ROWS = 16
 _SHOWN = ("posterior_rmse", "map_rmse", "i2f", "gradient_norm")
+_FIGURE_CLASSES = 20
+# The best stand-in first.
+_COMPARED = ("revealed_fraction", "i2f", "lavp_l2_max", "gradient_norm")
+_INTERVALS_NOTE = "Below a mean: between which ends the samples' own intervals leave it."
 
 
 def exposed_section(facts: Facts) -> Section:
@@ -211,12 +215,6 @@ def _noise_cell(row: SampleRow) -> Cell:
     if target is None:
         return Cell("failed" if row.status == "failed" else "not applicable", tone="unknown")
     return estimate_cell(Estimate(value=target.std, status=target.status))
-
-
-_FIGURE_CLASSES = 20
-# The best stand-in first.
-_COMPARED = ("revealed_fraction", "i2f", "lavp_l2_max", "gradient_norm")
-_INTERVALS_NOTE = "Below a mean: between which ends the samples' own intervals leave it."
 
 
 def class_blocks(facts: Facts) -> list[Block]:

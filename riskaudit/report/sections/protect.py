@@ -25,6 +25,11 @@ from riskaudit.report.sections.leaks import thresholds
 from riskaudit.results import Estimate, NoiseCurvePoint, NoiseTarget, SampleRow
 from riskaudit.results.facts import Facts
 
+_ON_INTERVALS = (
+    " The numbers rest on intervals: the largest ones are upper ends, the means estimates whose own interval the table "
+    "gives."
+)
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -94,12 +99,6 @@ def _without_option(words: list[str], option: str) -> list[str]:
         for position, word in enumerate(words)
         if not (word == option or word.startswith(f"{option}=") or (position > 0 and words[position - 1] == option))
     ]
-
-
-_ON_INTERVALS = (
-    " The numbers rest on intervals: the largest ones are upper ends, the means estimates whose own interval the table "
-    "gives."
-)
 
 
 def protect_section(facts: Facts) -> Section:

@@ -27,6 +27,28 @@ from riskaudit.results import AuditResult, SampleRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends, overlaps
 
+_TERMS = (
+    ("Release", "What leaves the client: the gradient and everything done to it before upload."),
+    ("Prior", "What the attacker is taken to know of an input before seeing the release."),
+    ("Isotropic prior", "Every coordinate on its own, with one mean and one standard deviation for all."),
+    ("Data prior", "A Gaussian with the mean and the correlations of a set of inputs (shrunk after Ledoit and Wolf)."),
+    ("Class prior", "One such Gaussian per class, for an attacker who knows the label; rare classes share one."),
+    (
+        "Probability of success",
+        "How probably the error of the best attacker with the prior lies within a tolerance, to first order.",
+    ),
+    ("Predictive interval", "Where the error of a single attack lies nine times out of ten; its mean is one number."),
+    ("Reference noise", "Noise that only exists in the audit, to rank samples of a release that has none."),
+    ("Effective dimension", "Revealed fraction times the number of input coordinates."),
+    ("RMSE", "Root mean squared error per input coordinate, in data units."),
+    ("Gini", "A measure of unevenness between 0 (all alike) and 1 (one carries all)."),
+    ("Bracketed", "The true value lies in the interval that is shown."),
+    ("Singular", "Some direction of the input is not in the release at all, so an error without a prior is infinite."),
+    ("Not assessed", "No verdict could be reached. Never a sign of safety."),
+)
+_PROXIES = ("revealed_fraction", "posterior_rmse", "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
+_CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prior", "settings")
+
 
 def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     """Hashes, settings, cost, command, changes, methods and words."""
@@ -160,31 +182,6 @@ def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:
             f"values from {' to '.join(given(end) for end in facts.result.data.input_range)}.",
         ),
     )
-
-
-_TERMS = (
-    ("Release", "What leaves the client: the gradient and everything done to it before upload."),
-    ("Prior", "What the attacker is taken to know of an input before seeing the release."),
-    ("Isotropic prior", "Every coordinate on its own, with one mean and one standard deviation for all."),
-    ("Data prior", "A Gaussian with the mean and the correlations of a set of inputs (shrunk after Ledoit and Wolf)."),
-    ("Class prior", "One such Gaussian per class, for an attacker who knows the label; rare classes share one."),
-    (
-        "Probability of success",
-        "How probably the error of the best attacker with the prior lies within a tolerance, to first order.",
-    ),
-    ("Predictive interval", "Where the error of a single attack lies nine times out of ten; its mean is one number."),
-    ("Reference noise", "Noise that only exists in the audit, to rank samples of a release that has none."),
-    ("Effective dimension", "Revealed fraction times the number of input coordinates."),
-    ("RMSE", "Root mean squared error per input coordinate, in data units."),
-    ("Gini", "A measure of unevenness between 0 (all alike) and 1 (one carries all)."),
-    ("Bracketed", "The true value lies in the interval that is shown."),
-    ("Singular", "Some direction of the input is not in the release at all, so an error without a prior is infinite."),
-    ("Not assessed", "No verdict could be reached. Never a sign of safety."),
-)
-
-
-_PROXIES = ("revealed_fraction", "posterior_rmse", "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
-_CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prior", "settings")
 
 
 def baseline_blocks(result: AuditResult, baseline: AuditResult) -> list[Block]:

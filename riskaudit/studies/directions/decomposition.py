@@ -38,6 +38,9 @@ COLUMNS = 64
 NUM_PRODUCTS, RITZ_TOLERANCE = 40, 1e-6
 # Eigenvalues this many times above what can be told from zero have eigenvectors to rely on.
 RESOLVED = 10
+Places = Mapping[str, Tensor]
+# Rademacher probes where J is too large to be held.
+NUM_PROBES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +170,6 @@ def _largest(jacobian: Jacobian, reason: str, generator: torch.Generator) -> Dec
     vectors = space.ritz_vectors(places).double().mT
     values = torch.from_numpy(pairs.values[places]).to(vectors)
     return Decomposition(jacobian, values, vectors, "bracketed", words)
-
-
-Places = Mapping[str, Tensor]
-
-# Rademacher probes where J is too large to be held.
-NUM_PROBES = 16
 
 
 def layer_places(release: Release) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ from riskaudit.studies.verify.record import VerifyStudy
 from riskaudit.studies.verify.run import verify
 
 __all__ = ["fairness", "fairness_study", "with_fairness"]
+_COLUMNS = ["id", "group"]
+_LARGEST_FILE = 2**26
 
 
 def fairness_study(
@@ -66,10 +68,6 @@ def with_fairness(
 ) -> AuditResult:
     """An audit with its fairness study."""
     return result.with_study(fairness(result, groups, groups_name=groups_name))
-
-
-_COLUMNS = ["id", "group"]
-_LARGEST_FILE = 2**26
 
 
 def read_groups(path: str | Path) -> dict[str, str]:

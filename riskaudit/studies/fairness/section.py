@@ -32,6 +32,9 @@ _UNKNOWN = "not assessed"
 _NOUNS = {"class": "classes", "group": "groups"}
 # Upper ends of |Cliff's delta| (Romano et al. 2006).
 _MAGNITUDES = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"))
+_FEWEST_FOR_CURVE = 5
+_CURVE_POINTS = 21
+_LISTED_SAMPLES = 10
 
 
 def measure_title(facts: Facts, measure: str) -> str:
@@ -206,11 +209,6 @@ def _interval_cell(group: GroupSummary) -> Cell:
     if values is None or values.low is None:
         return Cell((values.note if values else None) or "too few samples", tone="unknown")
     return Cell(interval(values.low, values.high))
-
-
-_FEWEST_FOR_CURVE = 5
-_CURVE_POINTS = 21
-_LISTED_SAMPLES = 10
 
 
 def fairness_study_blocks(facts: Facts) -> list[Block]:

@@ -51,6 +51,9 @@ Fill = Callable[[Tensor], object]
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 # Bound of the uniform distribution; its variance is BOUND^2 / 3.
 BOUND = 0.5
+CHECKPOINT = "checkpoint"
+NUM_SEEDS = 3
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,6 @@ def _looks_like_norm(module: nn.Module) -> bool:
     """Norm layers of other libraries: one-dimensional parameters only, and a name that says so."""
     parameters = list(module.parameters(recurse=False))
     return "norm" in type(module).__name__.lower() and all(parameter.ndim < 2 for parameter in parameters)
-
-
-CHECKPOINT = "checkpoint"
-NUM_SEEDS = 3
-CONFIDENCE = 0.95
 
 
 def initialization_study(

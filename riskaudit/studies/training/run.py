@@ -47,6 +47,12 @@ CONFIDENCE = 0.95
 BATCH_SIZE = 256
 
 Load = Callable[[Path], Checkpoint]
+# Changes by less than this factor are called none.
+SAME = 1.1
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2")
+STEP_ENTRIES = ("step", "global_step", "epoch")
+Use = TypeVar("Use")
+StepSource = Literal["file name", "checkpoint", "position"]
 
 
 def training_study(
@@ -218,10 +224,6 @@ def summarise(rows: Sequence[TrainingRow], step_source: StepSource = "position",
     )
 
 
-# Changes by less than this factor are called none.
-SAME = 1.1
-
-
 def summary(rows: Sequence[TrainingRow], prior_rmse: float) -> str:
     """One sentence on the mean and the least posterior error from the first checkpoint to the last."""
     measured = [(row.step, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
@@ -242,13 +244,6 @@ def summary(rows: Sequence[TrainingRow], prior_rmse: float) -> str:
 
 def _change(before: float, after: float) -> str:
     return "rises" if after > before * SAME else "falls" if after * SAME < before else "stays"
-
-
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2")
-STEP_ENTRIES = ("step", "global_step", "epoch")
-
-Use = TypeVar("Use")
-StepSource = Literal["file name", "checkpoint", "position"]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ from riskaudit.studies.verify.record import AttackerKnowledge, Prediction, Prior
 
 # The proxy of each loss that attacks minimise (Hong et al., AAAI 2024).
 MATCHING_PROXIES = {"l2": "lavp_l2_max", "cosine": "lavp_cosine_max"}
+# Samples that are looked at beyond the reported ones.
+NUM_SAMPLES = 8
 
 
 def verify(
@@ -240,10 +242,6 @@ def _own_and_other(attacks: Mapping[str, Attack]) -> dict[str, tuple[str, str]]:
             other = next(loss for loss in MATCHING_PROXIES if loss != attack.matching)
             pairs[name] = (MATCHING_PROXIES[attack.matching], MATCHING_PROXIES[other])
     return pairs
-
-
-# Samples that are looked at beyond the reported ones.
-NUM_SAMPLES = 8
 
 
 def split_for_tuning(samples: Samples, limit: int | None) -> tuple[Samples, Samples]:

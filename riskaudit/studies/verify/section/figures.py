@@ -20,6 +20,8 @@ _MOST_PANELS = 6
 _PRINT_ROWS = 40
 # The corridor's table in section 3 already has the audit's own noise level.
 _PRINT_SAMPLES = 12
+_SHOWN_SAMPLES = 8
+_NO_BREAK = "\u00a0"
 
 
 def attacked_figure(study: AttackStudy) -> Figure | None:
@@ -162,10 +164,6 @@ _RELIABILITY_COLUMNS: tables.Columns[tuple[Reliability, ReliabilityBin]] = (
     tables.share("Mean predicted", lambda row: row[1].mean_predicted),
     tables.share("Attacks that succeeded", lambda row: row[1].observed),
 )
-
-
-_SHOWN_SAMPLES = 8
-_NO_BREAK = "\u00a0"
 
 
 def shown_reconstructions(study: AttackStudy) -> int:
