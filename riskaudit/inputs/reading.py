@@ -7,8 +7,9 @@ MedMNIST (``train_images``, ``train_labels``), of Keras (``x_train``, ``y_train`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from riskaudit.errors import SamplesError
@@ -18,7 +19,8 @@ from riskaudit.inputs.text import clean, listing
 _LARGEST_FILE = 2**24
 INPUT_KEYS = ("images", "x", "inputs")
 TARGET_KEYS = ("labels", "y", "targets")
-_OTHER_INPUT_KEYS, _OTHER_TARGET_KEYS = ("data", "X"), ("target", "label", "Y")
+_EVERY_INPUT_KEY = (*INPUT_KEYS, "data", "X")
+_EVERY_TARGET_KEY = (*TARGET_KEYS, "target", "label", "Y")
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 
@@ -101,40 +103,29 @@ def sample_keys(keys: Collection[str], reading: Reading, name: str) -> tuple[str
     Raises:
         SamplesError: one is missing, or the file holds several splits and none was chosen.
     """
-    inputs: tuple[str, ...]
-    targets: tuple[str, ...]
-    inputs, targets = (*INPUT_KEYS, *_OTHER_INPUT_KEYS), (*TARGET_KEYS, *_OTHER_TARGET_KEYS)
-    prefix = suffix = ""
-    if reading.split is not None or not set(inputs) & set(keys):
-        splits = _splits(keys, inputs)
-        split = reading.split if reading.split is not None else _only(splits, name)
-        if split is not None and split not in splits:
+    pattern = "{}"
+    if reading.split is not None or not set(_EVERY_INPUT_KEY) & set(keys):
+        splits = _splits(keys)
+        if reading.split is None and len(splits) > 1:
+            raise SamplesError(f"{name} holds the splits {', '.join(splits)}; choose one with `split`")
+        if reading.split is not None and reading.split not in splits:
             actual = f"the splits {', '.join(splits)}" if splits else "no splits"
             raise SamplesError(
-                f"expected the split {clean(split, 30)} in {name}, found {actual}; choose another `split`"
+                f"expected the split {clean(reading.split, 30)} in {name}, found {actual}; choose another `split`"
             )
-        if split is not None:
-            prefix, suffix = splits[split]
-    inputs = tuple(f"{prefix}{key}{suffix}" for key in inputs)
-    targets = tuple(f"{prefix}{key}{suffix}" for key in targets)
-    found_inputs = find_key(keys, inputs, "inputs", name)
+        pattern = splits.get(reading.split or next(iter(splits), ""), pattern)
+    inputs, targets = ([pattern.format(key) for key in group] for group in (_EVERY_INPUT_KEY, _EVERY_TARGET_KEY))
+    inputs_key = find_key(keys, inputs, "inputs", name)
     if not reading.labelled and not set(targets) & set(keys):
-        return found_inputs, None
-    return found_inputs, find_key(keys, targets, "targets", name)
+        return inputs_key, None
+    return inputs_key, find_key(keys, targets, "targets", name)
 
 
-def _splits(keys: Collection[str], inputs: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """What stands before and after the usual name of inputs, by split."""
-    pairs: dict[str, tuple[str, str]] = {}
-    for key in inputs:
-        for split in SPLITS:
-            for prefix, suffix in ((f"{split}_", ""), ("", f"_{split}")):
-                if f"{prefix}{key}{suffix}" in keys:
-                    pairs.setdefault(split, (prefix, suffix))
-    return pairs
-
-
-def _only(splits: Collection[str], name: str) -> str | None:
-    if len(splits) > 1:
-        raise SamplesError(f"{name} holds the splits {', '.join(splits)}; choose one with `split`")
-    return next(iter(splits), None)
+def _splits(keys: Collection[str]) -> dict[str, str]:
+    """What the usual name of inputs stands in, by split."""
+    patterns: dict[str, str] = {}
+    for key, split in product(_EVERY_INPUT_KEY, SPLITS):
+        for pattern in (f"{split}_{{}}", f"{{}}_{split}"):
+            if pattern.format(key) in keys:
+                patterns.setdefault(split, pattern)
+    return patterns
