@@ -24,6 +24,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from riskaudit.results import ClassTest, GroupStatistic
+from riskaudit.results.base import Record
 
 # Below this many samples a percentile bootstrap covers far less than it claims, and the chi-squared
 # approximation of the Kruskal-Wallis statistic is poor.
@@ -95,9 +96,12 @@ def kruskal_wallis(
     return ClassTest(statistic=float(outcome.statistic), p_value=float(outcome.pvalue), status="exact", note=note)
 
 
-@dataclass(frozen=True)
-class PairTest:
-    """Mann-Whitney test of two groups; ``second`` None is all others together."""
+class PairTest(Record):
+    """Mann-Whitney test of two groups (``second`` is None where ``first`` is held against all others together).
+
+    ``effect`` is Cliff's delta (the rank-biserial correlation): how much more often a sample of ``first`` has the
+    greater value than one of ``second``, from -1 to 1. ``p_adjusted`` is Holm's, over all pairs of the comparison.
+    """
 
     first: str
     second: str | None
@@ -140,7 +144,7 @@ def pair_tests(groups: Mapping[str, Sequence[float]]) -> list[PairTest]:
     tests = [mann_whitney(left, right) for _, _, left, right in pairs]
     adjusted = holm([p_value for _, p_value, _ in tests])
     return [
-        PairTest(first, second, statistic, p_value, p_adjusted, effect)
+        PairTest(first=first, second=second, statistic=statistic, p_value=p_value, p_adjusted=p_adjusted, effect=effect)
         for (first, second, _, _), (statistic, p_value, effect), p_adjusted in zip(pairs, tests, adjusted, strict=True)
     ]
 

@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap, kendalltau, rankdata
 
+from riskaudit.results.base import Record
+
 Method: TypeAlias = Literal["BCa", "percentile"]
 Vector: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
@@ -220,19 +222,21 @@ def _interval(
     return estimate, float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """Slope of log y over log x and Spearman's rho of all pairs; None where there is none, ``note`` says why."""
+class Scaling(Record):
+    """Slope of log y over log x by least squares, and Spearman's rho, of all pairs; intervals resample whole samples.
+
+    None where there is none; ``note`` says why.
+    """
 
     num_pairs: int
     num_samples: int
     decades: float | None = None
-    slope: float | None = None
-    slope_low: float | None = None
-    slope_high: float | None = None
     spearman: float | None = None
     spearman_low: float | None = None
     spearman_high: float | None = None
+    slope: float | None = None
+    slope_low: float | None = None
+    slope_high: float | None = None
     note: str | None = None
 
 
@@ -242,22 +246,22 @@ def scaling(pairs: Mapping[str, Sequence[tuple[float, float]]], *, confidence: f
         np.log10(np.asarray(sample_pairs, dtype=np.float64)) for sample_pairs in pairs.values() if len(sample_pairs)
     ]
     count, samples = sum(map(len, groups)), len(groups)
+    empty = Scaling(num_pairs=count, num_samples=samples)
     if count < 3:
-        return Scaling(count, samples, note=f"too few pairs: {count}, at least 3 are needed")
+        return empty.model_copy(update={"note": f"too few pairs: {count}, at least 3 are needed"})
     whole = np.concatenate(groups)
-    decades = float(np.ptp(whole[:, 0]))
-    if decades == 0 or np.ptp(whole[:, 1]) == 0:
-        return Scaling(count, samples, decades, note="all values are equal")
-    slope, rho = _slope(whole), _rho(whole)
+    fields: dict[str, float | str] = {"decades": float(np.ptp(whole[:, 0]))}
+    if fields["decades"] == 0 or np.ptp(whole[:, 1]) == 0:
+        return empty.model_copy(update=fields | {"note": "all values are equal"})
+    fields |= {"slope": _slope(whole), "spearman": _rho(whole)}
     if samples < FEWEST_SAMPLES:
         note = f"too few samples for an interval: {samples}, at least {FEWEST_SAMPLES} are needed"
-        return Scaling(count, samples, decades, slope, spearman=rho, note=note)
+        return empty.model_copy(update=fields | {"note": note})
     draws = np.random.default_rng(seed).integers(samples, size=(NUM_RESAMPLES, samples))
     resampled = [(_slope(drawn), _rho(drawn)) for drawn in (np.concatenate([groups[k] for k in row]) for row in draws)]
     ends = np.nanquantile(np.array(resampled), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return Scaling(
-        count, samples, decades, slope, float(ends[0, 0]), float(ends[1, 0]), rho, float(ends[0, 1]), float(ends[1, 1])
-    )
+    names = ("slope_low", "spearman_low", "slope_high", "spearman_high")
+    return empty.model_copy(update=fields | dict(zip(names, ends.ravel().tolist(), strict=True)))
 
 
 def _slope(pairs: NDArray[np.float64]) -> float:

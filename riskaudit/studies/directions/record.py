@@ -14,6 +14,7 @@ from pydantic import Field
 
 from riskaudit.results.base import Record, Status
 from riskaudit.results.studies import StudyRecord
+from riskaudit.statistics.rank_correlation import Scaling
 
 Scheme: TypeAlias = Literal["isotropic", "in_range", "water_filled", "water_filled_in_range", "per_layer"]
 Attacker: TypeAlias = Literal["ignores", "knows"]
@@ -60,25 +61,14 @@ class DirectionRow(Record):
     attack_status: dict[str, Status] = Field(default_factory=dict)
 
 
-class DirectionAgreement(Record):
-    """An attack's mean squared error against 1 / l over samples and singular directions.
+class DirectionAgreement(Scaling):
+    """An attack's mean squared error against 1 / l over samples and singular directions, of slope 1 to first order.
 
-    ``slope`` is that of log MSE over log 1 / l by least squares, 1 to first order; intervals resample whole samples.
-    ``predicted_slope`` is that of the predictions. ``tightness_median`` is attack RMSE over predicted RMSE.
+    ``tightness_median`` is attack RMSE over predicted RMSE.
     """
 
     attack: str
-    num_pairs: int
-    num_samples: int
-    decades: float | None = None
-    spearman: float | None = None
-    spearman_low: float | None = None
-    spearman_high: float | None = None
-    slope: float | None = None
-    slope_low: float | None = None
-    slope_high: float | None = None
     tightness_median: float | None = None
-    note: str | None = None
 
 
 class LayerRow(Record):

@@ -259,7 +259,7 @@ def _agreement(name: str, rows: list[DirectionRow], seed: int) -> DirectionAgree
                 pairs.setdefault(row.sample_id, []).append((1 / row.eigenvalue, error**2))
     return DirectionAgreement(
         attack=name,
-        **asdict(scaling(pairs, seed=seed)),
+        **scaling(pairs, seed=seed).model_dump(),
         tightness_median=median(ratios) if ratios else None,
     )
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Literal
 
 from riskaudit.results import RELIABLE, AuditResult, Estimate, SampleRow
@@ -250,7 +249,7 @@ def _comparison(
     any_difference = test.p_value is not None and test.p_value < LEVEL
     num_tested = sum(len(numbers) for numbers in nonempty.values() if len(numbers) >= FEWEST_SAMPLES)
     pairs = [
-        GroupPair(**asdict(pair), differs=any_difference and pair.p_adjusted < LEVEL)
+        GroupPair(**pair.model_dump(), differs=any_difference and pair.p_adjusted < LEVEL)
         for pair in (pair_tests(nonempty) if tested else [])
     ]
     largest = sorted((len(numbers) for numbers in nonempty.values()), reverse=True)[:2]

@@ -13,6 +13,7 @@ from pydantic import Field
 from riskaudit.results.base import Estimate, Record, Target
 from riskaudit.results.groups import ClassTest, GroupStatistic
 from riskaudit.results.studies import StudyRecord
+from riskaudit.statistics.groups import PairTest
 
 # The least RMSE over all attacks without oracle start.
 ATTACK_RMSE = "attack_rmse"
@@ -58,19 +59,9 @@ class GroupSummary(Record):
     statistic: GroupStatistic | None = None
 
 
-class GroupPair(Record):
-    """Mann-Whitney test of two groups (``second`` is None where ``first`` is held against all others together).
+class GroupPair(PairTest):
+    """The test of two groups, and whether they differ."""
 
-    ``effect`` is Cliff's delta (the rank-biserial correlation): how much more often a sample of ``first`` has the
-    greater value than one of ``second``, from -1 to 1. ``p_adjusted`` is Holm's, over all pairs of the comparison.
-    """
-
-    first: str
-    second: str | None
-    statistic: float
-    p_value: float
-    p_adjusted: float
-    effect: float
     differs: bool
 
 
