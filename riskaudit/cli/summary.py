@@ -65,11 +65,8 @@ def _print_verify(study: VerifyStudy) -> None:
     for row in study.agreement:
         if row.attack == STRONGEST and row.metric == "rmse" and row.proxy == "map_rmse" and row.noise_std > 0:
             rank = "unknown" if row.spearman is None else f"{row.spearman:.2f}"
+            ratio = "unknown" if row.tightness_median is None else number(row.tightness_median)
             typer.echo(
-                f"noise {row.noise_std:g}: strongest attack / predicted error {_ratio(row.tightness_median)} in the "
+                f"noise {row.noise_std:g}: strongest attack / predicted error {ratio} in the "
                 f"median of {row.num_samples} samples, rank correlation {rank}"
             )
-
-
-def _ratio(value: float | None) -> str:
-    return "unknown" if value is None else number(value)

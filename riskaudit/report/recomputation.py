@@ -96,16 +96,12 @@ def _classes(result: AuditResult, contradictions: list[str]) -> list[ClassRow]:
     return derived
 
 
-def _summary(rows: list[ClassRow]) -> dict[tuple[int, str], tuple[str, str, str]]:
+def _summary(rows: list[ClassRow]) -> dict[tuple[int, str], tuple[str, ...]]:
     return {
-        (row.target, proxy): (_rounded(statistic.mean), _rounded(statistic.min), _rounded(statistic.max))
+        (row.target, proxy): tuple(f"{value:.5g}" for value in (statistic.mean, statistic.min, statistic.max))
         for row in rows
         for proxy, statistic in row.proxies.items()
     }
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.5g}"
 
 
 def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
