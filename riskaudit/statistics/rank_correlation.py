@@ -36,8 +36,7 @@ NUM_RESAMPLES = 2000
 _MOST_FOR_PAIRS = 4000
 
 
-@dataclass(frozen=True)
-class RankCorrelation:
+class RankCorrelation(Record):
     """Both rank correlations of n pairs with their intervals; None with a ``note`` where there is none."""
 
     num_samples: int
@@ -87,17 +86,17 @@ def rank_correlation(
     count = len(first)
     note = _why_not(first, second)
     if note is not None:
-        return RankCorrelation(count, note=note)
+        return RankCorrelation(num_samples=count, note=note)
     sampling = (count, num_resamples, seed, confidence, method)
     rho, low, high = _interval(lambda rows: _spearman(first, second, rows), *sampling)
     note = None if low is not None else "no interval: the resamples agree or have no correlation"
+    correlation = RankCorrelation(num_samples=count, spearman=rho, low=low, high=high, note=note)
     if not pairs:
-        return RankCorrelation(count, rho, low, high, note=note)
+        return correlation
     if count > _MOST_FOR_PAIRS:
-        tau = float(kendalltau(first, second).statistic)
-        return RankCorrelation(count, rho, low, high, tau, note=note)
+        return correlation.model_copy(update={"kendall": float(kendalltau(first, second).statistic)})
     tau, tau_low, tau_high = _interval(_Pairs(first, second), *sampling)
-    return RankCorrelation(count, rho, low, high, tau, tau_low, tau_high, note)
+    return correlation.model_copy(update={"kendall": tau, "kendall_low": tau_low, "kendall_high": tau_high})
 
 
 def rank_difference(

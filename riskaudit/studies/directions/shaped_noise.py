@@ -117,12 +117,6 @@ class StackedJacobian(Jacobian):
         size = self.inner.shape[0]
         return self.inner.rmatmat(self._weigh(columns[:, :size])) + columns[:, size:] / self.prior_std
 
-    def _gram_matmat(self, columns: Tensor) -> Tensor:
-        return self._rmatmat(self._matmat(columns))
-
-    def _gram_rows(self, columns: Tensor) -> Tensor:
-        return self._matmat(columns).mT
-
 
 @dataclass(frozen=True, eq=False)
 class _StackedFactory(JacobianFactory):

@@ -82,7 +82,7 @@ def agreement_rows(
         key = ranks[0].tobytes(), ranks[1].tobytes()
         if key not in correlations:
             correlations[key] = rank_correlation(*ranks, confidence=confidence, seed=seed, num_resamples=num_resamples)
-        fields = asdict(correlations[key])
+        fields = correlations[key].model_dump()
         if level.noise_std > 0 and metric == "rmse" and proxy in predicts_rmse:
             calibrated = [level.predictions[sample].calibrated.get(proxy) for sample in estimates]
             shares = containment(values, calibrated)

@@ -11,6 +11,7 @@ from pydantic import Field
 from riskaudit.results.base import Estimate, Record, SuccessProbability
 from riskaudit.results.studies import StudyRecord
 from riskaudit.results.words import AttackInfo, MetricInfo, ProxyInfo
+from riskaudit.statistics.rank_correlation import RankCorrelation
 from riskaudit.studies.rows import AttackRow, Control
 
 # Attack of the agreement rows that take, per sample, the least error over all attacks without oracle start
@@ -39,7 +40,7 @@ class Prediction(Record):
     seconds: float | None = None
 
 
-class AgreementRow(Record):
+class AgreementRow(RankCorrelation):
     """How well one proxy foresaw one metric of one attack, over samples at one noise level.
 
     ``spearman`` and ``kendall`` carry bootstrap intervals. Tightness is attack RMSE / predicted RMSE, for proxies
@@ -52,13 +53,6 @@ class AgreementRow(Record):
     attack: str
     metric: str
     proxy: str
-    num_samples: int
-    spearman: float | None = None
-    low: float | None = None
-    high: float | None = None
-    kendall: float | None = None
-    kendall_low: float | None = None
-    kendall_high: float | None = None
     tightness_median: float | None = None
     tightness_lower_quartile: float | None = None
     tightness_upper_quartile: float | None = None
@@ -68,7 +62,6 @@ class AgreementRow(Record):
     coverage: float | None = None
     calibrated_validity: float | None = None
     calibrated_coverage: float | None = None
-    note: str | None = None
 
 
 class ReliabilityBin(Record):
