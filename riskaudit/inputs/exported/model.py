@@ -1,7 +1,7 @@
 """An exported graph as a module: each node is one call of an allowed operator with checked arguments.
 
 Runs under torch.func (grad, jvp, vmap) and in any floating dtype, has real parameters under their
-original names, and executes nothing but operators of `exported_operators.ALLOWED` and bounded arithmetic on
+original names, and executes nothing but operators of `operators.ALLOWED` and bounded arithmetic on
 sizes. What it would cost is found out on shapes alone first. Shape and dtype assertions that torch.export recorded
 are left out: they would forbid a float64 audit of a program that was exported in float32.
 

@@ -1,6 +1,6 @@
 """Image folders: one folder per class with its images inside, or, where no labels are needed, images alone.
 
-Folders whose names are numbers are the classes of these numbers; others are numbered by name (see `labels`). Files
+Folders whose names are numbers are the classes of these numbers; others are numbered by name (see `arrays`). Files
 are read by Pillow's own decoders of common formats alone, chosen by content: none that starts another program (as
 those of PostScript and PDF would) or that reads vector graphics. Names of files and of class folders may be people's:
 messages count instead, unless names were asked for.
