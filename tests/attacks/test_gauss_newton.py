@@ -49,7 +49,7 @@ def map_errors(observation: Observation, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("correlated", [False, True], ids=["isotropic", "correlated"])
 def test_error_is_the_one_foretold(correlated: bool) -> None:
-    batch = cases.mnist(4, 12)
+    batch = cases.mnist(3, 12)
     observation = observe(cases.lenet(12), batch, "gradient,gaussian:0.003")
     if correlated:
         prior = fit_prior(_samples(cases.mnist(32, 12)), "data")
@@ -63,7 +63,7 @@ def test_error_is_the_one_foretold(correlated: bool) -> None:
 
 
 def test_local_error_is_i2f() -> None:
-    batch = cases.mnist(4, 12)
+    batch = cases.mnist(3, 12)
     observation = observe(cases.lenet(12), batch, "gradient,gaussian:1e-5")
     _, expected = map_errors(observation, batch)
     found = Local(start=batch.inputs).run(observation, generator())
@@ -72,7 +72,7 @@ def test_local_error_is_i2f() -> None:
 
 
 def test_an_undefended_release_is_inverted() -> None:
-    batch = cases.mnist(4, 12)
+    batch = cases.mnist(3, 12)
     found = GaussNewton().run(observe(cases.lenet(12), batch), generator())
     assert float(rmse(found.inputs, batch.inputs).max()) < 1e-6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -40,23 +41,23 @@ def warnings(model: nn.Module, target: int) -> list[str]:
 def test_wrong_classes_alarm_and_right_ones_do_not() -> None:
     assert any(one.startswith("ALARM: the mean loss") for one in warnings(net(20.0), 1))
     assert not any("mean loss" in one for one in warnings(net(20.0), 0))
-    assert any("no better than guessing among 3 classes" in one for one in warnings(net(), 1))
+    assert any("guessing among 3 classes" in one for one in warnings(net(), 1))
 
 
 def test_dropout_and_frozen_parameters_are_noted() -> None:
     model = net()
-    assert any("1 dropout layers (first: 2) are audited as absent" in one for one in warnings(model, 0))
+    assert any("1 dropout layers (first: 2)" in one for one in warnings(model, 0))
     assert not any("parameters are sent" in one for one in warnings(model, 0))
     model[0].requires_grad_(False)
-    assert any("27 of 83 parameters are sent: the others are frozen" in one for one in warnings(model, 0))
+    assert any(re.search("27 of 83 parameters .*frozen", one) for one in warnings(model, 0))
 
 
 def test_parameters_that_nothing_uses_are_noted() -> None:
     model = net()
     model.register_parameter("spare", nn.Parameter(torch.zeros(7)))
-    assert any("83 of 90 parameters are sent: the others are unused (7 with" in one for one in warnings(model, 0))
+    assert any(re.search(r"83 of 90 parameters .*unused \(7 ", one) for one in warnings(model, 0))
     model[0].requires_grad_(False)
-    assert any("27 of 90 parameters are sent: the others are frozen or unused" in one for one in warnings(model, 0))
+    assert any(re.search("27 of 90 parameters .*frozen or unused", one) for one in warnings(model, 0))
 
 
 @pytest.mark.parametrize(
@@ -82,4 +83,4 @@ def test_a_checkpoint_names_its_loss(tmp_path, beside) -> None:
     assert checkpoint.training_loss == pytest.approx(0.01)
     samples = riskaudit.Samples.from_tensors(torch.rand(4, 6), torch.full((4,), 1))
     found = riskaudit.audit(checkpoint, samples, release="gaussian:0.1").warnings
-    assert any("far above the 0.01 that the checkpoint's file names" in one for one in found)
+    assert any("above the 0.01 that the checkpoint" in one for one in found)

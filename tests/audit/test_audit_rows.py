@@ -52,7 +52,7 @@ def test_a_sample_without_a_loss_fails_alone(tmp_path, value, solver) -> None:
         assert row.id == str(index)
         if index in failed:
             assert (row.status, row.verdict, row.loss, row.target) == ("failed", "not_assessed", None, label)
-            assert row.reason == "the loss or the gradient is not finite"
+            assert "not finite" in row.reason
             assert list(row.proxies) == PROXY_IDS
             assert {estimate.status for estimate in row.proxies.values()} == {"failed"}
         else:
@@ -60,7 +60,7 @@ def test_a_sample_without_a_loss_fails_alone(tmp_path, value, solver) -> None:
             for name in PROXY_IDS:
                 number, known = row.proxies[name].value, other.proxies[name].value
                 assert number == known if known is None else number == pytest.approx(known, rel=1e-6, abs=1e-10), name
-    assert f"{len(failed)} of 6 samples could not be audited; their rows say why" in result.warnings
+    assert any(one.startswith(f"{len(failed)} of 6 samples could not be audited") for one in result.warnings)
     result.from_json(result.to_json())
 
 
@@ -68,7 +68,7 @@ def test_when_no_sample_has_a_loss_the_audit_is_refused(tmp_path) -> None:
     samples = demo_samples(1)
     text = LOSS.format(value="float('nan')", label=int(samples.targets[0]))
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    with pytest.raises(RiskauditError, match="none of the 1 samples could be audited"):
+    with pytest.raises(RiskauditError, match="none of the 1 samples"):
         riskaudit.audit(demo_model(), samples, loss=f"{tmp_path / 'mine.py'}:loss")
 
 
@@ -116,7 +116,7 @@ def test_columns_of_different_units_are_warned_of() -> None:
     samples = riskaudit.Samples.from_tensors(inputs, torch.tensor([0, 1, 2, 0, 1, 2]))
     model = nn.Linear(4, 3)
     found = riskaudit.audit(model, samples, release=NOISY).warnings
-    assert sum("standard deviations differ by a factor" in warning for warning in found) == 1
+    assert sum("standard deviations differ" in warning for warning in found) == 1
     even = riskaudit.Samples.from_tensors(inputs / inputs.std(dim=0), samples.targets)
     # Labels at random are an alarm of their own.
     assert [one for one in riskaudit.audit(model, even, release=NOISY).warnings if "mean loss" not in one] == []
@@ -138,7 +138,7 @@ def test_noise_needed_is_enough_and_not_too_much() -> None:
 def test_outputs_that_overflow_are_no_audit() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.constant_(model[1].weight, 3e38)
-    with pytest.raises(RiskauditError, match="none of the 1 samples could be audited"):
+    with pytest.raises(RiskauditError, match="none of the 1 samples"):
         riskaudit.audit(model, demo_samples(1), dtype="float32")
 
 
@@ -195,7 +195,8 @@ def test_without_values_there_is_nothing_to_compare() -> None:
     assert result.fairness.proxies["revealed_fraction"].note == "no sample has a value"
     assert result.noise_curve == []
     assert [row.proxies for row in result.classes] == [{}] * len(result.classes)
-    assert "3 of 3 samples have no revealed fraction: not assessed, not safe" in result.warnings
+    (warning,) = [one for one in result.warnings if "3 of 3 samples" in one]
+    assert "not assessed, not safe" in warning
 
 
 def test_noise_curve_is_the_posterior_at_its_noise(whole) -> None:
@@ -274,13 +275,13 @@ def test_batch_norm_is_audited_in_eval_mode_and_said_so() -> None:
     assert model.training
     assert torch.equal(model.norm.running_mean, statistics)
     assert result.threat_model.evaluation == "diagnostic"
-    assert "1 batch-norm layers (first: norm (BatchNorm2d))" in result.threat_model.reason
-    assert any("switched to eval mode: batch-norm layers norm" in note for note in result.warnings)
+    assert "(first: norm (BatchNorm2d))" in result.threat_model.reason
+    assert any("eval mode: batch-norm layers norm" in note for note in result.warnings)
     quiet = riskaudit.audit(model.eval(), demo_samples(2), release=NOISY)
     assert quiet.samples == result.samples
     assert quiet.threat_model == result.threat_model
     # The network is untrained.
-    assert [one.startswith("the mean loss of the samples is 2.3, no better") for one in quiet.warnings] == [True]
+    assert ["mean loss of the samples is 2.3" in one for one in quiet.warnings] == [True]
 
 
 def test_batch_norm_without_statistics_is_refused() -> None:

@@ -160,7 +160,7 @@ def test_samples_whose_target_carries_the_input_are_not_assessed() -> None:
     assert [row.verdict for row in whole.samples[:3]] == ["not_assessed"] * 3
     assert [row.reason for row in whole.samples[:3]] == [CARRIED] * 3
     assert all(row.verdict != "not_assessed" for row in whole.samples[3:])
-    assert any("taken as known to the attacker" in warning for warning in whole.warnings)
+    assert any("known to the attacker" in warning for warning in whole.warnings)
     assert riskaudit.Policy(max_revealed=1.0).decide(whole).decision == "block"
     # The same whatever shares a batch.
     assert [row.verdict for row in _audit(ROWS, targets, batch_size=7).samples] == [
@@ -179,5 +179,5 @@ def test_masks_get_a_note() -> None:
     torch.manual_seed(0)
     samples = riskaudit.Samples.from_tensors(inputs, masks)
     result = riskaudit.audit(nn.Conv2d(1, 3, 3, padding=1), samples, release="gaussian:1.0")
-    assert any("taken as known to the attacker" in warning for warning in result.warnings)
+    assert any("known to the attacker" in warning for warning in result.warnings)
     assert all(row.status != "failed" for row in result.samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -39,14 +41,15 @@ def with_views(*views: torch.Tensor, count: int = 6) -> Samples:
 def test_a_view_is_named_with_its_original(view) -> None:
     first, second = demo_samples(6).inputs[1], demo_samples(6).inputs[4]
     (warning,) = noted(with_views(view(first), view(second), first))
-    assert "5 of 9 samples are copies or views of another one (1 = 6 = 8; 4 = 7)" in warning
+    assert warning.startswith("5 of 9 samples are copies")
+    assert "(1 = 6 = 8; 4 = 7)" in warning
     assert "averages count them all" in warning
 
 
 def test_many_are_counted_and_distinct_ones_are_not_mentioned() -> None:
     samples = demo_samples(8)
     (warning,) = noted(with_views(*samples.inputs, count=8))
-    assert "16 of 16 samples are copies or views of another one (8 groups)" in warning
+    assert re.search(r"16 of 16 samples .*\(8 groups\)", warning)
     assert noted(demo_samples(60)) == []
 
 
@@ -62,10 +65,10 @@ def test_the_work_is_bounded_and_the_bound_is_said(monkeypatch) -> None:
     monkeypatch.setattr(duplicates, "MAX_COMPARED", 4)
     inputs = demo_samples(6).inputs
     (warning,) = noted(with_views(inputs[0].flip(-1), inputs[5]))
-    assert "2 of 8 samples are copies or views of another one (5 = 7)" in warning
-    assert "only the first 4 of 8 samples were compared for views and near-copies" in warning
+    assert re.search(r"2 of 8 samples .*\(5 = 7\)", warning)
+    assert "the first 4 of 8 samples" in warning
     (warning,) = noted(demo_samples(6))
-    assert warning.startswith("only the first 4 of 6 samples were compared")
+    assert "the first 4 of 6 samples" in warning
     assert noted(demo_samples(4)) == []
 
 
@@ -87,4 +90,4 @@ def test_the_command_says_so_and_verify_too(tmp_path) -> None:
         line = [*command, CHECKPOINT, "--data", tmp_path / "twins.npz", "--out", out, "--release", "gaussian:0.01"]
         assert run([*map(str, line), "--format", "json", "--quiet"]) == 0
         result = riskaudit.AuditResult.load(out / "audit.json")
-        assert any("2 of 4 samples are copies or views of another one (0 = 3)" in each for each in result.warnings)
+        assert any(re.search(r"2 of 4 samples .*\(0 = 3\)", each) for each in result.warnings)

@@ -34,6 +34,16 @@ def scan(command: Callable[..., Outcome]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of `scan` with nothing but its defaults; to be copied where they are changed."""
+    folder = tmp_path_factory.mktemp("scanned") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        assert run([*words("--quiet"), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A scan of a third of the demo's samples with noise, in every format."""
     folder = tmp_path_factory.mktemp("complete") / "out"

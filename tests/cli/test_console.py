@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_bug_is_one_sentence_and_2(scan, monkeypatch) -> None:
     monkeypatch.setattr(module, "audit", broken)
     outcome = scan()
     assert outcome.code == 2
-    assert outcome.err == "riskaudit: unexpected ZeroDivisionError: one two; --debug shows where\n"
+    assert re.fullmatch("riskaudit: unexpected ZeroDivisionError: one two; .*--debug.*\n", outcome.err)
 
 
 def test_interrupted(scan, monkeypatch) -> None:
@@ -70,7 +71,8 @@ def test_interrupted(scan, monkeypatch) -> None:
 
     monkeypatch.setattr(module, "audit", interrupted)
     outcome = scan()
-    assert (outcome.code, outcome.err) == (130, "riskaudit: interrupted; no result was written\n")
+    assert outcome.code == 130
+    assert re.fullmatch("riskaudit: interrupted; .*no result.*\n", outcome.err)
     assert not outcome.folder.exists()
 
 

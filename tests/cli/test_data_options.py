@@ -31,7 +31,7 @@ def model(tmp_path):
 def test_a_client_with_two_of_ten_classes(scan, tmp_path, client, model) -> None:
     refused = scan(checkpoint=model, data=client, **ALL)
     assert refused.code == 2
-    assert "names 2 classes, but the model has 10" in refused.err
+    assert re.search("2 classes, .*model has 10", refused.err)
     (tmp_path / "names.txt").write_text(TEN.replace(",", "\n"))
     for classes in (TEN, str(tmp_path / "names.txt")):
         outcome = scan("--classes", classes, checkpoint=model, data=client, **ALL)
@@ -68,9 +68,9 @@ def test_scale_and_the_note_without_it(scan, tmp_path) -> None:
     data = save_arrays(tmp_path / "d.npz", images=pixels, labels=np.arange(3))
     model = save_mlp(tmp_path / "m.pt", (16, 8, 3))
     plain = scan(checkpoint=model, data=data, formats=("html", "json"), **ALL)
-    assert "as int64 are audited as they are" in plain.out
+    assert "int64 are audited as they are" in plain.out
     assert any("`scale=255`" in warning for warning in plain.result.warnings)
-    assert "as int64 are audited as they are" in (plain.folder / "audit.html").read_text("utf-8")
+    assert "int64 are audited as they are" in (plain.folder / "audit.html").read_text("utf-8")
     scaled = scan("--scale", "255", checkpoint=model, data=data, **ALL)
     assert not any("`scale" in warning for warning in scaled.result.warnings)
     assert scaled.result.data.input_range[1] <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def written(tmp_path_factory):
 def test_ledger_show(command, written) -> None:
     done = command("ledger", "show", written / "ledger.db", "--limit", 4)
     lines = done.out.splitlines()
-    assert (done.code, lines[0], lines[-1]) == (0, "2 rounds, 6 samples", "and 2 more; --limit shows them")
+    assert (done.code, lines[0]) == (0, "2 rounds, 6 samples")
+    assert re.search("2 more.*--limit", lines[-1])
     shares = [float(line.split()[2]) for line in lines[2:6]]
     assert shares == sorted(shares, reverse=True)
     assert all(line.split()[1] == "2" for line in lines[2:6])
@@ -47,11 +49,12 @@ def test_ledger_verify_and_export(command, written, tmp_path) -> None:
 def test_log_verify(command, written, tmp_path) -> None:
     head = AuditLog(written / "log.jsonl").head
     done = command("log", "verify", written / "log.jsonl", "--head", head)
-    assert (done.code, done.out) == (0, f"{written / 'log.jsonl'} is whole: 2 lines, last hash {head}\n")
+    assert done.code == 0
+    assert re.search(rf"log\.jsonl is whole: 2 lines.* {head}", done.out)
     cut = tmp_path / "log.jsonl"
     cut.write_text((written / "log.jsonl").read_text().splitlines(keepends=True)[0])
     done = command("log", "verify", cut)
-    assert (done.code, "it ends at line 1, and the counter is at 2" in done.out) == (1, True)
+    assert (done.code, bool(re.search("line 1, .*counter is at 2", done.out))) == (1, True)
     done = command("log", "verify", cut, "--head", head)
     assert (done.code, "cut off its end" in done.out) == (1, True)
     cut.write_text(cut.read_text().replace('"allow"', '"block"'))
@@ -94,7 +97,8 @@ def config(tmp_path):
 def test_guard_check_measures(command, config, tmp_path) -> None:
     done = command("guard-check", config, "--repeats", 2, "--json", tmp_path / "cost.json", "--quiet")
     assert done.code == 0, done.err
-    assert "max_revealed = 0.5, max_unassessed = 0.0, on_violation = warn" in done.out
+    for setting in ("max_revealed = 0.5", "max_unassessed = 0.0", "on_violation = warn"):
+        assert setting in done.out
     assert "one review:" in done.out
     assert "budget_seconds =" in done.out
     cost = json.loads((tmp_path / "cost.json").read_text())
@@ -116,9 +120,8 @@ def test_guard_check_validates_without_a_model(command, tmp_path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("[tool.riskaudit.policy]\nmax_revealed = 0.2\n")
     done = command("guard-check", path)
-    assert (done.code, done.out.splitlines()[-1]) == (
-        0, "no checkpoint and data were given, so nothing was measured",
-    )  # fmt: skip
+    assert done.code == 0
+    assert "nothing was measured" in done.out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

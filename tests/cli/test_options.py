@@ -64,7 +64,7 @@ def test_values_as_the_model_has_them(grown) -> None:
 
 
 def test_the_check_names_the_option(grown) -> None:
-    with pytest.raises(SettingsError, match="expected --growth-rate above 0, found -1"):
+    with pytest.raises(SettingsError, match=r"--growth-rate above 0, .*-1"):
         grown("--growth-rate", "-1")
 
 

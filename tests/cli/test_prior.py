@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def test_fit_writes_one_file_and_says_what(command, tmp_path) -> None:
     out = tmp_path / "p.safetensors"
     outcome = command("prior", "fit", str(DATA), "--out", str(out), "--kind", "class", "--components", "7")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "class prior from 60 samples of digits.npz" in outcome.out
+    assert re.search("class prior .*60 samples of digits.npz", outcome.out)
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["p.safetensors"]
     found = load_prior(out)
     assert found.everything.components.shape[1] == 7
@@ -61,8 +62,8 @@ def test_a_file_is_the_prior_of_the_audit(command, prior_file: Path) -> None:
     assert len(outcome.result.noise_curve) == 25
     assert outcome.result.noise_needed
     page = (outcome.folder / "audit.html").read_text()
-    assert "fitted to 60 samples of digits.npz" in page
-    assert "Probability that the attacker comes within a tolerance" in page
+    assert "60 samples of digits.npz" in page
+    assert 'id="table-success-probability"' in page
 
 
 @pytest.mark.parametrize("kind", ["data", "class"])
@@ -70,7 +71,7 @@ def test_fitted_to_the_audited_data_it_says_so(command, kind: str) -> None:
     outcome = command(*words("--release", "gaussian:0.01", "--prior", kind, limit=30))
     assert outcome.code == 0, outcome.err
     assert (outcome.result.prior.kind, outcome.result.prior.num_images) == (kind, 30)
-    assert any("fitted to the audited samples themselves" in text for text in outcome.result.warnings)
+    assert any("fitted to the audited" in text for text in outcome.result.warnings)
     fallback = outcome.result.prior.fallback_classes
     assert fallback == ([] if kind == "data" else sorted({row.target for row in outcome.result.samples}))
     assert any("too few images of" in text for text in outcome.result.warnings) == (kind == "class")
@@ -100,7 +101,7 @@ def test_tolerances_are_repeatable(command) -> None:
         assert [each.tolerance for each in row.success_probability] == [0.02, 0.3]
         low, high = row.success_probability
         assert 0 <= low.probability <= high.probability <= 1
-    assert "--tolerance 0.3 --tolerance 0.02 --tolerance 0.3" in outcome.document["command"]
+    assert " ".join(options) in outcome.document["command"]
 
 
 def refused(outcome) -> str:
@@ -117,7 +118,7 @@ def test_files_that_are_refused(command, tmp_path, prior_file: Path) -> None:
     assert command("prior", "fit", str(other), "--out", str(small)).code == 0
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes(prior_file.read_bytes()[:-100])
-    assert "found one for (1, 4, 4)" in refused(command(*words("--prior", str(small))))
+    assert "(1, 4, 4)" in refused(command(*words("--prior", str(small))))
     assert "truncated" in refused(command(*words("--prior", str(truncated))))
     assert "can't find" in refused(command(*words("--prior", "missing.safetensors")))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -35,12 +36,12 @@ def test_report_with_a_baseline(command, complete, scan, tmp_path) -> None:
     assert command("report", quieter.folder / "audit.json", *arguments).code == 0
     text = (tmp_path / "compared" / "audit.md").read_text(encoding="utf-8")
     assert "Changes since the baseline" in text
-    assert "20 samples matched by id, 0 new, 0 no longer there" in text
+    assert "20 samples matched by id" in text
 
 
 def test_scan_with_a_baseline(scan, complete) -> None:
     outcome = scan("--baseline", str(complete.folder / "audit.json"), formats=("md",))
-    assert "2 samples matched by id, 0 new, 18 no longer there" in (outcome.folder / "audit.md").read_text("utf-8")
+    assert re.search("2 samples matched by id, .*18 no longer", (outcome.folder / "audit.md").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema_version": 99}', "\x00", '{"schema_version": "1"}'])

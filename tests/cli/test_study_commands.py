@@ -35,7 +35,7 @@ def test_initialization(command: Command) -> None:
     assert len(study.rows) == 9
     assert done.document["command"].startswith("riskaudit study initialization digits-lenet.safetensors --data")
     assert "--seeds 1" in done.document["command"]
-    assert "finished 9 of 9 steps of the study" in done.err
+    assert "finished 9 of 9 steps" in done.err
     assert "which first weights leak least" in (done.folder / "audit.html").read_text(encoding="utf-8")
     assert not list(done.folder.parent.glob("*.trials.jsonl"))
 
@@ -49,12 +49,12 @@ def test_training_of_a_folder_and_of_files(command: Command, folder: Path) -> No
         ("step3.pt", 3, False), ("step9.pt", 9, True), ("step10.pt", 10, True),
     ]  # fmt: skip
     assert done.document["checkpoint"]["name"] == "step10.pt"
-    assert done.document["command"].startswith("riskaudit study training run --data digits.npz")
+    assert done.document["command"].startswith("riskaudit study training run --data")
     files = command("study", "training", folder / "step10.pt", folder / "step9.pt", *COMMON)
     assert files.code == 0, files.err
     rows = TrainingStudy.model_validate(files.document["studies"]["training"]).rows
     assert rows == study.rows[1:]
-    assert files.document["command"].startswith("riskaudit study training step10.pt step9.pt --data")
+    assert files.document["command"].split()[3:6] == ["step10.pt", "step9.pt", "--data"]
 
 
 def test_the_last_file_may_be_broken(command: Command, folder: Path) -> None:

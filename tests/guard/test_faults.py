@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import re
 import resource
 import signal
 import subprocess
@@ -375,9 +376,7 @@ def test_samples_that_time_does_not_allow_are_not_called_safe(tmp_path, monkeypa
     relaxed = Round(tmp_path, Policy(max_revealed=0.9, budget_seconds=60.0, max_unassessed=0.5))
     decision = relaxed.guard.review(relaxed.batch, relaxed.update)
     assert decision.action == "allow"
-    assert decision.reasons[0].startswith(
-        "4 of 6 samples, drawn at random, are within the limits; of the others, at most"
-    )
+    assert re.match("4 of 6 samples, drawn at random, .*of the others, at most", decision.reasons[0])
     unseen = [one for one in decision.exposures if one.revealed is None]
     assert len(unseen) == 2
     warned = Round(tmp_path, Policy(max_revealed=0.9, budget_seconds=60.0, on_violation="warn"))

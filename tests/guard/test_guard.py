@@ -27,7 +27,7 @@ def test_within_the_limit_passes_as_it_is(client) -> None:
     model, batch, update = client
     decision = guard_of(model, Policy(max_revealed=0.9)).review(batch, update)
     assert (decision.action, decision.allowed) == ("allow", True)
-    assert decision.reasons == ["all 6 samples are within the limits"]
+    assert ["all 6 samples" in reason for reason in decision.reasons] == [True]
     for sent, made in zip(decision.update, update, strict=True):
         assert torch.equal(sent, made)
         assert sent.dtype == made.dtype
@@ -37,7 +37,7 @@ def test_over_the_limit_is_withheld(client) -> None:
     model, batch, update = client
     decision = guard_of(model, Policy(max_revealed=0.01)).review(batch, update)
     assert (decision.action, decision.update, decision.update_digest) == ("block", None, "")
-    assert decision.reasons == ["6 of 6 samples reveal more than 0.01 of the input"]
+    assert ["6 of 6 samples" in reason and "0.01" in reason for reason in decision.reasons] == [True]
 
 
 def test_warn_passes_and_says_why(client) -> None:
@@ -45,14 +45,14 @@ def test_warn_passes_and_says_why(client) -> None:
     decision = guard_of(model, Policy(max_revealed=0.01, on_violation="warn")).review(batch, update)
     assert decision.action == "warn"
     assert all(torch.equal(*pair) for pair in zip(decision.update, update, strict=True))
-    assert decision.reasons == ["6 of 6 samples reveal more than 0.01 of the input"]
+    assert ["6 of 6 samples" in reason and "0.01" in reason for reason in decision.reasons] == [True]
 
 
 def test_an_update_without_noise_reveals_everything() -> None:
     model, batch = network(), images()
     decision = guard_of(model, Policy(max_revealed=0.99), None).review(batch, gradient(model, batch))
     assert decision.action == "block"
-    assert decision.reasons[0] == "the update carries no noise: assume full disclosure"
+    assert "no noise: assume full disclosure" in decision.reasons[0]
 
 
 def test_a_mapping_comes_back_as_a_mapping(client) -> None:
@@ -255,4 +255,4 @@ def test_without_noise_or_classes_no_gap_is_called_small() -> None:
     assert guard_of(model, policy, None).review(batch, gradient(model, batch)).action == "block"
     soft = (batch[0], nn.functional.one_hot(batch[1], 4).float())
     decision = guard_of(model, Policy(max_class_gap=1.0)).review(soft, gradient(model, soft, NOISE))
-    assert decision.reasons == ["8 of 8 samples could not be assessed"]
+    assert ["8 of 8 samples" in reason for reason in decision.reasons] == [True]

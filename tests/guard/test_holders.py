@@ -111,7 +111,7 @@ def test_a_model_that_changes_during_the_review_is_withheld(client, monkeypatch)
     monkeypatch.setattr(guard.client, "mean", meanwhile)
     decision = guard.review(batch, update)
     assert (decision.action, decision.update) == ("block", None)
-    assert "model.0.weight changed while the review went on" in decision.reasons[0]
+    assert "model.0.weight changed while" in decision.reasons[0]
 
 
 def turned(model, by: float) -> None:
@@ -172,7 +172,7 @@ def test_weights_that_change_while_a_sample_is_refined_withhold(client, monkeypa
     decision = guard_of(model, policy).review(batch, update)
     assert followed
     assert (decision.action, decision.update) == ("block", None)
-    assert any("changed while the review went on" in reason for reason in decision.reasons)
+    assert any("changed while the review" in reason for reason in decision.reasons)
     assert calm.update is not None
 
 

@@ -45,7 +45,7 @@ def test_recurrent_layers_follow_the_advice(kind) -> None:
     model = Recurrent(kind)
     decision = reviewed(model, F.cross_entropy, images())
     assert decision.action == "block"
-    assert 'freeze it, or set unknown_layers = "differentiate"' in decision.reasons[0]
+    assert 'unknown_layers = "differentiate"' in decision.reasons[0]
     decision = reviewed(model, F.cross_entropy, images(), DIFFERENTIATE)
     assert decision.action == "allow", decision.reasons
 
@@ -144,7 +144,7 @@ def test_a_forward_in_low_precision_is_told_to_leave_it_out(make) -> None:
     update = update_of(model, F.cross_entropy, batch)
     decision = guard_of(model, OPEN).review(batch, update)
     assert decision.action == "block"
-    assert "low precision (torch.autocast in its forward)" in decision.reasons[0]
+    assert "low precision (torch.autocast" in decision.reasons[0]
     assert "other samples" not in decision.reasons[0]
     decision = reviewed(model.net, F.cross_entropy, batch)
     assert decision.action == "allow", decision.reasons
@@ -195,7 +195,7 @@ def test_targets_that_the_loss_does_not_take_are_told_by_their_shape() -> None:
     update = update_of(model, F.cross_entropy, (inputs, targets))
     decision = guard_of(model, OPEN).review((inputs, targets[:, None]), update)
     assert decision.action == "block"
-    assert "targets the shape [6, 1] in torch.int64; hand over the targets as training gives" in decision.reasons[0]
+    assert "shape [6, 1] in torch.int64" in decision.reasons[0]
 
 
 @pytest.mark.parametrize(

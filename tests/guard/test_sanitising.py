@@ -82,7 +82,7 @@ def test_clipping_comes_first() -> None:
     policy = sanitise(sanitiser="clip", clip_norm=norm)
     decision = guard_of(model, policy, None).review(batch, gradient(model, batch))
     assert decision.action == "sanitise"
-    assert "every sample's gradient was clipped to 0.2" in decision.reasons
+    assert any("clipped to 0.2" in reason for reason in decision.reasons)
     clipped = spectra(model, batch, f"clip:{norm}")
     assert float(revealed(clipped, decision.noise_std).max()) <= LIMIT
     assert decision.noise_std < smallest_noise(model, batch)
@@ -123,7 +123,7 @@ def test_leaving_out_everybody_is_blocking() -> None:
     policy = Policy(max_revealed=1e-4, on_violation="sanitise", sanitiser="drop")
     decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
     assert (decision.action, decision.update) == ("block", None)
-    assert decision.reasons[-1] == "sanitising by drop can't mend that"
+    assert "sanitising by drop" in decision.reasons[-1]
 
 
 def test_a_limit_that_no_noise_reaches() -> None:
@@ -131,7 +131,7 @@ def test_a_limit_that_no_noise_reaches() -> None:
     policy = Policy(min_rmse=2 * PRIOR_STD, on_violation="sanitise")
     decision = guard_of(model, policy).review(batch, gradient(model, batch, NOISE))
     assert decision.action == "block"
-    assert decision.reasons[-1] == "sanitising by noise can't mend that"
+    assert "sanitising by noise" in decision.reasons[-1]
 
 
 def test_totals_of_the_ledger_are_kept(tmp_path) -> None:

@@ -60,7 +60,7 @@ def test_a_sample_with_a_larger_share_sees_less_noise() -> None:
 def test_losses_without_constant_shares_are_withheld_by_name(loss) -> None:
     decision = reviewed(loss)
     assert decision.action == "block"
-    assert "isn't a sum of its samples' losses" in decision.reasons[0] or "out of the update" in decision.reasons[0]
+    assert "sum of its samples' losses" in decision.reasons[0] or "out of the update" in decision.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_samples_that_depend_on_their_batch_are_withheld(noise) -> None:
     model, batch = Rescaled(), images()
     decision = guard_of(model, Policy(max_revealed=1.0), noise).review(batch, gradient(model, batch, noise or 0.0))
     assert decision.action == "block"
-    assert "depends on the other samples of its batch" in decision.reasons[0]
+    assert "depends on the other samples" in decision.reasons[0]
 
 
 def local(steps: int, noise: float) -> list[Tensor]:
@@ -170,14 +170,14 @@ def test_several_local_steps_are_withheld_whatever_the_policy_accepts(steps) -> 
     policy = Policy(max_revealed=0.9, unproven_step="accept")
     decision = guard_of(network(), policy, 1.0, local_steps=steps).review(images(), local(1, 1.0))
     assert decision.action == "block"
-    assert "expected an update of one local step" in decision.reasons[0]
+    assert "one local step" in decision.reasons[0]
 
 
 def test_without_noise_the_update_shows_its_steps_itself() -> None:
     policy = Policy(max_revealed=1.0)
     assert guard_of(network(), policy, None, local_steps=None).review(images(), local(1, 0.0)).action == "allow"
     decision = guard_of(network(), policy, None, local_steps=None).review(images(), local(3, 0.0))
-    assert "isn't the gradient of this batch" in decision.reasons[0]
+    assert "the gradient of this batch" in decision.reasons[0]
 
 
 class OneNumber(nn.Module):

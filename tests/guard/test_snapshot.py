@@ -187,7 +187,7 @@ def test_weights_alone_decide_the_digest_of_the_model() -> None:
 def test_a_model_full_of_data_is_refused() -> None:
     net = Net()
     net.cfg["data"] = [[number] for number in range(150_000)]
-    with pytest.raises(GuardError, match="keep data out of the model"):
+    with pytest.raises(GuardError, match="data out of the model"):
         take_snapshot(model=net)
 
 

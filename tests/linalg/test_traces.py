@@ -223,7 +223,7 @@ def test_arguments_must_fit() -> None:
 @pytest.mark.parametrize("kind", ["one", "equal", "mixed"])
 def test_trace_interval_holds_as_often_as_claimed(kind: str, num_probes: int, failure: float) -> None:
     eigenvalues = {"one": np.array([1.0]), "equal": np.ones(20), "mixed": 0.5 ** np.arange(10)}[kind]
-    rng, trials = np.random.default_rng(5), 4000
+    rng, trials = np.random.default_rng(5), 1500
     means = (rng.chisquare(1, (trials, num_probes, len(eigenvalues))) @ eigenvalues).mean(-1)
     for norm in (eigenvalues.max(), 3 * eigenvalues.max(), math.inf):
         ends = [trace_interval(mean, mean, num_probes, norm, failure) for mean in means]
@@ -261,8 +261,9 @@ def test_trace_interval_without_an_upper_end() -> None:
 @pytest.mark.parametrize("products", [1, 4, 16])
 def test_bounds_without_probes_hold_for_certain(kind: str, products: int) -> None:
     operator, _ = first_pass(kind, torch.float64)
-    spaces = lanczos(operator, starts(COUNT, N, seed=6), never, products)
-    for values, space in zip(spectrum_of(kind), spaces, strict=True):
+    count = COUNT // 3  # no chance is in these bounds
+    spaces = lanczos(operator.select(list(range(count))), starts(count, N, seed=6), never, products)
+    for values, space in zip(spectrum_of(kind)[:count], spaces, strict=True):
         for eps in (1e-8, 1e-2, 10.0):
             truth = np.sum(values / (values + eps))
             ritz, slack = space.tridiagonal.ritz().values, space.tridiagonal.slack()

@@ -28,21 +28,31 @@ WITH_PRIOR = ("posterior_rmse", "revealed_fraction", "map_rmse", "map_i2f")
 KINDS = ("data", "class", "few-components")
 
 
+COUNT = 3
+
+
 @lru_cache
-def truths(model: str, kind: str, release: str = f"gaussian:{SIGMA}", count: int = 3) -> list[dict[str, float]]:
-    network, batch, prior = MODELS[model][0](), MODELS[model][1](count), prior_for(model, kind)
-    at = cases.linearise(network, batch, release)
+def jacobians(model: str, release: str) -> list[oracles.Array]:
+    """Of every sample, dense, whatever the prior."""
+    network, batch = MODELS[model][0](), MODELS[model][1](COUNT)
     changes = (oracles.clipped(0.75),) if release.startswith("clip") else ()
+    pairs = zip(batch.inputs, batch.targets, strict=True)
+    return [oracles.jacobian(network, F.cross_entropy, x, target, changes) for x, target in pairs]
+
+
+@lru_cache
+def truths(model: str, kind: str, release: str = f"gaussian:{SIGMA}") -> list[dict[str, float]]:
+    network, batch, prior = MODELS[model][0](), MODELS[model][1](COUNT), prior_for(model, kind)
+    at = cases.linearise(network, batch, release)
     rows = []
-    for index, (x, target) in enumerate(zip(batch.inputs, batch.targets, strict=True)):
-        J = oracles.jacobian(network, F.cross_entropy, x, target, changes)
+    for index, (x, target, J) in enumerate(zip(batch.inputs, batch.targets, jacobians(model, release), strict=True)):
         delta = at.release.sample_noise(sample_generator(0, index, NOISE_STREAM)).numpy()
         mean, C = moments(prior, int(target))
         rows.append(oracles.correlated_posterior(J, delta, x.flatten().numpy() - mean, at.sigma, C))
     return rows
 
 
-def scores(model: str, kind: str, release: str = f"gaussian:{SIGMA}", count: int = 3, how=None):
+def scores(model: str, kind: str, release: str = f"gaussian:{SIGMA}", count: int = COUNT, how=None):
     network, batch = MODELS[model][0](), MODELS[model][1](count)
     at = cases.linearise(network, batch, release, prior=prior_for(model, kind), how=how)
     return at, {name: proxy.score(at).estimates for name, proxy in PROXIES.items()}
@@ -74,8 +84,8 @@ def test_what_has_no_prior_in_it_does_not_change(how) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_brackets_hold_the_truth(model: str, kind: str, max_matvecs: int) -> None:
     how = cases.plan("lanczos", "quadrature", max_matvecs=max_matvecs, failure=1e-4)
-    at, found = scores(model, kind, count=8, how=how)
-    for index, truth in enumerate(truths(model, kind, count=8)):
+    at, found = scores(model, kind, how=how)
+    for index, truth in enumerate(truths(model, kind)):
         for name, expected in truth.items():
             row = found[name][index]
             assert row.status in ("bracketed", "not_converged"), name
@@ -148,14 +158,14 @@ def test_no_components_is_the_isotropic_prior_by_brackets_too() -> None:
 def test_more_noise_never_helps_and_the_noise_asked_for_is_enough(solver: str) -> None:
     how = cases.plan() if solver == "dense" else cases.plan("lanczos", "quadrature", max_matvecs=64)
     at, _ = scores("lenet", "class", how=how)
-    network, batch = MODELS["lenet"][0](), MODELS["lenet"][1](3)
+    batch = MODELS["lenet"][1](COUNT)
     for index, information in enumerate(at.information):
         errors = [information.error(sigma) for sigma in np.geomspace(1e-4, 1e4, 40)]
         assert all(later.low >= earlier.low * (1 - 1e-9) for earlier, later in pairwise(errors))
         assert information.tau == pytest.approx(float(at.prior.std[index]), rel=1e-12)
         target = 0.4 * information.tau
         found = information.noise_for(target)
-        J = oracles.jacobian(network, F.cross_entropy, batch.inputs[index], batch.targets[index])
+        J = jacobians("lenet", f"gaussian:{SIGMA}")[index]
         _, C = moments(prior_for("lenet", "class"), int(batch.targets[index]))
         reached = math.sqrt(np.trace(oracles.posterior_covariance(J, found.std, C)) / 64)
         if solver == "dense":
@@ -167,7 +177,7 @@ def test_more_noise_never_helps_and_the_noise_asked_for_is_enough(solver: str) -
 
 def test_posterior_rmse_is_the_mean_of_map_rmse_over_the_prior() -> None:
     """J stays as it is, x is drawn from the prior: as for a linear model."""
-    draws = 1500
+    draws = 600
     prior = prior_for("lenet", "data")
     model, batch = cases.lenet(8), cases.mnist(1, 8)
     at = cases.linearise(model, batch, f"gaussian:{SIGMA}", prior=prior)
@@ -181,7 +191,7 @@ def test_posterior_rmse_is_the_mean_of_map_rmse_over_the_prior() -> None:
         squared.append(PROXIES["map_rmse"].score(at).estimates[0].value ** 2)
     expected = PROXIES["posterior_rmse"].score(at).estimates[0].value ** 2
     assert np.mean(squared) == pytest.approx(expected, abs=4 * np.std(squared) / draws**0.5)
-    assert np.std(squared) / draws**0.5 < 0.03 * expected
+    assert np.std(squared) / draws**0.5 < 0.05 * expected
 
 
 def test_time_that_is_up_leaves_honest_intervals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_few_samples_that_no_pair_could_tell_apart_are_named() -> None:
     found = comparison(fairness(audited(rows)))
     assert found.differs
     assert not any(pair.differs for pair in found.pairs)
-    assert found.note == "so few samples can't tell 45 pairs apart, whatever their values"
+    assert "45 pairs" in found.note
 
 
 def test_the_cautious_end_decides_who_is_exposed() -> None:
@@ -166,7 +167,7 @@ def test_nothing_is_known() -> None:
 def test_one_sample() -> None:
     study = of([0.3])
     assert study.distributions[1].gini == 0
-    assert study.distributions[1].note == "too few samples: one value can't be unequal"
+    assert "too few samples" in study.distributions[1].note
     assert comparison(study).differs is None
     assert comparison(study).kruskal_wallis.status == "not_applicable"
     assert study.influence.note.startswith("too few samples")
@@ -188,7 +189,7 @@ def test_all_equal() -> None:
     assert comparison(study).epsilon_squared == 0
     assert comparison(study).differs is False
     assert all(pair.effect == 0 for pair in comparison(study).pairs)
-    assert study.influence.note == "the influence or the revealed fraction of all samples is the same"
+    assert "the same" in study.influence.note
 
 
 def test_no_error_anywhere_has_no_shares() -> None:
@@ -240,10 +241,9 @@ def test_groups_besides_classes() -> None:
     assert study.groups_name == "sites.csv"
     assert study.samples[3].group == "west"
     assert study.samples[23].group == "none"
-    assert study.notes == [
-        "4 of 24 samples without a group of their own form the group 'none'",
-        "1 of 21 ids with a group are not among the audited samples",
-    ]
+    first, second = study.notes
+    assert re.match("4 of 24 samples .*'none'", first)
+    assert second.startswith("1 of 21 ids")
     assert comparison(study, by="class").groups
 
 
@@ -283,7 +283,7 @@ def test_a_failed_control_is_noted(verified: AuditResult) -> None:
     study = verified.studies.get(VerifyStudy)
     failed = study.model_copy(update={"control": study.control.model_copy(update={"status": "failed"})})
     found = fairness(verified.with_study(failed))
-    assert found.notes == ["the attacks failed their positive control: their errors are no evidence of protection"]
+    assert [re.search("failed .*no evidence of protection", note) is not None for note in found.notes] == [True]
 
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")

@@ -55,5 +55,5 @@ def test_ids_and_the_names_that_they_were_hashed_from() -> None:
 
 
 def test_no_id_fits() -> None:
-    with pytest.raises(SamplesError, match=r"none of the 1 ids in g\.csv .* look like 'aa'"):
+    with pytest.raises(SamplesError, match=r"none of the 1 ids in g\.csv .*'aa'"):
         groups_of_ids({"1.png": "A"}, ["aa"], source="g.csv")

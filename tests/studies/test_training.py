@@ -139,14 +139,14 @@ def test_another_architecture_is_a_row_with_a_reason(folder) -> None:
 
     torch.save(get_architecture("mlp").build(widths=(64, 8, 10)).state_dict(), folder / "step7.pt")
     rows = {row.step: row for row in study_of(training_study([folder], digits(5), SETTINGS)).rows}
-    assert "expected lenet as in lenet5-step10.pt, found mlp" in rows[7].reason
+    assert "lenet as in lenet5-step10.pt, found mlp" in rows[7].reason
     assert rows[7].posterior_rmse is None
 
 
 def test_nothing_to_audit_is_an_error(tmp_path) -> None:
     for step in (1, 2):
         (tmp_path / f"{step}.pt").write_bytes(b"\x80 broken")
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints can be audited"):
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
         training_study([tmp_path], digits(5), SETTINGS)
     with pytest.raises(CheckpointError, match=r"1.pt is damaged"):
         training_study([tmp_path / "1.pt"], digits(5), SETTINGS)

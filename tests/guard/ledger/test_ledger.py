@@ -251,7 +251,7 @@ def test_something_else_is_refused(tmp_path) -> None:
 def test_a_ledger_that_would_forget_is_refused(tmp_path, monkeypatch, name) -> None:
     monkeypatch.chdir(tmp_path)
     policy = Policy(max_total_revealed=0.5)
-    with pytest.raises(GuardError, match="in memory forgets what has left; name a file"):
+    with pytest.raises(GuardError, match="in memory forgets"):
         guard_of(network(), policy, ledger=name)
     assert not list(tmp_path.iterdir())
 
@@ -259,7 +259,7 @@ def test_a_ledger_that_would_forget_is_refused(tmp_path, monkeypatch, name) -> N
 def test_what_is_no_file_is_no_ledger(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in ("/dev/null", tmp_path, tmp_path / "pipe"):
-        with pytest.raises(GuardError, match="expected a file for the ledger"):
+        with pytest.raises(GuardError, match="a file for the ledger"):
             guard_of(network(), Policy(max_total_revealed=0.5), ledger=place)
 
 
@@ -287,7 +287,7 @@ def test_another_prior_needs_another_ledger(tmp_path) -> None:
     other = guard_of(model, policy, ledger=path, prior_std=3.0)
     decision = other.review(batch, gradient(model, batch, NOISE), ids=range(6))
     assert decision.action == "block"
-    assert "use a ledger of its own" in decision.reasons[0]
+    assert "ledger of its own" in decision.reasons[0]
 
 
 def test_an_assessment_in_old_directions_is_made_anew(tmp_path) -> None:

@@ -110,7 +110,7 @@ def test_one_draw_in_several_places_of_a_tensor_is_noticed(change, shape) -> Non
 def test_noise_equal_along_an_axis_of_a_kernel_is_noticed(axis) -> None:
     shape = [12, 6, 5, 5]
     taken = [1 if place == axis else size for place, size in enumerate(shape)]
-    assert "isn't fresh in every entry in linear" in pattern(np.broadcast_to(draw(*taken), shape).copy())
+    assert "every entry in linear" in pattern(np.broadcast_to(draw(*taken), shape).copy())
 
 
 def test_smoothed_noise_is_noticed() -> None:
@@ -128,7 +128,7 @@ def test_noise_of_one_tensor_in_another_is_noticed() -> None:
     again[1012:] = -again[1000:1012][::-1]
     memory = NoiseMemory()
     told = memory.refuse_or_remember(memory.traces([torch.tensor(again)], [400, 600, 12, 12], "first"))
-    assert "in another order or another tensor" in told
+    assert "another order or another tensor" in told
 
 
 CHANGES = {

@@ -216,7 +216,7 @@ def test_the_step_costs_next_to_no_variance() -> None:
 def test_a_dtype_that_can_not_hold_the_grid_is_refused(dtype, value) -> None:
     values = torch.tensor([0.0, value]).to(dtype)
     values[1] = min(value, torch.finfo(dtype).max)
-    with pytest.raises(GuardError, match=r"expected entries of at most .* clip the gradient") as raised:
+    with pytest.raises(GuardError, match=r"entries of at most .* clip") as raised:
         SecureNoise("gaussian", 1.0).added(values)
     assert f"{value:g}" not in str(raised.value), "the private value isn't printed"
 
@@ -255,7 +255,7 @@ def test_sanitising_that_the_dtype_can_not_hold_withholds() -> None:
     policy = Policy(max_revealed=1 - 1e-7, on_violation="sanitise", on_failure="warn")
     decision = guard_of(model, policy, None).review(batch, update)
     assert (decision.action, decision.update) == ("block", None)
-    assert "sanitising failed: expected entries of at most" in decision.reasons[-1]
+    assert "sanitising failed: expected entries" in decision.reasons[-1]
 
 
 def test_neither_decision_nor_log_nor_ledger_hold_a_seed_or_the_noise(tmp_path) -> None:
