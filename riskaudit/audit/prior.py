@@ -9,7 +9,7 @@ from riskaudit.errors import PriorError
 from riskaudit.inputs import Samples
 from riskaudit.inputs.text import shape_text
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior, load_prior
-from riskaudit.priors.contradiction import odd_note, odd_samples, tight_note
+from riskaudit.priors.fitting import odd_note, odd_samples, tight_note
 from riskaudit.results import PriorInfo
 
 

@@ -22,7 +22,7 @@ from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior
-from riskaudit.priors.contradiction import odd_note, odd_samples, tight_note
+from riskaudit.priors.fitting import odd_note, odd_samples, tight_note
 
 # Confidence of what is said about samples that were not drawn.
 SAMPLING_CONFIDENCE = 0.95

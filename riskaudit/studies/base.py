@@ -3,25 +3,39 @@
 Every study is run alike. Finished trials are in the journal before the next one is waited for; an interrupt
 (`KeyboardInterrupt`) ends the study, and the same study with ``resume`` takes over what is finished. Results depend
 neither on where trials ran nor on where a study was interrupted.
+
+Studies that compare models measure the same few numbers of every sample under one model after the other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, final
 
+import numpy as np
+from typing_extensions import override
+
+from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client
 from riskaudit.engine import Engine, Journal, Progress, Trial, fingerprint
+from riskaudit.errors import SettingsError
 from riskaudit.inputs.identifiers import hash_tensors
-from riskaudit.results import Record
+from riskaudit.results import Record, SampleRow
+from riskaudit.studies.attacking import ControlTrial, attack_trials, rows_of
+from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk, strongest
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.version import __version__
 
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
+# What studies that compare models attack with.
+ATTACKS = ("gauss-newton", "inverting-gradients")
+# Reading these off the spectrum costs next to nothing beside the spectrum itself.
+PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")
 
 
 @dataclass(frozen=True)
@@ -97,3 +111,121 @@ def identity_of(
         "noise_stds": list(noise_stds),
         "show_samples": show_samples,
     }
+
+
+@dataclass(frozen=True)
+class ModelComparison(Study[RecordT_co]):
+    """Models compared on a client's samples, one trial each, after the positive control of their attacks."""
+
+    attacks: AttackSettings | None
+
+    @abstractmethod
+    def models(self, client: Client) -> Sequence[Trial[Client]]:
+        """A trial per model, in the order of the record."""
+
+    @abstractmethod
+    def compare(self, client: Client, results: Sequence[Any], shared: dict[str, Any]) -> RecordT_co:
+        """What the models' results say together; ``shared`` are the fields of `ModelsStudy`."""
+
+    @final
+    @override
+    def trials(self, client: Client) -> list[Trial[Client]]:
+        checked = [] if self.attacks is None else [ControlTrial(self.attacks.attacks())]
+        return [*checked, *self.models(client)]
+
+    @final
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> RecordT_co:
+        std, reference = noise_level(client)
+        checked, models = (None, results) if self.attacks is None else (results[0], results[1:])
+        shared = {
+            "architecture": client.checkpoint.architecture,
+            "noise_std": std,
+            "reference_noise": reference,
+            "prior_rmse": client.chosen.info.std,
+            "attacks": [] if self.attacks is None else list(self.attacks.names),
+            "control": checked,
+        }
+        return self.compare(client, models, shared)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model: its samples in the data's order, and what attacks could not do."""
+
+    samples: list[SampleRisk]
+    attack_notes: list[str]
+
+
+def measure(client: Client, attacks: AttackSettings | None) -> Measured:
+    """Audit a client, and attack it at the noise of the audit where attacks are given.
+
+    Of the settings, the proxies are `PROXIES` and there is no calibration, which belongs to one model.
+
+    Raises:
+        RiskauditError: as `audit`; a model none of whose samples has a finite gradient among others.
+    """
+    settings = replace(client.settings, proxies=PROXIES, calibration=None)
+    result = audit_client(replace(client, settings=settings))
+    return measured(result.samples, client, attacks)
+
+
+def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
+    """Likewise from an audit's rows, which have all of `PROXIES`."""
+    attacked: list[AttackRow] = []
+    if attacks is not None:
+        std, undefended = noise_level(client)
+        usable = [index for index, row in enumerate(rows) if row.status != "failed"]
+        levels = {std: std if undefended else None}
+        trials = attack_trials(attacks.attacks(), levels, usable, labels_known=attacks.labels_known)
+        attacked = rows_of([trial.run(client) for trial in trials])
+    best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
+    oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}
+    notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in attacked if row.reason)
+    solved = [{name: evidence.value for name, evidence in row.solvers.items()} for row in rows]
+    samples = [
+        SampleRisk(
+            sample_id=row.id,
+            status=row.status,
+            reason=row.reason,
+            loss=row.loss,
+            largest_eigenvalue=values.get("largest_eigenvalue"),
+            trace=values.get("trace"),
+            attack_rmse=best.get(row.id),
+            oracle_rmse=oracle.get(row.id),
+            gradient_norm=row.proxies["gradient_norm"].value,
+            **{name: row.proxies[name] for name in PROXIES[1:]},
+        )
+        for row, values in zip(rows, solved, strict=True)
+    ]
+    return Measured(samples, list(notes))
+
+
+def noise_level(client: Client) -> tuple[float, bool]:
+    """Std of the release's noise, or of the reference noise where it has none, and whether it is that."""
+    noise = client.release.noise
+    return (client.settings.reference_noise, True) if noise is None else (noise.std, False)
+
+
+def quartiles(numbers: Iterable[float | None]) -> Quartiles | None:
+    """Of the known numbers, which may be infinite; None without any."""
+    values = [number for number in numbers if number is not None]
+    if not values:
+        return None
+    # "nearest" order statistics: between a number and infinity nothing can be interpolated.
+    infinite = sum(math.isinf(value) for value in values)
+    method = "nearest" if infinite else "linear"
+    ends = [float(end) for end in np.quantile(np.array(values), [0.25, 0.5, 0.75], method=method)]  # type: ignore[call-overload]
+    lower, median, upper = (end if math.isfinite(end) else None for end in ends)
+    return Quartiles(lower=lower, median=median, upper=upper, num_values=len(values), num_infinite=infinite)
+
+
+def attack_settings(wanted: bool, names: Sequence[str], steps: int | None) -> AttackSettings | None:
+    """What a study's attacks are given, or None.
+
+    Raises:
+        SettingsError: an unknown attack, or steps without attacks.
+    """
+    if not wanted and steps is not None:
+        raise SettingsError("`attack_steps` belongs to `attacks`; give that as well")
+    return AttackSettings(tuple(names), steps) if wanted else None

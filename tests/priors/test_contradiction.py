@@ -11,7 +11,7 @@ import riskaudit
 from riskaudit.errors import PriorError
 from riskaudit.guard import Policy
 from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior
-from riskaudit.priors.contradiction import odd_samples, tight_note
+from riskaudit.priors.fitting import odd_samples, tight_note
 
 D, SHAPE = 64, (1, 8, 8)
 INPUTS, TARGETS = images(12)

@@ -202,6 +202,21 @@ class Directions(Study[DirectionsStudy]):
         summaries = [
             _shaping_summary(scheme, [row for row in shaping if scheme in row.predicted]) for scheme in SCHEMES
         ]
+        notes, prior = [], client.chosen.info
+        num_failed = len(client.samples) - len(self.usable)
+        if num_failed:
+            notes.append(f"{num_failed} samples have no finite gradient and are left out")
+        if prior.kind != "isotropic":
+            notes.append(
+                f"layers and shapes take an isotropic prior of std {prior.std:.3g} per coordinate instead of the "
+                f"audit's {prior.kind} prior"
+            )
+        if self.looked_at.shaping:
+            notes.append(LEAK)
+            if client.samples.inputs[0].numel() > MOST_FOR_LAYERS:
+                notes.append(
+                    f"noise scaled per layer is not optimised for inputs of more than {MOST_FOR_LAYERS} coordinates"
+                )
         return DirectionsStudy(
             norm=setting.norm,
             noise_std=setting.budget.noise_std,
@@ -226,26 +241,8 @@ class Directions(Study[DirectionsStudy]):
             "shares of the trace are estimated by random probes",
             shaping_reason=None if all_exact else setting.plan.solver_reason,
             seconds=0.0,
-            notes=self._notes(client),
+            notes=notes,
         )
-
-    def _notes(self, client: Client) -> list[str]:
-        notes, prior = [], client.chosen.info
-        num_failed = len(client.samples) - len(self.usable)
-        if num_failed:
-            notes.append(f"{num_failed} samples have no finite gradient and are left out")
-        if prior.kind != "isotropic":
-            notes.append(
-                f"layers and shapes take an isotropic prior of std {prior.std:.3g} per coordinate instead of the "
-                f"audit's {prior.kind} prior"
-            )
-        if self.looked_at.shaping:
-            notes.append(LEAK)
-            if client.samples.inputs[0].numel() > MOST_FOR_LAYERS:
-                notes.append(
-                    f"noise scaled per layer is not optimised for inputs of more than {MOST_FOR_LAYERS} coordinates"
-                )
-        return notes
 
 
 def _agreement(name: str, rows: list[DirectionRow], seed: int) -> DirectionAgreement:

@@ -41,9 +41,18 @@ from riskaudit.inputs.text import clean, listing
 from riskaudit.results import AuditResult, SampleRow
 from riskaudit.statistics.groups import compare_medians
 from riskaudit.statistics.seeding import derived_seed
-from riskaudit.studies.base import StudyRun, identity_of
+from riskaudit.studies.base import (
+    ATTACKS,
+    PROXIES,
+    ModelComparison,
+    StudyRun,
+    attack_settings,
+    identity_of,
+    measure,
+    measured,
+    quartiles,
+)
 from riskaudit.studies.initialization.record import TITLES, InitializationRow, InitializationStudy, InitializationTrial
-from riskaudit.studies.measuring import ATTACKS, PROXIES, ModelComparison, attack_settings, measure, measured, quartiles
 from riskaudit.studies.settings import AttackSettings
 
 Fill = Callable[[Tensor], object]

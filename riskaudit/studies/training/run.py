@@ -37,8 +37,7 @@ from riskaudit.results import AuditResult
 from riskaudit.statistics.groups import group_statistic
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.statistics.summaries import of_known
-from riskaudit.studies.base import StudyRun, identity_of
-from riskaudit.studies.measuring import ATTACKS, ModelComparison, attack_settings, measure
+from riskaudit.studies.base import ATTACKS, ModelComparison, StudyRun, attack_settings, identity_of, measure
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 
