@@ -93,7 +93,14 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "release"), PAIRS, ids=[f"{model}-{release}" for model, release in PAIRS])
+# These two take as long as all of the lenet's, which show the same of clipping and pruning.
+SLOW = {("convbig", "clipped"), ("convbig", "pruned")}
+
+
+@pytest.mark.parametrize(
+    ("model", "release"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (pair in SLOW), id="-".join(pair)) for pair in PAIRS],
+)
 def test_all_proxies_are_those_of_the_theory(model: str, release: str, model_and_batch) -> None:
     network, batch = model_and_batch(model)
     text, changes_for, sigma = RELEASES[release]
