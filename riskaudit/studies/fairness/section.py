@@ -314,17 +314,14 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
     if len(study.samples) < 2 or not ranked or average is None:
         return []
     unknown = len(study.not_assessed)
-    doubt = (
-        f" {count(unknown, 'more sample')} {'is' if unknown == 1 else 'are'} not assessed and may be less protected."
-        if unknown
-        else ""
-    )
+    are = "is" if unknown == 1 else "are"
+    doubt = f" {count(unknown, 'more sample')} {are} not assessed and may be less protected." * bool(unknown)
     limit, number_of = "a tenth" if study.threshold == 0.1 else percent(study.threshold), len(study.exposed)
     least = ranked[0].share_of_average
     if number_of:
+        have = "has" if number_of == 1 else "have"
         finding = (
-            f"{number_of:,} of {len(study.samples):,} samples "
-            f"{'has' if number_of == 1 else 'have'} less than {limit} of the average's protection"
+            f"{number_of:,} of {len(study.samples):,} samples {have} less than {limit} of the average's protection"
         )
     else:
         rest = f"; the least protected has {percent(min(1.0, least))}" if least is not None else ""

@@ -33,7 +33,16 @@ def training_blocks(facts: Facts) -> list[Block]:
         )
         blocks.append(Paragraph(text, lead="Risk against accuracy."))
     blocks += attack_control_blocks(study.control)
+    table = _table(study)
+    figure = _figure(study, table)
+    blocks.append(table if figure is None else figure)
+    failed = tuple(f"{short(row.name, 60)}: {short(row.reason, 200)}" for row in study.rows if row.reason)
+    blocks += [Bullets(failed, lead="Checkpoints without numbers:")] if failed else []
+    blocks.append(Bullets(tuple(sentence(short(note, 300)) for note in study.notes), lead="Notes."))
+    return blocks
 
+
+def _table(study: TrainingStudy) -> Table:
     def spread(
         title: str, name: str, cell: Callable[[MeanAndWorst], Cell], unit: str = ""
     ) -> tables.RowColumn[TrainingRow]:
@@ -72,7 +81,7 @@ def training_blocks(facts: Facts) -> list[Block]:
             "mean, least",
         ),
     )
-    table = tables.table(
+    return tables.table(
         "training",
         "Checkpoints of the run",
         study.rows,
@@ -83,12 +92,6 @@ def training_blocks(facts: Facts) -> list[Block]:
         print_rows=_PRINT_ROWS,
         brief=True,
     )
-    figure = _figure(study, table)
-    blocks.append(table if figure is None else figure)
-    failed = tuple(f"{short(row.name, 60)}: {short(row.reason, 200)}" for row in study.rows if row.reason)
-    blocks += [Bullets(failed, lead="Checkpoints without numbers:")] if failed else []
-    blocks.append(Bullets(tuple(sentence(short(note, 300)) for note in study.notes), lead="Notes."))
-    return blocks
 
 
 def _figure(study: TrainingStudy, table: Table) -> Figure | None:
