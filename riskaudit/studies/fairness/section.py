@@ -310,27 +310,25 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
     ranked = sorted(
         (each for each in study.samples if each.protection is not None), key=lambda each: each.protection or 0.0
     )
-    average = study.average_protection
-    if len(study.samples) < 2 or not ranked or average is None:
+    if len(study.samples) < 2 or not ranked or study.average_protection is None:
         return []
     unknown = len(study.not_assessed)
     are = "is" if unknown == 1 else "are"
     doubt = f" {count(unknown, 'more sample')} {are} not assessed and may be less protected." * bool(unknown)
     limit, number_of = "a tenth" if study.threshold == 0.1 else percent(study.threshold), len(study.exposed)
-    least = ranked[0].share_of_average
     if number_of:
         have = "has" if number_of == 1 else "have"
         finding = (
             f"{number_of:,} of {len(study.samples):,} samples {have} less than {limit} of the average's protection"
         )
     else:
+        least = ranked[0].share_of_average
         rest = f"; the least protected has {percent(min(1.0, least))}" if least is not None else ""
         finding = f"No assessed sample has less than {limit} of the average's protection{rest}"
     text = (
-        f"Protection is the posterior RMSE, of intervals the lower end; the average is {number(average)}."
-        f"{doubt} {_influence_words(study)}"
+        "Protection is the posterior RMSE, of intervals the lower end; the average is "
+        f"{number(study.average_protection)}.{doubt} {_influence_words(study)}"
     )
-    shown = ranked[: max(_LISTED_SAMPLES, number_of)]
     rows = {row.id: row for row in facts.result.samples}
     columns: tables.Columns[SampleExposure] = (
         tables.text("Sample", lambda each: short(each.sample_id)),
@@ -361,7 +359,7 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
         tables.table(
             "least-protected",
             "The least protected samples, beside the average and what they can do to training",
-            shown,
+            ranked[: max(_LISTED_SAMPLES, number_of)],
             columns,
             sortable=True,
             print_rows=_LISTED_SAMPLES,
