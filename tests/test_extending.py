@@ -15,6 +15,7 @@ BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.MULTILIN
 # What looks at everything that is registered, each as if run alone.
 BESIDE = (
     "tests/attacks/test_attack_contracts.py::test_every_attack_has_a_contract",
+    "tests/cli/test_audit_json.py::test_old_audits_load_and_render",
     "tests/jacobian/structured/test_contractions.py::test_every_contraction_has_its_contract",
     "tests/metrics/test_metric_contracts.py::test_every_metric_has_its_contract",
     "tests/metrics/test_metrics.py::test_what_is_applicable",

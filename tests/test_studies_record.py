@@ -60,14 +60,14 @@ def test_a_study_made_anew_replaces_the_earlier_and_the_unreadable() -> None:
 
 def test_a_study_without_its_line_in_the_registry_is_refused_before_it_runs() -> None:
     with pytest.raises(
-        TypeError, match=r'add a line "doubling": "DoublingStudy" to STUDIES in riskaudit/results/studies'
+        TypeError, match=r'add a line "another": "AnotherStudy" to STUDIES in riskaudit/results/studies'
     ):
-        type("DoublingStudy", (StudyRecord,), {"__module__": "riskaudit.studies.doubling.record"})
+        type("AnotherStudy", (StudyRecord,), {"__module__": "riskaudit.studies.another.record"})
     with pytest.raises(TypeError, match='"elsewhere": "VerifyStudy"'):
         type("VerifyStudy", (StudyRecord,), {"__module__": "riskaudit.studies.elsewhere.record"})
-    other = type("DoublingStudy", (StudyRecord,), {"__module__": "elsewhere"})
+    other = type("AnotherStudy", (StudyRecord,), {"__module__": "elsewhere"})
     for use in (lambda: Studies().with_study(other()), lambda: Studies().get(other)):
-        with pytest.raises(TypeError, match='"NAME": "DoublingStudy"'):
+        with pytest.raises(TypeError, match='"NAME": "AnotherStudy"'):
             use()
 
 
