@@ -24,7 +24,7 @@ def without_ties(batch: Batch) -> Batch:
 
 
 MODELS: dict[str, Callable[[], tuple[nn.Module, Batch]]] = {
-    "lenet": lambda: (cases.lenet(12), cases.mnist(3, 12)),
+    "lenet": lambda: (cases.lenet(8), cases.mnist(3, 8)),
     "mlp": lambda: (cases.mlp((36, 16, 10)), cases.mnist(3, 6)),
     "residual": lambda: (cases.residual(3), cases.cifar(3, 6)),
     "tied": lambda: (cases.tied(), cases.mnist(3, 6)),
@@ -66,7 +66,8 @@ def test_pipeline(model_and_batch: tuple[nn.Module, Batch], text: str) -> None:
     release = PerSampleRelease(model, F.cross_entropy, text.replace("MIXED", repr(mixed_bound(model, batch))))
     jacobian = structured(release, batch)
     check_generic(jacobian)
-    check_generic(jacobian.select([2, 0, 2]))
+    if "MIXED" in text:  # samples that are treated unlike each other
+        check_generic(jacobian.select([2, 0, 2]))
 
 
 @pytest.mark.parametrize("closed_form_after", [True, False])
