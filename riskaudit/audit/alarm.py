@@ -35,13 +35,13 @@ def loss_alarm(losses: Sequence[float], classes: int | None, training_loss: floa
     if not finite:
         return []
     mean = sum(finite) / len(finite)
-    found = [] if classes is None or classes < 2 else _against_guessing(mean, classes)
+    sentences = [] if classes is None or classes < 2 else _against_guessing(mean, classes)
     if training_loss is not None and mean > max(MOST_OF_TRAINING * training_loss, training_loss + LEAST_EXCESS):
-        found.append(
+        sentences.append(
             f"the mean loss of the samples is {mean:.3g}, far above the {training_loss:.3g} that the checkpoint's file "
             "names: check labels, normalisation and architecture, or the numbers are of another model"
         )
-    return found
+    return sentences
 
 
 def _against_guessing(mean: float, classes: int) -> list[str]:

@@ -66,20 +66,20 @@ class Calibrator:
             proxies: of the sample.
             variance: of the prior, per coordinate, in squared data units.
         """
-        found = {
+        calibrated = {
             name: _scaled(proxies[name], *ends)
             for name, ends in self.factors.items()
             if name in proxies and proxies[name].assessed
         }
-        error, revealed = found.get("map_rmse"), proxies.get("revealed_fraction")
+        error, revealed = calibrated.get("map_rmse"), proxies.get("revealed_fraction")
         if error is not None and revealed is not None and revealed.assessed:
-            found["revealed_fraction"] = Estimate(
+            calibrated["revealed_fraction"] = Estimate(
                 value=revealed.value,
                 low=None if error.high is None else _revealed(error.high, variance),
                 high=None if error.low is None else _revealed(error.low, variance),
                 status=error.status,
             )
-        return found
+        return calibrated
 
     def success(
         self,
@@ -96,13 +96,13 @@ class Calibrator:
             probabilities: the same for other tolerances.
         """
         low, high = self.ends
-        found = []
+        widened = []
         for row in rows:
             most = 1.0 if not low else _upper(probabilities([row.tolerance / low])[0])
             least = 0.0 if not high else _lower(probabilities([row.tolerance / high])[0])
             status: Status = "bracketed" if row.status in ("exact", "bracketed") else row.status
-            found.append(row.model_copy(update={"low": least, "high": most, "status": status}))
-        return found
+            widened.append(row.model_copy(update={"low": least, "high": most, "status": status}))
+        return widened
 
 
 def make_calibrator(path: str | Path, client: Client) -> Calibrator:
@@ -145,7 +145,7 @@ def make_calibrator(path: str | Path, client: Client) -> Calibrator:
         high_factor=level.high_factor,
         attacks=calibration.attacks,
     )
-    return Calibrator(info, {name: _factors(found) for name, found in levels.items()})
+    return Calibrator(info, {name: _factors(level) for name, level in levels.items()})
 
 
 def _factors(level: CalibrationLevel) -> tuple[float | None, float | None]:

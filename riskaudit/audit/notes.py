@@ -148,8 +148,8 @@ def concentration_notes(
 
 
 def _upper(row: SampleRow) -> float:
-    found = row.proxies[HEADLINE]
-    end = found.value if found.high is None else found.high
+    headline = row.proxies[HEADLINE]
+    end = headline.value if headline.high is None else headline.high
     return 1.0 if end is None else end
 
 

@@ -83,11 +83,11 @@ def carrying_targets(inputs: Tensor, targets: Tensor) -> list[bool]:
     with torch.no_grad():
         parts = [_carry_alone(inputs[at : at + size].double(), targets[at : at + size].double(), spread)
                  for at in range(0, count, size)]  # fmt: skip
-        found: list[bool] = torch.cat(parts).tolist()
+        carried: list[bool] = torch.cat(parts).tolist()
         # What holds of most samples is how the targets were made.
-        if count >= LEAST_SAMPLES and (2 * sum(found) > count or _carry_together(inputs, targets)):
+        if count >= LEAST_SAMPLES and (2 * sum(carried) > count or _carry_together(inputs, targets)):
             return [True] * count
-    return found
+    return carried
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ class _Match:
 
 def _carry_alone(inputs: Tensor, targets: Tensor, spread: float) -> Tensor:
     """By each sample's own values, [B]."""
-    found = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    equal = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
     if inputs[0].numel() == targets[0].numel():
-        found |= _are_equal(inputs.flatten(1), targets.flatten(1), CLOSE * spread)
+        equal |= _are_equal(inputs.flatten(1), targets.flatten(1), CLOSE * spread)
     if min(inputs[0].numel(), targets[0].numel()) > 2:
         for match in _matches(inputs, targets):
-            found |= match.carries()
-    return found
+            equal |= match.carries()
+    return equal
 
 
 def _are_equal(flat: Tensor, told: Tensor, tolerance: float) -> Tensor:
@@ -176,8 +176,8 @@ def _independent_values(flat: Tensor, told: Tensor) -> Tensor:
 def _autocorrelation(series: Tensor) -> Tensor:
     """Of neighbours, [B]; 0 where it is negative."""
     centred = series - series.mean(1, keepdim=True)
-    found = (centred[:, 1:] * centred[:, :-1]).sum(1) / centred.square().sum(1)
-    return found.nan_to_num(0.0, 0.0, 0.0).clamp(0.0, 1.0)
+    correlations = (centred[:, 1:] * centred[:, :-1]).sum(1) / centred.square().sum(1)
+    return correlations.nan_to_num(0.0, 0.0, 0.0).clamp(0.0, 1.0)
 
 
 def _as_images(inputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
@@ -232,8 +232,8 @@ def _content(images: Tensor) -> Tensor:
     kernel = images.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
     rough = F.conv2d(images.flatten(0, 1)[:, None], kernel[None, None]).reshape(len(images), -1)
     noise = rough.square().mean(1) / kernel.square().sum()
-    found = 1 - noise / images.flatten(1).var(1, correction=0)
-    return found.nan_to_num(1.0).clamp(LEAST_CONTENT, 1.0)
+    content = 1 - noise / images.flatten(1).var(1, correction=0)
+    return content.nan_to_num(1.0).clamp(LEAST_CONTENT, 1.0)
 
 
 def _contained(one: Tensor, other: Tensor, values: Tensor | int) -> Iterator[_Match]:
@@ -270,17 +270,17 @@ def _best_place(small: Tensor, large: Tensor) -> tuple[Tensor, Tensor, int]:
     own = centred.square().flatten(1).sum(1)
     # A window of next to no variance is nobody's picture; what the transforms round off would be divided by it.
     telling = (squares > 1e-9 * total[:, None]) & (own > 0)[:, None]
-    found = torch.where(telling, windows(base, centred).square() / (squares * own[:, None]), torch.zeros_like(squares))
-    best, place = found.max(1)
+    shares = torch.where(telling, windows(base, centred).square() / (squares * own[:, None]), torch.zeros_like(squares))
+    best, place = shares.max(1)
     share = (squares.gather(1, place[:, None])[:, 0] / total).nan_to_num()
-    return best.clamp(max=1.0), share.clamp(0.0, 1.0), found.shape[1]
+    return best.clamp(max=1.0), share.clamp(0.0, 1.0), shares.shape[1]
 
 
 def _squared_correlation(one: Tensor, other: Tensor) -> Tensor:
     """r^2 over all entries of every sample, [B]; 0 where either is constant."""
     left, right = (values.flatten(1) - values.flatten(1).mean(1, keepdim=True) for values in (one, other))
-    found = (left * right).sum(1).square() / (left.square().sum(1) * right.square().sum(1))
-    return found.nan_to_num(0.0, 0.0, 0.0)
+    squared = (left * right).sum(1).square() / (left.square().sum(1) * right.square().sum(1))
+    return squared.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _carry_together(inputs: Tensor, targets: Tensor) -> bool:

@@ -289,7 +289,7 @@ def test_torchvision_imports_twice() -> None:
 
 FACTORY = """
 from torch import nn
-import neighbour
+import module_beside
 def make(): return nn.Sequential(nn.Linear(3, 2))
 def wrapped():
     class Net(nn.Module):
@@ -308,7 +308,7 @@ number = 3
 
 @pytest.fixture
 def factory(tmp_path: Path) -> Path:
-    (tmp_path / "neighbour.py").write_text("value = 1\n")
+    (tmp_path / "module_beside.py").write_text("value = 1\n")
     (tmp_path / "net.py").write_text(FACTORY)
     torch.save(nn.Sequential(nn.Linear(3, 2)).state_dict(), tmp_path / "w.pt")
     return tmp_path

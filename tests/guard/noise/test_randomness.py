@@ -125,7 +125,8 @@ def test_seeds_set_elsewhere_change_nothing(draw, monkeypatch) -> None:
     for _ in range(2):
         seed_everything(monkeypatch)
         drawn.append(draw())
-    assert not (drawn[0] == drawn[1]).any()
+    # Rounded to a grid, two independent draws may agree in an entry or two.
+    assert float((drawn[0] == drawn[1]).double().mean()) < 0.1
 
 
 def test_drawing_leaves_the_callers_random_numbers_alone() -> None:
