@@ -121,6 +121,13 @@ def test_hidden_inputs_are_doubted(name: str, release: str) -> None:
     assert all(one.doubt(1e-4) for one in evidence_of(HIDDEN[name](), batch_of(), release))
 
 
+@pytest.mark.parametrize("name", ["round", "threshold", "rounded activation"])
+def test_rounding_is_that_of_what_is_released(name: str) -> None:
+    """Of a gradient clipped to a millionth, in single precision."""
+    found = evidence_of(HIDDEN[name](), batch_of(dtype=torch.float32), "clip:0.000001")
+    assert all(one.doubt(1e-9) for one in found)
+
+
 @pytest.mark.parametrize("name", FLAT)
 def test_flat_at_the_sample_and_steep_a_step_away(name: str) -> None:
     doubts = [one.doubt(1e-4) for one in evidence_of(FLAT[name](), batch_of(8))]
