@@ -60,6 +60,8 @@ def test_readable_without_javascript(page_of, complete) -> None:
         assert words in text
 
 
+# Of other reports that is seen every time: `tests/report/test_browser.py`.
+@pytest.mark.slow
 def test_accessibility(page_of) -> None:
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     page = page_of(color_scheme="dark")

@@ -194,6 +194,8 @@ STUDY = ["study", "initialization", str(CHECKPOINT), "--data", str(DATA), "--lim
          "--format", "json", "--quiet"]  # fmt: skip
 
 
+# Killed scans are taken up every time: `tests/cli/test_killed_scans.py`.
+@pytest.mark.slow
 def test_a_killed_study_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     several = [sys.executable, "-m", "riskaudit", *STUDY, "--workers", "2", "--out", "out"]
     log = tmp_path / "out.trials.jsonl"

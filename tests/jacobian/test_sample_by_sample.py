@@ -132,7 +132,7 @@ def test_code_that_no_transform_runs(name: str, clipped: bool) -> None:
     assert check(Net(FUNCTIONS[name]), batch_of(), clipped).kind == expected
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers(kind: type[nn.Module], layers: int) -> None:
     torch.manual_seed(0)
