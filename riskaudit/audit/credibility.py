@@ -136,8 +136,8 @@ def check_code(maker: JacobianMaker, batch: Batch) -> str | None:
         Why its derivative isn't believed, if it isn't.
     """
     dimension = batch.inputs[0].numel()
-    found = precise_differences(maker, batch)
-    doubts = (Evidence(dimension, (one,), ()).doubt(0.0) for one in found if one is not None)
+    differences = precise_differences(maker, batch)
+    doubts = (Evidence(dimension, (one,), ()).doubt(0.0) for one in differences if one is not None)
     return next((doubt for doubt in doubts if doubt is not None), None)
 
 
@@ -160,10 +160,10 @@ def precise_differences(maker: JacobianMaker, batch: Batch) -> list[Difference |
     try:
         precise, maker = Batch(inputs, targets), replace(maker, release=release)
         # One sample keeps no company.
-        found = _tiny(maker, precise, random.flatten(1), len(batch) > 1 and maker(precise).separate)
+        differences = _tiny(maker, precise, random.flatten(1), len(batch) > 1 and maker(precise).separate)
     except Exception:  # code of one precision only; what else is wrong shows where the model is run as it is
         return [None] * len(batch)
-    return [one if math.isfinite(one.unseen) else None for one in found]
+    return [one if math.isfinite(one.unseen) else None for one in differences]
 
 
 def _likely_steps(batch: Batch, prior: BoundPrior, drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,8 +257,8 @@ def _tiny(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: bool) ->
             break
         part, along = batch.select(places), direction[places].roll(2 * attempt, 1)
         aside = part.inputs + ASIDE * along.roll(1, 1).reshape(part.inputs.shape)
-        found = _tiny_from(maker, Batch(aside, part.targets), along, apart)
-        for place, one in zip(places, found, strict=True):
+        tried = _tiny_from(maker, Batch(aside, part.targets), along, apart)
+        for place, one in zip(places, tried, strict=True):
             if place not in best or not one.counts(0.0, 1):
                 best[place] = one
     return [best[place] for place in range(len(batch))]

@@ -29,12 +29,12 @@ def doubt_of(client: Client) -> str | None:
     reached, chance = _losses(client)
     if reached is not None and chance is not None and reached < CONFIRMING_SHARE * chance:
         return None
-    found = "no loss of class numbers"
+    observed = "no loss of class numbers"
     if reached is not None and chance is not None:
-        found = f"a mean loss of {reached:.3g} where the frequencies of the labels alone give {chance:.3g}"
+        observed = f"a mean loss of {reached:.3g} where the frequencies of the labels alone give {chance:.3g}"
     name = checkpoint.architecture
     return (
-        f"{name} was only recognised from names and shapes (assumed: {checkpoint.assumed}), and {found} doesn't "
+        f"{name} was only recognised from names and shapes (assumed: {checkpoint.assumed}), and {observed} doesn't "
         "confirm it, so no sample is called low, no limit is held and no noise is recommended; if the "
         f"assumption is right say so with `arch={name}`, else name your own model with `arch=file.py:factory`"
     )

@@ -183,11 +183,11 @@ def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> l
     ]
     prior = context.prior.bind(batch.samples.targets, flat)
     vectors = torch.stack(drawn).to(flat)
-    found = examine(context.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
+    evidence = examine(context.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
     if flat.dtype == torch.float64:
-        return found
+        return evidence
     tiny = precise_differences(context.jacobian, batch.samples)
-    return [own if one is None else replace(own, tiny=(one,)) for own, one in zip(found, tiny, strict=True)]
+    return [own if one is None else replace(own, tiny=(one,)) for own, one in zip(evidence, tiny, strict=True)]
 
 
 def _claimed(row: SampleRow) -> tuple[float | None, float | None]:
@@ -286,11 +286,11 @@ def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
     """tr H, where the posterior's numbers left it behind."""
     if at.spectrum is not None:
         return SolverEvidence(method="dense", status="exact", value=float(at.spectrum.values[place].sum()))
-    found = None if at.information is None else at.information[place].trace
-    if found is None:
+    trace = None if at.information is None else at.information[place].trace
+    if trace is None:
         return None
-    value, high = (end if np.isfinite(end) else None for end in (found.value, found.high))
-    return SolverEvidence(method="lanczos", status="bracketed", value=value, low=found.low, high=high)
+    value, high = (end if np.isfinite(end) else None for end in (trace.value, trace.high))
+    return SolverEvidence(method="lanczos", status="bracketed", value=value, low=trace.low, high=high)
 
 
 def _target(batch: AuditBatch, place: int) -> Target | None:
