@@ -10,10 +10,9 @@ lint:
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-# A thread per process, since the tests' matrices are too small to share one, and a process more than there are cores:
-# some tests wait for processes of their own.
+# A process per core and a thread per process: the tests' matrices are too small to share one.
 test:
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(shell expr $$(nproc) + 1) --dist worksteal
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --dist worksteal
 
 test-slow:
 	$(PYTHON) -m pytest -m slow

@@ -77,7 +77,10 @@ def test_an_undefended_release_is_inverted() -> None:
     assert float(rmse(found.inputs, batch.inputs).max()) < 1e-6
 
 
-@pytest.mark.parametrize("spec", ["clip:0.5", "prune:0.3", "mask:0.5", "clip:0.5,gaussian:1e-5", "laplace:1e-5"])
+LAPLACE = pytest.param("laplace:1e-5", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("spec", ["clip:0.5", "prune:0.3", "mask:0.5", "clip:0.5,gaussian:1e-5", LAPLACE])
 def test_every_kind_of_release(spec: str) -> None:
     batch = cases.mnist(3, 8)
     found = GaussNewton().run(observe(cases.lenet(8), batch, spec), generator())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from scan_cases import CHECKPOINT, DATA, Outcome, save_images, save_mlp
 
 from riskaudit.studies.fairness.record import FairnessStudy
@@ -42,6 +43,8 @@ def test_study_of_groups(command: Command) -> None:
     assert "maria" not in page + (done.folder / "audit.json").read_text()
 
 
+# Attacks of the study itself are run every time: `tests/studies/test_fairness.py`.
+@pytest.mark.slow
 def test_attacks_are_a_measure_and_kept_by_add_to(command: Command) -> None:
     done = command(*STUDY, "--limit", "3", *QUICK, "--format", "json")
     assert done.code == 0, done.err

@@ -84,7 +84,7 @@ def architecture(name: str) -> tuple[nn.Module, Batch]:
     return model.double().eval(), batch
 
 
-LARGE = ("convnet", "resnet34", "resnet50")
+LARGE = ("convnet", "resnet18", "resnet34", "resnet50")
 
 
 @pytest.mark.parametrize(

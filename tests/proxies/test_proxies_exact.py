@@ -94,7 +94,7 @@ PAIRS = [
 
 
 # These two take as long as all of the lenet's, which show the same of clipping and pruning.
-SLOW = {("convbig", "clipped"), ("convbig", "pruned")}
+SLOW = {("lenet-full-size", "gaussian"), *(("convbig", release) for release in ("gaussian", "clipped", "pruned"))}
 
 
 @pytest.mark.parametrize(

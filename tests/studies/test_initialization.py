@@ -230,6 +230,8 @@ def test_the_study_stands_beside_the_audit_of_the_checkpoint(result) -> None:
     assert not found.reference_noise
 
 
+# Those of the other study of several models are run every time: `tests/studies/test_training.py`.
+@pytest.mark.slow
 def test_attacks_are_at_the_noise_of_the_predictions() -> None:
     run = StudyRun(attacks=True, attack_steps=15)
     found = initialization_study(

@@ -242,6 +242,8 @@ def test_input_range_is_known_of_images_alone() -> None:
     assert replace(client, samples=replace(client.samples, are_images=False)).input_range is None
 
 
+# What recovers them is tested every time: `tests/attacks`.
+@pytest.mark.slow
 def test_labels_can_be_recovered() -> None:
     attacks = AttackSettings(("gauss-newton",), steps=3, labels_known=False)
     study = study_of(verify(network(), digits(4), AuditSettings(), attacks, noise_stds=[0.0]))
