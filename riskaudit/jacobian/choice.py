@@ -155,10 +155,10 @@ def losses_alone(release: Release, batch: Batch) -> Tensor:
 def is_repeatable(release: Release, batch: Batch) -> bool:
     """Whether samples have the same losses whenever they are computed; True where they can't be computed."""
     try:
-        first, *others = (losses_alone(release, batch) for _ in range(REPEATED_PASSES))
+        first = losses_alone(release, batch)
+        return all(agree(first, losses_alone(release, batch)) for _ in range(REPEATED_PASSES - 1))
     except Exception:  # it shows again, in its own words, where the model is used
         return True
-    return all(agree(first, other) for other in others)
 
 
 def _automatic(release: PerSampleRelease, batch: Batch, reason: str) -> JacobianMaker:

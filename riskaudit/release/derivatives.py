@@ -123,7 +123,8 @@ class ReleasedChange:
     Attributes:
         norms: of what it is, [B], float64.
         unseen: norms of what the steps' derivative doesn't tell of it, in entries where the steps are flat
-            (`FLAT_FACTOR`); 0 where the derivative tells everything.
+            (`FLAT_FACTOR`); 0 where the derivative tells everything, and all of it where the derivative tells less than
+            it hides of a random change of this size.
         seen: norms of what it tells, no more than there is.
     """
 
@@ -181,9 +182,14 @@ def change_through(
     signs = torch.randint(2, gradients.shape[1:], generator=torch.Generator().manual_seed(0)).to(gradients) * 2 - 1
     probe = gradients.abs().amax(1, keepdim=True) * signs
     flat = _changed(gradients, probe, steps, context).abs() > FLAT_FACTOR * derivative.apply(probe).abs()
-    unseen = torch.where(flat, (released.abs() - FLAT_FACTOR * told).clamp_min(0.0), 0.0)
-    seen = torch.minimum(released.abs(), told)
-    return ReleasedChange(norms, unseen.norm(dim=1).double(), seen.norm(dim=1).double())
+    unseen = torch.where(flat, (released.abs() - FLAT_FACTOR * told).clamp_min(0.0), 0.0).norm(dim=1).double()
+    seen = torch.minimum(released.abs(), told).norm(dim=1).double()
+    # A derivative of few directions may tell of this change by chance; of one in all directions it doesn't.
+    probe = change.square().mean(1, keepdim=True).sqrt() * signs
+    moved, told = _changed(gradients, probe, steps, context).abs(), derivative.apply(probe).abs()
+    hidden, shown = torch.where(moved > FLAT_FACTOR * told, moved, 0.0), torch.minimum(moved, told)
+    blind = hidden.norm(dim=1) > shown.norm(dim=1)
+    return ReleasedChange(norms, torch.where(blind, norms, unseen), torch.where(blind, 0.0, seen))
 
 
 def _is_constant(step: tuple[Step, VectorFunction]) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from contracts.release_step import Rounding, Squashing, StraightThroughRounding
+from contracts.release_step import RelativeRounding, Rounding, Squashing, StraightThroughRounding
+from scan_cases import DEMO
 from torch import Tensor, nn
 
 import riskaudit
@@ -159,7 +160,7 @@ def test_honest_networks_are_believed(name: str, release: str, dtype: torch.dtyp
             optimiser.step()
 
 
-FLAT_STEPS = {"round": Rounding, "squash": Squashing}
+FLAT_STEPS = {"round": Rounding, "round-relative": RelativeRounding, "squash": Squashing}
 
 
 @pytest.fixture(params=["structured", "generic"])
@@ -189,6 +190,7 @@ def release_evidence(kind: str, release: str, dtype: torch.dtype) -> list[Eviden
         ("clip:0.5,round:0.000001", 1e-3),
         ("round:0.000001,prune:0.5,clip:0.5", 1e-3),
         ("squash:0.000000001", 1e-11),
+        ("round-relative:0.000001", 1e-3),
     ],
 )
 def test_steps_that_hide_the_input_from_their_derivative_are_doubted(
@@ -216,6 +218,16 @@ def test_audit_has_no_number_behind_a_flat_step(kind: str) -> None:
     )
     for row, other in zip(plain.samples, through.samples, strict=True):
         assert row.proxies["revealed_fraction"].value == pytest.approx(other.proxies["revealed_fraction"].value)
+
+
+def test_a_derivative_that_tells_of_one_direction_only_is_doubted(kind: str) -> None:
+    """That of the largest entry moves as far as most of what is released, which is the whole gradient."""
+    checkpoint = riskaudit.load_checkpoint(DEMO / "digits-lenet.safetensors", arch="lenet")
+    samples = riskaudit.load_samples(DEMO / "digits.npz", channels=1, limit=6)
+    plain = riskaudit.audit(checkpoint, samples, release="gaussian:0.001")
+    assert min(row.proxies["revealed_fraction"].value for row in plain.samples) > 0.1
+    with pytest.raises(SamplesError, match="nothing read off the derivative can be believed"):
+        riskaudit.audit(checkpoint, samples, release="round-relative:0.00001,gaussian:0.001")
 
 
 def test_guard_withholds_behind_a_flat_step(kind: str) -> None:

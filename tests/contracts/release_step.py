@@ -63,6 +63,17 @@ class Rounding(Step):
 
 
 @dataclass(frozen=True)
+class RelativeRounding(Rounding):
+    """To multiples of ``grid`` times the largest entry, whose part in it is all that the derivative tells of."""
+
+    name: ClassVar[str] = "round-relative"
+
+    def bind(self, context: StepContext) -> VectorFunction:
+        rounded = super().bind(context)
+        return lambda released: rounded(released / released.abs().amax()) * released.abs().amax()
+
+
+@dataclass(frozen=True)
 class StraightThroughRounding(Rounding):
     """With the derivative of what it rounds."""
 

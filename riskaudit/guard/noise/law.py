@@ -41,11 +41,12 @@ def observed_noise(
 def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mapping[str, torch.Size]) -> str | None:
     """Why ``difference`` [P] isn't noise of this law beside a release ``mean`` [P]; None where it can be."""
     sizes = [shape.numel() for shape in shapes.values()]
-    parts = list(zip(shapes, torch.split(difference, sizes), torch.split(mean, sizes), strict=True))
+    scores = normal_scores(difference, noise)
+    parts = list(zip(shapes, *(torch.split(vector, sizes) for vector in (difference, scores, mean)), strict=True))
     if len(parts) > 1:
-        parts.append(("", difference, mean))
+        parts.append(("", difference, scores, mean))
     failure = REJECTION / len(parts)
-    for name, residual, _ in parts:
+    for name, residual, _, _ in parts:
         low, high = _limits(noise.degrees(len(residual)), failure)
         if len(residual) and not low <= float(noise.size(residual)) <= high:
             times = float(residual.norm()) / math.sqrt(len(residual)) / noise.std
@@ -56,9 +57,9 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
             )
     # A multiple of the release hides below large noise in all directions but its own.
     furthest = _furthest(failure)
-    for name, residual, release in parts:
+    for name, _, part_scores, release in parts:
         length = float(release.norm())
-        if length > 0 and not abs(float(normal_scores(residual, noise) @ release)) <= furthest * length:
+        if length > 0 and not abs(float(part_scores @ release)) <= furthest * length:
             return f"the update isn't this batch's release and noise{_in(name)}: it holds too much or too little of it"
     return None
 
