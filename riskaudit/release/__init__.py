@@ -1,4 +1,4 @@
-"""What leaves the client: the gradient, then clipping, pruning, masking and noise.
+"""What leaves the client: gradients, their means or differences of weights, with steps and noise.
 
 Names are imported on first use, so that `riskaudit.release.grammar` loads without torch.
 """
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from riskaudit.release.base import Batch, Release, Upload
+    from riskaudit.release.choice import make_release
     from riskaudit.release.grammar import ReleaseSpec
-    from riskaudit.release.model import batch_norm_layers, is_random
+    from riskaudit.release.model import batch_norm_layers, is_random, with_batch_statistics
     from riskaudit.release.noise import Noise
     from riskaudit.release.per_sample import PerSampleRelease
 
@@ -24,6 +25,8 @@ _HOMES = {
     "Upload": "base",
     "batch_norm_layers": "model",
     "is_random": "model",
+    "make_release": "choice",
+    "with_batch_statistics": "model",
 }
 
 __all__ = [
@@ -35,6 +38,8 @@ __all__ = [
     "Upload",
     "batch_norm_layers",
     "is_random",
+    "make_release",
+    "with_batch_statistics",
 ]
 
 

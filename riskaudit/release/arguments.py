@@ -22,7 +22,7 @@ class Argument:
 
     label: str
     condition: str
-    read: Callable[[str], float | None]
+    read: Callable[[str], float | str | None]
     optional: bool = False
 
 
@@ -59,6 +59,21 @@ def share_below_one(label: str) -> Argument:
     return Argument(label, f"0 <= {label} < 1", _share)
 
 
+def pattern(label: str) -> Argument:
+    """A text that isn't empty."""
+    return Argument(label, f"{label} that isn't empty", lambda text: text or None)
+
+
+def read_seed(text: str) -> int | None:
+    """A whole number from 0 to 2^63 - 1."""
+    return _seed(text)
+
+
+def read_count(text: str) -> int | None:
+    """A whole number from 1 to 2^63 - 1."""
+    return _seed(text) or None
+
+
 def optional_seed(label: str) -> Argument:
     """A whole number from 0 to 2^63 - 1, which may be left out."""
     return Argument(label, f"a whole number as {label}", _seed, optional=True)
@@ -69,8 +84,8 @@ def usage_of(name: str, arguments: tuple[Argument, ...]) -> str:
     return name + "".join(f"[:{each.label}]" if each.optional else f":{each.label}" for each in arguments)
 
 
-def read_arguments(name: str, arguments: tuple[Argument, ...], values: list[str]) -> list[float]:
-    """The numbers after a name.
+def read_arguments(name: str, arguments: tuple[Argument, ...], values: list[str]) -> list[float | str]:
+    """The numbers (or texts) after a name.
 
     Args:
         name: of the step or noise law.
@@ -83,7 +98,7 @@ def read_arguments(name: str, arguments: tuple[Argument, ...], values: list[str]
     usage = usage_of(name, arguments)
     if not sum(not each.optional for each in arguments) <= len(values) <= len(arguments):
         raise ReleaseError(f"expected {usage}, found {len(values)} values after the name")
-    numbers: list[float] = []
+    numbers: list[float | str] = []
     for argument, text in zip(arguments, values, strict=False):
         number = argument.read(text)
         if number is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, final
 
 import torch
@@ -35,6 +35,11 @@ class Upload:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def number(self) -> int:
+        """What tells it from the other uploads of a client: its first sample's position."""
+        return self.positions[0]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -44,11 +49,13 @@ class Batch:
         inputs: [U n, *S], in data units.
         targets: [U n, ...].
         upload_size: n; 1 where every sample leaves alone.
+        numbers: of the uploads, for steps that are drawn anew for each; all 0 where there are none.
     """
 
     inputs: Tensor
     targets: Tensor
     upload_size: int = 1
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -60,10 +67,11 @@ class Batch:
 
     def select(self, indices: list[int]) -> Batch:
         """Some of the uploads, in the order given; one may occur several times."""
+        numbers = None if self.numbers is None else tuple(self.numbers[index] for index in indices)
         if self.upload_size != 1:
             size = range(self.upload_size)
             indices = [index * self.upload_size + offset for index in indices for offset in size]
-        return Batch(self.inputs[indices], self.targets[indices], self.upload_size)
+        return Batch(self.inputs[indices], self.targets[indices], self.upload_size, numbers)
 
     def in_uploads(self, uploads: Sequence[Upload]) -> Batch:
         """Samples of this batch as uploads of one size.
@@ -75,17 +83,16 @@ class Batch:
         if len(sizes) != 1:
             raise ValueError(f"expected uploads of one size, found sizes {sorted(sizes)}; take each size by itself")
         positions = [position for upload in uploads for position in upload.positions]
-        return Batch(self.inputs[positions], self.targets[positions], *sizes)
+        numbers = tuple(upload.number for upload in uploads)
+        return Batch(self.inputs[positions], self.targets[positions], sizes.pop(), numbers)
 
     def each_upload(self) -> Iterator[Batch]:
         """The uploads, one by one."""
-        parts = (torch.split(tensor, self.upload_size) for tensor in (self.inputs, self.targets))
-        pairs = zip(*parts, strict=True)
-        return (Batch(inputs, targets, self.upload_size) for inputs, targets in pairs)
+        return (self.select([index]) for index in range(self.num_uploads))
 
     def with_inputs(self, inputs: Tensor) -> Batch:
         """The same targets and uploads with other inputs [U n, *S]."""
-        return Batch(inputs, self.targets, self.upload_size)
+        return replace(self, inputs=inputs)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every sample's input [*S] and target [...]."""
@@ -107,6 +114,7 @@ class Release(ABC):
         parameters: the trainable ones, by name, without graph.
         context: names and shapes of what a gradient [P] consists of, its dtype and device.
         num_entries: P', numbers in one upload; P where nothing is left out.
+        num_noisy: numbers that the noise is added to; P' unless entries are left out after it.
         dtype: of what leaves.
         device: of what leaves.
     """
@@ -120,7 +128,7 @@ class Release(ABC):
         self.dtype, self.device = function.dtype, function.device
         shapes = {name: value.shape for name, value in self.parameters.items()}
         self.context = StepContext(shapes, self.dtype, self.device)
-        self.num_entries = self.context.num_entries
+        self.num_entries = self.num_noisy = self.context.num_entries
 
     @abstractmethod
     def uploads(self, num_samples: int) -> Sequence[Upload]:
@@ -155,16 +163,15 @@ class Release(ABC):
 
     @abstractmethod
     def after_noise(self, noise: Tensor) -> Tensor:
-        """What leaves of noise [P'] that was added where the description says."""
+        """What leaves, [P'], of noise [`num_noisy`] that was added where the description says."""
 
     @final
     def mean(self, batch: Batch) -> Tensor:
         """r of every upload before noise, [U, P'], differentiable in the inputs; not to be called under a transform."""
         return self.function.or_plainly(lambda: self.transformed_mean(batch), lambda: self.plain_mean(batch))
 
-    @final
     def losses(self, batch: Batch) -> Tensor:
-        """Loss of every sample by itself, [U n]."""
+        """Loss of every sample, [U n], from its own output."""
         return self.function.losses(batch)
 
     @final
@@ -197,7 +204,7 @@ class Release(ABC):
         Raises:
             ReleaseError: the release has no noise.
         """
-        drawn = self._required_noise().sample(self.num_entries, generator, self.dtype)
+        drawn = self._required_noise().sample(self.num_noisy, generator, self.dtype)
         return self.after_noise(drawn.to(self.device))
 
     @final
@@ -227,7 +234,7 @@ class Release(ABC):
 
         All ones for a release without noise.
         """
-        return self.after_noise(torch.ones(self.num_entries, dtype=self.dtype, device=self.device))
+        return self.after_noise(torch.ones(self.num_noisy, dtype=self.dtype, device=self.device))
 
     def _required_noise(self) -> Noise:
         if self.noise is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 from typing_extensions import override
 
-from riskaudit.release.steps import Step, StepContext
+from riskaudit.release.steps import BoundStep
 from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.closed_forms import ClosedForm, Kept
 
@@ -162,44 +162,39 @@ class Product(Derivative):
         return vector
 
 
-def change_through(
-    gradients: Tensor, change: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext
-) -> ReleasedChange:
+def change_through(gradients: Tensor, change: Tensor, steps: Sequence[BoundStep]) -> ReleasedChange:
     """What steps make of a change of any size.
 
     Args:
         gradients: where the change begins, [B, P].
         change: [B, P].
         steps: see `derivative_of`.
-        context: of the vectors.
     """
-    released = _changed(gradients, change, steps, context)
+    released = _changed(gradients, change, steps)
     norms = released.norm(dim=1).double()
     if all(map(_is_constant, steps)):
         return ReleasedChange.told(norms)
-    derivative = derivative_of(gradients, steps, context)
+    derivative = derivative_of(gradients, steps)
     told = derivative.apply(change).abs()
     signs = torch.randint(2, gradients.shape[1:], generator=torch.Generator().manual_seed(0)).to(gradients) * 2 - 1
     probe = gradients.abs().amax(1, keepdim=True) * signs
-    flat = _changed(gradients, probe, steps, context).abs() > FLAT_FACTOR * derivative.apply(probe).abs()
+    flat = _changed(gradients, probe, steps).abs() > FLAT_FACTOR * derivative.apply(probe).abs()
     unseen = torch.where(flat, (released.abs() - FLAT_FACTOR * told).clamp_min(0.0), 0.0).norm(dim=1).double()
     seen = torch.minimum(released.abs(), told).norm(dim=1).double()
     # A derivative of few directions may tell of this change by chance; of one in all directions it doesn't.
     probe = change.square().mean(1, keepdim=True).sqrt() * signs
-    moved, told = _changed(gradients, probe, steps, context).abs(), derivative.apply(probe).abs()
+    moved, told = _changed(gradients, probe, steps).abs(), derivative.apply(probe).abs()
     hidden, shown = torch.where(moved > FLAT_FACTOR * told, moved, 0.0), torch.minimum(moved, told)
     blind = hidden.norm(dim=1) > shown.norm(dim=1)
     return ReleasedChange(norms, torch.where(blind, norms, unseen), torch.where(blind, 0.0, seen))
 
 
-def _is_constant(step: tuple[Step, VectorFunction]) -> bool:
+def _is_constant(bound: BoundStep) -> bool:
     """Whether all that a step does besides its choices is in its derivative."""
-    return step[0].chooses or step[0].keeps_noise
+    return bound.step.chooses or bound.step.keeps_noise
 
 
-def _changed(
-    gradients: Tensor, change: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext
-) -> Tensor:
+def _changed(gradients: Tensor, change: Tensor, steps: Sequence[BoundStep]) -> Tensor:
     """What becomes of a change [B, P], the choices of the steps being those at the gradients."""
     rest = list(steps)
     for constant, group in groupby(steps, key=_is_constant):
@@ -207,35 +202,29 @@ def _changed(
         rest = rest[len(part) :]
         before = _through(part, gradients) if rest or not constant else gradients
         if constant:
-            change = derivative_of(gradients, part, context).apply(change)
+            change = derivative_of(gradients, part).apply(change)
         else:
             change = _through(part, gradients + change) - before
         gradients = before
     return change
 
 
-def _through(steps: Sequence[tuple[Step, VectorFunction]], vectors: Tensor) -> Tensor:
+def _through(steps: Sequence[BoundStep], vectors: Tensor) -> Tensor:
     """Vectors [B, P] after steps."""
-    for _, function in steps:
-        vectors = torch.stack([function(row) for row in vectors])
+    for bound in steps:
+        vectors = torch.stack([bound.apply(row) for row in vectors])
     return vectors
 
 
-def derivative_of(gradients: Tensor, steps: Sequence[tuple[Step, VectorFunction]], context: StepContext) -> Derivative:
-    """D of steps at gradients [B, P].
-
-    Args:
-        gradients: what the first step is applied to.
-        steps: each with its function, bound to the context.
-        context: of the vectors.
-    """
+def derivative_of(gradients: Tensor, steps: Sequence[BoundStep]) -> Derivative:
+    """D of steps at gradients [B, P], which the first of them is applied to."""
     factors: list[Derivative] = []
-    for index, (step, function) in enumerate(steps):
+    for index, bound in enumerate(steps):
         if index:
-            gradients = torch.stack([steps[index - 1][1](row) for row in gradients])
-        closed_form = step.derivative(gradients, context)
+            gradients = torch.stack([steps[index - 1].apply(row) for row in gradients])
+        closed_form = bound.step.derivative(gradients, bound.context)
         if closed_form is None:
-            factors.append(AutomaticDerivative(function, gradients))
+            factors.append(AutomaticDerivative(bound.apply, gradients))
             continue
         chain = factors.pop() if factors and isinstance(factors[-1], Chain) else Chain()
         assert isinstance(chain, Chain)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
@@ -32,6 +32,7 @@ class ModelFunction:
     Args:
         model: in eval mode; trainable parameters are those with ``requires_grad``.
         loss: ``loss(outputs [1, ...], targets [1, ...])`` to a scalar.
+        mixes_samples: whether layers may compute with the statistics of a batch.
 
     Attributes:
         parameters: the trainable ones, by name, without graph.
@@ -45,11 +46,11 @@ class ModelFunction:
         CoupledReleaseError: a layer that mixes the samples of a batch.
     """
 
-    def __init__(self, model: nn.Module, loss: LossFunction) -> None:
+    def __init__(self, model: nn.Module, loss: LossFunction, mixes_samples: bool = False) -> None:
         self.model = model
         self.loss = loss
         _refuse_wrappers(model)
-        _refuse_unrepeatable_layers(model)
+        _refuse_unrepeatable_layers(model, mixes_samples)
         self.parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise ReleaseError("expected a model with trainable parameters, found none with requires_grad=True")
@@ -199,12 +200,18 @@ def _refuse_wrappers(model: nn.Module) -> None:
         )
 
 
-def _refuse_unrepeatable_layers(model: nn.Module) -> None:
-    """Refuse layers for which the release isn't a function of one sample alone."""
+def with_batch_statistics(model: nn.Module) -> nn.Module:
+    """A model in eval mode whose batch norms compute with each batch's own statistics, as in training; in place."""
+    replaced: nn.Module = replace_all_batch_norm_modules_(model)
+    return replaced
+
+
+def _refuse_unrepeatable_layers(model: nn.Module, mixes_samples: bool) -> None:
+    """Refuse layers for which the release isn't a function of its samples alone."""
     for name, layer in model.named_modules():
         kind = f"layer {name or 'the model'!r} ({type(layer).__name__})"
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            if layer.running_mean is None:
+            if layer.running_mean is None and not mixes_samples:
                 raise CoupledReleaseError(
                     f"{kind} keeps no running statistics, so one sample's gradient depends on the others; "
                     "audit a model with track_running_stats=True or with another normalisation"

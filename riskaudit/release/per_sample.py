@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.func import vmap
 from typing_extensions import override
 
+from riskaudit.errors import ReleaseError
 from riskaudit.release.base import Batch, Release, Upload, spec_of
 from riskaudit.release.derivatives import Derivative, ReleasedChange, change_through, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.model import LossFunction, ModelFunction
-from riskaudit.release.steps import Step
-from riskaudit.release.steps.base import VectorFunction
+from riskaudit.release.steps import bind_steps
 
 
 @final
@@ -40,9 +40,11 @@ class PerSampleRelease(Release):
 
     def __init__(self, model: nn.Module, loss: LossFunction, description: ReleaseSpec | str = "gradient") -> None:
         super().__init__(ModelFunction(model, loss), spec_of(description))
-        before, after = self.spec.steps, self.spec.steps_after_noise
-        self._before_noise = [step.bind(self.context) for step in before]
-        self._after_noise = [step.bind(self.context) for step in after]
+        if self.spec.is_joint:
+            raise ReleaseError(f"expected a release in which every sample leaves alone, found '{self.spec}'")
+        self._before_noise, noisy = bind_steps(self.spec.sample_steps, self.context)
+        self._after_noise, sent = bind_steps(self.spec.steps_after_noise, noisy)
+        self.num_noisy, self.num_entries = noisy.num_entries, sent.num_entries
 
     @override
     def with_spec(self, spec: ReleaseSpec) -> PerSampleRelease:
@@ -69,8 +71,8 @@ class PerSampleRelease(Release):
 
     @override
     def after_noise(self, noise: Tensor) -> Tensor:
-        for apply in self._after_noise:
-            noise = apply(noise)
+        for bound in self._after_noise:
+            noise = bound.apply(noise)
         return noise
 
     def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
@@ -99,20 +101,16 @@ class PerSampleRelease(Release):
 
     @override
     def derivative(self, bare: Tensor) -> Derivative:
-        return derivative_of(bare, self._bound_steps(), self.context)
+        return derivative_of(bare, [*self._before_noise, *self._after_noise])
 
     @override
     def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
-        return change_through(bare, change, self._bound_steps(), self.context)
-
-    def _bound_steps(self) -> list[tuple[Step, VectorFunction]]:
-        functions = [*self._before_noise, *self._after_noise]
-        return list(zip(self.spec.all_steps, functions, strict=True))
+        return change_through(bare, change, [*self._before_noise, *self._after_noise])
 
     def _stepped(self, gradient: Tensor) -> Tensor:
         """What the steps make of one sample's gradient [P]."""
-        for apply in self._before_noise:
-            gradient = apply(gradient)
+        for bound in self._before_noise:
+            gradient = bound.apply(gradient)
         return self.after_noise(gradient)
 
 

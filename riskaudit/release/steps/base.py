@@ -1,6 +1,7 @@
 """One step of a release: what is done to the gradient before it leaves.
 
-A step maps a vector [P] to a vector [P] and is differentiable almost everywhere; the choices it makes (which entries
+A step maps a vector [P] to a vector, of [P] too unless it leaves entries out, and is differentiable almost everywhere;
+the choices it makes (which entries
 survive, whether a norm is over a bound) are constant around a sample, so that they have no derivative. It runs under
 ``torch.func`` transforms: no control flow that depends on values. The derivative is all that an audit sees of a step: a
 flat one (rounding, say) has to give one straight through.
@@ -12,7 +13,7 @@ inside the functions that need it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
@@ -39,11 +40,13 @@ class StepContext:
         shapes: of the parameters that the entries belong to, by name, in the order of the vector.
         dtype: of the vectors.
         device: of the vectors.
+        upload: position of the upload among all of a client's, for steps that are drawn for each.
     """
 
     shapes: Mapping[str, torch.Size]
     dtype: torch.dtype
     device: torch.device
+    upload: int = 0
 
     @property
     def num_entries(self) -> int:
@@ -59,7 +62,7 @@ class StepContext:
 
 
 class Step(ABC):
-    """One step of the pipeline; a frozen dataclass whose fields are the numbers that follow its name."""
+    """One step of the pipeline; a frozen dataclass whose fields are the numbers (or texts) that follow its name."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -74,10 +77,16 @@ class Step(ABC):
     these as constant; through every other step they compare what is really released."""
     before_mean: ClassVar[bool] = False
     """Whether clients that send the mean over a batch do this to every sample's gradient, before the mean."""
+    redrawn: ClassVar[bool] = False
+    """Whether it is drawn anew for every upload."""
 
     @abstractmethod
     def bind(self, context: StepContext) -> VectorFunction:
         """The step as a function of vectors [P], its constants made once."""
+
+    def context_after(self, context: StepContext) -> StepContext:
+        """The vectors that the step makes of those that it is applied to."""
+        return context
 
     def derivative(self, released: Tensor, context: StepContext) -> ClosedForm | None:
         """The derivative in closed form at vectors [B, P], which products with it are cheaper by.
@@ -106,7 +115,35 @@ class Step(ABC):
     def __str__(self) -> str:
         # The constructor of a dataclass takes exactly its fields.
         values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
-        return ":".join([self.name, *map(repr, values)])
+        return ":".join([self.name, *(value if isinstance(value, str) else repr(value) for value in values)])
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step on vectors that are known.
+
+    Attributes:
+        step: itself.
+        context: of the vectors that it is applied to.
+        apply: the step as a function of one of them.
+    """
+
+    step: Step
+    context: StepContext
+    apply: VectorFunction
+
+
+def bind_steps(steps: Iterable[Step], context: StepContext) -> tuple[list[BoundStep], StepContext]:
+    """Steps one after the other, and the vectors that the last of them makes.
+
+    Raises:
+        ReleaseError: a step that can't be applied to such vectors.
+    """
+    bound = []
+    for step in steps:
+        bound.append(BoundStep(step, context, step.bind(context)))
+        context = step.context_after(context)
+    return bound, context
 
 
 STEPS: dict[str, type[Step]] = {}

@@ -1,0 +1,77 @@
+"""What makes one upload of several samples or of several clients: their mean. Loads without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self, final
+
+from riskaudit.errors import ReleaseError
+from riskaudit.release.arguments import read_count
+
+MEAN, SECURE_AGGREGATION = "mean", "secagg"
+ALL = "all"
+
+
+@final
+@dataclass(frozen=True)
+class Mean:
+    """The mean over consecutive samples.
+
+    Attributes:
+        samples: how many; None for all that there are.
+    """
+
+    samples: int | None
+
+    @classmethod
+    def parse(cls, values: list[str]) -> Self:
+        """Read what follows the name.
+
+        Raises:
+            ReleaseError: not a count, or not one.
+        """
+        return cls(None if values == [ALL] else _count(MEAN, "N (or all)", values))
+
+    def __str__(self) -> str:
+        return f"{MEAN}:{ALL if self.samples is None else self.samples}"
+
+
+@final
+@dataclass(frozen=True)
+class SecureAggregation:
+    """The mean over the uploads of several clients, of which the server sees nothing else.
+
+    Attributes:
+        clients: how many.
+    """
+
+    clients: int
+
+    @classmethod
+    def parse(cls, values: list[str]) -> Self:
+        """Read what follows the name.
+
+        Raises:
+            ReleaseError: not a count, or not one.
+        """
+        return cls(_count(SECURE_AGGREGATION, "K", values))
+
+    def __str__(self) -> str:
+        return f"{SECURE_AGGREGATION}:{self.clients}"
+
+
+def usages() -> dict[str, str]:
+    """How both are written in ``release``, and what they do."""
+    return {
+        f"{MEAN}:N": "average N samples that follow each other (or all) into one upload",
+        f"{SECURE_AGGREGATION}:K": "average the uploads of K clients, which hold equal parts of the data, into one",
+    }
+
+
+def _count(name: str, label: str, values: list[str]) -> int:
+    if len(values) != 1:
+        raise ReleaseError(f"expected {name}:{label[0]}, found {len(values)} values after the name")
+    number = read_count(values[0])
+    if number is None:
+        raise ReleaseError(f"expected {name}:{label[0]} with a whole number above 0 as {label}, found {values[0]!r}")
+    return number

@@ -1,0 +1,194 @@
+"""Releases in which several samples leave together: what every one of them shares.
+
+    sample steps, mean or local training; client steps, secure aggregation; server steps, noise, steps after it
+
+A subclass makes one client's vector of its samples; what is done to it afterwards is the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from typing_extensions import override
+
+from riskaudit.errors import CoupledReleaseError, ReleaseError
+from riskaudit.release.affine_norms import AffineNormsApart
+from riskaudit.release.base import Batch, Release, Upload, spec_of
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.model import LossFunction, ModelFunction
+from riskaudit.release.shares import batch_loss, sample_losses
+from riskaudit.release.steps import BoundStep, bind_steps
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A release's steps by what they act on, for one client of one upload.
+
+    Attributes:
+        sample: on every sample's gradient.
+        client: on the client's vector.
+        server: on the mean over clients, before noise.
+        last: after the noise.
+    """
+
+    sample: Sequence[BoundStep]
+    client: Sequence[BoundStep]
+    server: Sequence[BoundStep]
+    last: Sequence[BoundStep]
+
+
+class JointRelease(Release):
+    """One upload of several samples.
+
+    Args:
+        model: see `ModelFunction`; batch norms without running statistics take those of each batch.
+        loss: ``loss(outputs [B, ...], targets [B, ...])`` to a scalar, or to one number per sample.
+        description: what is sent; read where it is text.
+
+    Raises:
+        ReleaseError: a text that can't be read, or a model that has no such release.
+        CoupledReleaseError: steps on every sample's gradient, where there is none since layers mix the samples.
+    """
+
+    coupling: ClassVar[Literal["per_sample", "joint"]] = "joint"
+
+    def __init__(self, model: nn.Module, loss: LossFunction, description: ReleaseSpec | str) -> None:
+        spec = spec_of(description)
+        super().__init__(ModelFunction(model, loss, mixes_samples=True), spec)
+        self.mixes_samples = any(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
+            for layer in model.modules()
+        )
+        if self.mixes_samples and spec.sample_steps:
+            raise CoupledReleaseError(
+                f"'{spec.sample_steps[0]}' acts on every sample's gradient, and batch norm with the statistics of the "
+                "batch leaves no sample one of its own; put it after the mean, or use running statistics"
+            )
+        self._stages: dict[int, Stages] = {}
+        _, sample = bind_steps(spec.sample_steps, self.context)
+        _, client = bind_steps(spec.client_steps, sample)
+        _, noisy = bind_steps(spec.server_steps, client)
+        _, sent = bind_steps(spec.steps_after_noise, noisy)
+        self.num_noisy, self.num_entries = noisy.num_entries, sent.num_entries
+
+    @abstractmethod
+    def samples_per_client(self, num_samples: int) -> int:
+        """How many samples one client's vector is made of, given how many samples there are in all."""
+
+    @abstractmethod
+    def transformed_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
+        """One client's vector of its samples, by torch.func transforms; ``steps`` act on every sample's gradient."""
+
+    @abstractmethod
+    def plain_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
+        """`transformed_client` by plain autograd."""
+
+    @final
+    @override
+    def with_spec(self, spec: ReleaseSpec) -> Self:
+        return type(self)(self.model, self.loss, spec)
+
+    @final
+    @override
+    def uploads(self, num_samples: int) -> Sequence[Upload]:
+        """Which samples leave together, in the order of the data.
+
+        Raises:
+            ReleaseError: so many samples can't be divided so.
+        """
+        clients = self.spec.num_clients
+        size = clients * self.samples_per_client(num_samples)
+        if num_samples < size:
+            raise ReleaseError(
+                f"expected {size} samples at least, of which '{self.spec}' makes one upload, found {num_samples}; add "
+                "samples, or average fewer"
+            )
+        if num_samples % size:
+            raise ReleaseError(
+                f"expected a number of samples that uploads of {size} divide, found {num_samples}; leave out "
+                f"{num_samples % size} samples, or change '{self.spec}'"
+            )
+        return [Upload(tuple(range(first, first + size))) for first in range(0, num_samples, size)]
+
+    @final
+    @override
+    def transformed_mean(self, batch: Batch) -> Tensor:
+        return self._means(batch, self.transformed_client)
+
+    @final
+    @override
+    def plain_mean(self, batch: Batch) -> Tensor:
+        return self._means(batch, self.plain_client)
+
+    @final
+    @override
+    def after_noise(self, noise: Tensor) -> Tensor:
+        return applied(self.stages(0).last, noise)
+
+    @override
+    def losses(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._losses_together(upload) for upload in batch.each_upload()])
+
+    def run_together(self, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The mean loss of a mini-batch as training computes it, a scalar."""
+        # Attention's other kernels have no second derivatives.
+        with sdpa_kernel(SDPBackend.MATH), AffineNormsApart():
+            outputs = self.run(parameters, batch.inputs)
+        return batch_loss(self.loss, outputs, batch.targets)
+
+    def stages(self, number: int) -> Stages:
+        """The steps for a client, whose number decides what is drawn."""
+        if number not in self._stages:
+            context = replace(self.context, upload=number)
+            sample, context = bind_steps(self.spec.sample_steps, context)
+            client, context = bind_steps(self.spec.client_steps, context)
+            server, context = bind_steps(self.spec.server_steps, context)
+            last, _ = bind_steps(self.spec.steps_after_noise, context)
+            stages = Stages(sample, client, server, last)
+            if not any(step.redrawn for step in self.spec.all_steps):
+                return self._stages.setdefault(0, stages) if number == 0 else self.stages(0)
+            self._stages[number] = stages
+        return self._stages[number]
+
+    def _losses_together(self, upload: Batch) -> Tensor:
+        """Of the samples of one upload, each from its output in its client's batch."""
+        size = len(upload) // self.spec.num_clients
+        parts = []
+        for first in range(0, len(upload), size):
+            inputs, targets = (tensor[first : first + size] for tensor in (upload.inputs, upload.targets))
+            parts.append(sample_losses(self.loss, self.run(self.parameters, inputs), targets))
+        return torch.cat(parts)
+
+    def _means(self, batch: Batch, make: Callable[[Batch, Sequence[BoundStep]], Tensor]) -> Tensor:
+        numbers = batch.numbers or (0,) * batch.num_uploads
+        pairs = zip(batch.each_upload(), numbers, strict=True)
+        return torch.stack([self._mean(upload, number, make) for upload, number in pairs])
+
+    def _mean(self, upload: Batch, number: int, make: Callable[[Batch, Sequence[BoundStep]], Tensor]) -> Tensor:
+        """r of one upload before noise, [P']."""
+        clients = self.spec.num_clients
+        size = len(upload) // clients
+        total: Tensor | None = None
+        for client in range(clients):
+            part = slice(client * size, (client + 1) * size)
+            stages = self.stages(number + client * size)
+            vector = make(Batch(upload.inputs[part], upload.targets[part], size), stages.sample)
+            vector = applied(stages.client, vector)
+            total = vector if total is None else total + vector
+        assert total is not None
+        stages = self.stages(number)
+        return applied(stages.last, applied(stages.server, total / clients if clients > 1 else total))
+
+
+def applied(steps: Sequence[BoundStep], vector: Tensor) -> Tensor:
+    """What steps make of a vector, one after the other."""
+    for bound in steps:
+        vector = bound.apply(vector)
+    return vector

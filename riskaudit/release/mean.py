@@ -1,0 +1,52 @@
+"""The mean over samples: the gradient of a batch's loss, or the mean of what each sample's steps leave (FedSGD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from typing_extensions import override
+
+from riskaudit.errors import CoupledReleaseError
+from riskaudit.release.base import Batch
+from riskaudit.release.joint import JointRelease, applied
+from riskaudit.release.model import twice_differentiable
+from riskaudit.release.steps import BoundStep
+
+
+@final
+class MeanRelease(JointRelease):
+    """r(x_1 ... x_n) = (1 / n) sum_i s(g(x_i)), or the gradient of the batch's loss where no step comes before."""
+
+    @override
+    def samples_per_client(self, num_samples: int) -> int:
+        assert self.spec.mean is not None
+        size = self.spec.mean.samples or num_samples // self.spec.num_clients
+        if self.mixes_samples and size == 1:
+            raise CoupledReleaseError(
+                "expected two samples at least for batch norm with the statistics of the batch, found uploads of one; "
+                "average more samples, or use running statistics"
+            )
+        return max(1, size)
+
+    @override
+    def transformed_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
+        if steps:
+            samples: Tensor = vmap(lambda *pair: applied(steps, self.function.sample_gradient(*pair)))(
+                batch.inputs, batch.targets
+            )
+            return samples.mean(0)
+        gradients = grad(self.run_together)(self.parameters, batch)
+        return torch.cat([gradients[name].reshape(-1) for name in self.parameters])
+
+    @override
+    def plain_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
+        if steps:
+            return torch.stack([applied(steps, self.function.plain_gradient(*pair)) for pair in batch.pairs()]).mean(0)
+        parameters = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
+        with torch.enable_grad(), twice_differentiable():
+            value = self.run_together(parameters, batch)
+            return self.function.flat_gradient(value, parameters, batch.inputs.requires_grad)

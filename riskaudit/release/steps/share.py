@@ -1,0 +1,61 @@
+"""Sharing a part of the parameters: only the head, only adapters, everything but the first layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
+from typing import ClassVar, final
+
+from typing_extensions import override
+
+from riskaudit.errors import ReleaseError
+from riskaudit.release.arguments import Argument, pattern
+from riskaudit.release.steps.base import Step, StepContext, VectorFunction, register
+
+
+@register
+@final
+@dataclass(frozen=True)
+class Share(Step):
+    """Keep the entries of the parameters whose names match one of the shell patterns, separated by ``+``.
+
+    Raises:
+        ReleaseError: a pattern that matches no trainable parameter, where the parameters are known.
+    """
+
+    patterns: str
+    name: ClassVar[str] = "share"
+    summary: ClassVar[str] = "send only the parameters whose names match the shell PATTERN (several joined by +)"
+    arguments: ClassVar[tuple[Argument, ...]] = (pattern("PATTERN"),)
+    keeps_noise: ClassVar[bool] = True
+    before_mean: ClassVar[bool] = True
+
+    @override
+    def bind(self, context: StepContext) -> VectorFunction:
+        import torch
+
+        names, first, ranges = self._names(context), 0, []
+        for name, shape in context.shapes.items():
+            if name in names:
+                ranges.append(torch.arange(first, first + prod(shape)))
+            first += prod(shape)
+        entries = torch.cat(ranges).to(context.device)
+        return lambda released: released.index_select(0, entries)
+
+    @override
+    def context_after(self, context: StepContext) -> StepContext:
+        names = self._names(context)
+        return replace(context, shapes={name: shape for name, shape in context.shapes.items() if name in names})
+
+    def _names(self, context: StepContext) -> frozenset[str]:
+        names: set[str] = set()
+        for each in self.patterns.split("+"):
+            matching = [name for name in context.shapes if fnmatchcase(name, each)]
+            if not matching:
+                raise ReleaseError(
+                    f"expected a pattern that matches some of the trainable parameters {', '.join(context.shapes)}, "
+                    f"found {each!r} in '{self}'"
+                )
+            names |= set(matching)
+        return frozenset(names)

@@ -1,0 +1,134 @@
+"""Local training between two uploads, as federated averaging does it (McMahan et al., AISTATS 2017). Without torch.
+
+    local:epochs=E:batch=B:lr=L[:momentum=M][:weight_decay=W][:optimizer=sgd|adam][:shuffle=SEED]
+
+What leaves is the difference of the weights, before minus after. Steps minimise the mean loss of a mini-batch by
+torch's update rules.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, Self, final
+
+from riskaudit.errors import ReleaseError
+from riskaudit.release.arguments import read_count, read_seed
+
+LOCAL = "local"
+ALL = "all"
+OPTIMIZERS = ("sgd", "adam")
+
+
+@final
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains before it uploads.
+
+    Attributes:
+        epochs: passes over its samples.
+        batch: samples of a mini-batch; None for all.
+        lr: the learning rate.
+        momentum: of SGD, as torch.optim.SGD has it.
+        weight_decay: as torch.optim has it: added to the gradient, times the weights.
+        optimizer: SGD, or Adam with torch's other settings (betas 0.9 and 0.999, eps 1e-8).
+        shuffle: seed of the order of the samples, another one in every epoch; None for the order of the data in each.
+    """
+
+    epochs: int
+    batch: int | None
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    shuffle: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer == "adam" and self.momentum:
+            raise ReleaseError(f"expected momentum with optimizer=sgd only, found momentum={self.momentum!r} with adam")
+
+    @classmethod
+    def parse(cls, values: list[str]) -> Self:
+        """Read what follows the name: ``key=value`` each, in any order.
+
+        Raises:
+            ReleaseError: a key that isn't known, is missing or comes twice, or a value out of range.
+        """
+        given: dict[str, Any] = {}
+        for text in values:
+            key, separator, value = text.partition("=")
+            if key not in _VALUES or not separator:
+                close = get_close_matches(key, _VALUES, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ReleaseError(f"expected key=value with a key of {', '.join(_VALUES)}, found {text!r}{hint}")
+            if key in given:
+                raise ReleaseError(f"expected {key} once, found it twice; leave one out")
+            condition, read = _VALUES[key]
+            given[key] = read(value)
+            if given[key] is _REFUSED:
+                raise ReleaseError(f"expected {key} with {condition}, found {value!r}")
+        missing = [key for key in ("epochs", "batch", "lr") if key not in given]
+        if missing:
+            raise ReleaseError(f"expected epochs=E, batch=B and lr=L, found no {' and no '.join(missing)}; add it")
+        return cls(**given)
+
+    def __str__(self) -> str:
+        """As ``release`` takes it, without what is left at its default."""
+        parts = [LOCAL, f"epochs={self.epochs}", f"batch={self.batch or ALL}", f"lr={self.lr!r}"]
+        parts += [f"momentum={self.momentum!r}"] if self.momentum else []
+        parts += [f"weight_decay={self.weight_decay!r}"] if self.weight_decay else []
+        parts += [f"optimizer={self.optimizer}"] if self.optimizer != "sgd" else []
+        parts += [f"shuffle={self.shuffle}"] if self.shuffle is not None else []
+        return ":".join(parts)
+
+    def mini_batches(self, num_samples: int) -> list[list[int]]:
+        """Positions of the samples of every step, in the order of the steps; the last of an epoch may be fewer."""
+        size, steps = self.batch or num_samples, []
+        for epoch in range(self.epochs):
+            order = list(range(num_samples))
+            if self.shuffle is not None:
+                random.Random(f"{self.shuffle}:{epoch}").shuffle(order)
+            steps += [order[first : first + size] for first in range(0, num_samples, size)]
+        return steps
+
+
+def usages() -> dict[str, str]:
+    """How it is written in ``release``, and what it does."""
+    usage = f"{LOCAL}:epochs=E:batch=B:lr=L[:momentum=M][:weight_decay=W][:optimizer=sgd|adam][:shuffle=SEED]"
+    return {usage: "the difference of the weights after training on mini-batches of B samples (first, for gradient)"}
+
+
+_REFUSED = object()
+
+
+def _number(accepts: Callable[[float], bool]) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        try:
+            value = float(text)
+        except ValueError:
+            return _REFUSED
+        return value if math.isfinite(value) and accepts(value) else _REFUSED
+
+    return read
+
+
+def _or_refused(read: Callable[[str], int | None]) -> Callable[[str], object]:
+    def checked(text: str) -> object:
+        value = read(text)
+        return _REFUSED if value is None else value
+
+    return checked
+
+
+_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "epochs": ("a whole number above 0", _or_refused(read_count)),
+    "batch": ("a whole number above 0, or all", lambda text: None if text == ALL else _or_refused(read_count)(text)),
+    "lr": ("a number above 0", _number(lambda value: value > 0)),
+    "momentum": ("0 <= M < 1", _number(lambda value: 0 <= value < 1)),
+    "weight_decay": ("W >= 0", _number(lambda value: value >= 0)),
+    "optimizer": (" or ".join(OPTIMIZERS), lambda text: text if text in OPTIMIZERS else _REFUSED),
+    "shuffle": ("a whole number as SEED", _or_refused(read_seed)),
+}
