@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import ClassVar, TypeAlias, final
+from typing import ClassVar, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from riskaudit.jacobian.response import StepResponse, pairing_gap, shrinking
 from riskaudit.linalg import GramOperator, LinearOperator
 from riskaudit.release import Batch, Release
 
+JacobianKind: TypeAlias = Literal["structured", "generic", "sample_by_sample", "unrolled"]
 # Random numbers of mean 0 and variance 1 in the shape, dtype and device of a tensor.
 Draw: TypeAlias = Callable[[Tensor], Tensor]
 # At most this many released entries are held at once, over samples (512 MB in float64).

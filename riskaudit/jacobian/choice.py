@@ -9,14 +9,14 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from riskaudit.errors import ArchitectureError, CoupledReleaseError
-from riskaudit.jacobian.base import Jacobian, JacobianFactory
+from riskaudit.jacobian.base import Jacobian, JacobianFactory, JacobianKind
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC, obstacle_of
 from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
@@ -70,11 +70,16 @@ class JacobianMaker(JacobianFactory):
     plain: bool = False
 
     @property
-    def kind(self) -> Literal["structured", "generic", "sample_by_sample"]:
+    def kind(self) -> JacobianKind:
         """Which of the three."""
         if self.layout is not None:
             return "structured"
         return "sample_by_sample" if self.plain else "generic"
+
+    def of(self, release: Release) -> JacobianMaker:
+        """The same for another release of this model, of single samples."""
+        assert isinstance(release, PerSampleRelease)
+        return replace(self, release=release)
 
     @override
     def __call__(self, batch: Batch) -> Jacobian:

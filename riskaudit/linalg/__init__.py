@@ -4,6 +4,7 @@ Registries: `EIGENVALUE_SOLVERS` (``solver``) and `INVERSE_SOLVERS` (``inverse``
 """
 
 from riskaudit.linalg.active import Deadline
+from riskaudit.linalg.krylov.blocks import BlockProbe, BlockTraces
 from riskaudit.linalg.krylov.certificates import lower_end, upper_end
 from riskaudit.linalg.krylov.deflation import Deflation, deflatable
 from riskaudit.linalg.krylov.lanczos import KrylovSpace, Lanczos, lanczos, largest_error
@@ -22,6 +23,8 @@ from riskaudit.linalg.solvers.richardson import LeastSquares, Neumann
 __all__ = [
     "EIGENVALUE_SOLVERS",
     "INVERSE_SOLVERS",
+    "BlockProbe",
+    "BlockTraces",
     "ConjugateGradient",
     "Deadline",
     "Deflation",

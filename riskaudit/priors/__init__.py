@@ -5,6 +5,7 @@ from riskaudit.priors.fitting import FITTED_KINDS, MIN_IMAGES, fit_prior
 from riskaudit.priors.gaussian import ClassPrior, GaussianPrior, Origin
 from riskaudit.priors.isotropic import IsotropicPrior
 from riskaudit.priors.storage import load_prior, save_prior
+from riskaudit.priors.uploads import in_uploads
 
 __all__ = [
     "FITTED_KINDS",
@@ -17,6 +18,7 @@ __all__ = [
     "Prior",
     "WhitenedOperator",
     "fit_prior",
+    "in_uploads",
     "in_white_coordinates",
     "load_prior",
     "save_prior",

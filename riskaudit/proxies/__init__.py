@@ -8,9 +8,9 @@ from riskaudit.proxies import gradient_norm as _gradient_norm  # noqa: F401  # i
 from riskaudit.proxies import i2f as _i2f  # noqa: F401  # isort: skip
 from riskaudit.proxies import posterior as _posterior  # noqa: F401  # isort: skip
 from riskaudit.proxies import lavp as _lavp  # noqa: F401  # isort: skip
-from riskaudit.proxies.base import PROXIES, Proxy, ProxyScores
+from riskaudit.proxies.base import PROXIES, Proxy, ProxyScores, proxies_for
 
-__all__ = ["PROXIES", "Proxy", "ProxyScores"]
+__all__ = ["PROXIES", "Proxy", "ProxyScores", "proxies_for"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

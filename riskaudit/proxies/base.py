@@ -17,11 +17,19 @@ from riskaudit.sensitivity.linearisation import Linearisation
 
 @dataclass(frozen=True)
 class ProxyScores:
-    """One estimate per sample; ``reason`` says why there are none, or why some are missing."""
+    """One estimate per sample, or per upload, whose samples share it; ``reason`` says why some or all are missing."""
 
     estimates: tuple[Estimate, ...]
     reason: str | None = None
     evidence: tuple[SolverEvidence, ...] | None = None
+
+    def for_samples(self, count: int) -> ProxyScores:
+        """One estimate per sample of ``count`` in all."""
+        size = count // len(self.estimates)
+        if size == 1:
+            return self
+        evidence = None if self.evidence is None else tuple(each for each in self.evidence for _ in range(size))
+        return ProxyScores(tuple(each for each in self.estimates for _ in range(size)), self.reason, evidence)
 
 
 class Proxy(ABC):
@@ -39,6 +47,7 @@ class Proxy(ABC):
         order: its place in tables, least first.
         predicts_rmse: whether it foretells an attack's RMSE per input coordinate, so that their ratio has a meaning.
         few_products: whether a few products for the largest eigenvalue are all that it needs.
+        joint_only: whether it has a meaning only where several samples leave together.
     """
 
     id: ClassVar[str]
@@ -52,6 +61,7 @@ class Proxy(ABC):
     order: ClassVar[int]
     predicts_rmse: ClassVar[bool] = False
     few_products: ClassVar[bool] = False
+    joint_only: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, linearisation: Linearisation) -> ProxyScores:
@@ -83,6 +93,11 @@ def register(proxy: type[Proxy]) -> type[Proxy]:
         raise SettingsError(f"the proxy {proxy.id!r} is registered twice")
     PROXIES[proxy.id] = proxy()
     return proxy
+
+
+def proxies_for(*, joint: bool) -> dict[str, Proxy]:
+    """The proxies that have a meaning where several samples leave together, or where every sample leaves alone."""
+    return {name: proxy for name, proxy in PROXIES.items() if joint or not proxy.joint_only}
 
 
 def exact(values: Tensor) -> ProxyScores:

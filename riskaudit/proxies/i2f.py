@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from riskaudit.proxies.base import Proxy, ProxyScores, graded, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve
-from riskaudit.results import Estimate
+from riskaudit.results import Estimate, Status
 from riskaudit.sensitivity.estimates import estimate, interval
 from riskaudit.sensitivity.linearisation import Linearisation
 
@@ -71,7 +71,9 @@ class I2FLowerBound(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        scale = linearisation.pulled_noise.norm(dim=-1).double() / math.sqrt(linearisation.dimension)
+        # Of the whole upload: of a block of the solution l_1 bounds nothing.
+        pulled_noise = linearisation.pulled_noise
+        scale = pulled_noise.norm(dim=-1).double() / math.sqrt(pulled_noise.shape[1])
         largest = linearisation.largest
         assert largest.high is not None
         rows = []
@@ -109,18 +111,24 @@ class ExpectedRmse(Proxy):
     def score(self, linearisation: Linearisation) -> ProxyScores:
         if linearisation.spectrum is None:
             return needs_traces(linearisation) if linearisation.information is None else self._bracketed(linearisation)
-        singular = linearisation.spectrum.rank < linearisation.dimension
-        safe = torch.where(
-            singular[:, None], torch.ones_like(linearisation.spectrum.values), linearisation.spectrum.values
-        )
-        value = linearisation.sigma * (1 / safe).mean(-1).sqrt()
-        return graded(value, ["singular" if lost else "exact" for lost in singular.tolist()], value, value)
+        values, size = linearisation.spectrum.values, linearisation.upload_size
+        singular = linearisation.spectrum.rank < values.shape[1]
+        inverses = 1 / torch.where(singular[:, None], torch.ones_like(values), values)
+        squares = linearisation.spectrum.vectors.square() if size > 1 else None
+        if squares is None:
+            means = inverses.mean(-1)
+        else:
+            means = linearisation.blocks(torch.einsum("bnk,bk->bn", squares, inverses)).mean(-1)
+        value = linearisation.sigma * means.sqrt()
+        statuses: list[Status] = ["singular" if lost else "exact" for lost in singular.tolist() for _ in range(size)]
+        return graded(value, statuses, value, value)
 
     @staticmethod
     def _bracketed(linearisation: Linearisation) -> ProxyScores:
         """From probes; without a lower end of l_d nothing bounds it from above."""
         rows, sigma, dimension = [], linearisation.sigma, linearisation.dimension
-        for traces, least in zip(linearisation.brackets.traces, linearisation.ends.least, strict=True):
+        least_of_samples = [least for least in linearisation.ends.least for _ in range(linearisation.upload_size)]
+        for traces, least in zip(linearisation.brackets.traces, least_of_samples, strict=True):
             error = traces.inverse_trace(least).map(lambda end: sigma * math.sqrt(end / dimension))
             rows.append(interval(error, "bracketed", nothing=(0.0, math.inf)))
         reason = None

@@ -149,7 +149,7 @@ class LavpCosineMax(Proxy):
         scale = _inverse_square(linearisation.gradient_norm)
         if linearisation.downdated_spectrum is not None:
             value = linearisation.downdated_spectrum[:, -1] * scale
-            return graded(value, _where_defined(linearisation, ["exact"] * len(linearisation)), value, value)
+            return graded(value, _where_defined(linearisation, ["exact"] * linearisation.num_uploads), value, value)
         largest, _ = linearisation.downdated
         high = None if largest.high is None else largest.high * scale
         value = largest.value * scale

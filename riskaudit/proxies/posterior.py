@@ -109,9 +109,10 @@ class MapRmse(Proxy):
         values, vectors, eps = posterior.spectrum.values, posterior.spectrum.vectors, linearisation.eps[:, None]
         white = posterior.prior.inverse_root(linearisation.displacement.double())
         shrunk = eps / (values + eps) * torch.einsum("bnk,bn->bk", vectors, white)
-        bias = posterior.prior.root(torch.einsum("bnk,bk->bn", vectors, shrunk))
-        variance = linearisation.sigma * linearisation.sigma * posterior.weights * values / (values + eps).square()
-        return exact((bias.square() + variance).mean(-1).sqrt())
+        bias = linearisation.blocks(posterior.prior.root(torch.einsum("bnk,bk->bn", vectors, shrunk)))
+        noise = linearisation.sigma * linearisation.sigma * values / (values + eps).square()
+        variance = torch.einsum("bnk,bk->bn", posterior.weights, noise).flatten()
+        return exact(((bias.square().sum(-1) + variance) / linearisation.dimension).sqrt())
 
     @staticmethod
     def _bracketed(linearisation: Linearisation) -> ProxyScores:
@@ -124,7 +125,8 @@ class MapRmse(Proxy):
         white = brackets.prior.inverse_root(linearisation.displacement)
         biases = brackets.solution_norms(white, shifts).intervals
         rows = []
-        for bias, traces, shift in zip(biases, brackets.traces, shifts.tolist(), strict=True):
+        shifts_of_samples = shifts.repeat_interleave(linearisation.upload_size).tolist()
+        for bias, traces, shift in zip(biases, brackets.traces, shifts_of_samples, strict=True):
             variance = traces.variance(shift)
             ends = [
                 math.sqrt(((shift * length) ** 2 + noise * max(0.0, spread)) / linearisation.dimension)

@@ -20,22 +20,23 @@ from riskaudit.sensitivity.norms import BracketedNorms
 def norm_of_solve(
     linearisation: Linearisation, brackets: Brackets, root: Callable[[Tensor], Tensor], rhs: Tensor, shifts: Tensor
 ) -> ProxyScores:
-    """||L (K + shift)^-1 rhs|| / sqrt(d) per sample.
+    """||[L (K + shift)^-1 rhs]_j|| / sqrt(d) of every sample j.
 
     Args:
         linearisation: with the solver.
         brackets: of K.
-        root: applies L in the dtype of the solution, [B, d].
-        rhs: [B, d].
-        shifts: [B], float64.
+        root: applies L in the dtype of the solution, [U, n d].
+        rhs: [U, n d].
+        shifts: [U], float64.
     """
     if linearisation.plan.inverse == "quadrature":
         return _bracketed(linearisation, brackets.solution_norms(rhs, shifts))
     solution = linearisation.solve(brackets, rhs, shifts)
-    norm = root(solution.value).norm(dim=-1).double()
+    norm = linearisation.blocks(root(solution.value)).norm(dim=-1).double()
     assert solution.high is not None
     # ||L (z - z*)|| <= ||L|| ||z - z*||.
     error = brackets.prior.largest.sqrt() * (solution.high - solution.value.norm(dim=-1).double())
+    error = error.repeat_interleave(linearisation.upload_size)
     return _graded(linearisation, replace(solution, low=(norm - error).clamp_min(0.0), high=norm + error), norm)
 
 
@@ -55,10 +56,12 @@ def _graded(linearisation: Linearisation, solution: Solution, value: Tensor) -> 
     assert solution.low is not None
     assert solution.high is not None
     scale = 1 / math.sqrt(linearisation.dimension)
-    columns = (value, solution.low, solution.high, solution.residual)
+    residual = solution.residual.repeat_interleave(linearisation.upload_size)
+    columns = (value, solution.low, solution.high, residual)
     norms, lows, highs, residuals = (column.tolist() for column in columns)
     rows, evidence = [], []
-    for index, status in enumerate(solution.status):
+    for index in range(len(linearisation)):
+        status = solution.status[index // linearisation.upload_size]
         singular = status == "singular"
         if singular:
             rows.append(Estimate(value=None, status="singular"))
@@ -71,7 +74,7 @@ def _graded(linearisation: Linearisation, solution: Solution, value: Tensor) -> 
                 method=linearisation.plan.inverse,
                 status=status,
                 residual=residuals[index] if not singular and math.isfinite(residuals[index]) else None,
-                matvecs=int(solution.matvecs[index]),
+                matvecs=int(solution.matvecs[index // linearisation.upload_size]),
             )
         )
     return ProxyScores(tuple(rows), None, tuple(evidence))

@@ -7,6 +7,7 @@ L = 1 and K = H. Everything is bracketed, nothing is solved: docs/theory.md, sec
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -14,12 +15,21 @@ from typing import final
 import numpy as np
 from torch import Tensor
 
-from riskaudit.linalg import Deflation, Quadrature, TraceProbes, Tridiagonal, deflatable
+from riskaudit.linalg import (
+    BlockProbe,
+    BlockTraces,
+    Deflation,
+    KrylovSpace,
+    Quadrature,
+    TraceProbes,
+    Tridiagonal,
+    deflatable,
+)
 from riskaudit.priors import BoundPrior, in_white_coordinates
 from riskaudit.sensitivity.ends import SpectrumEnds
 from riskaudit.sensitivity.information import SMALLEST_SHIFT
 from riskaudit.sensitivity.norms import BracketedNorms, solution_norms
-from riskaudit.sensitivity.probing import BRACKET_SHARE, narrow_share, probe_all
+from riskaudit.sensitivity.probing import BRACKET_SHARE, narrow_block_share, narrow_share, probe_all
 
 # Leading eigenvectors of the prior's covariance that are worth an iteration each, at most, and the share of the
 # prior's variance that each of them must have.
@@ -29,9 +39,12 @@ LEADING_SHARE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class _Deflated:
-    """Directions of one sample that probes leave out: orthonormal rows [m, d], and ||P C P|| of what is left."""
+    """Directions of one upload that probes leave out: orthonormal rows [m, n d], and ||P C P|| of what is left.
 
-    deflation: Deflation
+    The deflation is that of the whole, or one for each of its n blocks, each of whose directions lies in one.
+    """
+
+    deflations: list[Deflation]
     vectors: Tensor
     norm: float
 
@@ -42,24 +55,31 @@ class Brackets:
 
     Args:
         ends: of H's spectrum.
-        prior: at the same samples, in its own units, so that tr C = d.
+        prior: at the same uploads, in its own units, so that tr C = n d.
         eps: the shift at which traces are asked for, [B], float64.
+        totals: tr C_j of every upload's samples, [B, n], float64, where an upload has several.
 
     Attributes:
-        operator: K, [B, d, d].
-        eps: per sample, large enough for functions with a pole at -eps.
-        matvecs: products with K so far, over samples.
+        operator: K, [B, n d, n d].
+        eps: per upload, large enough for functions with a pole at -eps.
+        matvecs: products with K so far, over uploads.
     """
 
-    def __init__(self, ends: SpectrumEnds, prior: BoundPrior, eps: Tensor) -> None:
+    def __init__(self, ends: SpectrumEnds, prior: BoundPrior, eps: Tensor, totals: Tensor | None = None) -> None:
         self.ends, self.prior, self.matvecs = ends, prior, 0
+        self._totals: list[list[float]] | None = None if totals is None else totals.tolist()
         self.operator = in_white_coordinates(ends.hessian, prior)
         self.eps: list[float] = eps.clamp_min(SMALLEST_SHIFT).tolist()
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """n d."""
         return self.operator.shape[1]
+
+    @property
+    def num_blocks(self) -> int:
+        """n, samples of an upload."""
+        return 1 if self._totals is None else len(self._totals[0])
 
     @cached_property
     def largest(self) -> list[float]:
@@ -68,32 +88,74 @@ class Brackets:
         return [largest * norm for largest, norm in pairs]
 
     @cached_property
-    def traces(self) -> list[TraceProbes]:
+    def traces(self) -> Sequence[TraceProbes | BlockTraces]:
         """What probes say of each sample: 2, 4, 8, ... until the effective dimension's interval is narrow enough.
 
         All those numbers share the failure, since which of them is the last depends on what the probes show.
         """
+        return self._block_traces() if self._totals is not None else self._whole_traces()
+
+    def _whole_traces(self) -> list[TraceProbes]:
         finished = narrow_share(self.eps, self.ends.precision)
         deadline = self.ends.clock.share(0.6)
         _ = self._deflated
-        probes = probe_all(self.operator, self._probe, finished, self._probes_wanted, self.ends.plan, deadline)
+        probes = probe_all(
+            self.operator, self._probe, finished, self._probes_wanted, self.ends.plan, deadline, summarise=_tridiagonal
+        )
         self.matvecs += sum(each.num_products for tridiagonals in probes for each in tridiagonals)
         # Ritz values of the iteration that l_1 was read off add certain ends.
         ritz = [space.tridiagonal.ritz().values if self.prior.isotropic else None for space in self.ends.spaces]
         return [self._traces(index, *pair) for index, pair in enumerate(zip(probes, ritz, strict=True))]
 
+    def _block_traces(self) -> list[BlockTraces]:
+        finished = narrow_block_share(self.eps, self.ends.precision, self.num_blocks)
+        deadline = self.ends.clock.share(0.6)
+        _ = self._deflated
+        probes = probe_all(
+            self.operator,
+            self._probe,
+            finished,
+            self._block_probes_wanted,
+            self.ends.plan,
+            deadline,
+            summarise=lambda start, space: BlockProbe.of(start, space, self.num_blocks),
+        )
+        self.matvecs += sum(each.tridiagonal.num_products for own in probes for each in own)
+        return [traces for index, own in enumerate(probes) for traces in self._traces_of_blocks(index, own)]
+
+    @property
+    def _failure(self) -> float:
+        return self.ends.failure / max(1.0, math.log2(self.ends.plan.max_probes))
+
     def _traces(self, index: int, probes: list[Tridiagonal], ritz_values: np.ndarray | None = None) -> TraceProbes:
         deflated = self._deflated[index]
         return TraceProbes(
             probes,
-            self.ends.failure / max(1.0, math.log2(self.ends.plan.max_probes)),
+            self._failure,
             self.dimension,
             norm=deflated.norm,
             largest=self.largest[index],
             scale=self._scale(index),
-            deflation=deflated.deflation,
+            deflation=deflated.deflations[0],
             ritz_values=ritz_values,
         )
+
+    def _traces_of_blocks(self, index: int, probes: list[BlockProbe]) -> list[BlockTraces]:
+        assert self._totals is not None
+        deflated = self._deflated[index]
+        return [
+            BlockTraces(
+                probes,
+                block,
+                self._failure,
+                total,
+                norm=deflated.norm,
+                largest=self.largest[index],
+                deflation=deflated.deflations[block],
+                scale=self._scale(index),
+            )
+            for block, total in enumerate(self._totals[index])
+        ]
 
     def _scale(self, index: int) -> float:
         """What products with K are rounded relative to, where that isn't K's own largest eigenvalue; 0 if unknown."""
@@ -110,11 +172,15 @@ class Brackets:
         return self._ritz_vectors() if self.prior.isotropic else self._leading_vectors()
 
     def _ritz_vectors(self) -> list[_Deflated]:
+        if self.num_blocks > 1:
+            # Ritz vectors lie across blocks.
+            empty = self.prior.mean.new_empty(0, self.dimension)
+            return [_Deflated([Deflation()] * self.num_blocks, empty, 1.0)] * self.operator.num_samples
         deflated = []
         for space, eps in zip(self.ends.spaces, self.eps, strict=True):
             pairs, chosen = space.tridiagonal.ritz(), deflatable(space.tridiagonal, eps)
             deflation = Deflation(pairs.values[chosen], pairs.residuals[chosen])
-            deflated.append(_Deflated(deflation, space.ritz_vectors(chosen), 1.0))
+            deflated.append(_Deflated([deflation], space.ritz_vectors(chosen), 1.0))
         return deflated
 
     def _leading_vectors(self) -> list[_Deflated]:
@@ -129,13 +195,33 @@ class Brackets:
             return math.sqrt(values[number]) * vectors[number]
 
         iterations = probe_all(
-            self.operator, start, finished, lambda index, _: counts[index], self.ends.plan, deadline, counts
+            self.operator,
+            start,
+            finished,
+            lambda index, _: counts[index],
+            self.ends.plan,
+            deadline,
+            counts,
+            summarise=_tridiagonal,
         )
         self.matvecs += sum(each.num_products for tridiagonals in iterations for each in tridiagonals)
         return [
-            _Deflated(Deflation(None, None, tridiagonals, values[:-1], self._scale(index)), vectors, values[-1])
+            _Deflated(self._by_block(tridiagonals, values, vectors, self._scale(index)), vectors, values[-1])
             for index, (tridiagonals, (values, vectors)) in enumerate(zip(iterations, leading, strict=True))
         ]
+
+    def _by_block(
+        self, iterations: list[Tridiagonal], values: list[float], vectors: Tensor, scale: float
+    ) -> list[Deflation]:
+        """The iterations from eigenvectors [m, n d] of C with these eigenvalues, by the block that each lies in."""
+        blocks = vectors.reshape(len(vectors), self.num_blocks, -1).norm(dim=2).argmax(1).tolist() if iterations else []
+        deflations = []
+        for block in range(self.num_blocks):
+            own = [number for number, place in enumerate(blocks) if place == block]
+            deflations.append(
+                Deflation(None, None, [iterations[number] for number in own], [values[number] for number in own], scale)
+            )
+        return deflations
 
     def _leading(self, index: int) -> tuple[list[float], Tensor]:
         """The leading eigenvalues [m + 1] and eigenvectors [m, d] of one sample's C that stand out."""
@@ -164,18 +250,36 @@ class Brackets:
             return len(probes)
         return min(2 * len(probes), self.ends.plan.max_probes)
 
+    def _block_probes_wanted(self, index: int, probes: list[BlockProbe]) -> int:
+        """Likewise, for the widest interval of an upload's samples."""
+        precision, eps = self.ends.precision, self.eps[index]
+        intervals = [traces.effective_dimension(eps) for traces in self._traces_of_blocks(index, probes)]
+        if all(interval.high - interval.low <= precision * interval.value for interval in intervals):
+            return len(probes)
+        return min(2 * len(probes), self.ends.plan.max_probes)
+
     def norm_remaining(self, index: int) -> float:
-        """An upper end of ||L eps (K + eps)^-1 L|| of one sample: of ||(H / eps + C^-1)^-1||."""
-        eps, largest, least = self.eps[index], float(self.prior.largest[index]), self.ends.least[index]
+        """An upper end of ||L eps (K + eps)^-1 L|| of one sample: of a block of ||(H / eps + C^-1)^-1||."""
+        upload = index // self.num_blocks
+        eps, largest, least = self.eps[upload], float(self.prior.largest[upload]), self.ends.least[upload]
         shift = eps / largest
         bound = largest * (shift / (least + shift)) if math.isfinite(least + shift) and least > 0 else largest
         return min(bound, self.traces[index].norm_remaining(eps))
 
     def solution_norms(self, rhs: Tensor, shifts: Tensor) -> BracketedNorms:
-        """Brackets of ||L (K + shift)^-1 rhs|| for rhs [B, d] and shifts [B]; an upper end may be infinite."""
+        """Brackets of ||[L (K + shift)^-1 rhs]_j|| of every sample j for rhs [B, n d] and shifts [B].
+
+        An upper end may be infinite.
+        """
         if self.ends.clock.limited:
             # Where time is limited the traces come before what matters less.
             _ = self.traces
-        norms = solution_norms(self.operator, self.prior, self.ends, self.largest, rhs, shifts.tolist())
-        self.matvecs += sum(norms.matvecs)
+        norms = solution_norms(
+            self.operator, self.prior, self.ends, self.largest, rhs, shifts.tolist(), self.num_blocks
+        )
+        self.matvecs += sum(norms.matvecs[:: self.num_blocks])
         return norms
+
+
+def _tridiagonal(_: Tensor, space: KrylovSpace) -> Tridiagonal:
+    return space.tridiagonal

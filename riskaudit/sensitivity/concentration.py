@@ -38,9 +38,10 @@ class Concentration:
     largest: float | None = None
 
     @classmethod
-    def of(cls, space: KrylovSpace) -> Concentration:
-        """From the iteration of one sample."""
-        return cls(num_reached(space), space.tridiagonal.dimension)
+    def of(cls, space: KrylovSpace, num_blocks: int = 1) -> list[Concentration]:
+        """Of every sample of an upload of n, from the upload's iteration."""
+        dimension = space.tridiagonal.dimension // num_blocks
+        return [cls(reached, dimension) for reached in num_reached(space, num_blocks)]
 
     @property
     def factor(self) -> float:
@@ -51,20 +52,21 @@ class Concentration:
         return self.dimension / self.reached if 0 < 2 * self.reached < self.dimension else 1.0
 
 
-def num_reached(space: KrylovSpace) -> int:
-    """How many coordinates the release depends on, read off the first product H q_1 = alpha q_1 + beta q_2.
+def num_reached(space: KrylovSpace, num_blocks: int = 1) -> list[int]:
+    """How many coordinates of each block the release depends on, by the first product H q_1 = alpha q_1 + beta q_2.
 
     All of them where no product was made.
     """
     tridiagonal, basis = space.tridiagonal, space.basis[:2].double()
     if not tridiagonal.num_products:
-        return tridiagonal.dimension
+        return [tridiagonal.dimension // num_blocks] * num_blocks
     mean = float(tridiagonal.diagonal[0])
     product = mean * basis[0]
     if len(basis) > 1:
         product = product + float(tridiagonal.off_diagonal[0]) * basis[1]
     typical = mean / tridiagonal.dimension**0.5
-    return int((product.abs() > LEAST_PRODUCT * typical).sum())
+    reached: list[int] = (product.abs() > LEAST_PRODUCT * typical).reshape(num_blocks, -1).sum(1).tolist()
+    return reached
 
 
 def concentrations(linearisation: Linearisation) -> list[Concentration]:
@@ -73,21 +75,26 @@ def concentrations(linearisation: Linearisation) -> list[Concentration]:
     if spectrum is not None:
         isotropic, eps = linearisation.prior.isotropic, linearisation.eps.tolist()
         triples = zip(spectrum.values, spectrum.vectors, eps, strict=True)
-        return [_of_spectrum(values, vectors, shift if isotropic else None) for values, vectors, shift in triples]
+        return [
+            _of_spectrum(values, rows, shift if isotropic else None)
+            for values, vectors, shift in triples
+            for rows in vectors.chunk(linearisation.upload_size)
+        ]
     if linearisation.plan.solver == "lanczos":
-        return [Concentration.of(space) for space in linearisation.ends.spaces]
+        spaces = linearisation.ends.spaces
+        return [each for space in spaces for each in Concentration.of(space, linearisation.upload_size)]
     return []
 
 
 def _of_spectrum(values: Tensor, vectors: Tensor, eps: float | None) -> Concentration:
-    """From eigenvalues [d] and eigenvectors as columns [d, d]; eps of an isotropic prior."""
+    """Of d coordinates, from eigenvalues [n d] and their rows of eigenvectors [d, n d]; eps of an isotropic prior."""
     weights = vectors.square()
     diagonal = weights @ values
     reached = int((diagonal > LEAST_PRODUCT**2 * diagonal.mean()).sum())
     if eps is None:
-        return Concentration(reached, len(values))
+        return Concentration(reached, len(vectors))
     shares = torch.where(values > 0, values / (values + eps), torch.zeros_like(values))
-    return Concentration(reached, len(values), min(1.0, float((weights @ shares).max())))
+    return Concentration(reached, len(vectors), min(1.0, float((weights @ shares).max())))
 
 
 def reached_note(samples: Sequence[tuple[Concentration, float]], total: int, consequence: str) -> list[str]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from typing_extensions import override
 
-from riskaudit.linalg import Interval, TraceProbes
+from riskaudit.linalg import BlockTraces, Interval, TraceProbes
 from riskaudit.results import NoiseTarget, Status
 
 Eigenvalues = npt.NDArray[np.float64]
@@ -124,20 +124,25 @@ class ExactInformation(Information):
         eigenvalues: k_i, [d].
         tau: the prior's standard deviation.
         weights: w_i, [d]; None where L = 1, so that all are 1.
+        unit: the tau that K is scaled by, of a sample that leaves with others; its own where it isn't given.
     """
 
     status: Status = "exact"
 
-    def __init__(self, eigenvalues: Eigenvalues, tau: float, weights: Eigenvalues | None = None) -> None:
+    def __init__(
+        self, eigenvalues: Eigenvalues, tau: float, weights: Eigenvalues | None = None, unit: float | None = None
+    ) -> None:
         self.eigenvalues, self.tau, self.weights = eigenvalues, tau, weights
+        self.unit = tau if unit is None else unit
 
     @override
     def revealed(self, sigma: float) -> Interval:
-        return _exactly(revealed_fraction(self.eigenvalues, sigma, self.tau, self.weights))
+        return _exactly(revealed_fraction(self.eigenvalues, sigma, self.unit, self.weights))
 
     @override
     def error(self, sigma: float) -> Interval:
-        return _exactly(posterior_rmse(self.eigenvalues, sigma, self.tau, self.weights))
+        error = _exactly(posterior_rmse(self.eigenvalues, sigma, self.unit, self.weights))
+        return error if self.unit == self.tau else error.map((self.tau / self.unit).__mul__)
 
     @property
     @override
@@ -158,11 +163,12 @@ class BracketedInformation(Information):
 
     status: Status = "bracketed"
 
-    def __init__(self, traces: TraceProbes, tau: float) -> None:
+    def __init__(self, traces: TraceProbes | BlockTraces, tau: float, unit: float | None = None) -> None:
         self.traces, self.tau = traces, tau
+        self.unit = tau if unit is None else unit
 
     def _eps(self, sigma: float) -> float:
-        ratio = sigma / self.tau
+        ratio = sigma / self.unit
         # Not ratio**2: floats raise OverflowError there instead of giving infinity.
         return max(ratio * ratio, SMALLEST_SHIFT)
 
@@ -185,7 +191,7 @@ class BracketedInformation(Information):
     @property
     @override
     def trace(self) -> Interval | None:
-        return self.traces.trace() if self.traces.white else None
+        return self.traces.trace() if isinstance(self.traces, TraceProbes) and self.traces.white else None
 
 
 def _exactly(number: np.floating | npt.NDArray[np.float64]) -> Interval:

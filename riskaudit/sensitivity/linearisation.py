@@ -1,8 +1,12 @@
-"""A release linearised at a batch of samples: what all proxies share, each piece computed once.
+"""A release linearised at a batch of uploads: what all proxies share, each piece computed once.
+
+J is that of an upload's n samples of d coordinates together; n = 1 where every sample leaves alone. A sample's numbers
+are those of its block of coordinates, and an attacker's who knows none of the other samples.
 
 H = J^T J; sigma is the Fisher-equivalent std of the noise. The prior's covariance is tau^2 C with C = L L and tr C = d,
 and eps = sigma^2 / tau^2 (docs/theory.md, section 2). The posterior is read off K = L H L at the shift eps, and
-everything that has no prior in it off H. An isotropic prior has L = 1, and K = H.
+everything that has no prior in it off H. An isotropic prior has L = 1, and K = H. Of an upload C is block diagonal, and
+tau^2 the mean over its samples.
 """
 
 from __future__ import annotations
@@ -16,18 +20,20 @@ import torch
 from torch import Tensor
 
 from riskaudit.jacobian import Jacobian
+from riskaudit.jacobian.informed import InformedJacobian
 from riskaudit.linalg import (
     EIGENVALUE_SOLVERS,
     INVERSE_SOLVERS,
     Dense,
     DenseInverse,
     InverseSolver,
+    MatrixOperator,
     Power,
     Solution,
     Spectrum,
 )
 from riskaudit.linalg.operators import DowndatedOperator
-from riskaudit.priors import BoundPrior, Prior, white_prior
+from riskaudit.priors import BoundPrior, Prior, in_uploads, white_prior
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
 from riskaudit.sensitivity.ends import SpectrumEnds, smallest_ritz
@@ -66,23 +72,26 @@ def _grade(status: Status, probe: Status, lost: bool) -> Status:
 
 
 class Linearisation:
-    """J of a noisy release at B samples, with the prior and the solvers.
+    """J of a noisy release at U uploads, with the prior and the solvers.
 
     Args:
         jacobian: of a release with noise (an undefended one gets its reference noise first), at samples whose
             loss and release are finite.
-        indices: the samples' positions in the audited data, which seed their random draws.
+        indices: positions in the audited data, of every upload's first sample, which seed its random draws.
         prior: what the attacker knows beforehand.
         plan: solvers and limits.
         seed: of the whole audit.
         clock: the time that the batch may take.
-        draw: of standard normal vectors [B, d], in the place of draws from the seed.
+        draw: of standard normal vectors [U, n d], in the place of draws from the seed.
+        spectrum: of H, where it is known already and the plan affords it.
 
     Attributes:
         sigma: Fisher-equivalent standard deviation of the noise.
-        prior: at the samples.
-        eps: sigma^2 / tau^2, [B], float64, large enough for functions with a pole at -eps.
-        hessian: H, [B, d, d].
+        sample_prior: at the samples, [U n, d].
+        prior: at the uploads, [U, n d].
+        eps: sigma^2 / tau^2, [U], float64, large enough for functions with a pole at -eps.
+        hessian: H, [U, n d, n d].
+        upload_size: n.
         dimension: d.
     """
 
@@ -95,6 +104,7 @@ class Linearisation:
         seed: int,
         clock: Clock | None = None,
         draw: Callable[[int], Tensor] | None = None,
+        spectrum: Spectrum | None = None,
     ) -> None:
         noise = jacobian.release.noise
         assert noise is not None
@@ -102,53 +112,66 @@ class Linearisation:
         self.plan, self.clock = plan, clock or Clock()
         self.indices, self.seed, self._given_draw = indices, seed, draw
         self.sigma = noise.fisher_std
-        self._prior_like = partial(prior.bind, self.batch.targets)
-        self.prior: BoundPrior = self._prior_like(self.batch.inputs.flatten(1))
+        self._prior, self.upload_size = prior, self.batch.upload_size
+        self.sample_prior: BoundPrior = prior.bind(self.batch.targets, self.batch.inputs.flatten(1))
+        self.prior: BoundPrior = in_uploads(self.sample_prior, self.upload_size)
         self.eps = (self.sigma / self.prior.std).square().clamp_min(SMALLEST_SHIFT)
         self.hessian = jacobian.hessian()
-        self.dimension = jacobian.shape[1]
+        self.dimension = jacobian.shape[1] // self.upload_size
+        self._given_spectrum = spectrum
         self._matvecs = 0
 
     def __len__(self) -> int:
         return len(self.batch)
 
     @property
+    def num_uploads(self) -> int:
+        """U."""
+        return self.batch.num_uploads
+
+    def blocks(self, vectors: Tensor) -> Tensor:
+        """Vectors [U, n d] of uploads as those of their samples, [U n, d]."""
+        return vectors.reshape(len(self), -1)
+
+    @property
     def matvecs(self) -> int:
-        """Products with H (for a dense spectrum, columns of J) over all samples so far."""
+        """Products with H (for a dense spectrum, columns of J) over all uploads so far."""
+        others = self.__dict__.get("informed")
+        total = self._matvecs + (others.matvecs if others is not None and others is not self else 0)
         if self._all_eigenvalues:
-            return self._matvecs
+            return total
         brackets = {id(each): each for each in (self.brackets, self.posterior_brackets)}
-        return self._matvecs + self.ends.matvecs + sum(each.matvecs for each in brackets.values())
+        return total + self.ends.matvecs + sum(each.matvecs for each in brackets.values())
 
     @cached_property
     def gradient_norm(self) -> Tensor:
-        """||r(x)||, [B], float64."""
+        """||r(x)||, [U], float64."""
         return self.jacobian.norms
 
     @cached_property
     def cosine_vector(self) -> Tensor:
-        """v = J^T rhat, [B, d]; 0 where r = 0."""
+        """v = J^T rhat, [U, n d]; 0 where r = 0."""
         return self.jacobian.pull_mean()
 
     @cached_property
     def pulled_noise(self) -> Tensor:
-        """J^T delta for each sample's drawn noise, [B, d]."""
+        """J^T delta for each upload's drawn noise, [U, n d]."""
         return self.jacobian.pull_each(
-            lambda sample: self.release.sample_noise(sample_generator(self.seed, self.indices[sample], NOISE_STREAM))
+            lambda upload: self.release.sample_noise(sample_generator(self.seed, self.indices[upload], NOISE_STREAM))
         )
 
     @cached_property
     def displacement(self) -> Tensor:
-        """x - mu, [B, d]."""
-        return self.batch.inputs.flatten(1) - self.prior.mean
+        """x - mu, [U, n d]."""
+        return self.batch.inputs.reshape(self.num_uploads, -1) - self.prior.mean
 
     @cached_property
     def spectrum(self) -> Spectrum | None:
         """All of H's eigenvalues, where the plan affords them."""
-        if not self._all_eigenvalues:
-            return None
+        if not self._all_eigenvalues or self._given_spectrum is not None:
+            return self._given_spectrum
         spectrum = Spectrum.of(self.hessian)
-        self._matvecs += spectrum.matvecs * len(self)
+        self._matvecs += spectrum.matvecs * self.num_uploads
         return spectrum
 
     @property
@@ -160,7 +183,9 @@ class Linearisation:
         """All of K's eigenvalues, where the plan affords them."""
         if self.spectrum is None:
             return None
-        return PosteriorSpectrum.of(self.spectrum, self._prior_like(self.spectrum.values).in_its_units())
+        like = self.spectrum.values.new_empty(len(self), self.dimension)
+        prior = in_uploads(self._prior.bind(self.batch.targets, like), self.upload_size)
+        return PosteriorSpectrum.of(self.spectrum, prior.in_its_units(), self.upload_size)
 
     @cached_property
     def ends(self) -> SpectrumEnds:
@@ -171,40 +196,78 @@ class Linearisation:
     @cached_property
     def brackets(self) -> Brackets:
         """What Lanczos iterations certify of H, whatever the prior."""
-        return Brackets(self.ends, white_prior(self.prior.mean), self.eps)
+        totals = torch.full_like(self._totals, self.dimension) if self.upload_size > 1 else None
+        return Brackets(self.ends, white_prior(self.prior.mean), self.eps, totals)
 
     @cached_property
     def posterior_brackets(self) -> Brackets:
         """What Lanczos iterations certify of K; the same where the prior is isotropic."""
-        return self.brackets if self.prior.isotropic else Brackets(self.ends, self.prior.in_its_units(), self.eps)
+        if self.prior.isotropic:
+            return self.brackets
+        totals = self._totals if self.upload_size > 1 else None
+        return Brackets(self.ends, self.prior.in_its_units(), self.eps, totals)
+
+    @property
+    def _totals(self) -> Tensor:
+        """tr C_j of every sample in the units of its upload's prior, [U, n], float64."""
+        variances = self.sample_prior.variance.reshape(self.num_uploads, -1)
+        return self.dimension * variances / self.prior.variance[:, None]
 
     @cached_property
     def information(self) -> list[Information] | None:
-        """What each sample's release tells at any noise; None where the plan can't say."""
-        taus = self.prior.std.tolist()
+        """What the uploads tell of each sample at any noise; None where the plan can't say."""
+        taus, units = self.sample_prior.std.tolist(), self.prior.std.tolist()
         if self.posterior_spectrum is not None:
             values = self.posterior_spectrum.spectrum.values.cpu().numpy()
-            weights = [None] * len(self) if self.prior.isotropic else self.posterior_spectrum.weights.cpu().numpy()
-            return [ExactInformation(*row) for row in zip(values, taus, weights, strict=True)]
+            if self.upload_size == 1 and self.prior.isotropic:
+                return [ExactInformation(*row) for row in zip(values, taus, strict=True)]
+            weights = self.posterior_spectrum.weights.flatten(0, 1).cpu().numpy()
+            owners = [index // self.upload_size for index in range(len(self))]
+            rows = zip(owners, taus, weights, strict=True)
+            return [ExactInformation(values[upload], tau, row, units[upload]) for upload, tau, row in rows]
         if self.plan.solver != "lanczos":
             return None
-        return [BracketedInformation(*row) for row in zip(self.posterior_brackets.traces, taus, strict=True)]
+        return [
+            BracketedInformation(traces, tau, units[index // self.upload_size])
+            for index, (traces, tau) in enumerate(zip(self.posterior_brackets.traces, taus, strict=True))
+        ]
+
+    @cached_property
+    def informed(self) -> Linearisation:
+        """What an attacker faces who knows all other samples of an upload: every sample by itself."""
+        if self.upload_size == 1:
+            return self
+        samples = [first + offset for first in self.indices for offset in range(self.upload_size)]
+        spectrum = None if self.spectrum is None else self._block_spectrum(self.spectrum)
+        jacobian = InformedJacobian(self.jacobian)
+        return Linearisation(jacobian, samples, self._prior, self.plan, self.seed, self.clock, spectrum=spectrum)
+
+    def _block_spectrum(self, whole: Spectrum) -> Spectrum:
+        """Of the diagonal blocks of H, from its own; no product is needed."""
+        blocks = [
+            rows @ (values[:, None] * rows.mT)
+            for values, vectors in zip(whole.values, whole.vectors, strict=True)
+            for rows in vectors.chunk(self.upload_size)
+        ]
+        return replace(Spectrum.of(MatrixOperator(torch.stack(blocks), psd=True)), matvecs=0)
 
     def covariance_eigenvalues(self, index: int) -> np.ndarray | None:
         """All eigenvalues of one sample's posterior covariance, [d], float64; None where they aren't known."""
         if self.posterior_spectrum is None:
             return None
-        eigenvalues = self.posterior_spectrum.covariance_eigenvalues(index, float(self.eps[index]))
-        return float(self.prior.variance[index]) * eigenvalues.cpu().numpy()
+        upload = index // self.upload_size
+        eigenvalues = self.posterior_spectrum.covariance_eigenvalues(index, float(self.eps[upload]))
+        return float(self.prior.variance[upload]) * eigenvalues.cpu().numpy()
 
     def covariance_norm(self, index: int) -> float:
         """An upper end of the largest of them, where they aren't known."""
-        return float(self.prior.variance[index]) * self.posterior_brackets.norm_remaining(index)
+        return float(self.prior.variance[index // self.upload_size]) * self.posterior_brackets.norm_remaining(index)
 
     @property
     def _draw(self) -> Callable[[int], Tensor]:
-        """Draws standard normal vectors [B, d], the i-th of each sample's own; holds no reference to this."""
-        return self._given_draw or partial(_draw, self.seed, self.indices, self.batch.inputs.flatten(1))
+        """Draws standard normal vectors [U, n d], the i-th of each upload's own; holds no reference to this."""
+        like = self.batch.inputs.reshape(self.num_uploads, -1)
+        return self._given_draw or partial(_draw, self.seed, self.indices, like)
 
     @cached_property
     def largest(self) -> Solution:

@@ -30,11 +30,12 @@ from riskaudit.sensitivity.probing import LOOK_EVERY
 NORM_PRECISION = 0.01
 # Without an upper end, a lower one that grew by less than this since the last look has settled.
 SETTLED_GROWTH = 0.01
+_NOTHING = Interval(0.0, 0.0, math.inf)
 
 
 @dataclass(frozen=True)
 class BracketedNorms:
-    """||L (K + shift)^-1 b|| per sample, with the products that each took."""
+    """||L (K + shift)^-1 b|| per sample, with the products that its upload took."""
 
     intervals: list[Interval]
     matvecs: list[int]
@@ -47,8 +48,9 @@ def solution_norms(
     largest: Sequence[float],
     rhs: Tensor,
     shifts: Sequence[float],
+    num_blocks: int = 1,
 ) -> BracketedNorms:
-    """Brackets of ||L (K + shift)^-1 b||; an upper end may be infinite.
+    """Brackets of ||L (K + shift)^-1 b||, or of each of its blocks; an upper end may be infinite.
 
     Args:
         operator: K, [B, d, d].
@@ -56,7 +58,8 @@ def solution_norms(
         ends: of H's spectrum, with the limits.
         largest: upper ends of K's largest eigenvalues, [B].
         rhs: b, [B, d].
-        shifts: >= 0, above 0 unless L = 1, [B].
+        shifts: >= 0, above 0 unless L = 1 and there is one block, [B].
+        num_blocks: n, equal parts of b that are asked for one by one.
     """
     # Squares of enormous noise would overflow; what isn't finite can't be bracketed.
     scales = rhs.abs().amax(dim=-1)
@@ -64,13 +67,20 @@ def solution_norms(
     scales = torch.where(usable & (scales > 0), scales, torch.ones_like(scales))
     start = torch.where(usable[:, None], rhs, torch.zeros_like(rhs)) / scales[:, None]
     precision = min(ends.precision, NORM_PRECISION)
-    rule = _Forms(ends, shifts, precision) if prior.isotropic else _Iterates(prior, largest, shifts, precision)
+    if num_blocks > 1 and not all(shift > 0 for shift in shifts):
+        # Nothing but a lower end of the spectrum would bound them.
+        return BracketedNorms([_NOTHING] * (num_blocks * len(shifts)), [0] * len(shifts) * num_blocks)
+    rule: _Rule = _Iterates(prior, largest, shifts, precision, num_blocks)
+    if prior.isotropic and num_blocks == 1:
+        rule = _Forms(ends, shifts, precision)
     spaces = lanczos(operator, start, rule.finished, ends.plan.max_matvecs, ends.clock.share(0.4))
+    factors: list[float] = scales.repeat_interleave(num_blocks).tolist()
+    finite = usable.repeat_interleave(num_blocks).tolist()
     intervals = [
-        norm.map(scale.__mul__) if finite else Interval(0.0, 0.0, math.inf)
-        for norm, scale, finite in zip(rule.norms(spaces), scales.tolist(), usable.tolist(), strict=True)
+        norm.map(factor.__mul__) if is_finite else _NOTHING
+        for norm, factor, is_finite in zip(rule.norms(spaces), factors, finite, strict=True)
     ]
-    return BracketedNorms(intervals, [space.tridiagonal.num_products for space in spaces])
+    return BracketedNorms(intervals, [space.tridiagonal.num_products for space in spaces for _ in range(num_blocks)])
 
 
 class _Rule(ABC):
@@ -119,9 +129,16 @@ class _Forms(_Rule):
 class _Iterates(_Rule):
     """||L z_k|| and how far ||L z|| may lie from it."""
 
-    def __init__(self, prior: BoundPrior, largest: Sequence[float], shifts: Sequence[float], precision: float) -> None:
+    def __init__(
+        self,
+        prior: BoundPrior,
+        largest: Sequence[float],
+        shifts: Sequence[float],
+        precision: float,
+        num_blocks: int = 1,
+    ) -> None:
         self.prior, self.largest, self.shifts, self.precision = prior, largest, shifts, precision
-        self.root_norms = prior.largest.sqrt().tolist()
+        self.root_norms, self.num_blocks = prior.largest.sqrt().tolist(), num_blocks
 
     def _solution(self, index: int, tridiagonal: Tridiagonal) -> _Iterate:
         return _Iterate(tridiagonal, self.shifts[index], self.largest[index])
@@ -132,7 +149,8 @@ class _Iterates(_Rule):
             return False
         iterate = self._solution(index, tridiagonal)
         # L changes the length of a vector by 1 on average, and by ||L|| at most.
-        return bool(self.root_norms[index] * iterate.error <= self.precision * iterate.norm)
+        wanted = self.precision * iterate.norm / math.sqrt(self.num_blocks)
+        return bool(self.root_norms[index] * iterate.error <= wanted)
 
     @override
     def norms(self, spaces: Sequence[KrylovSpace]) -> list[Interval]:
@@ -141,12 +159,14 @@ class _Iterates(_Rule):
             torch.from_numpy(iterate.coefficients).to(space.basis) @ space.basis[: len(iterate.coefficients)]
             for iterate, space in zip(iterates, spaces, strict=True)
         ]
-        norms = self.prior.root(torch.stack(vectors)).double().norm(dim=-1).tolist()
+        rooted = self.prior.root(torch.stack(vectors)).double()
+        norms = rooted.reshape(len(rooted), self.num_blocks, -1).norm(dim=-1).tolist()
         intervals = []
-        for iterate, norm, root_norm in zip(iterates, norms, self.root_norms, strict=True):
+        for iterate, blocks, root_norm in zip(iterates, norms, self.root_norms, strict=True):
             error = root_norm * iterate.error
-            low, high = max(0.0, norm - error), min(norm + error, root_norm * iterate.most)
-            intervals.append(Interval(min(max(norm, low), high), low, high))
+            for norm in blocks:
+                low, high = max(0.0, norm - error), min(norm + error, root_norm * iterate.most)
+                intervals.append(Interval(min(max(norm, low), high), low, high))
         return intervals
 
 

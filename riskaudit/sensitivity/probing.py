@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import LinearOperator, Quadrature, Tridiagonal, lanczos
+from riskaudit.linalg import KrylovSpace, LinearOperator, Quadrature, Tridiagonal, lanczos
 from riskaudit.linalg.active import Deadline
 from riskaudit.sensitivity.plan import Plan
 
@@ -20,6 +23,7 @@ BRACKET_SHARE = 0.25
 DEFAULT_PRECISION = 0.2
 
 Finished = Callable[[int, Tridiagonal], bool]
+Probe = TypeVar("Probe")
 
 
 def narrow_share(eps: Sequence[float], precision: float) -> Finished:
@@ -34,15 +38,35 @@ def narrow_share(eps: Sequence[float], precision: float) -> Finished:
     return finished
 
 
+def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int) -> Finished:
+    """The same for the n blocks of an upload: ends a probe whose own error is such a part of a block's share.
+
+    A block of b has about ||b|| / sqrt(n), and 1 / n of the whole share.
+    """
+
+    def finished(index: int, tridiagonal: Tridiagonal) -> bool:
+        if tridiagonal.num_products % LOOK_EVERY:
+            return False
+        values, vectors, _ = tridiagonal.ritz()
+        inverses = vectors[0] / (np.maximum(values, 0.0) + eps[index])
+        error = float(tridiagonal.off_diagonal[-1]) * abs(float(vectors[-1] @ inverses))
+        share = float(vectors[0] @ (np.maximum(values, 0.0) * inverses))
+        return math.sqrt(num_blocks) * error <= BRACKET_SHARE * precision * share
+
+    return finished
+
+
 def probe_all(
     operator: LinearOperator,
     start: Callable[[int, int], Tensor],
     finished: Finished,
-    wanted: Callable[[int, list[Tridiagonal]], int],
+    wanted: Callable[[int, list[Probe]], int],
     plan: Plan,
     deadline: Deadline | None,
     first: Sequence[int] | None = None,
-) -> list[list[Tridiagonal]]:
+    *,
+    summarise: Callable[[Tensor, KrylovSpace], Probe],
+) -> list[list[Probe]]:
     """Lanczos iterations from starts of the caller's, for each sample as many as it wants.
 
     Args:
@@ -53,31 +77,33 @@ def probe_all(
         plan: limits.
         deadline: True ends everything with what is there.
         first: how many each sample begins with, [B]; None for `FIRST_PROBES`.
+        summarise: what is remembered of a start [d] and its iteration.
     """
     count = operator.num_samples
-    probes: list[list[Tridiagonal]] = [[] for _ in range(count)]
+    probes: list[list[Probe]] = [[] for _ in range(count)]
     numbers = [FIRST_PROBES] * count if first is None else list(first)
     while True:
         owners = [index for index, number in enumerate(numbers) for _ in range(number - len(probes[index]))]
         if not owners:
             return probes
-        _probe_more(operator, owners, start, finished, plan, deadline, probes)
+        counts = list(map(len, probes))
+        for owner, vector, space in _iterations(operator, owners, start, finished, plan, deadline, counts):
+            probes[owner].append(summarise(vector, space))
         if deadline is not None and deadline():
             return probes
         numbers = [wanted(index, probes[index]) for index in range(count)]
 
 
-def _probe_more(
+def _iterations(
     operator: LinearOperator,
     owners: list[int],
     start: Callable[[int, int], Tensor],
     finished: Finished,
     plan: Plan,
     deadline: Deadline | None,
-    probes: list[list[Tridiagonal]],
-) -> None:
-    """Run one more probe for each owner, who may occur several times."""
-    numbers = {index: len(tridiagonals) for index, tridiagonals in enumerate(probes)}
+    numbers: list[int],
+) -> Iterator[tuple[int, Tensor, KrylovSpace]]:
+    """One more probe for each owner, who may occur several times and has ``numbers`` of them: its start and space."""
     # Samples beside each other first, so that as few as possible meet themselves in one batch.
     order = sorted(range(len(owners)), key=lambda position: owners[:position].count(owners[position]))
     width = max(1, plan.width, operator.num_samples)
@@ -90,8 +116,7 @@ def _probe_more(
         selected = operator if part == list(range(operator.num_samples)) else operator.select(part)
         ends = partial(_of_owner, finished, part)
         spaces = lanczos(selected, torch.stack(starts), ends, plan.max_matvecs, deadline)
-        for owner, space in zip(part, spaces, strict=True):
-            probes[owner].append(space.tridiagonal)
+        yield from zip(part, starts, spaces, strict=True)
 
 
 def _of_owner(finished: Finished, owners: Sequence[int], position: int, tridiagonal: Tridiagonal) -> bool:

@@ -21,12 +21,12 @@ from riskaudit.priors import BoundPrior
 @final
 @dataclass(frozen=True, eq=False)
 class PosteriorSpectrum:
-    """All of K's eigenvalues at B samples, float64.
+    """All of K's eigenvalues at U uploads of n samples, float64.
 
     Attributes:
         spectrum: k and V.
-        weights: w_i, [B, d]; they add up to tr C = d.
-        prior: at the same samples, in its own units, float64.
+        weights: w_i of every sample, [U, n, n d]; they add up to tr C_j.
+        prior: at the same uploads, in its own units, float64.
     """
 
     spectrum: Spectrum
@@ -34,10 +34,12 @@ class PosteriorSpectrum:
     prior: BoundPrior
 
     @classmethod
-    def of(cls, spectrum: Spectrum, prior: BoundPrior) -> PosteriorSpectrum:
-        """From H's own spectrum, sample by sample; that is K's where L = 1."""
+    def of(cls, spectrum: Spectrum, prior: BoundPrior, num_blocks: int = 1) -> PosteriorSpectrum:
+        """From H's own spectrum, upload by upload; that is K's where L = 1."""
         if prior.isotropic:
-            return cls(spectrum, torch.ones_like(spectrum.values), prior)
+            if num_blocks == 1:
+                return cls(spectrum, torch.ones_like(spectrum.values).unsqueeze(1), prior)
+            return cls(spectrum, torch.stack([_by_block(each.mT, num_blocks) for each in spectrum.vectors]), prior)
         values, vectors, weights = [], [], []
         for index, (eigenvalues, basis) in enumerate(zip(spectrum.values, spectrum.vectors, strict=True)):
             # K = F^T F with F = diag(sqrt(l)) V_H^T L can't get eigenvalues far below zero by rounding.
@@ -45,21 +47,29 @@ class PosteriorSpectrum:
             eigen = torch.linalg.eigh(factor.mT @ factor)
             values.append(eigen.eigenvalues.clamp_min(0.0))
             vectors.append(eigen.eigenvectors)
-            weights.append(_root_of_rows(prior, index, eigen.eigenvectors.mT).square().sum(-1))
+            weights.append(_by_block(_root_of_rows(prior, index, eigen.eigenvectors.mT), num_blocks))
         # Eigenvalues below rounding belong to directions that the prior all but rules out: no shift is lost in them.
         whitened = Spectrum(torch.stack(values), torch.stack(vectors), spectrum.matvecs, 0.0)
         return cls(whitened, torch.stack(weights), prior)
 
     def covariance_eigenvalues(self, index: int, eps: float) -> Tensor:
-        """Eigenvalues of one sample's L eps (K + eps)^-1 L, [d]."""
+        """Eigenvalues of one sample's block of L eps (K + eps)^-1 L, [d]; ``index`` counts samples."""
+        num_blocks = self.weights.shape[1]
+        upload, block = divmod(index, num_blocks)
         # Divided first, so that no noise is too large or too small.
-        left = 1 / (1 + self.spectrum.values[index] / eps)
-        if self.prior.isotropic:
+        left = 1 / (1 + self.spectrum.values[upload] / eps)
+        if self.prior.isotropic and num_blocks == 1:
             return left
-        rows = _root_of_rows(self.prior, index, self.spectrum.vectors[index].mT)
-        factor = left.sqrt()[:, None] * rows
+        rows = self.spectrum.vectors[upload].mT
+        rows = rows if self.prior.isotropic else _root_of_rows(self.prior, upload, rows)
+        factor = left.sqrt()[:, None] * rows.reshape(len(rows), num_blocks, -1)[:, block]
         eigenvalues: Tensor = torch.linalg.eigvalsh(factor.mT @ factor)
         return eigenvalues.clamp_min(0.0)
+
+
+def _by_block(rows: Tensor, num_blocks: int) -> Tensor:
+    """Squared norms of the blocks of L v_i, given as rows [n d, n d]: [n, n d]."""
+    return rows.reshape(len(rows), num_blocks, -1).square().sum(-1).mT
 
 
 def _root_of_rows(prior: BoundPrior, index: int, rows: Tensor) -> Tensor:

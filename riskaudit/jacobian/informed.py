@@ -1,0 +1,86 @@
+"""J of one sample at a time where several leave together: what an attacker faces who knows all others."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from riskaudit.jacobian.base import Jacobian
+from riskaudit.release import Batch
+
+
+@final
+class InformedJacobian(Jacobian):
+    """The blocks J_j [P', d] of the Jacobians [P', n d] of U uploads; B of them, in any order.
+
+    Args:
+        jacobian: at the uploads.
+        samples: positions among the U n samples; all of them if not given.
+    """
+
+    def __init__(self, jacobian: Jacobian, samples: list[int] | None = None) -> None:
+        self.samples = list(range(len(jacobian.batch))) if samples is None else samples
+        whole = jacobian.batch
+        super().__init__(jacobian.release, Batch(whole.inputs[self.samples], whole.targets[self.samples]))
+        self.jacobian = jacobian
+        self._uploads: dict[int, Jacobian] = {}
+
+    @override
+    def select(self, indices: list[int]) -> InformedJacobian:
+        part = InformedJacobian(self.jacobian, [self.samples[index] for index in indices])
+        part._uploads = self._uploads
+        return part
+
+    @override
+    def mean(self) -> Tensor:
+        return self.jacobian.mean()[[sample // self._size for sample in self.samples]]
+
+    @override
+    def losses(self) -> Tensor:
+        return self.jacobian.losses()[self.samples]
+
+    @override
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        """That of the whole upload's, which no block is below."""
+        return self.jacobian.smallest_eigenvalue_bound()[[sample // self._size for sample in self.samples]]
+
+    @property
+    def _size(self) -> int:
+        return self.jacobian.batch.upload_size
+
+    def _upload(self, index: int) -> Jacobian:
+        if index not in self._uploads:
+            self._uploads[index] = self.jacobian.select([index])
+        return self._uploads[index]
+
+    def _by_upload(self) -> dict[int, list[int]]:
+        """For every upload that occurs, the rows of this operator that belong to it."""
+        rows: dict[int, list[int]] = {}
+        for row, sample in enumerate(self.samples):
+            rows.setdefault(sample // self._size, []).append(row)
+        return rows
+
+    def _matmat(self, columns: Tensor) -> Tensor:
+        count, dimension = columns.shape[2], self.shape[1]
+        product = columns.new_empty(self.num_samples, self.shape[0], count)
+        for index, rows in self._by_upload().items():
+            padded = columns.new_zeros(self._size, dimension, len(rows), count)
+            for position, row in enumerate(rows):
+                padded[self.samples[row] % self._size, :, position] = columns[row]
+            pushed = self._upload(index).matmat(padded.reshape(1, self._size * dimension, -1))[0].detach()
+            product[rows] = pushed.reshape(self.shape[0], len(rows), count).movedim(1, 0)
+        return product
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        count, dimension = columns.shape[2], self.shape[1]
+        product = columns.new_empty(self.num_samples, dimension, count)
+        for index, rows in self._by_upload().items():
+            given = torch.cat([columns[row] for row in rows], dim=1)
+            pulled = self._upload(index).rmatmat(given[None])[0].detach()
+            blocks = pulled.reshape(self._size, dimension, len(rows), count)
+            for position, row in enumerate(rows):
+                product[row] = blocks[self.samples[row] % self._size, :, position]
+        return product

@@ -1,0 +1,266 @@
+"""J of local training by derivatives through its steps: forward for J v, reverse for J^T u, one step at a time.
+
+    forward:  dS_k+1 = (dstep/dS) dS_k + (dstep/dx_k) dx_k,   dS_0 = 0,   J v = -dtheta_K
+    reverse:  (lambda_k, xbar_k) += (dstep/d(S, x_k))^T lambda_k+1,   lambda_K = (-u, 0),   J^T u = (xbar_0 ... )
+
+A step's graph is made when the pass comes to it and thrown away after. The reverse pass needs the state before every
+step; every C-th is remembered, and those between are trained anew (Griewank and Walther, ACM TOMS 26, 2000), so that
+memory is that of one step and of a few states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from math import isqrt
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+from typing_extensions import override
+
+from riskaudit.jacobian.base import Jacobian
+from riskaudit.release import Batch
+from riskaudit.release.derivatives import Derivative, derivative_of
+from riskaudit.release.joint import applied
+from riskaudit.release.local_training import LocalTrainingRelease, State
+
+# States that take no more bytes than these are all remembered.
+STATE_BYTES = 2**28
+# Columns at once: numbers in the tangents of a state.
+BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
+
+
+@final
+class UnrolledJacobian(Jacobian):
+    """J of U uploads of local training, each [P', n d]; see `Jacobian`."""
+
+    def __init__(self, release: LocalTrainingRelease, batch: Batch) -> None:
+        super().__init__(release, batch)
+        self.release: LocalTrainingRelease = release
+
+    @override
+    def select(self, indices: list[int]) -> UnrolledJacobian:
+        part = UnrolledJacobian(self.release, self.batch.select(indices))
+        if "_uploads" in self.__dict__:
+            part._uploads = [self._uploads[index] for index in indices]
+        return part
+
+    @override
+    def mean(self) -> Tensor:
+        return torch.stack([upload.mean for upload in self._uploads])
+
+    @override
+    def losses(self) -> Tensor:
+        return self.release.losses(self.batch)
+
+    @override
+    def smallest_eigenvalue_bound(self) -> Tensor:
+        """Zeros: nothing is known of it."""
+        return torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
+
+    @torch.no_grad()
+    def _matmat(self, columns: Tensor) -> Tensor:
+        return torch.stack([upload.push(part) for upload, part in zip(self._uploads, columns, strict=True)])
+
+    @torch.no_grad()
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        return torch.stack([upload.pull(part) for upload, part in zip(self._uploads, columns, strict=True)])
+
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        return self._matmat(columns).mT
+
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        return self._rmatmat(self._matmat(columns))
+
+    @cached_property
+    def _uploads(self) -> list[_Upload]:
+        numbers = self.batch.numbers or (0,) * self.num_samples
+        return [_Upload(self.release, *pair) for pair in zip(self.batch.each_upload(), numbers, strict=True)]
+
+
+class _Upload:
+    """One upload: the training of its clients, and the steps on what they send."""
+
+    def __init__(self, release: LocalTrainingRelease, batch: Batch, number: int) -> None:
+        self.release = release
+        count = release.spec.num_clients
+        size = len(batch) // count
+        self.clients = []
+        for client in range(count):
+            part = slice(client * size, (client + 1) * size)
+            samples = Batch(batch.inputs[part].detach(), batch.targets[part], size)
+            self.clients.append(_Client(release, samples, number + client * size))
+        stages = release.stages(number)
+        self._steps = [*stages.server, *stages.last]
+
+    @cached_property
+    def _aggregate(self) -> Tensor:
+        """The mean of the clients' vectors."""
+        return torch.stack([client.mean for client in self.clients]).mean(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """r before noise, [P']."""
+        return applied(self._steps, self._aggregate)
+
+    @cached_property
+    def _derivative(self) -> Derivative:
+        return derivative_of(self._aggregate[None], self._steps)
+
+    def push(self, columns: Tensor) -> Tensor:
+        """J on columns [n d, K]; returns [P', K]."""
+        parts = columns.chunk(len(self.clients))
+        pushed = torch.stack([client.push(part) for client, part in zip(self.clients, parts, strict=True)]).mean(0)
+        return _on_columns(self._derivative.apply, pushed)
+
+    def pull(self, columns: Tensor) -> Tensor:
+        """J^T on columns [P', K]; returns [n d, K]."""
+        given = _on_columns(self._derivative.transpose, columns) / len(self.clients)
+        return torch.cat([client.pull(given) for client in self.clients])
+
+
+class _Client:
+    """One client's training, with the states that its reverse passes start from."""
+
+    def __init__(self, release: LocalTrainingRelease, batch: Batch, number: int) -> None:
+        self.release, self.batch = release, batch
+        self.parts = release.mini_batches(batch)
+        self._steps = release.stages(number).client
+        self._states = self._remembered()
+
+    @property
+    def _spacing(self) -> int:
+        """Steps between two states that are remembered."""
+        state = self.release.initial_state()
+        size = sum(value.numel() * value.element_size() for values in state.values() for value in values.values())
+        return 1 if size * len(self.parts) <= STATE_BYTES else max(1, isqrt(len(self.parts)))
+
+    @torch.no_grad()
+    def _remembered(self) -> dict[int, State]:
+        """States before every C-th step, and after the last."""
+        state, spacing = self.release.initial_state(), self._spacing
+        states = {}
+        for number, (_, part) in enumerate(self.parts):
+            if number % spacing == 0:
+                states[number] = state
+            state = _detached(self.release.step(state, number, part))
+        self._difference = self.release.difference(state["weights"]).detach()
+        return states
+
+    @property
+    def mean(self) -> Tensor:
+        """The client's vector."""
+        return applied(self._steps, self._difference)
+
+    @cached_property
+    def _derivative(self) -> Derivative:
+        return derivative_of(self._difference[None], self._steps)
+
+    def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.release.context.num_entries))
+        return torch.cat([work(part) for part in torch.split(columns, size, dim=1)], dim=1)
+
+    def push(self, columns: Tensor) -> Tensor:
+        """The client's J on columns [n d, K]; returns [P, K] of its own vector."""
+        return _on_columns(self._derivative.apply, self._blocks(columns, self._push))
+
+    def pull(self, columns: Tensor) -> Tensor:
+        """Its J^T on columns [P, K]; returns [n d, K]."""
+        return self._blocks(_on_columns(self._derivative.transpose, columns), self._pull)
+
+    def _push(self, columns: Tensor) -> Tensor:
+        tangents = columns.mT.reshape(-1, *self.batch.inputs.shape)
+        state = self.release.initial_state()
+        zero = {
+            kind: {name: value.new_zeros(len(tangents), *value.shape) for name, value in values.items()}
+            for kind, values in state.items()
+        }
+        moved: State = zero
+        for number, (positions, part) in enumerate(self.parts):
+            state, moved = self._pushed_step(state, moved, number, part, tangents[:, positions])
+        flat = [-moved["weights"][name].flatten(1) for name in self.release.parameters]
+        return torch.cat(flat, dim=1).mT
+
+    def _pushed_step(
+        self, state: State, moved: State, number: int, part: Batch, tangents: Tensor
+    ) -> tuple[State, State]:
+        def step(state: State, inputs: Tensor) -> State:
+            return self.release.step(state, number, part.with_inputs(inputs))
+
+        def push(moved: State, tangent: Tensor) -> tuple[State, State]:
+            after: State
+            pushed: State
+            after, pushed = jvp(step, (state, part.inputs), (moved, tangent))  # type: ignore[misc]
+            return after, pushed
+
+        if len(tangents) == 1:  # without vmap layers keep their ordinary, faster kernels
+            after, pushed = push(_mapped(lambda value: value[0], moved), tangents[0])
+            return _detached(after), _mapped(lambda value: value.detach().unsqueeze(0), pushed)
+        after, pushed = vmap(push, out_dims=(None, 0))(moved, tangents)  # type: ignore[arg-type]
+        return _detached(after), _detached(pushed)
+
+    def _pull(self, columns: Tensor) -> Tensor:
+        count = columns.shape[1]
+        pulled = self.batch.inputs.new_zeros(count, *self.batch.inputs.shape)
+        adjoint = self._adjoint(columns)
+        spacing = self._spacing
+        for first in sorted(self._states, reverse=True):
+            states = self._trained_from(first, min(first + spacing, len(self.parts)))
+            while states:
+                number = first + len(states) - 1
+                positions, part = self.parts[number]
+                adjoint, inputs = self._pulled_step(states.pop(), adjoint, number, part)
+                pulled[:, positions] += inputs
+        return pulled.reshape(count, -1).mT
+
+    def _adjoint(self, columns: Tensor) -> State:
+        """lambda_K for J^T u, u the columns [P, K]."""
+        weights = {
+            name: -entries.mT.reshape(-1, *self.release.parameters[name].shape)
+            for name, entries in zip(
+                self.release.parameters,
+                torch.split(columns, [value.numel() for value in self.release.parameters.values()]),
+                strict=True,
+            )
+        }
+        others = {
+            kind: {name: torch.zeros_like(weights[name]) for name in values}
+            for kind, values in self.release.initial_state().items()
+            if kind != "weights"
+        }
+        return {"weights": weights, **others}
+
+    def _trained_from(self, first: int, end: int) -> list[State]:
+        """The states before the steps from ``first`` to before ``end``."""
+        states = [self._states[first]]
+        for number in range(first, end - 1):
+            states.append(_detached(self.release.step(states[-1], number, self.parts[number][1])))
+        return states
+
+    def _pulled_step(self, state: State, adjoint: State, number: int, part: Batch) -> tuple[State, Tensor]:
+        def step(state: State, inputs: Tensor) -> State:
+            return self.release.step(state, number, part.with_inputs(inputs))
+
+        with torch.enable_grad():
+            pullback: Callable[[State], tuple[State, Tensor]]
+            _, pullback = vjp(step, state, part.inputs)  # type: ignore[misc]
+            if len(next(iter(adjoint["weights"].values()))) == 1:
+                before, inputs = pullback(_mapped(lambda value: value[0], adjoint))
+                return _mapped(lambda value: value.detach().unsqueeze(0), before), inputs.detach().unsqueeze(0)
+            before, inputs = vmap(pullback)(adjoint)
+        return _detached(before), inputs.detach()
+
+
+def _mapped(function: Callable[[Tensor], Tensor], state: State) -> State:
+    return {kind: {name: function(value) for name, value in values.items()} for kind, values in state.items()}
+
+
+def _detached(state: State) -> State:
+    return _mapped(Tensor.detach, state)
+
+
+def _on_columns(function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+    """A function of [1, P] on every column of [P, K]."""
+    return torch.stack([function(column[None])[0] for column in columns.unbind(1)], dim=1)

@@ -1,0 +1,157 @@
+"""Every proxy of joint uploads, for both attackers, against dense float64 written from the theory."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cases
+import joint_oracles
+import numpy as np
+import oracles
+import pytest
+import torch
+import torch.nn.functional as F
+from correlated_cases import moments, prior_for
+from torch import nn
+
+from riskaudit.jacobian.joint import joint_jacobian_maker
+from riskaudit.priors import Prior
+from riskaudit.proxies import PROXIES
+from riskaudit.release import Batch, make_release, with_batch_statistics
+from riskaudit.sensitivity import Linearisation, Plan
+from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
+
+SIGMA = 0.01
+
+
+def network() -> nn.Module:
+    """For digits of 8 x 8: 3 convolution channels, 1,072 parameters, float64."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(),
+        nn.Linear(96, 10),
+    ).double().eval()  # fmt: skip
+
+
+def batch_norm_network() -> nn.Module:
+    torch.manual_seed(4)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Tanh(), nn.Conv2d(6, 6, 3, stride=2, padding=1),
+        nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(96, 10),
+    ).double().eval()  # fmt: skip
+    return with_batch_statistics(model)
+
+
+def head_mask() -> oracles.Change:
+    count = sum(value.numel() for value in network().parameters())
+    return lambda released: released[count - 970 :]
+
+
+LOCAL = "local:epochs=2:batch=2:lr=0.2:momentum=0.5:weight_decay=0.1"
+# Text without noise, model, and the same by the oracle.
+CASES = {
+    "mean of 4": ("mean:4", network, joint_oracles.mean_gradient),
+    "clip, then mean": ("clip:1.0,mean:4", network, joint_oracles.mean_of(oracles.clipped(1.0))),
+    "clip of the mean": (
+        "mean:4,clip:0.5",
+        network,
+        joint_oracles.then(joint_oracles.mean_gradient, oracles.clipped(0.5)),
+    ),
+    "batch norm in train mode": ("mean:4", batch_norm_network, joint_oracles.mean_gradient),
+    "momentum": (LOCAL, network, joint_oracles.trained(2, 2, 0.2, 0.5, 0.1)),
+    "local batch norm": ("local:epochs=2:batch=2:lr=0.2", batch_norm_network, joint_oracles.trained(2, 2, 0.2)),
+    "Adam": (
+        "local:epochs=1:batch=2:lr=0.01:optimizer=adam",
+        network,
+        joint_oracles.trained(1, 2, 0.01, optimizer="adam"),
+    ),
+    "shared head": ("mean:4,share:5.*", network, joint_oracles.then(joint_oracles.mean_gradient, head_mask())),
+    "secure aggregation": (
+        "local:epochs=2:batch=1:lr=0.2,secagg:2",
+        network,
+        joint_oracles.of_clients(2, joint_oracles.trained(2, 1, 0.2)),
+    ),
+}
+
+
+def prior_named(name: str) -> Prior:
+    return cases.PRIOR if name == "isotropic" else prior_for("lenet", name)
+
+
+def uploads_of(case: str) -> int:
+    """Local training makes one upload of all samples."""
+    return 2 if CASES[case][0].startswith(("mean", "clip")) else 1
+
+
+def samples(uploads: int) -> Batch:
+    return cases.digits(4 * uploads)
+
+
+def linearise(case: str, prior: str, how: Plan | None = None) -> Linearisation:
+    text, build, _ = CASES[case]
+    release = make_release(build(), F.cross_entropy, f"{text},gaussian:{SIGMA}")
+    data = samples(uploads_of(case))
+    batch = data.in_uploads(release.uploads(len(data)))
+    maker = joint_jacobian_maker(release, batch.select([0]))
+    assert maker.kind == ("generic" if release.spec.training is None else "unrolled")
+    return Linearisation(maker(batch), list(range(0, len(data), 4)), prior_named(prior), how or cases.plan(), 0)
+
+
+@lru_cache
+def truths(case: str, prior: str) -> list[joint_oracles.Truth]:
+    text, build, released = CASES[case]
+    release, model = make_release(build(), F.cross_entropy, f"{text},gaussian:{SIGMA}"), build()
+    rows, data = [], samples(uploads_of(case))
+    for number in range(uploads_of(case)):
+        part = slice(4 * number, 4 * number + 4)
+        x, targets = data.inputs[part], data.targets[part]
+        J = joint_oracles.jacobian(released, model, x, targets)
+        r = released(model, x, targets).detach().numpy()
+        delta = release.sample_noise(sample_generator(0, 4 * number, NOISE_STREAM)).numpy()
+        gaussians = [(np.full(64, 0.5), 0.09 * np.eye(64))] * 4
+        if prior != "isotropic":
+            gaussians = [moments(prior_named(prior), int(target)) for target in targets]
+        means, covariances = zip(*gaussians, strict=True)
+        displacement = x.flatten().numpy() - np.concatenate(means)
+        rows.append(joint_oracles.truth(J, r, delta, displacement, SIGMA, covariances))
+    return rows
+
+
+@pytest.mark.parametrize("prior", ["isotropic", "class"])
+@pytest.mark.parametrize("case", CASES)
+def test_dense_is_the_theory(case: str, prior: str) -> None:
+    at = linearise(case, prior)
+    scores = {name: proxy.score(at) for name, proxy in PROXIES.items()}
+    for number, expected in enumerate(truths(case, prior)):
+        for sample, row in enumerate(expected.samples):
+            for name, value in row.items():
+                estimate = scores[name].for_samples(len(at)).estimates[4 * number + sample]
+                assert estimate.status == "exact", (name, estimate)
+                assert estimate.value == pytest.approx(value, rel=expected.tolerance(name)), name
+        for name, value in expected.whole.items():
+            found = scores[name].for_samples(len(at)).estimates[4 * number]
+            if found.value is None:  # not to be told from 0
+                assert found.high < 1e-9 * expected.whole["lavp_cosine_max"]
+                continue
+            assert found.value == pytest.approx(value, rel=expected.tolerance(name)), name
+
+
+@pytest.mark.parametrize("max_matvecs", [1, 6, 64])
+@pytest.mark.parametrize("prior", ["isotropic", "class"])
+@pytest.mark.parametrize("case", ["mean of 4", "clip of the mean", "momentum"])
+def test_brackets_hold_the_truth(case: str, prior: str, max_matvecs: int) -> None:
+    how = cases.plan("lanczos", "quadrature", max_matvecs=max_matvecs, failure=1e-4, max_probes=16, precision=0.1)
+    at = linearise(case, prior, how)
+    scores = {name: proxy.score(at).for_samples(len(at)) for name, proxy in PROXIES.items()}
+    for number, expected in enumerate(truths(case, prior)):
+        for sample, row in enumerate(expected.samples):
+            for name, value in row.items():
+                estimate = scores[name].estimates[4 * number + sample]
+                assert estimate.status in ("bracketed", "not_converged"), name
+                assert estimate.low is None or estimate.low * (1 - 1e-9) <= value, (name, estimate, value)
+                assert estimate.high is None or value <= estimate.high * (1 + 1e-9), (name, estimate, value)
+            if max_matvecs == 64:
+                for name in ("revealed_fraction", "informed_revealed_fraction"):
+                    estimate = scores[name].estimates[4 * number + sample]
+                    assert estimate.high - estimate.low < 0.5, (name, estimate)
+    assert at.matvecs > 0
