@@ -61,6 +61,8 @@ class Analytic(Attack):
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
         began = time.perf_counter()
+        if observation.release.coupling == "joint":
+            raise AttackNotApplicable("the input can be divided out of one sample's gradient only, not out of a mean")
         layer = whole_input_layer(observation.release, observation.input_shape)
         rows = observation.released[:, layer.weight].double().reshape(len(observation), -1, observation.dimension)
         signals = observation.released[:, layer.bias].double()

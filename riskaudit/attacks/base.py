@@ -16,7 +16,7 @@ from torch import Tensor
 
 from riskaudit.errors import SettingsError
 from riskaudit.jacobian import JacobianFactory
-from riskaudit.priors.base import BoundPrior, Prior
+from riskaudit.priors import BoundPrior, Prior, in_uploads
 from riskaudit.release import Batch, Release
 from riskaudit.results import AttackInfo, Status
 
@@ -66,10 +66,13 @@ class Observation:
         return replace(self, targets=targets)
 
     def bound_prior(self) -> BoundPrior:
-        """The prior at the samples; their targets must be known."""
-        return self.prior.bind(
-            self.known_targets, self.released.new_empty(len(self) * self.upload_size, self.dimension)
-        )
+        """The prior at the uploads, [B, n d]; the targets must be known."""
+        return in_uploads(self.sample_prior(), self.upload_size)
+
+    def sample_prior(self) -> BoundPrior:
+        """The prior at the samples, [B n, d]; the targets must be known."""
+        like = self.released.new_empty(len(self) * self.upload_size, self.dimension)
+        return self.prior.bind(self.known_targets, like)
 
     @property
     def known_targets(self) -> Tensor:
@@ -86,6 +89,15 @@ class Observation:
     def dimension(self) -> int:
         """Number of coordinates d of one input."""
         return int(torch.Size(self.input_shape).numel())
+
+    @property
+    def upload_dimension(self) -> int:
+        """Number of coordinates n d of an upload's inputs."""
+        return self.upload_size * self.dimension
+
+    def images(self, points: Tensor) -> Tensor:
+        """Guesses [R, n d] at uploads as inputs, [R n, *S]."""
+        return points.reshape(-1, *self.input_shape)
 
     def batch(self, guess: Tensor) -> Batch:
         """Guesses [B, n d] or [B n, *S] as uploads of the release."""

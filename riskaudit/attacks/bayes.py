@@ -95,7 +95,7 @@ class BayesOptimal(Attack):
         kind = self._kind(observation)
         rows, offsets = len(observation) * self.restarts, None
         if self.delta > 0:
-            drawn = in_ball(rows, observation.dimension, self.num_points, self.delta, generator)
+            drawn = in_ball(rows, observation.upload_dimension, self.num_points, self.delta, generator)
             offsets = drawn.to(observation.released)
         # These priors know of no box, and the posterior would be another one with it.
         box = None if kind in ("gaussian", "laplace") else observation.input_range

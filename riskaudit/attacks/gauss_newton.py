@@ -94,7 +94,7 @@ class GaussNewton(Attack):
             # Without a prior, all that is known of the input is its range.
             inputs = inputs.clamp(*observation.input_range)
         return Reconstruction(
-            inputs=inputs.reshape(count, *observation.input_shape),
+            inputs=observation.images(inputs),
             objective=2 * best.value / (sigma * sigma if sigma > 0 else 1.0),
             status=tuple(status_of(best, row) for row in range(count)),
             steps=best.steps,

@@ -21,9 +21,12 @@ from torch import Tensor
 from riskaudit.attacks.base import AttackNotApplicable, Observation
 from riskaudit.attacks.linear_layers import LinearCall, linear_calls
 from riskaudit.release import Release
+from riskaudit.release.local_training import LocalTrainingRelease
 
 # The bias says where up is once it stands out of its noise by so many standard deviations.
 CLEAR = 3.0
+# Inputs that stand for an upload's samples, drawn from the prior.
+NUM_DUMMIES = 64
 # Rounds of alternating least squares.
 ALTERNATIONS = 20
 
@@ -40,22 +43,58 @@ def with_labels(observation: Observation) -> Observation:
 
 
 def recover_labels(observation: Observation) -> Tensor:
-    """The most likely label of every sample, [B], int64.
+    """The most likely label of every sample, [B n], int64; ascending within an upload of several.
 
     Raises:
         AttackNotApplicable: the loss isn't cross-entropy, or the model doesn't end in a fully connected layer
             whose own gradient is released.
     """
+    if observation.release.coupling == "joint":
+        return _labels_of_uploads(observation)
     layer = OutputLayer(observation.release, observation.input_shape)
     labels = [layer.label(released) for released in observation.released]
     return torch.tensor(labels, dtype=torch.int64, device=observation.released.device)
 
 
+def _labels_of_uploads(observation: Observation) -> Tensor:
+    """The labels in every upload, by `recover_batch_labels` on what stands for its mean gradient."""
+    release = observation.release
+    if release.spec.all_steps:
+        raise AttackNotApplicable("labels can be read off the mean gradient or the difference of weights as it is only")
+    scale = 1.0
+    if isinstance(release, LocalTrainingRelease):
+        scale = _steps_of_one_rate(release, observation.upload_size // release.spec.num_clients)
+    like = observation.released.new_empty(NUM_DUMMIES, observation.dimension)
+    prior = observation.prior.bind(torch.full((NUM_DUMMIES,), -1, device=like.device), like)
+    draws = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    dummies = observation.images(prior.mean + prior.root(draws))
+    if observation.input_range is not None:
+        dummies = dummies.clamp(*observation.input_range)
+    recovered = [
+        recover_batch_labels(release, released / scale, observation.upload_size, dummies)
+        for released in observation.released
+    ]
+    return torch.cat(recovered)
+
+
+def _steps_of_one_rate(release: LocalTrainingRelease, num_samples: int) -> float:
+    """What the mean gradient is multiplied by in a difference of weights, were it the same at all K steps.
+
+    Raises:
+        AttackNotApplicable: the difference isn't a sum of gradients.
+    """
+    training = release.training
+    if training.optimizer != "sgd":
+        raise AttackNotApplicable(f"labels can't be read off a difference of weights by {training.optimizer}")
+    velocity = total = 0.0
+    for _ in training.mini_batches(num_samples):
+        velocity = training.momentum * velocity + 1.0
+        total += velocity
+    return training.lr * total
+
+
 def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
     """How many samples of every class a mean gradient holds, [C], int64, adding up to ``num_samples``.
-
-    What an attack on a joint release, whose uploads hold several samples, begins with; those on per-sample releases
-    have `recover_labels`.
 
     Args:
         release: the model and its loss.

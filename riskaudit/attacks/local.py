@@ -29,7 +29,7 @@ class Local(Attack):
     """Levenberg-Marquardt without prior from a given start.
 
     Attributes:
-        start: the truth, [B, *S], from the caller, since an observation doesn't hold it; SettingsError without.
+        start: the truth, [B n, *S], from the caller, since an observation doesn't hold it; SettingsError without.
         steps: Levenberg-Marquardt steps per sample.
         restarts: there is one start only.
         products: of conjugate gradient per step at most.
@@ -53,17 +53,19 @@ class Local(Attack):
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        if self.start is None or len(self.start) != len(observation):
+        if self.start is None or len(self.start) != len(observation) * observation.upload_size:
             raise SettingsError("expected a start for every sample; the attack local begins at the truth")
         started = time.perf_counter()
         observation = with_labels(observation)
         weights = torch.zeros(len(observation), dtype=torch.float64, device=observation.released.device)
-        problem = MatchingProblem(observation, white_prior(self.start.flatten(1).to(observation.released)), weights)
+        problem = MatchingProblem(
+            observation, white_prior(self.start.reshape(len(observation), -1).to(observation.released)), weights
+        )
         state = problem.start(torch.zeros_like(problem.prior.mean))
         state = problem.minimise(state, StoppingRule(self.steps, self.products, self.forcing, self.tolerance))
         scale = problem.sigma * problem.sigma if problem.sigma > 0 else 1.0
         return Reconstruction(
-            inputs=problem.inputs(state.point).reshape(len(observation), *observation.input_shape),
+            inputs=observation.images(problem.inputs(state.point)),
             objective=2 * state.value / scale,
             status=tuple(status_of(state, row) for row in range(len(observation))),
             steps=state.steps,

@@ -24,7 +24,8 @@ def explains(observation: Observation, reconstruction: Reconstruction) -> list[b
     labelled = observation.with_targets(reconstruction.targets)
     with torch.no_grad():
         inputs = reconstruction.inputs.to(observation.released)
-        alone = (labelled.select([index]).batch(inputs[[index]]) for index in range(len(labelled)))
+        uploads = inputs.reshape(len(labelled), -1)
+        alone = (labelled.select([index]).batch(uploads[[index]]) for index in range(len(labelled)))
         means = [labelled.jacobian(batch).mean()[0] for batch in alone]
     residuals = (observation.released - torch.stack(means)).double()
     within = _within(observation, residuals)

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -34,10 +35,10 @@ from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import load_samples
 from riskaudit.inputs.architectures.convolutional import WIDTH, LeNet
-from riskaudit.jacobian import JacobianMaker
+from riskaudit.jacobian import AnyJacobianMaker
 from riskaudit.metrics import Metric, Subject, make_metrics, measure
 from riskaudit.metrics.pixels import mean_squared_error
-from riskaudit.release import PerSampleRelease
+from riskaudit.release import Release
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.rows import AttackRow, Control
@@ -60,7 +61,7 @@ def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | Non
     return {name: value for name, value in values.items() if not isinstance(value, Tensor) and name != "start"}
 
 
-def noise_levels(release: PerSampleRelease, noise_stds: Sequence[float]) -> dict[float, float | None]:
+def noise_levels(release: Release, noise_stds: Sequence[float]) -> dict[float, float | None]:
     """What `Client.at_noise` takes, by std; the release's own noise where none is named.
 
     Raises:
@@ -79,7 +80,7 @@ class Target:
     """A client's release at one noise level, ready to be observed."""
 
     client: Client
-    jacobian: JacobianMaker
+    jacobian: AnyJacobianMaker
     noise_std: float
     labels_known: bool
 
@@ -90,11 +91,16 @@ class Target:
         return cls(client, client.jacobian(release), 0.0 if release.noise is None else release.noise.std, labels_known)
 
     def observe(self, indices: list[int]) -> Observation:
-        """What the attacker gets of some samples: the noise is the draw that map_i2f and i2f were computed for."""
-        batch, release, seed = self.client.batch(indices), self.jacobian.release, self.client.settings.seed
+        """What the attacker gets of some samples: the noise is the draw that map_i2f and i2f were computed for.
+
+        Args:
+            indices: of the samples of whole uploads.
+        """
+        size, release, seed = self.client.upload_size, self.jacobian.release, self.client.settings.seed
+        batch = self.client.upload_batch([index // size for index in indices[::size]])
         released = self.jacobian(batch).mean().detach()
         if release.noise is not None:
-            drawn = [release.sample_noise(sample_generator(seed, index, NOISE_STREAM)) for index in indices]
+            drawn = [release.sample_noise(sample_generator(seed, index, NOISE_STREAM)) for index in indices[::size]]
             released = released + torch.stack(drawn)
         return Observation(
             released=released,
@@ -103,6 +109,7 @@ class Target:
             prior=self.client.chosen.prior,
             targets=batch.targets if self.labels_known else None,
             input_range=self.client.input_range,
+            upload_size=size,
         )
 
 
@@ -147,22 +154,40 @@ def attack_rows(
             )
             for sample in ids
         ]
-    measured = measure(metrics, reconstruction.inputs, target.client.batch(indices).inputs)
+    truth, size = target.client.batch(indices).inputs, target.client.upload_size
+    order = matched_order(reconstruction.inputs, truth, size)
+    inputs, labels = reconstruction.inputs[order], reconstruction.targets[order]
+    measured = measure(metrics, inputs, truth)
     objectives = reconstruction.objective.tolist()
     return [
         make(
             sample_id=sample,
-            status=reconstruction.status[position],
+            status=reconstruction.status[position // size],
             metrics=measured[position],
-            objective=objectives[position] if np.isfinite(objectives[position]) else None,
-            steps=int(reconstruction.steps[position]),
+            objective=objectives[position // size] if np.isfinite(objectives[position // size]) else None,
+            steps=int(reconstruction.steps[position // size]),
             restarts=reconstruction.restarts,
             seconds=reconstruction.seconds / len(ids),
-            recovered_label=None if target.labels_known else int(reconstruction.targets[position]),
-            image_png=image_png(reconstruction.inputs[position]) if show else None,
+            recovered_label=None if target.labels_known else int(labels[position]),
+            image_png=image_png(inputs[position]) if show else None,
         )
         for position, sample in enumerate(ids)
     ]
+
+
+def matched_order(guesses: Tensor, truth: Tensor, upload_size: int) -> list[int]:
+    """Which guess [B n, *S] stands for which sample: the assignment within each upload with the least squared errors.
+
+    Samples of one class begin from one mean and may come out in each other's places; the auditor knows better.
+    """
+    order = []
+    for first in range(0, len(truth), upload_size):
+        part = slice(first, first + upload_size)
+        costs = torch.cdist(guesses[part].flatten(1).double(), truth[part].flatten(1).double()).square()
+        rows, columns = linear_sum_assignment(costs.nan_to_num(torch.inf).clamp_max(1e300).cpu().numpy())
+        places = dict(zip(columns.tolist(), rows.tolist(), strict=True))
+        order += [first + places[place] for place in range(len(costs))]
+    return order
 
 
 def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
@@ -205,10 +230,11 @@ def attack_trials(
     labels_known: bool = True,
     metrics: tuple[str, ...] = ("rmse",),
     show_samples: bool = False,
+    upload_size: int = 1,
 ) -> list[AttackTrial]:
-    """Every attack at every noise level on every batch of the usable samples."""
-    trials = []
-    for (level, noise_std), (name, attack), batch in product(levels.items(), attacks.items(), batches(len(usable))):
+    """Every attack at every noise level on every batch of the usable samples, those of an upload together."""
+    trials, parts = [], batches(len(usable), upload_size)
+    for (level, noise_std), (name, attack), batch in product(levels.items(), attacks.items(), parts):
         indices = tuple(usable[position] for position in batch)
         key = f"{name} {level!r} {indices[0]}"
         trials.append(
@@ -222,9 +248,10 @@ def rows_of(results: Sequence[list[dict[str, Any]]]) -> list[AttackRow]:
     return [AttackRow.model_validate(row) for result in results for row in result]
 
 
-def batches(count: int) -> list[list[int]]:
-    """Positions of samples that are attacked together."""
-    return [list(range(first, min(first + BATCH_SIZE, count))) for first in range(0, count, BATCH_SIZE)]
+def batches(count: int, upload_size: int = 1) -> list[list[int]]:
+    """Positions of samples that are attacked together: of whole uploads."""
+    size = max(1, BATCH_SIZE // upload_size) * upload_size
+    return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
 
 
 def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:

@@ -113,8 +113,8 @@ class MatchingProblem:
 
     @property
     def point_shape(self) -> tuple[int, int]:
-        """Shape of w, (B, d)."""
-        return len(self.observation), self.observation.dimension
+        """Shape of w, (B, n d)."""
+        return len(self.observation), self.observation.upload_dimension
 
     def select(self, rows: list[int]) -> MatchingProblem:
         """The problem of some samples; one may occur several times."""
@@ -180,7 +180,7 @@ class MatchingProblem:
 
     def _negligible(self, promised: Tensor, moved: Tensor, tolerance: float) -> Tensor:
         """Whether what a step promises, or without noise how far it goes, no longer matters."""
-        d = self.observation.dimension
+        d = self.observation.upload_dimension
         if self.sigma > 0:
             return 2 * promised <= tolerance * self.sigma * self.sigma * d
         return moved <= tolerance * tolerance * d

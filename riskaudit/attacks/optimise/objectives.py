@@ -50,15 +50,15 @@ class Term:
 @final
 @dataclass(frozen=True, eq=False)
 class Objective(Function):
-    """weight D(r(z), obs) + sum of the terms, for rows that are samples x restarts.
+    """weight D(r(z), obs) + sum of the terms, for rows that are uploads x restarts.
 
     Attributes:
         observation: of every row; its targets are known.
-        samples: the number of the sample that each row is a guess at, [R].
+        samples: the number of the upload that each row is a guess at, [R].
         matching: D.
         terms: regularisers.
         matching_weight: of D.
-        offsets: points around the guess over which D is averaged, [R, k, d]; None for the guess alone.
+        offsets: points around the guess over which D is averaged, [R, k, n d]; None for the guess alone.
     """
 
     observation: Observation
@@ -89,7 +89,7 @@ class Objective(Function):
         value, gradient = self._matched(points)
         value, gradient = self.matching_weight * value, self.matching_weight * gradient
         for term, penalty in zip(self.terms, self._penalties, strict=True):
-            penalty_value, slope = self._penalised(penalty, points)
+            penalty_value, slope = self._penalised(term.regulariser, penalty, points)
             value = value + term.weight * penalty_value
             gradient = gradient + term.weight_at(share) * slope
         return value, gradient
@@ -127,16 +127,20 @@ class Objective(Function):
             gradients.append(jacobian.rmatvec(cotangent).detach())
         return torch.cat(values), torch.cat(gradients)
 
-    def _penalised(self, penalty: Penalty, points: Tensor) -> tuple[Tensor, Tensor]:
+    def _penalised(self, regulariser: Regulariser, penalty: Penalty, points: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             inputs = points.detach().requires_grad_()
-            value = penalty(inputs.reshape(len(points), *self.observation.input_shape))
+            of_images = penalty(self.observation.images(inputs)).reshape(len(points), -1)
+            value = of_images.sum(1) if regulariser.is_density else of_images.mean(1)
             (gradient,) = torch.autograd.grad(value.sum(), inputs)
         return value.detach(), gradient
 
     @cached_property
     def _penalties(self) -> list[Penalty]:
-        return [term.regulariser.bind(self.observation, self.samples) for term in self.terms]
+        size = self.observation.upload_size
+        slots = torch.arange(size, device=self.samples.device)
+        samples = (size * self.samples[:, None] + slots).flatten()
+        return [term.regulariser.bind(self.observation, samples) for term in self.terms]
 
     @cached_property
     def _chunks(self) -> list[tuple[list[int], Observation, Measure]]:

@@ -21,7 +21,7 @@ from riskaudit.attacks.base import Observation
 from riskaudit.release import Release
 
 Penalty: TypeAlias = Callable[[Tensor], Tensor]
-"""Guesses [R, *S] to penalties [R], float64, differentiable."""
+"""Guesses [R n, *S] at the samples of uploads to penalties [R n], float64, differentiable."""
 
 
 class Regulariser(ABC):
@@ -29,6 +29,8 @@ class Regulariser(ABC):
 
     couples: bool = False
     """Whether rows of one sample see each other."""
+    is_density: bool = False
+    """Whether it is -log p of one input, so that those of an upload add up; of others the mean counts."""
 
     @abstractmethod
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
@@ -36,7 +38,7 @@ class Regulariser(ABC):
 
         Args:
             observation: of the rows.
-            samples: the number of the sample that each row is a guess at, [R].
+            samples: the number of the sample that each guess is one at, [R n].
         """
 
 
@@ -50,6 +52,11 @@ class TotalVariation(Regulariser):
     """
 
     reduction: Literal["mean", "sum"] = "mean"
+
+    @property
+    @override
+    def is_density(self) -> bool:  # type: ignore[override]
+        return self.reduction == "sum"
 
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
@@ -77,7 +84,7 @@ class SquaredNorm(Regulariser):
 
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        mean = observation.bound_prior().mean
+        mean = observation.sample_prior().mean
         return lambda inputs: 0.5 * (inputs.flatten(1) - mean).double().square().mean(-1)
 
 
@@ -86,9 +93,11 @@ class SquaredNorm(Regulariser):
 class GaussianPenalty(Regulariser):
     """-log p of the observation's own prior N(mu, L L^T) up to a constant: ||L^-1 (z - mu)||^2 / 2."""
 
+    is_density: bool = True
+
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        prior = observation.bound_prior()
+        prior = observation.sample_prior()
 
         def penalty(inputs: Tensor) -> Tensor:
             points = inputs.flatten(1)
@@ -110,9 +119,11 @@ class LaplacePenalty(Regulariser):
     Mean and standard deviation are those of the observation's own prior: mu, and sqrt(tr C / d) for all coordinates.
     """
 
+    is_density: bool = True
+
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        prior = observation.bound_prior()
+        prior = observation.sample_prior()
         scale = (prior.variance / 2).sqrt()
         return lambda inputs: (inputs.flatten(1) - prior.mean).double().abs().sum(-1) / scale
 
@@ -121,6 +132,8 @@ class LaplacePenalty(Regulariser):
 @dataclass(frozen=True)
 class PixelRange(Regulariser):
     """Sum of squares by which coordinates leave the range of the inputs; 0 where it isn't known."""
+
+    is_density: bool = True
 
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:

@@ -59,7 +59,7 @@ def best_of(
     failed = torch.tensor([state == "failed" for state in status], device=rows.device)
     points = torch.where(failed[:, None], without_guess(observation, prior), outcome.points[rows])
     return Reconstruction(
-        inputs=points.reshape(count, *observation.input_shape),
+        inputs=observation.images(points),
         objective=outcome.value[rows],
         status=status,
         steps=outcome.steps[rows],

@@ -16,7 +16,7 @@ Start: TypeAlias = Literal["gaussian", "uniform", "prior", "mean"]
 def draw_starts(
     kind: Start, observation: Observation, prior: BoundPrior, restarts: int, generator: torch.Generator
 ) -> Tensor:
-    """The first guesses, [B * restarts, d], rows of one sample together.
+    """The first guesses, [B * restarts, n d], rows of one upload together.
 
     Args:
         kind: "gaussian", independent coordinates with the prior's mean and standard deviation (the papers' standard
@@ -27,7 +27,7 @@ def draw_starts(
         restarts: guesses per sample.
         generator: on the CPU.
     """
-    count, dimension = len(observation), observation.dimension
+    count, dimension = len(observation), observation.upload_dimension
     like = observation.released
     rows = [index for index in range(count) for _ in range(restarts)]
     shape = (count * restarts, dimension)

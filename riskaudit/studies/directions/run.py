@@ -23,6 +23,7 @@ from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.plan import choose_plan
 from riskaudit.engine import Trial, make_engine, progress_after
+from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.jacobian import JacobianMaker
 from riskaudit.results import AuditResult, Record, Status
@@ -120,13 +121,20 @@ class Setting:
     def of(cls, client: Client, looked_at: DirectionSettings) -> Setting:
         """That of a client."""
         release, noisy = client.release, client.noisy
+        if client.is_joint:
+            raise SettingsError(
+                f"directions are worked out for samples that leave alone, found `release` {release.spec}; "
+                "leave out mean, secagg and local"
+            )
         assert noisy.noise is not None
+        quiet = client.jacobian(release.without_noise())
+        assert isinstance(quiet, JacobianMaker)
         sigma, dimension = noisy.noise.fisher_std, client.samples.inputs[0].numel()
         # Directions need the spectrum whatever proxies were asked for.
         settings = replace(client.settings, proxies=None)
         return cls(
             sigma,
-            client.jacobian(release.without_noise()),
+            quiet,
             layer_places(release),
             Budget(noisy.noise.std, noisy.noisy_entries.double(), client.chosen.info.std),
             looked_at.norm or sigma * dimension**0.5,

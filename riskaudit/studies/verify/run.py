@@ -143,6 +143,7 @@ class Verification(Study[VerifyStudy]):
             labels_known=self.settings.labels_known,
             metrics=reported_metrics(),
             show_samples=self.show_samples,
+            upload_size=client.upload_size,
         )
         return [ControlTrial(self.attacks), *attacked]
 
@@ -182,7 +183,7 @@ class Verification(Study[VerifyStudy]):
             knowledge=AttackerKnowledge(
                 labels_known=self.settings.labels_known,
                 batch_norm_statistics_known=True,
-                rest_of_batch_known=True,
+                rest_of_batch_known=not client.is_joint,
                 prior=client.chosen.info.kind,
                 input_range_known=client.input_range is not None,
             ),
@@ -210,13 +211,14 @@ class Verification(Study[VerifyStudy]):
 
 
 def usable_samples(client: Client) -> list[int]:
-    """Samples whose loss and release are finite; the others have failed rows in the audit."""
-    maker = client.jacobian(client.release)
+    """Samples of uploads whose losses and release are finite; the others have failed rows in the audit."""
+    maker, size = client.jacobian(client.release), client.upload_size
     usable: list[int] = []
-    for indices in batches(len(client.samples)):
-        jacobian = maker(client.batch(indices))
-        finite = torch.isfinite(jacobian.losses()) & torch.isfinite(jacobian.norms)
-        usable += [index for index, is_finite in zip(indices, finite.tolist(), strict=True) if is_finite]
+    for numbers in batches(len(client.uploads)):
+        jacobian = maker(client.upload_batch(numbers))
+        finite = torch.isfinite(jacobian.losses()).reshape(-1, size).all(1) & torch.isfinite(jacobian.norms)
+        for number, is_finite in zip(numbers, finite.tolist(), strict=True):
+            usable += client.uploads[number].positions if is_finite else ()
     return usable
 
 
