@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
-from riskaudit.results import RELIABLE, AuditResult, Estimate, PolicyOutcome, SampleRow
+from riskaudit.results import RELIABLE, Attacker, AuditResult, Estimate, PolicyOutcome, SampleRow
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.settings import CHECKED, Positive, Settings, Share, fields_of
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Policy(Settings):
         if not limits:
             return PolicyOutcome(decision="warn", reasons=["the policy sets no limit"], limits={}, source=source)
         judgement = replace(self, max_total_revealed=None).judge(
-            [_exposure(row, result.prior.std) for row in result.samples]
+            [_exposure(row, result.prior.std, attacker_of(result.release)) for row in result.samples]
         )
         reasons = judgement.reasons
         if not result.release.defended:
@@ -289,9 +290,10 @@ def _within(total: int, unassessed: Sequence[str]) -> str:
     return f"{total - len(unassessed)} of {total} samples are within the limits, the others were not assessed"
 
 
-def _exposure(row: SampleRow, prior_std: float) -> Exposure:
+def _exposure(row: SampleRow, prior_std: float, attacker: Attacker | None) -> Exposure:
     """One sample of an audit: as certified, and where there is a calibration, as calibrated, whichever is worse."""
-    revealed, rmse = _range(row, "revealed_fraction", 0.0, 1.0), _range(row, "posterior_rmse", 0.0, math.inf)
+    revealed = _range(row, headline_of(attacker), 0.0, 1.0)
+    rmse = _range(row, error_of(attacker), 0.0, math.inf)
     if row.concentration > 1:
         revealed, rmse = concentrated(revealed, row.concentration, prior_std)
     group = str(row.target) if isinstance(row.target, int) else None

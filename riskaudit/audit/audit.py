@@ -30,7 +30,7 @@ from riskaudit.engine import Engine, Progress, SerialEngine, make_engine
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.discrete import SPARSE_CODES
-from riskaudit.proxies import PROXIES
+from riskaudit.proxies import proxies_for
 from riskaudit.release.shares import shares_of
 from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Tool
 from riskaudit.sensitivity import Information
@@ -116,7 +116,7 @@ def audit_client(
         checkpoint=checkpoint_info(client.checkpoint, doubt),
         data=data,
         release=release_info(client),
-        threat_model=threat_model(client.checkpoint.model),
+        threat_model=threat_model(client),
         prior=client.chosen.info,
         settings=settings_info(client, plan.solvers),
         cost=Cost(
@@ -124,7 +124,9 @@ def audit_client(
             matvecs=audited.matvecs,
             peak_memory_bytes=peak_memory(client.device),
         ),
-        proxies=[proxy.info(_missing_reason(name, audited)) for name, proxy in PROXIES.items()],
+        proxies=[
+            proxy.info(_missing_reason(name, audited)) for name, proxy in proxies_for(joint=client.is_joint).items()
+        ],
         samples=rows,
         classes=class_rows(rows, samples.class_names, settings.seed),
         fairness=inequalities(rows),

@@ -17,8 +17,17 @@ from riskaudit.audit.settings import AuditSettings
 from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
-from riskaudit.jacobian import JacobianMaker, jacobian_maker
-from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.jacobian import AnyJacobianMaker, jacobian_maker, joint_jacobian_maker
+from riskaudit.release import (
+    Batch,
+    PerSampleRelease,
+    Release,
+    ReleaseSpec,
+    Upload,
+    make_release,
+    with_batch_statistics,
+)
+from riskaudit.release.joint import JointRelease
 
 # Samples on which the Jacobian is tried before the work begins.
 TRIED_SAMPLES = 4
@@ -52,11 +61,15 @@ class ClientDescription:
         loss = load_loss(settings.loss)
         checkpoint, samples = fit_together(self.checkpoint, self.samples, loss)
         model = copy_model(checkpoint.model).to(device=settings.torch_device(), dtype=settings.torch_dtype())
-        release = PerSampleRelease(model, loss, settings.release)
+        is_joint = ReleaseSpec.parse(settings.release).is_joint
+        if not is_joint:
+            refuse_coupling(model, samples, settings)
+        elif settings.batch_norm != "running":
+            model = with_batch_statistics(model)
+        release = make_release(model, loss, settings.release)
         prior = choose_prior(settings, samples)
-        refuse_coupling(model, samples, settings)
-        first = samples.select(list(range(min(len(samples), TRIED_SAMPLES))))
-        maker = _tried_maker(release, _batch_of(first, release))
+        first = release.uploads(len(samples))[: 1 if is_joint else TRIED_SAMPLES]
+        maker = _tried_maker(release, _batch_of(samples, first, release))
         client = Client(checkpoint, samples, settings, loss, release, prior, maker, self)
         # What a class makes of itself when it is pickled need not be what it was.
         if self.norms is not None and not _agree(client.norms(), self.norms, release.dtype):
@@ -89,9 +102,9 @@ class Client:
     samples: Samples
     settings: AuditSettings
     loss: Loss
-    release: PerSampleRelease
+    release: Release
     chosen: ChosenPrior
-    maker: JacobianMaker
+    maker: AnyJacobianMaker
     source: ClientDescription
 
     @cached_property
@@ -101,7 +114,8 @@ class Client:
 
     def norms(self) -> tuple[float, ...]:
         """2-norms of what the first samples release, before noise."""
-        batch = self.batch(list(range(min(len(self.samples), TRIED_SAMPLES))))
+        count = 1 if self.is_joint else TRIED_SAMPLES
+        batch = self.upload_batch(list(range(min(len(self.uploads), count))))
         return tuple(self.release.mean(batch).detach().norm(dim=1).tolist())
 
     @property
@@ -109,12 +123,36 @@ class Client:
         """Where the work is done."""
         return self.release.device
 
-    def batch(self, indices: list[int]) -> Batch:
-        """Some samples, where and as the release works."""
-        return _batch_of(self.samples.select(indices), self.release)
+    @property
+    def is_joint(self) -> bool:
+        """Whether several samples leave together."""
+        return self.release.coupling == "joint"
 
     @property
-    def noisy(self) -> PerSampleRelease:
+    def mixes_samples(self) -> bool:
+        """Whether batch norm takes the statistics of the batch."""
+        return isinstance(self.release, JointRelease) and self.release.mixes_samples
+
+    @cached_property
+    def uploads(self) -> Sequence[Upload]:
+        """Which samples leave together, in their order."""
+        return self.release.uploads(len(self.samples))
+
+    @property
+    def upload_size(self) -> int:
+        """Samples of an upload."""
+        return len(self.uploads[0])
+
+    def batch(self, indices: list[int]) -> Batch:
+        """Some samples, each by itself, where and as the release works."""
+        return _batch_of(self.samples, [Upload((index,)) for index in indices], self.release)
+
+    def upload_batch(self, numbers: list[int]) -> Batch:
+        """Some uploads, likewise."""
+        return _batch_of(self.samples, [self.uploads[number] for number in numbers], self.release)
+
+    @property
+    def noisy(self) -> Release:
         """The release with its noise, or with the reference noise where it has none."""
         return (
             self.release if self.release.noise is not None else self.release.with_noise(self.settings.reference_noise)
@@ -139,9 +177,9 @@ class Client:
         release = self.release.with_noise(std) if std > 0 else self.release.without_noise()
         return replace(self, release=release)
 
-    def jacobian(self, release: PerSampleRelease) -> JacobianMaker:
-        """Makes J of a release of this model."""
-        return replace(self.maker, release=release)
+    def jacobian(self, release: Release) -> AnyJacobianMaker:
+        """Makes J of a release of this model, of the same coupling."""
+        return self.maker.of(release)
 
 
 def make_client(checkpoint: Checkpoint | nn.Module, samples: Samples, settings: AuditSettings) -> Client:
@@ -162,19 +200,26 @@ def _agree(norms: Sequence[float], expected: Sequence[float], dtype: torch.dtype
     return torch.allclose(given, other, rtol=tolerance, atol=0, equal_nan=True)
 
 
-def _batch_of(samples: Samples, release: PerSampleRelease) -> Batch:
+def _batch_of(samples: Samples, uploads: Sequence[Upload], release: Release) -> Batch:
+    positions = [position for upload in uploads for position in upload.positions]
+    chosen = samples.select(positions)
     return Batch(
-        samples.inputs.to(device=release.device, dtype=release.dtype),
-        samples.targets.to(release.device),
+        chosen.inputs.to(device=release.device, dtype=release.dtype),
+        chosen.targets.to(release.device),
+        len(uploads[0]) if uploads else 1,
+        tuple(upload.number for upload in uploads),
     )
 
 
-def _tried_maker(release: PerSampleRelease, first: Batch) -> JacobianMaker:
+def _tried_maker(release: Release, first: Batch) -> AnyJacobianMaker:
     """Makes J of a release, tried on the first samples.
 
     Raises:
         ArchitectureError: the model's code hides the input from the derivative, or has none.
     """
+    if isinstance(release, JointRelease):
+        return joint_jacobian_maker(release, first)
+    assert isinstance(release, PerSampleRelease)
     maker = jacobian_maker(release, first)
     # In double precision every sample's own row says so.
     doubt = None if release.dtype == torch.float64 else check_code(maker, first)

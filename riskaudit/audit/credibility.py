@@ -105,7 +105,7 @@ def examine(
     """
     with torch.no_grad():
         size, evidence = max(1, CHUNK_ENTRIES // maker.release.num_entries), list[Evidence]()
-        steps, predicted = _likely_steps(batch, prior, drawn), None
+        steps, predicted = likely_steps(batch.inputs.flatten(1), prior, drawn), None
         if pushed is not None:
             along = prior.variance.sqrt()[:, None].to(drawn) * drawn
             steps, predicted = (along, steps[1]), along.norm(dim=1).double() * pushed.double()
@@ -113,7 +113,7 @@ def examine(
             places = list(range(first, min(first + size, len(batch))))
             part = batch.select(places)
             at = jacobian if jacobian is not None and len(places) == len(batch) else maker.around(part, apart=apart)
-            normal = _normal(torch.Generator().manual_seed(0))
+            normal = normal_draw(torch.Generator().manual_seed(0))
             responses = [
                 at.step(steps[1][places], normal),
                 at.step(steps[0][places], predicted=None if predicted is None else predicted[places]),
@@ -166,16 +166,15 @@ def precise_differences(maker: JacobianMaker, batch: Batch) -> list[Difference |
     return [one if math.isfinite(one.unseen) else None for one in differences]
 
 
-def _likely_steps(batch: Batch, prior: BoundPrior, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """To other inputs that the prior holds likely, [B, d]: L z, and that with half of the entries reflected at mu."""
-    own = batch.inputs.flatten(1)
+def likely_steps(own: Tensor, prior: BoundPrior, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """From inputs [B, d] to others that the prior holds likely: L z, and that with half of them reflected at mu."""
     random = prior.root(drawn.to(own))
     farthest = FARTHEST * prior.variance.sqrt()[:, None].to(own)
     reflection = (2 * (prior.mean - own)).clamp(-farthest, farthest)
     return random, random + torch.where(drawn.roll(1, 1).to(own) > 0, reflection, torch.zeros_like(own))
 
 
-def _normal(generator: torch.Generator) -> Draw:
+def normal_draw(generator: torch.Generator) -> Draw:
     """Standard normal numbers in the shape of a tensor; the same ones again and again where it is large."""
     numbers = torch.randn(DRAWN, generator=generator, dtype=torch.float32)
 
@@ -196,8 +195,8 @@ def _evidence(
     cancelled = 1 + 1 / losses.double().abs().clamp_min(1e-300)
     rounding = ROUNDING * eps * norms * cancelled
     fits = (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
-    likely = [_differences(1.0, one.change.norms, LIKELY_FACTOR * one.predicted + rounding) for one in responses]
-    likely += [_differences(1.0, one.change.unseen, one.change.seen + rounding) for one in responses]
+    likely = [differences(1.0, one.change.norms, LIKELY_FACTOR * one.predicted + rounding) for one in responses]
+    likely += [differences(1.0, one.change.unseen, one.change.seen + rounding) for one in responses]
     quotients = [_quotients(batch, layer) for layer in responses[0].front if layer.outer]
     hidden = [_hidden(layer) for one in responses for layer in one.front]
     return [
@@ -218,7 +217,8 @@ def _known(lists: Sequence[Sequence[T | None]], place: int) -> tuple[T, ...]:
     return tuple(one for each in lists if (one := each[place]) is not None)
 
 
-def _differences(step: float, unseen: Tensor, allowed: Tensor) -> list[Difference]:
+def differences(step: float, unseen: Tensor, allowed: Tensor) -> list[Difference]:
+    """Of every sample, from what J doesn't account for [B], and what may be [B]."""
     return [Difference(step, *numbers) for numbers in zip(unseen.tolist(), allowed.tolist(), strict=True)]
 
 
@@ -279,4 +279,4 @@ def _tiny_from(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: boo
     unseen = (unseen - WHOLE_SHARE * predicted.norm(dim=1)).clamp_min_(0.0)
     norms, losses = gradient.norm(dim=1), at.losses().detach().abs()
     rounding = ROUNDING * torch.finfo(release.dtype).eps * norms * (1 + 1 / losses.clamp_min(1e-300))
-    return _differences(TINY, unseen, rounding)
+    return differences(TINY, unseen, rounding)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from riskaudit.audit.client import Client
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.targets import target_notes
 from riskaudit.inputs import Checkpoint, Samples
@@ -14,7 +15,7 @@ from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
 from riskaudit.release.shares import TOLERANCE
 from riskaudit.results import SampleRow, ThreatModel, Thresholds
-from riskaudit.results.verdicts import HEADLINE
+from riskaudit.results.verdicts import HEADLINE, headline_of
 from riskaudit.sensitivity import Concentration, reached_note
 
 # One prior for all coordinates says little about columns whose spreads differ by more.
@@ -25,12 +26,14 @@ MAX_NAMED = 12
 TRIED = 4
 
 
-def threat_model(model: nn.Module) -> ThreatModel:
+def threat_model(client: Client) -> ThreatModel:
     """The attacker, and whether the audited release is what a client computes."""
-    layers = batch_norm_layers(model)
-    if not layers:
-        return ThreatModel()
+    layers, informed = batch_norm_layers(client.checkpoint.model), client.settings.attacker == "informed"
+    known = not client.is_joint or informed
+    if not layers or client.mixes_samples:
+        return ThreatModel(rest_of_batch_known=known)
     return ThreatModel(
+        rest_of_batch_known=known,
         evaluation="diagnostic",
         reason=f"{len(layers)} batch-norm layers (first: {layers[0]}) use their running statistics here; "
         "a client in training computes statistics from its batch, which couples the batch's samples",
@@ -59,13 +62,14 @@ def warnings_of(
     failed = sum(row.status == "failed" for row in rows)
     if failed:
         warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
-    bracketed = sum(row.proxies[HEADLINE].status == "bracketed" for row in rows)
+    headline = headline_of(settings.attacker if release.coupling == "joint" else None)
+    bracketed = sum(row.proxies[headline].status == "bracketed" for row in rows)
     if bracketed:
         warnings.append(
             f"the revealed fraction of {bracketed} of {len(rows)} samples is an interval; verdicts and limits use its "
             "upper end (`precision` narrows it, `solver=dense` is exact)"
         )
-    unassessed = sum(not row.proxies[HEADLINE].assessed for row in rows) - failed
+    unassessed = sum(not row.proxies[headline].assessed for row in rows) - failed
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
     return [*warnings, *_duplicate_warning(samples)]

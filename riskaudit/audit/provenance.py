@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -14,6 +15,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
+from riskaudit.release import batch_norm_layers
 from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings
 from riskaudit.sensitivity import Plan
 from riskaudit.version import __version__
@@ -54,8 +56,19 @@ def release_info(client: Client) -> ReleaseInfo:
         noise=None if noise is None else NoiseInfo(law=noise.law, std=noise.std),
         defended=noise is not None,
         coupling=release.coupling,
+        upload_size=client.upload_size if client.is_joint else None,
+        attacker=client.settings.attacker if client.is_joint else None,
+        batch_norm=_batch_norm(client),
+        num_entries=release.num_entries,
         reference_noise_std=client.settings.reference_noise if noise is None else None,
     )
+
+
+def _batch_norm(client: Client) -> Literal["running", "batch"] | None:
+    """The statistics that batch norm takes; None without such layers."""
+    if not batch_norm_layers(client.release.model):
+        return None
+    return "batch" if client.mixes_samples else "running"
 
 
 def settings_info(client: Client, plan: Plan) -> Settings:

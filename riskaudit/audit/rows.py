@@ -15,13 +15,14 @@ from riskaudit.audit.calibration import Calibrator
 from riskaudit.audit.checks import agree_alone
 from riskaudit.audit.credibility import examine, precise_differences
 from riskaudit.audit.evidence import Evidence
-from riskaudit.jacobian import Jacobian, JacobianMaker
+from riskaudit.audit.uploads import examine_uploads
+from riskaudit.jacobian import AnyJacobianMaker, Jacobian, JacobianMaker, JointJacobianMaker
 from riskaudit.priors import Prior
-from riskaudit.proxies import PROXIES, Proxy, ProxyScores
+from riskaudit.proxies import Proxy, ProxyScores, proxies_for
 from riskaudit.proxies.base import not_applicable
 from riskaudit.release import Batch
-from riskaudit.results import Estimate, SampleRow, SolverEvidence, Target, Thresholds
-from riskaudit.results.verdicts import HEADLINE, cautious, verdict
+from riskaudit.results import Attacker, Estimate, SampleRow, SolverEvidence, Target, Thresholds
+from riskaudit.results.verdicts import cautious, headline_of, verdict
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.sensitivity.success import success_of
@@ -38,6 +39,7 @@ class AuditContext:
         jacobian: of a release that carries noise, the reference noise where the client adds none.
         defended: whether the client adds noise.
         prior: the attacker's.
+        attacker: whose numbers decide where several samples leave together.
         plan: solvers and their limits.
         thresholds: of verdicts.
         target_rmse: error that the noise recommended per sample should reach.
@@ -47,9 +49,10 @@ class AuditContext:
         disclosed: why nothing can be claimed of samples, by position in the data.
     """
 
-    jacobian: JacobianMaker
+    jacobian: AnyJacobianMaker
     defended: bool
     prior: Prior
+    attacker: Attacker
     plan: Plan
     thresholds: Thresholds
     target_rmse: float
@@ -57,6 +60,21 @@ class AuditContext:
     seed: int
     calibrator: Calibrator | None = None
     disclosed: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether several samples leave together."""
+        return self.jacobian.release.coupling == "joint"
+
+    @property
+    def proxies(self) -> Mapping[str, Proxy]:
+        """Those that have a meaning for the release."""
+        return proxies_for(joint=self.is_joint)
+
+    @property
+    def headline(self) -> str:
+        """The proxy that verdicts go by."""
+        return headline_of(self.attacker if self.is_joint else None)
 
 
 @dataclass
@@ -108,10 +126,16 @@ class AuditBatch:
     images: list[str | None]
     show_targets: bool = False
 
-    def select(self, places: list[int]) -> AuditBatch:
-        """Some of the samples."""
+    @property
+    def upload_size(self) -> int:
+        """Samples of an upload."""
+        return self.samples.upload_size
+
+    def select(self, uploads: list[int]) -> AuditBatch:
+        """Some of the uploads."""
+        places = [upload * self.upload_size + offset for upload in uploads for offset in range(self.upload_size)]
         return AuditBatch(
-            self.samples.select(places),
+            self.samples.select(uploads),
             [self.indices[place] for place in places],
             [self.ids[place] for place in places],
             [self.images[place] for place in places],
@@ -123,26 +147,33 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     """Rows for some samples; those that can't be linearised fail alone."""
     jacobian = context.jacobian(batch.samples)
     if not agree_alone(jacobian):
+        assert isinstance(context.jacobian, JacobianMaker)
         return audit_batch(replace(context, jacobian=replace(context.jacobian, apart=True)), batch, clock)
     losses = jacobian.losses()
-    finite = (torch.isfinite(losses) & torch.isfinite(jacobian.norms)).tolist()
+    finite_losses = torch.isfinite(losses).reshape(-1, batch.upload_size).all(1)
+    finite = (finite_losses & torch.isfinite(jacobian.norms)).tolist()
     if not all(finite):
         return _without_infinite(context, batch, finite, clock)
     evidence = _evidence(context, batch, jacobian)
     noise = jacobian.release.noise
     assert noise is not None
     try:
-        at = Linearisation(jacobian, batch.indices, context.prior, context.plan, context.seed, clock)
-        scores = {name: _score(proxy, at) for name, proxy in PROXIES.items()}
+        at = Linearisation(
+            jacobian, batch.indices[:: batch.upload_size], context.prior, context.plan, context.seed, clock
+        )
+        scores = {name: _score(proxy, at).for_samples(len(at)) for name, proxy in context.proxies.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        if len(batch.indices) > 1:
+        if batch.samples.num_uploads > 1:
             return _one_by_one(context, batch, clock)
-        return BatchRows([failed_row(batch, 0, f"no eigenvalues: {error}")])
+        return BatchRows(
+            [failed_row(context, batch, place, f"no eigenvalues: {error}") for place in range(len(batch.indices))]
+        )
+    decisive = at.informed if context.attacker == "informed" else at
     # Asked for only where the headline is, since it may take many products.
-    information = at.information if HEADLINE in context.plan.proxies else None
+    information = decisive.information if context.headline in context.plan.proxies else None
     uneven = {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False))
     rows = [
-        _row(context, at, scores, position, batch, loss, information, uneven.get(batch.indices[position]))
+        _row(context, (at, decisive), scores, position, batch, loss, information, uneven.get(batch.indices[position]))
         for position, loss in enumerate(losses.tolist())
     ]
     doubts = [
@@ -151,7 +182,7 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     ]
     return BatchRows(
         [
-            row if doubt is None else failed_row(batch, position, doubt)
+            row if doubt is None else failed_row(context, batch, position, doubt)
             for position, (row, doubt) in enumerate(zip(rows, doubts, strict=True))
         ],
         [each for each, doubt in zip(information or [], doubts, strict=bool(information)) if doubt is None],
@@ -164,29 +195,35 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
 
 def _without_infinite(context: AuditContext, batch: AuditBatch, finite: list[bool], clock: Clock) -> BatchRows:
     """The samples whose loss and gradient are finite in a batch of their own, and failed rows of the others."""
-    rows = [failed_row(batch, position, "the loss or the gradient is not finite") for position in range(len(finite))]
-    positions = [position for position, is_finite in enumerate(finite) if is_finite]
-    if not positions:
+    reason = "the loss or the gradient is not finite"
+    rows = [failed_row(context, batch, place, reason) for place in range(len(batch.indices))]
+    uploads = [upload for upload, is_finite in enumerate(finite) if is_finite]
+    if not uploads:
         return BatchRows(rows)
-    audited = audit_batch(context, batch.select(positions), clock)
-    for position, row in zip(positions, audited.rows, strict=True):
-        rows[position] = row
+    audited = audit_batch(context, batch.select(uploads), clock)
+    places = [upload * batch.upload_size + offset for upload in uploads for offset in range(batch.upload_size)]
+    for place, row in zip(places, audited.rows, strict=True):
+        rows[place] = row
     return replace(audited, rows=rows)
 
 
 def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> list[Evidence]:
-    """What values of the release say about its derivative, the same whatever batch a sample is in."""
+    """What values of the release say about its derivative, per sample, the same whatever batch a sample is in."""
     flat = batch.samples.inputs.flatten(1)
     drawn = [
         torch.randn(flat.shape[1], generator=sample_generator(context.seed, index, STEP_STREAM), dtype=torch.float64)
         for index in batch.indices
     ]
     prior = context.prior.bind(batch.samples.targets, flat)
-    vectors = torch.stack(drawn).to(flat)
-    evidence = examine(context.jacobian, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
+    vectors, maker = torch.stack(drawn).to(flat), context.jacobian
+    if isinstance(maker, JointJacobianMaker):
+        of_uploads = examine_uploads(maker, batch.samples, prior, vectors, jacobian)
+        return [each for each in of_uploads for _ in range(batch.upload_size)]
+    assert isinstance(maker, JacobianMaker)
+    evidence = examine(maker, batch.samples, prior, vectors, apart=jacobian.separate, jacobian=jacobian)
     if flat.dtype == torch.float64:
         return evidence
-    tiny = precise_differences(context.jacobian, batch.samples)
+    tiny = precise_differences(maker, batch.samples)
     return [own if one is None else replace(own, tiny=(one,)) for own, one in zip(evidence, tiny, strict=True)]
 
 
@@ -202,59 +239,71 @@ def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:
 
 
 def _one_by_one(context: AuditContext, batch: AuditBatch, clock: Clock) -> BatchRows:
-    """The same batch, a sample at a time, so that one bad sample doesn't take the others along."""
+    """The same batch, an upload at a time, so that a bad one doesn't take the others along."""
     total = BatchRows()
-    for place in range(len(batch.samples)):
-        total.extend(audit_batch(context, batch.select([place]), clock))
+    for upload in range(batch.samples.num_uploads):
+        total.extend(audit_batch(context, batch.select([upload]), clock))
     return total
 
 
-def failed_row(batch: AuditBatch, place: int, reason: str) -> SampleRow:
+def failed_row(context: AuditContext, batch: AuditBatch, place: int, reason: str) -> SampleRow:
     """A sample without any number."""
     return SampleRow(
         id=batch.ids[place],
         target=_target(batch, place),
+        upload=batch.indices[place] // batch.upload_size if context.is_joint else None,
+        classmates=_classmates(batch, place) if context.is_joint else None,
         loss=None,
         status="failed",
         reason=reason,
-        proxies={name: Estimate(value=None, status="failed") for name in PROXIES},
+        proxies={name: Estimate(value=None, status="failed") for name in context.proxies},
         verdict="not_assessed",
     )
 
 
+def _classmates(batch: AuditBatch, place: int) -> int | None:
+    """How many others of its upload are of a sample's class; None for targets that are no class."""
+    first = place - place % batch.upload_size
+    targets = batch.samples.targets[first : first + batch.upload_size]
+    return int((targets == targets[place - first]).sum()) - 1 if is_class_number(targets[0]) else None
+
+
 def _row(
-    context: AuditContext, at: Linearisation, scores: dict[str, ProxyScores], place: int, batch: AuditBatch,
-    loss: float, information: Sequence[Information] | None, uneven: Concentration | None,
+    context: AuditContext, at: tuple[Linearisation, Linearisation], scores: dict[str, ProxyScores], place: int,
+    batch: AuditBatch, loss: float, information: Sequence[Information] | None, uneven: Concentration | None,
 ) -> SampleRow:  # fmt: skip
-    concentration = 1.0 if uneven is None else uneven.factor
+    """One sample's; ``at`` holds the linearisation, and that of the attacker who decides."""
+    (whole, decisive), concentration = at, 1.0 if uneven is None else uneven.factor
     noise_std = None
     # The noise is asked for the mean over all coordinates.
     if information is not None and concentration == 1:
         noise_std = information[place].noise_for(context.target_rmse)
     proxies = {name: score.estimates[place] for name, score in scores.items()}
-    headline = proxies[HEADLINE]
-    solvers = {"largest_eigenvalue": _largest(at, place)} if at.plan.proxies - {"gradient_norm"} else {}
+    headline = proxies[context.headline]
+    solvers = {"largest_eigenvalue": _largest(whole, place)} if whole.plan.proxies - {"gradient_norm"} else {}
     # Like the noise, asked for only where the headline is.
-    wanted = HEADLINE in context.plan.proxies
-    success, predicted = success_of(at, place, context.tolerances) if wanted else ([], None)
+    wanted = context.headline in context.plan.proxies
+    success, predicted = success_of(decisive, place, context.tolerances) if wanted else ([], None)
     calibrated: dict[str, Estimate] = {}
     if context.calibrator is not None:
-        calibrated = context.calibrator.intervals(proxies, float(at.prior.variance[place]))
-        success = context.calibrator.success(success, lambda tolerances: success_of(at, place, tolerances)[0])
+        calibrated = context.calibrator.intervals(proxies, float(whole.sample_prior.variance[place]))
+        success = context.calibrator.success(success, lambda tolerances: success_of(decisive, place, tolerances)[0])
     solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
-    trace = _trace(at, place) if wanted else None
+    trace = _trace(whole, place) if wanted else None
     if trace is not None:
         solvers["trace"] = trace
     return SampleRow(
         id=batch.ids[place],
         target=_target(batch, place),
+        upload=batch.indices[place] // batch.upload_size if context.is_joint else None,
+        classmates=_classmates(batch, place) if context.is_joint else None,
         loss=loss,
         status=headline.status,
-        reason=scores[HEADLINE].reason,
+        reason=scores[context.headline].reason,
         proxies=proxies,
         noise_std_for_target=noise_std,
         verdict=verdict(
-            cautious(headline, calibrated.get(HEADLINE), concentration), context.thresholds, context.defended
+            cautious(headline, calibrated.get(context.headline), concentration), context.thresholds, context.defended
         ),
         solvers=solvers,
         success_probability=success,
@@ -266,31 +315,33 @@ def _row(
 
 
 def _largest(at: Linearisation, place: int) -> SolverEvidence:
-    largest = at.largest
+    """Of the upload's H."""
+    largest, upload = at.largest, place // at.upload_size
     low, high = largest.low, largest.high
     assert low is not None
     assert high is not None
-    upper = float(high[place])
+    upper = float(high[upload])
     return SolverEvidence(
         method=at.plan.solver,
-        status=largest.status[place],
-        value=float(largest.value[place]),
-        low=float(low[place]),
+        status=largest.status[upload],
+        value=float(largest.value[upload]),
+        low=float(low[upload]),
         high=upper if np.isfinite(upper) else None,
-        residual=float(largest.residual[place]) if bool(torch.isfinite(largest.residual[place])) else None,
-        matvecs=int(largest.matvecs[place]),
+        residual=float(largest.residual[upload]) if bool(torch.isfinite(largest.residual[upload])) else None,
+        matvecs=int(largest.matvecs[upload]),
     )
 
 
 def _trace(at: Linearisation, place: int) -> SolverEvidence | None:
-    """tr H, where the posterior's numbers left it behind."""
+    """tr H of the upload, where the posterior's numbers left it behind."""
     if at.spectrum is not None:
-        return SolverEvidence(method="dense", status="exact", value=float(at.spectrum.values[place].sum()))
+        value = float(at.spectrum.values[place // at.upload_size].sum())
+        return SolverEvidence(method="dense", status="exact", value=value)
     trace = None if at.information is None else at.information[place].trace
     if trace is None:
         return None
-    value, high = (end if np.isfinite(end) else None for end in (trace.value, trace.high))
-    return SolverEvidence(method="lanczos", status="bracketed", value=value, low=trace.low, high=high)
+    middle, high = (end if np.isfinite(end) else None for end in (trace.value, trace.high))
+    return SolverEvidence(method="lanczos", status="bracketed", value=middle, low=trace.low, high=high)
 
 
 def _target(batch: AuditBatch, place: int) -> Target | None:

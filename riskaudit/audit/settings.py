@@ -52,6 +52,18 @@ class AuditSettings(Settings):
         'What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',
         RELEASE,
     )
+    batch_norm: Literal["running", "batch"] | None = option(
+        None,
+        "Statistics of batch norm in an upload: running, or batch as in training (default: batch where several samples "
+        "leave together, else running).",
+        RELEASE,
+    )
+    attacker: Literal["informed", "outsider"] = option(
+        "informed",
+        "Whose numbers verdicts and limits go by where several samples leave together: informed (knows all others of "
+        "the upload) or outsider (knows none).",
+        RELEASE,
+    )
     reference_noise: Positive = option(0.001, "Noise std at which an undefended release is ranked.", RELEASE)
     prior: str = option(
         "isotropic",
@@ -131,6 +143,11 @@ class AuditSettings(Settings):
         """
         from riskaudit.release.grammar import ReleaseSpec
 
+        if self.batch_norm == "batch" and not ReleaseSpec.parse(self.release).is_joint:
+            raise SettingsError(
+                "`batch_norm=batch` needs a release in which several samples leave together (mean:N or local:...), "
+                f"but `release` is {self.release}; leave `batch_norm` out"
+            )
         ReleaseSpec.parse(self.release)
         if not self.prior:
             raise SettingsError(f"expected `prior` to be {', '.join(PRIOR_NAMES)} or a file, found nothing")

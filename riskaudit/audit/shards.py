@@ -17,7 +17,7 @@ from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batc
 from riskaudit.audit.targets import CARRIED, carrying_targets
 from riskaudit.engine import Trial
 from riskaudit.errors import ArchitectureError, SettingsError
-from riskaudit.jacobian import JacobianMaker, obstacle_of
+from riskaudit.jacobian import obstacle_of
 from riskaudit.sensitivity import Clock, Plan
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class AuditPlan:
             jacobian=client.jacobian(client.noisy),
             defended=client.release.noise is not None,
             prior=client.chosen.prior,
+            attacker=settings.attacker,
             plan=self.solvers,
             thresholds=settings.thresholds(),
             target_rmse=client.target_rmse,
@@ -71,7 +72,7 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
         )
     at_noise = client.at_noise(noise_std)
     calibrator = None if settings.calibration is None else make_calibrator(settings.calibration, at_noise)
-    width = samples_at_once(settings.batch_size, client.maker, device)
+    width = samples_at_once(settings.batch_size, client.maker, device, client.upload_size)
     needed = workers * width * client.maker.sample_bytes
     if workers > 1 and needed > free_memory(device):
         raise SettingsError(
@@ -79,14 +80,19 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
             "free; use fewer `workers` or a smaller `batch_size`"
         )
     solvers = choose_plan(
-        settings, client.samples.inputs[0].numel(), client.release.num_entries, len(client.samples), width, device
+        settings,
+        client.upload_size * client.samples.inputs[0].numel(),
+        client.release.num_entries,
+        len(client.samples),
+        width,
+        device,
     )
     return AuditPlan(noise_std, solvers, calibrator, show_samples, time.monotonic())
 
 
 def audit_shards(client: Client, plan: AuditPlan) -> list[AuditShard]:
-    """All samples of a client in the order of the data, as many at once as the plan says."""
-    samples, width = client.samples, plan.solvers.width
+    """All samples of a client in the order of the data, as many uploads at once as the plan says."""
+    samples, width = client.samples, plan.solvers.width * client.upload_size
     carried = carrying_targets(samples.inputs, samples.targets)
     return [
         AuditShard(plan, first, tuple(carried[first : first + width]), len(samples))
@@ -150,7 +156,9 @@ class AuditShard(Trial[Client]):
     def _batch(self, client: Client) -> AuditBatch:
         samples, indices, show = client.samples, self.indices, self.plan.show_samples
         images = [image_png(samples.inputs[index]) if show else None for index in indices]
-        return AuditBatch(client.batch(indices), indices, [samples.ids[index] for index in indices], images, show)
+        size = client.upload_size
+        batch = client.upload_batch(list(range(self.first // size, (self.first + self.size) // size)))
+        return AuditBatch(batch, indices, [samples.ids[index] for index in indices], images, show)
 
     def _clock(self, budget: float | None) -> Clock:
         """Every sample gets the same share of the time that is left."""
@@ -165,8 +173,8 @@ def _batch_rows(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     try:
         return audit_batch(context, batch, clock)
     except (NotImplementedError, RuntimeError) as error:
-        if is_out_of_memory(error) or context.jacobian.kind != "generic":
+        if is_out_of_memory(error) or context.jacobian.kind not in ("generic", "unrolled"):
             raise
         log.warning("some samples take a path that can't be differentiated together; doing them one by one")
-        plain: JacobianMaker = replace(context.jacobian, plain=True)
+        plain = replace(context.jacobian, plain=True)
         return audit_batch(replace(context, jacobian=plain), batch, clock)

@@ -156,7 +156,7 @@ class Estimator:
             for row, (new, key) in zip(unexamined, evidence, strict=True):
                 samples[row].evidence, samples[row].evidence_key = new, key
         for sample, of_sample, space in zip(samples, few.information, few.spaces, strict=True):
-            sample.information, sample.concentration = of_sample, Concentration.of(space)
+            sample.information, sample.concentration = of_sample, Concentration.of(space)[0]
             if sketched:
                 sample.sketch(space)
         if sketched:

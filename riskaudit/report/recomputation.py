@@ -15,7 +15,7 @@ from riskaudit.policy import Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
 from riskaudit.results.consistency import exclusive
 from riskaudit.results.ranks import position
-from riskaudit.results.verdicts import verdict_of
+from riskaudit.results.verdicts import attacker_of, headline_of, verdict_of
 from riskaudit.results.words import COMPARED, Riskier, riskier_end
 from riskaudit.statistics.summaries import class_rows, inequalities
 
@@ -52,7 +52,7 @@ def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
     for row in (_usable(row, result) for row in result.samples):
         update: dict[str, object] = {}
         excluded += row.reason == _EXCLUSIVE
-        derived = verdict_of(row, result.settings.thresholds, result.release.defended)
+        derived = verdict_of(row, result.settings.thresholds, result.release.defended, attacker_of(result.release))
         if derived == "low" and result.doubts:
             derived = "not_assessed"
         # A reason why a sample isn't assessed stands even where it has numbers.
@@ -80,7 +80,8 @@ def _usable(row: SampleRow, result: AuditResult) -> SampleRow:
     """The row, without the headline numbers where they can't both be true."""
     if result.prior.kind != "isotropic" or not exclusive(row, result.prior.std):
         return row
-    failed = {proxy: row.proxies[proxy].model_copy(update={"status": "failed"}) for proxy in COMPARED}
+    compared = [proxy for proxy in COMPARED if proxy in row.proxies]
+    failed = {proxy: row.proxies[proxy].model_copy(update={"status": "failed"}) for proxy in compared}
     return row.model_copy(update={"proxies": {**row.proxies, **failed}, "reason": _EXCLUSIVE})
 
 
@@ -126,7 +127,8 @@ def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseN
     noise = result.release.noise
     if noise is None or noise.law != "gaussian":
         return result.noise_needed
-    estimates = [row.proxies["revealed_fraction"] for row in result.samples if "revealed_fraction" in row.proxies]
+    headline = headline_of(attacker_of(result.release))
+    estimates = [row.proxies[headline] for row in result.samples if headline in row.proxies]
     highs = [estimate.value if estimate.high is None else estimate.high for estimate in estimates]
     most = max((high for high in highs if high is not None), default=0.0)
     plausible = [

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 ROUNDING = 1e-6
 # Of 1 - (posterior_rmse / tau)^2 against revealed_fraction: tau may have been rounded to float32.
 IDENTITY_ROUNDING = 1e-4
-_SHARES = frozenset({"revealed_fraction"})
-_ERRORS = frozenset({"posterior_rmse", "map_rmse", "map_i2f", "i2f", "i2f_lower_bound", "expected_rmse"})
+_SHARES = frozenset({"revealed_fraction", "informed_revealed_fraction"})
+_ERRORS = frozenset(
+    {"posterior_rmse", "informed_posterior_rmse", "map_rmse", "map_i2f", "i2f", "i2f_lower_bound", "expected_rmse"}
+)
+# Both sides of one number, for every attacker.
+_PAIRS = (("revealed_fraction", "posterior_rmse"), ("informed_revealed_fraction", "informed_posterior_rmse"))
 
 
 def check_consistency(result: AuditResult, name: str) -> None:
@@ -108,7 +112,10 @@ def exclusive(row: SampleRow, tau: float) -> bool:
 
     Not refused, since each number may be right and the other an edit: nothing is claimed of such a sample.
     """
-    revealed, error = row.proxies.get("revealed_fraction"), row.proxies.get("posterior_rmse")
+    return any(_exclude(row.proxies.get(share), row.proxies.get(error), tau) for share, error in _PAIRS)
+
+
+def _exclude(revealed: Estimate | None, error: Estimate | None, tau: float) -> bool:
     if revealed is None or error is None or not {revealed.status, error.status} <= RELIABLE:
         return False
     pairs = ((revealed.value, error.value), (revealed.low, error.high), (revealed.high, error.low))

@@ -57,11 +57,16 @@ class NoiseInfo(Record):
     std: float
 
 
+Attacker = Literal["informed", "outsider"]
+
+
 class ReleaseInfo(Record):
     """What leaves the client.
 
     ``spec`` is the pipeline as ``release`` takes it. An undefended release has no ``noise``; it
-    is ranked at ``reference_noise_std``, which the client does not add.
+    is ranked at ``reference_noise_std``, which the client does not add. Where several samples leave together there are
+    ``upload_size`` in each, and verdicts and limits go by the numbers of ``attacker``: "informed" knows all others of
+    the upload, "outsider" none. ``batch_norm`` says which statistics batch norm took, where the model has any.
     """
 
     steps: list[str]
@@ -69,6 +74,10 @@ class ReleaseInfo(Record):
     noise: NoiseInfo | None
     defended: bool
     coupling: Literal["per_sample", "joint"] = "per_sample"
+    upload_size: int | None = None
+    attacker: Attacker | None = None
+    batch_norm: Literal["running", "batch"] | None = None
+    num_entries: int | None = None
     reference_noise_std: float | None = None
 
 

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from riskaudit.results.audit import SampleRow
 from riskaudit.results.base import Estimate, Verdict
-from riskaudit.results.subject import Thresholds
+from riskaudit.results.subject import Attacker, ReleaseInfo, Thresholds
 
 HEADLINE = "revealed_fraction"
+
+
+def attacker_of(release: ReleaseInfo) -> Attacker | None:
+    """Whose numbers decide; None where every sample leaves alone."""
+    return None if release.coupling == "per_sample" else release.attacker or "informed"
+
+
+def headline_of(attacker: Attacker | None) -> str:
+    """Id of the revealed fraction that verdicts and limits go by; None where every sample leaves alone."""
+    return f"informed_{HEADLINE}" if attacker == "informed" else HEADLINE
+
+
+def error_of(attacker: Attacker | None) -> str:
+    """Id of the posterior error likewise."""
+    return "informed_posterior_rmse" if attacker == "informed" else "posterior_rmse"
 
 
 def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdict:
@@ -40,9 +55,10 @@ def cautious(estimate: Estimate, calibrated: Estimate | None, concentration: flo
     return estimate.model_copy(update={"high": min(1.0, concentration * high)})
 
 
-def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool) -> Verdict:
+def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool, attacker: Attacker | None = None) -> Verdict:
     """What a row's numbers say, whatever verdict stands in it."""
-    headline = row.proxies.get(HEADLINE)
+    name = headline_of(attacker)
+    headline = row.proxies.get(name)
     if row.status == "failed" or headline is None:
         return "not_assessed" if defended or row.status == "failed" else "high"
-    return verdict(cautious(headline, row.calibrated.get(HEADLINE), row.concentration), thresholds, defended)
+    return verdict(cautious(headline, row.calibrated.get(name), row.concentration), thresholds, defended)

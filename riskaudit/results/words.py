@@ -12,7 +12,12 @@ from riskaudit.results.base import Record
 
 Riskier: TypeAlias = Literal["higher", "lower"]
 # The proxies that decide, which every audit compares, and which end of each is the greater risk.
-COMPARED: dict[str, Riskier] = {"revealed_fraction": "higher", "posterior_rmse": "lower"}
+COMPARED: dict[str, Riskier] = {
+    "revealed_fraction": "higher",
+    "posterior_rmse": "lower",
+    "informed_revealed_fraction": "higher",
+    "informed_posterior_rmse": "lower",
+}
 
 
 class ProxyInfo(Record):
