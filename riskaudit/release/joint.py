@@ -76,6 +76,8 @@ class JointRelease(Release):
         _, noisy = bind_steps(spec.server_steps, client)
         _, sent = bind_steps(spec.steps_after_noise, noisy)
         self.num_noisy, self.num_entries = noisy.num_entries, sent.num_entries
+        # What is drawn once is drawn outside of any transform.
+        self.stages(0)
 
     @abstractmethod
     def samples_per_client(self, num_samples: int) -> int:

@@ -11,7 +11,7 @@ from torch.func import jacfwd, jvp
 from riskaudit.release import PerSampleRelease
 from riskaudit.release.derivatives import AutomaticDerivative, Chain, Product, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
-from riskaudit.release.steps import STEPS, Step, StepContext
+from riskaudit.release.steps import STEPS, BoundStep, Step, StepContext
 from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.clip import Clip
 from riskaudit.release.steps.closed_forms import Kept, Projected
@@ -98,7 +98,7 @@ def test_derivative_keeps_the_dtype(text: str) -> None:
 
 
 def test_without_steps_the_derivative_is_the_identity() -> None:
-    assert derivative_of(vectors(2), [], context()) == release("gaussian:1").derivative(vectors(2)) == Chain()
+    assert derivative_of(vectors(2), []) == release("gaussian:1").derivative(vectors(2)) == Chain()
 
 
 def test_clipping_derivative_has_unit_vectors_or_none() -> None:
@@ -153,8 +153,8 @@ def test_automatic_derivatives_join_those_in_closed_form() -> None:
     """A step without a closed form between two that have one."""
     released, v, u = scaled_vectors(4), vectors(4, seed=1), vectors(4, seed=2)
     functions = [step.bind(context()) for step in ReleaseSpec.parse("clip:6,mask:0.2,clip:3").steps]
-    steps = list(zip([Clip(6), Unknown(), Clip(3)], functions, strict=True))
-    found = derivative_of(released, steps, context())
+    pairs = zip([Clip(6), Unknown(), Clip(3)], functions, strict=True)
+    found = derivative_of(released, [BoundStep(step, context(), function) for step, function in pairs])
     assert isinstance(found, Product)
     assert [type(factor) for factor in found.factors] == [Chain, AutomaticDerivative, Chain]
     expected = release("clip:6,mask:0.2,clip:3").derivative(released)

@@ -20,14 +20,17 @@ from contracts.release_step import (
 )
 from torch import Tensor
 
+from riskaudit.errors import ReleaseError
 from riskaudit.release import Noise
 from riskaudit.release.arguments import Argument, positive_number
 from riskaudit.release.steps import STEPS, Step, StepContext
 from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.clip import Clip
 from riskaudit.release.steps.closed_forms import Kept
+from riskaudit.release.steps.dropout import Dropout
 from riskaudit.release.steps.mask import Mask
 from riskaudit.release.steps.prune import Prune
+from riskaudit.release.steps.share import Share
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,48 @@ class TestMask(StepContract):
     @pytest.fixture
     def step(self) -> Step:
         return Mask(0.3, 5)
+
+
+class TestShare(StepContract):
+    covers = Share
+    arguments = ":b*"
+
+    @pytest.fixture
+    def step(self) -> Step:
+        return Share("b*")
+
+    @pytest.mark.parametrize(
+        ("patterns", "parts"),
+        [("weight", ["weight"]), ("b*+weight", ["weight", "bias"]), ("*", ["weight", "bias"]), ("?ias", ["bias"])],
+    )
+    def test_entries_are_those_of_the_parameters_named(self, patterns: str, parts: list[str]) -> None:
+        vector, step = vectors(1)[0], Share(patterns)
+        pieces = context().split(vector)
+        assert torch.equal(step.bind(context())(vector), torch.cat([pieces[name] for name in parts]))
+        assert list(step.context_after(context()).shapes) == parts
+
+    @pytest.mark.parametrize("patterns", ["head.*", "weight+head.*", "Weight", "weight+"])
+    def test_a_pattern_that_matches_nothing_is_refused(self, patterns: str) -> None:
+        for work in (Share(patterns).bind, Share(patterns).context_after):
+            with pytest.raises(ReleaseError, match=r"matches some of the trainable parameters weight, bias, found"):
+                work(context())
+
+
+class TestDropout(StepContract):
+    covers = Dropout
+    arguments = ":0.3"
+
+    @pytest.fixture
+    def step(self) -> Step:
+        return Dropout(0.3)
+
+    @pytest.mark.parametrize("probability", [0.0, 0.1, 0.9])
+    def test_entries_are_gone_with_the_probability(self, probability: float) -> None:
+        ones = torch.ones(4000, dtype=torch.float64)
+        left = Dropout(probability).bind(context(4000))(ones)
+        assert set(left.tolist()) <= {0.0, 1.0}
+        # Five standard deviations.
+        assert abs(float(1 - left.mean()) - probability) <= 5 * math.sqrt(probability * (1 - probability) / 4000)
 
 
 class TestStepWithoutClosedForm(StepContract):

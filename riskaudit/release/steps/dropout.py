@@ -36,8 +36,9 @@ class Dropout(Step):
 
     def _kept(self, context: StepContext) -> Tensor:
         """1 at the entries that are kept, 0 elsewhere, [P]; the same on every device."""
+        import numpy as np
         import torch
 
-        generator = torch.Generator().manual_seed(context.upload)
-        draws = torch.rand(context.num_entries, generator=generator, dtype=torch.float64)
-        return (draws >= self.probability).to(context.dtype).to(context.device)
+        # Not torch's generators, which a vmap around the release would refuse.
+        draws = np.random.default_rng(context.upload).random(context.num_entries)
+        return torch.from_numpy(draws >= self.probability).to(context.dtype).to(context.device)
