@@ -18,14 +18,14 @@ from torch import nn
 
 from riskaudit.inputs import Samples, load_checkpoint, load_samples
 from riskaudit.inputs.architectures.registry import ARCHITECTURES
-from riskaudit.proxies import PROXIES
+from riskaudit.proxies import proxies_for
 from riskaudit.results import AuditResult
 
 DEMO = Path(str(files("riskaudit"))) / "demo"
 CHECKPOINT, DATA = DEMO / "digits-lenet.safetensors", DEMO / "digits.npz"
 FORMATS = ("html", "pdf", "json", "csv", "md")
 TEXT_FILES = ("audit.html", "audit.json", "samples.csv", "audit.md")
-PROXY_IDS = list(PROXIES)
+PROXY_IDS = list(proxies_for(joint=False))
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,9 @@ class ReleaseContract:
         if not self.linear:
             pytest.skip("not linear in the loss")
         scaled = self.make(lambda outputs, targets: 3 * cross_entropy(outputs, targets))
-        torch.testing.assert_close(scaled.mean(batch).detach(), 3 * release.mean(batch).detach(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            scaled.mean(batch).detach(), 3 * release.mean(batch).detach(), rtol=1e-12, atol=1e-14
+        )
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_jacobian_is_dense_finite_differences(self, release: Release, batch: Batch, kind) -> None:

@@ -15,6 +15,7 @@ from riskaudit.proxies import PROXIES, Proxy, ProxyScores
 from riskaudit.proxies.base import exact, not_applicable
 from riskaudit.proxies.gradient_norm import GradientNorm
 from riskaudit.proxies.i2f import I2F, ExpectedRmse, I2FLowerBound
+from riskaudit.proxies.informed import InformedPosteriorRmse, InformedRevealedFraction
 from riskaudit.proxies.lavp import LavpCosineMax, LavpCosineMin, LavpL2Max, LavpL2Min
 from riskaudit.proxies.posterior import MapI2F, MapRmse, PosteriorRmse, RevealedFraction
 from riskaudit.sensitivity import Linearisation
@@ -54,6 +55,24 @@ class TestPosteriorRmse(OracleContract):
 
 class TestRevealedFraction(OracleContract):
     covers = RevealedFraction
+
+
+class InformedContract(OracleContract):
+    """Of a sample that leaves alone: there are no others to know."""
+
+    alone: str
+
+    def expected(self, sample: Sample) -> float:
+        posterior = oracles.correlated_posterior(sample.J, sample.delta, sample.displacement, sample.sigma, sample.C)
+        return posterior[self.alone]
+
+
+class TestInformedPosteriorRmse(InformedContract):
+    covers, alone = InformedPosteriorRmse, "posterior_rmse"
+
+
+class TestInformedRevealedFraction(InformedContract):
+    covers, alone = InformedRevealedFraction, "revealed_fraction"
 
 
 class TestMapRmse(OracleContract):
