@@ -62,11 +62,11 @@ class ClientDescription:
         checkpoint, samples = fit_together(self.checkpoint, self.samples, loss)
         model = copy_model(checkpoint.model).to(device=settings.torch_device(), dtype=settings.torch_dtype())
         is_joint = ReleaseSpec.parse(settings.release).is_joint
-        if not is_joint:
-            refuse_coupling(model, samples, settings)
-        elif settings.batch_norm != "running":
+        if is_joint and settings.batch_norm != "running":
             model = with_batch_statistics(model)
         release = make_release(model, loss, settings.release)
+        if not is_joint:
+            refuse_coupling(model, samples, settings)
         prior = choose_prior(settings, samples)
         first = release.uploads(len(samples))[: 1 if is_joint else TRIED_SAMPLES]
         maker = _tried_maker(release, _batch_of(samples, first, release))
