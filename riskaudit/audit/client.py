@@ -24,6 +24,7 @@ from riskaudit.release import (
     Release,
     ReleaseSpec,
     Upload,
+    batch_norm_layers,
     make_release,
     with_batch_statistics,
 )
@@ -63,6 +64,11 @@ class ClientDescription:
         model = copy_model(checkpoint.model).to(device=settings.torch_device(), dtype=settings.torch_dtype())
         is_joint = ReleaseSpec.parse(settings.release).is_joint
         if is_joint and settings.batch_norm != "running":
+            if settings.batch_norm is not None and not batch_norm_layers(model):
+                raise SettingsError(
+                    "expected a model with batch norm for `batch_norm=batch`, found none in "
+                    f"{checkpoint.architecture}; leave `batch_norm` out"
+                )
             model = with_batch_statistics(model)
         release = make_release(model, loss, settings.release)
         if not is_joint:

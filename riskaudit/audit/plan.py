@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +20,11 @@ DENSE_DIMENSION = {"cpu": 4096, "cuda": 8192}
 AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS = 50, 1000
 # Random probes per sample for traces, at most; a power of two.
 MAX_PROBES = 32
+# Passes over one sample that the products of a whole upload, and those for one sample of it, may take for each sample
+# by default, and what they take at least: local training over 5 epochs of 32 samples has 204 products for the upload,
+# and 25 for each sample.
+WORK, WORK_OF_SAMPLE = 1024, 4096
+LEAST_COLUMNS, LEAST_DEPTH = 20, 4
 # Proxies that need more than a few products for the largest eigenvalue.
 SPECTRAL_PROXIES = frozenset(name for name, proxy in PROXIES.items() if not proxy.few_products)
 # The share of the free memory that one batch may fill, and samples beyond which a batch gains nothing.
@@ -25,10 +32,77 @@ MEMORY_SHARE = 0.5
 MAX_SAMPLES = {"cpu": 64, "cuda": 1024}
 
 
+@dataclass(frozen=True)
+class UploadShape:
+    """What products with the Jacobian of an upload of several samples cost.
+
+    Attributes:
+        size: n, its samples.
+        epochs: passes over them in one product.
+        separable: whether a sample's block of the Jacobian is the sample's own, so that it costs one sample's pass.
+    """
+
+    size: int
+    epochs: int = 1
+    separable: bool = False
+
+    def limits(self) -> tuple[int, int]:
+        """Products per probe and probes, for the whole upload."""
+        return _split(WORK // self.epochs)
+
+    def limits_of_samples(self) -> tuple[int, int]:
+        """The same for one sample of it."""
+        return _split(WORK_OF_SAMPLE // (1 if self.separable else self.size * self.epochs))
+
+
+def _split(columns: int) -> tuple[int, int]:
+    """Products per probe and probes: about as many probes as each has products."""
+    probes = 2 ** max(1, round(math.log2(max(columns, LEAST_COLUMNS)) / 2))
+    probes = min(probes, MAX_PROBES)
+    return max(LEAST_DEPTH, min(AUTO_MAX_MATVECS, max(columns, LEAST_COLUMNS) // (probes + 1))), probes
+
+
 def choose_plan(
+    settings: AuditSettings,
+    dimension: int,
+    num_entries: int,
+    num_samples: int,
+    width: int,
+    device: torch.device,
+    upload: UploadShape | None = None,
+) -> Plan:
+    """Solvers for samples (or uploads) of d = ``dimension`` numbers and P = ``num_entries`` released entries.
+
+    Args:
+        settings: of the audit.
+        dimension: of what leaves together, n d.
+        num_entries: P'.
+        num_samples: of the whole audit.
+        width: samples (or uploads) in memory at once.
+        device: where.
+        upload: of several samples, where several leave together.
+    """
+    whole = _plan(settings, dimension, num_entries, num_samples, width, device)
+    if upload is None or upload.size == 1 or whole.solver != "lanczos":
+        return whole
+    alone = whole
+    if upload.separable:
+        alone = _plan(settings, dimension // upload.size, num_entries, num_samples, width, device)
+    if _is_named(settings) or settings.max_matvecs is not None:
+        return replace(whole, of_samples=alone)
+    products, probes = upload.limits()
+    whole = replace(whole, max_matvecs=products, max_probes=probes)
+    products, probes = upload.limits_of_samples()
+    return replace(whole, of_samples=replace(alone, max_matvecs=products, max_probes=probes))
+
+
+def _is_named(settings: AuditSettings) -> bool:
+    return settings.inverse != "auto" or settings.solver in ("lanczos", "power") or settings.precision is not None
+
+
+def _plan(
     settings: AuditSettings, dimension: int, num_entries: int, num_samples: int, width: int, device: torch.device
 ) -> Plan:
-    """Solvers for samples of d = ``dimension`` and P = ``num_entries`` released entries."""
     solver, reason = _solver(settings, dimension, num_entries, device)
     if settings.inverse != "auto":
         inverse, inverse_reason = settings.inverse, "named by the user"
@@ -38,14 +112,13 @@ def choose_plan(
         inverse, inverse_reason = "quadrature", "brackets norms of solutions without solving"
     else:
         inverse, inverse_reason = "cg", "the fewest products"
-    named = settings.inverse != "auto" or settings.solver in ("lanczos", "power") or settings.precision is not None
     return Plan(
         solver=solver,
         solver_reason=reason,
         inverse=inverse,
         inverse_reason=inverse_reason,
         tolerance=settings.solver_tolerance,
-        max_matvecs=settings.max_matvecs or (CHOSEN_MAX_MATVECS if named else AUTO_MAX_MATVECS),
+        max_matvecs=settings.max_matvecs or (CHOSEN_MAX_MATVECS if _is_named(settings) else AUTO_MAX_MATVECS),
         precision=settings.precision,
         max_probes=MAX_PROBES,
         failure=(1 - settings.confidence) / num_samples,

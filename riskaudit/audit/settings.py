@@ -143,12 +143,13 @@ class AuditSettings(Settings):
         """
         from riskaudit.release.grammar import ReleaseSpec
 
-        if self.batch_norm == "batch" and not ReleaseSpec.parse(self.release).is_joint:
-            raise SettingsError(
-                "`batch_norm=batch` needs a release in which several samples leave together (mean:N or local:...), "
-                f"but `release` is {self.release}; leave `batch_norm` out"
-            )
-        ReleaseSpec.parse(self.release)
+        is_joint = ReleaseSpec.parse(self.release).is_joint
+        for name, value in (("batch_norm", "batch"), ("attacker", "outsider")):
+            if getattr(self, name) == value and not is_joint:
+                raise SettingsError(
+                    f"`{name}={value}` needs a release in which several samples leave together (mean:N or local:...), "
+                    f"but `release` is {self.release}; leave `{name}` out"
+                )
         if not self.prior:
             raise SettingsError(f"expected `prior` to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
         for name in ("prior_mean", "prior_std"):

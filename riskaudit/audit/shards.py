@@ -12,7 +12,7 @@ from typing_extensions import override
 from riskaudit.audit.calibration import Calibrator, make_calibrator
 from riskaudit.audit.checks import is_out_of_memory
 from riskaudit.audit.client import Client
-from riskaudit.audit.plan import choose_plan, free_memory, samples_at_once
+from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
 from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batch, image_png
 from riskaudit.audit.targets import CARRIED, carrying_targets
 from riskaudit.engine import Trial
@@ -86,8 +86,16 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
         len(client.samples),
         width,
         device,
+        _upload_shape(client) if client.is_joint else None,
     )
     return AuditPlan(noise_std, solvers, calibrator, show_samples, time.monotonic())
+
+
+def _upload_shape(client: Client) -> UploadShape:
+    training = client.release.spec.training
+    if training is None:
+        return UploadShape(client.upload_size, separable=not client.mixes_samples)
+    return UploadShape(client.upload_size, training.epochs)
 
 
 def audit_shards(client: Client, plan: AuditPlan) -> list[AuditShard]:

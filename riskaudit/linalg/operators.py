@@ -215,3 +215,45 @@ class DowndatedOperator(LinearOperator):
     @override
     def select(self, indices: list[int]) -> DowndatedOperator:
         return DowndatedOperator(self.operator.select(indices), self.vector[indices])
+
+
+@final
+class RepeatedOperator(LinearOperator):
+    """Some of an operator's maps, each as often as it is listed: products of equal ones are made at once, as columns.
+
+    Args:
+        operator: symmetric.
+        indices: of the maps, in the order wanted.
+    """
+
+    def __init__(self, operator: LinearOperator, indices: list[int]) -> None:
+        super().__init__(len(indices), operator.shape, operator.dtype, operator.device)
+        self.operator, self.indices = operator, indices
+        self._parts: dict[int, LinearOperator] = {}
+
+    @property
+    @override
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    @property
+    @override
+    def symmetric(self) -> bool:
+        return self.operator.symmetric
+
+    @override
+    def _matmat(self, columns: Tensor) -> Tensor:
+        product = torch.empty_like(columns)
+        for index in dict.fromkeys(self.indices):
+            rows = [row for row, other in enumerate(self.indices) if other == index]
+            if index not in self._parts:
+                self._parts[index] = self.operator.select([index])
+            made = self._parts[index].matmat(torch.cat([columns[row] for row in rows], dim=1).unsqueeze(0))[0]
+            product[rows] = torch.stack(made.chunk(len(rows), dim=1))
+        return product
+
+    @override
+    def select(self, indices: list[int]) -> RepeatedOperator:
+        part = RepeatedOperator(self.operator, [self.indices[index] for index in indices])
+        part._parts = self._parts
+        return part

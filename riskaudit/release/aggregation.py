@@ -52,9 +52,14 @@ class SecureAggregation:
         """Read what follows the name.
 
         Raises:
-            ReleaseError: not a count, or not one.
+            ReleaseError: not a count above 1, or not one.
         """
-        return cls(_count(SECURE_AGGREGATION, "K", values))
+        clients = _count(SECURE_AGGREGATION, "K", values)
+        if clients == 1:
+            raise ReleaseError(
+                f"expected {SECURE_AGGREGATION}:K with two clients at least as K, found '1'; leave it out"
+            )
+        return cls(clients)
 
     def __str__(self) -> str:
         return f"{SECURE_AGGREGATION}:{self.clients}"

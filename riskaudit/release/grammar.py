@@ -116,12 +116,12 @@ class ReleaseSpec:
         """The steps on the upload of one client, before secure aggregation."""
         if not self.is_joint:
             return ()
-        return self._between(len(self.sample_steps), self._aggregated)
+        return self._between(len(self.sample_steps), self.aggregated)
 
     @property
     def server_steps(self) -> tuple[Step, ...]:
         """The steps on what secure aggregation makes of the clients' uploads."""
-        return self._between(self._aggregated, len(self.steps)) if self.is_joint else ()
+        return self._between(self.aggregated, len(self.steps)) if self.is_joint else ()
 
     @property
     def all_steps(self) -> tuple[Step, ...]:
@@ -133,7 +133,7 @@ class ReleaseSpec:
         return replace(self, steps=(*self.steps, *self.steps_after_noise), noise=noise, steps_after_noise=())
 
     @property
-    def _aggregated(self) -> int:
+    def aggregated(self) -> int:
         """Position of secure aggregation among the steps, or of their end."""
         positions = [position for position, part in enumerate(self.steps) if isinstance(part, SecureAggregation)]
         return positions[0] if positions else len(self.steps)

@@ -20,6 +20,7 @@ from typing_extensions import override
 from riskaudit.errors import CoupledReleaseError, ReleaseError
 from riskaudit.release.affine_norms import AffineNormsApart
 from riskaudit.release.base import Batch, Release, Upload, spec_of
+from riskaudit.release.derivatives import Derivative, ReleasedChange, change_through, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.model import LossFunction, ModelFunction
 from riskaudit.release.shares import batch_loss, sample_losses
@@ -114,7 +115,7 @@ class JointRelease(Release):
         if num_samples % size:
             raise ReleaseError(
                 f"expected a number of samples that uploads of {size} divide, found {num_samples}; leave out "
-                f"{num_samples % size} samples, or change '{self.spec}'"
+                f"{num_samples % size}, or change '{self.spec}'"
             )
         return [Upload(tuple(range(first, first + size))) for first in range(0, num_samples, size)]
 
@@ -137,6 +138,29 @@ class JointRelease(Release):
     def losses(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return torch.cat([self._losses_together(upload) for upload in batch.each_upload()])
+
+    @override
+    def before_steps(self) -> Self:
+        if not self.outermost and not self.spec.steps_after_noise:
+            return self
+        inner = self.spec.steps[: len(self.spec.steps) - len(self.outermost)]
+        return self.with_spec(replace(self.spec, steps=inner, noise=None, steps_after_noise=()))
+
+    @override
+    def derivative(self, bare: Tensor) -> Derivative:
+        return derivative_of(bare, [*self.outermost, *self.stages(0).last])
+
+    @override
+    def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
+        return change_through(bare, change, [*self.outermost, *self.stages(0).last])
+
+    @property
+    def outermost(self) -> Sequence[BoundStep]:
+        """The last steps before the noise, which act on whole uploads and are the same for every one of them."""
+        stages = self.stages(0)
+        steps = stages.server if self.spec.num_clients > 1 else stages.client
+        positions = [position for position, bound in enumerate(steps) if bound.step.redrawn]
+        return steps[positions[-1] + 1 :] if positions else steps
 
     def run_together(self, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
         """The mean loss of a mini-batch as training computes it, a scalar."""

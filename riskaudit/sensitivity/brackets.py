@@ -35,6 +35,8 @@ from riskaudit.sensitivity.probing import BRACKET_SHARE, narrow_block_share, nar
 # prior's variance that each of them must have.
 MOST_LEADING = 16
 LEADING_SHARE = 0.01
+# Blocks take more probes than the whole, and several at once cost less each.
+FIRST_BLOCK_PROBES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,9 @@ class Brackets:
             self._block_probes_wanted,
             self.ends.plan,
             deadline,
+            [min(FIRST_BLOCK_PROBES, self.ends.plan.max_probes)] * self.operator.num_samples,
             summarise=lambda start, space: BlockProbe.of(start, space, self.num_blocks),
+            of_uploads=True,
         )
         self.matvecs += sum(each.tridiagonal.num_products for own in probes for each in own)
         return [traces for index, own in enumerate(probes) for traces in self._traces_of_blocks(index, own)]
@@ -203,6 +207,7 @@ class Brackets:
             deadline,
             counts,
             summarise=_tridiagonal,
+            of_uploads=self.num_blocks > 1,
         )
         self.matvecs += sum(each.num_products for tridiagonals in iterations for each in tridiagonals)
         return [

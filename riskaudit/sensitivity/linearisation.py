@@ -239,8 +239,10 @@ class Linearisation:
             return self
         samples = [first + offset for first in self.indices for offset in range(self.upload_size)]
         spectrum = None if self.spectrum is None else self._block_spectrum(self.spectrum)
-        jacobian = InformedJacobian(self.jacobian)
-        return Linearisation(jacobian, samples, self._prior, self.plan, self.seed, self.clock, spectrum=spectrum)
+        jacobian, plan = InformedJacobian(self.jacobian), self.plan
+        if spectrum is None and plan.of_samples is not None:
+            plan = plan.of_samples
+        return Linearisation(jacobian, samples, self._prior, plan, self.seed, self.clock, spectrum=spectrum)
 
     def _block_spectrum(self, whole: Spectrum) -> Spectrum:
         """Of the diagonal blocks of H, from its own; no product is needed."""

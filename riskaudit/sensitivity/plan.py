@@ -25,6 +25,7 @@ class Plan:
         failure: probability, per sample, that one of its certified ends is wrong.
         width: samples, or copies of one, that fit in memory at once.
         proxies: ids of the proxies wanted.
+        of_samples: for single samples of an upload of several, where it isn't the same.
     """
 
     solver: str
@@ -38,6 +39,7 @@ class Plan:
     failure: float
     width: int
     proxies: frozenset[str]
+    of_samples: Plan | None = None
 
 
 class Clock:

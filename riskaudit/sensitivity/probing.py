@@ -13,6 +13,7 @@ from torch import Tensor
 
 from riskaudit.linalg import KrylovSpace, LinearOperator, Quadrature, Tridiagonal, lanczos
 from riskaudit.linalg.active import Deadline
+from riskaudit.linalg.operators import RepeatedOperator
 from riskaudit.sensitivity.plan import Plan
 
 FIRST_PROBES = 2
@@ -21,6 +22,8 @@ LOOK_EVERY = 4
 # The share of the aimed width that one probe's own bracket may take, the rest being its spread.
 BRACKET_SHARE = 0.25
 DEFAULT_PRECISION = 0.2
+# Probes of uploads that go together: columns of one product, and numbers in the bases of their iterations.
+COLUMNS, COLUMN_ENTRIES = 16, 2**27
 
 Finished = Callable[[int, Tridiagonal], bool]
 Probe = TypeVar("Probe")
@@ -66,6 +69,7 @@ def probe_all(
     first: Sequence[int] | None = None,
     *,
     summarise: Callable[[Tensor, KrylovSpace], Probe],
+    of_uploads: bool = False,
 ) -> list[list[Probe]]:
     """Lanczos iterations from starts of the caller's, for each sample as many as it wants.
 
@@ -78,16 +82,20 @@ def probe_all(
         deadline: True ends everything with what is there.
         first: how many each sample begins with, [B]; None for `FIRST_PROBES`.
         summarise: what is remembered of a start [d] and its iteration.
+        of_uploads: whether "samples" are uploads of several, whose probes go together as columns of one product.
     """
     count = operator.num_samples
-    probes: list[list[Probe]] = [[] for _ in range(count)]
+    width, probes = max(1, plan.width, count), list[list[Probe]]([] for _ in range(count))
+    if of_uploads:
+        operator = RepeatedOperator(operator, list(range(count)))
+        width = max(width, min(COLUMNS, COLUMN_ENTRIES // (operator.shape[0] * plan.max_matvecs)))
     numbers = [FIRST_PROBES] * count if first is None else list(first)
     while True:
         owners = [index for index, number in enumerate(numbers) for _ in range(number - len(probes[index]))]
         if not owners:
             return probes
         counts = list(map(len, probes))
-        for owner, vector, space in _iterations(operator, owners, start, finished, plan, deadline, counts):
+        for owner, vector, space in _iterations(operator, owners, start, finished, plan, deadline, counts, width):
             probes[owner].append(summarise(vector, space))
         if deadline is not None and deadline():
             return probes
@@ -102,11 +110,11 @@ def _iterations(
     plan: Plan,
     deadline: Deadline | None,
     numbers: list[int],
+    width: int,
 ) -> Iterator[tuple[int, Tensor, KrylovSpace]]:
     """One more probe for each owner, who may occur several times and has ``numbers`` of them: its start and space."""
     # Samples beside each other first, so that as few as possible meet themselves in one batch.
     order = sorted(range(len(owners)), key=lambda position: owners[:position].count(owners[position]))
-    width = max(1, plan.width, operator.num_samples)
     for begin in range(0, len(order), width):
         part = [owners[position] for position in order[begin : begin + width]]
         starts = []

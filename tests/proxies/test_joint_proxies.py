@@ -42,6 +42,11 @@ def batch_norm_network() -> nn.Module:
     return with_batch_statistics(model)
 
 
+def two_layers() -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10)).double().eval()
+
+
 def head_mask() -> oracles.Change:
     count = sum(value.numel() for value in network().parameters())
     return lambda released: released[count - 970 :]
@@ -59,6 +64,11 @@ CASES = {
     ),
     "batch norm in train mode": ("mean:4", batch_norm_network, joint_oracles.mean_gradient),
     "momentum": (LOCAL, network, joint_oracles.trained(2, 2, 0.2, 0.5, 0.1)),
+    "momentum of two steps": (
+        "local:epochs=1:batch=2:lr=0.2:momentum=0.5",
+        two_layers,
+        joint_oracles.trained(1, 2, 0.2, 0.5),
+    ),
     "local batch norm": ("local:epochs=2:batch=2:lr=0.2", batch_norm_network, joint_oracles.trained(2, 2, 0.2)),
     "Adam": (
         "local:epochs=1:batch=2:lr=0.01:optimizer=adam",
@@ -136,11 +146,21 @@ def test_dense_is_the_theory(case: str, prior: str) -> None:
             assert found.value == pytest.approx(value, rel=expected.tolerance(name)), name
 
 
-@pytest.mark.parametrize("max_matvecs", [1, 6, 64])
-@pytest.mark.parametrize("prior", ["isotropic", "class"])
-@pytest.mark.parametrize("case", ["mean of 4", "clip of the mean", "momentum"])
+@pytest.mark.parametrize(
+    ("case", "prior", "max_matvecs"),
+    [
+        ("momentum of two steps", "isotropic", 8),
+        ("momentum of two steps", "class", 8),
+        *(
+            pytest.param(case, prior, max_matvecs, marks=pytest.mark.slow)
+            for case in ("mean of 4", "clip of the mean", "momentum", "batch norm in train mode")
+            for prior in ("isotropic", "class")
+            for max_matvecs in (1, 32)
+        ),
+    ],
+)
 def test_brackets_hold_the_truth(case: str, prior: str, max_matvecs: int) -> None:
-    how = cases.plan("lanczos", "quadrature", max_matvecs=max_matvecs, failure=1e-4, max_probes=16, precision=0.1)
+    how = cases.plan("lanczos", "quadrature", max_matvecs=max_matvecs, failure=1e-3, max_probes=4, precision=0.2)
     at = linearise(case, prior, how)
     scores = {name: proxy.score(at).for_samples(len(at)) for name, proxy in PROXIES.items()}
     for number, expected in enumerate(truths(case, prior)):
@@ -148,10 +168,12 @@ def test_brackets_hold_the_truth(case: str, prior: str, max_matvecs: int) -> Non
             for name, value in row.items():
                 estimate = scores[name].estimates[4 * number + sample]
                 assert estimate.status in ("bracketed", "not_converged"), name
+                # Not converged says that one end at least is missing.
+                assert estimate.status == "bracketed" or estimate.value is None, name
                 assert estimate.low is None or estimate.low * (1 - 1e-9) <= value, (name, estimate, value)
                 assert estimate.high is None or value <= estimate.high * (1 + 1e-9), (name, estimate, value)
-            if max_matvecs == 64:
+            if max_matvecs > 1:
                 for name in ("revealed_fraction", "informed_revealed_fraction"):
                     estimate = scores[name].estimates[4 * number + sample]
-                    assert estimate.high - estimate.low < 0.5, (name, estimate)
+                    assert estimate.high - estimate.low < 0.98, (name, estimate)
     assert at.matvecs > 0
