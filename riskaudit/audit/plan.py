@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from riskaudit.jacobian import AnyJacobianMaker
 from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
 from riskaudit.proxies import PROXIES
 from riskaudit.sensitivity import Plan
+from riskaudit.sensitivity.probing import FIRST_BLOCK_PROBES, FIRST_PROBES
 
 # H itself, its eigenvectors and eigh's workspace grow as d^2, its time as d^3.
 DENSE_DIMENSION = {"cpu": 4096, "cuda": 8192}
@@ -21,10 +21,10 @@ AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS = 50, 1000
 # Random probes per sample for traces, at most; a power of two.
 MAX_PROBES = 32
 # Passes over one sample that the products of a whole upload, and those for one sample of it, may take for each sample
-# by default, and what they take at least: local training over 5 epochs of 32 samples has 204 products for the upload,
-# and 25 for each sample.
-WORK, WORK_OF_SAMPLE = 1024, 4096
-LEAST_COLUMNS, LEAST_DEPTH = 20, 4
+# by default: local training over 5 epochs of 32 samples has 128 products for the upload's probes, 19 for each sample.
+WORK, WORK_OF_SAMPLE = 640, 3072
+# What they take at least: all probes of the whole, one solution, and all iterations for a sample.
+LEAST_PRODUCTS, LEAST_SINGLE, LEAST_PRODUCTS_OF_SAMPLE = 64, 8, 15
 # Proxies that need more than a few products for the largest eigenvalue.
 SPECTRAL_PROXIES = frozenset(name for name, proxy in PROXIES.items() if not proxy.few_products)
 # The share of the free memory that one batch may fill, and samples beyond which a batch gains nothing.
@@ -46,20 +46,20 @@ class UploadShape:
     epochs: int = 1
     separable: bool = False
 
-    def limits(self) -> tuple[int, int]:
-        """Products per probe and probes, for the whole upload."""
-        return _split(WORK // self.epochs)
+    def of_whole(self, plan: Plan) -> Plan:
+        """A plan with limits for the whole upload: a few probes that go far, since blocks take converged solutions."""
+        products = max(WORK // self.epochs, LEAST_PRODUCTS)
+        depth = min(AUTO_MAX_MATVECS, products // FIRST_BLOCK_PROBES)
+        single = min(AUTO_MAX_MATVECS, max(LEAST_SINGLE, products // 10))
+        return replace(plan, max_matvecs=single, max_probe_matvecs=depth, max_probe_products=products)
 
-    def limits_of_samples(self) -> tuple[int, int]:
-        """The same for one sample of it."""
-        return _split(WORK_OF_SAMPLE // (1 if self.separable else self.size * self.epochs))
-
-
-def _split(columns: int) -> tuple[int, int]:
-    """Products per probe and probes: about as many probes as each has products."""
-    probes = 2 ** max(1, round(math.log2(max(columns, LEAST_COLUMNS)) / 2))
-    probes = min(probes, MAX_PROBES)
-    return max(LEAST_DEPTH, min(AUTO_MAX_MATVECS, max(columns, LEAST_COLUMNS) // (probes + 1))), probes
+    def of_samples(self, plan: Plan) -> Plan:
+        """The same for one sample of it, whose first iteration is as long as those of the first probes."""
+        if self.separable:
+            return plan
+        products = max(WORK_OF_SAMPLE // (self.size * self.epochs), LEAST_PRODUCTS_OF_SAMPLE)
+        depth = min(AUTO_MAX_MATVECS, products // (1 + FIRST_PROBES))
+        return replace(plan, max_matvecs=depth, max_probe_products=products - depth)
 
 
 def choose_plan(
@@ -90,10 +90,7 @@ def choose_plan(
         alone = _plan(settings, dimension // upload.size, num_entries, num_samples, width, device)
     if _is_named(settings) or settings.max_matvecs is not None:
         return replace(whole, of_samples=alone)
-    products, probes = upload.limits()
-    whole = replace(whole, max_matvecs=products, max_probes=probes)
-    products, probes = upload.limits_of_samples()
-    return replace(whole, of_samples=replace(alone, max_matvecs=products, max_probes=probes))
+    return replace(upload.of_whole(whole), of_samples=upload.of_samples(alone))
 
 
 def _is_named(settings: AuditSettings) -> bool:

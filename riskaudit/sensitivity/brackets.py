@@ -29,14 +29,19 @@ from riskaudit.priors import BoundPrior, in_white_coordinates
 from riskaudit.sensitivity.ends import SpectrumEnds
 from riskaudit.sensitivity.information import SMALLEST_SHIFT
 from riskaudit.sensitivity.norms import BracketedNorms, solution_norms
-from riskaudit.sensitivity.probing import BRACKET_SHARE, narrow_block_share, narrow_share, probe_all
+from riskaudit.sensitivity.probing import (
+    BRACKET_SHARE,
+    FIRST_BLOCK_PROBES,
+    narrow_block_share,
+    narrow_share,
+    number_within,
+    probe_all,
+)
 
 # Leading eigenvectors of the prior's covariance that are worth an iteration each, at most, and the share of the
 # prior's variance that each of them must have.
 MOST_LEADING = 16
 LEADING_SHARE = 0.01
-# Blocks take more probes than the whole, and several at once cost less each.
-FIRST_BLOCK_PROBES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +258,7 @@ class Brackets:
         if float(np.mean(highs - lows)) > 2 * BRACKET_SHARE * precision * float(np.mean(highs)):
             # The quadrature is too coarse, which no further probe mends.
             return len(probes)
-        return min(2 * len(probes), self.ends.plan.max_probes)
+        return number_within(2 * len(probes), [each.num_products for each in probes], self.ends.plan)
 
     def _block_probes_wanted(self, index: int, probes: list[BlockProbe]) -> int:
         """Likewise, for the widest interval of an upload's samples."""
@@ -261,7 +266,7 @@ class Brackets:
         intervals = [traces.effective_dimension(eps) for traces in self._traces_of_blocks(index, probes)]
         if all(interval.high - interval.low <= precision * interval.value for interval in intervals):
             return len(probes)
-        return min(2 * len(probes), self.ends.plan.max_probes)
+        return number_within(2 * len(probes), [each.tridiagonal.num_products for each in probes], self.ends.plan)
 
     def norm_remaining(self, index: int) -> float:
         """An upper end of ||L eps (K + eps)^-1 L|| of one sample: of a block of ||(H / eps + C^-1)^-1||."""

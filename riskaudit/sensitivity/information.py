@@ -159,12 +159,25 @@ class ExactInformation(Information):
 
 @final
 class BracketedInformation(Information):
-    """From random probes of K."""
+    """From random probes of K.
+
+    Args:
+        traces: of K, or of one of its blocks.
+        tau: the prior's standard deviation.
+        unit: see `ExactInformation`.
+        informed: of an attacker who knows all other samples: never less than without them, so that its ends are ends.
+    """
 
     status: Status = "bracketed"
 
-    def __init__(self, traces: TraceProbes | BlockTraces, tau: float, unit: float | None = None) -> None:
-        self.traces, self.tau = traces, tau
+    def __init__(
+        self,
+        traces: TraceProbes | BlockTraces,
+        tau: float,
+        unit: float | None = None,
+        informed: Information | None = None,
+    ) -> None:
+        self.traces, self.tau, self.informed = traces, tau, informed
         self.unit = tau if unit is None else unit
 
     def _eps(self, sigma: float) -> float:
@@ -174,12 +187,20 @@ class BracketedInformation(Information):
 
     @override
     def revealed(self, sigma: float) -> Interval:
-        return self.traces.effective_dimension(self._eps(sigma)).map(lambda end: min(1.0, end / self.traces.total))
+        found = self.traces.effective_dimension(self._eps(sigma)).map(lambda end: min(1.0, end / self.traces.total))
+        if self.informed is None:
+            return found
+        high = min(found.high, self.informed.revealed(sigma).high)
+        return Interval(min(found.value, high), min(found.low, high), high)
 
     @override
     def error(self, sigma: float) -> Interval:
         left = self.traces.remaining(self._eps(sigma))
-        return left.map(lambda end: self.tau * math.sqrt(min(1.0, end / self.traces.total)))
+        found = left.map(lambda end: self.tau * math.sqrt(min(1.0, end / self.traces.total)))
+        if self.informed is None:
+            return found
+        low = max(found.low, self.informed.error(sigma).low)
+        return Interval(max(found.value, low), low, max(found.high, low))
 
     @property
     @override

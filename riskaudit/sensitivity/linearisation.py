@@ -227,8 +227,9 @@ class Linearisation:
             return [ExactInformation(values[upload], tau, row, units[upload]) for upload, tau, row in rows]
         if self.plan.solver != "lanczos":
             return None
+        known = self.informed.information if self.upload_size > 1 else None
         return [
-            BracketedInformation(traces, tau, units[index // self.upload_size])
+            BracketedInformation(traces, tau, units[index // self.upload_size], None if known is None else known[index])
             for index, (traces, tau) in enumerate(zip(self.posterior_brackets.traces, taus, strict=True))
         ]
 

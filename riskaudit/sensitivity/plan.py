@@ -25,6 +25,9 @@ class Plan:
         failure: probability, per sample, that one of its certified ends is wrong.
         width: samples, or copies of one, that fit in memory at once.
         proxies: ids of the proxies wanted.
+        max_probe_matvecs: products per probe at most, where it isn't the same.
+        max_probe_products: products of all probes of a sample (or an upload) after which none is added; None for no
+            limit.
         of_samples: for single samples of an upload of several, where it isn't the same.
     """
 
@@ -39,6 +42,8 @@ class Plan:
     failure: float
     width: int
     proxies: frozenset[str]
+    max_probe_matvecs: int | None = None
+    max_probe_products: int | None = None
     of_samples: Plan | None = None
 
 

@@ -17,6 +17,8 @@ from riskaudit.linalg.operators import RepeatedOperator
 from riskaudit.sensitivity.plan import Plan
 
 FIRST_PROBES = 2
+# Blocks take more probes than the whole, and several at once cost less each.
+FIRST_BLOCK_PROBES = 4
 # Products between two looks at whether an interval is narrow enough.
 LOOK_EVERY = 4
 # The share of the aimed width that one probe's own bracket may take, the rest being its spread.
@@ -59,6 +61,14 @@ def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int) 
     return finished
 
 
+def number_within(wanted: int, products: Sequence[int], plan: Plan) -> int:
+    """How many of the probes wanted may be made, given the products that each took so far."""
+    wanted, most = min(wanted, plan.max_probes), plan.max_probe_products
+    if most is None:
+        return wanted
+    return max(len(products), min(wanted, len(products) * most // max(1, sum(products))))
+
+
 def probe_all(
     operator: LinearOperator,
     start: Callable[[int, int], Tensor],
@@ -88,7 +98,7 @@ def probe_all(
     width, probes = max(1, plan.width, count), list[list[Probe]]([] for _ in range(count))
     if of_uploads:
         operator = RepeatedOperator(operator, list(range(count)))
-        width = max(width, min(COLUMNS, COLUMN_ENTRIES // (operator.shape[0] * plan.max_matvecs)))
+        width = max(width, min(COLUMNS, COLUMN_ENTRIES // (operator.shape[0] * _depth(plan))))
     numbers = [FIRST_PROBES] * count if first is None else list(first)
     while True:
         owners = [index for index, number in enumerate(numbers) for _ in range(number - len(probes[index]))]
@@ -123,8 +133,13 @@ def _iterations(
             numbers[owner] += 1
         selected = operator if part == list(range(operator.num_samples)) else operator.select(part)
         ends = partial(_of_owner, finished, part)
-        spaces = lanczos(selected, torch.stack(starts), ends, plan.max_matvecs, deadline)
+        spaces = lanczos(selected, torch.stack(starts), ends, _depth(plan), deadline)
         yield from zip(part, starts, spaces, strict=True)
+
+
+def _depth(plan: Plan) -> int:
+    """Products per probe at most."""
+    return plan.max_matvecs if plan.max_probe_matvecs is None else plan.max_probe_matvecs
 
 
 def _of_owner(finished: Finished, owners: Sequence[int], position: int, tridiagonal: Tridiagonal) -> bool:
