@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release import Noise
+from riskaudit.release.aggregation import Mean, SecureAggregation
 from riskaudit.release.grammar import ReleaseSpec, usages
 from riskaudit.release.noise import SCALES
-from riskaudit.release.steps import STEPS, register
+from riskaudit.release.steps import STEPS, Step, register
 from riskaudit.release.steps.clip import Clip
+from riskaudit.release.steps.dropout import Dropout
 from riskaudit.release.steps.mask import Mask
 from riskaudit.release.steps.prune import Prune
+from riskaudit.release.steps.share import Share
+from riskaudit.release.training import LocalTraining
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,26 @@ from riskaudit.release.steps.prune import Prune
         ("gradient,prune:0.9,laplace:1e-3", ReleaseSpec((Prune(0.9),), Noise("laplace", 0.001))),
         ("gaussian:2,mask:0.5", ReleaseSpec((), Noise("gaussian", 2.0), (Mask(0.5, 0),))),
         ("mask:0:12", ReleaseSpec((Mask(0.0, 12),))),
+        ("mean:8", ReleaseSpec((Mean(8),))),
+        ("clip:1,mean:all,clip:2", ReleaseSpec((Clip(1.0), Mean(None), Clip(2.0)))),
+        (
+            "mean:2,dropout:0.5,secagg:3,gaussian:1,share:head.*+fc.bias",
+            ReleaseSpec(
+                (Mean(2), Dropout(0.5), SecureAggregation(3)), Noise("gaussian", 1.0), (Share("head.*+fc.bias"),)
+            ),
+        ),
+        ("local:lr=0.1:batch=8:epochs=2", ReleaseSpec(training=LocalTraining(2, 8, 0.1))),
+        (
+            "local:epochs=1:batch=all:lr=1e-3:optimizer=adam:weight_decay=0.1:shuffle=4,prune:0.5,secagg:2",
+            ReleaseSpec(
+                (Prune(0.5), SecureAggregation(2)),
+                training=LocalTraining(1, None, 1e-3, 0.0, 0.1, "adam", 4),
+            ),
+        ),
+        (
+            "local:epochs=1:batch=4:lr=0.1:momentum=0.9:optimizer=sgd",
+            ReleaseSpec(training=LocalTraining(1, 4, 0.1, 0.9)),
+        ),
     ],
 )
 def test_accepted(text: str, spec: ReleaseSpec) -> None:
@@ -37,7 +61,7 @@ def test_accepted(text: str, spec: ReleaseSpec) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ("", "release step 1 ('')", "expected one of gradient, clip:C"),
+        ("", "release step 1 ('')", "expected one of gradient, local:epochs=E:batch=B:lr=L"),
         ("clip:1,", "release step 2 ('')", "expected one of"),
         ("clp:1", "release step 1 ('clp:1')", "did you mean 'clip'?"),
         ("clip:1,blur:2", "release step 2 ('blur:2')", "expected one of"),
@@ -62,6 +86,39 @@ def test_accepted(text: str, spec: ReleaseSpec) -> None:
         ("gaussian:1,laplace:2", "release step 2 ('laplace:2')", "already carries noise from 'gaussian:1.0'"),
         ("gradient,gaussian:1,gaussian:1", "release step 3 ('gaussian:1')", "already carries noise"),
         ("gaussian:1,clip:2", "release step 2 ('clip:2')", "put it before the noise"),
+        ("mean", "release step 1 ('mean')", "expected mean:N, found 0 values"),
+        ("mean:2:2", "release step 1", "found 2 values"),
+        ("mean:0", "release step 1", "a whole number above 0 as N (or all), found '0'"),
+        ("mean:-1", "release step 1", "found '-1'"),
+        ("mean:1.5", "release step 1", "found '1.5'"),
+        ("mean:" + "9" * 5000, "release step 1", "a whole number above 0"),
+        ("mena:2", "release step 1", "did you mean 'mean'?"),
+        ("mean:2,clip:1,mean:2", "release step 3 ('mean:2')", "one mean, before secure aggregation"),
+        ("mean:2,secagg:2,mean:2", "release step 3 ('mean:2')", "one mean, before secure aggregation"),
+        ("gaussian:1,mean:2", "release step 2 ('mean:2')", "put it before the noise"),
+        ("mean:2,secagg:1", "release step 2 ('secagg:1')", "two clients at least as K"),
+        ("mean:2,secagg:all", "release step 2", "a whole number above 0 as K, found 'all'"),
+        ("mean:2,secagg:2,secagg:2", "release step 3 ('secagg:2')", "secure aggregation once"),
+        ("secagg:2", "release step 1 ('secagg:2')", "expected the clients' uploads before it"),
+        ("clip:1,secagg:2", "release step 2 ('secagg:2')", "expected the clients' uploads before it"),
+        ("mean:2,gaussian:1,secagg:2", "release step 3 ('secagg:2')", "put it before the noise"),
+        ("dropout:0.5", "release step 1 ('dropout:0.5')", "put it after mean:N or local training"),
+        ("dropout:0.5,mean:2", "release step 1 ('dropout:0.5')", "put it after mean:N or local training"),
+        ("mean:2,dropout:1", "release step 2 ('dropout:1')", "0 <= P < 1"),
+        ("mean:2,gaussian:1,dropout:0.5", "release step 3", "put it before the noise"),
+        ("share:", "release step 1 ('share:')", "PATTERN that isn't empty"),
+        ("share", "release step 1 ('share')", "found 0 values"),
+        ("local", "release step 1 ('local')", "found no epochs and no batch and no lr; add it"),
+        ("local:epochs=1:lr=1", "release step 1", "found no batch; add it"),
+        ("local:epochs=1:batch=2:lr=1:speed=3", "release step 1", "a key of epochs, batch, lr"),
+        ("local:epoch=1", "release step 1", "did you mean 'epochs'?"),
+        ("local:epochs", "release step 1", "expected key=value"),
+        ("local:epochs=1:epochs=1", "release step 1", "expected epochs once"),
+        ("local:epochs=1:batch=2:lr=1e400", "release step 1", "lr with a number above 0, found '1e400'"),
+        ("local:epochs=1:batch=2:lr=1:shuffle=x", "release step 1", "a whole number as SEED, found 'x'"),
+        ("clip:1,local:epochs=1:batch=2:lr=1", "release step 2", "as the first step only"),
+        ("local:epochs=1:batch=2:lr=1,gradient", "release step 2 ('gradient')", "as the first step only"),
+        ("local:epochs=1:batch=2:lr=1,mean:2", "release step 2 ('mean:2')", "leave the mean out"),
         ("clip:1,gaussian:1,mask:0.5,prune:0.5", "release step 4 ('prune:0.5')", "put it before the noise"),
     ],
 )
@@ -75,11 +132,21 @@ def test_refused(text: str, place: str, words: str) -> None:
 PIECES = st.sampled_from(
     [
         "gradient",
+        "local",
+        "mean",
+        "secagg",
         *STEPS,
         *SCALES,
         "clip:1",
         "prune:0.5",
         "mask:0.25:3",
+        "mean:2",
+        "mean:all",
+        "secagg:2",
+        "share:*",
+        "dropout:0.5",
+        "local:epochs=1:batch=2:lr=0.1",
+        "local:epochs=2:batch=all:lr=1:momentum=0.5:shuffle=1",
         "gaussian:0.1",
         "laplace:0.2",
         ":",
@@ -112,6 +179,18 @@ MASK = st.builds(Mask, RATIO, st.integers(min_value=0, max_value=2**63 - 1))
 QUIET = st.one_of(POSITIVE.map(Clip), RATIO.map(Prune), MASK)
 
 
+COUNT = st.integers(min_value=1, max_value=2**63 - 1)
+PATTERN = st.text(st.characters(exclude_characters=":, ", exclude_categories=("C", "Z")), min_size=1, max_size=9)
+SHARE = PATTERN.map(Share)
+TRAINING = st.one_of(
+    st.builds(LocalTraining, COUNT, st.one_of(st.none(), COUNT), POSITIVE, RATIO, POSITIVE, st.just("sgd")),
+    st.builds(
+        LocalTraining, COUNT, COUNT, POSITIVE, st.just(0.0), POSITIVE, st.just("adam"), st.one_of(st.none(), COUNT)
+    ),
+)
+UPLOAD = st.one_of(QUIET, SHARE, RATIO.map(Dropout))
+
+
 NOISE = st.builds(Noise, st.sampled_from(sorted(SCALES)), POSITIVE)
 
 
@@ -121,7 +200,34 @@ def test_text_loses_nothing(quiet: list[object], noise: Noise | None, after: Mas
     assert ReleaseSpec.parse(str(spec)) == spec
 
 
-@pytest.mark.parametrize("after", [Clip(1.0), Prune(0.5)], ids=str)
+@given(
+    st.one_of(TRAINING, st.tuples(st.lists(st.one_of(QUIET, SHARE), max_size=2), st.one_of(st.none(), COUNT))),
+    st.lists(UPLOAD, max_size=3),
+    st.one_of(st.none(), st.integers(min_value=2, max_value=2**63 - 1)),
+    st.lists(UPLOAD, max_size=2),
+    st.one_of(st.none(), NOISE),
+)
+def test_text_of_uploads_loses_nothing(
+    first: LocalTraining | tuple[list[Step], int | None],
+    client: list[Step],
+    clients: int | None,
+    server: list[Step],
+    noise: Noise | None,
+) -> None:
+    before = [] if isinstance(first, LocalTraining) else [*first[0], Mean(first[1])]
+    aggregation = [] if clients is None else [SecureAggregation(clients)]
+    training = first if isinstance(first, LocalTraining) else None
+    spec = ReleaseSpec((*before, *client, *aggregation, *server), noise, training=training)
+    assert ReleaseSpec.parse(str(spec)) == spec
+    assert spec.is_joint
+    assert spec.sample_steps == tuple(before[:-1])
+    stages = (spec.client_steps, spec.server_steps)
+    assert stages == ((tuple(client), tuple(server)) if clients is not None else ((*client, *server), ()))
+    assert spec.num_clients == (clients or 1)
+    assert str(spec).split(",")[0].partition(":")[0] == spec.names[0]
+
+
+@pytest.mark.parametrize("after", [Clip(1.0), Prune(0.5), Dropout(0.5)], ids=str)
 def test_a_step_that_would_change_the_noise_is_refused(after: object) -> None:
     with pytest.raises(ReleaseError, match="put it before the noise"):
         ReleaseSpec((), Noise("gaussian", 1.0), (after,))
@@ -143,7 +249,9 @@ def test_names_are_in_the_order_of_the_text() -> None:
 
 
 def test_usages_name_everything() -> None:
-    assert {usage.partition(":")[0] for usage in usages()} == {"gradient", *STEPS, *SCALES}
+    assert {usage.partition(":")[0] for usage in usages()} == {
+        "gradient", "local", "mean", "secagg", *STEPS, *SCALES,
+    }  # fmt: skip
     assert usages()["mask:RATIO[:SEED]"]
 
 
