@@ -136,8 +136,8 @@ class Linearisation:
     @property
     def matvecs(self) -> int:
         """Products with H (for a dense spectrum, columns of J) over all uploads so far."""
-        others = self.__dict__.get("informed")
-        total = self._matvecs + (others.matvecs if others is not None and others is not self else 0)
+        others = self.__dict__.get("_with_others_known")
+        total = self._matvecs + (0 if others is None else others.matvecs)
         if self._all_eigenvalues:
             return total
         brackets = {id(each): each for each in (self.brackets, self.posterior_brackets)}
@@ -233,11 +233,14 @@ class Linearisation:
             for index, (traces, tau) in enumerate(zip(self.posterior_brackets.traces, taus, strict=True))
         ]
 
-    @cached_property
+    @property
     def informed(self) -> Linearisation:
         """What an attacker faces who knows all other samples of an upload: every sample by itself."""
-        if self.upload_size == 1:
-            return self
+        # Not cached where it is the same: memory is freed at once where nothing refers to itself.
+        return self if self.upload_size == 1 else self._with_others_known
+
+    @cached_property
+    def _with_others_known(self) -> Linearisation:
         samples = [first + offset for first in self.indices for offset in range(self.upload_size)]
         spectrum = None if self.spectrum is None else self._block_spectrum(self.spectrum)
         jacobian, plan = InformedJacobian(self.jacobian), self.plan
