@@ -190,7 +190,10 @@ class ReleaseContract:
         bare = release.before_steps()
         if bare is release:
             pytest.skip("no steps to set apart")
-        gradients, vector = bare.mean(batch).detach(), normal(*batch.inputs.flatten(1).shape, seed=7)
+        gradients, vector = (
+            bare.mean(batch).detach(),
+            normal(*batch.inputs.reshape(batch.num_uploads, -1).shape, seed=7),
+        )
         through = release.derivative(gradients).apply(GenericJacobian(bare, batch).matvec(vector).detach())
         expected = GenericJacobian(release, batch).matvec(vector).detach()
         torch.testing.assert_close(through, expected, rtol=1e-10, atol=1e-12)
