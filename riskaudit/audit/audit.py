@@ -33,6 +33,7 @@ from riskaudit.inputs.discrete import SPARSE_CODES
 from riskaudit.proxies import proxies_for
 from riskaudit.release.shares import shares_of
 from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Tool
+from riskaudit.results.verdicts import headline_of
 from riskaudit.sensitivity import Information
 from riskaudit.statistics.summaries import class_rows, inequalities
 from riskaudit.version import __version__
@@ -164,12 +165,13 @@ def _noise_needed(client: Client, rows: list[SampleRow], information: list[Infor
 
 def _warnings(client: Client, audited: BatchRows, rows: list[SampleRow]) -> list[str]:
     settings = client.settings
+    headline = headline_of(settings.attacker if client.is_joint else None)
     return [
         *client.chosen.warnings,
         *_alarm(client, audited),
         *separate_note(audited.separate, len(audited.rows)),
         *_loss_note(client),
-        *concentration_notes(rows, audited.uneven, settings.thresholds()),
+        *concentration_notes(rows, audited.uneven, settings.thresholds(), headline),
         *warnings_of(client.checkpoint, client.samples, settings, client.release, audited.rows),
     ]
 

@@ -11,8 +11,10 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.targets import target_notes
 from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.checkpoints import STORED_STATISTICS
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
+from riskaudit.release.joint import JointRelease
 from riskaudit.release.shares import TOLERANCE
 from riskaudit.results import SampleRow, ThreatModel, Thresholds
 from riskaudit.results.verdicts import HEADLINE, headline_of
@@ -44,7 +46,11 @@ def warnings_of(
     checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
-    warnings = [*samples.notes, *checkpoint.notes, *_scale_warning(samples), *target_notes(samples.targets)]
+    is_joint = release.coupling == "joint"
+    # With the statistics of the batch the stored ones play no part.
+    unused = isinstance(release, JointRelease) and release.mixes_samples
+    notes = [note for note in checkpoint.notes if not (unused and note.endswith(STORED_STATISTICS))]
+    warnings = [*samples.notes, *notes, *_scale_warning(samples), *target_notes(samples.targets)]
     warnings += _model_notes(checkpoint.model, release, samples)
     if checkpoint.assumed is not None:
         warnings.append(
@@ -62,7 +68,7 @@ def warnings_of(
     failed = sum(row.status == "failed" for row in rows)
     if failed:
         warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")
-    headline = headline_of(settings.attacker if release.coupling == "joint" else None)
+    headline = headline_of(settings.attacker if is_joint else None)
     bracketed = sum(row.proxies[headline].status == "bracketed" for row in rows)
     if bracketed:
         warnings.append(
@@ -72,7 +78,7 @@ def warnings_of(
     unassessed = sum(not row.proxies[headline].assessed for row in rows) - failed
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
-    return [*warnings, *_duplicate_warning(samples)]
+    return [*warnings, *_duplicate_warning(samples, rows if is_joint else [])]
 
 
 def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[str]:
@@ -124,7 +130,7 @@ def separate_note(separate: int, total: int) -> list[str]:
 
 
 def concentration_notes(
-    rows: Sequence[SampleRow], uneven: Mapping[int, Concentration], thresholds: Thresholds
+    rows: Sequence[SampleRow], uneven: Mapping[int, Concentration], thresholds: Thresholds, headline: str = HEADLINE
 ) -> list[str]:
     """That a mean over coordinates hides some that are revealed whole.
 
@@ -132,15 +138,16 @@ def concentration_notes(
         rows: of all samples.
         uneven: by position in the data.
         thresholds: what counts as low, and of a coordinate as high.
+        headline: id of the revealed fraction that verdicts go by.
     """
-    known = [(rows[place], one) for place, one in uneven.items() if rows[place].proxies[HEADLINE].assessed]
+    known = [(rows[place], one) for place, one in uneven.items() if rows[place].proxies[headline].assessed]
     low = [
         one.largest
         for row, one in known
-        if (row.verdict == "low" or row.concentration > 1) and _upper(row) < thresholds.medium
+        if (row.verdict == "low" or row.concentration > 1) and _upper(row, headline) < thresholds.medium
     ]
     whole = [largest for largest in low if largest is not None and largest > thresholds.high]
-    means = [(one, min(1.0, one.factor * _upper(row))) for row, one in known]
+    means = [(one, min(1.0, one.factor * _upper(row, headline))) for row, one in known]
     words = "verdicts and limits go by that mean, while revealed fractions are means over all"
     notes = reached_note(means, len(rows), words)
     if whole:
@@ -151,9 +158,9 @@ def concentration_notes(
     return notes
 
 
-def _upper(row: SampleRow) -> float:
-    headline = row.proxies[HEADLINE]
-    end = headline.value if headline.high is None else headline.high
+def _upper(row: SampleRow, headline: str) -> float:
+    estimate = row.proxies[headline]
+    end = estimate.value if estimate.high is None else estimate.high
     return 1.0 if end is None else end
 
 
@@ -191,8 +198,13 @@ def _scale_warning(samples: Samples) -> list[str]:
     ]
 
 
-def _duplicate_warning(samples: Samples) -> list[str]:
-    """Copies reveal more of their one input than each row says once they share a batch, and weigh on every average."""
+def _duplicate_warning(samples: Samples, rows: Sequence[SampleRow]) -> list[str]:
+    """Copies reveal more of their one input than each row says once they share a batch, and weigh on every average.
+
+    Args:
+        samples: all of them.
+        rows: theirs, where several samples leave together.
+    """
     groups: dict[int, list[str]] = {}
     for identifier, label in zip(samples.ids, duplicate_labels(samples.inputs, samples.ids), strict=True):
         groups.setdefault(label, []).append(identifier)
@@ -202,8 +214,26 @@ def _duplicate_warning(samples: Samples) -> list[str]:
     if not copies:
         return [f"{only}; no other two are equal"] if compared < len(samples) else []
     which = "; ".join(" = ".join(each) for each in copies) if count <= MAX_NAMED else f"{len(copies)} groups"
+    consequence = (
+        _copies_in_uploads(copies, rows)
+        if rows
+        else "in one batch they reveal more than their rows say, since rows are of single samples"
+    )
     text = (
-        f"{count} of {len(samples)} samples are copies or views of another one ({which}): in one batch they reveal "
-        "more than their rows say, since rows are of single samples, and averages count them all"
+        f"{count} of {len(samples)} samples are copies or views of another one ({which}): {consequence}, and averages "
+        "count them all"
     )
     return [f"{text}; {only}" if compared < len(samples) else text]
+
+
+def _copies_in_uploads(copies: Sequence[Sequence[str]], rows: Sequence[SampleRow]) -> str:
+    """What copies do to the numbers of uploads: the prior takes samples for independent."""
+    upload_of = {row.id: row.upload for row in rows}
+    together = sum(len({upload_of.get(sample) for sample in group}) < len(group) for group in copies)
+    if not together:
+        return "none of them share an upload, and what their uploads reveal adds up"
+    return (
+        f"{together} of {len(copies)} groups share an upload, where only the prior tells copies apart; it takes "
+        "samples for independent, so that to whoever guesses that they are copies they reveal more than an outsider's "
+        "numbers say (`attacker=informed` doesn't go by these)"
+    )

@@ -139,7 +139,7 @@ def _solver(settings: AuditSettings, dimension: int, num_entries: int, device: t
 def _affordable(dimension: int, num_entries: int, device: torch.device) -> tuple[str, str]:
     """Dense where it is affordable, since it is exact."""
     jacobian_bytes, most = 8 * dimension * num_entries, DENSE_DIMENSION[device.type]
-    sizes = f"d = {dimension:,} and P = {num_entries:,}: one sample's Jacobian takes {jacobian_bytes / 1e9:.3g} GB"
+    sizes = f"d = {dimension:,} and P = {num_entries:,}: one Jacobian takes {jacobian_bytes / 1e9:.3g} GB"
     if dimension > most:
         return "lanczos", f"{sizes}, and d is above the {most:,} for which all eigenvalues are affordable"
     if jacobian_bytes > JACOBIAN_BYTES:

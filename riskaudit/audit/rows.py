@@ -171,7 +171,7 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     decisive = at.informed if context.attacker == "informed" else at
     # Asked for only where the headline is, since it may take many products.
     information = decisive.information if context.headline in context.plan.proxies else None
-    uneven = {} if information is None else dict(zip(batch.indices, concentrations(at), strict=False))
+    uneven = {} if information is None else dict(zip(batch.indices, concentrations(decisive), strict=False))
     rows = [
         _row(context, (at, decisive), scores, position, batch, loss, information, uneven.get(batch.indices[position]))
         for position, loss in enumerate(losses.tolist())

@@ -10,7 +10,8 @@ import typer
 
 from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
-from riskaudit.results import AuditResult, Estimate
+from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
 
 VERDICTS = ("high", "medium", "low", "not_assessed")
@@ -33,13 +34,18 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     total = len(result.samples)
     verdicts = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in VERDICTS if counts[name])
     typer.echo(f"risk of {total} {'sample' if total == 1 else 'samples'}: {verdicts}")
-    revealed = result.fairness.proxies.get("revealed_fraction")
+    attacker = attacker_of(result.release)
+    headline, error_id = headline_of(attacker), error_of(attacker)
+    revealed = result.fairness.proxies.get(headline)
     if revealed is not None and revealed.worst_samples:
         row = next(row for row in result.samples if row.id == revealed.worst_samples[0])
-        rmse, share = row.proxies["posterior_rmse"], row.proxies["revealed_fraction"]
+        rmse, share = row.proxies[error_id], row.proxies[headline]
         if rmse.assessed and share.assessed:
             revealed_span, error = _span(share, percent), _span(rmse, number)
-            typer.echo(f"worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
+            who = f"{attacker} attacker: " if attacker is not None else ""
+            typer.echo(f"{who}worst sample {row.id}: {revealed_span} of the input revealed, posterior error {error}")
+            if attacker is not None:
+                _print_other(result, row, attacker)
             if revealed.note is not None and len(result.samples) > 1:
                 typer.echo(f"note: {revealed.note}")
     study = result.studies.get(VerifyStudy)
@@ -52,6 +58,18 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         typer.echo(f"{words[result.policy.decision]}: {in_options('; '.join(result.policy.reasons))}")
     for path in files:
         typer.echo(f"wrote {path}")
+
+
+def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> None:
+    """The same sample for the attacker whose numbers don't decide."""
+    other: Attacker = "outsider" if attacker == "informed" else "informed"
+    share, rmse = row.proxies.get(headline_of(other)), row.proxies.get(error_of(other))
+    if share is not None and rmse is not None and share.assessed and rmse.assessed:
+        size = result.release.upload_size
+        typer.echo(
+            f"{other} (knows {'none' if other == 'outsider' else 'all others'} of the {size} samples of an upload): "
+            f"{_span(share, percent)} of the same input, posterior error {_span(rmse, number)}"
+        )
 
 
 def _print_verify(study: VerifyStudy) -> None:

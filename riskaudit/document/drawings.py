@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from itertools import product, zip_longest
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,7 +16,17 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from riskaudit.document.plots import CorridorPlot, CurvePlot, DotPlot, Level, PanelPlot, Plot, Reference, SpanPlot
+from riskaudit.document.plots import (
+    CorridorPlot,
+    CurvePlot,
+    DotPlot,
+    Level,
+    PairPlot,
+    PanelPlot,
+    Plot,
+    Reference,
+    SpanPlot,
+)
 
 # Placeholder, CSS variable, colour in print. Hues after Okabe and Ito.
 COLOURS = {
@@ -36,6 +47,8 @@ _PANEL_COLUMNS = 3
 _DASHES = (0, (4, 2.5))
 # Marker, colour and whether it is filled, in the order of `Corridor.errors`.
 _CORRIDOR_STYLES = (("|", "ink", True), ("D", "low", True), ("^", "high", True), ("s", "muted", False))
+# Marker, colour and whether it is filled, in the order of `Pair.values`.
+_PAIR_STYLES = (("^", "high", True), ("o", "low", False))
 
 
 def colour(name: str) -> str:
@@ -60,6 +73,8 @@ def height(plot: Plot) -> float:
             return 3.1
         case CorridorPlot():
             return 1.35 + 0.165 * len(plot.corridors)
+        case PairPlot():
+            return 1.6 + 0.165 * len(plot.pairs) if len(plot.pairs) <= _LABELLED_DOTS else 4.4
         case PanelPlot():
             columns = _columns(plot)
             # Panels are square: three share the width, one alone would fill a page.
@@ -82,6 +97,8 @@ def draw(figure: Figure, plot: Plot) -> None:
             _draw_curves(axes, plot)
         case CorridorPlot():
             _draw_corridors(figure, axes, plot)
+        case PairPlot():
+            _draw_pairs(figure, axes, plot)
 
 
 def _clear_frame(axes: Axes) -> None:
@@ -257,6 +274,48 @@ def _draw_corridors(figure: Figure, axes: Axes, plot: CorridorPlot) -> None:
     axes.set_xlabel(plot.x_title, color=colour("ink"))
     axes.set_ylabel("sample", color=colour("ink"))
     _legend(figure, handles, 2)
+
+
+def _draw_pairs(figure: Figure, axes: Axes, plot: PairPlot) -> None:
+    few = len(plot.pairs) <= _LABELLED_DOTS
+    for row, pair in enumerate(plot.pairs):
+        middles = [_middle(value, ends) for value, ends in zip(pair.values, pair.ends, strict=True)]
+        joined = [middle for middle in middles if middle is not None]
+        if len(joined) == 2:
+            width = 3.0 if few else 1.0
+            axes.plot(joined, [row, row], color=colour("rule"), linewidth=width, solid_capstyle="butt")
+    handles = []
+    for number, (title, (marker, hue, filled)) in enumerate(zip(plot.titles, _PAIR_STYLES, strict=True)):
+        # Intervals of the two lie beside each other, not on one another.
+        beside = (-0.15, 0.15)[number]
+        for row, pair in enumerate(plot.pairs):
+            ends = pair.ends[number]
+            if ends is not None and ends[0] < ends[1]:
+                axes.plot(ends, [row + beside] * 2, color=colour(hue), linewidth=1.2 if few else 0.5, alpha=0.75)
+        style: dict[str, Any] = {
+            "marker": marker,
+            "markersize": 5.0 if few else 2.5,
+            "markeredgecolor": colour(hue),
+            "markerfacecolor": colour(hue) if filled else "none",
+            "linestyle": "none",
+        }
+        points = [(value, row) for row, pair in enumerate(plot.pairs) if (value := pair.values[number]) is not None]
+        axes.plot([x for x, _ in points], [y for _, y in points], zorder=3, **style)
+        handles.append(Line2D([], [], label=title, **style | {"markersize": 5.0}))
+    _x_axis(axes, plot.x_title, plot.x_limits)
+    if few:
+        _row_labels(axes, [pair.label for pair in plot.pairs])
+        axes.set_ylabel(plot.y_title, color=colour("ink"))
+    else:
+        axes.set_ylim(len(plot.pairs) + 0.5, -1.5)
+        axes.set_ylabel("rank of the sample (0 = most exposed)", color=colour("ink"))
+    _references(axes, plot.references)
+    _legend(figure, handles, len(handles))
+
+
+def _middle(value: float | None, ends: tuple[float, float] | None) -> float | None:
+    """A number, or the middle of where it lies."""
+    return fmean(ends) if value is None and ends is not None else value
 
 
 def _draw_panels(figure: Figure, plot: PanelPlot) -> None:

@@ -133,4 +133,25 @@ class PanelPlot:
     joined: bool = False
 
 
-Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot
+@dataclass(frozen=True)
+class Pair:
+    """One sample's two numbers and their intervals, where known."""
+
+    label: str
+    values: tuple[float | None, float | None]
+    ends: tuple[tuple[float, float] | None, tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class PairPlot:
+    """Samples from top (riskiest) to bottom, two numbers each; ``titles`` name these in the legend."""
+
+    x_title: str
+    y_title: str
+    titles: tuple[str, str]
+    pairs: tuple[Pair, ...]
+    references: tuple[Reference, ...]
+    x_limits: tuple[float, float] | None = None
+
+
+Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot | PairPlot

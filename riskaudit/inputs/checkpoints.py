@@ -41,6 +41,8 @@ CHECKPOINT_FORMATS = {
     ".npz": "arrays by name, or a row of them in the order of the state dict, which needs `arch`",
     ".pt2": "a program saved by torch.export.save, with a batch of 1 or a dynamic batch dimension",
 }
+# How the note of batch norms in eval mode ends.
+STORED_STATISTICS = "use their stored statistics"
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pt2")
 _ACCEPTED = "state dicts in .pt, .safetensors or .npz files and torch.export programs in .pt2 files"
 
@@ -242,7 +244,7 @@ def _mode_notes(model: nn.Module, mode: str | None) -> list[str]:
     untracked = [name for name in norms if name not in tracked]
     notes = []
     if tracked and mode:
-        notes.append(f"{mode}: batch-norm layers {listing(tracked)} use their stored statistics")
+        notes.append(f"{mode}: batch-norm layers {listing(tracked)} {STORED_STATISTICS}")
     if untracked:
         notes.append(
             f"batch-norm layers {listing(untracked)} keep no statistics and use the batch's own, even in eval mode"

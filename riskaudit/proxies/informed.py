@@ -23,13 +23,13 @@ class InformedPosteriorRmse(Proxy):
     """sqrt(trace of the posterior covariance of one sample given all others / d)."""
 
     id = "informed_posterior_rmse"
-    title = "Posterior error, the others known"
+    title = "Informed posterior error"
     short_title = "Informed posterior RMSE"
     units = UNITS
     source = "derived from Balunovic et al., ICLR 2022: one block of the upload's Fisher information"
     riskier = "lower"
     summary = "Error that remains for the best attacker who knows all other samples of the upload."
-    formula = "√(mean of σ² / (λ + ε)), λ the eigenvalues of Jⱼᵀ Jⱼ, Jⱼ the columns of sample j, and ε = σ² / τ²"
+    formula = "√(mean of σ² / (λ + ε)), λ the eigenvalues of AᵀA, A the sample's columns of J, and ε = σ² / τ²"
     order = 22
     joint_only = True
 
@@ -51,13 +51,15 @@ class InformedRevealedFraction(Proxy):
     """1 - trace of that covariance over trace of the prior's."""
 
     id = "informed_revealed_fraction"
-    title = "Revealed fraction, the others known"
+    title = "Informed revealed fraction"
     short_title = "Informed revealed"
     units = "share of the input's dimension, 0 to 1"
     source = "derived: effective dimension of one block of the upload's Fisher information over d"
     riskier = "higher"
     summary = "Share of the input that the upload pins down for an attacker who knows all its other samples."
-    formula = "mean over directions of λ / (λ + ε), λ the eigenvalues of Jⱼᵀ Jⱼ and ε = σ² / τ²"
+    formula = (
+        "mean over directions of λ / (λ + ε), λ the eigenvalues of AᵀA, A the sample's columns of J, and ε = σ² / τ²"
+    )
     order = 12
     joint_only = True
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from riskaudit.formatting import number, target_text
+from riskaudit.formatting import inside, number, target_text
 from riskaudit.results.audit import AuditResult, SampleRow
 from riskaudit.results.base import Estimate, Status, Verdict
 from riskaudit.results.ranks import known_ends, position, rank_ranges
+from riskaudit.results.subject import Attacker
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.results.words import ProxyInfo, Riskier, riskier_end
 
 # The best stand-in first: what ranks the samples when the headline proxy has no value.
-_RANKING = ("revealed_fraction", "map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
+_STAND_INS = ("map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
+# Of an upload of several samples these are told apart by what the attacker knows.
+_OF_OUTSIDERS = frozenset({headline_of("outsider"), error_of("outsider")})
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,26 @@ class Facts:
     def dimension(self) -> int:
         """Coordinates of one input."""
         return prod(self.result.data.input_shape)
+
+    @cached_property
+    def attacker(self) -> Attacker | None:
+        """Whose numbers verdicts and limits go by; None where every sample leaves alone."""
+        return attacker_of(self.result.release)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether several samples leave together."""
+        return self.attacker is not None
+
+    @property
+    def headline(self) -> str:
+        """Id of the revealed fraction that verdicts and limits go by."""
+        return headline_of(self.attacker)
+
+    @property
+    def error(self) -> str:
+        """Id of the posterior error likewise."""
+        return error_of(self.attacker)
 
     @cached_property
     def proxy_ids(self) -> tuple[str, ...]:
@@ -62,12 +86,16 @@ class Facts:
     def title(self, proxy: str) -> str:
         """A proxy's name for readers."""
         info = self.info(proxy)
-        return info.title if info else proxy
+        return self._told_apart(proxy, info.title) if info else proxy
 
     def short_title(self, proxy: str) -> str:
         """A proxy's name for the heads of tables."""
         info = self.info(proxy)
-        return (info.short_title or info.title) if info else proxy
+        return self._told_apart(proxy, info.short_title or info.title) if info else proxy
+
+    def _told_apart(self, proxy: str, title: str) -> str:
+        """A title that says which attacker is meant, where there are two."""
+        return f"Outsider's {inside(title)}" if self.is_joint and proxy in _OF_OUTSIDERS else title
 
     def riskier(self, proxy: str) -> str:
         """Whether more of a proxy or less of it is the greater risk, or nothing where that isn't known."""
@@ -99,7 +127,7 @@ class Facts:
     @property
     def bracketed(self) -> bool:
         """Whether some sample's revealed fraction is an interval."""
-        return any(estimate.status == "bracketed" for _, estimate in self.estimates("revealed_fraction"))
+        return any(estimate.status == "bracketed" for _, estimate in self.estimates(self.headline))
 
     def cautious(self, proxy: str) -> list[float]:
         """The riskier end of every estimate that has a value or an interval: what a claim of protection needs."""
@@ -182,7 +210,7 @@ class Facts:
     @cached_property
     def ranking_proxy(self) -> str | None:
         """The proxy that ranks the samples."""
-        return next((proxy for proxy in _RANKING if self.num_known(proxy)), None)
+        return next((proxy for proxy in (self.headline, *_STAND_INS) if self.num_known(proxy)), None)
 
     @cached_property
     def ranked(self) -> tuple[SampleRow, ...]:

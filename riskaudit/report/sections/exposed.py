@@ -12,6 +12,7 @@ from riskaudit.document.images import safe_png
 from riskaudit.document.plots import Span, SpanPlot
 from riskaudit.formatting import count, decibels, inside, number, short
 from riskaudit.report.sections.leaks import thresholds
+from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import ClassRow, Estimate, SampleRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends, overlaps
@@ -25,10 +26,13 @@ _PRINT_ROWS = 40
 _CUT_ABOVE = 200
 # More rows than this get a landscape page of their own in the PDF.
 _PORTRAIT_ROWS = 16
-_SHOWN = ("posterior_rmse", "map_rmse", "i2f", "gradient_norm")
+# After the posterior error.
+_SHOWN = ("map_rmse", "i2f", "gradient_norm")
+# One norm is that of a whole upload.
+_SHOWN_OF_UPLOADS = ("map_rmse", "i2f")
 _FIGURE_CLASSES = 20
 # The best stand-in first.
-_COMPARED = ("revealed_fraction", "i2f", "lavp_l2_max", "gradient_norm")
+_COMPARED = ("i2f", "lavp_l2_max", "gradient_norm")
 _INTERVALS_NOTE = "Below a mean: between which ends the samples' own intervals leave it."
 
 
@@ -66,10 +70,10 @@ def exposed_section(facts: Facts) -> Section:
 
 
 def _average_paragraph(facts: Facts) -> Paragraph | None:
-    values = facts.values("revealed_fraction")
-    if facts.num_known("revealed_fraction") < 2:
+    values = facts.values(facts.headline)
+    if facts.num_known(facts.headline) < 2:
         return None
-    if facts.without_point("revealed_fraction"):
+    if facts.without_point(facts.headline):
         return _average_of_intervals(facts)
     mean, worst = statistics.fmean(values), max(values)
     over = sum(value > mean for value in values)
@@ -80,14 +84,15 @@ def _average_paragraph(facts: Facts) -> Paragraph | None:
         if mean > 0
         else "No sample reveals anything: mean and maximum of the revealed fraction are 0."
     )
-    classes = [row for row in facts.result.classes if "revealed_fraction" in row.proxies]
+    classes = [row for row in facts.result.classes if facts.headline in row.proxies]
     if len(classes) > 1:
-        ordered = sorted(classes, key=lambda row: row.proxies["revealed_fraction"].mean)
+        ordered = sorted(classes, key=lambda row: row.proxies[facts.headline].mean)
         low, high = ordered[0], ordered[-1]
+        doubt = "; their intervals overlap, so these two can’t be told apart"
         text += (
-            f" Class means run from {number(low.proxies['revealed_fraction'].mean)} (class {short(low.name)}) to "
-            f"{number(high.proxies['revealed_fraction'].mean)} (class {short(high.name)})"
-            f"{'; their intervals overlap, so these two can’t be told apart' if means_overlap(low, high) else ''}."
+            f" Class means run from {number(low.proxies[facts.headline].mean)} (class {short(low.name)}) to "
+            f"{number(high.proxies[facts.headline].mean)} (class {short(high.name)})"
+            f"{doubt if means_overlap(low, high, facts.headline) else ''}."
         )
     return Paragraph(text, lead="What the average hides.", brief=True)
 
@@ -96,9 +101,10 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
     proxy = facts.ranking_proxy
     if proxy is None:
         return Paragraph("No proxy has a value, so the samples stand in the order of the data.")
-    if proxy == "revealed_fraction":
+    if proxy == facts.headline:
+        who = f" for {attacker_words(facts)}" if facts.is_joint else ""
         return Paragraph(
-            "Ranked by revealed fraction. Effective dimension is the revealed fraction times the "
+            f"Ranked by revealed fraction{who}. Effective dimension is the revealed fraction times the "
             f"{facts.dimension:,} coordinates of an input.{_undecided(facts)}"
         )
     return Paragraph(
@@ -109,9 +115,9 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
 
 def _average_of_intervals(facts: Facts) -> Paragraph:
     text = (
-        f"The mean revealed fraction lies within {facts.words('revealed_fraction', statistics.fmean)}, that of the "
-        f"most exposed sample within {facts.words('revealed_fraction', max)}. "
-        f"{count(facts.without_point('revealed_fraction'), 'interval')} of {facts.num_known('revealed_fraction'):,} "
+        f"The mean revealed fraction lies within {facts.words(facts.headline, statistics.fmean)}, that of the "
+        f"most exposed sample within {facts.words(facts.headline, max)}. "
+        f"{count(facts.without_point(facts.headline), 'interval')} of {facts.num_known(facts.headline):,} "
         "are too wide for a point value."
     )
     return Paragraph(text, lead="What the average hides.", brief=True)
@@ -130,7 +136,8 @@ def _undecided(facts: Facts) -> str:
 def sample_table(facts: Facts) -> Table:
     """One row per sample, all numbers with status and interval."""
     # Without a spectrum the largest eigenvalue stands in.
-    shown = _SHOWN if facts.num_known("revealed_fraction") else (*_SHOWN, "lavp_l2_max")
+    shown = (facts.error, *(_SHOWN_OF_UPLOADS if facts.is_joint else _SHOWN))
+    shown = shown if facts.num_known(facts.headline) else (*shown, "lavp_l2_max")
     reasons = any(row.reason for row in facts.result.samples)
     return tables.table(
         "samples",
@@ -142,7 +149,7 @@ def sample_table(facts: Facts) -> Table:
         print_rows=_PRINT_ROWS if facts.num_samples > _CUT_ABOVE else None,
         brief_rows=5,
         brief=True,
-        note=" ".join(filter(None, (facts.reasons_note(("revealed_fraction", *shown)), _left_out(facts)))),
+        note=" ".join(filter(None, (facts.reasons_note((facts.headline, *shown)), _left_out(facts)))),
     )
 
 
@@ -150,20 +157,22 @@ def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[Samp
     def proxy_column(proxy: str) -> tables.RowColumn[SampleRow]:
         return tables.column(facts.title(proxy), lambda row: _sample_estimate(row, proxy), brief=proxy == shown[0])
 
+    revealed = facts.title(facts.headline) if facts.is_joint else "Revealed fraction"
     return (
         tables.column("Sample", lambda row: Cell(short(row.id), detail=_ranks(facts, row)), numeric=False, brief=True),
         tables.text("Class", facts.class_name, brief=True),
+        tables.text("Upload", lambda row: "none" if row.upload is None else str(row.upload), shown=facts.is_joint),
         tables.column("Verdict", lambda row: verdict_cell(row.verdict), numeric=False, ranked=True, brief=True),
         tables.column("Status", _status_cell, numeric=False, brief=True),
-        tables.column("Revealed fraction", lambda row: _sample_estimate(row, "revealed_fraction"), brief=True),
+        tables.column(revealed, lambda row: _sample_estimate(row, facts.headline), brief=True),
         tables.column(
             "Better than guessing",
-            lambda row: _derived_cell(row, lambda share: decibels(share).removesuffix("\u00a0dB")),
+            lambda row: _derived_cell(facts, row, lambda share: decibels(share).removesuffix("\u00a0dB")),
             "dB",
             brief=True,
         ),
         tables.column(
-            "Effective dimension", lambda row: _derived_cell(row, lambda share: number(share * facts.dimension))
+            "Effective dimension", lambda row: _derived_cell(facts, row, lambda share: number(share * facts.dimension))
         ),
         *map(proxy_column, shown),
         tables.column("Noise needed", _noise_cell, "std", brief=True),
@@ -198,9 +207,9 @@ def _sample_estimate(row: SampleRow, proxy: str) -> Cell:
     return estimate_cell(row.proxies.get(proxy))
 
 
-def _derived_cell(row: SampleRow, words: Callable[[float], str]) -> Cell:
+def _derived_cell(facts: Facts, row: SampleRow, words: Callable[[float], str]) -> Cell:
     """What follows from the revealed fraction, and inherits its status."""
-    revealed = row.proxies.get("revealed_fraction")
+    revealed = row.proxies.get(facts.headline)
     base = estimate_cell(revealed)
     if revealed is not None and revealed.value is not None:
         return Cell(words(revealed.value), revealed.value, base.mark, base.word)
@@ -220,7 +229,7 @@ def _noise_cell(row: SampleRow) -> Cell:
 def class_blocks(facts: Facts) -> list[Block]:
     """Classes by their mean, as a figure and a table."""
     compared = {proxy for row in facts.result.classes for proxy in row.proxies}
-    proxy = next((proxy for proxy in _COMPARED if proxy in compared), None)
+    proxy = next((proxy for proxy in (facts.headline, *_COMPARED) if proxy in compared), None)
     heading = Subheading("Classes compared")
     if proxy is None:
         text = "Classes can't be compared: no class has a proxy with values."
@@ -265,7 +274,7 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
         Span(short(row.name, 16), stat.mean, stat.low, stat.high, stat.min, stat.max)
         for row, stat in ((row, row.proxies[proxy]) for row in shown)
     )
-    revealed = proxy == "revealed_fraction"
+    revealed = proxy == facts.headline
     title = facts.title(proxy)
     return Figure(
         id="classes",
@@ -288,7 +297,7 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
     )
 
 
-def means_overlap(first: ClassRow, second: ClassRow, proxy: str = "revealed_fraction") -> bool:
+def means_overlap(first: ClassRow, second: ClassRow, proxy: str) -> bool:
     """Whether the samples' intervals leave open which of two classes has the greater mean."""
     left, right = first.proxies[proxy], second.proxies[proxy]
     spans = [

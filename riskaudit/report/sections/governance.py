@@ -6,6 +6,7 @@ from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff
 from riskaudit.formatting import count, given, percent, sentence, short
 from riskaudit.report.sections.protect import Recommendation
+from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.report.sections.verdict import level_words, limit_words
 from riskaudit.results.facts import Facts
 
@@ -22,7 +23,7 @@ def governance_section(facts: Facts) -> Section:
     measure = (
         f"{release.noise.law} noise of standard deviation {given(release.noise.std)} per released entry"
         if release.defended and release.noise
-        else "none: the gradient leaves the client without noise"
+        else f"none: the {'upload' if facts.is_joint else 'gradient'} leaves the client without noise"
     )
     recommended = Recommendation(facts).release
     rows = (
@@ -93,14 +94,14 @@ def _likelihood(facts: Facts) -> str:
     if not facts.result.release.defended:
         start = "Without noise, assume that the inputs can be reconstructed. At the reference noise: "
     else:
-        start = "For the attacker of section 2: "
+        start = f"For {attacker_words(facts) if facts.is_joint else 'the attacker of section 2'}: "
     return f"{start}{level_words(facts)} (of {count(facts.num_samples, 'sample')})."
 
 
 def _residual(facts: Facts) -> str:
     if facts.num_assessed == 0:
         return "Unknown: no sample could be assessed."
-    values = facts.values("revealed_fraction")
+    values = facts.cautious(facts.headline)
     text = (
         f"As released: up to {percent(max(values))} of a sample's input is revealed."
         if values and facts.result.release.defended

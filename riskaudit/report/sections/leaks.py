@@ -14,9 +14,12 @@ from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, S
 from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.formatting import count, decibels, given, number, percent, sentence, short
+from riskaudit.report.sections.crowd import crowd_blocks
+from riskaudit.report.sections.schemes import attacker_words, by_whom
 from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import position
+from riskaudit.results.verdicts import error_of, headline_of
 
 _Ranked = tuple[float, SampleRow]
 # More dots than this can't be told apart, and drawing them takes long.
@@ -33,11 +36,11 @@ _SHARES = (
 
 
 def leaks_section(facts: Facts) -> Section:
-    """Distributions of the two headline proxies, or why there are none."""
+    """Distributions of the two headline proxies, or why there are none, and what the crowd protects."""
     blocks: list[Block] = [Paragraph(_how_to_read(facts))]
-    for proxy in ("revealed_fraction", "posterior_rmse"):
+    for proxy, figure in ((facts.headline, revealed_figure), (facts.error, rmse_figure)):
         if facts.num_known(proxy):
-            blocks.append(revealed_figure(facts) if proxy == "revealed_fraction" else rmse_figure(facts))
+            blocks.append(figure(facts))
         else:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
             title = f"{facts.title(proxy)}: not assessed"
@@ -50,15 +53,17 @@ def leaks_section(facts: Facts) -> Section:
     successes = [_Success(tolerance, samples[tolerance]) for tolerance in sorted(samples)]
     if successes:
         blocks.append(success_figure(facts, successes))
-    if not facts.num_known("revealed_fraction"):
+    if not facts.num_known(facts.headline):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
+    blocks += crowd_blocks(facts, thresholds(facts))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
 
 
 def _how_to_read(facts: Facts) -> str:
     limits = facts.result.settings.thresholds
+    who = attacker_words(facts) if facts.is_joint else "this attacker"
     return (
-        "The revealed fraction is the share of the input's dimensions that the release pins down for this attacker: "
+        f"The revealed fraction is the share of the input's dimensions that the release pins down for {who}: "
         "0 tells nothing beyond the prior, 1 tells all. The same number says how much better than guessing from the "
         "prior a reconstruction gets: −10 log10(1 − revealed fraction) decibels of mean squared error. "
         f"A sample is high above {given(limits.high)} ({decibels(limits.high)}), medium from {given(limits.medium)} "
@@ -105,53 +110,55 @@ def _evenly(ranked: list[_Ranked], most: int) -> list[_Ranked]:
 
 def revealed_figure(facts: Facts) -> Figure:
     """Every sample's revealed fraction against the verdict levels."""
-    number_of = facts.num_known("revealed_fraction")
+    proxy = facts.headline
+    number_of = facts.num_known(proxy)
     high = facts.result.settings.thresholds.high
-    cautious = facts.cautious("revealed_fraction")
+    cautious = facts.cautious(proxy)
     over = sum(value > high for value in cautious)
     lies = ("may lie" if facts.bracketed else "lies" if over == 1 else "lie") + " above"
-    dots = _dots(facts, "revealed_fraction", "falling")
-    wide = facts.without_point("revealed_fraction")
-    largest = facts.words("revealed_fraction", max)
-    largest = largest if wide else _at_most(max(facts.values("revealed_fraction")), max(cautious))
+    dots = _dots(facts, proxy, "falling")
+    wide = facts.without_point(proxy)
+    largest = facts.words(proxy, max)
+    largest = largest if wide else _at_most(max(facts.values(proxy)), max(cautious))
     return Figure(
         id="revealed",
         title=(
             f"{over:,} of {count(number_of, 'sample')} with a value{' or an interval' * bool(wide)} {lies} the high "
-            f"level of {given(high)}; the median is {facts.words('revealed_fraction', median)} and the largest "
+            f"level of {given(high)}; the median is {facts.words(proxy, median)} and the largest "
             f"{largest}"
         ),
         alt=(
             f"Dot plot of the revealed fraction of {count(number_of, 'sample')}, largest on top, from "
-            f"{facts.words('revealed_fraction', min)} to {facts.words('revealed_fraction', max)}, "
+            f"{facts.words(proxy, min)} to {facts.words(proxy, max)}, "
             "with lines at the medium and high levels."
         ),
         plot=DotPlot("revealed fraction (0 = nothing, 1 = all)", dots, thresholds(facts), (0.0, 1.0)),
         table=_distribution_table(
-            facts, ("revealed_fraction",), "revealed-distribution", "Distribution of the revealed fraction"
+            facts, _both(facts, proxy), "revealed-distribution", "Distribution of the revealed fraction"
         ),
-        caption=_figure_caption(facts, "revealed_fraction"),
+        caption=_figure_caption(facts, proxy),
     )
 
 
 def rmse_figure(facts: Facts) -> Figure:
     """Every sample's posterior RMSE against a guess from the prior."""
-    number_of = facts.num_known("posterior_rmse")
-    ends = [end for _, each in facts.estimates("posterior_rmse") for end in (each.value, each.high) if end is not None]
+    proxy = facts.error
+    number_of = facts.num_known(proxy)
+    ends = [end for _, each in facts.estimates(proxy) for end in (each.value, each.high) if end is not None]
     guess = facts.result.prior.std
-    dots = _dots(facts, "posterior_rmse", "rising")
-    least = min(facts.cautious("posterior_rmse"))
+    dots = _dots(facts, proxy, "rising")
+    least = min(facts.cautious(proxy))
     share = least / guess if guess > 0 else 0.0
     return Figure(
         id="rmse",
         title=(
             f"The most exposed sample {'may be' if facts.bracketed else 'can be'} reconstructed to an RMSE of "
-            f"{number(least)} on average, "
+            f"{number(least)} on average{by_whom(facts)}, "
             f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
         ),
         alt=(
             f"Dot plot of the posterior RMSE of {count(number_of, 'sample')}, smallest on top, from "
-            f"{facts.words('posterior_rmse', min)} to {facts.words('posterior_rmse', max)}; "
+            f"{facts.words(proxy, min)} to {facts.words(proxy, max)}; "
             f"a line marks the prior's {number(guess)}."
         ),
         plot=DotPlot(
@@ -161,9 +168,9 @@ def rmse_figure(facts: Facts) -> Figure:
             (0.0, 1.08 * max(guess, *ends)),
         ),
         table=_distribution_table(
-            facts, ("posterior_rmse",), "rmse-distribution", "Distribution of the posterior RMSE"
+            facts, _both(facts, proxy), "rmse-distribution", "Distribution of the posterior RMSE"
         ),
-        caption=_figure_caption(facts, "posterior_rmse"),
+        caption=_figure_caption(facts, proxy),
     )
 
 
@@ -190,11 +197,12 @@ def _cautious(success: SuccessProbability) -> float:
 
 def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
     """How probably the attacker comes within each tolerance: on average, and for the most exposed sample."""
-    revealed = {row.id: position(estimate, "higher") or 0.0 for row, estimate in facts.estimates("revealed_fraction")}
+    revealed = {row.id: position(estimate, "higher") or 0.0 for row, estimate in facts.estimates(facts.headline)}
     bounded = any(success.probability is None for each in successes for _, success in each.samples)
     closest, widest = successes[0], successes[-1]
     row, worst = closest.worst(revealed)
     at_most = "at most " if bounded else ""
+    who = sentence(attacker_words(facts)).removesuffix(".") if facts.is_joint else "An attacker"
     columns: tables.Columns[_Success] = (
         tables.setting("Tolerance (RMSE)", lambda each: each.tolerance),
         tables.column("Mean over samples", lambda each: _probability_cell([success for _, success in each.samples])),
@@ -211,7 +219,7 @@ def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
     return Figure(
         id="success",
         title=(
-            f"An attacker comes within an RMSE of {given(closest.tolerance)} with a probability of "
+            f"{who} comes within an RMSE of {given(closest.tolerance)} with a probability of "
             f"{at_most}{percent(closest.mean)} on average, and of {at_most}{percent(_cautious(worst))} for the most "
             f"exposed sample ({short(row.id, 14)})"
         ),
@@ -246,6 +254,13 @@ def _probability_cell(successes: Sequence[SuccessProbability]) -> Cell:
     return Cell(f"at most {percent(cautious)}", cautious, detail=f"at least {percent(low)}")
 
 
+def _both(facts: Facts, proxy: str) -> tuple[str, ...]:
+    """A proxy of the attacker who decides, and the same of the other one, where there are two."""
+    pairs = ((headline_of("informed"), headline_of("outsider")), (error_of("informed"), error_of("outsider")))
+    others = [name for pair in pairs if proxy in pair for name in pair if name != proxy] if facts.is_joint else []
+    return (proxy, *(name for name in others if facts.num_known(name)))
+
+
 def _at_most(value: float, end: float) -> str:
     return number(value) if end <= value else f"{number(value)}, at most {number(end)}"
 
@@ -266,6 +281,8 @@ def _figure_caption(facts: Facts, proxy: str) -> str:
     hollow = " Hollow marks did not converge." if "not_converged" in statuses else ""
     if not facts.result.release.defended:
         gap += " All at the reference noise: without it, assume full disclosure."
+    if facts.is_joint:
+        gap += f" Numbers are those of {attacker_words(facts)}."
     return f"Symbols: ▲ high, ◆ medium, ● low. Status: {tally(statuses)}.{bars}{hollow}{gap}"
 
 

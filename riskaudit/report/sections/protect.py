@@ -22,6 +22,7 @@ from riskaudit.formatting import ascii_number, count, given, number, percent, sh
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.noise import Noise
 from riskaudit.report.sections.leaks import thresholds
+from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Estimate, NoiseCurvePoint, NoiseTarget, SampleRow
 from riskaudit.results.facts import Facts
 
@@ -152,9 +153,9 @@ def protect_section(facts: Facts) -> Section:
         )
     blocks.append(
         Paragraph(
-            "Smaller uploads (pruning), clipping, larger batches that are summed before anyone sees them (secure "
-            "aggregation), or leaving out the most exposed samples. This audit puts no number on these; run it again "
-            "with the changed release.",
+            f"Smaller uploads (pruning), clipping, {'more samples to an upload, ' * facts.is_joint}larger batches that "
+            "are summed before anyone sees them (secure aggregation), or leaving out the most exposed samples. This "
+            "audit puts no number on these; run it again with the changed release.",
             lead="Alternatives.",
         )
     )
@@ -180,7 +181,7 @@ def _need_paragraph(facts: Facts) -> Paragraph:
             "which is enough for every sample with a known need" if ratio <= 1 else f"{number(ratio)} times too little"
         )
     return Paragraph(
-        f"To leave the attacker an RMSE of at least {number(target)}, Gaussian noise of standard deviation "
+        f"To leave {attacker_words(facts)} an RMSE of at least {number(target)}, Gaussian noise of standard deviation "
         f"{number(median(needed))} per released entry suffices for the median sample and {number(max(needed))} for the "
         f"worst. The release has {have}.{gap}",
         lead="Noise needed.",
@@ -242,7 +243,7 @@ def noise_figure(facts: Facts) -> Figure:
     if needed is not None:
         vertical.append(Reference(float(needed), f"needed: {given(float(needed))}"))
     # Samples without a value are not in the noise curve.
-    num_known = facts.num_known("revealed_fraction")
+    num_known = facts.num_known(facts.headline)
     return Figure(
         id="noise",
         title=_curve_finding(
@@ -276,6 +277,7 @@ def noise_figure(facts: Facts) -> Figure:
             layout="halved",
         ),
         caption="If the release carried Gaussian noise of this standard deviation instead of its own."
+        + (f" Numbers are those of {attacker_words(facts)}." if facts.is_joint else "")
         + (_ON_INTERVALS if any(point.revealed_fraction_mean_low is not None for point in points) else ""),
     )
 
@@ -309,7 +311,7 @@ _CURVE_COLUMNS: tables.Columns[NoiseCurvePoint] = (
 
 
 def _cost_text(facts: Facts, std: float) -> str:
-    entries = facts.result.checkpoint.num_parameters
+    entries = facts.result.release.num_entries or facts.result.checkpoint.num_parameters
     norm = std * math.sqrt(entries)
     text = f"Noise of {number(std)} on {entries:,} entries has a norm of about {number(norm)} per upload"
     norms = facts.values("gradient_norm")
@@ -317,8 +319,10 @@ def _cost_text(facts: Facts, std: float) -> str:
         share = norm / median(norms) if median(norms) > 0 else math.inf
         if math.isfinite(share):
             ratio = f"{number(share)} times" if share >= 1 else f"{percent(share)} of"
-            text += f", {ratio} the median sample's gradient ({number(median(norms))})"
+            what = "upload" if facts.is_joint else "sample's gradient"
+            text += f", {ratio} the median {what} ({number(median(norms))})"
+    averaged = "many clients" if facts.is_joint else "many samples and clients"
     return (
-        f"{text}. Averaging over many samples and clients shrinks the noise relative to the signal; the effect on "
+        f"{text}. Averaging over {averaged} shrinks the noise relative to the signal; the effect on "
         "accuracy was not measured here and has to be checked by training."
     )

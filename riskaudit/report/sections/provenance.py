@@ -23,9 +23,11 @@ from riskaudit.document.blocks import (
 )
 from riskaudit.document.cells import estimate_cell
 from riskaudit.formatting import count, given, number, sentence, short, signed
-from riskaudit.results import AuditResult, SampleRow
+from riskaudit.report.sections.schemes import attacker_words
+from riskaudit.results import AuditResult, Estimate, SampleRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends, overlaps
+from riskaudit.results.words import COMPARED
 
 _TERMS = (
     ("Release", "What leaves the client: the gradient and everything done to it before upload."),
@@ -46,7 +48,14 @@ _TERMS = (
     ("Singular", "Some direction of the input is not in the release at all, so an error without a prior is infinite."),
     ("Not assessed", "No verdict could be reached. Never a sign of safety."),
 )
-_PROXIES = ("revealed_fraction", "posterior_rmse", "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
+_TERMS_OF_UPLOADS = (
+    ("Upload", "What leaves at once: one vector that is made of several samples, of one client or of several."),
+    ("Informed attacker", "Knows all other samples of an upload; what it learns is the most that anybody does."),
+    ("Outsider", "Knows no sample of an upload. Numbers that don't name their attacker are an outsider's."),
+    ("Classmates", "Other samples of the same class in the same upload."),
+    ("Crowd", "The other samples of an upload, and what not knowing them takes from an attacker."),
+)
+_PROXIES = (*COMPARED, "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
 _CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prior", "settings")
 
 
@@ -83,7 +92,7 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
         Subheading("Proxies in plain words"),
         DefinitionList(tuple(proxies), compact=True),
         Subheading("Terms"),
-        DefinitionList(_TERMS, compact=True),
+        DefinitionList((*_TERMS, *(_TERMS_OF_UPLOADS if facts.is_joint else ())), compact=True),
     ]
     return Section("provenance", "Provenance, methods and words", tuple(blocks))
 
@@ -135,7 +144,20 @@ def _settings(result: AuditResult) -> list[tuple[str, str]]:
         std = ", ".join(given(value) for value in settings.normalization_std or ()) or "none"
         pairs.append(("Normalisation inside the model", f"mean {mean}; std {std}"))
     prior = result.prior
+    pairs += _upload_settings(result)
     pairs.append(("Prior", f"{prior.kind}, mean {number(prior.mean)}, std {number(prior.std)}"))
+    return pairs
+
+
+def _upload_settings(result: AuditResult) -> list[tuple[str, str]]:
+    release, facts = result.release, Facts(result)
+    pairs = [("Batch norm", f"{release.batch_norm} statistics")] if release.batch_norm else []
+    if facts.is_joint:
+        pairs = [
+            ("Samples of an upload", str(release.upload_size or "not recorded")),
+            ("Verdicts and limits go by", attacker_words(facts)),
+            *pairs,
+        ]
     return pairs
 
 
@@ -147,8 +169,15 @@ def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:
     return (
         (
             "Method",
-            "The release is linearised at each sample (its Jacobian J). With noise of known law and a Gaussian prior, "
-            "the eigenvalues of JᵀJ say how precisely each direction of the input can be recovered.",
+            f"The release is linearised at each {'upload' if facts.is_joint else 'sample'} (its Jacobian J). With "
+            "noise of known law and a Gaussian prior, the eigenvalues of JᵀJ say how precisely each direction of the "
+            "input can be recovered."
+            + (
+                " A sample's numbers are read off its block of the posterior covariance of the whole upload, those of "
+                "an informed attacker off its block of JᵀJ."
+                if facts.is_joint
+                else ""
+            ),
         ),
         *(
             (
@@ -195,14 +224,13 @@ def baseline_blocks(result: AuditResult, baseline: AuditResult) -> list[Block]:
         blocks.append(Callout("Samples are matched by id", (text,), "medium"))
     blocks += [_configuration_table(result, baseline), _mean_table(now, before)]
     if matched:
-        blocks.append(_sample_table(matched))
+        blocks.append(_sample_table(matched, _compared(now, before)))
     return blocks
 
 
 def _summary(now: Facts, before: Facts, matched: list[tuple[SampleRow, SampleRow]]) -> Paragraph:
-    deltas = [
-        delta for pair in matched for delta in [_delta(pair[0], pair[1], "revealed_fraction")] if delta is not None
-    ]
+    compared = _compared(now, before)
+    deltas = [delta for pair in matched if (delta := _delta(pair, compared)) is not None]
     new, gone = now.num_samples - len(matched), before.num_samples - len(matched)
     text = (
         f"Baseline of {before.result.created_at}: {count(len(matched), 'sample')} matched by id, {new:,} new, "
@@ -214,22 +242,31 @@ def _summary(now: Facts, before: Facts, matched: list[tuple[SampleRow, SampleRow
             f" The revealed fraction rose for {worse:,} of them and changed by {signed(statistics.fmean(deltas))} "
             "on average."
         )
-    doubtful = sum(_overlapping(*pair) for pair in matched)
+    doubtful = sum(_overlapping(pair, compared) for pair in matched)
     if doubtful:
         text += f" For {doubtful:,} of them the intervals overlap, so before and now can't be told apart."
     return Paragraph(text, brief=True)
 
 
-def _delta(row: SampleRow, earlier: SampleRow, proxy: str) -> float | None:
-    now, before = row.proxies.get(proxy), earlier.proxies.get(proxy)
+def _compared(now: Facts, before: Facts) -> tuple[str, str]:
+    """Ids of the revealed fractions that are held against each other: those of one attacker, where both have it."""
+    return now.headline, now.headline if now.is_joint and before.is_joint else before.headline
+
+
+def _estimates(pair: tuple[SampleRow, SampleRow], compared: tuple[str, str]) -> tuple[Estimate | None, Estimate | None]:
+    return pair[0].proxies.get(compared[0]), pair[1].proxies.get(compared[1])
+
+
+def _delta(pair: tuple[SampleRow, SampleRow], compared: tuple[str, str]) -> float | None:
+    now, before = _estimates(pair, compared)
     if now is None or before is None or now.value is None or before.value is None:
         return None
     return now.value - before.value
 
 
-def _overlapping(row: SampleRow, earlier: SampleRow) -> bool:
+def _overlapping(pair: tuple[SampleRow, SampleRow], compared: tuple[str, str]) -> bool:
     """Whether intervals leave open in which of two audits a sample revealed more."""
-    now, before = (known_ends(each.proxies.get("revealed_fraction")) for each in (row, earlier))
+    now, before = map(known_ends, _estimates(pair, compared))
     return (
         now is not None and before is not None and (now[0] < now[1] or before[0] < before[1]) and overlaps(now, before)
     )
@@ -281,28 +318,24 @@ def _mean_table(now: Facts, before: Facts) -> Table:
         tables.column("Change", change),
     )
     proxies = [proxy for proxy in _PROXIES if now.values(proxy) or before.values(proxy)]
-    return tables.table("changed-means", "Means over the samples with a value", proxies, columns, brief=True)
+    differ = "Where several samples leave together these are an outsider's numbers unless they say otherwise."
+    note = differ if now.is_joint != before.is_joint else ""
+    return tables.table("changed-means", "Means over the samples with a value", proxies, columns, note=note, brief=True)
 
 
 def _change_cell(delta: float | None, doubt: str = "", missing: str = "not applicable") -> Cell:
     return Cell(doubt or missing, tone="unknown") if delta is None else Cell(signed(delta), delta, detail=doubt)
 
 
-def _sample_change(pair: tuple[SampleRow, SampleRow]) -> Cell:
-    doubt = "can't be told apart" if _overlapping(*pair) else ""
-    return _change_cell(_delta(*pair, "revealed_fraction"), doubt)
+def _sample_table(matched: list[tuple[SampleRow, SampleRow]], compared: tuple[str, str]) -> Table:
+    def change(pair: tuple[SampleRow, SampleRow]) -> Cell:
+        return _change_cell(_delta(pair, compared), "can't be told apart" if _overlapping(pair, compared) else "")
 
-
-_SAMPLE_COLUMNS: tables.Columns[tuple[SampleRow, SampleRow]] = (
-    tables.text("Sample", lambda pair: short(pair[0].id)),
-    tables.column("Revealed fraction, baseline", lambda pair: estimate_cell(pair[1].proxies.get("revealed_fraction"))),
-    tables.column("Revealed fraction, now", lambda pair: estimate_cell(pair[0].proxies.get("revealed_fraction"))),
-    tables.column("Change", _sample_change),
-    tables.text("Verdict", lambda pair: f"{pair[1].verdict} → {pair[0].verdict}".replace("_", " ")),
-)
-
-
-def _sample_table(matched: list[tuple[SampleRow, SampleRow]]) -> Table:
-    return tables.table(
-        "changed-samples", "Samples matched by id", matched, _SAMPLE_COLUMNS, sortable=True, print_rows=40
+    columns: tables.Columns[tuple[SampleRow, SampleRow]] = (
+        tables.text("Sample", lambda pair: short(pair[0].id)),
+        tables.column("Revealed fraction, baseline", lambda pair: estimate_cell(_estimates(pair, compared)[1])),
+        tables.column("Revealed fraction, now", lambda pair: estimate_cell(_estimates(pair, compared)[0])),
+        tables.column("Change", change),
+        tables.text("Verdict", lambda pair: f"{pair[1].verdict} → {pair[0].verdict}".replace("_", " ")),
     )
+    return tables.table("changed-samples", "Samples matched by id", matched, columns, sortable=True, print_rows=40)

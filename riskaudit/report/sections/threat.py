@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, DefinitionList, Section, Table
 from riskaudit.formatting import count, given, number, sentence, short, target_text
+from riskaudit.report.sections.schemes import Scheme, attackers_table, uploads_table
 from riskaudit.results import PriorInfo
 from riskaudit.results.facts import Facts
 from riskaudit.studies.verify.section import AttackStudy, read_attack_study
 
 _OUT_OF_SCOPE = (
-    "An attacker who changes the model or its weights to make the gradient tell more.",
+    "An attacker who changes the model or its weights to make uploads tell more.",
     "Several uploads of the same sample: what each gives away adds up.",
     "An attacker with better prior knowledge than stated above. Real images are neither independent pixels nor "
     "Gaussian, so an isotropic prior is weaker than real knowledge of images, any Gaussian one may be, and the true "
@@ -20,8 +21,14 @@ _OUT_OF_SCOPE = (
     "Other questions than reconstruction, such as whether a person was in the data (membership) or which traits they "
     "have (attributes).",
 )
-_FIRST_ORDER = "Effects beyond first order: the numbers linearise the release at each sample."
+_FIRST_ORDER = "Effects beyond first order: the numbers linearise the release at {each}."
 _SEVERAL_STEPS = "Several local steps between uploads: only the release named here was audited."
+_RUNNING_STATISTICS = (
+    "Running statistics of batch norm that are sent beside the weights: they hold the mean and the variance of the "
+    "batches as they are. Keep them back, or have them reviewed."
+)
+# What an audit that trains between uploads lists among its steps; the second name is that of earlier versions.
+_LOCAL_TRAINING = frozenset({"local", "local_steps"})
 
 
 def threat_section(facts: Facts) -> Section:
@@ -41,22 +48,40 @@ def threat_section(facts: Facts) -> Section:
         _knowledge(facts, study),
         DefinitionList(
             (
-                ("The attacker", "sees one upload of one client and tries to recover the private input behind it."),
+                ("The attacker", _attacker_words(facts)),
                 ("What leaves the client", f"{short(release.spec, 80)}: {', '.join(release.steps)}."),
+                *Scheme(facts).cards(),
                 ("Noise", _noise_words(facts)),
-                (
-                    "Samples are audited",
-                    "one by one: the release of one sample does not depend on the others."
-                    if release.coupling == "per_sample"
-                    else "jointly: the release of one sample depends on the others in its batch.",
-                ),
+                ("Samples are audited", _coupling_words(facts)),
             )
         ),
     ]
-    scope = [*_OUT_OF_SCOPE, f"{_FIRST_ORDER} {_checked(study)}"]
-    scope += [] if "local_steps" in release.steps else [_SEVERAL_STEPS]
+    if facts.is_joint:
+        blocks += [attackers_table(facts), uploads_table(facts)]
+    first_order = _FIRST_ORDER.format(each="each upload" if facts.is_joint else "each sample")
+    scope = [*_OUT_OF_SCOPE, f"{first_order} {_checked(study)}"]
+    scope += [] if _LOCAL_TRAINING & set(release.steps) else [_SEVERAL_STEPS]
+    scope += [_RUNNING_STATISTICS] if release.batch_norm == "batch" else []
     blocks.append(Bullets(tuple(scope), lead="Out of scope. This audit says nothing about:"))
     return Section("threat-model", "Threat model", tuple(blocks))
+
+
+def _attacker_words(facts: Facts) -> str:
+    if not facts.is_joint:
+        return "sees one upload of one client and tries to recover the private input behind it."
+    clients = Scheme(facts).num_clients
+    whose = "one client" if clients == 1 else f"{count(clients, 'client')} together"
+    return f"sees one upload of {whose} and tries to recover the private inputs behind it."
+
+
+def _coupling_words(facts: Facts) -> str:
+    if not facts.is_joint:
+        return "one by one: the release of one sample does not depend on the others."
+    scheme = Scheme(facts)
+    return (
+        f"together, {count(scheme.upload_size, 'sample')} to an upload ({count(len(scheme.uploads), 'upload')}): an "
+        "upload is one function of all its samples, and each sample's numbers are those of its part."
+    )
 
 
 def _checked(study: AttackStudy | None) -> str:
@@ -146,15 +171,13 @@ def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
             "Labels",
             model.labels_known,
             attacks.labels_known if attacks else None,
-            "often readable from the gradient of the last layer",
+            f"often readable from the {'upload' if facts.is_joint else 'gradient'} of the last layer",
         ),
-        _Known(
-            "Rest of the batch",
-            model.rest_of_batch_known,
-            attacks.rest_of_batch_known if attacks else None,
-            "worst case: all other gradients can be subtracted",
-        ),
+        _rest_of_batch(facts, attacks.rest_of_batch_known if attacks else None),
     ]
+    if _LOCAL_TRAINING & set(facts.result.release.steps):
+        meaning = "learning rate, optimizer, mini-batches and their order; whoever runs the federation sets them"
+        rows.append(_Known("Settings of the training", True, None, meaning))
     if attacks is not None:
         statistics, span = attacks.batch_norm_statistics_known, attacks.input_range_known
         rows += [
@@ -167,3 +190,15 @@ def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
     )
     rows.append(_Known("Prior on the input", True, None, knowledge, _fallback_words(facts)))
     return tables.table("knowledge", "What the attacker is taken to know", rows, _KNOWLEDGE_COLUMNS)
+
+
+def _rest_of_batch(facts: Facts, attacked: bool | None) -> _Known:
+    known = facts.result.threat_model.rest_of_batch_known
+    if not facts.is_joint:
+        return _Known("Rest of the batch", known, attacked, "worst case: all other gradients can be subtracted")
+    meaning = (
+        "worst case: their part in the upload can be worked out; the numbers of an attacker without them stand beside"
+        if known
+        else "the numbers of an attacker who knows them stand beside, and are riskier"
+    )
+    return _Known("Other samples of the upload", known, attacked, meaning)

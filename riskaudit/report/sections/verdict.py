@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.document.cells import tally
 from riskaudit.formatting import count, given, number, percent, sentence, short
 from riskaudit.report.sections.protect import Recommendation
-from riskaudit.results import PolicyOutcome
+from riskaudit.report.sections.schemes import attacker_words
+from riskaudit.results import Attacker, PolicyOutcome
 from riskaudit.results.facts import Facts
+from riskaudit.results.verdicts import error_of, headline_of
 from riskaudit.studies.verify.section import attacked_finding, read_attack_study
 
 _LIMIT_WORDS = {
@@ -79,20 +82,21 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
 
 
 def _leak_sentence(facts: Facts) -> str:
-    num_known = facts.num_known("revealed_fraction")
+    num_known = facts.num_known(facts.headline)
     if not num_known:
-        reason = facts.reason("revealed_fraction")
+        reason = facts.reason(facts.headline)
         because = f" ({reason.rstrip('.')})" if reason else ""
         return f"The revealed fraction has no value for any sample{because}."
-    middle, worst = (facts.words("revealed_fraction", statistic, percent) for statistic in (median, max))
+    middle, worst = (facts.words(facts.headline, statistic, percent) for statistic in (median, max))
     spread = f"the median sample gives away {middle} of its input and the most exposed one "
     text = worst if num_known > 1 else f"The sample gives away {worst} of its input"
-    most = max(facts.cautious("revealed_fraction"))
-    text += f" (at most {percent(most)})" if facts.bracketed and not facts.without_point("revealed_fraction") else ""
+    most = max(facts.cautious(facts.headline))
+    text += f" (at most {percent(most)})" if facts.bracketed and not facts.without_point(facts.headline) else ""
     start = spread + text if num_known > 1 else text
     if not facts.result.release.defended:
         start = f"at the reference noise, which is not in the release, {start[0].lower()}{start[1:]}"
-    return sentence(f"{start} to the attacker described in section 2")
+    who = attacker_words(facts) if facts.is_joint else "the attacker described in section 2"
+    return sentence(f"{start} to {who}")
 
 
 def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
@@ -103,23 +107,38 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
         ("Where it came from", policy.source if policy else "nowhere: set one with --max-revealed or --policy"),
         ("Samples", f"{facts.num_samples:,}: {level_words(facts)}"),
     ]
-    for proxy, worst, label in (
-        ("revealed_fraction", max, "Revealed fraction"),
-        ("posterior_rmse", min, "Posterior RMSE"),
-    ):
+    for proxy, worst, label in _headline_proxies(facts):
         if facts.num_known(proxy):
             end = worst(facts.cautious(proxy))
-            bound = f", {'at most' if worst is max else 'at least'} {number(end)}" if facts.bracketed else ""
+            bracketed = any(estimate.status == "bracketed" for _, estimate in facts.estimates(proxy))
+            bound = f", {'at most' if worst is max else 'at least'} {number(end)}" if bracketed else ""
             statuses = tally(facts.statuses(proxy))
             bound = "" if facts.without_point(proxy) else bound
             shown = f"median {facts.words(proxy, median)}, worst {facts.words(proxy, worst)}{bound} ({statuses})"
         else:
             shown = f"no value ({tally(facts.statuses(proxy))})"
         rows.append((label, shown))
+    if facts.is_joint:
+        rows.append(("Decided by", f"{facts.attacker}: {attacker_words(facts)}"))
     rows.append(("Attacks", _attack_words(facts)))
     rows.append(("Release audited", _release_words(facts)))
     rows.append(("Evaluation", result.threat_model.evaluation))
     return tuple(rows)
+
+
+def _headline_proxies(facts: Facts) -> list[tuple[str, Callable[[list[float]], float], str]]:
+    """The two headline proxies with their riskier extreme and a label, and the other attacker's, where there is one."""
+    if not facts.is_joint:
+        return [(facts.headline, max, "Revealed fraction"), (facts.error, min, "Posterior RMSE")]
+    proxies: list[tuple[str, Callable[[list[float]], float], str]] = []
+    attackers: list[Attacker] = ["informed", "outsider"]
+    # The one who decides comes first.
+    for attacker in sorted(attackers, key=lambda each: each != facts.attacker):
+        proxies += [
+            (headline_of(attacker), max, f"Revealed fraction, {attacker}"),
+            (error_of(attacker), min, f"Posterior RMSE, {attacker}"),
+        ]
+    return proxies
 
 
 def _attack_words(facts: Facts) -> str:

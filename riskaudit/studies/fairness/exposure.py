@@ -18,6 +18,7 @@ from typing import Literal
 
 from riskaudit.results import RELIABLE, AuditResult, Estimate, SampleRow
 from riskaudit.results.ranks import num_rivals
+from riskaudit.results.verdicts import HEADLINE, attacker_of, error_of, headline_of
 from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.groups import (
     FEWEST_SAMPLES,
@@ -74,17 +75,19 @@ def fairness(
         groups_name: where the groups came from, for the record.
     """
     attacked, notes = _attacked(result)
+    attacker = attacker_of(result.release)
+    headline, error = headline_of(attacker), error_of(attacker)
     measures: dict[str, Measure] = {
-        "revealed_fraction": lambda row: reliable(row.proxies.get("revealed_fraction")),
-        "posterior_rmse": lambda row: reliable(row.proxies.get("posterior_rmse")),
+        headline: lambda row: reliable(row.proxies.get(headline)),
+        error: lambda row: reliable(row.proxies.get(error)),
     }
     if attacked:
         measures[ATTACK_RMSE] = lambda row: attacked.get(row.id)
     rows = result.samples
     # Where there is no point value the upper end, which makes the share of the average smaller.
-    errors = [value for row in rows if (value := _value_or_high(row.proxies.get("posterior_rmse"))) is not None]
+    errors = [value for row in rows if (value := _value_or_high(row.proxies.get(error))) is not None]
     average = statistics.fmean(errors) if errors else None
-    exposures = [_exposure(row, average, groups, attacked.get(row.id)) for row in rows]
+    exposures = [_exposure(row, error, average, groups, attacked.get(row.id)) for row in rows]
     partitions: dict[Literal["class", "group"], dict[str, list[SampleRow]]] = {"class": _classes(result)}
     if groups is not None:
         partitions["group"] = grouped(rows, lambda row: groups.get(row.id, NO_GROUP))
@@ -109,7 +112,9 @@ def fairness(
         ],
         not_assessed=[exposure.sample_id for exposure in exposures if exposure.protection is None],
         samples=exposures,
-        influence=_influence_link(rows, exposures, result.settings.seed),
+        influence=_influence_link(rows, exposures, result.settings.seed)
+        if attacker is None
+        else InfluenceLink(num_samples=0, note="l₁ is that of the whole upload, the same for all its samples"),
         notes=notes,
     )
 
@@ -125,9 +130,9 @@ def _value_or_high(estimate: Estimate | None) -> float | None:
     return estimate.ends[1] if estimate.value is None else estimate.value
 
 
-def protection(row: SampleRow) -> float | None:
-    """Cautious end of a sample's posterior error; None where nothing may be claimed."""
-    estimate, calibrated = row.proxies.get("posterior_rmse"), row.calibrated.get("posterior_rmse")
+def protection(row: SampleRow, error: str) -> float | None:
+    """Cautious end of a sample's posterior error, whose id is ``error``; None where nothing may be claimed."""
+    estimate, calibrated = row.proxies.get(error), row.calibrated.get(error)
     if estimate is None or estimate.status not in RELIABLE:
         return None
     low = estimate.value if estimate.low is None else estimate.low
@@ -166,14 +171,14 @@ def _attacked(result: AuditResult) -> tuple[dict[str, float], list[str]]:
 
 
 def _exposure(
-    row: SampleRow, average: float | None, groups: Mapping[str, str] | None, attacked: float | None
+    row: SampleRow, error: str, average: float | None, groups: Mapping[str, str] | None, attacked: float | None
 ) -> SampleExposure:
-    protected = protection(row)
+    protected = protection(row, error)
     return SampleExposure(
         sample_id=row.id,
         target=row.target,
         group=None if groups is None else groups.get(row.id, NO_GROUP),
-        posterior_rmse=row.proxies.get("posterior_rmse"),
+        posterior_rmse=row.proxies.get(error),
         protection=protected,
         share_of_average=protected / average if protected is not None and average else None,
         influence=influence(row),
@@ -295,7 +300,7 @@ def _influence_link(rows: Sequence[SampleRow], exposures: Sequence[SampleExposur
     pairs = [
         (exposure.influence, value)
         for row, exposure in zip(rows, exposures, strict=True)
-        if exposure.influence is not None and (value := reliable(row.proxies.get("revealed_fraction"))) is not None
+        if exposure.influence is not None and (value := reliable(row.proxies.get(HEADLINE))) is not None
     ]
     moves, revealed = [move for move, _ in pairs], [value for _, value in pairs]
     correlation = rank_correlation(

@@ -1,7 +1,8 @@
 """What ``riskaudit study fairness`` adds to an audit, under ``studies.fairness``: on whom the leak falls.
 
-Measures are the proxies "revealed_fraction" and "posterior_rmse", and `ATTACK_RMSE`, the strongest attack's error at
-the audit's own noise level. Units as in `riskaudit.results.audit`.
+Measures are the proxies "revealed_fraction" and "posterior_rmse" (where several samples leave together those of the
+attacker by whom verdicts go), and `ATTACK_RMSE`, the strongest attack's error at the audit's own noise level. Units as
+in `riskaudit.results.audit`.
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ class GroupComparison(Record):
 class SampleExposure(Record):
     """One sample beside the average.
 
-    ``protection`` is the cautious (lower) end of its posterior_rmse, None where that can't be relied on; such a
-    sample is not assessed, never safe. ``share_of_average`` is protection over the mean posterior_rmse.
+    ``posterior_rmse`` is that of the attacker by whom verdicts go, ``protection`` its cautious (lower) end, None where
+    that can't be relied on; such a sample is not assessed, never safe. ``share_of_average`` is protection over the
+    mean posterior error.
     ``influence`` is sqrt(l_1) with the upper end of l_1: the most that training's release changes, to first order,
     per change of the input (Euclidean norms of both).
     """

@@ -236,10 +236,10 @@ def _lorenz_figure(facts: Facts, drawn: list[Distribution], table: Table) -> Fig
     first = drawn[0]
     share = first.worst_tenth_share
     held = {
-        "revealed_fraction": "of all that is revealed",
-        "posterior_rmse": "of all the error that attackers are left",
+        facts.headline: "of all that is revealed",
+        facts.error: "of all the error that attackers are left",
         ATTACK_RMSE: "of all the error that attackers were left",
-    }[first.measure]
+    }.get(first.measure, f"of the sum of {inside(measure_title(facts, first.measure))}")
     carries = percent(share) if share is not None else "an unknown share"
     return Figure(
         id="fairness",

@@ -1,0 +1,233 @@
+"""What a federated scheme sends, in words: mean gradients, weights after local training, aggregates, shared parts.
+
+Read off the release's own text, which a report has without torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from riskaudit.document import tables
+from riskaudit.document.blocks import Table
+from riskaudit.errors import ReleaseError
+from riskaudit.formatting import count, given, short
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.steps.dropout import Dropout
+from riskaudit.release.steps.share import Share
+from riskaudit.release.training import LocalTraining
+from riskaudit.results import SampleRow
+from riskaudit.results.facts import Facts
+
+_LISTED_IDS = 8
+_PRINTED_UPLOADS = 20
+
+
+def attacker_words(facts: Facts) -> str:
+    """Whose numbers the report goes by, after a preposition."""
+    return {
+        None: "the attacker",
+        "informed": "an attacker who knows all other samples of the upload",
+        "outsider": "an attacker who knows no sample of the upload",
+    }[facts.attacker]
+
+
+def by_whom(facts: Facts) -> str:
+    """Who is meant, after a verb in the passive; nothing where there is but one attacker."""
+    return f" by {attacker_words(facts)}" if facts.is_joint else ""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What an upload is made of, as far as the release's text can be read."""
+
+    facts: Facts
+
+    @cached_property
+    def spec(self) -> ReleaseSpec | None:
+        """The release; None for one of another version, or of a file that nobody need have written honestly."""
+        with contextlib.suppress(ReleaseError):
+            return ReleaseSpec.parse(self.facts.result.release.spec)
+        return None
+
+    @property
+    def num_clients(self) -> int:
+        """Clients whose uploads are averaged before anybody sees them."""
+        return 1 if self.spec is None else self.spec.num_clients
+
+    @property
+    def upload_size(self) -> int:
+        """Samples of an upload, those of all its clients together."""
+        return self.facts.result.release.upload_size or 1
+
+    @property
+    def samples_per_client(self) -> int:
+        """Samples of one client's part of an upload."""
+        return max(1, self.upload_size // self.num_clients)
+
+    @cached_property
+    def uploads(self) -> dict[int, list[SampleRow]]:
+        """The samples of every upload."""
+        uploads: dict[int, list[SampleRow]] = {}
+        for row in self.facts.result.samples:
+            if row.upload is not None:
+                uploads.setdefault(row.upload, []).append(row)
+        return uploads
+
+    def cards(self) -> list[tuple[str, str]]:
+        """What is sent, an entry for everything that an attacker has to take into account."""
+        if self.spec is None:
+            return []
+        cards: list[tuple[str, str]] = []
+        if self.spec.training is not None:
+            cards.append(("FedAvg", self._training_words(self.spec.training)))
+        elif self.spec.mean is not None:
+            cards.append(
+                (
+                    "FedSGD",
+                    f"the mean gradient of {count(self.samples_per_client, 'sample')}, at the weights that the server "
+                    "sent. Each sample's part is divided by their number, the noise is not.",
+                )
+            )
+        if self.num_clients > 1:
+            cards.append(("Secure aggregation", self._aggregation_words()))
+        cards += [("Shared part", self._share_words(step)) for step in self.spec.all_steps if isinstance(step, Share)]
+        cards += [
+            (
+                "Dropout of entries",
+                f"every entry of an upload is 0 with probability {given(step.probability)}, drawn anew for each "
+                "upload. The server sees which entries.",
+            )
+            for step in self.spec.all_steps
+            if isinstance(step, Dropout)
+        ]
+        return [*cards, *self._norm_card()]
+
+    def _training_words(self, training: LocalTraining) -> str:
+        size = self.samples_per_client
+        steps = len(training.mini_batches(size))
+        batch = size if training.batch is None else min(training.batch, size)
+        batches = (
+            f"all {count(size, 'sample')} at once"
+            if batch == size
+            else f"mini-batches of {batch:,} out of {count(size, 'sample')}"
+        )
+        settings = [
+            f"learning rate {given(training.lr)}",
+            *([f"momentum {given(training.momentum)}"] if training.momentum else []),
+            *([f"weight decay {given(training.weight_decay)}"] if training.weight_decay else []),
+        ]
+        order = "the order of the data" if training.shuffle is None else f"an order shuffled with {training.shuffle}"
+        optimizer = {"sgd": "SGD", "adam": "Adam"}[training.optimizer]
+        return (
+            f"the difference of the weights, before minus after {count(training.epochs, 'epoch')} of {optimizer} on "
+            f"{batches} ({', '.join(settings)}; {count(steps, 'step')}, in {order}), as it is sent: not divided by the "
+            "learning rate. The attacker is taken to know all of these settings, and can repeat the training on a "
+            "guess."
+        )
+
+    def _aggregation_words(self) -> str:
+        return (
+            f"the server sees only the mean of the uploads of {count(self.num_clients, 'client')} with "
+            f"{count(self.samples_per_client, 'sample')} each. That hides whose a sample is, not the sample: what it "
+            f"protects is what a crowd of {self.upload_size:,} protects. Here the audited data stand in for all "
+            "clients: consecutive samples of theirs play the other clients' part (the table of uploads says which), "
+            "and numbers for other clients with other data would differ."
+        )
+
+    def _share_words(self, step: Share) -> str:
+        release = self.facts.result.release
+        sent = "" if release.num_entries is None else f": {release.num_entries:,} numbers"
+        return (
+            f"only parameters whose names match {short(step.patterns, 80)} are sent{sent}. What isn't sent, or is "
+            "frozen, is not part of the upload; the attacker is still taken to know all weights that the client "
+            "started from."
+        )
+
+    def _norm_card(self) -> list[tuple[str, str]]:
+        words = {
+            "batch": "every batch is normalised with its own mean and variance, as in training, so that a sample's "
+            "part in the upload depends on the others. Running statistics are not part of the audited upload.",
+            "running": "the stored running statistics are used, and no sample depends on another.",
+        }
+        batch_norm = self.facts.result.release.batch_norm if self.facts.is_joint else None
+        return [] if batch_norm is None else [("Batch norm", words[batch_norm])]
+
+
+def attackers_table(facts: Facts) -> Table:
+    """The two attackers of a joint upload: what they know, who that may be, and whose numbers decide."""
+    decides = {True: "verdicts, limits and noise go by it", False: "reported beside it"}
+    rows = [
+        (
+            "Informed",
+            "all other samples of the upload",
+            "whoever made or holds the others, or reconstructed them before",
+            facts.attacker == "informed",
+        ),
+        (
+            "Outsider",
+            "none of the upload's samples",
+            "a server that sees the upload alone",
+            facts.attacker == "outsider",
+        ),
+    ]
+    columns: tables.Columns[tuple[str, str, str, bool]] = (
+        tables.text("Attacker", lambda row: row[0]),
+        tables.text("Knows", lambda row: row[1]),
+        tables.text("Who that may be", lambda row: row[2]),
+        tables.text("In this report", lambda row: decides[row[3]]),
+    )
+    return tables.table(
+        "attackers",
+        "Two attackers, one upload",
+        rows,
+        columns,
+        note="Both know the weights, the labels and the prior. The informed one never knows less, so its numbers are "
+        "the upper end of what leaks; an attacker who knows some of the others lies between.",
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of one client in one upload."""
+
+    upload: int
+    client: int
+    rows: list[SampleRow]
+
+
+def uploads_table(facts: Facts) -> Table:
+    """Which samples leave together, and with several clients whose part each plays."""
+    scheme = Scheme(facts)
+    size = scheme.samples_per_client
+    parts = [
+        _Part(upload, client, rows[client * size : (client + 1) * size])
+        for upload, rows in scheme.uploads.items()
+        for client in range(scheme.num_clients)
+    ]
+    several = scheme.num_clients > 1
+    columns: tables.Columns[_Part] = (
+        tables.text("Upload", lambda part: str(part.upload)),
+        tables.text("Client", lambda part: str(part.client), shown=several),
+        tables.count("Samples", lambda part: len(part.rows)),
+        tables.text("Which", lambda part: _ids(part.rows)),
+        tables.text("Classes", lambda part: ", ".join(dict.fromkeys(facts.class_name(row) for row in part.rows))),
+    )
+    return tables.table(
+        "uploads",
+        f"{count(len(scheme.uploads), 'upload')} of {count(scheme.upload_size, 'sample')}",
+        parts,
+        columns,
+        note="Every client's samples are audited as if it were the one at stake; for each the others stand in for the "
+        "data of clients that are not here."
+        if several
+        else "",
+        layout="compact",
+        print_rows=_PRINTED_UPLOADS,
+    )
+
+
+def _ids(rows: list[SampleRow]) -> str:
+    shown = ", ".join(short(row.id, 16) for row in rows[:_LISTED_IDS])
+    return shown + (f" and {len(rows) - _LISTED_IDS:,} more" if len(rows) > _LISTED_IDS else "")
