@@ -227,13 +227,13 @@ def _duplicate_warning(samples: Samples, rows: Sequence[SampleRow]) -> list[str]
 
 
 def _copies_in_uploads(copies: Sequence[Sequence[str]], rows: Sequence[SampleRow]) -> str:
-    """What copies do to the numbers of uploads: the prior takes samples for independent."""
+    """What copies do to the numbers of uploads, neither attacker's of which knows that there are any."""
     upload_of = {row.id: row.upload for row in rows}
     together = sum(len({upload_of.get(sample) for sample in group}) < len(group) for group in copies)
     if not together:
         return "none of them share an upload, and what their uploads reveal adds up"
     return (
         f"{together} of {len(copies)} groups share an upload, where only the prior tells copies apart; it takes "
-        "samples for independent, so that to whoever guesses that they are copies they reveal more than an outsider's "
-        "numbers say (`attacker=informed` doesn't go by these)"
+        "samples for independent, so that to whoever guesses that they are copies they reveal more than their rows say, "
+        "k copies as much as one at a k-th of the noise"
     )

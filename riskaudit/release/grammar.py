@@ -206,7 +206,7 @@ def usages() -> dict[str, str]:
     """How everything that ``release`` takes is written, and what it does."""
     steps = {step.usage(): step.summary for step in STEPS.values()}
     return {
-        GRADIENT: "the sample's gradient as it is (always the first step)",
+        GRADIENT: "a sample's gradient as it is (the first step; may be left out)",
         **training.usages(),
         **aggregation.usages(),
         **steps,

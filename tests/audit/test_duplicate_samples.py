@@ -72,6 +72,21 @@ def test_the_work_is_bounded_and_the_bound_is_said(monkeypatch) -> None:
     assert noted(demo_samples(4)) == []
 
 
+@pytest.mark.parametrize(("order", "together"), [([1, 1, 2, 3], True), ([1, 2, 1, 3], False)])
+def test_copies_in_one_upload_are_told_from_copies_in_several(order, together) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    samples = Samples.from_tensors(demo_samples(6).inputs[order], torch.tensor([0, 0, 1, 2]))
+    result = riskaudit.audit(model, samples, release="mean:2,gaussian:0.05")
+    (warning,) = [each for each in result.warnings if "copies" in each]
+    assert ("share an upload, where only the prior" in warning) is together
+    assert [row.classmates for row in result.samples] == [1, 1, 0, 0]
+    # Copies at the same noise as one alone: both attackers' numbers are too mild, which is why they are named.
+    alone = riskaudit.audit(model, samples, release="gaussian:0.05").samples[0].proxies["revealed_fraction"].value
+    for name in ("revealed_fraction", "informed_revealed_fraction"):
+        assert result.samples[0].proxies[name].value < alone
+
+
 def test_large_inputs_are_compared_less_often() -> None:
     assert num_compared(torch.zeros(5000, 1, 28, 28)) == 1000
     assert num_compared(torch.zeros(5000, 10)) == 1000

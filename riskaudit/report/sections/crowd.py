@@ -59,8 +59,8 @@ _ORDER_AND_COPIES = (
     "of one class may hold them in exchanged places; the numbers are for samples matched to what they are. Copies of a "
     "sample, or more coordinates than released numbers, leave directions that the upload doesn't show at all: without "
     "a prior the outsider's error is infinite there, and only the prior keeps it finite. It takes samples for "
-    "independent, though: of copies the outsider's numbers are too mild, since whoever guesses that they are copies "
-    "knows more. Go by the informed attacker there."
+    "independent, though: to whoever guesses that k samples are copies they reveal as much as one would at a k-th of "
+    "the noise, which is more than the numbers of either attacker say. Leave copies out."
 )
 
 
