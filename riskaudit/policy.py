@@ -219,8 +219,9 @@ class Policy(Settings):
         limits = {name: value for name, value in self.limits.items() if name != "max_total_revealed"}
         if not limits:
             return PolicyOutcome(decision="warn", reasons=["the policy sets no limit"], limits={}, source=source)
+        attacker = attacker_of(result.release)
         judgement = replace(self, max_total_revealed=None).judge(
-            [_exposure(row, result.prior.std, attacker_of(result.release)) for row in result.samples]
+            [_exposure(row, result.prior.std, attacker) for row in result.samples]
         )
         reasons = judgement.reasons
         if not result.release.defended:
@@ -231,7 +232,7 @@ class Policy(Settings):
         total = len(result.samples)
         return PolicyOutcome(
             decision="block" if reasons else "allow",
-            reasons=[*(reasons or [_within(total, judgement.unassessed)]), *judgement.notes],
+            reasons=[*(reasons or [_within(total, judgement.unassessed)]), *judgement.notes, *_held_against(attacker)],
             limits=limits,
             source=source,
             exceeded=judgement.exceeded,
@@ -282,6 +283,14 @@ def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
     if not content:
         raise SettingsError(f"expected policy limits in {path}, found none; set max_revealed or min_rmse")
     return content
+
+
+def _held_against(attacker: Attacker | None) -> list[str]:
+    """Whose numbers were held against the limits, where there are two attackers."""
+    if attacker is None:
+        return []
+    knows = "all other samples" if attacker == "informed" else "none of the samples"
+    return [f"limits are held against the numbers of the {attacker} attacker, who knows {knows} of an upload"]
 
 
 def _within(total: int, unassessed: Sequence[str]) -> str:

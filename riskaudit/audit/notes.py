@@ -234,6 +234,6 @@ def _copies_in_uploads(copies: Sequence[Sequence[str]], rows: Sequence[SampleRow
         return "none of them share an upload, and what their uploads reveal adds up"
     return (
         f"{together} of {len(copies)} groups share an upload, where only the prior tells copies apart; it takes "
-        "samples for independent, so that to whoever guesses that they are copies they reveal more than their rows say, "
-        "k copies as much as one at a k-th of the noise"
+        "samples for independent, so that to whoever guesses that they are copies they reveal more than their rows "
+        "say, k copies as much as one at a k-th of the noise"
     )

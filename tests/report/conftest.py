@@ -9,6 +9,7 @@ import pytest
 from report_cases import CASES
 from report_hostile import HOSTILE
 from report_reading import Report
+from upload_cases import uploads
 
 from riskaudit.results import AuditResult
 
@@ -16,7 +17,7 @@ from riskaudit.results import AuditResult
 @pytest.fixture(scope="session")
 def audit() -> Callable[[str], AuditResult]:
     """The audit of a case by name, built once per session: studies of attacks take a second or two."""
-    return cache(lambda name: CASES[name]())
+    return cache(lambda name: (CASES | {"uploads": uploads})[name]())
 
 
 @pytest.fixture(scope="session")

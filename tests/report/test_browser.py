@@ -32,7 +32,9 @@ def open_page(browser, rendered, tmp_path):
         page.close()
 
 
-@pytest.mark.parametrize("name", ["defended", "hostile", "shown", "failed", "attacked-hostile", "attacked-shown"])
+@pytest.mark.parametrize(
+    "name", ["defended", "hostile", "shown", "failed", "uploads", "attacked-hostile", "attacked-shown"]
+)
 def test_nothing_runs_and_nothing_is_fetched(open_page, name):
     page = open_page(name)
     page.wait_for_timeout(100)
@@ -40,7 +42,7 @@ def test_nothing_runs_and_nothing_is_fetched(open_page, name):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["defended", "hostile", "lanczos", "calibrated", "attacked-hostile"])
+@pytest.mark.parametrize("name", ["defended", "hostile", "lanczos", "calibrated", "uploads", "attacked-hostile"])
 def test_the_page_never_scrolls_sideways(open_page, name, width):
     page = open_page(name, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tomllib
 from statistics import median
 
 import pytest
@@ -11,7 +12,7 @@ from report_cases import PRIOR_STD, build
 from report_reading import Report, words
 from upload_cases import CROWD, SIZE, revealed_pair, uploads
 
-from riskaudit.document.blocks import Callout, DefinitionList
+from riskaudit.document.blocks import Callout, DefinitionList, Snippet
 from riskaudit.document.figures import to_svg
 from riskaudit.document.plots import Pair, PairPlot
 from riskaudit.policy import Policy
@@ -96,6 +97,9 @@ def test_limits_and_verdicts_go_by_the_attacker(informed, outsider):
     limit = max(values) * 0.95
     assert Policy(max_revealed=limit).decide(informed).decision == "block"
     assert Policy(max_revealed=limit).decide(outsider).decision == "allow"
+    for result, attacker in ((informed, "informed"), (outsider, "outsider")):
+        assert f"the {attacker} attacker" in Policy(max_revealed=limit).decide(result).reasons[-1]
+    assert "attacker" not in " ".join(Policy(max_revealed=limit).decide(build(4)).reasons)
     most = {row.id: row.verdict for row in informed.samples}
     least = {row.id: row.verdict for row in outsider.samples}
     order = ("low", "medium", "high")
@@ -295,6 +299,15 @@ def test_a_release_that_cannot_be_read_still_has_a_report():
     report = report_of(uploads(release={"spec": "local:from=another:version"}))
     assert "FedAvg" not in cards(report)
     assert Recommendation(Facts(uploads(release={"spec": "???"}))).release is None
+
+
+def test_the_recommended_configuration_keeps_attacker_and_batch_norm():
+    report = report_of(uploads(attacker="outsider", release={"batch_norm": "batch"}))
+    (text,) = [block.code for block in report.blocks(Snippet) if "tool.riskaudit" in block.code]
+    table = tomllib.loads(text)["tool"]["riskaudit"]
+    assert (table["attacker"], table["batch_norm"]) == ("outsider", "batch")
+    assert table["release"].startswith("mean:4,gaussian:")
+    assert set(table) == {"release", "seed", "attacker", "batch_norm"}
 
 
 def test_no_upload_is_called_the_gradient_of_one_sample():

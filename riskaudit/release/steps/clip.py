@@ -26,7 +26,7 @@ class Clip(Step):
 
     bound: float
     name: ClassVar[str] = "clip"
-    summary: ClassVar[str] = "scale down to 2-norm C: each sample's vector, or the upload after a mean or local training"
+    summary: ClassVar[str] = "scale down to 2-norm C: a sample's vector, after mean or local the upload"
     arguments: ClassVar[tuple[Argument, ...]] = (positive_number("C"),)
     chooses: ClassVar[bool] = True
     before_mean: ClassVar[bool] = True

@@ -26,7 +26,7 @@ class Prune(Step):
 
     ratio: float
     name: ClassVar[str] = "prune"
-    summary: ClassVar[str] = "set the share RATIO of entries that are smallest in magnitude to 0, of a sample or an upload"
+    summary: ClassVar[str] = "set the share RATIO of entries that are smallest in magnitude to 0"
     arguments: ClassVar[tuple[Argument, ...]] = (share_below_one("RATIO"),)
     chooses: ClassVar[bool] = True
 

@@ -134,7 +134,7 @@ def protect_section(facts: Facts) -> Section:
             Snippet("Audit the recommended release before you adopt it", recommended.command, brief=True),
             Snippet(
                 "The same in pyproject.toml",
-                f"[tool.riskaudit]\nrelease = {json.dumps(recommended.release)}\nseed = {facts.result.settings.seed}",
+                "\n".join(("[tool.riskaudit]", *_configuration(facts, recommended.release))),
             ),
             Paragraph(_cost_text(facts, float(recommended.std)), lead="What it costs."),
         ]
@@ -160,6 +160,16 @@ def protect_section(facts: Facts) -> Section:
         )
     )
     return Section("what-would-protect", "What would protect", tuple(blocks))
+
+
+def _configuration(facts: Facts, recommended: str) -> list[str]:
+    """Lines of a configuration that ask for the recommended release, its uploads and who decides."""
+    release = facts.result.release
+    lines = [f"release = {json.dumps(recommended)}", f"seed = {facts.result.settings.seed}"]
+    if facts.is_joint:
+        lines += [f"attacker = {json.dumps(facts.attacker)}"]
+        lines += [f"batch_norm = {json.dumps(release.batch_norm)}"] if release.batch_norm else []
+    return lines
 
 
 def _need_paragraph(facts: Facts) -> Paragraph:

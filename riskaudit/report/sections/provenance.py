@@ -30,7 +30,7 @@ from riskaudit.results.ranks import known_ends, overlaps
 from riskaudit.results.words import COMPARED
 
 _TERMS = (
-    ("Release", "What leaves the client: the gradient, or what training made of the weights, and all that is done to it."),
+    ("Release", "What leaves the client: the gradient or the change of the weights, and all that is done to it."),
     ("Prior", "What the attacker is taken to know of an input before seeing the release."),
     ("Isotropic prior", "Every coordinate on its own, with one mean and one standard deviation for all."),
     ("Data prior", "A Gaussian with the mean and the correlations of a set of inputs (shrunk after Ledoit and Wolf)."),
