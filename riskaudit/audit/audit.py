@@ -181,7 +181,9 @@ def _alarm(client: Client, audited: BatchRows) -> list[str]:
     """What the samples' mean loss says of the model."""
     classes = None
     if is_cross_entropy(client.loss) and not client.samples.targets.is_floating_point():
-        outputs = client.release.run(client.release.parameters, client.batch([0]).inputs)
+        # Batch norm with the statistics of the batch takes no sample alone.
+        first = client.upload_batch([0]) if client.mixes_samples else client.batch([0])
+        outputs = client.release.run(client.release.parameters, first.inputs)
         classes = outputs.shape[1] if outputs.ndim > 1 else None
     losses = [row.loss for row in audited.rows if isinstance(row.loss, float)]
     return loss_alarm(losses, classes, client.checkpoint.training_loss)

@@ -102,9 +102,11 @@ def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[s
 def _unused(release: Release, samples: Samples) -> set[str]:
     """Names of trainable parameters that no gradient of the first samples reaches."""
     unused = set(release.parameters)
-    for place in range(min(len(samples), TRIED)):
-        inputs = samples.inputs[place : place + 1].to(device=release.device, dtype=release.dtype)
-        targets = samples.targets[place : place + 1].to(release.device)
+    # Batch norm with the statistics of the batch takes no sample alone.
+    size = 2 if isinstance(release, JointRelease) and release.mixes_samples else 1
+    for place in range(min(len(samples) + 1 - size, TRIED)):
+        inputs = samples.inputs[place : place + size].to(device=release.device, dtype=release.dtype)
+        targets = samples.targets[place : place + size].to(release.device)
         parameters = {name: value.detach().clone().requires_grad_() for name, value in release.parameters.items()}
         with torch.enable_grad():
             loss = release.loss(release.run(parameters, inputs), targets)

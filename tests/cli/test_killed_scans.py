@@ -55,8 +55,11 @@ def check_complete(folder: Path) -> None:
     assert len((folder / "samples.csv").read_bytes().splitlines()) == 5
 
 
-def test_killed_at_moments_spread_over_the_run(tmp_path) -> None:
-    done = python(KILLED, json.dumps(SCAN), str(tmp_path), "8", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--release", "mean:2", "--batch-size", "2"], marks=pytest.mark.slow)]
+)
+def test_killed_at_moments_spread_over_the_run(tmp_path, options) -> None:
+    done = python(KILLED, json.dumps([*SCAN, *options]), str(tmp_path), "8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     killed = json.loads(done.stdout)
     assert sum(killed) >= 4

@@ -49,16 +49,21 @@ SETTINGS = {
     "dense": AuditSettings(batch_size=2),
     "lanczos": AuditSettings(batch_size=1, solver="lanczos", release=f"gaussian:{NOISE}", max_matvecs=20),
     "prior": AuditSettings(batch_size=4, prior="data", dtype="float32"),
+    "uploads": AuditSettings(batch_size=2, release=f"mean:2,dropout:0.2,gaussian:{NOISE}"),
+    "training": AuditSettings(
+        release=f"local:epochs=1:batch=2:lr=0.1:shuffle=1,gaussian:{NOISE}", solver="lanczos", max_matvecs=3
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos", "prior"))]
+    "name",
+    ["dense", "uploads", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos", "prior", "training"))],
 )
 def test_scan(name: str) -> None:
-    client = make_client(network(), digits(24 if name == "prior" else 5), SETTINGS[name])
+    client = make_client(network(), digits({"prior": 24, "uploads": 4}.get(name, 5)), SETTINGS[name])
     whole = content(audit_client(client))
-    for workers in (1, 4):
+    for workers in (2,) if name == "uploads" else (1, 4):
         with ProcessEngine(workers) as engine:
             assert content(audit_client(client, engine)) == whole
 
