@@ -103,8 +103,12 @@ class Policy(Settings):
             for (``local_steps`` of the guard): "block", or "accept" it as the gradient of one step.
         sparse_codes: what to do about inputs of two values, one of them rare, as one-hot codes have, of which the
             numbers say too little: "block", or "accept" them.
+        buffers: what to do about entries of the state dict that aren't trained (running statistics of batch norm) and
+            would leave changed: "block", or "reset" them to what was received, as sanitising does as well.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
+        max_trainings: what the review of samples that leave together may cost, as after local training, in trainings
+            like theirs; None for no bound.
         confidence: that all of a review's numbers hold; intervals that hold less often than every other time are no
             bounds.
 
@@ -124,8 +128,10 @@ class Policy(Settings):
     unknown_layers: Literal["block", "differentiate"] = "block"
     unproven_step: Literal["block", "accept"] = "block"
     sparse_codes: Literal["block", "accept"] = "block"
+    buffers: Literal["block", "reset"] = "block"
     budget_seconds: Positive | None = None
     max_gradients: Positive | None = 60.0
+    max_trainings: Positive | None = 12.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
 
     @classmethod
@@ -168,6 +174,11 @@ class Policy(Settings):
         """The limits that are set."""
         values = {name: getattr(self, name) for name in LIMITS}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def resets_buffers(self) -> bool:
+        """Whether entries that aren't trained leave as they were received, where they would leave changed."""
+        return self.buffers == "reset" or self.on_violation == "sanitise"
 
     def judge(self, exposures: Sequence[Exposure]) -> Judgement:
         """Hold samples against the limits; of every interval the cautious end counts."""

@@ -12,6 +12,7 @@ change with any step of the inputs, so that these choices are left out here.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -85,6 +86,39 @@ def examine_uploads(
     ]
 
 
+def check_upload_code(release: JointRelease, upload: Batch) -> str | None:
+    """Whether a model's code has the derivative that it says, tried in double precision on one upload.
+
+    Args:
+        release: of the model, in any precision.
+        upload: of a few samples.
+
+    Returns:
+        Why its derivative isn't believed, if it isn't.
+    """
+    targets = upload.targets.double() if upload.targets.is_floating_point() else upload.targets
+    precise = replace(upload, inputs=upload.inputs.double(), targets=targets)
+    normal, shape = normal_draw(torch.Generator().manual_seed(0)), (upload.num_uploads, -1)
+    spread = float(precise.inputs.std()) if precise.inputs.numel() > 1 else 0.0
+    directions = _by_part((spread or 1.0) * normal(precise.inputs).reshape(shape), upload.upload_size)
+    # The whole, and one part that nobody can foresee.
+    directions = directions[..., [0, secrets.randbelow(directions.shape[2])]]
+    try:
+        double = type(release)(copy_model(release.model).double(), release.loss, release.spec)
+        maker = JointJacobianMaker(double, "", 0)
+        tiny, jacobian = _tiny(maker, precise, directions), maker(precise)
+        pushed = jacobian.matvec(directions[..., 0]).detach()
+        cotangent = normal(pushed)
+        gap = pairing_gap(cotangent * pushed, jacobian.rmatvec(cotangent).detach() * directions[..., 0])
+        cancelled = _cancelled(jacobian.losses(), precise)
+    except Exception:  # code of one precision only; what else is wrong shows where the model is run as it is
+        return None
+    fits = gap <= ADJOINT_ROOTS * torch.finfo(torch.float64).eps ** 0.5
+    fits |= gap <= ROUNDING * torch.finfo(torch.float64).eps * cancelled
+    evidence = Evidence(upload.inputs[0].numel(), tuple(one for row in tiny for one in row), (), adjoint=bool(fits.all()))
+    return evidence.doubt(0.0)
+
+
 def _by_part(direction: Tensor, upload_size: int) -> Tensor:
     """A direction [U, n d] as a whole, then of some samples each, the others at rest: [U, n d, 1 + G]."""
     if upload_size == 1:
@@ -102,6 +136,11 @@ def _cancelled(losses: Tensor, batch: Batch) -> Tensor:
     """How many times more rounding a gradient has where a loss is tiny, [U]: it is a difference of numbers near 1."""
     least = losses.detach().double().abs().reshape(batch.num_uploads, -1).amin(1)
     return 1 + 1 / least.clamp_min(1e-300)
+
+
+def upload_rounding(release: Release, norms: Tensor, losses: Tensor, batch: Batch) -> Tensor:
+    """Rounding of a difference of two releases whose norms [U] and whose samples' losses [U n] these are, [U]."""
+    return _rounding(release, norms, _cancelled(losses, batch))
 
 
 def _rounding(release: Release, norms: Tensor, cancelled: Tensor) -> Tensor:

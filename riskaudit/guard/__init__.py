@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from riskaudit.guard.ledger import Ledger
     from riskaudit.guard.log import AuditLog
     from riskaudit.guard.noise.randomness import SecureNoise
+    from riskaudit.guard.recording import Recording
     from riskaudit.policy import Policy
 
 _HOMES = {
@@ -28,10 +29,11 @@ _HOMES = {
     "Guard": "riskaudit.guard.guard",
     "Ledger": "riskaudit.guard.ledger",
     "Policy": "riskaudit.policy",
+    "Recording": "riskaudit.guard.recording",
     "SecureNoise": "riskaudit.guard.noise.randomness",
 }
 
-__all__ = ["Action", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "SecureNoise"]
+__all__ = ["Action", "AuditLog", "Decision", "Guard", "Ledger", "Policy", "Recording", "SecureNoise"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import final
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor, nn
+from typing_extensions import override
 
-from riskaudit.audit.alarm import is_cross_entropy, loss_alarm
 from riskaudit.audit.credibility import check_code
 from riskaudit.copying import copy_model
-from riskaudit.errors import CoupledReleaseError, GuardError, SettingsError
-from riskaudit.guard.noise.law import noise_mismatch
-from riskaudit.guard.noise.traces import REJECTION
-from riskaudit.guard.snapshot import Snapshot, take_snapshot
-from riskaudit.inputs import Loss, load_loss
+from riskaudit.errors import CoupledReleaseError, GuardError
+from riskaudit.guard.base_client import BaseClient, LossLike
+from riskaudit.guard.snapshot import Snapshot
+from riskaudit.inputs import Loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
 from riskaudit.jacobian.choice import is_repeatable, losses_alone
 from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
-from riskaudit.release import Batch, Noise, Release, ReleaseSpec
+from riskaudit.release import Batch, Release, ReleaseSpec
 from riskaudit.release.batch_mean import BatchMeanRelease, BatchPass, batch_mean_spec
 from riskaudit.release.steps.clip import Clip
 
-LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 # Of the Jacobian's release where the client adds no noise; nothing is read off at it.
 ARBITRARY_NOISE_STD = 1.0
-# How far an update without noise may be from the mean gradient, relative to its norm: other kernels, other sums.
-TOLERANCE = 1e-3
 # An update with more zeros than this share of its entries, where the gradient has none, was made sparse.
 SPARSE_SHARE = 0.01
 # Samples on which the Jacobian is tried before the first review.
@@ -43,7 +37,8 @@ COUPLED = (
 )
 
 
-class Client:
+@final
+class Client(BaseClient):
     """The release of one client's batches.
 
     Args:
@@ -54,34 +49,25 @@ class Client:
         summed: the update is the sum over the batch, not the mean.
         any_layer: differentiate models with a layer that the structured Jacobian doesn't know as a whole.
 
-    Attributes:
-        loss: a copy of the loss, as the last `refresh` took it over.
-        noise: law of the noise on every entry of the update; None without.
-
     Raises:
         SettingsError: no module.
         ReleaseError: see `batch_mean_spec`.
         RiskauditError: see `Release` and `load_loss`.
     """
 
+    is_joint = False
+
     def __init__(
         self,
         model: nn.Module,
-        loss: LossLike,
+        loss: LossLike | Loss,
         release: ReleaseSpec | str,
         dtype: torch.dtype,
         summed: bool = False,
         any_layer: bool = False,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise SettingsError(
-                f"expected model to be a torch.nn.Module, found a {type(model).__name__}; wrap it in one"
-            )
+        super().__init__(model, loss, batch_mean_spec(release), dtype)
         self.summed, self.any_layer = summed, any_layer
-        self._model, self._live_loss, self._dtype = model, as_loss(loss), dtype
-        self.loss = self._live_loss
-        self._spec = batch_mean_spec(release)
-        self.noise: Noise | None = self._spec.noise
         self._snapshot: Snapshot | None = None
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
@@ -91,30 +77,17 @@ class Client:
         self._last_pass: tuple[Batch, BatchPass] | None = None
 
     @property
-    def noise_std(self) -> float:
-        """Fisher-equivalent std of the noise on every entry of the update; 0 without."""
-        return 0.0 if self.noise is None else self.noise.fisher_std
-
-    @property
+    @override
     def shapes(self) -> Mapping[str, torch.Size]:
-        """Of the trainable parameters, by name."""
         return self.release.context.shapes
 
     @property
+    @override
     def state(self) -> bytes:
-        """Digest of model, loss and release as they were at the last `refresh`, and the steps."""
         return b"" if self._snapshot is None else self._snapshot.digest + str(self._spec.with_noise(None)).encode()
 
+    @override
     def refresh(self) -> Snapshot:
-        """Take over the live model's weights, buffers, modes and settings, and the loss with whatever it holds.
-
-        Returns:
-            What was taken over; to be compared with what is there when the review is done.
-
-        Raises:
-            GuardError: a weight that isn't finite, or state that can't be compared.
-            ReleaseError: a model whose gradients aren't functions of single samples.
-        """
         # What is audited is what was digested, even if somebody changes the live weights in between.
         copies: dict[int, Tensor] = {}
         now, before = self.observe(copies), self._snapshot
@@ -137,17 +110,13 @@ class Client:
         self._release = BatchMeanRelease(self._copy, self.loss, self._spec, "sum" if self.summed else "mean")
         return now
 
+    @override
     def forget(self) -> None:
-        """Let go of the copies of the model and of what was made of them; the next `refresh` makes another."""
         self._copy = self._release = self._last_pass = self._exact = None
         self._makers.clear()
 
-    def observe(self, copies: dict[int, Tensor] | None = None) -> Snapshot:
-        """The state of the live model and loss; see `take_snapshot`."""
-        return take_snapshot(copies, model=self._model, loss=self._live_loss.function)
-
+    @override
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
-        """Samples where and as the release works."""
         release = self.release
         return Batch(inputs.detach().to(release.device, release.dtype), targets.detach().to(release.device))
 
@@ -208,15 +177,14 @@ class Client:
             self.jacobian(batch.select([0]), ARBITRARY_NOISE_STD)
         return max(maker.sample_bytes for maker in self._makers.values())
 
+    @override
+    def prepare(self, batch: Batch) -> None:
+        self.sample_bytes(batch)
+
+    @override
     def mean(self, batch: Batch) -> Tensor:
-        """What leaves before noise, [P], float64 on the CPU: the gradient of the batch's loss as training computes it.
-
-        Where samples are clipped, and of a sum, the mean (sum) of every sample's own r(x_i).
-
-        Raises:
-            GuardError: a sample has another loss in this batch than alone.
-            ReleaseError: see `BatchMeanRelease.evaluate`.
-        """
+        # The gradient of the batch's loss as training computes it; where samples are clipped, and of a sum, the mean
+        # (sum) of every sample's own.
         release, passed = self.release, self.release.evaluate(batch, with_gradient=True)
         self._last_pass = batch, replace(passed, gradient=None)
         if len(batch) > 1 and not agree(passed.losses, losses_alone(release, batch)):
@@ -240,39 +208,16 @@ class Client:
                 raise GuardError(AUTOCAST) from error
             raise
 
+    @override
     def loss_warnings(self, batch: Batch) -> list[str]:
-        """What the batch's mean loss says of the model, where it is a cross-entropy of class numbers."""
-        if not is_cross_entropy(self.loss) or batch.targets.is_floating_point():
-            return []
         passed = self._passed(batch)
-        return loss_alarm(passed.losses.tolist(), passed.outputs.shape[1] if passed.outputs.ndim > 1 else None)
+        return self._loss_alarm(passed.losses, passed.outputs, batch)
 
-    def undetected(self, mean: Tensor) -> float:
-        """How large a deviation from ``mean`` [P] the comparison of an update may miss, relative to its norm.
-
-        Noise of std s on P entries hides what changes the sum of P squares by less than its spread.
-        """
-        length = float(mean.norm())
-        if self.noise is None:
-            return TOLERANCE
-        law = chi2(len(mean))
-        hidden = self.noise.std * math.sqrt(float(law.isf(REJECTION) - law.ppf(REJECTION)))
-        return hidden / length if length > 0 else math.inf
-
-    def mismatch(self, update: Tensor, mean: Tensor) -> str | None:
-        """Why an update [P] can't be the release of the batch whose mean is ``mean`` [P]; None where it can be."""
-        difference = update - mean
-        distance, length = float(difference.norm()), float(mean.norm())
-        if not math.isfinite(length):
-            return "the gradient of this batch isn't finite, so that nothing can be compared with it"
-        if self.noise is not None:
-            return noise_mismatch(self.noise, difference, mean, self.shapes)
-        if distance <= TOLERANCE * length:
-            return None
-        relative = f"{distance / length:.3g} times its norm" if length > 0 else f"{distance:.3g} (the gradient is 0)"
+    @override
+    def described_mismatch(self, away: str, update: Tensor, mean: Tensor) -> str:
         return (
-            f"the update isn't the gradient of this batch: it is {relative} away from it; hand over the mean gradient "
-            f"over the batch, of the loss that the guard was given{_sparsified(update, mean)}"
+            f"the update isn't the gradient of this batch: {away}; hand over the mean gradient over the batch, of the "
+            f"loss that the guard was given{_sparsified(update, mean)}"
         )
 
     def _like(self, spec: ReleaseSpec, dtype: torch.dtype) -> Client:
@@ -305,15 +250,6 @@ def _coupling(release: Release, batch: Batch) -> str:
     if not is_repeatable(release, batch):
         return NOT_DETERMINISTIC
     return AUTOCAST if uses_autocast(release, batch) else COUPLED
-
-
-def as_loss(given: LossLike | Loss) -> Loss:
-    """A loss by its name, as a module, or as a function of outputs and targets."""
-    if isinstance(given, Loss):
-        return given
-    if isinstance(given, str):
-        return load_loss(given)
-    return Loss(getattr(given, "__name__", type(given).__name__), given, "custom")
 
 
 def _sparsified(update: Tensor, mean: Tensor) -> str:

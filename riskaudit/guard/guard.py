@@ -6,7 +6,7 @@ import copy
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,23 +16,30 @@ import torch
 from torch import nn
 
 from riskaudit.errors import GuardError, SettingsError
+from riskaudit.guard.base_client import BaseClient, LossLike
 from riskaudit.guard.batches import check_batch
-from riskaudit.guard.client import Client, LossLike
+from riskaudit.guard.client import Client
 from riskaudit.guard.decision import Decision, describe, name_error
 from riskaudit.guard.identifiers import hidden_ids
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.isolation import isolated
+from riskaudit.guard.joint_client import JointClient, mixes_samples
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.noise.memory import NoiseMemory
+from riskaudit.guard.recording import Recording
 from riskaudit.guard.review import Draft, Review
 from riskaudit.guard.snapshot import Snapshot
+from riskaudit.guard.submission import Submission
 from riskaudit.guard.update_review import UpdateReview, is_count
 from riskaudit.guard.updates import UpdateLike, digest_of_update
 from riskaudit.policy import Policy
 from riskaudit.priors import IsotropicPrior, Prior, load_prior
 from riskaudit.release import Batch
+from riskaudit.release.aggregation import Mean
+from riskaudit.release.base import spec_of
+from riskaudit.release.training import LocalTraining
 
 FORGETS = (
     "without a ledger, noise and sanitised updates are remembered until this process ends: a later one can't tell "
@@ -112,8 +119,10 @@ class Guard:
             # Withheld at every review, and so logged.
             self._tampering = error
         self.log = AuditLog(log, keys=folder) if isinstance(log, str | Path) else log
-        summed, any_layer = reduction == "sum", policy.unknown_layers == "differentiate"
-        self.client = Client(model, loss_fn, release, dtype, summed, any_layer)
+        self._spec, self._loss, self._dtype, self._summed = spec_of(release), loss_fn, dtype, reduction == "sum"
+        if self._spec.is_joint and self._summed:
+            raise SettingsError(f'expected reduction "mean" with the release {release!r}, found "sum"')
+        self.client: BaseClient = self._joint() if self._spec.is_joint else self._separate()
         self._salt, self._rounds = secrets.token_bytes(32), 0
         self._memory = NoiseMemory(self.ledger)
         # Noise that a later process could compare with is in the ledger; who has none is told so once.
@@ -147,35 +156,69 @@ class Guard:
         Returns:
             The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the update.
         """
+        steps = self.local_steps if local_steps is None else local_steps
+        return self.decide(lambda: Submission(self.present_client(), batch, update, ids), round, assessment, steps)
+
+    @isolated
+    def decide(
+        self,
+        submit: Callable[[], Submission],
+        round: int | None = None,
+        assessment: Decision | None = None,
+        local_steps: int | None = None,
+    ) -> Decision:
+        """`review` of what a function hands in; for recordings, whose own failures withhold as well."""
         started = time.monotonic()
         self._rounds += 1
         number = round if is_count(round) else self._rounds
+        submission: Submission | None = None
         snapshot: Snapshot | None = None
         review: UpdateReview | None = None
+        live: Snapshot | None = None
         try:
             if round is not None and not is_count(round):
                 raise GuardError(f"expected the round as a whole number of at least 0, found {round!r}")
-            snapshot = self.client.refresh()
-            setting, steps = self._review(started), self.local_steps if local_steps is None else local_steps
+            submission = submit()
+            client = submission.client
+            snapshot = client.refresh()
+            live = client.observe() if client.is_recorded else snapshot
             assessed = None if assessment is None else self._assessed.get(assessment)
             if assessment is not None and assessed is None:
                 raise GuardError(
                     "the assessment isn't one that this guard made; hand over what assess returned, unchanged"
                 )
-            review = UpdateReview(setting, snapshot, batch, update, ids, steps, assessed)
+            review = UpdateReview(self._review(client, started), snapshot, submission, local_steps, assessed)
             decision = review.decide()
-            snapshot.refuse_change(self.client.observe())
+            live.refuse_change(client.observe())
         except Exception as error:  # the model and the loss are third-party code
-            self.client.forget()  # what failed may have left anything in its copies
-            decision = self._failed(update, error, snapshot)
+            if submission is not None:
+                submission.client.forget()  # what failed may have left anything in its copies
+            decision = self._failed(submission, error, snapshot)
+        if decision.update is not None and submission is not None:
+            decision = _finished(submission, decision)
         if decision.update is not None and self._forgets:
             self._forgets = False
             decision = replace(decision, note=FORGETS)
         seconds, warnings = time.monotonic() - started, [] if review is None else review.warnings
         decision = self._logged(replace(decision, round=number, seconds=seconds, warnings=warnings))
-        if decision.update is not None and snapshot is not None:
-            self._decided[decision] = snapshot, decision.update_digest
+        if decision.update is not None and live is not None:
+            self._decided[decision] = live, decision.update_digest
         return decision
+
+    def record(self, optimizer: torch.optim.Optimizer) -> Recording:
+        """Begin to record a round of local training, which the recording reviews when it is over.
+
+        Args:
+            optimizer: SGD or Adam of torch, new, of exactly the model's trainable parameters. ``release`` of this
+                guard then says what is done to the difference of the weights: steps, and noise on its entries.
+
+        Raises:
+            SettingsError: another optimizer.
+            RiskauditError: a model that can't be copied or compared, or a release that can't follow local training.
+        """
+        if self._spec.mean is not None:
+            raise SettingsError(f"expected a release of local training, found '{self._spec}'; leave the mean out")
+        return Recording(self, self._joint(recorded=True), optimizer)
 
     @isolated
     def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Decision:
@@ -194,7 +237,8 @@ class Guard:
         started = time.monotonic()
         bound: tuple[Snapshot, Draft] | None = None
         try:
-            bound = snapshot, draft = self._assess(batch, ids, self._review(started))
+            client = self.present_client()
+            bound = snapshot, draft = self._assess(batch, ids, self._review(client, started))
             kept = [] if draft.decision.action == "block" else list(draft.indices)
             products, reasons = draft.information.products, list(draft.decision.reasons)
             decision = replace(draft.decision, kept=kept, reasons=reasons, warnings=[], products=products)
@@ -221,9 +265,9 @@ class Guard:
         Raises:
             RiskauditError: the model or the batch can't be reviewed; every round would be withheld.
         """
-        self.client.refresh()
-        prepared = self.client.batch(*check_batch(batch))
-        self.client.sample_bytes(prepared)
+        client = self.present_client()
+        client.refresh()
+        client.prepare(client.batch(*check_batch(batch)))
 
     def withhold(self, reason: str | BaseException) -> Decision:
         """Withhold an upload of which there is nothing to review, and log it.
@@ -266,30 +310,58 @@ class Guard:
         if self.ledger is not None:
             self.ledger.close()
 
-    def _review(self, started: float) -> Review:
+    def present_client(self) -> BaseClient:
+        """Of a batch at the live model: one whose samples leave together where a layer mixes them."""
+        if self.client.is_joint or not mixes_samples(self.model):
+            return self.client
+        if self._summed:
+            raise GuardError(
+                "batch norm with the statistics of the batch leaves no sample a gradient of its own to sum; review the "
+                'mean (reduction="mean")'
+            )
+        return self._joint()
+
+    def _separate(self) -> Client:
+        any_layer = self.policy.unknown_layers == "differentiate"
+        return Client(self.model, self._loss, self._spec, self._dtype, self._summed, any_layer)
+
+    def _joint(self, recorded: bool = False) -> JointClient:
+        """A client whose samples leave together: of a round that is recorded, or as the release says."""
+        spec = self._spec
+        if recorded:
+            spec = replace(spec, training=LocalTraining(epochs=1, batch=None, lr=1.0))
+        elif spec.training is None and spec.mean is None:
+            spec = replace(spec, steps=(*spec.steps, Mean(None)))
+        return JointClient(self.model, self._loss, spec, self._dtype)
+
+    def _review(self, client: BaseClient, started: float) -> Review:
         """What to review with, as the guard's attributes are by now."""
         if self._tampering is not None:
             raise self._tampering
         end = math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
         salt = self._salt if self.ledger is None else self.ledger.salt
-        return Review(self.client, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
+        return Review(client, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, review: Review
     ) -> tuple[Snapshot, Draft]:
         inputs, targets = check_batch(given)
-        snapshot, ids = self.client.refresh(), hidden_ids(inputs, names, review.salt)
-        empty = BatchInformation.empty(self.client.batch(inputs, targets), inputs, ids, self.client.summed)
+        client = review.client
+        snapshot, ids = client.refresh(), hidden_ids(inputs, names, review.salt)
+        if client.is_joint:
+            raise GuardError("samples that leave together can't be chosen beforehand; review the update instead")
+        empty = BatchInformation.empty(client.batch(inputs, targets), inputs, ids, client.summed)
         empty.accounts, _ = review.accounts(ids)
         return snapshot, review.decide(empty)
 
-    def _failed(self, update: UpdateLike, failure: Exception, snapshot: Snapshot | None) -> Decision:
+    def _failed(self, submission: Submission | None, failure: Exception, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""
         reason = describe(failure)
-        if self.policy.on_failure == "block" or snapshot is None or isinstance(failure, TamperingError):
+        tampered = isinstance(failure, TamperingError)
+        if self.policy.on_failure == "block" or submission is None or snapshot is None or tampered:
             return Decision("block", None, [reason])
         try:
-            sent = copy.deepcopy(update)
+            sent = copy.deepcopy(submission.update)
             digest = digest_of_update(sent)
             reasons = [f"not reviewed: {reason}"]
             return Decision("warn", sent, reasons, model_digest=snapshot.model_digest, update_digest=digest)
@@ -312,3 +384,12 @@ class Guard:
             reasons = list(dict.fromkeys([describe(error), *decision.reasons]))
             return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
         return decision
+
+
+def _finished(submission: Submission, decision: Decision) -> Decision:
+    """What leaves on the strength of a decision."""
+    try:
+        return submission.finish(decision)
+    except Exception as error:  # what is handed in may be anything
+        reasons = [*decision.reasons, describe(error)]
+        return replace(decision, action="block", update=None, update_digest="", reasons=reasons)

@@ -38,6 +38,7 @@ class SampleInformation:
         information: Fisher information of its own release.
         directions: Q of its Krylov space [k, d], where a ledger wants it.
         core: Q H Q^T [k, k], likewise.
+        core_is_bound: whether that is an upper end only, beside which all of the trace may lie.
         evidence: for and against its derivative, of this review.
         evidence_key: of earlier evidence at the same sample, model, loss, release and prior.
         concentration: how many coordinates of the input the release depends on.
@@ -51,6 +52,7 @@ class SampleInformation:
     information: Information | None = None
     directions: np.ndarray | None = None
     core: np.ndarray | None = None
+    core_is_bound: bool = False
     evidence: Evidence | None = None
     evidence_key: bytes = b""
     concentration: Concentration | None = None
@@ -194,7 +196,8 @@ class BatchInformation:
         effective_dimension = information.revealed(sigma).high * dimension
         trace = information.trace
         assert trace is not None, "a ledger needs an isotropic prior"
-        return before.after(effective_dimension, trace.high * precision, core * precision)
+        beside = float(np.trace(core)) if sample.core_is_bound else 0.0
+        return before.after(effective_dimension, (trace.high + beside) * precision, core * precision)
 
     def sample_noise(self, noise_std: float, batch_size: int, index: int) -> float:
         """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one.

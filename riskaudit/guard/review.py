@@ -11,10 +11,13 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 from riskaudit.errors import GuardError
+from riskaudit.guard.base_client import BaseClient
 from riskaudit.guard.client import Client
 from riskaudit.guard.decision import Decision, describe
 from riskaudit.guard.estimation import FURTHER_LOOKS, Estimator
 from riskaudit.guard.information import BatchInformation
+from riskaudit.guard.joint_client import JointClient
+from riskaudit.guard.joint_estimation import JointEstimator
 from riskaudit.guard.ledger import Account, Ledger
 from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
@@ -73,7 +76,7 @@ class Review:
         end: when to stop, on the monotonic clock.
     """
 
-    client: Client
+    client: BaseClient
     prior: Prior
     policy: Policy
     ledger: Ledger | None
@@ -107,7 +110,7 @@ class Review:
         if noise or empty.accounts is not None:
             if assessed is None:
                 information = self._estimated(self.client, empty)
-            if policy.max_gradients is None and noise:
+            if (policy.max_trainings if self.client.is_joint else policy.max_gradients) is None and noise:
                 self._refine_undecided(information, noise)
         exposures = information.exposures(noise)
         warnings = [*information.warnings, *information.concentration_note(exposures)]
@@ -135,7 +138,10 @@ class Review:
         """The sanitised update, or the reason why there is none."""
         sanitiser, reasons = self.policy.sanitiser, blocked.decision.reasons
         try:
-            if sanitiser == "drop":
+            if isinstance(self.client, JointClient) and sanitiser != "noise":
+                # There is no sample whose part could be clipped or left out.
+                sanitised = None
+            elif sanitiser == "drop":
                 sanitised = self._drop(blocked, vector, mean)
             else:
                 sanitised = None if vector is None or mean is None else self._add_noise(blocked, empty, vector, mean)
@@ -170,6 +176,7 @@ class Review:
         information, clean, reasons = blocked.information, mean, []
         if policy.sanitiser == "clip":
             assert policy.clip_norm is not None
+            assert isinstance(self.client, Client)
             client = self.client.clipped(policy.clip_norm)
             clean = client.mean(empty.batch)
             reasons.append(f"every sample's gradient was clipped to {policy.clip_norm:g}")
@@ -192,7 +199,7 @@ class Review:
         exposures = information.exposures(total)
         return draft.saying(reasons=reasons, exposures=exposures, noise_std=added, warnings=warnings)
 
-    def _estimated(self, client: Client, empty: BatchInformation) -> BatchInformation:
+    def _estimated(self, client: BaseClient, empty: BatchInformation) -> BatchInformation:
         """Quickly, of this client's release."""
         advice, batch = "give the guard a prior (prior or prior_std) of data like these", empty.batch
         odd = odd_samples(self.prior, batch.inputs, batch.targets, advice)
@@ -215,7 +222,7 @@ class Review:
                 if self.policy.undecided(exposure):
                     estimator.refine(information, index, noise)
 
-    def _estimator(self, client: Client, batch: BatchInformation) -> Estimator:
+    def _estimator(self, client: BaseClient, batch: BatchInformation) -> Estimator | JointEstimator:
         """An estimator of the review's client, or of the same one clipped."""
         failure = 1 - self.policy.confidence
         if batch.accounts is not None:
@@ -224,6 +231,9 @@ class Review:
             failure /= rounds * (rounds + 1)
         # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
         failure /= 4 + len(FURTHER_LOOKS)
+        if isinstance(client, JointClient):
+            return JointEstimator(client, self.prior, self.policy, self.end, failure)
+        assert isinstance(client, Client)
         return Estimator(client, self.prior, self.policy, self.end, failure)
 
 

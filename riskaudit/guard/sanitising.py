@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
-from riskaudit.guard.estimation import Estimator
 from riskaudit.guard.information import BatchInformation
 from riskaudit.policy import Exposure, Policy, Range
 
@@ -19,7 +19,17 @@ GAP_GROWTH = 1.05
 GAP_STEPS = 400
 
 
-def least_noise(information: BatchInformation, policy: Policy, noise_std: float, estimator: Estimator) -> float | None:
+class Looks(Protocol):
+    """Who can look at samples of a batch once more."""
+
+    def narrow(self, information: BatchInformation, indices: list[int]) -> bool:
+        """A further look at some samples; False where there is none, or no time."""
+
+    def refine(self, information: BatchInformation, index: int, noise_std: float) -> None:
+        """A closer look at one sample, aimed at this noise, where that is affordable."""
+
+
+def least_noise(information: BatchInformation, policy: Policy, noise_std: float, estimator: Looks) -> float | None:
     """The smallest std of Gaussian noise on the update with which every sample is sure to keep the limits.
 
     Only the samples that may decide are looked at further: those that might need more noise than some other is sure

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from riskaudit.audit.targets import target_notes
 from riskaudit.errors import GuardError
+from riskaudit.guard.base_client import TOLERANCE
 from riskaudit.guard.batches import check_batch
-from riskaudit.guard.client import TOLERANCE
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.identifiers import hidden_ids, sample_digest
 from riskaudit.guard.information import BatchInformation
@@ -26,7 +26,8 @@ from riskaudit.guard.noise.order import Extremes
 from riskaudit.guard.noise.patterns import noise_pattern
 from riskaudit.guard.review import Draft, Review
 from riskaudit.guard.snapshot import Snapshot
-from riskaudit.guard.updates import UpdateLike, copy_update, digest_of_update, rebuilt, vector_of
+from riskaudit.guard.submission import Submission
+from riskaudit.guard.updates import copy_update, digest_of_update, rebuilt, vector_of
 from riskaudit.release import Batch
 
 # How often a review starts over because somebody else's round entered the ledger meanwhile.
@@ -39,9 +40,7 @@ class UpdateReview:
     Args:
         review: what to review with.
         snapshot: of the model and the loss that are reviewed.
-        batch: inputs and targets, as they were handed in.
-        update: made of the batch, or of the part that an assessment let into it.
-        names: of all samples of the batch.
+        submission: the update, and what it was made of: a batch, or the part that an assessment let into it.
         local_steps: of which the update is said to be made; None where nobody says.
         assessed: model and draft of the assessment, where there was one.
 
@@ -56,15 +55,14 @@ class UpdateReview:
         self,
         review: Review,
         snapshot: Snapshot,
-        batch: Batch | Sequence[Any],
-        update: UpdateLike,
-        names: Sequence[object] | None,
+        submission: Submission,
         local_steps: int | None,
         assessed: tuple[Snapshot, Draft] | None,
     ) -> None:
         client, model_digest = review.client, snapshot.model_digest
         self._review, self._snapshot, self._assessed = review, snapshot, assessed
-        inputs, targets = check_batch(batch)
+        inputs, targets = check_batch(submission.batch)
+        names, update = submission.names, submission.update
         self._num_left_out = len(inputs)
         if assessed is not None:
             inputs, targets, names = _part(assessed[1], inputs, targets, names)
@@ -124,6 +122,9 @@ class UpdateReview:
         None where it is one step, by the numbers or by the caller's or the policy's word.
         """
         # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
+        if self._review.client.is_joint:
+            # Whoever describes the training, or had it recorded, says how many steps it has.
+            return None
         if steps is not None and not (is_count(steps) and steps == 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
         if steps is not None or self._review.policy.unproven_step == "accept":

@@ -49,6 +49,36 @@ def copy_update(given: UpdateLike, shapes: Mapping[str, torch.Size]) -> dict[str
     return tensors
 
 
+def named_arrays(given: UpdateLike, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of entries of a state dict, in its order, of the shapes and dtypes that they have there.
+
+    Args:
+        given: some of the entries by name, or all of them in their order.
+        like: the state dict.
+
+    Raises:
+        GuardError: other names, shapes or dtypes, or a number that isn't finite.
+    """
+    if not isinstance(given, Mapping):
+        values = list(given)
+        if len(values) != len(like):
+            raise GuardError(f"expected the {len(like)} entries of the model's state dict, found {len(values)}")
+        given = dict(zip(like, values, strict=True))
+    foreign = [name for name in given if name not in like]
+    if foreign:
+        raise GuardError(f"expected entries of the model's state dict, found {len(foreign)} with other names")
+    arrays = {name: _copied(given[name], name) for name in like if name in given}
+    for name, value in arrays.items():
+        if value.shape != like[name].shape or value.dtype != like[name].dtype:
+            raise GuardError(
+                f"expected {shape_text(tuple(like[name].shape))} of {like[name].dtype} for {name}, as it was before, "
+                f"found {shape_text(tuple(value.shape))} of {value.dtype}"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise GuardError(f"the outgoing {name} holds something that isn't a finite number")
+    return {name: value.to(like[name].device) for name, value in arrays.items()}
+
+
 def _copied(value: Any, name: str) -> Tensor:
     """A dense tensor of a value's entries."""
     if value is None:

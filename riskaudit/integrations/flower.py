@@ -18,11 +18,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 
 from riskaudit.errors import GuardError
-from riskaudit.guard import Guard
+from riskaudit.guard import Guard, Recording
 from riskaudit.guard.batches import held_batch
 from riskaudit.guard.decision import name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, number_of_samples
-from riskaudit.integrations.local_step import LocalStep, review
+from riskaudit.integrations.local_step import LocalStep, review, review_round
 from riskaudit.release import Batch
 
 # flwr.common.constant.ErrorCode.MOD_FAILED_PRECONDITION, which flwr.app doesn't export.
@@ -42,7 +42,7 @@ STATUSES = tuple(f"{kind}.{STATUS}" for kind in ("fitres", "evaluateres", "getpr
 # Where the client's context keeps the number of reviews.
 STATE = "riskaudit"
 
-_handed: ContextVar[list[LocalStep] | None] = ContextVar("riskaudit_handed", default=None)
+_handed: ContextVar[list[LocalStep | Recording] | None] = ContextVar("riskaudit_handed", default=None)
 _logger = logging.getLogger(__name__)
 
 
@@ -67,8 +67,23 @@ def hand_over(
     handed.append(LocalStep(guard, held_batch(batch), step_size, None if ids is None else list(ids)))
 
 
+def hand_over_round(recording: Recording) -> None:
+    """Tell `guard_mod` of a whole round of local training; once per message, when the training is over.
+
+    Args:
+        recording: of ``Guard.record``, begun when the received weights were in the model.
+
+    Raises:
+        GuardError: no `guard_mod` is there to review anything.
+    """
+    handed = _handed.get()
+    if handed is None:
+        raise GuardError("no guard_mod is among the mods, so nothing would be reviewed; add it to the ClientApp's mods")
+    handed.append(recording)
+
+
 class GuardMod:
-    """A client mod that reviews what `hand_over` told of, and lets nothing else pass.
+    """A client mod that reviews what `hand_over` or `hand_over_round` told of, and lets nothing else pass.
 
     Replies to training must hold exactly one record of arrays. Of the metrics, and of the older API's configurations,
     only single numbers under allowed names stay, in records with allowed names: the number of examples, a whole number
@@ -89,7 +104,7 @@ class GuardMod:
 
     def __call__(self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
         """What may leave of the reply; never raises but for interrupts."""
-        handed: list[LocalStep] = []
+        handed: list[LocalStep | Recording] = []
         token = _handed.set(handed)
         try:
             reply = self._reviewed(message, context, call_next(message, context), handed)
@@ -104,7 +119,9 @@ class GuardMod:
             _handed.reset(token)
         return Message(Error(MOD_FAILED_PRECONDITION, WITHHELD), reply_to=message) if reply is None else reply
 
-    def _reviewed(self, message: Message, context: Context, reply: Message, handed: list[LocalStep]) -> Message | None:
+    def _reviewed(
+        self, message: Message, context: Context, reply: Message, handed: list[LocalStep | Recording]
+    ) -> Message | None:
         if reply.has_error():
             raise GuardError("the app answered with an error, whose words may hold anything")
         outgoing = reply.content.array_records
@@ -116,13 +133,19 @@ class GuardMod:
         if len(handed) != 1 or len(received) != 1 or len(outgoing) != 1:
             raise GuardError(
                 f"expected one hand-over, one received and one outgoing record of arrays, found {len(handed)}, "
-                f"{len(received)} and {len(outgoing)}; call hand_over once, for a single local step"
+                f"{len(received)} and {len(outgoing)}; call hand_over once, for a single local step, or hand_over_round"
             )
         (name, record), (asked, weights) = next(iter(outgoing.items())), next(iter(received.items()))
         if name not in (*ARRAYS, asked):
             raise GuardError(f"expected the arrays under the name {ARRAYS[0]!r} or that of those received")
-        content = self._restricted(reply.content, number_of_samples(handed[0].batch))
-        decision = review(handed[0], _arrays(weights), _arrays(record), round=_counted(context))
+        told, number = handed[0], _counted(context)
+        came, leaves = _arrays(weights), _arrays(record)
+        if isinstance(told, LocalStep):
+            content = self._restricted(reply.content, number_of_samples(told.batch))
+            decision = review(told, came, leaves, round=number)
+        else:
+            content = self._restricted(reply.content, told.num_samples)
+            decision = review_round(told, came, leaves, round=number)
         if decision.update is None:
             _logger.warning("withheld: %s", "; ".join(decision.reasons))
             return None

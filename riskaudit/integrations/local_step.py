@@ -5,10 +5,10 @@
     gradient:    gradient = outgoing
 
 Float32 weights w carry an error of about 6e-8 |w|, hence the gradient one of 6e-8 |w| / step_size. Where that is more
-than the guard allows between an update and the batch's own gradient (guard.client.TOLERANCE, or the noise), the
+than the guard allows between an update and the batch's own gradient (guard.base_client.TOLERANCE, or the noise), the
 update is withheld; send gradients then. Several local steps, momentum and weight decay aren't one gradient of one
 batch, and are withheld for the same reason where no noise hides them. Under noise it can't be seen: whoever makes a
-`LocalStep` says that there was one.
+`LocalStep` says that there was one. Whole rounds of local training are reviewed by their recordings (`review_round`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard import Decision, Guard
+from riskaudit.guard import Action, Decision, Guard, Recording
 from riskaudit.release import Batch
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -82,22 +82,72 @@ def review(
     sent = _named(outgoing, trainable if size is None else entries, "outgoing")
     # What the outgoing arrays are differences from, where they are any.
     origin = {name: np.zeros_like(weights[name]) if difference else weights[name] for name in sent}
-    _only_trainable(sent, origin, trainable)
+    changed = _only_trainable(sent, origin, trainable, step.guard.policy.resets_buffers)
     update = {name: torch.from_numpy(_gradient(sent[name], origin[name], size)) for name in trainable}
     with _weights(model, weights):
         decision = step.guard.review(step.batch, update, ids=step.ids, round=round, local_steps=1)
         decision = step.guard.confirm(decision)
     if decision.update is None:
         return decision
-    sent = {name: np.array(value) for name, value in sent.items()}
+    sent = {name: np.array(origin[name] if name in changed else value) for name, value in sent.items()}
     if decision.action == "sanitise":
-        for name, changed in decision.update.items():
-            gradient = changed.numpy()
+        for name, reviewed in decision.update.items():
+            gradient = reviewed.numpy()
             exact = gradient if size is None else origin[name].astype(np.float64) - size * gradient
             sent[name] = exact.astype(sent[name].dtype)
-    if set(outgoing) != set(sent):  # numbered, in the model's order
-        sent = dict(zip(outgoing, sent.values(), strict=True))
-    return replace(decision, update=sent)
+    if changed:
+        reason = f"{len(changed)} entries left as received, since nobody reviews what isn't trained: {changed[0]} first"
+        action: Action = "sanitise" if decision.action == "allow" else decision.action
+        decision = replace(decision, action=action, reasons=[*decision.reasons, reason])
+    return replace(decision, update=_as_outgoing(sent, outgoing))
+
+
+def review_round(
+    recording: Recording,
+    received: Mapping[str, Array],
+    outgoing: Mapping[str, Array],
+    *,
+    difference: bool = False,
+    round: int | None = None,
+) -> Decision:
+    """Let the guard decide about what a recorded round of local training has made.
+
+    Args:
+        recording: of the training, which began at the received weights.
+        received: the server's model: all entries of the state dict, by name or in its order.
+        outgoing: like ``received``, or the trainable parameters only, by name.
+        difference: whether ``outgoing`` is the difference from ``received``.
+        round: number for the log.
+
+    Returns:
+        The guard's decision, whose update are arrays with the outgoing names, shapes and dtypes; entries that aren't
+        trained are as they were received.
+
+    Raises:
+        GuardError: arrays that aren't the model's, or a training that began at others than those received.
+    """
+    model, entries = recording.guard.model, list(recording.start)
+    trainable = [name for name, value in model.named_parameters() if value.requires_grad]
+    weights = _named(received, entries, "received")
+    for name, value in recording.start.items():
+        if not np.array_equal(weights[name], value.cpu().numpy()):
+            raise GuardError(
+                f"the recording didn't begin at the weights that were received ({name} differs); load them into the "
+                "model before guard.record"
+            )
+    sent = _named(outgoing, trainable if set(outgoing) == set(trainable) else entries, "outgoing")
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in sent.items()}
+    decision = recording.review(tensors, difference=difference, round=round)
+    decision = recording.guard.confirm(decision)
+    if decision.update is None:
+        return decision
+    leaving = {name: value.cpu().numpy() for name, value in decision.update.items()}
+    return replace(decision, update=_as_outgoing({name: leaving[name] for name in sent}, outgoing))
+
+
+def _as_outgoing(sent: Mapping[str, Array], outgoing: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays by the model's names and in its order under the names that they left with; numbered ones keep numbers."""
+    return dict(sent) if set(outgoing) == set(sent) else dict(zip(outgoing, sent.values(), strict=True))
 
 
 def _gradient(sent: Array, origin: Array, step_size: float | None) -> Array:
@@ -118,8 +168,15 @@ def _named(arrays: Mapping[str, Array], names: list[str], which: str) -> dict[st
     return {name: arrays[name] for name in names}
 
 
-def _only_trainable(sent: Mapping[str, Array], origin: Mapping[str, Array], trainable: list[str]) -> None:
-    """Nothing but the trainable parameters may have changed: running statistics are made of the batch, too."""
+def _only_trainable(
+    sent: Mapping[str, Array], origin: Mapping[str, Array], trainable: list[str], resets: bool
+) -> list[str]:
+    """The other entries that have changed: running statistics are made of the batch, too.
+
+    Raises:
+        GuardError: other shapes or dtypes than those received, or changed entries where none may be put back.
+    """
+    changed = []
     for name, value in sent.items():
         if value.shape != origin[name].shape:
             raise GuardError(f"expected an outgoing {name} of shape {origin[name].shape}, found {value.shape}")
@@ -129,10 +186,13 @@ def _only_trainable(sent: Mapping[str, Array], origin: Mapping[str, Array], trai
                 "entries of another size hold more than the weights need"
             )
         if name not in trainable and not np.array_equal(value, origin[name]):
-            raise GuardError(
-                f"the outgoing {name} isn't trainable, yet it differs from what was received, and nobody reviews it; "
-                "send it back as it came"
-            )
+            changed.append(name)
+    if changed and not resets:
+        raise GuardError(
+            f"the outgoing {changed[0]} isn't trainable, yet it differs from what was received, and nobody reviews it; "
+            'send it back as it came, or set buffers = "reset" in the policy'
+        )
+    return changed
 
 
 @contextmanager

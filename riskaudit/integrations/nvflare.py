@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,12 +25,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 
 from riskaudit.errors import GuardError
-from riskaudit.guard import Decision, Guard
+from riskaudit.guard import Decision, Guard, Recording
 from riskaudit.guard.decision import describe, name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, is_round_number, number_of_samples
-from riskaudit.integrations.local_step import Array, LocalStep, review
+from riskaudit.integrations.local_step import Array, LocalStep, review, review_round
 from riskaudit.release import Batch
 
 TICKET = "riskaudit_ticket"
@@ -71,20 +72,52 @@ def seal(
     Returns:
         The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the result.
     """
+
+    def decide(outgoing: Mapping[str, Array], weights: Mapping[str, Array], difference: bool) -> Decision:
+        step = LocalStep(guard, batch, step_size, ids)
+        return review(step, weights, outgoing, difference=difference, round=received.current_round)
+
+    return _sealed(model, received, decide, lambda: number_of_samples(batch), lifetime)
+
+
+def seal_round(model: FLModel, received: FLModel, recording: Recording, *, lifetime: float = LIFETIME) -> Decision:
+    """`seal` for the result of a whole round of local training.
+
+    Args:
+        model: the result; its params, metrics and meta are changed.
+        received: of ``flare.receive``.
+        recording: of ``Guard.record``, begun when the received weights were in the model.
+        lifetime: of the ticket, seconds.
+
+    Returns:
+        The decision. Nothing is raised but for interrupts: whatever goes wrong withholds the result.
+    """
+
+    def decide(outgoing: Mapping[str, Array], weights: Mapping[str, Array], difference: bool) -> Decision:
+        return review_round(recording, weights, outgoing, difference=difference, round=received.current_round)
+
+    return _sealed(model, received, decide, lambda: recording.num_samples, lifetime)
+
+
+def _sealed(
+    model: FLModel,
+    received: FLModel,
+    decide: Callable[[Mapping[str, Array], Mapping[str, Array], bool], Decision],
+    count: Callable[[], int],
+    lifetime: float,
+) -> Decision:
+    """The decision about a result, once the result is what may be sent."""
     try:
         kind = _KINDS[model.params_type or ParamsType.FULL]
-        step = LocalStep(guard, batch, step_size, ids)
-        outgoing, weights = _arrays(model.params), _arrays(received.params)
-        difference = kind == DataKind.WEIGHT_DIFF
-        decision = review(step, weights, outgoing, difference=difference, round=received.current_round)
+        decision = decide(_arrays(model.params), _arrays(received.params), kind == DataKind.WEIGHT_DIFF)
         if decision.update is not None:
             if decision.action == "sanitise":
                 model.params = {
                     name: torch.from_numpy(value) if isinstance(model.params[name], torch.Tensor) else value
                     for name, value in decision.update.items()
                 }
-            digest, samples = _digest(kind, decision.update), number_of_samples(batch)
-            ticket = {"digest": digest, "expires": time.time() + lifetime, "samples": samples}
+            digest = _digest(kind, decision.update)
+            ticket = {"digest": digest, "expires": time.time() + lifetime, "samples": count()}
             model.meta = {**(model.meta or {}), TICKET: ticket}
             return decision
     except Exception as error:  # the arrays may be anything, and their errors may quote them
@@ -176,6 +209,11 @@ def _arrays(params: Mapping[str, Any]) -> dict[str, Array]:
     arrays = {}
     for name, value in params.items():
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        if isinstance(array, LazyDownloadRef):
+            raise GuardError(
+                "the parameters are places to download them from, not arrays; use NVFLARE 2.9 or newer, which fetches "
+                "what a process of its own has made before it asks the filters"
+            )
         if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
             raise GuardError("the parameters hold something that isn't an array of numbers")
         arrays[name] = array

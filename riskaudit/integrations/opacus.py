@@ -24,7 +24,7 @@ from torch import nn
 
 from riskaudit.errors import GuardError, RiskauditError, SettingsError
 from riskaudit.guard import AuditLog, Decision, Guard, Ledger, Policy
-from riskaudit.guard.client import LossLike
+from riskaudit.guard.base_client import LossLike
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.integrations.allowance import number_of_samples
 from riskaudit.integrations.gradients import clear, gradients, trainable, write

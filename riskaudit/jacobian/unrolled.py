@@ -212,7 +212,8 @@ class _Client:
                 number = first + len(states) - 1
                 positions, part = self.parts[number]
                 adjoint, inputs = self._pulled_step(states.pop(), adjoint, number, part)
-                pulled[:, positions] += inputs
+                # A sample may occur several times in a mini-batch.
+                pulled.index_add_(1, torch.tensor(positions, device=pulled.device), inputs)
         return pulled.reshape(count, -1).mT
 
     def _adjoint(self, columns: Tensor) -> State:

@@ -88,11 +88,11 @@ class LocalTrainingRelease(JointRelease):
         if training.weight_decay:
             gradients = {name: gradients[name] + training.weight_decay * weights[name] for name in weights}
         if training.optimizer == "adam":
-            return _adam(state, gradients, training.lr, number + 1)
+            return _adam(state, gradients, training.rate(number), number + 1)
         if training.momentum:
             velocity = {name: training.momentum * state["velocity"][name] + gradients[name] for name in weights}
-            return {"weights": _moved(weights, velocity, training.lr), "velocity": velocity}
-        return {"weights": _moved(weights, gradients, training.lr)}
+            return {"weights": _moved(weights, velocity, training.rate(number)), "velocity": velocity}
+        return {"weights": _moved(weights, gradients, training.rate(number))}
 
     def mini_batches(self, batch: Batch) -> list[tuple[list[int], Batch]]:
         """For every step of one client the positions of its samples, and these."""

@@ -36,6 +36,9 @@ class LocalTraining:
         weight_decay: as torch.optim has it: added to the gradient, times the weights.
         optimizer: SGD, or Adam with torch's other settings (betas 0.9 and 0.999, eps 1e-8).
         shuffle: seed of the order of the samples, another one in every epoch; None for the order of the data in each.
+        recorded: positions of the samples of every step, where a training was recorded as it happened; epochs, batch
+            and shuffle say nothing then, and its text can't be read back.
+        rates: of every recorded step, in the place of ``lr``; None where all have that.
     """
 
     epochs: int
@@ -45,6 +48,8 @@ class LocalTraining:
     weight_decay: float = 0.0
     optimizer: Literal["sgd", "adam"] = "sgd"
     shuffle: int | None = None
+    recorded: tuple[tuple[int, ...], ...] | None = None
+    rates: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer == "adam" and self.momentum:
@@ -78,6 +83,13 @@ class LocalTraining:
     def __str__(self) -> str:
         """As ``release`` takes it, without what is left at its default."""
         parts = [LOCAL, f"epochs={self.epochs}", f"batch={self.batch or ALL}", f"lr={self.lr!r}"]
+        if self.recorded is not None:
+            rates = sorted({self.rate(step) for step in range(len(self.recorded))})
+            parts = [
+                LOCAL,
+                f"steps={len(self.recorded)}",
+                f"lr={' to '.join(map(repr, rates[:: len(rates) - 1 or 1]))}",
+            ]
         parts += [f"momentum={self.momentum!r}"] if self.momentum else []
         parts += [f"weight_decay={self.weight_decay!r}"] if self.weight_decay else []
         parts += [f"optimizer={self.optimizer}"] if self.optimizer != "sgd" else []
@@ -86,6 +98,8 @@ class LocalTraining:
 
     def mini_batches(self, num_samples: int) -> list[list[int]]:
         """Positions of the samples of every step, in the order of the steps; the last of an epoch may be fewer."""
+        if self.recorded is not None:
+            return [list(positions) for positions in self.recorded]
         size, steps = self.batch or num_samples, []
         for epoch in range(self.epochs):
             order = list(range(num_samples))
@@ -93,6 +107,10 @@ class LocalTraining:
                 random.Random(f"{self.shuffle}:{epoch}").shuffle(order)
             steps += [order[first : first + size] for first in range(0, num_samples, size)]
         return steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of one step, from 0."""
+        return self.lr if self.rates is None else self.rates[step]
 
 
 def usages() -> dict[str, str]:

@@ -43,6 +43,12 @@ class Concentration:
         dimension = space.tridiagonal.dimension // num_blocks
         return [cls(reached, dimension) for reached in num_reached(space, num_blocks)]
 
+    @classmethod
+    def of_pulls(cls, pulled: Tensor) -> Concentration:
+        """Of one sample, from J^T u [d, k] for standard normal u: entry p has the variance |J e_p|^2."""
+        squares = pulled.double().square().mean(1)
+        return cls(int((squares > LEAST_PRODUCT * squares.mean()).sum()), len(pulled))
+
     @property
     def factor(self) -> float:
         """A mean over the coordinates that the release depends on, over that over all; 1 where they are half or more.

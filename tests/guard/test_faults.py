@@ -346,9 +346,8 @@ def test_unknown_layer(tmp_path) -> None:
         assert one.revealed.low <= value <= one.revealed.high
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5)], ids=["batch-norm", "dropout"])
-def test_layers_in_train_mode(tmp_path, layer) -> None:
-    model, batch = nn.Sequential(*network(), layer).train(), images()
+def test_layers_that_draw_in_train_mode(tmp_path) -> None:
+    model, batch = nn.Sequential(*network(), nn.Dropout(0.5)).train(), images()
     log = AuditLog(tmp_path / "log.jsonl")
     guard = guard_of(model, POLICY, log=log)
     torch.manual_seed(0)

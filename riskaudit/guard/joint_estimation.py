@@ -1,0 +1,210 @@
+"""Estimates the information of samples that leave together, by random pulls that tell of all of them at once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.credibility import LIKELY_FACTOR, differences, likely_steps
+from riskaudit.audit.evidence import Evidence
+from riskaudit.audit.plan import choose_plan
+from riskaudit.audit.targets import carrying_targets
+from riskaudit.audit.uploads import GROUPS, check_upload_code, upload_rounding
+from riskaudit.errors import GuardError
+from riskaudit.guard.evidence import PRECISE_REVIEWS
+from riskaudit.guard.identifiers import sample_digest
+from riskaudit.guard.information import BatchInformation
+from riskaudit.guard.joint_client import JointClient
+from riskaudit.guard.noise.randomness import SecureNoise
+from riskaudit.inputs.discrete import are_sparse_codes
+from riskaudit.jacobian import Jacobian
+from riskaudit.jacobian.informed import InformedJacobian
+from riskaudit.policy import Policy
+from riskaudit.priors import Prior, in_uploads
+from riskaudit.release import Batch, make_release
+from riskaudit.release.joint import JointRelease
+from riskaudit.sensitivity import Clock, Concentration, Linearisation
+from riskaudit.sensitivity.pulled import MEASURING, pulled_information
+
+# Costs in trainings of the round (benchmarks/RESULTS.md): of a pull beside others, of what comes once for all that are
+# worked out at a time, and of everything else.
+PULL, PULLS_TOGETHER, OTHER = 0.75, 2.7, 2.8
+LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = MEASURING + 1, 64, 24
+# Numbers in pulls that are worked out at a time.
+BLOCK_ENTRIES = 2**24
+# Pulls of the further looks.
+FURTHER_PULLS = (24, 96)
+# Relative width of a refined interval.
+REFINED_PRECISION = 0.05
+# Models whose code was tried in double precision, by digests of all but their weights.
+_tried: set[bytes] = set()
+
+
+class JointEstimator:
+    """Estimates the information of one client's upload.
+
+    Args:
+        client: its release.
+        prior: what an attacker is taken to know.
+        policy: limits of cost and time.
+        end: when to stop, on the monotonic clock.
+        failure: probability, over the whole upload, that some interval of one look misses.
+    """
+
+    def __init__(self, client: JointClient, prior: Prior, policy: Policy, end: float, failure: float) -> None:
+        self.client, self.prior, self.policy, self.end, self.failure = client, prior, policy, end, failure
+        self._looks = iter(FURTHER_PULLS)
+
+    @property
+    def pulls(self) -> int:
+        """Pulls that a first answer may make."""
+        if self.policy.max_trainings is None:
+            return DEFAULT_PULLS
+        together = self._together
+        left = self.policy.max_trainings - OTHER
+        affordable = (left - PULLS_TOGETHER) / PULL if together > 1 else left / (PULL + PULLS_TOGETHER)
+        return max(LEAST_PULLS, min(MOST_PULLS, int(affordable)))
+
+    @property
+    def _together(self) -> int:
+        return max(1, BLOCK_ENTRIES // self.client.release.num_entries)
+
+    def quick(self, empty: BatchInformation) -> BatchInformation:
+        """The information of all samples, or of none where time is over."""
+        information, batch = replace(empty, samples=[replace(sample) for sample in empty.samples]), empty.batch
+        carriers = carrying_targets(batch.inputs, batch.targets)
+        information.sparse_codes = self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs)
+        if self._is_late():
+            return information
+        jacobian = self.client.jacobian(batch)
+        pulled = self.client.pulled = self._pull(jacobian, self.pulls)
+        evidence = self._evidence(information, jacobian, pulled)
+        setting = self.client.state + self.prior.info().model_dump_json().encode()
+        for sample, carries, pair in zip(information.samples, carriers, batch.pairs(), strict=True):
+            sample.carries_input, sample.evidence = carries, evidence
+            sample.evidence_key = hashlib.sha256(setting + sample_digest(*pair)).digest()
+        self._tell(information, None, pulled)
+        for index, sample in enumerate(information.samples):
+            sample.concentration = Concentration.of_pulls(pulled[index])
+            if information.accounts is not None:
+                self._sketch(information, index)
+        return information
+
+    def narrow(self, information: BatchInformation, indices: list[int]) -> bool:
+        """A further look at all samples, with more pulls; False where there is none, or no time."""
+        number, earlier = next(self._looks, None), self.client.pulled
+        if number is None or self._is_late() or earlier is None:
+            return False
+        more = self._pull(self.client.jacobian(information.batch), number)
+        self._tell(information, earlier, more)
+        self.client.pulled = torch.cat([earlier, more], dim=-1)
+        return True
+
+    def refine(self, information: BatchInformation, index: int, noise_std: float) -> None:
+        """Aim an interval at this noise for one sample, where nothing bounds the cost: forward derivatives are dear."""
+        if self.policy.max_trainings is not None or self._is_late():
+            return
+        std = information.sample_noise(noise_std, len(information), index)
+        noisy = self.client.jacobian(information.batch, std)
+        settings = AuditSettings(
+            proxies=("posterior_rmse", "revealed_fraction"),
+            precision=REFINED_PRECISION,
+            confidence=1 - self.failure / len(information),
+        )
+        alone = InformedJacobian(noisy, [index])
+        release = self.client.release
+        plan = choose_plan(settings, alone.shape[1], release.num_entries, 1, 1, release.device)
+        clock = Clock(None if math.isinf(self.end) else max(0.0, self.end - time.monotonic()))
+        draw = SecureNoise("gaussian", 1.0)
+        like = alone.batch.inputs.flatten(1)
+        linearisation = Linearisation(
+            alone, [index], self.prior, plan, 0, clock, lambda _: draw.draw(like.numel()).reshape(like.shape).to(like)
+        )
+        if linearisation.information is not None:
+            information.samples[index].information = linearisation.information[0]
+        information.products += linearisation.matvecs
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def _pull(self, jacobian: Jacobian, number: int) -> Tensor:
+        """J_j^T u of every sample for standard normal u that nobody can foresee, [n, d, number]."""
+        count, noise = jacobian.shape[0], SecureNoise("gaussian", 1.0)
+        parts = []
+        while number:
+            columns = min(number, self._together)
+            drawn = noise.draw(count * columns).reshape(1, count, columns)
+            parts.append(jacobian.rmatmat(drawn.to(jacobian.device, jacobian.dtype))[0].detach())
+            number -= columns
+        return torch.cat(parts, dim=-1).reshape(len(jacobian.batch), -1, sum(part.shape[-1] for part in parts))
+
+    def _tell(self, information: BatchInformation, earlier: Tensor | None, pulled: Tensor) -> None:
+        batch = information.batch
+        prior = self.prior.bind(batch.targets, batch.inputs.flatten(1))
+        told = pulled_information(pulled, earlier, prior, self.failure / len(information))
+        for sample, each in zip(information.samples, told, strict=True):
+            sample.information = each
+        information.products += pulled.shape[-1] * len(information)
+
+    def _evidence(self, information: BatchInformation, jacobian: Jacobian, pulled: Tensor) -> Evidence:
+        """For or against the derivative: what a step of all samples, or of some of them alone, to other inputs does.
+
+        Raises:
+            GuardError: code whose derivative isn't one, seen in double precision on one drawn mini-batch.
+        """
+        client, batch = self.client, information.batch
+        self._check_code(batch)
+        release, upload = client.release.without_noise(), client.upload(batch)
+        flat = batch.inputs.flatten(1)
+        prior = in_uploads(self.prior.bind(batch.targets, flat), len(batch))
+        drawn = SecureNoise("gaussian", 1.0).draw(flat.numel()).reshape(1, -1)
+        step = likely_steps(flat.reshape(1, -1), prior, drawn.to(flat))[1].reshape(flat.shape)
+        if secrets.randbelow(2) and len(batch) > 1:
+            # What one sample hides may be little beside what the others show.
+            moving = torch.tensor(secrets.SystemRandom().sample(range(len(batch)), -(-len(batch) // GROUPS)))
+            step = step * torch.isin(torch.arange(len(batch)), moving)[:, None].to(step)
+        before = jacobian.mean().double()
+        after = release.mean(upload.with_inputs(batch.inputs + step.reshape(batch.inputs.shape))).detach().double()
+        # u . J v is normal with the variance |J v|^2 for every u.
+        along = torch.einsum("ndk,nd->k", pulled.double(), step.double())
+        predicted = along.norm()[None] / math.sqrt(len(along))
+        rounding = upload_rounding(release, before.norm(dim=1), jacobian.losses(), upload)
+        likely = differences(1.0, (after - before).norm(dim=1), LIKELY_FACTOR * predicted + rounding)
+        return Evidence(dimension=flat.shape[1], tiny=(), likely=tuple(likely))
+
+    def _check_code(self, batch: Batch) -> None:
+        """In double precision, which one mini-batch can afford; before the first review, and then now and again."""
+        client, training = self.client, self.client.spec.training
+        steps = [list(range(len(batch)))] if training is None else training.mini_batches(len(batch))
+        if client.code in _tried and secrets.randbelow(STEPS_PER_CHECK) >= len(steps):
+            return
+        positions = sorted(set(secrets.choice(steps)))
+        part = Batch(batch.inputs[positions], batch.targets[positions], len(positions))
+        release = make_release(client.release.model, client.loss, "mean:all")
+        assert isinstance(release, JointRelease)
+        doubt = check_upload_code(release, part)
+        if doubt is not None:
+            raise GuardError(doubt)
+        _tried.add(client.code)
+
+    def _sketch(self, information: BatchInformation, index: int) -> None:
+        """What a ledger keeps of one sample: no directions of its own, since products with H would cost too much.
+
+        In directions that it has already this round counts with all of its trace, in each of them and beside them.
+        """
+        sample = information.samples[index]
+        account = (information.accounts or {}).get(sample.id)
+        dimension = information.batch.inputs[index].numel()
+        directions = np.zeros((0, dimension)) if account is None else account.directions
+        trace = None if sample.information is None else sample.information.trace
+        assert trace is not None, "a ledger needs an isotropic prior"
+        sample.directions, sample.core = directions, trace.high * np.eye(len(directions))
+        sample.core_is_bound = True

@@ -1,0 +1,303 @@
+"""A round of local training, recorded as it happens, so that nobody has to tell afterwards how it went.
+
+    recording = guard.record(optimizer)
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        recording.loss(inputs, targets).backward()
+        optimizer.step()
+    decision = recording.review()
+
+Every mini-batch is taken where the loss is computed, and every step's settings where the optimizer makes it. The
+training is then repeated from the weights that were there at the beginning, and its result compared with what is about
+to leave: what was not recorded, or recorded otherwise than it happened, shows there, and withholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from riskaudit.errors import GuardError, SettingsError
+from riskaudit.guard.batches import check_batch
+from riskaudit.guard.decision import Decision, describe
+from riskaudit.guard.identifiers import canonical_id, sample_digest
+from riskaudit.guard.joint_client import JointClient
+from riskaudit.guard.noise.randomness import SecureNoise
+from riskaudit.guard.optimizers import StepSettings, holds_exactly, settings_of
+from riskaudit.guard.submission import Submission
+from riskaudit.guard.updates import digest_of_update, named_arrays
+from riskaudit.policy import Policy
+from riskaudit.release.shares import batch_loss
+from riskaudit.release.training import LocalTraining
+
+# Names of entries that a sentence lists.
+LISTED = 3
+
+
+class Reviewer(Protocol):
+    """The guard, as far as a recording asks it."""
+
+    model: nn.Module
+    policy: Policy
+
+    def decide(self, submit: Callable[[], Submission], round: int | None = None) -> Decision:
+        """A decision about what is handed in."""
+
+    def confirm(self, decision: Decision) -> Decision:
+        """The decision again, right before sending."""
+
+
+@dataclass(frozen=True, eq=False)
+class _MiniBatch:
+    """What a loss was computed of.
+
+    Attributes:
+        positions: of its samples among all that were recorded.
+        modes: of the model's modules, by name.
+    """
+
+    positions: tuple[int, ...]
+    modes: Mapping[str, bool]
+
+
+@final
+class Recording:
+    """One round of a guard's model, from now on until `review`. `Guard.record` makes one.
+
+    Args:
+        guard: that reviews it.
+        client: of the guard's model, for this round.
+        optimizer: of exactly the model's trainable parameters, with no memory of earlier rounds.
+
+    Raises:
+        SettingsError: another optimizer.
+        RiskauditError: a model that can't be copied or compared.
+    """
+
+    def __init__(self, guard: Reviewer, client: JointClient, optimizer: torch.optim.Optimizer) -> None:
+        if not holds_exactly(optimizer, guard.model):
+            raise SettingsError("expected an optimizer of exactly the guarded model's trainable parameters")
+        if any(optimizer.state.values()):
+            raise SettingsError(
+                "expected an optimizer that has made no step yet, found one that remembers earlier ones (momentum): "
+                "what it remembers was made of other samples; make a new one for every round"
+            )
+        self._guard, self._client = guard, client
+        client.begin()
+        self._start = {name: value.detach().clone() for name, value in guard.model.state_dict().items()}
+        self._positions: dict[bytes, int] = {}
+        self._samples: list[tuple[Tensor, Tensor]] = []
+        self._ids: list[str | None] = []
+        self._pending: list[_MiniBatch] = []
+        self._steps: list[tuple[_MiniBatch, StepSettings]] = []
+        # The first reason why what was recorded can't be reviewed.
+        self._problem: str | None = None
+        self._is_over = False
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+
+    def loss(self, inputs: Tensor, targets: Tensor, *, ids: Sequence[object] | None = None) -> Tensor:
+        """The guard's loss of the model's outputs for one mini-batch, to call ``backward`` on; once per step.
+
+        Args:
+            inputs: [B, ...], as the model takes them.
+            targets: [B, ...].
+            ids: names of the samples, for a ledger; the same in every round.
+        """
+        try:
+            self._record(inputs, targets, ids)
+        except Exception as error:  # whatever goes wrong withholds at the end, and leaves the training alone
+            self._note(describe(error, "the mini-batch couldn't be recorded: "))
+        model, live = self._guard.model, self._client.live_loss
+        return batch_loss(live, model(inputs), targets)
+
+    def add_noise(self) -> None:
+        """Add the noise of the guard's release to the difference that the training has made, in the model itself.
+
+        Call it once, when the training is over.
+
+        Raises:
+            GuardError: a release without noise, or weights in a short dtype that are much larger than it.
+        """
+        law = self._client.noise
+        if law is None:
+            raise GuardError("expected a release with noise, such as gaussian:0.01, found none; name it in the guard")
+        noise, trained = SecureNoise(law.law, law.scale), dict(self._guard.model.named_parameters())
+        start = {name: self._start[name] for name, value in trained.items() if value.requires_grad}
+        # All of them before the first is changed, since one may be refused.
+        noisy = {name: noise.added(value - trained[name].detach()) for name, value in start.items()}
+        with torch.no_grad():
+            for name, difference in noisy.items():
+                trained[name].copy_(start[name] - difference)
+
+    def review(
+        self,
+        sent: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        difference: bool = False,
+        round: int | None = None,
+    ) -> Decision:
+        """Decide about weights that are about to leave, made by this training.
+
+        Args:
+            sent: entries of the model's state dict, by name or all in its order: the trainable parameters, and
+                whatever else would leave; the model's own where not given.
+            difference: whether ``sent`` are differences, what is there now minus what was there at the beginning.
+            round: number for the log; counted where not given.
+
+        Returns:
+            The decision, whose update is in the form of ``sent``. Entries that aren't trainable are in it as they were
+            when the recording began. Nothing is raised but for interrupts: whatever
+            goes wrong withholds.
+        """
+        return self._guard.decide(lambda: self._submission(sent, difference), round)
+
+    def close(self) -> None:
+        """Stop recording; what was recorded can still be reviewed."""
+        self._handle.remove()
+
+    @property
+    def num_samples(self) -> int:
+        """Different samples that were recorded."""
+        return len(self._samples)
+
+    @property
+    def start(self) -> Mapping[str, Tensor]:
+        """The model's state dict when the recording began."""
+        return self._start
+
+    @property
+    def guard(self) -> Reviewer:
+        """That reviews it."""
+        return self._guard
+
+    def withhold(self, reason: str) -> None:
+        """Let every review of this recording withhold, for this reason unless there was one before."""
+        self._note(reason)
+
+    def _record(self, given: Tensor, given_targets: Tensor, names: Sequence[object] | None) -> None:
+        if self._is_over:
+            raise GuardError("the recording was reviewed already; record every round anew")
+        if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+            raise GuardError("the round was trained under autocast, in another precision than it is reviewed in")
+        inputs, targets = check_batch((given, given_targets))
+        ids = [None] * len(inputs) if names is None else [canonical_id(name) for name in names]
+        if len(ids) != len(inputs):
+            raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(ids)}")
+        positions = tuple(map(self._position, inputs, targets, ids))
+        modes = {name: module.training for name, module in self._guard.model.named_modules()}
+        self._pending.append(_MiniBatch(positions, modes))
+
+    def _position(self, inputs: Tensor, target: Tensor, name: str | None) -> int:
+        """Of one sample among all that were recorded, new ones behind the others."""
+        key = sample_digest(inputs, target)
+        position = self._positions.setdefault(key, len(self._samples))
+        if position == len(self._samples):
+            self._samples.append((inputs, target))
+            self._ids.append(name)
+        elif self._ids[position] != name:
+            raise GuardError("a sample was recorded under two ids; give every sample one, in every epoch")
+        return position
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        pending, self._pending = self._pending, []
+        try:
+            if any(argument is not None for argument in (*args[1:], *kwargs.values())):
+                raise GuardError("the optimizer was given a closure, which computes losses of its own; leave it out")
+            if len(pending) != 1:
+                raise GuardError(
+                    f"expected one recorded mini-batch before every step of the optimizer, found {len(pending)}; take "
+                    "every loss that is trained on, and no other, from the recording"
+                )
+            if not holds_exactly(optimizer, self._guard.model):
+                raise GuardError("the optimizer holds other parameters than the guarded model")
+            settings = settings_of(optimizer)
+            if self._steps:
+                before, first = self._steps[0]
+                if replace(settings, lr=first.lr) != first:
+                    raise GuardError("the optimizer's settings changed within the round; change the lr at most")
+                if pending[0].modes != before.modes:
+                    raise GuardError("the model changed between train and eval mode within the round; train in one")
+            self._steps.append((pending[0], settings))
+        except Exception as error:  # withholds at the end, and leaves the training alone
+            self._note(describe(error, "a step couldn't be recorded: "))
+
+    def _note(self, problem: str) -> None:
+        self._problem = self._problem or problem
+
+    def _submission(self, sent: Mapping[str, Any] | Sequence[Any] | None, difference: bool) -> Submission:
+        """What was recorded, and what it was said to have made."""
+        was_over, self._is_over = self._is_over, True
+        self.close()
+        if was_over:
+            raise GuardError("the recording was reviewed already; record every round anew")
+        model = self._guard.model
+        # The names that leave, in the model's order.
+        arrays = named_arrays(model.state_dict() if sent is None else sent, self._start)
+        trainable = [name for name, value in model.named_parameters() if value.requires_grad]
+        missing = [name for name in trainable if name not in arrays]
+        if missing:
+            raise GuardError(f"expected all trainable parameters, found none under {missing[0]!r}")
+        if self._problem is not None:
+            raise GuardError(self._problem)
+        if not self._steps:
+            raise GuardError("no step was recorded; take the loss that is trained on from the recording")
+        self._client.end(self._training(), self._steps[0][0].modes)
+        origin = {name: torch.zeros_like(value) if difference else value for name, value in self._start.items()}
+        update = {name: origin[name].double() - arrays[name].double() for name in trainable}
+        changed = [name for name in arrays if name not in update and not torch.equal(arrays[name], origin[name])]
+        if changed and not self._guard.policy.resets_buffers:
+            raise GuardError(
+                f"{_listed(changed)} would leave changed, and nobody reviews what isn't trained: running statistics of "
+                "batch norm are means over the private samples; send what was received, or set buffers = "
+                '"reset" in the policy'
+            )
+        inputs, targets = (torch.stack(parts) for parts in zip(*self._samples, strict=True))
+        given = [name is not None for name in self._ids]
+        if any(given) and not all(given):
+            raise GuardError("some samples were recorded with ids and some without; give all of them ids, or none")
+        ids = self._ids if all(given) else None
+
+        def finish(decision: Decision) -> Decision:
+            return _finished(decision, arrays, origin, changed, sent)
+
+        return Submission(self._client, (inputs, targets), update, ids, finish=finish)
+
+    def _training(self) -> LocalTraining:
+        _, first = self._steps[0]
+        rates = tuple(settings.lr for _, settings in self._steps)
+        steps = tuple(part.positions for part, _ in self._steps)
+        return LocalTraining(
+            epochs=1, batch=None, lr=first.lr, momentum=first.momentum, weight_decay=first.weight_decay,
+            optimizer=first.optimizer, recorded=steps, rates=rates,
+        )  # fmt: skip
+
+
+def _finished(
+    decision: Decision, arrays: Mapping[str, Tensor], origin: Mapping[str, Tensor], changed: list[str], sent: object
+) -> Decision:
+    """The decision about a difference, as one about what leaves: entries that are told as they lie beside an origin."""
+    leaving: dict[str, Tensor] = {}
+    for name, value in arrays.items():
+        if name not in decision.update:
+            leaving[name] = origin[name].clone()
+        elif decision.action == "sanitise":
+            # A function of the difference that may leave and of what the server knows.
+            leaving[name] = (origin[name].double() - decision.update[name].double()).to(value.dtype)
+        else:
+            leaving[name] = value.clone()
+    reasons, action = list(decision.reasons), decision.action
+    if changed:
+        action = "sanitise" if action == "allow" else action
+        reasons.append(f"{_listed(changed)} left as received, since nobody reviews what isn't trained")
+    update = leaving if sent is None or isinstance(sent, Mapping) else list(leaving.values())
+    digest = digest_of_update(update)
+    return replace(decision, action=action, update=update, update_digest=digest, reasons=reasons)
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - LISTED} others" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest

@@ -1,0 +1,486 @@
+"""A recorded round: what happened is explained and reviewed, and whatever wasn't recorded as it happened withholds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from guard_cases import CLASSES, PRIOR_STD, images
+from torch import Tensor, nn
+
+from riskaudit.errors import SettingsError
+from riskaudit.guard import Guard, Policy
+from riskaudit.guard.recording import Recording
+from riskaudit.jacobian.generic import GenericJacobian
+from riskaudit.release import Batch, make_release, with_batch_statistics
+from riskaudit.release.grammar import ReleaseSpec
+from riskaudit.release.training import LocalTraining
+
+LIMIT, COUNT, SIZE, EPOCHS = 0.5, 8, 4, 2
+LENIENT = Policy(max_revealed=1.0, buffers="reset")
+Step = Callable[[int, Tensor, Tensor], None]
+
+
+def network(batch_norm: bool = True, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3) if batch_norm else nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), norm, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(dropout),
+        nn.Linear(48, CLASSES),
+    )  # fmt: skip
+
+
+def sgd(model: nn.Module, **settings) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), **{"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3, **settings})
+
+
+def guard_of(model: nn.Module, policy: Policy = LENIENT, **options) -> Guard:
+    return Guard(model, "cross-entropy", policy, prior_std=PRIOR_STD, **options)
+
+
+def mini_batches(seed: int = 0):
+    """Of every step: a shuffled loader's, another order in each epoch."""
+    inputs, targets = images(COUNT)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        order = torch.randperm(COUNT, generator=generator)
+        for part in order.split(SIZE):
+            yield inputs[part], targets[part]
+
+
+def train(recording: Recording, optimizer: torch.optim.Optimizer) -> None:
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        recording.loss(*batch).backward()
+        optimizer.step()
+
+
+def recorded(model: nn.Module, policy: Policy = LENIENT, make=sgd, **options) -> tuple[Guard, Recording]:
+    model.train()
+    guard, optimizer = guard_of(model, policy, **options), make(model)
+    recording = guard.record(optimizer)
+    train(recording, optimizer)
+    return guard, recording
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        sgd,
+        lambda model: sgd(model, momentum=0.0, weight_decay=0.0),
+        lambda model: torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.01),
+    ],
+)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_an_honest_round_is_explained_whatever_its_order(make, batch_norm) -> None:
+    model = network(batch_norm)
+    before = copy.deepcopy(model.state_dict())
+    guard, recording = recorded(model, make=make)
+    decision = recording.review()
+    assert decision.action == ("sanitise" if batch_norm else "allow"), decision.reasons
+    assert recording.num_samples == COUNT
+    assert list(decision.update) == list(before)
+    for name, value in model.state_dict().items():
+        is_trained = name in dict(model.named_parameters())
+        assert torch.equal(decision.update[name], value if is_trained else before[name])
+    assert guard.confirm(decision).update is not None
+
+
+def exact_information(model: nn.Module, spec: ReleaseSpec | str) -> list[Tensor]:
+    """J_j^T J_j [d, d] of every sample, in double precision."""
+    double = with_batch_statistics(copy.deepcopy(model).double().eval())
+    release = make_release(double, F.cross_entropy, spec)
+    inputs, targets = images(COUNT)
+    J = GenericJacobian(release, Batch(inputs.double(), targets, COUNT))
+    identity = torch.eye(COUNT * 64, dtype=torch.float64)
+    columns = J.matmat(identity[None])[0]
+    return [block.mT @ block for block in columns.split(64, dim=1)]
+
+
+def revealed(information: list[Tensor], noise_std: float) -> list[float]:
+    """Of every sample, the others known, from the definition."""
+    prior = torch.eye(64, dtype=torch.float64) / PRIOR_STD**2
+    posteriors = [torch.linalg.inv(each / noise_std**2 + prior) for each in information]
+    return [1 - float(posterior.trace()) / 64 / PRIOR_STD**2 for posterior in posteriors]
+
+
+def test_sanitised_noise_keeps_the_limit_by_the_definition_and_isnt_far_more_than_needed() -> None:
+    model = network()
+    before = copy.deepcopy(model)
+    policy = Policy(max_revealed=LIMIT, on_violation="sanitise")
+    guard = guard_of(model.train(), policy)
+    optimizer = sgd(model)
+    recording = guard.record(optimizer)
+    inputs, targets = images(COUNT)
+    steps = ((0, 1, 2, 3), (4, 5, 6, 7), (6, 1, 4, 3), (0, 5, 2, 7))
+    for positions in steps:
+        optimizer.zero_grad()
+        recording.loss(inputs[list(positions)], targets[list(positions)]).backward()
+        optimizer.step()
+    decision = recording.review()
+    assert decision.action == "sanitise", decision.reasons
+    training = LocalTraining(epochs=1, batch=None, recorded=steps, lr=0.1, momentum=0.9, weight_decay=1e-3)
+    information = exact_information(before, ReleaseSpec(training=training))
+    truth = revealed(information, decision.noise_std)
+    for exposure, exact in zip(decision.exposures, truth, strict=True):
+        assert exposure.revealed.low <= exact <= exposure.revealed.high
+    assert max(truth) <= LIMIT
+    assert max(revealed(information, decision.noise_std / 8)) > LIMIT
+    # What leaves is what was trained, and that noise.
+    trained = dict(model.named_parameters())
+    noise = torch.cat([(decision.update[name] - trained[name]).reshape(-1) for name in trained]).detach()
+    assert 0.8 * decision.noise_std < noise.std() < 1.2 * decision.noise_std
+
+
+def test_a_mean_gradient_with_the_statistics_of_the_batch_is_sanitised_by_the_definition() -> None:
+    model, batch = network().train(), images(COUNT)
+    gradients = torch.autograd.grad(F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+    guard = guard_of(model, Policy(max_revealed=LIMIT, on_violation="sanitise"))
+    decision = guard.review(batch, gradients)
+    assert decision.action == "sanitise", decision.reasons
+    information = exact_information(model, "mean:all")
+    truth = revealed(information, decision.noise_std)
+    for exposure, exact in zip(decision.exposures, truth, strict=True):
+        assert exposure.revealed.low <= exact <= exposure.revealed.high
+    assert max(truth) <= LIMIT < max(revealed(information, decision.noise_std / 8))
+
+
+def test_a_round_without_noise_is_withheld_by_a_policy_with_a_limit() -> None:
+    _, recording = recorded(network(), Policy(max_revealed=LIMIT, buffers="reset"))
+    decision = recording.review()
+    assert decision.action == "block"
+    assert decision.update is None
+    assert "carries no noise" in decision.reasons[0]
+
+
+def test_running_statistics_that_would_leave_are_withheld_or_left_as_received_and_named() -> None:
+    model = network()
+    start = copy.deepcopy(model.state_dict())
+    _, recording = recorded(model, Policy(max_revealed=1.0))
+    decision = recording.review()
+    assert decision.update is None
+    assert "1.running_mean, 1.running_var" in decision.reasons[0]
+    for name in start:
+        model.state_dict()[name].copy_(start[name])
+    _, recording = recorded(model, Policy(max_revealed=1.0, buffers="reset"))
+    decision = recording.review()
+    assert decision.action == "sanitise"
+    assert "1.running_mean" in decision.reasons[-1]
+    assert torch.equal(decision.update["1.running_mean"], start["1.running_mean"])
+    assert not torch.equal(model[1].running_mean, start["1.running_mean"])
+    # Nothing is said of buffers that don't leave.
+    for name in start:
+        model.state_dict()[name].copy_(start[name])
+    _, recording = recorded(model, Policy(max_revealed=1.0))
+    decision = recording.review(dict(model.named_parameters()))
+    assert decision.action == "allow", decision.reasons
+    assert list(decision.update) == list(dict(model.named_parameters()))
+
+
+def clipped(model, optimizer, recording) -> None:
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        recording.loss(*batch).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+
+
+def second_optimizer(model, optimizer, recording) -> None:
+    other = torch.optim.SGD(model[0].parameters(), lr=0.05)
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        recording.loss(*batch).backward()
+        optimizer.step()
+        other.step()
+
+
+def unrecorded_batch(model, optimizer, recording) -> None:
+    for number, batch in enumerate(mini_batches()):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch[0]), batch[1]) if number == 1 else recording.loss(*batch)
+        loss.backward()
+        optimizer.step()
+
+
+def other_batch(model, optimizer, recording) -> None:
+    stranger = images(SIZE, seed=9)
+    for number, batch in enumerate(mini_batches()):
+        optimizer.zero_grad()
+        told = recording.loss(*batch)
+        (F.cross_entropy(model(stranger[0]), stranger[1]) if number == 1 else told).backward()
+        optimizer.step()
+
+
+def further_term(model, optimizer, recording) -> None:
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        (recording.loss(*batch) + 0.05 * model[0].weight.square().sum()).backward()
+        optimizer.step()
+
+
+def further_epoch(model, optimizer, recording) -> None:
+    train(recording, optimizer)
+    recording.close()
+    for batch in mini_batches(1):
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+
+def written_by_hand(model, optimizer, recording) -> None:
+    train(recording, optimizer)
+    with torch.no_grad():
+        model[0].weight.add_(0.01 * images(1)[0].mean())
+
+
+def accumulated(model, optimizer, recording) -> None:
+    for batch in mini_batches():
+        recording.loss(*batch).backward()
+        optimizer.step()
+
+
+def step_twice(model, optimizer, recording) -> None:
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        recording.loss(*batch).backward()
+        optimizer.step()
+        optimizer.step()
+
+
+def two_losses(model, optimizer, recording) -> None:
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        (recording.loss(*batch) + recording.loss(*batch)).backward()
+        optimizer.step()
+
+
+def momentum_changes(model, optimizer, recording) -> None:
+    train(recording, optimizer)
+    optimizer.param_groups[0]["momentum"] = 0.5
+    train(recording, optimizer)
+
+
+def evaluates_in_between(model, optimizer, recording) -> None:
+    train(recording, optimizer)
+    model.eval()
+    train(recording, optimizer)
+
+
+def learning_rate_lies(model, optimizer, recording) -> None:
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        recording.loss(*batch).backward()
+        for parameter in model.parameters():
+            parameter.grad.mul_(1.5)
+        optimizer.step()
+
+
+def changes_the_batch(model, optimizer, recording) -> None:
+    for inputs, targets in mini_batches():
+        optimizer.zero_grad()
+        handle = model.register_forward_pre_hook(lambda _, given: (given[0] + 0.3,))
+        recording.loss(inputs, targets).backward()
+        handle.remove()
+        optimizer.step()
+
+
+def mixed_precision(model, optimizer, recording) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        train(recording, optimizer)
+
+
+TRICKS = [
+    clipped, second_optimizer, unrecorded_batch, other_batch, further_term, further_epoch, written_by_hand,
+    accumulated, step_twice, two_losses, momentum_changes, evaluates_in_between, learning_rate_lies,
+    changes_the_batch, mixed_precision,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_what_was_not_recorded_as_it_happened_is_withheld(trick) -> None:
+    model = network().train()
+    guard, optimizer = guard_of(model), sgd(model)
+    recording = guard.record(optimizer)
+    trick(model, optimizer, recording)
+    decision = recording.review()
+    assert decision.action == "block", decision.reasons
+    assert decision.update is None
+
+
+def test_dropout_in_train_mode_is_withheld_by_name() -> None:
+    _, recording = recorded(network(dropout=0.5))
+    decision = recording.review()
+    assert decision.update is None
+    assert "Dropout" in decision.reasons[0]
+
+
+def test_a_schedule_of_learning_rates_is_recorded() -> None:
+    model = network().train()
+    guard, optimizer = guard_of(model), sgd(model)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    recording = guard.record(optimizer)
+    for batch in mini_batches():
+        optimizer.zero_grad()
+        recording.loss(*batch).backward()
+        optimizer.step()
+        schedule.step()
+    assert recording.review().update is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda model: sgd(model, nesterov=True), "nesterov"),
+        (lambda model: sgd(model, dampening=0.1), "dampening"),
+        (lambda model: torch.optim.Adam(model.parameters(), betas=(0.8, 0.999)), "betas"),
+        (lambda model: torch.optim.AdamW(model.parameters()), "AdamW"),
+        (lambda model: torch.optim.RMSprop(model.parameters()), "RMSprop"),
+        (
+            lambda model: torch.optim.SGD(
+                [{"params": model[0].parameters()}, {"params": [*model[1:].parameters()], "lr": 0.2}], lr=0.1
+            ),
+            "groups that differ",
+        ),
+    ],
+)
+def test_settings_that_nobody_repeats_are_withheld_by_name(make, words) -> None:
+    _, recording = recorded(network(), make=make)
+    decision = recording.review()
+    assert decision.update is None
+    assert words in decision.reasons[0]
+
+
+def test_an_optimizer_that_remembers_or_holds_something_else_is_refused() -> None:
+    model = network().train()
+    guard, optimizer = guard_of(model), sgd(model)
+    for batch in mini_batches():
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+    with pytest.raises(SettingsError, match="new one for every round"):
+        guard.record(optimizer)
+    with pytest.raises(SettingsError, match="exactly the guarded model's"):
+        guard.record(sgd(model[0]))
+
+
+def test_a_recording_is_good_for_one_review() -> None:
+    _, recording = recorded(network())
+    assert recording.review().update is not None
+    second = recording.review()
+    assert second.update is None
+    assert "record every round anew" in second.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sent: sent.update({"0.weight": sent["0.weight"].half()}),
+        lambda sent: sent.update({"0.weight": sent["0.weight"][:2]}),
+        lambda sent: sent.update({"more": torch.zeros(3)}),
+        lambda sent: sent.pop("0.weight"),
+        lambda sent: sent["0.weight"].fill_(float("nan")),
+        lambda sent: sent["0.weight"].add_(0.01),
+    ],
+)
+def test_other_weights_than_the_training_made_are_withheld(change) -> None:
+    model = network()
+    _, recording = recorded(model)
+    sent = {name: value.clone() for name, value in model.state_dict().items()}
+    change(sent)
+    assert recording.review(sent).update is None
+
+
+def test_a_model_that_goes_on_training_after_the_review_is_not_confirmed() -> None:
+    model = network()
+    guard, recording = recorded(model)
+    decision = recording.review()
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    assert guard.confirm(decision).update is None
+
+
+def test_a_ledger_adds_up_rounds(tmp_path) -> None:
+    model, totals = network(), []
+    policy = Policy(max_revealed=0.6, on_violation="sanitise", max_total_revealed=1.0)
+    for _ in range(3):
+        guard = guard_of(model.train(), policy, ledger=tmp_path / "ledger.db", keys=tmp_path / "keys")
+        optimizer = sgd(model)
+        recording = guard.record(optimizer)
+        train(recording, optimizer)
+        decision = recording.review()
+        assert decision.action == "sanitise", decision.reasons
+        totals.append(max(exposure.total_revealed.high for exposure in decision.exposures))
+        guard.close()
+    assert totals == sorted(totals)
+    assert totals[0] < totals[-1]
+
+
+def test_a_sample_in_several_rounds_of_steps_and_of_trainings_has_one_account(tmp_path) -> None:
+    model = network(batch_norm=False)
+    options = {"ledger": tmp_path / "ledger.db", "keys": tmp_path / "keys", "release": "gaussian:1.0"}
+    guard = guard_of(model, Policy(max_revealed=0.99), local_steps=1, **options)
+    inputs, targets = images(COUNT)
+    gradients = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    step = [gradient + torch.randn_like(gradient) for gradient in gradients]
+    assert guard.review((inputs, targets), step).update is not None
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = sgd(model)
+    recording = guard.record(optimizer)
+    train(recording, optimizer)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(before[name] - (before[name] - value + torch.randn_like(value)))
+    decision = recording.review()
+    assert decision.update is not None, decision.reasons
+    assert decision.exposures[0].total_revealed.high > decision.exposures[0].revealed.high
+
+
+def test_described_training_and_batch_norm_in_a_mean_gradient_are_reviewed_as_well() -> None:
+    model = network().train()
+    inputs, targets = images(COUNT)
+    before = copy.deepcopy(model)
+    optimizer = sgd(model)
+    for _ in range(EPOCHS):
+        for part in torch.arange(COUNT).split(SIZE):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[part]), targets[part]).backward()
+            optimizer.step()
+    difference = [old.detach() - new.detach() for old, new in zip(before.parameters(), model.parameters(), strict=True)]
+    before[1].running_mean.zero_(), before[1].running_var.fill_(1.0)
+    release = f"local:epochs={EPOCHS}:batch={SIZE}:lr=0.1:momentum=0.9:weight_decay=0.001"
+    assert guard_of(before, release=release).review((inputs, targets), difference).action == "allow"
+    for lie in (release.replace("epochs=2", "epochs=3"), release.replace("0.9", "0.8"), release + ":shuffle=1"):
+        decision = guard_of(before, release=lie).review((inputs, targets), difference)
+        assert decision.update is None
+        assert "isn't what this training makes" in decision.reasons[0]
+    gradients = torch.autograd.grad(F.cross_entropy(before(inputs), targets), list(before.parameters()))
+    assert guard_of(before).review((inputs, targets), gradients).action == "allow"
+    decision = guard_of(before).review((inputs, targets), [1.01 * gradient for gradient in gradients])
+    assert decision.update is None
+
+
+def test_copies_in_one_mini_batch_are_one_sample() -> None:
+    model = network(batch_norm=False).train()
+    guard, optimizer = guard_of(model), sgd(model)
+    recording = guard.record(optimizer)
+    inputs, targets = images(4)
+    twice = torch.cat([inputs, inputs[:1]]), torch.cat([targets, targets[:1]])
+    recording.loss(*twice).backward()
+    optimizer.step()
+    decision = recording.review()
+    assert decision.update is not None, decision.reasons
+    assert recording.num_samples == 4
+
+
+def test_a_failure_of_the_review_withholds_and_the_next_round_works(monkeypatch) -> None:
+    model = network()
+    _, recording = recorded(model)
+    with monkeypatch.context() as patched:
+        patched.setattr("riskaudit.guard.joint_client.JointClient.mean", lambda *_: 1 / 0)
+        decision = recording.review()
+    assert decision.update is None
+    assert "ZeroDivisionError" in decision.reasons[0]
+    _, recording = recorded(model)
+    assert recording.review().update is not None
