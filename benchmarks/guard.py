@@ -1,10 +1,11 @@
 """What a review costs, and whether what the guard lets out keeps its promise.
 
-    python -m benchmarks.guard [cost|noise|attacks] --data ../shared/data
+    python -m benchmarks.guard [cost|rounds|noise|attacks] --data ../shared/data
 
 ``cost``: reviews by the default policy in gradients of the batch, beside what guard-check says of other batches.
-``noise``: sanitised noise beside the smallest that meets the limit, by bisection on exact spectra. ``attacks``: error
-of `local` and `bayes` on sanitised updates, by an attacker who knows all other samples of the batch.
+``rounds``: the same for whole rounds of local training, in trainings of the round.
+``noise``: sanitised noise beside the smallest that meets the limit, by bisection on exact spectra.
+``attacks``: error of `local` and `bayes` on sanitised updates, by an attacker who knows all other samples of the batch.
 """
 
 from __future__ import annotations
@@ -71,18 +72,61 @@ def cost(folder: Path, printer: Printer, quick: bool) -> None:
                 "client": name,
                 "samples": size,
                 "products": measured.products,
-                "gradients": measured.gradients,
-                "most": measured.slowest_seconds / measured.gradient_seconds,
-                "epoch": f"{measured.review_seconds / (1000 / size * measured.gradient_seconds):.0%}",
-                "foretold": foretold.gradients,
+                "gradients": measured.units,
+                "most": measured.slowest_seconds / measured.unit_seconds,
+                "epoch": f"{measured.review_seconds / (1000 / size * measured.unit_seconds):.0%}",
+                "foretold": foretold.units,
                 "off": f"{abs(foretold.review_seconds / measured.review_seconds - 1):.0%}",
-                "first": foretold.first_seconds / foretold.gradient_seconds,
+                "first": foretold.first_seconds / foretold.unit_seconds,
             }
         )
     table.notes.append(
         "Medians of 9 reviews of other batches each; a gradient is of the same batch, in the same round."
     )
     printer.add(table)
+
+
+def rounds(folder: Path, printer: Printer, quick: bool) -> None:
+    """Reviews in trainings of the round."""
+    columns = {
+        "client": "client", "training": "training", "samples": "samples", "pulls": "pulls", "training_s": "training, s",
+        "review_s": "review, s", "trainings": "trainings", "most": "most", "foretold": "guard-check foretold",
+        "first": "first review, trainings",
+    }  # fmt: skip
+    table = Table("Reviews of whole rounds by the default policy", columns)
+    repeats = 1 if quick else 7
+    for name, model, data, size, training in _round_clients(quick):
+        release = f"{training},gaussian:{NOISE}"
+        guard = Guard(model.train(), "cross-entropy", Policy(max_revealed=0.5), prior_std=PRIOR_STD, release=release)
+        first, second = (images(folder, data, size * (repeats + 1), start) for start in (FIRST, 0))
+        foretold, measured = (review_cost(guard, samples, size, repeats) for samples in (second, first))
+        table.rows.append(
+            {
+                "client": name, "training": training, "samples": size, "pulls": measured.products,
+                "training_s": measured.unit_seconds, "review_s": measured.review_seconds, "trainings": measured.units,
+                "most": measured.slowest_seconds / measured.unit_seconds, "foretold": foretold.units,
+                "first": foretold.first_seconds / foretold.unit_seconds,
+            }
+        )  # fmt: skip
+    table.notes.append(f"Medians of {repeats} reviews of other samples each; trainings in the same rounds.")
+    printer.add(table)
+
+
+def _round_clients(quick: bool) -> list[tuple[str, nn.Module, str, int, str]]:
+    """Name, model, images, samples and training."""
+    torch.manual_seed(0)
+    small = lenet((1, 28, 28)).float()
+    if quick:
+        return [("lenet-28, MNIST", small, "mnist_test", 8, "local:epochs=2:batch=4:lr=0.1")]
+    momentum = "local:epochs=5:batch=8:lr=0.05:momentum=0.9:weight_decay=0.0005"
+    resnet = CASES["resnet18"].build()
+    return [
+        ("lenet-28, MNIST", small, "mnist_test", 32, "local:epochs=5:batch=8:lr=0.1"),
+        ("lenet-28, MNIST", small, "mnist_test", 32, momentum),
+        ("lenet-28, MNIST", small, "mnist_test", 32, "local:epochs=5:batch=8:lr=0.001:optimizer=adam"),
+        ("lenet-28, MNIST", small, "mnist_test", 100, "local:epochs=2:batch=20:lr=0.1"),
+        ("resnet18 with batch norm, CIFAR-10", resnet, "cifar10_test", 8, "local:epochs=1:batch=4:lr=0.05"),
+    ]
 
 
 def sanitised(
@@ -179,7 +223,12 @@ def _attacked(samples: Samples, sent: Tensor, std: float, known: Prior) -> Itera
         yield attack.name, (found.inputs - batch.inputs).flatten(1).square().mean(1).sqrt().numpy()
 
 
-EXPERIMENTS: dict[str, Callable[[Path, Printer, bool], None]] = {"cost": cost, "noise": noise, "attacks": attacks}
+EXPERIMENTS: dict[str, Callable[[Path, Printer, bool], None]] = {
+    "cost": cost,
+    "rounds": rounds,
+    "noise": noise,
+    "attacks": attacks,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

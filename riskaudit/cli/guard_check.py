@@ -47,7 +47,8 @@ def guard_check(
 ) -> int:
     """Validate a policy, and measure on your model and data what a review costs per round on this machine.
 
-    Without a checkpoint and data the policy is only validated. Exit codes: 0 sound, 2 not.
+    With a release of local training (local:epochs=5:batch=8:lr=0.1) a review is of a whole round of it. Without a
+    checkpoint and data the policy is only validated. Exit codes: 0 sound, 2 not.
     """
     from riskaudit.policy import Policy
 
@@ -67,7 +68,7 @@ def guard_check(
     _print(cost, policy)
     if out is not None:
         figures = asdict(cost) | {
-            "gradients": cost.gradients, "epoch_share": cost.epoch_share, "budget_seconds": cost.budget_seconds,
+            "units": cost.units, "epoch_share": cost.epoch_share, "budget_seconds": cost.budget_seconds,
         }  # fmt: skip
         write_file(out, (json.dumps(figures, indent=1) + "\n").encode())
     return 0
@@ -121,6 +122,9 @@ def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) 
         checkpoint.model, loss_name, limits, prior=options.prior,
         prior_std=None if options.prior is not None else prior_std, release=options.release or "gradient",
     )  # fmt: skip
+    if guard.client.is_joint:
+        # Local training normalises with the statistics of its mini-batches.
+        checkpoint.model.train()
     with progress(quiet, "reviewed", "batches") as update:
         return review_cost(guard, samples, min(size, len(samples)), repeats, update)
 
@@ -131,11 +135,17 @@ def _print(cost: ReviewCost, policy: Policy) -> None:
     typer.echo(f"reviews of {cost.batch_size} samples: {actions}")
     for warning in cost.warnings:
         typer.echo(f"warning of a review: {in_options(warning)}")
-    typer.echo(
-        f"one review: {cost.review_seconds:.3g} s, {cost.gradients:.3g} gradients of the batch "
-        f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s"
-    )
-    typer.echo(f"one review per round: {cost.epoch_share:.0%} of a local epoch of {cost.epoch_batches} batches")
+    if cost.unit == "training":
+        typer.echo(
+            f"one review: {cost.review_seconds:.3g} s, {cost.units:.3g} times the round's own training of "
+            f"{cost.unit_seconds:.3g} s ({cost.products:.3g} pulls); the first one {cost.first_seconds:.3g} s"
+        )
+    else:
+        typer.echo(
+            f"one review: {cost.review_seconds:.3g} s, {cost.units:.3g} gradients of the batch "
+            f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s"
+        )
+        typer.echo(f"one review per round: {cost.epoch_share:.0%} of a local epoch of {cost.epoch_batches} batches")
     if policy.budget_seconds is None:
         typer.echo(f"no budget is set; budget_seconds = {cost.budget_seconds:.2g} would leave room")
     elif policy.budget_seconds < cost.slowest_seconds:

@@ -61,6 +61,11 @@ class BaseClient(ABC):
         return 0.0 if self.noise is None else self.noise.fisher_std
 
     @property
+    def spec(self) -> ReleaseSpec:
+        """What is done to a batch, and noise."""
+        return self._spec
+
+    @property
     def live_loss(self) -> Loss:
         """The loss itself, as the training uses it."""
         return self._live_loss

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from riskaudit.guard.guard import Guard
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.updates import split
 from riskaudit.inputs import Samples
+from riskaudit.release.shares import batch_loss
+from riskaudit.release.training import LocalTraining
 
 # The budget that is recommended leaves so much room above the slowest review seen.
 ROOM = 1.5
@@ -31,8 +35,10 @@ class ReviewCost:
         review_seconds: of one review.
         slowest_seconds: of the slowest after the first.
         first_seconds: of the first one, which also looks at the model's layers.
-        gradient_seconds: of one gradient of such a batch, forward and backward, in the model's own dtype.
-        products: with H, per sample and review.
+        unit: what a review is compared with: the gradient of a batch, or the local training of a round.
+        unit_seconds: of one gradient of such a batch, forward and backward, or of one training, in the model's own
+            dtype.
+        products: with H, per sample and review; of a round pulls J^T u of all samples at once.
         epoch_batches: in a local epoch over the data given.
         actions: what became of the batches, by decision.
         warnings: of the first review that has any.
@@ -42,21 +48,22 @@ class ReviewCost:
     review_seconds: float
     slowest_seconds: float
     first_seconds: float
-    gradient_seconds: float
+    unit: Literal["gradient", "training"]
+    unit_seconds: float
     products: float
     epoch_batches: int
     actions: Mapping[str, int]
     warnings: list[str]
 
     @property
-    def gradients(self) -> float:
-        """A review in gradients of the batch."""
-        return self.review_seconds / self.gradient_seconds
+    def units(self) -> float:
+        """A review in gradients of the batch, or in trainings of the round."""
+        return self.review_seconds / self.unit_seconds
 
     @property
     def epoch_share(self) -> float:
         """A review of every batch, as a share of the local epoch's gradients."""
-        return self.review_seconds / (self.epoch_batches * self.gradient_seconds)
+        return self.review_seconds / (self.epoch_batches * self.unit_seconds)
 
     @property
     def budget_seconds(self) -> float:
@@ -71,7 +78,7 @@ def review_cost(
     repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReviewCost:
-    """Review honest updates of a few batches and time it.
+    """Review honest updates of a few batches, or of rounds of local training where the release says so, and time it.
 
     Neither ledger nor log of the guard should be the real ones, since nothing of this leaves.
 
@@ -80,14 +87,15 @@ def review_cost(
     """
     if not 1 <= batch_size <= len(samples):
         raise SettingsError(f"expected a batch size between 1 and the {len(samples)} samples given, found {batch_size}")
-    decisions, gradients = list[Decision](), list[float]()
+    training = guard.client.spec.training
+    decisions, units = list[Decision](), list[float]()
     for number in range(repeats + 1):
         indices = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
         batch = samples.inputs[indices], samples.targets[indices]
         update = honest_update(guard, *batch)
         started = time.perf_counter()
-        _gradient(guard, *batch)
-        gradients.append(time.perf_counter() - started)
+        _gradient(guard, *batch) if training is None else _train(guard, training, *batch)
+        units.append(time.perf_counter() - started)
         decisions.append(guard.review(batch, update, local_steps=1))
         if progress is not None:
             progress(number + 1, repeats + 1)
@@ -97,7 +105,8 @@ def review_cost(
         review_seconds=statistics.median(later),
         slowest_seconds=max(later),
         first_seconds=first,
-        gradient_seconds=statistics.median(gradients[1:]),
+        unit="gradient" if training is None else "training",
+        unit_seconds=statistics.median(units[1:]),
         products=statistics.median(decision.products / batch_size for decision in decisions),
         epoch_batches=max(1, len(samples) // batch_size),
         actions=dict(Counter(decision.action for decision in decisions)),
@@ -120,3 +129,19 @@ def _gradient(guard: Guard, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ..
     outputs = guard.model(inputs.to(parameters[0]))
     losses = guard.client.loss(outputs, targets.to(parameters[0].device))
     return torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+
+
+def _train(guard: Guard, training: LocalTraining, inputs: Tensor, targets: Tensor) -> None:
+    """The plain local training of a round, on a copy of the model."""
+    model = copy.deepcopy(guard.model)
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.Adam(parameters, lr=training.lr, weight_decay=training.weight_decay)
+        if training.optimizer == "adam"
+        else torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+    )
+    inputs, targets = inputs.to(parameters[0]), targets.to(parameters[0].device)
+    for positions in training.mini_batches(len(inputs)):
+        optimizer.zero_grad()
+        torch.autograd.backward(batch_loss(guard.client.live_loss, model(inputs[positions]), targets[positions]))
+        optimizer.step()

@@ -104,7 +104,7 @@ def test_guard_check_measures(command, config, tmp_path) -> None:
     cost = json.loads((tmp_path / "cost.json").read_text())
     assert cost["batch_size"] == 4
     assert sum(cost["actions"].values()) == 3
-    assert cost["gradients"] == pytest.approx(cost["review_seconds"] / cost["gradient_seconds"])
+    assert cost["units"] == pytest.approx(cost["review_seconds"] / cost["unit_seconds"])
 
 
 def test_guard_check_doubts_a_recognised_model(command, config) -> None:
