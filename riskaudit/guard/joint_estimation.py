@@ -36,10 +36,10 @@ from riskaudit.sensitivity.pulled import MEASURING, pulled_information
 
 # Costs in trainings of the round (benchmarks/RESULTS.md): of a pull beside others, of what comes once for all that are
 # worked out at a time, and of everything else.
-PULL, PULLS_TOGETHER, OTHER = 0.75, 2.7, 2.8
+PULL, PULLS_TOGETHER, OTHER = 1.15, 2.7, 3.3
 LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = MEASURING + 1, 64, 24
 # Numbers in pulls that are worked out at a time.
-BLOCK_ENTRIES = 2**24
+BLOCK_ENTRIES = 2**25
 # Pulls of the further looks.
 FURTHER_PULLS = (24, 96)
 # Relative width of a refined interval.

@@ -291,8 +291,9 @@ def _finished(
             leaving[name] = value.clone()
     reasons, action = list(decision.reasons), decision.action
     if changed:
+        reason = f"{_listed(changed)} left as received, since nobody reviews what isn't trained"
+        reasons = [reason, *reasons] if action == "allow" else [*reasons, reason]
         action = "sanitise" if action == "allow" else action
-        reasons.append(f"{_listed(changed)} left as received, since nobody reviews what isn't trained")
     update = leaving if sent is None or isinstance(sent, Mapping) else list(leaving.values())
     digest = digest_of_update(update)
     return replace(decision, action=action, update=update, update_digest=digest, reasons=reasons)

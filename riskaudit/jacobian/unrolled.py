@@ -29,7 +29,7 @@ from riskaudit.release.local_training import LocalTrainingRelease, State
 # States that take no more bytes than these are all remembered.
 STATE_BYTES = 2**28
 # Columns at once: numbers in the tangents of a state.
-BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
+BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 64
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from integration_cases import small_batch, small_model
 from torch.nn.parallel import DistributedDataParallel
+
+from riskaudit.guard import Guard, Policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,11 +26,64 @@ def execute(code: str, **names) -> None:
     exec(code, {"loss_fn": F.cross_entropy, "loader": [small_batch()], **names})
 
 
+@pytest.mark.parametrize("page", ["pytorch.md", "guard.md"])
+def test_a_round_of_the_page(page, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in blocks(page, "python") if "guard.record" in block]
+    # Its limit depends on the model; the noise is chosen for another one.
+    code = re.sub(r"gaussian:[0-9.]+", "gaussian:30", code)
+    names = {"model": small_model(), "torch": torch, "Guard": Guard, "Policy": Policy}
+    sent: list[dict[str, torch.Tensor]] = []
+    scope = {"loss_fn": F.cross_entropy, "loader": [small_batch(), small_batch(seed=2)], "send": sent.append, **names}
+    exec(code, scope)
+    assert scope["decision"].action == "allow", scope["decision"].reasons
+    assert list(scope["decision"].update) == list(scope["model"].state_dict())
+
+
+@pytest.mark.skipif(find_spec("flwr") is None, reason="flwr is not installed")
+def test_the_training_function_of_the_flower_page(monkeypatch) -> None:
+    from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.supercore.task_identity import TaskIdentity
+
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 2)
+    (code,) = [block for block in blocks("flower.md", "python") if "guard.record" in block]
+    scope = {
+        "model": small_model(), "torch": torch, "loader": [small_batch()], "metrics": MetricRecord({"num-examples": 6}),
+        "ClientApp": ClientApp, "Message": Message, "RecordDict": RecordDict, "ArrayRecord": ArrayRecord,
+    }  # fmt: skip
+    exec(code.replace("gaussian:0.2", "gaussian:30"), scope)
+    arrays = ArrayRecord(small_model().state_dict())
+    message = Message(RecordDict({"arrays": arrays}), dst_node_id=2, message_type="train")
+    reply = scope["app"](message, Context(run_id=2, node_id=2, node_config={}, state=RecordDict(), run_config={}))
+    assert not reply.has_error()
+    assert list(reply.content["arrays"]) == list(small_model().state_dict())
+
+
+@pytest.mark.skipif(find_spec("nvflare") is None, reason="nvflare is not installed")
+def test_the_script_of_the_nvflare_page() -> None:
+    from types import SimpleNamespace
+
+    from nvflare.app_common.abstract.fl_model import FLModel
+
+    from riskaudit.integrations.nvflare import TICKET
+
+    (code,) = blocks("nvflare.md", "python")
+    sent: list[FLModel] = []
+    received = FLModel(params=small_model().state_dict(), params_type="FULL", current_round=1)
+    flare = SimpleNamespace(receive=lambda: received, send=sent.append, FLModel=FLModel)
+    scope = {"model": small_model(), "torch": torch, "loader": [small_batch()], "flare": flare}
+    exec(code.replace("gaussian:0.2", "gaussian:30"), scope)
+    assert TICKET in sent[0].meta
+    assert set(sent[0].params) == set(small_model().state_dict())
+
+
 def test_the_single_process_loop_of_the_page(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     model = small_model()
     # Its limit depends on the model; the noise is chosen for this one.
-    execute(blocks("pytorch.md", "python")[0], model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    execute(blocks("pytorch.md", "python")[1], model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     assert capsys.readouterr().out == "allow\n"
 
 
@@ -36,7 +92,7 @@ def test_the_data_parallel_loop_of_the_page(tmp_path, monkeypatch, capsys) -> No
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:
         ddp = DistributedDataParallel(small_model())
-        code = blocks("pytorch.md", "python")[1].replace("min_ranks=2", "min_ranks=1")
+        code = blocks("pytorch.md", "python")[2].replace("min_ranks=2", "min_ranks=1")
         execute(code, ddp=ddp, optimizer=torch.optim.SGD(ddp.parameters(), lr=0.1))
     finally:
         dist.destroy_process_group()
