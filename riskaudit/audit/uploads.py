@@ -115,7 +115,9 @@ def check_upload_code(release: JointRelease, upload: Batch) -> str | None:
         return None
     fits = gap <= ADJOINT_ROOTS * torch.finfo(torch.float64).eps ** 0.5
     fits |= gap <= ROUNDING * torch.finfo(torch.float64).eps * cancelled
-    evidence = Evidence(upload.inputs[0].numel(), tuple(one for row in tiny for one in row), (), adjoint=bool(fits.all()))
+    evidence = Evidence(
+        upload.inputs[0].numel(), tuple(one for row in tiny for one in row), (), adjoint=bool(fits.all())
+    )
     return evidence.doubt(0.0)
 
 

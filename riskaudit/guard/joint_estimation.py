@@ -19,7 +19,6 @@ from riskaudit.audit.plan import choose_plan
 from riskaudit.audit.targets import carrying_targets
 from riskaudit.audit.uploads import GROUPS, check_upload_code, upload_rounding
 from riskaudit.errors import GuardError
-from riskaudit.guard.evidence import PRECISE_REVIEWS
 from riskaudit.guard.identifiers import sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.joint_client import JointClient
@@ -42,6 +41,8 @@ LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = MEASURING + 1, 64, 24
 BLOCK_ENTRIES = 2**25
 # Pulls of the further looks.
 FURTHER_PULLS = (24, 96)
+# A mini-batch is looked at in double precision once for about so many steps of training.
+STEPS_PER_CHECK = 64
 # Relative width of a refined interval.
 REFINED_PRECISION = 0.05
 # Models whose code was tried in double precision, by digests of all but their weights.

@@ -484,3 +484,22 @@ def test_a_failure_of_the_review_withholds_and_the_next_round_works(monkeypatch)
     assert "ZeroDivisionError" in decision.reasons[0]
     _, recording = recorded(model)
     assert recording.review().update is not None
+
+
+class Hiding(nn.Module):
+    """Shows its input to the gradient and hides it from the derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs.flatten(1).detach())
+
+
+def test_code_that_hides_the_input_from_the_derivative_is_withheld() -> None:
+    _, recording = recorded(Hiding(), Policy(max_revealed=0.9), release="gaussian:0.01")
+    recording.add_noise()
+    decision = recording.review()
+    assert decision.update is None
+    assert "its derivative says that it doesn't" in decision.reasons[0]
