@@ -1,4 +1,4 @@
-"""A client's release of its batches (`riskaudit.release.batch_mean`), kept up to date with a model that trains."""
+"""A client's release of its batches (`riskaudit.guard.batch_mean`), kept up to date with a model that trains."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from riskaudit.audit.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import CoupledReleaseError, GuardError
 from riskaudit.guard.base_client import BaseClient, LossLike
+from riskaudit.guard.batch_mean import BatchMean, BatchPass, batch_mean_spec
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.inputs import Loss
 from riskaudit.jacobian import Jacobian, JacobianMaker, jacobian_maker
@@ -22,7 +23,6 @@ from riskaudit.jacobian.choice import is_repeatable, losses_alone
 from riskaudit.jacobian.obstacles import AUTOCAST, NOT_DETERMINISTIC, uses_autocast
 from riskaudit.jacobian.structured.operator import agree
 from riskaudit.release import Batch, Release, ReleaseSpec
-from riskaudit.release.batch_mean import BatchMeanRelease, BatchPass, batch_mean_spec
 from riskaudit.release.steps.clip import Clip
 
 # Of the Jacobian's release where the client adds no noise; nothing is read off at it.
@@ -72,14 +72,14 @@ class Client(BaseClient):
         self._makers: dict[object, JacobianMaker] = {}
         self._copy: nn.Module | None = None
         self._exact: Client | None = None
-        self._release: BatchMeanRelease | None = None
+        self._release: BatchMean | None = None
         # The batch that the model was run on last, and what came of it.
         self._last_pass: tuple[Batch, BatchPass] | None = None
 
     @property
     @override
     def shapes(self) -> Mapping[str, torch.Size]:
-        return self.release.context.shapes
+        return self.release.per_sample.context.shapes
 
     @property
     @override
@@ -107,7 +107,7 @@ class Client(BaseClient):
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         self._last_pass = None
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
-        self._release = BatchMeanRelease(self._copy, self.loss, self._spec, "sum" if self.summed else "mean")
+        self._release = BatchMean(self._copy, self.loss, self._spec, "sum" if self.summed else "mean")
         return now
 
     @override
@@ -117,7 +117,7 @@ class Client(BaseClient):
 
     @override
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
-        release = self.release
+        release = self.release.per_sample
         return Batch(inputs.detach().to(release.device, release.dtype), targets.detach().to(release.device))
 
     def clipped(self, norm: float) -> Client:
@@ -143,7 +143,7 @@ class Client(BaseClient):
         release = self.release.per_sample.with_noise(noise_std or ARBITRARY_NOISE_STD)
         jacobian = replace(self.jacobian_maker(batch), release=release)(batch)
         if jacobian.separate:
-            raise GuardError(_coupling(self.release, batch))
+            raise GuardError(_coupling(self.release.per_sample, batch))
         return jacobian
 
     def jacobian_maker(self, batch: Batch) -> JacobianMaker:
@@ -187,15 +187,15 @@ class Client(BaseClient):
         # (sum) of every sample's own.
         release, passed = self.release, self.release.evaluate(batch, with_gradient=True)
         self._last_pass = batch, replace(passed, gradient=None)
-        if len(batch) > 1 and not agree(passed.losses, losses_alone(release, batch)):
-            raise GuardError(_coupling(release, batch))
+        if len(batch) > 1 and not agree(passed.losses, losses_alone(release.per_sample, batch)):
+            raise GuardError(_coupling(release.per_sample, batch))
         if release.per_sample.changes_gradient:
             return release.accumulated_mean(batch)
         assert passed.gradient is not None
         return passed.gradient
 
     def shares(self, batch: Batch) -> list[float] | None:
-        """What part of the update each sample's own gradient has; see `BatchMeanRelease.shares`.
+        """What part of the update each sample's own gradient has; see `BatchMean.shares`.
 
         Raises:
             GuardError: the model computes in another precision than it is given.
@@ -204,7 +204,7 @@ class Client(BaseClient):
         try:
             return self.release.shares(self._passed(batch).outputs, batch.targets)
         except CoupledReleaseError as error:
-            if uses_autocast(self.release, batch):
+            if uses_autocast(self.release.per_sample, batch):
                 raise GuardError(AUTOCAST) from error
             raise
 
@@ -231,7 +231,7 @@ class Client(BaseClient):
         return other
 
     @property
-    def release(self) -> BatchMeanRelease:
+    def release(self) -> BatchMean:
         """What leaves of a batch, with the weights that were taken over last."""
         if self._release is None:
             self.refresh()

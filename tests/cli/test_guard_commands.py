@@ -107,6 +107,22 @@ def test_guard_check_measures(command, config, tmp_path) -> None:
     assert cost["units"] == pytest.approx(cost["review_seconds"] / cost["unit_seconds"])
 
 
+def test_guard_check_foretells_the_review_of_a_round(command, config, tmp_path) -> None:
+    settings = config.read_text().replace("gaussian:0.01", "local:epochs=2:batch=2:lr=0.1:momentum=0.9,gaussian:0.01")
+    config.write_text(settings)
+    options = ("--repeats", 1, "--quiet", "--arch", "lenet")
+    done = command("guard-check", config, "--json", tmp_path / "cost.json", *options)
+    assert done.code == 0, done.err
+    assert "times the round's own training" in done.out
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert cost["unit"] == "training"
+    assert cost["units"] == pytest.approx(cost["review_seconds"] / cost["unit_seconds"])
+    config.write_text(settings.replace(",gaussian", ",secagg:4,gaussian"))
+    done = command("guard-check", config, *options)
+    assert done.code == 2
+    assert "its own client's upload" in done.err
+
+
 def test_guard_check_doubts_a_recognised_model(command, config) -> None:
     done = command("guard-check", config, "--repeats", 1, "--quiet")
     assert "WARNING: lenet was only recognised" in done.out

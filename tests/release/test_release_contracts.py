@@ -13,7 +13,6 @@ from contracts.release import ReleaseContract, cross_entropy, network, sample_me
 from torch import Tensor, nn
 
 from riskaudit.release import Batch, PerSampleRelease, Release, make_release, with_batch_statistics
-from riskaudit.release.batch_mean import BatchMeanRelease
 from riskaudit.release.steps import StepContext
 from riskaudit.release.steps.mask import Mask
 
@@ -53,43 +52,6 @@ class TestClippedAndPruned(PerSampleContract):
 
 class TestMasked(PerSampleContract):
     text, linear = "mask:0.4:7", True
-
-    def changes(self) -> tuple[oracles.Change, ...]:
-        return (masked(0.4, 7),)
-
-
-class BatchMeanContract(ReleaseContract):
-    coupling, reduction, text, upload_size = "joint", "mean", "gradient", 2
-
-    def changes(self) -> tuple[oracles.Change, ...]:
-        return ()
-
-    def make(self, loss: Loss) -> Release:
-        return BatchMeanRelease(network(), loss, self.text, self.reduction)
-
-    def expected_mean(self, model: nn.Module, batch: Batch) -> Tensor:
-        alone = sample_means(model, batch, self.changes())
-        total = alone.reshape(batch.num_uploads, batch.upload_size, -1).sum(1)
-        return total / (batch.upload_size if self.reduction == "mean" else 1)
-
-
-class TestBatchMean(BatchMeanContract):
-    linear = True
-
-
-class TestBatchSum(BatchMeanContract):
-    reduction, linear = "sum", True
-
-
-class TestBatchMeanOfClipped(BatchMeanContract):
-    text = "clip:1.6"
-
-    def changes(self) -> tuple[oracles.Change, ...]:
-        return (oracles.clipped(1.6),)
-
-
-class TestBatchSumOfMasked(BatchMeanContract):
-    text, reduction, linear = "mask:0.4:7", "sum", True
 
     def changes(self) -> tuple[oracles.Change, ...]:
         return (masked(0.4, 7),)

@@ -1,29 +1,26 @@
-"""The release of a batch as training makes it: the gradient of its loss, or the mean of what each sample's steps leave.
+"""The update of one batch as training makes it, where every sample has a part of its own in it.
 
     r(x_1 ... x_n) = sum_i c_i s(g(x_i)) + noise
 
-with c_i = 1 / n in a mean, 1 in a sum, and what the loss makes of them where it weights its samples. An attacker who
-knows the other samples is left with c_i s(g(x_i)): sample i is as exposed as by its own release with noise of 1 / c_i
-times the std (docs/theory.md, section 3).
+with c_i = 1 / n in a mean (`release.mean`), 1 in a sum, and what the loss makes of them where it weights its samples.
+An attacker who knows the other samples is left with c_i s(g(x_i)): sample i is as exposed as by its own release with
+noise of 1 / c_i times the std (docs/theory.md, section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from typing_extensions import override
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
-from riskaudit.release.affine_norms import AffineNormsApart
-from riskaudit.release.base import Batch, Release, Upload, spec_of
+from riskaudit.release.base import Batch, spec_of
 from riskaudit.release.grammar import ReleaseSpec
-from riskaudit.release.model import LossFunction, twice_differentiable
+from riskaudit.release.model import LossFunction
 from riskaudit.release.per_sample import PerSampleRelease
 from riskaudit.release.shares import batch_loss, sample_losses, shares_of
 
@@ -49,8 +46,8 @@ class BatchPass:
 
 
 @final
-class BatchMeanRelease(Release):
-    """One upload per batch.
+class BatchMean:
+    """The updates of batches at one state of a model.
 
     Args:
         model: see `ModelFunction`.
@@ -67,8 +64,6 @@ class BatchMeanRelease(Release):
         CoupledReleaseError: a layer that mixes the samples of a batch.
     """
 
-    coupling: ClassVar[Literal["per_sample", "joint"]] = "joint"
-
     def __init__(
         self,
         model: nn.Module,
@@ -76,39 +71,13 @@ class BatchMeanRelease(Release):
         description: ReleaseSpec | str = "gradient",
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
-        spec = batch_mean_spec(description)
-        self.per_sample = PerSampleRelease(model, loss, spec.with_noise(None))
-        super().__init__(self.per_sample.function, spec)
-        self.reduction = reduction
-
-    @override
-    def with_spec(self, spec: ReleaseSpec) -> BatchMeanRelease:
-        return BatchMeanRelease(self.model, self.loss, spec, self.reduction)
-
-    @override
-    def uploads(self, num_samples: int) -> Sequence[Upload]:
-        return [Upload(tuple(range(num_samples)))]
-
-    @override
-    def transformed_mean(self, batch: Batch) -> Tensor:
-        if self.per_sample.changes_gradient:
-            return self._reduced(self.per_sample.transformed_mean(_alone(batch)), batch)
-        return torch.stack([self._transformed_gradient(upload) for upload in batch.each_upload()])
-
-    @override
-    def plain_mean(self, batch: Batch) -> Tensor:
-        if self.per_sample.changes_gradient:
-            return self._reduced(self.per_sample.plain_mean(_alone(batch)), batch)
-        return torch.stack([self._plain_gradient(upload) for upload in batch.each_upload()])
-
-    @override
-    def after_noise(self, noise: Tensor) -> Tensor:
-        return noise
+        self.per_sample = PerSampleRelease(model, loss, batch_mean_spec(description).with_noise(None))
+        self.loss, self.reduction = loss, reduction
 
     def accumulated_mean(self, batch: Batch) -> Tensor:
         """The mean (or sum) over one upload, [P], float64 on the CPU, from its samples' own releases bit by bit."""
-        size = max(1, CHUNK_ENTRIES // self.num_entries)
-        total = torch.zeros(self.num_entries, dtype=torch.float64)
+        size = max(1, CHUNK_ENTRIES // self.per_sample.context.num_entries)
+        total = torch.zeros(self.per_sample.context.num_entries, dtype=torch.float64)
         for first in range(0, len(batch), size):
             part = batch.select(list(range(first, min(first + size, len(batch)))))
             total += self.per_sample.mean(part).detach().double().sum(0).cpu()
@@ -121,7 +90,7 @@ class BatchMeanRelease(Release):
             ReleaseError: outputs that aren't those of samples, a loss that can't be computed for one sample, or one
                 that doesn't depend on the parameters.
         """
-        parameters = self.parameters
+        parameters = self.per_sample.parameters
         if with_gradient:
             parameters = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         with torch.set_grad_enabled(with_gradient), sdpa_kernel(SDPBackend.MATH):
@@ -132,7 +101,7 @@ class BatchMeanRelease(Release):
                 value = self._batch_loss(outputs, losses, batch.targets)
                 if not value.requires_grad:
                     raise ReleaseError("the loss doesn't depend on the parameters, so nothing can be trained by it")
-                gradient = self.function.flat_gradient(value, parameters, create_graph=False).double().cpu()
+                gradient = self.per_sample.function.flat_gradient(value, parameters, create_graph=False).double().cpu()
         return BatchPass(outputs.detach(), losses.detach(), gradient)
 
     def shares(self, outputs: Tensor, targets: Tensor) -> list[float] | None:
@@ -167,28 +136,6 @@ class BatchMeanRelease(Release):
         mean = 1 / len(shares)
         return None if alike and abs(float(shares[0]) - mean) <= SAME_SHARE * mean else shares.abs().tolist()
 
-    def _reduced(self, released: Tensor, batch: Batch) -> Tensor:
-        """Of the samples' own releases [U n, P], the uploads', [U, P]."""
-        in_uploads = released.reshape(batch.num_uploads, batch.upload_size, -1)
-        return in_uploads.sum(1) if self.reduction == "sum" else in_uploads.mean(1)
-
-    def _transformed_gradient(self, upload: Batch) -> Tensor:
-        gradients = grad(lambda parameters: self._differentiated_loss(parameters, upload))(self.parameters)
-        return torch.cat([gradients[name].reshape(-1) for name in self.parameters])
-
-    def _plain_gradient(self, upload: Batch) -> Tensor:
-        parameters = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
-        with torch.enable_grad(), twice_differentiable():
-            value = self._differentiated_loss(parameters, upload)
-            return self.function.flat_gradient(value, parameters, upload.inputs.requires_grad)
-
-    def _differentiated_loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        # Attention's other kernels have no second derivatives.
-        with sdpa_kernel(SDPBackend.MATH), AffineNormsApart():
-            outputs = self.run(parameters, batch.inputs)
-        losses = sample_losses(self.loss, outputs, batch.targets) if self.reduction == "sum" else outputs
-        return self._batch_loss(outputs, losses, batch.targets)
-
     def _batch_loss(self, outputs: Tensor, losses: Tensor, targets: Tensor) -> Tensor:
         """What training differentiates, a scalar."""
         return losses.sum() if self.reduction == "sum" else batch_loss(self.loss, outputs, targets)
@@ -199,7 +146,7 @@ class BatchMeanRelease(Release):
         Raises:
             ReleaseError: they are not.
         """
-        outputs: object = self.run(parameters, batch.inputs)
+        outputs: object = self.per_sample.run(parameters, batch.inputs)
         if not isinstance(outputs, Tensor):
             raise ReleaseError(
                 f"the model returns a {type(outputs).__name__}, and a release is made by models that return one "
@@ -221,14 +168,9 @@ class BatchMeanRelease(Release):
         if not outputs.ndim or len(outputs) != len(batch) or len(batch) == 1:
             return None
         try:
-            return self.run(self.parameters, batch.inputs[:1]).shape
+            return self.per_sample.run(self.per_sample.parameters, batch.inputs[:1]).shape
         except Exception:  # it shows again where the loss of one sample is computed
             return None
-
-
-def _alone(batch: Batch) -> Batch:
-    """The samples of all uploads, each by itself."""
-    return Batch(batch.inputs, batch.targets)
 
 
 def batch_mean_spec(description: ReleaseSpec | str) -> ReleaseSpec:
@@ -238,6 +180,8 @@ def batch_mean_spec(description: ReleaseSpec | str) -> ReleaseSpec:
         ReleaseError: it can't be read, has a step that acts on the mean, or steps after the noise.
     """
     spec = spec_of(description)
+    if spec.is_joint:
+        raise ReleaseError(f"expected steps on every sample's gradient and noise, found '{spec}'")
     for step in spec.all_steps:
         if not step.before_mean:
             raise ReleaseError(
