@@ -16,6 +16,8 @@ from riskaudit.sensitivity.probing import FIRST_BLOCK_PROBES, FIRST_PROBES
 
 # H itself, its eigenvectors and eigh's workspace grow as d^2, its time as d^3.
 DENSE_DIMENSION = {"cpu": 4096, "cuda": 8192}
+# Passes over a client's samples for all columns of J.
+DENSE_PASSES = 2**15
 # Products per sample and iteration, by default and where the user named a solver, an inverse or a precision.
 AUTO_MAX_MATVECS, CHOSEN_MAX_MATVECS = 50, 1000
 # Random probes per sample for traces, at most; a power of two.
@@ -82,7 +84,8 @@ def choose_plan(
         device: where.
         upload: of several samples, where several leave together.
     """
-    whole = _plan(settings, dimension, num_entries, num_samples, width, device)
+    epochs = 1 if upload is None else upload.epochs
+    whole = _plan(settings, dimension, num_entries, num_samples, width, device, epochs)
     if upload is None or upload.size == 1 or whole.solver != "lanczos":
         return whole
     alone = whole
@@ -98,9 +101,15 @@ def _is_named(settings: AuditSettings) -> bool:
 
 
 def _plan(
-    settings: AuditSettings, dimension: int, num_entries: int, num_samples: int, width: int, device: torch.device
+    settings: AuditSettings,
+    dimension: int,
+    num_entries: int,
+    num_samples: int,
+    width: int,
+    device: torch.device,
+    epochs: int = 1,
 ) -> Plan:
-    solver, reason = _solver(settings, dimension, num_entries, device)
+    solver, reason = _solver(settings, dimension, num_entries, device, epochs)
     if settings.inverse != "auto":
         inverse, inverse_reason = settings.inverse, "named by the user"
     elif solver == "dense":
@@ -124,7 +133,9 @@ def _plan(
     )
 
 
-def _solver(settings: AuditSettings, dimension: int, num_entries: int, device: torch.device) -> tuple[str, str]:
+def _solver(
+    settings: AuditSettings, dimension: int, num_entries: int, device: torch.device, epochs: int
+) -> tuple[str, str]:
     if settings.solver != "auto":
         return settings.solver, "named by the user"
     if settings.inverse == "dense":
@@ -133,6 +144,11 @@ def _solver(settings: AuditSettings, dimension: int, num_entries: int, device: t
         return "lanczos", "none of the proxies asked for needs more than the largest eigenvalue"
     if settings.budget is not None:
         return "lanczos", "a budget of time was given, and brackets can stop at any moment"
+    if dimension * epochs > DENSE_PASSES:
+        return "lanczos", (
+            f"a product for each of d = {dimension:,} columns goes through {epochs:,} epochs of training: more than "
+            f"the {DENSE_PASSES:,} passes over the data affordable for all eigenvalues"
+        )
     return _affordable(dimension, num_entries, device)
 
 

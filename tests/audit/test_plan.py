@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from riskaudit.audit import AuditSettings
 from riskaudit.audit import plan as planning
-from riskaudit.audit.plan import DENSE_DIMENSION, choose_plan, samples_at_once
+from riskaudit.audit.plan import DENSE_DIMENSION, UploadShape, choose_plan, samples_at_once
 from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
 from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
 
@@ -128,3 +128,33 @@ def test_every_plan_can_be_carried_out(dimension, entries, samples, solver, inve
     assert plan.solver_reason
     assert plan.inverse_reason
     assert 0 < plan.failure < 1
+
+
+def test_samples_of_an_upload_by_themselves_are_exact_where_that_is_affordable() -> None:
+    mean = choose_plan(AuditSettings(), 32 * 784, 17038, 32, 1, CPU, UploadShape(32, separable=True))
+    assert mean.solver == "lanczos"
+    assert mean.of_samples is not None
+    assert mean.of_samples.solver == "dense"
+    small = choose_plan(AuditSettings(), 4 * 784, 17038, 32, 1, CPU, UploadShape(4, 5))
+    assert (small.solver, small.of_samples) == ("dense", None)
+
+
+def test_products_of_an_upload_are_those_that_its_training_affords() -> None:
+    short, long = (
+        choose_plan(AuditSettings(), 32 * 784, 17038, 32, 1, CPU, UploadShape(32, epochs)) for epochs in (5, 50)
+    )
+    for plan in (short, long):
+        assert plan.solver == "lanczos"
+        assert plan.max_probe_products is not None
+        assert plan.of_samples is not None
+        assert plan.of_samples.max_probe_products is not None
+    assert (short.max_probe_products, short.of_samples.max_probe_products) == (128, 13)
+    assert long.max_probe_products < short.max_probe_products
+    # All columns through many epochs are too many, few as they are.
+    many = choose_plan(AuditSettings(), 4 * 784, 17038, 4, 1, CPU, UploadShape(4, 50))
+    assert many.solver == "lanczos"
+    assert "50 epochs of training" in many.solver_reason
+    # What is asked for is done.
+    named = choose_plan(AuditSettings(precision=0.1), 32 * 784, 17038, 32, 1, CPU, UploadShape(32, 50))
+    assert (named.max_matvecs, named.max_probe_products) == (1000, None)
+    assert choose_plan(AuditSettings(max_matvecs=7), 32 * 784, 17038, 32, 1, CPU, UploadShape(32)).max_matvecs == 7
