@@ -58,7 +58,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize(
     "name",
-    ["dense", "uploads", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos", "prior", "training"))],
+    ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos", "prior", "uploads", "training"))],
 )
 def test_scan(name: str) -> None:
     client = make_client(network(), digits({"prior": 24, "uploads": 4}.get(name, 5)), SETTINGS[name])
