@@ -26,7 +26,7 @@ from riskaudit.studies.attacking import Target, attack_rows, control
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.record import VerifyStudy
-from riskaudit.studies.verify.run import split_for_tuning, tuned, verify
+from riskaudit.studies.verify.run import predictions_of, split_for_tuning, tuned, verify
 
 
 def study_of(result: AuditResult) -> VerifyStudy:
@@ -260,3 +260,14 @@ def test_metrics_are_made_once_and_keep_no_client() -> None:
     del client, metrics
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("attacker", ["informed", "outsider"])
+def test_what_an_informed_attacker_foresees_is_not_held_against_attacks(attacker: str) -> None:
+    settings = AuditSettings(release=f"mean:2,gaussian:{NOISE}", attacker=attacker)
+    result = audit(network(), digits(2), settings)
+    assert all(row.predicted_rmse is not None and row.success_probability for row in result.samples)
+    for row in predictions_of(result, NOISE):
+        assert ("predicted_rmse" in row.proxies) is (attacker == "outsider")
+        assert bool(row.success_probability) is (attacker == "outsider")
+        assert {"map_rmse", "posterior_rmse", "informed_posterior_rmse"} <= set(row.proxies)

@@ -180,8 +180,11 @@ def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
         rows.append(_Known("Settings of the training", True, None, meaning))
     if attacks is not None:
         statistics, span = attacks.batch_norm_statistics_known, attacks.input_range_known
+        others = "; those of the batch don't" if facts.result.release.batch_norm == "batch" else ""
         rows += [
-            _Known("Batch-norm statistics", statistics, None, "running means and variances come with the model"),
+            _Known(
+                "Batch-norm statistics", statistics, None, f"running means and variances come with the model{others}"
+            ),
             _Known("Range of the inputs", span, None, "used by the attacks only; no prediction rests on it"),
         ]
     knowledge = (

@@ -30,6 +30,7 @@ from riskaudit.metrics import Metric, metric_notes, prior_only, reported_metrics
 from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
+from riskaudit.results.verdicts import attacker_of
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.studies.attacking import (
     ControlTrial,
@@ -109,12 +110,14 @@ def verify(
 def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
     """What an audit says of its samples, as a study records it; failed samples are left out."""
     share = result.cost.seconds / max(1, len(result.samples))
+    # Attacks know no other sample of an upload, so that what an informed attacker's law foretells isn't theirs.
+    theirs = attacker_of(result.release) != "informed"
     return [
         Prediction(
             noise_std=noise_std,
             sample_id=row.id,
-            proxies=row.proxies | ({"predicted_rmse": row.predicted_rmse} if row.predicted_rmse is not None else {}),
-            success_probability=row.success_probability,
+            proxies=row.proxies | ({"predicted_rmse": row.predicted_rmse} if theirs and row.predicted_rmse else {}),
+            success_probability=row.success_probability if theirs else [],
             calibrated=row.calibrated,
             seconds=share,
         )
