@@ -35,6 +35,8 @@ class Observation:
         input_range: least and greatest value of an input coordinate, where known.
         batch_norm_statistics: whether the statistics of batch-norm layers are those of the victim's data.
         upload_size: n; 1 in a per-sample release.
+        layer_statistics: mean and variance, [B, C] each, of what enters a batch-norm layer in every upload, by the
+            layer's name, where the attacker has them from elsewhere than the model; None where not.
     """
 
     released: Tensor
@@ -45,6 +47,7 @@ class Observation:
     input_range: tuple[float, float] | None = None
     batch_norm_statistics: bool = True
     upload_size: int = 1
+    layer_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.released)
@@ -59,7 +62,10 @@ class Observation:
         targets = self.targets
         if targets is not None:
             targets = targets.reshape(-1, self.upload_size, *targets.shape[1:])[indices].flatten(0, 1)
-        return replace(self, released=self.released[indices], targets=targets)
+        statistics = self.layer_statistics
+        if statistics is not None:
+            statistics = {name: (mean[indices], var[indices]) for name, (mean, var) in statistics.items()}
+        return replace(self, released=self.released[indices], targets=targets, layer_statistics=statistics)
 
     def with_targets(self, targets: Tensor) -> Observation:
         """The same with labels that the attack recovered."""

@@ -4,7 +4,8 @@ Minimises ||r(x) - obs||^2 / sigma^2 + (x - mu)^T C^-1 (x - mu), the negative lo
 and prior (Balunovic et al., ICLR 2022, with the Gaussian prior; docs/theory.md, section 6). Where the release has no
 noise, only the first term. Laplace noise is treated as the Gaussian noise of the same Fisher information.
 
-One descent from the prior's mean is enough for smooth networks. Where its residual is larger than the noise
+One descent from the prior's mean is enough for smooth networks (of samples of one class in an upload from near it, or
+they would stay alike). Where its residual is larger than the noise
 explains, which the attacker sees, it goes on in rounds for that sample alone: noise continuation (the problem is
 solved with the prior weighing as if the noise were large, and the weight goes down to its true value in stages,
 each beginning where the last one ended) beside random starts, then starts scattered ever more closely around the
@@ -26,6 +27,7 @@ from typing_extensions import override
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
 from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, State, StoppingRule, status_of
+from riskaudit.attacks.optimise.starts import apart
 
 # Spread of the starts of each round after the first descent, in the prior's standard deviations.
 SPREADS = (1.0, 0.3, 0.1, 0.03)
@@ -83,7 +85,7 @@ class GaussNewton(Attack):
         count, prior = len(observation), observation.bound_prior()
         problem = MatchingProblem(observation, prior, observation.released.new_full((count,), weight).double())
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-        best = problem.minimise(problem.start(torch.zeros_like(prior.mean)), limits)
+        best = problem.minimise(problem.start(apart(observation, generator)), limits)
         for number in range(self.rounds if self.restarts > 1 else 0):
             rows = _unexplained(problem, best)
             if not rows:
@@ -114,7 +116,7 @@ class GaussNewton(Attack):
         starts = (spread * drawn).to(best.point)
         if number == 0:
             continued = list(range(0, len(repeated), self.restarts))
-            starts[continued] = self._continued(problem.select(rows))
+            starts[continued] = self._continued(problem.select(rows), generator)
         else:
             starts = best.point[repeated] + starts
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
@@ -124,9 +126,9 @@ class GaussNewton(Attack):
             if bool(improved.value[index] < best.value[row]):
                 best.take(row, improved, index)
 
-    def _continued(self, problem: MatchingProblem) -> Tensor:
-        """W after noise continuation from the prior's mean, [B, d]."""
-        point = torch.zeros_like(problem.prior.mean)
+    def _continued(self, problem: MatchingProblem, generator: torch.Generator) -> Tensor:
+        """W after noise continuation from the prior's mean, [B, n d]."""
+        point = apart(problem.observation, generator)
         limits = StoppingRule(self.stage_steps, self.products, self.forcing, self.tolerance)
         for weights in self._weights(problem, point):
             easier = replace(problem, weights=weights)

@@ -2,8 +2,8 @@
 
 Yin et al., "See through Gradients", CVPR 2021, Eq. 2 to 11 with the weights of section 4.1: total variation 1e-4,
 squared norm 1e-6, batch-norm statistics 0.1, group consistency 0.01; 20000 steps of Adam at 0.1, warm-up 50 steps,
-cosine decay. Every sample is released on its own here, so there are no labels to share out; the statistics are
-those of each guess. Left out: the registration of guesses to each other, and the noise that they add to pixels.
+cosine decay. Labels of an upload are known or read off it (see `labels`); guesses of a group are registered by shifts
+in the place of a flow (see `consensus`). Left out: the noise that they add to pixels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.matching import SquaredDistance
+from riskaudit.attacks.optimise.batch_norms import BatchNormStatistics
+from riskaudit.attacks.optimise.consensus import GroupConsistency
 from riskaudit.attacks.optimise.descent import Descent
 from riskaudit.attacks.optimise.objectives import Objective, Term
-from riskaudit.attacks.optimise.regularisers import BatchNormStatistics, GroupConsistency, SquaredNorm, TotalVariation
+from riskaudit.attacks.optimise.regularisers import SquaredNorm, TotalVariation
 from riskaudit.attacks.optimise.search import reconstruct
 from riskaudit.attacks.optimise.starts import Start
 
@@ -32,13 +34,13 @@ class GradInversion(Attack):
 
     Attributes:
         steps: of Adam at most.
-        restarts: guesses in the group of one sample.
+        restarts: guesses in the group of one upload.
         rate: step size in the prior's standard deviations.
         matching_weight: weight of the squared distance.
         total_variation: weight.
         squared_norm: weight.
-        batch_norm: weight of the distance from the running statistics, where they are the victim's.
-        consistency: weight of the displacement from the group's average.
+        batch_norm: weight of the distance from the batch-norm statistics that are known.
+        consistency: weight of the displacement from the group's registered average.
         start: kind of the first guesses.
     """
 

@@ -1,7 +1,9 @@
 """``inverting-gradients``: cosine distance and total variation by signed Adam in the box of pixel values.
 
 Geiping, Bauermeister, Droege and Moeller, "Inverting Gradients", NeurIPS 2020, Eq. 4; step size 0.1 in normalised
-pixels, decay by 0.1 at 3/8, 5/8 and 7/8 of 4800 steps, total variation 1e-6 as in their code for small images.
+pixels, decay by 0.1 at 3/8, 5/8 and 7/8 of 4800 steps, total variation 1e-6 as in their code for small images. For
+networks with batch norm the distance from the statistics that are known is added, as Huang et al., NeurIPS 2021,
+section 3, and Zhang et al., NeurIPS 2023, appendix C.1, run it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
 from riskaudit.attacks.matching import CosineDistance, LayerWeights
+from riskaudit.attacks.optimise.batch_norms import BatchNormStatistics
 from riskaudit.attacks.optimise.descent import Descent
 from riskaudit.attacks.optimise.objectives import Objective, Term
 from riskaudit.attacks.optimise.regularisers import TotalVariation
@@ -26,13 +29,14 @@ from riskaudit.attacks.optimise.starts import Start
 @final
 @dataclass(frozen=True)
 class InvertingGradients(Attack):
-    """Minimise 1 - cos(r(z), obs) + weight TV(z).
+    """Minimise 1 - cos(r(z), obs) + weight TV(z) + weight batch-norm distance(z).
 
     Attributes:
         steps: of Adam at most.
         restarts: random starts per sample.
         rate: step size in the prior's standard deviations.
         total_variation: weight of the mean absolute difference of neighbouring pixels.
+        batch_norm: weight of the distance from the batch-norm statistics that are known.
         signed: whether to go by the gradient's signs.
         layer_weights: see `CosineDistance`.
         start: kind of the first guesses.
@@ -48,6 +52,7 @@ class InvertingGradients(Attack):
         {"total_variation": 1e-4},
         {"total_variation": 1e-2},
         {"total_variation": 1e-1},
+        {"batch_norm": 1e-2},
         # Plain Adam with steps of a tenth of a pixel's range of 3 standard deviations.
         {"signed": False, "rate": 1 / 3},
     )
@@ -56,13 +61,15 @@ class InvertingGradients(Attack):
     restarts: int = 1
     rate: float = 0.1
     total_variation: float = 1e-6
+    batch_norm: float = 0.1
     signed: bool = True
     layer_weights: LayerWeights = "equal"
     start: Start = "gaussian"
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
-        terms = (Term(TotalVariation(), self.total_variation),) if self.total_variation > 0 else ()
+        every = (Term(TotalVariation(), self.total_variation), Term(BatchNormStatistics(), self.batch_norm))
+        terms = tuple(term for term in every if term.weight > 0)
         minimiser = Descent(self.steps, self.rate, self.signed, "steps", box=observation.input_range)
         return reconstruct(
             observation,

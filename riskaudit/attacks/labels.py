@@ -8,10 +8,18 @@ For the mean gradient of B samples the gradient of b is mean(p) - n / B with n_k
 so n = B (mean(p) - gradient) where mean(p) is known; it is estimated by running the model on dummies (Yin et al.,
 CVPR 2021; Geng et al., "Towards General Deep Leakage in Federated Learning", 2021). Exact for untrained models,
 whose outputs hardly depend on the input; with confident models the dummies' outputs aren't the samples'.
+
+The difference of the weights after K steps of SGD is divided by what K steps of one gradient would have moved them by
+(momentum included, weight decay taken off), and mean(p) is the average of those at the weights before and after, which
+the server both knows (Dimitrov et al., TMLR 2022, section 4.3). That holds while the outputs change about evenly: at
+large steps a label or two may come out wrong. With Adam, or steps such as clipping on the way, the difference is no sum
+of gradients, and no label is claimed. Counts don't say which mini-batch a sample was in: labels are handed out in
+ascending order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -61,20 +69,36 @@ def _labels_of_uploads(observation: Observation) -> Tensor:
     release = observation.release
     if release.spec.all_steps:
         raise AttackNotApplicable("labels can be read off the mean gradient or the difference of weights as it is only")
-    scale = 1.0
-    if isinstance(release, LocalTrainingRelease):
-        scale = _steps_of_one_rate(release, observation.upload_size // release.spec.num_clients)
     like = observation.released.new_empty(NUM_DUMMIES, observation.dimension)
     prior = observation.prior.bind(torch.full((NUM_DUMMIES,), -1, device=like.device), like)
     draws = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
     dummies = observation.images(prior.mean + prior.root(draws))
     if observation.input_range is not None:
         dummies = dummies.clamp(*observation.input_range)
-    recovered = [
-        recover_batch_labels(release, released / scale, observation.upload_size, dummies)
-        for released in observation.released
-    ]
+    recovered = []
+    for released in observation.released:
+        gradient, weights = released, [release.parameters]
+        if isinstance(release, LocalTrainingRelease):
+            gradient, weights = _over_training(release, released, observation.upload_size // release.spec.num_clients)
+        recovered.append(recover_batch_labels(release, gradient, observation.upload_size, dummies, weights))
     return torch.cat(recovered)
+
+
+def _over_training(
+    release: LocalTrainingRelease, released: Tensor, num_samples: int
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """The mean gradient along a client's training [P], and the weights at its two ends, which the server knows.
+
+    Raises:
+        AttackNotApplicable: the difference isn't a sum of gradients.
+    """
+    before = release.parameters
+    sizes = [value.numel() for value in before.values()]
+    pairs = zip(before.items(), torch.split(released, sizes), strict=True)
+    after = {name: value - part.reshape(value.shape) for (name, value), part in pairs}
+    middle = torch.cat([(value + after[name]).reshape(-1) / 2 for name, value in before.items()])
+    gradient = released / _steps_of_one_rate(release, num_samples) - release.training.weight_decay * middle
+    return gradient, [before, after]
 
 
 def _steps_of_one_rate(release: LocalTrainingRelease, num_samples: int) -> float:
@@ -93,7 +117,13 @@ def _steps_of_one_rate(release: LocalTrainingRelease, num_samples: int) -> float
     return training.lr * total
 
 
-def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
+def label_counts(
+    release: Release,
+    mean_gradient: Tensor,
+    num_samples: int,
+    dummies: Tensor,
+    weights: Sequence[dict[str, Tensor]] | None = None,
+) -> Tensor:
     """How many samples of every class a mean gradient holds, [C], int64, adding up to ``num_samples``.
 
     Args:
@@ -101,12 +131,15 @@ def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dumm
         mean_gradient: over the samples, [P].
         num_samples: B.
         dummies: inputs [N, *S] that stand for the samples, from the prior say.
+        weights: at which the gradients were taken, over whose mean(p) is averaged; None for the model's own.
 
     Raises:
         AttackNotApplicable: as `recover_labels`.
     """
     layer = OutputLayer(release, tuple(dummies.shape[1:]))
-    call, logits = layer.on(dummies)
+    call, _ = layer.on(dummies)
+    with torch.no_grad():
+        logits = torch.cat([release.run(each, dummies) for each in weights or [release.parameters]])
     probabilities = logits.softmax(-1).double().mean(0)
     if layer.bias is not None:
         gradient = mean_gradient[layer.bias].double()
@@ -118,9 +151,15 @@ def label_counts(release: Release, mean_gradient: Tensor, num_samples: int, dumm
     return rounded_counts(num_samples * (probabilities - gradient), num_samples)
 
 
-def recover_batch_labels(release: Release, mean_gradient: Tensor, num_samples: int, dummies: Tensor) -> Tensor:
+def recover_batch_labels(
+    release: Release,
+    mean_gradient: Tensor,
+    num_samples: int,
+    dummies: Tensor,
+    weights: Sequence[dict[str, Tensor]] | None = None,
+) -> Tensor:
     """The labels in the mean gradient of an upload of several samples, ascending, [n]; see `label_counts`."""
-    counts = label_counts(release, mean_gradient, num_samples, dummies)
+    counts = label_counts(release, mean_gradient, num_samples, dummies, weights)
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 
 

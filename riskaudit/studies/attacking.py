@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from riskaudit.attacks import Attack, AttackNotApplicable, Observation, Reconstruction
+from riskaudit.attacks.optimise.batch_norms import running_statistics
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.rows import image_png
@@ -110,7 +111,27 @@ class Target:
             targets=batch.targets if self.labels_known else None,
             input_range=self.client.input_range,
             upload_size=size,
+            layer_statistics=self._layer_statistics(len(released)),
         )
+
+    def _layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:
+        """Running statistics of the model that the client was sent, where it computes with those of its batches.
+
+        Those that never saw a batch say nothing of the data.
+        """
+        if not self.client.mixes_samples:
+            return None
+        trained = {
+            name
+            for name, layer in self.client.checkpoint.model.named_modules()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and int(layer.num_batches_tracked or 0) > 0
+        }
+        running, device = running_statistics(self.client.checkpoint.model), self.client.device
+        return {
+            name: (mean.to(device).expand(num_uploads, -1), variance.to(device).expand(num_uploads, -1))
+            for name, (mean, variance) in running
+            if name in trained
+        }
 
 
 def reconstruct(attack: Attack, target: Target, indices: list[int]) -> Reconstruction:

@@ -55,6 +55,8 @@ class TestBayesOptimal(AttackContract):
 
 
 class TestAnalytic(AttackContract):
+    reads_one_sample = True
+
     def attack(self, **changes: Any) -> Attack:
         return Analytic(**changes)
 

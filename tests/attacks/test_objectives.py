@@ -20,11 +20,11 @@ from riskaudit.attacks.matching import (
     entry_weights,
 )
 from riskaudit.attacks.optimise import objectives, regularisers
+from riskaudit.attacks.optimise.batch_norms import BatchNormStatistics
+from riskaudit.attacks.optimise.consensus import GroupConsistency
 from riskaudit.attacks.optimise.objectives import Objective, Term
 from riskaudit.attacks.optimise.regularisers import (
-    BatchNormStatistics,
     GaussianPenalty,
-    GroupConsistency,
     LaplacePenalty,
     PixelRange,
     Regulariser,

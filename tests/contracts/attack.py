@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from riskaudit.attacks import Attack, Observation, Reconstruction
-from riskaudit.jacobian import jacobian_maker
-from riskaudit.release import Batch, PerSampleRelease
+from riskaudit.attacks import Attack, AttackNotApplicable, Observation, Reconstruction
+from riskaudit.jacobian import jacobian_maker, joint_jacobian_maker
+from riskaudit.release import Batch, PerSampleRelease, make_release
+from riskaudit.release.joint import JointRelease
 
 STATUSES = {"converged", "not_converged", "failed"}
 
@@ -39,6 +40,27 @@ def observe(
     )
 
 
+def observe_uploads(model: nn.Module, batch: Batch, spec: str, *, known: bool = True) -> Observation:
+    """Likewise of uploads of several samples."""
+    release = make_release(model, F.cross_entropy, spec)
+    assert isinstance(release, JointRelease)
+    batch = batch.in_uploads(release.uploads(len(batch)))
+    decoys = torch.rand(batch.inputs.shape, generator=generator(99), dtype=torch.float64)
+    return Observation(
+        released=release.observe(batch, generator(5)).detach(),
+        jacobian=joint_jacobian_maker(release, batch.with_inputs(decoys).select([0])),
+        input_shape=tuple(batch.inputs.shape[1:]),
+        prior=cases.PRIOR,
+        targets=batch.targets if known else None,
+        input_range=(0.0, 1.0),
+        upload_size=batch.upload_size,
+    )
+
+
+UPLOADS = ("mean:2", "mean:1,secagg:2,laplace:0.01")
+LOCAL = "local:epochs=2:batch=1:lr=0.1,gaussian:0.001"
+
+
 def flat_batch(count: int = 3) -> Batch:
     """Inputs that aren't images, [B, 36]."""
     images = cases.mnist(count, 6)
@@ -51,6 +73,8 @@ def rmse(found: Tensor, expected: Tensor) -> Tensor:
 
 class AttackContract:
     steps = 8
+    reads_one_sample = False
+    """Whether the attack can't be run on uploads of several samples, and says so."""
 
     def attack(self, **changes: Any) -> Attack:
         raise NotImplementedError
@@ -67,7 +91,7 @@ class AttackContract:
 
     def check(self, found: Reconstruction, observation: Observation) -> None:
         count = len(observation)
-        assert found.inputs.shape == (count, *observation.input_shape)
+        assert found.inputs.shape == (count * observation.upload_size, *observation.input_shape)
         assert found.inputs.dtype == observation.released.dtype
         assert torch.isfinite(found.inputs).all()
         assert found.objective.shape == (count,)
@@ -77,7 +101,7 @@ class AttackContract:
         assert set(found.status) <= STATUSES - {"failed"}
         assert found.steps.shape == (count,)
         assert int(found.steps.min()) >= 0
-        assert found.targets.shape[0] == count
+        assert found.targets.shape[0] == count * observation.upload_size
         assert found.seconds > 0
         assert not found.inputs.requires_grad
 
@@ -105,7 +129,7 @@ class AttackContract:
         names = {field.name for field in fields(observation)}
         assert names == {
             "released", "jacobian", "input_shape", "prior", "targets", "input_range", "batch_norm_statistics",
-            "upload_size",
+            "upload_size", "layer_statistics",
         }  # fmt: skip
         # Neither the observation nor the maker of Jacobians holds a tensor of the inputs' size.
         tensors = [getattr(observation, name) for name in names]
@@ -150,3 +174,34 @@ class AttackContract:
         assert float(found.objective[1]) == float("inf")
         assert bool((found.inputs[1] == cases.PRIOR.mean).all())
         assert "failed" not in (found.status[0], found.status[2])
+
+    @pytest.mark.parametrize("spec", [*UPLOADS, LOCAL])
+    def test_uploads_of_several_samples(self, spec: str) -> None:
+        model, batch = self.case()
+        batch = cases.mnist(2 if spec == LOCAL else 4, 8)
+        observation = observe_uploads(model, batch, spec)
+        if self.reads_one_sample:
+            with pytest.raises(AttackNotApplicable, match="mean"):
+                self.quick().run(observation, generator())
+            return
+        self.check(self.quick().run(observation, generator()), observation)
+
+    def test_uploads_do_not_see_each_other(self) -> None:
+        observation = observe_uploads(self.case()[0], cases.mnist(4, 8), "mean:2,gaussian:0.01")
+        if self.reads_one_sample:
+            pytest.skip("not for uploads of several samples")
+        together = self.deterministic().run(observation, generator())
+        for index in range(2):
+            alone = self.deterministic().run(observation.select([index]), generator())
+            own = together.inputs[2 * index : 2 * index + 2]
+            torch.testing.assert_close(alone.inputs, own, rtol=0, atol=1e-6)
+            assert alone.status[0] == together.status[index]
+
+    def test_unknown_labels_of_uploads_are_recovered(self) -> None:
+        if self.reads_one_sample:
+            pytest.skip("not for uploads of several samples")
+        batch = cases.mnist(3, 8)
+        for spec in ("mean:3", "local:epochs=2:batch=1:lr=0.1:momentum=0.5"):
+            observation = observe_uploads(self.case()[0], batch, spec, known=False)
+            found = self.quick(restarts=1).run(observation, generator())
+            assert found.targets.tolist() == sorted(batch.targets.tolist())

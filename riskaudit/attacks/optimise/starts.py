@@ -12,6 +12,9 @@ from riskaudit.priors.base import BoundPrior
 
 Start: TypeAlias = Literal["gaussian", "uniform", "prior", "mean"]
 
+# How far from the prior's mean samples of one class begin, in its standard deviations.
+CLASSMATE_SPREAD = 0.3
+
 
 def draw_starts(
     kind: Start, observation: Observation, prior: BoundPrior, restarts: int, generator: torch.Generator
@@ -38,7 +41,7 @@ def draw_starts(
     repeated = prior.select(rows)
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
     if kind == "mean":
-        drawn[::restarts] = 0
+        drawn[::restarts] = apart(observation, generator).cpu().double()
     if kind == "prior":
         return repeated.mean + repeated.root(drawn.to(like))
     return repeated.mean + (drawn.to(like.device) * repeated.variance.sqrt()[:, None]).to(like)
@@ -61,3 +64,24 @@ def in_ball(count: int, dimension: int, num_points: int, radius: float, generato
     reach = torch.rand(count, num_points // 2, 1, generator=generator, dtype=torch.float64) ** (1 / dimension)
     half = direction / direction.norm(dim=-1, keepdim=True) * reach * radius * dimension**0.5
     return torch.cat([half, -half], dim=1)
+
+
+def apart(observation: Observation, generator: torch.Generator, spread: float = CLASSMATE_SPREAD) -> Tensor:
+    """Displacements from the prior's mean, [B, n d]: 0 but for samples of one class in an upload.
+
+    They are in the prior's standard deviations. Begun at the same point, samples of one class go the same way for ever:
+    what is released is symmetric in them.
+
+    Args:
+        observation: B uploads, with labels.
+        generator: on the CPU.
+        spread: of the samples that have a classmate, in the prior's standard deviations.
+    """
+    size, count = observation.upload_size, len(observation)
+    displaced = observation.released.new_zeros(count, size, observation.dimension)
+    if size > 1:
+        targets = observation.known_targets.reshape(count, size, -1)
+        equal = (targets[:, :, None] == targets[:, None]).all(-1).sum(-1) > 1
+        drawn = spread * torch.randn(displaced.shape, generator=generator, dtype=torch.float64)
+        displaced = torch.where(equal[..., None], drawn.to(displaced), displaced)
+    return displaced.reshape(count, -1)
