@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from benchmarks.agreement import FIRST, MNIST, Bench
+from benchmarks.agreement import CIFAR, FIRST, MNIST, Bench
 from benchmarks.options import Printer, experiment_parser
 from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Table
 from benchmarks.training import lenet
-from riskaudit.attacks import GaussNewton, Reconstruction
+from riskaudit.attacks import Attack, DeepLeakage, GaussNewton, InvertingGradients, Reconstruction
 from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import Client, make_client
@@ -43,6 +43,8 @@ LOCAL = "local:epochs=5:batch=2:lr=0.1"
 WITHIN = (0.9, 1.1)
 # Objectives, of twice the negative log posterior, that differ by less are the same point but for the stopping rule.
 SAME_OBJECTIVE = 1.0
+# PSNR above which an image counts as recovered (Dimitrov et al., TMLR 2022).
+RECOVERED = 19.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,51 @@ CASES = {
     "fedavg-4": Case(LOCAL, 4, (1e-2, 1e-3), untrained),
     "relu-mean-4": Case("mean:4", 4, (1e-2, 1e-3), trained_relu),
     "relu-fedavg-4": Case(LOCAL, 4, (1e-2, 1e-3), trained_relu),
+}
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Undefended uploads, and attacks on them.
+
+    Attributes:
+        release: without noise.
+        size: samples of an upload.
+        images: file of the samples.
+        model: makes it.
+        attacks: by a label.
+        uploads: how many of them.
+    """
+
+    release: str
+    size: int
+    images: str
+    model: Callable[[], nn.Module]
+    attacks: Mapping[str, Attack]
+    uploads: int
+
+
+def wide() -> nn.Module:
+    """A network with more weights than 50 MNIST images have pixels: 84,586 of them, tanh, PyTorch's initialization."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 5, 2, padding=2), nn.Tanh(), nn.Conv2d(32, 64, 5, 2, padding=2), nn.Tanh(), nn.Flatten(),
+        nn.Linear(64 * 49, 10),
+    ).eval()  # fmt: skip
+
+
+DESCENTS = {"dlg": DeepLeakage(steps=1000), "inverting-gradients": InvertingGradients(steps=1000)}
+FIFTY = {"dlg": DeepLeakage(steps=300), "inverting-gradients": InvertingGradients(steps=300, total_variation=1e-4)}
+STRENGTHS = {
+    "cifar-step": Strength("mean:4", 4, "cifar10_test", lambda: lenet(CIFAR), DESCENTS, 2),
+    "cifar-fedavg": Strength(LOCAL, 4, "cifar10_test", lambda: lenet(CIFAR), DESCENTS, 2),
+    "mnist-50-step": Strength("mean:50", 50, "mnist_test", wide, FIFTY, 1),
+    **{
+        f"mnist-50-epochs-{epochs}": Strength(
+            f"local:epochs={epochs}:batch=5:lr=0.01", 50, "mnist_test", wide, FIFTY, 1
+        )
+        for epochs in (1, 3, 10)
+    },
 }
 
 
@@ -261,10 +308,42 @@ def is_stuck(row: dict[str, Any]) -> bool:
     return bool(row["objective"] > known + SAME_OBJECTIVE)
 
 
+def reconstructed(bench: Bench, rows: Rows, name: str) -> None:
+    """Attacks on undefended uploads: PSNR of every image, and how many count as recovered."""
+    case = STRENGTHS[name]
+    if bench.quick:
+        attacks = {label: replace(attack, steps=2) for label, attack in case.attacks.items()}  # type: ignore[type-var]
+        case = replace(case, release="mean:2", size=2, attacks=attacks, uploads=1)
+    for upload, (label, attack) in product(range(case.uploads), case.attacks.items()):
+        if rows.has(case=name, upload=upload, attack=label):
+            continue
+        samples = bench.images(case.images, FIRST + case.size * upload, case.size)
+        client = make_client(case.model(), samples, AuditSettings(release=case.release, seed=upload, dtype="float32"))
+        target, indices = Target.of(client, None, labels_known=True), list(range(case.size))
+        began = time.perf_counter()
+        found = reconstruct(attack, target, indices)
+        truth = client.batch(indices).inputs
+        guesses = found.inputs.clamp(0, 1)[matched_order(found.inputs, truth, case.size)]
+        psnr = -10 * (guesses - truth).double().flatten(1).square().mean(1).log10()
+        row = {"psnr": psnr.tolist(), "steps": int(found.steps[0]), "objective": float(found.objective[0])}
+        rows.add({"case": name, "upload": upload, "attack": label, "seconds": time.perf_counter() - began, **row})
+        print(f"{name} {upload} {label}: median {float(psnr.median()):.1f} dB, {int(found.steps[0])} steps", flush=True)
+    columns = ("attack", "n", "least", "median", "most", "recovered", "steps")
+    table = Table(f"{name}: {case.release}, PSNR in dB", {column: column for column in columns})
+    for label in case.attacks:
+        uploads = rows.of(case=name, attack=label)
+        every = np.array([value for row in uploads for value in row["psnr"]])
+        line = {"least": float(every.min()), "median": float(np.median(every)), "most": float(every.max())}
+        line |= {"attack": label, "n": len(every), "recovered": float(np.mean(every > RECOVERED))}  # type: ignore[dict-item]
+        table.rows.append({**line, "steps": max(row["steps"] for row in uploads)})
+    table.notes.append(f"Recovered: the share of images above {RECOVERED:g} dB.")
+    bench.printer.add(table)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiments named."""
     parser = experiment_parser(__doc__, "mnist_train.npz and the others")
-    parser.add_argument("experiments", nargs="+", choices=list(CASES))
+    parser.add_argument("experiments", nargs="+", choices=[*CASES, *STRENGTHS])
     parser.add_argument("--scratch", type=Path, required=True, help="folder for fitted priors and trained weights")
     parser.add_argument("--rows", type=Path, required=True, help="file of finished uploads, which a rerun goes on with")
     options = parser.parse_args(arguments)
@@ -274,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.scratch.mkdir(parents=True, exist_ok=True)
     bench, rows = Bench(options.data, options.scratch, printer, options.quick), Rows(options.rows)
     for name in options.experiments:
-        predicted(bench, rows, name)
+        (predicted if name in CASES else reconstructed)(bench, rows, name)
     printer.finish(options.json)
 
 

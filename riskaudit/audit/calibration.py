@@ -28,14 +28,18 @@ SAME_NOISE = 1e-9
 def binding_of(client: Client) -> str:
     """Hex SHA-256 of what a calibration holds for: weights, loss, release without its noise, and prior.
 
-    A prior fitted to the audited data counts by its kind, one from a file by the file's hash, and numbers given by
-    the user by themselves.
+    Where several samples leave together, also how many, and whether batch norm takes their statistics. A prior fitted
+    to the audited data counts by its kind, one from a file by the file's hash, and numbers given by the user by
+    themselves.
     """
     settings, digest = client.settings, hashlib.sha256()
     hash_tensors(digest, sorted(client.checkpoint.model.state_dict().items()))
     info = client.chosen.info
     prior = [info.kind, info.sha256, settings.prior_mean, settings.prior_std]
     digest.update(repr([client.loss.name, str(client.release.without_noise().spec), prior]).encode())
+    if client.is_joint:
+        # Not in every release's text: mean:all and local training take all samples there are.
+        digest.update(repr([client.upload_size, client.mixes_samples]).encode())
     return digest.hexdigest()
 
 

@@ -111,10 +111,10 @@ class Target:
             targets=batch.targets if self.labels_known else None,
             input_range=self.client.input_range,
             upload_size=size,
-            layer_statistics=self._layer_statistics(len(released)),
+            layer_statistics=self.layer_statistics(len(released)),
         )
 
-    def _layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:
+    def layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:
         """Running statistics of the model that the client was sent, where it computes with those of its batches.
 
         Those that never saw a batch say nothing of the data.

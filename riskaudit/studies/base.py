@@ -175,9 +175,14 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
     attacked: list[AttackRow] = []
     if attacks is not None:
         std, undefended = noise_level(client)
-        usable = [index for index, row in enumerate(rows) if row.status != "failed"]
+        assessed = [row.status != "failed" for row in rows]
+        # Uploads are attacked whole.
+        whole = [upload.positions for upload in client.uploads if all(assessed[place] for place in upload.positions)]
+        usable = [place for positions in whole for place in positions]
         levels = {std: std if undefended else None}
-        trials = attack_trials(attacks.attacks(), levels, usable, labels_known=attacks.labels_known)
+        trials = attack_trials(
+            attacks.attacks(), levels, usable, labels_known=attacks.labels_known, upload_size=client.upload_size
+        )
         attacked = rows_of([trial.run(client) for trial in trials])
     best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
     oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}

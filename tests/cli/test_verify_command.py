@@ -43,6 +43,34 @@ def test_verify_writes_everything_that_scan_writes_and_the_study(command: Comman
     assert not list(done.folder.parent.glob("*.trials.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("release", "batch_norm"),
+    [
+        ("mean:2", "running"),
+        ("local:epochs=2:batch=1:lr=0.1", "batch"),
+        pytest.param("mean:1,secagg:2", "batch", marks=pytest.mark.slow),
+    ],
+)
+def test_uploads_of_several_samples_are_verified(command: Command, release: str, batch_norm: str) -> None:
+    limit = "2" if release.startswith("local") else "4"
+    upload = ("--limit", limit, "--release", release, "--batch-norm", batch_norm, "--noise-std", "0.01")
+    done = command(*VERIFY, *upload, *QUICK, "--out", "out", "--format", "json", "--format", "html")
+    assert done.code == 0, done.err
+    study = study_of(done)
+    assert len(study.attacks) == int(limit)
+    assert not study.knowledge.rest_of_batch_known
+    assert all(row.metrics["rmse"] is not None for row in study.attacks)
+    assert {"map_i2f", "informed_revealed_fraction"} <= set(study.predictions[0].proxies)
+
+
+def test_uploads_that_the_samples_do_not_fill_are_refused(command: Command) -> None:
+    done = command(*VERIFY, "--limit", "3", *QUICK, "--noise-std", "0.01", "--release", "mean:2", "--out", "out")
+    assert done.code == 2
+    assert "uploads of 2" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not done.folder.exists()
+
+
 def test_policy_decides_as_in_a_scan(command: Command) -> None:
     done = command(*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--max-revealed", "1e-6", "--out", "out",
                    "--format", "json")  # fmt: skip
@@ -119,6 +147,23 @@ def test_calibrate_then_scan(command: Command) -> None:
     refused = command(*scan, "--release", "gaussian:0.03", "--out", "other")
     assert refused.code == 2
     assert "0.03" in refused.err
+    assert not Path("other").exists()
+
+
+@pytest.mark.slow
+def test_calibrate_then_scan_uploads(command: Command) -> None:
+    prior = ("--prior-mean", "0.3", "--prior-std", "0.35")
+    release = ("--release", "mean:2,gaussian:0.02")
+    made = command("calibrate", str(CHECKPOINT), "--data", str(DATA), "--limit", "10", *release, *prior,
+                   *QUICK, "--coverage", "0.8", "--out", "calibration.json")  # fmt: skip
+    assert made.code == 0, made.err
+    assert Calibration.load("calibration.json").levels[0].num_samples == 10
+    scan = ("scan", str(CHECKPOINT), "--data", str(DATA), "--limit", "4", *prior, "--calibration", "calibration.json")
+    scanned = command(*scan, *release, "--out", "out", "--format", "json")
+    assert scanned.code == 0, scanned.err
+    assert scanned.document["samples"][0]["calibrated"]["map_rmse"]["low"] is not None
+    refused = command(*scan, "--release", "mean:4,gaussian:0.02", "--out", "other")
+    assert refused.code == 2
     assert not Path("other").exists()
 
 

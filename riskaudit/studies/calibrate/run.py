@@ -1,7 +1,8 @@
 """``riskaudit calibrate``: attack a calibration set once, so that later scans carry intervals with stated coverage.
 
 Split conformal prediction (docs/theory.md, section 6): the strongest attack's RMSE over its prediction, per noise
-level, on samples that are not scanned later.
+level, on samples that are not scanned later. Samples of one upload share its noise, so that those of few uploads say
+less of the uploads to come than as many samples that leave alone: the coverage is that over samples of uploads alike.
 """
 
 from __future__ import annotations
@@ -102,7 +103,13 @@ class CalibrationStudy(Study[Calibration]):
     @override
     def trials(self, client: Client) -> list[AttackTrial]:
         samples = range(len(client.samples))
-        return attack_trials(self.settings.attacks(), self.levels, samples, labels_known=self.settings.labels_known)
+        return attack_trials(
+            self.settings.attacks(),
+            self.levels,
+            samples,
+            labels_known=self.settings.labels_known,
+            upload_size=client.upload_size,
+        )
 
     @override
     def summarise(self, client: Client, results: Sequence[Any]) -> Calibration:

@@ -38,6 +38,7 @@ from riskaudit.studies.attacking import (
     attack_trials,
     batches,
     hyper_parameters,
+    matched_order,
     metrics_of,
     noise_levels,
     reconstruct,
@@ -174,6 +175,7 @@ class Verification(Study[VerifyStudy]):
         described = [*(proxy.info() for proxy in PROXIES.values()), PREDICTED_RMSE]
         predicted = sorted((info for info in described if info.id in listed), key=lambda info: info.order)
         notes = []
+        statistics_known = not client.mixes_samples or bool(Target.of(client, None, True).layer_statistics(1))
         if any(prediction.noise_std == 0 for prediction in self.predictions):
             notes.append(
                 "at noise 0 the predictions are those at the reference noise of "
@@ -185,7 +187,7 @@ class Verification(Study[VerifyStudy]):
             control=checked,
             knowledge=AttackerKnowledge(
                 labels_known=self.settings.labels_known,
-                batch_norm_statistics_known=True,
+                batch_norm_statistics_known=statistics_known,
                 rest_of_batch_known=not client.is_joint,
                 prior=client.chosen.info.kind,
                 input_range_known=client.input_range is not None,
@@ -272,7 +274,10 @@ def tuned(
     """
     if tuning_samples is None or not len(tuning_samples):
         raise SettingsError("`tune` needs samples beyond those reported; lower `limit` or add data")
-    trials = [TuningTrial(f"tuning {name}", attack, tuning_samples) for name, attack in attacks.items()]
+    # Whole uploads of the reported ones' size, where there are so many.
+    count = len(tuning_samples) // client.upload_size * client.upload_size or len(tuning_samples)
+    others = tuning_samples.select(list(range(count)))
+    trials = [TuningTrial(f"tuning {name}", attack, others) for name, attack in attacks.items()]
     best = engine.map(trials, client, journal)
     return {
         name: with_fields(attack, dict(attack.grid[position]))
@@ -304,5 +309,6 @@ class TuningTrial(Trial[Client]):
                 reconstruction = reconstruct(with_fields(self.attack, dict(candidate)), target, indices)
             except AttackNotApplicable:
                 return 0
-            errors.append(float(mean_squared_error(reconstruction.inputs, truth).sqrt().mean()))
+            order = matched_order(reconstruction.inputs, truth, target.client.upload_size)
+            errors.append(float(mean_squared_error(reconstruction.inputs[order], truth).sqrt().mean()))
         return min(range(len(errors)), key=errors.__getitem__)
