@@ -3,7 +3,7 @@
     python -m benchmarks.uploads EXPERIMENT... --data ../shared/data --scratch FOLDER --rows FILE.jsonl
 
 Every finished upload is a line of the file at once; a rerun goes on with the uploads that it lacks. Predictions are
-map_i2f, solved by conjugate gradient in float64 for the very noise that the attack's observation carries.
+map_i2f, solved by conjugate gradient for the very noise that the attack's observation carries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, Stop
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import Client, make_client
 from riskaudit.inputs import Samples
+from riskaudit.inputs.architectures import get_architecture
 from riskaudit.linalg import LinearOperator
 from riskaudit.linalg.solvers.truncated_cg import truncated_cg
 from riskaudit.priors import WhitenedOperator, in_uploads
@@ -57,6 +58,10 @@ class Case:
         noise_stds: levels, each attacked.
         model: makes it.
         uploads: how many of them.
+        images: file of the samples.
+        prior: kind, and file of the images that it is fitted to.
+        steps: of the attack at most.
+        dtype: of all but the numbers of a sample.
     """
 
     release: str
@@ -64,6 +69,10 @@ class Case:
     noise_stds: tuple[float, ...]
     model: Callable[[Bench], nn.Module]
     uploads: int = 8
+    images: str = "mnist_test"
+    prior: tuple[str, str] = ("class", "mnist_train")
+    steps: int = 60
+    dtype: Literal["float32", "float64"] = "float64"
 
 
 def untrained(bench: Bench) -> nn.Module:
@@ -84,12 +93,30 @@ def trained_relu(bench: Bench) -> nn.Module:
     return model
 
 
+def batch_norms(bench: Bench) -> nn.Module:
+    """The untrained lenet with a batch norm before every sigmoid."""
+    layers: list[nn.Module] = []
+    for layer in lenet(MNIST):
+        layers += [layer, nn.BatchNorm2d(layer.out_channels)] if isinstance(layer, nn.Conv2d) else [layer]
+    return nn.Sequential(*layers).eval()
+
+
+def resnet(bench: Bench) -> nn.Module:
+    """An untrained resnet18."""
+    torch.manual_seed(0)
+    return get_architecture("resnet18").build(channels=3, classes=10).eval()
+
+
 CASES = {
     "mean-4": Case("mean:4", 4, (1e-2, 1e-3), untrained),
     "mean-8": Case("mean:8", 8, (1e-2, 1e-3), untrained),
     "fedavg-4": Case(LOCAL, 4, (1e-2, 1e-3), untrained),
     "relu-mean-4": Case("mean:4", 4, (1e-2, 1e-3), trained_relu),
     "relu-fedavg-4": Case(LOCAL, 4, (1e-2, 1e-3), trained_relu),
+    "batch-norm-mean-4": Case("mean:4", 4, (3e-3,), batch_norms),
+    "resnet18-mean-4": Case(
+        "mean:4", 4, (1e-2,), resnet, 1, "cifar10_test", ("data", "cifar10_train"), steps=20, dtype="float32"
+    ),
 }
 
 
@@ -249,9 +276,9 @@ def ratio_row(client: Client, noise_std: float, predicted: Tensor, steps: int) -
 
 def client_of(bench: Bench, case: Case, model: nn.Module, upload: int) -> Client:
     """A client whose data are one upload; its number seeds the noise."""
-    samples: Samples = bench.images("mnist_test", FIRST + case.size * upload, case.size)
-    prior = bench.prior("class", "mnist_train")
-    return make_client(model, samples, AuditSettings(release=case.release, prior=prior, seed=upload))
+    samples: Samples = bench.images(case.images, FIRST + case.size * upload, case.size)
+    settings = AuditSettings(release=case.release, prior=bench.prior(*case.prior), seed=upload, dtype=case.dtype)
+    return make_client(model, samples, settings)
 
 
 def predicted(bench: Bench, rows: Rows, name: str) -> None:
@@ -267,7 +294,7 @@ def predicted(bench: Bench, rows: Rows, name: str) -> None:
             continue
         client = client_of(bench, case, model, upload)
         expected, products = predictions(client, std)
-        row = ratio_row(client, std, expected, steps=2 if bench.quick else 60)
+        row = ratio_row(client, std, expected, steps=2 if bench.quick else case.steps)
         rows.add({"case": name, "upload": upload, "products of the prediction": products, **row})
         print(f"{name} {upload} {std:g}: {ratios([row])} {row['status']} {row['seconds']:.0f} s", flush=True)
     bench.printer.add(ratio_table(name, case, rows))
