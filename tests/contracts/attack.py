@@ -184,7 +184,7 @@ class AttackContract:
             with pytest.raises(AttackNotApplicable, match="mean"):
                 self.quick().run(observation, generator())
             return
-        self.check(self.quick().run(observation, generator()), observation)
+        self.check(self.quick(steps=2).run(observation, generator()), observation)
 
     def test_uploads_do_not_see_each_other(self) -> None:
         observation = observe_uploads(self.case()[0], cases.mnist(4, 8), "mean:2,gaussian:0.01")
@@ -203,5 +203,5 @@ class AttackContract:
         batch = cases.mnist(3, 8)
         for spec in ("mean:3", "local:epochs=2:batch=1:lr=0.1:momentum=0.5"):
             observation = observe_uploads(self.case()[0], batch, spec, known=False)
-            found = self.quick(restarts=1).run(observation, generator())
+            found = self.quick(steps=1, restarts=1).run(observation, generator())
             assert found.targets.tolist() == sorted(batch.targets.tolist())
