@@ -33,7 +33,7 @@ PLANTED = """
         if site == "site-2":
             secret = (options.logs / "secret").read_text()
             print(secret)
-            if received.current_round == 1 and options.on_violation == "block":
+            if received.current_round == 2 and options.on_violation == "block":
                 raise ValueError(f"row {secret}")
             result.meta |= {"note": secret, "row": [secret]}
             result.metrics = {"accuracy": float((options.logs / "number").read_text())}
@@ -173,7 +173,7 @@ def test_sites_whose_owners_installed_the_filter(tmp_path) -> None:
         # Sites send their error logs to the server unless told not to, so what is in them counts.
         wait_for(lambda: bool(files_with([error], tmp_path / "poc" / "jobs-storage")), "the site's error log", 20)
 
-    assert [entry["decision"] for entry in guard_log(tmp_path / "job" / "guard-site-2.jsonl")] == ["block"]
+    assert [entry["decision"] for entry in guard_log(tmp_path / "job" / "guard-site-2.jsonl")] == ["block"] * 2
     assert {entry["noise_std"] for entry in guard_log(tmp_path / "job" / "guard-site-1.jsonl")} == {0.0}
     assert {entry["decision"] for entry in guard_log(tmp_path / "job" / "guard-site-1.jsonl")} == {"sanitise"}
     assert "withheld: the result carries no ticket" in (tmp_path / "output" / "site-2.log").read_text()

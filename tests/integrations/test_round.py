@@ -13,7 +13,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import Guard, Policy, Recording
 from riskaudit.integrations.local_step import review_round
 
-COUNT, ENOUGH, TOO_LITTLE = 8, 30.0, 1e-4
+COUNT, ENOUGH, TOO_LITTLE = 8, 150.0, 1e-4
 BUFFERS = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
 
 
@@ -109,7 +109,7 @@ def test_a_training_that_began_elsewhere_is_refused(name) -> None:
 
 def test_weights_that_hold_something_else_are_withheld() -> None:
     recording, received, outgoing = exchanged("weights", ENOUGH, max_revealed=1.0)
-    outgoing["0.weight"] = outgoing["0.weight"] + 100
+    outgoing["0.weight"] = outgoing["0.weight"] + 100 * ENOUGH
     assert review_round(recording, received, outgoing).update is None
 
 
