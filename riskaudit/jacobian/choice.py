@@ -6,16 +6,15 @@ The latter by torch.func transforms over a batch where they can run the model, e
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.errors import ArchitectureError, CoupledReleaseError
+from riskaudit.jacobian.agreement import Differences, described, layout_of
 from riskaudit.jacobian.base import Jacobian, JacobianFactory, JacobianKind
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.obstacles import NOT_DETERMINISTIC, obstacle_of
@@ -27,21 +26,13 @@ from riskaudit.jacobian.structured import (
     UnsupportedLayer,
     agree,
     by_layers,
-    find_layout,
 )
 from riskaudit.release import Batch, PerSampleRelease, Release, is_random
 
 log = logging.getLogger(__name__)
 
-# Sizes of the two batches in which samples are looked for, and others for a model that happens to have such
-# sizes of its own.
-TRACE_SIZES = ((5, 7), (11, 13))
 # Samples that are compared with plain automatic differentiation; they see each other in one batch.
 CHECKED_SAMPLES = 3
-# Both Jacobians agree to this many roots of the precision, for every parameter by itself, or else to this many
-# times the precision of all parameters together.
-TOLERANCE = 10
-ROUNDING = 1e3
 # Passes that are held against each other: two draws of one random number may be alike.
 REPEATED_PASSES = 4
 # Vectors of the released size that a generic product holds at once.
@@ -131,10 +122,10 @@ def jacobian_maker(release: PerSampleRelease, batch: Batch, *, wordless: bool = 
         raise ArchitectureError(NOT_DETERMINISTIC)
     try:
         with torch.enable_grad():
-            layout = _find_layout(release, batch)
+            layout = layout_of(release, batch)
             apart = _apart(release, batch, layout)
     except UnsupportedLayer as unsupported:
-        reason = f"{_described(release.model, unsupported)} is not known to the structured Jacobian"
+        reason = f"{described(release.model, unsupported)} is not known to the structured Jacobian"
         return _automatic(release, batch, reason)
     except Exception as error:  # third-party code may raise anything
         # Whatever is wrong with the model shows again, in its own words, in the generic Jacobian.
@@ -208,19 +199,6 @@ def _attempt(maker: JacobianMaker, batch: Batch) -> Exception | None:
     return None
 
 
-def _find_layout(release: PerSampleRelease, batch: Batch) -> Layout:
-    """The layout by the first sizes that it can be found with.
-
-    Raises:
-        UnsupportedLayer: as with the last sizes.
-    """
-    *first, last = TRACE_SIZES
-    for sizes in first:
-        with suppress(Exception):  # it shows again with the last sizes
-            return find_layout(release, batch, sizes)
-    return find_layout(release, batch, last)
-
-
 def _apart(release: PerSampleRelease, batch: Batch, layout: Layout) -> bool:
     """Whether the first samples have to be worked out one by one.
 
@@ -249,7 +227,7 @@ def _check(
     # Samples repeat where there are few: in a batch of its own, none could be mixed up with another.
     structured = kind(plain, batch.select([k % len(batch) for k in range(CHECKED_SAMPLES)]), layout)
     reference = GenericJacobian(plain, batch.select([0]))
-    differences = _Differences(plain)
+    differences = Differences(plain)
     gradients = plain.gradient(batch.select(list(range(min(len(batch), CHECKED_SAMPLES)))))
     differences.check("per-sample gradients", structured.gradients()[: len(gradients)], gradients)
     generator = torch.Generator().manual_seed(0)
@@ -260,36 +238,3 @@ def _check(
     differences.check("second derivatives", structured.rmatvec(u.expand(CHECKED_SAMPLES, -1))[:1], pulled)
     product = structured.hessian().matvec(v.expand(CHECKED_SAMPLES, -1))[:1]
     differences.check("second derivatives", product, reference.rmatvec(pushed).detach())
-
-
-@dataclass(frozen=True)
-class _Differences:
-    """Compares rows of the parameters' size parameter by parameter: a small one may be all wrong unnoticed."""
-
-    release: PerSampleRelease
-
-    def check(self, what: str, actual: Tensor, expected: Tensor) -> None:
-        if not bool(torch.isfinite(expected).all()):
-            raise UnsupportedLayer(f"a sample whose {what} aren't finite")
-        sizes = {name: parameter.numel() for name, parameter in self.release.parameters.items()}
-        if expected.shape[1] != self.release.num_entries:
-            sizes = {"": expected.shape[1]}
-        eps = torch.finfo(expected.dtype).eps
-        rounding = ROUNDING * eps * expected.norm(dim=1)
-        parts = [torch.split_with_sizes(tensor, list(sizes.values()), 1) for tensor in (actual, expected)]
-        pieces = zip(sizes, *parts, strict=True)
-        for name, part, expected_part in pieces:
-            allowed = torch.maximum(TOLERANCE * eps**0.5 * expected_part.norm(dim=1), rounding)
-            # NaN must fail the check.
-            if not bool(((part - expected_part).norm(dim=1) <= allowed).all()):
-                raise UnsupportedLayer(f"a model whose {what} don't follow from its layers", name or None)
-
-
-def _described(model: nn.Module, unsupported: UnsupportedLayer) -> str:
-    """The layer's type where the parameter belongs to one, else what was found."""
-    if unsupported.parameter is None:
-        return unsupported.what
-    # A parametrised weight belongs to the layer that has it, not to what computes it.
-    path = ".".join(takewhile(lambda part: part != "parametrizations", unsupported.parameter.split(".")[:-1]))
-    layer = type(model.get_submodule(path)).__name__ if path else type(model).__name__
-    return f"the layer {layer} ({path or 'the model itself'}: {unsupported.what})"

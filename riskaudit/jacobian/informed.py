@@ -1,4 +1,8 @@
-"""J of one sample at a time where several leave together: what an attacker faces who knows all others."""
+"""J of one sample at a time where several leave together: what an attacker faces who knows all others.
+
+Where the samples' own layers give it, a product takes one pass over the samples asked for (`SampleBlocks`); elsewhere
+one through their whole uploads for each.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.structured import SampleBlocks, UploadJacobian
 from riskaudit.release import Batch
 
 
@@ -19,18 +24,25 @@ class InformedJacobian(Jacobian):
     Args:
         jacobian: at the uploads.
         samples: positions among the U n samples; all of them if not given.
+        blocks: products with these blocks by the samples' own layers, where some are known.
     """
 
-    def __init__(self, jacobian: Jacobian, samples: list[int] | None = None) -> None:
+    def __init__(
+        self, jacobian: Jacobian, samples: list[int] | None = None, blocks: SampleBlocks | None = None
+    ) -> None:
         self.samples = list(range(len(jacobian.batch))) if samples is None else samples
         whole = jacobian.batch
         super().__init__(jacobian.release, Batch(whole.inputs[self.samples], whole.targets[self.samples]))
         self.jacobian = jacobian
+        self._blocks = blocks
+        if blocks is None and samples is None and isinstance(jacobian, UploadJacobian):
+            self._blocks = jacobian.by_sample()
         self._uploads: dict[int, Jacobian] = {}
 
     @override
     def select(self, indices: list[int]) -> InformedJacobian:
-        part = InformedJacobian(self.jacobian, [self.samples[index] for index in indices])
+        blocks = None if self._blocks is None else self._blocks.select(indices)
+        part = InformedJacobian(self.jacobian, [self.samples[index] for index in indices], blocks)
         part._uploads = self._uploads
         return part
 
@@ -44,7 +56,9 @@ class InformedJacobian(Jacobian):
 
     @override
     def smallest_eigenvalue_bound(self) -> Tensor:
-        """That of the whole upload's, which no block is below."""
+        """That of the whole upload's, which no block is below, where nothing is known of the samples' own."""
+        if self._blocks is not None:
+            return self._blocks.smallest_eigenvalue_bound()
         return self.jacobian.smallest_eigenvalue_bound()[[sample // self._size for sample in self.samples]]
 
     @property
@@ -64,6 +78,8 @@ class InformedJacobian(Jacobian):
         return rows
 
     def _matmat(self, columns: Tensor) -> Tensor:
+        if self._blocks is not None:
+            return self._blocks.matmat(columns)
         count, dimension = columns.shape[2], self.shape[1]
         product = columns.new_empty(self.num_samples, self.shape[0], count)
         for index, rows in self._by_upload().items():
@@ -74,7 +90,15 @@ class InformedJacobian(Jacobian):
             product[rows] = pushed.reshape(self.shape[0], len(rows), count).movedim(1, 0)
         return product
 
+    def _gram_matmat(self, columns: Tensor) -> Tensor:
+        return self._rmatmat(self._matmat(columns)) if self._blocks is None else self._blocks.gram_matmat(columns)
+
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        return self._matmat(columns).mT if self._blocks is None else self._blocks.gram_rows(columns)
+
     def _rmatmat(self, columns: Tensor) -> Tensor:
+        if self._blocks is not None:
+            return self._blocks.rmatmat(columns)
         count, dimension = columns.shape[2], self.shape[1]
         product = columns.new_empty(self.num_samples, dimension, count)
         for index, rows in self._by_upload().items():

@@ -1,4 +1,7 @@
-"""Which Jacobian an upload of several samples gets: through its steps of training, or of the whole at once."""
+"""Which Jacobian an upload of several samples gets: by layers, through its steps of training, or of the whole at once.
+
+A mean's is by layers where all of them are known and it agrees with automatic differentiation on an upload.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,25 @@ import torch
 from typing_extensions import override
 
 from riskaudit.errors import ArchitectureError
+from riskaudit.jacobian.agreement import Differences, described, layout_of
 from riskaudit.jacobian.base import Jacobian, JacobianFactory, JacobianKind
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.obstacles import obstacle_of
 from riskaudit.jacobian.sample_by_sample import SampleBySampleJacobian
+from riskaudit.jacobian.structured import Layout, UnsupportedLayer, UploadJacobian
 from riskaudit.jacobian.unrolled import UnrolledJacobian
 from riskaudit.release import Batch, Release, is_random
+from riskaudit.release.aggregation import Mean
+from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.joint import JointRelease
 from riskaudit.release.local_training import LocalTrainingRelease
+from riskaudit.release.mean import MeanRelease
 
 log = logging.getLogger(__name__)
 
 # Vectors of the released size that a product holds at once, for every upload.
 VECTORS = 16
+TOGETHER = "several samples leave together"
 
 
 @final
@@ -32,22 +41,26 @@ class JointJacobianMaker(JacobianFactory):
 
     Attributes:
         release: what is differentiated.
+        layout: of the model, or None without one.
         reason: why the Jacobian is what it is, for the report.
         sample_bytes: memory that one more upload in a batch takes, about.
         plain: by plain autograd, upload by upload, not by transforms.
     """
 
     release: JointRelease
+    layout: Layout | None
     reason: str
     sample_bytes: int
     plain: bool = False
 
     @property
     def kind(self) -> JacobianKind:
-        """Which of the three."""
+        """Which of the four."""
         if self.plain:
             return "sample_by_sample"
-        return "unrolled" if isinstance(self.release, LocalTrainingRelease) else "generic"
+        if isinstance(self.release, LocalTrainingRelease):
+            return "unrolled"
+        return "generic" if self.layout is None else "structured"
 
     def of(self, release: Release) -> JointJacobianMaker:
         """The same for another release of this model, of the same samples together."""
@@ -60,11 +73,13 @@ class JointJacobianMaker(JacobianFactory):
             return SampleBySampleJacobian(self.release, batch)
         if isinstance(self.release, LocalTrainingRelease):
             return UnrolledJacobian(self.release, batch)
-        return GenericJacobian(self.release, batch)
+        if self.layout is None or not isinstance(self.release, MeanRelease):
+            return GenericJacobian(self.release, batch)
+        return UploadJacobian(self.release, batch, self.layout)
 
 
 def joint_jacobian_maker(release: JointRelease, upload: Batch) -> JointJacobianMaker:
-    """By torch.func transforms where they can run the model on an upload, else by plain autograd.
+    """By layers where all are known, else by torch.func transforms where those run the model, else by plain autograd.
 
     Args:
         release: of the model.
@@ -74,10 +89,16 @@ def joint_jacobian_maker(release: JointRelease, upload: Batch) -> JointJacobianM
         ArchitectureError: the release can't be differentiated, or is random.
     """
     held = VECTORS * release.context.num_entries * release.dtype.itemsize
-    reason = "several samples leave together"
-    maker = JointJacobianMaker(release, f"{reason}: the whole upload is differentiated", held)
-    if maker.kind == "unrolled":
-        maker = replace(maker, reason=f"{reason}: derivatives go through every step of the training")
+    maker = JointJacobianMaker(release, None, f"{TOGETHER}: derivatives go through every step of the training", held)
+    if isinstance(release, MeanRelease):
+        try:
+            with torch.enable_grad():
+                return _by_layers(release, upload)
+        except UnsupportedLayer as unsupported:
+            why = f"{described(release.model, unsupported)} is not known to the structured Jacobian"
+        except Exception as error:  # third-party code may raise anything; it shows again, in its own words, below
+            why = f"the model can't be run on a batch by the structured Jacobian ({type(error).__name__})"
+        maker = replace(maker, reason=f"{TOGETHER}, and {why}: the whole upload is differentiated")
     refusal = _attempt(maker, upload)
     if refusal is None:
         return maker
@@ -93,6 +114,33 @@ def joint_jacobian_maker(release: JointRelease, upload: Batch) -> JointJacobianM
         raise ArchitectureError(obstacle) from failure
     # It is the model's own, and shows where it is run.
     return maker
+
+
+def _by_layers(release: MeanRelease, upload: Batch) -> JointJacobianMaker:
+    """The structured Jacobian, held against automatic differentiation on an upload.
+
+    The steps are left out: where entries are equal, pruning may keep any of them.
+
+    Raises:
+        UnsupportedLayer: a layer isn't known, or the two differ, for one parameter at least.
+    """
+    layout = layout_of(release, upload)
+    size = len(upload) // release.spec.num_clients
+    plain = release.with_spec(ReleaseSpec((Mean(size),)))
+    client = Batch(upload.inputs[:size], upload.targets[:size], size)
+    structured, reference = UploadJacobian(plain, client, layout), GenericJacobian(plain, client)
+    differences = Differences(plain)
+    mean = reference.mean().detach()
+    differences.check("gradients", structured.mean(), mean)
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(1, size, generator=generator, dtype=torch.float64).to(mean) for size in structured.shape)
+    pushed = reference.matvec(v).detach()
+    differences.check("second derivatives", structured.matvec(v), pushed)
+    differences.check("second derivatives", structured.rmatvec(u), reference.rmatvec(u).detach())
+    differences.check("second derivatives", structured.hessian().matvec(v), reference.rmatvec(pushed).detach())
+    layers = ", ".join(sorted({call.layer for call in layout.calls}))
+    held = UploadJacobian(release, upload, layout).held_bytes()
+    return JointJacobianMaker(release, layout, f"{TOGETHER}, and every layer is known ({layers})", held)
 
 
 def _attempt(maker: JointJacobianMaker, upload: Batch) -> Exception | None:

@@ -171,16 +171,15 @@ class JointRelease(Release):
 
     def stages(self, number: int) -> Stages:
         """The steps for a client, whose number decides what is drawn."""
+        if not any(step.redrawn for step in self.spec.all_steps):
+            number = 0
         if number not in self._stages:
             context = replace(self.context, upload=number)
             sample, context = bind_steps(self.spec.sample_steps, context)
             client, context = bind_steps(self.spec.client_steps, context)
             server, context = bind_steps(self.spec.server_steps, context)
             last, _ = bind_steps(self.spec.steps_after_noise, context)
-            stages = Stages(sample, client, server, last)
-            if not any(step.redrawn for step in self.spec.all_steps):
-                return self._stages.setdefault(0, stages) if number == 0 else self.stages(0)
-            self._stages[number] = stages
+            self._stages[number] = Stages(sample, client, server, last)
         return self._stages[number]
 
     def _losses_together(self, upload: Batch) -> Tensor:

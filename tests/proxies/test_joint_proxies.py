@@ -103,7 +103,7 @@ def linearise(case: str, prior: str, how: Plan | None = None) -> Linearisation:
     data = samples(uploads_of(case))
     batch = data.in_uploads(release.uploads(len(data)))
     maker = joint_jacobian_maker(release, batch.select([0]))
-    assert maker.kind == ("generic" if release.spec.training is None else "unrolled")
+    assert maker.kind == ("structured" if release.spec.training is None else "unrolled")
     return Linearisation(maker(batch), list(range(0, len(data), 4)), prior_named(prior), how or cases.plan(), 0)
 
 

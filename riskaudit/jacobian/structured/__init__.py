@@ -12,6 +12,7 @@ back-propagated signal at its output. Phi is the map from a batch to all factors
     layers/      a file for each family: contractions, each with the functions of torch that it stands for
     gradient     the gradient by its calls, as a map of Phi
     operator     products with J of the whole release
+    uploads      the same for releases in which several samples leave together
 
 Words: a *role* is what a layer calls a parameter ("weight", "bias"). A parameter may be rearranged linearly before a
 layer takes it (transposed, cut, masked): such a *view* is recorded and undone by its transpose. *Batch dependence* is
@@ -54,12 +55,15 @@ from riskaudit.jacobian.structured import layers
 from riskaudit.jacobian.structured.operator import SeparateJacobian, StructuredJacobian, agree, by_layers
 from riskaudit.jacobian.structured.registry import UnsupportedLayer
 from riskaudit.jacobian.structured.signals import Layout, find_layout
+from riskaudit.jacobian.structured.uploads import SampleBlocks, UploadJacobian
 
 __all__ = [
     "Layout",
+    "SampleBlocks",
     "SeparateJacobian",
     "StructuredJacobian",
     "UnsupportedLayer",
+    "UploadJacobian",
     "agree",
     "by_layers",
     "find_layout",

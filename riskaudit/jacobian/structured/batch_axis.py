@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class BatchAxis:
             entries = torch.unflatten(tensor, 1, (self.runs, self.repeats // self.runs))
             tensor = entries.movedim(0, 1).flatten(0, 2)
         return tensor.movedim(0, self.dim)
+
+    def of_uploads(self, size: int) -> BatchAxis:
+        """Where uploads of so many consecutive samples each are: their samples are repeats of an upload."""
+        return replace(self, repeats=size * self.repeats)
 
     def entries(self, sample: int, num_samples: int) -> set[int]:
         """The entries of one sample along the dimension."""

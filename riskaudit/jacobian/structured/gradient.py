@@ -75,7 +75,7 @@ class Gradient:
         parameters = self.pieces(gradients)
         for calls, _ in self.groups:
             self._add_cotangents(cotangents, calls, parameters)
-        return self.signals.pull(cotangents).flatten(1)
+        return self.signals.pull(cotangents).reshape(self.num_samples, -1)
 
     def push_and_pull(self, tangents: Sequence[Tensor], mask: Parameters | None = None) -> Tensor:
         """`pull` of `push`, [B, d], each layer's part as it is cheapest.
@@ -95,7 +95,7 @@ class Gradient:
             if mask is not None:
                 parameters = {name: value * mask[name] for name, value in parameters.items()}
             self._add_cotangents(cotangents, calls, parameters)
-        return self.signals.pull(cotangents).flatten(1)
+        return self.signals.pull(cotangents).reshape(self.num_samples, -1)
 
     def factors(self, call: BoundCall, parts: Sequence[Tensor]) -> list[Tensor]:
         """A call's factors, or their tangents, [B, ...] each, out of those of all parts of Phi."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,10 @@ from riskaudit.jacobian.structured.signals import Layout, Signals
 from riskaudit.jacobian.structured.values import GradientValues, front_layers
 from riskaudit.release import Batch, PerSampleRelease
 from riskaudit.release.derivatives import Chain, Derivative, ReleasedChange
+from riskaudit.release.mean import MeanRelease
 
+# What a Jacobian by layers is of: single samples, or plain means of several, the parts of a joint release.
+GradientRelease: TypeAlias = PerSampleRelease | MeanRelease
 # Two random tangents give the same ratio in every coordinate only where it is a constant, which it is up to
 # this many times the precision.
 RATIO_ROUNDING = 64
@@ -41,7 +44,7 @@ GRAPH_COPIES, WEIGHT_COPIES = 6, 3
 
 @final
 class StructuredJacobian(Jacobian):
-    """J of B samples, each [P, d], of a model whose layers all have contractions.
+    """J of B samples, each [P, d], or of B plain means of n samples each, [P, n d]; all layers have contractions.
 
     Args:
         release: see `Jacobian`.
@@ -54,15 +57,17 @@ class StructuredJacobian(Jacobian):
 
     def __init__(
         self,
-        release: PerSampleRelease,
+        release: GradientRelease,
         batch: Batch,
         layout: Layout,
         alone: Tensor | None = None,
         most_copies: int = MAX_COPIES,
     ) -> None:
         super().__init__(release, batch)
-        self.release: PerSampleRelease = release
+        self.release: GradientRelease = release
         self.layout = layout
+        # Steps after the gradient are part of single samples' releases only.
+        self._steps = release if isinstance(release, PerSampleRelease) and release.changes_gradient else None
         self._alone, self._most_copies = alone, most_copies
         self._copies: tuple[int, StructuredJacobian] | None = None
 
@@ -95,7 +100,8 @@ class StructuredJacobian(Jacobian):
 
     @override
     def mean(self) -> Tensor:
-        return self.release.after_gradient(self.gradients())
+        gradients = self.gradients()
+        return gradients if self._steps is None else self._steps.after_gradient(gradients)
 
     def held_bytes(self) -> int:
         """Memory that products take, about: the graphs of Phi and of its derivative, and the layers' tangents."""
@@ -103,7 +109,7 @@ class StructuredJacobian(Jacobian):
         factors = sum(call.contraction.held_numbers() for call in self._signals.calls)
         names = [name for _, names in self._gradient.groups for name in names]
         weights = max((self.release.parameters[name].numel() for name in names), default=0)
-        released = self.shape[0] if self.release.changes_gradient else 0
+        released = self.shape[0] if self._steps else 0
         numbers = GRAPH_COPIES * parts + 2 * factors + self.num_samples * (WEIGHT_COPIES * weights + 6 * released)
         return numbers * self.dtype.itemsize
 
@@ -115,7 +121,7 @@ class StructuredJacobian(Jacobian):
         squared scale is a factor. Only for a plain gradient.
         """
         best = torch.zeros(self.num_samples, dtype=torch.float64, device=self.device)
-        if self.release.changes_gradient:
+        if self._steps:
             return best
         generator = torch.Generator().manual_seed(0)
         probes = [torch.randn(self.batch.inputs.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
@@ -144,14 +150,14 @@ class StructuredJacobian(Jacobian):
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._matmat)
         flat = self._gradient.push(self._pushed(columns))
-        return (self._derivative.apply(flat) if self.release.changes_gradient else flat).unsqueeze(-1)
+        return (self._derivative.apply(flat) if self._steps else flat).unsqueeze(-1)
 
     @torch.no_grad()
     def _rmatmat(self, columns: Tensor) -> Tensor:
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._rmatmat)
         released = columns[..., 0]
-        gradients = self._derivative.transpose(released) if self.release.changes_gradient else released
+        gradients = self._derivative.transpose(released) if self._steps else released
         return self._gradient.pull(gradients).unsqueeze(-1)
 
     @torch.no_grad()
@@ -161,11 +167,11 @@ class StructuredJacobian(Jacobian):
         if not isinstance(self._derivative, Chain):
             return self._rmatmat(self._matmat(columns))
         product = self._gradient.push_and_pull(self._pushed(columns), self._mask).unsqueeze(-1)
-        return self._downdated(product, columns) if self.release.changes_gradient else product
+        return self._downdated(product, columns) if self._steps else product
 
     @torch.no_grad()
     def _gram_rows(self, columns: Tensor) -> Tensor:
-        if self.release.changes_gradient:
+        if self._steps:
             return self._matmat(columns).mT
         if columns.shape[-1] > 1:
             return self._with_copies(columns, StructuredJacobian._single_gram_row).mT
@@ -181,17 +187,17 @@ class StructuredJacobian(Jacobian):
         tangent = direction.reshape(self.batch.inputs.shape)
         try:
             with torch.enable_grad():
-                batch = Batch(self.batch.inputs + tangent, self.batch.targets)
+                batch = self.batch.with_inputs(self.batch.inputs + tangent)
                 moved = Signals(self.release, batch, self.layout, differentiable=False)
         except UnsupportedLayer:  # a step away, the model has other layers
             return super().step(direction, draw, predicted)
         change = self._change(Gradient(self.release.parameters, moved))
-        norms = self.norms if self.release.changes_gradient else self._values.norms
+        norms = self.norms if self._steps else self._values.norms
         if predicted is not None:
             return StepResponse(norms, predicted, change, [])
         tangents = self._signals.push(tangent)
         front = front_layers(self._signals, moved, tangents)
-        if self.release.changes_gradient:
+        if self._steps:
             rows = self._derivative.apply(self._gradient.push(tangents))
             factor = (norms / self._values.norms).nan_to_num()
             front = [replace(layer, precision=layer.precision * factor.square()) for layer in front]
@@ -204,7 +210,7 @@ class StructuredJacobian(Jacobian):
         """`StepResponse.change`, given the gradient at x + v."""
         before, after = self._values, GradientValues(moved)
         scale = shrinking(before.norms, after.norms)
-        if not self.release.changes_gradient:
+        if not self._steps:
             return ReleasedChange.told(before.change(after, scale))
         gradients = self.gradients()
         change = scale[:, None].to(gradients) * moved.values() - gradients
@@ -212,7 +218,7 @@ class StructuredJacobian(Jacobian):
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
         """K columns per sample as one column for each of some copies of it, block by block."""
-        size = max(1, min(columns.shape[-1], self._most_copies // self.num_samples))
+        size = max(1, min(columns.shape[-1], self._most_copies // len(self.batch)))
         if self._copies is None or self._copies[0] not in (size, 1):
             indices = [index for index in range(self.num_samples) for _ in range(size)]
             copies = self._selected(indices)
@@ -269,7 +275,7 @@ class StructuredJacobian(Jacobian):
 
     @cached_property
     def _derivative(self) -> Derivative:
-        return self.release.derivative(self.gradients()) if self.release.changes_gradient else Chain()
+        return self.release.derivative(self.gradients()) if self._steps else Chain()
 
     @property
     def _chain(self) -> Chain:
@@ -312,11 +318,11 @@ class SeparateJacobian(Jacobian):
 
     separate = True
 
-    def __init__(self, release: PerSampleRelease, batch: Batch, layout: Layout) -> None:
+    def __init__(self, release: GradientRelease, batch: Batch, layout: Layout) -> None:
         super().__init__(release, batch)
-        self.release: PerSampleRelease = release
+        self.release: GradientRelease = release
         self.layout = layout
-        samples = [batch.select([index]) for index in range(len(batch))]
+        samples = [batch.select([index]) for index in range(batch.num_uploads)]
         self._parts = [StructuredJacobian(release, sample, layout, most_copies=1) for sample in samples]
 
     @override
@@ -334,6 +340,10 @@ class SeparateJacobian(Jacobian):
     @override
     def smallest_eigenvalue_bound(self) -> Tensor:
         return torch.cat([part.smallest_eigenvalue_bound() for part in self._parts])
+
+    def held_bytes(self) -> int:
+        """See `StructuredJacobian.held_bytes`."""
+        return sum(part.held_bytes() for part in self._parts)
 
     def gradients(self) -> Tensor:
         """The gradient before any step, [B, P]."""
@@ -363,7 +373,7 @@ class SeparateJacobian(Jacobian):
 
 
 def by_layers(
-    release: PerSampleRelease, batch: Batch, layout: Layout, alone: Tensor
+    release: GradientRelease, batch: Batch, layout: Layout, alone: Tensor
 ) -> StructuredJacobian | SeparateJacobian:
     """The samples together where each has the loss that it has alone, else one by one.
 

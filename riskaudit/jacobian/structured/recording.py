@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from riskaudit.jacobian.structured.contraction import Contraction
 from riskaudit.jacobian.structured.registry import COMPOSITES, LAYERS, UnsupportedLayer
 from riskaudit.release.interception import Interception
 
+# Batch norm with the statistics of the batch is refused; or its statistics are constants; or they are the batch's.
+Statistics: TypeAlias = Literal["refused", "constant", "batch"]
 View: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -82,6 +84,7 @@ class Recorder(Interception):
         batch_dependence: for each use of a parameter that could depend on the batch, whether it does, from
             an earlier pass; None to decide by the sizes.
         record_nans: also note which entries of the factors are NaN.
+        statistics: what becomes of batch norm with the statistics of the batch.
 
     Attributes:
         calls: in order.
@@ -97,9 +100,10 @@ class Recorder(Interception):
         num_samples: int,
         batch_dependence: Sequence[bool] | None = None,
         record_nans: bool = False,
+        statistics: Statistics = "refused",
     ) -> None:
         super().__init__()
-        self.num_samples = num_samples
+        self.num_samples, self.statistics = num_samples, statistics
         self.calls: list[Call] = []
         self.cut_parameters = list(parameters.values())
         self.nan_masks: list[list[Tensor]] = []

@@ -8,7 +8,7 @@ with DPhi^T. All of it lives in torch's plain autograd: no ``vmap``, no per-samp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,9 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from riskaudit.jacobian.response import pairing_gap
 from riskaudit.jacobian.structured.batch_axis import BatchAxis, find_batch_axis, find_runs
 from riskaudit.jacobian.structured.contraction import Contraction
-from riskaudit.jacobian.structured.recording import Call, Recorder, Source
+from riskaudit.jacobian.structured.recording import Call, Recorder, Source, Statistics
 from riskaudit.jacobian.structured.registry import UnsupportedLayer
 from riskaudit.release import Batch, Release
+from riskaudit.release.shares import batch_loss
 
 # The sample that is NaN in the third pass of a trace: neither the first nor the last.
 MARKED_SAMPLE = 1
@@ -60,15 +61,17 @@ def run(
     batch_dependence: Sequence[bool] | None,
     record_nans: bool = False,
     changed: Mapping[str, Tensor] | None = None,
+    statistics: Statistics = "refused",
 ) -> tuple[Tensor, Tensor, Recorder]:
-    """One recorded forward pass: the inputs (with a graph), the losses [B], and the recorder.
+    """One recorded forward pass: the inputs (with a graph), the losses [U] of the uploads, and the recorder.
 
     Args:
         release: the model, its parameters and its loss.
-        batch: the samples.
+        batch: U uploads.
         batch_dependence: see `Recorder`.
         record_nans: see `Recorder`.
         changed: parameters with other values than the release's.
+        statistics: see `Recorder`.
 
     Raises:
         UnsupportedLayer: a parameter is used in a way that has no contraction.
@@ -76,27 +79,37 @@ def run(
     inputs = batch.inputs.detach().clone().requires_grad_()
     values = {**release.parameters, **(changed or {})}
     parameters = {name: value.detach().requires_grad_() for name, value in values.items()}
-    recorder = Recorder(parameters, len(batch), batch_dependence, record_nans)
+    recorder = Recorder(parameters, len(batch), batch_dependence, record_nans, statistics)
     # Attention's other kernels have no second derivatives.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         with recorder:
             # Not the inputs themselves: a model may overwrite what it is given, but no leaf.
             outputs = release.run(parameters, inputs.clone())
-        losses: Tensor = vmap(lambda output, target: release.loss(output.unsqueeze(0), target.unsqueeze(0)).sum())(
-            outputs, batch.targets
-        )
+        losses = _upload_losses(release, outputs, batch)
     return inputs, losses, recorder
+
+
+def _upload_losses(release: Release, outputs: Tensor, batch: Batch) -> Tensor:
+    """What every upload's gradient is one of, [U]: of one sample alone, or of a mini-batch as training computes it."""
+    if release.coupling == "joint":
+        pairs = zip(*(torch.split(each, batch.upload_size) for each in (outputs, batch.targets)), strict=True)
+        return torch.stack([batch_loss(release.loss, *pair) for pair in pairs])
+    losses: Tensor = vmap(lambda output, target: release.loss(output.unsqueeze(0), target.unsqueeze(0)).sum())(
+        outputs, batch.targets
+    )
+    return losses
 
 
 def find_layout(release: Release, batch: Batch, counts: tuple[int, int]) -> Layout:
     """Trace a model twice, with batches of two sizes made of the same samples, to see where samples are.
 
-    A third pass, in which one sample is NaN, shows how samples lie where they are merged with other axes.
+    A third pass, in which one sample is NaN, shows how samples lie where they are merged with other axes. Where batch
+    norm mixes the samples of an upload, its statistics are constants in all passes.
 
     Raises:
         UnsupportedLayer: see `run`; or the samples can't be found in an activation.
     """
-    batches = [batch.select([k % len(batch) for k in range(count)]) for count in counts]
+    batches = [_repeated(release, batch, count) for count in counts]
     small = _trace(release, batches[0], None)
     dependence = small.batch_dependence
     large = _trace(release, batches[1], dependence)
@@ -115,13 +128,23 @@ def find_layout(release: Release, batch: Batch, counts: tuple[int, int]) -> Layo
     return Layout(tuple(calls), tuple(dependence))
 
 
+def _repeated(release: Release, batch: Batch, count: int) -> Batch:
+    """So many samples out of a batch, as one upload where samples leave together."""
+    samples = Batch(batch.inputs, batch.targets).select([k % len(batch) for k in range(count)])
+    return samples if release.coupling == "per_sample" else replace(samples, upload_size=count)
+
+
+def _constant_statistics(release: Release) -> Statistics:
+    return "refused" if release.coupling == "per_sample" else "constant"
+
+
 def _trace(release: Release, batch: Batch, batch_dependence: Sequence[bool] | None) -> Recorder:
     """One pass, without its graph.
 
     Raises:
         UnsupportedLayer: see `run`; or the loss depends on a parameter otherwise than by recorded calls.
     """
-    _, losses, recorder = run(release, batch, batch_dependence)
+    _, losses, recorder = run(release, batch, batch_dependence, statistics=_constant_statistics(release))
     _signals(losses, recorder, create_graph=False)
     return recorder
 
@@ -152,10 +175,10 @@ def _nan_masks(
     release: Release, batch: Batch, batch_dependence: Sequence[bool], calls: list[Call]
 ) -> list[list[Tensor] | None]:
     """For each call, which entries of its factors depend on one sample; None where that can't be told."""
-    inputs = batch.inputs.clone()
+    inputs, statistics = batch.inputs.clone(), _constant_statistics(release)
     inputs[MARKED_SAMPLE] = torch.nan
     try:
-        _, _, recorder = run(release, Batch(inputs, batch.targets), batch_dependence, record_nans=True)
+        _, _, recorder = run(release, batch.with_inputs(inputs), batch_dependence, True, statistics=statistics)
     except Exception:  # third-party code may raise anything, at NaN above all
         return [None] * len(calls)
     if _outline(recorder.calls) != _outline(calls):
@@ -169,7 +192,9 @@ def _front(release: Release, batch: Batch, batch_dependence: Sequence[bool], cal
     names = {source.name for call in calls if call.layer.startswith(MIXING) for source in call.sources.values()}
     changed = {name: CHANGED_SCALE * release.parameters[name] + CHANGED_SHIFT for name in names}
     try:
-        _, _, recorder = run(release, batch, batch_dependence, changed=changed)
+        _, _, recorder = run(
+            release, batch, batch_dependence, changed=changed, statistics=_constant_statistics(release)
+        )
     except Exception:  # third-party code may raise anything, at other weights above all
         return first_only
     if _outline(recorder.calls) != _outline(calls):
@@ -226,9 +251,12 @@ class BoundCall:
 class Signals:
     """Phi at a batch, with its derivative and the transpose of that.
 
+    The B samples that contractions tell apart are uploads: where several samples leave together, they are positions of
+    one.
+
     Args:
-        release: the model, its parameters and its loss.
-        batch: B samples.
+        release: the model, its parameters and its loss, by uploads.
+        batch: B uploads; one only where batch norm mixes the samples of a batch.
         layout: of this model.
         differentiable: keep what derivatives of Phi need.
 
@@ -237,8 +265,9 @@ class Signals:
     """
 
     def __init__(self, release: Release, batch: Batch, layout: Layout, differentiable: bool = True) -> None:
-        self.num_samples = len(batch)
-        self.inputs, losses, recorder = run(release, batch, layout.batch_dependence)
+        self.num_samples = batch.num_uploads
+        statistics: Statistics = "refused" if release.coupling == "per_sample" else "batch"
+        self.inputs, losses, recorder = run(release, batch, layout.batch_dependence, statistics=statistics)
         if [(call.layer, call.sources) for call in layout.calls] != _outline(recorder.calls):
             raise UnsupportedLayer("a model whose layers depend on the batch")
         self.losses = losses.detach()
@@ -250,14 +279,15 @@ class Signals:
         for call, call_layout, signal in zip(recorder.calls, layout.calls, signals, strict=True):
             if signal is None:
                 continue  # the loss doesn't depend on it, so it adds nothing to the gradient
-            factors, axes = [*call.inputs, signal], (*call_layout.inputs, call_layout.output)
+            factors = [*call.inputs, signal]
+            axes = tuple(axis.of_uploads(batch.upload_size) for axis in (*call_layout.inputs, call_layout.output))
             for factor in factors:
                 if id(factor) not in positions:
                     positions[id(factor)] = len(self.parts)
                     self.parts.append(factor)
             pairs = zip(factors, axes, strict=True)
             values = [axis.samples_first(factor.detach(), self.num_samples) for factor, axis in pairs]
-            contraction = call.make(values, frozenset(call.sources), call_layout.output)
+            contraction = call.make(values, frozenset(call.sources), axes[-1])
             numbers = tuple(positions[id(factor)] for factor in factors)
             self.calls.append(BoundCall(contraction, call.sources, axes, numbers, call_layout.front))
         # Parts that are constant around the batch have no tangent.
@@ -276,7 +306,7 @@ class Signals:
         return cotangents, pulled
 
     def push(self, tangent: Tensor) -> list[Tensor]:
-        """DPhi v for v [B, *S]: a tangent per part."""
+        """DPhi v for v in the shape of the inputs: a tangent per part."""
         cotangents, pulled = self._pushing
         tangents: list[Tensor | None] = [None] * len(self.parts)
         if pulled is not None and pulled.requires_grad:
@@ -287,7 +317,7 @@ class Signals:
         return [torch.zeros_like(part) if value is None else value for part, value in pairs]
 
     def pull(self, cotangents: Sequence[Tensor | None]) -> Tensor:
-        """DPhi^T of a cotangent per part; returns [B, *S]."""
+        """DPhi^T of a cotangent per part; returns it in the shape of the inputs."""
         pairs = [
             (self.parts[position], cotangents[position])
             for position in self._varying
@@ -303,12 +333,12 @@ class Signals:
         """|<u, DPhi v> - <DPhi^T u, v>| relative to the typical size of either, [B].
 
         Args:
-            tangent: v, [B, ...].
+            tangent: v, in the shape of the inputs.
             pushed: DPhi v, as `push` gives it.
             draw: u, random numbers of mean 0 and variance 1 like a tensor's.
         """
         cotangents = [draw(part) for part in self.parts]
-        pulled = (self.pull(cotangents) * tangent).flatten(1)
+        pulled = (self.pull(cotangents) * tangent).reshape(self.num_samples, -1)
         paired = torch.cat(
             [
                 axis.samples_first(cotangents[position] * pushed[position], self.num_samples).flatten(1)

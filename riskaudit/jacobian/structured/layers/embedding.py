@@ -84,7 +84,7 @@ def _embedding(
     rows = len(weight)
 
     def make(factors: list[Tensor], roles: frozenset[str], axis: BatchAxis) -> EmbeddingContraction:
-        numbers = axis.samples_first(input, recorder.num_samples)
+        numbers = axis.samples_first(input, len(factors[0]))
         return EmbeddingContraction(factors, roles, numbers, rows, padding_idx)
 
     return recorder.record_call("Embedding", [], output, make, weight=weight)

@@ -53,12 +53,30 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if training or running_mean is None or running_var is None:
-        raise UnsupportedLayer("batch norm with the statistics of the batch")
     shape = _per_channel(input)
+    if training or running_mean is None or running_var is None:
+        normal = _normalized(recorder, input, eps)
+        return _scaled(recorder, "BatchNorm", normal, weight, bias, shape)
     scale = torch.rsqrt(running_var + eps)
     normal = input * scale.reshape(shape) - (running_mean * scale).reshape(shape)
     return _scaled(recorder, "BatchNorm", normal, weight, bias, shape)
+
+
+def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
+    """An input by the statistics of its batch.
+
+    Raises:
+        UnsupportedLayer: where samples must be kept apart.
+    """
+    if recorder.statistics == "refused":
+        raise UnsupportedLayer("batch norm with the statistics of the batch")
+    if recorder.statistics == "batch":
+        return F.batch_norm(input, None, None, training=True, eps=eps)
+    # As constants they mix no samples; one sample may be NaN.
+    axes = [axis for axis in range(input.ndim) if axis != 1]
+    mean = input.detach().nanmean(axes, keepdim=True)
+    var = (input.detach() - mean).square().nanmean(axes, keepdim=True)
+    return (input - mean) * torch.rsqrt(var + eps)
 
 
 @register(torch.batch_norm, aten.batch_norm.default)
