@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from riskaudit.jacobian.structured.batch_axis import BatchAxis
 from riskaudit.jacobian.structured.contraction import Contraction
-from riskaudit.jacobian.structured.registry import COMPOSITES, LAYERS, UnsupportedLayer
+from riskaudit.jacobian.structured.registry import BATCH_LAYERS, COMPOSITES, LAYERS, UnsupportedLayer
 from riskaudit.release.interception import Interception
 
 # Batch norm with the statistics of the batch is refused; or its statistics are constants; or they are the batch's.
@@ -186,6 +186,8 @@ class Recorder(Interception):
         source = next(filter(None, sources), None)
         # Without a graph the result is a constant, whatever it was made of.
         if source is None or not torch.is_grad_enabled():
+            if function in BATCH_LAYERS and self.statistics != "refused":
+                return BATCH_LAYERS[function](self, *args, **kwargs)
             return function(*args, **kwargs)
         if function in COMPOSITES:
             with self:

@@ -28,6 +28,9 @@ LAYERS: dict[Function, Function] = {}
 # Functions of torch that are made of others, in a form that lets the recorder see these.
 COMPOSITES: dict[Function, Function] = {}
 
+# Layers that depend on the batch even where no parameter is given to them.
+BATCH_LAYERS: dict[Function, Function] = {}
+
 
 def register(*functions: Function) -> Callable[[AnyFunction], AnyFunction]:
     """Decorator: the layer stands for these functions of torch.
@@ -41,6 +44,16 @@ def register(*functions: Function) -> Callable[[AnyFunction], AnyFunction]:
             if function in LAYERS or function in COMPOSITES:
                 raise ValueError(f"{function} is registered twice")
             LAYERS[function] = layer
+        return layer
+
+    return add
+
+
+def register_batch_layer(*functions: Function) -> Callable[[AnyFunction], AnyFunction]:
+    """Decorator: what stands for these functions of torch where they are given no parameter."""
+
+    def add(layer: AnyFunction) -> AnyFunction:
+        BATCH_LAYERS.update(dict.fromkeys(functions, layer))
         return layer
 
     return add

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from riskaudit.jacobian.response import FrontLayer
 from riskaudit.jacobian.structured.gradient import Gradient, is_outer_product
-from riskaudit.jacobian.structured.layers.convolution import ConvolutionContraction
+from riskaudit.jacobian.structured.layers.convolution import ConvolutionContraction, SharedConvolutionContraction
 from riskaudit.jacobian.structured.layers.linear import LinearContraction
 from riskaudit.jacobian.structured.signals import BoundCall, Signals
 
@@ -89,10 +89,10 @@ def _visibility(call: BoundCall, dimension: int) -> tuple[Tensor, float] | None:
     if isinstance(contraction, LinearContraction):
         a, b = contraction.factors
         precision, directions = b.double().square().sum(2).mean(1), min(b.shape[1:]) * a.shape[2]
-    elif isinstance(contraction, ConvolutionContraction):
+    elif isinstance(contraction, ConvolutionContraction | SharedConvolutionContraction):
         a, b = contraction.factors
         # Every place of the output has a window of entries, with its own signal.
-        entries, windows = a[0].numel(), contraction.columns[0].shape[0] * contraction.groups
+        entries, windows = a[0].numel(), contraction.weight_shape[1:].numel() * contraction.groups
         positions = entries / windows
         precision = b.double().flatten(1).square().sum(1) / positions
         directions = contraction.weight_shape.numel()

@@ -1,4 +1,7 @@
-"""The windows that a convolution sees, as columns, and the transpose of that map, in any number of dimensions."""
+"""The windows that a convolution sees, as columns, and the transpose of that map, in any number of dimensions.
+
+Where all images of a batch share one weight, or one tangent of it, torch's own convolutions need no columns.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,28 @@ class Windows:
         inside = tuple(slice(p, p + n) for p, n in zip(self.padding, shape[2:], strict=True))
         return padded[:, :, *inside]
 
+    def convolve(self, images: Tensor, weight: Tensor, groups: int, bias: Tensor | None = None) -> Tensor:
+        """The convolution of images [N, C, *size] with one weight [c, C / groups, *kernel]; returns [N, c, *places]."""
+        geometry = self.stride, self.padding, self.dilation
+        return torch.convolution(images, weight, bias, *geometry, False, (0,) * len(self.kernel), groups)
+
+    def image_cotangent(self, signals: Tensor, images: Tensor, weight: Tensor, groups: int) -> Tensor:
+        """The transpose of `convolve` in the images, of which only the shape counts; returns [N, C, *size]."""
+        return self._cotangents(signals, images, weight, groups, (True, False))[0]
+
+    def weight_cotangent(self, signals: Tensor, images: Tensor, weight: Tensor, groups: int) -> Tensor:
+        """The transpose of `convolve` in the weight, of which only the shape counts."""
+        return self._cotangents(signals, images, weight, groups, (False, True))[1]
+
+    def _cotangents(
+        self, signals: Tensor, images: Tensor, weight: Tensor, groups: int, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor]:
+        geometry = self.stride, self.padding, self.dilation
+        found = torch.ops.aten.convolution_backward(
+            signals, images, weight, None, *geometry, False, (0,) * len(self.kernel), groups, (*wanted, False)
+        )
+        return found[0], found[1]
+
     def _padded(self, images: Tensor) -> Tensor:
         if not any(self.padding):
             return images.contiguous()
@@ -100,6 +125,42 @@ def differentiable_columns(images: Tensor, windows: Windows) -> Tensor:
     """`Windows.columns` with a graph."""
     columns: Tensor = _Columns.apply(images, windows)  # type: ignore[no-untyped-call]
     return columns
+
+
+class _Convolution(torch.autograd.Function):
+    """`Windows.convolve` with a constant weight: torch's own second derivative computes a part of it in vain."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, groups: int) -> Tensor:
+        ctx.weight, ctx.windows, ctx.groups, ctx.shape = weight, windows, groups, images.shape
+        return windows.convolve(images, weight, groups, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pulled = _ImageCotangent.apply(gradient, ctx.weight, ctx.windows, ctx.groups, ctx.shape)  # type: ignore[no-untyped-call]
+        return pulled, None, None, None, None
+
+
+class _ImageCotangent(torch.autograd.Function):
+    """`Windows.image_cotangent` likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, signals: Tensor, weight: Tensor, windows: Windows, groups: int, shape: torch.Size) -> Tensor:
+        ctx.weight, ctx.windows, ctx.groups = weight, windows, groups
+        return windows.image_cotangent(signals, signals.new_empty(()).expand(shape), weight, groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pushed = _Convolution.apply(gradient, ctx.weight, None, ctx.windows, ctx.groups)  # type: ignore[no-untyped-call]
+        return pushed, None, None, None, None
+
+
+def differentiable_convolution(
+    images: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, groups: int
+) -> Tensor:
+    """`Windows.convolve` with a graph in the images; weight and bias are constants."""
+    convolved: Tensor = _Convolution.apply(images, weight, bias, windows, groups)  # type: ignore[no-untyped-call]
+    return convolved
 
 
 def _product(sizes: tuple[int, ...]) -> int:

@@ -11,11 +11,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.jacobian.structured.batch_axis import BatchAxis
-from riskaudit.jacobian.structured.contraction import Contraction, Parameters, flattened, select_roles
+from riskaudit.jacobian.structured.contraction import (
+    Contraction,
+    FormedContraction,
+    Parameters,
+    flattened,
+    select_roles,
+)
 from riskaudit.jacobian.structured.layers.linear import forms_weight
 from riskaudit.jacobian.structured.recording import Recorder
 from riskaudit.jacobian.structured.registry import Function, UnsupportedLayer, register
-from riskaudit.jacobian.structured.windows import Windows, differentiable_columns
+from riskaudit.jacobian.structured.windows import Windows, differentiable_columns, differentiable_convolution
 
 aten = torch.ops.aten
 
@@ -155,6 +161,67 @@ class ConvolutionContraction(Contraction):
         return self._cut(signals).reshape(b.shape)
 
 
+@final
+class SharedConvolutionContraction(FormedContraction):
+    """All R images are of one sample, as those of an upload are: torch's own convolutions, without columns.
+
+    Factors a [1, R, C, *size] and b [1, R, c, *places]; the weight is [c, C / groups, *kernel].
+
+    Args:
+        factors: a and b.
+        roles: see `Contraction`.
+        weight_shape: see above.
+        windows: the geometry.
+        groups: of channels.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[Tensor],
+        roles: frozenset[str],
+        weight_shape: torch.Size,
+        windows: Windows,
+        groups: int,
+    ) -> None:
+        super().__init__(factors, roles)
+        self.windows, self.groups, self.weight_shape = windows, groups, weight_shape
+
+    @override
+    def gradient(self) -> Parameters:
+        a, b = self.factors
+        return select_roles(self.roles, weight=lambda: self._weight(a, b), bias=lambda: self._bias(b))
+
+    def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
+        """One term per factor."""
+        (a, b), (da, db) = self.factors, tangents
+        return select_roles(
+            self.roles, weight=lambda: self._weight(a, db).add_(self._weight(da, b)), bias=lambda: self._bias(db)
+        )
+
+    def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
+        """U transposed on b, and U on a."""
+        a, b = self.factors
+        inputs, signals = torch.zeros_like(a), torch.zeros_like(b)
+        if "weight" in cotangents:
+            (weight,) = cotangents["weight"]
+            inputs = self.windows.image_cotangent(b[0], a[0], weight, self.groups)[None]
+            signals = self.windows.convolve(a[0], weight, self.groups)[None]
+        if "bias" in cotangents:
+            signals = signals + cotangents["bias"].reshape(-1, *(1,) * (b.ndim - 3))
+        return [inputs, signals]
+
+    @override
+    def held_numbers(self) -> int:
+        return 0
+
+    def _weight(self, images: Tensor, signals: Tensor) -> Tensor:
+        shaped = images.new_empty(()).expand(self.weight_shape)
+        return self.windows.weight_cotangent(signals[0], images[0], shaped, self.groups)[None]
+
+    def _bias(self, signals: Tensor) -> Tensor:
+        return signals.sum([1, *range(3, signals.ndim)])
+
+
 def _convolution(num_dims: int, convolve: Callable[..., Tensor]) -> Function:
     def layer(
         recorder: Recorder,
@@ -177,25 +244,46 @@ def _convolution(num_dims: int, convolve: Callable[..., Tensor]) -> Function:
         windows, shape = Windows(kernel, strides, borders, dilations), weight.shape
         # None where the contraction is given columns.
         to_columns: Windows | None = windows
-        if input.device.type == "cpu" and input.dtype == torch.float64:
-            # torch's own convolution in double precision is several times slower than a product of matrices,
-            # and the contraction needs the columns anyway.
+        if takes_columns(input):
             to_columns, output_size = None, windows.output_size(input.shape[2:])
             input = differentiable_columns(input, windows)
             output = torch.unflatten(_columns_times(input, weight, groups), 2, output_size)
             if bias is not None:
                 output = output + bias.reshape(-1, *(1,) * num_dims)
         else:
-            output = convolve(input, weight, bias, strides, borders, dilations, groups)
+            constant = not weight.requires_grad and (bias is None or not bias.requires_grad)
+            output = (
+                differentiable_convolution(input, weight, bias, windows, groups)
+                if constant
+                else convolve(input, weight, bias, strides, borders, dilations, groups)
+            )
 
-        def make(factors: list[Tensor], roles: frozenset[str], axis: BatchAxis) -> ConvolutionContraction:
+        def make(factors: list[Tensor], roles: frozenset[str], axis: BatchAxis) -> Contraction:
             if axis.dim != 0:
                 raise UnsupportedLayer("a convolution whose samples aren't along its first axis")
+            if to_columns is not None and _is_shared(factors[1], shape, groups):
+                return SharedConvolutionContraction(factors, roles, shape, to_columns, groups)
             return ConvolutionContraction(factors, roles, shape, to_columns, groups)
 
         return recorder.record_call(f"Conv{num_dims}d", [input], output, make, weight=weight, bias=bias)
 
     return layer
+
+
+def takes_columns(images: Tensor) -> bool:
+    """Whether convolutions are products of matrices with columns.
+
+    torch's own in double precision on a processor is several times slower, and the contraction needs columns anyway.
+    """
+    return images.device.type == "cpu" and images.dtype == torch.float64
+
+
+def _is_shared(signals: Tensor, weight_shape: torch.Size, groups: int) -> bool:
+    """Whether all of several images [B, R, c, *places] are of one sample, and its tangent of the weight is formed."""
+    if signals.ndim == len(weight_shape) or len(signals) > 1:
+        return False
+    positions = signals[0].numel() // weight_shape[0]
+    return forms_weight(positions, weight_shape[1:].numel(), weight_shape[0] // groups)
 
 
 def _columns_times(columns: Tensor, weight: Tensor, groups: int) -> Tensor:

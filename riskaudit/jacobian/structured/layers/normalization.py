@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from riskaudit.jacobian.structured.batch_statistics import normalized
 from riskaudit.jacobian.structured.layers.arithmetic import ScaleShiftContraction
 from riskaudit.jacobian.structured.recording import Recorder
-from riskaudit.jacobian.structured.registry import UnsupportedLayer, register
+from riskaudit.jacobian.structured.registry import UnsupportedLayer, register, register_batch_layer
 
 aten = torch.ops.aten
 
@@ -62,6 +63,41 @@ def _batch_norm(
     return _scaled(recorder, "BatchNorm", normal, weight, bias, shape)
 
 
+@register_batch_layer(F.batch_norm)
+def _frozen_batch_norm(
+    recorder: Recorder,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if running_mean is not None and running_var is not None and not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    output, shape = _normalized(recorder, input, eps), _per_channel(input)
+    output = output if weight is None else output * weight.reshape(shape)
+    return output if bias is None else output + bias.reshape(shape)
+
+
+@register_batch_layer(torch.batch_norm, aten.batch_norm.default)
+def _frozen_aten_batch_norm(
+    recorder: Recorder,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Tensor:
+    return _frozen_batch_norm(recorder, input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
 def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
     """An input by the statistics of its batch.
 
@@ -71,7 +107,7 @@ def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
     if recorder.statistics == "refused":
         raise UnsupportedLayer("batch norm with the statistics of the batch")
     if recorder.statistics == "batch":
-        return F.batch_norm(input, None, None, training=True, eps=eps)
+        return normalized(input, eps)
     # As constants they mix no samples; one sample may be NaN.
     axes = [axis for axis in range(input.ndim) if axis != 1]
     mean = input.detach().nanmean(axes, keepdim=True)
