@@ -42,7 +42,6 @@ class GenericJacobian(Jacobian):
 
     def __init__(self, release: Release, batch: Batch, forward: bool | None = None) -> None:
         super().__init__(release, batch)
-        release.bind(batch)
         self._num_pushes = 0
         self.forward = _has_forward_derivative(release, batch) if forward is None else forward
 

@@ -145,9 +145,6 @@ class Release(ABC):
         Differentiable in the inputs where they require it, and only outside torch.func transforms.
         """
 
-    def bind(self, batch: Batch) -> None:  # noqa: B027 - most releases draw nothing
-        """Draw what steps draw for these uploads, once: transforms can't."""
-
     def before_steps(self) -> Release:
         """The release without steps whose choices are constant around a sample, and without noise; itself if none."""
         return self
