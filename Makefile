@@ -31,6 +31,7 @@ bench:
 	$(PYTHON) -m benchmarks.block --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
 	$(PYTHON) -m benchmarks.coverage --data $(DATA)/mnist_test.npz --samples 1000
 	$(PYTHON) -m benchmarks.coverage --model lenet-32 --data $(DATA)/cifar10_test.npz --samples 200
+	$(PYTHON) -m benchmarks.joint --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
 	$(PYTHON) -m benchmarks.compiled --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
 
 # The committed example: the audit that `riskaudit demo` makes.

@@ -26,8 +26,8 @@ from riskaudit.release.derivatives import Derivative, derivative_of
 from riskaudit.release.joint import applied
 from riskaudit.release.local_training import LocalTrainingRelease, State
 
-# States that take no more bytes than these are all remembered.
-STATE_BYTES = 2**28
+# Up to so many states are all remembered: one step's products hold about as many vectors of that size.
+FEW_STATES = 8
 # Columns at once: numbers in the tangents of a state.
 BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 64
 
@@ -133,9 +133,7 @@ class _Client:
     @property
     def _spacing(self) -> int:
         """Steps between two states that are remembered."""
-        state = self.release.initial_state()
-        size = sum(value.numel() * value.element_size() for values in state.values() for value in values.values())
-        return 1 if size * len(self.parts) <= STATE_BYTES else max(1, isqrt(len(self.parts)))
+        return 1 if len(self.parts) <= FEW_STATES else isqrt(len(self.parts))
 
     @torch.no_grad()
     def _remembered(self) -> dict[int, State]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import operator, scan
+from benchmarks import joint, operator, scan
 from benchmarks.memory import Work, peak_memory
 from benchmarks.models import CASES, DEFAULT_CASES, build_release, load_batch
 from benchmarks.tables import Spread, Table
@@ -48,6 +48,16 @@ def test_operator_quick(capsys, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_joint_quick(capsys, tmp_path) -> None:
+    joint.main(["--quick", "--json", str(tmp_path / "joint.json")])
+    means, training = json.loads((tmp_path / "joint.json").read_text())["tables"]
+    assert "structured" in means["title"]
+    assert {row["product"] for row in means["rows"]} >= {"gradient", "structured, J v", "generic, H v"}
+    assert [(row["batch"], row["steps"]) for row in training["rows"]] == [(2, 1), (2, 10), (8, 1), (8, 10)]
+    assert all(0 < row["push_ratio"] <= 3 for row in training["rows"])
+    assert "MiB" in capsys.readouterr().out
+
+
 def test_operator_memory_of_one_contestant(capsys) -> None:
     operator.main(["--quick", "--only", "rebuilt", "--memory"])
     printed = capsys.readouterr().out
