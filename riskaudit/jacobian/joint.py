@@ -41,16 +41,16 @@ class JointJacobianMaker(JacobianFactory):
 
     Attributes:
         release: what is differentiated.
-        layout: of the model, or None without one.
         reason: why the Jacobian is what it is, for the report.
         sample_bytes: memory that one more upload in a batch takes, about.
+        layout: of the model, or None without one.
         plain: by plain autograd, upload by upload, not by transforms.
     """
 
     release: JointRelease
-    layout: Layout | None
     reason: str
     sample_bytes: int
+    layout: Layout | None = None
     plain: bool = False
 
     @property
@@ -89,7 +89,7 @@ def joint_jacobian_maker(release: JointRelease, upload: Batch) -> JointJacobianM
         ArchitectureError: the release can't be differentiated, or is random.
     """
     held = VECTORS * release.context.num_entries * release.dtype.itemsize
-    maker = JointJacobianMaker(release, None, f"{TOGETHER}: derivatives go through every step of the training", held)
+    maker = JointJacobianMaker(release, f"{TOGETHER}: derivatives go through every step of the training", held)
     if isinstance(release, MeanRelease):
         try:
             with torch.enable_grad():
@@ -140,7 +140,7 @@ def _by_layers(release: MeanRelease, upload: Batch) -> JointJacobianMaker:
     differences.check("second derivatives", structured.hessian().matvec(v), reference.rmatvec(pushed).detach())
     layers = ", ".join(sorted({call.layer for call in layout.calls}))
     held = UploadJacobian(release, upload, layout).held_bytes()
-    return JointJacobianMaker(release, layout, f"{TOGETHER}, and every layer is known ({layers})", held)
+    return JointJacobianMaker(release, f"{TOGETHER}, and every layer is known ({layers})", held, layout)
 
 
 def _attempt(maker: JointJacobianMaker, upload: Batch) -> Exception | None:
