@@ -38,7 +38,7 @@ from riskaudit.sensitivity.pulled import MEASURING, pulled_information
 PULL, PULLS_TOGETHER, OTHER = 1.15, 2.7, 3.3
 LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = MEASURING + 1, 64, 24
 # Numbers in pulls that are worked out at a time.
-BLOCK_ENTRIES = 2**25
+BLOCK_ENTRIES = 2**24
 # Pulls of the further looks.
 FURTHER_PULLS = (24, 96)
 # A mini-batch is looked at in double precision once for about so many steps of training.
@@ -138,12 +138,14 @@ class JointEstimator:
 
     def _pull(self, jacobian: Jacobian, number: int) -> Tensor:
         """J_j^T u of every sample for standard normal u that nobody can foresee, [n, d, number]."""
-        count, noise = jacobian.shape[0], SecureNoise("gaussian", 1.0)
+        count = jacobian.shape[0]
+        # Unforeseen is enough here: nothing that leaves is made of them.
+        generator = torch.Generator().manual_seed(secrets.randbits(63))
         parts = []
         while number:
             columns = min(number, self._together)
-            drawn = noise.draw(count * columns).reshape(1, count, columns)
-            parts.append(jacobian.rmatmat(drawn.to(jacobian.device, jacobian.dtype))[0].detach())
+            drawn = torch.randn(1, count, columns, generator=generator, dtype=jacobian.dtype)
+            parts.append(jacobian.rmatmat(drawn.to(jacobian.device))[0].detach())
             number -= columns
         return torch.cat(parts, dim=-1).reshape(len(jacobian.batch), -1, sum(part.shape[-1] for part in parts))
 

@@ -29,7 +29,7 @@ from riskaudit.release.local_training import LocalTrainingRelease, State
 # Up to so many states are all remembered: one step's products hold about as many vectors of that size.
 FEW_STATES = 8
 # Columns at once: numbers in the tangents of a state.
-BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 64
+BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
 
 
 @final

@@ -503,3 +503,15 @@ def test_code_that_hides_the_input_from_the_derivative_is_withheld() -> None:
     decision = recording.review()
     assert decision.update is None
     assert "its derivative says that it doesn't" in decision.reasons[0]
+
+
+def test_who_lets_failures_pass_is_told_that_nothing_was_reviewed_and_buffers_stay() -> None:
+    model = network().train()
+    start = copy.deepcopy(model.state_dict())
+    guard, optimizer = guard_of(model, Policy(max_revealed=0.5, on_failure="warn", buffers="reset")), sgd(model)
+    recording = guard.record(optimizer)
+    clipped(model, optimizer, recording)
+    decision = recording.review()
+    assert decision.action == "warn"
+    assert decision.reasons[0].startswith("not reviewed: the update isn't what this training makes")
+    assert torch.equal(decision.update["1.running_mean"], start["1.running_mean"])

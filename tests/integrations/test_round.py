@@ -80,7 +80,7 @@ def test_a_round_over_the_limit_is_withheld_or_sanitised(kind) -> None:
     assert max(exposure.revealed.high for exposure in decision.exposures) <= LIMIT
     names = [name for name in outgoing if name not in BUFFERS]
     noise = np.concatenate([(decision.update[name] - outgoing[name]).ravel() for name in names])
-    assert noise.std() == pytest.approx(decision.noise_std, rel=0.3)
+    assert noise.std() == pytest.approx(decision.noise_std, rel=0.6)
 
 
 def test_numbered_arrays_are_taken_in_the_models_order() -> None:
