@@ -150,7 +150,11 @@ def wide() -> nn.Module:
     ).eval()  # fmt: skip
 
 
-DESCENTS = {"dlg": DeepLeakage(steps=1000), "inverting-gradients": InvertingGradients(steps=1000)}
+DESCENTS = {
+    "gauss-newton": GaussNewton(steps=30, restarts=1),
+    "dlg": DeepLeakage(steps=300),
+    "inverting-gradients": InvertingGradients(steps=300),
+}
 FIFTY = {"dlg": DeepLeakage(steps=300), "inverting-gradients": InvertingGradients(steps=300, total_variation=1e-4)}
 STRENGTHS = {
     "cifar-step": Strength("mean:4", 4, "cifar10_test", lambda: lenet(CIFAR), DESCENTS, 2),
