@@ -142,7 +142,7 @@ class Strength:
 
 
 def wide() -> nn.Module:
-    """A network with more weights than 50 MNIST images have pixels: 84,586 of them, tanh, PyTorch's initialization."""
+    """A network with more weights than 50 MNIST images have pixels: 83,466 of them, tanh, PyTorch's initialization."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 32, 5, 2, padding=2), nn.Tanh(), nn.Conv2d(32, 64, 5, 2, padding=2), nn.Tanh(), nn.Flatten(),
