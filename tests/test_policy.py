@@ -180,7 +180,7 @@ NOT_NUMBERS = [True, False, "0.5", [0.5], 0.5j, math.nan, math.inf, -math.inf, -
 TOO_MUCH = {
     "max_revealed": [1.1], "max_class_gap": [2], "max_total_revealed": [1.0001], "max_unassessed": [1.5, None],
     "confidence": [0, 1e-300, 0.01, 0.4999, 1, 1.5, None], "budget_seconds": [0], "max_gradients": [0.0],
-    "clip_norm": [0], "min_rmse": [],
+    "max_trainings": [0], "clip_norm": [0], "min_rmse": [],
 }  # fmt: skip
 NUMBERS = dict.fromkeys(TOO_MUCH, 0.75)
 

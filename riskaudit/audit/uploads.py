@@ -160,13 +160,12 @@ def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[
     release, batch, eps = jacobian.release, jacobian.batch, torch.finfo(jacobian.release.dtype).eps
     plain = release.before_steps()
     before, rows = plain.mean(batch).detach(), list[list[Difference]]()
-    norms = before.norm(dim=1).double()
-    released = norms if plain is release else jacobian.norms
+    released = before.norm(dim=1).double() if plain is release else jacobian.norms
     pushed = jacobian.matmat(directions).detach()
     for direction, predicted in zip(directions.unbind(2), pushed.unbind(2), strict=True):
-        moved = batch.with_inputs(batch.inputs + direction.reshape(batch.inputs.shape))
-        after = plain.mean(moved).detach()
-        change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
+        step = direction.reshape(batch.inputs.shape)
+        after = plain.mean(batch.with_inputs(batch.inputs + step)).detach()
+        change = after - before - _growth(plain, batch, step, before, after)
         found, rounding = release.released_change(before, change), _rounding(release, released, cancelled)
         rows.append(differences(1.0, found.norms, LIKELY_FACTOR * predicted.norm(dim=1).double() + rounding))
         rows.append(differences(1.0, found.unseen, found.seen + rounding))
@@ -174,6 +173,30 @@ def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[
     cotangent = normal_draw(torch.Generator().manual_seed(0))(first[:1]).expand_as(first)
     gap = pairing_gap(cotangent * first, jacobian.rmatvec(cotangent).detach() * directions[..., 0])
     return rows, (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
+
+
+def _growth(plain: Release, batch: Batch, step: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """What of a change of uploads is growth alone of what the moved samples add to them, [U, P'].
+
+    Samples add to an upload what it is without their losses less than with them. That may grow by orders of magnitude
+    where a confident network sees another class, however small the share of those samples was; it is counted as far as
+    it has turned (`credibility`, 2).
+
+    Args:
+        plain: the release without steps of its own.
+        batch: U uploads of n samples.
+        step: of the inputs, [U n, *S]; samples that don't move are 0 in it.
+        before: the uploads, [U, P'].
+        after: the same with the step made, [U, P'].
+    """
+    moved = step.flatten(1).any(1)
+    added, added_after = before, after
+    if not bool(moved.all()):
+        rest = replace(batch, left_out=moved)
+        added = before - plain.mean(rest).detach()
+        added_after = after - plain.mean(rest.with_inputs(batch.inputs + step)).detach()
+    kept = shrinking(added.norm(dim=1).double(), added_after.norm(dim=1).double())
+    return (1 - kept)[:, None].to(after) * added_after
 
 
 def _likely_of_steps(

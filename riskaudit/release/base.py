@@ -50,12 +50,15 @@ class Batch:
         targets: [U n, ...].
         upload_size: n; 1 where every sample leaves alone.
         numbers: of the uploads, for steps that are drawn anew for each; all 0 where there are none.
+        left_out: whether a sample's own loss trains nothing, [U n] bool, though layers that mix samples see it; None
+            where all of them train. Only joint releases look at it.
     """
 
     inputs: Tensor
     targets: Tensor
     upload_size: int = 1
     numbers: tuple[int, ...] | None = None
+    left_out: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -71,7 +74,8 @@ class Batch:
         if self.upload_size != 1:
             size = range(self.upload_size)
             indices = [index * self.upload_size + offset for index in indices for offset in size]
-        return Batch(self.inputs[indices], self.targets[indices], self.upload_size, numbers)
+        left_out = None if self.left_out is None else self.left_out[indices]
+        return Batch(self.inputs[indices], self.targets[indices], self.upload_size, numbers, left_out)
 
     def in_uploads(self, uploads: Sequence[Upload]) -> Batch:
         """Samples of this batch as uploads of one size.

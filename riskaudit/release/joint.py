@@ -167,6 +167,9 @@ class JointRelease(Release):
         # Attention's other kernels have no second derivatives.
         with sdpa_kernel(SDPBackend.MATH), AffineNormsApart():
             outputs = self.run(parameters, batch.inputs)
+        if batch.left_out is not None:
+            left_out = batch.left_out.reshape(-1, *(1,) * (outputs.ndim - 1))
+            outputs = torch.where(left_out, outputs.detach(), outputs)
         return batch_loss(self.loss, outputs, batch.targets)
 
     def stages(self, number: int) -> Stages:
@@ -204,7 +207,9 @@ class JointRelease(Release):
         for client in range(clients):
             part = slice(client * size, (client + 1) * size)
             stages = self.stages(number + client * size)
-            vector = make(Batch(upload.inputs[part], upload.targets[part], size), stages.sample)
+            left_out = None if upload.left_out is None else upload.left_out[part]
+            samples = Batch(upload.inputs[part], upload.targets[part], size, left_out=left_out)
+            vector = make(samples, stages.sample)
             vector = applied(stages.client, vector)
             total = vector if total is None else total + vector
         assert total is not None

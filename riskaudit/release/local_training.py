@@ -114,7 +114,8 @@ class LocalTrainingRelease(JointRelease):
 
 
 def _part(batch: Batch, positions: list[int]) -> Batch:
-    return Batch(batch.inputs[positions], batch.targets[positions], len(positions))
+    left_out = None if batch.left_out is None else batch.left_out[positions]
+    return Batch(batch.inputs[positions], batch.targets[positions], len(positions), left_out=left_out)
 
 
 def _moved(weights: dict[str, Tensor], direction: dict[str, Tensor], rate: float) -> dict[str, Tensor]:

@@ -38,15 +38,21 @@ class MeanRelease(JointRelease):
             samples: Tensor = vmap(lambda *pair: applied(steps, self.function.sample_gradient(*pair)))(
                 batch.inputs, batch.targets
             )
-            return samples.mean(0)
+            return _mean_of(samples, batch)
         gradients = grad(self.run_together)(self.parameters, batch)
         return torch.cat([gradients[name].reshape(-1) for name in self.parameters])
 
     @override
     def plain_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
         if steps:
-            return torch.stack([applied(steps, self.function.plain_gradient(*pair)) for pair in batch.pairs()]).mean(0)
+            samples = [applied(steps, self.function.plain_gradient(*pair)) for pair in batch.pairs()]
+            return _mean_of(torch.stack(samples), batch)
         parameters = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
         with torch.enable_grad(), twice_differentiable():
             value = self.run_together(parameters, batch)
             return self.function.flat_gradient(value, parameters, batch.inputs.requires_grad)
+
+
+def _mean_of(samples: Tensor, batch: Batch) -> Tensor:
+    """The mean of samples' vectors [n, P], those of samples that are left out being 0."""
+    return (samples if batch.left_out is None else samples * ~batch.left_out[:, None]).mean(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from scan_cases import demo_model, demo_samples
 from test_credibility import FLAT, FLAT_STEPS, HIDDEN, HONEST, STD, Net, StraightThroughRounding, batch_of
 from torch import Tensor, nn
 
@@ -81,6 +82,13 @@ def test_honest_networks_are_believed(name: str, release: str, dtype: torch.dtyp
     torch.manual_seed(0)
     found = evidence_of(HONEST[name](), release, dtype)
     assert [found.doubt(noise) for noise in (0.0, 1e-4, 1e-2)] == [None] * 3
+
+
+@pytest.mark.parametrize("release", ["mean:4,gaussian:0.01", "local:epochs=1:batch=2:lr=0.1,gaussian:0.01"])
+def test_samples_that_a_network_is_sure_of_are_believed_beside_others(release: str) -> None:
+    # Their gradients, tiny beside the largest one, grow by orders of magnitude where the network sees another class.
+    result = riskaudit.audit(demo_model(), demo_samples(4), release=release, solver="lanczos", max_matvecs=2)
+    assert {row.status for row in result.samples} == {"bracketed"}
 
 
 class HiddenInOne(Net):

@@ -47,8 +47,8 @@ def test_verify_writes_everything_that_scan_writes_and_the_study(command: Comman
     ("release", "batch_norm"),
     [
         ("mean:2", "running"),
-        ("local:epochs=2:batch=1:lr=0.1", "batch"),
-        pytest.param("mean:1,secagg:2", "batch", marks=pytest.mark.slow),
+        ("local:epochs=2:batch=1:lr=0.1", "running"),
+        pytest.param("mean:1,secagg:2", "running", marks=pytest.mark.slow),
     ],
 )
 def test_uploads_of_several_samples_are_verified(command: Command, release: str, batch_norm: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import isabstract
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from contracts.linear_operator import LinearOperatorContract, normal
 from oracles import Array
 
 from riskaudit.linalg import GramOperator, LinearOperator, MatrixOperator
-from riskaudit.linalg.operators import DowndatedOperator, identity_columns
+from riskaudit.linalg.operators import DowndatedOperator, RepeatedOperator, identity_columns
 
 
 class TestMatrixOperator(LinearOperatorContract):
@@ -72,9 +73,26 @@ class TestDowndatedOperator(LinearOperatorContract):
         return J.transpose(0, 2, 1) @ J - v[:, :, None] * v[:, None, :]
 
 
+class TestRepeatedOperator(LinearOperatorContract):
+    covers = RepeatedOperator
+    psd = True
+    indices: ClassVar[list[int]] = [2, 0, 2, 1, 2]
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        return RepeatedOperator(GramOperator(MatrixOperator(normal(3, 7, 4))), self.indices)
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        J = normal(3, 7, 4).numpy()[self.indices]
+        return J.transpose(0, 2, 1) @ J
+
+
 def test_every_operator_has_a_contract() -> None:
     # Those of Jacobians are in tests/jacobian.
-    known = {case.covers for case in (TestMatrixOperator, TestGramOperator, TestDowndatedOperator)}
+    known = {
+        case.covers for case in (TestMatrixOperator, TestGramOperator, TestDowndatedOperator, TestRepeatedOperator)
+    }
     own = {cls for cls in LinearOperator.__subclasses__() if cls.__module__.startswith("riskaudit.linalg.")}
     assert {cls for cls in own if not isabstract(cls)} == known
 

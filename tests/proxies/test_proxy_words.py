@@ -8,7 +8,7 @@ import scan_cases
 import riskaudit
 from riskaudit.attacks import ATTACKS
 from riskaudit.metrics import METRICS
-from riskaudit.proxies import PROXIES
+from riskaudit.proxies import PROXIES, proxies_for
 from riskaudit.results import AuditResult
 from riskaudit.results.facts import Facts
 from riskaudit.sensitivity.success import PREDICTED_RMSE
@@ -46,7 +46,8 @@ def test_a_report_tells_what_the_result_tells(result) -> None:
     assert "Another title" in page
     assert "another formula" in page
     assert Facts(other).proxy_ids[0] == first.id
-    assert Facts(result).proxy_ids == tuple(sorted(PROXIES, key=lambda name: PROXIES[name].order))
+    alone = proxies_for(joint=False)
+    assert Facts(result).proxy_ids == tuple(sorted(alone, key=lambda name: alone[name].order))
     bare = [info.model_copy(update={"formula": ""}) for info in result.proxies]
     page = riskaudit.render(result.model_copy(update={"proxies": bare}), ["html"])["audit.html"].decode()
     assert "Formula:" not in page
