@@ -47,7 +47,7 @@ def test_verify_writes_everything_that_scan_writes_and_the_study(command: Comman
     ("release", "batch_norm"),
     [
         ("mean:2", "running"),
-        ("local:epochs=2:batch=1:lr=0.1", "running"),
+        pytest.param("local:epochs=2:batch=1:lr=0.1", "running", marks=pytest.mark.slow),
         pytest.param("mean:1,secagg:2", "running", marks=pytest.mark.slow),
     ],
 )
@@ -101,6 +101,7 @@ def test_resume_needs_its_folder(command: Command) -> None:
     assert "--out" in done.err
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*VERIFY, "--limit", "2", "--out", "out", "--format", "json", "--noise-std", "0.01", "--restarts", "1"]
     # The first one is done in no time, since it can't be run on this network; the other takes its time.

@@ -95,7 +95,8 @@ def _initialized(workers: int) -> AuditResult:
     return initialization_study(network(), digits(5), settings, run, seeds=1, names=("uniform", "default"))
 
 
-@pytest.mark.parametrize("run", [pytest.param(_verified, marks=pytest.mark.slow), _initialized])
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [_verified, _initialized])
 def test_studies(run: Callable[[int], AuditResult]) -> None:
     assert content(run(4)) == content(run(1))
 

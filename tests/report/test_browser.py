@@ -91,7 +91,7 @@ def test_print_opens_the_tables_of_the_figures(open_page):
         ("exceeded", "light"),
         pytest.param("undefended", "dark", marks=pytest.mark.slow),
         pytest.param("lanczos", "light", marks=pytest.mark.slow),
-        ("attacked-shown", "dark"),
+        pytest.param("attacked-shown", "dark", marks=pytest.mark.slow),
         pytest.param("attacked-shown", "light", marks=pytest.mark.slow),
     ],
 )

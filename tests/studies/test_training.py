@@ -152,6 +152,7 @@ def test_nothing_to_audit_is_an_error(tmp_path) -> None:
         training_study([tmp_path / "1.pt"], digits(5), SETTINGS)
 
 
+@pytest.mark.slow
 def test_attacks(folder) -> None:
     run = StudyRun(attacks=True, attack_steps=5)
     study = study_of(training_study([folder / "lenet5-step2.pt"], digits(5), SETTINGS, run, attacks=("gauss-newton",)))

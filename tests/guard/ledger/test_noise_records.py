@@ -40,6 +40,7 @@ def process(folder: Path, *changes: str, sanitise: bool = False) -> list[list]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_later_process_knows_the_noise_of_an_earlier_one(tmp_path) -> None:
     assert noise_client.reviews(False, str(tmp_path), "first")[0][1] == "allow"
     said = process(tmp_path, "equal", "negated", "correlated", "bias", "kernel", "weight", "fresh")
