@@ -127,7 +127,7 @@ def _by_layers(release: MeanRelease, upload: Batch) -> JointJacobianMaker:
     layout = layout_of(release, upload)
     size = len(upload) // release.spec.num_clients
     plain = release.with_spec(ReleaseSpec((Mean(size),)))
-    client = Batch(upload.inputs[:size], upload.targets[:size], size)
+    client = upload.samples(range(size))
     structured, reference = UploadJacobian(plain, client, layout), GenericJacobian(plain, client)
     differences = Differences(plain)
     mean = reference.mean().detach()

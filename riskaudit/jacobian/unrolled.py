@@ -24,10 +24,9 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 from typing_extensions import override
 
+from riskaudit.jacobian.aggregation import Aggregation
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.release import Batch
-from riskaudit.release.derivatives import Derivative, derivative_of
-from riskaudit.release.joint import applied
 from riskaudit.release.local_training import LocalTrainingRelease, State
 
 # Up to so many states are all remembered: one step's products hold about as many vectors of that size.
@@ -53,7 +52,7 @@ class UnrolledJacobian(Jacobian):
 
     @override
     def mean(self) -> Tensor:
-        return torch.stack([upload.mean for upload in self._uploads])
+        return torch.stack([upload.aggregation.mean for upload in self._uploads])
 
     @override
     def losses(self) -> Tensor:
@@ -85,54 +84,38 @@ class UnrolledJacobian(Jacobian):
 
 
 class _Upload:
-    """One upload: the training of its clients, and the steps on what they send."""
+    """One upload: the training of its clients, and what is made of their differences."""
 
     def __init__(self, release: LocalTrainingRelease, batch: Batch, number: int) -> None:
-        self.release = release
-        count = release.spec.num_clients
-        size = len(batch) // count
-        self.clients = []
-        for client in range(count):
-            part = slice(client * size, (client + 1) * size)
-            samples = Batch(batch.inputs[part].detach(), batch.targets[part], size)
-            self.clients.append(_Client(release, samples, number + client * size))
-        stages = release.stages(number)
-        self._steps = [*stages.server, *stages.last]
-
-    @cached_property
-    def _aggregate(self) -> Tensor:
-        """The mean of the clients' vectors."""
-        return torch.stack([client.mean for client in self.clients]).mean(0)
-
-    @property
-    def mean(self) -> Tensor:
-        """r before noise, [P']."""
-        return applied(self._steps, self._aggregate)
-
-    @cached_property
-    def _derivative(self) -> Derivative:
-        return derivative_of(self._aggregate[None], self._steps)
+        size = len(batch) // release.spec.num_clients
+        firsts = range(0, len(batch), size)
+        self.clients = [_Client(release, batch.samples(range(first, first + size))) for first in firsts]
+        differences = torch.stack([client.difference for client in self.clients])
+        self.aggregation = Aggregation(release, number, size, differences)
 
     def push(self, columns: Tensor) -> Tensor:
         """J on columns [n d, K]; returns [P', K]."""
         parts = columns.chunk(len(self.clients))
-        pushed = torch.stack([client.push(part) for client, part in zip(self.clients, parts, strict=True)]).mean(0)
-        return _on_columns(self._derivative.apply, pushed)
+        pushed = torch.stack([client.push(part) for client, part in zip(self.clients, parts, strict=True)])
+        return torch.stack([self.aggregation.apply(rows) for rows in pushed.unbind(-1)], dim=1)
 
     def pull(self, columns: Tensor) -> Tensor:
         """J^T on columns [P', K]; returns [n d, K]."""
-        given = _on_columns(self._derivative.transpose, columns) / len(self.clients)
-        return torch.cat([client.pull(given) for client in self.clients])
+        given = torch.stack([self.aggregation.transpose(column) for column in columns.unbind(1)], dim=-1)
+        return torch.cat([client.pull(part) for client, part in zip(self.clients, given, strict=True)])
 
 
 class _Client:
-    """One client's training, with the states that its reverse passes start from."""
+    """One client's training, with the states that its reverse passes start from.
 
-    def __init__(self, release: LocalTrainingRelease, batch: Batch, number: int) -> None:
-        self.release, self.batch = release, batch
-        self.parts = release.mini_batches(batch)
-        self._steps = release.stages(number).client
-        self._states = self._remembered()
+    Attributes:
+        difference: theta_0 - theta_K, [P].
+    """
+
+    def __init__(self, release: LocalTrainingRelease, batch: Batch) -> None:
+        self.release, self.batch = release, batch.with_inputs(batch.inputs.detach())
+        self.parts = release.mini_batches(self.batch)
+        self._states, self.difference = self._remembered()
 
     @property
     def _spacing(self) -> int:
@@ -140,37 +123,27 @@ class _Client:
         return 1 if len(self.parts) <= FEW_STATES else isqrt(len(self.parts))
 
     @torch.no_grad()
-    def _remembered(self) -> dict[int, State]:
-        """States before every C-th step, and after the last."""
+    def _remembered(self) -> tuple[dict[int, State], Tensor]:
+        """States before every C-th step, and what the last leaves."""
         state, spacing = self.release.initial_state(), self._spacing
         states = {}
         for number, (_, part) in enumerate(self.parts):
             if number % spacing == 0:
                 states[number] = state
             state = _detached(self.release.step(state, number, part))
-        self._difference = self.release.difference(state["weights"]).detach()
-        return states
-
-    @property
-    def mean(self) -> Tensor:
-        """The client's vector."""
-        return applied(self._steps, self._difference)
-
-    @cached_property
-    def _derivative(self) -> Derivative:
-        return derivative_of(self._difference[None], self._steps)
+        return states, self.release.difference(state["weights"]).detach()
 
     def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
         size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.release.context.num_entries))
         return torch.cat([work(part) for part in torch.split(columns, size, dim=1)], dim=1)
 
     def push(self, columns: Tensor) -> Tensor:
-        """The client's J on columns [n d, K]; returns [P, K] of its own vector."""
-        return _on_columns(self._derivative.apply, self._blocks(columns, self._push))
+        """The derivative of the difference on columns [n d, K]; returns [P, K]."""
+        return self._blocks(columns, self._push)
 
     def pull(self, columns: Tensor) -> Tensor:
-        """Its J^T on columns [P, K]; returns [n d, K]."""
-        return self._blocks(_on_columns(self._derivative.transpose, columns), self._pull)
+        """Its transpose on columns [P, K]; returns [n d, K]."""
+        return self._blocks(columns, self._pull)
 
     def _push(self, columns: Tensor) -> Tensor:
         tangents = columns.mT.reshape(-1, *self.batch.inputs.shape)
@@ -262,8 +235,3 @@ def _mapped(function: Callable[[Tensor], Tensor], state: State) -> State:
 
 def _detached(state: State) -> State:
     return _mapped(Tensor.detach, state)
-
-
-def _on_columns(function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
-    """A function of [1, P] on every column of [P, K]."""
-    return torch.stack([function(column[None])[0] for column in columns.unbind(1)], dim=1)

@@ -77,6 +77,12 @@ class Batch:
         left_out = None if self.left_out is None else self.left_out[indices]
         return Batch(self.inputs[indices], self.targets[indices], self.upload_size, numbers, left_out)
 
+    def samples(self, positions: Sequence[int]) -> Batch:
+        """Some of the samples, by their positions in the batch, as one upload."""
+        indices = list(positions)
+        left_out = None if self.left_out is None else self.left_out[indices]
+        return Batch(self.inputs[indices], self.targets[indices], len(indices), left_out=left_out)
+
     def in_uploads(self, uploads: Sequence[Upload]) -> Batch:
         """Samples of this batch as uploads of one size.
 

@@ -205,12 +205,9 @@ class JointRelease(Release):
         size = len(upload) // clients
         total: Tensor | None = None
         for client in range(clients):
-            part = slice(client * size, (client + 1) * size)
             stages = self.stages(number + client * size)
-            left_out = None if upload.left_out is None else upload.left_out[part]
-            samples = Batch(upload.inputs[part], upload.targets[part], size, left_out=left_out)
-            vector = make(samples, stages.sample)
-            vector = applied(stages.client, vector)
+            samples = upload.samples(range(client * size, (client + 1) * size))
+            vector = applied(stages.client, make(samples, stages.sample))
             total = vector if total is None else total + vector
         assert total is not None
         stages = self.stages(number)

@@ -96,7 +96,7 @@ class LocalTrainingRelease(JointRelease):
 
     def mini_batches(self, batch: Batch) -> list[tuple[list[int], Batch]]:
         """For every step of one client the positions of its samples, and these."""
-        return [(positions, _part(batch, positions)) for positions in self.training.mini_batches(len(batch))]
+        return [(positions, batch.samples(positions)) for positions in self.training.mini_batches(len(batch))]
 
     def difference(self, weights: dict[str, Tensor]) -> Tensor:
         """theta_0 - theta, [P]."""
@@ -111,11 +111,6 @@ class LocalTrainingRelease(JointRelease):
             if leaf and not batch.inputs.requires_grad:
                 state["weights"] = {name: value.detach().requires_grad_() for name, value in state["weights"].items()}
         return self.difference(state["weights"])
-
-
-def _part(batch: Batch, positions: list[int]) -> Batch:
-    left_out = None if batch.left_out is None else batch.left_out[positions]
-    return Batch(batch.inputs[positions], batch.targets[positions], len(positions), left_out=left_out)
 
 
 def _moved(weights: dict[str, Tensor], direction: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
