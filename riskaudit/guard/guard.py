@@ -23,7 +23,7 @@ from riskaudit.guard.decision import Decision, describe, name_error
 from riskaudit.guard.identifiers import hidden_ids
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.isolation import isolated
-from riskaudit.guard.joint_client import JointClient, mixes_samples
+from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.log import AuditLog
@@ -36,7 +36,7 @@ from riskaudit.guard.update_review import UpdateReview, is_count
 from riskaudit.guard.updates import UpdateLike, digest_of_update
 from riskaudit.policy import Policy
 from riskaudit.priors import IsotropicPrior, Prior, load_prior
-from riskaudit.release import Batch
+from riskaudit.release import Batch, mixes_samples
 from riskaudit.release.aggregation import Mean
 from riskaudit.release.base import spec_of
 from riskaudit.release.training import LocalTraining

@@ -232,14 +232,6 @@ def _jacobian(release: JointRelease, upload: Batch) -> Jacobian:
     return jacobian
 
 
-def mixes_samples(model: nn.Module) -> bool:
-    """Whether a layer computes with the statistics of the batch, as the model's modes are."""
-    return any(
-        isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None)
-        for layer in model.modules()
-    )
-
-
 def _refuse(spec: ReleaseSpec) -> None:
     if spec.steps_after_noise:
         raise GuardError(f"expected noise as the last step of the release, found '{spec}'; move it to the end")

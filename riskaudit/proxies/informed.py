@@ -11,9 +11,8 @@ from typing import final
 
 from typing_extensions import override
 
-from riskaudit.proxies.base import Proxy, ProxyScores, needs_traces, register
-from riskaudit.proxies.posterior import UNITS
-from riskaudit.sensitivity.estimates import interval
+from riskaudit.proxies.base import Proxy, ProxyScores, register
+from riskaudit.proxies.posterior import UNITS, posterior_errors, revealed_fractions
 from riskaudit.sensitivity.linearisation import Linearisation
 
 
@@ -35,14 +34,7 @@ class InformedPosteriorRmse(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        information = linearisation.informed.information
-        if information is None:
-            return needs_traces(linearisation)
-        return ProxyScores(
-            tuple(
-                interval(each.error(linearisation.sigma), each.status, nothing=(0.0, each.tau)) for each in information
-            )
-        )
+        return posterior_errors(linearisation, linearisation.informed.information)
 
 
 @register
@@ -65,9 +57,4 @@ class InformedRevealedFraction(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        information = linearisation.informed.information
-        if information is None:
-            return needs_traces(linearisation)
-        return ProxyScores(
-            tuple(interval(each.revealed(linearisation.sigma), each.status, nothing=(0.0, 1.0)) for each in information)
-        )
+        return revealed_fractions(linearisation, linearisation.informed.information)

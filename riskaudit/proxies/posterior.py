@@ -10,6 +10,7 @@ K = H. Derived from Balunovic et al., ICLR 2022: docs/theory.md, section 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -19,9 +20,26 @@ from riskaudit.linalg import Interval
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.sensitivity.estimates import interval
+from riskaudit.sensitivity.information import Information
 from riskaudit.sensitivity.linearisation import Linearisation
 
 UNITS = "RMSE per input coordinate, data units"
+
+
+def posterior_errors(linearisation: Linearisation, information: Sequence[Information] | None) -> ProxyScores:
+    """The posterior error of each sample by what is told of it, whichever attacker it is told of; None: no traces."""
+    if information is None:
+        return needs_traces(linearisation)
+    sigma = linearisation.sigma
+    return ProxyScores(tuple(interval(each.error(sigma), each.status, nothing=(0.0, each.tau)) for each in information))
+
+
+def revealed_fractions(linearisation: Linearisation, information: Sequence[Information] | None) -> ProxyScores:
+    """The revealed fraction likewise."""
+    if information is None:
+        return needs_traces(linearisation)
+    sigma = linearisation.sigma
+    return ProxyScores(tuple(interval(each.revealed(sigma), each.status, nothing=(0.0, 1.0)) for each in information))
 
 
 @register
@@ -45,14 +63,7 @@ class PosteriorRmse(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        if linearisation.information is None:
-            return needs_traces(linearisation)
-        return ProxyScores(
-            tuple(
-                interval(each.error(linearisation.sigma), each.status, nothing=(0.0, each.tau))
-                for each in linearisation.information
-            )
-        )
+        return posterior_errors(linearisation, linearisation.information)
 
 
 @register
@@ -75,14 +86,7 @@ class RevealedFraction(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        if linearisation.information is None:
-            return needs_traces(linearisation)
-        return ProxyScores(
-            tuple(
-                interval(each.revealed(linearisation.sigma), each.status, nothing=(0.0, 1.0))
-                for each in linearisation.information
-            )
-        )
+        return revealed_fractions(linearisation, linearisation.information)
 
 
 @register

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from riskaudit.release.base import Batch, Release, Upload
     from riskaudit.release.choice import make_release
     from riskaudit.release.grammar import ReleaseSpec
-    from riskaudit.release.model import batch_norm_layers, is_random, with_batch_statistics
+    from riskaudit.release.model import batch_norm_layers, is_random, mixes_samples, with_batch_statistics
     from riskaudit.release.noise import Noise
     from riskaudit.release.per_sample import PerSampleRelease
 
@@ -26,6 +26,7 @@ _HOMES = {
     "batch_norm_layers": "model",
     "is_random": "model",
     "make_release": "choice",
+    "mixes_samples": "model",
     "with_batch_statistics": "model",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "batch_norm_layers",
     "is_random",
     "make_release",
+    "mixes_samples",
     "with_batch_statistics",
 ]
 

@@ -22,7 +22,7 @@ from riskaudit.release.affine_norms import AffineNormsApart
 from riskaudit.release.base import Batch, Release, Upload, spec_of
 from riskaudit.release.derivatives import Derivative, ReleasedChange, change_through, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
-from riskaudit.release.model import LossFunction, ModelFunction
+from riskaudit.release.model import LossFunction, ModelFunction, mixes_samples
 from riskaudit.release.shares import batch_loss, sample_losses
 from riskaudit.release.steps import BoundStep, bind_steps
 
@@ -62,10 +62,7 @@ class JointRelease(Release):
     def __init__(self, model: nn.Module, loss: LossFunction, description: ReleaseSpec | str) -> None:
         spec = spec_of(description)
         super().__init__(ModelFunction(model, loss, mixes_samples=True), spec)
-        self.mixes_samples = any(
-            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
-            for layer in model.modules()
-        )
+        self.mixes_samples = mixes_samples(model)
         if self.mixes_samples and spec.sample_steps:
             raise CoupledReleaseError(
                 f"'{spec.sample_steps[0]}' acts on every sample's gradient, and batch norm with the statistics of the "

@@ -200,6 +200,14 @@ def _refuse_wrappers(model: nn.Module) -> None:
         )
 
 
+def mixes_samples(model: nn.Module) -> bool:
+    """Whether a layer computes with the statistics of the batch, as the model's modes are."""
+    return any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None)
+        for layer in model.modules()
+    )
+
+
 def with_batch_statistics(model: nn.Module) -> nn.Module:
     """A model in eval mode whose batch norms compute with each batch's own statistics, as in training; in place."""
     replaced: nn.Module = replace_all_batch_norm_modules_(model)

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from riskaudit.attacks.base import Observation
 from riskaudit.attacks.optimise.regularisers import Penalty, Regulariser, nothing
-from riskaudit.release import Release
+from riskaudit.release import Release, mixes_samples
 
 Statistics: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 """Mean and variance of what enters a batch-norm layer, by its name."""
@@ -83,7 +83,7 @@ def batch_statistics(release: Release, inputs: Tensor, size: int) -> dict[str, t
 
     Variances of one value are no number.
     """
-    mixes = release.coupling == "joint" and any(layer.running_mean is None for layer in _layers(release.model).values())
+    mixes = release.coupling == "joint" and mixes_samples(release.model)
     parts = torch.split(inputs, size) if mixes else (inputs,)
     collected: dict[str, list[Tensor]] = {}
     for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 from riskaudit.jacobian.structured.batch_statistics import normalized
 from riskaudit.jacobian.structured.layers.arithmetic import ScaleShiftContraction
 from riskaudit.jacobian.structured.recording import Recorder
-from riskaudit.jacobian.structured.registry import UnsupportedLayer, register, register_batch_layer
+from riskaudit.jacobian.structured.registry import Function, UnsupportedLayer, register, register_batch_layer
 
 aten = torch.ops.aten
 
@@ -82,22 +83,6 @@ def _frozen_batch_norm(
     return output if bias is None else output + bias.reshape(shape)
 
 
-@register_batch_layer(torch.batch_norm, aten.batch_norm.default)
-def _frozen_aten_batch_norm(
-    recorder: Recorder,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = False,
-) -> Tensor:
-    return _frozen_batch_norm(recorder, input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
 def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
     """An input by the statistics of its batch.
 
@@ -115,20 +100,28 @@ def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
     return (input - mean) * torch.rsqrt(var + eps)
 
 
-@register(torch.batch_norm, aten.batch_norm.default)
-def _aten_batch_norm(
-    recorder: Recorder,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = False,
-) -> Tensor:
-    return _batch_norm(recorder, input, running_mean, running_var, weight, bias, training, momentum, eps)
+def _in_aten_order(layer: Function) -> Function:
+    """The same layer for the functions that take its arguments in another order."""
+
+    def reordered(
+        recorder: Recorder,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool = False,
+    ) -> Any:
+        return layer(recorder, input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    return reordered
+
+
+for _registering, _layer in ((register, _batch_norm), (register_batch_layer, _frozen_batch_norm)):
+    _registering(torch.batch_norm, aten.batch_norm.default)(_in_aten_order(_layer))
 
 
 @register(F.layer_norm, torch.layer_norm, aten.layer_norm.default)
