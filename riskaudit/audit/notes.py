@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -229,13 +230,26 @@ def _duplicate_warning(samples: Samples, rows: Sequence[SampleRow]) -> list[str]
 
 
 def _copies_in_uploads(copies: Sequence[Sequence[str]], rows: Sequence[SampleRow]) -> str:
-    """What copies do to the numbers of uploads, neither attacker's of which knows that there are any."""
-    upload_of = {row.id: row.upload for row in rows}
-    together = sum(len({upload_of.get(sample) for sample in group}) < len(group) for group in copies)
+    """What copies do to the numbers of uploads, where equal inputs are one unknown, and views of one are several."""
+    row_of = {row.id: row for row in rows}
+    together, views = 0, 0
+    for group in copies:
+        members = [row_of[sample] for sample in group if sample in row_of]
+        shared = Counter(row.upload for row in members)
+        if len(shared) == len(members):
+            continue
+        together += 1
+        views += any(row.copies < shared[row.upload] for row in members)
     if not together:
         return "none of them share an upload, and what their uploads reveal adds up"
+    text = (
+        f"{together} of {len(copies)} groups share an upload, whose equal inputs count as one, by attackers who are "
+        "taken to know which they are: each has the numbers of all its copies together"
+    )
+    if not views:
+        return text
     return (
-        f"{together} of {len(copies)} groups share an upload, where only the prior tells copies apart; it takes "
-        "samples for independent, so that to whoever guesses that they are copies they reveal more than their rows "
-        "say, k copies as much as one at a k-th of the noise"
+        f"{text}; {views} of them hold views or near-copies, which count as independent samples, so that to whoever "
+        "guesses that they are of one input they reveal more than their rows say, k of them up to as much as one at a "
+        "k-th of the noise: leave them out"
     )

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from riskaudit.audit.calibration import Calibrator
 from riskaudit.audit.checks import agree_alone
+from riskaudit.audit.company import classmates_of, copies_of, is_class_number
 from riskaudit.audit.credibility import examine, precise_differences
 from riskaudit.audit.evidence import Evidence
 from riskaudit.audit.uploads import examine_uploads
 from riskaudit.jacobian import AnyJacobianMaker, Jacobian, JacobianMaker, JointJacobianMaker
+from riskaudit.jacobian.distinct import of_distinct_inputs
 from riskaudit.priors import Prior
 from riskaudit.proxies import Proxy, ProxyScores, proxies_for
 from riskaudit.proxies.base import not_applicable
 from riskaudit.release import Batch
+from riskaudit.release.copies import first_copies
 from riskaudit.results import Attacker, Estimate, SampleRow, SolverEvidence, Target, Thresholds
 from riskaudit.results.verdicts import cautious, headline_of, verdict
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
@@ -145,6 +148,9 @@ class AuditBatch:
 
 def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> BatchRows:
     """Rows for some samples; those that can't be linearised fail alone."""
+    firsts = first_copies(batch.samples) if context.is_joint else []
+    if len({len(set(upload)) for upload in firsts}) > 1:
+        return _by_distinct_inputs(context, batch, firsts, clock)
     jacobian = context.jacobian(batch.samples)
     if not agree_alone(jacobian):
         assert isinstance(context.jacobian, JacobianMaker)
@@ -158,8 +164,9 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     noise = jacobian.release.noise
     assert noise is not None
     try:
+        distinct, owners = of_distinct_inputs(jacobian)
         at = Linearisation(
-            jacobian, batch.indices[:: batch.upload_size], context.prior, context.plan, context.seed, clock
+            distinct, batch.indices[:: batch.upload_size], context.prior, context.plan, context.seed, clock
         )
         scores = {name: _score(proxy, at).for_samples(len(at)) for name, proxy in context.proxies.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
@@ -171,10 +178,12 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     decisive = at.informed if context.attacker == "informed" else at
     # Asked for only where the headline is, since it may take many products.
     information = decisive.information if context.headline in context.plan.proxies else None
-    uneven = {} if information is None else dict(zip(batch.indices, concentrations(decisive), strict=False))
+    information = None if information is None else [information[owner] for owner in owners]
+    shown = [] if information is None else concentrations(decisive)
+    uneven = {index: shown[owner] for index, owner in zip(batch.indices, owners, strict=True) if shown}
     rows = [
-        _row(context, (at, decisive), scores, position, batch, loss, information, uneven.get(batch.indices[position]))
-        for position, loss in enumerate(losses.tolist())
+        _row(context, (at, decisive), scores, (position, owner), batch, loss, information, uneven)
+        for position, (loss, owner) in enumerate(zip(losses.tolist(), owners, strict=True))
     ]
     doubts = [
         context.disclosed.get(index) or each.doubt(noise.fisher_std, *_claimed(row))
@@ -205,6 +214,20 @@ def _without_infinite(context: AuditContext, batch: AuditBatch, finite: list[boo
     for place, row in zip(places, audited.rows, strict=True):
         rows[place] = row
     return replace(audited, rows=rows)
+
+
+def _by_distinct_inputs(context: AuditContext, batch: AuditBatch, firsts: list[list[int]], clock: Clock) -> BatchRows:
+    """Uploads with as many distinct inputs each together, since those of a linearisation have one shape."""
+    sizes = [len(set(upload)) for upload in firsts]
+    parts = [[upload for upload, own in enumerate(sizes) if own == size] for size in sorted(set(sizes))]
+    total = BatchRows()
+    for part in parts:
+        total.extend(audit_batch(context, batch.select(part), clock))
+    order = [
+        upload * batch.upload_size + offset for part in parts for upload in part for offset in range(len(firsts[0]))
+    ]
+    rows = [row for _, row in sorted(zip(order, total.rows, strict=True), key=lambda pair: pair[0])]
+    return replace(total, rows=rows)
 
 
 def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> list[Evidence]:
@@ -252,7 +275,8 @@ def failed_row(context: AuditContext, batch: AuditBatch, place: int, reason: str
         id=batch.ids[place],
         target=_target(batch, place),
         upload=batch.indices[place] // batch.upload_size if context.is_joint else None,
-        classmates=_classmates(batch, place) if context.is_joint else None,
+        classmates=classmates_of(batch.samples, place) if context.is_joint else None,
+        copies=copies_of(batch.samples, place) if context.is_joint else 1,
         loss=None,
         status="failed",
         reason=reason,
@@ -261,42 +285,41 @@ def failed_row(context: AuditContext, batch: AuditBatch, place: int, reason: str
     )
 
 
-def _classmates(batch: AuditBatch, place: int) -> int | None:
-    """How many others of its upload are of a sample's class; None for targets that are no class."""
-    first = place - place % batch.upload_size
-    targets = batch.samples.targets[first : first + batch.upload_size]
-    return int((targets == targets[place - first]).sum()) - 1 if is_class_number(targets[0]) else None
-
-
 def _row(
-    context: AuditContext, at: tuple[Linearisation, Linearisation], scores: dict[str, ProxyScores], place: int,
-    batch: AuditBatch, loss: float, information: Sequence[Information] | None, uneven: Concentration | None,
+    context: AuditContext, at: tuple[Linearisation, Linearisation], scores: dict[str, ProxyScores],
+    places: tuple[int, int], batch: AuditBatch, loss: float, information: Sequence[Information] | None,
+    uneven: Mapping[int, Concentration],
 ) -> SampleRow:  # fmt: skip
-    """One sample's; ``at`` holds the linearisation, and that of the attacker who decides."""
-    (whole, decisive), concentration = at, 1.0 if uneven is None else uneven.factor
+    """One sample's; ``at`` holds the linearisation, and that of the attacker who decides.
+
+    ``places`` are its positions in the batch, and of its input among those that the linearisation takes for different.
+    """
+    (whole, decisive), (place, owner) = at, places
+    concentration = uneven[batch.indices[place]].factor if batch.indices[place] in uneven else 1.0
     noise_std = None
     # The noise is asked for the mean over all coordinates.
     if information is not None and concentration == 1:
         noise_std = information[place].noise_for(context.target_rmse)
-    proxies = {name: score.estimates[place] for name, score in scores.items()}
+    proxies = {name: score.estimates[owner] for name, score in scores.items()}
     headline = proxies[context.headline]
-    solvers = {"largest_eigenvalue": _largest(whole, place)} if whole.plan.proxies - {"gradient_norm"} else {}
+    solvers = {"largest_eigenvalue": _largest(whole, owner)} if whole.plan.proxies - {"gradient_norm"} else {}
     # Like the noise, asked for only where the headline is.
     wanted = context.headline in context.plan.proxies
-    success, predicted = success_of(decisive, place, context.tolerances) if wanted else ([], None)
+    success, predicted = success_of(decisive, owner, context.tolerances) if wanted else ([], None)
     calibrated: dict[str, Estimate] = {}
     if context.calibrator is not None:
-        calibrated = context.calibrator.intervals(proxies, float(whole.sample_prior.variance[place]))
-        success = context.calibrator.success(success, lambda tolerances: success_of(decisive, place, tolerances)[0])
-    solvers |= {name: score.evidence[place] for name, score in scores.items() if score.evidence is not None}
-    trace = _trace(whole, place) if wanted else None
+        calibrated = context.calibrator.intervals(proxies, float(whole.sample_prior.variance[owner]))
+        success = context.calibrator.success(success, lambda tolerances: success_of(decisive, owner, tolerances)[0])
+    solvers |= {name: score.evidence[owner] for name, score in scores.items() if score.evidence is not None}
+    trace = _trace(whole, owner) if wanted else None
     if trace is not None:
         solvers["trace"] = trace
     return SampleRow(
         id=batch.ids[place],
         target=_target(batch, place),
         upload=batch.indices[place] // batch.upload_size if context.is_joint else None,
-        classmates=_classmates(batch, place) if context.is_joint else None,
+        classmates=classmates_of(batch.samples, place) if context.is_joint else None,
+        copies=copies_of(batch.samples, place) if context.is_joint else 1,
         loss=loss,
         status=headline.status,
         reason=scores[context.headline].reason,
@@ -352,11 +375,6 @@ def _target(batch: AuditBatch, place: int) -> Target | None:
     if not batch.show_targets:
         return None
     return float(target) if target.ndim == 0 else [float(value) for value in target.flatten()]
-
-
-def is_class_number(target: Tensor) -> bool:
-    """Whether one sample's target says no more than its class."""
-    return target.ndim == 0 and not target.is_floating_point() and not target.is_complex()
 
 
 def target_kind(target: Tensor) -> str:

@@ -20,6 +20,7 @@ from riskaudit.inputs.duplicates import duplicate_labels
 from riskaudit.linalg import KrylovSpace
 from riskaudit.policy import Exposure, Range, concentrated
 from riskaudit.release import Batch
+from riskaudit.release.copies import first_copies
 from riskaudit.sensitivity import Concentration, Information, reached_note
 
 UNCHECKED = "the derivative was not held against the gradient itself"
@@ -77,6 +78,7 @@ class BatchInformation:
         samples: what is known of each.
         accounts: of a ledger, by id; None without one.
         summed: whether the sum over the samples leaves, not their mean.
+        tied: whether what is known of each sample is of its input with all its copies, not of one of them.
         sparse_codes: whether the inputs are codes of which the policy doesn't take the numbers.
         products: with H, over all samples.
         warnings: sentences about the whole batch for the decision.
@@ -86,6 +88,7 @@ class BatchInformation:
     samples: list[SampleInformation]
     accounts: dict[str, Account] | None = None
     summed: bool = False
+    tied: bool = False
     sparse_codes: bool = False
     products: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -122,6 +125,28 @@ class BatchInformation:
         """Indices of all samples of the person that one sample is of, its own among them."""
         return self._by_label[self.samples[index].label]
 
+    @cached_property
+    def _by_input(self) -> list[list[int]]:
+        """For each sample the indices of all samples with its input."""
+        firsts = first_copies(replace(self.batch, upload_size=max(1, len(self.batch)), numbers=None))
+        groups: dict[int, list[int]] = {}
+        for index, first in enumerate(firsts[0] if firsts else []):
+            groups.setdefault(first, []).append(index)
+        return [groups[first] for first in (firsts[0] if firsts else [])]
+
+    def copies(self, index: int) -> list[int]:
+        """Indices of all samples with the very input of one, its own among them, whatever their targets are."""
+        return self._by_input[index]
+
+    @cached_property
+    def _differing_copies(self) -> list[list[int]]:
+        """The copies of each sample where their targets differ, and each has a Jacobian of its own; else none."""
+        targets = self.batch.targets
+        return [
+            [] if self.tied or len(copies) == 1 or bool((targets[copies] == targets[copies[:1]]).all()) else copies
+            for copies in self._by_input
+        ]
+
     def exposures(self, noise_std: float) -> list[Exposure]:
         """Exposures of all, if the mean (or sum) over all leaves with noise of this Fisher-equivalent std per entry."""
         return [self.exposure(index, noise_std, len(self)) for index in range(len(self))]
@@ -139,8 +164,14 @@ class BatchInformation:
             return Exposure(sample.id, sample.group)
         sigma = self.sample_noise(noise_std, batch_size, index)
         # What any of them reveals, it reveals of the same person.
-        revealed = Range(information.revealed(sigma).low, max(twin.revealed(sigma).high for twin in assessed))
-        error = Range(min(twin.error(sigma).low for twin in assessed), information.error(sigma).high)
+        high = max(twin.revealed(sigma).high for twin in assessed)
+        least = min(twin.error(sigma).low for twin in assessed)
+        for twin in self.twins(index):
+            together = self._revealed_by_copies(twin, noise_std, batch_size)
+            if together > high:
+                high, least = together, information.tau * math.sqrt(1 - together)
+        revealed = Range(information.revealed(sigma).low, high)
+        error = Range(least, information.error(sigma).high)
         # Limits are averages over the coordinates; those that nothing depends on would hide the others.
         factor = max(1.0 if twin.concentration is None else twin.concentration.factor for twin in twins)
         limited = (revealed, error) if factor == 1 else concentrated(revealed, factor, information.tau)
@@ -149,6 +180,20 @@ class BatchInformation:
             account = self.account(index, noise_std, batch_size)
             total = Range(0.0, min(1.0, factor * account.revealed))
         return Exposure(sample.id, sample.group, *limited, total)
+
+    def _revealed_by_copies(self, index: int, noise_std: float, batch_size: int) -> float:
+        """What copies with different targets reveal of their one input at most; 0 where there are none.
+
+        Their c Jacobians add up: (sum of J_i)^T (sum of J_i) is at most c times the sum of J_i^T J_i. The trace of a
+        concave function of a sum is at most the sum of the traces (Rotfel'd).
+        """
+        copies, total = self._differing_copies[index], 0.0
+        for copy in copies:
+            information, noise = self.samples[copy].information, self._own_noise(noise_std, batch_size, copy)
+            if information is not None and math.isfinite(noise):
+                noise /= math.sqrt(len(copies))
+                total += information.revealed(noise).high
+        return min(1.0, total)
 
     def doubt(self, index: int, noise_std: float, batch_size: int) -> str | None:
         """Why nothing is claimed of a sample, or of another one of the same person, if that is so."""
@@ -196,19 +241,44 @@ class BatchInformation:
         effective_dimension = information.revealed(sigma).high * dimension
         trace = information.trace
         assert trace is not None, "a ledger needs an isotropic prior"
+        copies = self._differing_copies[index]
+        if copies:
+            return before.after(*self._sum_of_copies(copies, noise_std, batch_size, len(core)))
         beside = float(np.trace(core)) if sample.core_is_bound else 0.0
         return before.after(effective_dimension, (trace.high + beside) * precision, core * precision)
+
+    def _sum_of_copies(
+        self, copies: list[int], noise_std: float, batch_size: int, count: int
+    ) -> tuple[float, float, np.ndarray]:
+        """What `Account.after` takes of copies with different targets: bounds, as in `_revealed_by_copies`."""
+        traces = [(self._own_noise(noise_std, batch_size, copy), self.samples[copy].information) for copy in copies]
+        total = 0.0
+        for noise, information in traces:
+            trace = None if information is None else information.trace
+            total += LARGEST_INFORMATION if trace is None else len(copies) * trace.high / noise**2
+        dimension = self.batch.inputs[copies[0]].numel()
+        revealed = self._revealed_by_copies(copies[0], noise_std, batch_size)
+        return revealed * dimension, (1 + count) * total, total * np.eye(count)
 
     def sample_noise(self, noise_std: float, batch_size: int, index: int) -> float:
         """Std of the noise that one sample's own release has, where ``batch_size`` share what leaves with this one.
 
-        c copies of it have the same Jacobian, so that their sum has c times it: 1 / c of the noise.
+        c copies of it have the same Jacobian, so that their sum has c times it: 1 / c of the noise. Where that sum is
+        what is known of each, only others that are taken for copies are still to be counted.
         """
         twins = self.twins(index)
         shares = [share for twin in twins if (share := self.samples[twin].share) is not None]
         if shares:
             return noise_std / sum(shares)
-        return (noise_std if self.summed else batch_size * noise_std) / len(twins)
+        noise = self._own_noise(noise_std, batch_size, index) / len(twins)
+        return noise * len(self.copies(index)) if self.tied else noise
+
+    def _own_noise(self, noise_std: float, batch_size: int, index: int) -> float:
+        """Of one sample's own release, were none of the others a copy of it."""
+        share = self.samples[index].share
+        if share is not None:
+            return noise_std / share if share else math.inf
+        return noise_std if self.summed else batch_size * noise_std
 
     def select(self, indices: Sequence[int]) -> BatchInformation:
         """A copy for some of the samples; the products stay those of all."""

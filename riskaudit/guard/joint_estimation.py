@@ -25,6 +25,7 @@ from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.inputs.discrete import are_sparse_codes
 from riskaudit.jacobian import Jacobian
+from riskaudit.jacobian.distinct import of_distinct_inputs
 from riskaudit.jacobian.informed import InformedJacobian
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior, in_uploads
@@ -81,7 +82,7 @@ class JointEstimator:
     def quick(self, empty: BatchInformation) -> BatchInformation:
         """The information of all samples, or of none where time is over."""
         information, batch = replace(empty, samples=[replace(sample) for sample in empty.samples]), empty.batch
-        carriers = carrying_targets(batch.inputs, batch.targets)
+        carriers, information.tied = carrying_targets(batch.inputs, batch.targets), True
         information.sparse_codes = self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs)
         if self._is_late():
             return information
@@ -93,8 +94,9 @@ class JointEstimator:
             sample.carries_input, sample.evidence = carries, evidence
             sample.evidence_key = hashlib.sha256(setting + sample_digest(*pair)).digest()
         self._tell(information, None, pulled)
+        shown = self._of_copies(information, pulled)
         for index, sample in enumerate(information.samples):
-            sample.concentration = Concentration.of_pulls(pulled[index])
+            sample.concentration = Concentration.of_pulls(shown[index])
             if information.accounts is not None:
                 self._sketch(information, index)
         return information
@@ -120,7 +122,8 @@ class JointEstimator:
             precision=REFINED_PRECISION,
             confidence=1 - self.failure / len(information),
         )
-        alone = InformedJacobian(noisy, [index])
+        distinct, owners = of_distinct_inputs(noisy)
+        alone = InformedJacobian(distinct, [owners[index]])
         release = self.client.release
         plan = choose_plan(settings, alone.shape[1], release.num_entries, 1, 1, release.device)
         clock = Clock(None if math.isinf(self.end) else max(0.0, self.end - time.monotonic()))
@@ -130,7 +133,8 @@ class JointEstimator:
             alone, [index], self.prior, plan, 0, clock, lambda _: draw.draw(like.numel()).reshape(like.shape).to(like)
         )
         if linearisation.information is not None:
-            information.samples[index].information = linearisation.information[0]
+            for copy in information.copies(index):
+                information.samples[copy].information = linearisation.information[0]
         information.products += linearisation.matvecs
 
     def _is_late(self) -> bool:
@@ -152,10 +156,19 @@ class JointEstimator:
     def _tell(self, information: BatchInformation, earlier: Tensor | None, pulled: Tensor) -> None:
         batch = information.batch
         prior = self.prior.bind(batch.targets, batch.inputs.flatten(1))
+        pulled = self._of_copies(information, pulled)
+        earlier = None if earlier is None else self._of_copies(information, earlier)
         told = pulled_information(pulled, earlier, prior, self.failure / len(information))
         for sample, each in zip(information.samples, told, strict=True):
             sample.information = each
         information.products += pulled.shape[-1] * len(information)
+
+    def _of_copies(self, information: BatchInformation, pulled: Tensor) -> Tensor:
+        """Pulls [n, d, k] of inputs with all their copies: the sum of the copies', for each of them."""
+        copies = [information.copies(index) for index in range(len(information))]
+        if all(len(own) == 1 for own in copies):
+            return pulled
+        return torch.stack([pulled[own].sum(0) for own in copies])
 
     def _evidence(self, information: BatchInformation, jacobian: Jacobian, pulled: Tensor) -> Evidence:
         """For or against the derivative: what a step of all samples, or of some of them alone, to other inputs does.

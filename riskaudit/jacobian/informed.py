@@ -1,7 +1,7 @@
 """J of one sample at a time where several leave together: what an attacker faces who knows all others.
 
 Where the samples' own layers give it, a product takes one pass over the samples asked for (`SampleBlocks`); elsewhere
-one through their whole uploads for each.
+one through their whole uploads for each. Of a `DistinctJacobian` a "sample" is an input with all its copies.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.distinct import DistinctJacobian, SummedBlocks
 from riskaudit.jacobian.structured import SampleBlocks, UploadJacobian
 from riskaudit.release import Batch
 
@@ -28,14 +29,14 @@ class InformedJacobian(Jacobian):
     """
 
     def __init__(
-        self, jacobian: Jacobian, samples: list[int] | None = None, blocks: SampleBlocks | None = None
+        self, jacobian: Jacobian, samples: list[int] | None = None, blocks: SampleBlocks | SummedBlocks | None = None
     ) -> None:
         self.samples = list(range(len(jacobian.batch))) if samples is None else samples
         whole = jacobian.batch
         super().__init__(jacobian.release, Batch(whole.inputs[self.samples], whole.targets[self.samples]))
         self.jacobian = jacobian
         self._blocks = blocks
-        if blocks is None and samples is None and isinstance(jacobian, UploadJacobian):
+        if blocks is None and samples is None and isinstance(jacobian, UploadJacobian | DistinctJacobian):
             self._blocks = jacobian.by_sample()
         self._uploads: dict[int, Jacobian] = {}
 

@@ -27,7 +27,7 @@ def to_csv(result: AuditResult) -> bytes:
     parts = ("value", "low", "high", "status")
     header = ["id", "target", "class", "verdict", "status", "reason", "loss", "noise_std", "noise_target_rmse"]
     header += ["noise_status"]
-    header += ["upload", "classmates"] if facts.is_joint else []
+    header += ["upload", "classmates", "copies"] if facts.is_joint else []
     header += [f"{proxy}_{part}" for proxy in facts.proxy_ids for part in parts]
     # Only where intervals leave ranks open: of exact values the column says nothing new.
     header += ["ranks"] if facts.rank_ranges else []
@@ -60,7 +60,7 @@ def _values(facts: Facts, row: SampleRow) -> list[str | float | None]:
         need.target_rmse if need else None,
         need.status if need else "not_applicable",
     ]
-    values += [row.upload, row.classmates] if facts.is_joint else []
+    values += [row.upload, row.classmates, row.copies] if facts.is_joint else []
     for proxy in facts.proxy_ids:
         estimate = row.proxies.get(proxy)
         if estimate is None:

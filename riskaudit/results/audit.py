@@ -79,7 +79,8 @@ class SampleRow(Record):
     ``predicted_rmse`` is the RMSE of the Bayes-optimal attack with its 90 % predictive interval: a single
     outcome, not a mean. ``calibrated`` holds, per proxy id, the interval that a calibration gives it.
     Where samples leave together, ``upload`` is the number of its upload and ``classmates`` how many others in it are of
-    its class; ``proxies`` are the outsider's then, ``informed_*`` those of an attacker who knows all others in it.
+    its class, copies left out; ``copies`` counts those in it with the very input, itself among them, which are one
+    unknown. ``proxies`` are the outsider's then, ``informed_*`` those of an attacker who knows all others in it.
     ``concentration`` is the number of coordinates over that of those that the release depends on, where these are fewer
     than half, else 1: verdicts and limits go by the revealed fraction times this, the mean over what is reached.
     """
@@ -88,6 +89,7 @@ class SampleRow(Record):
     target: Target | None
     upload: int | None = None
     classmates: int | None = None
+    copies: int = Field(default=1, ge=1)
     loss: float | None
     status: Status
     reason: str | None = None

@@ -79,12 +79,46 @@ def test_copies_in_one_upload_are_told_from_copies_in_several(order, together) -
     samples = Samples.from_tensors(demo_samples(6).inputs[order], torch.tensor([0, 0, 1, 2]))
     result = riskaudit.audit(model, samples, release="mean:2,gaussian:0.05")
     (warning,) = [each for each in result.warnings if "copies" in each]
-    assert ("share an upload, where only the prior" in warning) is together
-    assert [row.classmates for row in result.samples] == [1, 1, 0, 0]
-    # Copies at the same noise as one alone: both attackers' numbers are too mild, which is why they are named.
+    assert ("share an upload, whose equal inputs count as one" in warning) is together
+    assert "views or near-copies" not in warning
+    assert [row.classmates for row in result.samples] == ([0, 0, 0, 0] if together else [1, 1, 0, 0])
+    assert [row.copies for row in result.samples] == ([2, 2, 1, 1] if together else [1, 1, 1, 1])
+    # An upload of nothing but copies is one sample that leaves alone.
     alone = riskaudit.audit(model, samples, release="gaussian:0.05").samples[0].proxies["revealed_fraction"].value
     for name in ("revealed_fraction", "informed_revealed_fraction"):
-        assert result.samples[0].proxies[name].value < alone
+        value = result.samples[0].proxies[name].value
+        assert value == pytest.approx(alone, rel=1e-6) if together else value < 0.99 * alone
+
+
+def test_copies_in_an_upload_change_a_verdict_and_the_noise_that_is_needed() -> None:
+    """Taken for independent they would have had the numbers of a sample at k times the noise: a false "low"."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    inputs, targets = demo_samples(8).inputs, torch.tensor([0, 0, 0, 0, 1, 2, 3, 4])
+    copied = inputs[[0, 0, 0, 0, 4, 5, 6, 7]]
+    options = {"release": "mean:4,gaussian:0.4", "target_rmse": 0.2, "prior_std": 0.3}
+    tied, apart = (
+        riskaudit.audit(model, Samples.from_tensors(each, targets), **options).samples for each in (copied, inputs)
+    )
+    alone = riskaudit.audit(model, Samples.from_tensors(copied, targets), **options | {"release": "gaussian:0.4"})
+    assert (apart[0].verdict, tied[0].verdict, alone.samples[0].verdict) == ("low", "medium", "medium")
+    for row in tied[:4]:
+        assert row.noise_std_for_target.std == pytest.approx(alone.samples[0].noise_std_for_target.std, rel=1e-6)
+        assert row.success_probability == tied[0].success_probability
+    # Uploads without copies in the same audit are as they are without the others.
+    for row, expected in zip(tied[4:], apart[4:], strict=True):
+        assert row.id == expected.id
+        found, wanted = (each.proxies["informed_revealed_fraction"].value for each in (row, expected))
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_views_that_share_an_upload_are_named_as_what_counts_too_mildly() -> None:
+    torch.manual_seed(0)
+    inputs = demo_samples(4).inputs
+    samples = Samples.from_tensors(torch.cat([inputs[:1], inputs[:1].flip(-1), inputs[1:3]]), torch.arange(4))
+    result = riskaudit.audit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), samples, release="mean:2,gaussian:0.05")
+    (warning,) = [each for each in result.warnings if "copies" in each]
+    assert "1 of them hold views or near-copies, which count as independent" in warning
 
 
 def test_large_inputs_are_compared_less_often() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from riskaudit.audit.audit import audit
-from riskaudit.audit.rows import is_class_number
+from riskaudit.audit.company import is_class_number
 from riskaudit.inputs import Samples
 from riskaudit.report import render
 

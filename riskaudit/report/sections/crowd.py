@@ -50,18 +50,33 @@ def crowd_blocks(facts: Facts, references: tuple[Reference, ...]) -> list[Block]
         return [*blocks, Callout("What the crowd protects: not assessed", (text,), "unknown")]
     blocks += [Paragraph(_finding(facts), brief=True), crowd_figure(facts, references)]
     blocks += [*_classmates_blocks(facts), *_ceiling_blocks(facts), *far_map_blocks(facts)]
-    blocks.append(Paragraph(_ORDER_AND_COPIES, lead="Order and copies."))
+    blocks.append(Paragraph(_ORDER_AND_COPIES + _copies_words(facts), lead="Order and copies."))
     return blocks
 
 
 _ORDER_AND_COPIES = (
     "An upload is the same in whatever order a mini-batch's samples stand, so that a reconstruction of several samples "
-    "of one class may hold them in exchanged places; the numbers are for samples matched to what they are. Copies of a "
-    "sample, or more coordinates than released numbers, leave directions that the upload doesn't show at all: without "
-    "a prior the outsider's error is infinite there, and only the prior keeps it finite. It takes samples for "
-    "independent, though: to whoever guesses that k samples are copies they reveal as much as one would at a k-th of "
-    "the noise, which is more than the numbers of either attacker say. Leave copies out."
+    "of one class may hold them in exchanged places; the numbers are for samples matched to what they are. Where more "
+    "coordinates are behind an upload than numbers are released, some directions don't show at all: without a prior "
+    "the outsider's error is infinite there, and only the prior keeps it finite."
 )
+
+
+def _copies_words(facts: Facts) -> str:
+    """What was assumed of samples with equal inputs."""
+    rows = [row for row in facts.result.samples if row.copies > 1]
+    assumed = (
+        " Both attackers are taken to know which samples of an upload have the very same input: these are one unknown, "
+        "and each has the numbers of it, whatever their targets are; k copies in a mean reveal what one sample would "
+        "at a k-th of the noise. "
+    )
+    if not rows:
+        return f"{assumed}There are none here. Views and near-copies count as independent samples."
+    most = max(row.copies for row in rows)
+    return (
+        f"{assumed}Here {count(len(rows), 'sample')} have a copy in their upload, up to {most:,} of one input. Views "
+        "and near-copies count as independent samples, which is too mild: leave them out."
+    )
 
 
 def _finding(facts: Facts) -> str:
@@ -139,8 +154,8 @@ def _crowd_table(facts: Facts) -> Table:
         "Each sample for both attackers",
         facts.ranked[:_MOST_ROWS],
         columns,
-        note="Classmates: others of the same class in the same upload. Protected: the informed attacker's revealed "
-        "fraction less the outsider's.",
+        note="Classmates: others of the same class in the same upload, copies left out. Protected: the informed "
+        "attacker's revealed fraction less the outsider's.",
         sortable=True,
         layout="fitted",
         print_rows=_PRINT_ROWS,
@@ -293,11 +308,13 @@ def _sum_words(facts: Facts, ceiling: int) -> str:
     """What the samples of one upload add up to, where a revealed fraction counts coordinates."""
     if facts.result.prior.kind != "isotropic":
         return ""
-    ends: dict[int | None, list[tuple[float, float] | None]] = {}
+    highs: dict[int | None, list[float | None]] = {}
     for row in facts.result.samples:
-        ends.setdefault(row.upload, []).append(known_ends(row.proxies.get(OUTSIDER)))
+        ends = known_ends(row.proxies.get(OUTSIDER))
+        # Copies are one input.
+        highs.setdefault(row.upload, []).append(None if ends is None else ends[1] / row.copies)
     # An upload in which a sample isn't assessed adds up to something unknown.
-    sums = [sum(each[1] for each in known if each is not None) for known in ends.values() if None not in known]
+    sums = [sum(each for each in known if each is not None) for known in highs.values() if None not in known]
     if not sums:
         return ""
     most = facts.dimension * max(sums)
