@@ -52,6 +52,12 @@ def _built(name: str) -> Any:
     return command
 
 
+def load_commands() -> None:
+    """Import all of them, so that `riskaudit.cli.options.EVERY_FLAG` has their options."""
+    for place in COMMANDS.values():
+        import_module(place.partition(":")[0])
+
+
 class _LazyGroup(typer.core.TyperGroup):
     """Imports a command and declares its options when it is asked for, which takes longer than the rest."""
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from riskaudit.cli.app import load_commands
 from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions, RenderingOptions
-from riskaudit.cli.options import command
+from riskaudit.cli.options import command, in_options
 from riskaudit.cli.scan import EXIT_EXCEEDED
 from riskaudit.files import add_to_folder
 
@@ -34,7 +35,8 @@ def report(
 
     result = AuditResult.load(audit_json)
     earlier = None if rendering.baseline is None else AuditResult.load(rendering.baseline)
-    files, contradictions = render_marked(result, rendering.format, earlier)
+    load_commands()
+    files, contradictions = render_marked(result, rendering.format, earlier, in_options)
     folder = out or audit_json.parent
     # What the audit's owner alone may read stays so.
     private = not audit_json.stat().st_mode & 0o077

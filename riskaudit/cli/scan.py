@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from riskaudit.audit.settings import AuditSettings
+from riskaudit.cli.app import load_commands
 from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import ReportOptions, SubjectOptions
-from riskaudit.cli.options import command
+from riskaudit.cli.options import command, in_options
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_folder, write_folder
 
@@ -75,7 +76,8 @@ class Delivery:
 
         outcome = self._policy.decide(result, self._source) if self._policy.limits else None
         result = result.model_copy(update={"policy": outcome})
-        files = render(result, self._formats, baseline=self._earlier)
+        load_commands()
+        files = render(result, self._formats, baseline=self._earlier, spelling=in_options)
         write_folder(self.folder, files, private=self._private)
         if not self._quiet:
             print_summary(result, [self.folder / name for name in files])

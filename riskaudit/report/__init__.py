@@ -29,12 +29,13 @@ class _Report:
     result: AuditResult
     baseline: AuditResult | None
     contradictions: Sequence[str]
+    spelling: Callable[[str], str]
 
     @cached_property
     def document(self) -> Document:
         from riskaudit.report.build import build_document
 
-        return build_document(self.result, self.baseline, self.contradictions)
+        return build_document(self.result, self.baseline, self.contradictions, self.spelling)
 
 
 def _document_as(renderer: str) -> Callable[[_Report], bytes]:
@@ -46,7 +47,7 @@ def _csv(report: _Report) -> bytes:
     from riskaudit.report.build import printable_result
     from riskaudit.report.csv import to_csv
 
-    return to_csv(printable_result(report.result))
+    return to_csv(printable_result(report.result, report.spelling))
 
 
 _FORMATS: dict[str, tuple[str, Callable[[_Report], bytes]]] = {
@@ -63,11 +64,22 @@ __all__ = ["FILE_NAMES", "FORMATS", "render"]
 
 
 def render(
-    result: AuditResult, formats: Sequence[str] = ("html", "pdf", "json"), *, baseline: AuditResult | None = None
+    result: AuditResult,
+    formats: Sequence[str] = ("html", "pdf", "json"),
+    *,
+    baseline: AuditResult | None = None,
+    spelling: Callable[[str], str] = str,
 ) -> dict[str, bytes]:
     """Render an audit; ``baseline`` is an earlier one to compare with.
 
     Verdicts, the decision and summaries are drawn from the numbers; a result that says otherwise is marked.
+
+    Args:
+        result: of an audit.
+        formats: out of `FORMATS`.
+        baseline: an earlier audit of the same.
+        spelling: puts other names for parameters into a sentence that names them as Python does, `` `arch` ``; the
+            command line has its options there. JSON keeps Python's.
 
     Returns:
         File name to content, in the order of ``formats``.
@@ -76,11 +88,14 @@ def render(
         SettingsError: an unknown format.
         ResultError: the result holds limits that can't be kept.
     """
-    return render_marked(result, formats, baseline)[0]
+    return render_marked(result, formats, baseline, spelling)[0]
 
 
 def render_marked(
-    result: AuditResult, formats: Sequence[str], baseline: AuditResult | None = None
+    result: AuditResult,
+    formats: Sequence[str],
+    baseline: AuditResult | None = None,
+    spelling: Callable[[str], str] = str,
 ) -> tuple[dict[str, bytes], list[str]]:
     """`render`, and where the result disagreed with its own numbers, a sentence each."""
     from riskaudit.report.recomputation import recompute
@@ -91,5 +106,5 @@ def render_marked(
     result, contradictions = recompute(result)
     if baseline is not None:
         baseline, _ = recompute(baseline)
-    report = _Report(result, baseline, contradictions)
+    report = _Report(result, baseline, contradictions, spelling)
     return {FILE_NAMES[name]: _FORMATS[name][1](report) for name in dict.fromkeys(formats)}, contradictions

@@ -25,40 +25,52 @@ from riskaudit.results.studies import STUDIES
 from riskaudit.studies.verify.section import read_attack_study, shown_reconstructions
 
 Parts: TypeAlias = Mapping[str, Callable[[Facts], list[Block]]]
+# How names of the fields end whose text are sentences of the tool's own.
+SENTENCES = ("reason", "reasons", "warnings", "note", "notes", "doubt")
 
 
-def printable_result(result: AuditResult) -> AuditResult:
+def printable_result(result: AuditResult, spelling: Callable[[str], str] = str) -> AuditResult:
     """The same audit with control and direction characters of all its strings made visible.
 
     Done once here, so that no section and no renderer has to think of them.
+
+    Args:
+        result: of an audit.
+        spelling: of parameters' names in sentences, see `riskaudit.report.render`.
     """
-    cleaned: AuditResult = _printable(result)
+    cleaned: AuditResult = _printable(result, spelling)
     return cleaned
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: Any, spelling: Callable[[str], str], *, is_sentence: bool = False) -> Any:
     match value:
         case str():
-            return printable(value)
+            return printable(spelling(value) if is_sentence else value)
         case dict():
-            return {_printable(key): _printable(inner) for key, inner in value.items()}
+            return {
+                printable(key): _printable(inner, spelling, is_sentence=is_sentence or key.endswith(SENTENCES))
+                for key, inner in value.items()
+            }
         case list() | tuple():
-            return [_printable(inner) for inner in value]
+            return [_printable(inner, spelling, is_sentence=is_sentence) for inner in value]
         case BaseModel() if value.model_extra:
             # Names of a later version's fields are strings of the file too.
-            return type(value).model_validate(_printable(value.model_dump()))
+            return type(value).model_validate(_printable(value.model_dump(), spelling))
         case BaseModel():
             fields = {name: getattr(value, name) for name in type(value).model_fields}
-            return value.model_copy(update={name: _printable(inner) for name, inner in fields.items()})
+            return value.model_copy(update=_printable(fields, spelling))
     return value
 
 
 def build_document(
-    result: AuditResult, baseline: AuditResult | None = None, contradictions: Sequence[str] = ()
+    result: AuditResult,
+    baseline: AuditResult | None = None,
+    contradictions: Sequence[str] = (),
+    spelling: Callable[[str], str] = str,
 ) -> Document:
     """Lay out the report; pure, and needs neither a plotting nor a template library."""
-    facts = Facts(printable_result(result))
-    earlier = printable_result(baseline) if baseline is not None else None
+    facts = Facts(printable_result(result, spelling))
+    earlier = printable_result(baseline, spelling) if baseline is not None else None
     audited = facts.result
     sections = (
         verdict_section(facts),

@@ -8,6 +8,7 @@ import shlex
 import pytest
 from scan_cases import CHECKPOINT, DATA, FORMATS
 
+from riskaudit.cli.options import in_options
 from riskaudit.files import MANIFEST
 from riskaudit.report import FILE_NAMES, render
 from riskaudit.results import AuditResult
@@ -28,6 +29,14 @@ def test_report_gives_the_bytes_of_the_scan(command, complete, tmp_path) -> None
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     for name in FILE_NAMES.values():
         assert (tmp_path / "again" / name).read_bytes() == (complete.folder / name).read_bytes(), name
+
+
+def test_documents_name_options_of_whatever_command(command, complete, tmp_path) -> None:
+    audit, warning = tmp_path / "audit.json", "`arch=lenet` names it, `noise_stds` and `high=0.5` too"
+    audit.write_text(complete.result.model_copy(update={"warnings": [warning]}).to_json(), encoding="utf-8")
+    assert command("report", audit, "--format=md", "--format=html").code == 0
+    assert "--arch lenet names it, --noise-std and --high-above 0.5 too" in (tmp_path / "audit.html").read_text("utf-8")
+    assert "arch=lenet" not in (tmp_path / "audit.md").read_text("utf-8")
 
 
 def test_report_with_a_baseline(command, complete, scan, tmp_path) -> None:
@@ -87,4 +96,5 @@ def test_demo_where_nothing_can_be_written(command, tmp_path) -> None:
 
 
 def test_the_result_in_memory_renders_as_the_file(complete) -> None:
-    assert render(complete.result, ("html",))["audit.html"] == (complete.folder / "audit.html").read_bytes()
+    page = render(complete.result, ("html",), spelling=in_options)["audit.html"]
+    assert page == (complete.folder / "audit.html").read_bytes()

@@ -34,6 +34,18 @@ def test_json_is_the_result_itself(audit):
     assert AuditResult.from_json(render(result, ("json",))["audit.json"]) == result
 
 
+def test_sentences_have_the_spelling_asked_for_and_names_and_json_keep_theirs(audit):
+    sample = audit("one").samples[0].model_copy(update={"id": "`arch`", "reason": "`arch` says it"})
+    result = audit("one").model_copy(update={"warnings": ["`arch` names it"], "samples": [sample]})
+    files = render(result, ("md", "html", "csv", "json"), spelling=lambda sentence: sentence.replace("`arch`", "XY"))
+    for name in ("audit.md", "audit.html"):
+        assert "XY names it" in files[name].decode(), name
+    row = files["samples.csv"].decode().splitlines()[1]
+    assert row.startswith("`arch`,")
+    assert "XY says it" in row
+    assert json.loads(files["audit.json"])["warnings"] == ["`arch` names it"]
+
+
 @pytest.mark.parametrize("name", ["hostile", "attacked-shown"])
 def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
     again = render(audit(name), FORMATS)
