@@ -2,8 +2,8 @@
 
 Geiping, Bauermeister, Droege and Moeller, "Inverting Gradients", NeurIPS 2020, Eq. 4; step size 0.1 in normalised
 pixels, decay by 0.1 at 3/8, 5/8 and 7/8 of 4800 steps, total variation 1e-6 as in their code for small images. For
-networks with batch norm the distance from the statistics that are known is added, as Huang et al., NeurIPS 2021,
-section 3, and Zhang et al., NeurIPS 2023, appendix C.1, run it.
+networks with batch norm the distance from the statistics that are known is added, as Zhang et al., NeurIPS 2023,
+appendix C.1, run it; without these statistics the attack is weaker (Huang et al., NeurIPS 2021).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ whose outputs hardly depend on the input; with confident models the dummies' out
 
 The difference of the weights after K steps of SGD is divided by what K steps of one gradient would have moved them by
 (momentum included, weight decay taken off), and mean(p) is the average of those at the weights before and after, which
-the server both knows (Dimitrov et al., TMLR 2022, section 4.3). That holds while the outputs change about evenly: at
+the server both knows (Dimitrov et al., TMLR 2022). That holds while the outputs change about evenly: at
 large steps a label or two may come out wrong. With Adam, or steps such as clipping on the way, the difference is no sum
 of gradients, and no label is claimed. Counts don't say which mini-batch a sample was in: labels are handed out in
 ascending order.

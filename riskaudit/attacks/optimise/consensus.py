@@ -3,7 +3,7 @@
 Yin et al., CVPR 2021, Eq. 10 and 11. A guess may be a shifted copy of another one, since convolutions hardly tell; so
 the group's members are registered to the one nearest to their average before they are averaged again. The paper
 registers by a dense flow (RANSAC-flow); this does by whole pixels, for each image the circular shift with the least
-squared distance, which its cross-correlation shows (by the FFT; Anuta, IEEE Trans. Geoscience Electronics 1970).
+squared distance, which its cross-correlation shows (by the FFT).
 Samples of one class in an upload may have changed places from member to member, and are put in the order of the first
 member's.
 """
