@@ -9,12 +9,14 @@ memory is that of one step and of some 2 sqrt(K) states: within 3 times one step
 (benchmarks/RESULTS.md), more for many hundreds.
 
 A step's derivatives are torch's own, whatever its layers are: they too have one weight, and one tangent of its shape,
-for a whole mini-batch. J v costs about 6 trainings so and J^T u about 4.5: nothing is taken from the layers here.
+for a whole mini-batch. J v costs about 6 trainings so and J^T u about 4.5; of many columns each costs 1 to
+1.5, where convolutions go as matrix products (`jacobian.convolutions`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from math import isqrt
 from typing import final
@@ -26,6 +28,7 @@ from typing_extensions import override
 
 from riskaudit.jacobian.aggregation import Aggregation
 from riskaudit.jacobian.base import Jacobian
+from riskaudit.jacobian.convolutions import MatrixConvolutions
 from riskaudit.release import Batch
 from riskaudit.release.local_training import LocalTrainingRelease, State
 
@@ -33,6 +36,8 @@ from riskaudit.release.local_training import LocalTrainingRelease, State
 FEW_STATES = 8
 # Columns at once: numbers in the tangents of a state.
 BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
+# From so many on, looking at every call of the dispatcher for convolutions costs less than it saves.
+MATRIX_COLUMNS = 16
 
 
 @final
@@ -135,7 +140,8 @@ class _Client:
 
     def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
         size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.release.context.num_entries))
-        return torch.cat([work(part) for part in torch.split(columns, size, dim=1)], dim=1)
+        with MatrixConvolutions() if columns.shape[1] >= MATRIX_COLUMNS else nullcontext():  # type: ignore[no-untyped-call]
+            return torch.cat([work(part) for part in torch.split(columns, size, dim=1)], dim=1)
 
     def push(self, columns: Tensor) -> Tensor:
         """The derivative of the difference on columns [n d, K]; returns [P, K]."""

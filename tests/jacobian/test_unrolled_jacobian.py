@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import joint_oracles
 import oracles
 import pytest
@@ -12,7 +14,7 @@ from contracts.release import network, samples
 from joint_oracles import trained
 from torch import nn
 
-from riskaudit.jacobian import unrolled
+from riskaudit.jacobian import convolutions, unrolled
 from riskaudit.jacobian.informed import InformedJacobian
 from riskaudit.jacobian.joint import joint_jacobian_maker
 from riskaudit.linalg.operators import identity_columns
@@ -101,3 +103,29 @@ def test_batch_norm_of_every_step_is_differentiated() -> None:
     made = joint_jacobian_maker(release, batch)(batch)
     expected = joint_oracles.jacobian(trained(2, 3, 0.3), model, batch.inputs, batch.targets)
     assert oracles.relative_difference(made.matmat(identity_columns(made))[0], torch.from_numpy(expected)) < 1e-9
+
+
+def test_many_columns_through_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)
+    ).double().eval()  # fmt: skip
+    batch = Batch(torch.rand(4, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0]), 4)
+    release = make_release(model, F.cross_entropy, "local:epochs=2:batch=2:lr=0.3:momentum=0.5")
+    made = joint_jacobian_maker(release, batch)(batch)
+    expected = torch.from_numpy(joint_oracles.jacobian(trained(2, 2, 0.3, 0.5), model, batch.inputs, batch.targets))
+    replaced = []
+    monkeypatch.setattr(convolutions, "_matrix", counting(convolutions._matrix, replaced))
+    monkeypatch.setattr(convolutions, "_signal_windows", counting(convolutions._signal_windows, replaced))
+    assert oracles.relative_difference(made.matmat(identity_columns(made))[0], expected) < 1e-10
+    rows = normal(1, len(expected), 30, seed=3)
+    assert oracles.relative_difference(made.rmatmat(rows)[0], expected.mT @ rows[0]) < 1e-10
+    assert set(replaced) == {"_matrix", "_signal_windows"}
+
+
+def counting(function: Callable[..., torch.Tensor], calls: list[str]) -> Callable[..., torch.Tensor]:
+    def counted(*args: object) -> torch.Tensor:
+        calls.append(function.__name__)
+        return function(*args)
+
+    return counted

@@ -98,7 +98,12 @@ def test_dense_is_the_theory(case: str, prior: str) -> None:
     ],
 )
 def test_brackets_hold_the_truth(case: str, prior: str, max_matvecs: int) -> None:
-    how = cases.plan("lanczos", "quadrature", max_matvecs=max_matvecs, failure=1e-3, max_probes=4, precision=0.2)
+    # A correlated prior's largest eigenvalue that isn't deflated widens intervals as much as fewer probes do, and there
+    # are as many leading directions as probes: 4 leave some sample's out.
+    num_probes = 8 if prior == "class" and max_matvecs == 32 else 4
+    how = cases.plan(
+        "lanczos", "quadrature", max_matvecs=max_matvecs, failure=1e-3, max_probes=num_probes, precision=0.2
+    )
     at = linearise(case, prior, how)
     scores = {name: proxy.score(at).for_samples(len(at)) for name, proxy in PROXIES.items()}
     for number, expected in enumerate(truths(case, prior)):
