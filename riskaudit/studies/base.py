@@ -26,6 +26,8 @@ from riskaudit.engine import Engine, Journal, Progress, Trial, fingerprint
 from riskaudit.errors import SettingsError
 from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.results import Record, SampleRow
+from riskaudit.results.subject import Attacker
+from riskaudit.results.verdicts import error_of, headline_of
 from riskaudit.studies.attacking import ControlTrial, attack_trials, rows_of
 from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk, strongest
 from riskaudit.studies.settings import AttackSettings
@@ -34,8 +36,10 @@ from riskaudit.version import __version__
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 # What studies that compare models attack with.
 ATTACKS = ("gauss-newton", "inverting-gradients")
-# Reading these off the spectrum costs next to nothing beside the spectrum itself.
-PROXIES = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")
+KNOWS_THE_OTHERS = (
+    "predictions are for an attacker who knows all other samples of an upload; attacks know none of them, so that "
+    "their errors may be larger"
+)
 
 
 @dataclass(frozen=True)
@@ -160,18 +164,18 @@ class Measured:
 def measure(client: Client, attacks: AttackSettings | None) -> Measured:
     """Audit a client, and attack it at the noise of the audit where attacks are given.
 
-    Of the settings, the proxies are `PROXIES` and there is no calibration, which belongs to one model.
+    Of the settings, the proxies are `proxies_of` it and there is no calibration, which belongs to one model.
 
     Raises:
         RiskauditError: as `audit`; a model none of whose samples has a finite gradient among others.
     """
-    settings = replace(client.settings, proxies=PROXIES, calibration=None)
+    settings = replace(client.settings, proxies=proxies_of(client), calibration=None)
     result = audit_client(replace(client, settings=settings))
     return measured(result.samples, client, attacks)
 
 
 def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
-    """Likewise from an audit's rows, which have all of `PROXIES`."""
+    """Likewise from an audit's rows, which have all of `proxies_of` it."""
     attacked: list[AttackRow] = []
     if attacks is not None:
         std, undefended = noise_level(client)
@@ -187,6 +191,9 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
     best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
     oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}
     notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in attacked if row.reason)
+    attacker = _attacker_of(client)
+    if attacked and attacker == "informed":
+        notes[KNOWS_THE_OTHERS] = None
     solved = [{name: evidence.value for name, evidence in row.solvers.items()} for row in rows]
     samples = [
         SampleRisk(
@@ -199,11 +206,27 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
             attack_rmse=best.get(row.id),
             oracle_rmse=oracle.get(row.id),
             gradient_norm=row.proxies["gradient_norm"].value,
-            **{name: row.proxies[name] for name in PROXIES[1:]},
+            expected_rmse=row.proxies["expected_rmse"],
+            posterior_rmse=row.proxies[error_of(attacker)],
+            revealed_fraction=row.proxies[headline_of(attacker)],
         )
         for row, values in zip(rows, solved, strict=True)
     ]
     return Measured(samples, list(notes))
+
+
+def proxies_of(client: Client) -> tuple[str, ...]:
+    """Ids of the proxies that models are compared by: of the attacker by whom verdicts go, and the outsider's.
+
+    Reading them off the spectrum costs next to nothing beside the spectrum itself.
+    """
+    attacker = _attacker_of(client)
+    names = ("gradient_norm", "expected_rmse", "posterior_rmse", "revealed_fraction")
+    return tuple(dict.fromkeys((*names, error_of(attacker), headline_of(attacker))))
+
+
+def _attacker_of(client: Client) -> Attacker | None:
+    return client.settings.attacker if client.is_joint else None
 
 
 def noise_level(client: Client) -> tuple[float, bool]:

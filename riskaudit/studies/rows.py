@@ -14,8 +14,9 @@ from riskaudit.results.studies import StudyRecord
 class SampleRisk(Record):
     """One sample under one model.
 
-    Errors are RMSEs in data units. ``attack_rmse`` is that of the strongest attack, ``oracle_rmse`` that of the
-    attack that is started at the truth; both None where none ran.
+    Errors are RMSEs in data units. Where several samples leave together ``posterior_rmse`` and ``revealed_fraction``
+    are those of the attacker by whom verdicts go. ``attack_rmse`` is that of the strongest attack, ``oracle_rmse`` that
+    of the attack that is started at the truth; both None where none ran.
     """
 
     sample_id: str

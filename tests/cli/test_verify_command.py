@@ -130,6 +130,41 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path, mon
     assert not log.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("release", ["gradient", "mean:2"])
+def test_killed_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    words = [*VERIFY, "--limit", "2", "--out", "out", "--format", "json", "--noise-std", "0.01", "--restarts", "1"]
+    words += ["--release", release, "--attack", "analytic", "--attack", "inverting-gradients", "--attack-steps", "150"]
+    command = [sys.executable, "-m", "riskaudit", *words, "--quiet"]
+    run = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = tmp_path / "out.trials.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        if log.exists() and '"trial": "analytic' in log.read_text():
+            break
+        time.sleep(0.02)
+    run.kill()
+    assert run.wait(timeout=120) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    finished = log.read_text()
+    assert '"trial": "inverting-gradients' not in finished
+    monkeypatch.chdir(tmp_path)
+    assert run_command([*words, "--quiet", "--resume"]) == 0
+    resumed = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert not log.exists()
+    whole = [*words, "--quiet"]
+    whole[whole.index("out")] = "whole"
+    assert run_command(whole) == 0
+    expected = json.loads((tmp_path / "whole" / "audit.json").read_text())
+    assert resumed["studies"]["verify"]["complete"]
+    assert len(resumed["studies"]["verify"]["attacks"]) == 4
+    for one, other in zip(
+        resumed["studies"]["verify"]["attacks"], expected["studies"]["verify"]["attacks"], strict=True
+    ):
+        assert (one["attack"], one["sample_id"]) == (other["attack"], other["sample_id"])
+        assert one["metrics"] == other["metrics"]
+
+
 def test_calibrate_then_scan(command: Command) -> None:
     prior = ("--prior-mean", "0.3", "--prior-std", "0.35")
     release = ("--release", "gaussian:0.02")

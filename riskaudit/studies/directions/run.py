@@ -91,6 +91,11 @@ def directions_study(
     run, looked_at = run or StudyRun(), looked_at or DirectionSettings()
     attacks = AttackSettings(looked_at.attack_names if run.attacks else ("local",), run.attack_steps)
     client = make_client(checkpoint, samples, settings or AuditSettings())
+    if client.is_joint:
+        raise SettingsError(
+            f"directions are worked out for samples that leave alone, found `release` {client.release.spec}; "
+            "leave out mean, secagg and local"
+        )
     identity = identity_of(client, attacks, [], run.show_samples)
     journal = run.journal({"directions": identity, "at": asdict(looked_at), "attacks": run.attacks})
     total = 2 * len(samples)
@@ -121,11 +126,6 @@ class Setting:
     def of(cls, client: Client, looked_at: DirectionSettings) -> Setting:
         """That of a client."""
         release, noisy = client.release, client.noisy
-        if client.is_joint:
-            raise SettingsError(
-                f"directions are worked out for samples that leave alone, found `release` {release.spec}; "
-                "leave out mean, secagg and local"
-            )
         assert noisy.noise is not None
         quiet = client.jacobian(release.without_noise())
         assert isinstance(quiet, JacobianMaker)

@@ -43,13 +43,13 @@ from riskaudit.statistics.groups import compare_medians
 from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.base import (
     ATTACKS,
-    PROXIES,
     ModelComparison,
     StudyRun,
     attack_settings,
     identity_of,
     measure,
     measured,
+    proxies_of,
     quartiles,
 )
 from riskaudit.studies.initialization.record import TITLES, InitializationRow, InitializationStudy, InitializationTrial
@@ -200,7 +200,7 @@ class Initializations(ModelComparison[InitializationStudy]):
 
     @override
     def models(self, client: Client) -> list[NetworkTrial]:
-        rows = self.audited.samples if set(PROXIES) <= client.settings.wanted() else None
+        rows = self.audited.samples if set(proxies_of(client)) <= client.settings.wanted() else None
         fresh = [
             NetworkTrial(f"{name} {number}", name, number, self.attacks)
             for name in self.names
