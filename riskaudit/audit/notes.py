@@ -79,6 +79,12 @@ def warnings_of(
     unassessed = sum(not row.proxies[headline].assessed for row in rows) - failed
     if unassessed:
         warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
+    if is_joint and settings.calibration is not None and settings.attacker == "informed":
+        warnings.append(
+            "the calibration is of attacks that know no other sample of an upload: it gives intervals to the "
+            "outsider's numbers alone, and verdicts, limits and success probabilities go by the informed attacker's, "
+            "which are as predicted (`attacker=outsider` lets them go by the calibrated ones)"
+        )
     return [*warnings, *_duplicate_warning(samples, rows if is_joint else [])]
 
 

@@ -204,7 +204,11 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
 
 def _without_infinite(context: AuditContext, batch: AuditBatch, finite: list[bool], clock: Clock) -> BatchRows:
     """The samples whose loss and gradient are finite in a batch of their own, and failed rows of the others."""
-    reason = "the loss or the gradient is not finite"
+    reason, training = "the loss or the gradient is not finite", context.jacobian.release.spec.training
+    if training is not None:
+        reason = (
+            f"the loss, or what local training with lr={training.lr:g} makes of the weights, is not finite; lower lr"
+        )
     rows = [failed_row(context, batch, place, reason) for place in range(len(batch.indices))]
     uploads = [upload for upload, is_finite in enumerate(finite) if is_finite]
     if not uploads:
@@ -309,7 +313,8 @@ def _row(
     calibrated: dict[str, Estimate] = {}
     if context.calibrator is not None:
         calibrated = context.calibrator.intervals(proxies, float(whole.sample_prior.variance[owner]))
-        success = context.calibrator.success(success, lambda tolerances: success_of(decisive, owner, tolerances)[0])
+        if decisive is whole:  # attacks of a calibration know no other sample of an upload
+            success = context.calibrator.success(success, lambda tolerances: success_of(whole, owner, tolerances)[0])
     solvers |= {name: score.evidence[owner] for name, score in scores.items() if score.evidence is not None}
     trace = _trace(whole, owner) if wanted else None
     if trace is not None:

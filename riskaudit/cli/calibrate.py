@@ -69,6 +69,7 @@ def calibrate(
     log.unlink(missing_ok=True)
     if not subject.quiet:
         from riskaudit.formatting import number
+        from riskaudit.release.grammar import ReleaseSpec
 
         for level in result.levels:
             low, high = (
@@ -77,6 +78,10 @@ def calibrate(
             typer.echo(
                 f"noise {level.noise_std:g}: strongest attack / {level.proxy} between {low} and {high} for "
                 f"{result.coverage:.0%} of samples ({level.num_samples} attacked)"
+            )
+        if ReleaseSpec.parse(result.release).is_joint:
+            typer.echo(
+                "attacks know no other sample of an upload: the outsider's numbers are calibrated, the informed not"
             )
         typer.echo(f"wrote {out}")
     return 0

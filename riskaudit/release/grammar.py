@@ -161,7 +161,8 @@ class ReleaseSpec:
         if name == GRADIENT:
             read_arguments(GRADIENT, (), values)
         if not first:
-            raise ReleaseError(f"expected {name} as the first step only; remove it here")
+            advice = "put it first, without gradient" if name == LOCAL else "remove it here"
+            raise ReleaseError(f"expected {name} as the first step only; {advice}")
         return replace(self, training=LocalTraining.parse(values)) if name == LOCAL else self
 
     def _then_part(self, part: Part) -> Self:

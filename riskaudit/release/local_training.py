@@ -51,7 +51,7 @@ class LocalTrainingRelease(JointRelease):
             raise CoupledReleaseError(
                 "expected two samples at least in every mini-batch, for batch norm with the statistics of the batch, "
                 f"found one of a single sample among {size} in mini-batches of {self.training.batch or size}; choose "
-                "another batch, leave out the sample that is left over, or use running statistics"
+                "another batch, leave out the sample that is left over, or use `batch_norm=running`"
             )
         return size
 

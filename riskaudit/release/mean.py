@@ -28,7 +28,7 @@ class MeanRelease(JointRelease):
         if self.mixes_samples and size == 1:
             raise CoupledReleaseError(
                 "expected two samples at least for batch norm with the statistics of the batch, found uploads of one; "
-                "average more samples, or use running statistics"
+                "average more samples, or use `batch_norm=running`"
             )
         return max(1, size)
 

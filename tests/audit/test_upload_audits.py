@@ -53,14 +53,14 @@ def revealed(result: AuditResult, proxy: str = "informed_revealed_fraction") -> 
     ],
 )
 def test_batch_norm_needs_two_samples_at_least(count: int, release: str) -> None:
-    with pytest.raises(CoupledReleaseError, match=r"^expected two samples at least .*, found .*running statistics$"):
+    with pytest.raises(CoupledReleaseError, match=r"^expected two samples at least .*, found .*`batch_norm=running`$"):
         audit(network(), count, release)
     # Running statistics need none.
     assert audit(network(), count, release, batch_norm="running", proxies=("gradient_norm",)).samples
 
 
 def test_steps_of_single_samples_have_none_under_batch_norm() -> None:
-    with pytest.raises(CoupledReleaseError, match="put it after the mean, or use running statistics"):
+    with pytest.raises(CoupledReleaseError, match="put it after the mean, or use `batch_norm=running`"):
         audit(network(), 2, "clip:1,mean:2")
 
 

@@ -197,7 +197,17 @@ def test_calibrate_then_scan_uploads(command: Command) -> None:
     scan = ("scan", str(CHECKPOINT), "--data", str(DATA), "--limit", "4", *prior, "--calibration", "calibration.json")
     scanned = command(*scan, *release, "--out", "out", "--format", "json")
     assert scanned.code == 0, scanned.err
-    assert scanned.document["samples"][0]["calibrated"]["map_rmse"]["low"] is not None
+    sample = scanned.document["samples"][0]
+    assert sample["calibrated"]["map_rmse"]["low"] is not None
+    # Attacks know no other sample: nothing follows for the informed attacker, by whom verdicts go.
+    assert not any(name.startswith("informed") for name in sample["calibrated"])
+    assert {row["status"] for row in sample["success_probability"]} == {"exact"}
+    assert any("outsider's numbers alone" in warning for warning in scanned.document["warnings"])
+    assert "outsider's numbers are calibrated" in made.out
+    assert command(*scan, *release, "--attacker", "outsider", "--out", "outside", "--format", "json").code == 0
+    outside = json.loads(Path("outside/audit.json").read_text())
+    assert {row["status"] for row in outside["samples"][0]["success_probability"]} == {"bracketed"}
+    assert not any("outsider's numbers alone" in warning for warning in outside["warnings"])
     refused = command(*scan, "--release", "mean:4,gaussian:0.02", "--out", "other")
     assert refused.code == 2
     assert not Path("other").exists()
