@@ -9,8 +9,8 @@ as images or as channels, and the other argument is small. Two other forms cost 
   product each. They are those of a convolution that undoes the strides, with zeros between the signals.
 
 The dispatcher sees what vmap made of the tangents, so that nothing above it has to know. Looking at every call costs
-some 50 microseconds of each, so that few tangents are better off without. 32 columns of J and of J^T through local
-training of a LeNet take 0.6 of the time that they take by the kernels (benchmarks/RESULTS.md).
+some 50 microseconds each, so that few tangents are better off without. 32 columns of J and of J^T through local
+training of a LeNet take two thirds of what they take by the kernels, or less (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
