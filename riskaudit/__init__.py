@@ -17,6 +17,7 @@ from riskaudit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from riskaudit.audit.audit import audit as audit
+    from riskaudit.audit.inspection import inspect_received as inspect_received
     from riskaudit.audit.settings import AuditSettings as AuditSettings
     from riskaudit.errors import RiskauditError as RiskauditError
     from riskaudit.inputs import Checkpoint as Checkpoint
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from riskaudit.report import render as render
     from riskaudit.results import AuditResult as AuditResult
     from riskaudit.results import Calibration as Calibration
+    from riskaudit.results.inspection import InspectionResult as InspectionResult
     from riskaudit.studies.calibrate.run import calibrate as calibrate
     from riskaudit.studies.settings import AttackSettings as AttackSettings
     from riskaudit.studies.verify.run import verify as verify
 
 _MODULES = {
     "riskaudit.audit.audit": ["audit"],
+    "riskaudit.audit.inspection": ["inspect_received"],
     "riskaudit.audit.settings": ["AuditSettings"],
     "riskaudit.errors": ["RiskauditError"],
     "riskaudit.inputs": ["Checkpoint", "Loss", "Samples", "load_checkpoint", "load_loss", "load_samples"],
@@ -46,6 +49,7 @@ _MODULES = {
     "riskaudit.priors": ["Prior", "fit_prior", "load_prior", "save_prior"],
     "riskaudit.report": ["render"],
     "riskaudit.results": ["AuditResult", "Calibration"],
+    "riskaudit.results.inspection": ["InspectionResult"],
     "riskaudit.studies.calibrate.run": ["calibrate"],
     "riskaudit.studies.settings": ["AttackSettings"],
     "riskaudit.studies.verify.run": ["verify"],

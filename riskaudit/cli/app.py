@@ -26,6 +26,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[2]
 COMMANDS = {
     "scan": "riskaudit.cli.scan:scan",
     "verify": "riskaudit.cli.verify:verify",
+    "inspect": "riskaudit.cli.inspect:inspect",
     "calibrate": "riskaudit.cli.calibrate:calibrate",
     "guard-check": "riskaudit.cli.guard_check:guard_check",
     "report": "riskaudit.cli.report:report",

@@ -192,7 +192,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. ``banners`` stand in front of everything, title included."""
+    """A whole report. ``banners`` stand in front of everything, title included.
+
+    ``noun`` is what was made, and ``source`` the file that all of it was rendered from.
+    """
 
     title: str
     subtitle: str
@@ -200,3 +203,5 @@ class Document:
     tool: str
     sections: tuple[Section, ...]
     banners: tuple[str, ...] = ()
+    noun: str = "Audit"
+    source: str = "audit.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pkgutil import resolve_name
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -25,20 +25,21 @@ from riskaudit.results.studies import STUDIES
 from riskaudit.studies.verify.section import read_attack_study, shown_reconstructions
 
 Parts: TypeAlias = Mapping[str, Callable[[Facts], list[Block]]]
+ResultT = TypeVar("ResultT", bound=BaseModel)
 # How names of the fields end whose text are sentences of the tool's own.
-SENTENCES = ("reason", "reasons", "warnings", "note", "notes", "doubt")
+SENTENCES = ("reason", "reasons", "warnings", "note", "notes", "doubt", "not_judged")
 
 
-def printable_result(result: AuditResult, spelling: Callable[[str], str] = str) -> AuditResult:
-    """The same audit with control and direction characters of all its strings made visible.
+def printable_result(result: ResultT, spelling: Callable[[str], str] = str) -> ResultT:
+    """The same result with control and direction characters of all its strings made visible.
 
     Done once here, so that no section and no renderer has to think of them.
 
     Args:
-        result: of an audit.
+        result: of an audit, or of an inspection.
         spelling: of parameters' names in sentences, see `riskaudit.report.render`.
     """
-    cleaned: AuditResult = _printable(result, spelling)
+    cleaned: ResultT = _printable(result, spelling)
     return cleaned
 
 

@@ -1,0 +1,227 @@
+"""False alarms of ``riskaudit inspect`` on honest models, and what it finds of planted attacks.
+
+    python -m benchmarks.inspection --data ../shared/data --scratch FOLDER [--networks lenet mlp ...]
+
+Networks are trained on small subsets of MNIST and CIFAR-10 with three optimisers and inspected fresh and after 1, 5
+and 20 epochs: as they are, beside their predecessor, pruned by magnitude (half, and nine tenths of each layer's
+weights), rounded to 8 and to 4 bits and back, and with a new last layer trained on half of the classes. Each is
+inspected with 64 test images, and with 32. Checkpoints in the scratch folder are taken up again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.options import Printer, experiment_parser
+from benchmarks.options import Settings as Measurement
+from benchmarks.tables import Table
+from benchmarks.training import lenet
+from riskaudit.checks.received import SIGNS
+from riskaudit.checks.received.judging import judge_model
+from riskaudit.inputs import Samples, load_samples
+from riskaudit.inputs.architectures import get_architecture
+from riskaudit.results.inspection import SignRow
+from riskaudit.torchvision_compat import import_torchvision
+
+BATCH_SIZE = 32
+EPOCHS = (0, 1, 5, 20)
+SIZES = (64, 32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network: how it is built from a seed, and the images that it learns from."""
+
+    build: Callable[[], nn.Module]
+    images: str
+    channels: int
+    count: int
+
+
+def _vit() -> nn.Module:
+    model: nn.Module = import_torchvision().models.VisionTransformer(
+        image_size=28, patch_size=7, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10
+    )
+    return model
+
+
+CASES = {
+    "lenet": Case(lambda: get_architecture("lenet").build(channels=1, features=588, classes=10), "mnist", 1, 3000),
+    "relu-lenet": Case(lambda: lenet((1, 28, 28), nn.ReLU, int(torch.randint(10**6, ()))), "mnist", 1, 3000),
+    "mlp": Case(lambda: get_architecture("mlp").build(widths=(784, 512, 256, 10)), "mnist", 1, 3000),
+    "wide-mlp": Case(lambda: get_architecture("mlp").build(widths=(784, 2048, 10)), "mnist", 1, 1500),
+    "convbig": Case(
+        lambda: get_architecture("convbig").build(channels=1, features=64 * 49, classes=10), "mnist", 1, 500
+    ),
+    "vit": Case(_vit, "mnist", 3, 1500),
+    "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 300),
+}
+OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "adam": lambda model: torch.optim.Adam(model.parameters(), 1e-3),
+    "fast-adam": lambda model: torch.optim.Adam(model.parameters(), 5e-3),
+    "sgd": lambda model: torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4),
+}
+
+
+def epochs_of(
+    model: nn.Module, optimiser: torch.optim.Optimizer, images: Samples, until: int, seed: int
+) -> Iterator[int]:
+    """Train in place; the number of every epoch when it is over."""
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(1, until + 1):
+        model.train()
+        for places in torch.randperm(len(images), generator=generator).split(BATCH_SIZE):
+            optimiser.zero_grad()
+            F.cross_entropy(model(images.inputs[places].float()), images.targets[places]).backward()
+            optimiser.step()
+        model.eval()
+        yield epoch
+
+
+def trained(
+    name: str, optimiser: str, seed: int, images: Samples, epochs: Sequence[int], scratch: Path
+) -> list[tuple[int, nn.Module]]:
+    """A network at some epochs, from its checkpoints where all of them are there."""
+    torch.manual_seed(seed)
+    model = CASES[name].build().eval()
+    files = {epoch: scratch / f"{name}-{optimiser}-{seed}-{len(images)}-epoch-{epoch}.pt" for epoch in epochs}
+    if not all(file.is_file() for file in files.values()):
+        torch.save(model.state_dict(), files[0])
+        for epoch in epochs_of(model, OPTIMISERS[optimiser](model), images, max(epochs), seed):
+            if epoch in files:
+                torch.save(model.state_dict(), files[epoch])
+    models = []
+    for epoch, file in files.items():
+        other = copy.deepcopy(model)
+        other.load_state_dict(torch.load(file, weights_only=True))
+        models.append((epoch, other))
+    return models
+
+
+@torch.no_grad()
+def pruned(model: nn.Module, share: float) -> nn.Module:
+    """The smallest weights of every layer set to 0."""
+    return _changed(model, lambda value: value * (value.abs() > value.abs().flatten().quantile(share)))
+
+
+@torch.no_grad()
+def rounded(model: nn.Module, bits: int) -> nn.Module:
+    """Weights rounded to one of 2^bits - 1 levels of their layer."""
+
+    def round_off(value: Tensor) -> Tensor:
+        step = value.abs().amax() / (2 ** (bits - 1) - 1)
+        return (value / step.clamp(min=1e-12)).round() * step
+
+    return _changed(model, round_off)
+
+
+def _changed(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    other = copy.deepcopy(model)
+    for value in other.parameters():
+        if value.ndim >= 2:
+            # Quantiles of at most 16 million numbers at once.
+            value.copy_(change(value) if value.numel() < 2**24 else value)
+    return other
+
+
+def with_new_head(model: nn.Module, images: Samples, seed: int) -> nn.Module:
+    """The last layer begun anew at 0 and trained for an epoch on half of the classes, the rest frozen."""
+    other = copy.deepcopy(model)
+    head = [module for module in other.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    some = images.select((images.targets < 5).nonzero()[:, 0].tolist()[:500])
+    for _ in epochs_of(other, torch.optim.SGD(head.parameters(), 0.05), some, 1, seed):
+        pass
+    return other
+
+
+def variants(model: nn.Module, images: Samples, seed: int) -> Iterator[tuple[str, nn.Module]]:
+    """What honest servers and clients make of a model."""
+    yield "as trained", model
+    yield "half pruned", pruned(model, 0.5)
+    yield "nine tenths pruned", pruned(model, 0.9)
+    yield "8 bits", rounded(model, 8)
+    yield "4 bits", rounded(model, 4)
+    yield "new head", with_new_head(model, images, seed)
+
+
+@dataclass
+class Count:
+    """Inspections, those with a flag, flags by sign, and each sign's greatest number."""
+
+    inspections: int = 0
+    alarms: int = 0
+    flags: Counter[str] | None = None
+    most: dict[str, float] | None = None
+
+    def add(self, label: str, rows: Sequence[SignRow]) -> None:
+        """Count one inspection, and print what it flags."""
+        self.flags, self.most = self.flags or Counter(), self.most or {}
+        flagged = [row for row in rows if row.flagged]
+        self.inspections += 1
+        self.alarms += bool(flagged)
+        self.flags.update({row.id for row in flagged})
+        for row in rows:
+            if row.value is not None:
+                self.most[row.id] = max(self.most.get(row.id, 0.0), row.value)
+        for row in flagged:
+            print(f"ALARM {label}: {row.id} at {row.layer}, {row.value:.3g}, z {row.z}: {row.reason}", flush=True)
+
+
+def honest(name: str, options: Sequence[str], seeds: int, data: Path, scratch: Path, *, quick: bool) -> Table:
+    """Count false alarms of one network."""
+    case = CASES[name]
+    images = load_samples(data / f"{case.images}_train.npz", channels=case.channels, limit=64 if quick else case.count)
+    test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(SIZES))
+    columns = {"optimiser": "optimiser", "samples": "samples", "count": "inspections", "alarms": "with a flag"}
+    columns |= {sign: f"{sign}: greatest" for sign in SIGNS if sign != "norm-drift"}
+    table = Table(f"{name}, {len(images)} images", columns)
+    for optimiser in options:
+        counts = {size: Count() for size in SIZES}
+        for seed in range(seeds):
+            before: nn.Module | None = None
+            for epoch, model in trained(name, optimiser, seed, images, EPOCHS[:2] if quick else EPOCHS, scratch):
+                for variant, changed in variants(model, images, seed):
+                    for size in SIZES:
+                        rows = judge_model(changed, test.inputs[:size]).rows
+                        counts[size].add(f"{name} {optimiser} {seed} epoch {epoch} {variant} {size}", rows)
+                if before is not None:
+                    rows = judge_model(model, test.inputs, previous=before).rows
+                    counts[max(SIZES)].add(f"{name} {optimiser} {seed} epoch {epoch} beside the previous", rows)
+                before = model
+        for size, count in counts.items():
+            table.rows.append(
+                {"optimiser": optimiser, "samples": size, "count": count.inspections, "alarms": count.alarms}
+                | {sign: value for sign, value in (count.most or {}).items() if sign in columns}
+            )
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the networks named."""
+    parser = experiment_parser(__doc__, "mnist_train.npz, cifar10_train.npz and their tests")
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--optimisers", nargs="+", choices=list(OPTIMISERS), default=list(OPTIMISERS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints")
+    options = parser.parse_args(arguments)
+    measurement = Measurement(threads=options.threads)
+    measurement.apply()
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    printer = Printer("Inspection of honest models", measurement)
+    for name in options.networks:
+        printer.add(honest(name, options.optimisers, options.seeds, options.data, options.scratch, quick=options.quick))
+    printer.finish(options.json)
+
+
+if __name__ == "__main__":
+    main()
