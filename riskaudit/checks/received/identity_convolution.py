@@ -107,8 +107,9 @@ def _passed_on(kernels: Tensor, groups: int) -> int:
     most = 0
     # Neighbouring steps hold what lies on both sides of a step's edge.
     for offset in (0, 1):
-        keys = torch.stack([place, gains.sign().long(), ((step + offset) / 2).floor().long(), channel]).unique(dim=1)
-        most = max(most, int(keys[:3].unique(dim=1, return_counts=True)[1].amax()))
+        keys = torch.stack([place, gains.sign().long(), ((step + offset) / 2).floor().long(), channel])
+        distinct = torch.unique(keys, dim=1)
+        most = max(most, int(torch.unique(distinct[:3], dim=1, return_counts=True)[1].amax()))
     return most
 
 
