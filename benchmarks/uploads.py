@@ -27,6 +27,7 @@ from benchmarks.options import Settings as Measurement
 from benchmarks.tables import Table
 from benchmarks.training import lenet
 from riskaudit.attacks import Attack, DeepLeakage, GaussNewton, InvertingGradients, Reconstruction
+from riskaudit.attacks.optimise.curvature import EarlierCurvature
 from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import Client, make_client
@@ -205,8 +206,12 @@ def predictions(client: Client, noise_std: float) -> tuple[Tensor, int]:
     rhs = prior.root(jacobian.rmatvec(noise[None]).detach()) - noise_std**2 * truth
     operator = Counted(WhitenedOperator(jacobian.hessian(), prior))
     shift, forcing = rhs.new_full((1,), noise_std**2), rhs.new_full((1,), RESIDUAL)
+    curvature = EarlierCurvature(*rhs.shape)
+    curvature.pay([0], torch.tensor([rhs.shape[1]]))
+    curvature.refresh([0], operator.operator)
     with torch.no_grad():
-        solved, image = truncated_cg(operator, rhs, shift, forcing, MOST_PRODUCTS)
+        preconditioner = curvature.preconditioner([0], shift)
+        solved, image, _ = truncated_cg(operator, rhs, shift, forcing, MOST_PRODUCTS, preconditioner)
     if (image - rhs).norm() > 2 * RESIDUAL * rhs.norm():
         raise RuntimeError(f"no prediction: the solve stopped at a residual of {float((image - rhs).norm()):.1e}")
     errors: Tensor = prior.root(solved).reshape(size, -1).square().mean(1).sqrt()

@@ -53,6 +53,10 @@ class BoundPrior:
         """The error of a guess at the mean, per input coordinate: sqrt(tr C / d), [B], float64."""
         return self.variance.sqrt()
 
+    def root_of_rows(self, index: int, rows: Tensor) -> Tensor:
+        """L of one sample on many vectors, the rows [m, d]."""
+        return self.select([index] * len(rows)).root(rows)
+
     def in_its_units(self) -> BoundPrior:
         """The same prior in units of its own std: of covariance C d / tr C. An isotropic one has L = 1 then."""
         if self.isotropic:
@@ -119,14 +123,50 @@ class WhitenedOperator(LinearOperator):
 
     @override
     def _matmat(self, columns: Tensor) -> Tensor:
-        return self._root(self.operator.matmat(self._root(columns)))
+        return _root_of_columns(self.prior, self.operator.matmat(_root_of_columns(self.prior, columns)))
 
-    def _root(self, columns: Tensor) -> Tensor:
-        return torch.stack([self.prior.root(column) for column in columns.unbind(-1)], dim=-1)
+    @property
+    @override
+    def factor(self) -> LinearOperator | None:
+        """J L where H is known as J^T J."""
+        return None if self.operator.factor is None else _WhitenedFactor(self.operator.factor, self.prior)
 
     @override
     def select(self, indices: list[int]) -> WhitenedOperator:
         return WhitenedOperator(self.operator.select(indices), self.prior.select(indices))
+
+
+@final
+class _WhitenedFactor(LinearOperator):
+    """J L for an operator J [B, m, d] and the prior's symmetric root L at the same samples."""
+
+    def __init__(self, operator: LinearOperator, prior: BoundPrior) -> None:
+        super().__init__(operator.num_samples, operator.shape, operator.dtype, operator.device)
+        self.operator = operator
+        self.prior = prior
+
+    @override
+    def _matmat(self, columns: Tensor) -> Tensor:
+        return self.operator.matmat(_root_of_columns(self.prior, columns))
+
+    @override
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        return _root_of_columns(self.prior, self.operator.rmatmat(columns))
+
+    @override
+    def _gram_rows(self, columns: Tensor) -> Tensor:
+        return self.operator.gram_rows(_root_of_columns(self.prior, columns))
+
+    @override
+    def select(self, indices: list[int]) -> _WhitenedFactor:
+        return _WhitenedFactor(self.operator.select(indices), self.prior.select(indices))
+
+
+def _root_of_columns(prior: BoundPrior, columns: Tensor) -> Tensor:
+    """L on columns [B, d, K]."""
+    if columns.shape[-1] == 1:
+        return prior.root(columns[..., 0]).unsqueeze(-1)
+    return torch.stack([prior.root_of_rows(index, part.mT).mT for index, part in enumerate(columns)])
 
 
 def in_white_coordinates(operator: LinearOperator, prior: BoundPrior) -> LinearOperator:

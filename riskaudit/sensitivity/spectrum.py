@@ -43,11 +43,11 @@ class PosteriorSpectrum:
         values, vectors, weights = [], [], []
         for index, (eigenvalues, basis) in enumerate(zip(spectrum.values, spectrum.vectors, strict=True)):
             # K = F^T F with F = diag(sqrt(l)) V_H^T L can't get eigenvalues far below zero by rounding.
-            factor = _root_of_rows(prior, index, eigenvalues.sqrt()[:, None] * basis.mT)
+            factor = prior.root_of_rows(index, eigenvalues.sqrt()[:, None] * basis.mT)
             eigen = torch.linalg.eigh(factor.mT @ factor)
             values.append(eigen.eigenvalues.clamp_min(0.0))
             vectors.append(eigen.eigenvectors)
-            weights.append(_by_block(_root_of_rows(prior, index, eigen.eigenvectors.mT), num_blocks))
+            weights.append(_by_block(prior.root_of_rows(index, eigen.eigenvectors.mT), num_blocks))
         # Eigenvalues below rounding belong to directions that the prior all but rules out: no shift is lost in them.
         whitened = Spectrum(torch.stack(values), torch.stack(vectors), spectrum.matvecs, 0.0)
         return cls(whitened, torch.stack(weights), prior)
@@ -61,7 +61,7 @@ class PosteriorSpectrum:
         if self.prior.isotropic and num_blocks == 1:
             return left
         rows = self.spectrum.vectors[upload].mT
-        rows = rows if self.prior.isotropic else _root_of_rows(self.prior, upload, rows)
+        rows = rows if self.prior.isotropic else self.prior.root_of_rows(upload, rows)
         factor = left.sqrt()[:, None] * rows.reshape(len(rows), num_blocks, -1)[:, block]
         eigenvalues: Tensor = torch.linalg.eigvalsh(factor.mT @ factor)
         return eigenvalues.clamp_min(0.0)
@@ -70,8 +70,3 @@ class PosteriorSpectrum:
 def _by_block(rows: Tensor, num_blocks: int) -> Tensor:
     """Squared norms of the blocks of L v_i, given as rows [n d, n d]: [n, n d]."""
     return rows.reshape(len(rows), num_blocks, -1).square().sum(-1).mT
-
-
-def _root_of_rows(prior: BoundPrior, index: int, rows: Tensor) -> Tensor:
-    """L of one sample on the rows [m, d]."""
-    return prior.select([index] * len(rows)).root(rows)

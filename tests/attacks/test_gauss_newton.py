@@ -13,8 +13,10 @@ from contracts.attack import AttackContract, generator, observe, rmse
 from torch import Tensor
 
 from riskaudit.attacks import Attack, GaussNewton, Local, Observation
+from riskaudit.attacks.optimise import curvature, levenberg_marquardt
 from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule
 from riskaudit.errors import SettingsError
+from riskaudit.linalg.solvers.truncated_cg import truncated_cg
 from riskaudit.priors import GaussianPrior, fit_prior
 from riskaudit.release import Batch
 
@@ -133,3 +135,24 @@ def _samples(batch: Batch) -> Any:
     from riskaudit.inputs import Samples
 
     return Samples.from_tensors(batch.inputs, batch.targets)
+
+
+def test_earlier_curvature_shortens_the_search_and_leaves_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = cases.mnist(1, 10)
+    observation = observe(cases.lenet(10), batch, "gradient,gaussian:0.0003")
+    products = []
+
+    def counted(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        solved = truncated_cg(*arguments)
+        products.append(int(solved[2].sum()))
+        return solved
+
+    monkeypatch.setattr(levenberg_marquardt, "truncated_cg", counted)
+    attack = GaussNewton(restarts=1, forcing=1e-3, products=1000)
+    near = attack.run(observation, generator())
+    preconditioned, products = sum(products), []
+    monkeypatch.setattr(curvature, "MOST_BYTES", 0)
+    plain = attack.run(observation, generator())
+    assert plain.status == near.status == ("converged",)
+    assert torch.allclose(plain.inputs, near.inputs, atol=1e-4)
+    assert 2 * preconditioned < sum(products)

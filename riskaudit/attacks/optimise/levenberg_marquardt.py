@@ -2,9 +2,9 @@
 
 Minimises F(w) = ||r(mu + L w) - obs||^2 / 2 + weight ||w||^2 / 2 over w, where weight = sigma^2 makes it the
 MAP problem with prior N(mu, L L^T) times sigma^2 and weight = 0 plain least squares. A step solves
-(K + weight + damping) s = -gradient with K = L H L by truncated conjugate gradient on the Jacobian's products;
-the damping follows the ratio of actual to predicted decrease (Nielsen, IMM-REP-1999-05). Samples that are
-finished leave between steps.
+(K + weight + damping) s = -gradient with K = L H L by truncated conjugate gradient on the Jacobian's products,
+preconditioned by K at an earlier point once that pays; the damping follows the ratio of actual to predicted decrease
+(Nielsen, IMM-REP-1999-05). Samples that are finished leave between steps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.attacks.base import Observation
+from riskaudit.attacks.optimise.curvature import EarlierCurvature
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg.solvers.truncated_cg import truncated_cg
 from riskaudit.priors import BoundPrior, WhitenedOperator
@@ -142,15 +143,17 @@ class MatchingProblem:
 
     def minimise(self, state: State, limits: StoppingRule) -> State:
         """Levenberg-Marquardt until every sample is finished, stuck or out of steps; changes the state given."""
-        damping = Damping(state.value)
+        damping, curvature = Damping(state.value), EarlierCurvature(*self.point_shape)
         for _ in range(limits.steps):
             rows = state.working
             if not rows:
                 break
-            self._step(state, rows, damping, limits)
+            self._step(state, rows, damping, curvature, limits)
         return state
 
-    def _step(self, state: State, rows: list[int], damping: Damping, limits: StoppingRule) -> None:
+    def _step(
+        self, state: State, rows: list[int], damping: Damping, curvature: EarlierCurvature, limits: StoppingRule
+    ) -> None:
         """One step for the samples in ``rows``, taken where it lowers F."""
         point = state.point[rows]
         value, residual, jacobian = self._at(point, rows)
@@ -160,7 +163,11 @@ class MatchingProblem:
         lam = damping.value[rows]
         shift = (lam + self.weights[rows]).to(point.dtype)
         forcing = damping.forcing(rows, gradient, limits.forcing).to(point.dtype)
-        step, image = truncated_cg(part.operator, -gradient, shift, forcing, limits.products)
+        curvature.refresh(rows, part.operator)
+        step, image, products = truncated_cg(
+            part.operator, -gradient, shift, forcing, limits.products, curvature.preconditioner(rows, shift)
+        )
+        curvature.pay(rows, products)
         # Decrease of the quadratic model, without the damping's own share.
         moved = step.double().square().sum(-1)
         along = (step * (gradient + 0.5 * image)).sum(-1).double()

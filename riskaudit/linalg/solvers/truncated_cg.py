@@ -6,16 +6,26 @@ term of Dembo, Eisenstat and Steihaug, SIAM J. Numer. Anal. 1982): every iterate
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from riskaudit.linalg.active import ActiveOperator
 from riskaudit.linalg.operators import LinearOperator
 
+# Residuals [B, n] to an approximation of (H + shift)^-1 times them, for a positive definite matrix per sample.
+Preconditioner = Callable[[Tensor], Tensor]
+
 
 def truncated_cg(
-    operator: LinearOperator, rhs: Tensor, shift: Tensor, forcing: Tensor, max_products: int
-) -> tuple[Tensor, Tensor]:
+    operator: LinearOperator,
+    rhs: Tensor,
+    shift: Tensor,
+    forcing: Tensor,
+    max_products: int,
+    precondition: Preconditioner | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Approximate solution of (H + shift) s = b.
 
     Args:
@@ -24,20 +34,26 @@ def truncated_cg(
         shift: at least 0, [B].
         forcing: relative residual at which a sample stops, [B].
         max_products: per sample at most.
+        precondition: what brings the eigenvalues together; the identity where None.
 
     Returns:
-        s [B, n], and H s + shift s [B, n], which comes for nothing and tells how far the model's value falls.
+        s [B, n]; H s + shift s [B, n], which comes for nothing and tells how far the model's value falls; and products
+        that every sample took, [B].
     """
     value, image = torch.zeros_like(rhs), torch.zeros_like(rhs)
-    remainder, direction = rhs.clone(), rhs.clone()
-    squared = remainder.square().sum(-1)
-    limit = forcing.square() * squared
+    precondition = torch.clone if precondition is None else precondition
+    remainder, direction = rhs.clone(), precondition(rhs)
+    limit = forcing.square() * remainder.square().sum(-1)
+    # r . M^-1 r, which is |r|^2 without preconditioner.
+    squared = (remainder * direction).sum(-1)
     active = squared > 0
+    products = torch.zeros_like(squared, dtype=torch.long)
     working = ActiveOperator(operator)
     for _ in range(max_products):
         if not bool(active.any()):
             break
         product = working.matvec(direction, active) + shift[:, None] * direction
+        products += active
         curvature = (direction * product).sum(-1)
         # Zero or negative curvature: the direction lies in the null space up to rounding.
         active = active & (curvature > 0) & torch.isfinite(curvature)
@@ -45,9 +61,10 @@ def truncated_cg(
         value = value + step[:, None] * direction
         image = image + torch.where(active[:, None], step[:, None] * product, 0.0)
         remainder = torch.where(active[:, None], remainder - step[:, None] * product, remainder)
-        following = remainder.square().sum(-1)
+        active = active & (remainder.square().sum(-1) > limit)
+        preconditioned = precondition(remainder)
+        following = (remainder * preconditioned).sum(-1)
         ratio = following / torch.where(active, squared, torch.ones_like(squared))
-        active = active & (following > limit)
-        direction = torch.where(active[:, None], remainder + ratio[:, None] * direction, direction)
+        direction = torch.where(active[:, None], preconditioned + ratio[:, None] * direction, direction)
         squared = torch.where(active, following, squared)
-    return value, image
+    return value, image, products
