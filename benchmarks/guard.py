@@ -93,7 +93,7 @@ def rounds(folder: Path, printer: Printer, quick: bool) -> None:
     columns = {
         "client": "client", "training": "training", "samples": "samples", "pulls": "pulls", "training_s": "training, s",
         "review_s": "review, s", "trainings": "trainings", "most": "most", "foretold": "guard-check foretold",
-        "first": "first review, trainings",
+        "setup": "set-up, trainings", "first": "first review after it, trainings",
     }  # fmt: skip
     table = Table("Reviews of whole rounds by the default policy", columns)
     for name, model, data, size, training in _round_clients(quick):
@@ -107,6 +107,7 @@ def rounds(folder: Path, printer: Printer, quick: bool) -> None:
                 "client": name, "training": training, "samples": size, "pulls": measured.products,
                 "training_s": measured.unit_seconds, "review_s": measured.review_seconds, "trainings": measured.units,
                 "most": measured.slowest_seconds / measured.unit_seconds, "foretold": foretold.units,
+                "setup": foretold.setup_seconds / foretold.unit_seconds,
                 "first": foretold.first_seconds / foretold.unit_seconds,
             }
         )  # fmt: skip

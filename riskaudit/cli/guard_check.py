@@ -138,12 +138,14 @@ def _print(cost: ReviewCost, policy: Policy) -> None:
     if cost.unit == "training":
         typer.echo(
             f"one review: {cost.review_seconds:.3g} s, {cost.units:.3g} times the round's own training of "
-            f"{cost.unit_seconds:.3g} s ({cost.products:.3g} pulls); the first one {cost.first_seconds:.3g} s"
+            f"{cost.unit_seconds:.3g} s ({cost.products:.3g} pulls); the first one {cost.first_seconds:.3g} s, "
+            f"and {cost.setup_seconds:.3g} s once before it (Guard.prepare)"
         )
     else:
         typer.echo(
             f"one review: {cost.review_seconds:.3g} s, {cost.units:.3g} gradients of the batch "
-            f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s"
+            f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s, "
+            f"and {cost.setup_seconds:.3g} s once before it (Guard.prepare)"
         )
         typer.echo(f"one review per round: {cost.epoch_share:.0%} of a local epoch of {cost.epoch_batches} batches")
     if policy.budget_seconds is None:

@@ -7,13 +7,14 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from riskaudit.errors import SettingsError
+from riskaudit.errors import RiskauditError, SettingsError
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.guard import Guard
 from riskaudit.guard.noise.randomness import SecureNoise
@@ -34,7 +35,8 @@ class ReviewCost:
         batch_size: samples per review.
         review_seconds: of one review.
         slowest_seconds: of the slowest after the first.
-        first_seconds: of the first one, which also looks at the model's layers.
+        setup_seconds: of `Guard.prepare`, which looks at the model's layers and code once in a process.
+        first_seconds: of the first review after it.
         unit: what a review is compared with: the gradient of a batch, or the local training of a round.
         unit_seconds: of one gradient of such a batch, forward and backward, or of one training, in the model's own
             dtype.
@@ -47,6 +49,7 @@ class ReviewCost:
     batch_size: int
     review_seconds: float
     slowest_seconds: float
+    setup_seconds: float
     first_seconds: float
     unit: Literal["gradient", "training"]
     unit_seconds: float
@@ -89,6 +92,10 @@ def review_cost(
         raise SettingsError(f"expected a batch size between 1 and the {len(samples)} samples given, found {batch_size}")
     training = guard.client.spec.training
     decisions, units = list[Decision](), list[float]()
+    started = time.perf_counter()
+    with suppress(RiskauditError):  # what can't be reviewed shows in the reviews, in their words
+        guard.prepare((samples.inputs[:batch_size], samples.targets[:batch_size]))
+    setup = time.perf_counter() - started
     for number in range(repeats + 1):
         indices = [(number * batch_size + offset) % len(samples) for offset in range(batch_size)]
         batch = samples.inputs[indices], samples.targets[indices]
@@ -104,6 +111,7 @@ def review_cost(
         batch_size,
         review_seconds=statistics.median(later),
         slowest_seconds=max(later),
+        setup_seconds=setup,
         first_seconds=first,
         unit="gradient" if training is None else "training",
         unit_seconds=statistics.median(units[1:]),

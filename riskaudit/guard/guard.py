@@ -332,7 +332,8 @@ class Guard:
             spec = replace(spec, training=LocalTraining(epochs=1, batch=None, lr=1.0))
         elif spec.training is None and spec.mean is None:
             spec = replace(spec, steps=(*spec.steps, Mean(None)))
-        return JointClient(self.model, self._loss, spec, self._dtype)
+        any_layer = self.policy.unknown_layers == "differentiate"
+        return JointClient(self.model, self._loss, spec, self._dtype, any_layer)
 
     def _review(self, client: BaseClient, started: float) -> Review:
         """What to review with, as the guard's attributes are by now."""

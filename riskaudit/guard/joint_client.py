@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
@@ -16,14 +17,18 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from riskaudit.audit.uploads import check_upload_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, RiskauditError
 from riskaudit.guard.base_client import BaseClient, LossLike
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.inputs import Loss
 from riskaudit.jacobian import Jacobian, JointJacobianMaker, joint_jacobian_maker
+from riskaudit.jacobian.joint import TOGETHER
+from riskaudit.jacobian.unrolled import UnrolledJacobian
 from riskaudit.release import Batch, ReleaseSpec, make_release
 from riskaudit.release.joint import JointRelease
+from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.shares import sample_losses
 from riskaudit.release.training import LocalTraining
 
@@ -31,6 +36,14 @@ NOT_EXPLAINED = (
     "whatever else changed the weights (clipped gradients, dropout, another loss or optimizer, steps that weren't "
     "recorded, mixed precision) isn't reviewed, so train without it"
 )
+
+
+# Some samples are looked at in double precision once for about so many steps of training.
+STEPS_PER_CHECK, MOST_CHECKED = 256, 4
+# Models whose code was tried in double precision, by digests of all but their weights.
+_tried: set[bytes] = set()
+# The same of models all of whose layers the structured Jacobian knows.
+_known: set[bytes] = set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +68,7 @@ class JointClient(BaseClient):
         loss: by name, module or function of outputs and targets.
         spec: local training and steps on the difference of the weights, or steps on the mean gradient; and noise.
         dtype: to work in.
+        any_layer: whether a layer that the structured Jacobian doesn't know is no obstacle.
 
     Attributes:
         pulled: J^T u of every sample for the standard normal u that were drawn since `refresh`, [n, d, k].
@@ -65,9 +79,12 @@ class JointClient(BaseClient):
 
     is_joint = True
 
-    def __init__(self, model: nn.Module, loss: LossLike | Loss, spec: ReleaseSpec, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, loss: LossLike | Loss, spec: ReleaseSpec, dtype: torch.dtype, any_layer: bool = True
+    ) -> None:
         super().__init__(model, loss, spec, dtype)
         _refuse(spec)
+        self.any_layer = any_layer
         # What is known of each sample is of the upload as it leaves.
         self.summed = True
         self._origin: Origin | None = None
@@ -150,11 +167,41 @@ class JointClient(BaseClient):
 
     @override
     def prepare(self, batch: Batch) -> None:
+        self.check_code(batch)
         self.mean(batch)
+
+    def check_code(self, batch: Batch) -> None:
+        """Whether the model's layers are known, and the derivative of its code is one, on some of a batch's samples.
+
+        That takes many trainings: before the first review of a model in this process, and the derivative then now and
+        again, in double precision.
+
+        Raises:
+            GuardError: they aren't and the policy asks for it, or it isn't.
+        """
+        training = self.spec.training
+        steps = [list(range(len(batch)))] if training is None else training.mini_batches(len(batch))
+        layers_count = not self.any_layer and self.code not in _known
+        if not layers_count and self.code in _tried and secrets.randbelow(STEPS_PER_CHECK) >= len(steps):
+            return
+        drawn = sorted(set(secrets.choice(steps)))
+        positions = sorted(secrets.SystemRandom().sample(drawn, min(len(drawn), MOST_CHECKED)))
+        part = Batch(batch.inputs[positions], batch.targets[positions], len(positions))
+        release = make_release(self.release.model, self.loss, "mean:all")
+        assert isinstance(release, JointRelease)
+        if layers_count:
+            _refuse_unknown_layers(release, part)
+            _known.add(self.code)
+        doubt = check_upload_code(release, part)
+        if doubt is not None:
+            raise GuardError(doubt)
+        _tried.add(self.code)
 
     @override
     def mean(self, batch: Batch) -> Tensor:
         mean: Tensor = self.jacobian(batch).mean()[0].detach().double().cpu()
+        if self._spec.training is not None and not bool(torch.isfinite(mean).all()):
+            raise GuardError(self._spec.training.diverged)
         return mean
 
     @override
@@ -203,6 +250,15 @@ class JointClient(BaseClient):
             self._jacobian = batch, _jacobian(self.release, self.upload(batch))
         return self._jacobian[1]
 
+    def mean_of(self, upload: Batch) -> Tensor:
+        """What an upload of other samples would be before noise, [1, P]."""
+        release = self.release
+        return (
+            UnrolledJacobian(release, upload).mean()
+            if isinstance(release, LocalTrainingRelease)
+            else release.mean(upload)
+        ).detach()
+
     def upload(self, batch: Batch) -> Batch:
         """All samples of a batch as one upload."""
         return Batch(batch.inputs, batch.targets, len(batch))
@@ -230,6 +286,14 @@ def _jacobian(release: JointRelease, upload: Batch) -> Jacobian:
     except Exception:  # third-party code that torch.func can't run may be run plainly
         jacobian = joint_jacobian_maker(release, upload)(upload)
     return jacobian
+
+
+def _refuse_unknown_layers(release: JointRelease, upload: Batch) -> None:
+    maker = joint_jacobian_maker(release, upload)
+    if maker.layout is None:
+        reason = maker.reason.removeprefix(f"{TOGETHER}, and ").removesuffix(": the whole upload is differentiated")
+        freeze = "freeze it, or " if reason.startswith("the layer ") else ""
+        raise GuardError(f'{reason}; {freeze}set unknown_layers = "differentiate" in the policy')
 
 
 def _refuse(spec: ReleaseSpec) -> None:

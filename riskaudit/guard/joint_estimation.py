@@ -17,8 +17,7 @@ from riskaudit.audit.credibility import LIKELY_FACTOR, differences, likely_steps
 from riskaudit.audit.evidence import Evidence
 from riskaudit.audit.plan import choose_plan
 from riskaudit.audit.targets import carrying_targets
-from riskaudit.audit.uploads import GROUPS, check_upload_code, upload_rounding
-from riskaudit.errors import GuardError
+from riskaudit.audit.uploads import GROUPS, upload_rounding
 from riskaudit.guard.identifiers import sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.joint_client import JointClient
@@ -27,27 +26,20 @@ from riskaudit.inputs.discrete import are_sparse_codes
 from riskaudit.jacobian import Jacobian
 from riskaudit.jacobian.distinct import of_distinct_inputs
 from riskaudit.jacobian.informed import InformedJacobian
+from riskaudit.jacobian.unrolled import PULLED_ENTRIES
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior, in_uploads
-from riskaudit.release import Batch, make_release
-from riskaudit.release.joint import JointRelease
 from riskaudit.sensitivity import Clock, Concentration, Linearisation
-from riskaudit.sensitivity.pulled import MEASURING, pulled_information
+from riskaudit.sensitivity.pulled import pulled_information
 
 # Costs in trainings of the round (benchmarks/RESULTS.md): of a pull beside others, of what comes once for all that are
-# worked out at a time, and of everything else.
-PULL, PULLS_TOGETHER, OTHER = 1.15, 2.7, 3.3
-LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = MEASURING + 1, 64, 24
-# Numbers in pulls that are worked out at a time.
-BLOCK_ENTRIES = 2**24
+# worked out at a time, and of everything else, some of which is as much as so many steps, however few the round has.
+PULL, PULLS_TOGETHER, OTHER, OTHER_STEPS = 1.4, 1.3, 2.8, 40
+LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = 2, 64, 24
 # Pulls of the further looks.
 FURTHER_PULLS = (24, 96)
-# A mini-batch is looked at in double precision once for about so many steps of training.
-STEPS_PER_CHECK = 64
 # Relative width of a refined interval.
 REFINED_PRECISION = 0.05
-# Models whose code was tried in double precision, by digests of all but their weights.
-_tried: set[bytes] = set()
 
 
 class JointEstimator:
@@ -59,10 +51,14 @@ class JointEstimator:
         policy: limits of cost and time.
         end: when to stop, on the monotonic clock.
         failure: probability, over the whole upload, that some interval of one look misses.
+        num_samples: of the upload.
     """
 
-    def __init__(self, client: JointClient, prior: Prior, policy: Policy, end: float, failure: float) -> None:
+    def __init__(
+        self, client: JointClient, prior: Prior, policy: Policy, end: float, failure: float, num_samples: int
+    ) -> None:
         self.client, self.prior, self.policy, self.end, self.failure = client, prior, policy, end, failure
+        self._size = num_samples
         self._looks = iter(FURTHER_PULLS)
 
     @property
@@ -70,14 +66,15 @@ class JointEstimator:
         """Pulls that a first answer may make."""
         if self.policy.max_trainings is None:
             return DEFAULT_PULLS
-        together = self._together
-        left = self.policy.max_trainings - OTHER
+        together, training = self._together, self.client.spec.training
+        steps = 1 if training is None else len(training.mini_batches(self._size))
+        left = self.policy.max_trainings - OTHER - OTHER_STEPS / steps
         affordable = (left - PULLS_TOGETHER) / PULL if together > 1 else left / (PULL + PULLS_TOGETHER)
         return max(LEAST_PULLS, min(MOST_PULLS, int(affordable)))
 
     @property
     def _together(self) -> int:
-        return max(1, BLOCK_ENTRIES // self.client.release.num_entries)
+        return max(1, PULLED_ENTRIES // self.client.release.num_entries)
 
     def quick(self, empty: BatchInformation) -> BatchInformation:
         """The information of all samples, or of none where time is over."""
@@ -86,6 +83,7 @@ class JointEstimator:
         information.sparse_codes = self.policy.sparse_codes == "block" and are_sparse_codes(batch.inputs)
         if self._is_late():
             return information
+        self.client.check_code(batch)
         jacobian = self.client.jacobian(batch)
         pulled = self.client.pulled = self._pull(jacobian, self.pulls)
         evidence = self._evidence(information, jacobian, pulled)
@@ -148,7 +146,8 @@ class JointEstimator:
         parts = []
         while number:
             columns = min(number, self._together)
-            drawn = torch.randn(1, count, columns, generator=generator, dtype=jacobian.dtype)
+            # Column by column in memory, as they are worked on.
+            drawn = torch.randn(columns, count, generator=generator, dtype=jacobian.dtype).mT[None]
             parts.append(jacobian.rmatmat(drawn.to(jacobian.device))[0].detach())
             number -= columns
         return torch.cat(parts, dim=-1).reshape(len(jacobian.batch), -1, sum(part.shape[-1] for part in parts))
@@ -177,8 +176,7 @@ class JointEstimator:
             GuardError: code whose derivative isn't one, seen in double precision on one drawn mini-batch.
         """
         client, batch = self.client, information.batch
-        self._check_code(batch)
-        release, upload = client.release.without_noise(), client.upload(batch)
+        upload = client.upload(batch)
         flat = batch.inputs.flatten(1)
         prior = in_uploads(self.prior.bind(batch.targets, flat), len(batch))
         drawn = SecureNoise("gaussian", 1.0).draw(flat.numel()).reshape(1, -1)
@@ -187,29 +185,16 @@ class JointEstimator:
             # What one sample hides may be little beside what the others show.
             moving = torch.tensor(secrets.SystemRandom().sample(range(len(batch)), -(-len(batch) // GROUPS)))
             step = step * torch.isin(torch.arange(len(batch)), moving)[:, None].to(step)
-        before = jacobian.mean().double()
-        after = release.mean(upload.with_inputs(batch.inputs + step.reshape(batch.inputs.shape))).detach().double()
-        # u . J v is normal with the variance |J v|^2 for every u.
-        along = torch.einsum("ndk,nd->k", pulled.double(), step.double())
-        predicted = along.norm()[None] / math.sqrt(len(along))
-        rounding = upload_rounding(release, before.norm(dim=1), jacobian.losses(), upload)
-        likely = differences(1.0, (after - before).norm(dim=1), LIKELY_FACTOR * predicted + rounding)
+        before = jacobian.mean().detach()
+        after = client.mean_of(upload.with_inputs(batch.inputs + step.reshape(batch.inputs.shape)))
+        # u . J v is normal with the variance |J v|^2 for every u. Where there are few u, all of them may happen to be
+        # small; the samples' own parts hardly are then.
+        along = torch.einsum("ndk,nd->nk", pulled.double(), step.double())
+        predicted = torch.maximum(along.sum(0).norm(), along.norm())[None] / math.sqrt(along.shape[1])
+        norms = before.norm(dim=1).double()
+        rounding = upload_rounding(client.release, norms, jacobian.losses(), upload)
+        likely = differences(1.0, (after - before).norm(dim=1).double(), LIKELY_FACTOR * predicted + rounding)
         return Evidence(dimension=flat.shape[1], tiny=(), likely=tuple(likely))
-
-    def _check_code(self, batch: Batch) -> None:
-        """In double precision, which one mini-batch can afford; before the first review, and then now and again."""
-        client, training = self.client, self.client.spec.training
-        steps = [list(range(len(batch)))] if training is None else training.mini_batches(len(batch))
-        if client.code in _tried and secrets.randbelow(STEPS_PER_CHECK) >= len(steps):
-            return
-        positions = sorted(set(secrets.choice(steps)))
-        part = Batch(batch.inputs[positions], batch.targets[positions], len(positions))
-        release = make_release(client.release.model, client.loss, "mean:all")
-        assert isinstance(release, JointRelease)
-        doubt = check_upload_code(release, part)
-        if doubt is not None:
-            raise GuardError(doubt)
-        _tried.add(client.code)
 
     def _sketch(self, information: BatchInformation, index: int) -> None:
         """What a ledger keeps of one sample: no directions of its own, since products with H would cost too much.

@@ -235,6 +235,8 @@ class Recording:
         if was_over:
             raise GuardError("the recording was reviewed already; record every round anew")
         model = self._guard.model
+        if self._steps and self._problem is None and not all(map(_is_finite, model.parameters())):
+            raise GuardError(self._training().diverged)
         # The names that leave, in the model's order.
         arrays = named_arrays(model.state_dict() if sent is None else sent, self._start)
         trainable = [name for name, value in model.named_parameters() if value.requires_grad]
@@ -274,6 +276,10 @@ class Recording:
             epochs=1, batch=None, lr=first.lr, momentum=first.momentum, weight_decay=first.weight_decay,
             optimizer=first.optimizer, recorded=steps, rates=rates,
         )  # fmt: skip
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
 
 
 def _finished(

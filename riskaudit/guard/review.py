@@ -232,7 +232,7 @@ class Review:
         # The first look, one at a clipped release, the further ones, and what is refined sample by sample, twice.
         failure /= 4 + len(FURTHER_LOOKS)
         if isinstance(client, JointClient):
-            return JointEstimator(client, self.prior, self.policy, self.end, failure)
+            return JointEstimator(client, self.prior, self.policy, self.end, failure, len(batch))
         assert isinstance(client, Client)
         return Estimator(client, self.prior, self.policy, self.end, failure)
 

@@ -4,18 +4,20 @@
     reverse:  (lambda_k, xbar_k) += (dstep/d(S, x_k))^T lambda_k+1,   lambda_K = (-u, 0),   J^T u = (xbar_0 ... )
 
 A step's graph is made when the pass comes to it and thrown away after. The reverse pass needs the state before every
-step; every C-th is remembered, and those between are trained anew (Griewank and Walther, ACM TOMS 26, 2000), so that
-memory is that of one step and of some 2 sqrt(K) states: within 3 times one step's for 50 steps of a LeNet
-(benchmarks/RESULTS.md), more for many hundreds.
+step; where not all of them are small, every C-th is remembered, and those between are trained anew (Griewank and
+Walther, ACM TOMS 26, 2000), so that memory is that of one step and of some 2 sqrt(K) states: within 3 times one step's
+for 50 steps of a LeNet (benchmarks/RESULTS.md), more for many hundreds.
 
 A step's derivatives are torch's own, whatever its layers are: they too have one weight, and one tangent of its shape,
-for a whole mini-batch. J v costs about 6 trainings so and J^T u about 4.5; of many columns each costs 1 to
-1.5, where convolutions go as matrix products (`jacobian.convolutions`).
+for a whole mini-batch. The forward pass is one of torch.func's transforms; the training and its reverse passes are
+plain autograd, where all columns share a step's graph, and no column needs the first state's part. J v costs about 6
+trainings and J^T u about 4; of many columns each costs 1 to 1.5, where convolutions go as matrix products
+(`jacobian.convolutions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from math import isqrt
@@ -23,7 +25,7 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import jvp, vmap
 from typing_extensions import override
 
 from riskaudit.jacobian.aggregation import Aggregation
@@ -34,10 +36,15 @@ from riskaudit.release.local_training import LocalTrainingRelease, State
 
 # Up to so many states are all remembered: one step's products hold about as many vectors of that size.
 FEW_STATES = 8
-# Columns at once: numbers in the tangents of a state.
+# All of them are, too, where they hold no more numbers together.
+STATE_ENTRIES = 2**24
+# Columns at once: numbers in the tangents of a state; those that are pulled one after the other through one graph.
 BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
 # From so many on, looking at every call of the dispatcher for convolutions costs less than it saves.
 MATRIX_COLUMNS = 16
+PULLED_ENTRIES = 2**26
+# A column of more numbers isn't worked out beside others by one call, whose kernels are slower then.
+LARGE_COLUMN = 2**20
 
 
 @final
@@ -101,11 +108,15 @@ class _Upload:
     def push(self, columns: Tensor) -> Tensor:
         """J on columns [n d, K]; returns [P', K]."""
         parts = columns.chunk(len(self.clients))
+        if self.aggregation.is_identity:
+            return self.clients[0].push(columns)
         pushed = torch.stack([client.push(part) for client, part in zip(self.clients, parts, strict=True)])
         return torch.stack([self.aggregation.apply(rows) for rows in pushed.unbind(-1)], dim=1)
 
     def pull(self, columns: Tensor) -> Tensor:
         """J^T on columns [P', K]; returns [n d, K]."""
+        if self.aggregation.is_identity:
+            return self.clients[0].pull(columns)
         given = torch.stack([self.aggregation.transpose(column) for column in columns.unbind(1)], dim=-1)
         return torch.cat([client.pull(part) for client, part in zip(self.clients, given, strict=True)])
 
@@ -125,7 +136,9 @@ class _Client:
     @property
     def _spacing(self) -> int:
         """Steps between two states that are remembered."""
-        return 1 if len(self.parts) <= FEW_STATES else isqrt(len(self.parts))
+        count, kinds = len(self.parts), len(self.release.initial_state())
+        are_few = count <= FEW_STATES or count * kinds * self.release.context.num_entries <= STATE_ENTRIES
+        return 1 if are_few else isqrt(count)
 
     @torch.no_grad()
     def _remembered(self) -> tuple[dict[int, State], Tensor]:
@@ -135,21 +148,21 @@ class _Client:
         for number, (_, part) in enumerate(self.parts):
             if number % spacing == 0:
                 states[number] = state
-            state = _detached(self.release.step(state, number, part))
+            state = self.release.trained_step(state, number, part)
         return states, self.release.difference(state["weights"]).detach()
 
-    def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
-        size = max(1, min(BLOCK_COLUMNS, BLOCK_ENTRIES // self.release.context.num_entries))
+    def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor], entries: int) -> Tensor:
+        size = max(1, min(BLOCK_COLUMNS, entries // self.release.context.num_entries))
         with MatrixConvolutions() if columns.shape[1] >= MATRIX_COLUMNS else nullcontext():  # type: ignore[no-untyped-call]
             return torch.cat([work(part) for part in torch.split(columns, size, dim=1)], dim=1)
 
     def push(self, columns: Tensor) -> Tensor:
         """The derivative of the difference on columns [n d, K]; returns [P, K]."""
-        return self._blocks(columns, self._push)
+        return self._blocks(columns, self._push, BLOCK_ENTRIES)
 
     def pull(self, columns: Tensor) -> Tensor:
         """Its transpose on columns [P, K]; returns [n d, K]."""
-        return self._blocks(columns, self._pull)
+        return self._blocks(columns, self._pull, PULLED_ENTRIES)
 
     def _push(self, columns: Tensor) -> Tensor:
         tangents = columns.mT.reshape(-1, *self.batch.inputs.shape)
@@ -200,7 +213,7 @@ class _Client:
     def _adjoint(self, columns: Tensor) -> State:
         """lambda_K for J^T u, u the columns [P, K]."""
         weights = {
-            name: -entries.mT.reshape(-1, *self.release.parameters[name].shape)
+            name: entries.mT.neg().contiguous().reshape(-1, *self.release.parameters[name].shape)
             for name, entries in zip(
                 self.release.parameters,
                 torch.split(columns, [value.numel() for value in self.release.parameters.values()]),
@@ -218,21 +231,41 @@ class _Client:
         """The states before the steps from ``first`` to before ``end``."""
         states = [self._states[first]]
         for number in range(first, end - 1):
-            states.append(_detached(self.release.step(states[-1], number, self.parts[number][1])))
+            states.append(self.release.trained_step(states[-1], number, self.parts[number][1]))
         return states
 
     def _pulled_step(self, state: State, adjoint: State, number: int, part: Batch) -> tuple[State, Tensor]:
-        def step(state: State, inputs: Tensor) -> State:
-            return self.release.step(state, number, part.with_inputs(inputs))
+        """lambda_k and xbar_k of all columns; nothing in the place of lambda_0, which nobody needs."""
+        leaves = _mapped(lambda value: value.detach().requires_grad_(), state)
+        inputs = part.inputs.detach().requires_grad_()
+        after = self.release.graphed_step(leaves, number, part.with_inputs(inputs))
+        pairs = [(value, adjoint[kind][name]) for kind, values in after.items() for name, value in values.items()]
+        outputs, cotangents = zip(*((value, each) for value, each in pairs if value.requires_grad), strict=True)
+        before = [] if number == 0 else [value for values in leaves.values() for value in values.values()]
+        pulled = _pulled_columns(outputs, [*before, inputs], cotangents)
+        given = iter(pulled)
+        return {kind: {name: next(given) for name in values} for kind, values in leaves.items() if number}, pulled[-1]
 
-        with torch.enable_grad():
-            pullback: Callable[[State], tuple[State, Tensor]]
-            _, pullback = vjp(step, state, part.inputs)  # type: ignore[misc]
-            if len(next(iter(adjoint["weights"].values()))) == 1:
-                before, inputs = pullback(_mapped(lambda value: value[0], adjoint))
-                return _mapped(lambda value: value.detach().unsqueeze(0), before), inputs.detach().unsqueeze(0)
-            before, inputs = vmap(pullback)(adjoint)
-        return _detached(before), inputs.detach()
+
+def _pulled_columns(outputs: Sequence[Tensor], sources: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+    """The transposed derivative on cotangents [K, *S] of each output, for each source [K, *S]."""
+    count, together = len(cotangents[0]), sum(map(torch.Tensor.numel, outputs)) <= LARGE_COLUMN
+    if count > 1 and together:
+        pulled = torch.autograd.grad(outputs, sources, cotangents, is_grads_batched=True, allow_unused=True)
+        return [
+            source.new_zeros(count, *source.shape) if each is None else each
+            for source, each in zip(sources, pulled, strict=True)
+        ]
+    columns = [
+        torch.autograd.grad(
+            outputs, sources, [each[column] for each in cotangents], retain_graph=column + 1 < count, allow_unused=True
+        )
+        for column in range(count)
+    ]
+    return [
+        torch.stack([torch.zeros_like(source) if each is None else each for each in row])
+        for source, row in zip(sources, zip(*columns, strict=True), strict=True)
+    ]
 
 
 def _mapped(function: Callable[[Tensor], Tensor], state: State) -> State:

@@ -8,6 +8,7 @@ Each step is a differentiable function of the state before it and of the samples
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias, final
 
 import torch
@@ -62,16 +63,42 @@ class LocalTrainingRelease(JointRelease):
     @override
     def plain_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
         def gradient(weights: dict[str, Tensor], part: Batch) -> dict[str, Tensor]:
-            value = self.run_together(weights, part)
-            gradients = torch.autograd.grad(
-                value, list(weights.values()), create_graph=batch.inputs.requires_grad, allow_unused=True
-            )
-            pairs = zip(weights.items(), gradients, strict=True)
-            return {name: torch.zeros_like(weight) if part is None else part for (name, weight), part in pairs}
+            return self.plain_gradient(weights, part, create_graph=batch.inputs.requires_grad)
 
         with torch.enable_grad(), twice_differentiable():
             released = self._trained(batch, gradient, leaf=True)
         return released if batch.inputs.requires_grad else released.detach()
+
+    def plain_gradient(self, weights: dict[str, Tensor], batch: Batch, create_graph: bool) -> dict[str, Tensor]:
+        """The gradient of a mini-batch's loss at weights that require one, by plain autograd; 0 where it has none."""
+        value, gradients = self.run_together(weights, batch), list[Tensor | None]([None] * len(weights))
+        if value.requires_grad:
+            gradients = list(
+                torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, allow_unused=True)
+            )
+        pairs = zip(weights.items(), gradients, strict=True)
+        return {name: torch.zeros_like(weight) if part is None else part.to_dense() for (name, weight), part in pairs}
+
+    def trained_step(self, state: State, number: int, batch: Batch) -> State:
+        """`step` by plain autograd, as training computes it; nothing has a graph."""
+
+        def gradient(weights: dict[str, Tensor], part: Batch) -> dict[str, Tensor]:
+            leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+            with torch.enable_grad(), self._kernels():
+                return self.plain_gradient(leaves, part, create_graph=False)
+
+        with torch.no_grad():
+            return self.step(state, number, batch, gradient)
+
+    def graphed_step(self, state: State, number: int, batch: Batch) -> State:
+        """`step` by plain autograd, differentiable in whatever of the state and the inputs requires it."""
+        with torch.enable_grad(), self._kernels():
+            return self.step(state, number, batch, lambda weights, part: self.plain_gradient(weights, part, True))
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """Those with second derivatives; they are slower where none are recurrent."""
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.model.modules())
+        return twice_differentiable() if recurrent else nullcontext()
 
     def initial_state(self) -> State:
         """Before the first step."""
@@ -114,7 +141,7 @@ class LocalTrainingRelease(JointRelease):
 
 
 def _moved(weights: dict[str, Tensor], direction: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
-    return {name: weights[name] - rate * direction[name] for name in weights}
+    return {name: torch.sub(weights[name], direction[name], alpha=rate) for name in weights}
 
 
 def _adam(state: State, gradients: dict[str, Tensor], rate: float, number: int) -> State:

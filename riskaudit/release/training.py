@@ -51,6 +51,16 @@ class LocalTraining:
     recorded: tuple[tuple[int, ...], ...] | None = None
     rates: tuple[float, ...] | None = None
 
+    @property
+    def diverged(self) -> str:
+        """What is said of a training whose weights don't stay finite."""
+        rates = sorted({self.lr} if self.rates is None else set(self.rates))
+        between = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
+        return (
+            f"the local training diverges at a learning rate of {between} ({self.optimizer}): the weights that it "
+            "leaves aren't finite numbers; lower the learning rate (lr)"
+        )
+
     def __post_init__(self) -> None:
         if self.optimizer == "adam" and self.momentum:
             raise ReleaseError(f"expected momentum with optimizer=sgd only, found momentum={self.momentum!r} with adam")

@@ -515,3 +515,45 @@ def test_who_lets_failures_pass_is_told_that_nothing_was_reviewed_and_buffers_st
     assert decision.action == "warn"
     assert decision.reasons[0].startswith("not reviewed: the update isn't what this training makes")
     assert torch.equal(decision.update["1.running_mean"], start["1.running_mean"])
+
+
+class Shift(nn.Module):
+    """A layer with parameters that the structured Jacobian doesn't know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(CLASSES))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + torch.sinh(self.shift)
+
+
+@pytest.mark.parametrize("layers", ["block", "differentiate"])
+def test_an_unknown_layer_withholds_a_round_unless_the_policy_lets_it(layers) -> None:
+    model = nn.Sequential(*network(batch_norm=False), Shift()).train()
+    optimizer = sgd(model)
+    guard = guard_of(model, Policy(max_revealed=1.0, unknown_layers=layers), release="gaussian:0.5")
+    recording = guard.record(optimizer)
+    train(recording, optimizer)
+    recording.add_noise()
+    decision = recording.review()
+    assert (decision.update is None) == (layers == "block"), decision.reasons
+    if layers == "block":
+        assert 'set unknown_layers = "differentiate" in the policy' in decision.reasons[0]
+        assert "Shift" in decision.reasons[0]
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_training_that_diverges_is_withheld_in_words_that_name_the_learning_rate(is_recorded) -> None:
+    model = network(batch_norm=False).train()
+    if is_recorded:
+        optimizer = sgd(model, lr=1e30)
+        recording = guard_of(model).record(optimizer)
+        train(recording, optimizer)
+        decision = recording.review()
+    else:
+        guard = guard_of(model, release="local:epochs=3:batch=4:lr=1e38:weight_decay=1")
+        decision = guard.review(images(COUNT), [torch.zeros_like(value) for value in model.parameters()])
+    assert decision.update is None
+    assert "diverges at a learning rate of 1e+3" in decision.reasons[0]
+    assert "lower the learning rate" in decision.reasons[0]

@@ -69,6 +69,7 @@ def test_products_are_those_of_plain_autograd(name: str) -> None:
 @pytest.mark.parametrize("name", ["momentum and decay", "Adam"])
 def test_few_states_are_remembered_where_memory_is_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unrolled, "FEW_STATES", 1)
+    monkeypatch.setattr(unrolled, "STATE_ENTRIES", 0)
     monkeypatch.setattr(unrolled, "BLOCK_COLUMNS", 15)
     made, expected = jacobian_of(name)
     (client,) = made._uploads[0].clients

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import final
 
 import numpy as np
@@ -50,15 +50,22 @@ def trace_interval(
     if not num_probes:
         return 0.0, math.inf
     reach = 2 * math.log(2 / failure) / num_probes
-    low, high = low_mean / _mean_ratio(reach, upper=True), math.inf
-    smallest = _mean_ratio(reach, upper=False)
-    if smallest > 0:
-        high = high_mean / smallest
+    low, high = low_mean / _mean_ratio(reach, upper=True), trace_high(high_mean, num_probes, norm, failure / 2)
     if norm * reach < low_mean:
         low = max(low, low_mean * _trace_ratio(norm * reach / low_mean, upper=False))
-    if 0 < high_mean < math.inf and math.isfinite(norm):
-        high = min(high, high_mean * _trace_ratio(norm * reach / high_mean, upper=True))
     return low, high
+
+
+def trace_high(mean: float, num_probes: int, norm: float, failure: float) -> float:
+    """The upper end alone, which misses with this probability; arguments as of `trace_interval`."""
+    if not num_probes:
+        return math.inf
+    reach = 2 * math.log(1 / failure) / num_probes
+    smallest = _mean_ratio(reach, upper=False)
+    high = mean / smallest if smallest > 0 else math.inf
+    if 0 < mean < math.inf and math.isfinite(norm):
+        high = min(high, mean * _trace_ratio(norm * reach / mean, upper=True))
+    return high
 
 
 def _trace_ratio(reach: float, *, upper: bool) -> float:
@@ -73,6 +80,7 @@ def _trace_ratio(reach: float, *, upper: bool) -> float:
     return 1 + _root(start, lambda x: (1 + x) * math.log1p(x) - x - reach, math.log1p)
 
 
+@lru_cache(maxsize=64)
 def _mean_ratio(reach: float, *, upper: bool) -> float:
     """The x = E/T above or below 1 where x - 1 - ln x = reach, the tail bound for a norm of T; 0 at worst."""
     start = math.sqrt(2 * reach) + reach
