@@ -53,7 +53,7 @@ def refuse_if_all_failed(rows: list[SampleRow]) -> None:
     if all(row.status == "failed" for row in rows):
         reason = rows[0].reason or ""
         # Doubts about the derivative and the target say themselves what to do.
-        complete = "derivative" in reason or reason == CARRIED or "learning rate" in reason
+        complete = "derivative" in reason or reason == CARRIED or reason.endswith("lower lr")
         advice = "" if complete else "; check the scale of the inputs and the weights, and the loss"
         raise SamplesError(f"none of the {len(rows)} samples could be audited (the first: {reason}){advice}")
 

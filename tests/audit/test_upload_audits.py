@@ -10,7 +10,7 @@ from cases import digits
 from torch import nn
 
 import riskaudit
-from riskaudit.errors import CoupledReleaseError, ReleaseError, SamplesError, SettingsError
+from riskaudit.errors import CoupledReleaseError, ReleaseError, SettingsError
 from riskaudit.inputs import Samples
 from riskaudit.results import AuditResult
 
@@ -123,10 +123,3 @@ def test_one_sample_alone_is_the_same_to_both_attackers() -> None:
     (row,) = result.samples
     for name in ("revealed_fraction", "posterior_rmse"):
         assert row.proxies[f"informed_{name}"].value == pytest.approx(row.proxies[name].value, rel=1e-9)
-
-
-def test_a_training_that_diverges_names_the_learning_rate() -> None:
-    with pytest.raises(
-        SamplesError, match=r"diverges at a learning rate of 1e\+200 .*; lower the learning rate \(lr\)\)$"
-    ):
-        audit(network(norm=False), 4, "local:epochs=3:batch=2:lr=1e200")
