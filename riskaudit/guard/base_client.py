@@ -145,11 +145,12 @@ class BaseClient(ABC):
     def mismatch(self, update: Tensor, mean: Tensor) -> str | None:
         """Why an update [P] can't be the release of the batch whose mean is ``mean`` [P]; None where it can be."""
         difference = update - mean
-        distance, length = float(difference.norm()), float(mean.norm())
+        length = float(mean.norm())
         if not math.isfinite(length):
             return "what this batch makes isn't finite, so that nothing can be compared with it"
         if self.noise is not None:
             return noise_mismatch(self.noise, difference, mean, self.shapes)
+        distance = float(difference.norm())
         if distance <= TOLERANCE * length:
             return None
         away = f"{distance / length:.3g} times its norm" if length > 0 else f"{distance:.3g} (it should be 0)"

@@ -92,6 +92,7 @@ class JointClient(BaseClient):
         self._snapshot: Snapshot | None = None
         self._release: JointRelease | None = None
         self._jacobian: tuple[Batch, Jacobian] | None = None
+        self._losses: tuple[Batch, Tensor] | None = None
         self.pulled: Tensor | None = None
 
     def begin(self) -> None:
@@ -153,12 +154,13 @@ class JointClient(BaseClient):
             raise GuardError(
                 f"expected a release that sends every trainable parameter, found '{self._spec}'; freeze what isn't sent"
             )
-        self._snapshot, self._release, self._jacobian, self.pulled = snapshot, release, None, None
+        self._snapshot, self._release = snapshot, release
+        self._jacobian = self._losses = self.pulled = None
         return snapshot
 
     @override
     def forget(self) -> None:
-        self._release = self._jacobian = self.pulled = None
+        self._release = self._jacobian = self._losses = self.pulled = None
 
     @override
     def batch(self, inputs: Tensor, targets: Tensor) -> Batch:
@@ -214,7 +216,14 @@ class JointClient(BaseClient):
         except RiskauditError:
             # A loss of the batch as a whole, which no sample has alone.
             return []
+        self._losses = batch, losses
         return self._loss_alarm(losses, outputs, batch)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Of every sample, before any step, [n]; those that the warnings were read off where they are there."""
+        if self._losses is not None and self._losses[0] is batch:
+            return self._losses[1]
+        return self.jacobian(batch).losses()
 
     @override
     def described_mismatch(self, away: str, update: Tensor, mean: Tensor) -> str:
@@ -280,7 +289,10 @@ class JointClient(BaseClient):
 
 def _jacobian(release: JointRelease, upload: Batch) -> Jacobian:
     release.uploads(len(upload))
-    jacobian = JointJacobianMaker(release, "", 0)(upload)
+    if isinstance(release, LocalTrainingRelease):
+        jacobian: Jacobian = UnrolledJacobian(release, upload, keeps_graph=True)
+    else:
+        jacobian = JointJacobianMaker(release, "", 0)(upload)
     try:
         jacobian.mean()
     except Exception:  # third-party code that torch.func can't run may be run plainly

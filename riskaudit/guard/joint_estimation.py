@@ -192,7 +192,7 @@ class JointEstimator:
         along = torch.einsum("ndk,nd->nk", pulled.double(), step.double())
         predicted = torch.maximum(along.sum(0).norm(), along.norm())[None] / math.sqrt(along.shape[1])
         norms = before.norm(dim=1).double()
-        rounding = upload_rounding(client.release, norms, jacobian.losses(), upload)
+        rounding = upload_rounding(client.release, norms, client.losses(batch), upload)
         likely = differences(1.0, (after - before).norm(dim=1).double(), LIKELY_FACTOR * predicted + rounding)
         return Evidence(dimension=flat.shape[1], tiny=(), likely=tuple(likely))
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
 from typing import final
@@ -49,15 +50,22 @@ LARGE_COLUMN = 2**20
 
 @final
 class UnrolledJacobian(Jacobian):
-    """J of U uploads of local training, each [P', n d]; see `Jacobian`."""
+    """J of U uploads of local training, each [P', n d]; see `Jacobian`.
 
-    def __init__(self, release: LocalTrainingRelease, batch: Batch) -> None:
+    Args:
+        release: see `Jacobian`.
+        batch: see `Jacobian`.
+        keeps_graph: whether the graph of the last step is kept from the training for the pulls, which begin there.
+    """
+
+    def __init__(self, release: LocalTrainingRelease, batch: Batch, keeps_graph: bool = False) -> None:
         super().__init__(release, batch)
         self.release: LocalTrainingRelease = release
+        self.keeps_graph = keeps_graph
 
     @override
     def select(self, indices: list[int]) -> UnrolledJacobian:
-        part = UnrolledJacobian(self.release, self.batch.select(indices))
+        part = UnrolledJacobian(self.release, self.batch.select(indices), self.keeps_graph)
         if "_uploads" in self.__dict__:
             part._uploads = [self._uploads[index] for index in indices]
         return part
@@ -92,16 +100,17 @@ class UnrolledJacobian(Jacobian):
     @cached_property
     def _uploads(self) -> list[_Upload]:
         numbers = self.batch.numbers or (0,) * self.num_samples
-        return [_Upload(self.release, *pair) for pair in zip(self.batch.each_upload(), numbers, strict=True)]
+        pairs = zip(self.batch.each_upload(), numbers, strict=True)
+        return [_Upload(self.release, *pair, self.keeps_graph) for pair in pairs]
 
 
 class _Upload:
     """One upload: the training of its clients, and what is made of their differences."""
 
-    def __init__(self, release: LocalTrainingRelease, batch: Batch, number: int) -> None:
+    def __init__(self, release: LocalTrainingRelease, batch: Batch, number: int, keeps_graph: bool) -> None:
         size = len(batch) // release.spec.num_clients
         firsts = range(0, len(batch), size)
-        self.clients = [_Client(release, batch.samples(range(first, first + size))) for first in firsts]
+        self.clients = [_Client(release, batch.samples(range(first, first + size)), keeps_graph) for first in firsts]
         differences = torch.stack([client.difference for client in self.clients])
         self.aggregation = Aggregation(release, number, size, differences)
 
@@ -128,9 +137,11 @@ class _Client:
         difference: theta_0 - theta_K, [P].
     """
 
-    def __init__(self, release: LocalTrainingRelease, batch: Batch) -> None:
+    def __init__(self, release: LocalTrainingRelease, batch: Batch, keeps_graph: bool) -> None:
         self.release, self.batch = release, batch.with_inputs(batch.inputs.detach())
         self.parts = release.mini_batches(self.batch)
+        self._keeps_graph = keeps_graph
+        self._last_graph: _Graph | None = None
         self._states, self.difference = self._remembered()
 
     @property
@@ -148,7 +159,11 @@ class _Client:
         for number, (_, part) in enumerate(self.parts):
             if number % spacing == 0:
                 states[number] = state
-            state = self.release.trained_step(state, number, part)
+            if self._keeps_graph and number == len(self.parts) - 1:
+                self._last_graph = self._graph(state, number, part)
+                state = _mapped(Tensor.detach, self._last_graph.after)
+            else:
+                state = self.release.trained_step(state, number, part)
         return states, self.release.difference(state["weights"]).detach()
 
     def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor], entries: int) -> Tensor:
@@ -234,31 +249,51 @@ class _Client:
             states.append(self.release.trained_step(states[-1], number, self.parts[number][1]))
         return states
 
-    def _pulled_step(self, state: State, adjoint: State, number: int, part: Batch) -> tuple[State, Tensor]:
-        """lambda_k and xbar_k of all columns; nothing in the place of lambda_0, which nobody needs."""
+    def _graph(self, state: State, number: int, part: Batch) -> _Graph:
         leaves = _mapped(lambda value: value.detach().requires_grad_(), state)
         inputs = part.inputs.detach().requires_grad_()
-        after = self.release.graphed_step(leaves, number, part.with_inputs(inputs))
+        return _Graph(leaves, inputs, self.release.graphed_step(leaves, number, part.with_inputs(inputs)))
+
+    def _pulled_step(self, state: State, adjoint: State, number: int, part: Batch) -> tuple[State, Tensor]:
+        """lambda_k and xbar_k of all columns; nothing in the place of lambda_0, which nobody needs."""
+        is_kept = self._last_graph is not None and number == len(self.parts) - 1
+        graph = self._last_graph if self._last_graph is not None and is_kept else self._graph(state, number, part)
+        leaves, after = graph.state, graph.after
         pairs = [(value, adjoint[kind][name]) for kind, values in after.items() for name, value in values.items()]
         outputs, cotangents = zip(*((value, each) for value, each in pairs if value.requires_grad), strict=True)
         before = [] if number == 0 else [value for values in leaves.values() for value in values.values()]
-        pulled = _pulled_columns(outputs, [*before, inputs], cotangents)
+        pulled = _pulled_columns(outputs, [*before, graph.inputs], cotangents, is_kept)
         given = iter(pulled)
         return {kind: {name: next(given) for name in values} for kind, values in leaves.items() if number}, pulled[-1]
 
 
-def _pulled_columns(outputs: Sequence[Tensor], sources: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """A step as a graph: the state before it and the inputs, which it starts from, and the state after it."""
+
+    state: State
+    inputs: Tensor
+    after: State
+
+
+def _pulled_columns(
+    outputs: Sequence[Tensor], sources: Sequence[Tensor], cotangents: Sequence[Tensor], is_kept: bool
+) -> list[Tensor]:
     """The transposed derivative on cotangents [K, *S] of each output, for each source [K, *S]."""
     count, together = len(cotangents[0]), sum(map(torch.Tensor.numel, outputs)) <= LARGE_COLUMN
     if count > 1 and together:
-        pulled = torch.autograd.grad(outputs, sources, cotangents, is_grads_batched=True, allow_unused=True)
+        pulled = torch.autograd.grad(outputs, sources, cotangents, is_kept, is_grads_batched=True, allow_unused=True)
         return [
             source.new_zeros(count, *source.shape) if each is None else each
             for source, each in zip(sources, pulled, strict=True)
         ]
     columns = [
         torch.autograd.grad(
-            outputs, sources, [each[column] for each in cotangents], retain_graph=column + 1 < count, allow_unused=True
+            outputs,
+            sources,
+            [each[column] for each in cotangents],
+            retain_graph=is_kept or column + 1 < count,
+            allow_unused=True,
         )
         for column in range(count)
     ]

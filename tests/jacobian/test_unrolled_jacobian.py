@@ -66,6 +66,14 @@ def test_products_are_those_of_plain_autograd(name: str) -> None:
     check(*jacobian_of(name))
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("large", [0, 2**20])
+def test_a_graph_that_is_kept_is_pulled_through_as_often_as_wanted(name: str, large: int, monkeypatch) -> None:
+    monkeypatch.setattr(unrolled, "LARGE_COLUMN", large)
+    made, expected = jacobian_of(name)
+    check(unrolled.UnrolledJacobian(made.release, made.batch, keeps_graph=True), expected)
+
+
 @pytest.mark.parametrize("name", ["momentum and decay", "Adam"])
 def test_few_states_are_remembered_where_memory_is_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unrolled, "FEW_STATES", 1)
