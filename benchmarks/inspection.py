@@ -38,12 +38,13 @@ SIZES = (64, 32)
 
 @dataclass(frozen=True)
 class Case:
-    """A network: how it is built from a seed, and the images that it learns from."""
+    """A network: how it is built, the images that it learns from, and how many it is inspected with."""
 
     build: Callable[[], nn.Module]
     images: str
     channels: int
     count: int
+    sizes: tuple[int, ...] = SIZES
 
 
 def _vit() -> nn.Module:
@@ -62,7 +63,7 @@ CASES = {
         lambda: get_architecture("convbig").build(channels=1, features=64 * 49, classes=10), "mnist", 1, 500
     ),
     "vit": Case(_vit, "mnist", 3, 1500),
-    "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 300),
+    "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 150, SIZES[:1]),
 }
 OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "adam": lambda model: torch.optim.Adam(model.parameters(), 1e-3),
@@ -181,22 +182,22 @@ def honest(name: str, options: Sequence[str], seeds: int, data: Path, scratch: P
     """Count false alarms of one network."""
     case = CASES[name]
     images = load_samples(data / f"{case.images}_train.npz", channels=case.channels, limit=64 if quick else case.count)
-    test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(SIZES))
+    test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(case.sizes))
     columns = {"optimiser": "optimiser", "samples": "samples", "count": "inspections", "alarms": "with a flag"}
     columns |= {sign: f"{sign}: greatest" for sign in SIGNS if sign != "norm-drift"}
     table = Table(f"{name}, {len(images)} images", columns)
     for optimiser in options:
-        counts = {size: Count() for size in SIZES}
+        counts = {size: Count() for size in case.sizes}
         for seed in range(seeds):
             before: nn.Module | None = None
             for epoch, model in trained(name, optimiser, seed, images, EPOCHS[:2] if quick else EPOCHS, scratch):
                 for variant, changed in variants(model, images, seed):
-                    for size in SIZES:
+                    for size in case.sizes:
                         rows = judge_model(changed, test.inputs[:size]).rows
                         counts[size].add(f"{name} {optimiser} {seed} epoch {epoch} {variant} {size}", rows)
                 if before is not None:
                     rows = judge_model(model, test.inputs, previous=before).rows
-                    counts[max(SIZES)].add(f"{name} {optimiser} {seed} epoch {epoch} beside the previous", rows)
+                    counts[max(case.sizes)].add(f"{name} {optimiser} {seed} epoch {epoch} beside the previous", rows)
                 before = model
         for size, count in counts.items():
             table.rows.append(

@@ -105,6 +105,9 @@ class Policy(Settings):
             numbers say too little: "block", or "accept" them.
         buffers: what to do about entries of the state dict that aren't trained (running statistics of batch norm) and
             would leave changed: "block", or "reset" them to what was received, as sanitising does as well.
+        inspect_received: whether the guard looks for signs that a received model was changed to leak, before anything
+            that was trained on it is reviewed; a flagged one, and one that can't be inspected, withholds, whatever
+            ``on_violation`` and ``on_failure`` say.
         budget_seconds: time that one review may take; None for as long as it takes.
         max_gradients: what one review may cost, in gradients of the batch; None for no bound.
         max_trainings: what the review of samples that leave together may cost, as after local training, in trainings
@@ -129,6 +132,7 @@ class Policy(Settings):
     unproven_step: Literal["block", "accept"] = "block"
     sparse_codes: Literal["block", "accept"] = "block"
     buffers: Literal["block", "reset"] = "block"
+    inspect_received: bool = False
     budget_seconds: Positive | None = None
     max_gradients: Positive | None = 60.0
     max_trainings: Positive | None = 12.0

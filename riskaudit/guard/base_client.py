@@ -82,6 +82,11 @@ class BaseClient(ABC):
 
     @property
     @abstractmethod
+    def reviewed_model(self) -> nn.Module:
+        """The copy of the model, with the weights that were taken over last."""
+
+    @property
+    @abstractmethod
     def state(self) -> bytes:
         """Digest of model, loss and release as they were taken over last, and the steps."""
 

@@ -83,6 +83,11 @@ class Client(BaseClient):
 
     @property
     @override
+    def reviewed_model(self) -> nn.Module:
+        return self.release.per_sample.model
+
+    @property
+    @override
     def state(self) -> bytes:
         return b"" if self._snapshot is None else self._snapshot.digest + str(self._spec.with_noise(None)).encode()
 

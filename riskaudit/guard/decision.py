@@ -15,6 +15,10 @@ from riskaudit.errors import RiskauditError
 from riskaudit.policy import Exposure, Range
 from riskaudit.version import __version__
 
+FORGETS = (
+    "without a ledger, noise and sanitised updates are remembered until this process ends: a later one can't tell "
+    "whether noise comes again"
+)
 Action = Literal["allow", "warn", "sanitise", "block"]
 
 

@@ -6,20 +6,20 @@ import copy
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.base_client import BaseClient, LossLike
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.client import Client
-from riskaudit.guard.decision import Decision, describe, name_error
+from riskaudit.guard.decision import FORGETS, Decision, describe, name_error
 from riskaudit.guard.identifiers import hidden_ids
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.isolation import isolated
@@ -28,6 +28,7 @@ from riskaudit.guard.keys import KeyFolder, TamperingError
 from riskaudit.guard.ledger import Ledger
 from riskaudit.guard.log import AuditLog
 from riskaudit.guard.noise.memory import NoiseMemory
+from riskaudit.guard.received import ReceivedModelError, ReceivedModels
 from riskaudit.guard.recording import Recording
 from riskaudit.guard.review import Draft, Review
 from riskaudit.guard.snapshot import Snapshot
@@ -40,11 +41,6 @@ from riskaudit.release import Batch, mixes_samples
 from riskaudit.release.aggregation import Mean
 from riskaudit.release.base import spec_of
 from riskaudit.release.training import LocalTraining
-
-FORGETS = (
-    "without a ledger, noise and sanitised updates are remembered until this process ends: a later one can't tell "
-    "whether noise comes again"
-)
 
 
 class Guard:
@@ -124,7 +120,7 @@ class Guard:
             raise SettingsError(f'expected reduction "mean" with the release {release!r}, found "sum"')
         self.client: BaseClient = self._joint() if self._spec.is_joint else self._separate()
         self._salt, self._rounds = secrets.token_bytes(32), 0
-        self._memory = NoiseMemory(self.ledger)
+        self._memory, self._received = NoiseMemory(self.ledger), ReceivedModels()
         # Noise that a later process could compare with is in the ledger; who has none is told so once.
         self._forgets = ledger is None and (self.client.noise is not None or policy.on_violation == "sanitise")
         # Model and update that each decision is about, and what each assessment holds for, whoever changes the objects.
@@ -181,6 +177,7 @@ class Guard:
             submission = submit()
             client = submission.client
             snapshot = client.refresh()
+            self._received.require(self.policy, client, snapshot, submission.batch)
             live = client.observe() if client.is_recorded else snapshot
             assessed = None if assessment is None else self._assessed.get(assessment)
             if assessment is not None and assessed is None:
@@ -195,7 +192,7 @@ class Guard:
                 submission.client.forget()  # what failed may have left anything in its copies
             decision = self._failed(submission, error, snapshot)
         if decision.update is not None and submission is not None:
-            decision = _finished(submission, decision)
+            decision = submission.finished(decision)
         if decision.update is not None and self._forgets:
             self._forgets = False
             decision = replace(decision, note=FORGETS)
@@ -268,6 +265,20 @@ class Guard:
         client = self.present_client()
         client.refresh()
         client.prepare(client.batch(*check_batch(batch)))
+
+    @isolated
+    def inspect(self, inputs: Tensor, received: Mapping[str, Any] | None = None) -> Decision:
+        """Decide whether anything may be trained on a received model; reviews do so themselves if the policy says so.
+
+        Args:
+            inputs: [N, ...] in data units, of the client, 32 or more for all signs.
+            received: entries of the state dict by name; what the model holds now where not given.
+
+        Returns:
+            "allow", or "block" with one sentence. Nothing is raised but for interrupts: what fails blocks.
+        """
+        decision = self._received.decide(self.model, self.client.live_loss, inputs, received)
+        return decision if decision.action == "allow" else self._logged(decision)
 
     def withhold(self, reason: str | BaseException) -> Decision:
         """Withhold an upload of which there is nothing to review, and log it.
@@ -349,6 +360,7 @@ class Guard:
         inputs, targets = check_batch(given)
         client = review.client
         snapshot, ids = client.refresh(), hidden_ids(inputs, names, review.salt)
+        self._received.require(self.policy, client, snapshot, given)
         if client.is_joint:
             raise GuardError("samples that leave together can't be chosen beforehand; review the update instead")
         empty = BatchInformation.empty(client.batch(inputs, targets), inputs, ids, client.summed)
@@ -358,7 +370,7 @@ class Guard:
     def _failed(self, submission: Submission | None, failure: Exception, snapshot: Snapshot | None) -> Decision:
         """No decision was reached: withheld, unless the policy says otherwise; it has no say about tampering."""
         reason = describe(failure)
-        tampered = isinstance(failure, TamperingError)
+        tampered = isinstance(failure, TamperingError | ReceivedModelError)
         if self.policy.on_failure == "block" or submission is None or snapshot is None or tampered:
             return Decision("block", None, [reason])
         try:
@@ -385,12 +397,3 @@ class Guard:
             reasons = list(dict.fromkeys([describe(error), *decision.reasons]))
             return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
         return decision
-
-
-def _finished(submission: Submission, decision: Decision) -> Decision:
-    """What leaves on the strength of a decision."""
-    try:
-        return submission.finish(decision)
-    except Exception as error:  # what is handed in may be anything
-        reasons = [*decision.reasons, describe(error)]
-        return replace(decision, action="block", update=None, update_digest="", reasons=reasons)

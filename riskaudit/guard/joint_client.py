@@ -120,6 +120,11 @@ class JointClient(BaseClient):
 
     @property
     @override
+    def reviewed_model(self) -> nn.Module:
+        return self.release.model
+
+    @property
+    @override
     def state(self) -> bytes:
         return b"" if self._snapshot is None else self._snapshot.digest + str(self._spec.with_noise(None)).encode()
 

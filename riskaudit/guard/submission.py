@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from riskaudit.guard.base_client import BaseClient
-from riskaudit.guard.decision import Decision
+from riskaudit.guard.decision import Decision, describe
 from riskaudit.guard.updates import UpdateLike
 from riskaudit.release import Batch
 
@@ -33,3 +33,11 @@ class Submission:
     update: UpdateLike
     names: Sequence[object] | None
     finish: Callable[[Decision], Decision] = _as_it_is
+
+    def finished(self, decision: Decision) -> Decision:
+        """What leaves on the strength of a decision; blocked where that can't be made."""
+        try:
+            return self.finish(decision)
+        except Exception as error:  # what is handed in may be anything
+            reasons = [*decision.reasons, describe(error)]
+            return replace(decision, action="block", update=None, update_digest="", reasons=reasons)

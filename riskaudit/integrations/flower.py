@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
+from torch import Tensor
 
 from riskaudit.errors import GuardError
 from riskaudit.guard import Guard, Recording
 from riskaudit.guard.batches import held_batch
 from riskaudit.guard.decision import name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, number_of_samples
-from riskaudit.integrations.local_step import LocalStep, review, review_round
+from riskaudit.integrations.local_step import LocalStep, inspect, review, review_round
 from riskaudit.release import Batch
 
 # flwr.common.constant.ErrorCode.MOD_FAILED_PRECONDITION, which flwr.app doesn't export.
@@ -93,20 +94,29 @@ class GuardMod:
         metrics: names that may leave besides the number of examples, with the range of each or without.
         records: names of records of metrics besides the usual ones.
         max_examples: the largest number of examples in replies to anything but training.
+        inspect: returns a guard and inputs [N, ...] of the client; the received model is then looked at before the app
+            gets the message (`Guard.inspect`), and one that looks changed to leak is never trained on.
 
     Raises:
         SettingsError: a range or a largest number that is none.
     """
 
-    def __init__(self, metrics: Metrics = (), records: Iterable[str] = (), max_examples: int = MAX_EXAMPLES) -> None:
+    def __init__(
+        self,
+        metrics: Metrics = (),
+        records: Iterable[str] = (),
+        max_examples: int = MAX_EXAMPLES,
+        inspect: Callable[[], tuple[Guard, Tensor]] | None = None,
+    ) -> None:
         self._allowance = Allowance(COUNTS, metrics, max_examples)
-        self._records = frozenset({*RECORDS, *records})
+        self._records, self._inspect = frozenset({*RECORDS, *records}), inspect
 
     def __call__(self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
         """What may leave of the reply; never raises but for interrupts."""
         handed: list[LocalStep | Recording] = []
         token = _handed.set(handed)
         try:
+            self._refuse_changed(message)
             reply = self._reviewed(message, context, call_next(message, context), handed)
         except GuardError as error:  # says what to do, and nothing private
             _logger.warning("withheld: %s", error)
@@ -119,13 +129,29 @@ class GuardMod:
             _handed.reset(token)
         return Message(Error(MOD_FAILED_PRECONDITION, WITHHELD), reply_to=message) if reply is None else reply
 
+    def _refuse_changed(self, message: Message) -> None:
+        """Refuse to train on a received model that looks changed to leak, before the app gets it.
+
+        Raises:
+            GuardError: it does, or can't be inspected.
+        """
+        if self._inspect is None or not _is_training(message):
+            return
+        received = message.content.array_records
+        if len(received) != 1:
+            raise GuardError(f"expected one received record of arrays, found {len(received)}")
+        guard, inputs = self._inspect()
+        decision = inspect(guard, _arrays(next(iter(received.values()))), inputs)
+        if decision.action == "block":
+            raise GuardError("; ".join(decision.reasons))
+
     def _reviewed(
         self, message: Message, context: Context, reply: Message, handed: list[LocalStep | Recording]
     ) -> Message | None:
         if reply.has_error():
             raise GuardError("the app answered with an error, whose words may hold anything")
         outgoing = reply.content.array_records
-        if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
+        if not _is_training(message):
             if outgoing:
                 raise GuardError("a reply that isn't to training holds arrays, which nobody reviews; send none")
             return Message(self._restricted(reply.content, None), reply_to=message)
@@ -176,6 +202,10 @@ class GuardMod:
 
 
 guard_mod = GuardMod()
+
+
+def _is_training(message: Message) -> bool:
+    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
 def _arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:

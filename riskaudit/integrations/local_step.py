@@ -52,6 +52,24 @@ class LocalStep:
             raise SettingsError(f"expected step_size above 0, or None to send gradients, found {self.step_size}")
 
 
+def inspect(guard: Guard, received: Mapping[str, Array], inputs: torch.Tensor) -> Decision:
+    """Whether anything may be trained on weights that came; to be asked before.
+
+    Args:
+        guard: of the model; its weights stay as they are.
+        received: the server's model: all entries of the state dict, by name or in its order.
+        inputs: [N, ...] in data units, of the client.
+
+    Returns:
+        "allow", or "block" with one sentence. Nothing is raised: what goes wrong blocks.
+    """
+    try:
+        weights = _named(received, list(guard.model.state_dict()), "received")
+    except GuardError as error:
+        return guard.withhold(str(error))
+    return guard.inspect(inputs, weights)
+
+
 def review(
     step: LocalStep,
     received: Mapping[str, Array],

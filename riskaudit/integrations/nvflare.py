@@ -31,7 +31,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import Decision, Guard, Recording
 from riskaudit.guard.decision import describe, name_error
 from riskaudit.integrations.allowance import MAX_EXAMPLES, Allowance, Metrics, is_round_number, number_of_samples
-from riskaudit.integrations.local_step import Array, LocalStep, review, review_round
+from riskaudit.integrations.local_step import Array, LocalStep, inspect, review, review_round
 from riskaudit.release import Batch
 
 TICKET = "riskaudit_ticket"
@@ -42,6 +42,28 @@ COUNTS = (MetaKey.NUM_STEPS_CURRENT_ROUND,)
 ROUNDS = (AppConstants.CURRENT_ROUND, AppConstants.START_ROUND, AppConstants.NUM_ROUNDS)
 _KINDS = {ParamsType.FULL: DataKind.WEIGHTS, ParamsType.DIFF: DataKind.WEIGHT_DIFF}
 _logger = logging.getLogger(__name__)
+
+
+def may_train(received: FLModel, guard: Guard, inputs: torch.Tensor) -> Decision:
+    """Look at the received model right after ``flare.receive``; what looks changed to leak isn't to be trained on.
+
+    Where the decision is to block, send a result without params, metrics and meta.
+
+    Args:
+        received: of ``flare.receive``.
+        guard: of the model; its weights stay as they are.
+        inputs: [N, ...] in data units, of the client; 32 or more for all signs.
+
+    Returns:
+        "allow", or "block" with one sentence. Nothing is raised but for interrupts: whatever goes wrong blocks.
+    """
+    try:
+        decision = inspect(guard, _arrays(received.params), inputs)
+    except Exception as error:  # the arrays may be anything
+        decision = guard.withhold(describe(error, "the inspection failed with "))
+    if decision.action == "block":
+        _logger.warning("not trained: %s", "; ".join(decision.reasons))
+    return decision
 
 
 def seal(

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import received_cases
 import torch
 from step_cases import ENOUGH, STEP_SIZE, TOO_LITTLE, arrays, batch, guard_of, network, train
 
@@ -341,3 +342,29 @@ def test_the_review_is_of_the_received_model_not_of_the_trained_one() -> None:
     other = Message(RecordDict({"arrays": ArrayRecord(network(7).state_dict())}), dst_node_id=2, message_type="train")
     assert_withheld(guard_mod(other, context_of(), app_of(TOO_LITTLE, on_violation="warn")), other)
     assert guard_mod(message, context_of(), app_of(TOO_LITTLE, on_violation="warn")).has_content()
+
+
+def test_a_model_that_looks_changed_to_leak_never_reaches_the_app() -> None:
+    planted = received_cases.mlp()
+    received_cases.plant_imprint(planted, planted.layers[0])
+    guard, reached = guard_of(received_cases.mlp(), ENOUGH), []
+
+    def app(message, context):
+        reached.append(message)
+        return Message(RecordDict(), reply_to=message)
+
+    mod = GuardMod(inspect=lambda: (guard, received_cases.inputs()))
+    for model, count in ((planted, 0), (received_cases.mlp(), 1)):
+        message = Message(RecordDict({"arrays": ArrayRecord(model.state_dict())}), dst_node_id=2, message_type="train")
+        assert_withheld(mod(message, context_of(), app), message)
+        # An ordinary model's message does, and what the app hands over is missing here.
+        assert len(reached) == count
+
+
+def test_an_inspection_that_fails_refuses_to_train() -> None:
+    def nothing():
+        raise OSError(MARKER)
+
+    message = message_of()
+    reply = GuardMod(inspect=nothing)(message, context_of(), lambda *_: pytest.fail("the app was asked"))
+    assert_withheld(reply, message)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import received_cases
 import torch
 from step_cases import ENOUGH, STEP_SIZE, TOO_LITTLE, arrays, batch, guard_of, network, train
 
@@ -25,7 +26,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from riskaudit.errors import GuardError
-from riskaudit.integrations.nvflare import TICKET, RiskFilter, discreet, seal
+from riskaudit.integrations.nvflare import TICKET, RiskFilter, discreet, may_train, seal
 
 MARKER = "patient 4711"
 STEPS = MetaKey.NUM_STEPS_CURRENT_ROUND
@@ -205,3 +206,12 @@ def test_the_examples_privacy_file_names_the_filter() -> None:
     (scope,) = json.loads(example.read_text())["scopes"]
     assert scope["task_result_filters"][0]["path"] == f"{RiskFilter.__module__}.{RiskFilter.__qualname__}"
     assert issubclass(RiskFilter, Filter)
+
+
+def test_a_received_model_that_looks_changed_to_leak_may_not_be_trained_on() -> None:
+    planted = received_cases.mlp()
+    received_cases.plant_imprint(planted, planted.layers[0])
+    guard = guard_of(received_cases.mlp(), ENOUGH)
+    for model, action in ((planted, "block"), (received_cases.mlp(), "allow"), (network(), "block")):
+        received = FLModel(params=arrays(model), params_type=ParamsType.FULL)
+        assert may_train(received, guard, received_cases.inputs()).action == action

@@ -9,19 +9,17 @@ from torch import Tensor
 from riskaudit.checks.received.base import SignNotApplicable
 from riskaudit.checks.received.observation import ObservedModel
 
-# Fewer units that are ever active, and shares of them say nothing.
+# Shares of fewer units that are ever active say nothing, and count as 0.
 LEAST_UNITS = 16
 
 
 def gates_of(observed: ObservedModel) -> Mapping[str, Tensor]:
-    """Activity [N, m] of all gates with enough units that are ever active, by layer.
+    """Activity [N, m] of all gates with enough units, by layer.
 
     Raises:
         SignNotApplicable: there is none.
     """
-    gates = {name: active for name, active in observed.gates.items() if int(active.any(0).sum()) >= LEAST_UNITS}
+    gates = {name: active for name, active in observed.gates.items() if active.shape[1] >= LEAST_UNITS}
     if not gates:
-        raise SignNotApplicable(
-            f"no activation that stops some inputs, as ReLU does, has {LEAST_UNITS} units that some sample activates"
-        )
+        raise SignNotApplicable(f"no activation that stops some inputs, as ReLU does, has {LEAST_UNITS} units or more")
     return gates

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from riskaudit.checks.received.base import SIGNS, Judgement, Measurement, Sign, SignNotApplicable
 from riskaudit.checks.received.observation import ObservedModel, observe
 from riskaudit.checks.received.references import SCHEMES, SEEDS, fresh_models
-from riskaudit.errors import SettingsError
+from riskaudit.errors import SamplesError, SettingsError
 from riskaudit.results.inspection import SignRow
 
 # Multiplications of all passes together, so that resnet18 takes seconds.
-MAX_WORK = 2e11
+MAX_WORK = 3e11
 MAX_SAMPLES, MIN_SAMPLES = 256, 2
+# Samples that are worth more than further draws of fresh models.
+ENOUGH_SAMPLES = 64
 DEFAULT_BATCH = 16
 NO_PREVIOUS = (
     "without the model of the round before (`previous`), weights that grew or shrank by less than a factor of 100, and "
@@ -67,9 +69,10 @@ def judge_model(
     """
     if previous is not None:
         _refuse_another(model, previous)
-    total = 1 + (previous is not None) + SEEDS * len(SCHEMES)
+    seeds, count = _affordable(model, inputs, 1 if previous is None else 2)
+    total = 1 + (previous is not None) + seeds * len(SCHEMES)
+    inputs = inputs[:count]
     size = min(DEFAULT_BATCH if batch_size is None else batch_size, len(inputs))
-    inputs = _affordable(model, inputs, size, total)
     report = progress or (lambda done, of: None)
     observed = _observed(model, inputs, size)
     received = {name: _measure(sign, observed) for name, sign in SIGNS.items()}
@@ -79,17 +82,23 @@ def judge_model(
         earlier = _observed(previous, inputs, size)
         before = {name: _measure(sign, earlier) for name, sign in SIGNS.items()}
         report(2, total)
-    fresh, schemes, done = dict[str, list[Measured]](), list[str](), 1 + (previous is not None)
-    for scheme, drawn in fresh_models(model, seed):
-        other = _observed(drawn, inputs, size)
+    fresh: dict[str, list[Measured]] = {name: [] for name in SIGNS}
+    schemes, done = list[str](), 1 + (previous is not None)
+    for scheme, drawn in fresh_models(model, seed, seeds):
+        done += 1
+        try:
+            other = _observed(drawn, inputs, size)
+        except SamplesError:
+            # Some schemes explode in some networks; without any that doesn't no sign is judged.
+            continue
         for name, sign in SIGNS.items():
-            fresh.setdefault(name, []).append(_measure(sign, other))
-        schemes, done = list(dict.fromkeys([*schemes, scheme])), done + 1
+            fresh[name].append(_measure(sign, other))
+        schemes.append(scheme)
         report(done, total)
     rows = [row for name, sign in SIGNS.items() for row in _rows(sign, received[name], fresh[name], before.get(name))]
     missing = [NO_PREVIOUS] if previous is None else []
     missing += [f"{row.id}: {row.reason}" for row in rows if row.status == "not_applicable"]
-    return Judged(rows, schemes, SEEDS * len(SCHEMES), missing, len(inputs), size)
+    return Judged(rows, list(dict.fromkeys(schemes)), len(schemes), missing, len(inputs), size)
 
 
 def _observed(model: nn.Module, inputs: Tensor, batch_size: int) -> ObservedModel:
@@ -103,11 +112,21 @@ def _observed(model: nn.Module, inputs: Tensor, batch_size: int) -> ObservedMode
             module.training = training
 
 
-def _affordable(model: nn.Module, inputs: Tensor, batch_size: int, total: int) -> Tensor:
-    """The first inputs, as many as all passes may take; decided by sizes alone, so that it is the same everywhere."""
-    work = _observed(model, inputs[:1], 1).multiplications
-    count = int(MAX_WORK / max(1, total * work))
-    return inputs[: max(MIN_SAMPLES, min(MAX_SAMPLES, count))]
+def _affordable(model: nn.Module, inputs: Tensor, others: int) -> tuple[int, int]:
+    """Draws per scheme, and how many inputs, as all passes may take; by sizes alone, so that it is the same everywhere.
+
+    Args:
+        model: to be passed through.
+        inputs: [N, *S].
+        others: models besides the fresh ones.
+    """
+    work = max(1, _observed(model, inputs[:1], 1).multiplications)
+    wanted = min(len(inputs), ENOUGH_SAMPLES)
+    for seeds in range(SEEDS, 0, -1):
+        count = int(MAX_WORK / ((others + seeds * len(SCHEMES)) * work))
+        if count >= wanted:
+            break
+    return seeds, min(len(inputs), max(MIN_SAMPLES, min(MAX_SAMPLES, count)))
 
 
 def _measure(sign: Sign, observed: ObservedModel) -> Measured:
@@ -138,6 +157,8 @@ def _rows(sign: Sign, received: Measured, fresh: Sequence[Measured], before: Mea
 def _row(sign: Sign, layer: str, measured: Measurement, values: list[float], previous: float | None) -> SignRow:
     if not math.isfinite(measured.value):
         return SignRow(id=sign.id, layer=layer, status="failed", reason="the number isn't finite")
+    if not values and not measured.chance:
+        return SignRow(id=sign.id, layer=layer, status="failed", reason="no freshly initialised model has this layer")
     judgement = sign.judge(measured, values, previous)
     return SignRow(
         id=sign.id,

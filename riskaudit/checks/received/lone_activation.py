@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.checks.received.activity import gates_of
+from riskaudit.checks.received.activity import LEAST_UNITS, gates_of
 from riskaudit.checks.received.base import Measurement, Sign, register
 from riskaudit.checks.received.observation import ObservedModel
 
@@ -53,6 +53,8 @@ class LoneActivation(Sign):
 def _measured(active: Tensor) -> Measurement:
     shares = active.double().mean(0)
     shares = shares[shares > 0]
+    if len(shares) < LEAST_UNITS:
+        return Measurement(0.0, f"no more than {len(shares)} units are ever active")
     counted = [(float(((shares >= c / 2) & (shares <= 2 * c)).double().mean()), c) for c in _centres(len(active))]
     value, centre = max(counted)
     detail = (

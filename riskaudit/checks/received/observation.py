@@ -158,6 +158,8 @@ def _pass(model: nn.Module, inputs: Tensor) -> _Pass:
         raise SamplesError(
             f"the model can't be run on the samples ({clean(type(error).__name__)}); hand in samples that it takes"
         ) from error
+    if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs).all()):
+        raise SamplesError("the model's outputs on the samples aren't finite numbers, so that nothing can be judged")
     recorder.find_head(outputs)
     return recorder.passed
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.checks.received.activity import gates_of
+from riskaudit.checks.received.activity import LEAST_UNITS, gates_of
 from riskaudit.checks.received.base import Judgement, Measurement, Sign, register
 from riskaudit.checks.received.observation import ObservedModel
 
@@ -56,6 +56,8 @@ class SingletonShare(Sign):
 
 def _measured(active: Tensor, batch_size: int) -> Measurement:
     size = max(batch_size, LEAST_BATCH)
+    if int(active.any(0).sum()) < LEAST_UNITS:
+        return Measurement(0.0, f"no more than {int(active.any(0).sum())} units are ever active")
     batches = active[: len(active) // size * size].reshape(-1, size, active.shape[1]).sum(1)
     shares = (batches == 1).sum(1).double() / (batches > 0).sum(1).clamp(min=1)
     value = float(shares.mean())
