@@ -3,8 +3,9 @@
     python -m benchmarks.inspection --data ../shared/data --scratch FOLDER [--networks lenet mlp ...]
 
 Networks are trained on small subsets of MNIST and CIFAR-10 with three optimisers and inspected fresh and after 1, 5
-and 20 epochs: as they are, beside their predecessor, pruned by magnitude (half, and nine tenths of each layer's
-weights), rounded to 8 and to 4 bits and back, and with a new last layer trained on half of the classes. Each is
+and 20 epochs: as they are and beside their predecessor, pruned by magnitude (half, and nine tenths of each layer's
+weights), rounded to 8 and to 4 bits and back, and with a new last
+layer trained on half of the classes, also beside the model that it was put on. Each is
 inspected with 64 test images, and with 32. Checkpoints in the scratch folder are taken up again.
 """
 
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ from riskaudit.torchvision_compat import import_torchvision
 BATCH_SIZE = 32
 EPOCHS = (0, 1, 5, 20)
 SIZES = (64, 32)
+ACTIVITY = ("lone-activation", "singleton-share")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def _vit() -> nn.Module:
     model: nn.Module = import_torchvision().models.VisionTransformer(
         image_size=28, patch_size=7, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10
     )
+    model.conv_proj = nn.Conv2d(1, 64, kernel_size=7, stride=7)
     return model
 
 
@@ -62,7 +66,7 @@ CASES = {
     "convbig": Case(
         lambda: get_architecture("convbig").build(channels=1, features=64 * 49, classes=10), "mnist", 1, 500
     ),
-    "vit": Case(_vit, "mnist", 3, 1500),
+    "vit": Case(_vit, "mnist", 1, 1500),
     "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 150, SIZES[:1]),
 }
 OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
@@ -195,15 +199,126 @@ def honest(name: str, options: Sequence[str], seeds: int, data: Path, scratch: P
                     for size in case.sizes:
                         rows = judge_model(changed, test.inputs[:size]).rows
                         counts[size].add(f"{name} {optimiser} {seed} epoch {epoch} {variant} {size}", rows)
-                if before is not None:
-                    rows = judge_model(model, test.inputs, previous=before).rows
-                    counts[max(case.sizes)].add(f"{name} {optimiser} {seed} epoch {epoch} beside the previous", rows)
+                beside = [(with_new_head(model, images, seed), model)]
+                beside += [] if before is None else [(model, before)]
+                for received, previous in beside:
+                    rows = judge_model(received, test.inputs, previous=previous).rows
+                    counts[max(case.sizes)].add(f"{name} {optimiser} {seed} epoch {epoch} beside a previous one", rows)
                 before = model
         for size, count in counts.items():
             table.rows.append(
                 {"optimiser": optimiser, "samples": size, "count": count.inspections, "alarms": count.alarms}
                 | {sign: value for sign, value in (count.most or {}).items() if sign in columns}
             )
+    return table
+
+
+@torch.no_grad()
+def _entering(model: nn.Module, layer: nn.Linear, images: Tensor) -> Tensor:
+    """What a layer is given, [N, a]; of sequences all positions."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model(images)
+    handle.remove()
+    return seen[0].reshape(-1, layer.in_features)
+
+
+@torch.no_grad()
+def _imprint(layer: nn.Linear, inputs: Tensor, share: float = 1.0) -> None:
+    """Robbing the Fed: equal rows, biases at the quantiles of their product with public data."""
+    units = int(share * layer.out_features)
+    layer.weight[:units] = 1 / layer.in_features
+    layer.bias[:units] = -inputs.mean(1).quantile(torch.linspace(0, 1, units + 2)[1:-1])
+
+
+@torch.no_grad()
+def _quantile_biases(layer: nn.Linear, inputs: Tensor, batch_size: int) -> None:
+    """QBI: random rows, biases at the quantile 1 - 1/B."""
+    layer.weight.normal_()
+    layer.bias.copy_(-(inputs @ layer.weight.T).quantile(1 - 1 / batch_size, dim=0))
+
+
+@torch.no_grad()
+def _trap(layer: nn.Linear, inputs: Tensor) -> None:
+    """Curious Abandon Honesty: the factor of the positive half is the largest that leaves units 1/16 of public data."""
+    half = layer.in_features // 2
+    orders = torch.stack([torch.randperm(layer.in_features) for _ in range(layer.out_features)])
+    sizes = 0.1 * torch.randn(layer.out_features, half).abs()
+    layer.bias.zero_()
+    for factor in torch.arange(0.98, 0.0, -0.02).tolist():
+        layer.weight.zero_()
+        layer.weight.scatter_(1, orders[:, :half], -sizes)
+        layer.weight.scatter_(1, orders[:, half : 2 * half], factor * sizes)
+        if float((inputs @ layer.weight.T > 0).double().mean()) <= 1 / 16:
+            return
+
+
+@torch.no_grad()
+def _fishing(layer: nn.Linear, inputs: Tensor) -> None:
+    """Fishing for User Data: only one class keeps weights, the biases of the others are lifted."""
+    layer.weight[1:] = 0
+    layer.weight[0] = 0.5
+    layer.bias[1:] = 1000
+
+
+@torch.no_grad()
+def _identity(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> None:
+    """Every channel is passed on as it is."""
+    kernels = layer.weight.flatten(2) if layer.weight.ndim > 2 else layer.weight.unsqueeze(2)
+    kernels.zero_()
+    for channel in range(min(kernels.shape[:2])):
+        kernels[channel, channel, kernels.shape[2] // 2] = 1
+
+
+# What is planted, and the signs of which one should be flagged.
+ATTACKS: dict[str, tuple[Callable[[Any, Tensor], None], tuple[str, ...]]] = {
+    "imprint": (_imprint, ("imprint-layer",)),
+    "imprint in an eighth": (lambda layer, inputs: _imprint(layer, inputs, 1 / 8), ("imprint-layer",)),
+    "biases for batches of 8": (lambda layer, inputs: _quantile_biases(layer, inputs, 8), ACTIVITY),
+    "biases for batches of 16": (lambda layer, inputs: _quantile_biases(layer, inputs, 16), ACTIVITY),
+    "biases for batches of 32": (lambda layer, inputs: _quantile_biases(layer, inputs, 32), ACTIVITY),
+    "trap weights": (_trap, ACTIVITY),
+    "identity": (_identity, ("identity-convolution",)),
+    "class fishing": (_fishing, ("silenced-class",)),
+}
+# Layers that attacks are planted at: the first hidden one that they fit, and one in the middle.
+PLACES = {
+    "mlp": (("layers.0", "layers.2"), "layers.4", ("layers.2",)),
+    "wide-mlp": (("layers.0",), "layers.2", ()),
+    "convbig": (("classifier.0", "classifier.2"), "classifier.4", ("features.2", "features.4")),
+    "relu-lenet": ((), "9", ("2", "4")),
+    "vit": ((), "heads.head", ("encoder.layers.encoder_layer_1.mlp.0",)),
+    "resnet18": ((), "fc", ("layer2.1.conv1",)),
+}
+
+
+def planted(name: str, options: Sequence[str], data: Path, scratch: Path, *, quick: bool) -> Table:
+    """Which attacks are flagged, by the right sign at the right layer, in networks fresh and after 5 epochs."""
+    case = CASES[name]
+    images = load_samples(data / f"{case.images}_train.npz", channels=case.channels, limit=64 if quick else case.count)
+    test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(case.sizes))
+    hidden, head, passing = PLACES[name]
+    table = Table(f"{name}: planted", {"attack": "attack", "count": "planted", "flagged": "flagged there"})
+    models = [
+        model
+        for optimiser in options
+        for epoch, model in trained(name, optimiser, 0, images, EPOCHS[:2] if quick else EPOCHS, scratch)
+        if epoch in (0, 5)
+    ]
+    for attack, (plant, signs) in ATTACKS.items():
+        places = (head,) if attack == "class fishing" else passing if attack == "identity" else hidden
+        count = flagged = 0
+        for place in places:
+            for model in models:
+                changed = copy.deepcopy(model)
+                layer = changed.get_submodule(place)
+                inputs = _entering(changed, layer, images.inputs[:400].float()) if place in hidden else Tensor()
+                plant(layer, inputs)
+                rows = judge_model(changed, test.inputs).rows
+                count += 1
+                flagged += any(row.flagged and row.layer == place and row.id in signs for row in rows)
+        if count:
+            table.rows.append({"attack": attack, "count": count, "flagged": flagged})
     return table
 
 

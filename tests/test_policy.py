@@ -195,7 +195,9 @@ def test_every_number_is_one_and_in_range(name, value) -> None:
 
 
 def test_the_table_of_numbers_is_whole() -> None:
-    assert set(TOO_MUCH) == {one.name for one in fields(Policy) if "Literal" not in str(one.type)}
+    assert set(TOO_MUCH) == {
+        one.name for one in fields(Policy) if "Literal" not in str(one.type) and one.type != "bool"
+    }
 
 
 @settings(max_examples=50, deadline=None)

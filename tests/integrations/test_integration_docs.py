@@ -70,7 +70,7 @@ def test_the_script_of_the_nvflare_page() -> None:
 
     from riskaudit.integrations.nvflare import TICKET
 
-    (code,) = blocks("nvflare.md", "python")
+    (code,) = [block for block in blocks("nvflare.md", "python") if "guard.record" in block]
     sent: list[FLModel] = []
     received = FLModel(params=small_model().state_dict(), params_type="FULL", current_round=1)
     flare = SimpleNamespace(receive=lambda: received, send=sent.append, FLModel=FLModel)

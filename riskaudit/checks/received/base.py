@@ -37,11 +37,13 @@ class Measurement:
         detail: what it counts, in words without any private value; the reason of a flag begins with it.
         chance: the same number of random rearrangements of the layer's own weights, where these say more than
             other initialisations do.
+        may_shrink: whether a number far below the reference is what honest models have here.
     """
 
     value: float
     detail: str = ""
     chance: tuple[float, ...] = ()
+    may_shrink: bool = True
 
 
 @dataclass(frozen=True)

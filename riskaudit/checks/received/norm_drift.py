@@ -1,8 +1,10 @@
-"""``norm-drift``: weights far larger or smaller than initialisation makes them, or than they were a round ago.
+"""``norm-drift``: weights far larger than initialisation makes them, or of another size than they were a round ago.
 
 Gains of hundreds make the gradient of one sample drown all others' (Wen et al., ICML 2022), bins narrow (Fowl et al.,
-ICLR 2022) or activations saturate. Training changes the size of weights as well, with weight decay and batch norm by
-much, so that only factors of 100 count beside freshly initialised models; beside the previous round's, factors of 10.
+ICLR 2022) or activations saturate; attention and other branches that are taken out have weights near 0 (PEFTLeak, CVPR
+2025). Training changes the size of weights as well, so that only factors of 100 count beside freshly initialised
+models, and factors of 10 beside the previous round's. Smaller weights count beside the latter alone, since heads and
+branches often begin at 0, and never at the last layer, which is begun anew for other classes.
 
 The number is the root mean square of a layer's weights; its distance is that of the logarithms.
 """
@@ -38,8 +40,8 @@ class NormDrift(Sign):
     id: ClassVar[str] = "norm-drift"
     title: ClassVar[str] = "Weights of another size"
     summary: ClassVar[str] = (
-        "The weights of a layer are larger or smaller by orders of magnitude than those of the same layer freshly "
-        "initialised, or than a round ago."
+        "The weights of a layer are larger by orders of magnitude than those of the same layer freshly initialised, or "
+        "of another size than a round ago."
     )
     innocent: ClassVar[str] = "Strong weight decay over many epochs, or a layer that was initialised anew."
     source: ClassVar[str] = 'Wen et al., "Fishing for User Data in Large-Batch Federated Learning", ICML 2022'
@@ -57,7 +59,8 @@ class NormDrift(Sign):
         if not any(sizes.values()):
             raise SignNotApplicable("no parameter with two or more sizes holds anything but 0")
         # A layer that is still 0, as branches and heads begin in some schemes, has no size to compare.
-        return {name: Measurement(size) for name, size in sizes.items() if size > 0}
+        last = None if observed.head is None else observed.head.layer
+        return {name: Measurement(size, may_shrink=name == last) for name, size in sizes.items() if size > 0}
 
     @override
     def judge(self, measured: Measurement, fresh: Sequence[float], previous: float | None) -> Judgement:
@@ -68,8 +71,9 @@ class NormDrift(Sign):
             median = statistics.median(logs)
             reference = math.exp(median)
             z = (value - median) / max(robust_spread(logs), self.spread)
-            flagged = abs(z) >= FAR and abs(value - median) >= math.log(FROM_FRESH)
+            flagged = z >= FAR and value - median >= math.log(FROM_FRESH)
         if previous is not None and previous > 0:
             change = value - math.log(previous)
-            flagged = flagged or abs(change) >= math.log(FROM_PREVIOUS)
+            far = abs(change) >= math.log(FROM_PREVIOUS)
+            flagged = flagged or (far and not (change < 0 and measured.may_shrink))
         return Judgement(reference, z, flagged)

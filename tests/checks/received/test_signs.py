@@ -202,6 +202,13 @@ class TestNormDrift(SignContract):
         assert self.flags(model) == []
         assert self.flags(model, previous=before) == ["5", "7"]
 
+    def test_a_last_layer_that_began_anew_near_0_is_honest(self) -> None:
+        before, model = planted_in.convnet(), planted_in.convnet()
+        with torch.no_grad():
+            model[9].weight *= 1e-4
+        assert self.flags(model) == []
+        assert self.flags(model, previous=before) == []
+
 
 CLASSES = planted_in.CLASSES
 
