@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from torch import nn
 
+from riskaudit.audit.alarm import is_cross_entropy
 from riskaudit.audit.provenance import checkpoint_info, data_info, versions
 from riskaudit.checks.received import SIGNS
 from riskaudit.checks.received.judging import judge_model
@@ -39,7 +40,7 @@ def inspect_received(
         samples: of the user, one or more; with fewer than 8 some signs don't apply, which their rows say.
         previous: the model of the round before, of the same architecture.
         batch_size: samples that the client takes the gradient of at once (default: 16).
-        loss: that the samples' targets are for; decides how they are read and nothing else.
+        loss: that the samples' targets are for; labels are silenced only in a cross-entropy.
         seed: of the freshly initialised models.
         command: that is recorded in the result.
         progress: called with the number of finished models and of all.
@@ -50,15 +51,17 @@ def inspect_received(
     started = time.perf_counter()
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"expected `batch_size` of at least 1, found {batch_size}")
-    checkpoint, fitted = fit_together(_checkpoint(received, "received"), samples, load_loss(loss))
+    loaded = load_loss(loss)
+    checkpoint, fitted = fit_together(_checkpoint(received, "received"), samples, loaded)
     before = None
     if previous is not None:
-        before, _ = fit_together(_checkpoint(previous, "previous"), samples, load_loss(loss))
+        before, _ = fit_together(_checkpoint(previous, "previous"), samples, loaded)
     judged = judge_model(
         checkpoint.model,
         fitted.inputs,
         previous=None if before is None else before.model,
         batch_size=batch_size,
+        classifies=is_cross_entropy(loaded),
         seed=seed,
         progress=progress,
     )
@@ -82,7 +85,7 @@ def inspect_received(
             not_judged=judged.not_judged,
         ),
         settings=InspectionSettings(
-            seed=seed, batch_size=judged.batch_size, num_samples=judged.num_samples, loss=load_loss(loss).name
+            seed=seed, batch_size=judged.batch_size, num_samples=judged.num_samples, loss=loaded.name
         ),
         seconds=round(time.perf_counter() - started, 3),
         flagged=any(row.flagged for row in judged.rows),

@@ -14,8 +14,9 @@ from riskaudit.report import FILE_NAMES
 def list_names(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
 ) -> int:
-    """List architectures, releases, proxies, attacks, metrics, solvers, losses and file formats."""
+    """List architectures, releases, proxies, attacks, metrics, solvers, signs, losses and file formats."""
     from riskaudit.attacks import ATTACKS
+    from riskaudit.checks.received import SIGNS
     from riskaudit.inputs import CHECKPOINT_FORMATS, LOSSES, SAMPLE_FORMATS, architecture_names
     from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
     from riskaudit.metrics import METRICS
@@ -30,6 +31,7 @@ def list_names(
         "metrics": {name: f"{metric.title} ({metric.units})" for name, metric in METRICS.items()},
         "solvers": {name: _first_line(solver) for name, solver in EIGENVALUE_SOLVERS.items()},
         "inverses": {name: _first_line(solver) for name, solver in INVERSE_SOLVERS.items()},
+        "signs": {name: f"{sign.title} ({sign.units})" for name, sign in SIGNS.items()},
         "losses": {name: loss.description for name, loss in LOSSES.items()},
         "checkpoints": CHECKPOINT_FORMATS,
         "samples": SAMPLE_FORMATS,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from riskaudit.audit.alarm import is_cross_entropy
 from riskaudit.checks.received.judging import judge_model, refusal
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError
@@ -35,11 +36,12 @@ class ReceivedModels:
         self._passed: list[str] = []
         self._previous: nn.Module | None = None
 
-    def inspect(self, model: nn.Module, digest: str, inputs: Tensor) -> None:
+    def inspect(self, model: nn.Module, loss: Loss, digest: str, inputs: Tensor) -> None:
         """Look at a model unless its weights have passed before.
 
         Args:
             model: with the weights as they were received; never changed.
+            loss: that it is trained with.
             digest: of these weights.
             inputs: [N, *S] in data units, of the client.
 
@@ -49,7 +51,8 @@ class ReceivedModels:
         if digest in self._passed:
             return
         try:
-            reason = refusal(judge_model(model, inputs, previous=self._previous).rows)
+            classifies = is_cross_entropy(loss)
+            reason = refusal(judge_model(model, inputs, previous=self._previous, classifies=classifies).rows)
             kept = copy_model(model)
         except Exception as error:  # third-party code may raise anything
             raise ReceivedModelError(describe(error, "the received model can't be inspected: ")) from error
@@ -65,7 +68,7 @@ class ReceivedModels:
             GuardError: a batch that is none.
         """
         if policy.inspect_received:
-            self.inspect(client.reviewed_model, snapshot.model_digest, check_batch(batch)[0])
+            self.inspect(client.reviewed_model, client.live_loss, snapshot.model_digest, check_batch(batch)[0])
 
     def decide(self, model: nn.Module, loss: Loss, inputs: Tensor, received: Mapping[str, Any] | None) -> Decision:
         """Whether anything may be trained on a model: "allow", or "block" with one sentence; nothing is raised.
@@ -79,7 +82,7 @@ class ReceivedModels:
         try:
             model = model if received is None else with_weights(model, received)
             digest = take_snapshot(model=model, loss=loss.function).model_digest
-            self.inspect(model, digest, torch.as_tensor(inputs))
+            self.inspect(model, loss, digest, torch.as_tensor(inputs))
         except Exception as error:  # the model is third-party code
             return Decision("block", None, [describe(error, "the inspection failed with ")])
         return Decision("allow", None, [], model_digest=digest)

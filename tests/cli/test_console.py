@@ -109,6 +109,7 @@ LISTED = {
     "metrics": ["rmse", "psnr", "ssim", "lpips"],
     "solvers": ["dense", "lanczos", "power"],
     "inverses": ["cg", "dense", "least-squares", "neumann"],
+    "signs": ["imprint-layer", "silenced-class"],
     "losses": ["cross-entropy", "bce", "mse"],
     "checkpoints": [".safetensors", ".pt2"],
     "samples": [".npz", ".csv", ".parquet", "file.py:function"],

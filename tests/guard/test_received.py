@@ -93,8 +93,9 @@ def test_weights_that_passed_are_looked_at_once_and_are_the_previous_rounds(monk
     looked: list[bool] = []
     judge = received_module.judge_model
 
-    def counted(model, inputs, *, previous=None):
+    def counted(model, inputs, *, previous=None, classifies):
         looked.append(previous is not None)
+        assert classifies
         return judge(model, inputs, previous=previous)
 
     monkeypatch.setattr(received_module, "judge_model", counted)

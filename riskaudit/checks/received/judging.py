@@ -49,6 +49,7 @@ def judge_model(
     *,
     previous: nn.Module | None = None,
     batch_size: int | None = None,
+    classifies: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Judged:
@@ -59,6 +60,7 @@ def judge_model(
         inputs: [N, *S] in data units, of the user.
         previous: the model of the round before, of the same architecture.
         batch_size: samples that a client takes the gradient of at once (default: 16, or all where there are fewer).
+        classifies: whether the loss is the cross-entropy of the outputs.
         seed: of the freshly initialised models.
         progress: called with the number of finished models and of all.
 
@@ -74,12 +76,12 @@ def judge_model(
     inputs = inputs[:count]
     size = min(DEFAULT_BATCH if batch_size is None else batch_size, len(inputs))
     report = progress or (lambda done, of: None)
-    observed = _observed(model, inputs, size)
+    observed = _observed(model, inputs, size, classifies)
     received = {name: _measure(sign, observed) for name, sign in SIGNS.items()}
     report(1, total)
     before: dict[str, Measured] = {}
     if previous is not None:
-        earlier = _observed(previous, inputs, size)
+        earlier = _observed(previous, inputs, size, classifies)
         before = {name: _measure(sign, earlier) for name, sign in SIGNS.items()}
         report(2, total)
     fresh: dict[str, list[Measured]] = {name: [] for name in SIGNS}
@@ -87,7 +89,7 @@ def judge_model(
     for scheme, drawn in fresh_models(model, seed, seeds):
         done += 1
         try:
-            other = _observed(drawn, inputs, size)
+            other = _observed(drawn, inputs, size, classifies)
         except SamplesError:
             # Some schemes explode in some networks; without any that doesn't no sign is judged.
             continue
@@ -101,12 +103,12 @@ def judge_model(
     return Judged(rows, list(dict.fromkeys(schemes)), len(schemes), missing, len(inputs), size)
 
 
-def _observed(model: nn.Module, inputs: Tensor, batch_size: int) -> ObservedModel:
+def _observed(model: nn.Module, inputs: Tensor, batch_size: int, classifies: bool = True) -> ObservedModel:
     modes = {module: module.training for module in model.modules()}
     parameter = next((value for value in model.parameters() if value.is_floating_point()), inputs)
     try:
         model.eval()
-        return observe(model, inputs.to(parameter), batch_size)
+        return observe(model, inputs.to(parameter), batch_size, classifies)
     finally:
         for module, training in modes.items():
             module.training = training

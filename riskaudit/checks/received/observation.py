@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from typing_extensions import override
 
 from riskaudit.errors import SamplesError
@@ -100,6 +101,7 @@ class ObservedModel:
         num_samples: N.
         batch_size: samples that a client takes the gradient of at once.
         multiplications: of one pass, per sample.
+        classifies: whether the loss is the cross-entropy of the outputs.
     """
 
     layers: Mapping[str, Layer]
@@ -109,16 +111,18 @@ class ObservedModel:
     num_samples: int
     batch_size: int
     multiplications: int
+    classifies: bool = True
 
 
 @torch.no_grad()
-def observe(model: nn.Module, inputs: Tensor, batch_size: int) -> ObservedModel:
+def observe(model: nn.Module, inputs: Tensor, batch_size: int, classifies: bool = True) -> ObservedModel:
     """One pass of a model over samples.
 
     Args:
         model: in eval mode.
         inputs: [N, *S], in the model's dtype.
         batch_size: samples that a client takes the gradient of at once.
+        classifies: whether the loss is the cross-entropy of the outputs.
 
     Raises:
         SamplesError: the model can't be run on them.
@@ -138,7 +142,8 @@ def observe(model: nn.Module, inputs: Tensor, batch_size: int) -> ObservedModel:
         head = Head(heads[0].layer, features, heads[0].weight, heads[0].bias) if len(features) == len(inputs) else None
     weights = {name: value.detach() for name, value in model.named_parameters() if value.ndim >= 2 and value.numel()}
     work = first.multiplications // min(_CHUNK, len(inputs))
-    return ObservedModel(layers, gates, head, weights, len(inputs), min(batch_size, len(inputs)), work)
+    size = min(batch_size, len(inputs))
+    return ObservedModel(layers, gates, head, weights, len(inputs), size, work, classifies)
 
 
 @dataclass
@@ -170,13 +175,11 @@ class _Recorder(Interception):
         self.passed = _Pass()
         self._num_samples = num_samples
         self._names = {id(value): name for name, value in (*model.named_parameters(), *model.named_buffers())}
-        # Weights by the identity of their transposes.
-        self._transposes: dict[int, Tensor] = {}
-        # By the identity of a tensor: the layer that it comes from, and the axis of that layer's units.
-        self._producers: dict[int, tuple[str, int]] = {}
+        # Of tensors while they live: the weight that they are the transpose of, the layer that they come from and the
+        # axis of that layer's units.
+        self._transposes: Any = WeakTensorKeyDictionary()
+        self._producers: Any = WeakTensorKeyDictionary()
         self._last: tuple[Head, Tensor] | None = None
-        # Identities stay unique only while their tensors live.
-        self._alive: list[Tensor] = []
 
     @override
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -195,8 +198,7 @@ class _Recorder(Interception):
         elif name in _CONVOLUTIONS:
             self._convolution(args, kwargs, result)
         elif name in _TRANSPOSES and args and id(args[0]) in self._names:
-            self._transposes[id(result)] = args[0]
-            self._alive.append(result)
+            self._transposes[result] = args[0]
         else:
             self._follow(args, result)
         return result
@@ -214,7 +216,7 @@ class _Recorder(Interception):
             inputs, weight, bias = (_argument(args, kwargs, *key) for key in enumerate(("input", "weight", "bias")))
         else:
             bias, inputs, transposed = (_argument(args, kwargs, *key) for key in enumerate(("input", "mat1", "mat2")))
-            weight = self._transposes.get(id(transposed))
+            weight = self._transposes.get(transposed) if isinstance(transposed, Tensor) else None
         if not isinstance(weight, Tensor) or weight.ndim != 2 or not isinstance(inputs, Tensor):
             return
         rows = result.reshape(-1, result.shape[-1])
@@ -223,7 +225,7 @@ class _Recorder(Interception):
         layer = Layer("linear", weight.detach(), known, low=rows.amin(0), high=rows.amax(0))
         named = self._add(weight, layer)
         self.passed.multiplications += result.numel() * weight.shape[1]
-        self._produced(result, named, result.ndim - 1)
+        self._producers[result] = named, result.ndim - 1
         zeros = weight.new_zeros(len(weight))
         self._last = Head(named, inputs.detach(), weight.detach(), zeros if known is None else known), result
 
@@ -235,7 +237,7 @@ class _Recorder(Interception):
         known = bias.detach() if isinstance(bias, Tensor) else None
         named = self._add(weight, Layer("convolution", weight.detach(), known, 1 if groups is None else int(groups)))
         self.passed.multiplications += result.numel() * math.prod(weight.shape[1:])
-        self._produced(result, named, result.ndim + 1 - weight.ndim)
+        self._producers[result] = named, result.ndim + 1 - weight.ndim
 
     def _gate(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         value = _argument(args, kwargs, 0, "input")
@@ -249,7 +251,7 @@ class _Recorder(Interception):
             low, high = given[0] if given else low, given[1] if len(given) > 1 and name != "threshold" else high
         if low == -math.inf:
             return
-        producer, axis = self._producers.get(id(value), ("activation", 1))
+        producer, axis = self._producers.get(value, ("activation", 1))
         if axis == 0:
             return
         active = ((value > low) & (value < high)).movedim(axis, -1)
@@ -259,13 +261,9 @@ class _Recorder(Interception):
     def _follow(self, args: Sequence[Any], result: Tensor) -> None:
         """What has the shape of a layer's output and is made of it has its units."""
         for tensor in args:
-            if isinstance(tensor, Tensor) and tensor.shape == result.shape and id(tensor) in self._producers:
-                self._produced(result, *self._producers[id(tensor)])
+            if isinstance(tensor, Tensor) and tensor.shape == result.shape and tensor in self._producers:
+                self._producers[result] = self._producers[tensor]
                 return
-
-    def _produced(self, result: Tensor, layer: str, axis: int) -> None:
-        self._producers[id(result)] = layer, axis
-        self._alive.append(result)
 
     def _add(self, weight: Tensor, layer: Layer) -> str:
         """The name of a layer; of one that is called twice the second call is merged into the first."""

@@ -61,15 +61,25 @@ def fresh_models(model: nn.Module, seed: int, seeds: int = SEEDS) -> Iterator[tu
         for scheme, draw in SCHEMES.items():
             copied = copy_model(model)
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                torch.manual_seed(seed + number)
+                # The CPU's generator alone.
+                torch.default_generator.manual_seed(seed + number)
                 _initialise(copied, scheme, draw)
             yield scheme, copied
+
+
+def _drawn(value: Tensor, draw: Callable[[Tensor], None]) -> Tensor:
+    """New numbers for a parameter, the same on every device."""
+    drawn = torch.empty(value.shape, dtype=value.dtype)
+    draw(drawn)
+    return drawn
 
 
 def _initialise(model: nn.Module, scheme: str, draw: Callable[[Tensor], None]) -> None:
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
-        if scheme == "pytorch" and callable(reset) and next(module.parameters(recurse=False), None) is not None:
+        held = list(module.parameters(recurse=False))
+        # Layers draw where their weights are; on a GPU that would move the random state of whoever trains there.
+        if scheme == "pytorch" and callable(reset) and held and not any(value.is_cuda for value in held):
             try:
                 reset()
                 continue
@@ -80,7 +90,7 @@ def _initialise(model: nn.Module, scheme: str, draw: Callable[[Tensor], None]) -
             if not value.is_floating_point() or not value.numel():
                 continue
             if value.ndim >= 2:
-                draw(value)
+                value.copy_(_drawn(value, draw))
             elif "bias" in name:
                 value.zero_()
             elif norm or name.endswith("weight"):

@@ -49,6 +49,8 @@ class SilencedClass(Sign):
 
     @override
     def measure(self, observed: ObservedModel) -> Mapping[str, Measurement]:
+        if not observed.classifies:
+            raise SignNotApplicable("the loss isn't the cross-entropy of the model's outputs")
         head = observed.head
         if head is None:
             raise SignNotApplicable("the outputs aren't those of a fully connected layer, one per class")

@@ -11,7 +11,7 @@ from contracts.completeness import cases_of
 from contracts.sign import SignContract
 from torch import nn
 
-from riskaudit.checks.received import SIGNS, observe
+from riskaudit.checks.received import SIGNS, SignNotApplicable, observe
 from riskaudit.checks.received.base import FAR, register
 from riskaudit.checks.received.judging import judge_model
 from riskaudit.errors import SettingsError
@@ -173,6 +173,11 @@ class TestSilencedClass(SignContract):
         # A network that is sure of all its samples has no gradient at their own labels.
         model = planted_in.trained(planted_in.mlp(), 40, 1e-2)
         assert self.flags(model) == []
+
+    def test_outputs_that_are_no_classes(self) -> None:
+        observed = observe(self.planted()[0], planted_in.inputs(), 16, classifies=False)
+        with pytest.raises(SignNotApplicable, match="cross-entropy"):
+            self.sign.measure(observed)
 
     def test_one_bias_that_decides_alone(self) -> None:
         model = planted_in.convnet()
