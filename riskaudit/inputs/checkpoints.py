@@ -169,7 +169,7 @@ def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
         zipped = is_zip(path)
         if zipped and is_exported(checked_members(path, CheckpointError, compressed=True)):
             return _from_exported(read_exported(path), path, arch)
-        entries = read_entries(_content(path, zipped), name)
+        entries = read_entries(read_content(path), name)
         try:
             built = build_model(entries, name, arch, weights)
         except ArchitectureError:
@@ -186,8 +186,13 @@ def _read(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
     return Checkpoint(name=name, sha256=sha256_of_file(path), training_loss=loss, **fields)
 
 
-def _content(path: Path, zipped: bool) -> object:
-    suffix = path.suffix.lower()
+def read_content(path: Path) -> object:
+    """What a file of one of `CHECKPOINT_FORMATS` but the last holds, as tensors, arrays and plain containers.
+
+    Raises:
+        CheckpointError: damaged, of another format, or one that claims more than it holds or needs code.
+    """
+    zipped, suffix = is_zip(path), path.suffix.lower()
     if zipped and suffix == ".npz":
         return read_named_arrays(path, CheckpointError)
     if (suffix == ".safetensors" or starts_like_safetensors(path)) and not zipped:

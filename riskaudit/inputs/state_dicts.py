@@ -85,7 +85,7 @@ def _collect(content: Any, prefix: str, entries: Entries, name: str, depth: int)
             return
         named = {key: value for key, value in content.items() if isinstance(key, str)}
         entries.losses += [loss for key in _LOSSES if (loss := _number(named.get(key))) is not None]
-        tensors = {key: tensor for key, value in named.items() if (tensor := _tensor(value)) is not None}
+        tensors = {key: tensor for key, value in named.items() if (tensor := as_tensor(value)) is not None}
         if tensors and all(_NUMBERED_ARRAY.fullmatch(key) for key in tensors):
             # What numpy.savez makes of arrays without names.
             entries.rows[prefix] = [tensors[key] for key in sorted(tensors, key=lambda key: int(key[4:]))]
@@ -103,7 +103,7 @@ def _collect(content: Any, prefix: str, entries: Entries, name: str, depth: int)
 
 
 def _collect_row(content: Sequence[Any], prefix: str, entries: Entries, name: str, depth: int) -> None:
-    tensors = [tensor for value in content if (tensor := _tensor(value)) is not None]
+    tensors = [tensor for value in content if (tensor := as_tensor(value)) is not None]
     if content and len(tensors) == len(content):
         if len(tensors) > 1 or prefix:
             entries.rows[prefix] = tensors
@@ -121,7 +121,8 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _tensor(value: Any) -> Tensor | None:
+def as_tensor(value: Any) -> Tensor | None:
+    """A tensor, or a copy of an array of numbers as one; None for anything else."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":

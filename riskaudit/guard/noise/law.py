@@ -47,7 +47,7 @@ def noise_mismatch(noise: Noise, difference: Tensor, mean: Tensor, shapes: Mappi
         parts.append(("", difference, scores, mean))
     failure = REJECTION / len(parts)
     for name, residual, _, _ in parts:
-        low, high = _limits(noise.degrees(len(residual)), failure)
+        low, high = size_limits(noise.degrees(len(residual)), failure)
         if len(residual) and not low <= float(noise.size(residual)) <= high:
             times = float(residual.norm()) / math.sqrt(len(residual)) / noise.std
             return (
@@ -74,6 +74,6 @@ def _furthest(failure: float) -> float:
 
 
 @cache
-def _limits(degrees: float, failure: float) -> tuple[float, float]:
-    """Numbers between which the size of a draw lies but for ``failure`` at either end."""
+def size_limits(degrees: float, failure: float) -> tuple[float, float]:
+    """Numbers between which the size of a draw (`Noise.size`) lies but for ``failure`` at either end."""
     return (float(chi2.ppf(failure, degrees)), float(chi2.isf(failure, degrees))) if degrees else (0.0, 0.0)

@@ -1,0 +1,288 @@
+"""`attest`: whether what is about to leave is what was declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from riskaudit.audit.provenance import versions
+from riskaudit.errors import SettingsError
+from riskaudit.guard.attestation.contract import Contract, contract_of, contract_tests
+from riskaudit.guard.attestation.declaration import Declaration
+from riskaudit.guard.attestation.lint import lint
+from riskaudit.guard.attestation.noise import (
+    equality_test,
+    pure_noise_test,
+    residual_tests,
+    size_test,
+    small_entries_test,
+    untested_noise,
+)
+from riskaudit.guard.attestation.norms import noisy_norm_test, norm_test, share_test
+from riskaudit.guard.attestation.parts import Part, class_sums, has_mask, parts_of, structure_of
+from riskaudit.guard.attestation.vectors import Vector, read_vector
+from riskaudit.inputs.text import clean as clean_text
+from riskaudit.policy import Policy
+from riskaudit.release import Noise, ReleaseSpec
+from riskaudit.results.attestation import Attestation, AttestationTest, outcome_of
+from riskaudit.results.subject import Tool
+from riskaudit.version import __version__
+
+FALSE_ALARM = 1e-3
+# How far a clipped norm may be above its bound, and a recomputed update from the first, besides the dtype's rounding.
+TOLERANCE = 1e-5
+Test = Callable[[float], Sequence[AttestationTest]]
+
+
+def attest(
+    update: object,
+    declared: str | ReleaseSpec,
+    *,
+    received: object = None,
+    clean: object = None,
+    arch: str | None = None,
+    loss: str | None = None,
+    batch_size: int | None = None,
+    sensitivity: float | None = None,
+    noise_multiplier: float | None = None,
+    policy: Policy | str | Path | None = None,
+    false_alarm: float = FALSE_ALARM,
+    command: str | None = None,
+) -> Attestation:
+    """Hold an upload to what was declared of it: its norm, its noise, and that nothing else is in it.
+
+    Args:
+        update: what is about to leave: a file, or tensors by name (or in the order of the parameters).
+        declared: the release, as `audit` takes it; its noise is per entry of what leaves.
+        received: the model that the update is of, as a file, `Checkpoint`, module, or tensors by name: names, shapes
+            and dtypes are compared with its trainable parameters.
+        clean: the update before noise, as a file or tensors: with it the noise itself is tested.
+        arch: architecture of ``received``, where its weights don't tell.
+        loss: "cross-entropy" where the update is made with softmax cross-entropy on the last linear layer, whose
+            gradient's sums over classes then are noise alone.
+        batch_size: over how many samples the update is a mean, where ``declared`` doesn't say.
+        sensitivity: that the noise was computed for, 2-norm.
+        noise_multiplier: std of the noise over the sensitivity.
+        policy: of the guard, or its file; is looked at for settings that contradict the declaration.
+        false_alarm: probability, at most, that an upload which is as declared is refused.
+        command: that is recorded in the result.
+
+    Raises:
+        RiskauditError: something that can't be read, or settings that make no sense.
+    """
+    if not 0 < false_alarm < 0.5:
+        raise SettingsError(f"expected a number above 0 and below 0.5 for `false_alarm`, found {false_alarm}")
+    if loss not in (None, "cross-entropy"):
+        raise SettingsError(f"expected `loss` to be cross-entropy, found {loss!r}; leave it out for any other")
+    declaration = Declaration.parse(
+        declared, batch_size=batch_size, sensitivity=sensitivity, noise_multiplier=noise_multiplier, loss=loss
+    )
+    rules = Policy.from_file(policy) if isinstance(policy, str | Path) else policy
+    contract = None if received is None else contract_of(received, arch)
+    subject = _Subject.of(read_vector(update, "update"), clean, contract, declaration)
+    not_told: list[str] = []
+    tests = contract_tests(subject.update, contract, declaration.spec)
+    if subject.is_readable:
+        tests = [*_tests(subject, false_alarm), *tests]
+    else:
+        not_told.append("norm and noise, since the update isn't made of finite numbers")
+    return Attestation(
+        tool=Tool(version=__version__),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        versions=versions(),
+        update=subject.update.info(),
+        declared=declaration.info(),
+        received=None if contract is None else contract.file,
+        clean=None if subject.clean is None else subject.clean.info(),
+        false_alarm=false_alarm,
+        outcome=outcome_of(tests),
+        tests=[_printable(test) for test in tests],
+        findings=lint(declaration, tensors=subject.update.tensors if subject.is_readable else None, policy=rules),
+        not_told=[*not_told, *_limits(subject)],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is attested, under the received model's names.
+
+    Attributes:
+        update: the upload.
+        clean: before noise; None where it isn't known.
+        contract: None without a received model.
+        declaration: what it is said to be.
+    """
+
+    update: Vector
+    clean: Vector | None
+    contract: Contract | None
+    declaration: Declaration
+
+    @classmethod
+    def of(cls, update: Vector, clean: object, contract: Contract | None, declaration: Declaration) -> _Subject:
+        """With everything in one order.
+
+        Raises:
+            SettingsError: a clean update of other tensors.
+        """
+        if contract is not None:
+            update = update.under(list(contract.sent(declaration.spec)))
+        if clean is None:
+            return cls(update, None, contract, declaration)
+        before = read_vector(clean, "clean")
+        before = before.under(list(update.tensors))
+        shapes = {name: tensor.shape for name, tensor in update.tensors.items()}
+        if {name: tensor.shape for name, tensor in before.tensors.items()} != shapes:
+            raise SettingsError(
+                f"expected the tensors of {update.name} in `clean`, found other names or shapes in {before.name}; "
+                "hand over the same update before its noise"
+            )
+        if not _is_finite(before):
+            raise SettingsError(f"expected finite numbers in `clean`, found others in {before.name}")
+        return cls(update, before, contract, declaration)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether norms and noise mean anything."""
+        return _is_finite(self.update) and self.update.num_entries > 0
+
+    @property
+    def tolerance(self) -> float:
+        """Share of a norm that rounding may add."""
+        dtypes = [tensor.dtype for tensor in self.update.tensors.values()]
+        return TOLERANCE + max(torch.finfo(dtype).eps for dtype in dtypes)
+
+    def fits_contract(self) -> bool:
+        """Whether the entries are those of the received model's parameters."""
+        if self.contract is None:
+            return False
+        sent = self.contract.sent(self.declaration.spec)
+        return {name: tensor.shape for name, tensor in self.update.tensors.items()} == dict(sent)
+
+
+def _printable(test: AttestationTest) -> AttestationTest:
+    return test if test.tensor is None else test.model_copy(update={"tensor": clean_text(test.tensor, 60)})
+
+
+def _is_finite(vector: Vector) -> bool:
+    tensors = vector.tensors.values()
+    return all(tensor.is_floating_point() and bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
+    """Of norm and noise; the false alarms of all of them together are at most what was asked for."""
+    declaration, bound, noise = subject.declaration, subject.declaration.bound, subject.declaration.noise
+    exact: list[AttestationTest] = []
+    random: list[Test] = []
+    if noise is None:
+        if bound is not None:
+            exact.append(norm_test("norm", subject.update.flat(), bound, subject.tolerance))
+        if declaration.misplaced is not None:
+            exact.append(untested_noise("a clip after the noise leaves it without a known law"))
+        elif subject.clean is not None:
+            exact.append(equality_test(subject.update.flat(), subject.clean.flat(), subject.tolerance))
+    elif subject.clean is not None:
+        before = subject.clean.flat()
+        if bound is not None:
+            exact.append(norm_test("clean-norm", before, bound, subject.tolerance))
+    if noise is not None:
+        chosen = _chosen(subject)
+        if chosen is None:
+            exact.append(untested_noise("the mask's entries are known by the received model alone; give it"))
+        else:
+            random += (
+                _one_vector(subject, noise, chosen) if subject.clean is None else _residual(subject, noise, chosen)
+            )
+    return [*exact, *(row for test in random for row in test(false_alarm / len(random)))]
+
+
+def _chosen(subject: _Subject) -> _Chosen | None:
+    """Entries that carry noise and those that carry nothing else; None where a mask can't be located."""
+    spec = subject.declaration.spec
+    if not has_mask(spec):
+        return _Chosen(None, None)
+    if subject.contract is None or not subject.fits_contract():
+        return None
+    structure = structure_of(subject.contract, spec)
+    return _Chosen(structure.noisy, structure.pure)
+
+
+class _Chosen(NamedTuple):
+    """Entries [P] that carry noise, and that carry nothing else; None for all, and for none that are known."""
+
+    noisy: Tensor | None
+    pure: Tensor | None
+
+
+def _residual(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
+    assert subject.clean is not None
+    parts = parts_of(subject.update, noise, chosen.noisy, subject.clean)
+    if not parts:
+        return []
+    before = subject.clean.flat()
+    before = before if chosen.noisy is None else before[chosen.noisy]
+
+    def share(rate: float) -> Sequence[AttestationTest]:
+        test = share_test(parts[-1].values, before, noise, rate)
+        return [] if test is None else [test]
+
+    return [lambda rate: residual_tests(parts, noise, rate), share]
+
+
+def _one_vector(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
+    """Without the clean update: what can be told from the upload alone."""
+    bound, pure = subject.declaration.bound, chosen.pure
+    parts = parts_of(subject.update, noise, chosen.noisy)
+    if not parts:
+        return []
+    tests: list[Test] = [
+        lambda rate: [size_test(parts, noise, bound, rate)],
+        lambda rate: [small_entries_test(parts, noise, bound, rate)],
+    ]
+    if bound is not None:
+        tests.insert(0, lambda rate: [noisy_norm_test(parts[-1], bound, noise, rate)])
+    if pure is not None and bool(pure.any()):
+        alone = parts_of(subject.update, noise, pure)[-1]
+        tests.append(lambda rate: [pure_noise_test("masked-entries", alone, noise, rate, above=True)])
+    sums = _class_sums(subject, noise)
+    if sums is not None:
+        part = sums
+        tests.append(lambda rate: [pure_noise_test("class-sums", part, noise, rate, above=False)])
+    return tests
+
+
+def _class_sums(subject: _Subject, noise: Noise) -> Part | None:
+    declaration, contract = subject.declaration, subject.contract
+    # A sum of Laplace noise isn't Laplace noise.
+    if declaration.loss is None or contract is None or noise.law != "gaussian" or not subject.fits_contract():
+        return None
+    return class_sums(subject.update, contract, declaration.spec)
+
+
+def _limits(subject: _Subject) -> list[str]:
+    """What no test of one upload can tell, in the words of what would."""
+    declaration, spec = subject.declaration, subject.declaration.spec
+    told = ["whether other uploads carry the same noise again; the guard remembers what left"]
+    if spec.sample_steps and declaration.bound is not None and declaration.num_parts != 1:
+        told.append("whether every sample was clipped before the mean; the guard recomputes it from the batch")
+    if subject.contract is None:
+        told.append("whether a tensor is in it that may not leave, since no received model was given (`received`)")
+    elif subject.contract.doubt is not None:
+        told.append(subject.contract.doubt)
+    if declaration.noise is not None and subject.clean is None:
+        told.append(
+            "whether the noise is independent from entry to entry, and what it was added to; the update before noise "
+            "shows it (`clean`)"
+        )
+    if declaration.bound is None:
+        told.append("whether the norm is as declared, since no clip is (clip:C)")
+    if subject.update.name and subject.update.sha256 is None:
+        told.append("what the serialised file holds besides the tensors; attest the file that is sent")
+    return told
