@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from riskaudit.audit.inspection import inspect_received as inspect_received
     from riskaudit.audit.settings import AuditSettings as AuditSettings
     from riskaudit.errors import RiskauditError as RiskauditError
+    from riskaudit.guard.attestation.attest import attest as attest
     from riskaudit.inputs import Checkpoint as Checkpoint
     from riskaudit.inputs import Loss as Loss
     from riskaudit.inputs import Samples as Samples
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from riskaudit.report import render as render
     from riskaudit.results import AuditResult as AuditResult
     from riskaudit.results import Calibration as Calibration
+    from riskaudit.results.attestation import Attestation as Attestation
     from riskaudit.results.inspection import InspectionResult as InspectionResult
     from riskaudit.studies.calibrate.run import calibrate as calibrate
     from riskaudit.studies.settings import AttackSettings as AttackSettings
@@ -44,11 +46,13 @@ _MODULES = {
     "riskaudit.audit.inspection": ["inspect_received"],
     "riskaudit.audit.settings": ["AuditSettings"],
     "riskaudit.errors": ["RiskauditError"],
+    "riskaudit.guard.attestation.attest": ["attest"],
     "riskaudit.inputs": ["Checkpoint", "Loss", "Samples", "load_checkpoint", "load_loss", "load_samples"],
     "riskaudit.policy": ["Policy"],
     "riskaudit.priors": ["Prior", "fit_prior", "load_prior", "save_prior"],
     "riskaudit.report": ["render"],
     "riskaudit.results": ["AuditResult", "Calibration"],
+    "riskaudit.results.attestation": ["Attestation"],
     "riskaudit.results.inspection": ["InspectionResult"],
     "riskaudit.studies.calibrate.run": ["calibrate"],
     "riskaudit.studies.settings": ["AttackSettings"],

@@ -27,6 +27,7 @@ COMMANDS = {
     "scan": "riskaudit.cli.scan:scan",
     "verify": "riskaudit.cli.verify:verify",
     "inspect": "riskaudit.cli.inspect:inspect",
+    "attest": "riskaudit.cli.attest:attest",
     "calibrate": "riskaudit.cli.calibrate:calibrate",
     "guard-check": "riskaudit.cli.guard_check:guard_check",
     "report": "riskaudit.cli.report:report",

@@ -17,8 +17,9 @@ from riskaudit.settings import Given
 def recorded_command(ctx: typer.Context) -> str:
     """The command that reproduces this audit, without the folders of its files."""
     # Of a study of several checkpoints, the last one is the audited one.
-    checkpoints = [*(ctx.params.get("earlier") or ()), ctx.params["checkpoint"]]
-    words = ["riskaudit", *_command_names(ctx), *map(_file_name, checkpoints), "--data", _file_name(ctx.params["data"])]
+    subjects = [ctx.params[name] for name in ("checkpoint", "update") if name in ctx.params]
+    words = ["riskaudit", *_command_names(ctx), *map(_file_name, [*(ctx.params.get("earlier") or ()), *subjects])]
+    words += ["--data", _file_name(ctx.params["data"])] if "data" in ctx.params else []
     given: dict[str, Given] = ctx.meta[GIVEN]
     for name, how in given.items():
         source, value = ctx.get_parameter_source(name), ctx.params[name]

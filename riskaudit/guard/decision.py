@@ -44,6 +44,8 @@ class Decision:
             guessing; they change no action.
         note: something of the guard itself that is said once, no reason for this decision; empty otherwise.
         kept: of an assessment, places in the batch of the samples that may go into the update.
+        attestation: of what leaves, whether it is as declared: outcome, tests with their error rates, and what is odd
+            in the settings (docs/attest.md); None where a review came to no update.
     """
 
     action: Action
@@ -60,6 +62,7 @@ class Decision:
     warnings: list[str] = field(default_factory=list)
     note: str = ""
     kept: list[int] = field(default_factory=list)
+    attestation: dict[str, Any] | None = None
 
     @property
     def allowed(self) -> bool:
@@ -81,6 +84,7 @@ class Decision:
             **({"note": self.note} if self.note else {}),
             **settings,
             "samples": [_numbers(exposure) for exposure in self.exposures],
+            **({"attestation": self.attestation} if self.attestation else {}),
             "noise_std": self.noise_std,
             "dropped": self.dropped,
             "seconds": round(self.seconds, 6),

@@ -44,6 +44,7 @@ class Draft:
         indices: of the samples in the batch that the vector holds.
         noise_std: Fisher-equivalent std of all noise on the vector.
         information: what the decision was read off.
+        clean: the vector before all noise [P]; None where there is no update yet.
     """
 
     decision: Decision
@@ -51,6 +52,7 @@ class Draft:
     indices: list[int]
     noise_std: float
     information: BatchInformation
+    clean: Tensor | None = None
 
     def saying(self, **changes: object) -> Draft:
         """The same with other words or numbers in its decision."""
@@ -123,7 +125,7 @@ class Review:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         notes = [*judgement.notes, *_twins_note(empty)]
         decision = Decision("allow", None, [], exposures, warnings=warnings)
-        passing = Draft(decision, vector, list(range(count)), noise, information)
+        passing = Draft(decision, vector, list(range(count)), noise, information, mean)
         if not reasons:
             return passing.saying(reasons=[_within_limits(information), *notes])
         reasons += notes
@@ -158,12 +160,13 @@ class Review:
         indices = drop_exposed(information, self.policy, noise) if noise else None
         if indices is None:
             return None
-        remaining = None
+        remaining = clean = None
         if vector is not None and mean is not None:
-            remaining = self.client.mean(information.batch.select(indices)) + (vector - mean)
+            clean = self.client.mean(information.batch.select(indices))
+            remaining = clean + (vector - mean)
         exposures = [information.exposure(index, noise, len(indices)) for index in indices]
         dropped, total = len(information) - len(indices), len(information)
-        draft = replace(blocked, vector=remaining, indices=indices)
+        draft = replace(blocked, vector=remaining, indices=indices, clean=clean)
         return draft.saying(
             reasons=[f"{dropped} of {total} samples were left out"], exposures=exposures, dropped=dropped
         )
@@ -195,7 +198,7 @@ class Review:
             vector = vector + SecureNoise("gaussian", added).draw(len(vector))
             reasons.append(f"Gaussian noise of std {added:.6g} was added to every entry of the update")
             warnings = [*warnings, *_useless_note(total, clean)]
-        draft = replace(blocked, vector=vector, noise_std=total, information=information)
+        draft = replace(blocked, vector=vector, noise_std=total, information=information, clean=clean)
         exposures = information.exposures(total)
         return draft.saying(reasons=reasons, exposures=exposures, noise_std=added, warnings=warnings)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from riskaudit.audit.targets import target_notes
 from riskaudit.errors import GuardError
+from riskaudit.guard.attestation.leaving import Leaving, LeavingAttestation, attest_leaving
 from riskaudit.guard.base_client import TOLERANCE
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.decision import Decision
@@ -185,6 +186,10 @@ class UpdateReview:
             sent = self._update if vector is self._vector else rebuilt(vector, self._update, draft.noise_std)
         except GuardError as error:  # a violation was seen already, so nothing may let this pass any more
             return draft.blocked([*decision.reasons, f"sanitising failed: {error}"]).decision
+        attested = self._attested(draft, sent)
+        decision = replace(decision, attestation=attested.entry())
+        if attested.reasons:
+            return replace(decision, action="block", reasons=[*decision.reasons, *attested.reasons])
         digest, traces = digest_of_update(sent), []
         if self._noise is not None:
             noises = [self._noise[0], *([vector - self._mean] if added else [])]
@@ -207,6 +212,21 @@ class UpdateReview:
         if added and self._noise is None:
             memory.remember_clean(self._mean, model_digest, self._key)
         return memory.remember_result(self._key, decision) if added else decision
+
+    def _attested(self, draft: Draft, sent: Mapping[str, Tensor]) -> LeavingAttestation:
+        """What is about to leave, held to the release and to what the draft says was done to it."""
+        review, decision = self._review, draft.decision
+        assert draft.clean is not None
+        leaving = Leaving(
+            tensors=sent,
+            given={name: tensor.dtype for name, tensor in self._update.items()},
+            clean=draft.clean,
+            drawn=None if self._noise is None else self._vector - self._mean,
+            added=decision.noise_std,
+            clip_norm=None if draft.vector is self._vector else review.policy.clip_norm,
+            num_samples=len(draft.indices),
+        )
+        return attest_leaving(leaving, review.client, review.policy)
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -22,7 +22,7 @@ Severity: TypeAlias = Literal["error", "warning", "note"]
 CLAIMS: tuple[Claim, ...] = ("norm", "noise", "contract")
 # Stands wherever an outcome does.
 NO_PROOF = (
-    "As declared means that the tests below didn't refute it, at the error rates that they state; whether the "
+    "As declared means that no test refuted it, at the error rates that they state; whether the "
     "declaration protects anybody is for an audit."
 )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from riskaudit.audit.provenance import versions
 from riskaudit.errors import SettingsError
-from riskaudit.guard.attestation.contract import Contract, contract_of, contract_tests
+from riskaudit.guard.attestation.contract import Contract, contract_of, contract_tests, masked_test
 from riskaudit.guard.attestation.declaration import Declaration
 from riskaudit.guard.attestation.lint import lint
 from riskaudit.guard.attestation.noise import (
@@ -181,6 +181,9 @@ def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
     declaration, bound, noise = subject.declaration, subject.declaration.bound, subject.declaration.noise
     exact: list[AttestationTest] = []
     random: list[Test] = []
+    chosen = _chosen(subject)
+    if chosen is not None and chosen.empty is not None and bool(chosen.empty.any()):
+        exact.append(masked_test(subject.update, chosen.empty))
     if noise is None:
         if bound is not None:
             exact.append(norm_test("norm", subject.update.flat(), bound, subject.tolerance))
@@ -193,7 +196,6 @@ def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
         if bound is not None:
             exact.append(norm_test("clean-norm", before, bound, subject.tolerance))
     if noise is not None:
-        chosen = _chosen(subject)
         if chosen is None:
             exact.append(untested_noise("the mask's entries are known by the received model alone; give it"))
         else:
@@ -207,18 +209,19 @@ def _chosen(subject: _Subject) -> _Chosen | None:
     """Entries that carry noise and those that carry nothing else; None where a mask can't be located."""
     spec = subject.declaration.spec
     if not has_mask(spec):
-        return _Chosen(None, None)
+        return _Chosen(None, None, None)
     if subject.contract is None or not subject.fits_contract():
         return None
     structure = structure_of(subject.contract, spec)
-    return _Chosen(structure.noisy, structure.pure)
+    return _Chosen(structure.noisy, structure.pure, structure.empty)
 
 
 class _Chosen(NamedTuple):
-    """Entries [P] that carry noise, and that carry nothing else; None for all, and for none that are known."""
+    """Entries [P] that carry noise, that carry nothing else, and that carry nothing; None for all, none and none."""
 
     noisy: Tensor | None
     pure: Tensor | None
+    empty: Tensor | None
 
 
 def _residual(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
@@ -278,8 +281,8 @@ def _limits(subject: _Subject) -> list[str]:
         told.append(subject.contract.doubt)
     if declaration.noise is not None and subject.clean is None:
         told.append(
-            "whether the noise is independent from entry to entry, and what it was added to; the update before noise "
-            "shows it (`clean`)"
+            "whether the noise is independent from entry to entry, and whether a tensor whose own entries are large "
+            "beside it has any; the update before noise shows it (`clean`)"
         )
     if declaration.bound is None:
         told.append("whether the norm is as declared, since no clip is (clip:C)")

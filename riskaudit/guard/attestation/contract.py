@@ -25,6 +25,7 @@ TITLES = {
     "dtypes": "Dtypes of the tensors",
     "finite": "Finite real numbers",
     "extras": "Nothing besides the tensors",
+    "masked-out": "Nothing in entries that are masked out",
 }
 
 
@@ -139,6 +140,13 @@ def contract_tests(update: Vector, contract: Contract | None, spec: ReleaseSpec)
         ("dtypes", lambda: _dtypes(update, contract.dtypes), "every tensor has the dtype of its parameter"),
     ]
     return [*(_test(name, compare(), otherwise) for name, compare, otherwise in comparisons), *tests]
+
+
+def masked_test(update: Vector, empty: Tensor) -> AttestationTest:
+    """Whether the entries [P] that a mask leaves empty are 0."""
+    number = int((update.flat()[empty] != 0).sum())
+    fault = f"{number} of {int(empty.sum())} entries that the mask leaves empty aren't 0"
+    return _test("masked-out", fault if number else None, f"the {int(empty.sum())} entries of the mask are 0")
 
 
 def _names(update: Vector, sent: Mapping[str, torch.Size]) -> str | None:

@@ -25,7 +25,7 @@ from riskaudit.results.attestation import AttestationTest, TestStatus
 
 # A test that would notice less often than this tells nothing by not rejecting.
 LEAST_POWER = 0.8
-HALF = "half the declared noise"
+HALF = "half the declared noise on every entry"
 # Sizes of entries, in scales of the noise, up to which they are counted.
 RUNGS = (1e-6, 1e-3, 0.03, 0.5)
 TITLES = {
@@ -53,7 +53,7 @@ def row(
     notices = power is not None and power >= LEAST_POWER
     status: TestStatus = "not_as_declared" if rejects else "as_declared" if notices else "could_not_tell"
     if status == "could_not_tell" and "value" in numbers:
-        reason += f"; half of it wouldn't be noticed {'for sure' if power is None else 'often enough'}"
+        reason += f"; half the noise wouldn't be noticed {'for sure' if power is None else 'often enough'}"
     return AttestationTest(
         id=name,
         title=TITLES[name],

@@ -103,10 +103,12 @@ class Structure:
     Attributes:
         noisy: carry noise.
         pure: carry nothing else.
+        empty: carry nothing at all.
     """
 
     noisy: Tensor
     pure: Tensor
+    empty: Tensor
 
 
 def structure_of(contract: Contract, spec: ReleaseSpec) -> Structure:
@@ -126,7 +128,8 @@ def structure_of(contract: Contract, spec: ReleaseSpec) -> Structure:
     for after in spec.steps_after_noise:
         apply, context = after.bind(context), after.context_after(context)
         noisy, pure = apply(noisy), apply(pure.float()) > 0
-    return Structure(noisy > 0, pure & (noisy > 0))
+    is_noisy = (noisy > 0) if spec.noise is not None else torch.zeros(len(held), dtype=torch.bool)
+    return Structure(is_noisy, pure & is_noisy, ~is_noisy if spec.noise is not None else held == 0)
 
 
 def has_mask(spec: ReleaseSpec) -> bool:
