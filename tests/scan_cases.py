@@ -23,8 +23,8 @@ from riskaudit.results import AuditResult
 
 DEMO = Path(str(files("riskaudit"))) / "demo"
 CHECKPOINT, DATA = DEMO / "digits-lenet.safetensors", DEMO / "digits.npz"
-FORMATS = ("html", "pdf", "json", "csv", "md")
-TEXT_FILES = ("audit.html", "audit.json", "samples.csv", "audit.md")
+FORMATS = ("html", "pdf", "json", "csv", "md", "sarif")
+TEXT_FILES = ("audit.html", "audit.json", "samples.csv", "audit.md", "audit.sarif")
 PROXY_IDS = list(proxies_for(joint=False))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic.dataclasses import dataclass
@@ -14,8 +15,10 @@ from riskaudit.cli.options import command, in_options
 from riskaudit.files import check_output_folder, write_folder
 from riskaudit.formatting import number
 from riskaudit.report.attestation import FORMATS, render_attestation
-from riskaudit.results.attestation import NO_PROOF, Attestation, AttestationTest
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, POLICY, RELEASE, SOLVERS, Count, Positive, option
+
+if TYPE_CHECKING:
+    from riskaudit.results.attestation import Attestation, AttestationTest
 
 EXIT_NOT_AS_DECLARED = 1
 EXIT_COULD_NOT_TELL = 2
@@ -95,6 +98,8 @@ def attest(ctx: typer.Context, options: AttestOptions) -> int:
 
 def _print(result: Attestation, files: list[Path]) -> None:
     """What was tested and what came of it, on stdout."""
+    from riskaudit.results.attestation import NO_PROOF
+
     typer.echo(in_options(result.verdict))
     for test in result.tests:
         if test.status != "not_applicable":

@@ -39,7 +39,7 @@ def demo(
         write_file(out / name, content)
     words = ["scan", str(out / CHECKPOINT), "--data", str(out / SAMPLES), "--release", RELEASE]
     words += ["--out", str(out / "report")]
-    words += [f"--format={name}" for name in ("html", "pdf", "json", "csv", "md")]
+    words += [f"--format={name}" for name in ("html", "pdf", "json", "csv", "md", "sarif")]
     if not console.quiet:
         typer.echo(f"$ riskaudit {shlex.join(words)}")
     # The whole application, one of whose commands this is. Errors of the scan are this command's own.

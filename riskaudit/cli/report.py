@@ -25,7 +25,7 @@ def report(
         Path | None, typer.Option("--out", help="Folder for the rendered files (default: the audit's own).")
     ] = None,
 ) -> int:
-    """Render an audit.json again as HTML, PDF, CSV or Markdown.
+    """Render an audit.json again as HTML, PDF, CSV, Markdown or SARIF.
 
     Verdicts and the policy's decision are drawn from the numbers; exit code 1 where the file says otherwise.
     """

@@ -1,7 +1,7 @@
-"""Reports: an `AuditResult` in, HTML, PDF, JSON, CSV and Markdown out. Never loads torch.
+"""Reports: an `AuditResult` in, HTML, PDF, JSON, CSV, Markdown and SARIF out. Never loads torch.
 
     AuditResult -> build.py (sections/*, studies/*/section.py) -> Document -> html.py, pdf.py, markdown.py
-                -> csv.py
+                -> csv.py, sarif/
 
 The same result gives the same bytes. Nothing is read or written but memory (and a temporary folder
 for the PDF), and nothing goes over the network.
@@ -50,12 +50,20 @@ def _csv(report: _Report) -> bytes:
     return to_csv(printable_result(report.result, report.spelling))
 
 
+def _sarif(report: _Report) -> bytes:
+    from riskaudit.report.build import printable_result
+    from riskaudit.report.sarif.audit import audit_to_sarif
+
+    return audit_to_sarif(printable_result(report.result, report.spelling), report.contradictions)
+
+
 _FORMATS: dict[str, tuple[str, Callable[[_Report], bytes]]] = {
     "html": ("audit.html", _document_as("html:to_html")),
     "pdf": ("audit.pdf", _document_as("pdf:to_pdf")),
     "json": ("audit.json", lambda report: report.result.to_json().encode()),
     "csv": ("samples.csv", _csv),
     "md": ("audit.md", _document_as("markdown:to_markdown")),
+    "sarif": ("audit.sarif", _sarif),
 }
 FORMATS = tuple(_FORMATS)
 FILE_NAMES = {name: file_name for name, (file_name, _) in _FORMATS.items()}

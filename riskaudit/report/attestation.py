@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from riskaudit.errors import SettingsError
-from riskaudit.results.attestation import Attestation
+
+if TYPE_CHECKING:
+    from riskaudit.results.attestation import Attestation
 
 FILE_NAMES = {"json": "attestation.json", "sarif": "attestation.sarif"}
 FORMATS = tuple(FILE_NAMES)

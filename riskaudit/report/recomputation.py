@@ -22,7 +22,7 @@ from riskaudit.statistics.summaries import class_rows, inequalities
 _EXCLUSIVE = "revealed_fraction and posterior_rmse exclude each other"
 _STRICTNESS = {"allow": 0, "warn": 1, "block": 2}
 # Names that limits had before.
-_RENAMED = {"max_revealed_fraction": "max_revealed", "min_posterior_rmse": "min_rmse"}
+RENAMED = {"max_revealed_fraction": "max_revealed", "min_posterior_rmse": "min_rmse"}
 _LIMITS = {field.name for field in fields(Policy)} & {"max_revealed", "min_rmse", "max_class_gap", "max_total_revealed"}
 
 
@@ -145,7 +145,7 @@ def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | N
     said = result.policy
     if said is None or not said.limits:
         return said
-    limits = {_RENAMED.get(name, name): value for name, value in said.limits.items()}
+    limits = {RENAMED.get(name, name): value for name, value in said.limits.items()}
     unknown = sorted(set(limits) - _LIMITS)
     try:
         named = {name: limits[name] for name in limits if name in _LIMITS}

@@ -120,7 +120,8 @@ def _result(finding: Finding, rule: Rule, position: int) -> dict[str, Any]:
         "ruleId": rule.id,
         "ruleIndex": position,
         "level": finding.level or rule.level,
-        "message": {"text": printable(finding.message)},
+        # Without the spaces that keep numbers and units on one line.
+        "message": {"text": printable(finding.message).replace("\N{NO-BREAK SPACE}", " ")},
         "locations": [_location(artifact, finding.layer) for artifact in finding.artifacts],
         "partialFingerprints": {FINGERPRINT: fingerprint, LINE_HASH: f"{fingerprint[:16]}:1"},
     }

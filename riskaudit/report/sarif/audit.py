@@ -1,0 +1,135 @@
+"""The findings of an `AuditResult`: limits that are exceeded, samples at high risk or without a verdict, doubts.
+
+Limits are held against the numbers one by one, so that each has a finding of its own; what the policy says of all
+together stands where no single one explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from riskaudit.errors import SettingsError
+from riskaudit.formatting import given, percent, sentence
+from riskaudit.policy import LIMITS, Policy
+from riskaudit.report.recomputation import RENAMED
+from riskaudit.report.sarif.log import Artifact, Finding, Level, Rule, to_sarif
+from riskaudit.results import AuditResult, SampleRow
+from riskaudit.results.verdicts import attacker_of, headline_of
+
+PAGE = "docs/sarif.md"
+_MORE_NOISE = "Add noise, clip, or send larger means: the report's section on what would protect says how much."
+_LIMIT_TEXTS = {
+    "max_revealed": "A sample may reveal more of its input than the policy allows.",
+    "min_rmse": "A sample can be reconstructed more closely than the policy allows.",
+    "max_class_gap": "Classes differ by more in what they reveal than the policy allows.",
+}
+SAMPLE_RULES = {
+    "high": Rule(
+        "sample/high",
+        "Sample at high risk",
+        "More of the sample's input is revealed than the threshold for high, or the release is undefended.",
+        _MORE_NOISE,
+        PAGE,
+    ),
+    "not_assessed": Rule(
+        "sample/not-assessed",
+        "Sample not assessed",
+        "No number that may be relied on came of the sample, which is no sign of safety.",
+        "See the reason; more products, another solver or a model that can be differentiated may help.",
+        PAGE,
+        "warning",
+    ),
+}
+_DECISION = Rule(
+    "policy/decision",
+    "Policy exceeded",
+    "The policy refuses the release for a reason that isn't one of its limits.",
+    _MORE_NOISE,
+    PAGE,
+)
+_CONTRADICTION = Rule(
+    "audit/contradiction",
+    "The file contradicts its own numbers",
+    "Conclusions in audit.json aren't those that its numbers give: it was edited, or is of another version.",
+    "Run the scan again.",
+    PAGE,
+)
+_DOUBT = Rule(
+    "audit/doubt",
+    "The audit doesn't vouch for its numbers",
+    "The model or its inputs are such that nothing that protects is claimed of any sample.",
+    "See the reason.",
+    PAGE,
+    "warning",
+)
+
+
+def audit_to_sarif(result: AuditResult, contradictions: Sequence[str] = ()) -> bytes:
+    """A log of one audit, whose strings are fit to be shown and whose conclusions are drawn from its numbers."""
+    found = [
+        *((_CONTRADICTION, _of_audit(result, _CONTRADICTION, text)) for text in contradictions),
+        *_policy(result),
+        *((_DOUBT, _of_audit(result, _DOUBT, text)) for text in result.doubts),
+        *_samples(result),
+    ]
+    return to_sarif(result.tool, [rule for rule, _ in found], [finding for _, finding in found])
+
+
+def files_of(result: AuditResult) -> tuple[Artifact, Artifact]:
+    """The checkpoint and the data."""
+    return Artifact(result.checkpoint.name, result.checkpoint.sha256), Artifact(result.data.name, result.data.sha256)
+
+
+def _of_audit(result: AuditResult, rule: Rule, text: str) -> Finding:
+    # Numbers in the sentence may change while it says the same.
+    words = "".join(character for character in text if not character.isdigit())
+    return Finding(rule.id, sentence(text), files_of(result), (result.release.spec, words))
+
+
+def _policy(result: AuditResult) -> Iterator[tuple[Rule, Finding]]:
+    """One finding for each limit that isn't kept; one for the decision where that isn't by a limit."""
+    said = result.policy
+    if said is None or said.decision == "allow":
+        return
+    level: Level = "error" if said.decision == "block" else "warning"
+    explained = False
+    for name, value in said.limits.items():
+        limit = RENAMED.get(name, name)
+        if limit not in LIMITS:
+            continue
+        try:
+            outcome = Policy.from_mapping({limit: value, "max_unassessed": said.max_unassessed}).decide(result)
+        except SettingsError:
+            continue
+        if outcome.decision == "block":
+            explained = True
+            title = f"{limit} of the policy exceeded"
+            rule = Rule(f"policy/{limit}", title, _LIMIT_TEXTS.get(limit, title), _MORE_NOISE, PAGE)
+            message = sentence(f"{limit} = {given(value)}: {'; '.join(outcome.reasons)}")
+            identity = (result.release.spec, value)
+            yield rule, Finding(rule.id, message, files_of(result), identity, level, samples=outcome.exceeded)
+    if not explained:
+        message = sentence("; ".join(said.reasons))
+        yield _DECISION, Finding(_DECISION.id, message, files_of(result), (result.release.spec,), level)
+
+
+def _samples(result: AuditResult) -> Iterator[tuple[Rule, Finding]]:
+    checkpoint, data = files_of(result)
+    for row in result.samples:
+        rule = SAMPLE_RULES.get(row.verdict)
+        if rule is not None:
+            identity = (result.release.spec, row.id, row.upload)
+            message = _message(row, result)
+            yield rule, Finding(rule.id, message, (data, checkpoint), identity, samples=[row.id])
+
+
+def _message(row: SampleRow, result: AuditResult) -> str:
+    upload = "" if row.upload is None else f" of upload {row.upload}"
+    if row.verdict == "not_assessed":
+        return sentence(f"sample {row.id}{upload} is not assessed: {row.reason or row.status.replace('_', ' ')}")
+    if not result.release.defended:
+        return f"Sample {row.id}{upload} is at high risk: the release is undefended, assume full disclosure."
+    headline = row.proxies.get(headline_of(attacker_of(result.release)))
+    high = None if headline is None else headline.ends[1]
+    revealed = "" if high is None else f": up to {percent(high)} of its input is revealed"
+    return f"Sample {row.id}{upload} is at high risk{revealed}."
