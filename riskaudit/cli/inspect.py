@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic.dataclasses import dataclass
@@ -16,8 +17,10 @@ from riskaudit.cli.options import command, in_options
 from riskaudit.errors import ResultError
 from riskaudit.files import check_output_folder, write_folder
 from riskaudit.report.inspection import FORMATS, render_inspection
-from riskaudit.results.inspection import NO_PROOF, InspectionResult
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, Settings, option
+
+if TYPE_CHECKING:
+    from riskaudit.results.inspection import InspectionResult
 
 EXIT_FLAGGED = 1
 
@@ -89,6 +92,8 @@ def inspect(ctx: typer.Context, subject: SubjectOptions, options: InspectOptions
 
 def _print(result: InspectionResult, files: list[Path]) -> None:
     """What was found, in a few lines on stdout."""
+    from riskaudit.results.inspection import NO_PROOF
+
     typer.echo(result.verdict)
     for row in result.flags:
         typer.echo(f"{row.id} at {row.layer or 'the whole model'}: {row.reason}")

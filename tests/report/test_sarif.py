@@ -14,10 +14,19 @@ from sarif_schema import faults
 from riskaudit.policy import Policy
 from riskaudit.report import render
 from riskaudit.report.attestation import render_attestation
+from riskaudit.report.inspection import render_inspection
 from riskaudit.report.sarif.log import FINGERPRINT, Artifact, Finding, Rule, to_sarif
 from riskaudit.results import AuditResult
 from riskaudit.results.attestation import Attestation, AttestationTest, DeclarationInfo, LintFinding, VectorFile
-from riskaudit.results.subject import Tool
+from riskaudit.results.inspection import (
+    NO_PROOF,
+    Comparison,
+    InspectionResult,
+    InspectionSettings,
+    SignInfo,
+    SignRow,
+)
+from riskaudit.results.subject import CheckpointInfo, DataInfo, Tool
 
 ROOT = Path(__file__).parents[2]
 RULE = Rule("check/x", "X", "It is X.", "Mend it.", "docs/sarif.md")
@@ -175,9 +184,45 @@ def test_attestations_list_what_fails_and_what_can_not_be_told() -> None:
     assert logical == [{"fullyQualifiedName": "fc.bias", "kind": "module"}]
 
 
+def inspection() -> InspectionResult:
+    checkpoint = CheckpointInfo(name="received.pt", sha256="2" * 64, architecture="mlp", num_parameters=9)
+    data = DataInfo(name="data.npz", sha256=None, num_samples=4, input_shape=[2], input_range=[0.0, 1.0])
+    info = {"title": "T", "summary": "it counts", "innocent": "chance", "source": "S", "units": "share"}
+    rows = [
+        SignRow(id="imprint-layer", layer="fc1", value=0.9, z=40.0, flagged=True, reason="rows are alike"),
+        SignRow(id="norm-drift", status="failed", reason="it failed"),
+        SignRow(id="norm-drift", layer="fc2", value=1.0, reason="as usual"),
+    ]
+    return InspectionResult(
+        tool=Tool(version="1"),
+        created_at="2030-01-01T00:00:00Z",
+        checkpoint=checkpoint,
+        data=data,
+        compared_with=Comparison(schemes=["pytorch"], num_models=3),
+        settings=InspectionSettings(seed=0, batch_size=16, num_samples=4),
+        seconds=1.0,
+        flagged=True,
+        signs=rows,
+        sign_infos=[SignInfo(id="imprint-layer", threshold=0.01, **info)],
+    )
+
+
+def test_inspections_list_flags_and_signs_without_a_number() -> None:
+    run = log_of(render_inspection(inspection(), ("sarif",))["inspection.sarif"])
+    assert [(each["ruleId"], each["level"]) for each in run["results"]] == [
+        ("inspection/imprint-layer", "error"),
+        ("inspection/norm-drift", "warning"),
+    ]
+    location = run["results"][0]["locations"][0]
+    assert location["physicalLocation"]["artifactLocation"]["uri"] == "received.pt"
+    assert location["logicalLocations"][0]["fullyQualifiedName"] == "fc1"
+    assert NO_PROOF in run["results"][0]["message"]["text"]
+
+
 def test_pages_that_rules_name_are_there(audit) -> None:
     runs = [sarif_of(audit(name)) for name in CASES]
     runs.append(log_of(render_attestation(attestation(), ("sarif",))["attestation.sarif"]))
+    runs.append(log_of(render_inspection(inspection(), ("sarif",))["inspection.sarif"]))
     pages = {rule["properties"]["documentation"] for run in runs for rule in run["tool"]["driver"]["rules"]}
     assert pages
     assert [page for page in pages if not (ROOT / page).is_file()] == []
@@ -185,7 +230,8 @@ def test_pages_that_rules_name_are_there(audit) -> None:
 
 def test_logs_are_made_without_torch() -> None:
     code = (
-        "import sys, riskaudit.report.sarif.audit, riskaudit.report.sarif.attestation, riskaudit.report.attestation\n"
+        "import sys, riskaudit.report.attestation, riskaudit.report.inspection\n"
+        "from riskaudit.report.sarif import attestation, audit, inspection\n"
         "assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

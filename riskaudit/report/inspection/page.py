@@ -1,8 +1,8 @@
-"""An `InspectionResult` as one self-contained HTML page, and as JSON. Never loads torch."""
+"""An `InspectionResult` as a page. Never loads torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from riskaudit.document import tables
 from riskaudit.document.blocks import (
@@ -19,43 +19,10 @@ from riskaudit.document.blocks import (
     Tone,
 )
 from riskaudit.document.cells import number_cell
-from riskaudit.errors import SettingsError
 from riskaudit.formatting import count, given, number, sentence, short
 from riskaudit.results.inspection import NO_PROOF, InspectionResult, SignInfo, SignRow
 
-FORMATS = ("html", "json")
 _UNREAD = "not available: not read from one file"
-FILE_NAMES = {"html": "inspection.html", "json": "inspection.json"}
-
-
-def render_inspection(
-    result: InspectionResult, formats: Sequence[str] = FORMATS, *, spelling: Callable[[str], str] = str
-) -> dict[str, bytes]:
-    """Render an inspection.
-
-    Args:
-        result: to render.
-        formats: out of `FORMATS`.
-        spelling: of parameters' names in sentences, see `riskaudit.report.render`.
-
-    Returns:
-        File name to content, in the order of ``formats``.
-
-    Raises:
-        SettingsError: an unknown format.
-    """
-    for name in formats:
-        if name not in FORMATS:
-            raise SettingsError(f"expected a format out of {', '.join(FORMATS)}, found {name!r}")
-    return {FILE_NAMES[name]: _rendered(result, name, spelling) for name in dict.fromkeys(formats)}
-
-
-def _rendered(result: InspectionResult, name: str, spelling: Callable[[str], str]) -> bytes:
-    if name == "json":
-        return result.to_json().encode()
-    from riskaudit.document.html import to_html
-
-    return to_html(build_inspection(result, spelling))
 
 
 def build_inspection(result: InspectionResult, spelling: Callable[[str], str] = str) -> Document:
