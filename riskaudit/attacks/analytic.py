@@ -18,13 +18,10 @@ from typing_extensions import override
 
 from riskaudit.attacks.base import Attack, AttackNotApplicable, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.linear_layers import linear_calls
+from riskaudit.attacks.linear_layers import coordinatewise_map, linear_calls
 from riskaudit.attacks.optimise.search import without_guess
 from riskaudit.release import Release
 from riskaudit.results import Status
-
-# Rounding of the probes, relative to the largest coordinate.
-ROUNDING = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +103,9 @@ def whole_input_layer(release: Release, input_shape: tuple[int, ...]) -> WholeIn
     for call in calls:
         if call.weight is None or call.bias is None or call.inputs.shape != points.shape:
             continue
-        shift, scale = call.inputs[0], call.inputs[1] - call.inputs[0]
-        error = (call.inputs - (points * scale + shift)).abs().max()
-        tolerance = ROUNDING * torch.finfo(release.dtype).eps * call.inputs.abs().max()
-        if bool(error <= tolerance) and bool((scale != 0).all()):
-            return WholeInputLayer(call.weight, call.bias, scale.double(), shift.double())
+        pair = coordinatewise_map(points, call.inputs)
+        if pair is not None:
+            return WholeInputLayer(call.weight, call.bias, *pair)
         reason = f"what enters the fully connected layer {call.name} is more than the scaled and shifted input"
     raise AttackNotApplicable(reason)
 

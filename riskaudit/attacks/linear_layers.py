@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from riskaudit.release import Release
 
+# Rounding of the probes, relative to the largest coordinate.
+ROUNDING = 1e3
+
 
 @dataclass(frozen=True, eq=False)
 class LinearCall:
@@ -68,10 +71,34 @@ def _spans(release: Release) -> dict[str, slice]:
 
 def _own(release: Release, layer: nn.Linear, role: str, spans: dict[str, slice]) -> slice | None:
     """The place of a parameter that belongs to this layer alone; None for tied, frozen or parametrised ones."""
+    name = own_parameter(release.model, layer, role)
+    return None if name is None else spans.get(name)
+
+
+def own_parameter(model: nn.Module, layer: nn.Module, role: str) -> str | None:
+    """The name in the model of a parameter that belongs to this layer alone; None for tied or parametrised ones."""
     parameter = layer._parameters.get(role)
     if parameter is None:
         return None
-    modules = release.model.modules()
-    holders = [module for module in modules for each in module._parameters.values() if each is parameter]
-    names = [name for name, candidate in release.model.named_parameters() if candidate is parameter]
-    return spans.get(names[0]) if len(holders) == 1 else None
+    holders = [module for module in model.modules() for each in module._parameters.values() if each is parameter]
+    names = [name for name, candidate in model.named_parameters() if candidate is parameter]
+    return names[0] if len(holders) == 1 else None
+
+
+def coordinatewise_map(points: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift [d] in float64 of a layer whose input is scale x + shift, coordinate by coordinate.
+
+    Args:
+        points: x, [N, d]: zeros, ones, and others that tell whether it is so.
+        inputs: what enters the layer there, [N, ...].
+
+    Returns:
+        None where it is more than that, or a coordinate is lost.
+    """
+    if inputs.shape != points.shape:
+        return None
+    shift, scale = inputs[0], inputs[1] - inputs[0]
+    error = (inputs - (points * scale + shift)).abs().max()
+    if not bool(error <= ROUNDING * torch.finfo(inputs.dtype).eps * inputs.abs().max()) or bool((scale == 0).any()):
+        return None
+    return scale.double(), shift.double()

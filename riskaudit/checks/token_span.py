@@ -1,0 +1,97 @@
+"""``token-span``: which token stood at which position, by the row span of the first projections of a sequence.
+
+The gradient of a layer that sees every position by itself, as the query, key and value projections do, has rows that
+are combinations of what enters at the positions. While fewer tokens than coordinates are in the batch, a token with
+its position lies in that span iff it was there, but for chance. Every token of the vocabulary is tried at every
+position; tokens that lie in the span without having been there are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from riskaudit.checks.base import Check, Finding, not_applicable, register
+from riskaudit.checks.upload import SentUpload, record_calls
+from riskaudit.results.checks import Recovery
+
+# Share of a token's squared norm outside the span up to which it is in it.
+OUTSIDE = 1e-9
+# Sequences in one pass of the model.
+SEQUENCES = 256
+
+
+@register
+@final
+class TokenSpan(Check):
+    """See the module."""
+
+    id: ClassVar[str] = "token-span"
+    title: ClassVar[str] = "Tokens and their positions by the span of the first projections"
+    summary: ClassVar[str] = "The server learns which token stood at which position."
+    remedy: ClassVar[str] = "Share only later layers or adapters, send more tokens than the width, or add noise."
+    source: ClassVar[str] = "Petrov et al. (DAGER), NeurIPS 2024"
+    recovers: ClassVar[Recovery] = "tokens"
+
+    @override
+    def run(self, upload: SentUpload) -> list[Finding]:
+        tokens = upload.batch.inputs
+        if tokens.is_floating_point() or tokens.ndim != 2:
+            return not_applicable("inputs aren't sequences of tokens")
+        if upload.noise_std > 0:
+            return [Finding("clear", exactness="predicted", reason="noise leaves no token exactly in the span")]
+        embeddings = record_calls(upload.release, tokens, nn.Embedding)
+        read = [layer for layer, indices, _ in embeddings.values() if torch.equal(indices, tokens)]
+        sizes = [layer.num_embeddings for layer in read if isinstance(layer, nn.Embedding)]
+        sequences = [layer for layer in upload.fully_connected if len(layer.inputs) == tokens.numel()]
+        if not sizes or not sequences or sequences[0].weight is None:
+            return not_applicable("no projection of every position's token leaves")
+        return [_finding(upload, sequences[0].name, sequences[0].weight, sizes[0])]
+
+
+def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> Finding:
+    tokens = upload.batch.inputs
+    basis = _row_basis(weight)
+    details: dict[str, int] = {"rank": len(basis), "features": weight.shape[1], "vocabulary": vocabulary}
+    if len(basis) >= weight.shape[1]:
+        reason = "the rows span all coordinates, so that every token lies in the span"
+        return Finding("clear", name, details=dict(details), reason=reason)
+    inside = torch.cat([_outside(part, basis) <= OUTSIDE for part in _every_token(upload, name, vocabulary)])
+    present = torch.zeros_like(inside)
+    for position in range(tokens.shape[1]):
+        present[tokens[:, position], position] = True
+    details["false_tokens"] = int((inside & ~present).sum())
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    complete = inside[tokens, places].all(1)
+    positions = torch.nonzero(complete).flatten().tolist()
+    if not positions:
+        reason = "what enters the layer depends on the other positions, so that no token alone lies in the span"
+        return Finding("clear", name, details=dict(details), reason=reason)
+    return Finding("leak", name, positions, details=dict(details))
+
+
+def _row_basis(weight: Tensor) -> Tensor:
+    """Orthonormal rows [r, a] with the span of the rows of [m, a]."""
+    _, values, rows = torch.linalg.svd(weight, full_matrices=False)
+    basis: Tensor = rows[values > values[0] * max(weight.shape) * torch.finfo(values.dtype).eps]
+    return basis
+
+
+def _every_token(upload: SentUpload, name: str, vocabulary: int) -> Iterator[Tensor]:
+    """What enters the layer for every token at every position, [V, T, a], in parts."""
+    length = upload.batch.inputs.shape[1]
+    for first in range(0, vocabulary, SEQUENCES):
+        numbers = torch.arange(first, min(first + SEQUENCES, vocabulary), device=upload.batch.inputs.device)
+        sequences = numbers[:, None].expand(-1, length).to(upload.batch.inputs)
+        yield record_calls(upload.release, sequences, nn.Linear)[name][1].reshape(len(sequences), length, -1)
+
+
+def _outside(vectors: Tensor, basis: Tensor) -> Tensor:
+    """Share of the squared norm of vectors [V, T, a] outside the span of orthonormal rows, [V, T]."""
+    squared = vectors.square().sum(-1)
+    rest = (vectors - (vectors @ basis.mT) @ basis).square().sum(-1)
+    return torch.where(squared > 0, rest / squared.clamp_min(1e-300), 1.0)

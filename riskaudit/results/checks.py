@@ -1,0 +1,56 @@
+"""What exact leak checks say of an upload. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from riskaudit.results.base import Record
+
+CheckStatus: TypeAlias = Literal["leak", "clear", "not_applicable", "failed"]
+Exactness: TypeAlias = Literal["exact", "predicted", "if_server_changes_model"]
+Recovery: TypeAlias = Literal["input", "features", "subspace", "labels", "statistics", "tokens", "membership"]
+Detail: TypeAlias = float | int | bool | str | list[float] | dict[str, float] | None
+
+
+class CheckFinding(Record):
+    """One check on one upload, or on all of them alike.
+
+    Attributes:
+        id: of the check.
+        title: for readers.
+        status: "leak" where something is in the clear, with what it concerns; "clear" with the reason why not.
+        exactness: "exact" where it was recovered from the upload and compared with the truth; "predicted" where noise
+            or other samples leave an error that is known.
+        recovers: what is in the clear where there is a leak.
+        upload: number of the upload; None where samples leave alone and this is about all of ``sample_ids``.
+        layer: name of the layer in the model.
+        sample_ids: whose data are in the clear.
+        predicted_rmse: error of what is recovered of the most exposed of them, per coordinate; None where it is exact.
+        details: numbers of the check's own.
+        reason: why it is clear, doesn't apply or failed.
+    """
+
+    id: str
+    title: str
+    status: CheckStatus
+    exactness: Exactness
+    recovers: Recovery
+    upload: int | None = None
+    layer: str | None = None
+    sample_ids: list[str] = Field(default_factory=list)
+    predicted_rmse: float | None = None
+    details: dict[str, Detail] = Field(default_factory=dict)
+    reason: str | None = None
+
+
+def ids_in_the_clear(findings: list[CheckFinding]) -> list[str]:
+    """Samples whose very input can be read off what leaves, in the order of the findings, each once."""
+    every = (
+        sample_id
+        for finding in findings
+        if finding.status == "leak" and finding.recovers in ("input", "tokens")
+        for sample_id in finding.sample_ids
+    )
+    return list(dict.fromkeys(every))
