@@ -12,6 +12,7 @@ from torch import nn
 from riskaudit.audit.alarm import is_cross_entropy, loss_alarm
 from riskaudit.audit.checks import refuse_if_all_failed
 from riskaudit.audit.client import Client, make_client
+from riskaudit.audit.leaks import check_leaks
 from riskaudit.audit.notes import concentration_notes, loss_note, separate_note, threat_model, warnings_of
 from riskaudit.audit.provenance import (
     checkpoint_info,
@@ -133,6 +134,7 @@ def audit_client(
         fairness=inequalities(rows),
         noise_curve=noise_curve(information),
         noise_needed=_noise_needed(client, rows, information),
+        checks=check_leaks(client),
         calibration=None if plan.calibrator is None else plan.calibrator.info,
         warnings=[*doubts, *_warnings(client, audited, rows)],
     )

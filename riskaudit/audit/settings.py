@@ -64,6 +64,9 @@ class AuditSettings(Settings):
         "the upload) or outsider (knows none).",
         RELEASE,
     )
+    checks: bool = option(
+        True, "Exact leak checks on what leaves (see riskaudit list).", RELEASE, flags=("--checks/--no-checks",)
+    )
     reference_noise: Positive = option(0.001, "Noise std at which an undefended release is ranked.", RELEASE)
     prior: str = option(
         "isotropic",

@@ -45,7 +45,7 @@ class Span(Check):
 
 def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     assert layer.weight is not None
-    _, values, rows = torch.linalg.svd(layer.weight, full_matrices=False)
+    values, rows = _directions(layer.weight, len(layer.inputs))
     width, features = layer.weight.shape
     resolution = values[0] * max(width, features) * torch.finfo(values.dtype).eps
     cosines = alignment(values, width, features, upload.noise_std)
@@ -68,6 +68,16 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
         )
         return Finding("clear", layer.name, exactness=exactness, details=details, reason=reason)
     return Finding("leak", layer.name, pinned, exactness, details=details)
+
+
+def _directions(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Singular values, descending, and right singular vectors [k, a] of a sum of ``count`` outer products [m, a]."""
+    if count > 1:
+        _, values, rows = torch.linalg.svd(weight, full_matrices=False)
+        return values, rows
+    # Rows of a single outer product are one direction.
+    largest = weight[weight.norm(dim=1).argmax()]
+    return weight.norm()[None], (largest / largest.norm().clamp_min(torch.finfo(weight.dtype).tiny))[None]
 
 
 def alignment(values: Tensor, width: int, features: int, noise_std: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -65,12 +66,14 @@ class SentUpload:
         mean: what leaves before noise, [P'].
         batch: the truth, one upload.
         tolerable_rmse: error per input coordinate from which on nothing counts as recovered.
+        input_maps: by name, of layers that see the model's input but for a scale and a shift (`map_inputs`).
     """
 
     observation: Observation
     mean: Tensor
     batch: Batch
     tolerable_rmse: float
+    input_maps: Mapping[str, InputMap]
 
     @property
     def release(self) -> Release:
@@ -125,13 +128,12 @@ class SentUpload:
     def fully_connected(self) -> list[FullyConnected]:
         """In the order of their calls."""
         calls = record_calls(self.release, self.batch.inputs, nn.Linear)
-        maps = self._input_maps()
         layers = []
         for name, (layer, inputs, outputs) in calls.items():
             rows = inputs.flatten(0, -2)
             owners = torch.arange(len(inputs), device=rows.device).repeat_interleave(len(rows) // len(inputs))
             weight, bias = (self._entries_of(name, layer, role) for role in ("weight", "bias"))
-            layers.append(FullyConnected(name, rows, outputs, owners, weight, bias, maps.get(name)))
+            layers.append(FullyConnected(name, rows, outputs, owners, weight, bias, self.input_maps.get(name)))
         return layers
 
     def tolerable_feature_rmse(self, features: Tensor) -> float:
@@ -146,19 +148,18 @@ class SentUpload:
         parameter = own_parameter(self.release.model, layer, role)
         return None if parameter is None else self.entries_of(parameter)
 
-    def _input_maps(self) -> dict[str, InputMap]:
-        """Of the layers that see the model's input but for a scale and a shift, by name."""
-        shape = self.batch.inputs.shape[1:]
-        if not self.batch.inputs.is_floating_point():
-            return {}
-        drawn = torch.randn(2, prod(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        points = torch.cat([torch.zeros(1, prod(shape)), torch.ones(1, prod(shape)), drawn]).to(self.mean)
-        maps = {}
-        for name, (_, inputs, _) in record_calls(self.release, points.reshape(-1, *shape), nn.Linear).items():
-            pair = coordinatewise_map(points, inputs)
-            if pair is not None:
-                maps[name] = InputMap(*pair)
-        return maps
+
+def map_inputs(release: Release, shape: tuple[int, ...]) -> dict[str, InputMap]:
+    """Of the fully connected layers that see the model's input [*S] but for a scale and a shift, by name."""
+    drawn = torch.randn(2, prod(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points = torch.cat([torch.zeros(1, prod(shape)), torch.ones(1, prod(shape)), drawn])
+    points = points.to(device=release.device, dtype=release.dtype)
+    maps = {}
+    for name, (_, inputs, _) in record_calls(release, points.reshape(-1, *shape), nn.Linear).items():
+        pair = coordinatewise_map(points, inputs)
+        if pair is not None:
+            maps[name] = InputMap(*pair)
+    return maps
 
 
 def record_calls(

@@ -29,6 +29,7 @@ from riskaudit.results.base import (
     first_fault,
     read_file,
 )
+from riskaudit.results.checks import CheckFinding
 from riskaudit.results.consistency import check_consistency
 from riskaudit.results.groups import ClassTest, GroupStatistic
 from riskaudit.results.studies import Studies, StudyRecord
@@ -218,6 +219,7 @@ class AuditResult(FileRecord):
     fairness: Fairness = Fairness()
     noise_curve: list[NoiseCurvePoint] = Field(default_factory=list)
     noise_needed: list[NoiseNeed] = Field(default_factory=list)
+    checks: list[CheckFinding] = Field(default_factory=list)
     studies: Studies = Field(default_factory=Studies)
     calibration: CalibrationInfo | None = None
     policy: PolicyOutcome | None = None
