@@ -14,8 +14,9 @@ from riskaudit.report import FILE_NAMES
 def list_names(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
 ) -> int:
-    """List architectures, releases, proxies, attacks, metrics, solvers, signs, losses and file formats."""
+    """List architectures, releases, proxies, checks, attacks, metrics, solvers, signs, losses and file formats."""
     from riskaudit.attacks import ATTACKS
+    from riskaudit.checks import CHECKS
     from riskaudit.checks.received import SIGNS
     from riskaudit.inputs import CHECKPOINT_FORMATS, LOSSES, SAMPLE_FORMATS, architecture_names
     from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
@@ -27,6 +28,7 @@ def list_names(
         "architectures": architecture_names(),
         "releases": usages(),
         "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
+        "checks": {name: check.summary for name, check in CHECKS.items()},
         "attacks": {name: attack.summary for name, attack in ATTACKS.items()},
         "metrics": {name: f"{metric.title} ({metric.units})" for name, metric in METRICS.items()},
         "solvers": {name: _first_line(solver) for name, solver in EIGENVALUE_SOLVERS.items()},

@@ -11,6 +11,7 @@ import typer
 from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
+from riskaudit.results.checks import ids_in_the_clear
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
 
@@ -30,6 +31,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     """What the audit found, in a few lines on stdout."""
     if not result.release.defended:
         typer.echo("undefended: assume full disclosure (samples are only ranked, at the reference noise)")
+    _print_clear(result)
     counts: Counter[str] = Counter(row.verdict for row in result.samples)
     total = len(result.samples)
     verdicts = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in VERDICTS if counts[name])
@@ -58,6 +60,18 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
         typer.echo(f"{words[result.policy.decision]}: {in_options('; '.join(result.policy.reasons))}")
     for path in files:
         typer.echo(f"wrote {path}")
+
+
+def _print_clear(result: AuditResult) -> None:
+    """Whose inputs can be read off what leaves."""
+    ids = ids_in_the_clear(result.checks)
+    if ids:
+        checks = sorted({finding.id for finding in result.checks if set(finding.sample_ids) & set(ids)})
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        typer.echo(
+            f"in the clear, whatever the proxies say: {len(ids)} of {len(result.samples)} samples ({', '.join(checks)}): "
+            f"{shown}"
+        )
 
 
 def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> None:

@@ -11,6 +11,7 @@ import io
 
 from riskaudit.formatting import target_text
 from riskaudit.results import AuditResult, SampleRow
+from riskaudit.results.checks import leaking_checks
 from riskaudit.results.facts import Facts
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
@@ -29,6 +30,7 @@ def to_csv(result: AuditResult) -> bytes:
     header += ["noise_status"]
     header += ["upload", "classmates", "copies"] if facts.is_joint else []
     header += [f"{proxy}_{part}" for proxy in facts.proxy_ids for part in parts]
+    header += ["checks"] if facts.result.checks else []
     # Only where intervals leave ranks open: of exact values the column says nothing new.
     header += ["ranks"] if facts.rank_ranges else []
     stream = io.StringIO()
@@ -67,6 +69,8 @@ def _values(facts: Facts, row: SampleRow) -> list[str | float | None]:
             values += [None, None, None, "failed" if row.status == "failed" else "not_applicable"]
         else:
             values += [estimate.value, estimate.low, estimate.high, estimate.status]
+    if facts.result.checks:
+        values.append(" ".join(leaking_checks(facts.result.checks, row.id)))
     if facts.rank_ranges:
         values.append(" to ".join(map(str, facts.rank_ranges.get(row.id, ()))))
     return values

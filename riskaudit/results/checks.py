@@ -45,12 +45,17 @@ class CheckFinding(Record):
     reason: str | None = None
 
 
+def leaking_checks(findings: list[CheckFinding], sample_id: str) -> list[str]:
+    """Ids of the checks that found something of this sample in the clear, each once."""
+    found = (finding.id for finding in findings if finding.status == "leak" and sample_id in finding.sample_ids)
+    return list(dict.fromkeys(found))
+
+
+def findings_in_the_clear(findings: list[CheckFinding]) -> list[CheckFinding]:
+    """Those by which a sample's very input can be read off what leaves."""
+    return [finding for finding in findings if finding.status == "leak" and finding.recovers in ("input", "tokens")]
+
+
 def ids_in_the_clear(findings: list[CheckFinding]) -> list[str]:
     """Samples whose very input can be read off what leaves, in the order of the findings, each once."""
-    every = (
-        sample_id
-        for finding in findings
-        if finding.status == "leak" and finding.recovers in ("input", "tokens")
-        for sample_id in finding.sample_ids
-    )
-    return list(dict.fromkeys(every))
+    return list(dict.fromkeys(each for finding in findings_in_the_clear(findings) for each in finding.sample_ids))

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Table
+from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Subheading, Table
 from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.formatting import count, decibels, given, number, percent, sentence, short
+from riskaudit.report.sections.clear import clear_blocks
 from riskaudit.report.sections.crowd import crowd_blocks
 from riskaudit.report.sections.schemes import attacker_words, by_whom
 from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
@@ -37,7 +38,9 @@ _SHARES = (
 
 def leaks_section(facts: Facts) -> Section:
     """Distributions of the two headline proxies, or why there are none, and what the crowd protects."""
-    blocks: list[Block] = [Paragraph(_how_to_read(facts))]
+    blocks: list[Block] = [*clear_blocks(facts)]
+    blocks += [Subheading("How much leaks on average over the noise")] if blocks else []
+    blocks.append(Paragraph(_how_to_read(facts)))
     for proxy, figure in ((facts.headline, revealed_figure), (facts.error, rmse_figure)):
         if facts.num_known(proxy):
             blocks.append(figure(facts))

@@ -7,10 +7,12 @@ from statistics import median
 
 from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
 from riskaudit.document.cells import tally
-from riskaudit.formatting import count, given, number, percent, sentence, short
+from riskaudit.formatting import count, given, inside, number, percent, sentence, short
+from riskaudit.report.sections.clear import clear_sentence
 from riskaudit.report.sections.protect import Recommendation
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
+from riskaudit.results.checks import ids_in_the_clear
 from riskaudit.results.facts import Facts
 from riskaudit.results.verdicts import error_of, headline_of
 from riskaudit.studies.verify.section import attacked_finding, read_attack_study
@@ -61,14 +63,19 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
     """Title, tone and sentence of the box. Nothing that wasn't assessed is ever called within policy."""
     policy, release = facts.result.policy, facts.result.release
     missing = facts.verdicts["not_assessed"]
-    leak = _leak_sentence(facts)
+    clear = clear_sentence(facts)
+    leak = (
+        _leak_sentence(facts)
+        if clear is None
+        else f"{sentence(clear)} On average over the noise {inside(_leak_sentence(facts))}"
+    )
     if policy is not None and policy.decision == "block":
         amount = f"{count(len(policy.exceeded), 'sample')} over the limit. " if policy.exceeded else ""
         return "Policy exceeded", "high", f"This release should not be sent as it is. {amount}{leak}"
     if facts.num_assessed == 0:
         return "Not assessed", "unknown", f"This is not a finding of safety: no sample could be assessed. {leak}"
     if policy is None:
-        worst: Tone = "high" if facts.verdicts["high"] else "medium" if facts.verdicts["medium"] else "low"
+        worst: Tone = "high" if facts.verdicts["high"] or clear else "medium" if facts.verdicts["medium"] else "low"
         tone = "medium" if worst == "low" and (missing or not release.defended) else worst
         return f"No policy given: {level_words(facts)}", tone, leak
     if missing or policy.decision == "warn":
@@ -78,7 +85,7 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
     if not release.defended:
         text = f"The limits hold only at a reference noise that the client does not add. {leak}"
         return "Within policy at the reference noise only", "medium", text
-    return "Within policy", "low", f"Every sample was assessed and none is over a limit. {leak}"
+    return "Within policy", "medium" if clear else "low", f"Every sample was assessed and none is over a limit. {leak}"
 
 
 def _leak_sentence(facts: Facts) -> str:
@@ -120,6 +127,7 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
         rows.append((label, shown))
     if facts.is_joint:
         rows.append(("Decided by", f"{facts.attacker}: {attacker_words(facts)}"))
+    rows.append(("In the clear", _clear_words(facts)))
     rows.append(("Attacks", _attack_words(facts)))
     rows.append(("Release audited", _release_words(facts)))
     rows.append(("Evaluation", result.threat_model.evaluation))
@@ -139,6 +147,17 @@ def _headline_proxies(facts: Facts) -> list[tuple[str, Callable[[list[float]], f
             (error_of(attacker), min, f"Posterior RMSE, {attacker}"),
         ]
     return proxies
+
+
+def _clear_words(facts: Facts) -> str:
+    """Whose inputs can be read off what leaves, and whether that was checked at all."""
+    checks = facts.result.checks
+    if not checks:
+        return "not checked"
+    failed = sorted({finding.id for finding in checks if finding.status == "failed"})
+    unchecked = f"; could not be checked: {', '.join(failed)}" if failed else ""
+    ids = ids_in_the_clear(checks)
+    return f"{len(ids):,} of {facts.num_samples:,} samples{unchecked}"
 
 
 def _attack_words(facts: Facts) -> str:
