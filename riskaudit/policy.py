@@ -20,6 +20,7 @@ from typing_extensions import override
 from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
 from riskaudit.results import RELIABLE, Attacker, AuditResult, Estimate, PolicyOutcome, SampleRow
+from riskaudit.results.checks import CHECK_IDS, CheckFinding
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.settings import CHECKED, Positive, Settings, Share, fields_of
 
@@ -90,6 +91,8 @@ class Policy(Settings):
         min_rmse: smallest posterior_rmse of any sample, data units per input coordinate.
         max_class_gap: largest difference between two classes' mean revealed_fraction, 0 to 1.
         max_total_revealed: largest revealed_fraction of any sample over all rounds of a ledger, 0 to 1.
+        forbid_checks: ids of exact leak checks (see ``riskaudit list checks``) that may find nothing, whatever the
+            proxies say of the average.
         max_unassessed: largest share of samples that may go without a number, 0 to 1.
         on_violation: "block" withholds the upload, "sanitise" changes it until it keeps the limits, "warn" lets it
             pass.
@@ -123,6 +126,7 @@ class Policy(Settings):
     min_rmse: Annotated[float, Field(ge=0)] | None = None
     max_class_gap: Share | None = None
     max_total_revealed: Share | None = None
+    forbid_checks: tuple[str, ...] = ()
     max_unassessed: Share = 0.0
     on_violation: Literal["block", "sanitise", "warn"] = "block"
     sanitiser: Literal["noise", "clip", "drop"] = "noise"
@@ -148,6 +152,9 @@ class Policy(Settings):
     def _check(self) -> Self:
         if (self.sanitiser == "clip") != (self.clip_norm is not None):
             raise SettingsError('expected clip_norm together with sanitiser = "clip"; give both or neither')
+        for name in self.forbid_checks:
+            if name not in CHECK_IDS:
+                raise SettingsError(f"expected forbid_checks among {', '.join(CHECK_IDS)}, found {name!r}")
         return self
 
     @classmethod
@@ -178,6 +185,11 @@ class Policy(Settings):
         """The limits that are set."""
         values = {name: getattr(self, name) for name in LIMITS}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def refuses(self) -> bool:
+        """Whether anything is held against the policy at all."""
+        return bool(self.limits or self.forbid_checks)
 
     @property
     def resets_buffers(self) -> bool:
@@ -232,16 +244,18 @@ class Policy(Settings):
         An audit is of one upload: ``max_total_revealed`` is for the guard, who counts them.
         """
         limits = {name: value for name, value in self.limits.items() if name != "max_total_revealed"}
-        if not limits:
+        if not limits and not self.forbid_checks:
             return PolicyOutcome(decision="warn", reasons=["the policy sets no limit"], limits={}, source=source)
         attacker = attacker_of(result.release)
         judgement = replace(self, max_total_revealed=None).judge(
             [_exposure(row, result.prior.std, attacker) for row in result.samples]
         )
-        reasons = judgement.reasons
-        if not result.release.defended:
+        forbidden, leaking = self.forbidden(result.checks)
+        reasons = [*forbidden, *judgement.reasons]
+        if limits and not result.release.defended:
+            # Checks need no noise to be exact; limits do.
             reasons = ["the release is undefended: assume full disclosure", *reasons]
-        else:
+        elif limits:
             accepted = result.data.doubt if self.sparse_codes == "accept" else None
             reasons = [*reasons, *(doubt for doubt in result.doubts if doubt != accepted)]
         total = len(result.samples)
@@ -250,9 +264,27 @@ class Policy(Settings):
             reasons=[*(reasons or [_within(total, judgement.unassessed)]), *judgement.notes, *_held_against(attacker)],
             limits=limits,
             source=source,
-            exceeded=judgement.exceeded,
+            exceeded=list(dict.fromkeys([*leaking, *judgement.exceeded])),
             max_unassessed=self.max_unassessed,
+            forbid_checks=list(self.forbid_checks),
         )
+
+    def forbidden(self, findings: Sequence[CheckFinding]) -> tuple[list[str], list[str]]:
+        """Reasons to refuse by forbidden checks, one sentence each, and ids of the samples that they are about.
+
+        A check that wasn't run, or failed, is no clearance.
+        """
+        reasons, leaking = list[str](), list[str]()
+        for name in self.forbid_checks:
+            of_check = [finding for finding in findings if finding.id == name]
+            leaks = [finding for finding in of_check if finding.status == "leak"]
+            ids = list(dict.fromkeys(each for finding in leaks for each in finding.sample_ids))
+            if leaks:
+                reasons.append(f"the forbidden check {name} finds {len(ids)} samples in the clear")
+            elif not of_check or any(finding.status == "failed" for finding in of_check):
+                reasons.append(f"the forbidden check {name} could not be run, which is no clearance")
+            leaking += ids
+        return reasons, list(dict.fromkeys(leaking))
 
     def _assessed(self, exposure: Exposure) -> bool:
         """Whether every limit has a number to be held against."""

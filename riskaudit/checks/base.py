@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from riskaudit.checks.upload import SentUpload
 from riskaudit.errors import SettingsError
-from riskaudit.results.checks import CheckStatus, Detail, Exactness, Recovery
+from riskaudit.results.checks import CHECK_IDS, CheckStatus, Detail, Exactness, Recovery
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ CHECKS: dict[str, Check] = {}
 
 def register(check: type[Check]) -> type[Check]:
     """Class decorator: make a check part of every audit."""
+    if check.id not in CHECK_IDS:
+        raise SettingsError(f"expected the check {check.id!r} among riskaudit.results.checks.CHECK_IDS")
     if check.id in CHECKS:
         raise SettingsError(f"the check {check.id!r} is registered twice")
     CHECKS[check.id] = check()

@@ -30,7 +30,7 @@ class HeadFeatures(Check):
     title: ClassVar[str] = "Features of a sample alone in its class"
     summary: ClassVar[str] = "What the last layer sees of one sample can be divided out of its class's row."
     remedy: ClassVar[str] = "Send batches in which every class has several samples, or add noise to the last layer."
-    source: ClassVar[str] = "Phong et al., 2018; Wang et al. (class-wise features), 2022"
+    source: ClassVar[str] = "Phong et al., 2018; Wen et al. (Fishing for user data), ICML 2022"
     recovers: ClassVar[Recovery] = "features"
 
     @override

@@ -7,19 +7,25 @@ from itertools import groupby
 
 from riskaudit.checks.base import CHECKS, Check, Finding
 from riskaudit.checks.upload import SentUpload
-from riskaudit.results.checks import CheckFinding, Detail
+from riskaudit.results.checks import CHECK_IDS, CheckFinding, Detail
 
 
-def check_upload(upload: SentUpload, sample_ids: Sequence[str], number: int | None = None) -> list[CheckFinding]:
-    """All checks on one upload.
+def check_upload(
+    upload: SentUpload, sample_ids: Sequence[str], number: int | None = None, only: Sequence[str] = CHECK_IDS
+) -> list[CheckFinding]:
+    """Checks on one upload.
 
     Args:
         upload: n samples.
         sample_ids: theirs, [n].
         number: of the upload; None where samples leave alone.
+        only: ids of those that are run.
     """
     return [
-        _row(check, finding, sample_ids, number) for check in CHECKS.values() for finding in _findings(check, upload)
+        _row(CHECKS[name], finding, sample_ids, number)
+        for name in CHECK_IDS
+        if name in only
+        for finding in _findings(CHECKS[name], upload)
     ]
 
 
@@ -61,8 +67,7 @@ def merged(findings: Sequence[CheckFinding]) -> list[CheckFinding]:
     def key(finding: CheckFinding) -> tuple[str, str, str, str, str]:
         return (finding.id, finding.layer or "", finding.status, finding.recovers, finding.reason or "")
 
-    order = list(CHECKS)
-    ordered = sorted(findings, key=lambda finding: (order.index(finding.id), key(finding)))
+    ordered = sorted(findings, key=lambda finding: (CHECK_IDS.index(finding.id), key(finding)))
     return [_merged(list(group)) for _, group in groupby(ordered, key)]
 
 

@@ -10,9 +10,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from riskaudit.attacks import Observation
 from riskaudit.attacks.linear_layers import coordinatewise_map, own_parameter
+from riskaudit.jacobian import Jacobian, JacobianFactory
+from riskaudit.jacobian.generic import GenericJacobian
+from riskaudit.priors import Prior
 from riskaudit.release import Batch, Release
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.steps import bind_steps
@@ -151,6 +155,8 @@ class SentUpload:
 
 def map_inputs(release: Release, shape: tuple[int, ...]) -> dict[str, InputMap]:
     """Of the fully connected layers that see the model's input [*S] but for a scale and a shift, by name."""
+    if any(isinstance(layer, nn.Embedding) for layer in release.model.modules()):
+        return {}  # inputs are numbers of tokens, which have no scale
     drawn = torch.randn(2, prod(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     points = torch.cat([torch.zeros(1, prod(shape)), torch.ones(1, prod(shape)), drawn])
     points = points.to(device=release.device, dtype=release.dtype)
@@ -160,6 +166,65 @@ def map_inputs(release: Release, shape: tuple[int, ...]) -> dict[str, InputMap]:
         if pair is not None:
             maps[name] = InputMap(*pair)
     return maps
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class UploadChecker:
+    """Makes uploads of one release ready to be checked.
+
+    Args:
+        release: float64.
+        prior: what an attacker knows of inputs.
+        tolerable_rmse: see `SentUpload`.
+        input_shape: *S.
+        input_range: least and greatest value of an input coordinate, where known.
+    """
+
+    release: Release
+    prior: Prior
+    tolerable_rmse: float
+    input_shape: tuple[int, ...]
+    input_range: tuple[float, float] | None = None
+
+    @cached_property
+    def input_maps(self) -> dict[str, InputMap]:
+        """Of the layers that see the input but for a scale and a shift."""
+        return map_inputs(self.release, self.input_shape)
+
+    def sent(self, batch: Batch, noise: torch.Generator) -> SentUpload:
+        """One upload as it leaves.
+
+        Args:
+            batch: its samples.
+            noise: draws the noise that what is recovered under noise is recovered from.
+        """
+        if batch.inputs.is_floating_point():
+            batch = batch.with_inputs(batch.inputs.to(self.release.dtype))
+        mean = self.release.mean(batch).detach()
+        drawn = 0.0 if self.release.noise is None else self.release.sample_noise(noise)
+        observation = Observation(
+            released=mean + drawn,
+            jacobian=_AnyJacobian(self.release),
+            input_shape=self.input_shape,
+            prior=self.prior,
+            targets=None,
+            input_range=self.input_range,
+            upload_size=len(batch),
+        )
+        return SentUpload(observation, mean[0], batch, self.tolerable_rmse, self.input_maps)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _AnyJacobian(JacobianFactory):
+    """J of any release; checks only read the release off it."""
+
+    release: Release
+
+    @override
+    def __call__(self, batch: Batch) -> Jacobian:
+        return GenericJacobian(self.release, batch)
 
 
 def record_calls(

@@ -28,7 +28,7 @@ def list_names(
         "architectures": architecture_names(),
         "releases": usages(),
         "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
-        "checks": {name: check.summary for name, check in CHECKS.items()},
+        "checks": {name: check.summary for name, check in sorted(CHECKS.items())},
         "attacks": {name: attack.summary for name, attack in ATTACKS.items()},
         "metrics": {name: f"{metric.title} ({metric.units})" for name, metric in METRICS.items()},
         "solvers": {name: _first_line(solver) for name, solver in EIGENVALUE_SOLVERS.items()},

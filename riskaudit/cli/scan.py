@@ -74,7 +74,7 @@ class Delivery:
         from riskaudit.cli.summary import print_summary
         from riskaudit.report import render
 
-        outcome = self._policy.decide(result, self._source) if self._policy.limits else None
+        outcome = self._policy.decide(result, self._source) if self._policy.refuses else None
         result = result.model_copy(update={"policy": outcome})
         load_commands()
         files = render(result, self._formats, baseline=self._earlier, spelling=in_options)
@@ -107,7 +107,7 @@ def limits_of(settings: AuditSettings, policy: Path | None, config: Path | None)
             limits[name] = value
             sources[name] = f"--{name.replace('_', '-')}"
     result = Policy.from_mapping(limits)
-    if policy is not None and not result.limits:
+    if policy is not None and not result.refuses:
         raise SettingsError(f"expected policy limits in {policy}, found none")
     return result, ", ".join(dict.fromkeys(sources.values()))
 

@@ -11,7 +11,7 @@ import typer
 from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
-from riskaudit.results.checks import ids_in_the_clear
+from riskaudit.results.checks import findings_in_the_clear, ids_in_the_clear
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
 
@@ -64,14 +64,11 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
 
 def _print_clear(result: AuditResult) -> None:
     """Whose inputs can be read off what leaves."""
-    ids = ids_in_the_clear(result.checks)
-    if ids:
-        checks = sorted({finding.id for finding in result.checks if set(finding.sample_ids) & set(ids)})
+    findings = findings_in_the_clear(result.checks)
+    if findings:
+        ids, checks = ids_in_the_clear(findings), ", ".join(dict.fromkeys(finding.id for finding in findings))
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        typer.echo(
-            f"in the clear, whatever the proxies say: {len(ids)} of {len(result.samples)} samples ({', '.join(checks)}): "
-            f"{shown}"
-        )
+        typer.echo(f"in the clear, by {checks}: {len(ids)} of {len(result.samples)} samples: {shown}")
 
 
 def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> None:

@@ -18,6 +18,7 @@ from riskaudit.guard.estimation import FURTHER_LOOKS, Estimator
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.joint_estimation import JointEstimator
+from riskaudit.guard.leaks import refuse_leaks
 from riskaudit.guard.ledger import Account, Ledger
 from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
@@ -108,6 +109,10 @@ class Review:
             assessed: what is known of the same samples already.
         """
         noise, policy, count = self.client.noise_std, self.policy, len(empty)
+        leaks = refuse_leaks(self.client, empty, self.prior, policy)
+        if leaks and policy.on_violation != "warn":
+            # Whatever the proxies would say on average.
+            return Draft(Decision("block", None, leaks), None, [], noise, empty)
         information = empty if assessed is None else assessed
         if noise or empty.accounts is not None:
             if assessed is None:
@@ -120,7 +125,11 @@ class Review:
         # Only who allows everything to be revealed allows this.
         disclosed = not noise and policy.max_revealed != 1
         doubts = {information.doubt(index, noise, count) for index in range(count)}
-        reasons = [*(["the update carries no noise: assume full disclosure"] if disclosed else []), *judgement.reasons]
+        reasons = [
+            *leaks,
+            *(["the update carries no noise: assume full disclosure"] if disclosed else []),
+            *judgement.reasons,
+        ]
         if judgement.unassessed and reasons:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         notes = [*judgement.notes, *_twins_note(empty)]

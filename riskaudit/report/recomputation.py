@@ -143,13 +143,15 @@ def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseN
 
 def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | None:
     said = result.policy
-    if said is None or not said.limits:
+    if said is None or not (said.limits or said.forbid_checks):
         return said
     limits = {RENAMED.get(name, name): value for name, value in said.limits.items()}
     unknown = sorted(set(limits) - _LIMITS)
     try:
         named = {name: limits[name] for name in limits if name in _LIMITS}
-        policy = Policy.from_mapping({**named, "max_unassessed": said.max_unassessed})
+        policy = Policy.from_mapping(
+            {**named, "max_unassessed": said.max_unassessed, "forbid_checks": said.forbid_checks}
+        )
     except SettingsError as error:
         raise ResultError(f"expected limits that can be kept in the audit's policy: {error}") from error
     derived = policy.decide(result, said.source)

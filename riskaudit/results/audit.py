@@ -187,7 +187,7 @@ class PolicyOutcome(Record):
     """What the policy says of this audit, and why.
 
     ``limits`` are those that were set; ``exceeded`` lists ids of samples over a limit. ``max_unassessed`` is the
-    share of samples that may go without a number.
+    share of samples that may go without a number; ``forbid_checks`` are those that may find nothing.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -196,6 +196,7 @@ class PolicyOutcome(Record):
     source: str
     exceeded: list[str] = Field(default_factory=list)
     max_unassessed: float = 0.0
+    forbid_checks: list[str] = Field(default_factory=list)
 
 
 class AuditResult(FileRecord):

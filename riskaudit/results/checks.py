@@ -11,6 +11,17 @@ from riskaudit.results.base import Record
 CheckStatus: TypeAlias = Literal["leak", "clear", "not_applicable", "failed"]
 Exactness: TypeAlias = Literal["exact", "predicted", "if_server_changes_model"]
 Recovery: TypeAlias = Literal["input", "features", "subspace", "labels", "statistics", "tokens", "membership"]
+CHECK_IDS = (
+    "singleton-unit",
+    "head-features",
+    "labels",
+    "span",
+    "batch-norm-buffers",
+    "embedding-rows",
+    "token-span",
+    "lone-contributor",
+)
+"""Of all checks, in the order of reports; torch-free, so that policies can be read without loading them."""
 Detail: TypeAlias = float | int | bool | str | list[float] | dict[str, float] | None
 
 

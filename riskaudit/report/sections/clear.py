@@ -34,8 +34,8 @@ def clear_sentence(facts: Facts) -> str | None:
     how = "exactly" if all(finding.exactness == "exact" for finding in findings) else "up to the noise"
     checks = ", ".join(dict.fromkeys(finding.id for finding in findings))
     return (
-        f"{len(ids_in_the_clear(findings)):,} of {count(facts.num_samples, 'sample')} stand in the clear: the input can "
-        f"be read off what leaves {how}, whatever the proxies say of the average ({checks})"
+        f"{len(ids_in_the_clear(findings)):,} of {count(facts.num_samples, 'sample')} stand in the clear: the input "
+        f"can be read off what leaves {how}, whatever the proxies say of the average ({checks})"
     )
 
 

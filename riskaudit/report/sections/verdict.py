@@ -51,6 +51,8 @@ def limit_words(policy: PolicyOutcome) -> str:
         _LIMIT_WORDS.get(name, f"{name.replace('_', ' ')}: {{value}}").replace("{value}", given(value))
         for name, value in policy.limits.items()
     ]
+    if policy.forbid_checks:
+        words.append(f"nothing in the clear by {', '.join(policy.forbid_checks)}")
     return "; ".join(words) or "none set"
 
 
@@ -64,11 +66,9 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
     policy, release = facts.result.policy, facts.result.release
     missing = facts.verdicts["not_assessed"]
     clear = clear_sentence(facts)
-    leak = (
-        _leak_sentence(facts)
-        if clear is None
-        else f"{sentence(clear)} On average over the noise {inside(_leak_sentence(facts))}"
-    )
+    leak = _leak_sentence(facts)
+    if clear is not None:
+        leak = f"{sentence(clear)} On average over the noise {inside(leak)}"
     if policy is not None and policy.decision == "block":
         amount = f"{count(len(policy.exceeded), 'sample')} over the limit. " if policy.exceeded else ""
         return "Policy exceeded", "high", f"This release should not be sent as it is. {amount}{leak}"

@@ -1,0 +1,290 @@
+"""Every check on an upload in which it finds something and one in which it doesn't, and against oracles."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from contracts.check import EXACT, CheckContract, Tokens, batch_norm_net, mlp, samples, send, sentences
+from torch import Tensor, nn
+
+from riskaudit.checks import CHECKS, SentUpload
+from riskaudit.checks.run import check_upload
+from riskaudit.checks.span import alignment
+from riskaudit.results.checks import CHECK_IDS, CheckFinding, ids_in_the_clear
+
+
+def smooth(features: int = 20, width: int = 60) -> nn.Sequential:
+    """Every unit has a signal for every sample."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(features, width), nn.Tanh(), nn.Linear(width, 4)).double()
+
+
+class TestSingletonUnit(CheckContract):
+    id = "singleton-unit"
+
+    def leaky(self) -> SentUpload:
+        return send(mlp(), *samples(6))
+
+    def safe(self) -> SentUpload:
+        return send(smooth(), *samples(6))
+
+
+class TestSpan(CheckContract):
+    id = "span"
+
+    def leaky(self) -> SentUpload:
+        return send(smooth(), *samples(3))
+
+    def safe(self) -> SentUpload:
+        return send(smooth(width=5), *samples(12))
+
+
+class TestLabels(CheckContract):
+    id = "labels"
+
+    def leaky(self) -> SentUpload:
+        return send(mlp(), *samples(6))
+
+    def safe(self) -> SentUpload:
+        # Outputs that are sure of themselves, and of the wrong class, say nothing of the mean output elsewhere.
+        model = mlp()
+        with torch.no_grad():
+            model[2].weight *= 60
+        return send(model, *samples(7))
+
+
+class TestHeadFeatures(CheckContract):
+    id = "head-features"
+
+    def leaky(self) -> SentUpload:
+        return send(smooth(), *samples(1), release="gradient")
+
+    def safe(self) -> SentUpload:
+        inputs, targets = samples(6)
+        return send(smooth(), inputs, targets % 2)
+
+
+class TestBatchNormBuffers(CheckContract):
+    id = "batch-norm-buffers"
+
+    def leaky(self) -> SentUpload:
+        return send(batch_norm_net(), *samples(6))
+
+    def safe(self) -> SentUpload:
+        return send(batch_norm_net(), *samples(6), release="local:epochs=2:batch=3:lr=0.1")
+
+
+class TestEmbeddingRows(CheckContract):
+    id = "embedding-rows"
+
+    def leaky(self) -> SentUpload:
+        return send(Tokens(), *sentences())
+
+    def safe(self) -> SentUpload:
+        return send(Tokens(), *sentences(), release="mean:all,gaussian:0.01")
+
+
+class TestTokenSpan(CheckContract):
+    id = "token-span"
+
+    def leaky(self) -> SentUpload:
+        return send(Tokens(), *sentences())
+
+    def safe(self) -> SentUpload:
+        return send(Tokens(width=8), *sentences(4))
+
+
+class TestLoneContributor(CheckContract):
+    id = "lone-contributor"
+
+    def leaky(self) -> SentUpload:
+        return send(mlp(), *samples(6))
+
+    def safe(self) -> SentUpload:
+        return send(smooth(), *samples(6))
+
+
+def test_every_check_is_here() -> None:
+    assert set(CHECKS) == set(CHECK_IDS) == {kind.id for kind in CheckContract.__subclasses__()}
+
+
+def by_backpropagation(model: nn.Sequential, inputs: Tensor, targets: Tensor) -> set[int]:
+    """Positions of samples for which some unit of the first layer has a signal while it has none for any other."""
+    hidden = model[0](inputs).detach().requires_grad_()
+    loss = nn.functional.cross_entropy(model[1:](hidden), targets)
+    (signals,) = torch.autograd.grad(loss, hidden)
+    alone = (signals != 0).sum(0) == 1
+    return {int(position) for position in (signals[:, alone] != 0).float().argmax(0)}
+
+
+def test_no_false_alarm_on_200_random_networks() -> None:
+    false, missed, total = 0, 0, 0
+    for seed in range(200):
+        count, width = 2 + seed % 9, 8 + 7 * (seed % 5)
+        model, (inputs, targets) = mlp(width=width, seed=seed), samples(count, seed=seed)
+        (first, _) = CHECKS["singleton-unit"].run(send(model, inputs, targets))
+        expected = by_backpropagation(model, inputs, targets)
+        false += len(set(first.positions) - expected)
+        missed += len(expected - set(first.positions))
+        total += len(expected)
+    assert (false, missed) == (0, 0)
+    assert total > 200
+
+
+@pytest.mark.parametrize(
+    "release",
+    [
+        "gradient",
+        "mean:all",
+        "clip:0.1,mean:all",
+        "mean:all,clip:0.1",
+        "mean:all,prune:0.5",
+        "local:epochs=2:batch=3:lr=0.1",
+        "local:epochs=2:batch=3:lr=0.1:momentum=0.9",
+        "local:epochs=2:batch=3:lr=0.1:momentum=0.9:weight_decay=0.01",
+    ],
+)
+def test_the_input_is_recovered_from_the_upload_alone(release: str) -> None:
+    """Not only said: the quotient of what leaves is the input, to 1e-6."""
+    inputs, targets = samples(1 if release == "gradient" else 6)
+    model = mlp(width=120)
+    upload = send(model, inputs, targets, release)
+    (first, *_) = CHECKS["singleton-unit"].run(upload)
+    assert first.status == "leak"
+    assert first.recovers == "input"
+    assert first.layer == "0"
+    layer = upload.fully_connected[0]
+    assert layer.weight is not None
+    assert layer.bias is not None
+    quotients = layer.weight / layer.bias[:, None]
+    for position in first.positions:
+        gaps = (quotients - inputs[position]).abs()
+        if "prune" in release:
+            gaps = torch.where(layer.weight != 0, gaps, 0.0)
+            gaps[(layer.weight != 0).sum(1) < 2] = torch.inf
+        assert float(gaps.amax(1).nan_to_num(torch.inf).min()) < EXACT * float(inputs[position].max())
+
+
+def test_adam_leaves_no_quotient() -> None:
+    (first, *_) = CHECKS["singleton-unit"].run(
+        send(mlp(), *samples(6), release="local:epochs=2:batch=3:lr=0.001:optimizer=adam")
+    )
+    assert first.status == "clear"
+    assert first.reason is not None
+    assert "Adam" in first.reason
+
+
+def test_a_layer_behind_a_scale_and_a_shift_sees_the_input_and_one_behind_another_layer_features() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp(width=120)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = self.body((inputs - 0.3) / 0.2)
+            return outputs
+
+    findings = CHECKS["singleton-unit"].run(send(Normalised(), *samples(1), release="gradient"))
+    assert [(finding.layer, finding.recovers) for finding in findings] == [("body.0", "input"), ("body.2", "features")]
+
+
+def test_noise_leaves_the_error_that_is_predicted() -> None:
+    """Root mean square over draws of what the best quotients give, against sigma sqrt(1 + x^2) / |D|."""
+    inputs, targets = samples(1)
+    std = 1e-4
+    upload = send(mlp(), inputs, targets, f"gradient,gaussian:{std}")
+    (first, *_) = CHECKS["singleton-unit"].run(upload)
+    assert first.status == "leak"
+    assert first.exactness == "predicted"
+    layer = upload.fully_connected[0]
+    assert layer.weight is not None
+    assert layer.bias is not None
+    units = layer.bias != 0
+    generator, errors = torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        weight = layer.weight + std * torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
+        bias = layer.bias + std * torch.randn(layer.bias.shape, generator=generator, dtype=torch.float64)
+        recovered = (weight * layer.bias[:, None])[units].sum(0) / (bias * layer.bias)[units].sum()
+        errors.append((recovered - inputs[0]).square().mean())
+    measured = float(torch.stack(errors).mean().sqrt())
+    assert first.predicted_rmse == pytest.approx(measured, rel=0.1)
+    drowned = CHECKS["singleton-unit"].run(send(mlp(), inputs, targets, "gradient,gaussian:10"))
+    assert {finding.status for finding in drowned} == {"clear"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("level", [0.05, 0.2, 0.5])
+def test_directions_stand_out_of_the_noise_as_predicted(seed: int, level: float) -> None:
+    """Squared cosines of right singular vectors, over draws, within 0.03 of the prediction for those well apart."""
+    upload = send(smooth(features=300, width=200), *samples(3, 300, seed=seed))
+    weight = upload.fully_connected[0].weight
+    assert weight is not None
+    _, values, rows = torch.linalg.svd(weight, full_matrices=False)
+    std = level * float(values[0]) / (weight.numel() ** 0.25)
+    predicted = alignment(values[:1], *weight.shape, std)
+    generator, measured = torch.Generator().manual_seed(seed), []
+    for _ in range(6):
+        noise = std * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        _, _, noisy = torch.linalg.svd(weight + noise, full_matrices=False)
+        measured.append((rows[0] @ noisy[0]).square())
+    assert float(torch.stack(measured).mean()) == pytest.approx(float(predicted), abs=0.03)
+
+
+def test_alignment_falls_with_the_noise_and_ends_at_the_threshold() -> None:
+    values = torch.tensor([2.0], dtype=torch.float64)
+    cosines = [float(alignment(values, 50, 80, std)) for std in (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)]
+    assert cosines[0] == 1.0
+    assert all(later <= earlier for earlier, later in pairwise(cosines))
+    threshold = 2.0 / (50 * 80) ** 0.25
+    assert float(alignment(values, 50, 80, 0.99 * threshold)) > 0
+    assert float(alignment(values, 50, 80, 1.01 * threshold)) == 0
+
+
+def test_the_statistics_are_those_of_the_batch() -> None:
+    """What torch's own batch norm makes of a batch gives its mean and variance back."""
+    inputs, targets = samples(6)
+    (finding,) = CHECKS["batch-norm-buffers"].run(send(batch_norm_net(), inputs, targets))
+    assert finding.details["channels"] == 12
+    layer = nn.BatchNorm1d(20).double().train()
+    layer(inputs)
+    assert torch.allclose(layer.running_mean / 0.1, inputs.mean(0))
+    assert torch.allclose((layer.running_var - 0.9) / 0.1, inputs.var(0))
+
+
+def test_tied_output_weights_hide_the_bag_of_words() -> None:
+    findings = CHECKS["embedding-rows"].run(send(Tokens(tied=True), *sentences()))
+    assert "tokens" not in {finding.layer for finding in findings if finding.status == "leak"}
+
+
+def test_every_token_is_tried_and_false_ones_are_counted() -> None:
+    tokens, targets = sentences()
+    (finding,) = CHECKS["token-span"].run(send(Tokens(), tokens, targets))
+    assert finding.status == "leak"
+    assert list(finding.positions) == [0, 1]
+    assert finding.details["vocabulary"] == 40
+    assert finding.details["false_tokens"] == 0
+
+
+def test_a_check_that_fails_says_so_and_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(upload: SentUpload) -> list[object]:
+        raise ZeroDivisionError("private words")
+
+    monkeypatch.setattr(CHECKS["span"], "run", broken)
+    rows = check_upload(send(mlp(), *samples(3)), ["a", "b", "c"])
+    (failed,) = [row for row in rows if row.status == "failed"]
+    assert failed.id == "span"
+    assert failed.reason is not None
+    assert "private" not in failed.reason
+    assert {row.id for row in rows} == set(CHECK_IDS)
+
+
+def test_only_inputs_and_tokens_count_as_in_the_clear() -> None:
+    def row(recovers: str, status: str, *ids: str) -> CheckFinding:
+        return CheckFinding.model_validate(
+            {"id": "span", "title": "", "status": status, "exactness": "exact", "recovers": recovers, "sample_ids": ids}
+        )
+
+    rows = [row("input", "leak", "b", "a"), row("tokens", "leak", "a"), row("features", "leak", "c")]
+    assert ids_in_the_clear([*rows, row("input", "clear")]) == ["b", "a"]
