@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from riskaudit.errors import SettingsError
 from riskaudit.policy import Exposure, Policy, Range, class_gap
 from riskaudit.results import AuditResult, Estimate, NoiseInfo, SampleRow
+from riskaudit.results.checks import CheckFinding
 
 BASE = AuditResult.load(Path(__file__).parent / "data" / "audit-schema1.json")
 STATUSES = ["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
@@ -196,8 +198,43 @@ def test_every_number_is_one_and_in_range(name, value) -> None:
 
 def test_the_table_of_numbers_is_whole() -> None:
     assert set(TOO_MUCH) == {
-        one.name for one in fields(Policy) if "Literal" not in str(one.type) and one.type != "bool"
+        one.name for one in fields(Policy) if not {"Literal", "tuple", "bool"} & set(re.findall(r"\w+", str(one.type)))
     }
+
+
+def finding(status: str, *ids: str, check: str = "singleton-unit") -> CheckFinding:
+    return CheckFinding.model_validate(
+        {"id": check, "title": "", "status": status, "exactness": "exact", "recovers": "input", "sample_ids": ids}
+    )
+
+
+@pytest.mark.parametrize(
+    ("checks", "decision", "exceeded"),
+    [
+        ([finding("leak", "b"), finding("leak", "b", "c"), finding("clear")], "block", ["b", "c"]),
+        ([finding("clear"), finding("not_applicable")], "allow", []),
+        ([finding("leak", "a", check="labels"), finding("clear")], "allow", []),
+        ([finding("clear"), finding("failed")], "block", []),
+        ([finding("leak", "a", check="labels")], "block", []),
+        ([], "block", []),
+    ],
+    ids=["leak", "clear", "another", "failed", "not run", "no checks"],
+)
+def test_a_forbidden_check_is_not_outvoted(checks, decision, exceeded) -> None:
+    """Every sample is far within the limit on average; a check that failed or wasn't run is no clearance."""
+    within = [(exact(0.01), exact(9.0)), (exact(0.02), exact(9.0))]
+    result = audit(*within).model_copy(update={"checks": checks})
+    policy = Policy(max_revealed=0.9, forbid_checks=("singleton-unit",))
+    outcome = policy.decide(result)
+    assert (outcome.decision, outcome.exceeded) == (decision, exceeded)
+    assert outcome.forbid_checks == ["singleton-unit"]
+    assert Policy(forbid_checks=("singleton-unit",)).decide(result).decision == decision
+    assert Policy(max_revealed=0.9).decide(result).decision == "allow"
+
+
+def test_a_policy_names_checks_that_there_are() -> None:
+    with pytest.raises(SettingsError, match="singleton-unit"):
+        Policy(max_revealed=0.5, forbid_checks=("singleton",))
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,0 +1,90 @@
+"""Leak checks in audits: of every upload as it leaves, on the first page, in the CSV and in the policy."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from cases import digits
+from torch import nn
+
+import riskaudit
+from riskaudit.inputs import Samples
+from riskaudit.policy import Policy
+from riskaudit.report import render
+from riskaudit.results import AuditResult
+from riskaudit.results.checks import CHECK_IDS, ids_in_the_clear
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
+
+
+def audit(release: str, count: int = 8, model: nn.Module | None = None, **options: object) -> AuditResult:
+    batch = digits(count)
+    samples = Samples.from_tensors(batch.inputs, batch.targets)
+    options = {"proxies": ("revealed_fraction", "posterior_rmse"), **options}
+    return riskaudit.audit(model or network(), samples, release=release, **options)
+
+
+def test_samples_that_leave_alone_have_one_finding_together() -> None:
+    result = audit("gradient,gaussian:0.0001", 4)
+    (finding, *_) = [each for each in result.checks if each.id == "singleton-unit" and each.layer == "1"]
+    assert (finding.status, finding.upload, finding.recovers) == ("leak", None, "input")
+    assert finding.sample_ids == [row.id for row in result.samples]
+    assert finding.predicted_rmse is not None
+    assert set(finding.details["units"]) == set(finding.sample_ids)
+    assert {each.id for each in result.checks} == set(CHECK_IDS)
+    assert AuditResult.from_json(result.to_json()).checks == result.checks
+
+
+def test_every_upload_is_checked_by_itself() -> None:
+    result = audit("mean:4,gaussian:0.00001", 8)
+    found = [each for each in result.checks if each.id == "singleton-unit" and each.layer == "1"]
+    assert [each.upload for each in found] == [0, 1]
+    for number, each in enumerate(found):
+        assert each.sample_ids
+        assert set(each.sample_ids) <= {row.id for row in result.samples if row.upload == number}
+
+
+def test_seen_on_the_first_page_in_the_console_and_in_the_csv() -> None:
+    result = audit("mean:4,gaussian:0.00001", 8)
+    files = render(result, ["md", "csv", "html"])
+    ids = ids_in_the_clear(result.checks)
+    words = f"{len(ids)} of 8 samples stand in the clear"
+    page = next(content for name, content in files.items() if name.endswith(".html")).decode()
+    assert words in page
+    assert "What stands in the clear" in page
+    assert words in next(content for name, content in files.items() if name.endswith(".md")).decode()
+    table = next(content for name, content in files.items() if name.endswith(".csv")).decode()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert {row["id"] for row in rows if "singleton-unit" in row["checks"].split()} == set(ids)
+
+
+def test_left_out_where_they_are_not_wanted() -> None:
+    result = audit("mean:4,gaussian:0.01", 4, checks=False)
+    assert result.checks == []
+    page = next(iter(render(result, ["html"]).values())).decode()
+    assert "not checked" in page
+    # What wasn't checked is no clearance.
+    assert Policy(forbid_checks=("singleton-unit",)).decide(result).decision == "block"
+
+
+@pytest.mark.parametrize(("width", "activation", "decision"), [(48, nn.ReLU, "block"), (48, nn.Tanh, "allow")])
+def test_a_policy_that_forbids_a_check_goes_by_it(width, activation, decision) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, width), activation(), nn.Linear(width, 10)).eval()
+    result = audit("mean:4,gaussian:0.00001", 4, model)
+    assert Policy(forbid_checks=("singleton-unit",)).decide(result).decision == decision
+
+
+def test_batch_norm_with_the_statistics_of_the_batch() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 10)).eval()
+    result = audit("mean:4,gaussian:0.01", 4, model)
+    statuses = {each.id: each.status for each in result.checks}
+    assert statuses["batch-norm-buffers"] == "leak"
+    assert statuses["lone-contributor"] == "not_applicable"
+    assert "failed" not in statuses.values()
