@@ -72,7 +72,7 @@ def _table(
         tables.text(
             "Upload", lambda finding: "–" if finding.upload is None else str(finding.upload), shown=facts.is_joint
         ),
-        tables.text("Status", lambda finding: STATUS_WORDS[finding.status]),
+        tables.text("Status", lambda finding: STATUS_WORDS[finding.status], shown=folded),
         tables.text("What", lambda finding: _RECOVERED[finding.recovers], brief=True, shown=not folded),
         tables.text("Error", _error, brief=True, shown=not folded),
         tables.text("Samples", _samples, brief=True, shown=not folded),
