@@ -93,10 +93,7 @@ class _Recovered:
 
 def _divided_out(upload: SentUpload, layer: FullyConnected) -> dict[int, _Recovered]:
     """By position in the upload."""
-    assert layer.weight is not None
-    assert layer.bias is not None
-    signal = layer.bias.abs() > NEGLIGIBLE * layer.bias.abs().max()
-    weight, bias = layer.weight[signal], layer.bias[signal]
+    weight, bias, noise = _candidates(upload, layer)
     quotients = weight / bias[:, None]
     surviving = weight != 0 if upload.removes_entries else torch.ones_like(weight, dtype=torch.bool)
     scale = torch.ones_like(layer.inputs[0]) if layer.input_map is None else layer.input_map.scale
@@ -106,13 +103,32 @@ def _divided_out(upload: SentUpload, layer: FullyConnected) -> dict[int, _Recove
         agreeing = off <= AGREEMENT
         if not bool(agreeing.any()):
             continue
-        # The quotients of several units, each weighed by its signal.
+        signals = (bias / noise)[agreeing].square()
+        units = noise[agreeing] == 1
+        # Quotients of several units are averaged, each weighed by its signal; differences share units, so the best one.
+        strength = torch.maximum(signals[units].sum(), signals.max()).sqrt()
         per_unit = upload.noise_std * ((1 + row.square()) / scale.square()).mean().sqrt()
-        rmse = float(per_unit / bias[agreeing].square().sum().sqrt())
-        each = _Recovered(int(agreeing.sum()), rmse, float(off.min()))
+        each = _Recovered(int(agreeing.sum()), float(per_unit / strength), float(off.min()))
         # Of a sequence, the position that is the most exposed.
         recovered[owner] = max(recovered.get(owner, each), each, key=lambda one: (-one.rmse, one.units))
     return recovered
+
+
+def _candidates(upload: SentUpload, layer: FullyConnected) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows [k, a] and entries [k] whose quotients are tried, and the std of the noise on them in that of one entry [k].
+
+    Units one by one, and differences of units that are neighbours by their threshold: where a server has made all rows
+    one direction, only the samples between two thresholds are left in those (Fowl et al., ICLR 2022).
+    """
+    assert layer.weight is not None
+    assert layer.bias is not None
+    order = upload.by_threshold(layer)
+    weight = torch.cat([layer.weight, layer.weight[order].diff(dim=0)])
+    bias = torch.cat([layer.bias, layer.bias[order].diff()])
+    noise = torch.ones_like(bias)
+    noise[len(order) :] = 2**0.5
+    signal = bias.abs() > NEGLIGIBLE * layer.bias.abs().max()
+    return weight[signal], bias[signal], noise[signal]
 
 
 def _off(quotients: Tensor, row: Tensor, surviving: Tensor) -> Tensor:

@@ -140,6 +140,16 @@ class SentUpload:
             layers.append(FullyConnected(name, rows, outputs, owners, weight, bias, self.input_maps.get(name)))
         return layers
 
+    def by_threshold(self, layer: FullyConnected) -> Tensor:
+        """Units in the order in which they become active along the rows' common direction, [width]."""
+        module = self.release.model.get_submodule(layer.name)
+        assert isinstance(module, nn.Linear)
+        assert module.bias is not None
+        rows, biases = module.weight.detach(), module.bias.detach()
+        direction = rows[rows.norm(dim=1).argmax()]
+        lengths = rows @ direction / direction.norm().clamp_min(torch.finfo(rows.dtype).tiny)
+        return (biases / torch.where(lengths == 0, 1.0, lengths)).argsort()
+
     def tolerable_feature_rmse(self, features: Tensor) -> float:
         """Error from which on features [R, a] don't count as recovered: half their spread over samples."""
         return 0.5 * float(features.std()) if features.numel() > 1 else 0.0
