@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import AGREEMENT, SentUpload, record_calls
+from riskaudit.checks.upload import SentUpload, record_calls
 from riskaudit.release.joint import JointRelease
 from riskaudit.results.checks import Recovery
 
@@ -47,7 +47,7 @@ class BatchNormBuffers(Check):
         calls = record_calls(release, upload.batch.inputs, nn.modules.batchnorm._BatchNorm)
         for name, (layer, inputs, _) in calls.items():
             error = _recovery_error(inputs, getattr(layer, "momentum", None) or MOMENTUM)
-            if error <= AGREEMENT:
+            if error <= upload.agreement:
                 channels = {"channels": inputs.shape[1], "largest_relative_error": error}
                 findings.append(Finding("leak", name, range(len(upload.batch)), details=channels))
             else:

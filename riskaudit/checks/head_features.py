@@ -14,7 +14,7 @@ import torch
 from typing_extensions import override
 
 from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import AGREEMENT, SentUpload
+from riskaudit.checks.upload import SentUpload
 from riskaudit.results.checks import Recovery
 
 # Relative error of features up to which they count as recovered.
@@ -67,7 +67,7 @@ class HeadFeatures(Check):
         if not near:
             reason = "what other classes' samples or the noise add to the class's row hides the features"
             return [Finding("clear", head.name, exactness="predicted", reason=reason)]
-        exact = upload.noise_std == 0 and all(errors[position] <= AGREEMENT for position in near)
+        exact = upload.noise_std == 0 and all(errors[position] <= upload.agreement for position in near)
         return [
             Finding(
                 "leak",

@@ -36,6 +36,12 @@ def _findings(check: Check, upload: SentUpload) -> list[Finding]:
         return [Finding("failed", reason=f"{type(error).__name__} in the check")]
 
 
+def failed_checks(error: Exception, sample_ids: Sequence[str], number: int | None = None) -> list[CheckFinding]:
+    """What is said of all checks where an upload could not even be made."""
+    finding = Finding("failed", reason=f"{type(error).__name__} when the upload was made")
+    return [_row(CHECKS[name], finding, sample_ids, number) for name in CHECK_IDS]
+
+
 def _row(check: Check, finding: Finding, sample_ids: Sequence[str], number: int | None) -> CheckFinding:
     return CheckFinding(
         id=check.id,

@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import AGREEMENT, NEGLIGIBLE, FullyConnected, SentUpload
+from riskaudit.checks.upload import FullyConnected, SentUpload
 from riskaudit.results.checks import Detail, Recovery
 
 
@@ -100,7 +100,7 @@ def _divided_out(upload: SentUpload, layer: FullyConnected) -> dict[int, _Recove
     recovered: dict[int, _Recovered] = {}
     for owner, row in zip(layer.owners.tolist(), layer.inputs, strict=True):
         off = _off(quotients, row, surviving)
-        agreeing = off <= AGREEMENT
+        agreeing = off <= upload.agreement
         if not bool(agreeing.any()):
             continue
         signals = (bias / noise)[agreeing].square()
@@ -127,7 +127,7 @@ def _candidates(upload: SentUpload, layer: FullyConnected) -> tuple[Tensor, Tens
     bias = torch.cat([layer.bias, layer.bias[order].diff()])
     noise = torch.ones_like(bias)
     noise[len(order) :] = 2**0.5
-    signal = bias.abs() > NEGLIGIBLE * layer.bias.abs().max()
+    signal = bias.abs() > upload.negligible * layer.bias.abs().max()
     return weight[signal], bias[signal], noise[signal]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import AGREEMENT, FullyConnected, SentUpload
+from riskaudit.checks.upload import FullyConnected, SentUpload
 from riskaudit.results.checks import Detail, Exactness, Recovery
 
 # Share of an input's squared norm in the directions that stand out of the noise from which on it is pinned.
@@ -54,7 +54,7 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     if upload.noise_std > 0:
         details["squared_cosines"] = [round(value, 6) for value in cosines[standing].tolist()]
     shares = _shares(layer.inputs, rows[standing], cosines[standing])
-    limit = 1 - AGREEMENT**2 if upload.noise_std == 0 else PINNED
+    limit = 1 - upload.agreement**2 if upload.noise_std == 0 else PINNED
     pinned = sorted(set(layer.owners[shares >= limit].tolist()))
     exactness: Exactness = "exact" if upload.noise_std == 0 else "predicted"
     if int(standing.sum()) >= features:

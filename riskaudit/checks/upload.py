@@ -23,10 +23,11 @@ from riskaudit.release.steps import bind_steps
 from riskaudit.release.steps.clip import Clip
 from riskaudit.release.steps.share import Share
 
-# A recovered vector is the truth where no coordinate is further off than this part of the largest one.
-AGREEMENT = 1e-6
-# Signals below this part of the layer's largest are rounding.
-NEGLIGIBLE = 1e-11
+# A recovered vector is the truth where no coordinate is further off than this part of the largest one; in single
+# precision, for models that can't be run in double, the other.
+AGREEMENT, SINGLE_AGREEMENT = 1e-6, 1e-3
+# Signals below this many roundings of the layer's largest are rounding.
+NEGLIGIBLE = 1e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class SentUpload:
     """One upload, n samples.
 
     Attributes:
-        observation: of this upload alone (B = 1), labels unknown, with its noise; float64.
+        observation: of this upload alone (B = 1), labels unknown, with its noise.
         mean: what leaves before noise, [P'].
         batch: the truth, one upload.
         tolerable_rmse: error per input coordinate from which on nothing counts as recovered.
@@ -88,6 +89,16 @@ class SentUpload:
     def noise_std(self) -> float:
         """Per entry that leaves; 0 without noise. That of the Gaussian noise with the same Fisher information."""
         return 0.0 if self.release.noise is None else self.release.noise.fisher_std
+
+    @property
+    def agreement(self) -> float:
+        """Relative error up to which what is recovered is the truth."""
+        return AGREEMENT if self.mean.dtype == torch.float64 else SINGLE_AGREEMENT
+
+    @property
+    def negligible(self) -> float:
+        """Part of a layer's largest signal below which one is rounding."""
+        return NEGLIGIBLE * torch.finfo(self.mean.dtype).eps
 
     @property
     def removes_entries(self) -> bool:
@@ -184,7 +195,7 @@ class UploadChecker:
     """Makes uploads of one release ready to be checked.
 
     Args:
-        release: float64.
+        release: in float64 where its model can be run so.
         prior: what an attacker knows of inputs.
         tolerable_rmse: see `SentUpload`.
         input_shape: *S.

@@ -105,6 +105,7 @@ LISTED = {
     "architectures": ["lenet", "mlp", "resnet18", "torchvision:NAME"],
     "releases": ["gradient", "clip:C", "gaussian:STD", "laplace:B"],
     "proxies": PROXY_IDS,
+    "checks": ["singleton-unit", "span"],
     "attacks": ["gauss-newton", "inverting-gradients", "dlg", "idlg", "gradinversion", "bayes", "analytic", "local"],
     "metrics": ["rmse", "psnr", "ssim", "lpips"],
     "solvers": ["dense", "lanczos", "power"],
