@@ -16,6 +16,7 @@ from report_cases import CASES
 from report_reading import Report
 
 from riskaudit.cli.app import run
+from riskaudit.cli.options import in_options
 from riskaudit.errors import ResultError
 from riskaudit.report import render
 from riskaudit.report.recomputation import recompute
@@ -65,8 +66,8 @@ def test_a_flipped_verdict_is_decided_by_the_numbers(document: dict[str, Any], t
     code = run(["report", str(tmp_path / "audit.json"), "--out", str(tmp_path / "out"), "--format", "md"])
     assert code == 1
     assert "disagrees with its own numbers" in (tmp_path / "out" / "audit.md").read_text().splitlines()[0]
-    # From Python the same bytes, and in every format the same conclusion.
-    files = render(AuditResult.from_json(json.dumps(changed)), ("md", "json", "csv"))
+    # From Python the same bytes but for the names of options, and in every format the same conclusion.
+    files = render(AuditResult.from_json(json.dumps(changed)), ("md", "json", "csv"), spelling=in_options)
     assert files["audit.md"] == (tmp_path / "out" / "audit.md").read_bytes()
     assert AuditResult.from_json(files["audit.json"]).samples[0].verdict == "high"
     assert b"high" in files["samples.csv"].splitlines()[1]
