@@ -86,12 +86,11 @@ def attest(
     rules = Policy.from_file(policy) if isinstance(policy, str | Path) else policy
     contract = None if received is None else contract_of(received, arch)
     subject = _Subject.of(read_vector(update, "update"), clean, contract, declaration)
-    not_told: list[str] = []
     tests = contract_tests(subject.update, contract, declaration.spec)
     if subject.is_readable:
         tests = [*_tests(subject, false_alarm), *tests]
     else:
-        not_told.append("norm and noise, since the update isn't made of finite numbers")
+        tests = [untested_noise("norm and noise are of finite floating-point numbers, of which it has none"), *tests]
     return Attestation(
         tool=Tool(version=__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -105,7 +104,7 @@ def attest(
         outcome=outcome_of(tests),
         tests=[_printable(test) for test in tests],
         findings=lint(declaration, tensors=subject.update.tensors if subject.is_readable else None, policy=rules),
-        not_told=[*not_told, *_limits(subject)],
+        not_told=_limits(subject),
     )
 
 
@@ -202,6 +201,8 @@ def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
             random += (
                 _one_vector(subject, noise, chosen) if subject.clean is None else _residual(subject, noise, chosen)
             )
+    if noise is not None and not random and chosen is not None:
+        exact.append(untested_noise("no entry of it carries noise"))
     return [*exact, *(row for test in random for row in test(false_alarm / len(random)))]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from riskaudit.errors import ArchitectureError, GuardError
+from riskaudit.errors import ArchitectureError, CheckpointError, GuardError
 from riskaudit.guard.attestation.vectors import Vector, read_vector
 from riskaudit.inputs import Checkpoint, load_checkpoint
 from riskaudit.inputs.text import clean, listing, shape_text
@@ -80,17 +80,21 @@ def contract_of(received: object, arch: str | None = None) -> Contract:
         name, sha256 = (received.name, received.sha256) if isinstance(received, Checkpoint) else ("received", None)
         trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
         return _contract(trained, Vector(name, sha256, trained), model)
-    stored = read_vector(received, "received")
     if not isinstance(received, str | Path):
-        return _of_weights(stored)
+        return _of_weights(read_vector(received, "received"))
     try:
-        model = load_checkpoint(received, arch=arch).model
+        checkpoint = load_checkpoint(received, arch=arch)
     except ArchitectureError:
         if arch is not None:
             raise
-        return _of_weights(stored)
-    trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    return _contract(trained, stored, model)
+        return _of_weights(read_vector(received, "received"))
+    trained = {key: value for key, value in checkpoint.model.named_parameters() if value.requires_grad}
+    try:
+        stored = read_vector(received, "received")
+    except CheckpointError:
+        # A program of torch.export, whose weights have the dtypes that it computes in.
+        stored = Vector(checkpoint.name, checkpoint.sha256, trained)
+    return _contract(trained, stored, checkpoint.model)
 
 
 def _contract(trained: Mapping[str, Tensor], stored: Vector, model: nn.Module) -> Contract:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from attestation_cases import CLIP, DECLARED, SHAPES, STD, clean_update, network, noisy, statuses
 from safetensors.torch import save_file
+from scan_cases import CHECKPOINT, demo_model
 
 from riskaudit import attest
 from riskaudit.errors import CheckpointError, GuardError, ReleaseError, ResultError, SettingsError
@@ -202,6 +203,24 @@ def test_what_can_not_be_attested_is_refused(options, error) -> None:
     given = {"update": clean_update(), "declared": "gradient", **options}
     with pytest.raises(error):
         attest(given.pop("update"), given.pop("declared"), **given)
+
+
+@pytest.mark.parametrize(
+    "update", [{"w": torch.ones(3, dtype=torch.int64)}, {"w": torch.zeros(0)}], ids=["int", "none"]
+)
+def test_nothing_is_as_declared_of_which_nothing_was_tested(update) -> None:
+    result = attest(update, DECLARED)
+    assert result.outcome != "as_declared"
+    assert statuses(result)["noise-size"] == "could_not_tell"
+
+
+def test_a_received_file_says_what_may_leave_in_which_dtype(tmp_path) -> None:
+    torch.save(demo_model().half().state_dict(), tmp_path / "half.pt")
+    update = {name: torch.zeros_like(value) for name, value in demo_model().named_parameters()}
+    for path, failing in ((CHECKPOINT, []), (tmp_path / "half.pt", ["dtypes"])):
+        result = attest(update, "gradient", received=path, arch="lenet")
+        assert [test.id for test in result.rejections] == failing
+        assert result.received.sha256 is not None
 
 
 def test_hostile_files_are_refused(tmp_path) -> None:
