@@ -18,6 +18,7 @@ from riskaudit.report.inspection import render_inspection
 from riskaudit.report.sarif.log import FINGERPRINT, Artifact, Finding, Rule, to_sarif
 from riskaudit.results import AuditResult
 from riskaudit.results.attestation import Attestation, AttestationTest, DeclarationInfo, LintFinding, VectorFile
+from riskaudit.results.checks import CheckFinding
 from riskaudit.results.inspection import (
     NO_PROOF,
     Comparison,
@@ -107,6 +108,46 @@ def test_a_decision_that_no_limit_explains_is_there_too(audit) -> None:
     run = sarif_of(result.model_copy(update={"policy": policy}))
     assert "policy/decision" in ids_of(run)
     assert "audit/contradiction" in ids_of(run)
+
+
+def check(name="singleton-unit", status="leak", **fields) -> CheckFinding:
+    given = {"title": "T", "exactness": "exact", "recovers": "input", "layer": "fc1", "sample_ids": ["a", "b"]}
+    return CheckFinding(id=name, status=status, **{**given, **fields})
+
+
+def test_leaks_are_findings_and_what_is_clear_is_none(audit) -> None:
+    checks = [
+        check(),
+        check(upload=1, predicted_rmse=0.01, exactness="predicted"),
+        check("labels", recovers="labels", layer=None),
+        check("span", recovers="subspace", exactness="if_server_changes_model"),
+        check("token-span", "failed", recovers="tokens", reason="it failed", sample_ids=[]),
+        check("head-features", "clear", recovers="features"),
+        check("embedding-rows", "not_applicable", recovers="tokens"),
+    ]
+    run = sarif_of(audit("exceeded").model_copy(update={"checks": checks}))
+    found = [each for each in run["results"] if each["ruleId"].startswith("check/")]
+    assert [(each["ruleId"], each["level"]) for each in found] == [
+        ("check/singleton-unit", "error"),
+        ("check/singleton-unit", "error"),
+        ("check/labels", "warning"),
+        ("check/span", "note"),
+        ("check/token-span", "warning"),
+    ]
+    assert found[0]["properties"]["samples"] == ["a", "b"]
+    assert found[0]["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == "fc1"
+    assert len({each["partialFingerprints"][FINGERPRINT] for each in found}) == len(found)
+    pages = {rule["id"]: rule["properties"]["documentation"] for rule in run["tool"]["driver"]["rules"]}
+    assert pages["check/labels"] == "docs/checks/labels.md"
+    assert all((ROOT / page).is_file() for page in pages.values())
+
+
+def test_forbidden_checks_are_a_limit_of_their_own(audit) -> None:
+    result = audit("within").model_copy(update={"checks": [check()]})
+    policy = Policy(max_revealed=1.0, forbid_checks=("singleton-unit",)).decide(result)
+    assert policy.decision == "block"
+    run = sarif_of(result.model_copy(update={"policy": policy}))
+    assert [each for each in ids_of(run) if each.startswith("policy/")] == ["policy/forbid_checks"]
 
 
 def test_fingerprints_are_those_of_the_inputs_and_not_of_the_numbers(audit) -> None:

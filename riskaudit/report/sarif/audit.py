@@ -1,4 +1,4 @@
-"""The findings of an `AuditResult`: limits that are exceeded, samples at high risk or without a verdict, doubts.
+"""The findings of an `AuditResult`: limits, leaks, samples at high risk or without a verdict, doubts.
 
 Limits are held against the numbers one by one, so that each has a finding of its own; what the policy says of all
 together stands where no single one explains it.
@@ -7,13 +7,15 @@ together stands where no single one explains it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from riskaudit.errors import SettingsError
 from riskaudit.formatting import given, percent, sentence
 from riskaudit.policy import LIMITS, Policy
 from riskaudit.report.recomputation import RENAMED
+from riskaudit.report.sarif.checks import check_findings
 from riskaudit.report.sarif.log import Artifact, Finding, Level, Rule, to_sarif
-from riskaudit.results import AuditResult, SampleRow
+from riskaudit.results import AuditResult, PolicyOutcome, SampleRow
 from riskaudit.results.verdicts import attacker_of, headline_of
 
 PAGE = "docs/sarif.md"
@@ -21,6 +23,7 @@ _MORE_NOISE = "Add noise, clip, or send larger means: the report's section on wh
 _LIMIT_TEXTS = {
     "max_revealed": "A sample may reveal more of its input than the policy allows.",
     "min_rmse": "A sample can be reconstructed more closely than the policy allows.",
+    "forbid_checks": "A check that the policy forbids found something in the clear, or could not be run.",
     "max_class_gap": "Classes differ by more in what they reveal than the policy allows.",
 }
 SAMPLE_RULES = {
@@ -69,6 +72,7 @@ def audit_to_sarif(result: AuditResult, contradictions: Sequence[str] = ()) -> b
     found = [
         *((_CONTRADICTION, _of_audit(result, _CONTRADICTION, text)) for text in contradictions),
         *_policy(result),
+        *check_findings(result.checks, files_of(result), result.release.spec),
         *((_DOUBT, _of_audit(result, _DOUBT, text)) for text in result.doubts),
         *_samples(result),
     ]
@@ -93,24 +97,32 @@ def _policy(result: AuditResult) -> Iterator[tuple[Rule, Finding]]:
         return
     level: Level = "error" if said.decision == "block" else "warning"
     explained = False
-    for name, value in said.limits.items():
-        limit = RENAMED.get(name, name)
-        if limit not in LIMITS:
-            continue
-        try:
-            outcome = Policy.from_mapping({limit: value, "max_unassessed": said.max_unassessed}).decide(result)
-        except SettingsError:
-            continue
-        if outcome.decision == "block":
+    limits: dict[str, Any] = {RENAMED.get(name, name): value for name, value in said.limits.items()}
+    if said.forbid_checks:
+        limits["forbid_checks"] = said.forbid_checks
+    for limit, value in limits.items():
+        outcome = _decided(result, limit, value, said.max_unassessed)
+        if outcome is not None and outcome.decision == "block":
             explained = True
             title = f"{limit} of the policy exceeded"
-            rule = Rule(f"policy/{limit}", title, _LIMIT_TEXTS.get(limit, title), _MORE_NOISE, PAGE)
-            message = sentence(f"{limit} = {given(value)}: {'; '.join(outcome.reasons)}")
-            identity = (result.release.spec, value)
+            rule = Rule(f"policy/{limit}", title, _LIMIT_TEXTS.get(limit, f"{title}."), _MORE_NOISE, PAGE)
+            shown = given(value) if isinstance(value, float) else ", ".join(value)
+            message = sentence(f"{limit} = {shown}: {'; '.join(outcome.reasons)}")
+            identity = (result.release.spec, shown)
             yield rule, Finding(rule.id, message, files_of(result), identity, level, samples=outcome.exceeded)
     if not explained:
         message = sentence("; ".join(said.reasons))
         yield _DECISION, Finding(_DECISION.id, message, files_of(result), (result.release.spec,), level)
+
+
+def _decided(result: AuditResult, limit: str, value: object, max_unassessed: float) -> PolicyOutcome | None:
+    """What a policy of this limit alone says; None where it isn't known, or is no limit."""
+    if limit not in (*LIMITS, "forbid_checks"):
+        return None
+    try:
+        return Policy.from_mapping({limit: value, "max_unassessed": max_unassessed}).decide(result)
+    except SettingsError:
+        return None
 
 
 def _samples(result: AuditResult) -> Iterator[tuple[Rule, Finding]]:
