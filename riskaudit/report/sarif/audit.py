@@ -107,7 +107,7 @@ def _policy(result: AuditResult) -> Iterator[tuple[Rule, Finding]]:
             title = f"{limit} of the policy exceeded"
             rule = Rule(f"policy/{limit}", title, _LIMIT_TEXTS.get(limit, f"{title}."), _MORE_NOISE, PAGE)
             shown = given(value) if isinstance(value, float) else ", ".join(value)
-            message = sentence(f"{limit} = {shown}: {'; '.join(outcome.reasons)}")
+            message = sentence(f"the limit {limit} = {shown} is not kept: {'; '.join(outcome.reasons)}")
             identity = (result.release.spec, shown)
             yield rule, Finding(rule.id, message, files_of(result), identity, level, samples=outcome.exceeded)
     if not explained:
