@@ -21,6 +21,8 @@ from riskaudit.linalg import LinearOperator
 from riskaudit.results import PriorInfo
 
 Apply = Callable[[Tensor], Tensor]
+# Vectors of one sample to which a root is applied together.
+ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,41 +127,15 @@ class WhitenedOperator(LinearOperator):
     def _matmat(self, columns: Tensor) -> Tensor:
         return _root_of_columns(self.prior, self.operator.matmat(_root_of_columns(self.prior, columns)))
 
-    @property
-    @override
-    def factor(self) -> LinearOperator | None:
-        """J L where H is known as J^T J."""
-        return None if self.operator.factor is None else _WhitenedFactor(self.operator.factor, self.prior)
+    def matrix(self, hessian: Tensor, index: int) -> Tensor:
+        """L H L of one sample from its H [d, d], both symmetric."""
+        parts = [self.prior.root_of_rows(index, rows) for rows in torch.split(hessian, ROWS_AT_ONCE)]
+        half = torch.cat(parts).mT
+        return torch.cat([self.prior.root_of_rows(index, rows) for rows in torch.split(half, ROWS_AT_ONCE)])
 
     @override
     def select(self, indices: list[int]) -> WhitenedOperator:
         return WhitenedOperator(self.operator.select(indices), self.prior.select(indices))
-
-
-@final
-class _WhitenedFactor(LinearOperator):
-    """J L for an operator J [B, m, d] and the prior's symmetric root L at the same samples."""
-
-    def __init__(self, operator: LinearOperator, prior: BoundPrior) -> None:
-        super().__init__(operator.num_samples, operator.shape, operator.dtype, operator.device)
-        self.operator = operator
-        self.prior = prior
-
-    @override
-    def _matmat(self, columns: Tensor) -> Tensor:
-        return self.operator.matmat(_root_of_columns(self.prior, columns))
-
-    @override
-    def _rmatmat(self, columns: Tensor) -> Tensor:
-        return _root_of_columns(self.prior, self.operator.rmatmat(columns))
-
-    @override
-    def _gram_rows(self, columns: Tensor) -> Tensor:
-        return self.operator.gram_rows(_root_of_columns(self.prior, columns))
-
-    @override
-    def select(self, indices: list[int]) -> _WhitenedFactor:
-        return _WhitenedFactor(self.operator.select(indices), self.prior.select(indices))
 
 
 def _root_of_columns(prior: BoundPrior, columns: Tensor) -> Tensor:

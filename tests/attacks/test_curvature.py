@@ -8,13 +8,28 @@ import torch
 from riskaudit.attacks.optimise import curvature as module
 from riskaudit.attacks.optimise.curvature import EarlierCurvature
 from riskaudit.linalg import GramOperator, MatrixOperator
+from riskaudit.priors import GaussianPrior, WhitenedOperator
+from riskaudit.priors.gaussian import bind_gaussians
 
 DIMENSION = 20
 
 
-def operator(count: int = 3) -> GramOperator:
+def whitened(gram: GramOperator) -> WhitenedOperator:
+    """With a prior that tells directions and samples apart."""
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.linalg.qr(torch.randn(DIMENSION, 4, generator=generator, dtype=torch.float64))[0]
+    variances = torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=torch.float64)
+    gaussians = [
+        GaussianPrior(torch.zeros(DIMENSION).double(), directions, scale * variances, 0.3, (DIMENSION,))
+        for scale in range(1, gram.num_samples + 1)
+    ]
+    return WhitenedOperator(gram, bind_gaussians(gaussians, torch.zeros(1, dtype=torch.float64)))
+
+
+def operator(count: int = 3) -> WhitenedOperator:
     generator = torch.Generator().manual_seed(0)
-    return GramOperator(MatrixOperator(torch.randn(count, 30, DIMENSION, generator=generator, dtype=torch.float64)))
+    factors = torch.randn(count, 30, DIMENSION, generator=generator, dtype=torch.float64)
+    return whitened(GramOperator(MatrixOperator(factors)))
 
 
 def test_solves_with_the_shift_of_the_step() -> None:
@@ -63,7 +78,7 @@ def test_memory_is_bounded_and_a_sample_that_left_frees_its_share(monkeypatch: p
 def test_a_singular_matrix_is_no_obstacle() -> None:
     factors = torch.zeros(1, 30, DIMENSION, dtype=torch.float64)
     factors[0, 0, 0] = 1e6
-    gram, rhs = GramOperator(MatrixOperator(factors)), torch.ones(1, DIMENSION, dtype=torch.float64)
+    gram, rhs = whitened(GramOperator(MatrixOperator(factors))), torch.ones(1, DIMENSION, dtype=torch.float64)
     earlier = EarlierCurvature(1, DIMENSION)
     earlier.pay([0], torch.tensor([100]))
     earlier.refresh([0], gram)
@@ -74,7 +89,7 @@ def test_a_singular_matrix_is_no_obstacle() -> None:
 
 @pytest.mark.parametrize("entry", [0.0, float("nan")])
 def test_a_curvature_that_says_nothing_is_left_out(entry: float) -> None:
-    gram = GramOperator(MatrixOperator(torch.full((1, 30, DIMENSION), entry, dtype=torch.float64)))
+    gram = whitened(GramOperator(MatrixOperator(torch.full((1, 30, DIMENSION), entry, dtype=torch.float64))))
     earlier = EarlierCurvature(1, DIMENSION)
     earlier.pay([0], torch.tensor([100]))
     earlier.refresh([0], gram)

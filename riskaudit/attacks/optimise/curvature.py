@@ -12,9 +12,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import LinearOperator
 from riskaudit.linalg.solvers.dense import dense_matrices
 from riskaudit.linalg.solvers.truncated_cg import Preconditioner
+from riskaudit.priors import WhitenedOperator
 
 # A dense K costs about as much as this many products per column: J on unit vectors, many at once, and their inner
 # products (measured for a LeNet's mean of 4 and its local training alike).
@@ -47,7 +47,7 @@ class EarlierCurvature:
         """Note how many products samples took in a step, [B]."""
         self._spent[rows] += products.cpu()
 
-    def refresh(self, rows: list[int], operator: LinearOperator) -> None:
+    def refresh(self, rows: list[int], operator: WhitenedOperator) -> None:
         """Make K, where it is due, of the samples in ``rows`` by their operator at this point."""
         due = [position for position, row in enumerate(rows) if self._spent[row] >= self._price]
         for row in self._matrices.keys() - set(rows):
@@ -57,7 +57,8 @@ class EarlierCurvature:
             if row not in self._matrices and len(self._matrices) >= self._most:
                 continue
             self._forget(row)
-            self._matrices[row] = next(dense_matrices(operator.select([position])))
+            hessian = next(dense_matrices(operator.operator.select([position])))
+            self._matrices[row] = operator.matrix(hessian, position)
             self._spent[row] = 0
 
     def preconditioner(self, rows: list[int], shift: Tensor) -> Preconditioner | None:
