@@ -58,6 +58,7 @@ def guard_check(
     options = replace(table, **{name: value for name, value in asdict(options).items() if value is not None})
     limits = (f"{name} = {value}" for name, value in asdict(policy).items() if value is not None)
     typer.echo(f"policy of {config}: {', '.join(limits)}")
+    _lint(policy, options)
     if options.checkpoint is None or options.data is None:
         typer.echo("no checkpoint and data were given, so nothing was measured")
         return 0
@@ -89,6 +90,24 @@ def _guard_table(config: Path) -> GuardOptions:
         return GuardOptions(**table)
     except SettingsError as error:
         raise SettingsError(f"{error} in [guard] of {config}") from None
+
+
+def _lint(policy: Policy, options: GuardOptions) -> None:
+    """Say what in the settings is hardly meant; refuse what is an error.
+
+    Raises:
+        SettingsError: the first error.
+        ReleaseError: a release that can't be read.
+    """
+    if options.release is None:
+        return
+    from riskaudit.guard.attestation.declaration import Declaration
+    from riskaudit.guard.attestation.lint import lint
+
+    for finding in lint(Declaration.parse(options.release, batch_size=options.batch_size), policy=policy):
+        if finding.severity == "error":
+            raise SettingsError(f"{finding.id}: {finding.message}; {finding.advice}")
+        typer.echo(f"{finding.severity}: {finding.id}: {finding.message}; {finding.advice}")
 
 
 def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) -> ReviewCost:

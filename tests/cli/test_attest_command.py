@@ -79,3 +79,15 @@ def test_what_can_not_be_told_is_2(command, files, arguments, words) -> None:
 
 def test_quiet_prints_nothing(command, files) -> None:
     assert command("attest", "update.safetensors", "--declared", DECLARED, "--quiet", *OUT).out == ""
+
+
+def test_guard_check_says_what_in_its_settings_is_hardly_meant(command, tmp_path) -> None:
+    config = tmp_path / "work" / "guard.toml"
+    config.write_text('[policy]\nmax_revealed = 0.2\n\n[guard]\nrelease = "clip:1,gaussian:1"\nbatch_size = 64\n')
+    outcome = command("guard-check", config)
+    assert outcome.code == 0
+    assert "warning: noise-per-sum" in outcome.out
+    config.write_text('[policy]\nmax_revealed = 0.2\n\n[guard]\nrelease = "gaussian:1,clip:1"\n')
+    outcome = command("guard-check", config)
+    assert outcome.code == 2
+    assert "clip-after-noise" in outcome.err

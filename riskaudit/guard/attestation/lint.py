@@ -1,16 +1,19 @@
-"""What in a declaration, a policy or a guard's settings hardly is what was meant, each with a stable id."""
+"""What in a declaration, a policy or a guard's settings hardly is what was meant, each with a stable id.
+
+Loads without torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from riskaudit.guard.attestation.declaration import Declaration
 from riskaudit.policy import Policy
 from riskaudit.results.attestation import LintFinding, Severity
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Noise multipliers of published trainings lie within these.
 SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 0.1, 10.0
@@ -156,6 +159,8 @@ def _of_sums(multiplier: float, count: int | None) -> Iterator[tuple[str, str]]:
 
 
 def _of_rounding(declaration: Declaration, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    import torch
+
     noise = declaration.noise
     if noise is None:
         return
