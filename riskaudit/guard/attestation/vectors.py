@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from riskaudit.errors import CheckpointError, GuardError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.checkpoints import read_content
+from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.torch_files import check_file, starts_like_safetensors
 from riskaudit.inputs.state_dicts import as_tensor
 from riskaudit.inputs.text import clean, listing
@@ -24,6 +25,15 @@ ACCEPTED = "tensors by name in .safetensors, .pt or .npz files"
 # What writers of safetensors say of the framework, and nothing else.
 _PLAIN_METADATA = {"format": {"pt", "np", "tf", "flax", "mlx"}}
 _MAX_NESTING = 16
+# Of an archive that torch writes, beside the tensors.
+_TORCH_MEMBERS = {
+    "data.pkl",
+    "version",
+    "byteorder",
+    ".format_version",
+    ".storage_alignment",
+    ".data/serialization_id",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +132,9 @@ def _read_file(path: Path) -> Vector:
             leaves.extras += _metadata(path)
         elif path.suffix.lower() != ".npz":
             hidden = _hidden_bytes(leaves.tensors.values())
+            if is_zip(path):
+                foreign, more = _unread_members(path, leaves.tensors.values())
+                leaves.extras, hidden = [*leaves.extras, *foreign], hidden + more
         return Vector(shown, sha256_of_file(path), leaves.tensors, leaves.is_row, leaves.extras, hidden)
     except (OSError, MemoryError) as cause:
         raise CheckpointError(f"can't read {shown} ({clean(cause)}); check the file and the free memory") from cause
@@ -160,7 +173,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_complex())
 
 
-def _hidden_bytes(tensors: Any) -> int:
+def _hidden_bytes(tensors: Iterable[Tensor]) -> int:
     """Of storages that hold more than the tensors that are views of them: all of it is in the file."""
     sizes: dict[int, int] = {}
     used: dict[int, int] = {}
@@ -169,6 +182,16 @@ def _hidden_bytes(tensors: Any) -> int:
         sizes[storage.data_ptr()] = storage.nbytes()
         used[storage.data_ptr()] = used.get(storage.data_ptr(), 0) + tensor.numel() * tensor.element_size()
     return sum(max(0, size - used[pointer]) for pointer, size in sizes.items())
+
+
+def _unread_members(path: Path, tensors: Iterable[Tensor]) -> tuple[list[str], int]:
+    """Members of a torch archive that torch doesn't write, and bytes of those of tensors that nothing refers to."""
+    members = checked_members(path, CheckpointError, compressed=False)
+    root = next(name for name in members if name.rpartition("/")[2] == "data.pkl").removesuffix("data.pkl")
+    stored = {name: info.file_size for name, info in members.items() if name.startswith(f"{root}data/")}
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    foreign = [name for name in members if name not in stored and name.removeprefix(root) not in _TORCH_MEMBERS]
+    return foreign, max(0, sum(stored.values()) - sum(storages.values()))
 
 
 def _metadata(path: Path) -> list[str]:

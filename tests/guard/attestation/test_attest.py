@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -154,6 +156,27 @@ def test_whatever_else_lies_in_a_file_is_noticed(tmp_path) -> None:
         result = attest(tmp_path / name, "gradient", received=network())
         assert [test.id for test in result.rejections] == ["extras"], name
         assert "patient" not in result.to_json()
+
+
+@pytest.mark.parametrize("member", ["archive/data/999", "archive/notes.txt"])
+def test_members_of_an_archive_that_nothing_refers_to_are_noticed(tmp_path, member) -> None:
+    torch.save(clean_update(), tmp_path / "update.pt")
+    with zipfile.ZipFile(tmp_path / "update.pt", "a") as archive:
+        archive.writestr(member.replace("archive", "update"), b"the patient's name")
+    assert [test.id for test in attest(tmp_path / "update.pt", "gradient").rejections] == ["extras"]
+
+
+def test_tied_weights_and_optimizers_in_a_file(tmp_path) -> None:
+    update = clean_update()
+    torch.save({**update, "tied": update["1.weight"]}, tmp_path / "tied.pt")
+    assert attest(tmp_path / "tied.pt", "gradient").outcome == "as_declared"
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.rand(2, 64)).sum().backward()
+    optimizer.step()
+    torch.save({"update": update, "optimizer": optimizer.state_dict()}, tmp_path / "both.pt")
+    result = attest(tmp_path / "both.pt", "gradient", received=model)
+    assert {"names", "extras"} <= {test.id for test in result.rejections}
 
 
 def test_every_format_is_read(tmp_path) -> None:
