@@ -106,6 +106,7 @@ def test_every_attack_says_what_it_is_and_what_to_try(name: str) -> None:
         assert isinstance(replace(replace(attack(), **changes), steps=3, restarts=2), attack)
 
 
+@pytest.mark.slow
 def test_strong_attacks_reconstruct_an_undefended_lenet() -> None:
     batch = cases.mnist(3, 12)
     observation = observe(cases.lenet(12), batch)

@@ -101,6 +101,7 @@ def test_local_needs_its_start() -> None:
         Local().run(observe(cases.lenet(8), cases.mnist(2, 8)), generator())
 
 
+@pytest.mark.slow
 def test_pure_noise_is_not_explained_by_chance() -> None:
     batch = cases.mnist(3, 8)
     observation = observe(cases.lenet(8), batch, "gradient,gaussian:1e-4")

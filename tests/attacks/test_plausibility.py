@@ -34,6 +34,7 @@ def test_the_truth_explains_and_another_image_does_not(spec: str) -> None:
     assert explains(observation, at(observation, others)) == [False] * 6
 
 
+@pytest.mark.slow
 def test_the_bound_is_kept_by_the_share_of_noise_that_it_says() -> None:
     batch = cases.mnist(1, 8)
     observation = observe(cases.lenet(8), batch, "gaussian:0.01")

@@ -134,7 +134,13 @@ RELEASES = {
 }
 
 
-@pytest.mark.parametrize("release", RELEASES)
+# Each takes seconds, and a chain of steps holds the single ones.
+CHAINS = [
+    pytest.param(release, marks=() if release == "clipped-then-pruned" else pytest.mark.slow) for release in RELEASES
+]
+
+
+@pytest.mark.parametrize("release", CHAINS)
 @pytest.mark.parametrize("name", MODELS)
 def test_many_products_stay_right(name: str, release: str) -> None:
     """The first products are made one by one, later ones by a linearisation that was traced."""

@@ -124,6 +124,7 @@ def problems(folder: Path) -> list[str]:
         ledger.close()
 
 
+@pytest.mark.slow
 def test_honest_noise_over_200_processes_is_no_repetition(tmp_path) -> None:
     for number in range(200):
         recorded(tmp_path, fresh(), f"update {number}" if number % 3 == 0 else None)
