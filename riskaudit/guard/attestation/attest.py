@@ -27,7 +27,6 @@ from riskaudit.guard.attestation.noise import (
 from riskaudit.guard.attestation.norms import noisy_norm_test, norm_test, share_test
 from riskaudit.guard.attestation.parts import Part, class_sums, has_mask, parts_of, structure_of
 from riskaudit.guard.attestation.vectors import Vector, read_vector
-from riskaudit.inputs.text import clean as clean_text
 from riskaudit.policy import Policy
 from riskaudit.release import Noise, ReleaseSpec
 from riskaudit.results.attestation import Attestation, AttestationTest, outcome_of
@@ -102,7 +101,7 @@ def attest(
         clean=None if subject.clean is None else subject.clean.info(),
         false_alarm=false_alarm,
         outcome=outcome_of(tests),
-        tests=[_printable(test) for test in tests],
+        tests=tests,
         findings=lint(declaration, tensors=subject.update.tensors if subject.is_readable else None, policy=rules),
         not_told=_limits(subject),
     )
@@ -164,10 +163,6 @@ class _Subject:
             return False
         sent = self.contract.sent(self.declaration.spec)
         return {name: tensor.shape for name, tensor in self.update.tensors.items()} == dict(sent)
-
-
-def _printable(test: AttestationTest) -> AttestationTest:
-    return test if test.tensor is None else test.model_copy(update={"tensor": clean_text(test.tensor, 60)})
 
 
 def _is_finite(vector: Vector) -> bool:

@@ -25,6 +25,7 @@ ACCEPTED = "tensors by name in .safetensors, .pt or .npz files"
 # What writers of safetensors say of the framework, and nothing else.
 _PLAIN_METADATA = {"format": {"pt", "np", "tf", "flax", "mlx"}}
 _MAX_NESTING = 16
+_MAX_NAME = 200
 # Of an archive that torch writes, beside the tensors.
 _TORCH_MEMBERS = {
     "data.pkl",
@@ -153,7 +154,9 @@ class _Leaves:
             if not prefix and content and all(str(key) == f"arr_{number}" for number, key in enumerate(content)):
                 self.is_row = True
             for key, value in content.items():
-                self.collect(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+                # Messages show it; no parameter's name is changed by this.
+                shown = clean(key, _MAX_NAME)
+                self.collect(value, f"{prefix}.{shown}" if prefix else shown, depth + 1)
         elif depth <= _MAX_NESTING and isinstance(content, list | tuple):
             self.is_row |= not prefix
             for position, value in enumerate(content):
@@ -164,7 +167,7 @@ class _Leaves:
     def _leaf(self, value: Any, name: str) -> None:
         tensor = as_tensor(value)
         if tensor is None or name in self.tensors or not name:
-            self.extras.append(name or type(value).__name__)
+            self.extras.append(clean(name or type(value).__name__))
         else:
             self.tensors[name] = tensor
 

@@ -246,6 +246,12 @@ def test_a_received_file_says_what_may_leave_in_which_dtype(tmp_path) -> None:
         assert result.received.sha256 is not None
 
 
+def test_names_are_shown_without_control_characters() -> None:
+    result = attest({"a\x1b[2J\u202eb": torch.zeros(50), **clean_update()}, DECLARED, received=network())
+    assert result.rejections
+    assert all(test.reason.isprintable() and (test.tensor or "").isprintable() for test in result.tests)
+
+
 def test_hostile_files_are_refused(tmp_path) -> None:
     for name, content in (("a.pt", b"cos\nsystem\n(S'x'\ntR."), ("b.safetensors", b"\xff" * 9), ("c.npz", b"PK\3\4")):
         (tmp_path / name).write_bytes(content)

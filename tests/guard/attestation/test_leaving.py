@@ -35,22 +35,21 @@ def test_what_leaves_unchanged_is_attested(tmp_path) -> None:
     assert entry["attestation"]["findings"] == ["noise-without-clip"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("sanitiser", ["noise", "clip"])
-@pytest.mark.parametrize("noise", [None, NOISE], ids=["without", "noise"])
+@pytest.mark.parametrize(
+    ("dtype", "sanitiser", "noise"),
+    [
+        (torch.float32, "noise", None),
+        (torch.float64, "clip", None),
+        (torch.float32, "clip", NOISE),
+        (torch.bfloat16, "noise", NOISE),
+    ],
+    ids=str,
+)
 def test_what_sanitising_makes_is_attested_as_it_leaves(dtype, sanitiser, noise) -> None:
     model, batch = network(), images()
     policy = replace(SANITISE, sanitiser=sanitiser, clip_norm=0.5 if sanitiser == "clip" else None)
     update = [value.to(dtype) for value in gradient(model, batch, noise or 0.0)]
-    if dtype is torch.bfloat16 and noise is None:
-        # Rounded, it isn't the batch's gradient any more.
-        update = [value.to(dtype) for value in gradient(model, batch, 0.0)]
     decision = guard_of(model, policy, noise).review(batch, update)
-    if decision.action == "block":
-        # The comparison with the batch refuses it before there is anything to attest.
-        assert decision.attestation is None
-        assert dtype is torch.bfloat16
-        return
     assert decision.action == "sanitise"
     assert decision.attestation["outcome"] == "as_declared"
     statuses = {test["id"]: test["status"] for test in decision.attestation["tests"]}
