@@ -230,7 +230,11 @@ def _residual(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
 
     def share(rate: float) -> Sequence[AttestationTest]:
         test = share_test(parts[-1].values, before, noise, rate)
-        return [] if test is None else [test]
+        if test is None:
+            return []
+        # Where no norm is declared, nothing is asked that the noise hides.
+        hidden = test.status == "could_not_tell" and subject.declaration.bound is None
+        return [test.model_copy(update={"status": "not_applicable"}) if hidden else test]
 
     return [lambda rate: residual_tests(parts, noise, rate), share]
 

@@ -78,6 +78,12 @@ def test_more_than_the_clean_update_is_noticed() -> None:
     assert "clean-share" in [test.id for test in attest(noisy(tripled), DECLARED, clean=clean).rejections]
 
 
+def test_a_small_update_below_the_noise_is_as_declared_where_no_norm_is() -> None:
+    clean = clean_update(clip=0.05)
+    assert attest(noisy(clean), f"gaussian:{STD}", clean=clean).outcome == "as_declared"
+    assert attest(noisy(clean), DECLARED, clean=clean).outcome == "as_declared"
+
+
 def test_the_wrong_law_is_noticed() -> None:
     clean = {name: torch.zeros(shape) for name, shape in {**SHAPES, "more": (4000,)}.items()}
     update = noisy(clean, Noise("laplace", STD / 2**0.5))
