@@ -58,7 +58,9 @@ def test_names_of_class_folders_are_told_nowhere(scan, tmp_path) -> None:
         assert all(b"george" not in (outcome.folder / name).read_bytes() for name in ("audit.pdf",))
         hidden = [row.name for row in outcome.result.classes]
         assert all(re.fullmatch("class-[0-9a-f]{12}", name) for name in hidden)
-        assert all(hidden[0] in (outcome.folder / name).read_text("utf-8") for name in TEXT_FILES)
+        # Findings for machines name no classes.
+        with_classes = (name for name in TEXT_FILES if name != "audit.sarif")
+        assert all(hidden[0] in (outcome.folder / name).read_text("utf-8") for name in with_classes)
     plain = scan("--plain-ids", checkpoint=model, data=data, limit=None)
     assert [row.name for row in plain.result.classes] == list(people)
 
