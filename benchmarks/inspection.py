@@ -66,8 +66,8 @@ CASES = {
     "convbig": Case(
         lambda: get_architecture("convbig").build(channels=1, features=64 * 49, classes=10), "mnist", 1, 500
     ),
-    "vit": Case(_vit, "mnist", 1, 1500),
-    "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 150, SIZES[:1]),
+    "vit": Case(_vit, "mnist", 1, 500),
+    "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 150, SIZES[1:]),
 }
 OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "adam": lambda model: torch.optim.Adam(model.parameters(), 1e-3),
@@ -336,6 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     printer = Printer("Inspection of honest models", measurement)
     for name in options.networks:
         printer.add(honest(name, options.optimisers, options.seeds, options.data, options.scratch, quick=options.quick))
+        if name in PLACES:
+            printer.add(planted(name, options.optimisers, options.data, options.scratch, quick=options.quick))
     printer.finish(options.json)
 
 

@@ -60,7 +60,11 @@ class NormDrift(Sign):
             raise SignNotApplicable("no parameter with two or more sizes holds anything but 0")
         # A layer that is still 0, as branches and heads begin in some schemes, has no size to compare.
         last = None if observed.head is None else observed.head.layer
-        return {name: Measurement(size, may_shrink=name == last) for name, size in sizes.items() if size > 0}
+        return {
+            name: Measurement(size, f"the root mean square of the weights is {size:.3g}", may_shrink=name == last)
+            for name, size in sizes.items()
+            if size > 0
+        }
 
     @override
     def judge(self, measured: Measurement, fresh: Sequence[float], previous: float | None) -> Judgement:
