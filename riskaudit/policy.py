@@ -280,7 +280,7 @@ class Policy(Settings):
             leaks = [finding for finding in of_check if finding.status == "leak"]
             ids = list(dict.fromkeys(each for finding in leaks for each in finding.sample_ids))
             if leaks:
-                reasons.append(f"the forbidden check {name} finds {len(ids)} samples in the clear")
+                reasons.append(f"the forbidden check {name} says leak of {len(ids)} samples")
             elif not of_check or any(finding.status == "failed" for finding in of_check):
                 reasons.append(f"the forbidden check {name} could not be run, which is no clearance")
             leaking += ids

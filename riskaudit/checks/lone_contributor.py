@@ -7,6 +7,7 @@ sample was there. Rows of embeddings and units behind a ReLU are the usual place
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, final
 
 import torch
@@ -16,6 +17,7 @@ from typing_extensions import override
 from riskaudit.checks.base import Check, Finding, not_applicable, register
 from riskaudit.checks.upload import SentUpload
 from riskaudit.release.joint import JointRelease
+from riskaudit.release.steps.clip import Clip
 from riskaudit.results.checks import Recovery
 
 
@@ -33,13 +35,9 @@ class LoneContributor(Check):
 
     @override
     def run(self, upload: SentUpload) -> list[Finding]:
-        release = upload.release
-        if len(upload.batch) == 1:
-            return not_applicable("the sample leaves alone, so that every entry is its own")
-        if isinstance(release, JointRelease) and release.mixes_samples:
-            return not_applicable("batch norm with the batch's statistics lets every sample touch every entry")
-        if upload.sees_weights_change:
-            return not_applicable("entries of several steps' gradients aren't one sample's at the received weights")
+        reason = _inapplicable(upload)
+        if reason is not None:
+            return not_applicable(reason)
         if upload.noise_std > 0:
             return [Finding("clear", reason="the noise fills every entry, so that none shows whether it was empty")]
         count, owner = _contributors(upload)
@@ -54,17 +52,28 @@ class LoneContributor(Check):
         return [Finding("leak", positions=positions, details={"filled": filled, "share_of_entries": shares})]
 
 
+def _inapplicable(upload: SentUpload) -> str | None:
+    """Why nothing can be said of single samples' entries; None where something can."""
+    release = upload.release
+    if len(upload.batch) == 1:
+        return "the sample leaves alone, so that every entry is its own"
+    if isinstance(release, JointRelease) and release.mixes_samples:
+        return "batch norm with the batch's statistics lets every sample touch every entry"
+    if upload.sees_weights_change:
+        return "entries of several steps' gradients aren't one sample's at the received weights"
+    if any(step.chooses and not isinstance(step, Clip) for step in release.spec.all_steps):
+        return "which entries are left is chosen by what all samples add up to"
+    return None
+
+
 def _contributors(upload: SentUpload) -> tuple[Tensor, Tensor]:
-    """How many samples fill every entry [P], and the last of them."""
-    release, size = upload.release, upload.release.context.num_entries
-    count = torch.zeros(size, dtype=torch.int32, device=upload.mean.device)
-    owner = torch.zeros(size, dtype=torch.int64, device=upload.mean.device)
-    for position, (inputs, target) in enumerate(upload.batch.pairs()):
-        gradient = release.function.or_plainly(
-            lambda inputs=inputs, target=target: release.function.sample_gradient(inputs, target),  # type: ignore[misc]
-            lambda inputs=inputs, target=target: release.function.plain_gradient(inputs, target).detach(),  # type: ignore[misc]
-        )
-        filled = gradient != 0
+    """How many samples fill every entry that leaves [P'], and the last of them."""
+    count = torch.zeros_like(upload.mean, dtype=torch.int32)
+    owner = torch.zeros_like(upload.mean, dtype=torch.int64)
+    for position in range(len(upload.batch)):
+        others = torch.ones(len(upload.batch), dtype=torch.bool, device=upload.mean.device)
+        others[position] = False
+        filled = upload.release.mean(replace(upload.batch, left_out=others)).detach()[0] != 0
         count += filled
         owner[filled] = position
     return count, owner

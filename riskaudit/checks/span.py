@@ -57,8 +57,9 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     limit = 1 - upload.agreement**2 if upload.noise_std == 0 else PINNED
     pinned = sorted(set(layer.owners[shares >= limit].tolist()))
     exactness: Exactness = "exact" if upload.noise_std == 0 else "predicted"
-    if int(standing.sum()) >= features:
-        reason = f"the rows span all {features} coordinates, so that they rule nothing out"
+    filled = int((layer.weight != 0).any(0).sum())
+    if int(standing.sum()) >= filled:
+        reason = f"the rows span all {filled} coordinates that aren't 0, so that they rule nothing out"
         return Finding("clear", layer.name, exactness=exactness, details=details, reason=reason)
     if not pinned:
         reason = (

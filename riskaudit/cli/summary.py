@@ -50,6 +50,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
                 _print_other(result, row, attacker)
             if revealed.note is not None and len(result.samples) > 1:
                 typer.echo(f"note: {revealed.note}")
+    _print_leaks(result)
     study = result.studies.get(VerifyStudy)
     if study is not None:
         _print_verify(study)
@@ -69,6 +70,17 @@ def _print_clear(result: AuditResult) -> None:
         ids, checks = ids_in_the_clear(findings), ", ".join(dict.fromkeys(finding.id for finding in findings))
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         typer.echo(f"in the clear, by {checks}: {len(ids)} of {len(result.samples)} samples: {shown}")
+
+
+def _print_leaks(result: AuditResult) -> None:
+    """What else leak checks say: of features, labels, subspaces and the like."""
+    clear, others = findings_in_the_clear(result.checks), dict[str, set[str]]()
+    for finding in result.checks:
+        if finding.status == "leak" and finding not in clear:
+            others.setdefault(finding.id, set()).update(finding.sample_ids)
+    if others:
+        parts = (f"{check} of {len(ids)}" for check, ids in others.items())
+        typer.echo(f"other leak checks that say leak, and of how many samples: {', '.join(parts)}")
 
 
 def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> None:

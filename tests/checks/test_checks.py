@@ -167,6 +167,24 @@ def test_the_input_is_recovered_from_the_upload_alone(release: str) -> None:
         assert float(gaps.amax(1).nan_to_num(torch.inf).min()) < EXACT * float(inputs[position].max())
 
 
+@pytest.mark.parametrize(
+    "release", ["mean:all,share:2.*", "mean:all,mask:0.5", "clip:0.1,mean:all", "mean:all,clip:0.1"]
+)
+def test_only_entries_that_leave_count_as_filled(release: str) -> None:
+    upload = send(mlp(), *samples(6), release=release)
+    (finding,) = CHECKS["lone-contributor"].run(upload)
+    assert finding.details["filled"] == int((upload.mean != 0).sum())
+    if "share" in release:
+        assert finding.details["filled"] <= 60 * 4 + 4
+
+
+def test_a_span_of_all_pixels_that_are_not_black_rules_nothing_out() -> None:
+    inputs, targets = samples(6)
+    inputs[:, 4:] = 0
+    findings = CHECKS["span"].run(send(smooth(), inputs, targets))
+    assert findings[0].status == "clear"
+
+
 def test_adam_leaves_no_quotient() -> None:
     (first, *_) = CHECKS["singleton-unit"].run(
         send(mlp(), *samples(6), release="local:epochs=2:batch=3:lr=0.001:optimizer=adam")
