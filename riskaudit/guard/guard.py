@@ -93,6 +93,8 @@ class Guard:
     ) -> None:
         if reduction not in ("mean", "sum"):
             raise SettingsError(f"expected reduction to be mean or sum, found {reduction!r}")
+        if not isinstance(policy, Policy):
+            raise SettingsError(f"expected policy to be a riskaudit.Policy, found a {type(policy).__name__}; make one")
         if not policy.limits:
             raise SettingsError("expected a policy with a limit, found none; set max_revealed or min_rmse")
         if (prior is None) == (prior_std is None):

@@ -7,6 +7,7 @@ import torch
 from guard_cases import CLASSES, PRIOR_STD, gradient, guard_of, images
 from torch import nn
 
+from riskaudit.errors import SettingsError
 from riskaudit.guard import Guard, Policy
 from riskaudit.guard import leaks as module
 
@@ -62,3 +63,8 @@ def test_a_check_that_fails_withholds(monkeypatch: pytest.MonkeyPatch) -> None:
     decision = guard_of(model, FORBIDDING, None).review(batch, gradient(model, batch))
     assert decision.action == "block"
     assert not any("private" in reason for reason in decision.reasons)
+
+
+def test_a_guard_without_a_policy_is_refused_in_a_sentence() -> None:
+    with pytest.raises(SettingsError, match=r"expected policy to be a riskaudit\.Policy, found a NoneType"):
+        Guard(dense(), "cross-entropy", None, prior_std=PRIOR_STD)  # type: ignore[arg-type]

@@ -70,7 +70,10 @@ def _table(
         tables.text("Id", lambda finding: finding.id),
         tables.text("Layer", lambda finding: finding.layer or "–", brief=True),
         tables.text(
-            "Upload", lambda finding: "–" if finding.upload is None else str(finding.upload), shown=facts.is_joint
+            "Upload",
+            lambda finding: "–" if finding.upload is None else str(finding.upload),
+            brief=True,
+            shown=facts.is_joint,
         ),
         tables.text("Status", lambda finding: STATUS_WORDS[finding.status], shown=folded),
         tables.text("What", lambda finding: _RECOVERED[finding.recovers], brief=True, shown=not folded),
