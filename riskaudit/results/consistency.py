@@ -54,6 +54,10 @@ def _faults(result: AuditResult) -> Iterator[str]:
     for number, row in enumerate(result.samples):
         for fault in _row_faults(row):
             yield f"{fault} of sample number {number}"
+    ids = {row.id for row in result.samples}
+    for finding in result.checks:
+        if not ids.issuperset(finding.sample_ids):
+            yield f"a finding of the check {finding.id[:40]!r} on samples that aren't there"
     for point in result.noise_curve:
         yield from _curve_faults(point)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from cases import digits
 from torch import nn
 
 import riskaudit
+from riskaudit.errors import ResultError
 from riskaudit.inputs import Samples
 from riskaudit.policy import Policy
 from riskaudit.report import render
@@ -88,3 +90,11 @@ def test_batch_norm_with_the_statistics_of_the_batch() -> None:
     assert statuses["batch-norm-buffers"] == "leak"
     assert statuses["lone-contributor"] == "not_applicable"
     assert "failed" not in statuses.values()
+
+
+def test_findings_on_samples_that_are_not_there_are_refused() -> None:
+    document = json.loads(audit("mean:4,gaussian:0.00001", 4).to_json())
+    finding = next(each for each in document["checks"] if each["status"] == "leak")
+    finding["sample_ids"] = ["<script>"]
+    with pytest.raises(ResultError, match="samples that aren't there"):
+        AuditResult.from_json(json.dumps(document))
