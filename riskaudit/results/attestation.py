@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field
+from typing_extensions import override
 
 from riskaudit.errors import ResultError
-from riskaudit.files import write_file
-from riskaudit.results.base import FileRecord, Record, first_fault, read_file
+from riskaudit.results.base import Record, VersionedRecord
 from riskaudit.results.subject import Tool
 
-SCHEMA_VERSION = 1
 Claim: TypeAlias = Literal["norm", "noise", "contract"]
 Outcome: TypeAlias = Literal["as_declared", "not_as_declared", "could_not_tell"]
 TestStatus: TypeAlias = Literal["as_declared", "not_as_declared", "could_not_tell", "not_applicable"]
@@ -105,8 +102,12 @@ class VectorFile(Record):
     dtypes: list[str]
 
 
-class Attestation(FileRecord):
+class Attestation(VersionedRecord):
     """A whole attestation, as it stands in attestation.json."""
+
+    file_name: ClassVar[str] = "attestation.json"
+    noun: ClassVar[str] = "an attestation"
+    remedy: ClassVar[str] = "attest again"
 
     schema_version: Literal[1] = 1
     title: str = "Attestation of an upload"
@@ -154,47 +155,10 @@ class Attestation(FileRecord):
             return f"could not tell whether {self.update.name} is as declared: {claims}"
         return f"{self.update.name} is as declared, as far as was tested"
 
-    @classmethod
-    def from_json(cls, text: str | bytes, name: str = "attestation.json") -> Attestation:
-        """Read an attestation from JSON; ``name`` is for messages.
-
-        Raises:
-            ResultError: not JSON, another schema version, a field that doesn't fit, or an outcome against its tests.
-        """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ResultError(f"expected an attestation as JSON in {name}, found something else ({error})") from error
-        version = document.get("schema_version") if isinstance(document, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ResultError(
-                f"expected schema_version {SCHEMA_VERSION} in {name}, found {version!r}; "
-                "attest again or use the riskaudit that wrote the file"
-            )
-        try:
-            result = cls.model_validate(document)
-        except ValidationError as error:
-            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {first_fault(error)}") from error
-        if result.outcome != outcome_of(result.tests):
-            raise ResultError(f"{name} says {result.outcome}, against its own tests; attest again")
-        return result
-
-    def save(self, path: str | Path) -> None:
-        """Write the attestation as JSON, in one step.
-
-        Raises:
-            OutputError: the place can't be written.
-        """
-        write_file(Path(path), self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Attestation:
-        """Read an attestation that `save` or the command line wrote.
-
-        Raises:
-            ResultError: the file is missing or isn't an attestation.
-        """
-        return cls.from_json(read_file(path), name=Path(path).name)
+    @override
+    def refuse_contradiction(self, name: str) -> None:
+        if self.outcome != outcome_of(self.tests):
+            raise ResultError(f"{name} says {self.outcome}, against its own tests; attest again")
 
 
 def outcome_of(tests: Sequence[AttestationTest]) -> Outcome:

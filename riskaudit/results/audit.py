@@ -10,24 +10,21 @@ released entry; ``revealed_fraction`` is a share of the input's dimension.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
+from typing_extensions import override
 
-from riskaudit.errors import ResultError
 from riskaudit.files import write_file
 from riskaudit.results.base import (
     Estimate,
-    FileRecord,
     Record,
     Status,
     SuccessProbability,
     Target,
     Verdict,
-    first_fault,
-    read_file,
+    VersionedRecord,
 )
 from riskaudit.results.checks import CheckFinding
 from riskaudit.results.consistency import check_consistency
@@ -44,8 +41,6 @@ from riskaudit.results.subject import (
     Tool,
 )
 from riskaudit.results.words import ProxyInfo
-
-SCHEMA_VERSION = 1
 
 
 class SolverEvidence(Record):
@@ -199,8 +194,12 @@ class PolicyOutcome(Record):
     forbid_checks: list[str] = Field(default_factory=list)
 
 
-class AuditResult(FileRecord):
+class AuditResult(VersionedRecord):
     """A whole audit, as it stands in audit.json."""
+
+    file_name: ClassVar[str] = "audit.json"
+    noun: ClassVar[str] = "an audit"
+    remedy: ClassVar[str] = "run the scan again"
 
     schema_version: Literal[1] = 1
     tool: Tool
@@ -237,44 +236,11 @@ class AuditResult(FileRecord):
             record = record.model_copy(update={"notes": [*self.doubts, *record.notes]})
         return self.model_copy(update={"studies": self.studies.with_study(record)})
 
-    @classmethod
-    def from_json(cls, text: str | bytes, name: str = "audit.json") -> AuditResult:
-        """Read an audit from JSON; ``name`` is for messages.
+    @override
+    def refuse_contradiction(self, name: str) -> None:
+        check_consistency(self, name)
 
-        Raises:
-            ResultError: not JSON, another schema version, or a field that doesn't fit.
-        """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ResultError(f"expected an audit as JSON in {name}, found something else ({error})") from error
-        version = document.get("schema_version") if isinstance(document, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ResultError(
-                f"expected schema_version {SCHEMA_VERSION} in {name}, found {version!r}; "
-                "run the scan again or use the riskaudit that wrote the file"
-            )
-        try:
-            result = cls.model_validate(document)
-        except ValidationError as error:
-            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {first_fault(error)}") from error
-        check_consistency(result, name)
-        return result
-
+    @override
     def save(self, path: str | Path) -> None:
-        """Write the audit as JSON, in one step.
-
-        Raises:
-            OutputError: the place can't be written.
-        """
         shown = any(row.image_png is not None for row in self.samples)
         write_file(Path(path), self.to_json().encode(), private=shown)
-
-    @classmethod
-    def load(cls, path: str | Path) -> AuditResult:
-        """Read an audit that `save` or the command line wrote.
-
-        Raises:
-            ResultError: the file is missing or isn't an audit.
-        """
-        return cls.from_json(read_file(path), name=Path(path).name)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from riskaudit.errors import ResultError
+from riskaudit.files import write_file
 
 Status: TypeAlias = Literal["exact", "converged", "bracketed", "not_converged", "singular", "not_applicable", "failed"]
 Verdict: TypeAlias = Literal["high", "medium", "low", "not_assessed"]
 Target: TypeAlias = int | float | list[float]
 
 
+# Of audits, inspections and attestations.
+SCHEMA_VERSION = 1
 # Statuses of numbers that may be relied on; a number with any other one is never "safe".
 RELIABLE: frozenset[Status] = frozenset({"exact", "converged", "bracketed"})
 
@@ -31,6 +34,69 @@ class FileRecord(Record):
     def to_json(self) -> str:
         """The record as indented JSON with a final newline."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON, in one step.
+
+        Raises:
+            OutputError: the place can't be written.
+        """
+        write_file(Path(path), self.to_json().encode())
+
+
+class VersionedRecord(FileRecord):
+    """A file whose content is judged before it is believed.
+
+    Attributes:
+        file_name: that the command line writes it under.
+        noun: what it is, for messages.
+        remedy: what to do about a file of another version.
+    """
+
+    file_name: ClassVar[str]
+    noun: ClassVar[str]
+    remedy: ClassVar[str]
+
+    def refuse_contradiction(self, name: str) -> None:
+        """Refuse a record that contradicts itself; ``name`` is for the message.
+
+        Raises:
+            ResultError: the contradiction, in one sentence.
+        """
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str | None = None) -> Self:
+        """Read the record from JSON; ``name`` of the file is for messages.
+
+        Raises:
+            ResultError: not JSON, another schema version, a field that doesn't fit, or a contradiction.
+        """
+        name = cls.file_name if name is None else name
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ResultError(f"expected {cls.noun} as JSON in {name}, found something else ({error})") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ResultError(
+                f"expected schema_version {SCHEMA_VERSION} in {name}, found {version!r}; "
+                f"{cls.remedy} or use the riskaudit that wrote the file"
+            )
+        try:
+            result = cls.model_validate(document)
+        except ValidationError as error:
+            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {first_fault(error)}") from error
+        result.refuse_contradiction(name)
+        return result
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a record that `save` or the command line wrote.
+
+        Raises:
+            ResultError: the file is missing or isn't one.
+        """
+        return cls.from_json(read_file(path), name=Path(path).name)
 
 
 def read_file(path: str | Path) -> bytes:

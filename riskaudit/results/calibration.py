@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import ValidationError
 
 from riskaudit.errors import ResultError
-from riskaudit.files import write_file
 from riskaudit.results.base import FileRecord, Record, first_fault, read_file
 from riskaudit.results.subject import CheckpointInfo, DataInfo, PriorInfo, Tool
 
@@ -45,14 +44,6 @@ class Calibration(FileRecord):
     coverage: float
     attacks: list[str]
     levels: list[CalibrationLevel]
-
-    def save(self, path: str | Path) -> None:
-        """Write as JSON, in one step.
-
-        Raises:
-            OutputError: the place can't be written.
-        """
-        write_file(Path(path), self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field
+from typing_extensions import override
 
 from riskaudit.errors import ResultError
-from riskaudit.files import write_file
-from riskaudit.results.base import FileRecord, Record, first_fault, read_file
+from riskaudit.results.base import Record, VersionedRecord
 from riskaudit.results.subject import CheckpointInfo, DataInfo, Tool
 
-SCHEMA_VERSION = 1
 SignStatus: TypeAlias = Literal["judged", "not_applicable", "failed"]
 # Stands wherever a verdict does.
 NO_PROOF = (
@@ -81,12 +78,16 @@ class InspectionSettings(Record):
     loss: str = "cross-entropy"
 
 
-class InspectionResult(FileRecord):
+class InspectionResult(VersionedRecord):
     """A whole inspection, as it stands in inspection.json.
 
     ``flagged`` says whether any sign is, ``failed`` whether any came to no number for another reason than that it
     doesn't apply.
     """
+
+    file_name: ClassVar[str] = "inspection.json"
+    noun: ClassVar[str] = "an inspection"
+    remedy: ClassVar[str] = "inspect again"
 
     schema_version: Literal[1] = 1
     title: str = "Inspection of a received model"
@@ -131,44 +132,7 @@ class InspectionResult(FileRecord):
             return "no sign could be judged; that is no sign of safety"
         return f"none of {len(judged)} of {len(titles)} signs is flagged"
 
-    @classmethod
-    def from_json(cls, text: str | bytes, name: str = "inspection.json") -> InspectionResult:
-        """Read an inspection from JSON; ``name`` is for messages.
-
-        Raises:
-            ResultError: not JSON, another schema version, a field that doesn't fit, or a verdict against its own rows.
-        """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ResultError(f"expected an inspection as JSON in {name}, found something else ({error})") from error
-        version = document.get("schema_version") if isinstance(document, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ResultError(
-                f"expected schema_version {SCHEMA_VERSION} in {name}, found {version!r}; "
-                "inspect again or use the riskaudit that wrote the file"
-            )
-        try:
-            result = cls.model_validate(document)
-        except ValidationError as error:
-            raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {first_fault(error)}") from error
-        if result.flagged != bool(result.flags):
-            raise ResultError(f"{name} says flagged = {result.flagged}, against its own rows; inspect again")
-        return result
-
-    def save(self, path: str | Path) -> None:
-        """Write the inspection as JSON, in one step.
-
-        Raises:
-            OutputError: the place can't be written.
-        """
-        write_file(Path(path), self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> InspectionResult:
-        """Read an inspection that `save` or the command line wrote.
-
-        Raises:
-            ResultError: the file is missing or isn't an inspection.
-        """
-        return cls.from_json(read_file(path), name=Path(path).name)
+    @override
+    def refuse_contradiction(self, name: str) -> None:
+        if self.flagged != bool(self.flags):
+            raise ResultError(f"{name} says flagged = {self.flagged}, against its own rows; inspect again")
