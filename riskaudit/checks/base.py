@@ -66,6 +66,8 @@ class Check(ABC):
 
 
 CHECKS: dict[str, Check] = {}
+# Names in one reason.
+LISTED = 3
 
 
 def register(check: type[Check]) -> type[Check]:
@@ -76,6 +78,23 @@ def register(check: type[Check]) -> type[Check]:
         raise SettingsError(f"the check {check.id!r} is registered twice")
     CHECKS[check.id] = check()
     return check
+
+
+def nothing_to_read(upload: SentUpload, reason: str) -> list[Finding]:
+    """The finding of a check on fully connected layers that found none: no clearance where one may be hidden."""
+    return not_judged(upload) or not_applicable(reason)
+
+
+def not_judged(upload: SentUpload) -> list[Finding]:
+    """The finding on what leaves and can't be looked at as a fully connected layer; none where there is nothing."""
+    names = upload.unread_matrices
+    if not names:
+        return []
+    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    reason = (
+        f"not judged: {listed} may multiply inputs, but belongs to no fully connected layer that the model calls once"
+    )
+    return [Finding("failed", details={"not_judged": len(names)}, reason=reason)]
 
 
 def not_applicable(reason: str) -> list[Finding]:

@@ -3,18 +3,19 @@
 In the last layer the gradient of the logit of class c is p_c - 1 for a sample of that class and p_c for all others:
 with one such sample and outputs that are sure of the others, row c of dW over entry c of db is nearly that sample's
 features, the better the surer they are; of a sample that leaves alone, exactly. What was recovered is compared with
-the truth.
+the truth. Of a layer without bias, or whose bias stays, the row alone is left: the features up to a factor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from typing_extensions import override
 
-from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import SentUpload
+from riskaudit.checks.base import Check, Finding, not_applicable, nothing_to_read, register
+from riskaudit.checks.upload import FullyConnected, SentUpload
 from riskaudit.results.checks import Recovery
 
 # Relative error of features up to which they count as recovered.
@@ -39,34 +40,24 @@ class HeadFeatures(Check):
         if targets.ndim != 1 or targets.is_floating_point():
             return not_applicable("targets aren't class numbers")
         layers = (layer for layer in reversed(upload.fully_connected) if torch.equal(layer.outputs, upload.outputs))
-        head = next((layer for layer in layers if layer.weight is not None and layer.bias is not None), None)
+        head = next((layer for layer in layers if layer.weight is not None), None)
         if head is None:
-            return not_applicable("the outputs don't come from a fully connected layer whose weight and bias leave")
+            return nothing_to_read(upload, "the outputs don't come from a fully connected layer whose weight leaves")
         counts = torch.bincount(targets)
         alone = [position for position, target in enumerate(targets.tolist()) if counts[target] == 1]
         if not alone:
             return [Finding("clear", head.name, reason="every class in the upload has several samples")]
-        assert head.weight is not None
-        assert head.bias is not None
-        errors: dict[int, float] = {}
-        noise: dict[int, float] = {}
-        for position in alone:
-            row, entry = head.weight[targets[position]], head.bias[targets[position]]
-            features = head.inputs[position]
-            size = features.abs().max()
-            if not bool(size > 0) or not bool(entry.abs() > 0):
-                continue
-            errors[position] = float((row / entry - features).abs().max() / size)
-            noise[position] = float(upload.noise_std * (1 + features.square()).mean().sqrt() / entry.abs())
+        errors, noise = _errors(upload, head, alone)
         limit = upload.tolerable_feature_rmse(head.inputs)
         near = [
             position
             for position, error in errors.items()
             if error <= NEAR and (upload.noise_std == 0 or noise[position] < limit)
         ]
+        recovers: Recovery = "features" if head.bias is not None else "scaled_features"
         if not near:
             reason = "what other classes' samples or the noise add to the class's row hides the features"
-            return [Finding("clear", head.name, exactness="predicted", reason=reason)]
+            return [Finding("clear", head.name, exactness="predicted", reason=reason, recovers=recovers)]
         exact = upload.noise_std == 0 and all(errors[position] <= upload.agreement for position in near)
         return [
             Finding(
@@ -76,5 +67,27 @@ class HeadFeatures(Check):
                 "exact" if exact else "predicted",
                 None if upload.noise_std == 0 else min(noise[position] for position in near),
                 {"relative_error": {position: errors[position] for position in near}},
+                recovers=recovers,
             )
         ]
+
+
+def _errors(
+    upload: SentUpload, head: FullyConnected, positions: Sequence[int]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Of samples alone in their class: relative error of what their row gives, and rmse that the noise leaves."""
+    assert head.weight is not None
+    errors: dict[int, float] = {}
+    noise: dict[int, float] = {}
+    for position in positions:
+        target = upload.batch.targets[position]
+        row, features = head.weight[target], head.inputs[position]
+        size = features.abs().max()
+        # Without a bias, by the factor that fits best.
+        signal = row @ features / features.square().sum() if head.bias is None else head.bias[target]
+        if not bool(size > 0) or not bool(signal.abs() > 0) or (head.bias is None and row.numel() < 2):
+            continue
+        errors[position] = float((row / signal - features).abs().max() / size)
+        of_signal = 0.0 if head.bias is None else features.square()
+        noise[position] = float(upload.noise_std * (torch.ones_like(features) + of_signal).mean().sqrt() / signal.abs())
+    return errors, noise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.checks.base import Check, Finding, not_applicable, register
+from riskaudit.checks.base import Check, Finding, not_judged, nothing_to_read, register
 from riskaudit.checks.upload import FullyConnected, SentUpload
 from riskaudit.results.checks import Detail, Exactness, Recovery
 
@@ -39,8 +39,8 @@ class Span(Check):
     def run(self, upload: SentUpload) -> list[Finding]:
         layers = [layer for layer in upload.fully_connected if layer.weight is not None]
         if not layers:
-            return not_applicable("no fully connected layer's weight leaves as it is")
-        return [_finding(upload, layer) for layer in layers]
+            return nothing_to_read(upload, "no fully connected layer's weight leaves as it is")
+        return [*(_finding(upload, layer) for layer in layers), *not_judged(upload)]
 
 
 def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from riskaudit.attacks import Observation
@@ -151,12 +152,33 @@ class SentUpload:
             layers.append(FullyConnected(name, rows, outputs, owners, weight, bias, self.input_maps.get(name)))
         return layers
 
+    @cached_property
+    def unread_matrices(self) -> list[str]:
+        """Parameters that leave, and that may multiply what no check on fully connected layers looks at; by name.
+
+        Of layers that are called several times or by other means than their ``forward``, of tied weights, of programs
+        that hold no layers; and of convolutions with one output position, which are fully connected.
+        """
+        model = self.release.model
+        called = [layer for layer, _, _ in record_calls(self.release, self.batch.inputs, nn.Linear).values()]
+        convolutions = record_calls(self.release, self.batch.inputs, _ConvNd).values()
+        known = [*called, *(module for module in model.modules() if isinstance(module, nn.Embedding | nn.LayerNorm))]
+        read = {own_parameter(model, layer, "weight") for layer in known}
+        whole = {
+            own_parameter(model, layer, "weight") for layer, _, output in convolutions if output[0, 0].numel() == 1
+        }
+        return [
+            name
+            for name, entries in self.entries.items()
+            if name not in read and (entries.ndim == 2 or name in whole) and bool(entries.any())
+        ]
+
     def by_threshold(self, layer: FullyConnected) -> Tensor:
         """Units in the order in which they become active along the rows' common direction, [width]."""
         module = self.release.model.get_submodule(layer.name)
         assert isinstance(module, nn.Linear)
-        assert module.bias is not None
-        rows, biases = module.weight.detach(), module.bias.detach()
+        rows = module.weight.detach()
+        biases = rows.new_zeros(len(rows)) if module.bias is None else module.bias.detach()
         direction = rows[rows.norm(dim=1).argmax()]
         lengths = rows @ direction / direction.norm().clamp_min(torch.finfo(rows.dtype).tiny)
         return (biases / torch.where(lengths == 0, 1.0, lengths)).argsort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from pydantic import Field
@@ -10,7 +11,29 @@ from riskaudit.results.base import Record
 
 CheckStatus: TypeAlias = Literal["leak", "clear", "not_applicable", "failed"]
 Exactness: TypeAlias = Literal["exact", "predicted", "if_server_changes_model"]
-Recovery: TypeAlias = Literal["input", "features", "subspace", "labels", "statistics", "tokens", "membership"]
+Recovery: TypeAlias = Literal[
+    "input",
+    "scaled_input",
+    "features",
+    "scaled_features",
+    "subspace",
+    "labels",
+    "statistics",
+    "tokens",
+    "membership",
+]
+RECOVERED: Mapping[Recovery, str] = {
+    "input": "the input itself",
+    "scaled_input": "the input up to a factor",
+    "features": "what a layer sees of the input",
+    "scaled_features": "what a layer sees of the input, up to a factor",
+    "subspace": "the inputs up to combinations of them",
+    "labels": "labels, and how many of each",
+    "statistics": "mean and variance of the batch",
+    "tokens": "tokens",
+    "membership": "entries that one sample fills alone",
+}
+"""What is in the clear, in words."""
 CHECK_IDS = (
     "singleton-unit",
     "head-features",
@@ -63,8 +86,9 @@ def leaking_checks(findings: list[CheckFinding], sample_id: str) -> list[str]:
 
 
 def findings_in_the_clear(findings: list[CheckFinding]) -> list[CheckFinding]:
-    """Those by which a sample's very input can be read off what leaves."""
-    return [finding for finding in findings if finding.status == "leak" and finding.recovers in ("input", "tokens")]
+    """Those by which a sample's very input can be read off what leaves, be it up to a factor."""
+    inputs = ("input", "scaled_input", "tokens")
+    return [finding for finding in findings if finding.status == "leak" and finding.recovers in inputs]
 
 
 def ids_in_the_clear(findings: list[CheckFinding]) -> list[str]:

@@ -65,6 +65,19 @@ def test_seen_on_the_first_page_in_the_console_and_in_the_csv() -> None:
     assert {row["id"] for row in rows if "singleton-unit" in row["checks"].split()} == set(ids)
 
 
+def test_a_first_layer_without_a_bias_stands_in_the_clear_up_to_a_factor() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48, bias=False), nn.ReLU(), nn.Linear(48, 10)).eval()
+    result = audit("gradient,gaussian:1e-9", 4, model)
+    page = render(result, ["md"])["audit.md"].decode()
+    assert "4 of 4 samples stand in the clear: the input can be read off what leaves up to a factor" in page
+    policy = Policy(forbid_checks=("singleton-unit",)).decide(result)
+    assert (policy.decision, len(policy.exceeded)) == ("block", 4)
+    (finding, *_) = audit("gradient", 4, model).checks
+    # Digits that hold a white pixel are given whole.
+    assert sum(finding.details["scale_known"].values()) == int((digits(4).inputs.flatten(1).amax(1) == 1).sum()) > 0
+
+
 def test_left_out_where_they_are_not_wanted() -> None:
     result = audit("mean:4,gaussian:0.01", 4, checks=False)
     assert result.checks == []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from riskaudit.checks import CHECKS, SentUpload
 from riskaudit.checks.run import check_upload
 from riskaudit.checks.span import alignment
+from riskaudit.policy import Policy
 from riskaudit.results.checks import CHECK_IDS, CheckFinding, ids_in_the_clear
 
 
@@ -119,12 +120,14 @@ def by_backpropagation(model: nn.Sequential, inputs: Tensor, targets: Tensor) ->
     return {int(position) for position in (signals[:, alone] != 0).float().argmax(0)}
 
 
-def test_no_false_alarm_on_200_random_networks() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_no_false_alarm_on_200_random_networks(bias: bool) -> None:
     false, missed, total = 0, 0, 0
     for seed in range(200):
         count, width = 2 + seed % 9, 8 + 7 * (seed % 5)
-        model, (inputs, targets) = mlp(width=width, seed=seed), samples(count, seed=seed)
+        model, (inputs, targets) = mlp(width=width, seed=seed, bias=bias), samples(count, seed=seed)
         (first, _) = CHECKS["singleton-unit"].run(send(model, inputs, targets))
+        assert first.recovers == ("input" if bias else "scaled_input")
         expected = by_backpropagation(model, inputs, targets)
         false += len(set(first.positions) - expected)
         missed += len(expected - set(first.positions))
@@ -165,6 +168,147 @@ def test_the_input_is_recovered_from_the_upload_alone(release: str) -> None:
             gaps = torch.where(layer.weight != 0, gaps, 0.0)
             gaps[(layer.weight != 0).sum(1) < 2] = torch.inf
         assert float(gaps.amax(1).nan_to_num(torch.inf).min()) < EXACT * float(inputs[position].max())
+
+
+@pytest.mark.parametrize(("bias", "share"), [(False, ""), (True, ",share:0.weight")])
+@pytest.mark.parametrize(
+    "release", ["gradient", "clip:0.1,mean:all", "local:epochs=2:batch=3:lr=0.1:momentum=0.9:weight_decay=0.01"]
+)
+def test_without_a_bias_the_input_is_recovered_up_to_a_factor(release: str, bias: bool, share: str) -> None:
+    """A row of what leaves points where the input does, to 1e-6 after the best scaling."""
+    inputs, targets = samples(1 if release == "gradient" else 6)
+    upload = send(mlp(width=120, bias=bias), inputs, targets, release + share)
+    (first, *_) = CHECKS["singleton-unit"].run(upload)
+    assert (first.status, first.recovers, first.layer) == ("leak", "scaled_input", "0")
+    weight = upload.entries["0.weight"]
+    for position in first.positions:
+        factors = weight @ inputs[position] / weight.square().sum(1)
+        gaps = (weight * factors[:, None] - inputs[position]).abs().amax(1)
+        assert float(gaps.nan_to_num(torch.inf).min()) < EXACT * float(inputs[position].max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_range_gives_the_factor_of_inputs_that_reach_its_end(seed: int) -> None:
+    inputs, targets = samples(4, seed=seed)
+    inputs = inputs.clamp_max(0.9)
+    inputs[::2, 3] = 1.0
+    (first, *_) = CHECKS["singleton-unit"].run(send(mlp(width=120, seed=seed, bias=False), inputs, targets))
+    assert first.details["scale_known"] == {0: 1.0, 1: 0.0, 2: 1.0, 3: 0.0}
+
+
+def test_noise_hides_the_direction_of_an_input_that_is_nearly_zero() -> None:
+    """An error below half the prior's std is no knowledge where the input itself is smaller than that."""
+    inputs, targets = samples(1)
+    (first, *_) = CHECKS["singleton-unit"].run(send(mlp(bias=False), inputs / 100, targets, "gradient,gaussian:0.01"))
+    assert first.status == "clear"
+
+
+def test_a_number_up_to_a_factor_is_none() -> None:
+    inputs, targets = samples(1, features=1)
+    (first, *_) = CHECKS["singleton-unit"].run(send(mlp(features=1, bias=False), inputs, targets, "gradient"))
+    assert first.status == "clear"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_differences_of_planted_rows_give_inputs_although_the_bias_stays(bias: bool) -> None:
+    """All rows one direction, thresholds spread: only differences of neighbours belong to one sample."""
+    inputs, targets = samples(6)
+    model = mlp(width=120)
+    with torch.no_grad():
+        model[0].weight[:] = 1 / 20
+        model[0].bias[:] = -torch.linspace(0.3, 0.7, 120)
+        model[2].weight[:] = model[2].weight[:, :1]
+    upload = send(model, inputs, targets, "mean:all" if bias else "mean:all,share:0.weight")
+    (first, *_) = CHECKS["singleton-unit"].run(upload)
+    assert (first.status, first.recovers) == ("leak", "input" if bias else "scaled_input")
+    assert len(first.positions) == 6
+
+
+@pytest.mark.parametrize("std", [1e-4, 10])
+def test_noise_leaves_the_direction_that_is_predicted(std: float) -> None:
+    """Root mean square over draws of the best multiple of the first singular vector, which needs no signals."""
+    inputs, targets = samples(1)
+    upload = send(mlp(bias=False), inputs, targets, f"gradient,gaussian:{std}")
+    (first, *_) = CHECKS["singleton-unit"].run(upload)
+    if std > 1:
+        assert first.status == "clear"
+        return
+    assert (first.status, first.exactness, first.recovers) == ("leak", "predicted", "scaled_input")
+    weight, generator, errors = upload.entries["0.weight"], torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        noisy = weight + std * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        direction = torch.linalg.svd(noisy, full_matrices=False)[2][0]
+        errors.append((direction * (direction @ inputs[0]) - inputs[0]).square().mean())
+    assert first.predicted_rmse == pytest.approx(float(torch.stack(errors).mean().sqrt()), rel=0.1)
+
+
+def test_features_of_a_head_without_bias_are_recovered_up_to_a_factor() -> None:
+    inputs, targets = samples(1)
+    model = mlp(bias=False)
+    upload = send(model, inputs, targets, "gradient")
+    (finding,) = CHECKS["head-features"].run(upload)
+    assert (finding.status, finding.exactness, finding.recovers) == ("leak", "exact", "scaled_features")
+    features, row = model[:2](inputs)[0], upload.entries["2.weight"][0]
+    assert (
+        float((row / row.norm() - features / features.norm()).abs().max().detach()) < EXACT
+        or float((row / row.norm() + features / features.norm()).abs().max().detach()) < EXACT
+    )
+
+
+class Twice(nn.Module):
+    """One fully connected layer, called for both halves of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared, self.head = nn.Linear(10, 40), nn.Linear(40, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(torch.relu(self.shared(inputs[:, :10]) + self.shared(inputs[:, 10:])))
+        return outputs
+
+
+class Functional(nn.Module):
+    """Matrices that no layer holds, as in programs that were exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Parameter(torch.randn(40, 20)), nn.Parameter(torch.randn(4, 40))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.relu(inputs @ self.first.T) @ self.second.T
+
+
+def whole_convolution() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Unflatten(1, (1, 4, 5)), nn.Conv2d(1, 40, (4, 5)), nn.Flatten(), nn.ReLU(), nn.Linear(40, 4)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "unread", "ids"),
+    [
+        (Twice(), ["shared.weight"], ("singleton-unit", "span")),
+        (Functional(), ["first", "second"], ("singleton-unit", "span", "head-features")),
+        (whole_convolution(), ["1.weight"], ("singleton-unit", "span")),
+        (mlp(), [], ()),
+        (Tokens(), [], ()),
+        (Tokens(tied=True), ["tokens.weight"], ("singleton-unit", "span", "head-features")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_no_check_can_read_is_no_clearance(model, unread, ids) -> None:
+    batch = sentences() if isinstance(model, Tokens) else samples(3)
+    upload = send(model, *batch)
+    assert upload.unread_matrices == unread
+    read = [name for name in CHECK_IDS if name != "labels"]  # of tokens no dummies can be drawn
+    rows = check_upload(upload, [str(position) for position in range(len(upload.batch))], only=read)
+    failed = [row for row in rows if row.status == "failed"]
+    assert {row.id for row in failed} == set(ids)
+    assert all(unread[0] in (row.reason or "") for row in failed)
+    for name in ids:
+        assert Policy(forbid_checks=(name,)).forbidden(rows)[0]
 
 
 @pytest.mark.parametrize(

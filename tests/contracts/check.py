@@ -30,9 +30,10 @@ def send(
     return checker.sent(Batch(inputs, targets, len(inputs)), torch.Generator().manual_seed(0))
 
 
-def mlp(features: int = 20, width: int = 60, classes: int = 4, seed: int = 0) -> nn.Sequential:
+def mlp(features: int = 20, width: int = 60, classes: int = 4, seed: int = 0, bias: bool = True) -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, classes)).double()
+    first, second = nn.Linear(features, width, bias), nn.Linear(width, classes, bias)
+    return nn.Sequential(first, nn.ReLU(), second).double()
 
 
 def samples(count: int, features: int = 20, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:

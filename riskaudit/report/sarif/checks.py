@@ -6,18 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from riskaudit.formatting import count, number, sentence
 from riskaudit.report.sarif.log import Artifact, Finding, Level, Rule
-from riskaudit.results.checks import CHECK_IDS, CheckFinding, findings_in_the_clear
+from riskaudit.results.checks import CHECK_IDS, RECOVERED, CheckFinding, findings_in_the_clear
 
 _PAGES = "docs/checks/"
-_RECOVERED = {
-    "input": "the input itself",
-    "features": "what a layer sees of the input",
-    "subspace": "the inputs up to combinations of them",
-    "labels": "labels, and how many of each",
-    "statistics": "mean and variance of the batch",
-    "tokens": "tokens",
-    "membership": "entries that one sample fills alone",
-}
 _LISTED = 12
 
 
@@ -50,7 +41,7 @@ def check_findings(
 
 def _rule(check: CheckFinding) -> Rule:
     page = f"{_PAGES}{check.id}.md" if check.id in CHECK_IDS else f"{_PAGES}README.md"
-    text = f"{check.title}: {_RECOVERED[check.recovers]} can be read off what leaves, without attack or prior."
+    text = f"{check.title}: {RECOVERED[check.recovers]} can be read off what leaves, without attack or prior."
     return Rule(f"check/{check.id}", check.title, text, "The page says what to do.", page)
 
 
@@ -69,4 +60,4 @@ def _message(check: CheckFinding) -> str:
     listed = ", ".join(check.sample_ids[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
     error = "" if check.predicted_rmse is None else f", with an error of {number(check.predicted_rmse)} by the noise"
     samples = f"{count(len(check.sample_ids), 'sample')}{where} ({listed})" if listed else f"the samples{where}"
-    return sentence(f"{check.title}: {_RECOVERED[check.recovers]} can be read off what leaves of {samples}{error}")
+    return sentence(f"{check.title}: {RECOVERED[check.recovers]} can be read off what leaves of {samples}{error}")

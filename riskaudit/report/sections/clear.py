@@ -5,7 +5,7 @@ from __future__ import annotations
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Paragraph, Subheading, Table
 from riskaudit.formatting import count, given, number, sentence, short
-from riskaudit.results.checks import CheckFinding, findings_in_the_clear, ids_in_the_clear
+from riskaudit.results.checks import RECOVERED, CheckFinding, findings_in_the_clear, ids_in_the_clear
 from riskaudit.results.facts import Facts
 
 STATUS_WORDS = {
@@ -13,15 +13,6 @@ STATUS_WORDS = {
     "clear": "not in the clear",
     "not_applicable": "doesn't apply",
     "failed": "could not be checked",
-}
-_RECOVERED = {
-    "input": "the input itself",
-    "features": "what a layer sees of the input",
-    "subspace": "the inputs up to which combinations they are",
-    "labels": "labels, and how many of each",
-    "statistics": "mean and variance of the batch",
-    "tokens": "tokens",
-    "membership": "entries that one sample fills alone",
 }
 _LISTED = 12
 
@@ -31,7 +22,10 @@ def clear_sentence(facts: Facts) -> str | None:
     findings = findings_in_the_clear(facts.result.checks)
     if not findings:
         return None
-    how = "exactly" if all(finding.exactness == "exact" for finding in findings) else "up to the noise"
+    is_exact = all(finding.exactness == "exact" for finding in findings)
+    how = "exactly" if is_exact else "up to the noise"
+    if all(finding.recovers == "scaled_input" for finding in findings):
+        how = "up to a factor" if is_exact else "up to a factor and the noise"
     checks = ", ".join(dict.fromkeys(finding.id for finding in findings))
     return (
         f"{len(ids_in_the_clear(findings)):,} of {count(facts.num_samples, 'sample')} stand in the clear: the input "
@@ -76,7 +70,7 @@ def _table(
             shown=facts.is_joint,
         ),
         tables.text("Status", lambda finding: STATUS_WORDS[finding.status], shown=folded),
-        tables.text("What", lambda finding: _RECOVERED[finding.recovers], brief=True, shown=not folded),
+        tables.text("What", _recovered, brief=True, shown=not folded),
         tables.text("Error", _error, brief=True, shown=not folded),
         tables.text("Samples", _samples, brief=True, shown=not folded),
         tables.text("Why", lambda finding: sentence(finding.reason or "–"), shown=folded),
@@ -84,6 +78,14 @@ def _table(
     return tables.table(
         table_id, caption, findings, columns, layout="dense", folded=folded, brief=brief, print_rows=40, brief_rows=12
     )
+
+
+def _recovered(finding: CheckFinding) -> str:
+    known = finding.details.get("scale_known")
+    words = RECOVERED[finding.recovers]
+    if not isinstance(known, dict):
+        return words
+    return f"{words}, which the data's range gives for {sum(value > 0 for value in known.values()):,} of {len(known):,}"
 
 
 def _error(finding: CheckFinding) -> str:
