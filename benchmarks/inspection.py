@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ BATCH_SIZE = 32
 EPOCHS = (0, 1, 5, 20)
 SIZES = (64, 32)
 ACTIVITY = ("lone-activation", "singleton-share")
+# Signs whose numbers mean something beside their reference alone.
+FACTORS = ("magnified-gradient", "norm-drift")
 
 
 @dataclass(frozen=True)
@@ -161,23 +163,25 @@ def variants(model: nn.Module, images: Samples, seed: int) -> Iterator[tuple[str
 
 @dataclass
 class Count:
-    """Inspections, those with a flag, flags by sign, and each sign's greatest number."""
+    """Inspections, those with a flag, flags by sign, failures, and each sign's greatest number."""
 
     inspections: int = 0
     alarms: int = 0
-    flags: Counter[str] | None = None
-    most: dict[str, float] | None = None
+    failures: int = 0
+    flags: Counter[str] = field(default_factory=Counter)
+    most: dict[str, float] = field(default_factory=dict)
 
     def add(self, label: str, rows: Sequence[SignRow]) -> None:
         """Count one inspection, and print what it flags."""
-        self.flags, self.most = self.flags or Counter(), self.most or {}
         flagged = [row for row in rows if row.flagged]
         self.inspections += 1
         self.alarms += bool(flagged)
+        self.failures += any(row.status == "failed" for row in rows)
         self.flags.update({row.id for row in flagged})
         for row in rows:
             if row.value is not None:
-                self.most[row.id] = max(self.most.get(row.id, 0.0), row.value)
+                number = row.value / row.reference if row.id in FACTORS and row.reference else row.value
+                self.most[row.id] = max(self.most.get(row.id, 0.0), number)
         for row in flagged:
             print(f"ALARM {label}: {row.id} at {row.layer}, {row.value:.3g}, z {row.z}: {row.reason}", flush=True)
 
@@ -188,7 +192,8 @@ def honest(name: str, options: Sequence[str], seeds: int, data: Path, scratch: P
     images = load_samples(data / f"{case.images}_train.npz", channels=case.channels, limit=64 if quick else case.count)
     test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(case.sizes))
     columns = {"optimiser": "optimiser", "samples": "samples", "count": "inspections", "alarms": "with a flag"}
-    columns |= {sign: f"{sign}: greatest" for sign in SIGNS if sign != "norm-drift"}
+    columns |= {"flags": "signs flagged", "failures": "with a failure"}
+    columns |= {sign: f"{sign}: greatest{' factor' if sign in FACTORS else ''}" for sign in SIGNS}
     table = Table(f"{name}, {len(images)} images", columns)
     for optimiser in options:
         counts = {size: Count() for size in case.sizes}
@@ -208,7 +213,9 @@ def honest(name: str, options: Sequence[str], seeds: int, data: Path, scratch: P
         for size, count in counts.items():
             table.rows.append(
                 {"optimiser": optimiser, "samples": size, "count": count.inspections, "alarms": count.alarms}
-                | {sign: value for sign, value in (count.most or {}).items() if sign in columns}
+                | {"flags": ", ".join(f"{sign}: {number}" for sign, number in sorted(count.flags.items())) or "none"}
+                | {"failures": count.failures}
+                | count.most
             )
     return table
 
@@ -270,6 +277,22 @@ def _identity(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> None:
         kernels[channel, channel, kernels.shape[2] // 2] = 1
 
 
+@torch.no_grad()
+def _gains(model: nn.Module, inputs: Tensor) -> None:
+    """All parameters multiplied by 90, less than what shows in any layer by itself."""
+    for parameter in model.parameters():
+        parameter.mul_(90)
+
+
+@torch.no_grad()
+def _small_variances(model: nn.Module, inputs: Tensor) -> None:
+    """Batch norms that multiply what passes by 5 more than they did."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
+            module.running_var /= 25
+
+
 # What is planted, and the signs of which one should be flagged.
 ATTACKS: dict[str, tuple[Callable[[Any, Tensor], None], tuple[str, ...]]] = {
     "imprint": (_imprint, ("imprint-layer",)),
@@ -280,6 +303,8 @@ ATTACKS: dict[str, tuple[Callable[[Any, Tensor], None], tuple[str, ...]]] = {
     "trap weights": (_trap, ACTIVITY),
     "identity": (_identity, ("identity-convolution",)),
     "class fishing": (_fishing, ("silenced-class",)),
+    "gains": (_gains, ("magnified-gradient",)),
+    "small variances": (_small_variances, ("magnified-gradient",)),
 }
 # Layers that attacks are planted at: the first hidden one that they fit, and one in the middle.
 PLACES = {
@@ -298,27 +323,38 @@ def planted(name: str, options: Sequence[str], data: Path, scratch: Path, *, qui
     images = load_samples(data / f"{case.images}_train.npz", channels=case.channels, limit=64 if quick else case.count)
     test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(case.sizes))
     hidden, head, passing = PLACES[name]
-    table = Table(f"{name}: planted", {"attack": "attack", "count": "planted", "flagged": "flagged there"})
+    table = Table(
+        f"{name}: planted",
+        {"attack": "attack", "count": "planted", "flagged": "flagged there", "failed": "not inspected"},
+    )
     models = [
-        model
+        (f"{optimiser} epoch {epoch}", model)
         for optimiser in options
         for epoch, model in trained(name, optimiser, 0, images, EPOCHS[:2] if quick else EPOCHS, scratch)
         if epoch in (0, 5)
     ]
     for attack, (plant, signs) in ATTACKS.items():
-        places = (head,) if attack == "class fishing" else passing if attack == "identity" else hidden
-        count = flagged = 0
+        places = {"class fishing": (head,), "identity": passing, "gains": ("",)}.get(attack, hidden)
+        if attack == "small variances":
+            normalised = any(isinstance(module, nn.BatchNorm2d) for _, model in models for module in model.modules())
+            places = ("",) if normalised else ()
+        count = flagged = failed = 0
         for place in places:
-            for model in models:
+            for label, model in models:
                 changed = copy.deepcopy(model)
-                layer = changed.get_submodule(place)
+                layer: Any = changed.get_submodule(place)
                 inputs = _entering(changed, layer, images.inputs[:400].float()) if place in hidden else Tensor()
                 plant(layer, inputs)
                 rows = judge_model(changed, test.inputs).rows
                 count += 1
-                flagged += any(row.flagged and row.layer == place and row.id in signs for row in rows)
+                found = any(row.flagged and (row.layer or "") == place and row.id in signs for row in rows)
+                flagged += found
+                failed += not found and any(row.status == "failed" for row in rows)
+                if not found:
+                    numbers = [f"{row.id} {row.value}" for row in rows if (row.layer or "") == place]
+                    print(f"MISSED {name} {label} {attack} at {place or 'all layers'}: {numbers}", flush=True)
         if count:
-            table.rows.append({"attack": attack, "count": count, "flagged": flagged})
+            table.rows.append({"attack": attack, "count": count, "flagged": flagged, "failed": failed})
     return table
 
 

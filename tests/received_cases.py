@@ -43,6 +43,24 @@ def convnet(seed: int = 0) -> nn.Sequential:
     ).eval()
 
 
+def normalised(seed: int = 0) -> nn.Sequential:
+    """Two convolutions with batch norm, whose statistics are those of the public digits."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6, momentum=1.0),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1),
+        nn.BatchNorm2d(6, momentum=1.0),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(384, CLASSES),
+    )
+    with torch.no_grad():
+        model(public())
+    return model.eval()
+
+
 def transformer(seed: int = 0) -> nn.Sequential:
     """A block with attention between two layers, on 8 rows of 8 pixels."""
     torch.manual_seed(seed)
@@ -114,6 +132,15 @@ def plant_identity(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> None:
     kernels.zero_()
     for channel in range(min(kernels.shape[:2])):
         kernels[channel, channel, kernels.shape[2] // 2] = gain
+
+
+@torch.no_grad()
+def plant_small_variances(model: nn.Module, factor: float = 1e-4) -> None:
+    """Statistics of batch norms as of data that hardly varies, which multiply what passes by 1/sqrt(factor) each."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
+            module.running_var *= factor
 
 
 @torch.no_grad()

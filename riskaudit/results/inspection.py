@@ -39,11 +39,12 @@ class SignRow(Record):
         layer: name in the model; None where the sign is of no layer.
         status: "judged", or why there is no number.
         value: the number.
-        reference: median of the models that it is held against; None without any.
+        reference: of the models that it is held against, the median or what the sign says; None without any.
         z: distance to the reference in its spreads.
         previous: the number of the previous round's model, where that is known.
         flagged: whether it is far from what honest models show.
         reason: a sentence.
+        samples_needed: with how many samples it would be judged, where that is all that is missing.
     """
 
     id: str
@@ -55,6 +56,7 @@ class SignRow(Record):
     previous: float | None = None
     flagged: bool = False
     reason: str
+    samples_needed: int | None = None
 
 
 class Comparison(Record):
@@ -117,9 +119,19 @@ class InspectionResult(VersionedRecord):
         return [row for row in self.signs if row.status == "failed"]
 
     @property
+    def judged(self) -> list[str]:
+        """Signs that came to a number at a layer at least, in their order."""
+        return list(dict.fromkeys(row.id for row in self.signs if row.status == "judged"))
+
+    @property
+    def unjudged(self) -> list[SignRow]:
+        """One row of every sign that came to none, with the reason: nothing is known of these, so nothing is safe."""
+        judged = self.judged
+        return list({row.id: row for row in reversed(self.signs) if row.id not in judged}.values())[::-1]
+
+    @property
     def verdict(self) -> str:
         """One sentence: which sign, at which layer, or that there is none."""
-        titles = {info.id: info.title for info in self.sign_infos}
         if self.flags:
             shown = [f"{row.id} at {row.layer}" if row.layer else row.id for row in self.flags[:3]]
             more = f" and {len(self.flags) - 3} more" if len(self.flags) > 3 else ""
@@ -127,10 +139,23 @@ class InspectionResult(VersionedRecord):
         if self.failures:
             names = ", ".join(dict.fromkeys(row.id for row in self.failures))
             return f"the inspection is incomplete, since {names} failed; that is no sign of safety"
-        judged = {row.id for row in self.signs if row.status == "judged"}
-        if not judged:
-            return "no sign could be judged; that is no sign of safety"
-        return f"none of {len(judged)} of {len(titles)} signs is flagged"
+        if not self.judged:
+            return f"no sign could be judged: {self._unjudged_words}; that is no sign of safety"
+        if not self.unjudged:
+            return f"all {len(self.judged)} signs judged, none flagged"
+        total = len(self.judged) + len(self.unjudged)
+        return (
+            f"{len(self.judged)} of {total} signs judged, none flagged; {len(self.unjudged)} not judged: "
+            f"{self._unjudged_words}"
+        )
+
+    @property
+    def _unjudged_words(self) -> str:
+        """The signs that weren't judged, with the number of samples where more would do."""
+        return ", ".join(
+            row.id if row.samples_needed is None else f"{row.id} (needs {row.samples_needed} samples)"
+            for row in self.unjudged
+        )
 
     @override
     def refuse_contradiction(self, name: str) -> None:

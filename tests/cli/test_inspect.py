@@ -10,9 +10,11 @@ import received_cases
 import torch
 
 import riskaudit
+from riskaudit.checks.received import judging
 from riskaudit.errors import ResultError
 from riskaudit.report.inspection import render_inspection
-from riskaudit.results.inspection import NO_PROOF, InspectionResult
+from riskaudit.report.inspection.page import build_inspection
+from riskaudit.results.inspection import NO_PROOF, InspectionResult, SignRow
 
 
 @pytest.fixture
@@ -63,7 +65,48 @@ def test_one_sample_is_enough_for_what_weights_show(command, files) -> None:
     result = InspectionResult.load(outcome.folder / "inspection.json")
     assert outcome.code == 1
     assert [row.id for row in result.signs if row.status == "not_applicable"] == ["lone-activation", "singleton-share"]
-    assert any("needs 32 samples" in words for words in result.compared_with.not_judged)
+    assert "lone-activation: needs 32 samples, and 1 was given" in result.compared_with.not_judged
+
+
+def test_signs_that_werent_judged_are_named_everywhere_with_the_samples_they_need(command, files) -> None:
+    outcome = inspect(command, files, "fresh.pt", "--limit", "20", "--previous", files / "fresh.pt")
+    verdict = "6 of 7 signs judged, none flagged; 1 not judged: lone-activation (needs 32 samples)"
+    assert (outcome.code, outcome.out.splitlines()[0]) == (0, verdict)
+    assert "not judged: lone-activation: needs 32 samples, and 20 were given" in outcome.out
+    result = InspectionResult.load(outcome.folder / "inspection.json")
+    assert [(row.id, row.samples_needed) for row in result.unjudged] == [("lone-activation", 32)]
+    page = (outcome.folder / "inspection.html").read_text()
+    assert "6 of 7 signs judged, none flagged; 1 not judged" in page
+    assert "needs 32 samples, and 20 were given" in page
+    everything = inspect(command, files, "fresh.pt", "--previous", files / "fresh.pt", "--out", "all")
+    assert everything.out.splitlines()[0] == "all 7 signs judged, none flagged"
+
+
+@pytest.mark.parametrize(("count", "tone"), [(20, "medium"), (40, "low")])
+def test_what_wasnt_judged_is_never_safe(files, count, tone) -> None:
+    checkpoint = riskaudit.load_checkpoint(files / "fresh.pt", arch="mlp")
+    samples = riskaudit.load_samples(files / "data.npz", limit=count)
+    result = riskaudit.inspect_received(checkpoint, samples, previous=checkpoint)
+    callout = build_inspection(result).sections[0].blocks[0]
+    assert (callout.title, callout.tone) == ("No sign flagged", tone)
+
+
+def test_more_samples_are_not_asked_for_where_they_wouldnt_be_used(monkeypatch) -> None:
+    monkeypatch.setattr(judging, "MAX_WORK", 1e6)
+    rows = {row.id: row for row in judging.judge_model(received_cases.mlp(), received_cases.inputs(8)).rows}
+    row = rows["lone-activation"]
+    assert (row.status, row.samples_needed) == ("not_applicable", None)
+    assert row.reason == "needs 32 samples, and a model of this size is looked at with 15 at most"
+
+
+def test_no_sign_judged_is_no_sign_of_safety(files) -> None:
+    samples = riskaudit.load_samples(files / "data.npz")
+    result = riskaudit.inspect_received(riskaudit.load_checkpoint(files / "fresh.pt", arch="mlp"), samples)
+    row = SignRow(id="lone-activation", status="not_applicable", reason="why", samples_needed=32)
+    nothing = result.model_copy(update={"signs": [row]})
+    words = "no sign could be judged: lone-activation (needs 32 samples); that is no sign of safety"
+    assert nothing.verdict == words
+    assert build_inspection(nothing).sections[0].blocks[0].tone == "unknown"
 
 
 @pytest.mark.parametrize("broken", ["received", "previous", "other architecture", "no data"])

@@ -17,8 +17,8 @@ from riskaudit.results.inspection import SignRow
 class SignContract:
     sign_id: str
 
-    def planted(self) -> tuple[nn.Module, str]:
-        """A network that shows the sign, and the layer that it is at."""
+    def planted(self) -> tuple[nn.Module, str | None]:
+        """A network that shows the sign, and the layer that it is at; None where it is of no layer."""
         raise NotImplementedError
 
     @property

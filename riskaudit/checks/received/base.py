@@ -20,6 +20,8 @@ from riskaudit.results.inspection import SignInfo
 
 # From this many spreads of the reference on, a number is far from it.
 FAR = 6.0
+# The key of a number that is no single layer's.
+WHOLE_MODEL = ""
 # A median absolute deviation of a normal law, as a part of its standard deviation.
 _MAD = 0.6745
 
@@ -51,7 +53,8 @@ class Judgement:
     """What a measurement is beside its references.
 
     Attributes:
-        reference: median of the reference; None without one.
+        reference: what the models that it is held against have, the median where the sign doesn't say otherwise; None
+            without one.
         z: distance to it in spreads, robust.
         flagged: whether it is far from what honest models show.
     """
@@ -88,7 +91,7 @@ class Sign(ABC):
 
     @abstractmethod
     def measure(self, observed: ObservedModel) -> Mapping[str, Measurement]:
-        """The number by layer.
+        """The number by layer, or at `WHOLE_MODEL`.
 
         Raises:
             SignNotApplicable: no layer of a kind that shows it.

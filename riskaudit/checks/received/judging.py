@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from riskaudit.checks.received.base import SIGNS, Judgement, Measurement, Sign, SignNotApplicable
+from riskaudit.checks.received.base import SIGNS, WHOLE_MODEL, Judgement, Measurement, Sign, SignNotApplicable
+from riskaudit.checks.received.magnification import Magnification
 from riskaudit.checks.received.observation import ObservedModel, observe
 from riskaudit.checks.received.references import SCHEMES, SEEDS, fresh_models
 from riskaudit.errors import SamplesError, SettingsError
 from riskaudit.results.inspection import SignRow
 
-# Multiplications of all passes together, so that resnet18 takes seconds.
-MAX_WORK = 3e11
+# Multiplications of all passes together, so that resnet18 takes seconds; and of products with the gradient's Jacobian.
+MAX_WORK, MAX_PRODUCT_WORK = 3e11, 2e11
 MAX_SAMPLES, MIN_SAMPLES = 256, 2
 # Samples that are worth more than further draws of fresh models.
 ENOUGH_SAMPLES = 64
 DEFAULT_BATCH = 16
 NO_PREVIOUS = (
-    "without the model of the round before (`previous`), weights that grew or shrank by less than a factor of 100, and "
-    "activity that leapt to what trained networks may show, aren't judged"
+    "without the model of the round before (`previous`), weights that grew or shrank by less than a factor of 100, a "
+    "gradient magnified by less than 10,000, and activity that leapt to what trained networks may show, aren't judged"
 )
 Progress: TypeAlias = Callable[[int, int], None]
-Measured: TypeAlias = Mapping[str, Measurement] | str
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Why a sign has no numbers, and with how many samples it would have some; None where more don't help."""
+
+    reason: str
+    samples_needed: int | None = None
+
+
+# The numbers by layer, or why there are none.
+Measured: TypeAlias = Mapping[str, Measurement] | Unjudged
 
 
 @dataclass(frozen=True)
@@ -71,30 +83,35 @@ def judge_model(
     """
     if previous is not None:
         _refuse_another(model, previous)
-    seeds, count = _affordable(model, inputs, 1 if previous is None else 2)
-    total = 1 + (previous is not None) + seeds * len(SCHEMES)
+    work = max(1, _observed(model, inputs[:1], 1).multiplications)
+    others = 1 if previous is None else 2
+    given = len(inputs)
+    seeds, count, most = _affordable(work, given, others)
+    # The schemes differ by more than their draws do.
+    magnification = Magnification(MAX_PRODUCT_WORK / work, others + len(SCHEMES))
+    total = others + seeds * len(SCHEMES)
     inputs = inputs[:count]
     size = min(DEFAULT_BATCH if batch_size is None else batch_size, len(inputs))
     report = progress or (lambda done, of: None)
-    observed = _observed(model, inputs, size, classifies)
-    received = {name: _measure(sign, observed) for name, sign in SIGNS.items()}
+    observed = _observed(model, inputs, size, classifies, magnification)
+    received = {name: _measure(sign, observed, given, most) for name, sign in SIGNS.items()}
     report(1, total)
     before: dict[str, Measured] = {}
     if previous is not None:
-        earlier = _observed(previous, inputs, size, classifies)
-        before = {name: _measure(sign, earlier) for name, sign in SIGNS.items()}
+        earlier = _observed(previous, inputs, size, classifies, magnification)
+        before = {name: _measure(sign, earlier, given, most) for name, sign in SIGNS.items()}
         report(2, total)
     fresh: dict[str, list[Measured]] = {name: [] for name in SIGNS}
-    schemes, done = list[str](), 1 + (previous is not None)
-    for scheme, drawn in fresh_models(model, seed, seeds):
-        done += 1
+    schemes = list[str]()
+    for done, (scheme, drawn) in enumerate(fresh_models(model, seed, seeds), others + 1):
+        first_draw = done <= others + len(SCHEMES)
         try:
-            other = _observed(drawn, inputs, size, classifies)
+            other = _observed(drawn, inputs, size, classifies, magnification if first_draw else None)
         except SamplesError:
             # Some schemes explode in some networks; without any that doesn't no sign is judged.
             continue
         for name, sign in SIGNS.items():
-            fresh[name].append(_measure(sign, other))
+            fresh[name].append(_measure(sign, other, given, most))
         schemes.append(scheme)
         report(done, total)
     rows = [row for name, sign in SIGNS.items() for row in _rows(sign, received[name], fresh[name], before.get(name))]
@@ -103,64 +120,89 @@ def judge_model(
     return Judged(rows, list(dict.fromkeys(schemes)), len(schemes), missing, len(inputs), size)
 
 
-def _observed(model: nn.Module, inputs: Tensor, batch_size: int, classifies: bool = True) -> ObservedModel:
+def _observed(
+    model: nn.Module,
+    inputs: Tensor,
+    batch_size: int,
+    classifies: bool = True,
+    magnification: Magnification | None = None,
+) -> ObservedModel:
     modes = {module: module.training for module in model.modules()}
     parameter = next((value for value in model.parameters() if value.is_floating_point()), inputs)
     try:
         model.eval()
-        return observe(model, inputs.to(parameter), batch_size, classifies)
+        inputs = inputs.to(parameter)
+        observed = observe(model, inputs, batch_size, classifies)
+        if magnification is None:
+            return observed
+        return replace(observed, magnification=magnification.of(model, inputs))
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _affordable(model: nn.Module, inputs: Tensor, others: int) -> tuple[int, int]:
-    """Draws per scheme, and how many inputs, as all passes may take; by sizes alone, so that it is the same everywhere.
+def _affordable(work: int, num_samples: int, others: int) -> tuple[int, int, int]:
+    """Draws per scheme, how many inputs, and the most inputs, as all passes may take.
+
+    By sizes alone, so that it is the same everywhere.
 
     Args:
-        model: to be passed through.
-        inputs: [N, *S].
+        work: multiplications of a pass, per sample.
+        num_samples: that are there.
         others: models besides the fresh ones.
     """
-    work = max(1, _observed(model, inputs[:1], 1).multiplications)
-    wanted = min(len(inputs), ENOUGH_SAMPLES)
+    wanted = min(num_samples, ENOUGH_SAMPLES)
     for seeds in range(SEEDS, 0, -1):
         count = int(MAX_WORK / ((others + seeds * len(SCHEMES)) * work))
         if count >= wanted:
             break
-    return seeds, min(len(inputs), max(MIN_SAMPLES, min(MAX_SAMPLES, count)))
+    most = max(MIN_SAMPLES, min(MAX_SAMPLES, int(MAX_WORK / ((others + len(SCHEMES)) * work))))
+    return seeds, min(num_samples, max(MIN_SAMPLES, min(MAX_SAMPLES, count))), most
 
 
-def _measure(sign: Sign, observed: ObservedModel) -> Measured:
-    """The sign's numbers by layer; where there are none, why: in the words of a caller who can mend it, or not."""
-    if observed.num_samples < sign.min_samples:
-        return f"needs {sign.min_samples} samples or more, and {observed.num_samples} were there"
+def _measure(sign: Sign, observed: ObservedModel, given: int, most: int) -> Measured:
+    """The sign's numbers by layer; where there are none, why: in the words of a caller who can mend it, or not.
+
+    Args:
+        sign: to measure.
+        observed: the model.
+        given: samples that the caller handed in.
+        most: samples that a model of this size is looked at with.
+    """
+    needed = sign.min_samples
+    if observed.num_samples < needed:
+        if most < needed:
+            return Unjudged(f"needs {needed} samples, and a model of this size is looked at with {most} at most")
+        return Unjudged(f"needs {needed} samples, and {given} {'was' if given == 1 else 'were'} given", needed)
     try:
         return sign.measure(observed)
     except SignNotApplicable as reason:
-        return str(reason)
+        return Unjudged(str(reason))
 
 
 def _rows(sign: Sign, received: Measured, fresh: Sequence[Measured], before: Measured | None) -> list[SignRow]:
-    if isinstance(received, str):
-        return [SignRow(id=sign.id, status="not_applicable", reason=received)]
+    if isinstance(received, Unjudged):
+        needed = received.samples_needed
+        return [SignRow(id=sign.id, status="not_applicable", reason=received.reason, samples_needed=needed)]
     rows = []
     for layer, measured in received.items():
         values = [
             each[layer].value
             for each in fresh
-            if not isinstance(each, str) and layer in each and math.isfinite(each[layer].value)
+            if not isinstance(each, Unjudged) and layer in each and math.isfinite(each[layer].value)
         ]
-        earlier = None if before is None or isinstance(before, str) else before.get(layer)
+        earlier = None if before is None or isinstance(before, Unjudged) else before.get(layer)
         rows.append(_row(sign, layer, measured, values, None if earlier is None else earlier.value))
     return rows
 
 
-def _row(sign: Sign, layer: str, measured: Measurement, values: list[float], previous: float | None) -> SignRow:
+def _row(sign: Sign, key: str, measured: Measurement, values: list[float], previous: float | None) -> SignRow:
+    layer = None if key == WHOLE_MODEL else key
     if not math.isfinite(measured.value):
         return SignRow(id=sign.id, layer=layer, status="failed", reason="the number isn't finite")
     if not values and not measured.chance:
-        return SignRow(id=sign.id, layer=layer, status="failed", reason="no freshly initialised model has this layer")
+        reason = "no freshly initialised model has such a number"
+        return SignRow(id=sign.id, layer=layer, status="failed", reason=reason)
     judgement = sign.judge(measured, values, previous)
     return SignRow(
         id=sign.id,
@@ -205,7 +247,8 @@ def refusal(rows: Sequence[SignRow]) -> str | None:
     if flagged:
         row = max(flagged, key=lambda each: abs(each.z or 0.0))
         more = f" and {len(flagged) - 1} more signs" if len(flagged) > 1 else ""
-        return f"the received model shows {row.id} at {row.layer}{more}: {row.reason}"
+        where = "" if row.layer is None else f" at {row.layer}"
+        return f"the received model shows {row.id}{where}{more}: {row.reason}"
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         return f"the received model can't be inspected ({failed[0].id} failed: {failed[0].reason})"

@@ -102,6 +102,7 @@ class ObservedModel:
         batch_size: samples that a client takes the gradient of at once.
         multiplications: of one pass, per sample.
         classifies: whether the loss is the cross-entropy of the outputs.
+        magnification: the largest singular value of the gradient's Jacobian, or why there is none.
     """
 
     layers: Mapping[str, Layer]
@@ -112,6 +113,7 @@ class ObservedModel:
     batch_size: int
     multiplications: int
     classifies: bool = True
+    magnification: float | str = "products with the Jacobian weren't made"
 
 
 @torch.no_grad()

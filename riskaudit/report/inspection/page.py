@@ -51,14 +51,15 @@ def _verdict(result: InspectionResult) -> Section:
             "Ask who runs the server how the layers below came about, and compare the file's SHA-256 with theirs.",
             "If there is an honest reason, scan an upload of this model before anything leaves.",
         )
-    elif result.failures or not any(row.status == "judged" for row in result.signs):
+    elif result.failures or not result.judged:
         title, tone = "Not inspected", "unknown"
     else:
-        title, tone = "No sign flagged", "medium" if result.compared_with.previous is None else "low"
-    judged = {row.id for row in result.signs if row.status == "judged"}
+        # What wasn't judged is never safe.
+        whole = result.compared_with.previous is not None and not result.unjudged
+        title, tone = "No sign flagged", "low" if whole else "medium"
     facts = (
         ("Flagged", f"{count(len(result.flags), 'sign')} at {count(_layers(result.flags), 'layer')}"),
-        ("Signs judged", f"{len(judged)} of {len(result.sign_infos)}"),
+        ("Signs judged", f"{len(result.judged)} of {len(result.judged) + len(result.unjudged)}"),
         ("Previous round", "compared with" if result.compared_with.previous is not None else "not given"),
     )
     blocks: list[Block] = [Callout(title, (sentence(result.verdict), NO_PROOF), _tone(tone), facts, steps)]

@@ -12,7 +12,7 @@ from contracts.sign import SignContract
 from torch import nn
 
 from riskaudit.checks.received import SIGNS, SignNotApplicable, observe
-from riskaudit.checks.received.base import FAR, register
+from riskaudit.checks.received.base import FAR, Measurement, register
 from riskaudit.checks.received.judging import judge_model
 from riskaudit.errors import SettingsError
 
@@ -213,6 +213,83 @@ class TestNormDrift(SignContract):
             model[9].weight *= 1e-4
         assert self.flags(model) == []
         assert self.flags(model, previous=before) == []
+
+
+class TestMagnifiedGradient(SignContract):
+    sign_id = "magnified-gradient"
+
+    def planted(self) -> tuple[nn.Module, None]:
+        model = planted_in.normalised()
+        planted_in.plant_small_variances(model)
+        return model, None
+
+    def test_no_other_sign_sees_small_variances(self) -> None:
+        model, _ = self.planted()
+        rows = judge_model(model, planted_in.inputs(), previous=planted_in.normalised()).rows
+        assert {row.id for row in rows if row.flagged} == {self.sign_id}
+
+    def test_a_gain_spread_over_the_layers(self) -> None:
+        model = planted_in.mlp(widths=(64, 96, 64, 64, CLASSES))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(90)
+        assert {row.id for row in judge_model(model, planted_in.inputs()).rows if row.flagged} == {self.sign_id}
+
+    def test_the_number_is_the_largest_singular_value(self) -> None:
+        model = planted_in.mlp(widths=(64, 8, CLASSES)).double()
+        (row,) = self.rows(model)
+        values = []
+        for sample in planted_in.inputs(3).double():
+            label = model(sample[None]).topk(2).indices[0, 1]
+
+            def gradient(x: torch.Tensor, label: torch.Tensor = label) -> torch.Tensor:
+                loss = nn.functional.cross_entropy(model(x[None]), label[None])
+                parts = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+                return torch.cat([part.flatten() for part in parts])
+
+            matrix = torch.autograd.functional.jacobian(gradient, sample).flatten(1)
+            values.append(float(torch.linalg.matrix_norm(matrix, 2)))
+        # Three products, from below.
+        assert 0.9 * sorted(values)[1] <= row.value <= sorted(values)[1] * (1 + 1e-9)
+
+    def test_a_leap_since_the_previous_round_counts_where_training_has_begun(self) -> None:
+        sign = SIGNS[self.sign_id]
+        measured = Measurement(3000.0)
+        assert not sign.judge(measured, [0.1, 1.0], None).flagged
+        assert sign.judge(measured, [0.1, 1.0], 20.0).flagged
+        assert not sign.judge(measured, [0.1, 1.0], 40.0).flagged
+        # From a plateau, as of sigmoids, honest training leaps too.
+        assert not sign.judge(measured, [0.1, 1.0], 0.01).flagged
+
+    def test_a_large_step_is_no_magnification(self) -> None:
+        model = planted_in.trained(planted_in.normalised(), 3, 2e-2)
+        (row,) = self.rows(model)
+        assert row.value > 2 * self.rows(planted_in.normalised())[0].value
+        assert not row.flagged
+
+    def test_what_overflows_is_no_number(self) -> None:
+        model = planted_in.normalised().requires_grad_(True)
+        with torch.no_grad():
+            model[1].weight.fill_(1e12)
+            model[4].weight.fill_(1e12)
+            model[7].weight.mul_(1e-12)
+        (row,) = self.rows(model)
+        assert (row.status, row.value, row.flagged) == ("failed", None, False)
+
+    def test_layers_without_a_rule_are_named(self) -> None:
+        class Odd(nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return nn.functional.linear(x, self.weight.sin(), self.bias)
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), Odd(64, CLASSES)).eval()
+        (row,) = self.rows(model)
+        assert (row.status, row.value) == ("not_applicable", None)
+        assert "Odd" in row.reason
+
+    def test_a_frozen_model_has_no_gradient(self) -> None:
+        model = planted_in.mlp().requires_grad_(False)
+        assert [row.status for row in self.rows(model)] == ["not_applicable"]
 
 
 CLASSES = planted_in.CLASSES
