@@ -15,7 +15,7 @@ from functools import cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from riskaudit.errors import SettingsError
+from riskaudit.report.formats import render_formats
 
 if TYPE_CHECKING:
     from riskaudit.document.blocks import Document
@@ -108,11 +108,8 @@ def render_marked(
     """`render`, and where the result disagreed with its own numbers, a sentence each."""
     from riskaudit.report.recomputation import recompute
 
-    for name in formats:
-        if name not in _FORMATS:
-            raise SettingsError(f"expected a report format out of {', '.join(FORMATS)}, found {name!r}")
     result, contradictions = recompute(result)
     if baseline is not None:
         baseline, _ = recompute(baseline)
     report = _Report(result, baseline, contradictions, spelling)
-    return {FILE_NAMES[name]: _FORMATS[name][1](report) for name in dict.fromkeys(formats)}, contradictions
+    return render_formats(_FORMATS, formats, report), contradictions
