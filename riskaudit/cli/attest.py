@@ -101,6 +101,8 @@ def _print(result: Attestation, files: list[Path]) -> None:
     from riskaudit.results.attestation import NO_PROOF
 
     typer.echo(in_options(result.verdict))
+    for words in result.would_tell[1:]:
+        typer.echo(f"or give {in_options(words)}")
     for test in result.tests:
         if test.status != "not_applicable":
             typer.echo(f"{test.status.replace('_', ' ')}: {test.id}: {in_options(test.reason)}{_rates(test)}")

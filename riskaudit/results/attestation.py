@@ -103,7 +103,11 @@ class VectorFile(Record):
 
 
 class Attestation(VersionedRecord):
-    """A whole attestation, as it stands in attestation.json."""
+    """A whole attestation, as it stands in attestation.json.
+
+    ``not_told`` says what no test of one upload can tell; ``would_tell`` what to hand over, the surest first, where
+    norm or noise could not be told.
+    """
 
     file_name: ClassVar[str] = "attestation.json"
     noun: ClassVar[str] = "an attestation"
@@ -124,6 +128,7 @@ class Attestation(VersionedRecord):
     tests: list[AttestationTest]
     findings: list[LintFinding] = Field(default_factory=list)
     not_told: list[str] = Field(default_factory=list)
+    would_tell: list[str] = Field(default_factory=list)
 
     @property
     def rejections(self) -> list[AttestationTest]:
@@ -152,8 +157,13 @@ class Attestation(VersionedRecord):
             return f"the declaration of {self.update.name} is in error: {names}"
         if self.outcome == "could_not_tell":
             claims = ", ".join(dict.fromkeys(test.claim for test in self.undecided)) or "anything"
-            return f"could not tell whether {self.update.name} is as declared: {claims}"
+            return f"could not tell whether {self.update.name} is as declared: {claims}{self._remedy}"
         return f"{self.update.name} is as declared, as far as was tested"
+
+    @property
+    def _remedy(self) -> str:
+        """What to hand over first, in a clause."""
+        return f"; give {self.would_tell[0]}" if self.would_tell else ""
 
     @override
     def refuse_contradiction(self, name: str) -> None:

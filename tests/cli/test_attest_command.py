@@ -77,6 +77,19 @@ def test_what_can_not_be_told_is_2(command, files, arguments, words) -> None:
         assert not (files / "out").exists()
 
 
+def test_what_would_tell_is_on_the_console_in_json_and_in_sarif(command, files) -> None:
+    outcome = command("attest", "update.safetensors", "--declared", f"gaussian:{STD}",
+                      "--format", "json", "--format", "sarif", *OUT)  # fmt: skip
+    verdict, second, third, *_ = outcome.out.splitlines()
+    assert verdict.endswith("noise; give --clean, the update as it was right before its noise was added")
+    assert second.startswith("or give --received and --loss cross-entropy, where")
+    assert third.startswith("or give the clip norm in --declared (clip:C)")
+    assert len(Attestation.load(files / "out" / "attestation.json").would_tell) == 3
+    results = json.loads((files / "out" / "attestation.sarif").read_text())["runs"][0]["results"]
+    message = next(row["message"]["text"] for row in results if row["ruleId"] == "attestation/noise-size")
+    assert "; give --clean, the update" in message
+
+
 def test_quiet_prints_nothing(command, files) -> None:
     assert command("attest", "update.safetensors", "--declared", DECLARED, "--quiet", *OUT).out == ""
 

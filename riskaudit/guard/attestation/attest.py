@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from riskaudit.audit.provenance import versions
 from riskaudit.errors import SettingsError
-from riskaudit.guard.attestation.contract import Contract, contract_of, contract_tests, masked_test
+from riskaudit.guard.attestation.contract import contract_of, contract_tests, masked_test
 from riskaudit.guard.attestation.declaration import Declaration
 from riskaudit.guard.attestation.lint import lint
 from riskaudit.guard.attestation.noise import (
@@ -26,7 +24,9 @@ from riskaudit.guard.attestation.noise import (
 )
 from riskaudit.guard.attestation.norms import noisy_norm_test, norm_test, share_test
 from riskaudit.guard.attestation.parts import Part, class_sums, has_mask, parts_of, structure_of
-from riskaudit.guard.attestation.vectors import Vector, read_vector
+from riskaudit.guard.attestation.subject import Subject
+from riskaudit.guard.attestation.untold import limits, remedies
+from riskaudit.guard.attestation.vectors import read_vector
 from riskaudit.policy import Policy
 from riskaudit.release import Noise, ReleaseSpec
 from riskaudit.results.attestation import Attestation, AttestationTest, outcome_of
@@ -34,8 +34,6 @@ from riskaudit.results.subject import Tool
 from riskaudit.version import __version__
 
 FALSE_ALARM = 1e-3
-# How far a clipped norm may be above its bound, and a recomputed update from the first, besides the dtype's rounding.
-TOLERANCE = 1e-5
 Test = Callable[[float], Sequence[AttestationTest]]
 
 
@@ -84,7 +82,7 @@ def attest(
     )
     rules = Policy.from_file(policy) if isinstance(policy, str | Path) else policy
     contract = None if received is None else contract_of(received, arch)
-    subject = _Subject.of(read_vector(update, "update"), clean, contract, declaration)
+    subject = Subject.of(read_vector(update, "update"), clean, contract, declaration)
     tests = contract_tests(subject.update, contract, declaration.spec)
     if subject.is_readable:
         tests = [*_tests(subject, false_alarm), *tests]
@@ -103,74 +101,12 @@ def attest(
         outcome=outcome_of(tests),
         tests=tests,
         findings=lint(declaration, tensors=subject.update.tensors if subject.is_readable else None, policy=rules),
-        not_told=_limits(subject),
+        not_told=limits(subject),
+        would_tell=remedies(subject, tests),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """What is attested, under the received model's names.
-
-    Attributes:
-        update: the upload.
-        clean: before noise; None where it isn't known.
-        contract: None without a received model.
-        declaration: what it is said to be.
-    """
-
-    update: Vector
-    clean: Vector | None
-    contract: Contract | None
-    declaration: Declaration
-
-    @classmethod
-    def of(cls, update: Vector, clean: object, contract: Contract | None, declaration: Declaration) -> _Subject:
-        """With everything in one order.
-
-        Raises:
-            SettingsError: a clean update of other tensors.
-        """
-        if contract is not None:
-            update = update.under(list(contract.sent(declaration.spec)))
-        if clean is None:
-            return cls(update, None, contract, declaration)
-        before = read_vector(clean, "clean")
-        before = before.under(list(update.tensors))
-        shapes = {name: tensor.shape for name, tensor in update.tensors.items()}
-        if {name: tensor.shape for name, tensor in before.tensors.items()} != shapes:
-            raise SettingsError(
-                f"expected the tensors of {update.name} in `clean`, found other names or shapes in {before.name}; "
-                "hand over the same update before its noise"
-            )
-        if not _is_finite(before):
-            raise SettingsError(f"expected finite numbers in `clean`, found others in {before.name}")
-        return cls(update, before, contract, declaration)
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether norms and noise mean anything."""
-        return _is_finite(self.update) and self.update.num_entries > 0
-
-    @property
-    def tolerance(self) -> float:
-        """Share of a norm that rounding may add."""
-        dtypes = [tensor.dtype for tensor in self.update.tensors.values()]
-        return TOLERANCE + max(torch.finfo(dtype).eps for dtype in dtypes)
-
-    def fits_contract(self) -> bool:
-        """Whether the entries are those of the received model's parameters."""
-        if self.contract is None:
-            return False
-        sent = self.contract.sent(self.declaration.spec)
-        return {name: tensor.shape for name, tensor in self.update.tensors.items()} == dict(sent)
-
-
-def _is_finite(vector: Vector) -> bool:
-    tensors = vector.tensors.values()
-    return all(tensor.is_floating_point() and bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
+def _tests(subject: Subject, false_alarm: float) -> list[AttestationTest]:
     """Of norm and noise; the false alarms of all of them together are at most what was asked for."""
     declaration, bound, noise = subject.declaration, subject.declaration.bound, subject.declaration.noise
     exact: list[AttestationTest] = []
@@ -191,7 +127,7 @@ def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
             exact.append(norm_test("clean-norm", before, bound, subject.tolerance))
     if noise is not None:
         if chosen is None:
-            exact.append(untested_noise("the mask's entries are known by the received model alone; give it"))
+            exact.append(untested_noise("the mask's entries are known by the received model alone"))
         else:
             random += (
                 _one_vector(subject, noise, chosen) if subject.clean is None else _residual(subject, noise, chosen)
@@ -201,7 +137,7 @@ def _tests(subject: _Subject, false_alarm: float) -> list[AttestationTest]:
     return [*exact, *(row for test in random for row in test(false_alarm / len(random)))]
 
 
-def _chosen(subject: _Subject) -> _Chosen | None:
+def _chosen(subject: Subject) -> _Chosen | None:
     """Entries that carry noise and those that carry nothing else; None where a mask can't be located."""
     spec = subject.declaration.spec
     if not has_mask(spec):
@@ -220,7 +156,7 @@ class _Chosen(NamedTuple):
     empty: Tensor | None
 
 
-def _residual(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
+def _residual(subject: Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
     assert subject.clean is not None
     parts = parts_of(subject.update, noise, chosen.noisy, subject.clean)
     if not parts:
@@ -239,7 +175,7 @@ def _residual(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
     return [lambda rate: residual_tests(parts, noise, rate), share]
 
 
-def _one_vector(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
+def _one_vector(subject: Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
     """Without the clean update: what can be told from the upload alone."""
     bound, pure = subject.declaration.bound, chosen.pure
     parts = parts_of(subject.update, noise, chosen.noisy)
@@ -261,31 +197,9 @@ def _one_vector(subject: _Subject, noise: Noise, chosen: _Chosen) -> list[Test]:
     return tests
 
 
-def _class_sums(subject: _Subject, noise: Noise) -> Part | None:
+def _class_sums(subject: Subject, noise: Noise) -> Part | None:
     declaration, contract = subject.declaration, subject.contract
     # A sum of Laplace noise isn't Laplace noise.
     if declaration.loss is None or contract is None or noise.law != "gaussian" or not subject.fits_contract():
         return None
     return class_sums(subject.update, contract, declaration.spec)
-
-
-def _limits(subject: _Subject) -> list[str]:
-    """What no test of one upload can tell, in the words of what would."""
-    declaration, spec = subject.declaration, subject.declaration.spec
-    told = ["whether other uploads carry the same noise again; the guard remembers what left"]
-    if spec.sample_steps and declaration.bound is not None and declaration.num_parts != 1:
-        told.append("whether every sample was clipped before the mean; the guard recomputes it from the batch")
-    if subject.contract is None:
-        told.append("whether a tensor is in it that may not leave, since no received model was given (`received`)")
-    elif subject.contract.doubt is not None:
-        told.append(subject.contract.doubt)
-    if declaration.noise is not None and subject.clean is None:
-        told.append(
-            "whether the noise is independent from entry to entry, and whether a tensor whose own entries are large "
-            "beside it has any; the update before noise shows it (`clean`)"
-        )
-    if declaration.bound is None:
-        told.append("whether the norm is as declared, since no clip is (clip:C)")
-    if subject.update.name and subject.update.sha256 is None:
-        told.append("what the serialised file holds besides the tensors; attest the file that is sent")
-    return told

@@ -67,7 +67,7 @@ def noisy_norm_test(part: Part, bound: float, noise: Noise, false_alarm: float) 
     if squared > most:
         status, reason = "not_as_declared", reason.replace("is no longer", "is longer")
     elif status == "could_not_tell":
-        reason += ", but the noise would hide twice the clip norm as well; give the clean update to compare with"
+        reason += ", but the noise would hide twice the clip norm as well"
     return AttestationTest(
         id="noisy-norm",
         title=TITLES["noisy-norm"],

@@ -144,9 +144,7 @@ def class_sums(update: Vector, contract: Contract, spec: ReleaseSpec) -> Part | 
     layer's weight and bias, in means, clipped, and after steps of SGD without weight decay. With Gaussian noise of std
     s on every entry their sum over the root of the number of classes is that noise alone, of std s.
     """
-    alike = not any(isinstance(step, Step) and step.name in ("mask", "prune", "dropout") for step in spec.all_steps)
-    training = spec.training
-    if not alike or contract.model is None or (training is not None and not _keeps_sums(training)):
+    if contract.model is None or not keeps_class_sums(spec):
         return None
     layers = {name: layer for name, layer in contract.model.named_modules() if isinstance(layer, nn.Linear)}
     if not layers:
@@ -161,7 +159,13 @@ def class_sums(update: Vector, contract: Contract, spec: ReleaseSpec) -> Part | 
     return Part(name, torch.cat(sums), error, step)
 
 
-def _keeps_sums(training: object) -> bool:
+def keeps_class_sums(spec: ReleaseSpec) -> bool:
+    """Whether sums over classes that are 0 in a gradient are 0 in a release too."""
+    if any(isinstance(step, Step) and step.name in ("mask", "prune", "dropout") for step in spec.all_steps):
+        return False
+    training: object = spec.training
+    if training is None:
+        return True
     return getattr(training, "optimizer", "") == "sgd" and not getattr(training, "weight_decay", 1.0)
 
 

@@ -25,7 +25,7 @@ def attestation_to_sarif(result: Attestation, spelling: Callable[[str], str] = s
     findings = [
         Finding(
             rule=f"attestation/{test.id}",
-            message=sentence(spelling(_words(test))),
+            message=sentence(spelling(_words(test, result))),
             artifacts=files if test.claim == "contract" else files[:1],
             identity=(result.declared.release, test.tensor),
             level="error" if test.status == "not_as_declared" else "warning",
@@ -46,8 +46,10 @@ def attestation_to_sarif(result: Attestation, spelling: Callable[[str], str] = s
     return to_sarif(result.tool, rules, findings)
 
 
-def _words(test: AttestationTest) -> str:
-    return test.reason if test.tensor is None else f"{test.tensor}: {test.reason}"
+def _words(test: AttestationTest, result: Attestation) -> str:
+    words = test.reason if test.tensor is None else f"{test.tensor}: {test.reason}"
+    remedy = f"; give {' or '.join(result.would_tell)}" if test.status == "could_not_tell" and result.would_tell else ""
+    return words + remedy
 
 
 def _artifact(file: VectorFile) -> Artifact:

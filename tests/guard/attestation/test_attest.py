@@ -44,6 +44,60 @@ def test_noise_without_a_clip_can_not_be_told_from_one_vector() -> None:
     assert {test.power for test in result.tests if test.claim == "noise"} == {None}
 
 
+class TestWhatWouldTell:
+    """Where it can't be told, the result says what to hand over, and with that it can."""
+
+    small = Noise("gaussian", 0.002)
+    declared = f"clip:{CLIP},gaussian:0.002"
+
+    def update(self) -> dict[str, torch.Tensor]:
+        return noisy(clean_update(), self.small)
+
+    def test_the_clean_update_first(self) -> None:
+        result = attest(self.update(), self.declared)
+        assert [words.split(",")[0] for words in result.would_tell] == [
+            "`clean`",
+            "`received` and `loss=cross-entropy`",
+        ]
+        assert result.verdict.endswith("noise; give `clean`, the update as it was right before its noise was added")
+        told = attest(self.update(), self.declared, clean=clean_update())
+        assert (told.outcome, told.would_tell) == ("as_declared", [])
+
+    @pytest.mark.parametrize(
+        ("given", "lacking"),
+        [
+            ({"received": network()}, "`loss=cross-entropy`"),
+            ({"loss": "cross-entropy"}, "`received`"),
+            ({"loss": "cross-entropy", "received": network().state_dict()}, "`arch`"),
+        ],
+        ids=["loss", "received", "arch"],
+    )
+    def test_what_the_sums_over_classes_lack(self, given, lacking) -> None:
+        result = attest(self.update(), self.declared, **given)
+        assert result.would_tell[1].startswith(f"{lacking}, where")
+
+    def test_with_model_and_loss_it_is_told(self) -> None:
+        result = attest(self.update(), self.declared, received=network(), loss="cross-entropy")
+        assert (result.outcome, result.would_tell) == ("as_declared", [])
+
+    def test_the_clip_norm_where_there_is_none(self) -> None:
+        result = attest(noisy(clean_update()), f"gaussian:{STD}")
+        assert result.would_tell[-1].startswith("the clip norm in `declared`")
+        assert attest(noisy(clean_update()), DECLARED).would_tell == []
+
+    @pytest.mark.parametrize("declared", [f"clip:{CLIP},laplace:0.002", f"clip:{CLIP},prune:0.5,gaussian:0.002"])
+    def test_sums_over_classes_are_not_asked_for_where_they_tell_nothing(self, declared) -> None:
+        result = attest(self.update(), declared, received=network())
+        assert [words.split(",")[0] for words in result.would_tell] == ["`clean`"]
+
+    def test_a_mask_asks_for_the_model(self) -> None:
+        result = attest(self.update(), "mask:0.5,gaussian:0.002")
+        assert [words.split(",")[0] for words in result.would_tell] == ["`received`"]
+
+    def test_what_is_refused_asks_for_nothing(self) -> None:
+        assert attest(noisy(clean_update(), scale=0.0), DECLARED).would_tell == []
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5])
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 @pytest.mark.parametrize("with_clean", [True, False], ids=["clean", "alone"])
