@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,9 +32,17 @@ def lenet(shape: tuple[int, int, int], activation: type[nn.Module] = nn.Sigmoid,
     return model.eval()
 
 
-def train(model: nn.Module, samples: Samples, epochs: int, rate: float = 1e-3, seed: int = 0) -> None:
-    """Adam on cross-entropy, in place."""
-    optimiser = torch.optim.Adam(model.parameters(), rate)
+def train(
+    model: nn.Module,
+    samples: Samples,
+    epochs: int,
+    rate: float = 1e-3,
+    seed: int = 0,
+    optimiser_type: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    is_done: Callable[[nn.Module], bool] = lambda model: False,
+) -> None:
+    """By cross-entropy, in place, until a step after which ``is_done`` or the last epoch's."""
+    optimiser = optimiser_type(model.parameters(), lr=rate)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(epochs):
@@ -40,6 +50,9 @@ def train(model: nn.Module, samples: Samples, epochs: int, rate: float = 1e-3, s
             optimiser.zero_grad()
             F.cross_entropy(model(samples.inputs[places].float()), samples.targets[places]).backward()
             optimiser.step()
+            if is_done(model):
+                model.eval()
+                return
     model.eval()
 
 

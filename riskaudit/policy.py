@@ -35,6 +35,8 @@ _EXCEEDED = {
     "min_rmse": "can be reconstructed to an RMSE below {:g}",
     "max_total_revealed": "would reveal more than {:g} of the input over all rounds",
 }
+# How reasons by forbidden checks begin.
+FORBIDDEN = "the forbidden check"
 POLICY_TABLE = "policy"
 
 
@@ -280,9 +282,9 @@ class Policy(Settings):
             leaks = [finding for finding in of_check if finding.status == "leak"]
             ids = list(dict.fromkeys(each for finding in leaks for each in finding.sample_ids))
             if leaks:
-                reasons.append(f"the forbidden check {name} says leak of {len(ids)} samples")
+                reasons.append(f"{FORBIDDEN} {name} says leak of {len(ids)} samples")
             elif not of_check or any(finding.status == "failed" for finding in of_check):
-                reasons.append(f"the forbidden check {name} could not be run, which is no clearance")
+                reasons.append(f"{FORBIDDEN} {name} could not be run, which is no clearance")
             leaking += ids
         return reasons, list(dict.fromkeys(leaking))
 

@@ -30,6 +30,7 @@ from riskaudit.attacks.base import AttackNotApplicable, Observation
 from riskaudit.attacks.linear_layers import LinearCall, linear_calls
 from riskaudit.release import Release
 from riskaudit.release.local_training import LocalTrainingRelease
+from riskaudit.release.steps.share import Share
 
 # The bias says where up is once it stands out of its noise by so many standard deviations.
 CLEAR = 3.0
@@ -67,7 +68,9 @@ def recover_labels(observation: Observation) -> Tensor:
 def _labels_of_uploads(observation: Observation) -> Tensor:
     """The labels in every upload, by `recover_batch_labels` on what stands for its mean gradient."""
     release = observation.release
-    if release.spec.all_steps:
+    # Sharing all parameters, which says that no buffers leave, changes nothing.
+    is_whole = observation.released.shape[1] == sum(value.numel() for value in release.parameters.values())
+    if not is_whole or not all(isinstance(step, Share) for step in release.spec.all_steps):
         raise AttackNotApplicable("labels can be read off the mean gradient or the difference of weights as it is only")
     like = observation.released.new_empty(NUM_DUMMIES, observation.dimension)
     prior = observation.prior.bind(torch.full((NUM_DUMMIES,), -1, device=like.device), like)

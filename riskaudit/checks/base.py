@@ -26,6 +26,7 @@ class Finding:
         positions: of the samples concerned, in the upload.
         exactness: of this finding.
         predicted_rmse: of the most exposed of them.
+        clear_from_std: as in `CheckFinding`.
         details: numbers; those per sample by its position.
         reason: in words.
         recovers: what is in the clear, where that isn't what the check recovers at best.
@@ -39,6 +40,7 @@ class Finding:
     details: Mapping[str, Detail | Mapping[int, float]] = field(default_factory=dict)
     reason: str | None = None
     recovers: Recovery | None = None
+    clear_from_std: float | None = None
 
 
 class Check(ABC):

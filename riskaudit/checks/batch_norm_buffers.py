@@ -2,6 +2,7 @@
 
 A batch norm in train mode moves its running mean to (1 - m) running + m mean. Who has both ends, as the server has,
 divides the difference by the momentum m: one mini-batch's statistics exactly; after several, their weighted mean.
+A state dict is taken to leave whole, unless the release shares parameters by name, or the guard sees to what leaves.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class BatchNormBuffers(Check):
     id: ClassVar[str] = "batch-norm-buffers"
     title: ClassVar[str] = "Statistics of the batch in running statistics"
     summary: ClassVar[str] = "Running statistics that are sent along give the batch's mean and variance per channel."
-    remedy: ClassVar[str] = "Don't send running statistics: the guard withholds or resets them."
+    remedy: ClassVar[str] = (
+        "Don't send running statistics, and say so by share:* in the release; the guard withholds or resets them."
+    )
     source: ClassVar[str] = "Yin et al., CVPR 2021; Huang et al., NeurIPS 2021"
     recovers: ClassVar[Recovery] = "statistics"
 
@@ -39,6 +42,8 @@ class BatchNormBuffers(Check):
         release = upload.release
         if not isinstance(release, JointRelease) or not release.mixes_samples:
             return not_applicable("no batch norm computes with the statistics of the batch")
+        if not upload.sends_buffers:
+            return [Finding("clear", reason="parameters alone leave, and running statistics as they were received")]
         if upload.sees_weights_change or release.spec.num_clients > 1:
             steps = "several mini-batches" if upload.sees_weights_change else "several clients"
             reason = f"running statistics would hold a weighted mean over {steps}, not one batch's own"

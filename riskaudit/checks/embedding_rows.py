@@ -60,4 +60,4 @@ def _finding(name: str, layer: nn.Embedding, indices: torch.Tensor, filled: torc
         return Finding("clear", name, details=details, reason="every row has a gradient, so that it rules nothing out")
     if not positions or details["false_rows"]:
         return Finding("clear", name, details=details, reason="the rows with a gradient aren't those of the tokens")
-    return Finding("leak", name, positions, details=details)
+    return Finding("leak", name, positions, clear_from_std=0.0, details=details)

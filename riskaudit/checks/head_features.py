@@ -52,7 +52,7 @@ class HeadFeatures(Check):
         near = [
             position
             for position, error in errors.items()
-            if error <= NEAR and (upload.noise_std == 0 or noise[position] < limit)
+            if error <= NEAR and (upload.noise_std == 0 or upload.noise_std * noise[position] < limit)
         ]
         recovers: Recovery = "features" if head.bias is not None else "scaled_features"
         if not near:
@@ -65,9 +65,10 @@ class HeadFeatures(Check):
                 head.name,
                 near,
                 "exact" if exact else "predicted",
-                None if upload.noise_std == 0 else min(noise[position] for position in near),
+                None if upload.noise_std == 0 else upload.noise_std * min(noise[position] for position in near),
                 {"relative_error": {position: errors[position] for position in near}},
                 recovers=recovers,
+                clear_from_std=max(limit / noise[position] for position in near),
             )
         ]
 
@@ -75,7 +76,7 @@ class HeadFeatures(Check):
 def _errors(
     upload: SentUpload, head: FullyConnected, positions: Sequence[int]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Of samples alone in their class: relative error of what their row gives, and rmse that the noise leaves."""
+    """Of samples alone in their class: relative error of what their row gives, and rmse that noise of std 1 leaves."""
     assert head.weight is not None
     errors: dict[int, float] = {}
     noise: dict[int, float] = {}
@@ -89,5 +90,5 @@ def _errors(
             continue
         errors[position] = float((row / signal - features).abs().max() / size)
         of_signal = 0.0 if head.bias is None else features.square()
-        noise[position] = float(upload.noise_std * (torch.ones_like(features) + of_signal).mean().sqrt() / signal.abs())
+        noise[position] = float((torch.ones_like(features) + of_signal).mean().sqrt() / signal.abs())
     return errors, noise

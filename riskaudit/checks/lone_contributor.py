@@ -49,7 +49,11 @@ class LoneContributor(Check):
                 Finding("clear", details={"filled": filled}, reason="several samples fill every entry that isn't 0")
             ]
         shares = {position: lone[position] / filled for position in positions}
-        return [Finding("leak", positions=positions, details={"filled": filled, "share_of_entries": shares})]
+        return [
+            Finding(
+                "leak", positions=positions, clear_from_std=0.0, details={"filled": filled, "share_of_entries": shares}
+            )
+        ]
 
 
 def _inapplicable(upload: SentUpload) -> str | None:

@@ -53,6 +53,7 @@ def _row(check: Check, finding: Finding, sample_ids: Sequence[str], number: int 
         layer=finding.layer,
         sample_ids=[sample_ids[position] for position in finding.positions],
         predicted_rmse=finding.predicted_rmse,
+        clear_from_std=finding.clear_from_std,
         details={name: _named(detail, sample_ids) for name, detail in finding.details.items()},
         reason=finding.reason,
     )
@@ -80,6 +81,7 @@ def merged(findings: Sequence[CheckFinding]) -> list[CheckFinding]:
 def _merged(findings: list[CheckFinding]) -> CheckFinding:
     first = findings[0]
     errors = [finding.predicted_rmse for finding in findings if finding.predicted_rmse is not None]
+    stds = [finding.clear_from_std for finding in findings]
     per_sample: dict[str, dict[str, float]] = {}
     for finding in findings:
         for name, detail in finding.details.items():
@@ -89,6 +91,7 @@ def _merged(findings: list[CheckFinding]) -> CheckFinding:
         update={
             "sample_ids": [sample_id for finding in findings for sample_id in finding.sample_ids],
             "predicted_rmse": min(errors) if errors else None,
+            "clear_from_std": None if None in stds else max(std for std in stds if std is not None),
             "details": dict(per_sample),
         }
     )

@@ -55,7 +55,8 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     has_bias, sees_input, noisy = layer.bias is not None, layer.input_map is not None, upload.noise_std > 0
     recovered, nearest = _divided_out(upload, layer) if has_bias else _parallel(upload, layer)
     limit = upload.tolerable_rmse if sees_input else upload.tolerable_feature_rmse(layer.inputs)
-    leaks = {place: each for place, each in recovered.items() if not noisy or each.rmse < min(limit, each.tolerable)}
+    enough = {place: min(limit, each.tolerable) / each.per_noise for place, each in recovered.items()}
+    leaks = {place: each for place, each in recovered.items() if upload.noise_std < enough[place] or not noisy}
     recovers: tuple[Recovery, Recovery] = ("input", "features") if has_bias else ("scaled_input", "scaled_features")
     finding = Finding(
         "clear" if not leaks else "leak",
@@ -71,12 +72,16 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
         }
         if not has_bias and sees_input and not noisy and upload.observation.input_range is not None:
             details["scale_known"] = {place: float(each.scale_known) for place, each in leaks.items()}
+        predicted = upload.noise_std * min(each.per_noise for each in leaks.values())
         return replace(
-            finding, details=details, predicted_rmse=min(each.rmse for each in leaks.values()) if noisy else None
+            finding,
+            details=details,
+            predicted_rmse=predicted if noisy else None,
+            clear_from_std=max(enough[place] for place in leaks),
         )
     ratio = "quotient is a sample's input" if has_bias else "row is a multiple of a sample's input"
     if recovered:
-        least = min(each.rmse for each in recovered.values())
+        least = upload.noise_std * min(each.per_noise for each in recovered.values())
         reason = f"the noise leaves an error of {least:.3g} at least, and {limit:.3g} counts as not recovered"
     elif not upload.sums_gradients:
         reason = f"steps of Adam aren't sums of gradients, and no unit's {ratio}"
@@ -91,14 +96,15 @@ class _Recovered:
 
     Attributes:
         units: how many.
-        rmse: that the noise leaves, per coordinate of the model's input, or of the layer's where that is another thing.
+        per_noise: rmse that noise of std 1 leaves, per coordinate of the model's input, or of the layer's where that is
+            another thing; other noise in proportion.
         relative_error: of the best unit without noise.
-        tolerable: rmse from which on noise hides the direction that rows give.
+        tolerable: rmse from which on noise hides a direction.
         scale_known: whether the range of the data gives the factor.
     """
 
     units: int
-    rmse: float
+    per_noise: float
     relative_error: float
     tolerable: float = inf
     scale_known: bool = False
@@ -121,10 +127,10 @@ def _divided_out(upload: SentUpload, layer: FullyConnected) -> tuple[dict[int, _
         if not bool(agreeing.any()):
             continue
         strength = _strength(bias[agreeing], noise[agreeing])
-        rmse = upload.noise_std * float(((1 + row.square()) * per_entry.square()).mean().sqrt() / strength)
-        each = _Recovered(int(agreeing.sum()), rmse, float(off.min()))
+        per_noise = float(((1 + row.square()) * per_entry.square()).mean().sqrt() / strength)
+        each = _Recovered(int(agreeing.sum()), per_noise, float(off.min()))
         # Of a sequence, the position that is the most exposed.
-        recovered[owner] = max(recovered.get(owner, each), each, key=lambda one: (-one.rmse, one.units))
+        recovered[owner] = max(recovered.get(owner, each), each, key=lambda one: (-one.per_noise, one.units))
     return recovered, nearest
 
 
@@ -158,12 +164,12 @@ def _parallel(upload: SentUpload, layer: FullyConnected) -> tuple[dict[int, _Rec
         strength = _strength(1 / factors[agreeing], noise[close][agreeing])
         each = _Recovered(
             int(agreeing.sum()),
-            upload.noise_std * float(per_entry.square().mean().sqrt() / strength),
+            float(per_entry.square().mean().sqrt() / strength),
             float(off.min()),
             0.5 * float((row * per_entry).square().mean().sqrt()),
             _range_gives_scale(upload, layer.input_map, rows[off.argmin()], row, kept[off.argmin()]),
         )
-        recovered[owner] = max(recovered.get(owner, each), each, key=lambda one: (-one.rmse, one.units))
+        recovered[owner] = max(recovered.get(owner, each), each, key=lambda one: (-one.per_noise, one.units))
     return recovered, nearest
 
 

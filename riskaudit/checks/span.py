@@ -9,6 +9,7 @@ the true one is (s^4 - m a sigma^4) / (s^4 + s^2 a sigma^2): Benaych-Georges and
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, final
 
 import torch
@@ -58,9 +59,11 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     pinned = sorted(set(layer.owners[shares >= limit].tolist()))
     exactness: Exactness = "exact" if upload.noise_std == 0 else "predicted"
     filled = int((layer.weight != 0).any(0).sum())
+    enough = _enough_noise(layer.inputs, values, rows, width)
     if int(standing.sum()) >= filled:
         reason = f"the rows span all {filled} coordinates that aren't 0, so that they rule nothing out"
-        return Finding("clear", layer.name, exactness=exactness, details=details, reason=reason)
+        # Where noise hides some of the directions, the others may do.
+        return Finding("clear", layer.name, exactness=exactness, clear_from_std=enough, details=details, reason=reason)
     if not pinned:
         reason = (
             f"no singular value stands out of the noise far enough to hold {PINNED:.0%} of an input"
@@ -68,7 +71,19 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
             else "no sample's input lies in the span of what leaves: it mixes more of them than it has units"
         )
         return Finding("clear", layer.name, exactness=exactness, details=details, reason=reason)
-    return Finding("leak", layer.name, pinned, exactness, details=details)
+    return Finding("leak", layer.name, pinned, exactness, details=details, clear_from_std=enough)
+
+
+def _enough_noise(inputs: Tensor, values: Tensor, rows: Tensor, width: int) -> float:
+    """Std from which on the directions [k, a] that stand out hold too little of every input, to a thousandth."""
+    features = rows.shape[1]
+    # Beyond the threshold no direction stands out; below it cosines only fall.
+    low, high = 0.0, float(values[0]) / math.sqrt(math.sqrt(width * features)) * (1 + 1e-9)
+    while high - low > 1e-3 * high and high > torch.finfo(values.dtype).tiny:
+        middle = (low + high) / 2
+        shares = _shares(inputs, rows, alignment(values, width, features, middle))
+        low, high = (middle, high) if bool((shares >= PINNED).any()) else (low, middle)
+    return high
 
 
 def _directions(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> 
     if not positions:
         reason = "what enters the layer depends on the other positions, so that no token alone lies in the span"
         return Finding("clear", name, details=dict(details), reason=reason)
-    return Finding("leak", name, positions, details=dict(details))
+    return Finding("leak", name, positions, clear_from_std=0.0, details=dict(details))
 
 
 def _row_basis(weight: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class SentUpload:
         batch: the truth, one upload.
         tolerable_rmse: error per input coordinate from which on nothing counts as recovered.
         input_maps: by name, of layers that see the model's input but for a scale and a shift (`map_inputs`).
+        sends_buffers: whether running statistics leave beside it, as in a state dict that is sent whole.
     """
 
     observation: Observation
@@ -80,6 +81,7 @@ class SentUpload:
     batch: Batch
     tolerable_rmse: float
     input_maps: Mapping[str, InputMap]
+    sends_buffers: bool = True
 
     @property
     def release(self) -> Release:
@@ -222,6 +224,7 @@ class UploadChecker:
         tolerable_rmse: see `SentUpload`.
         input_shape: *S.
         input_range: least and greatest value of an input coordinate, where known.
+        sends_buffers: whether running statistics may leave changed; a release that shares by name sends none.
     """
 
     release: Release
@@ -229,6 +232,7 @@ class UploadChecker:
     tolerable_rmse: float
     input_shape: tuple[int, ...]
     input_range: tuple[float, float] | None = None
+    sends_buffers: bool = True
 
     @cached_property
     def input_maps(self) -> dict[str, InputMap]:
@@ -255,7 +259,8 @@ class UploadChecker:
             input_range=self.input_range,
             upload_size=len(batch),
         )
-        return SentUpload(observation, mean[0], batch, self.tolerable_rmse, self.input_maps)
+        sends_buffers = self.sends_buffers and not any(isinstance(step, Share) for step in self.release.spec.all_steps)
+        return SentUpload(observation, mean[0], batch, self.tolerable_rmse, self.input_maps, sends_buffers)
 
 
 @final

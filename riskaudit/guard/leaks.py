@@ -31,7 +31,10 @@ def refuse_leaks(client: BaseClient, information: BatchInformation, prior: Prior
     if not policy.forbid_checks:
         return []
     batch = replace(information.batch, upload_size=len(information))
-    checker = UploadChecker(_release(client, len(batch)), prior, prior.info().std / 2, tuple(batch.inputs.shape[1:]))
+    # Buffers never leave changed: the guard withholds such updates or resets them.
+    checker = UploadChecker(
+        _release(client, len(batch)), prior, prior.info().std / 2, tuple(batch.inputs.shape[1:]), sends_buffers=False
+    )
     # What is recovered under noise may be recovered from any draw of it, not only from the one that leaves.
     upload = checker.sent(batch, torch.Generator().manual_seed(0))
     ids = [sample.id for sample in information.samples]

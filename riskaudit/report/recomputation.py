@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.formatting import count
-from riskaudit.policy import Policy
+from riskaudit.policy import FORBIDDEN, Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
 from riskaudit.results.consistency import exclusive
 from riskaudit.results.ranks import position
@@ -164,4 +164,12 @@ def _policy(result: AuditResult, contradictions: list[str]) -> PolicyOutcome | N
     if _STRICTNESS[derived.decision] < _STRICTNESS[said.decision]:
         contradictions.append(f"the file says {said.decision}, which its numbers don't explain; it stands")
         return said
+    if _of_checks(said) != _of_checks(derived):
+        contradictions.append(f"the file says {said.decision} for other findings of forbidden checks than it holds")
+        said = said.model_copy(update={"reasons": list(dict.fromkeys([*derived.reasons, *said.reasons]))})
     return said.model_copy(update={"exceeded": derived.exceeded})
+
+
+def _of_checks(outcome: PolicyOutcome) -> set[str]:
+    """Reasons by forbidden checks, which hold no number that versions may round in another way."""
+    return {reason for reason in outcome.reasons if reason.startswith(FORBIDDEN)}

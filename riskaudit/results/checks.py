@@ -29,7 +29,7 @@ RECOVERED: Mapping[Recovery, str] = {
     "scaled_features": "what a layer sees of the input, up to a factor",
     "subspace": "the inputs up to combinations of them",
     "labels": "labels, and how many of each",
-    "statistics": "mean and variance of the batch",
+    "statistics": "mean and variance of the batch, if running statistics are sent along",
     "tokens": "tokens",
     "membership": "entries that one sample fills alone",
 }
@@ -62,6 +62,8 @@ class CheckFinding(Record):
         layer: name of the layer in the model.
         sample_ids: whose data are in the clear.
         predicted_rmse: error of what is recovered of the most exposed of them, per coordinate; None where it is exact.
+        clear_from_std: std of Gaussian noise, per entry that leaves, from which on the check surely says no leak, 0
+            where any noise will do; None where no noise is known to, and of findings that noise can't make a leak.
         details: numbers of the check's own.
         reason: why it is clear, doesn't apply or failed.
     """
@@ -75,6 +77,7 @@ class CheckFinding(Record):
     layer: str | None = None
     sample_ids: list[str] = Field(default_factory=list)
     predicted_rmse: float | None = None
+    clear_from_std: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     details: dict[str, Detail] = Field(default_factory=dict)
     reason: str | None = None
 

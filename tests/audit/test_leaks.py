@@ -15,8 +15,11 @@ from riskaudit.errors import ResultError
 from riskaudit.inputs import Samples
 from riskaudit.policy import Policy
 from riskaudit.report import render
+from riskaudit.report.recomputation import recompute
+from riskaudit.report.sections.protect import Recommendation
 from riskaudit.results import AuditResult
 from riskaudit.results.checks import CHECK_IDS, ids_in_the_clear
+from riskaudit.results.facts import Facts
 
 
 def network() -> nn.Module:
@@ -78,6 +81,71 @@ def test_a_first_layer_without_a_bias_stands_in_the_clear_up_to_a_factor() -> No
     assert sum(finding.details["scale_known"].values()) == int((digits(4).inputs.flatten(1).amax(1) == 1).sum()) > 0
 
 
+def decided(result: AuditResult, *forbidden: str) -> AuditResult:
+    """With what a policy says that forbids checks and limits nothing else."""
+    policy = Policy(forbid_checks=forbidden)
+    return result.model_copy(update={"policy": policy.decide(result)})
+
+
+@pytest.mark.parametrize("release", ["gradient", "mean:4,gaussian:1e-5"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_under_the_recommended_release_forbidden_checks_find_nothing(release: str, bias: bool) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48, bias=bias), nn.ReLU(), nn.Linear(48, 10)).eval()
+    options = {"attacker": "outsider"} if "mean" in release else {}
+    result = audit(release, 4, model, **options)
+    # As if limits needed next to no noise, so that it is the checks' that counts.
+    needs = [row.noise_std_for_target.model_copy(update={"std": 1e-12}) for row in result.samples]
+    rows = [
+        row.model_copy(update={"noise_std_for_target": need}) for row, need in zip(result.samples, needs, strict=True)
+    ]
+    result = result.model_copy(update={"samples": rows, "noise_needed": []})
+    for forbidden in (("singleton-unit",), ("span",), ("head-features", "lone-contributor"), ("lone-contributor",)):
+        before = Recommendation(Facts(decided(result, *forbidden)))
+        assert before.obstacle is None
+        assert before.release is not None
+        again = audit(before.release, 4, model, **options)
+        assert not [each for each in again.checks if each.id in forbidden and each.status == "leak"]
+
+
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [
+        (None, "no noise is known under which the forbidden check labels finds nothing"),
+        ([], "the forbidden check labels was not run"),
+        ("failed", "the forbidden check labels could not be run on everything"),
+    ],
+)
+def test_nothing_is_recommended_where_no_noise_is_known_to_do(checks, words) -> None:
+    result = audit("mean:4,gaussian:0.001", 4, attacker="outsider")
+    assert Recommendation(Facts(decided(result, "singleton-unit"))).release is not None
+    if checks == "failed":
+        checks = [each.model_copy(update={"status": "failed"}) for each in result.checks if each.id == "labels"]
+    result = decided(result if checks is None else result.model_copy(update={"checks": checks}), "labels")
+    assert Recommendation(Facts(result)).release is None
+    page = render(result, ["md"])["audit.md"].decode()
+    assert page.count(words[1:]) >= 2
+    assert "Audit again with --release" not in page
+
+
+def test_findings_that_were_added_or_removed_by_hand_are_named_and_never_allow() -> None:
+    leaking, clear = audit("mean:4,gaussian:1e-5", 4), audit("mean:4,gaussian:10", 4)
+    blocked, allowed = decided(leaking, "singleton-unit"), decided(clear, "singleton-unit")
+    assert (blocked.policy.decision, allowed.policy.decision) == ("block", "allow")
+    assert recompute(blocked)[1] == recompute(allowed)[1] == []
+    without = [each for each in leaking.checks if each.id != "singleton-unit"]
+    changed = [*without, *(each for each in clear.checks if each.id == "singleton-unit")]
+    for result, findings in ((blocked, without), (blocked, changed), (allowed, leaking.checks), (allowed, without)):
+        again, contradictions = recompute(result.model_copy(update={"checks": findings}))
+        assert again.policy.decision == "block"
+        assert len(contradictions) == 1
+    # Blocked for another reason as well, the change is named all the same.
+    over = Policy(max_revealed=0.0, forbid_checks=("singleton-unit",)).decide(leaking)
+    again, contradictions = recompute(leaking.model_copy(update={"policy": over, "checks": changed}))
+    assert again.policy.decision == "block"
+    assert contradictions == ["the file says block for other findings of forbidden checks than it holds"]
+
+
 def test_left_out_where_they_are_not_wanted() -> None:
     result = audit("mean:4,gaussian:0.01", 4, checks=False)
     assert result.checks == []
@@ -103,6 +171,9 @@ def test_batch_norm_with_the_statistics_of_the_batch() -> None:
     assert statuses["batch-norm-buffers"] == "leak"
     assert statuses["lone-contributor"] == "not_applicable"
     assert "failed" not in statuses.values()
+    # Sharing all parameters says that no buffers leave, and nothing else.
+    shared = {each.id: each.status for each in audit("mean:4,share:*,gaussian:0.01", 4, model).checks}
+    assert shared == {**statuses, "batch-norm-buffers": "clear"}
 
 
 def test_findings_on_samples_that_are_not_there_are_refused() -> None:

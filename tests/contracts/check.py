@@ -18,6 +18,8 @@ from riskaudit.results.checks import CHECK_IDS
 
 DOCS = Path(__file__).parents[2] / "docs" / "checks"
 EXACT = 1e-6
+# Checks that say leak whatever the noise, as far as is known.
+NOISE_PROOF = ("labels", "batch-norm-buffers")
 
 
 def send(
@@ -71,6 +73,13 @@ def sentences(count: int = 2, vocabulary: int = 40, length: int = 5) -> tuple[Te
     return torch.randint(vocabulary, (count, length), generator=generator), torch.arange(count) % 4
 
 
+def noisy(upload: SentUpload, std: float) -> SentUpload:
+    """The same with Gaussian noise."""
+    made, seen = upload.release.with_noise(std), upload.observation
+    checker = UploadChecker(made, seen.prior, upload.tolerable_rmse, seen.input_shape, (0.0, 1.0))
+    return checker.sent(upload.batch, torch.Generator().manual_seed(0))
+
+
 class CheckContract:
     """Set the check's id; give a leaky and a safe upload."""
 
@@ -108,6 +117,17 @@ class CheckContract:
         findings = self.check.run(self.safe())
         assert findings
         assert all(finding.status == "clear" and finding.reason for finding in findings)
+
+    def test_says_from_which_noise_on_it_is_clear(self) -> None:
+        leaks = [finding for finding in self.check.run(self.leaky()) if finding.status == "leak"]
+        stds = [finding.clear_from_std for finding in leaks]
+        if self.id in NOISE_PROOF:
+            assert set(stds) == {None}
+            return
+        most = max(std for std in stds if std is not None)
+        assert {finding.status for finding in self.check.run(noisy(self.leaky(), 1.01 * most + 1e-12))} == {"clear"}
+        if most > 0:
+            assert "leak" in {finding.status for finding in self.check.run(noisy(self.leaky(), 0.99 * most))}
 
     def test_rows_of_a_result(self) -> None:
         upload = self.leaky()

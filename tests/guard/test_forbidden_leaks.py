@@ -48,6 +48,25 @@ def test_a_recorded_round_with_a_sample_in_the_clear_is_withheld() -> None:
         assert decision.action == action, decision.reasons
 
 
+@pytest.mark.parametrize(("buffers", "action"), [("block", "block"), ("reset", "sanitise")])
+def test_running_statistics_are_the_guards_own_business(buffers, action) -> None:
+    """They leave as they were received, or nothing does; forbidding the check that reads them changes neither."""
+    for forbidden in ((), ("batch-norm-buffers",)):
+        torch.manual_seed(0)
+        layers = [nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, CLASSES)]
+        model = nn.Sequential(*layers).train()
+        policy = Policy(max_revealed=1.0, buffers=buffers, forbid_checks=forbidden)
+        guard = Guard(model, "cross-entropy", policy, prior_std=PRIOR_STD)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        recording = guard.record(optimizer)
+        inputs, targets = images(4)
+        recording.loss(inputs, targets).backward()
+        optimizer.step()
+        decision = recording.review()
+        assert decision.action == action, decision.reasons
+        assert not any("batch-norm-buffers" in reason for reason in decision.reasons)
+
+
 def test_noise_that_drowns_the_quotient_lets_it_pass() -> None:
     model, batch = dense(), images()
     decision = guard_of(model, FORBIDDING, 1.0).review(batch, gradient(model, batch, 1.0))

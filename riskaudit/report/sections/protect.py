@@ -18,7 +18,7 @@ from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, S
 from riskaudit.document.cells import ends_cell, estimate_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Reference
 from riskaudit.errors import ReleaseError
-from riskaudit.formatting import ascii_number, count, given, number, percent, short
+from riskaudit.formatting import ascii_number, count, given, number, percent, sentence, short
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.noise import Noise
 from riskaudit.report.sections.leaks import thresholds
@@ -48,13 +48,42 @@ class Recommendation:
         return min(limits, default=self.facts.result.settings.thresholds.high)
 
     @cached_property
+    def obstacle(self) -> str | None:
+        """Why no noise is known to satisfy the policy's forbidden checks; None where there is some."""
+        for name in self._forbidden:
+            found = [finding for finding in self.facts.result.checks if finding.id == name]
+            if not found:
+                return f"the forbidden check {name} was not run"
+            if any(finding.status == "failed" for finding in found):
+                return f"the forbidden check {name} could not be run on everything that leaves"
+            if any(finding.status == "leak" and finding.clear_from_std is None for finding in found):
+                return f"no noise is known under which the forbidden check {name} finds nothing"
+        return None
+
+    @property
+    def _forbidden(self) -> list[str]:
+        policy = self.facts.result.policy
+        return [] if policy is None else policy.forbid_checks
+
+    @cached_property
+    def checks_std(self) -> float:
+        """Noise std under which the policy's forbidden checks find nothing, as far as they leave one at all."""
+        found = [finding for finding in self.facts.result.checks if finding.id in self._forbidden]
+        return max((finding.clear_from_std or 0.0 for finding in found), default=0.0)
+
+    @cached_property
     def std(self) -> str | None:
-        """Noise std that brings every sample with a known need to the target and within the limit, rounded up."""
+        """Noise std that brings every sample with a known need to the target and within the limit, rounded up.
+
+        Under it the policy's forbidden checks find nothing either.
+        """
+        if self.obstacle is not None:
+            return None
         within = [need.std for need in self.facts.result.noise_needed if need.max_revealed <= self._limit * (1 + 1e-9)]
         if self.facts.result.noise_needed and not within:
             return None  # no noise of this kind meets the limit
         need = max([*self.facts.noise_needed, min(within, default=0.0)], default=0.0)
-        return ascii_number(need) if need > 0 else None
+        return ascii_number(max(need, self.checks_std * (1 + 1e-6))) if need > 0 else None
 
     @cached_property
     def release(self) -> str | None:
@@ -104,7 +133,8 @@ def _without_option(words: list[str], option: str) -> list[str]:
 
 def protect_section(facts: Facts) -> Section:
     """Noise needed per target, the noise curve, a snippet, and the cost."""
-    blocks: list[Block] = [_need_paragraph(facts)]
+    recommended = Recommendation(facts)
+    blocks: list[Block] = [_need_paragraph(facts), *_check_paragraphs(recommended)]
     if any(row.noise_std_for_target for row in facts.result.samples):
         fractions = [
             _Need(
@@ -128,7 +158,6 @@ def protect_section(facts: Facts) -> Section:
         blocks.append(noise_figure(facts))
     else:
         blocks.append(Callout("Noise curve: not assessed", ("This audit holds no noise curve.",), "unknown"))
-    recommended = Recommendation(facts)
     if recommended.release is not None and recommended.command is not None and recommended.std is not None:
         blocks += [
             Snippet("Audit the recommended release before you adopt it", recommended.command, brief=True),
@@ -197,6 +226,23 @@ def _need_paragraph(facts: Facts) -> Paragraph:
         lead="Noise needed.",
         brief=True,
     )
+
+
+def _check_paragraphs(recommended: Recommendation) -> list[Block]:
+    """What the policy's forbidden checks need, which no limit on average makes up for; nothing where it has none."""
+    policy = recommended.facts.result.policy
+    if policy is None or not policy.forbid_checks:
+        return []
+    if recommended.obstacle is not None:
+        text = f"{sentence(recommended.obstacle)} No release is recommended: the page on the check says what to do."
+    elif recommended.checks_std > 0:
+        text = (
+            f"Gaussian noise of standard deviation {number(recommended.checks_std)} per released entry is needed so "
+            f"that {', '.join(policy.forbid_checks)} find nothing."
+        )
+    else:
+        text = f"Any noise will do, or none is needed, for {', '.join(policy.forbid_checks)} to find nothing."
+    return [Paragraph(text, lead="Forbidden checks.", brief=True)]
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,8 @@ def _release_words(facts: Facts) -> str:
 def _next_steps(facts: Facts) -> tuple[str, ...]:
     policy, release = facts.result.policy, facts.result.release
     steps: list[str] = []
-    recommended = Recommendation(facts).option
+    recommendation = Recommendation(facts)
+    recommended = recommendation.option
     exceeded = policy is not None and policy.decision == "block"
     exposed = exceeded or not release.defended or facts.verdicts["high"] > 0
     if exposed and recommended:
@@ -193,6 +194,8 @@ def _next_steps(facts: Facts) -> tuple[str, ...]:
             f'Audit again with {recommended[0]} "{recommended[1]}", which would bring every sample below the level '
             "that section 5 names, and weigh there what so much noise costs in accuracy."
         )
+    elif exposed and recommendation.obstacle is not None:
+        steps.append(f"{sentence(recommendation.obstacle)} Its page in docs/checks says what to do besides noise.")
     elif exposed:
         steps.append('Add noise to the release (--release "gaussian:STD") and audit again.')
     if exposed:
