@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(python|diff|markdown) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 # What looks at everything that is registered, each as if run alone.
 BESIDE = (
     "tests/attacks/test_attack_contracts.py::test_every_attack_has_a_contract",
+    "tests/checks/test_checks.py::test_every_check_is_here",
+    "tests/checks/received/test_signs.py::test_every_sign_has_a_case",
     "tests/cli/test_audit_json.py::test_old_audits_load_and_render",
     "tests/jacobian/structured/test_contractions.py::test_every_contraction_has_its_contract",
     "tests/metrics/test_metric_contracts.py::test_every_metric_has_its_contract",
@@ -49,7 +51,7 @@ def test_every_example_works(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
         tests += [str(path)] if path.name.startswith("test_") else []
-    assert len(tests) == 8
+    assert len(tests) == 10
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *BESIDE],
         cwd=tmp_path,
