@@ -37,8 +37,8 @@ def insert(path: Path, difference: str) -> None:
 
 
 def test_every_example_works(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "riskaudit", tmp_path / "riskaudit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("riskaudit", "tests", "benchmarks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     blocks = BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
     tests = []
