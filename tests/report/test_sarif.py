@@ -18,7 +18,7 @@ from riskaudit.report.inspection import render_inspection
 from riskaudit.report.sarif.log import FINGERPRINT, Artifact, Finding, Rule, to_sarif
 from riskaudit.results import AuditResult
 from riskaudit.results.attestation import Attestation, AttestationTest, DeclarationInfo, LintFinding, VectorFile
-from riskaudit.results.checks import CheckFinding
+from riskaudit.results.checks import CHECK_IDS, CheckFinding
 from riskaudit.results.inspection import (
     NO_PROOF,
     Comparison,
@@ -140,6 +140,31 @@ def test_leaks_are_findings_and_what_is_clear_is_none(audit) -> None:
     pages = {rule["id"]: rule["properties"]["documentation"] for rule in run["tool"]["driver"]["rules"]}
     assert pages["check/labels"] == "docs/checks/labels.md"
     assert all((ROOT / page).is_file() for page in pages.values())
+
+
+def test_every_check_has_its_page_and_the_rule_its_id(audit) -> None:
+    pages = {page.stem: page for page in (ROOT / "docs" / "checks").glob("*.md") if page.stem != "README"}
+    assert set(pages) == set(CHECK_IDS)
+    checks = [check(name, status) for name in CHECK_IDS for status in ("leak", "failed")]
+    run = sarif_of(audit("exceeded").model_copy(update={"checks": checks}))
+    rules = {rule["id"]: rule for rule in run["tool"]["driver"]["rules"] if rule["id"].startswith("check/")}
+    assert list(rules) == [f"check/{name}" for name in CHECK_IDS]
+    for name, page in pages.items():
+        assert page.read_text().startswith(f"# {name}: ")
+        assert rules[f"check/{name}"]["properties"]["documentation"] == f"docs/checks/{name}.md"
+        assert f"docs/checks/{name}.md" in rules[f"check/{name}"]["help"]["text"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rules_come_once_and_say_what_they_are_of(audit, name) -> None:
+    run = sarif_of(audit(name))
+    rules = run["tool"]["driver"]["rules"]
+    assert len({rule["id"] for rule in rules}) == len({rule["name"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert all(rule[part]["text"].strip() for part in ("shortDescription", "fullDescription", "help"))
+        # It must be absolute, and the documentation has no address.
+        assert "helpUri" not in rule
+        assert "](" not in rule["help"]["markdown"]
 
 
 def test_forbidden_checks_are_a_limit_of_their_own(audit) -> None:

@@ -2,7 +2,8 @@
 
 Rules have ids that stay; a finding has a fingerprint that is the same for the same inputs, whatever its numbers are.
 Pages are named in the help of a rule, by their paths in the documentation: ``helpUri`` must be absolute (section
-3.49.12). Locations are the names of files, without folders.
+3.49.12), and a link by a relative path would lead astray wherever a log is shown. Locations are the names of files,
+without folders.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "name": "".join(word.capitalize() for word in rule.id.replace("/", "-").replace("_", "-").split("-")),
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.text},
-        "help": {"text": f"{text} See {rule.page}.", "markdown": f"{text} See [{rule.page}]({rule.page})."},
+        "help": {"text": f"{text} See {rule.page}.", "markdown": f"{text} See `{rule.page}`."},
         "defaultConfiguration": {"level": rule.level},
         "properties": {"documentation": rule.page},
     }
