@@ -36,6 +36,9 @@ from riskaudit.sensitivity.pulled import pulled_information
 # worked out at a time, and of everything else, some of which is as much as so many steps, however few the round has.
 PULL, PULLS_TOGETHER, OTHER, OTHER_STEPS = 1.4, 1.3, 2.8, 40
 LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = 2, 64, 24
+# Of a release with no more entries, so many pulls at least: beside each other they take little longer than one, and of
+# two the upper end is now and then thousands of times the truth where the input is small too.
+FEW_ENTRIES, PULLS_OF_FEW = 2**13, 8
 # Pulls of the further looks.
 FURTHER_PULLS = (24, 96)
 # Relative width of a refined interval.
@@ -70,7 +73,8 @@ class JointEstimator:
         steps = 1 if training is None else len(training.mini_batches(self._size))
         left = self.policy.max_trainings - OTHER - OTHER_STEPS / steps
         affordable = (left - PULLS_TOGETHER) / PULL if together > 1 else left / (PULL + PULLS_TOGETHER)
-        return max(LEAST_PULLS, min(MOST_PULLS, int(affordable)))
+        least = PULLS_OF_FEW if self.client.release.num_entries <= FEW_ENTRIES else LEAST_PULLS
+        return max(least, min(MOST_PULLS, int(affordable)))
 
     @property
     def _together(self) -> int:

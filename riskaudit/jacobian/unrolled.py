@@ -12,7 +12,9 @@ A step's derivatives are torch's own, whatever its layers are: they too have one
 for a whole mini-batch. The forward pass is one of torch.func's transforms; the training and its reverse passes are
 plain autograd, where all columns share a step's graph, and no column needs the first state's part. J v costs about 6
 trainings and J^T u about 4; of many columns each costs 1 to 1.5, where convolutions go as matrix products
-(`jacobian.convolutions`).
+(`jacobian.convolutions`). Where one column after the other is asked for at the same point, as conjugate gradient does,
+and the graph of the whole training is small, that graph is made once and every column goes through it: 1.5 to 1.8
+times as fast (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing_extensions import override
 from riskaudit.jacobian.aggregation import Aggregation
 from riskaudit.jacobian.base import Jacobian
 from riskaudit.jacobian.convolutions import MatrixConvolutions
+from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.release import Batch
 from riskaudit.release.local_training import LocalTrainingRelease, State
 
@@ -41,6 +44,10 @@ FEW_STATES = 8
 STATE_ENTRIES = 2**24
 # Columns at once: numbers in the tangents of a state; those that are pulled one after the other through one graph.
 BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
+# Single columns, one after the other, from which on they go through one graph, if that takes no more bytes.
+FEW_SINGLES, WHOLE_GRAPH_BYTES = 4, 2**28
+# Graphs of the training and of its derivative.
+GRAPHS = 2
 # From so many on, looking at every call of the dispatcher for convolutions costs less than it saves.
 MATRIX_COLUMNS = 16
 PULLED_ENTRIES = 2**26
@@ -62,6 +69,7 @@ class UnrolledJacobian(Jacobian):
         super().__init__(release, batch)
         self.release: LocalTrainingRelease = release
         self.keeps_graph = keeps_graph
+        self._num_singles = 0
 
     @override
     def select(self, indices: list[int]) -> UnrolledJacobian:
@@ -85,10 +93,14 @@ class UnrolledJacobian(Jacobian):
 
     @torch.no_grad()
     def _matmat(self, columns: Tensor) -> Tensor:
+        if self._goes_through_whole(columns):
+            return self._whole.matmat(columns)
         return torch.stack([upload.push(part) for upload, part in zip(self._uploads, columns, strict=True)])
 
     @torch.no_grad()
     def _rmatmat(self, columns: Tensor) -> Tensor:
+        if self._goes_through_whole(columns):
+            return self._whole.rmatmat(columns).detach()
         return torch.stack([upload.pull(part) for upload, part in zip(self._uploads, columns, strict=True)])
 
     def _gram_rows(self, columns: Tensor) -> Tensor:
@@ -96,6 +108,20 @@ class UnrolledJacobian(Jacobian):
 
     def _gram_matmat(self, columns: Tensor) -> Tensor:
         return self._rmatmat(self._matmat(columns))
+
+    def _goes_through_whole(self, columns: Tensor) -> bool:
+        if columns.shape[-1] != 1:
+            return False
+        self._num_singles += 1
+        return self._num_singles > FEW_SINGLES and self._has_small_graph
+
+    @cached_property
+    def _has_small_graph(self) -> bool:
+        return GRAPHS * sum(upload.graph_bytes() for upload in self._uploads) <= WHOLE_GRAPH_BYTES
+
+    @cached_property
+    def _whole(self) -> GenericJacobian:
+        return GenericJacobian(self.release, self.batch, forward=False)
 
     @cached_property
     def _uploads(self) -> list[_Upload]:
@@ -113,6 +139,10 @@ class _Upload:
         self.clients = [_Client(release, batch.samples(range(first, first + size)), keeps_graph) for first in firsts]
         differences = torch.stack([client.difference for client in self.clients])
         self.aggregation = Aggregation(release, number, size, differences)
+
+    def graph_bytes(self) -> int:
+        """Memory of the graph of all clients' trainings, about."""
+        return sum(client.graph_bytes() for client in self.clients)
 
     def push(self, columns: Tensor) -> Tensor:
         """J on columns [n d, K]; returns [P', K]."""
@@ -168,8 +198,22 @@ class _Client:
 
     def _blocks(self, columns: Tensor, work: Callable[[Tensor], Tensor], entries: int) -> Tensor:
         size = max(1, min(BLOCK_COLUMNS, entries // self.release.context.num_entries))
-        with MatrixConvolutions() if columns.shape[1] >= MATRIX_COLUMNS else nullcontext():  # type: ignore[no-untyped-call]
+        has_images = any(value.ndim > 2 for value in self.release.parameters.values())
+        pays = has_images and columns.shape[1] >= MATRIX_COLUMNS
+        with MatrixConvolutions() if pays else nullcontext():  # type: ignore[no-untyped-call]
             return torch.cat([work(part) for part in torch.split(columns, size, dim=1)], dim=1)
+
+    def graph_bytes(self) -> int:
+        """Memory of the graph of all steps, about: what the first one saves, times their number."""
+        saved = list[int]()
+
+        def count(tensor: Tensor) -> Tensor:
+            saved.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self._graph(self.release.initial_state(), 0, self.parts[0][1])
+        return sum(saved) * len(self.parts)
 
     def push(self, columns: Tensor) -> Tensor:
         """The derivative of the difference on columns [n d, K]; returns [P, K]."""

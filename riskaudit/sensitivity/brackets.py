@@ -36,6 +36,7 @@ from riskaudit.sensitivity.probing import (
     narrow_share,
     number_within,
     probe_all,
+    probe_depth,
 )
 
 # Leading eigenvectors of the prior's covariance that are worth an iteration each, at most, and the share of the
@@ -115,7 +116,8 @@ class Brackets:
         return [self._traces(index, *pair) for index, pair in enumerate(zip(probes, ritz, strict=True))]
 
     def _block_traces(self) -> list[BlockTraces]:
-        finished = narrow_block_share(self.eps, self.ends.precision, self.num_blocks)
+        depth = probe_depth(self.ends.plan)
+        finished = narrow_block_share(self.eps, self.ends.precision, self.num_blocks, depth)
         deadline = self.ends.clock.share(0.6)
         _ = self._deflated
         probes = probe_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -21,6 +22,9 @@ FIRST_PROBES = 2
 FIRST_BLOCK_PROBES = 4
 # Products between two looks at whether an interval is narrow enough.
 LOOK_EVERY = 4
+# After this share of its products a look also asks whether an iteration will come to anything, and how much faster it
+# may converge from there on than it has lately.
+SHARE_TO_JUDGE, ACCELERATION = 1 / 3, 2.0
 # The share of the aimed width that one probe's own bracket may take, the rest being its spread.
 BRACKET_SHARE = 0.25
 DEFAULT_PRECISION = 0.2
@@ -43,20 +47,35 @@ def narrow_share(eps: Sequence[float], precision: float) -> Finished:
     return finished
 
 
-def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int) -> Finished:
+def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, depth: int) -> Finished:
     """The same for the n blocks of an upload: ends a probe whose own error is such a part of a block's share.
 
-    A block of b has about ||b|| / sqrt(n), and 1 / n of the whole share.
+    A block of b has about ||b|| / sqrt(n), and 1 / n of the whole share. A probe whose error would still exceed a
+    block's share after ``depth`` products, though it fell twice as fast as in the second half of those made, would tell
+    nothing of blocks: it ends too.
     """
 
-    def finished(index: int, tridiagonal: Tridiagonal) -> bool:
-        if tridiagonal.num_products % LOOK_EVERY:
-            return False
-        values, vectors, _ = tridiagonal.ritz()
-        inverses = vectors[0] / (np.maximum(values, 0.0) + eps[index])
-        error = float(tridiagonal.off_diagonal[-1]) * abs(float(vectors[-1] @ inverses))
+    def error(tridiagonal: Tridiagonal, eps: float, products: int) -> float:
+        """Of a block's share, after so many of the products, relative to it."""
+        leading = tridiagonal.leading(products)
+        values, vectors, _ = leading.ritz()
+        inverses = vectors[0] / (np.maximum(values, 0.0) + eps)
+        missed = float(leading.off_diagonal[-1]) * abs(float(vectors[-1] @ inverses))
         share = float(vectors[0] @ (np.maximum(values, 0.0) * inverses))
-        return math.sqrt(num_blocks) * error <= BRACKET_SHARE * precision * share
+        return math.sqrt(num_blocks) * missed / share if share > 0 else 0.0 if missed == 0 else math.inf
+
+    def finished(index: int, tridiagonal: Tridiagonal) -> bool:
+        count = tridiagonal.num_products
+        if count % LOOK_EVERY:
+            return False
+        now = error(tridiagonal, eps[index], count)
+        if now <= BRACKET_SHARE * precision:
+            return True
+        if count < SHARE_TO_JUDGE * depth:
+            return False
+        half = count // 2
+        rate = min(1.0, now / max(error(tridiagonal, eps[index], half), sys.float_info.min))
+        return bool(now * rate ** (ACCELERATION * (depth - count) / (count - half)) > 1)
 
     return finished
 
@@ -98,7 +117,7 @@ def probe_all(
     width, probes = max(1, plan.width, count), list[list[Probe]]([] for _ in range(count))
     if of_uploads:
         operator = RepeatedOperator(operator, list(range(count)))
-        width = max(width, min(COLUMNS, COLUMN_ENTRIES // (operator.shape[0] * _depth(plan))))
+        width = max(width, min(COLUMNS, COLUMN_ENTRIES // (operator.shape[0] * probe_depth(plan))))
     numbers = [FIRST_PROBES] * count if first is None else list(first)
     while True:
         owners = [index for index, number in enumerate(numbers) for _ in range(number - len(probes[index]))]
@@ -133,11 +152,11 @@ def _iterations(
             numbers[owner] += 1
         selected = operator if part == list(range(operator.num_samples)) else operator.select(part)
         ends = partial(_of_owner, finished, part)
-        spaces = lanczos(selected, torch.stack(starts), ends, _depth(plan), deadline)
+        spaces = lanczos(selected, torch.stack(starts), ends, probe_depth(plan), deadline)
         yield from zip(part, starts, spaces, strict=True)
 
 
-def _depth(plan: Plan) -> int:
+def probe_depth(plan: Plan) -> int:
     """Products per probe at most."""
     return plan.max_matvecs if plan.max_probe_matvecs is None else plan.max_probe_matvecs
 

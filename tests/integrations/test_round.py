@@ -13,8 +13,7 @@ from riskaudit.errors import GuardError
 from riskaudit.guard import Guard, Policy, Recording
 from riskaudit.integrations.local_step import review_round
 
-# Of so few steps two pulls tell, whose upper end is now and then thousands of times the trace.
-COUNT, ENOUGH, TOO_LITTLE = 8, 1.5e4, 1e-4
+COUNT, ENOUGH, TOO_LITTLE = 8, 150.0, 1e-4
 BUFFERS = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
 
 

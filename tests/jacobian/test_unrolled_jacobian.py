@@ -85,6 +85,22 @@ def test_few_states_are_remembered_where_memory_is_short(name: str, monkeypatch:
     check(made, expected)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_single_columns_go_through_one_graph_where_that_is_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, expected = jacobian_of(name)
+    whole = unrolled.UnrolledJacobian(made.release, made.batch)
+    steps = unrolled.UnrolledJacobian(made.release, made.batch)
+    bytes_of_graph = unrolled.GRAPHS * sum(upload.graph_bytes() for upload in whole._uploads)
+    for jacobian, most in ((whole, bytes_of_graph), (steps, bytes_of_graph - 1)):
+        monkeypatch.setattr(unrolled, "WHOLE_GRAPH_BYTES", most)
+        for column in identity_columns(made).unbind(-1)[: 2 + unrolled.FEW_SINGLES]:
+            assert oracles.relative_difference(jacobian.matvec(column), (expected @ column[..., None])[..., 0]) < 1e-10
+            row = expected @ column[..., None]
+            assert oracles.relative_difference(jacobian.rmatvec(row[..., 0]), (expected.mT @ row)[..., 0]) < 1e-10
+    assert "_whole" in whole.__dict__
+    assert "_whole" not in steps.__dict__
+
+
 @pytest.mark.parametrize("name", ["clients, then a step", "two uploads"])
 def test_informed_blocks_are_those_of_the_upload(name: str) -> None:
     made, expected = jacobian_of(name)

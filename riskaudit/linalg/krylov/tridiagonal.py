@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -69,6 +69,10 @@ class Tridiagonal:
         # An invariant space dropped a beta that was at most so large.
         roundings = SLACK_ROUNDINGS + (EXHAUSTED_ROUNDINGS if self.exhausted else 0)
         return roundings * self.rounding * math.sqrt(self.dimension) * max(self.largest, largest)
+
+    def leading(self, num_products: int) -> Tridiagonal:
+        """T after the first so many of the products."""
+        return replace(self, diagonal=self.diagonal[:num_products], off_diagonal=self.off_diagonal[:num_products])
 
     def ritz(self) -> RitzPairs:
         """Ritz values and residuals of H in the present space."""
