@@ -35,6 +35,7 @@ TRAININGS = {
     "weight decay": "local:epochs=2:batch=8:lr=0.1:momentum=0.9:weight_decay=0.01",
     "Adam": "local:epochs=2:batch=8:lr=0.001:optimizer=adam",
 }
+NETWORKS = ("untrained", "SGD", "Adam")
 EPOCHS, UNTIL = 8, 0.95
 
 
@@ -94,13 +95,14 @@ def measure(bench: Bench, model: nn.Module, release: str, size: int, uploads: in
     return found
 
 
-def networks(bench: Bench, width: int) -> dict[str, nn.Sequential]:
-    """By what they are called in the tables."""
-    models = {"untrained": untrained(width)}
+def networks(bench: Bench, width: int, wanted: Sequence[str]) -> dict[str, nn.Sequential]:
+    """Those of `NETWORKS` that are wanted, by what they are called in the tables."""
+    models = {"untrained": untrained(width)} if "untrained" in wanted else {}
     if not bench.quick:
-        for until in (UNTIL, None):
-            model, right = trained(bench, width, until)
-            models[f"{'Adam' if until is None else 'SGD'} ({right:.1%})"] = model.double()
+        for name, until in {"SGD": UNTIL, "Adam": None}.items():
+            if name in wanted:
+                model, right = trained(bench, width, until)
+                models[f"{name} ({right:.1%})"] = model.double()
     return models
 
 
@@ -109,6 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser(__doc__, "mnist_train.npz and mnist_test.npz")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for trained weights")
     parser.add_argument("--trainings", nargs="+", choices=TRAININGS, metavar="NAME", help=", ".join(TRAININGS))
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, metavar="NAME", help=", ".join(NETWORKS)
+    )
     options = parser.parse_args(arguments)
     measurement = Measurement(threads=options.threads, dtype="float64")
     measurement.apply()
@@ -117,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = Bench(options.data, options.scratch, printer, options.quick)
     uploads, widths, sizes = (1, WIDTHS[:1], (4,)) if options.quick else (UPLOADS, WIDTHS, SIZES)
     chosen = {name: TRAININGS[name] for name in options.trainings or TRAININGS}
-    models = {(width, title): model for width in widths for title, model in networks(bench, width).items()}
+    models = {
+        (width, title): model for width in widths for title, model in networks(bench, width, options.networks).items()
+    }
     for name, release in chosen.items():
         columns = ("width", "model", *(f"n = {size}" for size in sizes), "largest error", "nearest", "seconds")
         table = Table(f"{name}: {release}, share of a batch in the clear", {column: column for column in columns})

@@ -18,6 +18,9 @@ from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with, names_code, read_toml, write_file
 from riskaudit.settings import CHECKED, Count, Positive, option
 
+# Of a gradient, below which calls into the framework are most of it, and shares of it are noise.
+LEAST_SECONDS = 1e-3
+
 if TYPE_CHECKING:
     from riskaudit.guard.cost import ReviewCost
     from riskaudit.policy import Policy
@@ -161,12 +164,21 @@ def _print(cost: ReviewCost, policy: Policy) -> None:
             f"and {cost.setup_seconds:.3g} s once before it (Guard.prepare)"
         )
     else:
+        is_timed, epoch_seconds = cost.unit_seconds >= LEAST_SECONDS, cost.epoch_batches * cost.unit_seconds
+        gradients = f"{cost.units:.3g} gradients of the batch" if is_timed else "beside a gradient of the batch"
         typer.echo(
-            f"one review: {cost.review_seconds:.3g} s, {cost.units:.3g} gradients of the batch "
+            f"one review: {cost.review_seconds:.3g} s, {gradients} of {cost.unit_seconds:.3g} s "
             f"({cost.products:.3g} products per sample); the first one {cost.first_seconds:.3g} s, "
             f"and {cost.setup_seconds:.3g} s once before it (Guard.prepare)"
         )
-        typer.echo(f"one review per round: {cost.epoch_share:.0%} of a local epoch of {cost.epoch_batches} batches")
+        share = f"{cost.epoch_share:.0%} of" if is_timed else "beside"
+        typer.echo(
+            f"one review per round: {share} a local epoch of {cost.epoch_batches} batches in {epoch_seconds:.3g} s"
+        )
+        if not is_timed:
+            typer.echo(
+                "so short a gradient says nothing of the cost beside real training: go by the seconds of a review"
+            )
     if policy.budget_seconds is None:
         typer.echo(f"no budget is set; budget_seconds = {cost.budget_seconds:.2g} would leave room")
     elif policy.budget_seconds < cost.slowest_seconds:

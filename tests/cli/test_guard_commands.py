@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from guard_cases import NOISE, gradient, guard_of, images, network
 
-from riskaudit.guard import AuditLog, Policy
+from riskaudit.guard import AuditLog, Policy, cost
 from riskaudit.inputs.architectures.registry import get_architecture
 
 
@@ -105,6 +106,21 @@ def test_guard_check_measures(command, config, tmp_path) -> None:
     assert cost["batch_size"] == 4
     assert sum(cost["actions"].values()) == 3
     assert cost["units"] == pytest.approx(cost["review_seconds"] / cost["unit_seconds"])
+
+
+@pytest.mark.parametrize(("seconds", "is_share"), [(1e-5, False), (0.02, True)])
+def test_guard_check_takes_no_share_of_next_to_no_time(command, config, monkeypatch, seconds, is_share) -> None:
+    measured = cost.review_cost
+
+    def as_if(*arguments, **options):
+        return replace(measured(*arguments, **options), unit_seconds=seconds)
+
+    monkeypatch.setattr(cost, "review_cost", as_if)
+    done = command("guard-check", config, "--repeats", 1, "--quiet")
+    assert ("% of a local epoch" in done.out) == is_share
+    assert ("go by the seconds of a review" in done.out) == (not is_share)
+    # Absolute times are there either way.
+    assert f"of {seconds:.3g} s" in done.out
 
 
 def test_guard_check_foretells_the_review_of_a_round(command, config, tmp_path) -> None:

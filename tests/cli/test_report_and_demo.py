@@ -23,6 +23,19 @@ def test_report_renders_beside_the_audit(command, complete, tmp_path) -> None:
     assert sorted(path.name for path in audit.parent.iterdir()) == ["audit.html", "audit.json", "audit.pdf", MANIFEST]
 
 
+def test_report_takes_the_folder_of_an_audit(command, complete, tmp_path) -> None:
+    outcome = command("report", complete.folder, "--baseline", complete.folder, "--out", tmp_path / "a", "--format=md")
+    assert (outcome.code, [path.name for path in (tmp_path / "a").iterdir()]) == (0, ["audit.md", MANIFEST])
+    (tmp_path / "other").mkdir()
+    for names, advice in {(): "found none", ("b.json", "c.json"): "it holds b.json, c.json: name the file"}.items():
+        for name in names:
+            (tmp_path / "other" / name).write_text("{}")
+        outcome = command("report", tmp_path / "other")
+        assert outcome.code == 2
+        assert "expected audit.json in the folder" in outcome.err
+        assert advice in outcome.err
+
+
 def test_report_gives_the_bytes_of_the_scan(command, complete, tmp_path) -> None:
     chosen = [f"--format={name}" for name in FORMATS]
     outcome = command("report", complete.folder / "audit.json", "--out", tmp_path / "again", *chosen, "--quiet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import OrderedDict, namedtuple
 from pathlib import Path
 
@@ -291,6 +292,15 @@ class Summary(nn.Module):
         if self.kind == "squeezed":
             x = x.squeeze(1) if x.ndim == 4 else x
         return self.head(x.flatten(1, -2).mean(1))
+
+
+def test_readings_that_are_only_tried_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    """Dropout2d warns of images without an axis of channels, which nobody gave."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Dropout2d(0.5), nn.Flatten(1), nn.Linear(96, 3)).eval()
+    samples = Samples.from_tensors(torch.rand(4, 1, 6, 8), torch.arange(4) % 3)
+    warnings.simplefilter("always")
+    assert not fit_together(Checkpoint.from_model(model), samples, CE)[0].notes
+    assert [str(each.message) for each in recwarn if "dropout2d" in str(each.message)] == []
 
 
 @pytest.mark.parametrize(
