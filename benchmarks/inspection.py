@@ -318,15 +318,17 @@ PLACES = {
 
 
 def planted(name: str, options: Sequence[str], data: Path, scratch: Path, *, quick: bool) -> Table:
-    """Which attacks are flagged, by the right sign at the right layer, in networks fresh and after 5 epochs."""
+    """Which attacks are flagged, by the right sign at the right layer, in networks fresh and after 5 epochs.
+
+    Each is inspected alone, and beside the network that it was planted in as the previous round's.
+    """
     case = CASES[name]
     images = load_samples(data / f"{case.images}_train.npz", channels=case.channels, limit=64 if quick else case.count)
     test = load_samples(data / f"{case.images}_test.npz", channels=case.channels, limit=max(case.sizes))
     hidden, head, passing = PLACES[name]
-    table = Table(
-        f"{name}: planted",
-        {"attack": "attack", "count": "planted", "flagged": "flagged there", "failed": "not inspected"},
-    )
+    columns = {"attack": "attack", "count": "planted", "flagged": "flagged there", "failed": "not inspected"}
+    columns |= {"beside": "flagged there, beside the previous one"}
+    table = Table(f"{name}: planted", columns)
     models = [
         (f"{optimiser} epoch {epoch}", model)
         for optimiser in options
@@ -338,7 +340,7 @@ def planted(name: str, options: Sequence[str], data: Path, scratch: Path, *, qui
         if attack == "small variances":
             normalised = any(isinstance(module, nn.BatchNorm2d) for _, model in models for module in model.modules())
             places = ("",) if normalised else ()
-        count = flagged = failed = 0
+        count = flagged = failed = beside = 0
         for place in places:
             for label, model in models:
                 changed = copy.deepcopy(model)
@@ -347,15 +349,21 @@ def planted(name: str, options: Sequence[str], data: Path, scratch: Path, *, qui
                 plant(layer, inputs)
                 rows = judge_model(changed, test.inputs).rows
                 count += 1
-                found = any(row.flagged and (row.layer or "") == place and row.id in signs for row in rows)
+                found = _found(rows, place, signs)
                 flagged += found
                 failed += not found and any(row.status == "failed" for row in rows)
+                beside += found or _found(judge_model(changed, test.inputs, previous=model).rows, place, signs)
                 if not found:
-                    numbers = [f"{row.id} {row.value}" for row in rows if (row.layer or "") == place]
-                    print(f"MISSED {name} {label} {attack} at {place or 'all layers'}: {numbers}", flush=True)
+                    there = [f"{row.id} {row.value}" for row in rows if (row.layer or "") == place]
+                    print(f"MISSED {name} {label} {attack} at {place or 'all layers'}: {there}", flush=True)
         if count:
-            table.rows.append({"attack": attack, "count": count, "flagged": flagged, "failed": failed})
+            counts = {"count": count, "flagged": flagged, "failed": failed, "beside": beside}
+            table.rows.append({"attack": attack, **counts})
     return table
+
+
+def _found(rows: Sequence[SignRow], place: str, signs: Sequence[str]) -> bool:
+    return any(row.flagged and (row.layer or "") == place and row.id in signs for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -364,6 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--optimisers", nargs="+", choices=list(OPTIMISERS), default=list(OPTIMISERS))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tables", nargs="+", choices=("honest", "planted"), default=("honest", "planted"))
     parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints")
     options = parser.parse_args(arguments)
     measurement = Measurement(threads=options.threads)
@@ -371,9 +380,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.scratch.mkdir(parents=True, exist_ok=True)
     printer = Printer("Inspection of honest models", measurement)
     for name in options.networks:
-        printer.add(honest(name, options.optimisers, options.seeds, options.data, options.scratch, quick=options.quick))
-        if name in PLACES:
-            printer.add(planted(name, options.optimisers, options.data, options.scratch, quick=options.quick))
+        chosen = options.optimisers
+        if "honest" in options.tables:
+            printer.add(honest(name, chosen, options.seeds, options.data, options.scratch, quick=options.quick))
+        if "planted" in options.tables and name in PLACES:
+            printer.add(planted(name, chosen, options.data, options.scratch, quick=options.quick))
     printer.finish(options.json)
 
 

@@ -20,6 +20,8 @@ def test_quick(tmp_path) -> None:
     honest, planted = json.loads((tmp_path / "inspection.json").read_text())["tables"]
     # Two epochs: six variants each, the new head beside its model, and the second beside the first.
     assert [(row["samples"], row["count"], row["alarms"]) for row in honest["rows"]] == [(64, 15, 0), (32, 12, 0)]
+    assert {(row["flags"], row["failures"]) for row in honest["rows"]} == {("none", 0)}
     rows = {row["attack"]: row for row in planted["rows"]}
     assert rows["imprint"]["flagged"] == rows["imprint"]["count"] == 2
     assert rows["class fishing"]["flagged"] == rows["class fishing"]["count"] == 1
+    assert all(row["flagged"] <= row["beside"] <= row["count"] for row in rows.values())

@@ -83,41 +83,83 @@ def judge_model(
     """
     if previous is not None:
         _refuse_another(model, previous)
-    work = max(1, _observed(model, inputs[:1], 1).multiplications)
     others = 1 if previous is None else 2
-    given = len(inputs)
-    seeds, count, most = _affordable(work, given, others)
-    # The schemes differ by more than their draws do.
+    work = max(1, _observed(model, inputs[:1], 1).multiplications)
+    seeds, count, most = _affordable(work, len(inputs), others)
+    size = min(DEFAULT_BATCH if batch_size is None else batch_size, count)
     magnification = Magnification(MAX_PRODUCT_WORK / work, others + len(SCHEMES))
+    measurer = _Measurer(inputs[:count], size, classifies, len(inputs), most, magnification)
     total = others + seeds * len(SCHEMES)
-    inputs = inputs[:count]
-    size = min(DEFAULT_BATCH if batch_size is None else batch_size, len(inputs))
     report = progress or (lambda done, of: None)
-    observed = _observed(model, inputs, size, classifies, magnification)
-    received = {name: _measure(sign, observed, given, most) for name, sign in SIGNS.items()}
+    received = measurer.measure(model)
     report(1, total)
     before: dict[str, Measured] = {}
     if previous is not None:
-        earlier = _observed(previous, inputs, size, classifies, magnification)
-        before = {name: _measure(sign, earlier, given, most) for name, sign in SIGNS.items()}
+        before = measurer.measure(previous)
         report(2, total)
     fresh: dict[str, list[Measured]] = {name: [] for name in SIGNS}
     schemes = list[str]()
     for done, (scheme, drawn) in enumerate(fresh_models(model, seed, seeds), others + 1):
-        first_draw = done <= others + len(SCHEMES)
         try:
-            other = _observed(drawn, inputs, size, classifies, magnification if first_draw else None)
+            # The schemes differ in products by more than their draws do.
+            measured = measurer.measure(drawn, with_products=done <= others + len(SCHEMES))
         except SamplesError:
             # Some schemes explode in some networks; without any that doesn't no sign is judged.
             continue
-        for name, sign in SIGNS.items():
-            fresh[name].append(_measure(sign, other, given, most))
+        for name in SIGNS:
+            fresh[name].append(measured[name])
         schemes.append(scheme)
         report(done, total)
     rows = [row for name, sign in SIGNS.items() for row in _rows(sign, received[name], fresh[name], before.get(name))]
     missing = [NO_PREVIOUS] if previous is None else []
     missing += [f"{row.id}: {row.reason}" for row in rows if row.status == "not_applicable"]
-    return Judged(rows, list(dict.fromkeys(schemes)), len(schemes), missing, len(inputs), size)
+    return Judged(rows, list(dict.fromkeys(schemes)), len(schemes), missing, count, size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measurer:
+    """Measures all signs in models of one architecture.
+
+    Attributes:
+        inputs: that are looked at, [N, *S].
+        batch_size: see `judge_model`.
+        classifies: likewise.
+        given: samples that the caller handed in.
+        most: samples that a model of this size is looked at with.
+        magnification: makes products with the gradient's Jacobian.
+    """
+
+    inputs: Tensor
+    batch_size: int
+    classifies: bool
+    given: int
+    most: int
+    magnification: Magnification
+
+    def measure(self, model: nn.Module, *, with_products: bool = True) -> dict[str, Measured]:
+        """The numbers by layer of every sign, or why there are none.
+
+        Raises:
+            SamplesError: the model can't be run on the inputs.
+        """
+        magnification = self.magnification if with_products else None
+        observed = _observed(model, self.inputs, self.batch_size, self.classifies, magnification)
+        return {name: self._of(sign, observed) for name, sign in SIGNS.items()}
+
+    def _of(self, sign: Sign, observed: ObservedModel) -> Measured:
+        """Of one sign, in the words of a caller who can mend it, or not."""
+        needed = sign.min_samples
+        if observed.num_samples < needed:
+            if self.most < needed:
+                return Unjudged(
+                    f"needs {needed} samples, and a model of this size is looked at with {self.most} at most"
+                )
+            were = "was" if self.given == 1 else "were"
+            return Unjudged(f"needs {needed} samples, and {self.given} {were} given", needed)
+        try:
+            return sign.measure(observed)
+        except SignNotApplicable as reason:
+            return Unjudged(str(reason))
 
 
 def _observed(
@@ -158,26 +200,6 @@ def _affordable(work: int, num_samples: int, others: int) -> tuple[int, int, int
             break
     most = max(MIN_SAMPLES, min(MAX_SAMPLES, int(MAX_WORK / ((others + len(SCHEMES)) * work))))
     return seeds, min(num_samples, max(MIN_SAMPLES, min(MAX_SAMPLES, count))), most
-
-
-def _measure(sign: Sign, observed: ObservedModel, given: int, most: int) -> Measured:
-    """The sign's numbers by layer; where there are none, why: in the words of a caller who can mend it, or not.
-
-    Args:
-        sign: to measure.
-        observed: the model.
-        given: samples that the caller handed in.
-        most: samples that a model of this size is looked at with.
-    """
-    needed = sign.min_samples
-    if observed.num_samples < needed:
-        if most < needed:
-            return Unjudged(f"needs {needed} samples, and a model of this size is looked at with {most} at most")
-        return Unjudged(f"needs {needed} samples, and {given} {'was' if given == 1 else 'were'} given", needed)
-    try:
-        return sign.measure(observed)
-    except SignNotApplicable as reason:
-        return Unjudged(str(reason))
 
 
 def _rows(sign: Sign, received: Measured, fresh: Sequence[Measured], before: Measured | None) -> list[SignRow]:
