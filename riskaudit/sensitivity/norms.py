@@ -112,7 +112,8 @@ class _Forms(_Rule):
     def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
         if tridiagonal.num_products % LOOK_EVERY:
             return False
-        low, high = self._ends(index, tridiagonal)
+        # Rounding is left aside: no product narrows what it leaves open.
+        low, high = self._ends(index, tridiagonal.without_rounding())
         if math.isinf(high):
             settled = low <= (1 + SETTLED_GROWTH) * self.lows[index]
             self.lows[index] = low
@@ -147,7 +148,7 @@ class _Iterates(_Rule):
     def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
         if tridiagonal.num_products % LOOK_EVERY:
             return False
-        iterate = self._solution(index, tridiagonal)
+        iterate = self._solution(index, tridiagonal.without_rounding())
         # L changes the length of a vector by 1 on average, and by ||L|| at most.
         wanted = self.precision * iterate.norm / math.sqrt(self.num_blocks)
         return bool(self.root_norms[index] * iterate.error <= wanted)

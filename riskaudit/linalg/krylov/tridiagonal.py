@@ -74,6 +74,13 @@ class Tridiagonal:
         """T after the first so many of the products."""
         return replace(self, diagonal=self.diagonal[:num_products], off_diagonal=self.off_diagonal[:num_products])
 
+    def without_rounding(self) -> Tridiagonal:
+        """T as that of the operator itself: what more products can still change, rounding left aside."""
+        exact = replace(self, rounding=0.0)
+        if "_ritz" in self.__dict__:
+            exact.__dict__["_ritz"] = self._ritz
+        return exact
+
     def ritz(self) -> RitzPairs:
         """Ritz values and residuals of H in the present space."""
         return self._ritz
