@@ -46,6 +46,8 @@ STATE_ENTRIES = 2**24
 BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
 # Single columns, one after the other, from which on they go through one graph, if that takes no more bytes.
 FEW_SINGLES, WHOLE_GRAPH_BYTES = 4, 2**28
+# Steps whose graphs are kept where that is asked for.
+KEPT_GRAPHS = 2
 # Graphs of the training and of its derivative.
 GRAPHS = 2
 # From so many on, looking at every call of the dispatcher for convolutions costs less than it saves.
@@ -62,7 +64,7 @@ class UnrolledJacobian(Jacobian):
     Args:
         release: see `Jacobian`.
         batch: see `Jacobian`.
-        keeps_graph: whether the graph of the last step is kept from the training for the pulls, which begin there.
+        keeps_graph: whether graphs of the last steps are kept from the training for the pulls, which begin there.
     """
 
     def __init__(self, release: LocalTrainingRelease, batch: Batch, keeps_graph: bool = False) -> None:
@@ -171,7 +173,7 @@ class _Client:
         self.release, self.batch = release, batch.with_inputs(batch.inputs.detach())
         self.parts = release.mini_batches(self.batch)
         self._keeps_graph = keeps_graph
-        self._last_graph: _Graph | None = None
+        self._graphs: dict[int, _Graph] = {}
         self._states, self.difference = self._remembered()
 
     @property
@@ -189,9 +191,9 @@ class _Client:
         for number, (_, part) in enumerate(self.parts):
             if number % spacing == 0:
                 states[number] = state
-            if self._keeps_graph and number == len(self.parts) - 1:
-                self._last_graph = self._graph(state, number, part)
-                state = _mapped(Tensor.detach, self._last_graph.after)
+            if self._keeps_graph and number >= len(self.parts) - KEPT_GRAPHS:
+                self._graphs[number] = self._graph(state, number, part)
+                state = _mapped(Tensor.detach, self._graphs[number].after)
             else:
                 state = self.release.trained_step(state, number, part)
         return states, self.release.difference(state["weights"]).detach()
@@ -300,8 +302,8 @@ class _Client:
 
     def _pulled_step(self, state: State, adjoint: State, number: int, part: Batch) -> tuple[State, Tensor]:
         """lambda_k and xbar_k of all columns; nothing in the place of lambda_0, which nobody needs."""
-        is_kept = self._last_graph is not None and number == len(self.parts) - 1
-        graph = self._last_graph if self._last_graph is not None and is_kept else self._graph(state, number, part)
+        is_kept = number in self._graphs
+        graph = self._graphs[number] if is_kept else self._graph(state, number, part)
         leaves, after = graph.state, graph.after
         pairs = [(value, adjoint[kind][name]) for kind, values in after.items() for name, value in values.items()]
         outputs, cotangents = zip(*((value, each) for value, each in pairs if value.requires_grad), strict=True)
