@@ -112,8 +112,8 @@ class _Forms(_Rule):
     def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
         if tridiagonal.num_products % LOOK_EVERY:
             return False
-        # Rounding is left aside: no product narrows what it leaves open.
-        low, high = self._ends(index, tridiagonal.without_rounding())
+        # No product narrows what rounding leaves open.
+        low, high = self._ends(index, tridiagonal.as_if_double())
         if math.isinf(high):
             settled = low <= (1 + SETTLED_GROWTH) * self.lows[index]
             self.lows[index] = low
@@ -148,7 +148,7 @@ class _Iterates(_Rule):
     def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
         if tridiagonal.num_products % LOOK_EVERY:
             return False
-        iterate = self._solution(index, tridiagonal.without_rounding())
+        iterate = self._solution(index, tridiagonal.as_if_double())
         # L changes the length of a vector by 1 on average, and by ||L|| at most.
         wanted = self.precision * iterate.norm / math.sqrt(self.num_blocks)
         return bool(self.root_norms[index] * iterate.error <= wanted)

@@ -42,7 +42,7 @@ def narrow_share(eps: Sequence[float], precision: float) -> Finished:
         if tridiagonal.num_products % LOOK_EVERY:
             return False
         # No product narrows what rounding leaves open.
-        lows, highs = Quadrature([tridiagonal.without_rounding()]).shares(eps[index])
+        lows, highs = Quadrature([tridiagonal.as_if_double()]).shares(eps[index])
         return float(highs[0] - lows[0]) <= BRACKET_SHARE * precision * float(highs[0])
 
     return finished

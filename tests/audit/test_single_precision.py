@@ -28,7 +28,7 @@ def test_iterations_end_where_only_rounding_is_left() -> None:
     for rows in zip(single.samples, double.samples, strict=True):
         for name in ("revealed_fraction", "posterior_rmse", "map_i2f"):
             (low, high), (double_low, double_high) = (row.proxies[name].ends for row in rows)
-            assert low is not None and double_low is not None and double_high is not None
+            assert None not in (low, double_low, double_high)
             # Both hold the truth, so that they overlap.
             assert low <= double_high
             assert high is None or high >= double_low

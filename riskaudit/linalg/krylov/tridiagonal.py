@@ -74,9 +74,9 @@ class Tridiagonal:
         """T after the first so many of the products."""
         return replace(self, diagonal=self.diagonal[:num_products], off_diagonal=self.off_diagonal[:num_products])
 
-    def without_rounding(self) -> Tridiagonal:
-        """T as that of the operator itself: what more products can still change, rounding left aside."""
-        exact = replace(self, rounding=0.0)
+    def as_if_double(self) -> Tridiagonal:
+        """T as if products had been made in double precision: what more of them can still change."""
+        exact = replace(self, rounding=float(np.finfo(np.float64).eps))
         if "_ritz" in self.__dict__:
             exact.__dict__["_ritz"] = self._ritz
         return exact
