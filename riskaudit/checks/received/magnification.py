@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from riskaudit.checks.received.base import SignNotApplicable
 from riskaudit.inputs.text import clean
-from riskaudit.jacobian import StructuredJacobian
+from riskaudit.jacobian import StructuredJacobian, obstacle_of
 from riskaudit.jacobian.agreement import described, layout_of
 from riskaudit.jacobian.structured import Layout, UnsupportedLayer
 from riskaudit.linalg import lanczos
@@ -57,7 +57,7 @@ class Magnification:
         except UnsupportedLayer as unsupported:
             return f"{described(model, unsupported)} is not known to the structured Jacobian"
         except Exception as error:  # third-party code may raise anything, and quote its inputs
-            return f"the model's gradient can't be differentiated ({clean(type(error).__name__)})"
+            return obstacle_of(error) or f"the model's gradient can't be differentiated ({clean(type(error).__name__)})"
 
     def _measured(self, model: nn.Module, inputs: Tensor) -> float:
         with torch.no_grad():

@@ -287,6 +287,12 @@ class TestMagnifiedGradient(SignContract):
         assert (row.status, row.value) == ("not_applicable", None)
         assert "Odd" in row.reason
 
+    def test_an_operation_without_a_second_derivative_is_named(self) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Hardsigmoid(), nn.Linear(16, CLASSES)).eval()
+        (row,) = self.rows(model)
+        assert row.status == "not_applicable"
+        assert "hardsigmoid" in row.reason
+
     def test_a_frozen_model_has_no_gradient(self) -> None:
         model = planted_in.mlp().requires_grad_(False)
         assert [row.status for row in self.rows(model)] == ["not_applicable"]
