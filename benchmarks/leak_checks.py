@@ -85,13 +85,15 @@ def measure(bench: Bench, model: nn.Module, release: str, size: int, uploads: in
             model, samples, AuditSettings(release=release.format(size=size), proxies=("gradient_norm",))
         )
         first = next(each for each in check_leaks(client) if each.id == "singleton-unit" and each.layer == "1")
-        found.shares.append(len(first.sample_ids) / size)
-        into, name = (
-            (found.errors, "largest_relative_error")
-            if first.status == "leak"
-            else (found.nearest, "smallest_relative_error")
-        )
-        into.append(float(first.details[name]))  # type: ignore[arg-type]
+        # What is only nearly an input isn't counted.
+        is_exact = first.status == "leak" and first.exactness == "exact"
+        found.shares.append(len(first.sample_ids) / size if is_exact else 0.0)
+        errors = first.details.get("relative_error") or {}
+        near = min(errors.values()) if isinstance(errors, dict) and errors else None
+        if is_exact:
+            found.errors.append(float(first.details["largest_relative_error"]))  # type: ignore[arg-type]
+        else:
+            found.nearest.append(float(near or first.details["smallest_relative_error"]))  # type: ignore[arg-type]
     return found
 
 

@@ -71,8 +71,9 @@ def _named(detail: Detail | Mapping[int, float], sample_ids: Sequence[str]) -> D
 def merged(findings: Sequence[CheckFinding]) -> list[CheckFinding]:
     """Findings on uploads of one sample each, one per check, layer and status, over all samples."""
 
-    def key(finding: CheckFinding) -> tuple[str, str, str, str, str]:
-        return (finding.id, finding.layer or "", finding.status, finding.recovers, finding.reason or "")
+    def key(finding: CheckFinding) -> tuple[str, ...]:
+        name, layer, reason = finding.id, finding.layer or "", finding.reason or ""
+        return (name, layer, finding.status, finding.exactness, finding.recovers, reason)
 
     ordered = sorted(findings, key=lambda finding: (CHECK_IDS.index(finding.id), key(finding)))
     return [_merged(list(group)) for _, group in groupby(ordered, key)]

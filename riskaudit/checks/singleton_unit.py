@@ -9,6 +9,10 @@ is off by sigma sqrt(1 + x^2) / |D_ji| per coordinate.
 Of a layer without bias, or whose bias stays, row i alone is left: x_j up to the factor D_ji, off by sigma / |D_ji| with
 noise. Where the data have a known range, stretching the row as far as it allows gives the factor of every sample that
 reaches its end, as images with a white pixel do.
+
+A unit on which the others' signals are next to nothing, or steps of Adam on gradients far below its epsilon, give an
+input nearly: findings of their own, "predicted", with the error; such a quotient is within `NEAR` of that input and
+much nearer to it than any other sample is.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from typing_extensions import override
 from riskaudit.checks.base import Check, Finding, not_judged, nothing_to_read, register
 from riskaudit.checks.upload import FullyConnected, InputMap, SentUpload
 from riskaudit.results.checks import Detail, Recovery
+
+# Relative error up to which a quotient nearly is an input, and share of the way to the next sample likewise.
+NEAR = 0.01
 
 
 @register
@@ -48,10 +55,10 @@ class SingletonUnit(Check):
         layers = [layer for layer in upload.fully_connected if layer.weight is not None]
         if not layers:
             return nothing_to_read(upload, "no fully connected layer's weight leaves as it is")
-        return [*(_finding(upload, layer) for layer in layers), *not_judged(upload)]
+        return [*(finding for layer in layers for finding in _findings(upload, layer)), *not_judged(upload)]
 
 
-def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
+def _findings(upload: SentUpload, layer: FullyConnected) -> list[Finding]:
     has_bias, sees_input, noisy = layer.bias is not None, layer.input_map is not None, upload.noise_std > 0
     recovered, nearest = _divided_out(upload, layer) if has_bias else _parallel(upload, layer)
     limit = upload.tolerable_rmse if sees_input else upload.tolerable_feature_rmse(layer.inputs)
@@ -59,26 +66,42 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     leaks = {place: each for place, each in recovered.items() if upload.noise_std < enough[place] or not noisy}
     recovers: tuple[Recovery, Recovery] = ("input", "features") if has_bias else ("scaled_input", "scaled_features")
     finding = Finding(
-        "clear" if not leaks else "leak",
+        "clear",
         layer.name,
-        sorted(leaks),
-        "predicted" if noisy and recovered else "exact",
+        exactness="predicted" if noisy and recovered else "exact",
         recovers=recovers[0] if sees_input else recovers[1],
     )
-    if leaks:
-        details: dict[str, Detail | Mapping[int, float]] = {
-            "units": {position: float(each.units) for position, each in leaks.items()},
-            "largest_relative_error": max(each.relative_error for each in leaks.values()),
+    found = []
+    for is_near in (False, True):
+        part = {
+            place: each
+            for place, each in leaks.items()
+            if is_near == (not noisy and each.relative_error > upload.agreement)
         }
+        if not part:
+            continue
+        details: dict[str, Detail | Mapping[int, float]] = {
+            "units": {position: float(each.units) for position, each in part.items()},
+            "largest_relative_error": max(each.relative_error for each in part.values()),
+        }
+        if is_near:
+            details["relative_error"] = {place: each.relative_error for place, each in part.items()}
         if not has_bias and sees_input and not noisy and upload.observation.input_range is not None:
-            details["scale_known"] = {place: float(each.scale_known) for place, each in leaks.items()}
-        predicted = upload.noise_std * min(each.per_noise for each in leaks.values())
-        return replace(
-            finding,
-            details=details,
-            predicted_rmse=predicted if noisy else None,
-            clear_from_std=max(enough[place] for place in leaks),
+            details["scale_known"] = {place: float(each.scale_known) for place, each in part.items()}
+        predicted = upload.noise_std * min(each.per_noise for each in part.values())
+        found.append(
+            replace(
+                finding,
+                status="leak",
+                positions=sorted(part),
+                exactness="predicted" if is_near else finding.exactness,
+                details=details,
+                predicted_rmse=predicted if noisy else None,
+                clear_from_std=max(enough[place] for place in part),
+            )
         )
+    if found:
+        return found
     ratio = "quotient is a sample's input" if has_bias else "row is a multiple of a sample's input"
     if recovered:
         least = upload.noise_std * min(each.per_noise for each in recovered.values())
@@ -87,7 +110,7 @@ def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
         reason = f"steps of Adam aren't sums of gradients, and no unit's {ratio}"
     else:
         reason = f"every unit mixes several samples, and no unit's {ratio}"
-    return replace(finding, reason=reason, details={} if nearest == inf else {"smallest_relative_error": nearest})
+    return [replace(finding, reason=reason, details={} if nearest == inf else {"smallest_relative_error": nearest})]
 
 
 @dataclass(frozen=True)
@@ -123,7 +146,7 @@ def _divided_out(upload: SentUpload, layer: FullyConnected) -> tuple[dict[int, _
     for owner, row in zip(layer.owners.tolist(), layer.inputs, strict=True):
         off = _off(quotients, row, surviving)
         nearest = min(nearest, float(off.min()) if len(off) else inf)
-        agreeing = off <= upload.agreement
+        agreeing = _agreeing(upload, layer, off, owner, row)
         if not bool(agreeing.any()):
             continue
         strength = _strength(bias[agreeing], noise[agreeing])
@@ -146,8 +169,9 @@ def _parallel(upload: SentUpload, layer: FullyConnected) -> tuple[dict[int, _Rec
         return recovered, nearest  # a number up to a factor is none
     surviving, per_entry = _surviving(upload, weight), _in_units_of_the_input(layer)
     left, squared = surviving.to(weight.dtype), weight.square().sum(1)
-    # Squared sine that the agreement allows, and rounding: most rows aren't worth a closer look.
-    near = weight.shape[1] * upload.agreement**2 + 1e3 * torch.finfo(weight.dtype).eps
+    # Squared sine that is allowed, and rounding: most rows aren't worth a closer look.
+    allowed = upload.agreement if layer.input_map is None else NEAR
+    near = weight.shape[1] * allowed**2 + 1e3 * torch.finfo(weight.dtype).eps
     for owner, row in zip(layer.owners.tolist(), layer.inputs, strict=True):
         products = weight @ row
         norms = (squared * (left @ row.square())).clamp_min(torch.finfo(weight.dtype).tiny)
@@ -157,7 +181,7 @@ def _parallel(upload: SentUpload, layer: FullyConnected) -> tuple[dict[int, _Rec
         factors = products[close] / squared[close]
         off = _off(rows * factors[:, None], row, kept)
         nearest = min(nearest, float(off.min()) if len(off) else inf)
-        agreeing = off <= upload.agreement
+        agreeing = _agreeing(upload, layer, off, owner, row)
         if not bool(agreeing.any()):
             continue
         # A row is the input times the signal.
@@ -203,6 +227,19 @@ def _candidates(upload: SentUpload, layer: FullyConnected, entries: Tensor | Non
     noise = torch.ones(len(tried), dtype=entries.dtype, device=entries.device)
     noise[len(entries) :] = 2**0.5
     return tried, noise
+
+
+def _agreeing(upload: SentUpload, layer: FullyConnected, off: Tensor, owner: int, row: Tensor) -> Tensor:
+    """Units whose quotients, off [k] from a sample's row, are that row; where none is, those that nearly are."""
+    exactly = off <= upload.agreement
+    if layer.input_map is None or bool(exactly.any()):
+        return exactly
+    others = layer.inputs[layer.owners != owner]
+    if layer.bias is None:
+        squared = others.square().sum(1).clamp_min(torch.finfo(row.dtype).tiny)
+        others = others * (others @ row / squared)[:, None]
+    apart = float((others - row).abs().amax(1).min() / row.abs().max()) if len(others) else inf
+    return off <= NEAR * min(1.0, apart)
 
 
 def _surviving(upload: SentUpload, weight: Tensor) -> Tensor:

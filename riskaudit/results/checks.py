@@ -82,6 +82,12 @@ class CheckFinding(Record):
     reason: str | None = None
 
 
+def relative_error(finding: CheckFinding) -> float | None:
+    """Largest error of what a finding nearly recovers, relative to its largest coordinate; None where it says none."""
+    errors = finding.details.get("relative_error")
+    return max(errors.values(), default=None) if isinstance(errors, dict) and finding.exactness != "exact" else None
+
+
 def leaking_checks(findings: list[CheckFinding], sample_id: str) -> list[str]:
     """Ids of the checks that found something of this sample in the clear, each once."""
     found = (finding.id for finding in findings if finding.status == "leak" and sample_id in finding.sample_ids)

@@ -142,6 +142,15 @@ def test_leaks_are_findings_and_what_is_clear_is_none(audit) -> None:
     assert all((ROOT / page).is_file() for page in pages.values())
 
 
+def test_what_is_nearly_recovered_has_its_error(audit) -> None:
+    nearly = check(exactness="predicted", details={"relative_error": {"a": 0.002, "b": 0.004}})
+    run = sarif_of(audit("exceeded").model_copy(update={"checks": [check(), nearly]}))
+    exact, near = [each for each in run["results"] if each["ruleId"] == "check/singleton-unit"]
+    assert "relative error" not in exact["message"]["text"]
+    assert "with a relative error of 0.4 % at most" in near["message"]["text"]
+    assert exact["partialFingerprints"] != near["partialFingerprints"]
+
+
 def test_every_check_has_its_page_and_the_rule_its_id(audit) -> None:
     pages = {page.stem: page for page in (ROOT / "docs" / "checks").glob("*.md") if page.stem != "README"}
     assert set(pages) == set(CHECK_IDS)

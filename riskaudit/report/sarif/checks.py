@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from riskaudit.formatting import count, number, sentence
+from riskaudit.formatting import count, number, percent, sentence
 from riskaudit.report.sarif.log import Artifact, Finding, Level, Rule
-from riskaudit.results.checks import CHECK_IDS, RECOVERED, CheckFinding, findings_in_the_clear
+from riskaudit.results.checks import CHECK_IDS, RECOVERED, CheckFinding, findings_in_the_clear, relative_error
 
 _PAGES = "docs/checks/"
 _LISTED = 12
@@ -31,7 +31,7 @@ def check_findings(
                     rule=f"check/{check.id}",
                     message=_message(check),
                     artifacts=files,
-                    identity=(release, check.upload, check.recovers, check.status),
+                    identity=(release, check.upload, check.recovers, check.status, relative_error(check) is None),
                     level=_level(check, is_input=check in clear),
                     layer=check.layer,
                     samples=check.sample_ids,
@@ -59,5 +59,7 @@ def _message(check: CheckFinding) -> str:
     rest = len(check.sample_ids) - _LISTED
     listed = ", ".join(check.sample_ids[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
     error = "" if check.predicted_rmse is None else f", with an error of {number(check.predicted_rmse)} by the noise"
+    nearly = relative_error(check)
+    error += "" if nearly is None else f", with a relative error of {percent(nearly)} at most"
     samples = f"{count(len(check.sample_ids), 'sample')}{where} ({listed})" if listed else f"the samples{where}"
     return sentence(f"{check.title}: {RECOVERED[check.recovers]} can be read off what leaves of {samples}{error}")

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Paragraph, Subheading, Table
-from riskaudit.formatting import count, given, number, sentence, short
-from riskaudit.results.checks import RECOVERED, CheckFinding, findings_in_the_clear, ids_in_the_clear
+from riskaudit.formatting import count, given, number, percent, sentence, short
+from riskaudit.results.checks import (
+    RECOVERED,
+    CheckFinding,
+    findings_in_the_clear,
+    ids_in_the_clear,
+    relative_error,
+)
 from riskaudit.results.facts import Facts
 
 STATUS_WORDS = {
@@ -22,10 +28,12 @@ def clear_sentence(facts: Facts) -> str | None:
     findings = findings_in_the_clear(facts.result.checks)
     if not findings:
         return None
-    is_exact = all(finding.exactness == "exact" for finding in findings)
-    how = "exactly" if is_exact else "up to the noise"
-    if all(finding.recovers == "scaled_input" for finding in findings):
-        how = "up to a factor" if is_exact else "up to a factor and the noise"
+    limits = ["a factor"] if all(finding.recovers == "scaled_input" for finding in findings) else []
+    errors = [error for error in map(relative_error, findings) if error is not None]
+    limits += [f"an error of {percent(max(errors))}"] if errors else []
+    inexact = [finding for finding in findings if finding.exactness != "exact" and relative_error(finding) is None]
+    limits += ["the noise"] if inexact else []
+    how = f"up to {' and '.join(limits)}" if limits else "exactly"
     checks = ", ".join(dict.fromkeys(finding.id for finding in findings))
     return (
         f"{len(ids_in_the_clear(findings)):,} of {count(facts.num_samples, 'sample')} stand in the clear: the input "
@@ -91,6 +99,9 @@ def _recovered(finding: CheckFinding) -> str:
 def _error(finding: CheckFinding) -> str:
     if finding.predicted_rmse is not None:
         return f"{number(finding.predicted_rmse)} by the noise"
+    error = relative_error(finding)
+    if error is not None:
+        return f"{percent(error)} at most"
     return "none" if finding.exactness == "exact" else "known up to the noise"
 
 
