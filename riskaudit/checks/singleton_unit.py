@@ -104,9 +104,11 @@ def _findings(upload: SentUpload, layer: FullyConnected) -> list[Finding]:
         return found
     ratio = "quotient is a sample's input" if has_bias else "row is a multiple of a sample's input"
     if recovered:
-        least = upload.noise_std * min(each.per_noise for each in recovered.values())
-        reason = f"the noise leaves an error of {least:.3g} at least, and {limit:.3g} counts as not recovered"
-    elif not upload.sums_gradients:
+        # Without numbers, so that samples that leave alone have one finding together.
+        left = {place: upload.noise_std * each.per_noise for place, each in recovered.items()}
+        reason = "the noise leaves an error with which an input doesn't count as recovered (half the spread of inputs)"
+        return [replace(finding, reason=reason, details={"error_by_noise": left})]
+    if not upload.sums_gradients:
         reason = f"steps of Adam aren't sums of gradients, and no unit's {ratio}"
     else:
         reason = f"every unit mixes several samples, and no unit's {ratio}"

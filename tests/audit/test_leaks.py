@@ -45,6 +45,14 @@ def test_samples_that_leave_alone_have_one_finding_together() -> None:
     assert AuditResult.from_json(result.to_json()).checks == result.checks
 
 
+def test_samples_that_the_noise_hides_have_one_finding_together() -> None:
+    result = audit("gradient,gaussian:10", 4)
+    found = [each for each in result.checks if each.id == "singleton-unit"]
+    assert [(each.layer, each.status) for each in found] == [("1", "clear"), ("3", "clear")]
+    assert set(found[0].details["error_by_noise"]) == {row.id for row in result.samples}
+    assert min(found[0].details["error_by_noise"].values()) > 1
+
+
 def test_every_upload_is_checked_by_itself() -> None:
     result = audit("mean:4,gaussian:0.00001", 8)
     found = [each for each in result.checks if each.id == "singleton-unit" and each.layer == "1"]
