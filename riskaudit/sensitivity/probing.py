@@ -25,8 +25,9 @@ LOOK_EVERY = 4
 # After this share of its products a look also asks whether an iteration will come to anything, and how much faster it
 # may converge from there on than it has lately.
 SHARE_TO_JUDGE, ACCELERATION = 1 / 3, 2.0
-# The share of the aimed width that one probe's own bracket may take, the rest being its spread.
-BRACKET_SHARE = 0.25
+# The share of the aimed width that one probe's own bracket may take, the rest being the probes' spread; of blocks,
+# whose brackets narrow more slowly, a larger one.
+BRACKET_SHARE, BLOCK_BRACKET_SHARE = 0.1, 0.25
 DEFAULT_PRECISION = 0.2
 # Probes of uploads that go together: columns of one product, and numbers in the bases of their iterations.
 COLUMNS, COLUMN_ENTRIES = 16, 2**27
@@ -70,7 +71,7 @@ def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, 
         if count % LOOK_EVERY:
             return False
         now = error(tridiagonal, eps[index], count)
-        if now <= BRACKET_SHARE * precision:
+        if now <= BLOCK_BRACKET_SHARE * precision:
             return True
         if count < SHARE_TO_JUDGE * depth:
             return False

@@ -9,7 +9,7 @@ Gauss-Radau rules bracket (`quadrature`). tr C is known, so that the complement 
 z^T A z) = -1/2 sum_i log(1 - 2 s a_i) is convex in the eigenvalues a_i, so it is largest where T/c of
 them equal c. The mean of N probes then has tails no heavier than (c/N) chi^2 with N T/c degrees of
 freedom: P(mean beyond E, on either side of T) <= exp(-N/(2c) (E - T - T ln(E/T))). Also with c = T.
-Here ||L f(K) L|| <= ||C|| max f.
+Here ||L f(K) L|| <= ||C|| max f. Where L = 1 ratios to the probes' lengths are narrower (`ratios`).
 
 Directions that carry much are left out of the probes, and bracketed for certain (`deflation`).
 
@@ -26,13 +26,16 @@ from typing import final
 
 import numpy as np
 
-from riskaudit.linalg.krylov.deflation import Deflation, reciprocal, share_ends, variance_ends
+from riskaudit.linalg.krylov.deflation import Deflation, ShareEnds, reciprocal, share_ends, variance_ends
 from riskaudit.linalg.krylov.quadrature import Quadrature, middle, shares_of
+from riskaudit.linalg.krylov.ratios import mean_ends
 from riskaudit.linalg.krylov.tridiagonal import Array, Tridiagonal
 from riskaudit.linalg.solution import Interval
 
 # What is left of a trace, where the ends of its parts add up to all of it but for this share, is all of it.
 SUM_ROUNDING = 1e-12
+# Where K (K + eps)^-1 may come to so much, how its eigenvalues spread narrows more than their largest does.
+SPREAD_FROM = 0.5
 
 
 def trace_interval(
@@ -208,8 +211,12 @@ class TraceProbes:
             return Interval(0.0, 0.0, 0.0), Interval(self.total, self.total, self.total)
         rest, most = self.remaining_total, 1.0 if math.isinf(self.largest) else self.largest / (self.largest + eps)
         probed = share_ends(self._rules, eps, most)
-        low, high = self._ends(probed.low, probed.high, most, self.failure / 2)
-        left_low, left_high = self._ends(probed.left_low, probed.left_high, 1.0, self.failure / 2)
+        if self.white:
+            low, high = self._white_shares(probed, eps, most)
+            left_low, left_high = rest - high, rest - low
+        else:
+            low, high = self._ends(probed.low, probed.high, most, self.failure / 2)
+            left_low, left_high = self._ends(probed.left_low, probed.left_high, 1.0, self.failure / 2)
         deflated = self.deflation.share_ends(eps, most, self.slack)
         # Ritz values interlace, so this lower end is certain.
         certain = float(np.sum(shares_of(np.maximum(self.deflation.values - self.slack, 0.0), eps)))
@@ -301,13 +308,35 @@ class TraceProbes:
         total = float(self._rules.squared_norms.sum())
         return self.remaining_total * float(forms.sum()) / total if total > 0 else 0.0
 
-    def _ends(self, lows: Array, highs: Array, most: float, failure: float) -> tuple[float, float]:
-        """Ends of the trace of P L g(K) L P from the probes' forms [N], where 0 <= g <= most."""
+    def _white_shares(self, probed: ShareEnds, eps: float, most: float) -> tuple[float, float]:
+        """Ends of the trace of P f(H) P; f spread as widely as it can be is as rare as the probes say."""
+        if not self._tridiagonals:
+            return 0.0, self.remaining_total * most
+        # Both say the same, and the one that isn't rounded away counts.
+        squared = self._rules.squared_norms
+        lows, highs = (
+            np.maximum(probed.low, squared - probed.left_high),
+            np.minimum(probed.high, squared - probed.left_low),
+        )
+        if most < SPREAD_FROM:
+            return self._ends(lows, highs, most, self.failure)
+        # f (1 - f) = eps x / (x + eps)^2 is 1/4 at most.
+        least, greatest = variance_ends(self._rules, eps, 1 / (4 * eps))
+        spread = self._ends(eps * least, eps * greatest, 0.25, self.failure / 2)[0] / self.remaining_total
+        return self._ends(lows, highs, 1.0, self.failure / 2, spread)
+
+    def _ends(self, lows: Array, highs: Array, most: float, failure: float, spread: float = 0.0) -> tuple[float, float]:
+        """Ends of the trace of P L g(K) L P from the probes' forms [N], where 0 <= g <= most; see `mean_ends`."""
         if not self.remaining_total:
             return 0.0, 0.0
         everything = self.remaining_total * most
         if not len(lows):
             return 0.0, everything
+        if self.white and self._rules.squared_norms.any():
+            total, dimension = float(self._rules.squared_norms.sum()), self.remaining_total
+            least, greatest = (float(forms.sum()) / total for forms in (lows, highs))
+            low, high = mean_ends(least, greatest, dimension, len(lows), failure, most, spread)
+            return dimension * low, dimension * high
         mean_low, mean_high = float(np.mean(lows)), float(np.mean(highs))
         low, high = trace_interval(mean_low, mean_high, len(lows), most * self.norm, failure)
         return min(low, everything), min(high, everything)

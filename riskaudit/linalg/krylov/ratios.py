@@ -1,0 +1,104 @@
+"""Ends of the mean eigenvalue of A, 0 <= A <= c, from the ratio of forms z^T A z to lengths z^T z of Gaussian probes.
+
+The lengths of probes spread too, so that the ratio t = sum_k z_k^T A z_k / sum_k z_k^T z_k over N probes is nearer to
+the mean eigenvalue a = tr A / n than the mean of the forms is to the trace.
+
+[derived; cf. Bennett, J. Amer. Statist. Assoc. 57 (1962)] t >= u where sum_k z_k^T (A - u) z_k >= 0, so by Markov's
+inequality P(t >= u) <= prod_i (1 - 2 s (a_i - u))^(-N/2) for every s > 0. The factor's logarithm is convex in a_i: of
+all spectra in [0, c] of a mean a it is largest where a_i is c or 0, and for the best s
+
+    P(t beyond u, on either side of a) <= exp(-(N n / 2) KL(a / c, u / c)),
+    KL(p, q) = p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)).
+
+No eigenvalue is larger than the trace either, so that c = n a holds too. Where the eigenvalues are known to lie between
+0 and 1 rather than at them, by q <= tr A (1 - A) / n ("spread"), the factor's third derivative makes {q / (1 - a), 1}
+the worst two values for u > a, and {0, 1 - q / a} those for u < a: the same holds with both moved to 0 and 1.
+All these sets of u are tails on one side of a, one within the other, so that the smallest of them counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+# Halvings of the interval that an end is sought in; what is left of it is added outward.
+HALVINGS = 60
+
+
+def mean_ends(
+    low: float, high: float, dimension: float, num_probes: int, failure: float, most: float = 1.0, spread: float = 0.0
+) -> tuple[float, float]:
+    """Ends of a.
+
+    Args:
+        low: a lower end of t.
+        high: an upper end of it, which may be infinite.
+        dimension: n, at least 1.
+        num_probes: N.
+        failure: probability that a lies outside, half for each side; in (0, 1).
+        most: c, or infinity.
+        spread: q, a lower end of tr A (1 - A) / n, or 0; only where c = 1.
+    """
+    if not num_probes:
+        return 0.0, most
+    reach = 2 * math.log(2 / failure) / (num_probes * dimension)
+    # c = n a: the ratio is n a times what lies between these.
+    share = 1 / dimension
+    least, greatest = _outermost(lambda q: _divergence(share, q) > reach, 0.0, share), 1.0
+    if share < 1:
+        greatest = _outermost(lambda q: _divergence(share, q) > reach, 1.0, share)
+    lower, upper = low / (dimension * greatest), high / (dimension * least) if least > 0 else math.inf
+    if 0 < most < math.inf:
+        lower = max(lower, most * lowest_mean(min(1.0, low / most), reach, spread))
+        upper = min(upper, most * highest_mean(min(1.0, high / most), reach, spread))
+    return lower, max(lower, min(upper, most))
+
+
+def lowest_mean(ratio: float, reach: float, spread: float = 0.0) -> float:
+    """The least mean that a ratio in [0, 1] doesn't refute: KL(mean, ratio) <= reach, both moved by the spread."""
+
+    def refuted(mean: float, spread: float) -> bool:
+        start = spread / (1 - mean) if spread else 0.0
+        # Beyond that no spectrum of this mean has the spread.
+        return start > mean or _divergence((mean - start) / (1 - start), (ratio - start) / (1 - start)) > reach
+
+    return _outermost_with_spread(refuted, 0.0, ratio, spread)
+
+
+def highest_mean(ratio: float, reach: float, spread: float = 0.0) -> float:
+    """The greatest, likewise."""
+
+    def refuted(mean: float, spread: float) -> bool:
+        end = 1 - spread / mean if spread else 1.0
+        return end < mean or (ratio < end and _divergence(mean / end, ratio / end) > reach)
+
+    return _outermost_with_spread(refuted, 1.0, ratio, spread)
+
+
+def _outermost_with_spread(refuted: Callable[[float, float], bool], outer: float, inner: float, spread: float) -> float:
+    if inner in (0.0, 1.0) or refuted(inner, spread):
+        spread = 0.0  # the ratio itself has no such spread, by chance or by its own error
+    return _outermost(lambda mean: refuted(mean, spread), outer, inner)
+
+
+def _outermost(refuted: Callable[[float], bool], outer: float, inner: float) -> float:
+    """Where numbers from ``inner``, which isn't refuted, towards ``outer`` begin to be, erring outward."""
+    if outer == inner:
+        return inner
+    for _ in range(HALVINGS):
+        middle = (outer + inner) / 2
+        if refuted(middle):
+            outer = middle
+        else:
+            inner = middle
+    return outer
+
+
+def _divergence(p: float, q: float) -> float:
+    """KL(p, q) of two Bernoulli distributions, q a moment's rounding inside [0, 1]."""
+    if p == q:
+        return 0.0
+    if q <= 0 or q >= 1:
+        return math.inf
+    divergence = p * math.log(p / q) if p > 0 else 0.0
+    return divergence + ((1 - p) * math.log((1 - p) / (1 - q)) if p < 1 else 0.0)
