@@ -28,6 +28,7 @@ from benchmarks.tables import Table
 from benchmarks.training import lenet
 from riskaudit.checks.received import SIGNS
 from riskaudit.checks.received.judging import judge_model
+from riskaudit.errors import SamplesError
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.results.inspection import SignRow
@@ -347,8 +348,13 @@ def planted(name: str, options: Sequence[str], data: Path, scratch: Path, *, qui
                 layer: Any = changed.get_submodule(place)
                 inputs = _entering(changed, layer, images.inputs[:400].float()) if place in hidden else Tensor()
                 plant(layer, inputs)
-                rows = judge_model(changed, test.inputs).rows
                 count += 1
+                try:
+                    rows = judge_model(changed, test.inputs).rows
+                except SamplesError:
+                    # What overflows isn't inspected, and nothing is trained on it.
+                    failed += 1
+                    continue
                 found = _found(rows, place, signs)
                 flagged += found
                 failed += not found and any(row.status == "failed" for row in rows)
