@@ -328,11 +328,13 @@ def _pulled_columns(
     """The transposed derivative on cotangents [K, *S] of each output, for each source [K, *S]."""
     count, together = len(cotangents[0]), sum(map(torch.Tensor.numel, outputs)) <= LARGE_COLUMN
     if count > 1 and together:
-        pulled = torch.autograd.grad(outputs, sources, cotangents, is_kept, is_grads_batched=True, allow_unused=True)
-        return [
-            source.new_zeros(count, *source.shape) if each is None else each
-            for source, each in zip(sources, pulled, strict=True)
-        ]
+        # Not by `is_grads_batched`, which takes a convolution's second derivatives one column after the other.
+        def pull(*cotangents: Tensor) -> list[Tensor]:
+            pulled = torch.autograd.grad(outputs, sources, cotangents, retain_graph=True, allow_unused=True)
+            pairs = zip(sources, pulled, strict=True)
+            return [torch.zeros_like(source) if each is None else each for source, each in pairs]
+
+        return list(vmap(pull)(*cotangents))
     columns = [
         torch.autograd.grad(
             outputs,

