@@ -4,17 +4,17 @@
     reverse:  (lambda_k, xbar_k) += (dstep/d(S, x_k))^T lambda_k+1,   lambda_K = (-u, 0),   J^T u = (xbar_0 ... )
 
 A step's graph is made when the pass comes to it and thrown away after. The reverse pass needs the state before every
-step; where not all of them are small, every C-th is remembered, and those between are trained anew (Griewank and
-Walther, ACM TOMS 26, 2000), so that memory is that of one step and of some 2 sqrt(K) states: within 3 times one step's
-for 50 steps of a LeNet (benchmarks/RESULTS.md), more for many hundreds.
+step; of many steps every C-th is remembered, and those between are trained anew (Griewank and Walther, ACM TOMS 26,
+2000), so that memory is that of one step and of some 2 sqrt(K) states: within 3 times one step's for 50 steps of a
+LeNet (benchmarks/RESULTS.md), more for many hundreds.
 
 A step's derivatives are torch's own, whatever its layers are: they too have one weight, and one tangent of its shape,
 for a whole mini-batch. The forward pass is one of torch.func's transforms; the training and its reverse passes are
 plain autograd, where all columns share a step's graph, and no column needs the first state's part. J v costs about 6
 trainings and J^T u about 4; of many columns each costs 1 to 1.5, where convolutions go as matrix products
 (`jacobian.convolutions`). Where one column after the other is asked for at the same point, as conjugate gradient does,
-and the graph of the whole training is small, that graph is made once and every column goes through it: 1.5 to 1.8
-times as fast (benchmarks/RESULTS.md).
+and steps are few, a graph of the whole training is made once and every column goes through it: 1.5 to 1.8 times as fast
+(benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.release import Batch
 from riskaudit.release.local_training import LocalTrainingRelease, State
 
-# Up to so many states are all remembered: one step's products hold about as many vectors of that size.
-FEW_STATES = 8
-# All of them are, too, where they hold no more numbers together.
+# Up to so many states are all remembered: with them products stay within 3 times one step's memory.
+FEW_STATES = 16
+# Who keeps graphs for speed remembers all states where they hold no more numbers together.
 STATE_ENTRIES = 2**24
 # Columns at once: numbers in the tangents of a state; those that are pulled one after the other through one graph.
 BLOCK_ENTRIES, BLOCK_COLUMNS = 2**24, 64
-# Single columns, one after the other, from which on they go through one graph, if that takes no more bytes.
-FEW_SINGLES, WHOLE_GRAPH_BYTES = 4, 2**28
+# Single columns, one after the other, from which on they go through one graph, if that has no more steps, so that it
+# stays within 3 times one step's, and takes no more bytes.
+FEW_SINGLES, WHOLE_GRAPH_STEPS, WHOLE_GRAPH_BYTES = 4, 16, 2**28
 # Steps whose graphs are kept where that is asked for.
 KEPT_GRAPHS = 2
 # Graphs of the training and of its derivative.
@@ -119,7 +120,10 @@ class UnrolledJacobian(Jacobian):
 
     @cached_property
     def _has_small_graph(self) -> bool:
-        return GRAPHS * sum(upload.graph_bytes() for upload in self._uploads) <= WHOLE_GRAPH_BYTES
+        clients = [client for upload in self._uploads for client in upload.clients]
+        if any(len(client.parts) > WHOLE_GRAPH_STEPS for client in clients):
+            return False
+        return GRAPHS * sum(client.graph_bytes() for client in clients) <= WHOLE_GRAPH_BYTES
 
     @cached_property
     def _whole(self) -> GenericJacobian:
@@ -141,10 +145,6 @@ class _Upload:
         self.clients = [_Client(release, batch.samples(range(first, first + size)), keeps_graph) for first in firsts]
         differences = torch.stack([client.difference for client in self.clients])
         self.aggregation = Aggregation(release, number, size, differences)
-
-    def graph_bytes(self) -> int:
-        """Memory of the graph of all clients' trainings, about."""
-        return sum(client.graph_bytes() for client in self.clients)
 
     def push(self, columns: Tensor) -> Tensor:
         """J on columns [n d, K]; returns [P', K]."""
@@ -180,8 +180,8 @@ class _Client:
     def _spacing(self) -> int:
         """Steps between two states that are remembered."""
         count, kinds = len(self.parts), len(self.release.initial_state())
-        are_few = count <= FEW_STATES or count * kinds * self.release.context.num_entries <= STATE_ENTRIES
-        return 1 if are_few else isqrt(count)
+        are_small = count * kinds * self.release.context.num_entries <= STATE_ENTRIES
+        return 1 if count <= FEW_STATES or (self._keeps_graph and are_small) else isqrt(count)
 
     @torch.no_grad()
     def _remembered(self) -> tuple[dict[int, State], Tensor]:

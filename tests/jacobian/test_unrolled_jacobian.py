@@ -89,16 +89,22 @@ def test_few_states_are_remembered_where_memory_is_short(name: str, monkeypatch:
 def test_single_columns_go_through_one_graph_where_that_is_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, expected = jacobian_of(name)
     whole = unrolled.UnrolledJacobian(made.release, made.batch)
-    steps = unrolled.UnrolledJacobian(made.release, made.batch)
-    bytes_of_graph = unrolled.GRAPHS * sum(upload.graph_bytes() for upload in whole._uploads)
-    for jacobian, most in ((whole, bytes_of_graph), (steps, bytes_of_graph - 1)):
+    steps, long = (unrolled.UnrolledJacobian(made.release, made.batch) for _ in range(2))
+    clients = [client for upload in whole._uploads for client in upload.clients]
+    bytes_of_graph = unrolled.GRAPHS * sum(client.graph_bytes() for client in clients)
+    count = len(clients[0].parts)
+    for jacobian, most, most_steps in (
+        (whole, bytes_of_graph, count), (steps, bytes_of_graph - 1, count), (long, bytes_of_graph, count - 1),
+    ):  # fmt: skip
         monkeypatch.setattr(unrolled, "WHOLE_GRAPH_BYTES", most)
+        monkeypatch.setattr(unrolled, "WHOLE_GRAPH_STEPS", most_steps)
         for column in identity_columns(made).unbind(-1)[: 2 + unrolled.FEW_SINGLES]:
             assert oracles.relative_difference(jacobian.matvec(column), (expected @ column[..., None])[..., 0]) < 1e-10
             row = expected @ column[..., None]
             assert oracles.relative_difference(jacobian.rmatvec(row[..., 0]), (expected.mT @ row)[..., 0]) < 1e-10
     assert "_whole" in whole.__dict__
     assert "_whole" not in steps.__dict__
+    assert "_whole" not in long.__dict__
 
 
 @pytest.mark.parametrize("name", ["clients, then a step", "two uploads"])
