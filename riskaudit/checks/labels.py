@@ -2,7 +2,7 @@
 
 For one sample the gradient of the logits is negative at the label alone; in a mean or after local steps of SGD counts
 follow from n p - n db with the model's mean output p (`riskaudit.attacks.labels`). Compared with the truth: exact or
-not.
+not. Where it can't be read that way, as after steps of Adam, nothing is said for or against.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Labels(Check):
         try:
             recovered = recover_labels(upload.observation).sort().values
         except AttackNotApplicable as error:
+            # Another attacker may read what this one can't, as long as entries of an output layer leave.
+            if _sends_output_layer(upload):
+                return [Finding("failed", reason=f"not judged: {error}")]
             return not_applicable(str(error))
         truth = upload.batch.targets.sort().values
         exactness: Exactness = "exact" if upload.noise_std == 0 else "predicted"
@@ -47,3 +50,10 @@ class Labels(Check):
         right = int(counts.amin(0).sum())
         reason = f"of {len(truth)} labels {right} are read off right, so that the server can't tell which are"
         return [Finding("clear", exactness=exactness, details={"right": right}, reason=reason)]
+
+
+def _sends_output_layer(upload: SentUpload) -> bool:
+    """Whether entries leave with as many rows as the model has outputs."""
+    with torch.no_grad():
+        outputs = upload.release.run(upload.release.parameters, upload.batch.inputs)
+    return any(entries.ndim > 0 and len(entries) == outputs.shape[-1] for entries in upload.entries.values())

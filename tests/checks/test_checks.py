@@ -482,3 +482,19 @@ def test_only_inputs_and_tokens_count_as_in_the_clear() -> None:
 
     rows = [row("input", "leak", "b", "a"), row("tokens", "leak", "a"), row("features", "leak", "c")]
     assert ids_in_the_clear([*rows, row("input", "clear")]) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("release", "status"),
+    [
+        ("local:epochs=1:batch=3:lr=0.01:optimizer=adam", "failed"),
+        ("mean:all,clip:0.1", "failed"),
+        ("mean:all,share:0.*", "not_applicable"),
+    ],
+)
+def test_labels_that_can_not_be_read_this_way_are_no_clearance(release: str, status: str) -> None:
+    rows = check_upload(
+        send(mlp(), *samples(6), release=release), [str(number) for number in range(6)], only=["labels"]
+    )
+    assert [row.status for row in rows] == [status]
+    assert bool(Policy(forbid_checks=("labels",)).forbidden(rows)[0]) == (status == "failed")
