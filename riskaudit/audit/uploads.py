@@ -165,7 +165,7 @@ def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[
     for direction, predicted in zip(directions.unbind(2), pushed.unbind(2), strict=True):
         step = direction.reshape(batch.inputs.shape)
         after = plain.mean(batch.with_inputs(batch.inputs + step)).detach()
-        change = after - before - _growth(plain, batch, step, before, after)
+        change = after - before - growth_alone(plain, batch, step, before, after)
         found, rounding = release.released_change(before, change), _rounding(release, released, cancelled)
         rows.append(differences(1.0, found.norms, LIKELY_FACTOR * predicted.norm(dim=1).double() + rounding))
         rows.append(differences(1.0, found.unseen, found.seen + rounding))
@@ -175,7 +175,7 @@ def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[
     return rows, (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
 
 
-def _growth(plain: Release, batch: Batch, step: Tensor, before: Tensor, after: Tensor) -> Tensor:
+def growth_alone(plain: Release, batch: Batch, step: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """What of a change of uploads is growth alone of what the moved samples add to them, [U, P'].
 
     Samples add to an upload what it is without their losses less than with them. That may grow by orders of magnitude
@@ -183,7 +183,7 @@ def _growth(plain: Release, batch: Batch, step: Tensor, before: Tensor, after: T
     it has turned (`credibility`, 2).
 
     Args:
-        plain: the release without steps of its own.
+        plain: the release.
         batch: U uploads of n samples.
         step: of the inputs, [U n, *S]; samples that don't move are 0 in it.
         before: the uploads, [U, P'].

@@ -97,6 +97,10 @@ class Guard:
             raise SettingsError(f"expected policy to be a riskaudit.Policy, found a {type(policy).__name__}; make one")
         if not policy.limits:
             raise SettingsError("expected a policy with a limit, found none; set max_revealed or min_rmse")
+        described: object = release
+        if not isinstance(described, str):
+            given = type(described).__name__
+            raise SettingsError(f'expected a release such as "gradient" or "gaussian:0.01", found {given}')
         if (prior is None) == (prior_std is None):
             raise SettingsError("expected either prior or prior_std: what an attacker knows of an input beforehand")
         if policy.max_total_revealed is not None and ledger is None:
@@ -301,6 +305,10 @@ class Guard:
             decision: of `review` of this guard, itself: a copy of it is no decision.
             update: what is about to be sent, where it isn't ``decision.update`` itself.
         """
+        given: object = decision
+        if not isinstance(given, Decision):
+            found = type(given).__name__
+            return Decision("block", None, [f"expected the decision that review returned, found {found}; confirm that"])
         if decision.update is None:
             return decision
         try:

@@ -17,7 +17,7 @@ from riskaudit.audit.credibility import LIKELY_FACTOR, differences, likely_steps
 from riskaudit.audit.evidence import Evidence
 from riskaudit.audit.plan import choose_plan
 from riskaudit.audit.targets import carrying_targets
-from riskaudit.audit.uploads import GROUPS, upload_rounding
+from riskaudit.audit.uploads import GROUPS, growth_alone, upload_rounding
 from riskaudit.guard.identifiers import sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.joint_client import JointClient
@@ -190,14 +190,16 @@ class JointEstimator:
             moving = torch.tensor(secrets.SystemRandom().sample(range(len(batch)), -(-len(batch) // GROUPS)))
             step = step * torch.isin(torch.arange(len(batch)), moving)[:, None].to(step)
         before = jacobian.mean().detach()
-        after = client.mean_of(upload.with_inputs(batch.inputs + step.reshape(batch.inputs.shape)))
+        moved = step.reshape(batch.inputs.shape)
+        after = client.mean_of(upload.with_inputs(batch.inputs + moved))
+        change = after - before - growth_alone(client.release, upload, moved, before, after)
         # u . J v is normal with the variance |J v|^2 for every u. Where there are few u, all of them may happen to be
         # small; the samples' own parts hardly are then.
         along = torch.einsum("ndk,nd->nk", pulled.double(), step.double())
         predicted = torch.maximum(along.sum(0).norm(), along.norm())[None] / math.sqrt(along.shape[1])
         norms = before.norm(dim=1).double()
         rounding = upload_rounding(client.release, norms, client.losses(batch), upload)
-        likely = differences(1.0, (after - before).norm(dim=1).double(), LIKELY_FACTOR * predicted + rounding)
+        likely = differences(1.0, change.norm(dim=1).double(), LIKELY_FACTOR * predicted + rounding)
         return Evidence(dimension=flat.shape[1], tiny=(), likely=tuple(likely))
 
     def _sketch(self, information: BatchInformation, index: int) -> None:

@@ -96,7 +96,7 @@ class Recording:
         self._steps: list[tuple[_MiniBatch, StepSettings]] = []
         # The first reason why what was recorded can't be reviewed.
         self._problem: str | None = None
-        self._is_over = False
+        self._is_over = self._has_noise = False
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
     def loss(self, inputs: Tensor, targets: Tensor, *, ids: Sequence[object] | None = None) -> Tensor:
@@ -132,6 +132,7 @@ class Recording:
         with torch.no_grad():
             for name, difference in noisy.items():
                 trained[name].copy_(start[name] - difference)
+        self._has_noise = True
 
     def review(
         self,
@@ -207,6 +208,10 @@ class Recording:
         try:
             if any(argument is not None for argument in (*args[1:], *kwargs.values())):
                 raise GuardError("the optimizer was given a closure, which computes losses of its own; leave it out")
+            if self._has_noise:
+                raise GuardError(
+                    "the optimizer made a step after the noise was added; add it when the training is over"
+                )
             if len(pending) != 1:
                 raise GuardError(
                     f"expected one recorded mini-batch before every step of the optimizer, found {len(pending)}; take "
@@ -247,6 +252,12 @@ class Recording:
             raise GuardError(self._problem)
         if not self._steps:
             raise GuardError("no step was recorded; take the loss that is trained on from the recording")
+        if self._pending:
+            # Under noise what it did to the weights may not show.
+            raise GuardError(
+                "the last recorded mini-batch was followed by no step of the recorded optimizer; let this optimizer "
+                "alone change the weights, and take no loss from the recording that isn't trained on"
+            )
         self._client.end(self._training(), self._steps[0][0].modes)
         origin = {name: torch.zeros_like(value) if difference else value for name, value in self._start.items()}
         update = {name: origin[name].double() - arrays[name].double() for name in trainable}

@@ -292,7 +292,16 @@ def mixed_precision(model, optimizer, recording) -> None:
         train(recording, optimizer)
 
 
+def last_step_by_another(model, optimizer, recording) -> None:
+    other = sgd(model, lr=1.0)
+    train(recording, optimizer)
+    other.zero_grad()
+    recording.loss(*next(mini_batches())).backward()
+    other.step()
+
+
 TRICKS = [
+    last_step_by_another,
     clipped, second_optimizer, unrecorded_batch, other_batch, further_term, further_epoch, written_by_hand,
     accumulated, step_twice, two_losses, momentum_changes, evaluates_in_between, learning_rate_lies,
     changes_the_batch, mixed_precision,
@@ -308,6 +317,53 @@ def test_what_was_not_recorded_as_it_happened_is_withheld(trick) -> None:
     decision = recording.review()
     assert decision.action == "block", decision.reasons
     assert decision.update is None
+
+
+def test_what_is_visibly_no_training_and_then_noise_is_withheld_whatever_the_noise_hides() -> None:
+    for trick in ("another optimizer", "a step after the noise"):
+        model = network(batch_norm=False).train()
+        optimizer = sgd(model)
+        recording = guard_of(model, release="gaussian:100").record(optimizer)
+        if trick == "another optimizer":
+            last_step_by_another(model, optimizer, recording)
+            recording.add_noise()
+        else:
+            train(recording, optimizer)
+            recording.add_noise()
+            train(recording, optimizer)
+        decision = recording.review()
+        assert decision.action == "block", trick
+        assert "optimizer" in decision.reasons[0]
+
+
+def test_an_honest_round_of_a_network_that_knows_its_samples_is_believed() -> None:
+    """Other inputs have gradients many times as large there, which is growth and hides nothing."""
+    model = network(batch_norm=False).train()
+    inputs, targets = images(COUNT)
+    fitting = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(150):
+        fitting.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        fitting.step()
+    for _ in range(6):
+        live = copy.deepcopy(model)
+        optimizer = sgd(live, lr=0.05, weight_decay=0.0)
+        recording = guard_of(live, release="gaussian:0.2").record(optimizer)
+        train(recording, optimizer)
+        recording.add_noise()
+        decision = recording.review()
+        assert decision.action == "allow", decision.reasons
+
+
+@pytest.mark.parametrize("release", [None, 5])
+def test_a_release_that_is_no_text_is_refused(release) -> None:
+    with pytest.raises(SettingsError, match=type(release).__name__):
+        guard_of(network(), release=release)
+
+
+@pytest.mark.parametrize("decision", [None, object()])
+def test_what_is_no_decision_is_not_confirmed(decision) -> None:
+    assert guard_of(network()).confirm(decision).action == "block"
 
 
 def test_dropout_in_train_mode_is_withheld_by_name() -> None:
