@@ -187,10 +187,12 @@ class AuditSettings(Settings):
                 one_of("proxies", proxy, PROXIES)
 
     def wanted(self) -> frozenset[str]:
-        """Ids of the proxies to compute."""
+        """Ids of the proxies to compute: of uploads those of the informed attacker too, whom verdicts may go by."""
         from riskaudit.proxies import PROXIES
 
-        return frozenset(PROXIES if self.proxies is None else self.proxies)
+        if self.proxies is None:
+            return frozenset(PROXIES)
+        return frozenset(self.proxies) | {name for name in PROXIES if name.removeprefix("informed_") in self.proxies}
 
     def thresholds(self) -> Thresholds:
         """From where on a sample is of high and of medium risk."""

@@ -123,3 +123,11 @@ def test_one_sample_alone_is_the_same_to_both_attackers() -> None:
     (row,) = result.samples
     for name in ("revealed_fraction", "posterior_rmse"):
         assert row.proxies[f"informed_{name}"].value == pytest.approx(row.proxies[name].value, rel=1e-9)
+
+
+def test_who_asks_for_the_outsider_is_told_of_the_informed_attacker_whom_verdicts_go_by() -> None:
+    asked = audit(network(norm=False), 2, "mean:2", proxies=("revealed_fraction",), prior_std=0.3)
+    whole = audit(network(norm=False), 2, "mean:2", prior_std=0.3)
+    assert revealed(asked) == revealed(whole)
+    assert [row.verdict for row in asked.samples] == [row.verdict for row in whole.samples]
+    assert "not_assessed" not in {row.verdict for row in asked.samples}
