@@ -193,8 +193,11 @@ def growth_alone(plain: Release, batch: Batch, step: Tensor, before: Tensor, aft
     added, added_after = before, after
     if not bool(moved.all()):
         rest = replace(batch, left_out=moved)
-        added = before - plain.mean(rest).detach()
-        added_after = after - plain.mean(rest.with_inputs(batch.inputs + step)).detach()
+        rest_before = rest_after = plain.mean(rest).detach()
+        if not isinstance(plain, JointRelease) or plain.mixes_samples:
+            # Samples without a loss have a part in the others' activations.
+            rest_after = plain.mean(rest.with_inputs(batch.inputs + step)).detach()
+        added, added_after = before - rest_before, after - rest_after
     kept = shrinking(added.norm(dim=1).double(), added_after.norm(dim=1).double())
     return (1 - kept)[:, None].to(after) * added_after
 
