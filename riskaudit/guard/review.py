@@ -27,6 +27,7 @@ from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior
 from riskaudit.priors.fitting import odd_note, odd_samples, tight_note
+from riskaudit.results.verdicts import DROWNED
 
 # Confidence of what is said about samples that were not drawn.
 SAMPLING_CONFIDENCE = 0.95
@@ -197,6 +198,15 @@ class Review:
         total = least_noise(information, policy, noise, self._estimator(client, empty))
         if total is None:
             return None
+        size = float(clean.norm())
+        if total > max(noise, DROWNED * size):
+            times = total / size if size else math.inf
+            raise GuardError(
+                f"noise of std {total:.3g} on every entry would be needed, {times:.3g} times the norm of the whole "
+                "update, which leaves nothing of it (entries near 0 that Adam magnifies, or a saturated network: the "
+                "derivative says nothing at so much noise); use another optimizer, larger batches or a limit that asks "
+                "for less"
+            )
         gaussian = law is not None and law.law == "gaussian"
         # Gaussian noises add up. With noise of another law the sum tells no more than the Gaussian part alone.
         added = 0.0 if total <= noise else math.sqrt(total**2 - noise**2) if gaussian else total

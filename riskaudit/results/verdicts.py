@@ -7,6 +7,9 @@ from riskaudit.results.base import Estimate, Verdict
 from riskaudit.results.subject import Attacker, ReleaseInfo, Thresholds
 
 HEADLINE = "revealed_fraction"
+# Noise per entry of this many times an upload's norm leaves nothing of it: what it tells of anything is less than half
+# the square of the inverse, in nats, and the mean over thousands like it is still noise.
+DROWNED = 10.0
 
 
 def attacker_of(release: ReleaseInfo) -> Attacker | None:

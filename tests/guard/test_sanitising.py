@@ -10,7 +10,7 @@ import torch
 from guard_cases import NOISE, PRIOR_STD, gradient, guard_of, images, network, revealed, spectra
 from scipy.optimize import brentq
 
-from riskaudit.guard import Policy
+from riskaudit.guard import Guard, Policy
 
 LIMIT = 0.05
 
@@ -171,3 +171,19 @@ def test_what_the_comparison_tolerates_does_not_leave() -> None:
     decision = guard_of(model, policy, None).review(batch, update)
     assert decision.action == "sanitise"
     assert float(flat(decision.update).norm()) < 1e-5 + 3 * decision.noise_std * len(flat(update)) ** 0.5
+
+
+def test_noise_that_would_leave_nothing_of_the_update_withholds_it() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)).double()
+    inputs = images(2)[0].double()
+    with torch.no_grad():
+        # Fitted but for a trifle: next to no gradient, and a derivative all the same.
+        targets = model(inputs) + 1e-3
+    loss = torch.nn.MSELoss()
+    update = torch.autograd.grad(loss(model(inputs), targets), list(model.parameters()))
+    policy = Policy(max_revealed=1e-4, on_violation="sanitise")
+    guard = Guard(model, loss, policy, prior_std=PRIOR_STD, release="gradient", local_steps=1)
+    decision = guard.review((inputs, targets), update)
+    assert (decision.action, decision.update) == ("block", None)
+    assert any("norm of the whole update" in reason for reason in decision.reasons), decision.reasons

@@ -331,3 +331,20 @@ def test_every_format_renders(informed):
     files = render(informed, ("html", "md", "csv", "json"))
     assert set(files) == {"audit.html", "audit.md", "samples.csv", "audit.json"}
     assert "What the crowd protects" in files["audit.md"].decode()
+
+
+def test_noise_far_above_the_upload_itself_is_not_recommended():
+    audited = uploads()
+    norm = max(row.proxies["gradient_norm"].value for row in audited.samples)
+
+    def needing(std):
+        rows = [
+            row.model_copy(update={"noise_std_for_target": row.noise_std_for_target.model_copy(update={"std": std})})
+            for row in audited.samples
+        ]
+        return Recommendation(Facts(audited.model_copy(update={"samples": rows})))
+
+    assert needing(9 * norm).obstacle is None
+    assert needing(9 * norm).release is not None
+    assert needing(11 * norm).release is None
+    assert "send nothing" in needing(11 * norm).obstacle

@@ -117,11 +117,15 @@ def _residual(facts: Facts) -> str:
 
 
 def _after_measure(facts: Facts, std: float) -> str:
-    """The leak at ``std`` lies between the curve's two nearest points, since more noise never reveals more."""
+    """The leak at ``std`` lies between the curve's two nearest points, since more noise never reveals more.
+
+    Nor does it exceed a limit for which less noise was worked out.
+    """
     below = [point for point in facts.result.noise_curve if point.std <= std]
     above = [point for point in facts.result.noise_curve if point.std >= std]
     if not below or not above:
         return " With the proposed noise: to be audited again."
-    most = max(below, key=lambda point: point.std).revealed_fraction_max
+    kept = [need.max_revealed for need in facts.result.noise_needed if need.std <= std]
+    most = min([max(below, key=lambda point: point.std).revealed_fraction_max, *kept])
     least = min(above, key=lambda point: point.std).revealed_fraction_max
     return f" With the proposed noise: between {percent(least)} and {percent(most)} (noise curve, section 5)."

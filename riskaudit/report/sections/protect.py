@@ -25,6 +25,7 @@ from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Estimate, NoiseCurvePoint, NoiseTarget, SampleRow
 from riskaudit.results.facts import Facts
+from riskaudit.results.verdicts import DROWNED
 
 _ON_INTERVALS = (
     " The numbers rest on intervals: the largest ones are upper ends, the means estimates whose own interval the table "
@@ -49,6 +50,27 @@ class Recommendation:
 
     @cached_property
     def obstacle(self) -> str | None:
+        """Why no noise is recommended, and what to do; None where nothing speaks against it."""
+        if self.check_obstacle is not None:
+            return f"{sentence(self.check_obstacle)} Its page in docs/checks says what to do besides noise."
+        return self.drowned
+
+    @cached_property
+    def drowned(self) -> str | None:
+        """What to say where the noise that is needed would leave nothing of any upload."""
+        norms = [row.proxies["gradient_norm"].value for row in self.facts.result.samples if row.status != "failed"]
+        largest = max((norm for norm in norms if norm is not None), default=math.inf)
+        if not self._need > DROWNED * largest:
+            return None
+        return (
+            f"Noise of {number(self._need)} per entry would be needed, {number(self._need / largest)} times the norm "
+            "of the whole upload, which leaves nothing of it. At so much the derivative, from which the need is read, "
+            "says nothing (entries near 0 that Adam or sign-like steps magnify, a saturated network): send nothing, "
+            "or use another optimizer (SGD), larger batches or clipping."
+        )
+
+    @cached_property
+    def check_obstacle(self) -> str | None:
         """Why no noise is known to satisfy the policy's forbidden checks; None where there is some."""
         for name in self._forbidden:
             found = [finding for finding in self.facts.result.checks if finding.id == name]
@@ -72,6 +94,14 @@ class Recommendation:
         return max((finding.clear_from_std or 0.0 for finding in found), default=0.0)
 
     @cached_property
+    def _need(self) -> float:
+        """Noise std for the target and the limit; 0 where none is known or needed."""
+        within = [need.std for need in self.facts.result.noise_needed if need.max_revealed <= self._limit * (1 + 1e-9)]
+        if self.facts.result.noise_needed and not within:
+            return 0.0  # no noise of this kind meets the limit
+        return max([*self.facts.noise_needed, min(within, default=0.0)], default=0.0)
+
+    @cached_property
     def std(self) -> str | None:
         """Noise std that brings every sample with a known need to the target and within the limit, rounded up.
 
@@ -79,10 +109,7 @@ class Recommendation:
         """
         if self.obstacle is not None:
             return None
-        within = [need.std for need in self.facts.result.noise_needed if need.max_revealed <= self._limit * (1 + 1e-9)]
-        if self.facts.result.noise_needed and not within:
-            return None  # no noise of this kind meets the limit
-        need = max([*self.facts.noise_needed, min(within, default=0.0)], default=0.0)
+        need = self._need
         return ascii_number(max(need, self.checks_std * (1 + 1e-6))) if need > 0 else None
 
     @cached_property
@@ -135,6 +162,8 @@ def protect_section(facts: Facts) -> Section:
     """Noise needed per target, the noise curve, a snippet, and the cost."""
     recommended = Recommendation(facts)
     blocks: list[Block] = [_need_paragraph(facts), *_check_paragraphs(recommended)]
+    if recommended.drowned is not None:
+        blocks.append(Callout("No noise is recommended", (recommended.drowned,), "high"))
     if any(row.noise_std_for_target for row in facts.result.samples):
         fractions = [
             _Need(
@@ -233,8 +262,9 @@ def _check_paragraphs(recommended: Recommendation) -> list[Block]:
     policy = recommended.facts.result.policy
     if policy is None or not policy.forbid_checks:
         return []
-    if recommended.obstacle is not None:
-        text = f"{sentence(recommended.obstacle)} No release is recommended: the page on the check says what to do."
+    if recommended.check_obstacle is not None:
+        obstacle = sentence(recommended.check_obstacle)
+        text = f"{obstacle} No release is recommended: the page on the check says what to do."
     elif recommended.checks_std > 0:
         text = (
             f"Gaussian noise of standard deviation {number(recommended.checks_std)} per released entry is needed so "

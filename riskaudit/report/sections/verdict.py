@@ -195,7 +195,7 @@ def _next_steps(facts: Facts) -> tuple[str, ...]:
             "that section 5 names, and weigh there what so much noise costs in accuracy."
         )
     elif exposed and recommendation.obstacle is not None:
-        steps.append(f"{sentence(recommendation.obstacle)} Its page in docs/checks says what to do besides noise.")
+        steps.append(recommendation.obstacle)
     elif exposed:
         steps.append('Add noise to the release (--release "gaussian:STD") and audit again.')
     if exposed:
