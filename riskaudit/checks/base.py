@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from riskaudit.checks.upload import SentUpload
 from riskaudit.errors import SettingsError
+from riskaudit.inputs.text import listing
 from riskaudit.results.checks import CHECK_IDS, CheckStatus, Detail, Exactness, Recovery
 
 
@@ -92,9 +93,9 @@ def not_judged(upload: SentUpload) -> list[Finding]:
     names = upload.unread_matrices
     if not names:
         return []
-    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
     reason = (
-        f"not judged: {listed} may multiply inputs, but belongs to no fully connected layer that the model calls once"
+        f"not judged: {listing(names, LISTED)} may multiply inputs, but belongs to no fully connected layer that the "
+        "model calls once"
     )
     return [Finding("failed", details={"not_judged": len(names)}, reason=reason)]
 

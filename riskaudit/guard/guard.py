@@ -97,10 +97,10 @@ class Guard:
             raise SettingsError(f"expected policy to be a riskaudit.Policy, found a {type(policy).__name__}; make one")
         if not policy.limits:
             raise SettingsError("expected a policy with a limit, found none; set max_revealed or min_rmse")
-        described: object = release
-        if not isinstance(described, str):
-            given = type(described).__name__
-            raise SettingsError(f'expected a release such as "gradient" or "gaussian:0.01", found {given}')
+        if not isinstance(release, str):
+            raise SettingsError(
+                f'expected a release such as "gradient" or "gaussian:0.01", found {type(release).__name__}'
+            )
         if (prior is None) == (prior_std is None):
             raise SettingsError("expected either prior or prior_std: what an attacker knows of an input beforehand")
         if policy.max_total_revealed is not None and ledger is None:

@@ -30,6 +30,7 @@ from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.optimizers import StepSettings, holds_exactly, settings_of
 from riskaudit.guard.submission import Submission
 from riskaudit.guard.updates import digest_of_update, named_arrays
+from riskaudit.inputs.text import listing
 from riskaudit.policy import Policy
 from riskaudit.release.shares import batch_loss
 from riskaudit.release.training import LocalTraining
@@ -264,9 +265,9 @@ class Recording:
         changed = [name for name in arrays if name not in update and not torch.equal(arrays[name], origin[name])]
         if changed and not self._guard.policy.resets_buffers:
             raise GuardError(
-                f"{_listed(changed)} would leave changed, and nobody reviews what isn't trained: running statistics of "
-                "batch norm are means over the private samples; send what was received, or set buffers = "
-                '"reset" in the policy'
+                f"{listing(changed, LISTED)} would leave changed, and nobody reviews what isn't trained (running "
+                "statistics of batch norm are means over the private samples); send what was received, or set buffers "
+                '= "reset" in the policy'
             )
         inputs, targets = (torch.stack(parts) for parts in zip(*self._samples, strict=True))
         given = [name is not None for name in self._ids]
@@ -308,14 +309,9 @@ def _finished(
             leaving[name] = value.clone()
     reasons, action = list(decision.reasons), decision.action
     if changed:
-        reason = f"{_listed(changed)} left as received, since nobody reviews what isn't trained"
+        reason = f"{listing(changed, LISTED)} left as received, since nobody reviews what isn't trained"
         reasons = [reason, *reasons] if action == "allow" else [*reasons, reason]
         action = "sanitise" if action == "allow" else action
     update = leaving if sent is None or isinstance(sent, Mapping) else list(leaving.values())
     digest = digest_of_update(update)
     return replace(decision, action=action, update=update, update_digest=digest, reasons=reasons)
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - LISTED} others" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + rest

@@ -122,10 +122,10 @@ class UpdateReview:
 
         None where it is one step, by the numbers or by the caller's or the policy's word.
         """
-        # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
-        if self._review.client.is_joint:
+        if self._review.client.spec.training is not None:
             # Whoever describes the training, or had it recorded, says how many steps it has.
             return None
+        # 1.0 and True equal 1, but whoever says them needn't have meant a number of steps.
         if steps is not None and not (is_count(steps) and steps == 1):
             raise GuardError(f"expected an update of one local step, found {steps!r}; send every step's gradient")
         if steps is not None or self._review.policy.unproven_step == "accept":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from guard_cases import NOISE, gradient, guard_of, images, network, revealed, spectra
+from guard_cases import CLASSES, NOISE, gradient, guard_of, images, network, revealed, spectra
 from torch import Tensor, nn
 
 from riskaudit.guard import Guard, Policy
@@ -163,6 +163,17 @@ def test_noise_that_hides_local_steps_withholds_unless_somebody_vouches() -> Non
     assert guard_of(network(), accepting, noise, local_steps=None).review(batch, local(1, noise)).action == "allow"
     vouched = guard_of(network(), Policy(max_revealed=0.9), noise, local_steps=None)
     assert vouched.review(batch, local(1, noise), local_steps=1).action == "allow"
+
+
+@pytest.mark.parametrize("release", ["gaussian:1.0", "mean:6,gaussian:1.0"])
+def test_one_step_has_to_be_said_of_a_batch_whose_samples_mix(release) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, CLASSES))
+    batch = images()
+    for said, action in ((None, "block"), (1, "allow")):
+        update = gradient(model, batch, noise=1.0)
+        decision = guard_of(model, Policy(max_revealed=0.9), release=release, local_steps=said).review(batch, update)
+        assert decision.action == action, decision.reasons
 
 
 @pytest.mark.parametrize("steps", [0, 2, 5, True])
