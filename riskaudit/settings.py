@@ -154,6 +154,8 @@ def _sentence(model: type[Settings], error: ErrorDetails) -> str:
         return f"expected {spelt} to be one of {', '.join(choices)}, found {value!r}"
     if kind == "too_short":
         return f"expected at least one of {spelt}, found none"
+    if kind in ("tuple_type", "list_type"):
+        return f"expected a list for {spelt}, found {value!r}; put it into brackets"
     kinds = {"string_type": "text", "int_type": "whole number", "bool_type": "truth value", "float_type": "number"}
     limits = {
         key: getattr(bound, key)

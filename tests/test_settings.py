@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from riskaudit.errors import SettingsError
+from riskaudit.policy import Policy
 from riskaudit.results import Settings as Recorded
 from riskaudit.settings import CHECKED, Count, Positive, Probability, Settings, Share, fields_of, option
 
@@ -91,3 +92,8 @@ def test_what_later_versions_record_is_kept_where_it_is_plain() -> None:
     settings = Recorded(**values, horizon=3, **strange)
     assert settings.model_dump()["horizon"] == 3
     assert not set(strange) & set(settings.model_dump())
+
+
+def test_text_for_a_list_is_refused_as_such() -> None:
+    with pytest.raises(SettingsError, match="a list for forbid_checks"):
+        Policy(max_revealed=0.2, forbid_checks="labels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from functools import cache
@@ -123,7 +124,8 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, USAGE_ERROR):
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return f"{message or 'expected a command'} (see riskaudit --help)"
+        several = "; give the option once for each" if re.search(r"'\w+(,\w+)+' is not one of", message) else ""
+        return f"{message.rstrip('.') or 'expected a command'}{several} (see riskaudit --help)"
     return f"unexpected {type(error).__name__}: {str(error) or 'no message'}; --debug shows where"
 
 

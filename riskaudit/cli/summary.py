@@ -80,7 +80,9 @@ def _print_leaks(result: AuditResult) -> None:
             others.setdefault(finding.id, set()).update(finding.sample_ids)
     if others:
         parts = (f"{check} of {len(ids)}" for check, ids in others.items())
-        typer.echo(f"other leak checks that say leak, and of how many samples: {', '.join(parts)}")
+        typer.echo(
+            f"{'further ' * bool(clear)}leak checks that found something, and on how many samples: {', '.join(parts)}"
+        )
 
 
 def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> None:

@@ -165,7 +165,8 @@ class BracketedInformation(Information):
         traces: of K, or of one of its blocks.
         tau: the prior's standard deviation.
         unit: see `ExactInformation`.
-        informed: of an attacker who knows all other samples: never less than without them, so that its ends are ends.
+        informed: of an attacker who knows all other samples: never less than without them, so that its ends are ends, and its
+            value one that isn't exceeded as far as the interval allows.
     """
 
     status: Status = "bracketed"
@@ -190,8 +191,10 @@ class BracketedInformation(Information):
         found = self.traces.effective_dimension(self._eps(sigma)).map(lambda end: min(1.0, end / self.traces.total))
         if self.informed is None:
             return found
-        high = min(found.high, self.informed.revealed(sigma).high)
-        return Interval(min(found.value, high), min(found.low, high), high)
+        known = self.informed.revealed(sigma)
+        high = min(found.high, known.high)
+        low = min(found.low, high)
+        return Interval(max(low, min(found.value, known.value)), low, high)
 
     @override
     def error(self, sigma: float) -> Interval:
@@ -199,8 +202,10 @@ class BracketedInformation(Information):
         found = left.map(lambda end: self.tau * math.sqrt(min(1.0, end / self.traces.total)))
         if self.informed is None:
             return found
-        low = max(found.low, self.informed.error(sigma).low)
-        return Interval(max(found.value, low), low, max(found.high, low))
+        known = self.informed.error(sigma)
+        low = max(found.low, known.low)
+        high = max(found.high, low)
+        return Interval(min(high, max(found.value, known.value)), low, high)
 
     @property
     @override

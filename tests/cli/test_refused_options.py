@@ -57,6 +57,7 @@ OPTIONS = {
     "dtype": (["--dtype", "float16"], "float32, float64"),
     "device": (["--device", "tpu"], "auto, cpu, cuda"),
     "format": (["--format", "docx"], "docx"),
+    "formats-in-one-word": (["--format", "html,pdf"], "give the option once for each"),
     "mean-without-std": (["--mean", "0.5"], "--std"),
     "std-without-mean": (["--std", "0.5"], "--mean"),
     "std-0": (["--mean", "0.5", "--std", "0"], "std"),
