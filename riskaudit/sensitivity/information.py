@@ -165,8 +165,8 @@ class BracketedInformation(Information):
         traces: of K, or of one of its blocks.
         tau: the prior's standard deviation.
         unit: see `ExactInformation`.
-        informed: of an attacker who knows all other samples: never less than without them, so that its ends are ends, and its
-            value one that isn't exceeded as far as the interval allows.
+        informed: of an attacker who knows all other samples: never less than without them, so that its ends are ends,
+            and its value is one that isn't exceeded as far as the interval allows.
     """
 
     status: Status = "bracketed"
