@@ -7,7 +7,8 @@ from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.krylov.blocks import BlockProbe, BlockTraces
 from riskaudit.linalg.krylov.certificates import lower_end, upper_end
 from riskaudit.linalg.krylov.deflation import Deflation, deflatable
-from riskaudit.linalg.krylov.lanczos import KrylovSpace, Lanczos, lanczos, largest_error
+from riskaudit.linalg.krylov.lanczos import Finished, KrylovSpace, Lanczos, lanczos, largest_error
+from riskaudit.linalg.krylov.preconditioned import PreconditionedOperator, RitzPreconditioner, least_solution_norm
 from riskaudit.linalg.krylov.quadrature import InverseForms, Quadrature, inverse_forms
 from riskaudit.linalg.krylov.traces import TraceProbes, effective_dimension_bounds, trace_interval
 from riskaudit.linalg.krylov.tridiagonal import RitzPairs, Tridiagonal
@@ -31,6 +32,7 @@ __all__ = [
     "Dense",
     "DenseInverse",
     "EigenvalueSolver",
+    "Finished",
     "GramOperator",
     "Interval",
     "InverseForms",
@@ -42,8 +44,10 @@ __all__ = [
     "MatrixOperator",
     "Neumann",
     "Power",
+    "PreconditionedOperator",
     "Quadrature",
     "RitzPairs",
+    "RitzPreconditioner",
     "Solution",
     "Spectrum",
     "TraceProbes",
@@ -53,6 +57,7 @@ __all__ = [
     "inverse_forms",
     "lanczos",
     "largest_error",
+    "least_solution_norm",
     "lower_end",
     "trace_interval",
     "upper_end",

@@ -24,6 +24,8 @@ from riskaudit.sensitivity.information import Information
 from riskaudit.sensitivity.linearisation import Linearisation
 
 UNITS = "RMSE per input coordinate, data units"
+# How precise the bias has to be, relative to itself, and to the standard deviation that it comes beside.
+BIAS_PRECISION, BIAS_SHARE = 0.3, 0.5
 
 
 def posterior_errors(linearisation: Linearisation, information: Sequence[Information] | None) -> ProxyScores:
@@ -127,13 +129,19 @@ class MapRmse(Proxy):
             linearisation.sigma * linearisation.sigma,
         )
         white = brackets.prior.inverse_root(linearisation.displacement)
-        biases = brackets.solution_norms(white, shifts).intervals
         rows = []
         shifts_of_samples = shifts.repeat_interleave(linearisation.upload_size).tolist()
-        for bias, traces, shift in zip(biases, brackets.traces, shifts_of_samples, strict=True):
-            variance = traces.variance(shift)
+        variances = [traces.variance(shift) for traces, shift in zip(brackets.traces, shifts_of_samples, strict=True)]
+        # What is left open of the bias may be such a part of the whole.
+        enough = [
+            BIAS_SHARE * math.sqrt(noise * max(0.0, variance.value)) / shift
+            for variance, shift in zip(variances, shifts_of_samples, strict=True)
+        ]
+        biases = brackets.solution_norms(white, shifts, BIAS_PRECISION, enough[:: linearisation.upload_size]).intervals
+        for bias, variance, shift in zip(biases, variances, shifts_of_samples, strict=True):
             ends = [
-                math.sqrt(((shift * length) ** 2 + noise * max(0.0, spread)) / linearisation.dimension)
+                # Not squared by **, which raises where a product is infinite.
+                math.sqrt((shift * length * (shift * length) + noise * max(0.0, spread)) / linearisation.dimension)
                 for length, spread in zip(
                     (bias.value, bias.low, bias.high), (variance.value, variance.low, variance.high), strict=True
                 )

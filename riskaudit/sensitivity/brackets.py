@@ -19,6 +19,7 @@ from riskaudit.linalg import (
     BlockProbe,
     BlockTraces,
     Deflation,
+    Interval,
     KrylovSpace,
     Quadrature,
     TraceProbes,
@@ -28,15 +29,19 @@ from riskaudit.linalg import (
 from riskaudit.priors import BoundPrior, in_white_coordinates
 from riskaudit.sensitivity.ends import SpectrumEnds
 from riskaudit.sensitivity.information import SMALLEST_SHIFT
-from riskaudit.sensitivity.norms import BracketedNorms, solution_norms
+from riskaudit.sensitivity.norms import NORM_PRECISION, BracketedNorms, solution_norms
 from riskaudit.sensitivity.probing import (
     BLOCK_BRACKET_SHARE,
     BRACKET_SHARE,
     FIRST_BLOCK_PROBES,
+    FIRST_PROBES,
+    aimed_width,
     block_error,
     narrow_block_share,
     narrow_share,
+    next_number,
     number_within,
+    numbers_of_probes,
     probe_all,
     probe_depth,
 )
@@ -45,6 +50,8 @@ from riskaudit.sensitivity.probing import (
 # prior's variance that each of them must have.
 MOST_LEADING = 16
 LEADING_SHARE = 0.01
+# Ritz vectors are left out of the probes where they are at least this share of the effective dimension.
+DEFLATED_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +106,46 @@ class Brackets:
 
     @cached_property
     def traces(self) -> Sequence[TraceProbes | BlockTraces]:
-        """What probes say of each sample: 2, 4, 8, ... until the effective dimension's interval is narrow enough.
+        """What probes say of each sample: ever more, until the effective dimension's interval is narrow enough.
 
         All those numbers share the failure, since which of them is the last depends on what the probes show.
         """
         return self._block_traces() if self._totals is not None else self._whole_traces()
 
     def _whole_traces(self) -> list[TraceProbes]:
-        finished = narrow_share(self.eps, self.ends.precision)
+        finished = narrow_share(self.eps, self.ends.plan.precision)
         deadline = self.ends.clock.share(0.6)
-        _ = self._deflated
         probes = probe_all(
-            self.operator, self._probe, finished, self._probes_wanted, self.ends.plan, deadline, summarise=_tridiagonal
+            self.operator,
+            self._probe,
+            finished,
+            self._probes_wanted,
+            self.ends.plan,
+            deadline,
+            [self._probes_wanted(index, []) for index in range(self.operator.num_samples)],
+            summarise=_tridiagonal,
         )
         self.matvecs += sum(each.num_products for tridiagonals in probes for each in tridiagonals)
-        # Ritz values of the iteration that l_1 was read off add certain ends.
-        ritz = [space.tridiagonal.ritz().values if self.prior.isotropic else None for space in self.ends.spaces]
-        return [self._traces(index, *pair) for index, pair in enumerate(zip(probes, ritz, strict=True))]
+        return [self._traces(index, own) for index, own in enumerate(probes)]
+
+    @cached_property
+    def _pooled(self) -> list[bool]:
+        """Whether a sample's iteration that l_1 was read off is one of its probes.
+
+        It is, unless its Ritz vectors carry so much of the effective dimension that they had better be left out.
+        """
+        if not (self.prior.isotropic and self.ends.are_probes):
+            return [False] * self.operator.num_samples
+        pooled = []
+        for space, eps in zip(self.ends.spaces, self.eps, strict=True):
+            low, high = Quadrature([space.tridiagonal]).shares(eps)
+            share = float(low[0] + high[0]) / 2 / max(space.tridiagonal.start_norm**2, SMALLEST_SHIFT)
+            dimension = self.dimension * share
+            pooled.append(len(deflatable(space.tridiagonal, eps)) < DEFLATED_SHARE * dimension)
+        return pooled
+
+    def _is_narrow(self, interval: Interval, total: float) -> bool:
+        return interval.high - interval.low <= aimed_width(self.ends.plan.precision, interval.value, total)
 
     def _block_traces(self) -> list[BlockTraces]:
         depth = probe_depth(self.ends.plan)
@@ -138,12 +168,15 @@ class Brackets:
 
     @property
     def _failure(self) -> float:
-        return self.ends.failure / max(1.0, math.log2(self.ends.plan.max_probes))
+        # A look may be at any of these numbers of probes, whichever they are.
+        return self.ends.failure / len(numbers_of_probes(self.ends.plan.max_probes))
 
-    def _traces(self, index: int, probes: list[Tridiagonal], ritz_values: np.ndarray | None = None) -> TraceProbes:
-        deflated = self._deflated[index]
+    def _traces(self, index: int, probes: list[Tridiagonal]) -> TraceProbes:
+        deflated, space = self._deflated[index], self.ends.spaces[index]
+        # Ritz values of the iteration that l_1 was read off add certain ends.
+        ritz_values = space.tridiagonal.ritz().values if self.prior.isotropic else None
         return TraceProbes(
-            probes,
+            [*([space.tridiagonal] if self._pooled[index] else []), *probes],
             self._failure,
             self.dimension,
             norm=deflated.norm,
@@ -190,15 +223,15 @@ class Brackets:
             empty = self.prior.mean.new_empty(0, self.dimension)
             return [_Deflated([Deflation()] * self.num_blocks, empty, 1.0)] * self.operator.num_samples
         deflated = []
-        for space, eps in zip(self.ends.spaces, self.eps, strict=True):
-            pairs, chosen = space.tridiagonal.ritz(), deflatable(space.tridiagonal, eps)
+        for space, eps, pooled in zip(self.ends.spaces, self.eps, self._pooled, strict=True):
+            pairs, chosen = space.tridiagonal.ritz(), [] if pooled else deflatable(space.tridiagonal, eps)
             deflation = Deflation(pairs.values[chosen], pairs.residuals[chosen])
             deflated.append(_Deflated([deflation], space.ritz_vectors(chosen), 1.0))
         return deflated
 
     def _leading_vectors(self) -> list[_Deflated]:
         """With an iteration for each of them."""
-        finished, deadline = narrow_share(self.eps, self.ends.precision), self.ends.clock.share(0.3)
+        finished, deadline = narrow_share(self.eps, self.ends.plan.precision), self.ends.clock.share(0.3)
         leading = [self._leading(index) for index in range(self.operator.num_samples)]
         counts = [len(vectors) for _, vectors in leading]
 
@@ -254,15 +287,24 @@ class Brackets:
 
     def _probes_wanted(self, index: int, probes: list[Tridiagonal]) -> int:
         """How many probes, those done included, should bring the interval to the width wanted."""
-        precision = self.ends.precision
-        interval = self._traces(index, probes).effective_dimension(self.eps[index])
-        if interval.high - interval.low <= precision * interval.value:
+        precision = self.ends.plan.precision
+        pooled = int(self._pooled[index])
+        if pooled + len(probes) == 0:
+            return min(FIRST_PROBES, self.ends.plan.max_probes)
+        traces = self._traces(index, probes)
+        interval = traces.effective_dimension(self.eps[index])
+        if self._is_narrow(interval, self.dimension):
             return len(probes)
         lows, highs = Quadrature(probes).shares(self.eps[index])
-        if float(np.mean(highs - lows)) > 2 * BRACKET_SHARE * precision * float(np.mean(highs)):
+        if probes and float(np.mean(highs - lows)) > 2 * BRACKET_SHARE * aimed_width(
+            precision, float(np.mean(highs)), self.dimension
+        ):
             # The quadrature is too coarse, which no further probe mends.
             return len(probes)
-        return number_within(2 * len(probes), [each.num_products for each in probes], self.ends.plan)
+        width = aimed_width(precision, interval.value, self.dimension)
+        wanted = next_number(len(probes) + pooled, interval, width, self.ends.plan.max_probes)
+        products = [each.num_products for each in probes] or [self.ends.spaces[index].tridiagonal.num_products]
+        return max(len(probes), number_within(wanted - pooled, products, self.ends.plan))
 
     def _block_probes_wanted(self, index: int, probes: list[BlockProbe]) -> int:
         """Likewise, for the widest interval of an upload's samples."""
@@ -284,16 +326,18 @@ class Brackets:
         bound = largest * (shift / (least + shift)) if math.isfinite(least + shift) and least > 0 else largest
         return min(bound, self.traces[index].norm_remaining(eps))
 
-    def solution_norms(self, rhs: Tensor, shifts: Tensor) -> BracketedNorms:
+    def solution_norms(
+        self, rhs: Tensor, shifts: Tensor, precision: float = NORM_PRECISION, enough: Sequence[float] | None = None
+    ) -> BracketedNorms:
         """Brackets of ||[L (K + shift)^-1 rhs]_j|| of every sample j for rhs [B, n d] and shifts [B].
 
-        An upper end may be infinite.
+        An upper end may be infinite. See `riskaudit.sensitivity.norms.solution_norms`.
         """
         if self.ends.clock.limited:
             # Where time is limited the traces come before what matters less.
             _ = self.traces
         norms = solution_norms(
-            self.operator, self.prior, self.ends, self.largest, rhs, shifts.tolist(), self.num_blocks
+            self.operator, self.prior, self.ends, self.largest, rhs, shifts.tolist(), self.num_blocks, precision, enough
         )
         self.matvecs += sum(norms.matvecs[:: self.num_blocks])
         return norms

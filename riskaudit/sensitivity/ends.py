@@ -12,10 +12,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import KrylovSpace, Lanczos, LinearOperator, Solution, lower_end
+from riskaudit.linalg import Finished, KrylovSpace, Lanczos, LinearOperator, Solution, lanczos, lower_end
 from riskaudit.linalg.operators import DowndatedOperator
-from riskaudit.sensitivity.plan import Clock, Plan
-from riskaudit.sensitivity.probing import DEFAULT_PRECISION
+from riskaudit.sensitivity.plan import Clock, Plan, precision_of
 
 # Ends that hold with probability only: l_1 above, l_d below, the same of H - v v^T above, traces of four functions.
 EVENTS = 7
@@ -33,6 +32,7 @@ class SpectrumEnds:
         sure_least: gives sure lower ends of l_d, [B].
         draw: draw(i) for i = 0, 1, ... gives standard normal vectors [B, d], independent of each other.
         clock: the time there is.
+        probes: when the first iteration may end as a probe of a trace, where it is to be one too; None where not.
 
     Attributes:
         failure: probability, per sample and event, that an end is wrong.
@@ -47,18 +47,32 @@ class SpectrumEnds:
         sure_least: Callable[[], Tensor],
         draw: Callable[[int], Tensor],
         clock: Clock,
+        probes: Finished | None = None,
     ) -> None:
         self.hessian, self.plan, self.clock = hessian, plan, clock
         self.failure = plan.failure / EVENTS
-        self.precision = DEFAULT_PRECISION if plan.precision is None else plan.precision
+        self.precision = precision_of(plan)
         self.matvecs = 0
         self._sure_least, self._draw = sure_least, draw
+        # Where time is limited l_1 alone comes first.
+        self._probes = None if clock.limited else probes
         self._drawn: dict[int, Tensor] = {}
 
     @cached_property
     def spaces(self) -> list[KrylovSpace]:
         """The iteration from a random start that l_1 is read off."""
-        return self._counted(self._lanczos.run(self.hessian, self._draw(0)))
+        solver = self._lanczos
+
+        def finished(index: int, space: KrylovSpace) -> bool:
+            return solver.finished(index, space) and (self._probes is None or self._probes(index, space))
+
+        start = self._draw(0)
+        return self._counted(lanczos(self.hessian, start, finished, solver.max_matvecs, solver.deadline))
+
+    @property
+    def are_probes(self) -> bool:
+        """Whether `spaces` are deep enough to be probes of a trace."""
+        return self._probes is not None
 
     @cached_property
     def largest(self) -> Solution:

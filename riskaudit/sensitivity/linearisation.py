@@ -39,11 +39,14 @@ from riskaudit.sensitivity.brackets import Brackets
 from riskaudit.sensitivity.ends import SpectrumEnds, smallest_ritz
 from riskaudit.sensitivity.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information
 from riskaudit.sensitivity.plan import Clock, Plan
+from riskaudit.sensitivity.probing import FIRST_BRACKET_SHARE, narrow_share
 from riskaudit.sensitivity.spectrum import PosteriorSpectrum
 from riskaudit.statistics.seeding import derived_seed
 
 # The start of the first iteration is stream 1; that of the i-th probe is stream 1 + i.
 NOISE_STREAM, START_STREAM = 0, 1
+# Proxies that are read off traces.
+OF_TRACES = frozenset({"revealed_fraction", "posterior_rmse", "map_rmse", "expected_rmse"})
 # A random vector has about sqrt(1 / d) of its length in any one direction.
 PROBE_TOLERANCE = 1e-4
 
@@ -191,7 +194,10 @@ class Linearisation:
     def ends(self) -> SpectrumEnds:
         """What Lanczos iterations certify of H's largest and smallest eigenvalue."""
         least = self.jacobian.smallest_eigenvalue_bound
-        return SpectrumEnds(self.hessian, self.plan, least, self._draw, self.clock)
+        probes = None
+        if self.prior.isotropic and self.upload_size == 1 and self.plan.proxies & OF_TRACES:
+            probes = narrow_share(self.eps.tolist(), self.plan.precision, FIRST_BRACKET_SHARE)
+        return SpectrumEnds(self.hessian, self.plan, least, self._draw, self.clock, probes)
 
     @cached_property
     def brackets(self) -> Brackets:

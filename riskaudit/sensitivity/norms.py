@@ -1,7 +1,13 @@
 """Intervals of ||L z|| for the solution z = (K + shift)^-1 b at B samples, from a Lanczos iteration that starts at b.
 
-Where L = 1 the squared norm is a quadratic form of K, which Gauss and Gauss-Radau rules bracket. [derived] For any
-other L the iteration's own approximation z_k is taken, the iterate of conjugate gradients in exact arithmetic. Its
+Where L = 1 and the shift is positive, the iteration is preconditioned by the space that l_1 was read off
+(`riskaudit.linalg.krylov.preconditioned`): the energy b^T A^-1 b is bracketed by the Gauss and Gauss-Radau rules, and
+||z - z_k||^2 is at most what the iterate lacks of it, over the shift. Without a shift the squared norm is a quadratic
+form of H, which those rules bracket where a lower end of the spectrum is known; else only a lower end is asked for,
+which the space at hand has, whatever b is.
+
+[derived] For any other L the iteration's own approximation z_k is taken, the iterate of conjugate gradients in exact
+arithmetic. Its
 steps never point away from z (Hestenes and Stiefel, J. Res. NBS 49, 1952, theorem 6:3), hence
 ||z - z_k||^2 <= ||z||^2 - ||z_k||^2, whose first term the Gauss-Radau rule bounds from above; and
 ||z - z_k|| <= ||residual|| / shift. The smaller of these errors, times ||L||, is how far ||L z|| may lie from
@@ -13,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -21,15 +27,28 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.linalg import Interval, KrylovSpace, LinearOperator, Tridiagonal, inverse_forms, lanczos
+from riskaudit.linalg import (
+    Interval,
+    KrylovSpace,
+    LinearOperator,
+    PreconditionedOperator,
+    RitzPreconditioner,
+    Tridiagonal,
+    inverse_forms,
+    lanczos,
+    least_solution_norm,
+)
 from riskaudit.priors import BoundPrior
 from riskaudit.sensitivity.ends import SpectrumEnds
 from riskaudit.sensitivity.probing import LOOK_EVERY
 
-# The relative error of a norm at which its iteration may end.
-NORM_PRECISION = 0.01
-# Without an upper end, a lower one that grew by less than this since the last look has settled.
-SETTLED_GROWTH = 0.01
+# How far below its value, relative to it, the lower end of a norm may lie when its iteration ends: the end that claims
+# of an attacker's error rest on. The upper one takes several times the products, so it is asked for less.
+NORM_PRECISION, WIDEST_FACTOR = 0.1, 8.0
+# The relative error of z_k where L isn't 1: L may shorten z_k more than its error.
+ITERATE_PRECISION = 0.01
+# Keeps quotients finite.
+TINY = 1e-300
 _NOTHING = Interval(0.0, 0.0, math.inf)
 
 
@@ -49,6 +68,8 @@ def solution_norms(
     rhs: Tensor,
     shifts: Sequence[float],
     num_blocks: int = 1,
+    precision: float = NORM_PRECISION,
+    enough: Sequence[float] | None = None,
 ) -> BracketedNorms:
     """Brackets of ||L (K + shift)^-1 b||, or of each of its blocks; an upper end may be infinite.
 
@@ -60,20 +81,31 @@ def solution_norms(
         rhs: b, [B, d].
         shifts: >= 0, above 0 unless L = 1 and there is one block, [B].
         num_blocks: n, equal parts of b that are asked for one by one.
+        precision: relative width at which an interval is narrow enough, where no narrower one is asked for.
+        enough: of every sample, a length: where the squares of a norm's ends differ by less than its square, that is
+            narrow enough as well; [B] (of an upload's samples, that of the first counts), or None.
     """
     # Squares of enormous noise would overflow; what isn't finite can't be bracketed.
     scales = rhs.abs().amax(dim=-1)
     usable = torch.isfinite(scales)
     scales = torch.where(usable & (scales > 0), scales, torch.ones_like(scales))
     start = torch.where(usable[:, None], rhs, torch.zeros_like(rhs)) / scales[:, None]
-    precision = min(ends.precision, NORM_PRECISION)
+    precision = min(ends.precision, precision)
     if num_blocks > 1 and not all(shift > 0 for shift in shifts):
         # Nothing but a lower end of the spectrum would bound them.
         return BracketedNorms([_NOTHING] * (num_blocks * len(shifts)), [0] * len(shifts) * num_blocks)
-    rule: _Rule = _Iterates(prior, largest, shifts, precision, num_blocks)
+    rule: _Rule = _Iterates(prior, largest, shifts, min(precision, ITERATE_PRECISION), num_blocks)
     if prior.isotropic and num_blocks == 1:
-        rule = _Forms(ends, shifts, precision)
-    spaces = lanczos(operator, start, rule.finished, ends.plan.max_matvecs, ends.clock.share(0.4))
+        if all(0 < shift < math.inf for shift in shifts):
+            lengths = None
+            if enough is not None:
+                lengths = [length / scale for length, scale in zip(enough, scales.tolist(), strict=True)]
+            rule = _Preconditioned(operator, ends, shifts, precision, start, lengths)
+        elif not any(ends.least):
+            return _lower_ends(ends, start, scales, usable)
+        else:
+            rule = _Forms(ends, shifts, precision)
+    spaces = lanczos(*rule.problem(operator, start), rule.finished, ends.plan.max_matvecs, ends.clock.share(0.4))
     factors: list[float] = scales.repeat_interleave(num_blocks).tolist()
     finite = usable.repeat_interleave(num_blocks).tolist()
     intervals = [
@@ -83,11 +115,28 @@ def solution_norms(
     return BracketedNorms(intervals, [space.tridiagonal.num_products for space in spaces for _ in range(num_blocks)])
 
 
+def _lower_ends(ends: SpectrumEnds, start: Tensor, scales: Tensor, usable: Tensor) -> BracketedNorms:
+    """Of ||H^-1 b||, which nothing bounds from above, from the spaces at hand: no product is made."""
+    intervals = []
+    for row, (space, scale, known) in enumerate(zip(ends.spaces, scales.tolist(), usable.tolist(), strict=True)):
+        tridiagonal, low = space.tridiagonal, 0.0
+        if known and tridiagonal.num_products:
+            basis = space.basis[: tridiagonal.num_products]
+            along = (basis @ start[row]).double().cpu().numpy()
+            low = scale * least_solution_norm(tridiagonal, along, tridiagonal.slack())
+        intervals.append(Interval(low, low, math.inf))
+    return BracketedNorms(intervals, [0] * len(intervals))
+
+
 class _Rule(ABC):
     """How the norms are read off the iterations."""
 
+    def problem(self, operator: LinearOperator, start: Tensor) -> tuple[LinearOperator, Tensor]:
+        """What the iteration is of, and where it starts, [B, d]."""
+        return operator, start
+
     @abstractmethod
-    def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
+    def finished(self, index: int, space: KrylovSpace) -> bool:
         """Whether a sample's interval is narrow enough."""
 
     @abstractmethod
@@ -96,29 +145,109 @@ class _Rule(ABC):
 
 
 @final
+class _Preconditioned(_Rule):
+    """||z_k|| of the preconditioned iteration, for L = 1 and positive shifts."""
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        ends: SpectrumEnds,
+        shifts: Sequence[float],
+        precision: float,
+        start: Tensor,
+        enough: Sequence[float] | None,
+    ) -> None:
+        self.shifts, self.precision, self.enough = shifts, precision, enough
+        self.both_ends = ends.plan.precision is not None
+        scales = [space.tridiagonal.largest for space in ends.spaces]
+        self.preconditioner = RitzPreconditioner(ends.spaces, shifts, scales, start)
+        self.operator = PreconditionedOperator(operator, self.preconditioner, shifts, list(range(len(shifts))))
+
+    @override
+    def problem(self, operator: LinearOperator, start: Tensor) -> tuple[LinearOperator, Tensor]:
+        return self.operator, self.preconditioner.power(start.unsqueeze(-1), -0.5).squeeze(-1)
+
+    def _interval(self, index: int, tridiagonal: Tridiagonal, basis: Tensor) -> Interval:
+        count = tridiagonal.num_products
+        if not count:
+            norm = tridiagonal.start_norm
+            return Interval(0.0, 0.0, math.inf if norm > 0 else 0.0)
+        least, scale = self.preconditioner.least[index], self.preconditioner.scales[index]
+        values, vectors, _ = tridiagonal.ritz()
+        coefficients = tridiagonal.start_norm * (vectors @ (vectors[0] / np.maximum(values, least)))
+        solution = torch.from_numpy(coefficients).to(basis) @ basis[:count]
+        norm = float(self._power(index, solution, -0.5).double().norm())
+        forms = inverse_forms(tridiagonal, 0.0, least, scale)
+        error = math.sqrt(max(0.0, float(forms.first_high - forms.first_low)) / self.shifts[index])
+        if not tridiagonal.exhausted:
+            # The residual is a multiple of P^(1/2) q_{k+1}.
+            length = float(self._power(index, basis[count], 0.5).double().norm())
+            residual = float(tridiagonal.off_diagonal[-1]) * abs(float(coefficients[-1])) * length
+            error = min(error, residual / self.shifts[index] + self._blur(index, tridiagonal, norm))
+        low, high = max(0.0, norm - error), min(norm + error, math.sqrt(forms.first_high / self.shifts[index]))
+        return Interval(min(max(norm, low), high), low, high)
+
+    def _blur(self, index: int, tridiagonal: Tridiagonal, norm: float) -> float:
+        """What rounding may move the solution by."""
+        return tridiagonal.slack(self.preconditioner.scales[index]) / max(self.preconditioner.least[index], TINY) * norm
+
+    def _power(self, index: int, vector: Tensor, exponent: float) -> Tensor:
+        return self.preconditioner.power(vector[None, :, None], exponent, [index])[0, :, 0]
+
+    @override
+    def finished(self, index: int, space: KrylovSpace) -> bool:
+        if space.tridiagonal.num_products % LOOK_EVERY:
+            return False
+        # No product narrows what rounding leaves open.
+        found = self._ends(index, KrylovSpace(space.tridiagonal.as_if_double(), space.basis))
+        enough = 0.0 if self.enough is None else self.enough[index]
+        if math.isfinite(enough) and (found.high - found.low) * (found.high + found.low) <= enough * enough:
+            return True
+        if self.both_ends:
+            return found.high - found.low <= self.precision * found.value
+        return found.low >= (1 - self.precision) * found.value and found.high <= WIDEST_FACTOR * found.low
+
+    @override
+    def norms(self, spaces: Sequence[KrylovSpace]) -> list[Interval]:
+        return [self._ends(index, space) for index, space in enumerate(spaces)]
+
+    def _ends(self, index: int, space: KrylovSpace) -> Interval:
+        interval = self._interval(index, space.tridiagonal, space.basis)
+        low = min(max(interval.low, self._least(index, space)), interval.high)
+        return replace(interval, low=low, value=max(low, interval.value))
+
+    def _least(self, index: int, space: KrylovSpace) -> float:
+        """A lower end that holds without an upper one of the error."""
+        tridiagonal, preconditioner = space.tridiagonal, self.preconditioner
+        count = tridiagonal.num_products
+        if not count or tridiagonal.exhausted:
+            return 0.0
+        rooted = preconditioner.power(space.basis.mT[None], 0.5, [index])[0].double()
+        along = np.zeros(count)
+        along[0] = tridiagonal.start_norm
+        slack = math.sqrt(preconditioner.largest[index]) * tridiagonal.slack(preconditioner.scales[index])
+        return least_solution_norm(tridiagonal, along, slack, (rooted.mT @ rooted).cpu().numpy())
+
+
+@final
 class _Forms(_Rule):
-    """b^T (H + shift)^-2 b, for L = 1."""
+    """b^T (H + shift)^-2 b, for L = 1 and a spectrum with a lower end."""
 
     def __init__(self, ends: SpectrumEnds, shifts: Sequence[float], precision: float) -> None:
         self.least, self.shifts, self.precision = ends.least, shifts, precision
         self.ritz = [space.tridiagonal.largest for space in ends.spaces]
-        self.lows = [0.0] * len(shifts)
 
     def _ends(self, index: int, tridiagonal: Tridiagonal) -> tuple[float, float]:
         forms = inverse_forms(tridiagonal, self.shifts[index], self.least[index], self.ritz[index])
         return math.sqrt(forms.second_low), math.sqrt(forms.second_high)
 
     @override
-    def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
-        if tridiagonal.num_products % LOOK_EVERY:
+    def finished(self, index: int, space: KrylovSpace) -> bool:
+        if space.tridiagonal.num_products % LOOK_EVERY:
             return False
         # No product narrows what rounding leaves open.
-        low, high = self._ends(index, tridiagonal.as_if_double())
-        if math.isinf(high):
-            settled = low <= (1 + SETTLED_GROWTH) * self.lows[index]
-            self.lows[index] = low
-            return settled
-        return high <= (1 + self.precision) * low
+        low, high = self._ends(index, space.tridiagonal.as_if_double())
+        return math.isinf(high) or high <= (1 + self.precision) * low
 
     @override
     def norms(self, spaces: Sequence[KrylovSpace]) -> list[Interval]:
@@ -145,10 +274,10 @@ class _Iterates(_Rule):
         return _Iterate(tridiagonal, self.shifts[index], self.largest[index])
 
     @override
-    def finished(self, index: int, tridiagonal: Tridiagonal) -> bool:
-        if tridiagonal.num_products % LOOK_EVERY:
+    def finished(self, index: int, space: KrylovSpace) -> bool:
+        if space.tridiagonal.num_products % LOOK_EVERY:
             return False
-        iterate = self._solution(index, tridiagonal.as_if_double())
+        iterate = self._solution(index, space.tridiagonal.as_if_double())
         # L changes the length of a vector by 1 on average, and by ||L|| at most.
         wanted = self.precision * iterate.norm / math.sqrt(self.num_blocks)
         return bool(self.root_norms[index] * iterate.error <= wanted)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import KrylovSpace, LinearOperator, Quadrature, Tridiagonal, lanczos
+from riskaudit.linalg import Finished, Interval, KrylovSpace, LinearOperator, Quadrature, Tridiagonal, lanczos
 from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.operators import RepeatedOperator
 from riskaudit.sensitivity.plan import Plan
@@ -26,25 +26,35 @@ LOOK_EVERY = 4
 # may converge from there on than it has lately.
 SHARE_TO_JUDGE, ACCELERATION = 1 / 3, 2.0
 # The share of the aimed width that one probe's own bracket may take, the rest being the probes' spread; of blocks,
-# whose brackets narrow more slowly, a larger one.
-BRACKET_SHARE, BLOCK_BRACKET_SHARE = 0.1, 0.25
-DEFAULT_PRECISION = 0.2
+# whose brackets narrow more slowly, a larger one, and of the first one, which is alone where that is enough.
+BRACKET_SHARE, BLOCK_BRACKET_SHARE, FIRST_BRACKET_SHARE = 0.1, 0.25, 0.25
+# The width aimed at where no precision is asked for: this share of the whole range, and never more than the number.
+DEFAULT_WIDTH = 0.08
+# Intervals narrow faster than by the square root of the number of probes while there are few.
+NARROWING = 1.5
 # Probes of uploads that go together: columns of one product, and numbers in the bases of their iterations.
 COLUMNS, COLUMN_ENTRIES = 16, 2**27
 
-Finished = Callable[[int, Tridiagonal], bool]
 Probe = TypeVar("Probe")
 
 
-def narrow_share(eps: Sequence[float], precision: float) -> Finished:
-    """Ends a probe whose bracket of its share l / (l + eps) takes no more than its part of the aimed width."""
+def aimed_width(precision: float | None, value: float, total: float) -> float:
+    """How wide the interval of a number in [0, total] may be; without a precision as wide as verdicts need."""
+    return min(value, DEFAULT_WIDTH * total) if precision is None else precision * value
 
-    def finished(index: int, tridiagonal: Tridiagonal) -> bool:
+
+def narrow_share(eps: Sequence[float], precision: float | None, part: float = BRACKET_SHARE) -> Finished:
+    """Ends a probe whose bracket of its share l / (l + eps) takes no more than this part of the aimed width."""
+
+    def finished(index: int, space: KrylovSpace) -> bool:
+        tridiagonal = space.tridiagonal
         if tridiagonal.num_products % LOOK_EVERY:
             return False
         # No product narrows what rounding leaves open.
-        lows, highs = Quadrature([tridiagonal.as_if_double()]).shares(eps[index])
-        return float(highs[0] - lows[0]) <= BRACKET_SHARE * precision * float(highs[0])
+        rules = Quadrature([tridiagonal.as_if_double()])
+        lows, highs = rules.shares(eps[index])
+        wanted = part * aimed_width(precision, float(highs[0]), float(rules.squared_norms[0]))
+        return float(highs[0] - lows[0]) <= wanted
 
     return finished
 
@@ -68,7 +78,8 @@ def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, 
     nothing of blocks: it ends too.
     """
 
-    def finished(index: int, tridiagonal: Tridiagonal) -> bool:
+    def finished(index: int, space: KrylovSpace) -> bool:
+        tridiagonal = space.tridiagonal
         count = tridiagonal.num_products
         if count % LOOK_EVERY:
             return False
@@ -83,6 +94,19 @@ def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, 
         return bool(now * rate ** (ACCELERATION * (depth - count) / (count - half)) > 1)
 
     return finished
+
+
+def numbers_of_probes(most: int) -> list[int]:
+    """So many probes there may be when an interval is looked at, in order: powers of two and their halves more."""
+    doubled = [2**power for power in range(most.bit_length())]
+    return sorted({most, *doubled, *(3 * each // 2 for each in doubled if each > 1 and 3 * each // 2 <= most)})
+
+
+def next_number(number: int, interval: Interval, width: float, most: int) -> int:
+    """How many probes should bring an interval to this width, given the one that there is with a number of them."""
+    excess = (interval.high - interval.low) / width if width > 0 else math.inf
+    larger = [each for each in numbers_of_probes(most) if each > number]
+    return next((each for each in larger if each >= number * excess**NARROWING), larger[-1] if larger else number)
 
 
 def number_within(wanted: int, products: Sequence[int], plan: Plan) -> int:
@@ -166,5 +190,5 @@ def probe_depth(plan: Plan) -> int:
     return plan.max_matvecs if plan.max_probe_matvecs is None else plan.max_probe_matvecs
 
 
-def _of_owner(finished: Finished, owners: Sequence[int], position: int, tridiagonal: Tridiagonal) -> bool:
-    return finished(owners[position], tridiagonal)
+def _of_owner(finished: Finished, owners: Sequence[int], position: int, space: KrylovSpace) -> bool:
+    return finished(owners[position], space)

@@ -100,9 +100,9 @@ def test_finished_samples_leave_by_halves_and_stop_counting() -> None:
     wanted = [20, 1, 2, 3, 3, 5, 6, 7]
     asked: list[int] = []
 
-    def finished(index: int, tridiagonal: object) -> bool:
+    def finished(index: int, space: KrylovSpace) -> bool:
         asked.append(index)
-        return tridiagonal.num_products == wanted[index]
+        return space.tridiagonal.num_products == wanted[index]
 
     start = starts(8, 40)
     spaces = lanczos(operator, start, finished, 30)

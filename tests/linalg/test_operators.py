@@ -5,12 +5,21 @@ from __future__ import annotations
 from inspect import isabstract
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from contracts.linear_operator import LinearOperatorContract, normal
 from oracles import Array
 
-from riskaudit.linalg import GramOperator, LinearOperator, MatrixOperator
+from riskaudit.linalg import (
+    GramOperator,
+    LinearOperator,
+    MatrixOperator,
+    PreconditionedOperator,
+    RitzPreconditioner,
+    lanczos,
+)
+from riskaudit.linalg.krylov.preconditioned import REST_QUANTILE
 from riskaudit.linalg.operators import DowndatedOperator, RepeatedOperator, identity_columns
 
 
@@ -88,11 +97,44 @@ class TestRepeatedOperator(LinearOperatorContract):
         return J.transpose(0, 2, 1) @ J
 
 
+class TestPreconditionedOperator(LinearOperatorContract):
+    covers = PreconditionedOperator
+    psd = True
+    shifts: ClassVar[list[float]] = [0.5, 1.0, 2.0]
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        gram = GramOperator(MatrixOperator(normal(3, 7, 4)))
+        start = normal(3, 4, 1, seed=5)[:, :, 0]
+        spaces = lanczos(gram, start, lambda _, __: False, 2)
+        scales = [space.tridiagonal.largest for space in spaces]
+        preconditioner = RitzPreconditioner(spaces, self.shifts, scales, start)
+        return PreconditionedOperator(gram, preconditioner, self.shifts, [0, 1, 2])
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        J, found = normal(3, 7, 4).numpy(), []
+        for row, shift in enumerate(self.shifts):
+            gram = MatrixOperator(torch.from_numpy(J[row].T @ J[row])[None], psd=True)
+            (space,) = lanczos(gram, normal(3, 4, 1, seed=5)[row : row + 1, :, 0], lambda _, __: False, 2)
+            values, vectors, _ = space.tridiagonal.ritz()
+            Y = (vectors.T @ space.basis[:2].numpy()).T
+            rest = np.quantile(values + shift, REST_QUANTILE)
+            root = rest**-0.5 * (np.eye(4) - Y @ Y.T) + Y @ np.diag((values + shift) ** -0.5) @ Y.T
+            found.append(root @ (J[row].T @ J[row] + shift * np.eye(4)) @ root)
+        return np.stack(found)
+
+
 def test_every_operator_has_a_contract() -> None:
     # Those of Jacobians are in tests/jacobian.
-    known = {
-        case.covers for case in (TestMatrixOperator, TestGramOperator, TestDowndatedOperator, TestRepeatedOperator)
-    }
+    cases = (
+        TestMatrixOperator,
+        TestGramOperator,
+        TestDowndatedOperator,
+        TestRepeatedOperator,
+        TestPreconditionedOperator,
+    )
+    known = {case.covers for case in cases}
     own = {cls for cls in LinearOperator.__subclasses__() if cls.__module__.startswith("riskaudit.linalg.")}
     assert {cls for cls in own if not isabstract(cls)} == known
 

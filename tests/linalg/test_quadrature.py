@@ -150,7 +150,7 @@ def test_zero_vector_has_forms_of_zero() -> None:
 def test_shifts_of_any_shape_and_probes_of_different_length() -> None:
     rng = np.random.default_rng(6)
     H = random_spectrum_matrix(rng.uniform(0, 1, 20), rng)
-    spaces = lanczos(stack([H] * 3), starts(3, 20), lambda i, t: t.num_products == 3 * i + 2, 20)
+    spaces = lanczos(stack([H] * 3), starts(3, 20), lambda i, s: s.tridiagonal.num_products == 3 * i + 2, 20)
     shifts = np.array([[0.1, 0.2], [0.3, 0.4]])
     together = Quadrature([space.tridiagonal for space in spaces]).inverse_forms(shifts)
     for probe, space in enumerate(spaces):

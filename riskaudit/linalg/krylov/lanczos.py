@@ -49,10 +49,14 @@ class KrylovSpace:
         return chosen @ self.basis[: len(pairs.values)]
 
 
+# Whether a sample's iteration may end, given its position and its space so far.
+Finished = Callable[[int, KrylovSpace], bool]
+
+
 def lanczos(
     operator: LinearOperator,
     start: Tensor,
-    finished: Callable[[int, Tridiagonal], bool],
+    finished: Finished,
     max_products: int,
     deadline: Deadline | None = None,
 ) -> list[KrylovSpace]:
@@ -61,7 +65,7 @@ def lanczos(
     Args:
         operator: symmetric positive semidefinite, [B, n, n].
         start: b, [B, n], in the operator's dtype.
-        finished: asked with a sample's position and its T after each of its products. True, or an
+        finished: asked with a sample's position and its space after each of its products. True, or an
             invariant space, and the sample leaves: no further product counts for it.
         max_products: per sample at most.
         deadline: asked before each product; True ends all of them with what is there, which may be a
@@ -82,9 +86,11 @@ def lanczos(
     def tridiagonal(index: int) -> Tridiagonal:
         return Tridiagonal(np.array(diagonals[index]), np.array(off_diagonals[index]), n, start_norms[index], rounding)
 
+    def space(row: int, final: Tridiagonal) -> KrylovSpace:
+        return KrylovSpace(final, basis[row, : len(final.diagonal) + (0 if final.exhausted else 1)])
+
     def leave(row: int, index: int, final: Tridiagonal) -> None:
-        length = len(final.diagonal) + (0 if final.exhausted else 1)
-        spaces[index] = KrylovSpace(final, basis[row, :length].clone())
+        spaces[index] = KrylovSpace(final, space(row, final).basis.clone())
 
     working = ActiveOperator(operator)
     active = [norm > 0 for norm in start_norms]
@@ -103,7 +109,7 @@ def lanczos(
             diagonals[index].append(alpha)
             off_diagonals[index].append(0.0 if invariant else following)
             present = tridiagonal(index)
-            if present.exhausted or finished(index, present):
+            if present.exhausted or finished(index, space(row, present)):
                 active[row] = False
                 leave(row, index, present)
     for row, index in [pair for pair in enumerate(working.rows) if active[pair[0]]]:
@@ -172,9 +178,11 @@ class Lanczos(EigenvalueSolver):
 
     def run(self, operator: LinearOperator, start: Tensor) -> list[KrylovSpace]:
         """Iterate every sample until it is finished or its products are used up."""
-        return lanczos(operator, start, self._finished, self.max_matvecs, self.deadline)
+        return lanczos(operator, start, self.finished, self.max_matvecs, self.deadline)
 
-    def _finished(self, _: int, tridiagonal: Tridiagonal) -> bool:
+    def finished(self, _: int, space: KrylovSpace) -> bool:
+        """Whether l_1 of a sample is known as well as is asked for."""
+        tridiagonal = space.tridiagonal
         if not self.converged(tridiagonal):
             return False
         if self.precision is None:
