@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-import numpy as np
 from torch import Tensor
 
 from riskaudit.linalg import (
@@ -32,7 +31,6 @@ from riskaudit.sensitivity.information import SMALLEST_SHIFT
 from riskaudit.sensitivity.norms import NORM_PRECISION, BracketedNorms, solution_norms
 from riskaudit.sensitivity.probing import (
     BLOCK_BRACKET_SHARE,
-    BRACKET_SHARE,
     FIRST_BLOCK_PROBES,
     FIRST_PROBES,
     aimed_width,
@@ -50,6 +48,8 @@ from riskaudit.sensitivity.probing import (
 # prior's variance that each of them must have.
 MOST_LEADING = 16
 LEADING_SHARE = 0.01
+# Where the probes' own brackets take more than this part of the width aimed at, no further probe brings it there.
+COARSE = 0.4
 # Ritz vectors are left out of the probes where they are at least this share of the effective dimension.
 DEFLATED_SHARE = 0.25
 
@@ -295,13 +295,10 @@ class Brackets:
         interval = traces.effective_dimension(self.eps[index])
         if self._is_narrow(interval, self.dimension):
             return len(probes)
-        lows, highs = Quadrature(probes).shares(self.eps[index])
-        if probes and float(np.mean(highs - lows)) > 2 * BRACKET_SHARE * aimed_width(
-            precision, float(np.mean(highs)), self.dimension
-        ):
-            # The quadrature is too coarse, which no further probe mends.
-            return len(probes)
         width = aimed_width(precision, interval.value, self.dimension)
+        if traces.coarseness(self.eps[index]) > COARSE * width:
+            # The quadrature is too coarse, or rounding, which no further probe mends.
+            return len(probes)
         wanted = next_number(len(probes) + pooled, interval, width, self.ends.plan.max_probes)
         products = [each.num_products for each in probes] or [self.ends.spaces[index].tridiagonal.num_products]
         return max(len(probes), number_within(wanted - pooled, products, self.ends.plan))

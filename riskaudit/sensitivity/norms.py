@@ -47,6 +47,8 @@ from riskaudit.sensitivity.probing import LOOK_EVERY
 NORM_PRECISION, WIDEST_FACTOR = 0.1, 8.0
 # The relative error of z_k where L isn't 1: L may shorten z_k more than its error.
 ITERATE_PRECISION = 0.01
+# An interval whose ends' ratio hasn't come down to this share of itself within so many products won't any more.
+PROGRESS, PATIENCE = 0.9, 16
 # Keeps quotients finite.
 TINY = 1e-300
 _NOTHING = Interval(0.0, 0.0, math.inf)
@@ -159,6 +161,8 @@ class _Preconditioned(_Rule):
     ) -> None:
         self.shifts, self.precision, self.enough = shifts, precision, enough
         self.both_ends = ends.plan.precision is not None
+        # Of each sample the narrowest interval so far, by the ratio of its ends, and the products that it took.
+        self._narrowest = [(math.inf, 0)] * len(shifts)
         scales = [space.tridiagonal.largest for space in ends.spaces]
         self.preconditioner = RitzPreconditioner(ends.spaces, shifts, scales, start)
         self.operator = PreconditionedOperator(operator, self.preconditioner, shifts, list(range(len(shifts))))
@@ -167,12 +171,12 @@ class _Preconditioned(_Rule):
     def problem(self, operator: LinearOperator, start: Tensor) -> tuple[LinearOperator, Tensor]:
         return self.operator, self.preconditioner.power(start.unsqueeze(-1), -0.5).squeeze(-1)
 
-    def _interval(self, index: int, tridiagonal: Tridiagonal, basis: Tensor) -> Interval:
+    def _interval(self, index: int, tridiagonal: Tridiagonal, basis: Tensor, least: float) -> Interval:
         count = tridiagonal.num_products
         if not count:
             norm = tridiagonal.start_norm
             return Interval(0.0, 0.0, math.inf if norm > 0 else 0.0)
-        least, scale = self.preconditioner.least[index], self.preconditioner.scales[index]
+        scale = self.preconditioner.scales[index]
         values, vectors, _ = tridiagonal.ritz()
         coefficients = tridiagonal.start_norm * (vectors @ (vectors[0] / np.maximum(values, least)))
         solution = torch.from_numpy(coefficients).to(basis) @ basis[:count]
@@ -183,13 +187,10 @@ class _Preconditioned(_Rule):
             # The residual is a multiple of P^(1/2) q_{k+1}.
             length = float(self._power(index, basis[count], 0.5).double().norm())
             residual = float(tridiagonal.off_diagonal[-1]) * abs(float(coefficients[-1])) * length
-            error = min(error, residual / self.shifts[index] + self._blur(index, tridiagonal, norm))
+            blur = tridiagonal.slack(scale) / max(least, TINY) * norm
+            error = min(error, residual / self.shifts[index] + blur)
         low, high = max(0.0, norm - error), min(norm + error, math.sqrt(forms.first_high / self.shifts[index]))
         return Interval(min(max(norm, low), high), low, high)
-
-    def _blur(self, index: int, tridiagonal: Tridiagonal, norm: float) -> float:
-        """What rounding may move the solution by."""
-        return tridiagonal.slack(self.preconditioner.scales[index]) / max(self.preconditioner.least[index], TINY) * norm
 
     def _power(self, index: int, vector: Tensor, exponent: float) -> Tensor:
         return self.preconditioner.power(vector[None, :, None], exponent, [index])[0, :, 0]
@@ -199,7 +200,10 @@ class _Preconditioned(_Rule):
         if space.tridiagonal.num_products % LOOK_EVERY:
             return False
         # No product narrows what rounding leaves open.
-        found = self._ends(index, KrylovSpace(space.tridiagonal.as_if_double(), space.basis))
+        exact = KrylovSpace(space.tridiagonal.as_if_double(), space.basis)
+        found = self._ends(index, exact, self.preconditioner.least_if_double[index])
+        if self._stagnates(index, found, space.tridiagonal.num_products):
+            return True
         enough = 0.0 if self.enough is None else self.enough[index]
         if math.isfinite(enough) and (found.high - found.low) * (found.high + found.low) <= enough * enough:
             return True
@@ -209,10 +213,19 @@ class _Preconditioned(_Rule):
 
     @override
     def norms(self, spaces: Sequence[KrylovSpace]) -> list[Interval]:
-        return [self._ends(index, space) for index, space in enumerate(spaces)]
+        least = self.preconditioner.least
+        return [self._ends(index, space, least[index]) for index, space in enumerate(spaces)]
 
-    def _ends(self, index: int, space: KrylovSpace) -> Interval:
-        interval = self._interval(index, space.tridiagonal, space.basis)
+    def _stagnates(self, index: int, found: Interval, products: int) -> bool:
+        """Whether the interval has hardly narrowed for a while, as happens where rounding is all that is left."""
+        ratio, (narrowest, since) = found.high / max(found.low, TINY), self._narrowest[index]
+        if ratio <= PROGRESS * narrowest:
+            self._narrowest[index] = ratio, products
+            return False
+        return products - since >= PATIENCE
+
+    def _ends(self, index: int, space: KrylovSpace, least: float) -> Interval:
+        interval = self._interval(index, space.tridiagonal, space.basis, least)
         low = min(max(interval.low, self._least(index, space)), interval.high)
         return replace(interval, low=low, value=max(low, interval.value))
 

@@ -48,6 +48,7 @@ class RitzPreconditioner:
 
     Attributes:
         least: lower ends of the spectrum of P^(-1/2) (K + shift) P^(-1/2), [B]; 0 where none is known.
+        least_if_double: the same if products had been made in double precision: what more of them can still change.
         scales: what products with that are rounded relative to, [B].
         largest: eigenvalues of P, [B].
     """
@@ -60,6 +61,7 @@ class RitzPreconditioner:
         self._values = torch.ones(len(spaces), width, dtype=torch.float64)
         self._rest = torch.ones(len(spaces), dtype=torch.float64)
         self.least: list[float] = []
+        self.least_if_double: list[float] = []
         self.scales: list[float] = []
         self.largest: list[float] = []
         for row, (space, shift, scale) in enumerate(zip(spaces, shifts, scales, strict=True)):
@@ -67,12 +69,15 @@ class RitzPreconditioner:
             values = np.maximum(tridiagonal.ritz().values, 0.0) + shift
             rest = float(np.quantile(values, REST_QUANTILE)) if len(values) else shift
             least = least_eigenvalue(tridiagonal, shift, rest, scale)
-            rounded = scale / min([rest, *values.tolist()])
-            if not least > 4 * _rounding(tridiagonal, rounded):
+            rounded, plain = scale / min([rest, *values.tolist()]), _rounding(tridiagonal, scale)
+            if not least > 4 * _rounding(tridiagonal, rounded) and shift > 4 * plain:
                 # Rounding would hide more than the preconditioner gains.
-                values, rest, rounded = values[:0], 1.0, scale
-                least = max(0.0, shift - _rounding(tridiagonal, scale))
+                values, rest, rounded, least = values[:0], 1.0, scale, shift - plain
             self.least.append(least)
+            exact = tridiagonal.as_if_double()
+            self.least_if_double.append(
+                least_eigenvalue(exact, shift, rest, scale) if len(values) else shift - _rounding(exact, scale)
+            )
             self.scales.append(rounded)
             self.largest.append(max(rest, float(values.max(initial=0.0))))
             self._rest[row] = rest

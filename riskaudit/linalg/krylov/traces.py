@@ -198,6 +198,11 @@ class TraceProbes:
         """
         return self._both_shares(eps)[1]
 
+    def coarseness(self, eps: float) -> float:
+        """The part of the effective dimension's width that is the probes' own brackets', not their number's."""
+        lows, highs = self._rules.shares(eps)
+        return self._scaled(highs - lows)
+
     def _both_shares(self, eps: float) -> tuple[Interval, Interval]:
         """The effective dimension and what is left; the last answer is remembered, since they are asked for in turn."""
         _check_positive(eps)
