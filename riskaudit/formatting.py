@@ -97,6 +97,14 @@ def count(amount: int, noun: str, plural: str = "") -> str:
     return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """A rough time in the unit that suits it, two significant digits: "45 s", "3.5 min", "12 h"."""
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * length:
+            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
+    return f"{float(f'{seconds:.2g}'):g} s"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """An interval, or one end of it, or nothing."""
     if low is not None and high is not None:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from riskaudit.errors import SettingsError
-from riskaudit.jacobian import JacobianFactory
+from riskaudit.jacobian import Jacobian, JacobianFactory
+from riskaudit.linalg import Deadline
 from riskaudit.priors import BoundPrior, Prior, in_uploads
 from riskaudit.release import Batch, Release
 from riskaudit.results import AttackInfo, Status
+
+# Of the short run that tells how long a whole one takes.
+PROBED_STEPS = 2
+# Share of its steps after which a search that stagnates may end.
+EARLIEST_END = 1 / 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,7 @@ class Observation:
         upload_size: n; 1 in a per-sample release.
         layer_statistics: mean and variance, [B, C] each, of what enters a batch-norm layer in every upload, by the
             layer's name, where the attacker has them from elsewhere than the model; None where not.
+        deadline: whether the time that attacks may take is over; None for as long as they take.
     """
 
     released: Tensor
@@ -48,6 +55,7 @@ class Observation:
     batch_norm_statistics: bool = True
     upload_size: int = 1
     layer_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    deadline: Deadline | None = None
 
     def __len__(self) -> int:
         return len(self.released)
@@ -109,6 +117,24 @@ class Observation:
         """Guesses [B, n d] or [B n, *S] as uploads of the release."""
         return Batch(guess.reshape(-1, *self.input_shape), self.known_targets, self.upload_size)
 
+    def at(self, guess: Tensor) -> Jacobian:
+        """J of the release at guesses as `batch` takes them.
+
+        Raises:
+            OutOfTimeError: the deadline is over.
+        """
+        self.check_time()
+        return self.jacobian(self.batch(guess))
+
+    def check_time(self) -> None:
+        """Refuse to go on after the deadline; searches ask before every evaluation and every product.
+
+        Raises:
+            OutOfTimeError: it is over.
+        """
+        if self.deadline is not None and self.deadline():
+            raise OutOfTimeError
+
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
@@ -132,6 +158,25 @@ class Reconstruction:
     restarts: int
     seconds: float
     targets: Tensor
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work an attack is, in units that a short run of it is timed in.
+
+    Attributes:
+        probe: the attack cut short.
+        done: units that the short run takes.
+        low: units of a run whose search ends early.
+        high: units of one whose search takes all its steps, without what is spent on samples that get stuck.
+        most: units at most.
+    """
+
+    probe: Attack
+    done: float
+    low: float
+    high: float
+    most: float
 
 
 class Attack(ABC):
@@ -163,6 +208,20 @@ class Attack(ABC):
             oracle_start=cls.oracle_start,
         )
 
+    @property
+    def effort(self) -> Effort:
+        """By default in steps, of which searches that stagnate leave out most; all at once where there are none."""
+        steps: int | None = getattr(self, "steps", None)
+        if steps is None:
+            return Effort(self, 1, 1, 1, 1)
+        done = min(PROBED_STEPS, steps)
+        # Beside the steps, the start is evaluated.
+        return Effort(self._with(steps=done), done + 1, 1 + EARLIEST_END * steps, steps + 1, steps + 1)
+
+    def _with(self, **changes: object) -> Attack:
+        known = {field.name for field in fields(self)}  # type: ignore[arg-type]
+        return replace(self, **{name: value for name, value in changes.items() if name in known})  # type: ignore[type-var]
+
     @abstractmethod
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
         """Reconstruct every sample.
@@ -173,7 +232,12 @@ class Attack(ABC):
 
         Raises:
             AttackNotApplicable: the attack can't be run on this model or release at all.
+            OutOfTimeError: the observation's deadline came before the end.
         """
+
+
+class OutOfTimeError(Exception):
+    """The time that attacks may take is over; what was begun says nothing."""
 
 
 class AttackNotApplicable(Exception):  # noqa: N818  (a finding, not an error)

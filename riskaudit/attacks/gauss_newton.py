@@ -24,9 +24,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
+from riskaudit.attacks.base import Attack, Effort, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, State, StoppingRule, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import (
+    PROBED_PRODUCTS,
+    PROBED_REST,
+    MatchingProblem,
+    State,
+    StoppingRule,
+    status_of,
+)
 from riskaudit.attacks.optimise.starts import apart
 
 # Spread of the starts of each round after the first descent, in the prior's standard deviations.
@@ -36,6 +43,9 @@ SPREADS = (1.0, 0.3, 0.1, 0.03)
 EXPLAINED_DEVIATIONS = 1.0
 # Without noise, it is explained up to this share of the observation's norm.
 EXPLAINED_SHARE = 1e-6
+# Products of descents that are not stuck, as shares of all that their steps may take: from untrained networks, with
+# a dozen short steps, to releases that tell little.
+LEAST_SHARE, LARGEST_SHARE = 1 / 60, 1 / 4
 # Without a prior's term, continuation goes down to this share of the curvature.
 LAST_STAGE = 1e-8
 
@@ -73,6 +83,22 @@ class GaussNewton(Attack):
     stages: int = 10
     stage_steps: int = 4
     use_prior: bool | None = None
+
+    @property
+    @override
+    def effort(self) -> Effort:
+        """In products with the Jacobian."""
+        probe = replace(self, steps=1, restarts=1, products=min(PROBED_PRODUCTS, self.products), forcing=0.0)
+        descent = self.steps * (self.products + PROBED_REST)
+        rounds = self.rounds if self.restarts > 1 else 0
+        continued = self.stages * self.stage_steps * (self.products + PROBED_REST) if rounds else 0
+        return Effort(
+            probe,
+            done=probe.products + PROBED_REST,
+            low=LEAST_SHARE * descent,
+            high=LARGEST_SHARE * descent,
+            most=descent * (1 + rounds * self.restarts) + continued,
+        )
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:

@@ -8,16 +8,22 @@ the normal one is weighed as the Gaussian noise of the same Fisher information.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.attacks.base import Attack, Observation, Reconstruction, register
+from riskaudit.attacks.base import EARLIEST_END, Attack, Effort, Observation, Reconstruction, register
 from riskaudit.attacks.labels import with_labels
-from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule, status_of
+from riskaudit.attacks.optimise.levenberg_marquardt import (
+    PROBED_PRODUCTS,
+    PROBED_REST,
+    MatchingProblem,
+    StoppingRule,
+    status_of,
+)
 from riskaudit.errors import SettingsError
 from riskaudit.priors import white_prior
 
@@ -50,6 +56,14 @@ class Local(Attack):
     products: int = 400
     forcing: float = 1e-3
     tolerance: float = 1e-6
+
+    @property
+    @override
+    def effort(self) -> Effort:
+        """In products with the Jacobian."""
+        probe = replace(self, steps=1, products=min(PROBED_PRODUCTS, self.products), forcing=0.0)
+        most = self.steps * (self.products + PROBED_REST)
+        return Effort(probe, probe.products + PROBED_REST, EARLIEST_END * most, most, most)
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:

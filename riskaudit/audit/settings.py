@@ -121,7 +121,8 @@ class AuditSettings(Settings):
     )
     budget: Positive | None = option(
         None,
-        "Seconds for all samples; what is not narrowed by then keeps its honest interval.",
+        "Seconds for the whole run; what is not narrowed by then keeps its honest interval, and attacks that don't fit "
+        "are recorded as not run.",
         SOLVERS,
         record="budget_seconds",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 from pydantic.dataclasses import dataclass
@@ -14,18 +13,15 @@ from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import SubjectOptions, TrialOptions
 from riskaudit.cli.options import command
-from riskaudit.cli.verify import trials_beside
+from riskaudit.cli.verify import announcer, trials_beside
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with
 from riskaudit.settings import CHECKED, Probability, Settings, option
 from riskaudit.studies.settings import AttackSettings
 
-if TYPE_CHECKING:
-    pass
-
 # What concerns the report of a scan.
 UNUSED = (
-    "target_rmse", "tolerances", "high", "medium", "calibration", "max_revealed", "min_rmse", "budget", "proxies",
+    "target_rmse", "tolerances", "high", "medium", "calibration", "max_revealed", "min_rmse", "proxies",
 )  # fmt: skip
 
 
@@ -60,7 +56,12 @@ def calibrate(
     log = trials_beside(out)
     with progress(subject.quiet, "attacked") as update:
         study_run = StudyRun(
-            log=log, resume=trials.resume, progress=update, command=recorded_command(ctx), workers=subject.workers
+            log=log,
+            resume=trials.resume,
+            progress=update,
+            command=recorded_command(ctx),
+            workers=subject.workers,
+            announce=announcer(subject.quiet),
         )
         result = run(
             model, samples, settings, attacks, study_run, noise_stds=trials.noise_stds, coverage=calibration.coverage

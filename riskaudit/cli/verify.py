@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,6 +17,9 @@ from riskaudit.cli.scan import Delivery
 from riskaudit.errors import SettingsError
 from riskaudit.studies.settings import AttackSettings
 
+if TYPE_CHECKING:
+    from riskaudit.studies.rows import Forecast
+
 EXIT_INTERRUPTED = 130
 
 
@@ -25,7 +30,7 @@ def verify(
 ) -> int:  # fmt: skip
     """Audit a release, attack it, and say how well the proxies foresaw the attacks.
 
-    Ctrl-C while attacks run writes what is finished; --resume with the same --out goes on.
+    Ctrl-C while attacks run writes what is finished, and so does --budget; --resume with the same --out goes on.
     Exit codes: as scan; 130 interrupted.
     """
     check_resumed(trials.resume, report.out)
@@ -33,6 +38,7 @@ def verify(
 
     # Everything above is checked before torch is loaded.
     from riskaudit.studies.base import StudyRun
+    from riskaudit.studies.rows import TIME_REASONS
     from riskaudit.studies.verify.record import VerifyStudy
     from riskaudit.studies.verify.run import NUM_SAMPLES, split_for_tuning
     from riskaudit.studies.verify.run import verify as run
@@ -50,12 +56,21 @@ def verify(
             command=recorded_command(ctx),
             show_samples=report.show_samples,
             workers=subject.workers,
+            announce=announcer(subject.quiet),
         )
         result = run(
             model, samples, delivery.settings, attacks, study_run, noise_stds=trials.noise_stds, tuning_samples=tuning
         )
     outcome = delivery.deliver(result)
     study = result.studies.get(VerifyStudy)
+    if study is not None and study.stopped_by == "budget":
+        missing = sum(row.status in TIME_REASONS for row in study.attacks)
+        typer.echo(
+            f"budget used up: {missing} of {len(study.attacks)} attacks on single samples didn't run to their end, "
+            f"which says nothing of these samples; --out {delivery.folder} --resume goes on",
+            err=True,
+        )
+        return outcome
     if study is None or not study.complete:
         typer.echo(
             f"interrupted: finished attacks are in the report; --out {delivery.folder} --resume goes on", err=True
@@ -63,6 +78,24 @@ def verify(
         return EXIT_INTERRUPTED
     log.unlink(missing_ok=True)
     return outcome
+
+
+def announcer(quiet: bool) -> Callable[[Forecast], None] | None:
+    """Prints how long a run will take; None where nothing is to be printed, so that it isn't foretold either."""
+    return None if quiet else lambda forecast: typer.echo(foretold(forecast), err=True)
+
+
+def foretold(forecast: Forecast) -> str:
+    """How long a run will take, in a line."""
+    from riskaudit.formatting import duration
+
+    most = (
+        f"; {duration(forecast.most)} at most, should every search get stuck" if forecast.most > forecast.high else ""
+    )
+    return (
+        f"will take about {duration(forecast.low)} to {duration(forecast.high)} "
+        f"(from timed steps on {forecast.num_timed} of the samples{most})"
+    )
 
 
 def check_resumed(resume: bool, out: Path | None) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 from riskaudit.document.blocks import Cell, Tone
 from riskaudit.formatting import given, interval, number, percent
@@ -32,7 +33,7 @@ STATUS_WORDS: dict[Status, str] = {
     "not_applicable": "not applicable",
     "failed": "failed",
 }
-SHORT_STATUS: dict[Status, str] = {
+SHORT_STATUS: dict[Status | Literal["stopped", "not_run"], str] = {
     "exact": "exact",
     "converged": "converged",
     "bracketed": "bracketed",
@@ -40,6 +41,8 @@ SHORT_STATUS: dict[Status, str] = {
     "singular": "singular",
     "not_applicable": "not applicable",
     "failed": "failed",
+    "stopped": "stopped by the budget",
+    "not_run": "not run for lack of time",
 }
 VERDICT_WORDS: dict[Verdict, str] = {
     "high": "▲ high",
@@ -101,8 +104,8 @@ def verdict_cell(verdict: Verdict) -> Cell:
     return Cell(VERDICT_WORDS[verdict], VERDICT_ORDER[verdict], tone=VERDICT_TONES[verdict])
 
 
-def tally(statuses: Iterable[Status]) -> str:
+def tally(statuses: Iterable[Status | Literal["stopped", "not_run"]]) -> str:
     """How many of each status, most frequent first: "6 exact, 2 not converged"."""
     counts = Counter(statuses)
-    ordered = sorted(counts, key=lambda status: (-counts[status], list(STATUS_WORDS).index(status)))
+    ordered = sorted(counts, key=lambda status: (-counts[status], list(SHORT_STATUS).index(status)))
     return ", ".join(f"{counts[status]:,} {SHORT_STATUS[status]}" for status in ordered) or "none"

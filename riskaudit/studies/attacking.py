@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.resources import files
@@ -37,12 +37,14 @@ from riskaudit.errors import SettingsError
 from riskaudit.inputs import load_samples
 from riskaudit.inputs.architectures.convolutional import WIDTH, LeNet
 from riskaudit.jacobian import AnyJacobianMaker
+from riskaudit.linalg import Deadline
 from riskaudit.metrics import Metric, Subject, make_metrics, measure
 from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.release import Release
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
-from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.budget import UNLIMITED, Budget
+from riskaudit.studies.rows import TIME_REASONS, AttackRow, AttackStatus, Control
 from riskaudit.studies.settings import with_fields
 
 # Samples that are attacked together.
@@ -84,12 +86,16 @@ class Target:
     jacobian: AnyJacobianMaker
     noise_std: float
     labels_known: bool
+    deadline: Deadline | None = None
 
     @classmethod
-    def of(cls, client: Client, noise_std: float | None, labels_known: bool) -> Target:
-        """The target at a level that `Client.at_noise` takes."""
+    def of(
+        cls, client: Client, noise_std: float | None, labels_known: bool, deadline: Deadline | None = None
+    ) -> Target:
+        """The target at a level that `Client.at_noise` takes, attacked until a deadline."""
         release = client.at_noise(noise_std).release
-        return cls(client, client.jacobian(release), 0.0 if release.noise is None else release.noise.std, labels_known)
+        std = 0.0 if release.noise is None else release.noise.std
+        return cls(client, client.jacobian(release), std, labels_known, deadline)
 
     def observe(self, indices: list[int]) -> Observation:
         """What the attacker gets of some samples: the noise is the draw that map_i2f and i2f were computed for.
@@ -112,6 +118,7 @@ class Target:
             input_range=self.client.input_range,
             upload_size=size,
             layer_statistics=self.layer_statistics(len(released)),
+            deadline=self.deadline,
         )
 
     def layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:
@@ -139,6 +146,7 @@ def reconstruct(attack: Attack, target: Target, indices: list[int]) -> Reconstru
 
     Raises:
         AttackNotApplicable: the attack can't be run on this model or release.
+        OutOfTimeError: the target's deadline came first.
     """
     if attack.oracle_start:
         attack = with_fields(attack, {"start": target.client.batch(indices).inputs})
@@ -163,18 +171,8 @@ def attack_rows(
     try:
         reconstruction = reconstruct(attack, target, indices)
     except AttackNotApplicable as reason:
-        return [
-            make(
-                sample_id=sample,
-                status="not_applicable",
-                reason=str(reason),
-                metrics={metric.name: None for metric in metrics},
-                objective=None,
-                steps=0,
-                seconds=0.0,
-            )
-            for sample in ids
-        ]
+        names = [metric.name for metric in metrics]
+        return [_without_result(make, sample, names, "not_applicable", str(reason)) for sample in ids]
     truth, size = target.client.batch(indices).inputs, target.client.upload_size
     order = matched_order(reconstruction.inputs, truth, size)
     inputs, labels = reconstruction.inputs[order], reconstruction.targets[order]
@@ -194,6 +192,20 @@ def attack_rows(
         )
         for position, sample in enumerate(ids)
     ]
+
+
+def _without_result(
+    make: Callable[..., AttackRow], sample_id: str, metrics: Sequence[str], status: AttackStatus, reason: str
+) -> AttackRow:
+    return make(
+        sample_id=sample_id,
+        status=status,
+        reason=reason,
+        metrics=dict.fromkeys(metrics),
+        objective=None,
+        steps=0,
+        seconds=0.0,
+    )
 
 
 def matched_order(guesses: Tensor, truth: Tensor, upload_size: int) -> list[int]:
@@ -234,13 +246,27 @@ class AttackTrial(Trial[Client]):
     metrics: tuple[str, ...]
     show_samples: bool
     size: int = 1
+    budget: Budget = UNLIMITED
 
     @override
     def run(self, client: Client) -> list[dict[str, Any]]:
-        target = Target.of(client, self.noise_std, self.labels_known)
-        metrics = metrics_of(client, self.metrics)
-        rows = attack_rows(self.name, self.attack, target, list(self.indices), metrics, self.show_samples)
-        return [row.model_dump(mode="json") for row in rows]
+        with self.budget.of_trial(self.key):
+            target = Target.of(client, self.noise_std, self.labels_known, self.budget.deadline)
+            metrics = metrics_of(client, self.metrics)
+            rows = attack_rows(self.name, self.attack, target, list(self.indices), metrics, self.show_samples)
+            return [row.model_dump(mode="json") for row in rows]
+
+    def without_result(self, client: Client, status: AttackStatus) -> list[AttackRow]:
+        """Rows that say that the budget of time kept the attack from its end, or from its beginning."""
+        make = partial(
+            AttackRow,
+            attack=self.name,
+            noise_std=Target.of(client, self.noise_std, self.labels_known).noise_std,
+            oracle_start=self.attack.oracle_start,
+            label_known=self.labels_known,
+        )
+        ids = [client.samples.ids[index] for index in self.indices]
+        return [_without_result(make, sample, self.metrics, status, TIME_REASONS[status]) for sample in ids]
 
 
 def attack_trials(
@@ -252,15 +278,15 @@ def attack_trials(
     metrics: tuple[str, ...] = ("rmse",),
     show_samples: bool = False,
     upload_size: int = 1,
+    budget: Budget = UNLIMITED,
 ) -> list[AttackTrial]:
     """Every attack at every noise level on every batch of the usable samples, those of an upload together."""
     trials, parts = [], batches(len(usable), upload_size)
     for (level, noise_std), (name, attack), batch in product(levels.items(), attacks.items(), parts):
         indices = tuple(usable[position] for position in batch)
         key = f"{name} {level!r} {indices[0]}"
-        trials.append(
-            AttackTrial(key, name, attack, noise_std, indices, labels_known, metrics, show_samples, len(indices))
-        )
+        shared = (labels_known, metrics, show_samples)
+        trials.append(AttackTrial(key, name, attack, noise_std, indices, *shared, len(indices), budget))
     return trials
 
 
@@ -275,14 +301,16 @@ def batches(count: int, upload_size: int = 1) -> list[list[int]]:
     return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
 
 
-def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:
-    """Whether one of the attacks reconstructs; those started at the truth don't count."""
-    names = sorted(
+def control_order(attacks: Mapping[str, Attack]) -> list[str]:
+    """The attacks that the control tries, in order, until one passes; those started at the truth don't count."""
+    return sorted(
         (name for name, attack in attacks.items() if not attack.oracle_start),
         key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER),
     )
-    if not names:
-        return Control(status="skipped", rmse=None, reason="every attack chosen is started at the truth")
+
+
+def control_target(settings: AuditSettings, deadline: Deadline | None = None) -> Target:
+    """The control's undefended network and digits."""
     plain = AuditSettings(dtype=settings.dtype, device=settings.device, seed=settings.seed, loss="cross-entropy")
     path = Path(str(files("riskaudit").joinpath("demo", "digits.npz")))
     samples = replace(load_samples(path, channels=1, limit=NUM_SAMPLES), name="digits")
@@ -291,7 +319,20 @@ def control(attacks: Mapping[str, Attack], settings: AuditSettings) -> Control:
     model = LeNet(channels=1, features=WIDTH * 4, classes=10)
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
-    target = Target.of(make_client(model.eval(), samples, plain), None, labels_known=True)
+    return Target.of(make_client(model.eval(), samples, plain), None, labels_known=True, deadline=deadline)
+
+
+def control(attacks: Mapping[str, Attack], settings: AuditSettings, deadline: Deadline | None = None) -> Control:
+    """Whether one of the attacks reconstructs; those started at the truth don't count.
+
+    Raises:
+        OutOfTimeError: the deadline came first.
+    """
+    names = control_order(attacks)
+    if not names:
+        return Control(status="skipped", rmse=None, reason="every attack chosen is started at the truth")
+    target = control_target(settings, deadline)
+    samples = target.client.samples
     indices = list(range(len(samples)))
     best: tuple[float, str] | None = None
     for name in names:
@@ -322,9 +363,11 @@ class ControlTrial(Trial[Client]):
     """The control of a study; gives a `Control` as plain data."""
 
     attacks: Mapping[str, Attack]
+    budget: Budget = UNLIMITED
 
     key, size = "control", 0
 
     @override
     def run(self, client: Client) -> dict[str, Any]:
-        return control(self.attacks, client.settings).model_dump(mode="json")
+        with self.budget.of_trial(self.key):
+            return control(self.attacks, client.settings, self.budget.deadline).model_dump(mode="json")

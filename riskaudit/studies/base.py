@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, final
@@ -29,7 +29,7 @@ from riskaudit.results import Record, SampleRow
 from riskaudit.results.subject import Attacker
 from riskaudit.results.verdicts import error_of, headline_of
 from riskaudit.studies.attacking import ControlTrial, attack_trials, rows_of
-from riskaudit.studies.rows import AttackRow, Quartiles, SampleRisk, strongest
+from riskaudit.studies.rows import AttackRow, Forecast, Quartiles, SampleRisk, strongest
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.version import __version__
 
@@ -55,6 +55,7 @@ class StudyRun:
         command: the command line that reproduces the result.
         show_samples: put private images into the result.
         workers: processes that trials are spread over; results don't depend on it.
+        announce: called with what the run will take, before it begins; without, that isn't foretold.
     """
 
     attacks: bool = False
@@ -65,6 +66,7 @@ class StudyRun:
     command: str | None = None
     show_samples: bool = False
     workers: int = 1
+    announce: Callable[[Forecast], None] | None = None
 
     def journal(self, identity: Mapping[str, Any]) -> Journal:
         """The journal of a study with this identity.
@@ -100,7 +102,7 @@ class Study(ABC, Generic[RecordT_co]):
 def identity_of(
     client: Client, attacks: AttackSettings, noise_stds: Sequence[float], show_samples: bool
 ) -> dict[str, Any]:
-    """Everything that decides a trial's result."""
+    """Everything that decides a trial's result; a budget of time only decides which trials are run."""
     samples = client.samples
     data, weights = hashlib.sha256(), hashlib.sha256()
     hash_tensors(data, [("inputs", samples.inputs), ("targets", samples.targets)])
@@ -110,7 +112,7 @@ def identity_of(
         "weights": weights.hexdigest(),
         "data": data.hexdigest(),
         "ids": list(samples.ids),
-        "settings": asdict(client.settings),
+        "settings": asdict(replace(client.settings, budget=None)),
         "attacks": asdict(attacks),
         "noise_stds": list(noise_stds),
         "show_samples": show_samples,

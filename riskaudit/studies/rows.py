@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from riskaudit.results.base import Estimate, Record, Status
 from riskaudit.results.studies import StudyRecord
+
+AttackStatus: TypeAlias = Status | Literal["stopped", "not_run"]
+"""Of an attack. The last two say that the budget of time ended it, or kept it from beginning: nothing is known then."""
+TIME_REASONS: dict[AttackStatus, str] = {
+    "stopped": "the budget of time was used up before the attack's end, which says nothing of the sample",
+    "not_run": "the budget of time was used up before the attack, which says nothing of the sample",
+}
 
 
 class SampleRisk(Record):
@@ -85,7 +92,7 @@ class AttackRow(Record):
     noise_std: float
     oracle_start: bool
     label_known: bool
-    status: Status
+    status: AttackStatus
     reason: str | None = None
     metrics: dict[str, float | None]
     objective: float | None
@@ -94,6 +101,29 @@ class AttackRow(Record):
     seconds: float
     recovered_label: int | None = None
     image_png: str | None = None
+
+
+class AttackForecast(Record):
+    """Seconds that one attack will take on all samples at all noise levels, as a `Forecast` has them."""
+
+    attack: str
+    low: float
+    high: float
+    most: float
+
+
+class Forecast(Record):
+    """Seconds that a study will take on this machine, foretold from a few timed steps on ``num_timed`` samples.
+
+    Between ``low`` and ``high`` where searches don't get stuck, ``most`` where all do. ``audit`` is the audits' share.
+    """
+
+    low: float
+    high: float
+    most: float
+    audit: float
+    num_timed: int
+    attacks: list[AttackForecast]
 
 
 def strongest(

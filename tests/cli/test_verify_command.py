@@ -71,6 +71,49 @@ def test_uploads_that_the_samples_do_not_fill_are_refused(command: Command) -> N
     assert not done.folder.exists()
 
 
+def test_how_long_it_will_take_is_said_unless_quiet(command: Command) -> None:
+    words = (*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--format", "json")
+    said = command(*words, "--out", "out")
+    assert said.code == 0, said.err
+    assert "will take about" in said.err
+    foretold = study_of(said).foretold
+    assert foretold is not None
+    assert foretold.num_timed == 1
+    quiet = command(*words, "--out", "other", "--quiet")
+    assert (quiet.code, quiet.err, quiet.out) == (0, "", "")
+    document = json.loads(Path("other/audit.json").read_text())
+    assert document["studies"]["verify"]["foretold"] is None
+
+
+def test_budget_keeps_the_audit_and_resume_goes_on(command: Command) -> None:
+    words = (*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--format", "json", "--format", "html")
+    short = command(*words, "--budget", "0.001", "--out", "out")
+    assert short.code == 0, short.err
+    study = study_of(short)
+    assert (study.complete, study.stopped_by) == (False, "budget")
+    assert {row.status for row in study.attacks} == {"not_run"}
+    assert "--resume" in short.err
+    assert len(short.document["samples"]) == 2
+    assert "Of these samples nothing is known" in (short.folder / "audit.html").read_text()
+    log = short.folder.with_name("out.trials.jsonl")
+    assert log.exists()
+    whole = command(*words, "--out", "out", "--resume")
+    assert whole.code == 0, whole.err
+    assert study_of(whole).complete
+    assert not log.exists()
+
+
+def test_budget_of_a_calibration(command: Command) -> None:
+    words = ("calibrate", str(CHECKPOINT), "--data", str(DATA), "--limit", "10", "--release", "gaussian:0.02", *QUICK,
+             "--coverage", "0.8", "--out", "calibration.json")  # fmt: skip
+    done = command(*words, "--budget", "0.001")
+    assert done.code == 2
+    assert "--budget" in done.err
+    assert "--resume" in done.err
+    assert not Path("calibration.json").exists()
+    assert Path("calibration.json.trials.jsonl").exists()
+
+
 def test_policy_decides_as_in_a_scan(command: Command) -> None:
     done = command(*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--max-revealed", "1e-6", "--out", "out",
                    "--format", "json")  # fmt: skip

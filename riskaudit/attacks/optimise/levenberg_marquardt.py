@@ -18,7 +18,7 @@ from torch import Tensor
 from riskaudit.attacks.base import Observation
 from riskaudit.attacks.optimise.curvature import EarlierCurvature
 from riskaudit.jacobian import Jacobian
-from riskaudit.linalg.solvers.truncated_cg import truncated_cg
+from riskaudit.linalg.solvers.truncated_cg import Preconditioner, truncated_cg
 from riskaudit.priors import BoundPrior, WhitenedOperator
 from riskaudit.results import Status
 
@@ -28,6 +28,8 @@ FIRST_DAMPING = 1e-2
 ACCEPTED_RATIO = 1e-3
 # Damping, relative to the first one, beyond which no step will be found.
 LARGEST_DAMPING = 1e12
+# Of a short run's only step; beside them, that step takes about so many more.
+PROBED_PRODUCTS, PROBED_REST = 10, 3
 # Keeps quotients finite.
 TINY = 1e-300
 
@@ -164,9 +166,8 @@ class MatchingProblem:
         shift = (lam + self.weights[rows]).to(point.dtype)
         forcing = damping.forcing(rows, gradient, limits.forcing).to(point.dtype)
         curvature.refresh(rows, part.operator)
-        step, image, products = truncated_cg(
-            part.operator, -gradient, shift, forcing, limits.products, curvature.preconditioner(rows, shift)
-        )
+        precondition = self._in_time(curvature.preconditioner(rows, shift))
+        step, image, products = truncated_cg(part.operator, -gradient, shift, forcing, limits.products, precondition)
         curvature.pay(rows, products)
         # Decrease of the quadratic model, without the damping's own share.
         moved = step.double().square().sum(-1)
@@ -185,6 +186,18 @@ class MatchingProblem:
         damping.update(rows, ratio, taken)
         state.give_up(damping.hopeless(rows))
 
+    def _in_time(self, precondition: Preconditioner | None) -> Preconditioner | None:
+        """The preconditioner, which is asked for beside every product, with a look at the clock."""
+        if self.observation.deadline is None:
+            return precondition
+        exact = torch.clone if precondition is None else precondition
+
+        def checked(remainder: Tensor) -> Tensor:
+            self.observation.check_time()
+            return exact(remainder)
+
+        return checked
+
     def _negligible(self, promised: Tensor, moved: Tensor, tolerance: float) -> Tensor:
         """Whether what a step promises, or without noise how far it goes, no longer matters."""
         d = self.observation.upload_dimension
@@ -197,7 +210,7 @@ class MatchingProblem:
         whole = len(rows) == len(self.observation)
         observation = self.observation if whole else self.observation.select(rows)
         prior = self.prior if whole else self.prior.select(rows)
-        jacobian = observation.jacobian(observation.batch(prior.mean + prior.root(point)))
+        jacobian = observation.at(prior.mean + prior.root(point))
         residual = jacobian.mean().detach() - observation.released
         value = 0.5 * residual.double().square().sum(-1)
         value = value + 0.5 * self.weights[rows] * point.double().square().sum(-1)

@@ -118,7 +118,7 @@ class Objective(Function):
     def _matched_at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = [], []
         for rows, observation, measure in self._chunks:
-            jacobian = observation.jacobian(observation.batch(points[rows].detach()))
+            jacobian = observation.at(points[rows].detach())
             with torch.enable_grad():
                 released = jacobian.mean().detach().requires_grad_()
                 value = measure(released)

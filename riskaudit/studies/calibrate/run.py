@@ -7,8 +7,9 @@ less of the uploads to come than as many samples that leave alone: the coverage 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 from riskaudit.studies.attacking import AttackTrial, ControlTrial, attack_trials, noise_levels, rows_of
 from riskaudit.studies.base import Study, StudyRun, identity_of
+from riskaudit.studies.budget import UNLIMITED, Budget, BudgetUsedUpError, refuse_budget_of_workers
+from riskaudit.studies.forecast import foretell_client
 from riskaudit.studies.rows import AttackRow, Control, strongest
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.version import __version__
@@ -47,10 +50,13 @@ def calibrate(
     """Attack samples and store how far the strongest attack's RMSE strays from its prediction.
 
     Raises:
-        SettingsError: a release without noise; too few samples; attacks that fail their positive control.
+        SettingsError: a release without noise; too few samples; attacks that fail their positive control; a budget
+            that ended before the last attack, without which nothing is calibrated (a log keeps the finished ones).
     """
-    client, run = make_client(checkpoint, samples, settings or AuditSettings()), run or StudyRun()
-    chosen = attacks or AttackSettings()
+    settings, run, chosen = settings or AuditSettings(), run or StudyRun(), attacks or AttackSettings()
+    budget = Budget(settings.budget)
+    # Audits are needed whole: every sample's prediction is divided by.
+    client = make_client(checkpoint, samples, replace(settings, budget=None))
     levels = noise_levels(client.release, noise_stds)
     if 0.0 in levels:
         raise SettingsError("calibrate needs noise, without which no error is predicted; give `noise_stds` above 0")
@@ -61,9 +67,12 @@ def calibrate(
             f"expected at least {fewest_samples(coverage)} samples for a coverage of {coverage:g}, found "
             f"{len(samples)}; raise `limit` or add data"
         )
+    refuse_budget_of_workers(budget, run.workers)
+    if run.announce is not None:
+        run.announce(foretell_client(client, chosen, levels, workers=run.workers))
     journal = run.journal({"calibrate": identity_of(client, chosen, list(levels), False)})
-    with make_engine(run.workers) as engine:
-        (checked,) = engine.map([ControlTrial(chosen.attacks())], client, journal)
+    with make_engine(run.workers) as engine, _within(budget):
+        (checked,) = engine.map([ControlTrial(chosen.attacks(), budget)], client, journal)
         if Control.model_validate(checked).status != "passed":
             raise SettingsError(
                 f"the attacks {', '.join(chosen.names)} don't reconstruct the positive control, so they can't "
@@ -86,8 +95,20 @@ def calibrate(
                     f"at noise {level:g} that are too wide to hold one; narrow them with `solver=dense`, or "
                     "`precision=0.1` and more `max_matvecs`"
                 )
-        study = CalibrationStudy(chosen, levels, audits, coverage, run.command)
+        study = CalibrationStudy(chosen, levels, audits, coverage, run.command, budget)
         return study.answer(client, engine, journal, run.progress)
+
+
+@contextmanager
+def _within(budget: Budget) -> Iterator[None]:
+    """Refuse to calibrate by a part of the attacks: the strongest one of a sample may be among the others."""
+    try:
+        yield
+    except BudgetUsedUpError as end:
+        raise SettingsError(
+            f"the budget of {budget.seconds:g} seconds was used up before all attacks had run, and a part of them "
+            "calibrates nothing; finished ones are in the `log`, from which `resume` goes on"
+        ) from end
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,7 @@ class CalibrationStudy(Study[Calibration]):
     audits: Mapping[float, AuditResult]
     coverage: float
     command: str | None
+    budget: Budget = UNLIMITED
 
     @override
     def trials(self, client: Client) -> list[AttackTrial]:
@@ -109,6 +131,7 @@ class CalibrationStudy(Study[Calibration]):
             samples,
             labels_known=self.settings.labels_known,
             upload_size=client.upload_size,
+            budget=self.budget,
         )
 
     @override

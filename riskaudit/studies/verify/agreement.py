@@ -26,7 +26,7 @@ from sklearn.metrics import brier_score_loss
 from riskaudit.results import RELIABLE, Estimate
 from riskaudit.statistics.rank_correlation import RankCorrelation, rank_correlation, rank_difference
 from riskaudit.statistics.summaries import of_known
-from riskaudit.studies.rows import AttackRow, strongest
+from riskaudit.studies.rows import TIME_REASONS, AttackRow, strongest
 from riskaudit.studies.verify.record import (
     STRONGEST,
     AgreementRow,
@@ -180,7 +180,7 @@ def timings(attacks: Sequence[AttackRow], predictions: Sequence[Prediction]) -> 
         proxy = of_known(
             statistics.median, (prediction.seconds for prediction in predictions if prediction.noise_std == noise_std)
         )
-        here = [row for row in attacks if row.noise_std == noise_std]
+        here = [row for row in attacks if row.noise_std == noise_std and row.status not in TIME_REASONS]
         rows += [
             Timing(
                 noise_std=noise_std,

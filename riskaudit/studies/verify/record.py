@@ -6,13 +6,15 @@ every released entry, 0 where the release carries none.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from riskaudit.results.base import Estimate, Record, SuccessProbability
 from riskaudit.results.studies import StudyRecord
 from riskaudit.results.words import AttackInfo, MetricInfo, ProxyInfo
 from riskaudit.statistics.rank_correlation import RankCorrelation
-from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.rows import AttackRow, Control, Forecast
 
 # Attack of the agreement rows that take, per sample, the least error over all attacks without oracle start
 # (the systematic-evaluation paper's Eq. 3).
@@ -126,6 +128,7 @@ class VerifyStudy(StudyRecord):
     """``studies.verify`` of audit.json.
 
     ``attack_info``, ``metric_info`` and ``prediction_info`` say what the ids in the rows mean, in the order of tables.
+    ``complete`` is false where the study was ended by what ``stopped_by`` says; ``foretold`` is what it was to take.
     """
 
     control: Control
@@ -143,3 +146,5 @@ class VerifyStudy(StudyRecord):
     metric_info: list[MetricInfo] = Field(default_factory=list)
     prediction_info: list[ProxyInfo] = Field(default_factory=list)
     complete: bool = True
+    stopped_by: Literal["interrupt", "budget"] | None = None
+    foretold: Forecast | None = None

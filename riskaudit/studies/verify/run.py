@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ from riskaudit.results import AuditResult
 from riskaudit.results.verdicts import attacker_of
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.studies.attacking import (
+    AttackTrial,
     ControlTrial,
     Target,
     attack_trials,
@@ -45,7 +46,9 @@ from riskaudit.studies.attacking import (
     rows_of,
 )
 from riskaudit.studies.base import Study, StudyRun, identity_of
-from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.budget import UNLIMITED, Budget, BudgetUsedUpError, refuse_budget_of_workers
+from riskaudit.studies.forecast import foretell_client
+from riskaudit.studies.rows import AttackRow, AttackStatus, Control, Forecast
 from riskaudit.studies.settings import AttackSettings, with_fields
 from riskaudit.studies.verify.agreement import agreement_rows, loss_comparisons, reliability_records, timings
 from riskaudit.studies.verify.record import AttackerKnowledge, Prediction, PriorOnly, VerifyStudy
@@ -73,20 +76,29 @@ def verify(
         samples: see `audit`.
         settings: of the audit; its release's noise is replaced where noise levels are named.
         attacks: which, and what they know.
-        run: how the study is run; every audit and every attack of a sample counts as one step of its progress.
+        run: how the study is run; every audit and every attack of a sample counts as one step of its progress. With a
+            ``budget`` in the settings audits get half of it at most and attacks what is left; those that don't fit
+            have rows that say so, and a resumed study begins with them.
         noise_stds: Gaussian std per released entry of every level; 0 is undefended. The audit itself is at the first.
         tuning_samples: other samples, on which hyper-parameters are chosen where the settings ask for it.
 
     Returns:
         The audit with ``studies.verify``. An interrupt (KeyboardInterrupt) while attacks run ends the study with
-        what is finished: ``complete`` is false then. The log stays: remove it once a complete result is safe.
+        what is finished, and so does the budget: ``complete`` is false then. The log stays: remove it once a
+        complete result is safe.
 
     Raises:
         RiskauditError: as `audit`; or the attacks' settings don't fit.
     """
-    client, run = make_client(checkpoint, samples, settings or AuditSettings()), run or StudyRun()
-    chosen = attacks or AttackSettings()
+    settings, run, chosen = settings or AuditSettings(), run or StudyRun(), attacks or AttackSettings()
+    budget = Budget(settings.budget)
+    client = make_client(checkpoint, samples, settings)
     levels = noise_levels(client.release, noise_stds)
+    refuse_budget_of_workers(budget, run.workers)
+    foretold = None if run.announce is None else foretell_client(client, chosen, levels, workers=run.workers)
+    if run.announce is not None and foretold is not None:
+        run.announce(foretold)
+    client = replace(client, settings=replace(settings, budget=budget.per_audit(len(levels))))
     journal = run.journal(identity_of(client, chosen, list(levels), run.show_samples))
     num_audits = len(samples) * len(levels)
     total = num_audits * (1 + len(chosen.attacks()))
@@ -100,12 +112,19 @@ def verify(
         ]  # fmt: skip
         predictions = [row for std, result in zip(levels, audits, strict=True) for row in predictions_of(result, std)]
         tried = tuned(chosen.attacks(), client, tuning_samples, engine, journal) if chosen.tune else chosen.attacks()
-        study = Verification(chosen, tried, levels, predictions, run.show_samples)
+        study = Verification(chosen, tried, levels, predictions, run.show_samples, budget, foretold)
         try:
             record = study.answer(client, engine, journal, progress_after(run.progress, num_audits, total))
         except Interrupted as interrupt:
             record = study.part(client, interrupt.finished)
-    return audits[0].with_study(record)
+        except BudgetUsedUpError as end:
+            record = study.within_budget(client, journal, end.key)
+    return _with_budget(audits[0], settings.budget).with_study(record)
+
+
+def _with_budget(result: AuditResult, seconds: float | None) -> AuditResult:
+    """The audit with the budget of the whole study, of which it had a part."""
+    return result.model_copy(update={"settings": result.settings.model_copy(update={"budget_seconds": seconds})})
 
 
 def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
@@ -136,6 +155,8 @@ class Verification(Study[VerifyStudy]):
     levels: Mapping[float, float | None]
     predictions: Sequence[Prediction]
     show_samples: bool
+    budget: Budget = UNLIMITED
+    foretold: Forecast | None = None
 
     @override
     def trials(self, client: Client) -> list[Trial[Client]]:
@@ -148,13 +169,14 @@ class Verification(Study[VerifyStudy]):
             metrics=reported_metrics(),
             show_samples=self.show_samples,
             upload_size=client.upload_size,
+            budget=self.budget,
         )
-        return [ControlTrial(self.attacks), *attacked]
+        return [ControlTrial(self.attacks, self.budget), *attacked]
 
     @override
     def summarise(self, client: Client, results: Sequence[Any]) -> VerifyStudy:
         checked, *attacked = results
-        return self._record(client, Control.model_validate(checked), rows_of(attacked), complete=True)
+        return self._record(client, Control.model_validate(checked), rows_of(attacked), None)
 
     def part(self, client: Client, finished: Mapping[str, Any]) -> VerifyStudy:
         """The record of an interrupted study, from what is finished by key."""
@@ -163,9 +185,30 @@ class Verification(Study[VerifyStudy]):
         if control.key in finished:
             checked = Control.model_validate(finished[control.key])
         rows = rows_of([finished[trial.key] for trial in attacks if trial.key in finished])
-        return self._record(client, checked, rows, complete=False)
+        return self._record(client, checked, rows, "interrupt")
 
-    def _record(self, client: Client, checked: Control, rows: list[AttackRow], complete: bool) -> VerifyStudy:
+    def within_budget(self, client: Client, finished: Journal, stopped: str | None) -> VerifyStudy:
+        """The record of a study whose budget was used up: the attacks that don't fit are there, without results.
+
+        Args:
+            client: that was attacked.
+            finished: with the trials that fitted.
+            stopped: key of the trial that had begun.
+        """
+        reason = "the budget of time was used up before the positive control's end"
+        checked, rows = Control(status="skipped", rmse=None, reason=reason), list[AttackRow]()
+        for trial in self.trials(client):
+            if isinstance(trial, AttackTrial):
+                status: AttackStatus = "stopped" if trial.key == stopped else "not_run"
+                done = trial.key in finished
+                rows += rows_of([finished[trial.key]]) if done else trial.without_result(client, status)
+            elif trial.key in finished:
+                checked = Control.model_validate(finished[trial.key])
+        return self._record(client, checked, rows, "budget")
+
+    def _record(
+        self, client: Client, checked: Control, rows: list[AttackRow], stopped_by: Literal["interrupt", "budget"] | None
+    ) -> VerifyStudy:
         metrics, predictions, seed = (
             metrics_of(client, reported_metrics()),
             list(self.predictions),
@@ -210,7 +253,9 @@ class Verification(Study[VerifyStudy]):
             attack_info=[attack.info() for attack in self.attacks.values()],
             metric_info=[metric.info() for metric in metrics],
             prediction_info=predicted,
-            complete=complete,
+            complete=stopped_by is None,
+            stopped_by=stopped_by,
+            foretold=self.foretold,
             notes=notes,
         )
 

@@ -12,7 +12,7 @@ from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Paragraph, 
 from riskaudit.document.cells import tally
 from riskaudit.formatting import correlation, count, given, number, percent, sentence, short
 from riskaudit.results.facts import Facts
-from riskaudit.studies.rows import AttackRow, Control
+from riskaudit.studies.rows import TIME_REASONS, AttackRow, Control
 from riskaudit.studies.verify.section.agreement import agreement_blocks
 from riskaudit.studies.verify.section.corridor import attacked_finding, corridor_blocks
 from riskaudit.studies.verify.section.figures import reconstruction_blocks, shown_reconstructions
@@ -24,6 +24,13 @@ def verification_blocks(study: AttackStudy) -> list[Block]:
     blocks: list[Block] = [_control(study.record.control), _summary(study)]
     if not study.record.complete:
         text = "The study stopped before all attacks had run: what is shown is what there is."
+        missing = [row for row in study.record.attacks if row.status in TIME_REASONS]
+        if missing:
+            text = (
+                f"The budget of time was used up: of {count(len(study.record.attacks), 'attack')} on single samples "
+                f"{len(missing):,} didn't run to their end. Of these samples nothing is known, least of all that they "
+                "are safe."
+            )
         blocks.append(Callout("The attack study is incomplete", (text,), "unknown"))
     blocks += calibration_blocks(study.facts, attacked=True)
     knowledge = study.record.knowledge
@@ -167,6 +174,10 @@ class _Runs:
     def errors(self) -> list[float]:
         return [error for row in self.rows if (error := row.metrics.get("rmse")) is not None]
 
+    def median_seconds(self) -> float | None:
+        seconds = [row.seconds for row in self.rows if row.status not in TIME_REASONS]
+        return median(seconds) if seconds else None
+
     def status_cell(self) -> Cell:
         reasons = dict.fromkeys(short(row.reason, 100) for row in self.rows if row.reason)
         return Cell(tally(row.status for row in self.rows), detail="; ".join(list(reasons)[:2]))
@@ -193,7 +204,7 @@ def _attack_table(study: AttackStudy) -> Table | Paragraph:
         ),
         tables.number("Least RMSE", lambda run: min(run.errors, default=None), "data units", missing="no result"),
         tables.column("Status of the runs", _Runs.status_cell, numeric=False),
-        tables.number("Time of the attack", lambda run: median(row.seconds for row in run.rows), "median s per sample"),
+        tables.number("Time of the attack", _Runs.median_seconds, "median s per sample", missing="not run"),
         tables.number(
             "Time of all proxies", lambda run: run.proxy_seconds, "median s per sample", missing="not recorded"
         ),

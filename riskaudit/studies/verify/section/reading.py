@@ -192,6 +192,8 @@ def at_noise(noise_std: float) -> str:
 
 def attacked_cell(error: float | None, row: AttackRow | None) -> Cell:
     """What an attack reached. An unfinished one was measured all the same, and proves at least so much."""
-    cell = number_cell(error, row.status if row is not None else None, missing="no result")
+    # Type checkers tell statuses apart by single comparisons only.
+    status = None if row is None or row.status == "stopped" or row.status == "not_run" else row.status  # noqa: PLR1714
+    cell = number_cell(error, status, missing="no result")
     unfinished = error is not None and row is not None and row.status == "not_converged"
     return replace(cell, word=UNFINISHED) if unfinished else cell

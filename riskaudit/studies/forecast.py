@@ -1,0 +1,128 @@
+"""How long an audit with attacks will take on this machine, foretold from an audit of a sample and a few timed steps.
+
+An attack's steps cost the same throughout, and so do a search's products; how many a sample takes isn't known before it
+has been attacked (`Effort`). So this is a range, and beside it what it takes at most, should every search get stuck.
+Samples that are timed together are fewer than those attacked together, which makes the range too high rather than low.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from torch import nn
+
+from riskaudit.attacks import Attack, AttackNotApplicable
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client, make_client
+from riskaudit.errors import RiskauditError
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.studies.attacking import Target, control_order, control_target, noise_levels, reconstruct
+from riskaudit.studies.rows import AttackForecast, Forecast
+from riskaudit.studies.settings import AttackSettings, with_fields
+
+# Samples that are timed, of the whole: few beside all, and never many.
+TIMED_SHARE, MOST_TIMED = 1 / 8, 4
+# Many samples at once cost down to this share of what a few cost each.
+BATCH_GAIN = 0.5
+Seconds = Callable[[], float]
+
+
+def foretell(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    settings: AuditSettings | None = None,
+    attacks: AttackSettings | None = None,
+    *,
+    noise_stds: Sequence[float] = (),
+) -> Forecast:
+    """How long `verify` or `calibrate` with these arguments will take.
+
+    Raises:
+        RiskauditError: as they do.
+    """
+    client, chosen = make_client(checkpoint, samples, settings or AuditSettings()), attacks or AttackSettings()
+    return foretell_client(client, chosen, noise_levels(client.release, noise_stds))
+
+
+def foretell_client(
+    client: Client,
+    settings: AttackSettings,
+    levels: Mapping[float, float | None],
+    *,
+    workers: int = 1,
+    clock: Seconds = time.perf_counter,
+) -> Forecast:
+    """Likewise of a client that was checked already.
+
+    Args:
+        client: what is audited and attacked.
+        settings: of the attacks.
+        levels: noise, as `noise_levels` has it.
+        workers: processes that the work is spread over.
+        clock: seconds.
+    """
+    attacks, count = settings.attacks(), len(client.samples)
+    timed = _timed(client)
+    scale = len(levels) * count / len(timed.samples) / workers
+    audit = scale * _audit_seconds(timed, clock)
+    attacked = []
+    for name, attack in attacks.items():
+        target = Target.of(timed, next(iter(levels.values())), settings.labels_known)
+        low, high, most = (scale * seconds for seconds in _attack_seconds(attack, target, clock))
+        attacked.append(AttackForecast(attack=name, low=BATCH_GAIN * low, high=high, most=most))
+    checked = _control_seconds(attacks, client.settings, clock)
+    return Forecast(
+        low=BATCH_GAIN * audit + checked[0] + sum(row.low for row in attacked),
+        high=audit + checked[1] + sum(row.high for row in attacked),
+        most=audit + checked[2] + sum(row.most for row in attacked),
+        audit=audit,
+        num_timed=len(timed.samples),
+        attacks=attacked,
+    )
+
+
+def _timed(client: Client) -> Client:
+    """The client with a few of its first uploads."""
+    size, uploads = client.upload_size, len(client.uploads)
+    count = max(1, min(round(TIMED_SHARE * uploads), MOST_TIMED // size))
+    # A budget is for all samples.
+    settings = replace(client.settings, calibration=None, budget=None)
+    return replace(client, samples=client.samples.select(list(range(count * size))), settings=settings)
+
+
+def _audit_seconds(client: Client, clock: Seconds) -> float:
+    began = clock()
+    # Of these few samples none may be finite; the audit of all will say what is wrong.
+    with suppress(RiskauditError):
+        audit_client(client)
+    return clock() - began
+
+
+def _attack_seconds(attack: Attack, target: Target, clock: Seconds) -> tuple[float, float, float]:
+    """Least, largest and most seconds of an attack on all of a target's samples; 0 where it can't be run."""
+    effort, indices = attack.effort, list(range(len(target.client.samples)))
+    # The first steps of a kind load what all others use.
+    first = with_fields(effort.probe, {"steps": 1})
+    try:
+        if effort.done > 1:
+            reconstruct(first, target, indices)
+        began = clock()
+        reconstruct(effort.probe, target, indices)
+    except AttackNotApplicable:
+        return 0.0, 0.0, 0.0
+    unit = (clock() - began) / effort.done
+    return unit * effort.low, unit * effort.high, unit * effort.most
+
+
+def _control_seconds(
+    attacks: Mapping[str, Attack], settings: AuditSettings, clock: Seconds
+) -> tuple[float, float, float]:
+    """Of the control, for the first attack that it tries: of the control's few samples most get stuck nowhere."""
+    names = control_order(attacks)
+    if not names:
+        return 0.0, 0.0, 0.0
+    return _attack_seconds(attacks[names[0]], control_target(settings), clock)
