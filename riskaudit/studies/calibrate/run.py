@@ -106,8 +106,8 @@ def _within(budget: Budget) -> Iterator[None]:
         yield
     except BudgetUsedUpError as end:
         raise SettingsError(
-            f"the budget of {budget.seconds:g} seconds was used up before all attacks had run, and a part of them "
-            "calibrates nothing; finished ones are in the `log`, from which `resume` goes on"
+            f"the `budget` of {budget.seconds:g} seconds was used up before all attacks had run, and a part of them "
+            "calibrates nothing; `resume` with the same `log` goes on after those that are finished"
         ) from end
 
 
