@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check lint test test-slow test-integration test-gpu bench demo example
+.PHONY: check lint test test-slow test-integration test-gpu bench bench-gpu demo example
 
 check: lint test
 
@@ -25,14 +25,27 @@ test-gpu:
 	$(PYTHON) -m pytest -m gpu
 
 DATA ?= ../shared/data
+FILES = $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
+
+# The first one is the table that opens benchmarks/RESULTS.md.
 bench:
-	$(PYTHON) -m benchmarks.operator --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
-	$(PYTHON) -m benchmarks.scan --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
-	$(PYTHON) -m benchmarks.block --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
+	$(PYTHON) -m benchmarks.compare --data $(FILES)
+	$(PYTHON) -m benchmarks.operator --data $(FILES)
+	$(PYTHON) -m benchmarks.scan --data $(FILES)
+	$(PYTHON) -m benchmarks.block --data $(FILES)
 	$(PYTHON) -m benchmarks.coverage --data $(DATA)/mnist_test.npz --samples 1000
 	$(PYTHON) -m benchmarks.coverage --model lenet-32 --data $(DATA)/cifar10_test.npz --samples 200
-	$(PYTHON) -m benchmarks.joint --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
-	$(PYTHON) -m benchmarks.compiled --data $(DATA)/mnist_test.npz $(DATA)/cifar10_test.npz
+	$(PYTHON) -m benchmarks.joint --data $(FILES)
+	$(PYTHON) -m benchmarks.compiled --data $(FILES)
+
+# All that wants a CUDA device, on one: the tests that need it, and what is measured on it.
+bench-gpu:
+	$(PYTHON) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'make bench-gpu needs a CUDA device')"
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m benchmarks.compare --device cuda --data $(FILES)
+	$(PYTHON) -m benchmarks.operator --device cuda --data $(FILES)
+	$(PYTHON) -m benchmarks.scan --device cuda --data $(FILES)
+	$(PYTHON) -m benchmarks.compiled --device cuda --models lenet-28 resnet18 vit --data $(FILES)
 
 # The committed example: the audit that `riskaudit demo` makes.
 demo:

@@ -91,6 +91,25 @@ def largest_by_arpack(
     return float(values[0]), num_products
 
 
+def largest_by_power(sample: DoubleBackprop, tolerance: float, max_products: int, seed: int = 0) -> tuple[float, int]:
+    """Largest eigenvalue of H by power iteration, half of the L2 matching loss's (LAVP), and the products it took.
+
+    The stopping rule is that of the usual code for Hessians (PyHessian): relative change of the value below
+    ``tolerance``, which says nothing of the distance from l_1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.randn(sample.inputs.numel(), generator=generator, dtype=torch.float64).to(sample.inputs)
+    value, number = 0.0, 0
+    for number in range(1, max_products + 1):  # noqa: B007, the last one is returned
+        vector = vector / vector.norm()
+        product = sample.apply(vector)
+        before, value = value, float(vector @ product)
+        if abs(value - before) <= tolerance * abs(value):
+            break
+        vector = product
+    return value, number
+
+
 class Textbook:
     """H v = J^T (J v) of a batch by ``vmap(jvp(grad))`` and ``vmap(vjp(grad))``, each from the start."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from riskaudit.inputs.architectures import get_architecture
 from riskaudit.inputs.architectures.registry import COLLECTIONS
 from riskaudit.inputs.samples import load_samples
 from riskaudit.release import Batch, PerSampleRelease, Release
+from riskaudit.torchvision_compat import import_torchvision
 
 SEED = 0
 
@@ -32,6 +34,7 @@ class Case:
         few: samples that the slow contestants are timed on.
         uniform: weights uniform(-0.5, 0.5), as in the I2F paper, instead of PyTorch's initialization.
         needs_cuda: too slow for a processor.
+        optional: timed where it is asked for only.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Case:
     few: int = 64
     uniform: bool = False
     needs_cuda: bool = False
+    optional: bool = False
 
 
 def _lenet(channels: int, size: int) -> nn.Module:
@@ -54,6 +58,19 @@ def _resnet50() -> nn.Module:
     return COLLECTIONS["torchvision"].build("resnet50", ends)
 
 
+def _vision_transformer() -> nn.Module:
+    """timm's smallest one, for small pictures: 64 patches of 4 x 4 pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_torchvision()
+        import timm
+
+        model: nn.Module = timm.create_model(
+            "test_vit", pretrained=False, img_size=32, patch_size=4, num_classes=10, dynamic_img_size=False
+        )
+    return model
+
+
 CASES = {
     case.name: case
     for case in (
@@ -61,12 +78,13 @@ CASES = {
         Case("lenet-32", lambda: _lenet(3, 32), (3, 32, 32), uniform=True),
         Case("mlp", lambda: get_architecture("mlp").build(widths=(784, 128, 10)), (1, 28, 28)),
         Case("resnet18", lambda: get_architecture("resnet18").build(), (3, 32, 32), batch_size=8, few=2),
+        Case("vit", _vision_transformer, (3, 32, 32), batch_size=8, few=2, optional=True),
         Case("resnet50", _resnet50, (3, 224, 224), classes=1000, batch_size=4, few=1, needs_cuda=True),
         # For --quick: says nothing of speed.
         Case("tiny", lambda: _lenet(1, 8), (1, 8, 8), batch_size=3, few=2, uniform=True),
     )
 }
-DEFAULT_CASES = tuple(name for name in CASES if name != "tiny")
+DEFAULT_CASES = tuple(name for name, case in CASES.items() if name != "tiny" and not case.optional)
 
 
 def build_release(case: Case, dtype: torch.dtype, device: torch.device) -> Release:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from riskaudit.results.attestation import Attestation as Attestation
     from riskaudit.results.inspection import InspectionResult as InspectionResult
     from riskaudit.studies.calibrate.run import calibrate as calibrate
+    from riskaudit.studies.forecast import foretell as foretell
     from riskaudit.studies.settings import AttackSettings as AttackSettings
     from riskaudit.studies.verify.run import verify as verify
 
@@ -55,6 +56,7 @@ _MODULES = {
     "riskaudit.results.attestation": ["Attestation"],
     "riskaudit.results.inspection": ["InspectionResult"],
     "riskaudit.studies.calibrate.run": ["calibrate"],
+    "riskaudit.studies.forecast": ["foretell"],
     "riskaudit.studies.settings": ["AttackSettings"],
     "riskaudit.studies.verify.run": ["verify"],
 }

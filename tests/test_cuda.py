@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import riskaudit
+from benchmarks.compiled import captured
+from benchmarks.models import normal_vectors
+from benchmarks.options import Settings
+from benchmarks.work import load
 from riskaudit.inputs.architectures import get_architecture
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.release import Batch, PerSampleRelease
@@ -61,3 +66,31 @@ def test_structured_products_are_those_of_the_cpu(dtype: torch.dtype, tolerance:
         .matmat(columns.to("cuda", dtype))
     )
     assert float((found.double().cpu() - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize("name", ["lenet-28", "mlp", "resnet18", "vit"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_captured_products_are_the_eager_ones(name: str, dtype: str) -> None:
+    """For the vectors of the capture, and for others."""
+    settings = Settings(dtype=dtype, device="cuda")
+    release, batch, _ = load(name, 2, settings)
+    operator = jacobian_maker(release, batch)(batch).hessian()
+    vectors = normal_vectors(2, operator.shape[1], operator.dtype, operator.device)
+    with torch.no_grad():
+        replayed = captured(operator.matvec, vectors)
+        for columns in (vectors, vectors.flip(1), 1e3 * vectors):
+            expected = operator.matvec(columns)
+            tolerance = 1e-12 if dtype == "float64" else 1e-4
+            assert float((replayed(columns) - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize("name", ["lenet-28", "mlp"])
+def test_compiled_products_are_the_eager_ones(name: str) -> None:
+    settings = Settings(dtype="float64", device="cuda")
+    release, batch, _ = load(name, 2, settings)
+    operator = jacobian_maker(release, batch)(batch).hessian()
+    vectors = normal_vectors(2, operator.shape[1], operator.dtype, operator.device)
+    with torch.no_grad():
+        traced = torch.compile(make_fx(operator.matvec)(vectors), dynamic=False)
+        expected = operator.matvec(vectors)
+        assert float((traced(vectors) - expected).norm() / expected.norm()) < 1e-10
