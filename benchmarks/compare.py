@@ -43,7 +43,8 @@ COLUMNS = {
     "headline": "times the headline alone",
 }
 DEFAULT_MODELS = ("lenet-28", "resnet18", "vit")
-WHOLE, HEADLINE, LARGEST = "whole scan, Krylov", "headline only", "l_1 only"
+WHOLE, HEADLINE, LARGEST = "whole scan, Krylov", "headline only, Krylov", "l_1 only"
+HEADLINE_OPTIONS: dict[str, Any] = {"solver": "lanczos", "checks": False, "proxies": ("revealed_fraction",)}
 DENSE = "whole scan, dense"
 # Inputs of more coordinates have no dense spectrum within minutes.
 LARGEST_DENSE = 1100
@@ -114,9 +115,7 @@ def _proxies(case: Case, release: Release, batch: Batch, settings: Settings) -> 
     few = batch.select(list(range(min(case.few, size))))
     proxies = {
         WHOLE: Proxy(size, partial(_audited, release, batch, settings, solver="lanczos")),
-        HEADLINE: Proxy(
-            size, partial(_audited, release, batch, settings, checks=False, proxies=("revealed_fraction",))
-        ),
+        HEADLINE: Proxy(size, partial(_audited, release, batch, settings, **HEADLINE_OPTIONS)),
         LARGEST: Proxy(size, partial(_largest, release, batch)),
         "I2F, as its authors do": Proxy(len(few), partial(_by_arpack, release, few)),
         "LAVP, power iteration": Proxy(len(few), partial(_by_power, release, few)),

@@ -34,6 +34,7 @@ from riskaudit.attacks.optimise.levenberg_marquardt import (
     StoppingRule,
     status_of,
 )
+from riskaudit.attacks.optimise.plain_coordinates import determined, needs_plain_coordinates
 from riskaudit.attacks.optimise.starts import apart
 
 # Spread of the starts of each round after the first descent, in the prior's standard deviations.
@@ -111,7 +112,7 @@ class GaussNewton(Attack):
         count, prior = len(observation), observation.bound_prior()
         problem = MatchingProblem(observation, prior, observation.released.new_full((count,), weight).double())
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-        best = problem.minimise(problem.start(apart(observation, generator)), limits)
+        best = self._first(problem, apart(observation, generator), limits)
         for number in range(self.rounds if self.restarts > 1 else 0):
             rows = _unexplained(problem, best)
             if not rows:
@@ -130,6 +131,20 @@ class GaussNewton(Attack):
             seconds=time.perf_counter() - started,
             targets=observation.known_targets,
         )
+
+    def _first(self, problem: MatchingProblem, start: Tensor, limits: StoppingRule) -> State:
+        """The descent from the prior's mean, in whichever coordinates are known to lead there soonest."""
+        rows, found = list[int](), None
+        if needs_plain_coordinates(problem):
+            squared = problem.observation.released.double().square().sum(-1)
+            rows, found = determined(problem, start, 0.5 * EXPLAINED_SHARE**2 * squared, limits)
+        others = [row for row in range(len(start)) if row not in rows]
+        if found is None or not rows:
+            return problem.minimise(problem.start(start), limits)
+        if not others:
+            return found
+        part = problem.select(others)
+        return State.joined([(rows, found), (others, part.minimise(part.start(start[others]), limits))])
 
     def _improve(
         self, problem: MatchingProblem, best: State, rows: list[int], number: int, generator: torch.Generator

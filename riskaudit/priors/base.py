@@ -59,6 +59,19 @@ class BoundPrior:
         """L of one sample on many vectors, the rows [m, d]."""
         return self.select([index] * len(rows)).root(rows)
 
+    def alike_everywhere(self) -> BoundPrior:
+        """N(mu, tr C / d) at the same samples: one scale for all coordinates, none of which is likelier to vary."""
+        std = self.std[:, None]
+        return BoundPrior(
+            mean=self.mean,
+            root=lambda vector: vector * std.to(vector),
+            inverse_root=lambda vector: vector / std.to(vector),
+            variance=self.variance,
+            largest=self.variance,
+            select=lambda indices: self.select(indices).alike_everywhere(),
+            isotropic=True,
+        )
+
     def in_its_units(self) -> BoundPrior:
         """The same prior in units of its own std: of covariance C d / tr C. An isotropic one has L = 1 then."""
         if self.isotropic:

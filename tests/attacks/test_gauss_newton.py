@@ -12,9 +12,10 @@ import torch
 from contracts.attack import AttackContract, generator, observe, rmse
 from torch import Tensor
 
-from riskaudit.attacks import Attack, GaussNewton, Local, Observation
+from riskaudit.attacks import Attack, GaussNewton, Local, Observation, gauss_newton
 from riskaudit.attacks.optimise import curvature, levenberg_marquardt
-from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, StoppingRule
+from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, State, StoppingRule
+from riskaudit.attacks.optimise.plain_coordinates import determined
 from riskaudit.errors import SettingsError
 from riskaudit.linalg.solvers.truncated_cg import truncated_cg
 from riskaudit.priors import GaussianPrior, fit_prior
@@ -157,3 +158,78 @@ def test_earlier_curvature_shortens_the_search_and_leaves_its_end(monkeypatch: p
     assert plain.status == near.status == ("converged",)
     assert torch.allclose(plain.inputs, near.inputs, atol=1e-4)
     assert 2 * preconditioned < sum(products)
+
+
+def correlated_observation(
+    spec: str, count: int = 2, model: torch.nn.Module | None = None
+) -> tuple[Observation, Batch]:
+    """An undefended release under a prior of which some coordinates hardly vary, as the corners of digits."""
+    batch = cases.digits(count)
+    torch.manual_seed(0)
+    columns = torch.linalg.qr(torch.randn(64, 20, dtype=torch.float64))[0]
+    variances = torch.logspace(-1, -3, 20, dtype=torch.float64)
+    prior = GaussianPrior(torch.full((64,), 0.3, dtype=torch.float64), columns, variances, 1e-5, (1, 8, 8))
+    return replace(observe(cases.lenet(8) if model is None else model, batch, spec), prior=prior), batch
+
+
+def without_room(monkeypatch: pytest.MonkeyPatch, *, plain: bool) -> list[int]:
+    """No matrices are kept, as at large inputs; counts products, with or without plain coordinates."""
+    products: list[int] = []
+
+    def counted(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        solved = truncated_cg(*arguments)
+        products.append(int(solved[2].sum()))
+        return solved
+
+    monkeypatch.setattr(levenberg_marquardt, "truncated_cg", counted)
+    monkeypatch.setattr(curvature, "MOST_BYTES", 0)
+    if not plain:
+        monkeypatch.setattr(gauss_newton, "needs_plain_coordinates", lambda problem: False)
+    return products
+
+
+def test_plain_coordinates_end_sooner_and_no_higher(monkeypatch: pytest.MonkeyPatch) -> None:
+    observation, batch = correlated_observation("gradient", 1)
+    attack, runs = GaussNewton(restarts=1), {}
+    for plain in (True, False):
+        with monkeypatch.context() as patch:
+            products = without_room(patch, plain=plain)
+            runs[plain] = attack.run(observation, generator()), sum(products)
+    (found, few), (before, many) = runs[True], runs[False]
+    assert 2 * few < many
+    assert found.status == ("converged",)
+    scale = observation.released.square().sum(-1)
+    assert bool((found.objective <= before.objective.clamp_min(1e-14 * scale)).all())
+    assert float(rmse(found.inputs, batch.inputs).max()) < 1e-5
+
+
+def test_what_a_release_does_not_determine_is_left_to_the_priors_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 10 numbers say less than 64 pixels, and are matched at once.
+    observation, _ = correlated_observation("share:*bias", 1, cases.mlp((64, 10)))
+    problem = MatchingProblem(observation, observation.bound_prior(), torch.zeros(1, dtype=torch.float64))
+    everything = torch.full((1,), torch.inf, dtype=torch.float64)
+    limits, start = StoppingRule(60, 100, 0.1, 1e-5), torch.zeros(1, 64, dtype=torch.float64)
+    assert bool(problem.minimise(problem.start(start), limits).converged.all())
+    assert determined(problem, start, everything, limits)[0] == []
+    attack, runs = GaussNewton(restarts=1), {}
+    for plain in (True, False):
+        with monkeypatch.context() as patch:
+            without_room(patch, plain=plain)
+            runs[plain] = attack.run(observation, generator())
+    assert torch.equal(runs[True].inputs, runs[False].inputs)
+
+
+def test_samples_are_determined_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    observation, _ = correlated_observation("gradient", 3)
+    problem = MatchingProblem(observation, observation.bound_prior(), torch.zeros(3, dtype=torch.float64))
+    start, limits = torch.zeros(3, 64, dtype=torch.float64), StoppingRule(60, 100, 0.1, 1e-5)
+    # Nothing explains the second one.
+    explained = torch.tensor([1e-12, -1.0, 1e-12], dtype=torch.float64) * observation.released.square().sum(-1)
+    rows, state = determined(problem, start, explained, limits)
+    assert rows == [0, 2]
+    part = problem.select(rows)
+    assert torch.allclose(part.start(state.point).value, state.value, atol=1e-12)
+    other = part.select([0]).start(start[:1])
+    joined = State.joined([([2], state.select([1])), ([1], other), ([0], state.select([0]))])
+    assert torch.equal(joined.point, torch.stack([state.point[0], other.point[0], state.point[1]]))
+    assert joined.converged.tolist() == [True, False, True]

@@ -7,4 +7,6 @@ regularisers         what is penalised: total variation, the prior, pixels out o
 minimisers           what minimisers share: rows that stop on their own
 descent, lbfgs       Adam (signed or not), and L-BFGS
 levenberg_marquardt  for ``gauss_newton`` and ``local``, which solve the matching problem itself
+curvature            what its steps know of where the search has been
+plain_coordinates    its descent where the prior's coordinates would make products stall
 """

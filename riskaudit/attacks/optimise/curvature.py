@@ -27,6 +27,11 @@ SIMILAR_SHIFTS = 4.0
 ROUNDING = 1e-12
 
 
+def most_matrices(dimension: int) -> int:
+    """Samples of so many coordinates whose K is kept at once."""
+    return MOST_BYTES // (3 * 8 * dimension**2)
+
+
 @final
 class EarlierCurvature:
     """Dense K of the samples of a search at points where it was before; none until products have cost as much.
@@ -38,7 +43,7 @@ class EarlierCurvature:
 
     def __init__(self, num_samples: int, dimension: int) -> None:
         self._price = PRODUCTS_PER_COLUMN * dimension
-        self._most = MOST_BYTES // (3 * 8 * dimension**2)
+        self._most = most_matrices(dimension)
         self._spent = torch.zeros(num_samples, dtype=torch.long)
         self._matrices: dict[int, Tensor] = {}
         self._factors: dict[int, tuple[float, Tensor]] = {}

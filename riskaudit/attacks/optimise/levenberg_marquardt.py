@@ -9,6 +9,7 @@ preconditioned by K at an earlier point once that pays; the damping follows the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -77,6 +78,27 @@ class State:
     def working(self) -> list[int]:
         """Samples that are neither finished nor stuck."""
         return torch.nonzero(~(self.converged | self._stuck)).flatten().tolist()
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[list[int], State]]) -> State:
+        """One run from runs of some samples each, with the samples' rows."""
+        rows = [row for places, _ in parts for row in places]
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        states = [state for _, state in parts]
+        joined = cls(
+            *(
+                torch.cat([getattr(state, name) for state in states])[order]
+                for name in ("point", "value", "converged", "steps")
+            )
+        )
+        joined._stuck = torch.cat([state._stuck for state in states])[order]
+        return joined
+
+    def select(self, rows: list[int]) -> State:
+        """The run of some samples."""
+        part = State(self.point[rows], self.value[rows], self.converged[rows], self.steps[rows])
+        part._stuck = self._stuck[rows]
+        return part
 
     def take(self, row: int, other: State, other_row: int) -> None:
         """Replace a sample by one of another run; its steps are those of that run."""
