@@ -99,6 +99,17 @@ class PriorContract:
         chosen = units.select([2, 0])
         assert relative_difference(chosen.root(vector[[2, 0]]), units.root(vector)[[2, 0]]) < 1e-13
 
+    def test_alike_everywhere_only_the_mean_variance_is_left(self, bound, moments) -> None:
+        plain, vector = bound.alike_everywhere(), normal(*bound.mean.shape)
+        std = np.array([np.trace(cov) / len(cov) for _, cov in moments]) ** 0.5
+        assert relative_difference(plain.root(vector), std[:, None] * vector.numpy()) < 1e-10
+        assert relative_difference(plain.inverse_root(plain.root(vector)), vector) < 1e-13
+        assert torch.equal(plain.mean, bound.mean)
+        assert torch.equal(plain.largest, plain.variance)
+        assert plain.isotropic
+        chosen = plain.select([2, 0])
+        assert relative_difference(chosen.root(vector[[2, 0]]), plain.root(vector)[[2, 0]]) < 1e-13
+
     def test_leading_eigenvectors_are_those_of_the_covariance(self, bound, moments) -> None:
         for prior, scale in ((bound, np.ones(len(moments))), (bound.in_its_units(), bound.variance.numpy())):
             for index, (_, cov) in enumerate(moments if prior.leading else []):
