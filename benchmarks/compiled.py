@@ -22,6 +22,7 @@ from benchmarks.options import Printer, Settings, make_parser, read_settings
 from benchmarks.tables import Spread, Table
 from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.work import load
+from riskaudit.linalg import LinearOperator
 
 EAGER = "not compiled"
 # Of a product before it is captured.
@@ -55,28 +56,38 @@ def compare(case: Case, settings: Settings) -> Table:
     operator = structured(release, batch)(batch)
     vectors = normal_vectors(size, operator.shape[1], operator.dtype, operator.device)
     expected = operator.matvec(vectors)
-
-    def product(columns: Tensor) -> Tensor:
-        return operator.matvec(columns)
-
+    product = product_of(operator)
     with torch.no_grad():
         ways: dict[str, Callable[[Tensor], Tensor]] = {
             EAGER: product,
             "compiled": torch.compile(product, dynamic=False),
             "traced, compiled": torch.compile(make_fx(product)(vectors), dynamic=False),
         }
+        unable = None
         if settings.device == "cuda":
-            ways["captured"] = captured(product, vectors)
+            try:
+                ways["captured"] = captured(product, vectors)
+            except RuntimeError as error:
+                unable = f"The product can't be captured: {str(error).splitlines()[0]}"
         calls = {name: _call(way, vectors) for name, way in ways.items()}
         first = {name: seconds(call, settings.torch_device) for name, call in calls.items()}
         differences = {name: float((call() - expected).norm() / expected.norm()) for name, call in calls.items()}
         times = take_turns(calls, settings.repeats, settings.torch_device)
-    table = Table(f"{case.name}, B = {size}, {source}", COLUMNS)
+    table = Table(f"{case.name}, B = {size}, {source}", COLUMNS, notes=[] if unable is None else [unable])
     for name, values in times.items():
         row = {"contestant": name, "first": first[name], "difference": differences[name]}
         row["milliseconds"] = Spread.of([1000 * value / size for value in values])
         table.rows.append({**row, "ratio": median_ratio(values, times[EAGER])})
     return table
+
+
+def product_of(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
+    """H v as a function of v alone: a bound method would be traced with its operator as an argument."""
+
+    def product(columns: Tensor) -> Tensor:
+        return operator.matvec(columns)
+
+    return product
 
 
 def captured(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Callable[[Tensor], Tensor]:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks import compiled
+from benchmarks.contestants import structured
+from benchmarks.models import normal_vectors
+from benchmarks.options import Settings
+from benchmarks.work import load
 
 
 def test_compiled_quick(capsys, tmp_path, monkeypatch) -> None:
@@ -17,3 +23,15 @@ def test_compiled_quick(capsys, tmp_path, monkeypatch) -> None:
     assert [row["contestant"] for row in table["rows"]] == ["not compiled", "compiled", "traced, compiled"]
     assert all(row["difference"] < 1e-6 for row in table["rows"])
     assert table["rows"][0]["ratio"] == 1
+
+
+@pytest.mark.parametrize("name", ["lenet-28", "mlp", "vit", pytest.param("resnet18", marks=pytest.mark.slow)])
+def test_traced_products_are_the_eager_ones_for_other_vectors(name: str) -> None:
+    release, batch, _ = load(name, 2, Settings(dtype="float64"))
+    operator = structured(release, batch)(batch)
+    vectors = normal_vectors(2, operator.shape[1], operator.dtype, operator.device)
+    with torch.no_grad():
+        traced = make_fx(compiled.product_of(operator))(vectors)
+        for columns in (vectors.flip(1), 1e3 * vectors):
+            expected = operator.matvec(columns)
+            assert float((traced(columns) - expected).norm() / expected.norm()) < 1e-12
