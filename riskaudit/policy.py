@@ -254,6 +254,8 @@ class Policy(Settings):
         )
         forbidden, leaking = self.forbidden(result.checks)
         reasons = [*forbidden, *judgement.reasons]
+        if result.data.num_unaudited:
+            reasons = [f"{result.data.num_unaudited} of {len(result.samples)} samples were not audited", *reasons]
         if limits and not result.release.defended:
             # Checks need no noise to be exact; limits do.
             reasons = ["the release is undefended: assume full disclosure", *reasons]

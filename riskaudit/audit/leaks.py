@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from riskaudit.audit.client import Client
@@ -18,20 +20,36 @@ def check_leaks(client: Client) -> list[CheckFinding]:
 
     Noise is the draw that proxies and attacks are told of. Where samples leave alone, findings are for all together.
     """
+    return together(client, check_uploads(client, range(len(client.uploads))))
+
+
+def together(client: Client, findings: list[CheckFinding]) -> list[CheckFinding]:
+    """Findings of `check_uploads` on all uploads, in their order, as the result has them."""
+    return findings if client.is_joint else merged(findings)
+
+
+def check_uploads(client: Client, numbers: Iterable[int]) -> list[CheckFinding]:
+    """The same of some uploads, one by one."""
     if not client.settings.checks:
         return []
     checker, findings = _checker(client), []
-    for number, members in enumerate(client.uploads):
+    for number in numbers:
+        members = client.uploads[number]
         noise = sample_generator(client.settings.seed, members.number, NOISE_STREAM)
-        ids = [client.samples.ids[position] for position in members.positions]
-        named = number if client.is_joint else None
+        ids, named = named_upload(client, number)
         try:
             upload = checker.sent(client.upload_batch([number]), noise)
         except Exception as error:  # third-party code that has run for the proxies may not run again
             findings += failed_checks(error, ids, named)
         else:
             findings += check_upload(upload, ids, named)
-    return findings if client.is_joint else merged(findings)
+    return findings
+
+
+def named_upload(client: Client, number: int) -> tuple[list[str], int | None]:
+    """Ids of an upload's samples, and its number where findings have one."""
+    ids = [client.samples.ids[position] for position in client.uploads[number].positions]
+    return ids, number if client.is_joint else None
 
 
 def _checker(client: Client) -> UploadChecker:

@@ -128,6 +128,16 @@ def _drops(layer: nn.Module) -> bool:
     return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
 
 
+def unaudited_note(num_unaudited: int, total: int) -> list[str]:
+    """That a result is of a run that isn't complete."""
+    if not num_unaudited:
+        return []
+    return [
+        f"{num_unaudited} of {total} samples were not audited, since the run isn't complete: not assessed, not safe, "
+        "and no noise is recommended"
+    ]
+
+
 def separate_note(separate: int, total: int) -> list[str]:
     """That a batch is another function than its samples, where it is."""
     if not separate:

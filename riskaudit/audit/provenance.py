@@ -33,7 +33,7 @@ def checkpoint_info(checkpoint: Checkpoint, doubt: str | None) -> CheckpointInfo
     )
 
 
-def data_info(samples: Samples) -> DataInfo:
+def data_info(samples: Samples, num_unaudited: int = 0) -> DataInfo:
     """The samples, without any of them."""
     return DataInfo(
         name=samples.name,
@@ -44,6 +44,7 @@ def data_info(samples: Samples) -> DataInfo:
         class_names=list(samples.class_names) if samples.class_names is not None else None,
         target_kind=target_kind(samples.targets[0]),
         doubt=SPARSE_CODES if are_sparse_codes(samples.inputs) else None,
+        num_unaudited=num_unaudited,
     )
 
 

@@ -37,7 +37,8 @@ class DataInfo(Record):
     """The audited samples. ``num_samples`` counts those audited, after ``limit``.
 
     ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
-    ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so.
+    ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so. ``num_unaudited`` of them
+    were left out of a run that isn't complete: no policy allows such a result.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DataInfo(Record):
     class_names: list[str] | None = None
     target_kind: str | None = None
     doubt: str | None = None
+    num_unaudited: int = Field(default=0, ge=0)
 
 
 class NoiseInfo(Record):
@@ -163,8 +165,11 @@ def _is_plain(value: object) -> bool:
 
 
 class Cost(Record):
-    """What the audit cost; differs between runs of the same seed."""
+    """What the audit cost; differs between runs of the same seed.
 
-    seconds: float
+    An audit that was merged from shards has no ``seconds``, which depend on who worked.
+    """
+
+    seconds: float | None
     matvecs: int
     peak_memory_bytes: int | None

@@ -123,8 +123,9 @@ class BlockTraces:
     ) -> None:
         self.block, self.failure, self.total = block, failure, total
         self.norm, self.largest, self.deflation = norm, largest, deflation
+        self.probes, self.scale = list(probes), scale
         self.remaining_total = max(0.0, total - deflation.trace)
-        self._probes = list(probes) if self.remaining_total else []
+        self._probes = self.probes if self.remaining_total else []
         self.slack = max((probe.tridiagonal.slack(scale) for probe in probes), default=0.0)
 
     def effective_dimension(self, eps: float) -> Interval:

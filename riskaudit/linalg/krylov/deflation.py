@@ -104,11 +104,11 @@ class Deflation:
             raise ValueError(f"{len(self.values)} Ritz values, but {len(self.residuals)} residuals")
         self.trace = len(self.values) + sum(eigenvalues)
         self.largest = float(self.values.max(initial=0.0))
-        self._iterations, self._scale = iterations, scale
+        self.iterations, self.eigenvalues, self.scale = iterations, eigenvalues, scale
 
     @cached_property
     def _rules(self) -> Quadrature:
-        return Quadrature(self._iterations, largest=self._scale)
+        return Quadrature(self.iterations, largest=self.scale)
 
     def share(self, eps: float, most: float) -> float:
         """An estimate of sum_i y_i^T L K (K + eps)^-1 L y_i; see `share_ends`."""

@@ -173,9 +173,10 @@ class TraceProbes:
     ) -> None:
         self.failure, self.total, self.norm, self.largest = failure, total, norm, largest
         self.deflation, self.ritz_values, self.white = deflation or Deflation(), ritz_values, ritz_values is not None
+        self.tridiagonals, self.scale = list(tridiagonals), scale
         self.remaining_total = max(0.0, total - self.deflation.trace)
         # Where all is deflated nothing is left to probe.
-        self._tridiagonals = list(tridiagonals) if self.remaining_total else []
+        self._tridiagonals = self.tridiagonals if self.remaining_total else []
         # A projected start may never meet the largest eigenvalue.
         self._scale = max([scale, self.deflation.largest, *(each.largest for each in tridiagonals)])
         self.slack = max((each.slack(self._scale) for each in tridiagonals), default=0.0)

@@ -64,9 +64,9 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
     result = facts.result
     blocks: list[Block] = [_pairs("sources", "What was audited", _sources(result))]
     blocks.append(_pairs("settings", "Settings that decide the numbers", _settings(result)))
-    memory = result.cost.peak_memory_bytes
+    seconds, memory = result.cost.seconds, result.cost.peak_memory_bytes
     pairs = [
-        ("Time", f"{number(result.cost.seconds)} s"),
+        ("Time", "not recorded" if seconds is None else f"{number(seconds)} s"),
         ("Matrix products", f"{result.cost.matvecs:,}"),
         ("Peak memory", f"{number(memory / 2**20)} MiB" if memory is not None else "not measured"),
     ]

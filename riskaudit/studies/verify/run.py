@@ -129,7 +129,8 @@ def _with_budget(result: AuditResult, seconds: float | None) -> AuditResult:
 
 def predictions_of(result: AuditResult, noise_std: float) -> list[Prediction]:
     """What an audit says of its samples, as a study records it; failed samples are left out."""
-    share = result.cost.seconds / max(1, len(result.samples))
+    seconds = result.cost.seconds
+    share = None if seconds is None else seconds / max(1, len(result.samples))
     # Attacks know no other sample of an upload, so that what an informed attacker's law foretells isn't theirs.
     theirs = attacker_of(result.release) != "informed"
     return [
