@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from riskaudit.results import Calibration as Calibration
     from riskaudit.results.attestation import Attestation as Attestation
     from riskaudit.results.inspection import InspectionResult as InspectionResult
+    from riskaudit.runs.run import Run as Run
     from riskaudit.studies.calibrate.run import calibrate as calibrate
     from riskaudit.studies.forecast import foretell as foretell
     from riskaudit.studies.settings import AttackSettings as AttackSettings
@@ -55,6 +56,7 @@ _MODULES = {
     "riskaudit.results": ["AuditResult", "Calibration"],
     "riskaudit.results.attestation": ["Attestation"],
     "riskaudit.results.inspection": ["InspectionResult"],
+    "riskaudit.runs.run": ["Run"],
     "riskaudit.studies.calibrate.run": ["calibrate"],
     "riskaudit.studies.forecast": ["foretell"],
     "riskaudit.studies.settings": ["AttackSettings"],

@@ -11,6 +11,7 @@
     │   └── CoupledReleaseError    one sample's release depends on the other samples
     ├── SettingsError              an option's value, or options that exclude each other
     ├── EngineError                processes that work is spread over end before they answer
+    ├── RunError                   the folder of a run, or inputs that changed since it was created
     ├── OutputError                the place that results should go to
     ├── ResultError                an audit.json that can't be read
     └── GuardError                 an upload that can't be reviewed, a ledger or a log that can't be used
@@ -64,6 +65,10 @@ class SettingsError(RiskauditError):
 
 class EngineError(RiskauditError):
     """A process that was given work ended without an answer, and again when another one was given it."""
+
+
+class RunError(RiskauditError):
+    """A run's folder can't be used, or what it audits or computes with isn't what it was created with."""
 
 
 class OutputError(RiskauditError):

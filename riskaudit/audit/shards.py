@@ -147,10 +147,8 @@ class AuditShard(Trial[Client]):
             ArchitectureError: the model's gradient can't be differentiated on these samples.
             SettingsError: out of memory.
         """
-        disclosed = {index: CARRIED for index, carries in zip(self.indices, self.carried, strict=True) if carries}
-        context = self.plan.context(client.at_noise(self.plan.noise_std), disclosed)
         try:
-            return _batch_rows(context, self._batch(client), self._clock(client.settings.budget))
+            return _batch_rows(self.context(client), self.batch(client), self._clock(client.settings.budget))
         except (MemoryError, RuntimeError) as error:
             obstacle = obstacle_of(error)
             if obstacle is not None:
@@ -161,7 +159,13 @@ class AuditShard(Trial[Client]):
                 f"out of memory with {self.size} samples at once; lower `batch_size`, or choose `solver=lanczos`"
             ) from error
 
-    def _batch(self, client: Client) -> AuditBatch:
+    def context(self, client: Client) -> AuditContext:
+        """What audits the samples."""
+        disclosed = {index: CARRIED for index, carries in zip(self.indices, self.carried, strict=True) if carries}
+        return self.plan.context(client.at_noise(self.plan.noise_std), disclosed)
+
+    def batch(self, client: Client) -> AuditBatch:
+        """The samples."""
         samples, indices, show = client.samples, self.indices, self.plan.show_samples
         images = [image_png(samples.inputs[index]) if show else None for index in indices]
         size = client.upload_size

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic.dataclasses import dataclass
 
+from riskaudit.audit.subject import ModelOptions, ReadingOptions
 from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import input_paths
-from riskaudit.cli.models import ConsoleOptions, ModelOptions, ReadingOptions
+from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with, names_code, read_toml, write_file

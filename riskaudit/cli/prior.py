@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from riskaudit.audit.subject import SampleOptions
 from riskaudit.cli.invocation import input_paths
-from riskaudit.cli.models import ConsoleOptions, SampleOptions
+from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import PriorError
 from riskaudit.files import check_output_file
