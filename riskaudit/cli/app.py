@@ -31,6 +31,7 @@ COMMANDS = {
     "attest": "riskaudit.cli.attest:attest",
     "calibrate": "riskaudit.cli.calibrate:calibrate",
     "guard-check": "riskaudit.cli.guard_check:guard_check",
+    "run": "riskaudit.cli.run:run",
     "report": "riskaudit.cli.report:report",
     "demo": "riskaudit.cli.demo:demo",
     "list": "riskaudit.cli.listing:list_names",

@@ -14,11 +14,18 @@ from riskaudit.files import names_code
 from riskaudit.settings import Given
 
 
-def recorded_command(ctx: typer.Context) -> str:
-    """The command that reproduces this audit, without the folders of its files."""
+def recorded_command(ctx: typer.Context, scanned: str | None = None) -> str:
+    """The command that reproduces this audit, without the folders of its files.
+
+    Args:
+        ctx: of the command that was given.
+        scanned: the checkpoint of which a scan with the same options gives the same result; None for the command as it
+            was given.
+    """
     # Of a study of several checkpoints, the last one is the audited one.
     subjects = [ctx.params[name] for name in ("checkpoint", "update") if name in ctx.params]
-    words = ["riskaudit", *_command_names(ctx), *map(_file_name, [*(ctx.params.get("earlier") or ()), *subjects])]
+    names = [*_command_names(ctx), *map(_file_name, [*(ctx.params.get("earlier") or ()), *subjects])]
+    words = ["riskaudit", *(names if scanned is None else ["scan", _file_name(scanned)])]
     words += ["--data", _file_name(ctx.params["data"])] if "data" in ctx.params else []
     given: dict[str, Given] = ctx.meta[GIVEN]
     for name, how in given.items():

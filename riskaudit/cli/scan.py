@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
 
     Exit codes: 0 audited, within policy or no policy given; 1 a policy limit was exceeded; 2 could not audit.
     """
-    delivery = Delivery(ctx, subject, settings, report)
+    delivery = Delivery.of(ctx, subject, settings, report)
 
     # Everything above is checked before torch is loaded.
     from riskaudit.audit.audit import audit
@@ -52,22 +53,51 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
 class Delivery:
     """Where a result goes and what it is held against; made before any work is done.
 
+    Args:
+        folder: for the result.
+        inputs: files and folders that the run reads.
+        settings: of the audit.
+        report: what is rendered, and the policy.
+        config: the file that options were read from, which may hold a policy.
+        private: files are for their owner alone.
+        quiet: print nothing.
+
     Raises:
         RiskauditError: a place that can't be used, or limits that can't be read.
     """
 
     def __init__(
-        self, ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions
+        self,
+        folder: Path,
+        inputs: Iterable[Path],
+        settings: AuditSettings,
+        report: ReportOptions,
+        config: Path | None,
+        *,
+        private: bool,
+        quiet: bool,
     ) -> None:
-        self._quiet = subject.quiet
-        # Images of people, and names that may be theirs, are for the owner of the files alone.
-        self._private = report.show_samples or subject.plain_ids
-        self._formats = report.format
-        self.folder = report.folder(subject.checkpoint)
-        check_output_folder(self.folder, inputs_of(ctx))
+        self.folder, self._private, self._quiet, self._formats = folder, private, quiet, report.format
+        check_output_folder(folder, inputs)
         self._earlier = audit_in(report.baseline)
-        self._policy, self._source = limits_of(settings, report.policy, subject.config)
+        self._policy, self._source = limits_of(settings, report.policy, config)
         self.settings = replace(settings, max_revealed=self._policy.max_revealed, min_rmse=self._policy.min_rmse)
+
+    @classmethod
+    def of(
+        cls, ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions
+    ) -> Delivery:
+        """Of a command that audits one checkpoint."""
+        return cls(
+            report.folder(subject.checkpoint),
+            inputs_of(ctx),
+            settings,
+            report,
+            subject.config,
+            # Images of people, and names that may be theirs, are for the owner of the files alone.
+            private=report.show_samples or subject.plain_ids,
+            quiet=subject.quiet,
+        )
 
     def deliver(self, result: AuditResult) -> int:
         """Decide, render, write and sum up; returns the exit code."""

@@ -95,7 +95,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         shared: StudyOptions,
     ) -> int:  # fmt: skip
         check_resumed(shared.resume, report.out)
-        delivery = Delivery(ctx, subject, settings, report)
+        delivery = Delivery.of(ctx, subject, settings, report)
         earlier = audit_in(shared.add_to)
 
         # Everything above is checked before torch is loaded.

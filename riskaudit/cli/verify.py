@@ -34,7 +34,7 @@ def verify(
     Exit codes: as scan; 130 interrupted.
     """
     check_resumed(trials.resume, report.out)
-    delivery = Delivery(ctx, subject, settings, report)
+    delivery = Delivery.of(ctx, subject, settings, report)
 
     # Everything above is checked before torch is loaded.
     from riskaudit.studies.base import StudyRun

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from riskaudit.audit.assembly import Making, assemble
 from riskaudit.audit.leaks import together
 from riskaudit.audit.rows import BatchRows
+from riskaudit.audit.settings import AuditSettings
 from riskaudit.errors import RunError
 from riskaudit.results import AuditResult
 from riskaudit.results.checks import CheckFinding
@@ -17,7 +16,7 @@ from riskaudit.runs.opening import computing_as, open_checkpoint
 from riskaudit.runs.shard import unaudited
 
 
-def merge_checkpoint(folder: RunFolder, number: int, limits: Mapping[str, float | None] | None = None) -> AuditResult:
+def merge_checkpoint(folder: RunFolder, number: int, limits: AuditSettings | None = None) -> AuditResult:
     """The audit of one of a run's checkpoints; samples of shards that aren't finished are in it as not assessed.
 
     Args:

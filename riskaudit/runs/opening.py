@@ -14,6 +14,7 @@ import torch
 from riskaudit.audit.calibration import make_calibrator
 from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.provenance import versions
+from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.shards import AuditPlan
 from riskaudit.audit.targets import carrying_targets
 from riskaudit.errors import RunError
@@ -41,15 +42,14 @@ class OpenedCheckpoint:
         return carrying_targets(self.client.samples.inputs, self.client.samples.targets)
 
 
-def open_checkpoint(
-    manifest: RunManifest, number: int, limits: Mapping[str, float | None] | None = None
-) -> OpenedCheckpoint:
+def open_checkpoint(manifest: RunManifest, number: int, limits: AuditSettings | None = None) -> OpenedCheckpoint:
     """Read and check the inputs of one of a run's checkpoints.
 
     Args:
         manifest: of the run.
         number: of the checkpoint.
-        limits: of a policy, ``max_revealed`` and ``min_rmse``, by which noise is recommended; no row depends on them.
+        limits: settings whose limits, by which noise is recommended, count instead of the run's; no row depends on
+            them.
 
     Raises:
         RunError: other versions or inputs than the run was created with.
@@ -58,7 +58,9 @@ def open_checkpoint(
     manifest.check_versions(versions())
     manifest.check_files()
     checkpoint = manifest.checkpoints[number]
-    settings = replace(manifest.audit_settings(), **(limits or {}))  # type: ignore[arg-type]
+    settings = manifest.audit_settings()
+    if limits is not None:
+        settings = replace(settings, max_revealed=limits.max_revealed, min_rmse=limits.min_rmse)
     model, samples = manifest.source_options().load_from(checkpoint.path, settings.loss)
     if hash_of_samples(samples) != checkpoint.data_sha256:
         raise RunError(

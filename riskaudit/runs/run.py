@@ -1,22 +1,22 @@
-"""`Run`: a run from Python."""
+"""`Run`: a run from Python. Loads no torch until inputs are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.subject import SourceOptions
-from riskaudit.engine import Progress
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult
-from riskaudit.runs.creating import check_folder, make_manifest, write_run
 from riskaudit.runs.folder import RunFolder
 from riskaudit.runs.manifest import RunManifest
-from riskaudit.runs.merging import merge_checkpoint
 from riskaudit.runs.status import RunStatus, refuse_incomplete, status_of
+
+if TYPE_CHECKING:
+    from riskaudit.engine import Progress
 
 SHARD = 256
 
@@ -71,6 +71,8 @@ class Run:
         Raises:
             RiskauditError: a folder that is taken, or inputs and options that don't fit.
         """
+        from riskaudit.runs.creating import check_folder, make_manifest, write_run
+
         own = {field.name for field in fields(AuditSettings)}
         source = SourceOptions(data=str(data), **{name: each for name, each in options.items() if name not in own})
         settings = replace(settings or AuditSettings(), **{name: each for name, each in options.items() if name in own})
@@ -130,24 +132,24 @@ class Run:
         """How far the run is."""
         return status_of(self._folder)
 
-    def merge(self, *, partial: bool = False, limits: Mapping[str, float | None] | None = None) -> list[AuditResult]:
+    def merge(self, *, partial: bool = False, settings: AuditSettings | None = None) -> list[AuditResult]:
         """One audit per checkpoint.
 
         Args:
             partial: merge what isn't complete too; samples of shards that aren't finished count as not assessed, and
                 no policy allows such a result.
-            limits: of a policy, ``max_revealed`` and ``min_rmse``, by which noise is recommended.
+            settings: with the limits of a policy, by which noise is recommended, instead of the run's own limits.
 
         Raises:
             RunError: it isn't complete, or a shard isn't whole, or inputs or versions are others.
         """
-        return list(self.merged(partial=partial, limits=limits))
+        return list(self.merged(partial=partial, settings=settings))
 
-    def merged(
-        self, *, partial: bool = False, limits: Mapping[str, float | None] | None = None
-    ) -> Iterator[AuditResult]:
+    def merged(self, *, partial: bool = False, settings: AuditSettings | None = None) -> Iterator[AuditResult]:
         """The same one by one, as they are made."""
+        from riskaudit.runs.merging import merge_checkpoint
+
         if not partial:
             refuse_incomplete(self.status())
         for number in range(len(self.manifest.checkpoints)):
-            yield merge_checkpoint(self._folder, number, limits)
+            yield merge_checkpoint(self._folder, number, settings)

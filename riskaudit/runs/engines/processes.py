@@ -8,13 +8,15 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import IO, final
+from typing import IO, TYPE_CHECKING, final
 
-from riskaudit.engine import Progress
 from riskaudit.errors import EngineError, RunError
 from riskaudit.inputs.text import clean
 from riskaudit.runs.folder import RunFolder
 from riskaudit.runs.worker import EXIT_REFUSED, PATIENCE
+
+if TYPE_CHECKING:
+    from riskaudit.engine import Progress
 
 # Seconds between looks at the workers.
 PAUSE = 0.2
@@ -29,10 +31,13 @@ class _Child:
     process: subprocess.Popen[bytes]
     said: IO[bytes]
 
-    @property
-    def last_words(self) -> str:
+    def close(self) -> str:
+        """Its last words."""
         self.said.seek(0)
         lines = self.said.read().decode(errors="replace").strip().splitlines()
+        self.said.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         return clean(lines[-1], 1000) if lines else ""
 
 
@@ -121,21 +126,19 @@ class WorkerProcesses:
         return {"CUDA_VISIBLE_DEVICES": names[self._started % len(names)]} if names else {}
 
     def _account_for(self, child: _Child) -> None:
-        code = child.process.returncode
-        if child.process.stdin is not None:
-            child.process.stdin.close()
+        code, last_words = child.process.returncode, child.close()
         if code == 0:
             self._false_starts = 0
             return
         if code == EXIT_REFUSED:
-            raise RunError(child.last_words or "a worker refused to work; try `workers=1`")
+            raise RunError(last_words or "a worker refused to work; try `workers=1`")
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if self._folder.leases.end_of(child.process.pid, f"its process {how}"):
             self._false_starts = 0
             return
         self._false_starts += 1
         if self._false_starts >= MOST_FALSE_STARTS:
-            words = f" ({child.last_words})" if child.last_words else ""
+            words = f" ({last_words})" if last_words else ""
             raise EngineError(
                 f"the process of a worker {how}{words} before it took a shard, {self._false_starts} times, for lack of "
                 "memory perhaps; use fewer `workers`"
@@ -151,7 +154,5 @@ class WorkerProcesses:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
-            if child.process.stdin is not None:
-                child.process.stdin.close()
-            child.said.close()
+            child.close()
         self._children.clear()
