@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from riskaudit.cli.models import ConsoleOptions, ReportOptions
 from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery, limits_of
 from riskaudit.cli.verify import EXIT_INTERRUPTED
+from riskaudit.errors import SettingsError
 from riskaudit.formatting import number
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Positive, Settings, option
 
@@ -69,9 +71,21 @@ class CreateOptions(Settings):
 class WorkOptions(ConsoleOptions):
     """Who works on what."""
 
-    workers: Count = option(1, "How many workers; results don't depend on it.", SOLVERS)
-    engine: Literal["local"] = option("local", "Where workers run: local (processes of this machine).", SOLVERS)
+    workers: Count | None = option(
+        None,
+        "How many workers (default: 1; with Ray what the cluster has room for); results don't depend on it.",
+        SOLVERS,
+    )
+    engine: Literal["local", "ray", "slurm"] = option(
+        "local", "Where workers run: local (processes of this machine), ray or slurm (jobs of an array).", SOLVERS
+    )
     shard: int | None = option(None, "Work on the one shard of this number, as jobs of an array do.", SOLVERS)
+    address: str | None = option(None, "Of the Ray cluster (default: RAY_ADDRESS, else one is started here).", SOLVERS)
+    job: tuple[str, ...] = option(
+        (),
+        "Parameter of SLURM jobs as submitit names it: timeout_min=600, slurm_partition=gpu; repeatable.",
+        SOLVERS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -133,7 +147,14 @@ def work(directory: FolderArgument, options: WorkOptions) -> int:
     opened = Run(directory)
     try:
         with progress(options.quiet) as update:
-            opened.execute(options.engine, workers=options.workers, shard=options.shard, progress=update)
+            opened.execute(
+                options.engine,
+                workers=options.workers,
+                shard=options.shard,
+                address=options.address,
+                job=_parameters(options.job),
+                progress=update,
+            )
     except KeyboardInterrupt:
         typer.echo(f"interrupted: finished shards are kept; riskaudit run work {directory} goes on", err=True)
         return EXIT_INTERRUPTED
@@ -208,6 +229,18 @@ def merge(directory: FolderArgument, options: MergeOptions, report: ReportOption
 
 
 run.command("merge")(command(merge, omit=("show_samples",)))
+
+
+def _parameters(given: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` by name.
+
+    Raises:
+        SettingsError: one isn't of that form.
+    """
+    for each in given:
+        if not each.partition("=")[0].isidentifier() or "=" not in each:
+            raise SettingsError(f"expected `job` as NAME=VALUE, found {each!r}")
+    return {name: value for name, _, value in (each.partition("=") for each in given)}
 
 
 def _folder_names(names: list[str]) -> list[str]:

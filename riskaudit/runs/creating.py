@@ -15,6 +15,7 @@ from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.shards import plan_audit
 from riskaudit.audit.subject import SourceOptions
 from riskaudit.errors import OutputError, RunError, SettingsError
+from riskaudit.files import check_output_folder
 from riskaudit.inputs.text import clean
 from riskaudit.runs.leases import LEASES
 from riskaudit.runs.manifest import MANIFEST, RunCheckpoint, RunManifest, hash_of, named_files, placed
@@ -22,25 +23,28 @@ from riskaudit.runs.opening import computing_as, hash_of_samples, plan_to_json
 from riskaudit.runs.store import SHARDS
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
     """Refuse a place for a run before any work is done.
+
+    Args:
+        folder: the place.
+        inputs: files and folders that the run reads.
 
     Raises:
         RunError: it holds a run already.
-        OutputError: it holds something else, or is a file.
+        OutputError: it holds something else, is a file, or lies in an input.
     """
     try:
-        if not folder.exists():
-            return
-        if not folder.is_dir():
+        if folder.exists() and not folder.is_dir():
             raise OutputError(f"expected a folder for the run, found the file {folder}; choose another one")
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise OutputError(f"can't use {folder}: {error.strerror or error}; choose another folder") from error
     if MANIFEST in names:
         raise RunError(f"{folder} holds a run already; riskaudit run work goes on with it, or choose another folder")
     if names:
         raise OutputError(f"{folder} already holds {clean(names[0])!r}; choose a new or empty folder")
+    check_output_folder(folder, inputs)
 
 
 def make_manifest(

@@ -126,7 +126,7 @@ class Leases:
         generation = attempts[-1].generation + 1 if attempts else 1
         path = self._folder / f"{unit.name}.{generation}.json"
         lease = Lease(
-            worker=f"{platform.node()}:{os.getpid()}",
+            worker=_name(os.getpid()),
             machine=_machine(),
             process=_process(os.getpid()),
             since=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -153,8 +153,7 @@ class Leases:
             for attempts in self.attempts().values()
             if attempts[-1].lease is not None
             and attempts[-1].lease.ended is None
-            and attempts[-1].lease.machine == _machine()
-            and attempts[-1].lease.process.partition("@")[0] == str(pid)
+            and (attempts[-1].lease.machine, attempts[-1].lease.worker) == (_machine(), _name(pid))
         ]
         for attempt in held:
             assert attempt.lease is not None
@@ -228,6 +227,11 @@ def weight_of(attempts: Sequence[Attempt], upload: int | None = None) -> int:
         for attempt in attempts
         if upload is None or (attempt.lease is not None and attempt.lease.upload == upload)
     )
+
+
+def _name(pid: int) -> str:
+    """A process of this machine, for people."""
+    return f"{platform.node()}:{pid}"
 
 
 def _attempt(path: Path, generation: int, now: float) -> Attempt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -76,7 +76,7 @@ class Run:
         own = {field.name for field in fields(AuditSettings)}
         source = SourceOptions(data=str(data), **{name: each for name, each in options.items() if name not in own})
         settings = replace(settings or AuditSettings(), **{name: each for name, each in options.items() if name in own})
-        check_folder(Path(folder))
+        check_folder(Path(folder), [Path(each) for each in (*checkpoints, data) if Path(each).exists()])
         for name, value in (("shard", shard), ("threads", threads)):
             if value < 1:
                 raise SettingsError(f"expected `{name}` of at least 1, found {value}")
@@ -100,33 +100,49 @@ class Run:
 
     def execute(
         self,
-        engine: Literal["local"] = "local",
+        engine: Literal["local", "ray", "slurm"] = "local",
         *,
-        workers: int = 1,
+        workers: int | None = None,
         shard: int | None = None,
+        address: str | None = None,
+        job: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Work until all shards are finished, those that others work on included.
 
         Args:
-            engine: where workers come from: "local" processes.
-            workers: how many.
+            engine: where workers come from: "local" processes, tasks of a "ray" cluster, or jobs of a "slurm" array.
+            workers: how many (default: 1; with Ray as many as the cluster has room for).
             shard: the number of the one shard to work on.
+            address: of the Ray cluster (default: that of ``RAY_ADDRESS``, else one is started here).
+            job: parameters of the SLURM jobs as submitit names them.
             progress: called as ``progress(done, total)``, in samples.
 
         Raises:
             RiskauditError: nothing can be done; the message says what to change.
         """
-        if workers < 1:
+        if workers is not None and workers < 1:
             raise SettingsError(f"expected `workers` of at least 1, found {workers}")
+        if engine != "ray" and address is not None:
+            raise SettingsError("`address` belongs to `engine=ray`; leave one of them out")
+        if engine != "slurm" and job:
+            raise SettingsError("`job` belongs to `engine=slurm`; leave one of them out")
         if shard is not None:
             self._folder.unit(shard)
         if engine == "local":
             from riskaudit.runs.engines.processes import WorkerProcesses
 
-            WorkerProcesses(self._folder, workers, shard).work(progress)
+            WorkerProcesses(self._folder, workers or 1, shard).work(progress)
+        elif engine == "ray":
+            from riskaudit.runs.engines.ray import work_by_ray
+
+            work_by_ray(self._folder, shard, workers=workers, address=address, progress=progress)
+        elif engine == "slurm":
+            from riskaudit.runs.engines.slurm import work_by_slurm
+
+            work_by_slurm(self._folder, shard, workers=workers or 1, parameters=job, progress=progress)
         else:
-            raise SettingsError(f"expected `engine` to be local, found {engine!r}")
+            raise SettingsError(f"expected `engine` to be one of local, ray, slurm, found {engine!r}")
 
     def status(self) -> RunStatus:
         """How far the run is."""

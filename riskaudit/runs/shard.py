@@ -16,7 +16,7 @@ from riskaudit.audit.leaks import check_uploads, named_upload
 from riskaudit.audit.rows import BatchRows, failed_row
 from riskaudit.audit.shards import AuditShard
 from riskaudit.checks.run import failed_checks
-from riskaudit.errors import EngineError, RiskauditError
+from riskaudit.errors import EngineError, RiskauditError, UserCodeError
 from riskaudit.inputs.text import clean
 from riskaudit.results.checks import CheckFinding
 from riskaudit.runs.leases import Attempt, Claim, weight_of
@@ -96,7 +96,9 @@ def _one_by_one(opened: OpenedCheckpoint, unit: Unit, attempts: Sequence[Attempt
 
 def reason_of(error: BaseException) -> str:
     """An error in a row; what other code's errors say may hold private values."""
-    return clean(error, 300) if isinstance(error, RiskauditError) else f"{type(error).__name__} in the audit"
+    if isinstance(error, RiskauditError) and not isinstance(error, UserCodeError):
+        return clean(error, 300)
+    return f"{type(error).__name__} in the audit"
 
 
 def _fail(opened: OpenedCheckpoint, shard: AuditShard, number: int, reason: str, found: ShardRows) -> None:

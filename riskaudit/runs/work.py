@@ -6,6 +6,7 @@ import time
 from typing import final
 
 from riskaudit.audit.provenance import versions
+from riskaudit.errors import OutputError
 from riskaudit.runs.encoding import encode
 from riskaudit.runs.folder import RunFolder
 from riskaudit.runs.leases import Attempt, Claim
@@ -84,7 +85,7 @@ class Worker:
                         worker=claim.worker,
                         seconds=time.monotonic() - started,
                     )
-        except OSError:
+        except (OSError, OutputError):
             # The folder's failure, not the shard's.
             claim.end("released")
             raise

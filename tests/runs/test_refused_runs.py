@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from run_cases import create, work_here
-from scan_cases import CHECKPOINT, DATA, save_digits
+from scan_cases import CHECKPOINT, DATA, save_digits, save_images
 
 from riskaudit.errors import OutputError, RunError, SettingsError
 from riskaudit.runs import work
@@ -65,6 +65,10 @@ def test_a_place_that_is_taken(own, tmp_path) -> None:
     with pytest.raises(OutputError, match=r"thesis\.txt"):
         create(other / "thesis.txt")
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    images = save_images(tmp_path / "images", {"0": ["a.png"], "1": ["b.png"]}, size=8)
+    with pytest.raises(OutputError, match=r"lies in"):
+        Run.create(images / "run", [CHECKPOINT], images, arch="lenet")
+    assert sorted(path.name for path in images.iterdir()) == ["0", "1"]
 
 
 def test_an_empty_folder_is_taken(tmp_path) -> None:

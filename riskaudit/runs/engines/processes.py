@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, final
 
 from riskaudit.errors import EngineError, RunError
 from riskaudit.inputs.text import clean
+from riskaudit.runs.engines.progress import Shown
 from riskaudit.runs.folder import RunFolder
 from riskaudit.runs.worker import EXIT_REFUSED, PATIENCE
 
@@ -66,32 +67,19 @@ class WorkerProcesses:
             RunError: a worker can do nothing; the message is its own.
             EngineError: workers end before they take a shard.
         """
+        shown = Shown(self._folder, self._only, progress)
         try:
-            shown = -1
-            while True:
-                shown = self._show(progress, shown)
-                left = self._left()
-                if not left and not self._children:
-                    return
-                while len(self._children) < min(self._workers, left):
+            while shown.left or self._children:
+                shown.update()
+                while len(self._children) < min(self._workers, shown.left):
                     self._start()
                 time.sleep(PAUSE)
                 for child in [child for child in self._children if child.process.poll() is not None]:
                     self._children.remove(child)
                     self._account_for(child)
+            shown.update()
         finally:
             self._end()
-
-    def _left(self) -> int:
-        return sum(self._only is None or unit.number == self._only for unit in self._folder.unfinished)
-
-    def _show(self, progress: Progress | None, shown: int) -> int:
-        finished = self._folder.store.finished()
-        if progress is None or len(finished) == shown:
-            return len(finished)
-        units = [unit for unit in self._folder.manifest.units if self._only is None or unit.number == self._only]
-        progress(sum(unit.size for unit in units if unit.number in finished), sum(unit.size for unit in units))
-        return len(finished)
 
     def _start(self) -> None:
         threads = str(self._folder.manifest.threads)
