@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -20,7 +22,9 @@ from riskaudit.runs.folder import RunFolder
 from riskaudit.runs.run import Run
 
 pytestmark = pytest.mark.integration
-ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# A cluster takes only those who know its token.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **TOKEN}
 
 
 def expected(folder: Path, **options):
@@ -29,12 +33,21 @@ def expected(folder: Path, **options):
     return run.merge()[0]
 
 
-def ray(*words: str) -> subprocess.CompletedProcess[str]:
-    """The ray command of this installation."""
+@contextmanager
+def node(*words: str) -> Iterator[psutil.Process]:
+    """A node of a cluster on this machine, and nothing of it afterwards."""
     code = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code, "start", *words, "--num-cpus=1", "--block"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=ENVIRONMENT, **quiet) as started:
+        process = psutil.Process(started.pid)
+        try:
+            yield process
+        finally:
+            own = [*process.children(recursive=True), process] if process.is_running() else []
+            for each in own:
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
 
 
 def work(folder: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -42,14 +55,15 @@ def work(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE)
 
 
-def processes(name: str) -> list[psutil.Process]:
-    """Ray's own processes of a kind."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if name in words:
-            found.append(process)
-    return found
+def raylet(of: psutil.Process) -> psutil.Process:
+    """The process that makes up a node, once it is there."""
+    while True:
+        assert of.is_running()
+        for child in of.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if child.name() == "raylet":
+                    return child
+        time.sleep(0.1)
 
 
 def wait_for_shards(folder: Path, count: int, working: subprocess.Popen[bytes]) -> None:
@@ -87,29 +101,17 @@ def test_what_a_task_says_reaches_the_caller(tmp_path) -> None:
     assert "model.safetensors isn't the file" in said
 
 
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    """Two nodes on this machine."""
-    head = ray(
-        "start", "--head", "--node-ip-address=127.0.0.1", "--port=6399", "--num-cpus=1", "--include-dashboard=false"
-    )
-    assert head.returncode == 0, head.stderr
-    second = ray("start", "--address=127.0.0.1:6399", "--node-ip-address=127.0.0.2", "--num-cpus=1")
-    try:
-        assert second.returncode == 0, second.stderr
-        yield "127.0.0.1:6399"
-    finally:
-        ray("stop", "--force")
-
-
 @pytest.mark.slow
-def test_a_killed_node(tmp_path, cluster) -> None:
-    folder = tmp_path / "run"
+def test_a_killed_node(tmp_path) -> None:
+    folder, address = tmp_path / "run", "127.0.0.1:6399"
     run = create(folder, limit=16, shard=1)
-    working = work(folder, "--address", cluster)
-    wait_for_shards(folder, 2, working)
-    raylets = [each for each in processes("raylet/raylet") if "--node_ip_address=127.0.0.2" in each.cmdline()]
-    assert len(raylets) == 1
-    raylets[0].kill()
-    finish(working)
+    head = ("--head", "--node-ip-address=127.0.0.1", "--port=6399", "--include-dashboard=false")
+    with node(*head) as first:
+        raylet(first)
+        with node(f"--address={address}", "--node-ip-address=127.0.0.2") as second:
+            lost = raylet(second)
+            working = work(folder, "--address", address)
+            wait_for_shards(folder, 2, working)
+            lost.kill()
+            finish(working)
     assert numbers(run.merge()[0]) == numbers(expected(tmp_path / "whole", limit=16, shard=1))
