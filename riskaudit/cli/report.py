@@ -16,7 +16,7 @@ from riskaudit.errors import ResultError
 from riskaudit.files import add_to_folder
 from riskaudit.formatting import printable
 
-NAME = "audit.json"
+NAME, COLUMNS = "audit.json", "samples.parquet"
 
 
 @command
@@ -40,8 +40,11 @@ def report(
     result = AuditResult.load(audit_json)
     earlier = None if rendering.baseline is None else AuditResult.load(_audit_in(rendering.baseline))
     load_commands()
-    files, contradictions = render_marked(result, rendering.format, earlier, in_options)
     folder = out or audit_json.parent
+    # Beside its table of samples the file stays as it is.
+    kept = out is None and (folder / COLUMNS).exists()
+    formats = [name for name in rendering.format if not (kept and name == "json")]
+    files, contradictions = render_marked(result, formats, earlier, in_options)
     # What the audit's owner alone may read stays so.
     private = not audit_json.stat().st_mode & 0o077
     add_to_folder(folder, files, input_paths([audit_json, rendering.baseline]), private=private)

@@ -22,6 +22,7 @@ from riskaudit.cli.scan import Delivery, limits_of
 from riskaudit.cli.verify import EXIT_INTERRUPTED
 from riskaudit.errors import SettingsError
 from riskaudit.formatting import number
+from riskaudit.results.columns import check_parquet
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Positive, Settings, option
 
 EXIT_INCOMPLETE = 1
@@ -219,12 +220,20 @@ def merge(directory: FolderArgument, options: MergeOptions, report: ReportOption
         )
         for name in names
     ]
+    from riskaudit.runs.columns import MANY, note, with_columns
+
+    if max(checkpoint.num_samples for checkpoint in manifest.checkpoints) > MANY:
+        check_parquet()
     codes = []
     results = opened.merged(partial=options.partial, settings=deliveries[0].settings)
-    for name, delivery, result in zip(names, deliveries, results, strict=True):
+    for name, delivery, merged in zip(names, deliveries, results, strict=True):
         if len(names) > 1 and not options.quiet:
             typer.echo(f"{name}:")
-        codes.append(delivery.deliver(result))
+        if len(merged.samples) > MANY:
+            noted = merged.model_copy(update={"warnings": [note(merged), *merged.warnings]})
+            codes.append(delivery.deliver(noted, with_columns))
+        else:
+            codes.append(delivery.deliver(merged))
     return max(codes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,15 +99,24 @@ class Delivery:
             quiet=subject.quiet,
         )
 
-    def deliver(self, result: AuditResult) -> int:
-        """Decide, render, write and sum up; returns the exit code."""
+    def deliver(
+        self,
+        result: AuditResult,
+        also: Callable[[Mapping[str, bytes], AuditResult], dict[str, bytes]] = lambda files, _: dict(files),
+    ) -> int:
+        """Decide, render, write and sum up; returns the exit code.
+
+        Args:
+            result: of the audit.
+            also: what else becomes of the rendered files before they are written.
+        """
         from riskaudit.cli.summary import print_summary
         from riskaudit.report import render
 
         outcome = self._policy.decide(result, self._source) if self._policy.refuses else None
         result = result.model_copy(update={"policy": outcome})
         load_commands()
-        files = render(result, self._formats, baseline=self._earlier, spelling=in_options)
+        files = also(render(result, self._formats, baseline=self._earlier, spelling=in_options), result)
         write_folder(self.folder, files, private=self._private)
         if not self._quiet:
             print_summary(result, [self.folder / name for name in files])

@@ -10,12 +10,15 @@ released entry; ``revealed_fraction`` is a share of the input's dimension.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 from typing_extensions import override
 
+from riskaudit.errors import ResultError
 from riskaudit.files import write_file
 from riskaudit.results.base import (
     Estimate,
@@ -25,8 +28,10 @@ from riskaudit.results.base import (
     Target,
     Verdict,
     VersionedRecord,
+    read_file,
 )
 from riskaudit.results.checks import CheckFinding
+from riskaudit.results.columns import SampleColumns, from_parquet
 from riskaudit.results.consistency import check_consistency
 from riskaudit.results.groups import ClassTest, GroupStatistic
 from riskaudit.results.studies import Studies, StudyRecord
@@ -215,6 +220,7 @@ class AuditResult(VersionedRecord):
     cost: Cost
     proxies: list[ProxyInfo] = Field(default_factory=list)
     samples: list[SampleRow]
+    columns: SampleColumns | None = None
     classes: list[ClassRow] = Field(default_factory=list)
     fairness: Fairness = Fairness()
     noise_curve: list[NoiseCurvePoint] = Field(default_factory=list)
@@ -236,8 +242,28 @@ class AuditResult(VersionedRecord):
             record = record.model_copy(update={"notes": [*self.doubts, *record.notes]})
         return self.model_copy(update={"studies": self.studies.with_study(record)})
 
+    @classmethod
+    @override
+    def load(cls, path: str | Path) -> Self:
+        path = Path(path)
+        result = cls.parse(read_file(path), path.name)
+        if result.columns is not None:
+            table = path.with_name(result.columns.file)
+            content = read_file(table)
+            if hashlib.sha256(content).hexdigest() != result.columns.sha256:
+                raise ResultError(f"{table} isn't what {path.name} was written with; put it back")
+            document = result.model_dump(mode="json") | {"samples": from_parquet(content, table.name), "columns": None}
+            result = cls.parse(json.dumps(document), path.name)
+        result.refuse_contradiction(path.name)
+        return result
+
     @override
     def refuse_contradiction(self, name: str) -> None:
+        if self.columns is not None:
+            raise ResultError(
+                f"{name} holds {len(self.samples)} of {self.columns.num_samples} samples, of which nothing can be "
+                f"decided; load it from its folder, where {self.columns.file} has all of them"
+            )
         check_consistency(self, name)
 
     @override

@@ -72,6 +72,17 @@ class VersionedRecord(FileRecord):
             ResultError: not JSON, another schema version, a field that doesn't fit, or a contradiction.
         """
         name = cls.file_name if name is None else name
+        result = cls.parse(text, name)
+        result.refuse_contradiction(name)
+        return result
+
+    @classmethod
+    def parse(cls, text: str | bytes, name: str) -> Self:
+        """The same, whatever it contradicts.
+
+        Raises:
+            ResultError: not JSON, another schema version, or a field that doesn't fit.
+        """
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -83,11 +94,9 @@ class VersionedRecord(FileRecord):
                 f"{cls.remedy} or use the riskaudit that wrote the file"
             )
         try:
-            result = cls.model_validate(document)
+            return cls.model_validate(document)
         except ValidationError as error:
             raise ResultError(f"{name} does not follow schema {SCHEMA_VERSION}: {first_fault(error)}") from error
-        result.refuse_contradiction(name)
-        return result
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

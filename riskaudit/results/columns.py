@@ -1,0 +1,101 @@
+"""The samples of a large audit as a table beside audit.json: Parquet, of which the rows come back as they were.
+
+What people look for has a column of its own; the rest of a row is JSON in the column ``rest``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from pydantic import Field
+
+from riskaudit.errors import ResultError, SettingsError
+from riskaudit.results.base import Record
+
+FILE_NAME = "samples.parquet"
+_PARTS = ("value", "low", "high", "status")
+_TEXTS, _NUMBERS, _COUNTS = ("id", "verdict", "status", "reason"), ("loss", "concentration"), ("target", "upload")
+
+
+class SampleColumns(Record):
+    """Where the samples are that audit.json doesn't hold, and what all of them say together.
+
+    ``samples`` of audit.json are the ``shown`` most exposed of ``num_samples`` then, most exposed first. ``quantiles``
+    are of each proxy's values, where known, at ``levels``; ``verdicts`` and ``statuses`` count all samples.
+    """
+
+    file: Literal["samples.parquet"] = "samples.parquet"
+    sha256: str
+    num_samples: int
+    shown: int
+    levels: list[float] = Field(default_factory=list)
+    quantiles: dict[str, list[float | None]] = Field(default_factory=dict)
+    verdicts: dict[str, int] = Field(default_factory=dict)
+    statuses: dict[str, int] = Field(default_factory=dict)
+
+
+def check_parquet() -> None:
+    """Refuse to begin what could not be written.
+
+    Raises:
+        SettingsError: pyarrow isn't installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise SettingsError('the samples of so large an audit go to a Parquet file; pip install "riskaudit[parquet]"')
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of samples, as audit.json has them, as a table."""
+    import pyarrow
+    from pyarrow import parquet
+
+    proxies = list(dict.fromkeys(proxy for row in rows for proxy in row["proxies"]))
+    # Other targets than class numbers are lists or numbers of any kind.
+    counts = [name for name in _COUNTS if all(row[name] is None or isinstance(row[name], int) for row in rows)]
+    columns: dict[str, Any] = {name: pyarrow.array([row[name] for row in rows], pyarrow.string()) for name in _TEXTS}
+    columns |= {name: pyarrow.array([row[name] for row in rows], pyarrow.int64()) for name in counts}
+    columns |= {name: pyarrow.array([row[name] for row in rows], pyarrow.float64()) for name in _NUMBERS}
+    for proxy in proxies:
+        estimates = [row["proxies"].get(proxy) or {} for row in rows]
+        for part in _PARTS:
+            kind = pyarrow.string() if part == "status" else pyarrow.float64()
+            columns[f"{proxy}.{part}"] = pyarrow.array([each.get(part) for each in estimates], kind)
+    taken = {*_TEXTS, *_NUMBERS, *counts, "proxies"}
+    rest = [json.dumps({name: value for name, value in row.items() if name not in taken}) for row in rows]
+    table = pyarrow.table({**columns, "rest": pyarrow.array(rest, pyarrow.string())})
+    stream = io.BytesIO()
+    parquet.write_table(table, stream)
+    return stream.getvalue()
+
+
+def from_parquet(content: bytes, name: str = FILE_NAME) -> list[dict[str, Any]]:
+    """The rows of such a table; ``name`` of the file is for messages.
+
+    Raises:
+        ResultError: pyarrow isn't installed, or it is no such table.
+    """
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ResultError(f'{name} needs pyarrow; pip install "riskaudit[parquet]"') from error
+    try:
+        table = parquet.read_table(io.BytesIO(content)).to_pylist()
+        return [_row(each) for each in table]
+    except (ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ResultError(f"expected the samples of an audit in {name}, found something else") from error
+
+
+def _row(columns: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(columns.pop("rest"))
+    row["proxies"] = {}
+    for name, value in columns.items():
+        proxy, _, part = name.rpartition(".")
+        if not proxy:
+            row[name] = value
+        elif columns[f"{proxy}.status"] is not None:
+            row["proxies"].setdefault(proxy, {})[part] = value
+    return row
