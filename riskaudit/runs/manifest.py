@@ -137,13 +137,14 @@ class RunManifest(FileRecord):
                     "version, or create the run anew"
                 )
 
-    def check_files(self) -> None:
-        """Refuse other files than the run was created with, the data left out.
+    def check_files(self, number: int) -> None:
+        """Refuse other files than the run was created with, the data left out; of checkpoints only one is looked at.
 
         Raises:
             RunError: the first that is missing or differs.
         """
-        for path, sha256 in {each.path: each.sha256 for each in self.checkpoints}.items() | self.files.items():
+        checkpoint = self.checkpoints[number]
+        for path, sha256 in {checkpoint.path: checkpoint.sha256, **self.files}.items():
             if hash_of(Path(path)) != sha256:
                 raise RunError(
                     f"{path} isn't the file that this run was created with; put it back, or create the run anew"

@@ -56,7 +56,7 @@ def open_checkpoint(manifest: RunManifest, number: int, limits: AuditSettings | 
         RiskauditError: inputs that can't be read.
     """
     manifest.check_versions(versions())
-    manifest.check_files()
+    manifest.check_files(number)
     checkpoint = manifest.checkpoints[number]
     settings = manifest.audit_settings()
     if limits is not None:

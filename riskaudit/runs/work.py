@@ -26,7 +26,7 @@ class Worker:
         folder: of the run.
 
     Raises:
-        RunError: other versions or inputs than the run was created with, or a finished shard that isn't whole.
+        RunError: other versions than the run was created with, or a finished shard that isn't whole.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -34,7 +34,6 @@ class Worker:
         self._opened: tuple[int, OpenedCheckpoint] | None = None
         manifest = folder.manifest
         manifest.check_versions(versions())
-        manifest.check_files()
         finished = folder.store.finished()
         for unit in manifest.units:
             if unit.number in finished:
@@ -44,7 +43,8 @@ class Worker:
         """Until all shards are finished, or one of them: what others work on is waited for, and taken if they die.
 
         Raises:
-            RiskauditError: inputs that can't be read or don't fit.
+            RunError: other inputs than the run was created with.
+            RiskauditError: inputs that can't be read.
         """
         manifest = self._folder.manifest
         with computing_as(manifest.threads):
