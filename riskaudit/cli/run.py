@@ -186,6 +186,8 @@ def status(
             typer.echo(f"{shard.state}: {who}, last sign of life {number(shard.silent or 0.0)} s ago")
         elif shard.state == "failed":
             typer.echo(f"failed: shard {shard.shard} in {shard.attempts} attempts, {shard.reason or 'unknown why'}")
+    if found.failed_samples:
+        typer.echo(f"without numbers: {found.failed_samples} samples, each with its reason in the merged audit")
     if states["left"]:
         typer.echo(f"left: {states['left']} shards")
     if found.seconds_left:

@@ -198,8 +198,13 @@ def _absolute(name: str, value: str) -> str:
     if name in _CODE and names_code(value):
         return f"{Path(file).absolute()}:{function}"
     # A name of a prior is one, whatever lies in the working folder.
-    is_path = name in _PATHS and value not in PRIOR_NAMES and Path(value).exists()
-    return str(Path(value).absolute()) if is_path else value
+    if name not in _PATHS or value in PRIOR_NAMES:
+        return value
+    try:
+        return str(Path(value).absolute()) if Path(value).exists() else value
+    except (OSError, ValueError):
+        # Too long for a name, as many classes are, or a zero byte: no file.
+        return value
 
 
 def named_files(options: Iterable[Mapping[str, Any]]) -> list[str]:

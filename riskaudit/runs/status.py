@@ -21,7 +21,8 @@ class ShardStatus(Record):
     ``state`` is "leased" while somebody works on it, "stale" where the worker gives no sign of life, "failed" where all
     attempts so far failed and it is to be tried again, "left" where nobody has begun. ``since`` is the time of the
     present attempt's start by the worker's own clock, ``silent`` the seconds since its last sign of life. ``batch`` is
-    the fewest uploads that were worked on at once, where it is finished.
+    the fewest uploads that were worked on at once, ``failed`` the number of samples that have no numbers, where it is
+    finished.
     """
 
     shard: int
@@ -36,16 +37,22 @@ class ShardStatus(Record):
     reason: str | None = None
     seconds: float | None = None
     batch: int | None = None
+    failed: int = 0
 
 
 class RunStatus(FileRecord):
-    """The whole run; ``seconds_left`` is what is left at the pace so far, with as many workers as there are leases."""
+    """The whole run.
+
+    ``failed_samples`` of the finished ones have no numbers, and a reason. ``seconds_left`` is what is left at the pace
+    so far, with as many workers as there are leases.
+    """
 
     run: str
     created_at: str
     checkpoints: list[str]
     num_samples: int
     finished_samples: int
+    failed_samples: int = 0
     shards: list[ShardStatus] = Field(default_factory=list)
     seconds_left: float | None = None
 
@@ -72,6 +79,7 @@ def status_of(folder: RunFolder) -> RunStatus:
         if unit.number in finished:
             header = folder.store.header(unit)
             found = {"state": "finished", "worker": header.worker, "seconds": header.seconds, "batch": header.batch}
+            found["failed"] = header.failed
         else:
             found = _unfinished(folder, attempts.get(unit.number, []))
         shards.append(ShardStatus.model_validate(place | found))
@@ -85,6 +93,7 @@ def status_of(folder: RunFolder) -> RunStatus:
         checkpoints=[checkpoint.name for checkpoint in manifest.checkpoints],
         num_samples=sum(shard.samples for shard in shards),
         finished_samples=sum(shard.samples for shard in done),
+        failed_samples=sum(shard.failed for shard in done),
         shards=shards,
         seconds_left=round(statistics.mean(pace) * left / workers, 1) if pace or not left else None,
     )

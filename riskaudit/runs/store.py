@@ -25,8 +25,8 @@ SHARDS = "shards"
 class ShardHeader(Record):
     """What a shard's file says of itself.
 
-    ``run`` is the id of the run, ``seconds`` what the work took, ``batch`` the fewest uploads that were worked on at
-    once.
+    ``run`` is the id of the run, ``failed`` the number of samples without numbers, ``seconds`` what the work took,
+    ``batch`` the fewest uploads that were worked on at once.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -34,6 +34,7 @@ class ShardHeader(Record):
     run: str
     shard: int
     samples: int
+    failed: int
     batch: int
     worker: str
     seconds: float
@@ -85,6 +86,7 @@ class ShardStore:
             run=self._manifest.id,
             shard=unit.number,
             samples=unit.size,
+            failed=sum(row["status"] == "failed" for row in rows["rows"]),
             batch=batch,
             worker=worker,
             seconds=round(seconds, 3),

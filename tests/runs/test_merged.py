@@ -112,6 +112,8 @@ def test_a_sample_that_fails_twice_is_a_row_with_a_reason(tmp_path, monkeypatch)
     assert "0.123" not in merged.to_json()
     assert any("but for rounding" in warning for warning in merged.warnings)
     assert [shard.batch for shard in run.status().shards] == [2, 1, 2]
+    assert [shard.failed for shard in run.status().shards] == [0, 1, 0]
+    assert run.status().failed_samples == 1
     for position in set(range(LIMIT)) - {3}:
         ours, theirs = merged.samples[position].proxies, whole.samples[position].proxies
         for proxy, estimate in theirs.items():
