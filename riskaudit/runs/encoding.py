@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -91,7 +91,9 @@ class _Writer:
             return float(value) if math.isfinite(value) else {"number": repr(float(value))}
         if isinstance(value, np.ndarray):
             content = np.ascontiguousarray(value, dtype="<f8").tobytes()
-            return {"array": base64.b64encode(content).decode(), "shape": list(value.shape)}
+            encoded = {"array": base64.b64encode(content).decode(), "shape": list(value.shape)}
+            # Sums of products are rounded as their terms lie in memory.
+            return encoded if value.flags.c_contiguous else {**encoded, "columns_first": True}
         if isinstance(value, list | tuple):
             return [self.encode(each) for each in value]
         if id(value) not in self._places:
@@ -123,5 +125,6 @@ class _Reader:
             return float(value["number"])
         if "array" in value:
             array = np.frombuffer(base64.b64decode(value["array"]), dtype="<f8")
-            return array.reshape(value["shape"]).astype(np.float64)
+            order: Literal["C", "F"] = "F" if value.get("columns_first") else "C"
+            return array.reshape(value["shape"]).astype(np.float64, order=order)
         return self._objects[value["object"]]
