@@ -133,7 +133,8 @@ def _ray() -> Any:
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     own = {"include_dashboard": False, **({} if workers is None else {"num_cpus": workers})}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else own))
+        # Without "local" one that was started here before would be looked for.
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
     except Exception as error:  # Ray raises many kinds
         raise EngineError(
             f"can't reach Ray at {address or 'a cluster of its own'} ({clean(error, 200)}); start one with ray start, "
