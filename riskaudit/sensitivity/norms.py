@@ -7,8 +7,7 @@ form of H, which those rules bracket where a lower end of the spectrum is known;
 which the space at hand has, whatever b is.
 
 [derived] For any other L the iteration's own approximation z_k is taken, the iterate of conjugate gradients in exact
-arithmetic. Its
-steps never point away from z (Hestenes and Stiefel, J. Res. NBS 49, 1952, theorem 6:3), hence
+arithmetic. Its steps never point away from z (Hestenes and Stiefel, J. Res. NBS 49, 1952, theorem 6:3), hence
 ||z - z_k||^2 <= ||z||^2 - ||z_k||^2, whose first term the Gauss-Radau rule bounds from above; and
 ||z - z_k|| <= ||residual|| / shift. The smaller of these errors, times ||L||, is how far ||L z|| may lie from
 ||L z_k||. Rounding: T belongs to K + E with ||E|| <= slack, which moves z by at most slack ||z|| / shift.
@@ -178,7 +177,7 @@ class _Preconditioned(_Rule):
             return Interval(0.0, 0.0, math.inf if norm > 0 else 0.0)
         scale = self.preconditioner.scales[index]
         values, vectors, _ = tridiagonal.ritz()
-        coefficients = tridiagonal.start_norm * (vectors @ (vectors[0] / np.maximum(values, least)))
+        coefficients = tridiagonal.start_norm * (vectors @ (vectors[0] / np.maximum(values, max(least, TINY))))
         solution = torch.from_numpy(coefficients).to(basis) @ basis[:count]
         norm = float(self._power(index, solution, -0.5).double().norm())
         forms = inverse_forms(tridiagonal, 0.0, least, scale)
@@ -187,8 +186,8 @@ class _Preconditioned(_Rule):
             # The residual is a multiple of P^(1/2) q_{k+1}.
             length = float(self._power(index, basis[count], 0.5).double().norm())
             residual = float(tridiagonal.off_diagonal[-1]) * abs(float(coefficients[-1])) * length
-            blur = tridiagonal.slack(scale) / max(least, TINY) * norm
-            error = min(error, residual / self.shifts[index] + blur)
+            blur = self._slack(index, tridiagonal) * float(np.linalg.norm(coefficients))
+            error = min(error, (residual + blur) / self.shifts[index])
         low, high = max(0.0, norm - error), min(norm + error, math.sqrt(forms.first_high / self.shifts[index]))
         return Interval(min(max(norm, low), high), low, high)
 
@@ -219,7 +218,7 @@ class _Preconditioned(_Rule):
     def _stagnates(self, index: int, found: Interval, products: int) -> bool:
         """Whether the interval has hardly narrowed for a while, as happens where rounding is all that is left."""
         ratio, (narrowest, since) = found.high / max(found.low, TINY), self._narrowest[index]
-        if ratio <= PROGRESS * narrowest:
+        if ratio < PROGRESS * narrowest:
             self._narrowest[index] = ratio, products
             return False
         return products - since >= PATIENCE
@@ -238,8 +237,13 @@ class _Preconditioned(_Rule):
         rooted = preconditioner.power(space.basis.mT[None], 0.5, [index])[0].double()
         along = np.zeros(count)
         along[0] = tridiagonal.start_norm
-        slack = math.sqrt(preconditioner.largest[index]) * tridiagonal.slack(preconditioner.scales[index])
-        return least_solution_norm(tridiagonal, along, slack, (rooted.mT @ rooted).cpu().numpy())
+        gram = (rooted.mT @ rooted).cpu().numpy()
+        return least_solution_norm(tridiagonal, along, self._slack(index, tridiagonal), gram)
+
+    def _slack(self, index: int, tridiagonal: Tridiagonal) -> float:
+        """By how much rounding may have moved A P^(-1/2) times a unit vector."""
+        preconditioner = self.preconditioner
+        return math.sqrt(preconditioner.largest[index]) * tridiagonal.slack(preconditioner.scales[index])
 
 
 @final
