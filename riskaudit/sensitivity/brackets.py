@@ -168,8 +168,10 @@ class Brackets:
 
     @property
     def _failure(self) -> float:
-        # A look may be at any of these numbers of probes, whichever they are.
-        return self.ends.failure / len(numbers_of_probes(self.ends.plan.max_probes))
+        # A look may be at any of these numbers of probes, whichever they are; and whether Ritz vectors are left out of
+        # them depends on what the first one shows, so that both ways share the failure too.
+        ways = 2 if self.prior.isotropic and self.ends.are_probes else 1
+        return self.ends.failure / (ways * len(numbers_of_probes(self.ends.plan.max_probes)))
 
     def _traces(self, index: int, probes: list[Tridiagonal]) -> TraceProbes:
         deflated, space = self._deflated[index], self.ends.spaces[index]
