@@ -71,7 +71,17 @@ def examine_uploads(
     directions = torch.cat([_by_part(reflected, batch.upload_size), random[:, :, None]], dim=2)
     with torch.no_grad():
         cancelled = _cancelled(jacobian.losses(), batch)
-        likely, fits = _likely(jacobian, directions, cancelled)
+        likely, pushed = _likely(jacobian, directions, cancelled)
+        fits = _fits(jacobian, directions[..., 0], pushed, cancelled)
+        for attempt in range(1, TRIES):
+            if all(fits):
+                break
+            # At the kink of a unit (two equal values that a maximum is taken of) each of both products may be that of
+            # another side; what doesn't fit because of code doesn't beside it either.
+            aside = ASIDE * directions[..., 0].roll(attempt, 1).reshape(batch.inputs.shape)
+            moved = maker(batch.with_inputs(batch.inputs + aside))
+            beside = _fits(moved, directions[..., 0], moved.matvec(directions[..., 0]).detach(), cancelled)
+            fits = [one or other for one, other in zip(fits, beside, strict=True)]
         for release, of_parts, scale in own_steps:
             likely += _likely_of_steps(release, of_parts, reflected.reshape(len(of_parts.inputs), -1), scale, batch)
         tiny = _precise(_without(maker, batch, jacobian, _hides)[0], batch, directions)
@@ -155,9 +165,9 @@ def _rounding(release: Release, norms: Tensor, cancelled: Tensor) -> Tensor:
     return rounding
 
 
-def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[list[list[Difference]], list[bool]]:
-    """Differences at steps along directions [U, n d, C], and whether products with J and J^T fit together, [U]."""
-    release, batch, eps = jacobian.release, jacobian.batch, torch.finfo(jacobian.release.dtype).eps
+def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[list[list[Difference]], Tensor]:
+    """Differences at steps along directions [U, n d, C], and J's product with the first direction, [U, P']."""
+    release, batch = jacobian.release, jacobian.batch
     plain = release.before_steps()
     before, rows = plain.mean(batch).detach(), list[list[Difference]]()
     released = before.norm(dim=1).double() if plain is release else jacobian.norms
@@ -169,10 +179,16 @@ def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[
         found, rounding = release.released_change(before, change), _rounding(release, released, cancelled)
         rows.append(differences(1.0, found.norms, LIKELY_FACTOR * predicted.norm(dim=1).double() + rounding))
         rows.append(differences(1.0, found.unseen, found.seen + rounding))
-    first = pushed[..., 0]
-    cotangent = normal_draw(torch.Generator().manual_seed(0))(first[:1]).expand_as(first)
-    gap = pairing_gap(cotangent * first, jacobian.rmatvec(cotangent).detach() * directions[..., 0])
-    return rows, (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
+    return rows, pushed[..., 0]
+
+
+def _fits(jacobian: Jacobian, direction: Tensor, pushed: Tensor, cancelled: Tensor) -> list[bool]:
+    """Whether products with J and J^T fit together along a direction [U, n d] of which J's is [U, P'], [U]."""
+    eps = torch.finfo(jacobian.release.dtype).eps
+    cotangent = normal_draw(torch.Generator().manual_seed(0))(pushed[:1]).expand_as(pushed)
+    gap = pairing_gap(cotangent * pushed, jacobian.rmatvec(cotangent).detach() * direction)
+    fits: list[bool] = (gap <= ADJOINT_ROOTS * eps**0.5 + ROUNDING * eps * cancelled).tolist()
+    return fits
 
 
 def growth_alone(plain: Release, batch: Batch, step: Tensor, before: Tensor, after: Tensor) -> Tensor:

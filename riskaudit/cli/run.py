@@ -22,7 +22,6 @@ from riskaudit.cli.scan import Delivery, limits_of
 from riskaudit.cli.verify import EXIT_INTERRUPTED
 from riskaudit.errors import SettingsError
 from riskaudit.formatting import number
-from riskaudit.results.columns import check_parquet
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Positive, Settings, option
 
 EXIT_INCOMPLETE = 1
@@ -222,6 +221,7 @@ def merge(directory: FolderArgument, options: MergeOptions, report: ReportOption
         )
         for name in names
     ]
+    from riskaudit.results.columns import check_parquet
     from riskaudit.runs.columns import MANY, note, with_columns
 
     if max(checkpoint.num_samples for checkpoint in manifest.checkpoints) > MANY:

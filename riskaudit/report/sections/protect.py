@@ -62,8 +62,9 @@ class Recommendation:
         largest = max((norm for norm in norms if norm is not None), default=math.inf)
         if not self._need > DROWNED * largest:
             return None
+        times = f"{number(self._need / largest)} times" if largest > 0 else "far more than"
         return (
-            f"Noise of {number(self._need)} per entry would be needed, {number(self._need / largest)} times the norm "
+            f"Noise of {number(self._need)} per entry would be needed, {times} the norm "
             "of the whole upload, which leaves nothing of it. At so much the derivative, from which the need is read, "
             "says nothing (entries near 0 that Adam or sign-like steps magnify, a saturated network): send nothing, "
             "or use another optimizer (SGD), larger batches or clipping."

@@ -68,9 +68,9 @@ def calibrate(
             f"{len(samples)}; raise `limit` or add data"
         )
     refuse_budget_of_workers(budget, run.workers)
+    journal = run.journal({"calibrate": identity_of(client, chosen, list(levels), False)})
     if run.announce is not None:
         run.announce(foretell_client(client, chosen, levels, workers=run.workers))
-    journal = run.journal({"calibrate": identity_of(client, chosen, list(levels), False)})
     with make_engine(run.workers) as engine, _within(budget):
         (checked,) = engine.map([ControlTrial(chosen.attacks(), budget)], client, journal)
         if Control.model_validate(checked).status != "passed":

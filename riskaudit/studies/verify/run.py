@@ -95,11 +95,11 @@ def verify(
     client = make_client(checkpoint, samples, settings)
     levels = noise_levels(client.release, noise_stds)
     refuse_budget_of_workers(budget, run.workers)
+    journal = run.journal(identity_of(client, chosen, list(levels), run.show_samples))
     foretold = None if run.announce is None else foretell_client(client, chosen, levels, workers=run.workers)
     if run.announce is not None and foretold is not None:
         run.announce(foretold)
     client = replace(client, settings=replace(settings, budget=budget.per_audit(len(levels))))
-    journal = run.journal(identity_of(client, chosen, list(levels), run.show_samples))
     num_audits = len(samples) * len(levels)
     total = num_audits * (1 + len(chosen.attacks()))
     with make_engine(run.workers) as engine:
