@@ -18,7 +18,6 @@ from riskaudit.linalg import (
     BlockProbe,
     BlockTraces,
     Deflation,
-    Interval,
     KrylovSpace,
     Quadrature,
     TraceProbes,
@@ -48,8 +47,8 @@ from riskaudit.sensitivity.probing import (
 # prior's variance that each of them must have.
 MOST_LEADING = 16
 LEADING_SHARE = 0.01
-# Where the probes' own brackets take more than this part of the width aimed at, no further probe brings it there.
-COARSE = 0.4
+# Probes are added until an interval is this many times as wide as their own brackets, or as is aimed at.
+COARSEST = 4.0
 # Ritz vectors are left out of the probes where they are at least this share of the effective dimension.
 DEFLATED_SHARE = 0.25
 
@@ -143,9 +142,6 @@ class Brackets:
             dimension = self.dimension * share
             pooled.append(len(deflatable(space.tridiagonal, eps)) < DEFLATED_SHARE * dimension)
         return pooled
-
-    def _is_narrow(self, interval: Interval, total: float) -> bool:
-        return interval.high - interval.low <= aimed_width(self.ends.plan.precision, interval.value, total)
 
     def _block_traces(self) -> list[BlockTraces]:
         depth = probe_depth(self.ends.plan)
@@ -295,11 +291,10 @@ class Brackets:
             return min(FIRST_PROBES, self.ends.plan.max_probes)
         traces = self._traces(index, probes)
         interval = traces.effective_dimension(self.eps[index])
-        if self._is_narrow(interval, self.dimension):
-            return len(probes)
-        width = aimed_width(precision, interval.value, self.dimension)
-        if traces.coarseness(self.eps[index]) > COARSE * width:
-            # The quadrature is too coarse, or rounding, which no further probe mends.
+        # What is coarse in the quadrature, or rounding, no further probe mends.
+        coarseness = traces.coarseness(self.eps[index])
+        width = max(aimed_width(precision, interval.value, self.dimension), COARSEST * coarseness)
+        if interval.high - interval.low <= width:
             return len(probes)
         wanted = next_number(len(probes) + pooled, interval, width, self.ends.plan.max_probes)
         products = [each.num_products for each in probes] or [self.ends.spaces[index].tridiagonal.num_products]
