@@ -25,7 +25,9 @@ def test_compiled_quick(capsys, tmp_path, monkeypatch) -> None:
     assert table["rows"][0]["ratio"] == 1
 
 
-@pytest.mark.parametrize("name", ["lenet-28", "mlp", "vit", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["lenet-28", "mlp", *(pytest.param(each, marks=pytest.mark.slow) for each in ("vit", "resnet18"))]
+)
 def test_traced_products_are_the_eager_ones_for_other_vectors(name: str) -> None:
     release, batch, _ = load(name, 2, Settings(dtype="float64"))
     operator = structured(release, batch)(batch)

@@ -31,7 +31,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=pytest.mark.slow) if each == "brackets of uploads" else each for each in OPTIONS]
+)
 def test_equal_to_one_audit(tmp_path, name) -> None:
     options = OPTIONS[name]
     shard = options.get("limit", LIMIT) // 3
