@@ -24,6 +24,15 @@ def create(folder: Path, *, limit: int = LIMIT, shard: int = SHARD, heartbeat: f
     return Run.create(folder, [CHECKPOINT], DATA, limit=limit, shard=shard, heartbeat=heartbeat, **options)
 
 
+def create_of_another_model(folder: Path) -> Run:
+    """A run in ``folder / "run"`` whose checkpoint was replaced since."""
+    model = folder / "model.safetensors"
+    model.write_bytes(CHECKPOINT.read_bytes())
+    run = Run.create(folder / "run", [model], DATA, limit=2, release="gaussian:0.01", arch="lenet")
+    model.write_bytes(b"other")
+    return run
+
+
 def work_here(folder: Path, only: int | None = None) -> None:
     """Work in this process, which a worker's process does alike."""
     Worker(RunFolder.open(folder)).work(only)

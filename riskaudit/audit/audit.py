@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.shards import audit_shards, plan_audit
 from riskaudit.engine import Engine, Progress, SerialEngine, make_engine
 from riskaudit.errors import SettingsError
+from riskaudit.formatting import present_time
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult
 
@@ -91,7 +91,7 @@ def audit_client(
         audited,
         findings,
         Making(
-            created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            created_at=present_time(),
             command=command,
             versions=versions(),
             seconds=round(time.perf_counter() - started, 3),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from torch import nn
 
@@ -13,6 +12,7 @@ from riskaudit.audit.provenance import checkpoint_info, data_info, versions
 from riskaudit.checks.received import SIGNS
 from riskaudit.checks.received.judging import judge_model
 from riskaudit.errors import SettingsError
+from riskaudit.formatting import present_time
 from riskaudit.inputs import Checkpoint, Samples, fit_together, load_loss
 from riskaudit.results.inspection import Comparison, InspectionResult, InspectionSettings
 from riskaudit.results.subject import Tool
@@ -73,7 +73,7 @@ def inspect_received(
         )
     return InspectionResult(
         tool=Tool(version=__version__),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created_at=present_time(),
         command=command,
         versions=versions(),
         checkpoint=checkpoint_info(checkpoint, None),

@@ -6,7 +6,6 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from riskaudit.audit.client import Client, make_client
@@ -16,6 +15,7 @@ from riskaudit.audit.shards import plan_audit
 from riskaudit.audit.subject import SourceOptions
 from riskaudit.errors import OutputError, RunError, SettingsError
 from riskaudit.files import check_output_folder
+from riskaudit.formatting import present_time
 from riskaudit.inputs.text import clean
 from riskaudit.runs.leases import LEASES
 from riskaudit.runs.manifest import MANIFEST, RunCheckpoint, RunManifest, hash_of, named_files, placed
@@ -86,7 +86,7 @@ def make_manifest(
         ]
     source_values, settings_values = placed(source), placed(settings)
     manifest = RunManifest(
-        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created_at=present_time(),
         versions=versions(),
         source=source_values,
         settings=settings_values,

@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from riskaudit.errors import OutputError
 from riskaudit.files import write_file
+from riskaudit.formatting import present_time
 from riskaudit.results.base import Record
 from riskaudit.runs.manifest import Unit
 
@@ -129,7 +130,7 @@ class Leases:
             worker=_name(os.getpid()),
             machine=_machine(),
             process=_process(os.getpid()),
-            since=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            since=present_time(),
         )
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if self._private else 0o666)

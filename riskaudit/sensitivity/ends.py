@@ -12,9 +12,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import Finished, KrylovSpace, Lanczos, LinearOperator, Solution, lanczos, lower_end
+from riskaudit.linalg import Finished, KrylovSpace, Lanczos, LinearOperator, Solution, lower_end
 from riskaudit.linalg.operators import DowndatedOperator
-from riskaudit.sensitivity.plan import Clock, Plan, precision_of
+from riskaudit.sensitivity.plan import Clock, Plan
+from riskaudit.sensitivity.probing import DEFAULT_PRECISION
 
 # Ends that hold with probability only: l_1 above, l_d below, the same of H - v v^T above, traces of four functions.
 EVENTS = 7
@@ -51,7 +52,7 @@ class SpectrumEnds:
     ) -> None:
         self.hessian, self.plan, self.clock = hessian, plan, clock
         self.failure = plan.failure / EVENTS
-        self.precision = precision_of(plan)
+        self.precision = DEFAULT_PRECISION if plan.precision is None else plan.precision
         self.matvecs = 0
         self._sure_least, self._draw = sure_least, draw
         # Where time is limited l_1 alone comes first.
@@ -61,13 +62,7 @@ class SpectrumEnds:
     @cached_property
     def spaces(self) -> list[KrylovSpace]:
         """The iteration from a random start that l_1 is read off."""
-        solver = self._lanczos
-
-        def finished(index: int, space: KrylovSpace) -> bool:
-            return solver.finished(index, space) and (self._probes is None or self._probes(index, space))
-
-        start = self._draw(0)
-        return self._counted(lanczos(self.hessian, start, finished, solver.max_matvecs, solver.deadline))
+        return self._counted(self._lanczos.run(self.hessian, self._draw(0), self._probes))
 
     @property
     def are_probes(self) -> bool:

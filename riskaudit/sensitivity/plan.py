@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from riskaudit.linalg.active import Deadline
 
-DEFAULT_PRECISION = 0.2
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,11 +45,6 @@ class Plan:
     max_probe_matvecs: int | None = None
     max_probe_products: int | None = None
     of_samples: Plan | None = None
-
-
-def precision_of(plan: Plan) -> float:
-    """The relative width that is aimed at."""
-    return DEFAULT_PRECISION if plan.precision is None else plan.precision
 
 
 class Clock:

@@ -28,6 +28,7 @@ SHARE_TO_JUDGE, ACCELERATION = 1 / 3, 2.0
 # The share of the aimed width that one probe's own bracket may take, the rest being the probes' spread; of blocks,
 # whose brackets narrow more slowly, a larger one, and of the first one, which is alone where that is enough.
 BRACKET_SHARE, BLOCK_BRACKET_SHARE, FIRST_BRACKET_SHARE = 0.1, 0.25, 0.25
+DEFAULT_PRECISION = 0.2
 # The width aimed at where no precision is asked for: this share of the whole range, and never more than the number.
 DEFAULT_WIDTH = 0.08
 # Intervals narrow faster than by the square root of the number of probes while there are few.

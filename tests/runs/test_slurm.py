@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from run_cases import create, numbers, work_here
-from scan_cases import CHECKPOINT, DATA
+from run_cases import create, create_of_another_model, numbers, work_here
 
 pytest.importorskip("submitit", reason="submitit is not installed")
 
 from riskaudit.errors import EngineError, SettingsError
 from riskaudit.runs.engines.slurm import Job
-from riskaudit.runs.run import Run
 
 
 @pytest.mark.slow
@@ -30,10 +28,7 @@ def test_two_jobs(tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_a_job_says_reaches_the_caller(tmp_path) -> None:
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(CHECKPOINT.read_bytes())
-    run = Run.create(tmp_path / "run", [model], DATA, limit=2, release="gaussian:0.01", arch="lenet")
-    model.write_bytes(b"other")
+    run = create_of_another_model(tmp_path)
     with pytest.raises(EngineError, match=r"model\.safetensors isn't the file"):
         run.execute("slurm")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from run_cases import create, leave_lease, numbers, work_here
+from run_cases import create, create_of_another_model, leave_lease, numbers, work_here
 from scan_cases import CHECKPOINT, DATA
 
 from riskaudit.errors import EngineError, RunError
@@ -67,10 +67,7 @@ def test_processes_finish_a_run(tmp_path) -> None:
 
 
 def test_what_a_worker_says_reaches_the_caller(tmp_path) -> None:
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(CHECKPOINT.read_bytes())
-    run = Run.create(tmp_path / "run", [model], DATA, limit=2, release="gaussian:0.01", arch="lenet")
-    model.write_bytes(b"other")
+    run = create_of_another_model(tmp_path)
     with pytest.raises(RunError, match=r"model\.safetensors isn't the file"):
         run.execute()
 
@@ -119,14 +116,19 @@ def test_killed_half_way_and_resumed(tmp_path) -> None:
     assert run.merge()[0].to_json() == again.to_json()
 
 
-@pytest.mark.slow
-def test_an_interrupt_gives_shards_back(tmp_path) -> None:
-    folder = tmp_path / "run"
+def at_work(folder: Path) -> tuple[Run, subprocess.Popen[bytes]]:
+    """A run, and a command that has taken one of its shards."""
     run = create(folder, limit=12, shard=1)
     working = command(folder)
     while not run.status().count("leased"):
         assert working.poll() is None
         time.sleep(0.02)
+    return run, working
+
+
+@pytest.mark.slow
+def test_an_interrupt_gives_shards_back(tmp_path) -> None:
+    run, working = at_work(tmp_path / "run")
     working.send_signal(signal.SIGINT)
     assert working.wait(60) == 130
     assert run.status().count("leased") == run.status().count("stale") == 0
@@ -135,11 +137,7 @@ def test_an_interrupt_gives_shards_back(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_workers_end_with_their_command(tmp_path) -> None:
-    folder = tmp_path / "run"
-    run = create(folder, limit=12, shard=1)
-    working = command(folder)
-    while not run.status().count("leased"):
-        time.sleep(0.02)
+    run, working = at_work(tmp_path / "run")
     children = psutil.Process(working.pid).children(recursive=True)
     os.kill(working.pid, signal.SIGKILL)
     working.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from riskaudit.audit.provenance import versions
 from riskaudit.errors import SettingsError
+from riskaudit.formatting import present_time
 from riskaudit.guard.attestation.contract import contract_of, contract_tests, masked_test
 from riskaudit.guard.attestation.declaration import Declaration
 from riskaudit.guard.attestation.lint import lint
@@ -90,7 +90,7 @@ def attest(
         tests = [untested_noise("norm and noise are of finite floating-point numbers, of which it has none"), *tests]
     return Attestation(
         tool=Tool(version=__version__),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created_at=present_time(),
         command=command,
         versions=versions(),
         update=subject.update.info(),

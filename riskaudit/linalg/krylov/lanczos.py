@@ -176,12 +176,15 @@ class Lanczos(EigenvalueSolver):
     def solve(self, operator: LinearOperator, start: Tensor) -> Solution:
         return self.read(self.run(operator, start))
 
-    def run(self, operator: LinearOperator, start: Tensor) -> list[KrylovSpace]:
-        """Iterate every sample until it is finished or its products are used up."""
-        return lanczos(operator, start, self.finished, self.max_matvecs, self.deadline)
+    def run(self, operator: LinearOperator, start: Tensor, also: Finished | None = None) -> list[KrylovSpace]:
+        """Iterate every sample until it is finished, by another condition ``also``, or its products are used up."""
 
-    def finished(self, _: int, space: KrylovSpace) -> bool:
-        """Whether l_1 of a sample is known as well as is asked for."""
+        def finished(index: int, space: KrylovSpace) -> bool:
+            return self._finished(index, space) and (also is None or also(index, space))
+
+        return lanczos(operator, start, finished, self.max_matvecs, self.deadline)
+
+    def _finished(self, _: int, space: KrylovSpace) -> bool:
         tridiagonal = space.tridiagonal
         if not self.converged(tridiagonal):
             return False

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from torch import nn
@@ -22,6 +21,7 @@ from riskaudit.audit.calibration import binding_of
 from riskaudit.audit.client import Client, make_client
 from riskaudit.engine import make_engine
 from riskaudit.errors import SettingsError
+from riskaudit.formatting import present_time
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
@@ -139,7 +139,7 @@ class CalibrationStudy(Study[Calibration]):
         rows, (*_, audited) = rows_of(results), self.audits.values()
         return Calibration(
             tool=Tool(version=__version__),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            created_at=present_time(),
             command=self.command,
             binding=binding_of(client),
             checkpoint=audited.checkpoint,
