@@ -95,6 +95,7 @@ def solution_norms(
     if num_blocks > 1 and not all(shift > 0 for shift in shifts):
         # Nothing but a lower end of the spectrum would bound them.
         return BracketedNorms([_NOTHING] * (num_blocks * len(shifts)), [0] * len(shifts) * num_blocks)
+    lows: list[Interval] | None = None
     rule: _Rule = _Iterates(prior, largest, shifts, min(precision, ITERATE_PRECISION), num_blocks)
     if prior.isotropic and num_blocks == 1:
         if all(0 < shift < math.inf for shift in shifts):
@@ -106,6 +107,7 @@ def solution_norms(
             return _lower_ends(ends, start, scales, usable)
         else:
             rule = _Forms(ends, shifts, precision)
+            lows = _lower_ends(ends, start, scales, usable).intervals
     spaces = lanczos(*rule.problem(operator, start), rule.finished, ends.plan.max_matvecs, ends.clock.share(0.4))
     factors: list[float] = scales.repeat_interleave(num_blocks).tolist()
     finite = usable.repeat_interleave(num_blocks).tolist()
@@ -113,6 +115,9 @@ def solution_norms(
         norm.map(factor.__mul__) if is_finite else _NOTHING
         for norm, factor, is_finite in zip(rule.norms(spaces), factors, finite, strict=True)
     ]
+    if lows is not None:
+        # What is known of a sample mustn't depend on the company that it keeps.
+        intervals = [low if math.isinf(norm.high) else norm for norm, low in zip(intervals, lows, strict=True)]
     return BracketedNorms(intervals, [space.tridiagonal.num_products for space in spaces for _ in range(num_blocks)])
 
 
