@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from riskaudit.sensitivity.information import ExactInformation, Information, posterior_rmse, revealed_fraction
+from riskaudit.linalg import Interval
+from riskaudit.sensitivity.information import (
+    BracketedInformation,
+    ExactInformation,
+    Information,
+    posterior_rmse,
+    revealed_fraction,
+)
 
 SIGMAS = (1e-4, 0.01, 0.05, 0.3, 3.0)
 TAU = cases.PRIOR.std
@@ -85,3 +92,33 @@ def test_a_block_of_a_joint_posterior_is_read_off_its_own_weights() -> None:
         )
         revealed = 1 - np.trace(covariance[block, block]) / np.trace(C[block, block])
         assert information.revealed(sigma).value == pytest.approx(revealed, rel=1e-9)
+
+
+class Traces:
+    """Of a matrix of which half its total is revealed, give or take."""
+
+    total = 10.0
+
+    def effective_dimension(self, eps: float) -> Interval:
+        return Interval(6.0, 4.0, 8.0)
+
+    def remaining(self, eps: float) -> Interval:
+        return Interval(4.0, 2.0, 6.0)
+
+
+class Known:
+    """What an informed attacker is told."""
+
+    def __init__(self, revealed: Interval, error: Interval) -> None:
+        self.revealed, self.error = (lambda _: revealed), (lambda _: error)
+
+
+@pytest.mark.parametrize(("told", "value"), [(0.5, 0.5), (0.7, 0.6), (0.3, 0.4)])
+def test_an_outsider_is_not_told_more_than_who_knows_the_others(told: float, value: float) -> None:
+    """Values: the informed one's where it is less, but inside the outsider's own interval."""
+    known = Known(Interval(told, 0.2, 0.75), Interval((1 - told) ** 0.5, 0.5, 0.9))
+    both = BracketedInformation(Traces(), 1.0, informed=known)
+    revealed, error = both.revealed(1.0), both.error(1.0)
+    assert (revealed.value, revealed.low, revealed.high) == pytest.approx((value, 0.4, 0.75))
+    assert error.value == pytest.approx((1 - value) ** 0.5)
+    assert (error.low, error.high) == pytest.approx((0.5, 0.6**0.5))
