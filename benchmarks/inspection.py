@@ -67,7 +67,7 @@ CASES = {
     "mlp": Case(lambda: get_architecture("mlp").build(widths=(784, 512, 256, 10)), "mnist", 1, 3000),
     "wide-mlp": Case(lambda: get_architecture("mlp").build(widths=(784, 2048, 10)), "mnist", 1, 1500),
     "convbig": Case(
-        lambda: get_architecture("convbig").build(channels=1, features=64 * 49, classes=10), "mnist", 1, 500
+        lambda: get_architecture("convbig").build(channels=1, features=64 * 64, classes=10), "mnist", 1, 500
     ),
     "vit": Case(_vit, "mnist", 1, 500),
     "resnet18": Case(lambda: get_architecture("resnet18").build(channels=3, classes=10), "cifar10", 3, 150, SIZES[1:]),
@@ -311,7 +311,7 @@ ATTACKS: dict[str, tuple[Callable[[Any, Tensor], None], tuple[str, ...]]] = {
 PLACES = {
     "mlp": (("layers.0", "layers.2"), "layers.4", ("layers.2",)),
     "wide-mlp": (("layers.0",), "layers.2", ()),
-    "convbig": (("classifier.0", "classifier.2"), "classifier.4", ("features.2", "features.4")),
+    "convbig": (("classifier.0", "classifier.2"), "classifier.4", ("features.3",)),
     "relu-lenet": ((), "9", ("2", "4")),
     "vit": ((), "heads.head", ("encoder.layers.encoder_layer_1.mlp.0",)),
     "resnet18": ((), "fc", ("layer2.1.conv1",)),

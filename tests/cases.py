@@ -157,7 +157,9 @@ def mlp(widths: Sequence[int] = (144, 24, 10)) -> nn.Module:
 
 def convbig(size: int = 8) -> nn.Module:
     torch.manual_seed(2)
-    return ARCHITECTURES["convbig"].build(channels=3, features=64 * (size // 4) ** 2, classes=10).double().eval()
+    features = 64 * (size // 4 + 1) ** 2
+    build = ARCHITECTURES["convbig"].build
+    return build(channels=3, features=features, classes=10, hidden=40, second=20).double().eval()
 
 
 def residual(channels: int = 1) -> nn.Module:

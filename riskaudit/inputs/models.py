@@ -99,11 +99,12 @@ def build_model(entries: Entries, name: str, arch: str | None, chosen: str | Non
 
 def _from_registry(entries: Entries, name: str, arch: str | None, chosen: str | None) -> BuiltModel:
     architectures = list(ARCHITECTURES.values()) if arch is None else [get_architecture(arch)]
+    count = sum(not is_training(key) for key in entries.tensors)
     fits = [
         (fit, Match(prefix, {fit.renames.get(short, short): key for short, key in names.items()}))
         for prefix, names in _subtrees(entries)
         for fit in (try_fit(each, _shapes(names, entries), named=arch is not None) for each in architectures)
-        if fit.difference is None
+        if fit.difference is None and (arch is not None or not fit.architecture.whole or len(names) == count)
     ]
     wanted = [pair for pair in fits if chosen is None or chosen_by(chosen, pair[1].prefix)]
     if not wanted:
@@ -115,8 +116,10 @@ def _from_registry(entries: Entries, name: str, arch: str | None, chosen: str | 
     fit = next(fit for fit, each in fits if each.names == match.names)
     guess = fit.guess
     assert guess is not None
+    # Before the model takes as much memory as its weights claim.
+    weights = _checked(match, entries, name)
     model = _quietly_random(lambda: fit.architecture.build(**guess.arguments))
-    _fill(model, match, entries, name)
+    _fill(model, match, weights, name)
     return BuiltModel(
         model=model,
         architecture=fit.architecture.name,
@@ -184,7 +187,7 @@ def _subtrees(entries: Entries) -> Iterator[tuple[str, dict[str, str]]]:
     seen: set[tuple[str, frozenset[str]]] = set()
     for (prefix, _), names in by_prefix.items():
         mark = (prefix, frozenset(names.values()))
-        if len(names) > 1 and mark not in seen:
+        if (len(names) > 1 or len(entries.tensors) == 1) and mark not in seen:
             seen.add(mark)
             yield prefix, names
 
@@ -243,7 +246,7 @@ def _filled(model: nn.Module, entries: Entries, name: str, arch: str, chosen: st
             chosen=chosen,
         )
         notes = foreign_note(match, entries.optimizers)
-    _fill(model, match, entries, name)
+    _fill(model, match, _checked(match, entries, name), name)
     return BuiltModel(
         model=model,
         architecture=arch,
@@ -253,11 +256,16 @@ def _filled(model: nn.Module, entries: Entries, name: str, arch: str, chosen: st
     )
 
 
-def _fill(model: nn.Module, match: Match, entries: Entries, name: str) -> None:
+def _checked(match: Match, entries: Entries, name: str) -> dict[str, Tensor]:
+    """The matched weights by the model's names; CheckpointError where they can't be used."""
+    checked = check_weights({key: entries.tensors[key] for key in match.names.values()}, name)
+    return {target: checked[key] for target, key in match.names.items()}
+
+
+def _fill(model: nn.Module, match: Match, matched: Mapping[str, Tensor], name: str) -> None:
     """Load the matched weights; counters and one of two tied names may be absent."""
     expected = model.state_dict()
-    checked = check_weights({key: entries.tensors[key] for key in match.names.values()}, name)
-    weights = {target: checked[key] for target, key in match.names.items() if target in expected}
+    weights = {target: value for target, value in matched.items() if target in expected}
     for target, value in weights.items():
         if expected[target].is_floating_point() and not value.is_floating_point():
             raise CheckpointError(

@@ -13,7 +13,8 @@ from torch import nn
 from riskaudit.errors import ArchitectureError, UserCodeError
 from riskaudit.inputs import architecture_names, load_checkpoint
 from riskaudit.inputs.architectures import registry
-from riskaudit.inputs.architectures.convolutional import ConvBig, ConvNet, LeNet
+from riskaudit.inputs.architectures.convolutional import CNN, ConvBig, ConvNet, LeNet
+from riskaudit.inputs.architectures.linear import LinearModel
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.inputs.architectures.resnet import resnet18, resnet34, resnet50
 from riskaudit.torchvision_compat import import_torchvision
@@ -28,7 +29,11 @@ CASES = {
     "mlp-3": ("mlp", lambda: MLP((784, 30, 20, 10, 2)), (1, 28, 28), (None, 2), (784,)),
     "mlp-12": ("mlp", lambda: MLP((5, *[4] * 12, 2)), (5,), (None, 2), (5,)),
     "convbig-cifar": ("convbig", ConvBig, (3, 32, 32), (3, 10), None),
-    "convbig-mnist": ("convbig", lambda: ConvBig(1, 64 * 49, 4), (1, 28, 28), (1, 4), None),
+    "convbig-mnist": ("convbig", lambda: ConvBig(1, 64 * 64, 4, 20, 12), (1, 28, 28), (1, 4), None),
+    "cnn-mnist": ("cnn", CNN, (1, 28, 28), (1, 10), None),
+    "cnn-cifar": ("cnn", lambda: CNN(3, 64 * 64, 5, 30), (3, 32, 32), (3, 5), None),
+    "linear": ("linear", lambda: LinearModel(20, 3), (20,), (None, 3), (20,)),
+    "linear-without-bias": ("linear", lambda: LinearModel(12, 1, bias=False), (3, 2, 2), (None, 1), (12,)),
     "convnet-small": ("convnet", lambda: ConvNet(3, 4, 4 * 4 * 9, 10), (3, 32, 32), (3, 10), None),
     "convnet-grey": ("convnet", lambda: ConvNet(1, 8, 4 * 8, 5), (1, 12, 12), (1, 5), None),
     "resnet18": ("resnet18", lambda: resnet18(channels=1, classes=4), (1, 16, 16), (1, 4), None),
@@ -65,6 +70,14 @@ def test_parameter_counts() -> None:
     assert count(LeNet()) == 17038
     assert count(resnet18()) == 11_173_962
     assert count(resnet50()) == 23_520_842
+    # Table 3 of Balunovic et al., ICLR 2022.
+    assert count(ConvBig()) == 12_384_018
+    assert [tuple(layer.weight.shape) for layer in ConvBig().classifier[::2]] == [
+        (2000, 5184),
+        (1000, 2000),
+        (10, 1000),
+    ]
+    assert count(CNN()) == 320 + 18_496 + 313_700 + 1010
     assert count(ConvNet()) == sum(p.numel() for p in ConvNet(3, 32, 36 * 32, 10).parameters())
 
 
@@ -111,6 +124,25 @@ def test_any_stack_of_linear_layers_is_an_mlp_when_named(tmp_path: Path, prefix:
     x = torch.rand(2, 6)
     assert torch.equal(load_checkpoint(tmp_path / "c.pt", arch="mlp").model(x), model(x))
     assert "`arch=mlp`" in refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("names", [("weight", "bias"), ("net.0.weight", "net.0.bias"), ("weight",)])
+def test_one_matrix_is_a_linear_model_whatever_its_name(tmp_path: Path, names: tuple[str, ...]) -> None:
+    layer = nn.Linear(6, 3, bias=len(names) == 2)
+    torch.save(dict(zip(names, layer.state_dict().values(), strict=True)), tmp_path / "c.pt")
+    checkpoint = load_checkpoint(tmp_path / "c.pt")
+    assert (checkpoint.architecture, checkpoint.input_shape, checkpoint.num_classes) == ("linear", (6,), 3)
+    x = torch.rand(2, 6)
+    assert torch.equal(checkpoint.model(x), layer(x))
+
+
+def test_the_last_layer_of_another_network_is_no_linear_model(tmp_path: Path, refused) -> None:
+    torch.save(
+        {"a.weight": torch.ones(4, 2), "fc.weight": torch.ones(3, 4), "fc.bias": torch.ones(3)}, tmp_path / "c.pt"
+    )
+    assert "no registered architecture fits" in refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt")
+    torch.save({"embedding.weight": torch.ones(4, 2), "fc.weight": torch.ones(4, 2)}, tmp_path / "c.pt")
+    assert "no registered architecture fits" in refused(ArchitectureError, load_checkpoint, tmp_path / "c.pt")
 
 
 def test_activations_are_not_in_place(tmp_path: Path) -> None:
@@ -178,7 +210,9 @@ def test_duplicate_registration() -> None:
 
 def test_listing_has_one_line_each() -> None:
     names = architecture_names()
-    assert {"lenet", "mlp", "convbig", "convnet", "resnet18", "torchvision:NAME", "timm:NAME"} <= set(names)
+    assert {"lenet", "linear", "mlp", "cnn", "convbig", "convnet", "resnet18", "torchvision:NAME", "timm:NAME"} <= set(
+        names
+    )
     assert all(line and "\n" not in line for line in names.values())
 
 

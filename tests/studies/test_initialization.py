@@ -43,7 +43,7 @@ class Tokens(nn.Module):
 ARCHITECTURES = {
     "lenet": lambda: get_architecture("lenet").build(channels=3, features=768, classes=10),
     "mlp": lambda: get_architecture("mlp").build(widths=(64, 32, 10)),
-    "convbig": lambda: get_architecture("convbig").build(channels=3, features=4096, classes=10),
+    "convbig": lambda: get_architecture("convbig").build(channels=3, features=5184, classes=10),
     "resnet18": lambda: get_architecture("resnet18").build(channels=3, classes=10),
     "transformer": lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
     "tokens": Tokens,

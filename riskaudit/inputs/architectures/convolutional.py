@@ -5,8 +5,11 @@ layer. Three is the network of Zhu et al., "Deep Leakage from Gradients", NeurIP
 Zhao et al., "iDLG", 2020, have it; four that of Zhang et al., "Inversion Influence Function", NeurIPS 2023, with
 17038 parameters at 1 x 28 x 28 and 10 classes.
 
-``convbig``: the larger convolutional network of the Bayes paper (Balunovic et al., "Bayesian Framework for Gradient
-Leakage", ICLR 2022), there taken from DiffAI (Mirman et al., ICML 2018).
+``convbig``: the network on which the Bayes paper (Balunovic et al., "Bayesian Framework for Gradient Leakage", ICLR
+2022, Table 3) attacks Soteria: two convolutions, and three linear layers that hold nearly all of its 12,384,018
+parameters at 3 x 32 x 32. Not DiffAI's network of that name (Mirman et al., ICML 2018).
+
+``cnn``: the smaller network of that paper's Table 2, as its code has it.
 
 ``convnet``: the 8-layer network with batch norm that gradient-inversion papers attack (Geiping et al., "Inverting
 Gradients", NeurIPS 2020; also in Balunovic et al., ICLR 2022). Layer names follow the former's published weights.
@@ -18,37 +21,73 @@ from torch import Tensor, nn
 
 from riskaudit.inputs.architectures.registry import Guess, Shapes, convolutional_guess, register, shape_at
 
-HIDDEN = 512
-LAST_CHANNELS = 64
+# Channels of the two convolutions of ``convbig`` and ``cnn``.
+FIRST_CHANNELS, LAST_CHANNELS = 32, 64
+ASSUMED = "ReLU, stride 1, padding 1, average pooling by 2 after each convolution"
+
+
+def _two_convolutions(channels: int, second: int) -> nn.Sequential:
+    """Convolutions 3x3 and ``second`` x ``second`` with ReLU, padding 1, and average pooling by 2."""
+    return nn.Sequential(
+        nn.Conv2d(channels, FIRST_CHANNELS, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(FIRST_CHANNELS, LAST_CHANNELS, kernel_size=second, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+    )
 
 
 def _infer_convbig(shapes: Shapes) -> Guess:
-    assumed = "ReLU, strides 1, 2, 1, 2, padding 1"
     names = ("features.0.weight", "classifier.0.weight")
-    return convolutional_guess(shapes, *names, LAST_CHANNELS, assumed, "classifier.4.weight")
+    hidden, second = (shape_at(shapes, f"classifier.{number}.weight", 2)[0] for number in (0, 2))
+    return convolutional_guess(
+        shapes, *names, LAST_CHANNELS, ASSUMED, "classifier.4.weight", hidden=hidden, second=second
+    )
 
 
 @register(
-    "convbig", description="4 convolutions of 32 to 64 channels, ReLU, 3 linear layers (DiffAI)", infer=_infer_convbig
+    "convbig",
+    description="convolutions 3x3 and 1x1, ReLU, average pooling, linear layers of 2000, 1000 (Bayes paper, Soteria)",
+    infer=_infer_convbig,
 )
 class ConvBig(nn.Module):
+    """x [B, C, H, W] to logits [B, classes]; ``features`` are 64 floor(floor(H/2)/2 + 1) floor(floor(W/2)/2 + 1)."""
+
+    def __init__(
+        self, channels: int = 3, features: int = 5184, classes: int = 10, hidden: int = 2000, second: int = 1000
+    ) -> None:
+        super().__init__()
+        # The padding of a 1x1 convolution adds a border of its biases, as published.
+        self.features = _two_convolutions(channels, second=1)
+        self.classifier = nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, second), nn.ReLU(), nn.Linear(second, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of a batch x [B, ...]."""
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+def _infer_cnn(shapes: Shapes) -> Guess:
+    names = ("features.0.weight", "classifier.0.weight")
+    hidden, _ = shape_at(shapes, "classifier.0.weight", 2)
+    return convolutional_guess(shapes, *names, LAST_CHANNELS, ASSUMED, "classifier.2.weight", hidden=hidden)
+
+
+@register(
+    "cnn",
+    description="2 convolutions 3x3 of 32 and 64 channels, ReLU, average pooling, linear layer of 100 (Bayes paper)",
+    infer=_infer_cnn,
+)
+class CNN(nn.Module):
     """x [B, C, H, W] to logits [B, classes]; ``features`` are 64 floor(H/4) floor(W/4)."""
 
-    def __init__(self, channels: int = 3, features: int = 4096, classes: int = 10) -> None:
+    def __init__(self, channels: int = 1, features: int = 3136, classes: int = 10, hidden: int = 100) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 32, kernel_size=3, stride=1, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, kernel_size=4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, LAST_CHANNELS, kernel_size=3, stride=1, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(LAST_CHANNELS, LAST_CHANNELS, kernel_size=4, stride=2, padding=1),
-            nn.ReLU(),
-        )
-        self.classifier = nn.Sequential(
-            nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)
-        )
+        self.features = _two_convolutions(channels, second=3)
+        self.classifier = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of a batch x [B, ...]."""

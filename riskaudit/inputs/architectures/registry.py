@@ -55,7 +55,8 @@ class Architecture:
     """One registered architecture.
 
     ``infer`` turns shapes into constructor arguments or raises `MismatchError`. ``rename`` maps other
-    customary names to this one's, given the shapes and whether the user named the architecture.
+    customary names to this one's, given the shapes and whether the user named the architecture. ``whole`` ones are
+    recognised only where a file holds no other weights: what they have looks like a part of another network.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Architecture:
     build: Callable[..., nn.Module]
     infer: Callable[[Shapes], Guess]
     rename: Callable[[Shapes, bool], Mapping[str, str]]
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def register(
     description: str,
     infer: Callable[[Shapes], Guess],
     rename: Callable[[Shapes, bool], Mapping[str, str]] = lambda _shapes, _named: {},
+    whole: bool = False,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated constructor or module class under ``name``.
 
@@ -105,7 +108,7 @@ def register(
 
     def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         _claim(name)
-        ARCHITECTURES[name] = Architecture(name, description, build, infer, rename)
+        ARCHITECTURES[name] = Architecture(name, description, build, infer, rename, whole)
         return build
 
     return decorate

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Callout, Cell, DefinitionList, Section, Table
 from riskaudit.formatting import count, given, number, sentence, short, target_text
+from riskaudit.release.training import LOCAL
 from riskaudit.report.sections.schemes import Scheme, attackers_table, uploads_table
 from riskaudit.results import PriorInfo
 from riskaudit.results.facts import Facts
@@ -27,8 +28,6 @@ _RUNNING_STATISTICS = (
     "Running statistics of batch norm that are sent beside the weights: they hold the mean and the variance of the "
     "batches as they are. Keep them back, or have them reviewed."
 )
-# What an audit that trains between uploads lists among its steps; the second name is that of earlier versions.
-_LOCAL_TRAINING = frozenset({"local", "local_steps"})
 
 
 def threat_section(facts: Facts) -> Section:
@@ -60,7 +59,7 @@ def threat_section(facts: Facts) -> Section:
         blocks += [attackers_table(facts), uploads_table(facts)]
     first_order = _FIRST_ORDER.format(each="each upload" if facts.is_joint else "each sample")
     scope = [*_OUT_OF_SCOPE, f"{first_order} {_checked(study)}"]
-    scope += [] if _LOCAL_TRAINING & set(release.steps) else [_SEVERAL_STEPS]
+    scope += [] if LOCAL in release.steps else [_SEVERAL_STEPS]
     scope += [_RUNNING_STATISTICS] if release.batch_norm == "batch" else []
     blocks.append(Bullets(tuple(scope), lead="Out of scope. This audit says nothing about:"))
     return Section("threat-model", "Threat model", tuple(blocks))
@@ -175,7 +174,7 @@ def _knowledge(facts: Facts, study: AttackStudy | None) -> Table:
         ),
         _rest_of_batch(facts, attacks.rest_of_batch_known if attacks else None),
     ]
-    if _LOCAL_TRAINING & set(facts.result.release.steps):
+    if LOCAL in facts.result.release.steps:
         meaning = "learning rate, optimizer, mini-batches and their order; whoever runs the federation sets them"
         rows.append(_Known("Settings of the training", True, None, meaning))
     if attacks is not None:
