@@ -221,17 +221,17 @@ def merge(directory: FolderArgument, options: MergeOptions, report: ReportOption
         )
         for name in names
     ]
-    from riskaudit.results.columns import check_parquet
-    from riskaudit.runs.columns import MANY, note, with_columns
+    from riskaudit.results import columns
+    from riskaudit.runs.columns import note, with_columns
 
-    if max(checkpoint.num_samples for checkpoint in manifest.checkpoints) > MANY:
-        check_parquet()
+    if max(checkpoint.num_samples for checkpoint in manifest.checkpoints) > columns.MANY:
+        columns.check_parquet()
     codes = []
     results = opened.merged(partial=options.partial, settings=deliveries[0].settings)
     for name, delivery, merged in zip(names, deliveries, results, strict=True):
         if len(names) > 1 and not options.quiet:
             typer.echo(f"{name}:")
-        if len(merged.samples) > MANY:
+        if len(merged.samples) > columns.MANY:
             noted = merged.model_copy(update={"warnings": [note(merged), *merged.warnings]})
             codes.append(delivery.deliver(noted, with_columns))
         else:

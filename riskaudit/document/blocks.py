@@ -90,6 +90,7 @@ class Subheading(BaseBlock):
 class Table(BaseBlock):
     """Rows under columns; the first cell of a row is its header.
 
+    ``left_out`` rows aren't in the table at all, which the note says.
     ``print_rows`` and ``brief_rows`` cut the table in the PDF and in the Markdown summary (a
     sentence then says so); ``brief_columns`` are the columns of the summary. ``layout`` is how the
     PDF fits the table: as it is, in small type with wide prose ("dense"), with columns as wide as they need
@@ -109,6 +110,7 @@ class Table(BaseBlock):
     print_rows: int | None = None
     brief_rows: int | None = None
     brief_columns: tuple[int, ...] | None = None
+    left_out: int = 0
 
     @property
     def legend(self) -> tuple[tuple[str, str], ...]:

@@ -93,8 +93,9 @@ def _table(table: Table) -> list[str]:
     lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
     marks = dict.fromkeys((cell.mark, cell.word) for row in rows for cell in row if cell.mark)
     notes = [f"{escape(mark)} {escape(word)}" for mark, word in marks]
-    if len(rows) < len(table.rows):
-        notes.append(f"the first {len(rows)} of {len(table.rows):,} rows")
+    total = len(table.rows) + table.left_out
+    if len(rows) < total:
+        notes.append(f"the first {len(rows)} of {total:,} rows; {total - len(rows):,} are not listed here")
     if notes:
         lines += ["", f"{'; '.join(notes)}."]
     return lines

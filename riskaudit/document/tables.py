@@ -41,6 +41,7 @@ class Look(TypedDict, total=False):
     print_rows: int | None
     brief_rows: int | None
     brief: bool
+    left_out: int
 
 
 def table(table_id: str, caption: str, rows: Iterable[Row], columns: Columns[Row], **look: Unpack[Look]) -> Table:

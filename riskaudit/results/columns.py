@@ -17,6 +17,8 @@ from riskaudit.errors import ResultError, SettingsError
 from riskaudit.results.base import Record
 
 FILE_NAME = "samples.parquet"
+# Beyond so many samples an audit is a large one; and how many of its samples audit.json keeps and reports list.
+MANY, SHOWN = 10_000, 200
 _PARTS = ("value", "low", "high", "status")
 _TEXTS, _NUMBERS, _COUNTS = ("id", "verdict", "status", "reason"), ("loss", "concentration"), ("target", "upload")
 

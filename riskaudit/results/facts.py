@@ -9,6 +9,7 @@ from functools import cached_property
 from math import prod
 
 from riskaudit.formatting import inside, number, target_text
+from riskaudit.results import columns
 from riskaudit.results.audit import AuditResult, SampleRow
 from riskaudit.results.base import Estimate, Status, Verdict
 from riskaudit.results.ranks import known_ends, position, rank_ranges
@@ -16,6 +17,8 @@ from riskaudit.results.subject import Attacker
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of
 from riskaudit.results.words import ProxyInfo, Riskier, riskier_end
 
+# Samples that are listed one by one, at most; a page with tens of thousands takes minutes to load.
+MOST_LISTED = 1000
 # The best stand-in first: what ranks the samples when the headline proxy has no value.
 _STAND_INS = ("map_rmse", "posterior_rmse", "i2f", "lavp_l2_max", "gradient_norm")
 # Of an upload of several samples these are told apart by what the attacker knows.
@@ -226,6 +229,16 @@ class Facts:
             return (value is None, sign * value if value is not None else 0.0)
 
         return tuple(sorted(self.result.samples, key=key))
+
+    @cached_property
+    def listed(self) -> tuple[SampleRow, ...]:
+        """The most exposed samples, which are listed one by one: fewer in a large audit, whose table has every row."""
+        return self.ranked[: columns.SHOWN if self.num_samples > columns.MANY else MOST_LISTED]
+
+    @property
+    def num_unlisted(self) -> int:
+        """How many samples aren't."""
+        return self.num_samples - len(self.listed)
 
     def _end_of(self, proxy: str) -> Riskier:
         return riskier_end(proxy, self.result.proxies)

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from riskaudit.results import AuditResult
+from riskaudit.results import AuditResult, columns
 from riskaudit.results.columns import FILE_NAME, SampleColumns, to_parquet
 from riskaudit.results.facts import Facts
 
-# Beyond so many samples; and how many of them audit.json keeps.
-MANY, SHOWN = 10_000, 200
 _LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def note(result: AuditResult) -> str:
     """What readers of the audit should be told of the table."""
     return (
-        f"audit.json keeps the {SHOWN:,} most exposed of {len(result.samples):,} samples, quantiles of all and the "
-        f"classes; {FILE_NAME} beside it has every sample"
+        f"audit.json keeps the {columns.SHOWN:,} most exposed of {len(result.samples):,} samples, quantiles of all and "
+        f"the classes; {FILE_NAME} beside it has every sample"
     )
 
 
@@ -40,17 +38,17 @@ def with_columns(files: Mapping[str, bytes], result: AuditResult) -> dict[str, b
     document = json.loads(files[name])
     rows = {row["id"]: row for row in document["samples"]}
     table = to_parquet(document["samples"])
-    columns = SampleColumns(
+    about = SampleColumns(
         sha256=hashlib.sha256(table).hexdigest(),
         num_samples=len(rows),
-        shown=min(SHOWN, len(rows)),
+        shown=min(columns.SHOWN, len(rows)),
         levels=list(_LEVELS),
         quantiles={proxy.id: _quantiles(document["samples"], proxy.id) for proxy in result.proxies},
         verdicts=dict(sorted(Counter(row["verdict"] for row in rows.values()).items())),
         statuses=dict(sorted(Counter(row["status"] for row in rows.values()).items())),
     )
-    document["samples"] = [rows[row.id] for row in Facts(result).ranked[:SHOWN]]
-    document["columns"] = columns.model_dump(mode="json")
+    document["samples"] = [rows[row.id] for row in Facts(result).ranked[: columns.SHOWN]]
+    document["columns"] = about.model_dump(mode="json")
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return {**files, name: text.encode(), FILE_NAME: table}
 

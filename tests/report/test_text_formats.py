@@ -7,10 +7,15 @@ import io
 import re
 
 import pytest
+from report_cases import build
+from report_reading import Report
 
-from riskaudit.document.markdown import escape
+from riskaudit.document.markdown import escape, to_markdown
 from riskaudit.report import render
+from riskaudit.report.build import build_document
 from riskaudit.report.csv import guarded
+from riskaudit.results import columns
+from riskaudit.results.facts import Facts
 
 
 def rows_of(content: bytes) -> list[dict[str, str]]:
@@ -95,3 +100,16 @@ def test_a_fence_can_t_be_closed_from_inside(audit):
 )
 def test_escape(text, escaped):
     assert escape(text) == escaped
+
+
+@pytest.mark.parametrize(("num_samples", "listed"), [(24, 24), (25, 6)], ids=["at the limit", "beyond it"])
+def test_a_large_audit_lists_fewer_samples(monkeypatch, num_samples, listed):
+    monkeypatch.setattr(columns, "MANY", 24)
+    monkeypatch.setattr(columns, "SHOWN", 6)
+    result = build(num_samples)
+    document = build_document(result)
+    table = Report(document).tables["samples"]
+    assert (len(table.rows), table.left_out) == (listed, num_samples - listed)
+    assert [row[0].text for row in table.rows] == [row.id for row in Facts(result).ranked[:listed]]
+    assert ("19 are not listed" in table.note) == (listed == 6)
+    assert f"the first 5 of {num_samples} rows; {num_samples - 5} are not listed" in to_markdown(document).decode()

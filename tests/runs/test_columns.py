@@ -12,9 +12,9 @@ from scan_cases import FORMATS
 from riskaudit.cli.app import run as command
 from riskaudit.errors import ResultError
 from riskaudit.report import render
-from riskaudit.results import AuditResult
+from riskaudit.results import AuditResult, columns
 from riskaudit.results.columns import from_parquet, to_parquet
-from riskaudit.runs import columns
+from riskaudit.runs.columns import with_columns
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
@@ -81,7 +81,7 @@ def test_a_merged_audit_beyond_the_limit(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("few")
 def test_a_part_of_the_samples_is_no_audit(tmp_path) -> None:
     result = audited()
-    files = columns.with_columns(render(result, ["json"]), result)
+    files = with_columns(render(result, ["json"]), result)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match=r"holds 3 of 6 samples"):

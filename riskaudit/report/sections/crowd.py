@@ -27,7 +27,6 @@ INFORMED, OUTSIDER = headline_of("informed"), headline_of("outsider")
 INFORMED_ERROR, OUTSIDER_ERROR = error_of("informed"), error_of("outsider")
 # So many times the posterior error a MAP error is one that the attacker's Gaussian prior doesn't fit.
 SEVERAL_TIMES = 3.0
-_MOST_ROWS = 1000
 _PRINT_ROWS = 40
 _LISTED = 12
 
@@ -91,16 +90,16 @@ def _finding(facts: Facts) -> str:
 
 def crowd_figure(facts: Facts, references: tuple[Reference, ...]) -> Figure:
     """Both attackers' revealed fraction of every sample."""
-    ranked = [row for row in facts.ranked if INFORMED in row.proxies and OUTSIDER in row.proxies]
+    listed = [row for row in facts.listed if INFORMED in row.proxies and OUTSIDER in row.proxies]
     pairs = tuple(
         Pair(
             f"{short(row.id, 14)}{'' if row.classmates is None else f' ({row.classmates})'}",
             (row.proxies[INFORMED].reliable, row.proxies[OUTSIDER].reliable),
             (known_ends(row.proxies[INFORMED]), known_ends(row.proxies[OUTSIDER])),
         )
-        for row in ranked[:_MOST_ROWS]
+        for row in listed
     )
-    classes = any(row.classmates is not None for row in ranked)
+    classes = any(row.classmates is not None for row in listed)
     return Figure(
         id="crowd",
         title=(
@@ -152,15 +151,20 @@ def _crowd_table(facts: Facts) -> Table:
     return tables.table(
         "crowd",
         "Each sample for both attackers",
-        facts.ranked[:_MOST_ROWS],
+        facts.listed,
         columns,
         note="Classmates: others of the same class in the same upload, copies left out. Protected: the informed "
-        "attacker's revealed fraction less the outsider's.",
+        f"attacker's revealed fraction less the outsider's.{_unlisted_words(facts)}",
         sortable=True,
         layout="fitted",
         print_rows=_PRINT_ROWS,
         brief_rows=5,
+        left_out=facts.num_unlisted,
     )
+
+
+def _unlisted_words(facts: Facts) -> str:
+    return f" {facts.num_unlisted:,} of {facts.num_samples:,} samples are not listed." if facts.num_unlisted else ""
 
 
 def _classmates_cell(row: SampleRow) -> Cell:

@@ -20,8 +20,6 @@ from riskaudit.results.words import riskier_end
 from riskaudit.studies.fairness.record import GroupSummary
 from riskaudit.studies.fairness.section import group_table
 
-# Of the sample table and the pictures; a page with tens of thousands takes minutes to load.
-MOST_ROWS = 1000
 _PRINT_ROWS = 40
 _CUT_ABOVE = 200
 # More rows than this get a landscape page of their own in the PDF.
@@ -53,7 +51,7 @@ def exposed_section(facts: Facts) -> Section:
         )
     pictures = tuple(
         Picture(short(row.id), safe_png(row.image_png), f"class {facts.class_name(row)}, {VERDICT_WORDS[row.verdict]}")
-        for row in facts.ranked[:MOST_ROWS]
+        for row in facts.listed
         if row.image_png is not None
     )
     if pictures:
@@ -141,12 +139,13 @@ def sample_table(facts: Facts) -> Table:
     reasons = any(row.reason for row in facts.result.samples)
     return tables.table(
         "samples",
-        f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample",
-        facts.ranked[:MOST_ROWS],
+        _sample_caption(facts),
+        facts.listed,
         _sample_columns(facts, shown),
         sortable=True,
         layout="landscape" if facts.num_samples > _PORTRAIT_ROWS or reasons else "fitted",
-        print_rows=_PRINT_ROWS if facts.num_samples > _CUT_ABOVE else None,
+        print_rows=_PRINT_ROWS if len(facts.listed) > _CUT_ABOVE else None,
+        left_out=facts.num_unlisted,
         brief_rows=5,
         brief=True,
         note=" ".join(filter(None, (facts.reasons_note((facts.headline, *shown)), _left_out(facts)))),
@@ -182,13 +181,20 @@ def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[Samp
     )
 
 
+def _sample_caption(facts: Facts) -> str:
+    if facts.num_unlisted:
+        return f"The {len(facts.listed):,} most exposed of {facts.num_samples:,} audited samples"
+    return f"All {facts.num_samples:,} audited samples" if facts.num_samples > 1 else "The audited sample"
+
+
 def _left_out(facts: Facts) -> str:
     """What the table doesn't show of many samples, and where it is."""
-    if facts.num_samples <= MOST_ROWS:
+    if not facts.num_unlisted:
         return ""
     return (
-        f"The {MOST_ROWS:,} most exposed of {facts.num_samples:,} samples; section 3 has the quantiles of all, "
-        "audit.json and samples.csv (--format json, --format csv) hold every row."
+        f"The {len(facts.listed):,} most exposed of {facts.num_samples:,} samples; {facts.num_unlisted:,} are not "
+        "listed. Section 3 has the quantiles of all, audit.json (of a large audit samples.parquet beside it) and "
+        "samples.csv hold every row (--format json, --format csv)."
     )
 
 
