@@ -273,7 +273,7 @@ def _tiny_from(maker: JacobianMaker, batch: Batch, direction: Tensor, apart: boo
     gradient = (at if bare is maker else bare.around(batch, apart=apart)).mean().detach()
     change = bare.around(moved, apart=apart).mean().detach() - gradient
     if release.changes_gradient:
-        change = release.derivative(gradient).apply(change)
+        change = release.derivative(gradient, batch).apply(change)
     predicted = TINY * at.matvec(direction).detach()
     unseen = (change.abs_() - OWN_FACTOR * predicted.abs()).clamp_min_(0.0).norm(dim=1)
     unseen = (unseen - WHOLE_SHARE * predicted.norm(dim=1)).clamp_min_(0.0)

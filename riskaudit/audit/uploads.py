@@ -176,7 +176,7 @@ def _likely(jacobian: Jacobian, directions: Tensor, cancelled: Tensor) -> tuple[
         step = direction.reshape(batch.inputs.shape)
         after = plain.mean(batch.with_inputs(batch.inputs + step)).detach()
         change = after - before - growth_alone(plain, batch, step, before, after)
-        found, rounding = release.released_change(before, change), _rounding(release, released, cancelled)
+        found, rounding = release.released_change(before, change, batch), _rounding(release, released, cancelled)
         rows.append(differences(1.0, found.norms, LIKELY_FACTOR * predicted.norm(dim=1).double() + rounding))
         rows.append(differences(1.0, found.unseen, found.seen + rounding))
     return rows, pushed[..., 0]
@@ -334,7 +334,7 @@ def _tiny_from(maker: JointJacobianMaker, batch: Batch, directions: Tensor) -> l
     plain, shape = release.before_steps(), batch.inputs.shape
     aside = batch.with_inputs(batch.inputs + ASIDE * _rolled(directions, 1, batch.upload_size)[..., 0].reshape(shape))
     at, before = maker(aside), plain.mean(aside).detach()
-    derivative = None if plain is release else release.derivative(before)
+    derivative = None if plain is release else release.derivative(before, aside)
     rounding = _rounding(release, before.norm(dim=1), _cancelled(at.losses(), batch))
     predictions, rows = TINY * at.matmat(directions).detach(), []
     for direction, predicted in zip(directions.unbind(2), predictions.unbind(2), strict=True):

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from riskaudit.release.derivatives import Derivative, derivative_of
-from riskaudit.release.joint import JointRelease, Stages, applied
+from riskaudit.release.joint import JointRelease, Stages
+from riskaudit.release.steps import applied
 
 
 @final
@@ -28,14 +29,18 @@ class Aggregation:
         number: of the upload, for steps that are drawn anew for each.
         size: samples of one client.
         vectors: of the parts, client by client, [m, P], without graph.
+        inputs: of the samples, [m, *S], where these are the parts.
     """
 
-    def __init__(self, release: JointRelease, number: int, size: int, vectors: Tensor) -> None:
+    def __init__(
+        self, release: JointRelease, number: int, size: int, vectors: Tensor, inputs: Tensor | None = None
+    ) -> None:
         self.num_clients = release.spec.num_clients
         self.parts_per_client = len(vectors) // self.num_clients
+        parts = [slice(first, first + self.parts_per_client) for first in range(0, len(vectors), self.parts_per_client)]
         self._clients = [
-            _Client(release.stages(number + client * size), part)
-            for client, part in enumerate(torch.split(vectors, self.parts_per_client))
+            _Client(release.stages(number + client * size), vectors[part], None if inputs is None else inputs[part])
+            for client, part in enumerate(parts)
         ]
         stages = release.stages(number)
         self._last_steps = [*stages.server, *stages.last]
@@ -83,8 +88,9 @@ class Aggregation:
 class _Client:
     """One client's parts [s, P], the steps on each, and those on their mean."""
 
-    def __init__(self, stages: Stages, vectors: Tensor) -> None:
+    def __init__(self, stages: Stages, vectors: Tensor, inputs: Tensor | None) -> None:
         self.stages, self.vectors, self.count = stages, vectors, len(vectors)
+        self.inputs = inputs
         self._each: dict[int, Derivative] = {}
 
     @property
@@ -110,11 +116,13 @@ class _Client:
 
     @cached_property
     def _inner_mean(self) -> Tensor:
-        return torch.stack([applied(self.stages.sample, vector) for vector in self.vectors]).mean(0)
+        samples = [None] * self.count if self.inputs is None else self.inputs
+        pairs = zip(self.vectors, samples, strict=True)
+        return torch.stack([applied(self.stages.sample, vector, sample) for vector, sample in pairs]).mean(0)
 
     @cached_property
     def _inner(self) -> Derivative:
-        return derivative_of(self.vectors, self.stages.sample)
+        return derivative_of(self.vectors, self.stages.sample, self.inputs)
 
     @cached_property
     def _outer(self) -> Derivative:
@@ -122,5 +130,7 @@ class _Client:
 
     def _inner_of(self, index: int) -> Derivative:
         if index not in self._each:
-            self._each[index] = derivative_of(self.vectors[index : index + 1], self.stages.sample)
+            own = slice(index, index + 1)
+            inputs = None if self.inputs is None else self.inputs[own]
+            self._each[index] = derivative_of(self.vectors[own], self.stages.sample, inputs)
         return self._each[index]

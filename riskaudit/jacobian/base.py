@@ -72,7 +72,7 @@ class Jacobian(LinearOperator):
         before, after = (plain.mean(each).detach() for each in (self.batch, self.batch.with_inputs(inputs)))
         norms = before.norm(dim=1).double()
         change = shrinking(norms, after.norm(dim=1).double())[:, None].to(after) * after - before
-        released = release.released_change(before, change)
+        released = release.released_change(before, change, self.batch)
         norms = norms if plain is release else self.norms
         if predicted is not None:
             return StepResponse(norms, predicted, released, [])

@@ -44,6 +44,11 @@ def _share(text: str) -> float | None:
     return value if value is not None and 0 <= value < 1 else None
 
 
+def _percentage(text: str) -> float | None:
+    value = _finite(text)
+    return value if value is not None and 0 <= value <= 100 else None
+
+
 def _seed(text: str) -> int | None:
     # The length comes first: int() refuses thousands of digits with an error of its own.
     return int(text) if len(text) <= 19 and text.isdecimal() and int(text) < 2**63 else None
@@ -57,6 +62,16 @@ def positive_number(label: str) -> Argument:
 def share_below_one(label: str) -> Argument:
     """A number from 0 to below 1."""
     return Argument(label, f"0 <= {label} < 1", _share)
+
+
+def percentage(label: str) -> Argument:
+    """A number from 0 to 100."""
+    return Argument(label, f"0 <= {label} <= 100", _percentage)
+
+
+def optional_text(label: str) -> Argument:
+    """A text that isn't empty, which may be left out."""
+    return Argument(label, f"{label} that isn't empty", lambda text: text or None, optional=True)
 
 
 def pattern(label: str) -> Argument:

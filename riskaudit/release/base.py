@@ -137,7 +137,7 @@ class Release(ABC):
         self.model, self.loss, self.parameters = function.model, function.loss, function.parameters
         self.dtype, self.device = function.dtype, function.device
         shapes = {name: value.shape for name, value in self.parameters.items()}
-        self.context = StepContext(shapes, self.dtype, self.device)
+        self.context = StepContext(shapes, self.dtype, self.device, function=function)
         self.num_entries = self.num_noisy = self.context.num_entries
 
     @abstractmethod
@@ -159,12 +159,12 @@ class Release(ABC):
         """The release without steps whose choices are constant around a sample, and without noise; itself if none."""
         return self
 
-    def derivative(self, bare: Tensor) -> Derivative:
-        """The derivative of those steps at `before_steps`' means [U, P]."""
+    def derivative(self, bare: Tensor, batch: Batch) -> Derivative:
+        """The derivative of those steps at `before_steps`' means [U, P] of a batch."""
         return Chain()
 
-    def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
-        """What those steps make of a change [U, P] of `before_steps`' means [U, P], of any size."""
+    def released_change(self, bare: Tensor, change: Tensor, batch: Batch) -> ReleasedChange:
+        """What those steps make of a change [U, P] of `before_steps`' means [U, P] of a batch, of any size."""
         return ReleasedChange.told(change.norm(dim=1).double())
 
     @abstractmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 from typing_extensions import override
 
-from riskaudit.release.steps import BoundStep
+from riskaudit.release.steps import BoundStep, applied
 from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.closed_forms import ClosedForm, Kept
 
@@ -162,28 +162,31 @@ class Product(Derivative):
         return vector
 
 
-def change_through(gradients: Tensor, change: Tensor, steps: Sequence[BoundStep]) -> ReleasedChange:
+def change_through(
+    gradients: Tensor, change: Tensor, steps: Sequence[BoundStep], inputs: Tensor | None = None
+) -> ReleasedChange:
     """What steps make of a change of any size.
 
     Args:
         gradients: where the change begins, [B, P].
         change: [B, P].
         steps: see `derivative_of`.
+        inputs: see `derivative_of`.
     """
-    released = _changed(gradients, change, steps)
+    released = _changed(gradients, change, steps, inputs)
     norms = released.norm(dim=1).double()
     if all(map(_is_constant, steps)):
         return ReleasedChange.told(norms)
-    derivative = derivative_of(gradients, steps)
+    derivative = derivative_of(gradients, steps, inputs)
     told = derivative.apply(change).abs()
     signs = torch.randint(2, gradients.shape[1:], generator=torch.Generator().manual_seed(0)).to(gradients) * 2 - 1
     probe = gradients.abs().amax(1, keepdim=True) * signs
-    flat = _changed(gradients, probe, steps).abs() > FLAT_FACTOR * derivative.apply(probe).abs()
+    flat = _changed(gradients, probe, steps, inputs).abs() > FLAT_FACTOR * derivative.apply(probe).abs()
     unseen = torch.where(flat, (released.abs() - FLAT_FACTOR * told).clamp_min(0.0), 0.0).norm(dim=1).double()
     seen = torch.minimum(released.abs(), told).norm(dim=1).double()
     # A derivative of few directions may tell of this change by chance; of one in all directions it doesn't.
     probe = change.square().mean(1, keepdim=True).sqrt() * signs
-    moved, told = _changed(gradients, probe, steps).abs(), derivative.apply(probe).abs()
+    moved, told = _changed(gradients, probe, steps, inputs).abs(), derivative.apply(probe).abs()
     hidden, shown = torch.where(moved > FLAT_FACTOR * told, moved, 0.0), torch.minimum(moved, told)
     blind = hidden.norm(dim=1) > shown.norm(dim=1)
     return ReleasedChange(norms, torch.where(blind, norms, unseen), torch.where(blind, 0.0, seen))
@@ -194,35 +197,40 @@ def _is_constant(bound: BoundStep) -> bool:
     return bound.step.chooses or bound.step.keeps_noise
 
 
-def _changed(gradients: Tensor, change: Tensor, steps: Sequence[BoundStep]) -> Tensor:
+def _changed(gradients: Tensor, change: Tensor, steps: Sequence[BoundStep], inputs: Tensor | None) -> Tensor:
     """What becomes of a change [B, P], the choices of the steps being those at the gradients."""
     rest = list(steps)
     for constant, group in groupby(steps, key=_is_constant):
         part = list(group)
         rest = rest[len(part) :]
-        before = _through(part, gradients) if rest or not constant else gradients
+        before = _through(part, gradients, inputs) if rest or not constant else gradients
         if constant:
-            change = derivative_of(gradients, part).apply(change)
+            change = derivative_of(gradients, part, inputs).apply(change)
         else:
-            change = _through(part, gradients + change) - before
+            change = _through(part, gradients + change, inputs) - before
         gradients = before
     return change
 
 
-def _through(steps: Sequence[BoundStep], vectors: Tensor) -> Tensor:
+def _through(steps: Sequence[BoundStep], vectors: Tensor, inputs: Tensor | None) -> Tensor:
     """Vectors [B, P] after steps."""
-    for bound in steps:
-        vectors = torch.stack([bound.apply(row) for row in vectors])
-    return vectors
+    samples = [None] * len(vectors) if inputs is None else inputs
+    return torch.stack([applied(steps, row, sample) for row, sample in zip(vectors, samples, strict=True)])
 
 
-def derivative_of(gradients: Tensor, steps: Sequence[BoundStep]) -> Derivative:
-    """D of steps at gradients [B, P], which the first of them is applied to."""
+def derivative_of(gradients: Tensor, steps: Sequence[BoundStep], inputs: Tensor | None = None) -> Derivative:
+    """D of steps at gradients.
+
+    Args:
+        gradients: which the first step is applied to, [B, P].
+        steps: the first to be applied comes first.
+        inputs: of the samples that the gradients belong to, [B, *S]; None where they belong to several each.
+    """
     factors: list[Derivative] = []
     for index, bound in enumerate(steps):
         if index:
-            gradients = torch.stack([steps[index - 1].apply(row) for row in gradients])
-        closed_form = bound.step.derivative(gradients, bound.context)
+            gradients = _through([steps[index - 1]], gradients, inputs)
+        closed_form = bound.derivative(gradients, inputs)
         if closed_form is None:
             factors.append(AutomaticDerivative(bound.apply, gradients))
             continue

@@ -199,6 +199,9 @@ class ReleaseSpec:
                 raise ReleaseError("expected secure aggregation once; leave this one out")
             if self.training is None and not any(isinstance(other, Mean) for other in before):
                 raise ReleaseError("expected the clients' uploads before it: mean:N, or local training")
+        elif part.looks_at_input and (self.training is not None or any(isinstance(other, Mean) for other in before)):
+            advice = "local training sends no sample's" if self.training is not None else "put it before the mean"
+            raise ReleaseError(f"'{part}' looks at the sample whose gradient it acts on; {advice}")
         elif part.redrawn and self.training is None and not any(isinstance(other, Mean) for other in before):
             raise ReleaseError(f"'{part}' is drawn for every upload; put it after mean:N or local training")
 

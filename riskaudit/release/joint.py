@@ -24,7 +24,7 @@ from riskaudit.release.derivatives import Derivative, ReleasedChange, change_thr
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.model import LossFunction, ModelFunction, mixes_samples
 from riskaudit.release.shares import batch_loss, sample_losses
-from riskaudit.release.steps import BoundStep, bind_steps
+from riskaudit.release.steps import BoundStep, applied, bind_steps
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class JointRelease(Release):
         return self.with_spec(replace(self.spec, steps=inner, noise=None, steps_after_noise=()))
 
     @override
-    def derivative(self, bare: Tensor) -> Derivative:
+    def derivative(self, bare: Tensor, batch: Batch) -> Derivative:
         return derivative_of(bare, [*self.outermost, *self.stages(0).last])
 
     @override
-    def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
+    def released_change(self, bare: Tensor, change: Tensor, batch: Batch) -> ReleasedChange:
         return change_through(bare, change, [*self.outermost, *self.stages(0).last])
 
     @property
@@ -209,10 +209,3 @@ class JointRelease(Release):
         assert total is not None
         stages = self.stages(number)
         return applied(stages.last, applied(stages.server, total / clients if clients > 1 else total))
-
-
-def applied(steps: Sequence[BoundStep], vector: Tensor) -> Tensor:
-    """What steps make of a vector, one after the other."""
-    for bound in steps:
-        vector = bound.apply(vector)
-    return vector

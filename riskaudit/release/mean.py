@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from riskaudit.errors import CoupledReleaseError
 from riskaudit.release.base import Batch
-from riskaudit.release.joint import JointRelease, applied
+from riskaudit.release.joint import JointRelease
 from riskaudit.release.model import twice_differentiable
-from riskaudit.release.steps import BoundStep
+from riskaudit.release.steps import BoundStep, applied
 
 
 @final
@@ -35,9 +35,9 @@ class MeanRelease(JointRelease):
     @override
     def transformed_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
         if steps:
-            samples: Tensor = vmap(lambda *pair: applied(steps, self.function.sample_gradient(*pair)))(
-                batch.inputs, batch.targets
-            )
+            samples: Tensor = vmap(
+                lambda inputs, target: applied(steps, self.function.sample_gradient(inputs, target), inputs)
+            )(batch.inputs, batch.targets)
             return _mean_of(samples, batch)
         gradients = grad(self.run_together)(self.parameters, batch)
         return torch.cat([gradients[name].reshape(-1) for name in self.parameters])
@@ -45,7 +45,7 @@ class MeanRelease(JointRelease):
     @override
     def plain_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:
         if steps:
-            samples = [applied(steps, self.function.plain_gradient(*pair)) for pair in batch.pairs()]
+            samples = [applied(steps, self.function.plain_gradient(*pair), pair[0]) for pair in batch.pairs()]
             return _mean_of(torch.stack(samples), batch)
         parameters = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
         with torch.enable_grad(), twice_differentiable():

@@ -19,7 +19,7 @@ from riskaudit.release.base import Batch, Release, Upload, spec_of
 from riskaudit.release.derivatives import Derivative, ReleasedChange, change_through, derivative_of
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.model import LossFunction, ModelFunction
-from riskaudit.release.steps import bind_steps
+from riskaudit.release.steps import applied, bind_steps
 
 
 @final
@@ -67,17 +67,15 @@ class PerSampleRelease(Release):
     def plain_mean(self, batch: Batch) -> Tensor:
         _refuse_several(batch)
         gradients = [self.function.plain_gradient(inputs, target) for inputs, target in batch.pairs()]
-        return torch.stack([self._stepped(gradient) for gradient in gradients])
+        return torch.stack([self._stepped(row, inputs) for row, inputs in zip(gradients, batch.inputs, strict=True)])
 
     @override
     def after_noise(self, noise: Tensor) -> Tensor:
-        for bound in self._after_noise:
-            noise = bound.apply(noise)
-        return noise
+        return applied(self._after_noise, noise)
 
     def sample_mean(self, inputs: Tensor, target: Tensor) -> Tensor:
         """r(x) of one sample, [P], differentiable in the inputs [*S]; runs under torch.func transforms."""
-        return self._stepped(self.function.sample_gradient(inputs, target))
+        return self._stepped(self.function.sample_gradient(inputs, target), inputs)
 
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of every sample before any step, [B, P]."""
@@ -91,27 +89,27 @@ class PerSampleRelease(Release):
         """Whether some step does more than adding noise."""
         return bool(self.spec.all_steps)
 
-    def after_gradient(self, gradients: Tensor) -> Tensor:
-        """r(x) of samples whose gradients [B, P] are known."""
-        return torch.stack([self._stepped(row) for row in gradients]) if self.changes_gradient else gradients
+    def after_gradient(self, gradients: Tensor, batch: Batch) -> Tensor:
+        """r(x) of a batch's samples, whose gradients [B, P] are known."""
+        if not self.changes_gradient:
+            return gradients
+        return torch.stack([self._stepped(row, inputs) for row, inputs in zip(gradients, batch.inputs, strict=True)])
 
     @override
     def before_steps(self) -> PerSampleRelease:
         return self.with_spec(ReleaseSpec()) if self.changes_gradient else self
 
     @override
-    def derivative(self, bare: Tensor) -> Derivative:
-        return derivative_of(bare, [*self._before_noise, *self._after_noise])
+    def derivative(self, bare: Tensor, batch: Batch) -> Derivative:
+        return derivative_of(bare, [*self._before_noise, *self._after_noise], batch.inputs)
 
     @override
-    def released_change(self, bare: Tensor, change: Tensor) -> ReleasedChange:
-        return change_through(bare, change, [*self._before_noise, *self._after_noise])
+    def released_change(self, bare: Tensor, change: Tensor, batch: Batch) -> ReleasedChange:
+        return change_through(bare, change, [*self._before_noise, *self._after_noise], batch.inputs)
 
-    def _stepped(self, gradient: Tensor) -> Tensor:
-        """What the steps make of one sample's gradient [P]."""
-        for bound in self._before_noise:
-            gradient = bound.apply(gradient)
-        return self.after_noise(gradient)
+    def _stepped(self, gradient: Tensor, inputs: Tensor) -> Tensor:
+        """What the steps make of the gradient [P] of a sample with these inputs [*S]."""
+        return self.after_noise(applied(self._before_noise, gradient, inputs))
 
 
 def _refuse_several(batch: Batch) -> None:

@@ -194,7 +194,7 @@ class ReleaseContract:
             bare.mean(batch).detach(),
             normal(*batch.inputs.reshape(batch.num_uploads, -1).shape, seed=7),
         )
-        through = release.derivative(gradients).apply(GenericJacobian(bare, batch).matvec(vector).detach())
+        through = release.derivative(gradients, batch).apply(GenericJacobian(bare, batch).matvec(vector).detach())
         expected = GenericJacobian(release, batch).matvec(vector).detach()
         torch.testing.assert_close(through, expected, rtol=1e-10, atol=1e-12)
 

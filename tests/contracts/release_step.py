@@ -108,8 +108,16 @@ class StepContract:
     def step(self) -> Step:
         raise NotImplementedError
 
+    def context(self, dtype: torch.dtype = torch.float64) -> StepContext:
+        return context(dtype=dtype)
+
+    def inputs(self, count: int) -> Tensor | None:
+        """Of as many samples, all alike, for steps that look at them."""
+        inputs = self.context().inputs
+        return None if inputs is None else inputs.expand(count, *inputs.shape)
+
     def bound(self, step: Step, dtype: torch.dtype = torch.float64):
-        return step.bind(context(dtype=dtype))
+        return step.bind(self.context(dtype))
 
     def test_is_registered_under_its_name(self, step: Step) -> None:
         assert STEPS[step.name] is type(step) is self.covers
@@ -118,7 +126,7 @@ class StepContract:
 
     def sent(self, step: Step) -> int:
         """Numbers in what the step makes of a vector."""
-        return step.context_after(context()).num_entries
+        return step.context_after(self.context()).num_entries
 
     def test_its_text_is_read_back(self, step: Step) -> None:
         # What is drawn for every upload needs uploads.
@@ -138,13 +146,13 @@ class StepContract:
         assert (released.shape, released.dtype) == ((self.sent(step),), dtype)
 
     def test_parameters_that_are_left_keep_their_shapes(self, step: Step) -> None:
-        before, after = context(), step.context_after(context())
+        before, after = self.context(), step.context_after(self.context())
         assert list(after.shapes.items()) == [each for each in before.shapes.items() if each[0] in after.shapes]
         assert (after.dtype, after.device, after.upload) == (before.dtype, before.device, before.upload)
 
     def test_drawn_for_every_upload_where_claimed(self, step: Step) -> None:
         vector = vectors(1)[0]
-        first, again, other = (step.bind(replace(context(), upload=upload))(vector) for upload in (0, 0, 1))
+        first, again, other = (step.bind(replace(self.context(), upload=upload))(vector) for upload in (0, 0, 1))
         assert torch.equal(first, again)
         assert torch.equal(first, other) is not step.redrawn
 
@@ -183,7 +191,8 @@ class StepContract:
             _, pushed = jvp(apply, (vector,), (direction,))
             change = (apply(vector + direction) - apply(vector)).norm()
             assert float(change) <= 20 * float(pushed.norm()) + 1e-12 * float(vector.norm() + direction.norm())
-        found = change_through(vectors(8), scale * vectors(8, seed=1), [BoundStep(step, context(), apply)])
+        bound = BoundStep(step, self.context(), apply)
+        found = change_through(vectors(8), scale * vectors(8, seed=1), [bound], self.inputs(8))
         assert bool((found.unseen <= found.seen).all())
 
     def test_chooses_where_claimed(self, step: Step) -> None:
@@ -191,7 +200,7 @@ class StepContract:
             pytest.skip("no choices")
         released = vectors(8) * torch.logspace(-3, 3, 8, dtype=torch.float64)[:, None]
         expected = torch.stack([self.bound(step)(row) for row in released])
-        match step.derivative(released, context()):
+        match BoundStep(step, self.context(), self.bound(step)).derivative(released, self.inputs(8)):
             case Kept(mask):
                 torch.testing.assert_close(mask * released, expected, rtol=1e-12, atol=0)
             case Projected(scale, unit):
@@ -219,7 +228,7 @@ class StepContract:
     def test_closed_form_is_the_automatic_derivative(self, step: Step) -> None:
         released, directions, cotangents = vectors(3), vectors(3, seed=1), vectors(3, seed=2, size=self.sent(step))
         apply = self.bound(step)
-        derivative = derivative_of(released, [BoundStep(step, context(), apply)])
+        derivative = derivative_of(released, [BoundStep(step, self.context(), apply)], self.inputs(3))
         automatic = AutomaticDerivative(apply, released)
         for found, expected in (
             (derivative.apply(directions), automatic.apply(directions)),
@@ -229,6 +238,6 @@ class StepContract:
 
     def test_transposed_derivative_is_its_adjoint(self, step: Step) -> None:
         released, v, u = vectors(3), vectors(3, seed=1), vectors(3, seed=2, size=self.sent(step))
-        derivative = derivative_of(released, [BoundStep(step, context(), self.bound(step))])
+        derivative = derivative_of(released, [BoundStep(step, self.context(), self.bound(step))], self.inputs(3))
         pushed, pulled = (derivative.apply(v) * u).sum(1), (v * derivative.transpose(u)).sum(1)
         torch.testing.assert_close(pushed, pulled, rtol=1e-11, atol=1e-13)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -18,11 +18,12 @@ from contracts.release_step import (
     context,
     vectors,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release import Noise
 from riskaudit.release.arguments import Argument, positive_number
+from riskaudit.release.model import ModelFunction
 from riskaudit.release.steps import STEPS, Step, StepContext
 from riskaudit.release.steps.base import VectorFunction
 from riskaudit.release.steps.clip import Clip
@@ -31,6 +32,7 @@ from riskaudit.release.steps.dropout import Dropout
 from riskaudit.release.steps.mask import Mask
 from riskaudit.release.steps.prune import Prune
 from riskaudit.release.steps.share import Share
+from riskaudit.release.steps.soteria import Soteria
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,20 @@ class TestShare(StepContract):
         for work in (Share(patterns).bind, Share(patterns).context_after):
             with pytest.raises(ReleaseError, match=r"matches some of the trainable parameters weight, bias, found"):
                 work(context())
+
+
+class TestSoteria(StepContract):
+    covers = Soteria
+    arguments = ":60.0"
+
+    def context(self, dtype: torch.dtype = torch.float64) -> StepContext:
+        layer = nn.Linear(3, 10, dtype=dtype)
+        function = ModelFunction(layer, nn.functional.cross_entropy)
+        return replace(context(dtype=dtype), function=function, inputs=torch.tensor([0.3, 0.1, 0.7], dtype=dtype))
+
+    @pytest.fixture
+    def step(self) -> Step:
+        return Soteria(60.0)
 
 
 class TestDropout(StepContract):

@@ -101,7 +101,7 @@ class StructuredJacobian(Jacobian):
     @override
     def mean(self) -> Tensor:
         gradients = self.gradients()
-        return gradients if self._steps is None else self._steps.after_gradient(gradients)
+        return gradients if self._steps is None else self._steps.after_gradient(gradients, self.batch)
 
     def held_bytes(self) -> int:
         """Memory that products take, about: the graphs of Phi and of its derivative, and the layers' tangents."""
@@ -214,7 +214,7 @@ class StructuredJacobian(Jacobian):
             return ReleasedChange.told(before.change(after, scale))
         gradients = self.gradients()
         change = scale[:, None].to(gradients) * moved.values() - gradients
-        return self.release.released_change(gradients, change)
+        return self.release.released_change(gradients, change, self.batch)
 
     def _with_copies(self, columns: Tensor, multiply: Callable[[StructuredJacobian, Tensor], Tensor]) -> Tensor:
         """K columns per sample as one column for each of some copies of it, block by block."""
@@ -275,7 +275,7 @@ class StructuredJacobian(Jacobian):
 
     @cached_property
     def _derivative(self) -> Derivative:
-        return self.release.derivative(self.gradients()) if self._steps else Chain()
+        return self.release.derivative(self.gradients(), self.batch) if self._steps else Chain()
 
     @property
     def _chain(self) -> Chain:

@@ -121,8 +121,12 @@ class UploadJacobian(Jacobian):
     def aggregations(self) -> list[Aggregation]:
         """What is made of every upload's parts."""
         vectors = self.parts.gradients().reshape(self.num_samples, -1, self.release.context.num_entries)
-        pairs = zip(self.batch.numbers or (0,) * self.num_samples, vectors, strict=True)
-        return [Aggregation(self.release, number, self.client_size, rows) for number, rows in pairs]
+        numbers = self.batch.numbers or (0,) * self.num_samples
+        inputs: list[Tensor | None] = [None] * self.num_samples
+        if self.release.spec.sample_steps:
+            inputs = [upload.inputs for upload in self.batch.each_upload()]
+        uploads = zip(numbers, vectors, inputs, strict=True)
+        return [Aggregation(self.release, number, self.client_size, *rows) for number, *rows in uploads]
 
     @torch.no_grad()
     def _matmat(self, columns: Tensor) -> Tensor:

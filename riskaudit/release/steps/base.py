@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar, final
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.arguments import Argument, read_arguments, usage_of
@@ -25,11 +25,26 @@ if TYPE_CHECKING:
     from typing import Self
 
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from riskaudit.release.steps.closed_forms import ClosedForm
 
 VectorFunction: TypeAlias = "Callable[[Tensor], Tensor]"
+
+Result = TypeVar("Result")
+
+
+class ModelRun(Protocol):
+    """A model that steps may run: `riskaudit.release.model.ModelFunction`, which no step imports."""
+
+    model: nn.Module
+    parameters: dict[str, Tensor]
+
+    def run(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """The model's outputs for inputs [B, *S] with these trainable parameters."""
+
+    def or_plainly(self, transformed: Callable[[], Result], plainly: Callable[[], Result]) -> Result:
+        """By torch.func transforms, or where they can't run the model by plain autograd."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +56,16 @@ class StepContext:
         dtype: of the vectors.
         device: of the vectors.
         upload: position of the upload among all of a client's, for steps that are drawn for each.
+        function: the model and its loss, for steps that look at what it makes of a sample; None where it isn't known.
+        inputs: of the sample that a vector belongs to, [*S], or of B samples, [B, *S]; None for vectors of several.
     """
 
     shapes: Mapping[str, torch.Size]
     dtype: torch.dtype
     device: torch.device
     upload: int = 0
+    function: ModelRun | None = field(default=None, compare=False)
+    inputs: Tensor | None = field(default=None, compare=False)
 
     @property
     def num_entries(self) -> int:
@@ -79,6 +98,8 @@ class Step(ABC):
     """Whether clients that send the mean over a batch do this to every sample's gradient, before the mean."""
     redrawn: ClassVar[bool] = False
     """Whether it is drawn anew for every upload."""
+    looks_at_input: ClassVar[bool] = False
+    """Whether its choices are made by a sample's input, so that it acts on single samples' gradients only."""
 
     @abstractmethod
     def bind(self, context: StepContext) -> VectorFunction:
@@ -94,6 +115,10 @@ class Step(ABC):
         None where there is no such form: the step is differentiated automatically.
         """
         return None
+
+    def spoiled(self, context: StepContext) -> frozenset[str]:
+        """Parameters whose entries an attacker who knows of the step does better without, by name; none by default."""
+        return frozenset()
 
     @final
     @classmethod
@@ -113,9 +138,10 @@ class Step(ABC):
 
     @final
     def __str__(self) -> str:
-        # The constructor of a dataclass takes exactly its fields.
-        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
-        return ":".join([self.name, *(value if isinstance(value, str) else repr(value) for value in values)])
+        # The constructor of a dataclass takes exactly its fields; None is what was left out.
+        values = [getattr(self, each.name) for each in fields(self)]  # type: ignore[arg-type]
+        texts = [value if isinstance(value, str) else repr(value) for value in values if value is not None]
+        return ":".join([self.name, *texts])
 
 
 @dataclass(frozen=True)
@@ -132,6 +158,17 @@ class BoundStep:
     context: StepContext
     apply: VectorFunction
 
+    def at(self, inputs: Tensor | None) -> BoundStep:
+        """The step on the vector of a sample with these inputs [*S]."""
+        if not self.step.looks_at_input:
+            return self
+        context = replace(self.context, inputs=inputs)
+        return BoundStep(self.step, context, self.step.bind(context))
+
+    def derivative(self, released: Tensor, inputs: Tensor | None) -> ClosedForm | None:
+        """`Step.derivative` at vectors [B, P] of samples with these inputs [B, *S]."""
+        return self.step.derivative(released, replace(self.context, inputs=inputs))
+
 
 def bind_steps(steps: Iterable[Step], context: StepContext) -> tuple[list[BoundStep], StepContext]:
     """Steps one after the other, and the vectors that the last of them makes.
@@ -144,6 +181,19 @@ def bind_steps(steps: Iterable[Step], context: StepContext) -> tuple[list[BoundS
         bound.append(BoundStep(step, context, step.bind(context)))
         context = step.context_after(context)
     return bound, context
+
+
+def applied(steps: Iterable[BoundStep], vector: Tensor, inputs: Tensor | None = None) -> Tensor:
+    """What steps make of a vector, one after the other.
+
+    Args:
+        steps: the first to be applied comes first.
+        vector: [P].
+        inputs: of the sample that it belongs to, [*S]; None where it belongs to several.
+    """
+    for bound in steps:
+        vector = bound.at(inputs).apply(vector)
+    return vector
 
 
 STEPS: dict[str, type[Step]] = {}

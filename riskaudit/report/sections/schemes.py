@@ -16,6 +16,7 @@ from riskaudit.formatting import count, given, short
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.steps.dropout import Dropout
 from riskaudit.release.steps.share import Share
+from riskaudit.release.steps.soteria import Soteria
 from riskaudit.release.training import LocalTraining
 from riskaudit.results import SampleRow
 from riskaudit.results.facts import Facts
@@ -93,6 +94,7 @@ class Scheme:
         if self.num_clients > 1:
             cards.append(("Secure aggregation", self._aggregation_words()))
         cards += [("Shared part", self._share_words(step)) for step in self.spec.all_steps if isinstance(step, Share)]
+        cards += [("Soteria", _soteria_words(step)) for step in self.spec.all_steps if isinstance(step, Soteria)]
         cards += [
             (
                 "Dropout of entries",
@@ -231,3 +233,12 @@ def uploads_table(facts: Facts) -> Table:
 def _ids(rows: list[SampleRow]) -> str:
     shown = ", ".join(short(row.id, 16) for row in rows[:_LISTED_IDS])
     return shown + (f" and {len(rows) - _LISTED_IDS:,} more" if len(rows) > _LISTED_IDS else "")
+
+
+def _soteria_words(step: Soteria) -> str:
+    layer = "the linear layer with the largest weight" if step.layer is None else f"the linear layer {step.layer}"
+    return (
+        f"of the weight of {layer} the columns of features scored below the {given(step.percentile)}th percentile "
+        "are 0; its bias and all other layers are sent as they are, and an attacker who leaves that weight out isn't "
+        "hindered. Which columns are 0 shows in what is sent, so the attacker is taken to know it."
+    )
