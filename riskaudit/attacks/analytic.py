@@ -21,6 +21,7 @@ from riskaudit.attacks.labels import with_labels
 from riskaudit.attacks.linear_layers import coordinatewise_map, linear_calls
 from riskaudit.attacks.optimise.search import without_guess
 from riskaudit.release import Release
+from riskaudit.release.steps import applied, bind_steps
 from riskaudit.results import Status
 
 
@@ -112,11 +113,9 @@ def whole_input_layer(release: Release, input_shape: tuple[int, ...]) -> WholeIn
 
 def _masked(release: Release) -> Tensor:
     """Entries that steps of the release remove for everybody, [P], bool."""
-    ones = torch.ones(release.num_entries, dtype=release.dtype, device=release.device)
-    for step in release.spec.all_steps:
-        if step.keeps_noise:
-            ones = step.bind(release.context)(ones)
-    return ones == 0
+    bound, _ = bind_steps(release.spec.all_steps, release.context)
+    ones = torch.ones(release.context.num_entries, dtype=release.dtype, device=release.device)
+    return applied([step for step in bound if step.step.keeps_noise], ones) == 0
 
 
 def _labelled(observation: Observation) -> Observation:

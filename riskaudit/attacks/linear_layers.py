@@ -61,11 +61,11 @@ def linear_calls(release: Release, probes: Tensor) -> tuple[list[LinearCall], Te
 
 
 def _spans(release: Release) -> dict[str, slice]:
-    """Where each parameter's gradient lies in a released vector."""
+    """Where the gradient of each parameter that is sent lies in a released vector."""
     spans, first = {}, 0
-    for name, parameter in release.parameters.items():
-        spans[name] = slice(first, first + parameter.numel())
-        first += parameter.numel()
+    for name, shape in release.sent.shapes.items():
+        spans[name] = slice(first, first + shape.numel())
+        first += shape.numel()
     return spans
 
 

@@ -102,7 +102,7 @@ class NegativeLogLikelihood(Matching):
 
 def entry_weights(release: Release, kind: LayerWeights) -> Tensor:
     """Weights of the released entries by the parameter they belong to, [P], float64; the first parameter's is 1."""
-    sizes = torch.tensor([parameter.numel() for parameter in release.parameters.values()])
+    sizes = torch.tensor([shape.numel() for shape in release.sent.shapes.values()])
     positions = torch.arange(len(sizes), dtype=torch.float64)
     weights = {
         "equal": torch.ones_like(positions),

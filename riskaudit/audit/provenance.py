@@ -16,6 +16,7 @@ from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.release import batch_norm_layers
+from riskaudit.release.adapted import without_spoiled
 from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings
 from riskaudit.sensitivity import Plan
 from riskaudit.version import __version__
@@ -51,6 +52,7 @@ def data_info(samples: Samples, num_unaudited: int = 0) -> DataInfo:
 def release_info(client: Client) -> ReleaseInfo:
     """The release, with the reference noise where it has none."""
     release, noise = client.release, client.release.noise
+    adapted = without_spoiled(release)
     return ReleaseInfo(
         steps=release.spec.names,
         spec=str(release.spec),
@@ -62,6 +64,7 @@ def release_info(client: Client) -> ReleaseInfo:
         batch_norm=_batch_norm(client),
         num_entries=release.num_entries,
         reference_noise_std=client.settings.reference_noise if noise is None else None,
+        adapted=None if adapted is None else str(adapted.spec),
     )
 
 

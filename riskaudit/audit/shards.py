@@ -15,9 +15,11 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
 from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batch, image_png
 from riskaudit.audit.targets import CARRIED, carrying_targets
+from riskaudit.audit.worse import with_worse
 from riskaudit.engine import Trial
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.jacobian import obstacle_of
+from riskaudit.release.adapted import without_spoiled
 from riskaudit.sensitivity import Clock, Plan
 
 log = logging.getLogger(__name__)
@@ -148,7 +150,13 @@ class AuditShard(Trial[Client]):
             SettingsError: out of memory.
         """
         try:
-            return _batch_rows(self.context(client), self.batch(client), self._clock(client.settings.budget))
+            context, batch, budget = self.context(client), self.batch(client), client.settings.budget
+            adapted = without_spoiled(context.jacobian.release)
+            if adapted is None:
+                return _batch_rows(context, batch, self._clock(budget))
+            other = replace(context, jacobian=context.jacobian.of(adapted))
+            rows = _batch_rows(context, batch, self._clock(budget, parts=2))
+            return with_worse(context, rows, _batch_rows(other, batch, self._clock(budget, parts=2)))
         except (MemoryError, RuntimeError) as error:
             obstacle = obstacle_of(error)
             if obstacle is not None:
@@ -172,12 +180,12 @@ class AuditShard(Trial[Client]):
         batch = client.upload_batch(list(range(self.first // size, (self.first + self.size) // size)))
         return AuditBatch(batch, indices, [samples.ids[index] for index in indices], images, show)
 
-    def _clock(self, budget: float | None) -> Clock:
-        """Every sample gets the same share of the time that is left."""
+    def _clock(self, budget: float | None, parts: int = 1) -> Clock:
+        """Every sample gets the same share of the time that is left, or for one of several audits a part of it."""
         if budget is None:
             return Clock()
         left = budget - (time.monotonic() - self.plan.started)
-        return Clock(max(0.0, left) * self.size / (self.num_samples - self.first))
+        return Clock(max(0.0, left) * self.size / (self.num_samples - self.first) / parts)
 
 
 def _batch_rows(context: AuditContext, batch: AuditBatch, clock: Clock) -> BatchRows:

@@ -20,7 +20,6 @@ from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.priors import Prior
 from riskaudit.release import Batch, Release
 from riskaudit.release.local_training import LocalTrainingRelease
-from riskaudit.release.steps import bind_steps
 from riskaudit.release.steps.clip import Clip
 from riskaudit.release.steps.share import Share
 
@@ -127,13 +126,10 @@ class SentUpload:
 
         The shrinkage of weights by weight decay, which the server knows as well, is undone.
         """
-        _, context = bind_steps(self.release.spec.all_steps, self.release.context)
-        shrunk = _shrinkage(self.release, len(self.batch))
-        parts = context.split(self.mean)
+        shrunk, sent = _shrinkage(self.release, len(self.batch)), self.release.sent
         return {
-            name: part.reshape(context.shapes[name]) - shrunk * self.release.parameters[name]
-            for name, part in parts.items()
-            if part.numel() == prod(context.shapes[name])
+            name: part.reshape(sent.shapes[name]) - shrunk * self.release.parameters[name]
+            for name, part in sent.split(self.mean).items()
         }
 
     @cached_property
@@ -273,6 +269,10 @@ class _AnyJacobian(JacobianFactory):
     @override
     def __call__(self, batch: Batch) -> Jacobian:
         return GenericJacobian(self.release, batch)
+
+    @override
+    def of(self, release: Release) -> _AnyJacobian:
+        return _AnyJacobian(release)
 
 
 def record_calls(

@@ -132,3 +132,7 @@ class JacobianFactory(ABC):
     @abstractmethod
     def __call__(self, batch: Batch) -> Jacobian:
         """J at a batch."""
+
+    @abstractmethod
+    def of(self, release: Release) -> JacobianFactory:
+        """The same for another release of this model, of the same coupling."""

@@ -67,6 +67,7 @@ class JacobianMaker(JacobianFactory):
             return "structured"
         return "sample_by_sample" if self.plain else "generic"
 
+    @override
     def of(self, release: Release) -> JacobianMaker:
         """The same for another release of this model, of single samples."""
         assert isinstance(release, PerSampleRelease)

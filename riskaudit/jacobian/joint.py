@@ -62,6 +62,7 @@ class JointJacobianMaker(JacobianFactory):
             return "unrolled"
         return "generic" if self.layout is None else "structured"
 
+    @override
     def of(self, release: Release) -> JointJacobianMaker:
         """The same for another release of this model, of the same samples together."""
         assert isinstance(release, JointRelease)

@@ -123,6 +123,7 @@ class Release(ABC):
         loss: ``loss(outputs [1, ...], targets [1, ...])`` to a scalar.
         parameters: the trainable ones, by name, without graph.
         context: names and shapes of what a gradient [P] consists of, its dtype and device.
+        sent: of what an upload [P'] consists of; the same where nothing is left out.
         num_entries: P', numbers in one upload; P where nothing is left out.
         num_noisy: numbers that the noise is added to; P' unless entries are left out after it.
         dtype: of what leaves.
@@ -138,6 +139,7 @@ class Release(ABC):
         self.dtype, self.device = function.dtype, function.device
         shapes = {name: value.shape for name, value in self.parameters.items()}
         self.context = StepContext(shapes, self.dtype, self.device, function=function)
+        self.sent = self.context
         self.num_entries = self.num_noisy = self.context.num_entries
 
     @abstractmethod

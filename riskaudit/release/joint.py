@@ -72,8 +72,8 @@ class JointRelease(Release):
         _, sample = bind_steps(spec.sample_steps, self.context)
         _, client = bind_steps(spec.client_steps, sample)
         _, noisy = bind_steps(spec.server_steps, client)
-        _, sent = bind_steps(spec.steps_after_noise, noisy)
-        self.num_noisy, self.num_entries = noisy.num_entries, sent.num_entries
+        _, self.sent = bind_steps(spec.steps_after_noise, noisy)
+        self.num_noisy, self.num_entries = noisy.num_entries, self.sent.num_entries
         # What is drawn once is drawn outside of any transform.
         self.stages(0)
 

@@ -43,8 +43,8 @@ class PerSampleRelease(Release):
         if self.spec.is_joint:
             raise ReleaseError(f"expected a release in which every sample leaves alone, found '{self.spec}'")
         self._before_noise, noisy = bind_steps(self.spec.sample_steps, self.context)
-        self._after_noise, sent = bind_steps(self.spec.steps_after_noise, noisy)
-        self.num_noisy, self.num_entries = noisy.num_entries, sent.num_entries
+        self._after_noise, self.sent = bind_steps(self.spec.steps_after_noise, noisy)
+        self.num_noisy, self.num_entries = noisy.num_entries, self.sent.num_entries
 
     @override
     def with_spec(self, spec: ReleaseSpec) -> PerSampleRelease:

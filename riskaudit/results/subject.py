@@ -69,6 +69,8 @@ class ReleaseInfo(Record):
     is ranked at ``reference_noise_std``, which the client does not add. Where several samples leave together there are
     ``upload_size`` in each, and verdicts and limits go by the numbers of ``attacker``: "informed" knows all others of
     the upload, "outsider" none. ``batch_norm`` says which statistics batch norm took, where the model has any.
+    ``adapted`` is the release that an attacker goes by who leaves out what steps spoil; every sample was audited as
+    both, and of each number the riskier stands.
     """
 
     steps: list[str]
@@ -81,6 +83,7 @@ class ReleaseInfo(Record):
     batch_norm: Literal["running", "batch"] | None = None
     num_entries: int | None = None
     reference_noise_std: float | None = None
+    adapted: str | None = None
 
 
 class PriorInfo(Record):

@@ -54,6 +54,12 @@ def test_exact_without_noise(name: str, spec: str) -> None:
     assert found.targets.tolist() == batch.targets.tolist()
 
 
+def test_exact_where_the_layer_defined_first_is_not_sent() -> None:
+    model, batch = InTheMiddle().double(), cases.mnist(2, 8)
+    found = Analytic().run(observe(model, batch, "share:!last.*,mask:0.1"), generator())
+    assert float(psnr(found.inputs, batch.inputs).min()) > 100
+
+
 def test_inputs_that_are_no_images() -> None:
     batch = flat_batch()
     found = Analytic().run(observe(cases.mlp((36, 16, 10)), batch), generator())

@@ -23,6 +23,7 @@ from riskaudit.attacks import (
     GradInversion,
     ImprovedDeepLeakage,
     InvertingGradients,
+    LayerLeftOut,
 )
 from riskaudit.attacks.base import register
 from riskaudit.errors import SettingsError
@@ -65,6 +66,11 @@ class TestAnalytic(AttackContract):
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
+
+
+class TestLayerLeftOut(AttackContract):
+    def attack(self, **changes: Any) -> Attack:
+        return LayerLeftOut(**changes)
 
 
 def test_every_attack_has_a_contract() -> None:

@@ -96,7 +96,14 @@ class TestShare(StepContract):
 
     @pytest.mark.parametrize(
         ("patterns", "parts"),
-        [("weight", ["weight"]), ("b*+weight", ["weight", "bias"]), ("*", ["weight", "bias"]), ("?ias", ["bias"])],
+        [
+            ("weight", ["weight"]),
+            ("b*+weight", ["weight", "bias"]),
+            ("*", ["weight", "bias"]),
+            ("?ias", ["bias"]),
+            ("!b*", ["weight"]),
+            ("*+!w*", ["bias"]),
+        ],
     )
     def test_entries_are_those_of_the_parameters_named(self, patterns: str, parts: list[str]) -> None:
         vector, step = vectors(1)[0], Share(patterns)
@@ -104,7 +111,7 @@ class TestShare(StepContract):
         assert torch.equal(step.bind(context())(vector), torch.cat([pieces[name] for name in parts]))
         assert list(step.context_after(context()).shapes) == parts
 
-    @pytest.mark.parametrize("patterns", ["head.*", "weight+head.*", "Weight", "weight+"])
+    @pytest.mark.parametrize("patterns", ["head.*", "weight+head.*", "Weight", "weight+", "!head.*"])
     def test_a_pattern_that_matches_nothing_is_refused(self, patterns: str) -> None:
         for work in (Share(patterns).bind, Share(patterns).context_after):
             with pytest.raises(ReleaseError, match=r"matches some of the trainable parameters weight, bias, found"):
@@ -123,6 +130,11 @@ class TestSoteria(StepContract):
     @pytest.fixture
     def step(self) -> Step:
         return Soteria(60.0)
+
+
+def test_sharing_nothing_is_refused() -> None:
+    with pytest.raises(ReleaseError, match="all of them left out"):
+        Share("weight+!*").bind(context())
 
 
 class TestDropout(StepContract):

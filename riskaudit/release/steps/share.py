@@ -20,13 +20,17 @@ from riskaudit.release.steps.base import Step, StepContext, VectorFunction, regi
 class Share(Step):
     """Keep the entries of the parameters whose names match one of the shell patterns, separated by ``+``.
 
+    Those that match a pattern after ``!`` are left out; with no other patterns all others are kept.
+
     Raises:
-        ReleaseError: a pattern that matches no trainable parameter, where the parameters are known.
+        ReleaseError: a pattern that matches no trainable parameter, or all of them left out, where they are known.
     """
 
     patterns: str
     name: ClassVar[str] = "share"
-    summary: ClassVar[str] = "send only the parameters whose names match the shell PATTERN (several joined by +)"
+    summary: ClassVar[str] = (
+        "send only the parameters whose names match the shell PATTERN (several joined by +; !PATTERN for all others)"
+    )
     arguments: ClassVar[tuple[Argument, ...]] = (pattern("PATTERN"),)
     keeps_noise: ClassVar[bool] = True
     before_mean: ClassVar[bool] = True
@@ -49,13 +53,18 @@ class Share(Step):
         return replace(context, shapes={name: shape for name, shape in context.shapes.items() if name in names})
 
     def _names(self, context: StepContext) -> frozenset[str]:
-        names: set[str] = set()
-        for each in self.patterns.split("+"):
-            matching = [name for name in context.shapes if fnmatchcase(name, each)]
+        patterns = self.patterns.split("+")
+        names = set(context.shapes) if all(each.startswith("!") for each in patterns) else set[str]()
+        # What is left out goes last.
+        for each in sorted(patterns, key=lambda each: each.startswith("!")):
+            pattern = each.removeprefix("!")
+            matching = {name for name in context.shapes if fnmatchcase(name, pattern)}
             if not matching:
                 raise ReleaseError(
                     f"expected a pattern that matches some of the trainable parameters {', '.join(context.shapes)}, "
                     f"found {each!r} in '{self}'"
                 )
-            names |= set(matching)
+            names = names - matching if each.startswith("!") else names | matching
+        if not names:
+            raise ReleaseError(f"expected some parameters to be sent, found all of them left out by '{self}'")
         return frozenset(names)

@@ -104,7 +104,28 @@ class Scheme:
             for step in self.spec.all_steps
             if isinstance(step, Dropout)
         ]
-        return [*cards, *self._norm_card()]
+        return [*cards, *self._adapted_card(), *self._norm_card()]
+
+    def _adapted_card(self) -> list[tuple[str, str]]:
+        """What an attacker who knows the defence goes by, and how often that is the riskier."""
+        result = self.facts.result
+        if result.release.adapted is None:
+            return []
+        adapted = [row for row in result.samples if row.adapted]
+        proxies = sorted({proxy for row in adapted for proxy in row.adapted}, key=self.facts.order)
+        found = (
+            f"of {count(len(adapted), 'sample')} some number is the second one's "
+            f"({', '.join(map(self.facts.title, proxies))})"
+            if adapted
+            else "all of them are the first one's"
+        )
+        return [
+            (
+                "An attacker who knows the defence",
+                f"leaves out what it spoils, and goes by {short(result.release.adapted, 120)}. Every sample was "
+                f"audited as both releases, and of each number the riskier stands: {found}.",
+            )
+        ]
 
     def _training_words(self, training: LocalTraining) -> str:
         size = self.samples_per_client

@@ -16,7 +16,7 @@ attack. What it finds is the optimum nearest to the truth: the error of an optim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
 
@@ -132,6 +132,10 @@ class _StackedFactory(JacobianFactory):
     @override
     def __call__(self, batch: Batch) -> StackedJacobian:
         return StackedJacobian(self.quiet(batch), self.weighing, self.prior_std)
+
+    @override
+    def of(self, release: Release) -> _StackedFactory:
+        return replace(self, quiet=self.quiet.of(release))
 
 
 def informed_error(
