@@ -159,6 +159,29 @@ class Reconstruction:
     seconds: float
     targets: Tensor
 
+    def improved_by(self, other: Reconstruction, uploads: list[int]) -> Reconstruction:
+        """With another run on some uploads, in the order given, wherever its objective is smaller."""
+        inputs, objective, steps, targets = (
+            each.clone() for each in (self.inputs, self.objective, self.steps, self.targets)
+        )
+        status, size = list(self.status), len(self.inputs) // len(self.objective)
+        for place, upload in enumerate(uploads):
+            # Not "not smaller": a value that isn't a number is no improvement.
+            if bool(other.objective[place] < objective[upload]):
+                own, others = (slice(size * number, size * (number + 1)) for number in (upload, place))
+                inputs[own], targets[own] = other.inputs[others], other.targets[others]
+                objective[upload], steps[upload] = other.objective[place], other.steps[place]
+                status[upload] = other.status[place]
+        return Reconstruction(
+            inputs=inputs,
+            objective=objective,
+            status=tuple(status),
+            steps=steps,
+            restarts=max(self.restarts, other.restarts),
+            seconds=self.seconds + other.seconds,
+            targets=targets,
+        )
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -217,6 +240,11 @@ class Attack(ABC):
         done = min(PROBED_STEPS, steps)
         # Beside the steps, the start is evaluated.
         return Effort(self._with(steps=done), done + 1, 1 + EARLIEST_END * steps, steps + 1, steps + 1)
+
+    @property
+    def first(self) -> Attack:
+        """The attack without what it does for samples whose first start got stuck: with one start each."""
+        return self._with(restarts=1)
 
     def _with(self, **changes: object) -> Attack:
         known = {field.name for field in fields(self)}  # type: ignore[arg-type]

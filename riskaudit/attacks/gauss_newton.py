@@ -36,14 +36,10 @@ from riskaudit.attacks.optimise.levenberg_marquardt import (
 )
 from riskaudit.attacks.optimise.plain_coordinates import determined, needs_plain_coordinates
 from riskaudit.attacks.optimise.starts import apart
+from riskaudit.attacks.plausibility import noise_floor
 
 # Spread of the starts of each round after the first descent, in the prior's standard deviations.
 SPREADS = (1.0, 0.3, 0.1, 0.03)
-# A residual is explained up to this many standard deviations of its own law (chi-square) above its mean. The
-# residual of a fit lies below that of the truth, so this asks for little.
-EXPLAINED_DEVIATIONS = 1.0
-# Without noise, it is explained up to this share of the observation's norm.
-EXPLAINED_SHARE = 1e-6
 # Products of descents that are not stuck, as shares of all that their steps may take: from untrained networks, with
 # a dozen short steps, to releases that tell little.
 LEAST_SHARE, LARGEST_SHARE = 1 / 60, 1 / 4
@@ -136,8 +132,7 @@ class GaussNewton(Attack):
         """The descent from the prior's mean, in whichever coordinates are known to lead there soonest."""
         rows, found = list[int](), None
         if needs_plain_coordinates(problem):
-            squared = problem.observation.released.double().square().sum(-1)
-            rows, found = determined(problem, start, 0.5 * EXPLAINED_SHARE**2 * squared, limits)
+            rows, found = determined(problem, start, 0.5 * noise_floor(problem.observation), limits)
         others = [row for row in range(len(start)) if row not in rows]
         if found is None or not rows:
             return problem.minimise(problem.start(start), limits)
@@ -188,12 +183,6 @@ def _unexplained(problem: MatchingProblem, best: State) -> list[int]:
     """Samples whose residual is larger than the noise explains: their descent got stuck."""
     # F counts the prior's share too, which is to be left out.
     prior = problem.weights * best.point.double().square().sum(-1)
-    squared = 2 * best.value - prior
-    if problem.sigma > 0:
-        entries = problem.num_noisy
-        limit = problem.sigma**2 * (entries + EXPLAINED_DEVIATIONS * (2 * entries) ** 0.5)
-        unexplained = ~(squared <= limit)
-    else:
-        observed = problem.observation.released.double().square().sum(-1)
-        unexplained = ~(squared <= EXPLAINED_SHARE**2 * observed)
+    # Not "larger": a value that isn't a number explains nothing.
+    unexplained = ~(2 * best.value - prior <= noise_floor(problem.observation))
     return torch.nonzero(unexplained).flatten().tolist()

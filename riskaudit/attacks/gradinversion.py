@@ -66,6 +66,12 @@ class GradInversion(Attack):
     consistency: float = 0.01
     start: Start = "gaussian"
 
+    @property
+    @override
+    def first(self) -> Attack:
+        """The guesses of one sample agree with each other, so that none is there without the others."""
+        return self
+
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
         minimiser = Descent(self.steps, self.rate, schedule="cosine", warm_up=50, box=observation.input_range)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def calibrate(
 
     Use samples other than those scanned later, from the same source. Exit codes: 0 written, 2 not.
     """
+    # A budget counts reading the inputs too.
+    started = time.monotonic()
     out = calibration.out
     check_output_file(out, inputs_of(ctx), lambda path: is_json_with(path, ("binding", "coverage", "levels")))
     if attacks.tune:
@@ -62,6 +65,7 @@ def calibrate(
             command=recorded_command(ctx),
             workers=subject.workers,
             announce=announcer(subject.quiet),
+            started=started,
         )
         result = run(
             model, samples, settings, attacks, study_run, noise_stds=trials.noise_stds, coverage=calibration.coverage

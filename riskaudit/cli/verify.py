@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ def verify(
     Ctrl-C while attacks run writes what is finished, and so does --budget; --resume with the same --out goes on.
     Exit codes: as scan; 130 interrupted.
     """
+    # A budget counts reading the inputs too.
+    started = time.monotonic()
     check_resumed(trials.resume, report.out)
     delivery = Delivery.of(ctx, subject, settings, report)
 
@@ -57,6 +60,7 @@ def verify(
             show_samples=report.show_samples,
             workers=subject.workers,
             announce=announcer(subject.quiet),
+            started=started,
         )
         result = run(
             model, samples, delivery.settings, attacks, study_run, noise_stds=trials.noise_stds, tuning_samples=tuning

@@ -2,22 +2,15 @@
 
 One trial is one attack on one batch of samples at one noise level. Batches have a fixed size, so that a result
 depends neither on the free memory nor on where a study was interrupted.
-
-Attacks must reconstruct what is known to be reconstructible, else they prove nothing: their positive control is an
-undefended lenet with weights uniform in (-0.5, 0.5), the network and initialization on which gradient inversion was
-shown first (Zhu et al., NeurIPS 2019), on handwritten digits that come with the package.
 """
 
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
-from importlib.resources import files
 from itertools import product
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,13 +22,11 @@ from typing_extensions import override
 
 from riskaudit.attacks import Attack, AttackNotApplicable, Observation, Reconstruction
 from riskaudit.attacks.optimise.batch_norms import running_statistics
-from riskaudit.audit import AuditSettings
-from riskaudit.audit.client import Client, make_client
+from riskaudit.attacks.plausibility import at_noise_floor
+from riskaudit.audit.client import Client
 from riskaudit.audit.rows import image_png
 from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
-from riskaudit.inputs import load_samples
-from riskaudit.inputs.architectures.convolutional import WIDTH, LeNet
 from riskaudit.jacobian import AnyJacobianMaker
 from riskaudit.linalg import Deadline
 from riskaudit.metrics import Metric, Subject, make_metrics, measure
@@ -44,18 +35,15 @@ from riskaudit.release import Release
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.budget import UNLIMITED, Budget
-from riskaudit.studies.rows import TIME_REASONS, AttackRow, AttackStatus, Control
-from riskaudit.studies.settings import with_fields
+from riskaudit.studies.rows import TIME_REASONS, AttackRow, AttackStatus, SearchEnd
+from riskaudit.studies.settings import SearchEffort, with_fields
 
 # Samples that are attacked together.
 BATCH_SIZE = 32
+# RMSE, in the prior's standard deviations, up to which a sample counts as inverted: 0.05 for most pixels in [0, 1].
+INVERTED_SHARE = 1 / 6
 # By client, whose samples are private: they go when the client goes.
 _METRICS: WeakKeyDictionary[Client, dict[tuple[str, ...], tuple[Metric, ...]]] = WeakKeyDictionary()
-NUM_SAMPLES = 4
-# Median RMSE of pixels in [0, 1] that the best attack has to reach: far below the 0.3 of a blind guess.
-LIMIT = 0.05
-# Strongest first, so that the others need not run.
-ORDER = ("gauss-newton", "inverting-gradients", "dlg")
 
 
 def hyper_parameters(attack: Attack) -> dict[str, float | int | str | bool | None]:
@@ -156,9 +144,81 @@ def reconstruct(attack: Attack, target: Target, indices: list[int]) -> Reconstru
     return attack.run(target.observe(indices), torch.Generator().manual_seed(seed))
 
 
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What an attack made of some samples, and why it ended.
+
+    Attributes:
+        reconstruction: the best by the attack's objective.
+        restarts: starts of each upload, at most.
+        ended_by: see `AttackRow`, of each upload.
+    """
+
+    reconstruction: Reconstruction
+    restarts: list[int]
+    ended_by: list[SearchEnd | None]
+
+
+def search(attack: Attack, target: Target, indices: list[int], effort: SearchEffort) -> Search:
+    """Run an attack on some samples, on those whose first start got stuck with as much effort as is asked for.
+
+    With noise an adaptive search looks further only where that is known to lead somewhere: where the first start
+    inverts the sample's undefended gradient. What proxies say of the sample, which attacks are to verify, has no part
+    in it. Without noise a sample is its own control, and the attack goes on until its objective is at the floor.
+
+    Raises:
+        AttackNotApplicable: the attack can't be run on this model or release.
+        OutOfTimeError: the target's deadline came first.
+    """
+    is_adaptive = effort == "adaptive" and target.noise_std > 0 and attack.first != attack
+    found = reconstruct(attack.first if is_adaptive else attack, target, indices)
+    restarts, ended = [found.restarts] * len(found.objective), _at_floor(target, indices, found)
+    stuck = [upload for upload, at_floor in enumerate(ended) if not at_floor] if is_adaptive else []
+    if stuck:
+        inverts = _inverts_undefended(attack, target, _of_uploads(target, indices, stuck))
+        worth = [upload for upload, does in zip(stuck, inverts, strict=True) if does]
+        if worth:
+            found = found.improved_by(reconstruct(attack, target, _of_uploads(target, indices, worth)), worth)
+            ended = _at_floor(target, indices, found)
+        restarts = [found.restarts if upload in worth else 1 for upload in range(len(restarts))]
+        stuck = [upload for upload in stuck if upload not in worth]
+    reasons: list[SearchEnd | None] = [
+        "noise_floor" if at_floor else "control" if upload in stuck else None for upload, at_floor in enumerate(ended)
+    ]
+    return Search(found, restarts, reasons)
+
+
+def _of_uploads(target: Target, indices: Sequence[int], uploads: Sequence[int]) -> list[int]:
+    size = target.client.upload_size
+    return [index for upload in uploads for index in indices[upload * size : (upload + 1) * size]]
+
+
+def _at_floor(target: Target, indices: list[int], found: Reconstruction) -> list[bool]:
+    """Of each upload, as the attacker sees it."""
+    flags: list[bool] = at_noise_floor(target.observe(indices).with_targets(found.targets), found.inputs).tolist()
+    return flags
+
+
+def _inverts_undefended(attack: Attack, target: Target, indices: list[int]) -> list[bool]:
+    """Whether an attack's first start comes close to the samples of each upload where no noise hides them."""
+    client = target.client
+    undefended = Target.of(client, 0.0, target.labels_known, target.deadline)
+    try:
+        found = reconstruct(attack.first, undefended, indices)
+    except AttackNotApplicable:
+        # Nothing speaks against further starts then.
+        return [True] * (len(indices) // client.upload_size)
+    truth = client.batch(indices).inputs
+    order = matched_order(found.inputs, truth, client.upload_size)
+    errors = mean_squared_error(found.inputs[order], truth).reshape(-1, client.upload_size).mean(1).sqrt()
+    flags: list[bool] = (errors <= INVERTED_SHARE * client.chosen.info.std).tolist()
+    return flags
+
+
 def attack_rows(
-    name: str, attack: Attack, target: Target, indices: list[int], metrics: Sequence[Metric], show: bool
-) -> list[AttackRow]:
+    name: str, attack: Attack, target: Target, indices: list[int], metrics: Sequence[Metric], show: bool,
+    effort: SearchEffort = "adaptive",
+) -> list[AttackRow]:  # fmt: skip
     """One row per sample; an attack that can't be run gives rows that say why."""
     ids = [target.client.samples.ids[index] for index in indices]
     make = partial(
@@ -169,11 +229,12 @@ def attack_rows(
         label_known=target.labels_known,
     )
     try:
-        reconstruction = reconstruct(attack, target, indices)
+        searched = search(attack, target, indices, effort)
     except AttackNotApplicable as reason:
         names = [metric.name for metric in metrics]
         return [_without_result(make, sample, names, "not_applicable", str(reason)) for sample in ids]
     truth, size = target.client.batch(indices).inputs, target.client.upload_size
+    reconstruction = searched.reconstruction
     order = matched_order(reconstruction.inputs, truth, size)
     inputs, labels = reconstruction.inputs[order], reconstruction.targets[order]
     measured = measure(metrics, inputs, truth)
@@ -185,8 +246,9 @@ def attack_rows(
             metrics=measured[position],
             objective=objectives[position // size] if np.isfinite(objectives[position // size]) else None,
             steps=int(reconstruction.steps[position // size]),
-            restarts=reconstruction.restarts,
+            restarts=searched.restarts[position // size],
             seconds=reconstruction.seconds / len(ids),
+            ended_by=searched.ended_by[position // size],
             recovered_label=None if target.labels_known else int(labels[position]),
             image_png=image_png(inputs[position]) if show else None,
         )
@@ -247,13 +309,16 @@ class AttackTrial(Trial[Client]):
     show_samples: bool
     size: int = 1
     budget: Budget = UNLIMITED
+    effort: SearchEffort = "adaptive"
 
     @override
     def run(self, client: Client) -> list[dict[str, Any]]:
         with self.budget.of_trial(self.key):
             target = Target.of(client, self.noise_std, self.labels_known, self.budget.deadline)
             metrics = metrics_of(client, self.metrics)
-            rows = attack_rows(self.name, self.attack, target, list(self.indices), metrics, self.show_samples)
+            rows = attack_rows(
+                self.name, self.attack, target, list(self.indices), metrics, self.show_samples, self.effort
+            )
             return [row.model_dump(mode="json") for row in rows]
 
     def without_result(self, client: Client, status: AttackStatus) -> list[AttackRow]:
@@ -279,6 +344,7 @@ def attack_trials(
     show_samples: bool = False,
     upload_size: int = 1,
     budget: Budget = UNLIMITED,
+    effort: SearchEffort = "adaptive",
 ) -> list[AttackTrial]:
     """Every attack at every noise level on every batch of the usable samples, those of an upload together."""
     trials, parts = [], batches(len(usable), upload_size)
@@ -286,7 +352,7 @@ def attack_trials(
         indices = tuple(usable[position] for position in batch)
         key = f"{name} {level!r} {indices[0]}"
         shared = (labels_known, metrics, show_samples)
-        trials.append(AttackTrial(key, name, attack, noise_std, indices, *shared, len(indices), budget))
+        trials.append(AttackTrial(key, name, attack, noise_std, indices, *shared, len(indices), budget, effort))
     return trials
 
 
@@ -299,75 +365,3 @@ def batches(count: int, upload_size: int = 1) -> list[list[int]]:
     """Positions of samples that are attacked together: of whole uploads."""
     size = max(1, BATCH_SIZE // upload_size) * upload_size
     return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
-
-
-def control_order(attacks: Mapping[str, Attack]) -> list[str]:
-    """The attacks that the control tries, in order, until one passes; those started at the truth don't count."""
-    return sorted(
-        (name for name, attack in attacks.items() if not attack.oracle_start),
-        key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER),
-    )
-
-
-def control_target(settings: AuditSettings, deadline: Deadline | None = None) -> Target:
-    """The control's undefended network and digits."""
-    plain = AuditSettings(dtype=settings.dtype, device=settings.device, seed=settings.seed, loss="cross-entropy")
-    path = Path(str(files("riskaudit").joinpath("demo", "digits.npz")))
-    samples = replace(load_samples(path, channels=1, limit=NUM_SAMPLES), name="digits")
-    generator = torch.Generator().manual_seed(settings.seed)
-    # 8 x 8 digits leave a quarter of each side after the strides.
-    model = LeNet(channels=1, features=WIDTH * 4, classes=10)
-    for parameter in model.parameters():
-        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
-    return Target.of(make_client(model.eval(), samples, plain), None, labels_known=True, deadline=deadline)
-
-
-def control(attacks: Mapping[str, Attack], settings: AuditSettings, deadline: Deadline | None = None) -> Control:
-    """Whether one of the attacks reconstructs; those started at the truth don't count.
-
-    Raises:
-        OutOfTimeError: the deadline came first.
-    """
-    names = control_order(attacks)
-    if not names:
-        return Control(status="skipped", rmse=None, reason="every attack chosen is started at the truth")
-    target = control_target(settings, deadline)
-    samples = target.client.samples
-    indices = list(range(len(samples)))
-    best: tuple[float, str] | None = None
-    for name in names:
-        try:
-            reconstruction = reconstruct(attacks[name], target, indices)
-        except AttackNotApplicable:
-            continue
-        errors = mean_squared_error(reconstruction.inputs, target.client.batch(indices).inputs).sqrt()
-        median = statistics.median(errors.tolist())
-        if best is None or median < best[0]:
-            best = (median, name)
-        if median <= LIMIT:
-            break
-    if best is None:
-        reason = "none of the attacks chosen can be run on the control's network"
-        return Control(status="skipped", rmse=None, limit=LIMIT, num_samples=len(samples), reason=reason)
-    return Control(
-        status="passed" if best[0] <= LIMIT else "failed",
-        rmse=best[0],
-        limit=LIMIT,
-        attack=best[1],
-        num_samples=len(samples),
-    )
-
-
-@dataclass(frozen=True)
-class ControlTrial(Trial[Client]):
-    """The control of a study; gives a `Control` as plain data."""
-
-    attacks: Mapping[str, Attack]
-    budget: Budget = UNLIMITED
-
-    key, size = "control", 0
-
-    @override
-    def run(self, client: Client) -> dict[str, Any]:
-        with self.budget.of_trial(self.key):
-            return control(self.attacks, client.settings, self.budget.deadline).model_dump(mode="json")

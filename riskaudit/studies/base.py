@@ -28,7 +28,9 @@ from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.results import Record, SampleRow
 from riskaudit.results.subject import Attacker
 from riskaudit.results.verdicts import error_of, headline_of
-from riskaudit.studies.attacking import ControlTrial, attack_trials, rows_of
+from riskaudit.studies.attacking import attack_trials, rows_of
+from riskaudit.studies.budget import Budget
+from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Forecast, Quartiles, SampleRisk, strongest
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.version import __version__
@@ -56,6 +58,8 @@ class StudyRun:
         show_samples: put private images into the result.
         workers: processes that trials are spread over; results don't depend on it.
         announce: called with what the run will take, before it begins; without, that isn't foretold.
+        started: on the monotonic clock, where a budget of time counts what came before; None for when the study is
+            called.
     """
 
     attacks: bool = False
@@ -67,6 +71,11 @@ class StudyRun:
     show_samples: bool = False
     workers: int = 1
     announce: Callable[[Forecast], None] | None = None
+    started: float | None = None
+
+    def budget(self, seconds: float | None) -> Budget:
+        """So many seconds from the start."""
+        return Budget(seconds) if self.started is None else Budget(seconds, self.started)
 
     def journal(self, identity: Mapping[str, Any]) -> Journal:
         """The journal of a study with this identity.
@@ -187,7 +196,12 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
         usable = [place for positions in whole for place in positions]
         levels = {std: std if undefended else None}
         trials = attack_trials(
-            attacks.attacks(), levels, usable, labels_known=attacks.labels_known, upload_size=client.upload_size
+            attacks.attacks(),
+            levels,
+            usable,
+            labels_known=attacks.labels_known,
+            upload_size=client.upload_size,
+            effort=attacks.effort,
         )
         attacked = rows_of([trial.run(client) for trial in trials])
     best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}

@@ -17,6 +17,8 @@ from riskaudit.linalg import Deadline
 
 # Of the whole, for the audits of all noise levels together; what they leave is the attacks'.
 AUDIT_SHARE = 0.5
+# What settings take for no time at all.
+LEAST_SECONDS = 1e-3
 
 
 class BudgetUsedUpError(Exception):
@@ -58,9 +60,24 @@ class Budget:
         """Whether no time is left."""
         return self.seconds is not None and now() - self.started >= self.seconds
 
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left; None without a limit."""
+        return None if self.seconds is None else max(0.0, self.seconds - (now() - self.started))
+
     def per_audit(self, count: int) -> float | None:
-        """Seconds for each of so many audits; None without a limit."""
-        return None if self.seconds is None else AUDIT_SHARE * self.seconds / count
+        """Seconds for each of so many audits, above 0; None without a limit."""
+        left = self.left
+        return None if left is None else max(LEAST_SECONDS, AUDIT_SHARE * left / count)
+
+    def refuse_more(self) -> None:
+        """Stop what has no deadline of its own between two of its parts.
+
+        Raises:
+            BudgetUsedUpError: no time is left.
+        """
+        if self.used_up:
+            raise BudgetUsedUpError(None)
 
     @contextmanager
     def of_trial(self, key: str) -> Iterator[None]:
@@ -69,8 +86,7 @@ class Budget:
         Raises:
             BudgetUsedUpError: none is left, now or before its end.
         """
-        if self.used_up:
-            raise BudgetUsedUpError(None)
+        self.refuse_more()
         try:
             yield
         except OutOfTimeError as error:

@@ -15,12 +15,16 @@ from dataclasses import replace
 from torch import nn
 
 from riskaudit.attacks import Attack, AttackNotApplicable
+from riskaudit.attacks.base import OutOfTimeError
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
 from riskaudit.errors import RiskauditError
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.studies.attacking import Target, control_order, control_target, noise_levels, reconstruct
+from riskaudit.linalg import Deadline
+from riskaudit.studies.attacking import Target, noise_levels, reconstruct
+from riskaudit.studies.budget import UNLIMITED, Budget
+from riskaudit.studies.control import control_order, control_target
 from riskaudit.studies.rows import AttackForecast, Forecast
 from riskaudit.studies.settings import AttackSettings, with_fields
 
@@ -45,7 +49,7 @@ def foretell(
         RiskauditError: as they do.
     """
     client, chosen = make_client(checkpoint, samples, settings or AuditSettings()), attacks or AttackSettings()
-    return foretell_client(client, chosen, noise_levels(client.release, noise_stds))
+    return _foretold(client, chosen, noise_levels(client.release, noise_stds), 1, time.perf_counter, UNLIMITED)
 
 
 def foretell_client(
@@ -55,8 +59,9 @@ def foretell_client(
     *,
     workers: int = 1,
     clock: Seconds = time.perf_counter,
-) -> Forecast:
-    """Likewise of a client that was checked already.
+    budget: Budget = UNLIMITED,
+) -> Forecast | None:
+    """Likewise of a client that was checked already; None where the study's budget of time was over before it ended.
 
     Args:
         client: what is audited and attacked.
@@ -64,17 +69,28 @@ def foretell_client(
         levels: noise, as `noise_levels` has it.
         workers: processes that the work is spread over.
         clock: seconds.
+        budget: of the study, timed steps included.
     """
+    try:
+        return _foretold(client, settings, levels, workers, clock, budget)
+    except OutOfTimeError:
+        return None
+
+
+def _foretold(
+    client: Client, settings: AttackSettings, levels: Mapping[float, float | None], workers: int, clock: Seconds,
+    budget: Budget,
+) -> Forecast:  # fmt: skip
     attacks, count = settings.attacks(), len(client.samples)
-    timed = _timed(client)
+    timed = _timed(client, budget)
     scale = len(levels) * count / len(timed.samples) / workers
     audit = scale * _audit_seconds(timed, clock)
     attacked = []
     for name, attack in attacks.items():
-        target = Target.of(timed, next(iter(levels.values())), settings.labels_known)
+        target = Target.of(timed, next(iter(levels.values())), settings.labels_known, budget.deadline)
         low, high, most = (scale * seconds for seconds in _attack_seconds(attack, target, clock))
         attacked.append(AttackForecast(attack=name, low=BATCH_GAIN * low, high=high, most=most))
-    checked = _control_seconds(attacks, client.settings, clock)
+    checked = _control_seconds(attacks, client.settings, clock, budget.deadline)
     return Forecast(
         low=BATCH_GAIN * audit + checked[0] + sum(row.low for row in attacked),
         high=audit + checked[1] + sum(row.high for row in attacked),
@@ -85,12 +101,12 @@ def foretell_client(
     )
 
 
-def _timed(client: Client) -> Client:
+def _timed(client: Client, budget: Budget) -> Client:
     """The client with a few of its first uploads."""
     size, uploads = client.upload_size, len(client.uploads)
     count = max(1, min(round(TIMED_SHARE * uploads), MOST_TIMED // size))
-    # A budget is for all samples.
-    settings = replace(client.settings, calibration=None, budget=None)
+    # A budget is for all samples; these few may take the audits' share of it.
+    settings = replace(client.settings, calibration=None, budget=budget.per_audit(1))
     return replace(client, samples=client.samples.select(list(range(count * size))), settings=settings)
 
 
@@ -115,14 +131,16 @@ def _attack_seconds(attack: Attack, target: Target, clock: Seconds) -> tuple[flo
     except AttackNotApplicable:
         return 0.0, 0.0, 0.0
     unit = (clock() - began) / effort.done
-    return unit * effort.low, unit * effort.high, unit * effort.most
+    # What gets stuck at a noise level is tried without noise too, and begun anew with all starts.
+    again = 2 * effort.high if target.noise_std > 0 and attack.first != attack else 0.0
+    return unit * effort.low, unit * effort.high, unit * (effort.most + again)
 
 
 def _control_seconds(
-    attacks: Mapping[str, Attack], settings: AuditSettings, clock: Seconds
+    attacks: Mapping[str, Attack], settings: AuditSettings, clock: Seconds, deadline: Deadline | None
 ) -> tuple[float, float, float]:
     """Of the control, for the first attack that it tries: of the control's few samples most get stuck nowhere."""
     names = control_order(attacks)
     if not names:
         return 0.0, 0.0, 0.0
-    return _attack_seconds(attacks[names[0]], control_target(settings), clock)
+    return _attack_seconds(attacks[names[0]], control_target(settings, deadline), clock)

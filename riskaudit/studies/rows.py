@@ -10,6 +10,7 @@ from pydantic import Field
 from riskaudit.results.base import Estimate, Record, Status
 from riskaudit.results.studies import StudyRecord
 
+SearchEnd: TypeAlias = Literal["noise_floor", "control"]
 AttackStatus: TypeAlias = Status | Literal["stopped", "not_run"]
 """Of an attack. The last two say that the budget of time ended it, or kept it from beginning: nothing is known then."""
 TIME_REASONS: dict[AttackStatus, str] = {
@@ -84,7 +85,9 @@ class AttackRow(Record):
 
     ``metrics`` are of the reconstruction that the attacker's own objective chose; None where one isn't
     applicable. ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
-    ``image_png`` is there only when the user asked to show samples.
+    ``image_png`` is there only when the user asked to show samples. ``ended_by`` says why the sample had no further
+    start: its residual is at the noise floor, or its first start got stuck and doesn't invert its undefended gradient
+    either (``control``); None where all starts were used.
     """
 
     attack: str
@@ -99,6 +102,7 @@ class AttackRow(Record):
     steps: int
     restarts: int = 1
     seconds: float
+    ended_by: SearchEnd | None = None
     recovered_label: int | None = None
     image_png: str | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from riskaudit.attacks import Attack
 
 
+SearchEffort: TypeAlias = Literal["adaptive", "full"]
+
+
 @dataclass(frozen=True, config=CHECKED)
 class AttackSettings(Settings):
     """Which attacks run, and what they are given."""
@@ -46,6 +49,12 @@ class AttackSettings(Settings):
         ATTACKS,
         flags=("--labels",),
         choices={"known": True, "recovered": False},
+    )
+    effort: SearchEffort = option(
+        "adaptive",
+        "Further starts of samples whose first one got stuck: adaptive, for those whose undefended gradient the first "
+        "start inverts; full, for all.",
+        ATTACKS,
     )
     tune: bool = option(
         False, "Choose each attack's hyper-parameters on the samples that follow the audited ones.", ATTACKS

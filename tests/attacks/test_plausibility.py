@@ -8,11 +8,25 @@ import cases
 import pytest
 import torch
 from contracts.attack import generator, observe
+from torch import Tensor
 
-from riskaudit.attacks import BayesOptimal, DeepLeakage, InvertingGradients, Observation, Reconstruction, explains
-from riskaudit.attacks.optimise.minimisers import Minimum
-from riskaudit.attacks.optimise.search import best_of
+from riskaudit.attacks import (
+    BayesOptimal,
+    DeepLeakage,
+    InvertingGradients,
+    Observation,
+    Reconstruction,
+    explains,
+    plausibility,
+)
+from riskaudit.attacks.matching import SquaredDistance
+from riskaudit.attacks.optimise.consensus import GroupConsistency
+from riskaudit.attacks.optimise.minimisers import Function, Minimiser, Minimum
+from riskaudit.attacks.optimise.objectives import Objective, Term
+from riskaudit.attacks.optimise.search import best_of, reconstruct
+from riskaudit.attacks.plausibility import at_noise_floor
 from riskaudit.release import Batch
+from riskaudit.results import Status
 
 
 def at(observation: Observation, batch: Batch) -> Reconstruction:
@@ -79,6 +93,45 @@ def test_the_best_row_is_the_attackers_own_choice() -> None:
     assert found.steps.tolist()[:2] == [1, 2]
     # The prior's mean 0.5, in the range of the inputs.
     assert bool((found.inputs[2] == 0.4).all())
+
+
+class Jumps(Minimiser):
+    """Goes to the truth where it is told to, turn by turn, else nowhere."""
+
+    def __init__(self, truth: Tensor, found: list[list[bool]]) -> None:
+        self.truth, self.found, self.turns = truth, found, list[list[int]]()
+
+    def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Minimum:
+        assert isinstance(function, Objective)
+        assert unit is not None
+        assert len(unit) == len(start)
+        samples = function.samples.tolist()
+        there = torch.tensor([self.found[len(self.turns)][sample] for sample in samples])
+        self.turns.append(samples)
+        points = torch.where(there[:, None], self.truth[samples], start)
+        status: tuple[Status, ...] = ("converged",) * len(start)
+        return Minimum(points, function.evaluate(points)[0], status, torch.full((len(start),), len(self.turns)))
+
+
+@pytest.mark.parametrize("spec", ["gradient", "gaussian:0.01"])
+def test_starts_end_at_the_noise_floor(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plausibility, "FLOOR_DEVIATIONS", 10.0)
+    batch = cases.mnist(3, 8)
+    observation = observe(cases.lenet(8), batch, spec)
+    jumps = Jumps(batch.inputs.flatten(1), [[True, False, False], [False, True, False], [False] * 3, [False] * 3])
+    found = reconstruct(
+        observation, generator(), lambda labelled: Objective.of(labelled, 4, SquaredDistance()), jumps, "gaussian", 4
+    )
+    assert jumps.turns == [[0, 1, 2], [1, 2], [2], [2]]
+    assert torch.equal(found.inputs[:2], batch.inputs[:2])
+    assert found.steps.tolist()[:2] == [1, 2]
+    assert at_noise_floor(observation, found.inputs).tolist() == [True, True, False]
+    # Rows that see each other are searched together, whatever the noise.
+    together = Jumps(batch.inputs.flatten(1), [[True] * 3])
+    terms = (Term(GroupConsistency(), 0.01),)
+    objective = Objective.of(observation, 2, SquaredDistance(), terms)
+    reconstruct(observation, generator(), lambda _: objective, together, "gaussian", 2)
+    assert together.turns == [[0, 0, 1, 1, 2, 2]]
 
 
 def test_restarts_do_not_make_it_worse() -> None:

@@ -123,7 +123,7 @@ def test_wide_intervals_are_told_before_anything_is_attacked(monkeypatch) -> Non
 
     passed = Control(status="passed", rmse=0.0)
     monkeypatch.setattr("riskaudit.studies.attacking.AttackTrial.run", no_attack)
-    monkeypatch.setattr("riskaudit.studies.attacking.control", lambda *_: passed)
+    monkeypatch.setattr("riskaudit.studies.control.control", lambda *_: passed)
     options: dict[str, object] = {"release": RELEASE, **PRIOR}
     attacks = AttackSettings(("gauss-newton",), steps=1)
     wide = AuditSettings(solver="lanczos", max_matvecs=1, **options)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from riskaudit.results import AuditResult
 from riskaudit.studies.attacking import Target, reconstruct
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.calibrate.run import calibrate
-from riskaudit.studies.forecast import foretell, foretell_client
+from riskaudit.studies.forecast import _attack_seconds, foretell, foretell_client
 from riskaudit.studies.rows import Forecast
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.record import VerifyStudy
@@ -206,3 +207,55 @@ def test_a_part_of_the_attacks_calibrates_nothing(monkeypatch: pytest.MonkeyPatc
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_budget_counts_what_came_before_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = budgeted(monkeypatch, per_evaluation=1.0)
+    clock.now = 100.0
+    settings, forecasts = AuditSettings(budget=90), list[Forecast]()
+    late = StudyRun(started=0.0, announce=forecasts.append)
+    study = study_of(verify(network(), digits(2), settings, QUICK, late, noise_stds=[NOISE]))
+    assert {row.status for row in study.attacks} == {"not_run"}
+    assert (study.stopped_by, study.foretold, forecasts) == ("budget", None, [])
+    with pytest.raises(SettingsError, match="resume"):
+        calibrate(network(), digits(5), settings, QUICK, late, noise_stds=[NOISE], coverage=0.5)
+    clock.now = 100.0
+    assert [StudyRun(started=start).budget(90).used_up for start in (0.0, 20.0, None)] == [True, False, False]
+
+
+def test_a_budget_ends_the_choice_of_hyper_parameters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    budgeted(monkeypatch, per_evaluation=1.0)
+    attacks = replace(QUICK, names=("inverting-gradients",), tune=True)
+    run, others = StudyRun(log=tmp_path / "trials.jsonl"), digits(2, 2)
+    arguments = {"noise_stds": [NOISE], "tuning_samples": others}
+    study = study_of(verify(network(), digits(2), AuditSettings(budget=10), attacks, run, **arguments))
+    assert (study.complete, study.stopped_by, study.control.status) == (False, "budget", "skipped")
+    assert {row.status for row in study.attacks} == {"not_run"}
+    assert any("chosen" in note for note in study.notes)
+    again = replace(run, resume=True)
+    assert study_of(verify(network(), digits(2), AuditSettings(), attacks, again, **arguments)).complete
+
+
+def test_audits_of_a_calibration_end_with_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgeted(monkeypatch, per_evaluation=0.0)
+    original = budget_module.time.monotonic
+
+    def audited(*_: object, progress: Callable[[int, int], None], **__: object) -> object:
+        original.now += 100.0
+        progress(1, 5)
+        raise AssertionError("the audit went on")
+
+    monkeypatch.setattr("riskaudit.studies.calibrate.run.audit_client", audited)
+    with pytest.raises(SettingsError, match="resume"):
+        calibrate(network(), digits(5), AuditSettings(budget=50), QUICK, StudyRun(), noise_stds=[NOISE], coverage=0.5)
+
+
+def test_what_gets_stuck_under_noise_takes_more_at_most() -> None:
+    client = make_client(network(), digits(1), AuditSettings())
+    attack, clock = AttackSettings(("gauss-newton",)).attacks()["gauss-newton"], iter([0.0, 1.0, 0.0, 1.0])
+    seconds = {
+        std: _attack_seconds(replace(attack, steps=2), Target.of(client, std, True), lambda: next(clock))
+        for std in (0.0, NOISE)
+    }
+    assert seconds[0.0][:2] == seconds[NOISE][:2]
+    assert seconds[NOISE][2] == pytest.approx(seconds[0.0][2] + 2 * seconds[0.0][1])

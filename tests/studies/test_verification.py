@@ -22,8 +22,9 @@ from riskaudit.audit.client import make_client
 from riskaudit.engine import Journal, SerialEngine
 from riskaudit.errors import SettingsError
 from riskaudit.results import AuditResult
-from riskaudit.studies.attacking import Target, attack_rows, control
+from riskaudit.studies.attacking import Target, attack_rows
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.control import control
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.record import VerifyStudy
 from riskaudit.studies.verify.run import predictions_of, split_for_tuning, tuned, verify

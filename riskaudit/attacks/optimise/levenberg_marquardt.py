@@ -132,11 +132,6 @@ class MatchingProblem:
         return 0.0 if noise is None else noise.fisher_std
 
     @property
-    def num_noisy(self) -> int:
-        """Released entries that carry noise."""
-        return int(self.observation.release.noisy_entries.sum())
-
-    @property
     def point_shape(self) -> tuple[int, int]:
         """Shape of w, (B, n d)."""
         return len(self.observation), self.observation.upload_dimension

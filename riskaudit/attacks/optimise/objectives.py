@@ -100,9 +100,14 @@ class Objective(Function):
         observation = self.observation.select(rows)
         return replace(self, observation=observation, samples=self.samples[rows], offsets=offsets)
 
+    @property
+    def couples(self) -> bool:
+        """Whether rows of one sample see each other."""
+        return any(term.regulariser.couples for term in self.terms)
+
     @override
     def released_together(self, finished: Tensor) -> Tensor:
-        if not any(term.regulariser.couples for term in self.terms):
+        if not self.couples:
             return finished
         working = torch.bincount(self.samples, weights=(~finished).double())
         return working[self.samples] == 0

@@ -1,4 +1,8 @@
-"""The course of every attack by descent: labels, starts, one minimisation of all rows, the best row per sample."""
+"""The course of every attack by descent: labels, starts, minimisation, the best row per sample.
+
+Starts of a sample that don't know of each other take turns, and end at the noise floor
+(`riskaudit.attacks.plausibility`), where a further one could only fit the noise better.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ from riskaudit.attacks.labels import with_labels
 from riskaudit.attacks.optimise.minimisers import Minimiser, Minimum
 from riskaudit.attacks.optimise.objectives import Objective
 from riskaudit.attacks.optimise.starts import Start, draw_starts
+from riskaudit.attacks.plausibility import at_noise_floor
 from riskaudit.priors.base import BoundPrior
+from riskaudit.results import Status
 
 
 def reconstruct(
@@ -32,7 +38,7 @@ def reconstruct(
         objective: makes the objective of all rows from an observation with known labels.
         minimiser: of all rows.
         start: kind of the first guesses.
-        restarts: rows per sample.
+        restarts: rows per sample, at most.
 
     Raises:
         AttackNotApplicable: the labels can't be recovered.
@@ -44,8 +50,34 @@ def reconstruct(
     # The papers' step sizes are for normalised pixels.
     unit = prior.variance.sqrt().repeat_interleave(restarts)
     with torch.no_grad():
-        outcome = minimiser.minimise(objective(labelled), starts, unit)
+        function = objective(labelled)
+        if restarts == 1 or function.couples:
+            outcome = minimiser.minimise(function, starts, unit)
+        else:
+            outcome = _in_turns(labelled, function, minimiser, starts, unit, restarts)
     return best_of(labelled, prior, outcome, restarts, time.perf_counter() - began)
+
+
+def _in_turns(
+    observation: Observation, objective: Objective, minimiser: Minimiser, starts: Tensor, unit: Tensor, restarts: int
+) -> Minimum:
+    """One start of every sample after the other; those whose best row is at the noise floor have no further ones."""
+    count = len(observation)
+    points, value = starts.clone(), starts.new_full((len(starts),), torch.inf, dtype=torch.float64)
+    status: list[Status] = ["failed"] * len(starts)
+    steps = torch.zeros(len(starts), dtype=torch.long, device=starts.device)
+    searched = list(range(count))
+    for turn in range(restarts):
+        rows = [index * restarts + turn for index in searched]
+        part = minimiser.minimise(objective.select(rows), starts[rows], unit[rows])
+        points[rows], value[rows], steps[rows] = part.points, part.value, part.steps
+        for row, state in zip(rows, part.status, strict=True):
+            status[row] = state
+        ended = at_noise_floor(observation.select(searched), part.points).tolist()
+        searched = [index for index, is_explained in zip(searched, ended, strict=True) if not is_explained]
+        if not searched:
+            break
+    return Minimum(points, value, tuple(status), steps)
 
 
 def best_of(

@@ -25,9 +25,10 @@ from riskaudit.formatting import present_time
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
-from riskaudit.studies.attacking import AttackTrial, ControlTrial, attack_trials, noise_levels, rows_of
+from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.budget import UNLIMITED, Budget, BudgetUsedUpError, refuse_budget_of_workers
+from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.forecast import foretell_client
 from riskaudit.studies.rows import AttackRow, Control, strongest
 from riskaudit.studies.settings import AttackSettings
@@ -54,7 +55,7 @@ def calibrate(
             that ended before the last attack, without which nothing is calibrated (a log keeps the finished ones).
     """
     settings, run, chosen = settings or AuditSettings(), run or StudyRun(), attacks or AttackSettings()
-    budget = Budget(settings.budget)
+    budget = run.budget(settings.budget)
     # Audits are needed whole: every sample's prediction is divided by.
     client = make_client(checkpoint, samples, replace(settings, budget=None))
     levels = noise_levels(client.release, noise_stds)
@@ -69,8 +70,11 @@ def calibrate(
         )
     refuse_budget_of_workers(budget, run.workers)
     journal = run.journal({"calibrate": identity_of(client, chosen, list(levels), False)})
+    foretold = None
     if run.announce is not None:
-        run.announce(foretell_client(client, chosen, levels, workers=run.workers))
+        foretold = foretell_client(client, chosen, levels, workers=run.workers, budget=budget)
+    if run.announce is not None and foretold is not None:
+        run.announce(foretold)
     with make_engine(run.workers) as engine, _within(budget):
         (checked,) = engine.map([ControlTrial(chosen.attacks(), budget)], client, journal)
         if Control.model_validate(checked).status != "passed":
@@ -78,7 +82,11 @@ def calibrate(
                 f"the attacks {', '.join(chosen.names)} don't reconstruct the positive control, so they can't "
                 "calibrate anything; choose stronger attacks or more `steps`"
             )
-        audits = {level: audit_client(client, engine, noise_std=noise_std) for level, noise_std in levels.items()}
+        audits = {
+            # An audit has no deadline that leaves it whole, but it can be stopped between its batches.
+            level: audit_client(client, engine, noise_std=std, progress=lambda *_: budget.refuse_more())
+            for level, std in levels.items()
+        }
         for level, result in audits.items():
             # Before anything is attacked, samples are refused whose attacks nothing could be divided by.
             total = len(result.samples)
@@ -106,8 +114,8 @@ def _within(budget: Budget) -> Iterator[None]:
         yield
     except BudgetUsedUpError as end:
         raise SettingsError(
-            f"the `budget` of {budget.seconds:g} seconds was used up before all attacks had run, and a part of them "
-            "calibrates nothing; `resume` with the same `log` goes on after those that are finished"
+            f"the `budget` of {budget.seconds:g} seconds was used up before all audits and attacks had run, and a part "
+            "of them calibrates nothing; `resume` with the same `log` goes on after those that are finished"
         ) from end
 
 
@@ -132,6 +140,7 @@ class CalibrationStudy(Study[Calibration]):
             labels_known=self.settings.labels_known,
             upload_size=client.upload_size,
             budget=self.budget,
+            effort=self.settings.effort,
         )
 
     @override

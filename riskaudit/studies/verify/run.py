@@ -34,7 +34,6 @@ from riskaudit.results.verdicts import attacker_of
 from riskaudit.sensitivity.success import PREDICTED_RMSE
 from riskaudit.studies.attacking import (
     AttackTrial,
-    ControlTrial,
     Target,
     attack_trials,
     batches,
@@ -47,6 +46,7 @@ from riskaudit.studies.attacking import (
 )
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.budget import UNLIMITED, Budget, BudgetUsedUpError, refuse_budget_of_workers
+from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.forecast import foretell_client
 from riskaudit.studies.rows import AttackRow, AttackStatus, Control, Forecast
 from riskaudit.studies.settings import AttackSettings, with_fields
@@ -91,12 +91,14 @@ def verify(
         RiskauditError: as `audit`; or the attacks' settings don't fit.
     """
     settings, run, chosen = settings or AuditSettings(), run or StudyRun(), attacks or AttackSettings()
-    budget = Budget(settings.budget)
+    budget = run.budget(settings.budget)
     client = make_client(checkpoint, samples, settings)
     levels = noise_levels(client.release, noise_stds)
     refuse_budget_of_workers(budget, run.workers)
     journal = run.journal(identity_of(client, chosen, list(levels), run.show_samples))
-    foretold = None if run.announce is None else foretell_client(client, chosen, levels, workers=run.workers)
+    foretold = None
+    if run.announce is not None:
+        foretold = foretell_client(client, chosen, levels, workers=run.workers, budget=budget)
     if run.announce is not None and foretold is not None:
         run.announce(foretold)
     client = replace(client, settings=replace(settings, budget=budget.per_audit(len(levels))))
@@ -111,9 +113,11 @@ def verify(
             for number, noise_std in enumerate(levels.values())
         ]  # fmt: skip
         predictions = [row for std, result in zip(levels, audits, strict=True) for row in predictions_of(result, std)]
-        tried = tuned(chosen.attacks(), client, tuning_samples, engine, journal) if chosen.tune else chosen.attacks()
-        study = Verification(chosen, tried, levels, predictions, run.show_samples, budget, foretold)
+        study = Verification(chosen, chosen.attacks(), levels, predictions, run.show_samples, budget, foretold)
         try:
+            if chosen.tune:
+                study = replace(study, attacks=tuned(study.attacks, client, tuning_samples, engine, journal, budget))
+                study = replace(study, is_tuned=True)
             record = study.answer(client, engine, journal, progress_after(run.progress, num_audits, total))
         except Interrupted as interrupt:
             record = study.part(client, interrupt.finished)
@@ -158,6 +162,7 @@ class Verification(Study[VerifyStudy]):
     show_samples: bool
     budget: Budget = UNLIMITED
     foretold: Forecast | None = None
+    is_tuned: bool = False
 
     @override
     def trials(self, client: Client) -> list[Trial[Client]]:
@@ -171,6 +176,7 @@ class Verification(Study[VerifyStudy]):
             show_samples=self.show_samples,
             upload_size=client.upload_size,
             budget=self.budget,
+            effort=self.settings.effort,
         )
         return [ControlTrial(self.attacks, self.budget), *attacked]
 
@@ -227,6 +233,8 @@ class Verification(Study[VerifyStudy]):
             )
         if not self.settings.tune:
             notes.append("hyper-parameters are the published defaults, tuned on nothing")
+        elif not self.is_tuned:
+            notes.append("the study ended while hyper-parameters were chosen; no attack was run")
         return VerifyStudy(
             control=checked,
             knowledge=AttackerKnowledge(
@@ -311,19 +319,21 @@ def split_for_tuning(samples: Samples, limit: int | None) -> tuple[Samples, Samp
 
 
 def tuned(
-    attacks: Mapping[str, Attack], client: Client, tuning_samples: Samples | None, engine: Engine, journal: Journal
-) -> dict[str, Attack]:
+    attacks: Mapping[str, Attack], client: Client, tuning_samples: Samples | None, engine: Engine, journal: Journal,
+    budget: Budget = UNLIMITED,
+) -> dict[str, Attack]:  # fmt: skip
     """Every attack with the candidate of its grid that did best.
 
     Raises:
         SettingsError: there are no samples to tune on, or they are among those reported.
+        BudgetUsedUpError: time was over before all candidates had been tried.
     """
     if tuning_samples is None or not len(tuning_samples):
         raise SettingsError("`tune` needs samples beyond those reported; lower `limit` or add data")
     # Whole uploads of the reported ones' size, where there are so many.
     count = len(tuning_samples) // client.upload_size * client.upload_size or len(tuning_samples)
     others = tuning_samples.select(list(range(count)))
-    trials = [TuningTrial(f"tuning {name}", attack, others) for name, attack in attacks.items()]
+    trials = [TuningTrial(f"tuning {name}", attack, others, budget) for name, attack in attacks.items()]
     best = engine.map(trials, client, journal)
     return {
         name: with_fields(attack, dict(attack.grid[position]))
@@ -338,15 +348,22 @@ class TuningTrial(Trial[Client]):
     key: str
     attack: Attack
     samples: Samples
+    budget: Budget = UNLIMITED
 
     size = 0
 
     @override
     def run(self, client: Client) -> int:
+        with self.budget.of_trial(self.key):
+            return self._best(client)
+
+    def _best(self, client: Client) -> int:
         grid = self.attack.grid
         if len(grid) == 1 or self.attack.oracle_start:
             return 0
-        target = Target.of(replace(client, samples=self.samples), None, labels_known=True)
+        target = Target.of(
+            replace(client, samples=self.samples), None, labels_known=True, deadline=self.budget.deadline
+        )
         indices = list(range(len(self.samples)))
         truth = target.client.batch(indices).inputs
         errors = []
