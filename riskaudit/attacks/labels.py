@@ -28,6 +28,7 @@ from torch import Tensor
 
 from riskaudit.attacks.base import AttackNotApplicable, Observation
 from riskaudit.attacks.linear_layers import LinearCall, linear_calls
+from riskaudit.linalg import GramOperator, Lanczos, MatrixOperator
 from riskaudit.release import Release
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.steps.share import Share
@@ -36,8 +37,13 @@ from riskaudit.release.steps.share import Share
 CLEAR = 3.0
 # Inputs that stand for an upload's samples, drawn from the prior.
 NUM_DUMMIES = 64
-# Rounds of alternating least squares.
+# Rounds of alternating least squares, at most.
 ALTERNATIONS = 20
+# Change of a unit vector, and relative error of a squared singular value, at which an iteration ends.
+SETTLED = 1e-12
+# The longest side of a matrix whose singular vectors are found by decomposing its square, and products with it beyond.
+DENSE = 256
+PRODUCTS = 200
 
 
 def with_labels(observation: Observation) -> Observation:
@@ -242,16 +248,55 @@ class OutputLayer:
 def _rank_one(matrix: Tensor) -> Tensor:
     """s of the best s a^T for the entries of a matrix [C, n] that aren't 0, which may have been removed; [C].
 
-    Alternating least squares from the leading left singular vector, which it is where nothing was removed.
+    Alternating least squares from the leading left singular vector, which it is where nothing was removed. Rows and
+    columns of nothing but 0 have part in neither.
     """
-    nonzero = (matrix != 0).double()
-    signal: Tensor = torch.linalg.eigh(matrix @ matrix.mT)[1][:, -1]
+    nonzero = matrix != 0
+    rows, columns = nonzero.any(1), nonzero.any(0)
+    whole: Tensor = matrix.new_zeros(len(matrix))
+    if not bool(rows.any()):
+        return whole
+    matrix, nonzero = matrix[rows][:, columns], nonzero[rows][:, columns]
+    signal = _leading_left(matrix)
+    if not bool(nonzero.all()):
+        signal = _alternated(signal, matrix, nonzero.double())
+    whole[rows] = signal
+    return whole
+
+
+def _alternated(signal: Tensor, matrix: Tensor, nonzero: Tensor) -> Tensor:
+    """The unit vector s [C] of the best s a^T for the entries of a matrix [C, n] that are there, from a first one."""
     tiny = torch.finfo(torch.float64).tiny
     for _ in range(ALTERNATIONS):
         features = signal @ matrix / (signal.square() @ nonzero).clamp_min(tiny)
-        signal = matrix @ features / (nonzero @ features.square()).clamp_min(tiny)
-        signal = signal / signal.norm().clamp_min(tiny)
+        following = matrix @ features / (nonzero @ features.square()).clamp_min(tiny)
+        following = following / following.norm().clamp_min(tiny)
+        moved = float((following - signal).norm())
+        signal = following
+        if moved <= SETTLED:
+            break
     return signal
+
+
+def _leading_left(matrix: Tensor) -> Tensor:
+    """The leading left singular vector of a matrix [C, n] that isn't 0, by its smaller side; [C].
+
+    Decomposed there where that side is short, else found by Lanczos iterations: whatever the number of classes, no
+    matrix of classes squared is formed.
+    """
+    if len(matrix) <= min(DENSE, matrix.shape[1]):
+        leading: Tensor = torch.linalg.eigh(matrix @ matrix.mT)[1][:, -1]
+        return leading
+    if matrix.shape[1] <= DENSE:
+        right = torch.linalg.eigh(matrix.mT @ matrix)[1][:, -1]
+    else:
+        start = torch.randn(1, matrix.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        gram = GramOperator(MatrixOperator(matrix[None]))
+        (space,) = Lanczos(tolerance=SETTLED, max_matvecs=PRODUCTS).run(gram, start.to(matrix))
+        (right,) = space.ritz_vectors([-1])
+    left = matrix @ right
+    unit: Tensor = left / left.norm().clamp_min(torch.finfo(torch.float64).tiny)
+    return unit
 
 
 def _is_cross_entropy(release: Release, num_classes: int) -> bool:

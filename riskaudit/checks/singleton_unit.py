@@ -32,6 +32,8 @@ from riskaudit.results.checks import Detail, Recovery
 
 # Relative error up to which a quotient nearly is an input, and share of the way to the next sample likewise.
 NEAR = 0.01
+# Units that are compared with a sample's input at a time.
+UNITS = 1024
 
 
 @register
@@ -266,5 +268,7 @@ def _off(recovered: Tensor, row: Tensor, surviving: Tensor) -> Tensor:
     size = row.abs().max()
     if not len(recovered) or not bool(size > 0):
         return torch.full((len(recovered),), torch.inf, dtype=row.dtype, device=row.device)
-    gaps = torch.where(surviving, (recovered - row).abs(), 0.0).amax(1) / size
+    # In parts, so that memory is that of a few units.
+    parts = zip(torch.split(recovered, UNITS), torch.split(surviving, UNITS), strict=True)
+    gaps = torch.cat([torch.where(kept, (part - row).abs(), 0.0).amax(1) for part, kept in parts]) / size
     return torch.where(surviving.sum(1) >= min(2, row.numel()), gaps, torch.inf)

@@ -46,7 +46,7 @@ class Span(Check):
 
 def _finding(upload: SentUpload, layer: FullyConnected) -> Finding:
     assert layer.weight is not None
-    values, rows = _directions(layer.weight, len(layer.inputs))
+    values, rows = directions(layer.weight, layer.inputs)
     width, features = layer.weight.shape
     resolution = values[0] * max(width, features) * torch.finfo(values.dtype).eps
     cosines = alignment(values, width, features, upload.noise_std)
@@ -86,14 +86,30 @@ def _enough_noise(inputs: Tensor, values: Tensor, rows: Tensor, width: int) -> f
     return high
 
 
-def _directions(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Singular values, descending, and right singular vectors [k, a] of a sum of ``count`` outer products [m, a]."""
-    if count > 1:
-        _, values, rows = torch.linalg.svd(weight, full_matrices=False)
-        return values, rows
-    # Rows of a single outer product are one direction.
-    largest = weight[weight.norm(dim=1).argmax()]
-    return weight.norm()[None], (largest / largest.norm().clamp_min(torch.finfo(weight.dtype).tiny))[None]
+def directions(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values, descending, and right singular vectors [k, a] of what leaves for a layer [m, a].
+
+    A sum of R outer products with its inputs has no direction outside their span. Where it is one, as found and not
+    assumed, the matrix that is decomposed has R columns in place of a; what is left out is rounding. Entries that were
+    removed, or steps of Adam, make it another matrix, which is decomposed as it is.
+
+    Args:
+        weight: [m, a].
+        inputs: of the layer, [R, a].
+    """
+    if len(inputs) == 1:
+        # Rows of a single outer product are one direction.
+        largest = weight[weight.norm(dim=1).argmax()]
+        return weight.norm()[None], (largest / largest.norm().clamp_min(torch.finfo(weight.dtype).tiny))[None]
+    if len(inputs) < min(weight.shape):
+        basis = torch.linalg.qr(inputs.mT).Q.mT
+        inside = weight @ basis.mT
+        rounding = max(weight.shape) * torch.finfo(weight.dtype).eps
+        if bool((weight - inside @ basis).norm() <= rounding * inside.norm() / len(inputs) ** 0.5):
+            _, values, rows = torch.linalg.svd(inside, full_matrices=False)
+            return values, rows @ basis
+    _, values, rows = torch.linalg.svd(weight, full_matrices=False)
+    return values, rows
 
 
 def alignment(values: Tensor, width: int, features: int, noise_std: float) -> Tensor:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import SentUpload, record_calls
+from riskaudit.checks.upload import SentUpload, first_input, record_calls
 from riskaudit.results.checks import Recovery
 
 # Share of a token's squared norm outside the span up to which it is in it.
 OUTSIDE = 1e-9
+# Directions outside the span by which tokens are told that aren't in it.
+DRAWN = 4
 # Sequences in one pass of the model.
 SEQUENCES = 256
 
@@ -60,7 +62,7 @@ def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> 
     if len(basis) >= weight.shape[1]:
         reason = "the rows span all coordinates, so that every token lies in the span"
         return Finding("clear", name, details=dict(details), reason=reason)
-    inside = torch.cat([_outside(part, basis) <= OUTSIDE for part in _every_token(upload, name, vocabulary)])
+    inside = torch.cat([_is_inside(part, basis) for part in _every_token(upload, name, vocabulary)])
     present = torch.zeros_like(inside)
     for position in range(tokens.shape[1]):
         present[tokens[:, position], position] = True
@@ -87,11 +89,28 @@ def _every_token(upload: SentUpload, name: str, vocabulary: int) -> Iterator[Ten
     for first in range(0, vocabulary, SEQUENCES):
         numbers = torch.arange(first, min(first + SEQUENCES, vocabulary), device=upload.batch.inputs.device)
         sequences = numbers[:, None].expand(-1, length).to(upload.batch.inputs)
-        yield record_calls(upload.release, sequences, nn.Linear)[name][1].reshape(len(sequences), length, -1)
+        yield first_input(upload.release, sequences, name).reshape(len(sequences), length, -1)
+
+
+def _is_inside(vectors: Tensor, basis: Tensor) -> Tensor:
+    """Which of vectors [V, T, a] lie in the span of orthonormal rows [r, a], [V, T].
+
+    Few do, and the others are told by their products with a few directions outside the span, drawn at random: those of
+    a vector in it are rounding.
+    """
+    drawn = torch.randn(DRAWN, basis.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outwards = drawn.to(basis)
+    outwards = outwards - (outwards @ basis.mT) @ basis
+    reached = (vectors @ outwards.mT).square().sum(-1)
+    # By Cauchy and Schwarz no vector within the limit reaches further.
+    most = OUTSIDE * vectors.square().sum(-1) * outwards.square().sum()
+    inside = reached <= most
+    inside[inside.clone()] = _outside(vectors[inside], basis) <= OUTSIDE
+    return inside
 
 
 def _outside(vectors: Tensor, basis: Tensor) -> Tensor:
-    """Share of the squared norm of vectors [V, T, a] outside the span of orthonormal rows, [V, T]."""
+    """Share of the squared norm of vectors [N, a] outside the span of orthonormal rows [r, a], [N]."""
     squared = vectors.square().sum(-1)
     rest = (vectors - (vectors @ basis.mT) @ basis).square().sum(-1)
     return torch.where(squared > 0, rest / squared.clamp_min(1e-300), 1.0)
