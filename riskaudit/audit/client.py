@@ -17,6 +17,7 @@ from riskaudit.audit.settings import AuditSettings
 from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
+from riskaudit.inputs.model_defenses import with_model_defense
 from riskaudit.jacobian import AnyJacobianMaker, jacobian_maker, joint_jacobian_maker
 from riskaudit.release import (
     Batch,
@@ -60,7 +61,8 @@ class ClientDescription:
         """
         settings = self.settings
         loss = load_loss(settings.loss)
-        checkpoint, samples = fit_together(self.checkpoint, self.samples, loss)
+        checkpoint = with_model_defense(self.checkpoint, settings.model_defense)
+        checkpoint, samples = fit_together(checkpoint, self.samples, loss)
         model = copy_model(checkpoint.model).to(device=settings.torch_device(), dtype=settings.torch_dtype())
         is_joint = ReleaseSpec.parse(settings.release).is_joint
         if is_joint and settings.batch_norm != "running":

@@ -14,6 +14,7 @@ import torch
 from riskaudit.audit.client import Client
 from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.architectures.precode import bottleneck_draw
 from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.release import batch_norm_layers
 from riskaudit.release.adapted import without_spoiled
@@ -31,6 +32,7 @@ def checkpoint_info(checkpoint: Checkpoint, doubt: str | None) -> CheckpointInfo
         num_parameters=checkpoint.num_parameters,
         assumed=checkpoint.assumed,
         doubt=doubt,
+        bottleneck_draw=bottleneck_draw(checkpoint.model),
     )
 
 

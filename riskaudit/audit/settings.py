@@ -52,6 +52,12 @@ class AuditSettings(Settings):
         'What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',
         RELEASE,
     )
+    model_defense: str | None = option(
+        None,
+        "Defence put into the model: precode[:DRAW], a variational bottleneck before the last layer.",
+        RELEASE,
+        record="model_defense",
+    )
     batch_norm: Literal["running", "batch"] | None = option(
         None,
         "Statistics of batch norm in an upload: running, or batch as in training (default: batch where several samples "
@@ -154,6 +160,10 @@ class AuditSettings(Settings):
                     f"`{name}={value}` needs a release in which several samples leave together (mean:N or local:...), "
                     f"but `release` is {self.release}; leave `{name}` out"
                 )
+        if self.model_defense is not None:
+            from riskaudit.inputs.model_defenses import parse_model_defense
+
+            parse_model_defense(self.model_defense)
         if not self.prior:
             raise SettingsError(f"expected `prior` to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
         for name in ("prior_mean", "prior_std"):

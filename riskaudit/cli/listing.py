@@ -14,11 +14,12 @@ from riskaudit.report import FILE_NAMES
 def list_names(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
 ) -> int:
-    """List architectures, releases, proxies, checks, attacks, metrics, solvers, signs, losses and file formats."""
+    """List architectures, releases, defenses, proxies, checks, attacks, metrics, solvers, signs, losses, formats."""
     from riskaudit.attacks import ATTACKS
     from riskaudit.checks import CHECKS
     from riskaudit.checks.received import SIGNS
     from riskaudit.inputs import CHECKPOINT_FORMATS, LOSSES, SAMPLE_FORMATS, architecture_names
+    from riskaudit.inputs.model_defenses import MODEL_DEFENSES
     from riskaudit.linalg import EIGENVALUE_SOLVERS, INVERSE_SOLVERS
     from riskaudit.metrics import METRICS
     from riskaudit.proxies import PROXIES
@@ -27,6 +28,7 @@ def list_names(
     topics = {
         "architectures": architecture_names(),
         "releases": usages(),
+        "model-defenses": MODEL_DEFENSES,
         "proxies": {name: f"{proxy.title} ({proxy.units})" for name, proxy in PROXIES.items()},
         "checks": {name: check.summary for name, check in sorted(CHECKS.items())},
         "attacks": {name: attack.summary for name, attack in ATTACKS.items()},

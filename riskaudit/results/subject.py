@@ -22,7 +22,8 @@ class CheckpointInfo(Record):
     """The audited model. ``name`` is a file name without its folder.
 
     ``assumed`` is what the weights don't show of an architecture that was recognised from them, ``doubt`` why losses
-    don't confirm it; with a doubt no sample is "low", no limit is held and no noise is recommended.
+    don't confirm it; with a doubt no sample is "low", no limit is held and no noise is recommended. ``bottleneck_draw``
+    is the number of the draw of its noise where the model has a variational bottleneck (PRECODE).
     """
 
     name: str
@@ -31,6 +32,7 @@ class CheckpointInfo(Record):
     num_parameters: int
     assumed: str | None = None
     doubt: str | None = None
+    bottleneck_draw: int | None = None
 
 
 class DataInfo(Record):

@@ -16,6 +16,7 @@ from riskaudit.inputs.architectures import registry
 from riskaudit.inputs.architectures.convolutional import CNN, ConvBig, ConvNet, LeNet
 from riskaudit.inputs.architectures.linear import LinearModel
 from riskaudit.inputs.architectures.mlp import MLP
+from riskaudit.inputs.architectures.precode import Precode
 from riskaudit.inputs.architectures.resnet import resnet18, resnet34, resnet50
 from riskaudit.torchvision_compat import import_torchvision
 
@@ -34,6 +35,7 @@ CASES = {
     "cnn-cifar": ("cnn", lambda: CNN(3, 64 * 64, 5, 30), (3, 32, 32), (3, 5), None),
     "linear": ("linear", lambda: LinearModel(20, 3), (20,), (None, 3), (20,)),
     "linear-without-bias": ("linear", lambda: LinearModel(12, 1, bias=False), (3, 2, 2), (None, 1), (12,)),
+    "precode": ("precode", lambda: Precode((12, 8, 6), 5, 7, 3), (12,), (None, 3), (12,)),
     "convnet-small": ("convnet", lambda: ConvNet(3, 4, 4 * 4 * 9, 10), (3, 32, 32), (3, 10), None),
     "convnet-grey": ("convnet", lambda: ConvNet(1, 8, 4 * 8, 5), (1, 12, 12), (1, 5), None),
     "resnet18": ("resnet18", lambda: resnet18(channels=1, classes=4), (1, 16, 16), (1, 4), None),
@@ -210,9 +212,18 @@ def test_duplicate_registration() -> None:
 
 def test_listing_has_one_line_each() -> None:
     names = architecture_names()
-    assert {"lenet", "linear", "mlp", "cnn", "convbig", "convnet", "resnet18", "torchvision:NAME", "timm:NAME"} <= set(
-        names
-    )
+    assert {
+        "lenet",
+        "linear",
+        "mlp",
+        "precode",
+        "cnn",
+        "convbig",
+        "convnet",
+        "resnet18",
+        "torchvision:NAME",
+        "timm:NAME",
+    } <= set(names)
     assert all(line and "\n" not in line for line in names.values())
 
 

@@ -1,6 +1,6 @@
 """Architectures by name: each file registers what it defines; importing this package registers all."""
 
-from riskaudit.inputs.architectures import convolutional, linear, mlp, model_collections, resnet
+from riskaudit.inputs.architectures import convolutional, linear, mlp, model_collections, precode, resnet
 from riskaudit.inputs.architectures.registry import architecture_names, get_architecture
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "linear",
     "mlp",
     "model_collections",
+    "precode",
     "resnet",
 ]

@@ -104,7 +104,7 @@ class Scheme:
             for step in self.spec.all_steps
             if isinstance(step, Dropout)
         ]
-        return [*cards, *self._adapted_card(), *self._norm_card()]
+        return [*cards, *self._adapted_card(), *self._bottleneck_card(), *self._norm_card()]
 
     def _adapted_card(self) -> list[tuple[str, str]]:
         """What an attacker who knows the defence goes by, and how often that is the riskier."""
@@ -124,6 +124,20 @@ class Scheme:
                 "An attacker who knows the defence",
                 f"leaves out what it spoils, and goes by {short(result.release.adapted, 120)}. Every sample was "
                 f"audited as both releases, and of each number the riskier stands: {found}.",
+            )
+        ]
+
+    def _bottleneck_card(self) -> list[tuple[str, str]]:
+        draw = self.facts.result.checkpoint.bottleneck_draw
+        if draw is None:
+            return []
+        return [
+            (
+                "PRECODE",
+                "the model has a variational bottleneck, whose noise is drawn anew in every pass of training. Here it "
+                f"is one draw (number {draw}) for all samples, and every number is conditional on it. Layers before "
+                "the bottleneck leak as they do without it: the input of a first linear layer can be divided out of "
+                "its gradient whatever is drawn (attack analytic).",
             )
         ]
 

@@ -1,0 +1,115 @@
+"""PRECODE: its bottleneck, the models it is put into, and the closed form that breaks it."""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from contracts.attack import generator, observe, rmse
+from contracts.linear_operator import normal
+from torch import nn
+
+from riskaudit import audit
+from riskaudit.attacks import Analytic
+from riskaudit.errors import SettingsError
+from riskaudit.inputs import Checkpoint, Samples
+from riskaudit.inputs.architectures.mlp import MLP
+from riskaudit.inputs.architectures.precode import Precode, VariationalBottleneck, bottleneck_draw
+from riskaudit.inputs.model_defenses import with_model_defense
+from riskaudit.jacobian import GenericJacobian, jacobian_maker
+from riskaudit.release import PerSampleRelease
+
+
+def small(draw: int = 0) -> nn.Module:
+    torch.manual_seed(0)
+    model = Precode((64, 12, 8), 6, 9, 10).double().eval()
+    model.bottleneck.redraw(draw)
+    return model
+
+
+def test_bottleneck_is_a_draw_of_its_normal_law() -> None:
+    layer, z = VariationalBottleneck(5, 4, draw=3).double().eval(), normal(2, 5)
+    noise = np.random.default_rng(3).standard_normal(4)
+    mean, log_variance = (part(z).detach().numpy() for part in (layer.mean, layer.log_variance))
+    np.testing.assert_allclose(layer(z).detach().numpy(), mean + np.exp(log_variance / 2) * noise, rtol=1e-6)
+    kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1)
+    np.testing.assert_allclose(layer.divergence(z).detach().numpy(), kl, rtol=1e-12)
+    assert torch.equal(layer(z), layer(z))
+    assert not torch.equal(layer.train()(z), layer(z))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: (small(), cases.mnist(4, 8)),
+        # The network of the paper.
+        pytest.param(lambda: (Precode().double().eval(), cases.cifar(16)), marks=pytest.mark.slow),
+    ],
+    ids=["small", "published"],
+)
+def test_closed_form_is_exact_whatever_is_drawn(case) -> None:
+    """Balunovic et al., ICLR 2022, figure 2: above 150 dB on every image."""
+    torch.manual_seed(0)
+    model, batch = case()
+    for draw in (0, 1):
+        model.bottleneck.redraw(draw)
+        found = Analytic().run(observe(model, batch), generator())
+        assert float((-20 * rmse(found.inputs, batch.inputs).log10()).min()) > 150
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_both_jacobians_agree(wrapped: bool) -> None:
+    torch.manual_seed(0)
+    plain = Checkpoint.from_model(cases.lenet(8))
+    model, batch = (with_model_defense(plain, "precode").model if wrapped else small()), cases.mnist(2, 8)
+    release = PerSampleRelease(model, F.cross_entropy)
+    maker, v = jacobian_maker(release, batch), normal(2, 64)
+    assert maker.kind == "structured"
+    expected = GenericJacobian(release, batch).matvec(v).detach()
+    torch.testing.assert_close(maker(batch).matvec(v), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_it_is_put_before_the_last_linear_layer() -> None:
+    given = Checkpoint.from_model(MLP((6, 5, 3)).double(), architecture="mlp")
+    defended, x = with_model_defense(given, "precode:2"), normal(2, 6)
+    bottleneck, decoder, output = defended.model.layers[2]
+    features = torch.relu(given.model.layers[0](x))
+    torch.testing.assert_close(defended.model(x), output(decoder(bottleneck(features))))
+    assert torch.equal(output.weight, given.model.layers[2].weight)
+    assert (bottleneck_draw(defended.model), bottleneck_draw(given.model)) == (2, None)
+    assert defended.architecture == "mlp with precode"
+    assert not defended.model.training
+
+
+def test_of_a_bottleneck_that_is_there_only_the_draw_is_chosen() -> None:
+    given = Checkpoint.from_model(small())
+    defended = with_model_defense(given, "precode:4")
+    assert defended.num_parameters == given.num_parameters
+    assert (bottleneck_draw(defended.model), bottleneck_draw(given.model)) == (4, 0)
+    x = cases.mnist(1, 8).inputs
+    torch.testing.assert_close(defended.model(x), small(4)(x))
+
+
+def test_audits_are_conditional_on_the_draw_and_say_so() -> None:
+    batch = cases.mnist(2, 8)
+    samples, options = Samples.from_tensors(batch.inputs, batch.targets), {"release": "gaussian:0.01"}
+    first, again, other = (
+        audit(cases.lenet(8), samples, model_defense=text, **options) for text in ("precode", "precode:0", "precode:1")
+    )
+    revealed = [[row.proxies["revealed_fraction"].value for row in one.samples] for one in (first, again, other)]
+    assert revealed[0] == revealed[1] != revealed[2]
+    assert (first.checkpoint.bottleneck_draw, other.checkpoint.bottleneck_draw) == (0, 1)
+    assert any("number 1" in warning and "conditional" in warning for warning in other.warnings)
+
+
+@pytest.mark.parametrize("text", ["precod", "precode:", "precode:-1", "precode:1.5", "precode:1:2"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="expected `model_defense` to be precode or precode:DRAW"):
+        with_model_defense(Checkpoint.from_model(small()), text)
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    with pytest.raises(SettingsError, match="a model with a linear layer"):
+        with_model_defense(Checkpoint.from_model(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())), "precode")
