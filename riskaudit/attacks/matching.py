@@ -90,13 +90,15 @@ class NegativeLogLikelihood(Matching):
     reference_std: float = 1e-3
     law: Law | None = None
 
+    def noise(self, release: Release) -> Noise:
+        """The noise that the attacker takes the release to have."""
+        noise = release.noise or Noise("gaussian", self.reference_std)
+        return noise if self.law is None else Noise(self.law, noise.std / Noise(self.law, 1.0).std)
+
     @override
     def bind(self, observation: Observation) -> Measure:
-        release, observed = observation.release, observation.released
-        noise = release.noise or Noise("gaussian", self.reference_std)
-        if self.law is not None:
-            noise = Noise(self.law, noise.std / Noise(self.law, 1.0).std)
-        noisy = release.noisy_entries.double()
+        noise, observed = self.noise(observation.release), observation.released
+        noisy = observation.release.noisy_entries.double()
         return lambda released: -noise.log_density((observed - released).double(), noisy)
 
 

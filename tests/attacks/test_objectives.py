@@ -27,11 +27,13 @@ from riskaudit.attacks.optimise.regularisers import (
     GaussianPenalty,
     LaplacePenalty,
     PixelRange,
+    RangeDistance,
     Regulariser,
     SquaredNorm,
     TotalVariation,
 )
-from riskaudit.attacks.optimise.starts import draw_starts, in_ball
+from riskaudit.attacks.optimise.sampling import Sampling
+from riskaudit.attacks.optimise.starts import draw_starts
 from riskaudit.release import Batch, PerSampleRelease
 
 MATCHINGS: dict[str, Matching] = {
@@ -111,6 +113,7 @@ REGULARISERS: dict[str, Regulariser] = {
     "gaussian": GaussianPenalty(),
     "laplace": LaplacePenalty(),
     "range": PixelRange(),
+    "range-distance": RangeDistance(),
     "batch-norm": BatchNormStatistics(),
 }
 
@@ -154,6 +157,11 @@ def test_pixels_within_their_range_cost_nothing() -> None:
     penalty = PixelRange().bind(observation, torch.arange(1))
     assert float(penalty(guesses(1, 1, 8, 8))) == 0
     assert float(penalty(torch.full((1, 1, 8, 8), 1.5).double())) == 16
+    inside, outside = guesses(1, 1, 8, 8).requires_grad_(), torch.full((1, 1, 8, 8), 1.5).double()
+    distance = RangeDistance().bind(observation, torch.arange(1))
+    assert float(distance(outside)) == pytest.approx(4)
+    (slope,) = torch.autograd.grad(distance(inside).sum(), inside)
+    assert float(slope.abs().max()) == 0
     unknown = PixelRange().bind(replace(observation, input_range=None), torch.arange(1))
     assert float(unknown(torch.full((1, 1, 8, 8), 1.5).double())) == 0
 
@@ -197,12 +205,11 @@ def test_group_consistency() -> None:
     assert part.evaluate(points[2:])[0].tolist() == [0, 0]
 
 
-def test_weights_move_to_their_final_values() -> None:
-    term = Term(SquaredNorm(), 1.0, 0.01)
-    assert [round(term.weight_at(share), 12) for share in (0, 0.125, 0.25, 1)] == [0.01, 0.1, 1, 1]
-    assert Term(SquaredNorm(), 2.0).weight_at(0) == 2
+def test_the_weight_of_the_matching_moves_to_its_final_value() -> None:
     observation = observe(cases.lenet(8), cases.mnist(1, 8))
-    objective = Objective.of(observation, 1, SquaredDistance(), (term,), matching_weight=0.0)
+    objective = Objective.of(observation, 1, SquaredDistance(), first_matching_weight=0.01)
+    assert [round(objective.matching_weight_at(share), 12) for share in (0, 0.25, 0.5, 1)] == [0.01, 0.1, 1, 1]
+    assert Objective.of(observation, 1, SquaredDistance(), matching_weight=2.0).matching_weight_at(0) == 2
     points = guesses(1, 64)
     early, late = objective.evaluate(points, 0.0), objective.evaluate(points, 1.0)
     # Values are always those of the final objective.
@@ -225,24 +232,17 @@ def test_rows_can_be_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(picked[1], whole[1][[5, 0]])
 
 
-def test_average_over_a_ball() -> None:
-    observation = observe(cases.lenet(8), cases.mnist(1, 8), "gaussian:0.1")
-    offsets = in_ball(1, 64, 4, 0.1, generator())
-    objective = Objective.of(observation, 1, NegativeLogLikelihood(), offsets=offsets)
-    points = guesses(1, 64)
-    plain = Objective.of(observation, 1, NegativeLogLikelihood())
-    expected = torch.stack([plain.evaluate(points + offset)[0] for offset in offsets.unbind(1)]).mean(0)
-    torch.testing.assert_close(objective.evaluate(points)[0], expected)
-
-
 def test_points_of_the_ball() -> None:
-    offsets = in_ball(500, 3, 4, 0.2, generator())
+    sampling = Sampling.of(500, generator(), num_points=4, radius=0.2)
+    centre = torch.full((500, 3), 0.5).double()
+    offsets = torch.stack(sampling.around(centre), dim=1) - 0.5
     assert offsets.shape == (500, 4, 3)
     radii = offsets.square().mean(-1).sqrt() / 0.2
     assert float(radii.max()) <= 1
     # Uniform in three dimensions: the cube of the radius is uniform in [0, 1].
     assert float(radii.pow(3).mean()) == pytest.approx(0.5, abs=0.03)
-    torch.testing.assert_close(offsets.sum(1), torch.zeros(500, 3).double())
+    torch.testing.assert_close(offsets.mean((0, 1)), torch.zeros(3).double(), rtol=0, atol=0.02)
+    assert not bool((torch.stack(sampling.around(centre), dim=1) - 0.5 == offsets).any())
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "uniform", "prior", "mean"])

@@ -2,7 +2,8 @@
 
 Adam: Kingma and Ba, ICLR 2015, Algorithm 1. Signed gradients, the box and the decay by 0.1 at 3/8, 5/8 and 7/8
 of the steps: Geiping et al., NeurIPS 2020, section 5 and their code. Warm-up and cosine decay: Yin et al., CVPR
-2021, section 4.1. All of them act coordinate by coordinate, so a row goes the same way in any batch.
+2021, section 4.1. Exponential decay: Balunovic et al., ICLR 2022, section 6. All of them act coordinate by coordinate,
+so a row goes the same way in any batch.
 
 A row that stagnates goes on with the next smaller step before its time; with the smallest it is finished.
 """
@@ -19,7 +20,7 @@ from typing_extensions import override
 
 from riskaudit.attacks.optimise.minimisers import BestPoints, Function, Minimiser, Minimum, Stagnation
 
-Schedule: TypeAlias = Literal["constant", "steps", "cosine"]
+Schedule: TypeAlias = Literal["constant", "steps", "cosine", "exponential"]
 
 # Adam's own constants.
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -41,6 +42,8 @@ class Descent(Minimiser):
         tolerance: a relative fall of the objective below which it stagnates.
         patience: steps of stagnation that end a row or its present step size.
         settled: share of the steps before which no row may end, since the objective still changes.
+        last: share of the step size that exponential decay leaves at the end.
+        latest: whether rows end where they are, and not at the best point that they passed; for random objectives.
     """
 
     steps: int
@@ -52,12 +55,14 @@ class Descent(Minimiser):
     tolerance: float = 1e-5
     patience: int = 200
     settled: float = 0.0
+    last: float = DECAY ** len(MILESTONES)
+    latest: bool = False
 
     @override
     def minimise(self, function: Function, start: Tensor, unit: Tensor | None = None) -> Minimum:
         units = start.new_ones(len(start)) if unit is None else unit.to(start)
         state = _AdamState(self, function, self._boxed(start), units)
-        record = BestPoints(start)
+        record = BestPoints(start, latest=self.latest)
         for step in range(self.steps + 1):
             value, gradient = state.function.evaluate(state.points, step / max(self.steps, 1))
             record.update(state.points, value, step)
@@ -77,15 +82,30 @@ class Descent(Minimiser):
         return points if self.box is None else points.clamp(*self.box)
 
     def factor(self, step: int) -> float:
-        """Of the step size, by warm-up and cosine decay; decay in steps is each row's own."""
+        """Of the step size, by warm-up and cosine decay; other decay is each row's own."""
         warm = min(1.0, (step + 1) / (self.warm_up + 1))
         if self.schedule != "cosine":
             return warm
         return warm * 0.5 * (1 + math.cos(math.pi * step / max(self.steps, 1)))
 
+    def left(self, step: int, level: Tensor) -> Tensor:
+        """Share of the step size that decay leaves rows at these levels, [R], float64."""
+        by_level = torch.full(level.shape, DECAY, dtype=torch.float64, device=level.device).pow(level)
+        if self.schedule != "exponential":
+            return by_level
+        return by_level.clamp_max(self.last ** (step / max(self.steps, 1)))
+
+    @property
+    def smallest(self) -> float:
+        """Share of the step size that decay leaves at the end."""
+        return {"exponential": self.last, "steps": DECAY ** len(MILESTONES)}.get(self.schedule, 1.0)
+
     @property
     def milestones(self) -> list[int]:
-        """Steps at which the step size falls."""
+        """Steps at which the step size falls, or has fallen, by a tenth more."""
+        if self.schedule == "exponential":
+            tenths = math.log(self.last, DECAY)
+            return [round(fall / tenths * self.steps) for fall in range(1, math.ceil(tenths))]
         return [round(share * self.steps) for share in MILESTONES] if self.schedule == "steps" else []
 
 
@@ -107,7 +127,8 @@ class _AdamState:
         if step < self.how.settled * self.how.steps:
             self.stagnation.reset(torch.ones_like(stalled))
             return torch.zeros_like(stalled)
-        last = self.level >= len(self.how.milestones)
+        # Exponential decay only comes near to its end before the steps are over.
+        last = self.how.left(step, self.level) < self.how.smallest / DECAY**0.5
         early = stalled & ~last
         self.level = self.level + early.long()
         self.stagnation.reset(early | fell)
@@ -121,7 +142,7 @@ class _AdamState:
         self.second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient.square()
         first = self.first / (1 - BETAS[0] ** (step + 1))
         second = self.second / (1 - BETAS[1] ** (step + 1))
-        rate = self.how.rate * self.how.factor(step) * self.units * DECAY ** self.level.to(self.units)
+        rate = self.how.rate * self.how.factor(step) * self.units * self.how.left(step, self.level).to(self.units)
         self.points = self.how._boxed(self.points - rate[:, None] * first / (second.sqrt() + EPSILON))
 
     def select(self, rows: list[int]) -> None:

@@ -73,10 +73,16 @@ class Minimiser(ABC):
 
 
 class BestPoints:
-    """The best that is known of all R rows, and which of them are still at work."""
+    """The best that is known of all R rows, or the latest, and which of them are still at work.
 
-    def __init__(self, start: Tensor) -> None:
+    Args:
+        start: [R, n].
+        latest: whether the latest point counts, not the best: the least of random values is luck.
+    """
+
+    def __init__(self, start: Tensor, *, latest: bool = False) -> None:
         count = len(start)
+        self.latest = latest
         self.points = start.clone()
         self.value = torch.full((count,), torch.inf, dtype=torch.float64, device=start.device)
         self.steps = torch.zeros(count, dtype=torch.long, device=start.device)
@@ -85,10 +91,12 @@ class BestPoints:
         self.active = torch.ones(count, dtype=torch.bool, device=start.device)
 
     def update(self, points: Tensor, value: Tensor, steps: int | Tensor) -> None:
-        """Note a point of every held row, where it is better than what was known of a row at work."""
+        """Note a point of every held row, where it is better (or later) than what was known of a row at work."""
         rows = torch.tensor(self.rows, device=value.device)
         self.steps[rows] = torch.where(self.active, steps, self.steps[rows])
-        better = self.active & torch.isfinite(value) & (value < self.value[rows])
+        better = self.active & torch.isfinite(value)
+        if not self.latest:
+            better = better & (value < self.value[rows])
         self.points[rows[better]] = points[better]
         self.value[rows[better]] = value[better]
 

@@ -19,10 +19,11 @@ from riskaudit.attacks.base import Observation
 from riskaudit.attacks.matching import Matching, Measure
 from riskaudit.attacks.optimise.minimisers import Function
 from riskaudit.attacks.optimise.regularisers import Penalty, Regulariser
+from riskaudit.attacks.optimise.sampling import Sampling
 from riskaudit.jacobian.base import CHUNK_ENTRIES
 
-# Share of the steps over which weights that change reach their final values.
-ANNEALED = 0.25
+# Share of the steps over which the weight of the matching may grow.
+ANNEALED = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,10 @@ class Term:
     Attributes:
         regulariser: what is penalised.
         weight: of the penalty.
-        first_weight: where the weight begins; it changes geometrically over the first quarter of the steps.
     """
 
     regulariser: Regulariser
     weight: float
-    first_weight: float | None = None
-
-    def weight_at(self, share: float) -> float:
-        """The weight when a share of the steps is over."""
-        if self.first_weight is None or share >= ANNEALED:
-            return self.weight
-        ratio = self.weight / self.first_weight
-        return self.first_weight * math.pow(ratio, share / ANNEALED)
 
 
 @final
@@ -58,7 +50,9 @@ class Objective(Function):
         matching: D.
         terms: regularisers.
         matching_weight: of D.
-        offsets: points around the guess over which D is averaged, [R, k, n d]; None for the guess alone.
+        first_matching_weight: where the gradient's weight of D begins; it changes geometrically over the first half of
+            the steps. None where it doesn't change.
+        sampling: points around the guess over which the whole is averaged, and noise on the gradient; None for neither.
     """
 
     observation: Observation
@@ -66,7 +60,8 @@ class Objective(Function):
     matching: Matching
     terms: tuple[Term, ...] = ()
     matching_weight: float = 1.0
-    offsets: Tensor | None = None
+    first_matching_weight: float | None = None
+    sampling: Sampling | None = None
 
     @classmethod
     def of(
@@ -77,28 +72,34 @@ class Objective(Function):
         terms: tuple[Term, ...] = (),
         *,
         matching_weight: float = 1.0,
-        offsets: Tensor | None = None,
+        first_matching_weight: float | None = None,
+        sampling: Sampling | None = None,
     ) -> Objective:
         """The objective of ``restarts`` rows for each sample; rows of one sample stand together."""
         rows = [index for index in range(len(observation)) for _ in range(restarts)]
         samples = torch.tensor(rows, device=observation.released.device)
-        return cls(observation.select(rows), samples, matching, terms, matching_weight, offsets)
+        repeated = observation.select(rows)
+        return cls(repeated, samples, matching, terms, matching_weight, first_matching_weight, sampling)
 
     @override
     def evaluate(self, points: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        value, gradient = self._matched(points)
-        value, gradient = self.matching_weight * value, self.matching_weight * gradient
-        for term, penalty in zip(self.terms, self._penalties, strict=True):
-            penalty_value, slope = self._penalised(term.regulariser, penalty, points)
-            value = value + term.weight * penalty_value
-            gradient = gradient + term.weight_at(share) * slope
-        return value, gradient
+        if self.sampling is None:
+            return self._evaluate_at(points, share)
+        values, gradients = zip(*(self._evaluate_at(each, share) for each in self.sampling.around(points)), strict=True)
+        return torch.stack(values).mean(0), self.sampling.disturbed(torch.stack(gradients).mean(0))
+
+    def matching_weight_at(self, share: float) -> float:
+        """The weight of D in the gradient when a share of the steps is over."""
+        if self.first_matching_weight is None or share >= ANNEALED:
+            return self.matching_weight
+        ratio = self.matching_weight / self.first_matching_weight
+        return self.first_matching_weight * math.pow(ratio, share / ANNEALED)
 
     @override
     def select(self, rows: list[int]) -> Objective:
-        offsets = None if self.offsets is None else self.offsets[rows]
+        sampling = None if self.sampling is None else self.sampling.select(rows)
         observation = self.observation.select(rows)
-        return replace(self, observation=observation, samples=self.samples[rows], offsets=offsets)
+        return replace(self, observation=observation, samples=self.samples[rows], sampling=sampling)
 
     @property
     def couples(self) -> bool:
@@ -112,13 +113,15 @@ class Objective(Function):
         working = torch.bincount(self.samples, weights=(~finished).double())
         return working[self.samples] == 0
 
-    def _matched(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """D, averaged over the offsets, and its gradient."""
-        if self.offsets is None:
-            return self._matched_at(points)
-        matched = [self._matched_at(points + offset) for offset in self.offsets.unbind(1)]
-        values, gradients = zip(*matched, strict=True)
-        return torch.stack(values).mean(0), torch.stack(gradients).mean(0)
+    def _evaluate_at(self, points: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """The objective at the points themselves, and its gradient."""
+        value, gradient = self._matched_at(points)
+        value, gradient = self.matching_weight * value, self.matching_weight_at(share) * gradient
+        for term, penalty in zip(self.terms, self._penalties, strict=True):
+            penalty_value, slope = self._penalised(term.regulariser, penalty, points)
+            value = value + term.weight * penalty_value
+            gradient = gradient + term.weight * slope
+        return value, gradient
 
     def _matched_at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = [], []

@@ -146,6 +146,30 @@ class PixelRange(Regulariser):
         return outside
 
 
+@final
+@dataclass(frozen=True)
+class RangeDistance(Regulariser):
+    """||z - clip(z)||_2, the distance from the range of the inputs; 0 where it isn't known.
+
+    Balunovic et al., ICLR 2022, appendix A.4.
+    """
+
+    is_density: bool = True
+
+    @override
+    def bind(self, observation: Observation, samples: Tensor) -> Penalty:
+        if observation.input_range is None:
+            return nothing
+        low, high = observation.input_range
+
+        def distance(inputs: Tensor) -> Tensor:
+            points = inputs.flatten(1).double()
+            outside: Tensor = torch.linalg.vector_norm(points - points.clamp(low, high), dim=-1)
+            return outside
+
+        return distance
+
+
 def has_pixels(input_shape: tuple[int, ...]) -> bool:
     """Whether inputs are images: [H, W] or [C, H, W] with neighbours in some direction."""
     return len(input_shape) in (2, 3) and max(input_shape[-2:]) > 1

@@ -47,25 +47,6 @@ def draw_starts(
     return repeated.mean + (drawn.to(like.device) * repeated.variance.sqrt()[:, None]).to(like)
 
 
-def in_ball(count: int, dimension: int, num_points: int, radius: float, generator: torch.Generator) -> Tensor:
-    """Points uniformly distributed in a ball, in pairs u and -u, so that their average is the centre.
-
-    Args:
-        count: rows R.
-        dimension: d.
-        num_points: k, even.
-        radius: of the ball as a root mean square per coordinate, data units.
-        generator: on the CPU.
-
-    Returns:
-        [R, k, d], float64.
-    """
-    direction = torch.randn(count, num_points // 2, dimension, generator=generator, dtype=torch.float64)
-    reach = torch.rand(count, num_points // 2, 1, generator=generator, dtype=torch.float64) ** (1 / dimension)
-    half = direction / direction.norm(dim=-1, keepdim=True) * reach * radius * dimension**0.5
-    return torch.cat([half, -half], dim=1)
-
-
 def apart(observation: Observation, generator: torch.Generator, spread: float = CLASSMATE_SPREAD) -> Tensor:
     """Displacements from the prior's mean, [B, n d]: 0 but for samples of one class in an upload.
 
