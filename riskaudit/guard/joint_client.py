@@ -30,6 +30,7 @@ from riskaudit.release import Batch, ReleaseSpec, make_release
 from riskaudit.release.joint import JointRelease
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.shares import sample_losses
+from riskaudit.release.steps import applied
 from riskaudit.release.training import LocalTraining
 
 NOT_EXPLAINED = (
@@ -272,6 +273,11 @@ class JointClient(BaseClient):
             if isinstance(release, LocalTrainingRelease)
             else release.mean(upload)
         ).detach()
+
+    def before_noise(self, difference: Tensor) -> Tensor:
+        """What the steps of the release make of a difference of the weights [P], which has no noise yet; [P]."""
+        release = self.release
+        return applied(release.stages(0).client, difference.to(release.device, release.dtype))
 
     def upload(self, batch: Batch) -> Batch:
         """All samples of a batch as one upload."""

@@ -192,14 +192,20 @@ class JointEstimator:
         before = jacobian.mean().detach()
         moved = step.reshape(batch.inputs.shape)
         after = client.mean_of(upload.with_inputs(batch.inputs + moved))
-        change = after - before - growth_alone(client.release, upload, moved, before, after)
+        change = after - before
         # u . J v is normal with the variance |J v|^2 for every u. Where there are few u, all of them may happen to be
         # small; the samples' own parts hardly are then.
         along = torch.einsum("ndk,nd->nk", pulled.double(), step.double())
         predicted = torch.maximum(along.sum(0).norm(), along.norm())[None] / math.sqrt(along.shape[1])
         norms = before.norm(dim=1).double()
         rounding = upload_rounding(client.release, norms, client.losses(batch), upload)
-        likely = differences(1.0, change.norm(dim=1).double(), LIKELY_FACTOR * predicted + rounding)
+        allowed = LIKELY_FACTOR * predicted + rounding
+        likely = differences(1.0, change.norm(dim=1).double(), allowed)
+        if any(one.counts(0.0, flat.shape[1]) for one in likely):
+            # Growth is worked out, for a training or two, where there is a doubt that it may explain: what leaves
+            # changes by no more than the derivative says otherwise.
+            change = change - growth_alone(client.release, upload, moved, before, after)
+            likely = differences(1.0, change.norm(dim=1).double(), allowed)
         return Evidence(dimension=flat.shape[1], tiny=(), likely=tuple(likely))
 
     def _sketch(self, information: BatchInformation, index: int) -> None:

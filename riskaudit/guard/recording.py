@@ -29,7 +29,7 @@ from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.optimizers import StepSettings, holds_exactly, settings_of
 from riskaudit.guard.submission import Submission
-from riskaudit.guard.updates import digest_of_update, named_arrays
+from riskaudit.guard.updates import digest_of_update, named_arrays, split
 from riskaudit.inputs.text import listing
 from riskaudit.policy import Policy
 from riskaudit.release.shares import batch_loss
@@ -116,20 +116,28 @@ class Recording:
         return batch_loss(live, model(inputs), targets)
 
     def add_noise(self) -> None:
-        """Add the noise of the guard's release to the difference that the training has made, in the model itself.
+        """Make of the difference of the weights what the guard's release says, in the model itself: steps, then noise.
 
         Call it once, when the training is over.
 
         Raises:
-            GuardError: a release without noise, or weights in a short dtype that are much larger than it.
+            GuardError: a release without noise or steps, or that leaves parameters out, or weights in a short dtype
+                that are much larger than the noise.
         """
-        law = self._client.noise
-        if law is None:
+        law, steps = self._client.noise, self._client.spec.client_steps
+        if law is None and not steps:
             raise GuardError("expected a release with noise, such as gaussian:0.01, found none; name it in the guard")
-        noise, trained = SecureNoise(law.law, law.scale), dict(self._guard.model.named_parameters())
+        trained = dict(self._guard.model.named_parameters())
         start = {name: self._start[name] for name, value in trained.items() if value.requires_grad}
+        differences = {name: value - trained[name].detach() for name, value in start.items()}
+        if steps:
+            # Noise hides whether a clip was made, and the review takes it as made.
+            left = self._client.before_noise(torch.cat([value.reshape(-1) for value in differences.values()]))
+            parts = split(left, [value.shape for value in differences.values()])
+            differences = {name: part.to(value) for (name, value), part in zip(differences.items(), parts, strict=True)}
         # All of them before the first is changed, since one may be refused.
-        noisy = {name: noise.added(value - trained[name].detach()) for name, value in start.items()}
+        noise = None if law is None else SecureNoise(law.law, law.scale)
+        noisy = {name: value if noise is None else noise.added(value) for name, value in differences.items()}
         with torch.no_grad():
             for name, difference in noisy.items():
                 trained[name].copy_(start[name] - difference)

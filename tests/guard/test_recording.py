@@ -133,6 +133,11 @@ def test_sanitised_noise_keeps_the_limit_by_the_definition_and_isnt_far_more_tha
     trained = dict(model.named_parameters())
     noise = torch.cat([(decision.update[name] - trained[name]).reshape(-1) for name in trained]).detach()
     assert 0.8 * decision.noise_std < noise.std() < 1.2 * decision.noise_std
+    # What isn't trained has no noise that anybody reviewed, and leaves as it was received.
+    received = {name: value for name, value in before.state_dict().items() if name not in trained}
+    assert received
+    assert all(torch.equal(decision.update[name], value) for name, value in received.items())
+    assert any("1.running_mean" in reason for reason in decision.reasons)
 
 
 def test_a_mean_gradient_with_the_statistics_of_the_batch_is_sanitised_by_the_definition() -> None:
@@ -156,10 +161,11 @@ def test_a_round_without_noise_is_withheld_by_a_policy_with_a_limit() -> None:
     assert "carries no noise" in decision.reasons[0]
 
 
-def test_running_statistics_that_would_leave_are_withheld_or_left_as_received_and_named() -> None:
+@pytest.mark.parametrize("on_violation", ["block", "warn"])
+def test_running_statistics_that_would_leave_are_withheld_or_left_as_received_and_named(on_violation) -> None:
     model = network()
     start = copy.deepcopy(model.state_dict())
-    _, recording = recorded(model, Policy(max_revealed=1.0))
+    _, recording = recorded(model, Policy(max_revealed=1.0, on_violation=on_violation))
     decision = recording.review()
     assert decision.update is None
     assert "1.running_mean, 1.running_var" in decision.reasons[0]
