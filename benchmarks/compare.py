@@ -2,9 +2,13 @@
 
     python -m benchmarks.compare --models lenet-28 --data mnist_test.npz
 
-Everything is measured in one run and in turns. Attacks are undefended, with the labels known and their default
-settings; a few of their steps are timed and scaled to a whole run: from what it takes where the search ends early to
-all its steps (see `Attack.effort`). Proxies run to their end.
+Contestants take turns until each has had its rounds or its share of time, of which one round is always whole: on a
+quiet machine of two cores the three default models take about ten minutes together. On a processor seconds are those
+that it worked for this process, which other work disturbs less than the time on the wall. Attacks are undefended, with
+the labels known and their default settings; a few of their steps are timed and scaled to a whole run: from what it
+takes where the search ends early to all its steps (see `Attack.effort`). Proxies run to their end.
+
+``--json FILE --resume`` leaves out models that FILE has already: it is written after every one.
 """
 
 from __future__ import annotations
@@ -24,8 +28,8 @@ from benchmarks.baselines import DoubleBackprop, batch_gradient, largest_by_arpa
 from benchmarks.contestants import UNIT, structured
 from benchmarks.models import Case, normal_vectors
 from benchmarks.options import Printer, Settings, make_parser, read_settings
-from benchmarks.tables import Spread, Table, shown
-from benchmarks.timing import median_ratio, take_turns
+from benchmarks.tables import Spread, Table, saved_tables, shown
+from benchmarks.timing import take_turns_within
 from benchmarks.work import load
 from riskaudit.attacks import ATTACKS, AttackNotApplicable, Observation
 from riskaudit.audit import AuditSettings
@@ -49,7 +53,11 @@ HEADLINE_OPTIONS: dict[str, Any] = {"solver": "lanczos", "checks": False, "proxi
 DENSE = "whole scan, dense"
 # Inputs of more coordinates have no dense spectrum within minutes.
 LARGEST_DENSE = 1100
-MOST_SAMPLES = 16
+# Samples of a model at most: small ones have more.
+MOST_SAMPLES = {"lenet-28": 16, "lenet-32": 16, "mlp": 16}
+FEW_SAMPLES = 4
+# Seconds of a contestant after which it has no further round.
+SECONDS, ROUNDS = 10.0, 3
 NOISE = "gaussian:0.01"
 # Of l_1, relative.
 TOLERANCE = 1e-4
@@ -75,19 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     attacks = [name for name, attack in ATTACKS.items() if not attack.oracle_start]
     parser.add_argument("--attacks", nargs="+", choices=attacks, default=attacks)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="no further round of a contestant after so many")
+    parser.add_argument("--resume", action="store_true", help="leave out models that are in the JSON file")
     options = parser.parse_args(arguments)
+    options.repeats = options.repeats or (None if options.quick else ROUNDS)
     if not options.models and not options.quick:
         options.models = list(DEFAULT_MODELS)
     settings, cases = read_settings(options)
     printer = Printer("Proxies beside attacks", settings)
+    done = {table.title.partition(",")[0]: table for table in (saved_tables(options.json) if options.resume else [])}
     for case in cases:
-        printer.add(compare(case, settings, options))
-    printer.finish(options.json)
+        printer.add(done.get(case.name) or compare(case, settings, options))
+        printer.finish(options.json)
 
 
 def compare(case: Case, settings: Settings, options: argparse.Namespace) -> Table:
     """The table of one model."""
-    size = settings.batch_size or min(MOST_SAMPLES, case.batch_size)
+    size = settings.batch_size or min(MOST_SAMPLES.get(case.name, FEW_SAMPLES), case.batch_size)
     release, batch, source = load(case.name, size, settings)
     proxies = _proxies(case, release, batch, settings)
     observation, _ = observe(case, min(size, case.few), settings)
@@ -99,7 +111,7 @@ def compare(case: Case, settings: Settings, options: argparse.Namespace) -> Tabl
     functions: dict[str, Callable[[], object]] = {name: partial(note, name, proxy) for name, proxy in proxies.items()}
     functions[UNIT] = partial(batch_gradient, release, batch)
     attacked = {name: call for name in options.attacks if (call := _probe(name, observation)) is not None}
-    times = take_turns({**functions, **attacked}, settings.repeats, settings.torch_device)
+    times = take_turns_within({**functions, **attacked}, settings.repeats, settings.torch_device, options.seconds)
     counts = {UNIT: size, **{name: proxy.count for name, proxy in proxies.items()}}
     seconds = {name: [time / counts.get(name, len(observation)) for time in values] for name, values in times.items()}
     table = Table(f"{case.name}, d = {batch.inputs[0].numel()}, {release.num_entries} parameters, {source}", COLUMNS)
@@ -175,9 +187,9 @@ def _proxy_row(name: str, count: int, products: float | None, seconds: dict[str,
         "samples": count,
         "seconds": Spread.of(seconds[name]),
         "products": products,
-        "gradients": median_ratio(seconds[name], seconds[UNIT]),
-        "whole": median_ratio(seconds[name], seconds[WHOLE]),
-        "headline": median_ratio(seconds[name], seconds[HEADLINE]),
+        "gradients": ratio(seconds[name], seconds[UNIT]),
+        "whole": ratio(seconds[name], seconds[WHOLE]),
+        "headline": ratio(seconds[name], seconds[HEADLINE]),
         "seconds per sample": seconds[name],
     }
 
@@ -190,13 +202,16 @@ def _attack_row(name: str, count: int, seconds: dict[str, list[float]]) -> dict[
     effort = ATTACKS[name]().effort
     row: dict[str, Any] = {"contestant": title, "samples": count, "timed": seconds[name]}
     for key, reference in (("seconds", None), ("gradients", UNIT), ("whole", WHOLE), ("headline", HEADLINE)):
-        unit = (
-            statistics.median(seconds[name]) if reference is None else median_ratio(seconds[name], seconds[reference])
-        )
+        unit = statistics.median(seconds[name]) if reference is None else ratio(seconds[name], seconds[reference])
         low, high, most = (unit / effort.done * units for units in (effort.low, effort.high, effort.most))
         row[key] = shown(high) if low == high else f"{shown(low)} to {shown(high)}"
         row[f"{key}, low to most"] = [low, high, most]
     return row
+
+
+def ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    """Of medians, since contestants have different numbers of rounds."""
+    return statistics.median(times) / statistics.median(others)
 
 
 def _notes() -> list[str]:

@@ -58,22 +58,23 @@ def compare(case: Case, settings: Settings) -> Table:
     expected = operator.matvec(vectors)
     product = product_of(operator)
     with torch.no_grad():
-        ways: dict[str, Callable[[Tensor], Tensor]] = {
-            EAGER: product,
-            "compiled": torch.compile(product, dynamic=False),
-            "traced, compiled": torch.compile(make_fx(product)(vectors), dynamic=False),
+        makers: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+            "compiled": lambda: torch.compile(product, dynamic=False),
+            "traced, compiled": lambda: torch.compile(make_fx(product)(vectors), dynamic=False),
         }
-        unable = None
         if settings.device == "cuda":
+            makers["captured"] = lambda: captured(product, vectors)
+        calls, first, notes = {EAGER: _call(product, vectors)}, {}, list[str]()
+        first[EAGER] = seconds(calls[EAGER], settings.torch_device)
+        for name, make in makers.items():
             try:
-                ways["captured"] = captured(product, vectors)
-            except RuntimeError as error:
-                unable = f"The product can't be captured: {str(error).splitlines()[0]}"
-        calls = {name: _call(way, vectors) for name, way in ways.items()}
-        first = {name: seconds(call, settings.torch_device) for name, call in calls.items()}
+                call = _call(make(), vectors)
+                first[name], calls[name] = seconds(call, settings.torch_device), call
+            except Exception as error:  # whatever a compiler or a driver raises: the other ways can still be measured
+                notes.append(f"The product can't be {name}: {(str(error) or type(error).__name__).splitlines()[0]}")
         differences = {name: float((call() - expected).norm() / expected.norm()) for name, call in calls.items()}
         times = take_turns(calls, settings.repeats, settings.torch_device)
-    table = Table(f"{case.name}, B = {size}, {source}", COLUMNS, notes=[] if unable is None else [unable])
+    table = Table(f"{case.name}, B = {size}, {source}", COLUMNS, notes=notes)
     for name, values in times.items():
         row = {"contestant": name, "first": first[name], "difference": differences[name]}
         row["milliseconds"] = Spread.of([1000 * value / size for value in values])

@@ -90,7 +90,26 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def saved_tables(path: Path | None) -> list[Table]:
+    """Tables that `save_json` wrote; none where there is no file."""
+    if path is None or not path.exists():
+        return []
+
+    def spread(value: Any) -> Any:
+        return Spread(**value) if isinstance(value, dict) and set(value) == {"median", "low", "high"} else value
+
+    return [
+        Table(
+            each["title"],
+            each["columns"],
+            [{key: spread(value) for key, value in row.items()} for row in each["rows"]],
+            each["notes"],
+        )
+        for each in json.loads(path.read_text())["tables"]
+    ]
+
+
 def save_json(path: Path, header: str, tables: Sequence[Table]) -> None:
     """Everything that was printed, with the numbers in full."""
-    content = [{"title": table.title, "rows": table.rows, "notes": table.notes} for table in tables]
+    content = [vars(table) for table in tables]
     path.write_text(json.dumps({"machine": header, "tables": content}, indent=1, default=vars) + "\n")

@@ -19,6 +19,15 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def work_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds that the processor worked for this process in one call; on other devices wall-clock seconds."""
+    if device.type != "cpu":
+        return seconds(function, device)
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device's queue; a processor has none."""
     if device.type == "cuda":
@@ -41,6 +50,22 @@ def take_turns(
         for name, function in functions.items():
             times[name].append(seconds(function, device))
     return times
+
+
+def take_turns_within(
+    functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, most: float
+) -> dict[str, list[float]]:
+    """Seconds (`work_seconds`) of every function in at most ``repeats`` rounds, of which those leave that had ``most``.
+
+    What has more than one round begins with one that doesn't count, for warming up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats + 1):
+        gc.collect()
+        for name, function in functions.items():
+            if sum(times[name]) < most or not times[name]:
+                times[name].append(work_seconds(function, device))
+    return {name: values[1:] or values for name, values in times.items()}
 
 
 def median_ratio(times: Sequence[float], reference: Sequence[float]) -> float:

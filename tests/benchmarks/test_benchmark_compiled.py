@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,6 +24,19 @@ def test_compiled_quick(capsys, tmp_path, monkeypatch) -> None:
     assert [row["contestant"] for row in table["rows"]] == ["not compiled", "compiled", "traced, compiled"]
     assert all(row["difference"] < 1e-6 for row in table["rows"])
     assert table["rows"][0]["ratio"] == 1
+
+
+def test_a_compiler_that_fails_leaves_the_other_ways(capsys, tmp_path, monkeypatch) -> None:
+    def compiler(function: Callable[..., object], dynamic: bool) -> Callable[..., object]:
+        if isinstance(function, torch.fx.GraphModule):
+            raise OSError("no compiler here")
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    compiled.main(["--quick", "--json", str(tmp_path / "compiled.json")])
+    (table,) = json.loads((tmp_path / "compiled.json").read_text())["tables"]
+    assert [row["contestant"] for row in table["rows"]] == ["not compiled", "compiled"]
+    assert ["no compiler here" in note for note in table["notes"]] == [True]
 
 
 @pytest.mark.parametrize(
