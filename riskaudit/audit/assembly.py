@@ -23,12 +23,13 @@ from riskaudit.audit.recognition import doubt_of, without_protective_claims
 from riskaudit.audit.rows import BatchRows
 from riskaudit.audit.shards import AuditPlan
 from riskaudit.audit.summaries import noise_curve, noise_needed
+from riskaudit.audit.transformed import with_originals
 from riskaudit.inputs.discrete import SPARSE_CODES
 from riskaudit.proxies import proxies_for
 from riskaudit.release.shares import shares_of
 from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Tool
 from riskaudit.results.checks import CheckFinding
-from riskaudit.results.verdicts import headline_of
+from riskaudit.results.verdicts import error_of, headline_of
 from riskaudit.sensitivity import Information
 from riskaudit.statistics.summaries import class_rows, inequalities
 from riskaudit.version import __version__
@@ -81,6 +82,7 @@ def assemble(
     """
     refuse_if_all_failed(audited.rows)
     samples, settings = client.samples, client.settings
+    error = error_of(settings.attacker if client.is_joint else None)
     doubt, data = doubt_of(client), data_info(samples, num_unaudited)
     rows, information = _defensible(audited, doubt, data.doubt)
     if num_unaudited:
@@ -101,7 +103,7 @@ def assemble(
         proxies=[
             proxy.info(_missing_reason(name, audited)) for name, proxy in proxies_for(joint=client.is_joint).items()
         ],
-        samples=rows,
+        samples=rows if client.originals is None else with_originals(rows, samples, client.originals, error),
         classes=class_rows(rows, samples.class_names, settings.seed),
         fairness=inequalities(rows),
         noise_curve=noise_curve(information),

@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from riskaudit.audit.checks import refuse_coupling
 from riskaudit.audit.credibility import check_code
 from riskaudit.audit.prior import ChosenPrior, choose_prior
 from riskaudit.audit.settings import AuditSettings
+from riskaudit.audit.transformed import transformed
 from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.inputs import Checkpoint, Loss, Samples, fit_together, load_loss
@@ -64,7 +65,10 @@ class ClientDescription:
         checkpoint = with_model_defense(self.checkpoint, settings.model_defense)
         checkpoint, samples = fit_together(checkpoint, self.samples, loss)
         model = copy_model(checkpoint.model).to(device=settings.torch_device(), dtype=settings.torch_dtype())
-        is_joint = ReleaseSpec.parse(settings.release).is_joint
+        spec = ReleaseSpec.parse(settings.release)
+        originals, is_joint = None, spec.is_joint
+        if spec.transformation is not None:
+            originals, samples = samples, transformed(samples, spec.transformation)
         if is_joint and settings.batch_norm != "running":
             if settings.batch_norm is not None and not batch_norm_layers(model):
                 raise SettingsError(
@@ -72,13 +76,13 @@ class ClientDescription:
                     f"{checkpoint.architecture}; leave `batch_norm` out"
                 )
             model = with_batch_statistics(model)
-        release = make_release(model, loss, settings.release)
+        release = make_release(model, loss, spec)
         if not is_joint:
             refuse_coupling(model, samples, settings)
         prior = choose_prior(settings, samples)
         first = release.uploads(len(samples))[: 1 if is_joint else TRIED_SAMPLES]
         maker = _tried_maker(release, _batch_of(samples, first, release))
-        client = Client(checkpoint, samples, settings, loss, release, prior, maker, self)
+        client = Client(checkpoint, samples, settings, loss, release, prior, maker, self, originals)
         # What a class makes of itself when it is pickled need not be what it was.
         if self.norms is not None and not _agree(client.norms(), self.norms, release.dtype):
             raise SettingsError("expected the gradients that the model has here, found others after pickling")
@@ -97,13 +101,14 @@ class Client:
 
     Attributes:
         checkpoint: as it fits samples and loss.
-        samples: all of them.
+        samples: all of them, as the client trains on them.
         settings: of the audit, which name the release before `at_noise`.
         loss: by name or function.
         release: of a copy of the model in the dtype and on the device to work in; without noise if undefended.
         chosen: the attacker's prior.
         maker: makes the Jacobian, tried on the first samples; the same for every noise.
         source: what the client was made from.
+        originals: the samples before they were transformed; None where they aren't.
     """
 
     checkpoint: Checkpoint
@@ -114,6 +119,7 @@ class Client:
     chosen: ChosenPrior
     maker: AnyJacobianMaker
     source: ClientDescription
+    originals: Samples | None = None
 
     @cached_property
     def description(self) -> ClientDescription:
@@ -154,6 +160,12 @@ class Client:
     def batch(self, indices: list[int]) -> Batch:
         """Some samples, each by itself, where and as the release works."""
         return _batch_of(self.samples, [Upload((index,)) for index in indices], self.release)
+
+    def original_inputs(self, indices: list[int]) -> Tensor | None:
+        """Inputs of some samples before they were transformed, [B, *S]; None where they aren't."""
+        if self.originals is None:
+            return None
+        return self.originals.inputs[indices].to(device=self.release.device, dtype=self.release.dtype)
 
     def upload_batch(self, numbers: list[int]) -> Batch:
         """Some uploads, likewise."""

@@ -122,6 +122,11 @@ class Guard:
             self._tampering = error
         self.log = AuditLog(log, keys=folder) if isinstance(log, str | Path) else log
         self._spec, self._loss, self._dtype, self._summed = spec_of(release), loss_fn, dtype, reduction == "sum"
+        if self._spec.transformation is not None:
+            raise SettingsError(
+                f"the guard is handed the batches that are trained on, which '{self._spec.transformation}' has "
+                "transformed already; leave it out of the release"
+            )
         if self._spec.is_joint and self._summed:
             raise SettingsError(f'expected reduction "mean" with the release {release!r}, found "sum"')
         self.client: BaseClient = self._joint() if self._spec.is_joint else self._separate()

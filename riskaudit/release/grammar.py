@@ -4,7 +4,8 @@
     clip:1.0,mean:8,gaussian:0.01
     local:epochs=2:batch=8:lr=0.1,share:head.*,secagg:10,gaussian:0.01
 
-First the gradient, which may be left out, or local training; then steps, separated by commas, each with its numbers
+Before all else what the images are transformed by (``ats``), where they are. Then the gradient, which may be left out,
+or local training; then steps, separated by commas, each with its numbers
 after colons. Without a mean or local training every sample leaves alone. Steps before a mean act on every sample's
 gradient, steps after it, or after local training, on the upload of one client, and steps after secure aggregation on
 what the server receives. Noise of one law at most, on what is sent, after which only steps may follow that
@@ -19,12 +20,13 @@ from difflib import get_close_matches
 from typing import Self, TypeAlias, cast
 
 from riskaudit.errors import ReleaseError
-from riskaudit.release import aggregation, training
+from riskaudit.release import aggregation, training, transformation
 from riskaudit.release.aggregation import Mean, SecureAggregation
 from riskaudit.release.arguments import read_arguments
 from riskaudit.release.noise import SCALES, Law, Noise, noise_usages
 from riskaudit.release.steps import STEPS, Step
 from riskaudit.release.training import LOCAL, LocalTraining
+from riskaudit.release.transformation import ATS, Transformation
 
 GRADIENT = "gradient"
 Part: TypeAlias = Step | Mean | SecureAggregation
@@ -43,6 +45,7 @@ class ReleaseSpec:
         noise: its law per released entry; None without.
         steps_after_noise: steps that remove entries for everybody, with their noise.
         training: what comes in the place of the gradient; None for the gradient.
+        transformation: of the images before the client trains on them; releases are functions of what it makes.
 
     Raises:
         ReleaseError: a step after the noise that would change its law, or parts in an order that means nothing.
@@ -52,6 +55,7 @@ class ReleaseSpec:
     noise: Noise | None = None
     steps_after_noise: tuple[Step, ...] = ()
     training: LocalTraining | None = None
+    transformation: Transformation | None = None
 
     def __post_init__(self) -> None:
         if self.steps_after_noise and self.noise is None:
@@ -71,7 +75,7 @@ class ReleaseSpec:
         spec = cls()
         for position, part in enumerate(text.split(","), start=1):
             try:
-                spec = spec._then(part.strip(), first=position == 1)
+                spec = spec._then(part.strip(), first=position == (1 if spec.transformation is None else 2))
             except ReleaseError as error:
                 raise ReleaseError(f"release step {position} ({part.strip()!r}): {error}") from error
         return spec
@@ -79,15 +83,18 @@ class ReleaseSpec:
     def __str__(self) -> str:
         """As ``release`` takes it, every default written out."""
         noise = [] if self.noise is None else [self.noise]
-        return ",".join(map(str, [self.training or GRADIENT, *self.steps, *noise, *self.steps_after_noise]))
+        before = [] if self.transformation is None else [self.transformation]
+        parts = [*before, self.training or GRADIENT, *self.steps, *noise, *self.steps_after_noise]
+        return ",".join(map(str, parts))
 
     @property
     def names(self) -> list[str]:
-        """Of the gradient (or the training), the steps and the noise, from left to right."""
+        """Of what transforms the images, the gradient (or the training), the steps and the noise, left to right."""
         noise = [] if self.noise is None else [self.noise.law]
+        before = [] if self.transformation is None else [ATS]
         first = GRADIENT if self.training is None else LOCAL
         parts = [str(part).split(":", 1)[0] for part in (*self.steps, *self.steps_after_noise)]
-        return [first, *parts[: len(self.steps)], *noise, *parts[len(self.steps) :]]
+        return [*before, first, *parts[: len(self.steps)], *noise, *parts[len(self.steps) :]]
 
     @property
     def is_joint(self) -> bool:
@@ -144,6 +151,10 @@ class ReleaseSpec:
     def _then(self, text: str, first: bool) -> Self:
         """With one more part of the text at the end."""
         name, *values = text.split(":")
+        if name == ATS:
+            if not first or self.transformation is not None:
+                raise ReleaseError(f"expected {ATS} as the first step only; put it before {GRADIENT} or {LOCAL}")
+            return replace(self, transformation=Transformation.parse(values))
         if name in (GRADIENT, LOCAL):
             return self._begun(name, values, first)
         if name in SCALES:
@@ -152,7 +163,7 @@ class ReleaseSpec:
         if name in _AGGREGATIONS:
             return self._then_part(_AGGREGATIONS[name](values))
         if name not in STEPS:
-            close = get_close_matches(name, [GRADIENT, LOCAL, *_AGGREGATIONS, *STEPS, *SCALES], n=1)
+            close = get_close_matches(name, [ATS, GRADIENT, LOCAL, *_AGGREGATIONS, *STEPS, *SCALES], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ReleaseError(f"expected one of {', '.join(usages())}, found {text!r}{hint}")
         return self._then_part(STEPS[name].parse(values))
@@ -212,6 +223,7 @@ def usages() -> dict[str, str]:
     return {
         GRADIENT: "a sample's gradient as it is (the first step; may be left out)",
         **training.usages(),
+        **transformation.usages(),
         **aggregation.usages(),
         **steps,
         **noise_usages(),

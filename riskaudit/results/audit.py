@@ -84,6 +84,8 @@ class SampleRow(Record):
     unknown. ``proxies`` are the outsider's then, ``informed_*`` those of an attacker who knows all others in it.
     ``concentration`` is the number of coordinates over that of those that the release depends on, where these are fewer
     than half, else 1: verdicts and limits go by the revealed fraction times this, the mean over what is reached.
+    Where the client transforms images, errors are against T(x): ``transformation_rmse`` is what T changed, and
+    ``original_rmse`` the posterior error that decides against x instead.
     ``adapted`` names the proxies whose number is that of the release ``ReleaseInfo.adapted``, being the riskier.
     """
 
@@ -104,6 +106,8 @@ class SampleRow(Record):
     calibrated: dict[str, Estimate] = Field(default_factory=dict)
     concentration: float = Field(default=1.0, ge=1.0)
     adapted: list[str] = Field(default_factory=list)
+    transformation_rmse: float | None = None
+    original_rmse: Estimate | None = None
     image_png: str | None = None
 
 

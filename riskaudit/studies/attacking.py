@@ -237,13 +237,15 @@ def attack_rows(
     reconstruction = searched.reconstruction
     order = matched_order(reconstruction.inputs, truth, size)
     inputs, labels = reconstruction.inputs[order], reconstruction.targets[order]
-    measured = measure(metrics, inputs, truth)
+    measured, originals = measure(metrics, inputs, truth), target.client.original_inputs(indices)
+    against = None if originals is None else measure(metrics, inputs, originals)
     objectives = reconstruction.objective.tolist()
     return [
         make(
             sample_id=sample,
             status=reconstruction.status[position // size],
             metrics=measured[position],
+            original_metrics=None if against is None else against[position],
             objective=objectives[position // size] if np.isfinite(objectives[position // size]) else None,
             steps=int(reconstruction.steps[position // size]),
             restarts=searched.restarts[position // size],

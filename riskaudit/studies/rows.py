@@ -84,7 +84,8 @@ class AttackRow(Record):
     """One attack on one sample at one noise level.
 
     ``metrics`` are of the reconstruction that the attacker's own objective chose; None where one isn't
-    applicable. ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
+    applicable. Where the client transforms its images they are against T(x), and ``original_metrics`` against x.
+    ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
     ``image_png`` is there only when the user asked to show samples. ``ended_by`` says why the sample had no further
     start: its residual is at the noise floor, or its first start got stuck and doesn't invert its undefended gradient
     either (``control``); None where all starts were used.
@@ -98,6 +99,7 @@ class AttackRow(Record):
     status: AttackStatus
     reason: str | None = None
     metrics: dict[str, float | None]
+    original_metrics: dict[str, float | None] | None = None
     objective: float | None
     steps: int
     restarts: int = 1

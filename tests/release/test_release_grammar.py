@@ -250,7 +250,7 @@ def test_names_are_in_the_order_of_the_text() -> None:
 
 def test_usages_name_everything() -> None:
     assert {usage.partition(":")[0] for usage in usages()} == {
-        "gradient", "local", "mean", "secagg", *STEPS, *SCALES,
+        "ats", "gradient", "local", "mean", "secagg", *STEPS, *SCALES,
     }  # fmt: skip
     assert usages()["mask:RATIO[:SEED]"]
 

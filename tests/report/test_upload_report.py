@@ -25,6 +25,7 @@ SPECS = {
     "FedAvg": "local:epochs=2:batch=2:lr=0.1:momentum=0.9,gaussian:0.01",
     "Secure aggregation": "gradient,mean:2,secagg:2,gaussian:0.01",
     "Shared part": "gradient,mean:4,share:fc.*,gaussian:0.01",
+    "ATS": "ats:7-4-15:0,gradient,mean:4,gaussian:0.01",
     "Soteria": "gradient,soteria:80.0:fc,mean:4,gaussian:0.01",
     "Dropout of entries": "gradient,mean:4,dropout:0.5,gaussian:0.01",
 }

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 
 from riskaudit.document import tables
 from riskaudit.document.blocks import Table
 from riskaudit.errors import ReleaseError
-from riskaudit.formatting import count, given, short
+from riskaudit.formatting import count, given, number, short
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.steps.dropout import Dropout
 from riskaudit.release.steps.share import Share
@@ -80,7 +81,7 @@ class Scheme:
         """What is sent, an entry for everything that an attacker has to take into account."""
         if self.spec is None:
             return []
-        cards: list[tuple[str, str]] = []
+        cards = self._transformation_card()
         if self.spec.training is not None:
             cards.append(("FedAvg", self._training_words(self.spec.training)))
         elif self.spec.mean is not None:
@@ -105,6 +106,28 @@ class Scheme:
             if isinstance(step, Dropout)
         ]
         return [*cards, *self._adapted_card(), *self._bottleneck_card(), *self._norm_card()]
+
+    def _transformation_card(self) -> list[tuple[str, str]]:
+        """What the client does to its images, and what that does to errors."""
+        if self.spec is None or self.spec.transformation is None:
+            return []
+        rows = [row for row in self.facts.result.samples if row.transformation_rmse is not None]
+        changes = [row.transformation_rmse for row in rows if row.transformation_rmse is not None]
+        errors = [row.original_rmse.reliable for row in rows if row.original_rmse is not None]
+        known = [error for error in errors if error is not None]
+        text = (
+            f"the client trains on images T(x) that policy {self.spec.transformation.policy} of ATS makes of its own "
+            "images x, after a random crop and flip. All errors are against T(x), which is what an upload tells of; an "
+            "attacker matches T(x) and needs to know nothing of the policy."
+        )
+        if changes:
+            text += f" T changes an image by a median RMSE of {number(median(changes))}."
+        if known:
+            text += (
+                f" Against x the median posterior error is {number(median(known))}, if it has nothing to do with what "
+                "T changed; who undoes what T keeps, such as a shift, comes nearer."
+            )
+        return [("ATS", text)]
 
     def _adapted_card(self) -> list[tuple[str, str]]:
         """What an attacker who knows the defence goes by, and how often that is the riskier."""

@@ -57,6 +57,7 @@ def verification_blocks(study: AttackStudy) -> list[Block]:
                 lead="Settings of the attacks.",
             )
         )
+    blocks += _against_originals(study)
     blocks += agreement_blocks(study)
     blocks += reconstruction_blocks(study)
     notes = [f"{study.metric_title(name)}: {sentence(text)}" for name, text in study.record.metric_notes.items()]
@@ -64,6 +65,20 @@ def verification_blocks(study: AttackStudy) -> list[Block]:
     if notes:
         blocks.append(Bullets(tuple(notes), lead="Notes of the attack study."))
     return blocks
+
+
+def _against_originals(study: AttackStudy) -> list[Block]:
+    """How near the strongest attacks came to the images before the client transformed them."""
+    rows = [row for (level, _), (_, row) in study.best.items() if level == study.audited_level]
+    found = [row.original_metrics["rmse"] for row in rows if row.original_metrics]
+    errors = [error for error in found if error is not None]
+    if not errors:
+        return []
+    text = (
+        f"Errors are against the transformed images. Against the images themselves the strongest attacks have a median "
+        f"RMSE of {number(median(errors))} at the audited noise, and a least one of {number(min(errors))}."
+    )
+    return [Paragraph(text, lead="Against the original images.")]
 
 
 def _control(control: Control) -> Callout:

@@ -1,0 +1,56 @@
+"""Audits of clients that train on transformed images: T(x) is audited, and errors are told against x as well."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from riskaudit.errors import SettingsError
+from riskaudit.inputs import Samples
+from riskaudit.release.augmentation import transform
+from riskaudit.release.transformation import Transformation
+from riskaudit.results import Estimate, SampleRow
+
+
+def transformed(samples: Samples, transformation: Transformation) -> Samples:
+    """What the client trains on.
+
+    Raises:
+        SettingsError: the inputs aren't images in [0, 1].
+    """
+    inputs = samples.inputs
+    if not samples.are_images or not bool(((inputs >= 0) & (inputs <= 1)).all()):
+        raise SettingsError(
+            f"expected images with values from 0 to 1 for '{transformation}', found inputs of shape "
+            f"{list(inputs.shape[1:])} from {float(inputs.min()):g} to {float(inputs.max()):g}; leave it out"
+        )
+    return replace(samples, inputs=transform(inputs, transformation))
+
+
+def with_originals(rows: list[SampleRow], samples: Samples, originals: Samples, error: str) -> list[SampleRow]:
+    """Rows of transformed samples with what the transformation did to each, and the error against the original.
+
+    An attacker who comes within e of T(x) is sqrt(e^2 + ||T(x) - x||^2 / d) from x, where the error has nothing to do
+    with what T changed. Whoever undoes what T keeps, such as a translation of known length, comes nearer.
+
+    Args:
+        rows: of all samples, in the order of the data.
+        samples: transformed.
+        originals: as they were.
+        error: id of the posterior error that decides.
+    """
+    changes = (samples.inputs - originals.inputs).flatten(1).square().mean(1).sqrt().tolist()
+    return [
+        row.model_copy(
+            update={"transformation_rmse": change, "original_rmse": _against_original(row.proxies.get(error), change)}
+        )
+        for row, change in zip(rows, changes, strict=True)
+    ]
+
+
+def _against_original(error: Estimate | None, change: float) -> Estimate | None:
+    if error is None:
+        return None
+    ends = (error.value, error.low, error.high)
+    value, low, high = (None if end is None else math.hypot(end, change) for end in ends)
+    return error.model_copy(update={"value": value, "low": low, "high": high})
