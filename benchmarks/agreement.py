@@ -24,13 +24,16 @@ from benchmarks.training import accuracy, lenet, train
 from riskaudit.audit import AuditSettings
 from riskaudit.inputs import Samples, load_samples
 from riskaudit.inputs.architectures import get_architecture
+from riskaudit.metrics import METRICS
 from riskaudit.priors import fit_prior, save_prior
+from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
+from riskaudit.results.words import sign_mark
 from riskaudit.statistics.conformal import conformal_factors
 from riskaudit.studies.calibrate.run import calibrate
 from riskaudit.studies.rows import AttackRow
 from riskaudit.studies.settings import AttackSettings
-from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
+from riskaudit.studies.verify.record import STRONGEST, AgreementRow, VerifyStudy
 from riskaudit.studies.verify.run import verify
 
 # Reported samples; those before them served to try things out.
@@ -345,19 +348,27 @@ def ranking(bench: Bench) -> None:
         for attack in (*attacks, STRONGEST):
             for metric in ("rmse", "psnr", "ssim"):
                 cells = {
-                    row.proxy: f"{row.spearman:.2f} ({row.low:.2f} to {row.high:.2f})"
+                    row.proxy: f"{row.spearman:.2f} ({row.low:.2f} to {row.high:.2f}){_sign(row)}"
                     for row in study.agreement
                     if row.attack == attack and row.metric == metric and None not in (row.spearman, row.low, row.high)
                 }
                 table.rows.append({"attack": attack, "metric": metric, **cells})
         for found in study.loss_comparisons:
             table.notes.append(
-                f"{found.attack}, {found.metric}: |rho| of {found.own} {found.own_spearman}, of {found.other} "
-                f"{found.other_spearman}, p = {found.p_value}"
+                f"{found.attack}, {found.metric}: rho of {found.own} {found.own_rho}, of {found.other} "
+                f"{found.other_rho}; |rho| differ with p = {found.p_value}"
             )
         for timing in study.timings:
             table.notes.append(f"{timing.attack}: proxies {timing.proxy_seconds} s, attack {timing.attack_seconds} s")
         bench.printer.add(table)
+
+
+def _sign(row: AgreementRow) -> str:
+    """The mark of a correlation whose sign is not the one that the proxy declares."""
+    if row.spearman is None:
+        return ""
+    better = METRICS[row.metric].higher_is_better
+    return sign_mark(row.spearman, row.low, row.high, PROXIES[row.proxy].riskier, better)
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {

@@ -13,7 +13,8 @@ from riskaudit.formatting import number, percent
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
 from riskaudit.results.checks import findings_in_the_clear, ids_in_the_clear
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of
-from riskaudit.studies.verify.record import STRONGEST, VerifyStudy
+from riskaudit.results.words import riskier_end, sign_mark
+from riskaudit.studies.verify.record import STRONGEST, AgreementRow, VerifyStudy
 
 VERDICTS = ("high", "medium", "low", "not_assessed")
 
@@ -53,7 +54,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     _print_leaks(result)
     study = result.studies.get(VerifyStudy)
     if study is not None:
-        _print_verify(study)
+        _print_verify(study, result)
     for warning in result.warnings:
         typer.echo(f"note: {in_options(warning)}")
     if result.policy is not None:
@@ -97,7 +98,7 @@ def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> Non
         )
 
 
-def _print_verify(study: VerifyStudy) -> None:
+def _print_verify(study: VerifyStudy, result: AuditResult) -> None:
     control = study.control
     words = {
         "passed": "positive control passed: the attacks reconstruct an undefended network",
@@ -107,9 +108,17 @@ def _print_verify(study: VerifyStudy) -> None:
     typer.echo(words[control.status])
     for row in study.agreement:
         if row.attack == STRONGEST and row.metric == "rmse" and row.proxy == "map_rmse" and row.noise_std > 0:
-            rank = "unknown" if row.spearman is None else f"{row.spearman:.2f}"
+            rank = "unknown" if row.spearman is None else f"{row.spearman:.2f}{_sign(result, row)}"
             ratio = "unknown" if row.tightness_median is None else number(row.tightness_median)
             typer.echo(
                 f"noise {row.noise_std:g}: strongest attack / predicted error {ratio} in the "
                 f"median of {row.num_samples} samples, rank correlation {rank}"
             )
+
+
+def _sign(result: AuditResult, row: AgreementRow) -> str:
+    """The mark of a rank correlation that contradicts what the proxy says of itself: errors are lower, the worse."""
+    if row.spearman is None:
+        return ""
+    riskier = riskier_end(row.proxy, result.proxies)
+    return sign_mark(row.spearman, row.low, row.high, riskier, higher_is_better=False)

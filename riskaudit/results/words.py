@@ -20,6 +20,9 @@ COMPARED: dict[str, Riskier] = {
 }
 
 
+WRONG_SIGN, DOUBTFUL_SIGN = " wrong sign", " wrong sign?"
+
+
 class ProxyInfo(Record):
     """What a proxy is, so that a report needs nothing but this file.
 
@@ -78,3 +81,25 @@ def riskier_end(proxy: str, infos: Iterable[ProxyInfo], default: Riskier = "lowe
     if proxy in COMPARED:
         return COMPARED[proxy]
     return next((info.riskier for info in infos if info.id == proxy), default)
+
+
+def sign_mark(
+    correlation: float, low: float | None, high: float | None, riskier: Riskier, higher_is_better: bool
+) -> str:
+    """What to write behind a proxy's rank correlation with a metric whose sign contradicts what the proxy declares.
+
+    A proxy that is riskier when higher should rise with metrics of which a higher value is a better reconstruction, and
+    fall with errors; one that is riskier when lower the other way round. Nothing where it does, or where there is no
+    correlation.
+
+    Args:
+        correlation: in [-1, 1].
+        low: end of its interval, as ``high``; None where there is none.
+        high: where the interval holds 0 the mark says that the sign is in doubt.
+        riskier: which end of the proxy is the greater risk.
+        higher_is_better: of the metric, see `MetricInfo`.
+    """
+    expected = (1 if riskier == "higher" else -1) * (1 if higher_is_better else -1)
+    if correlation * expected >= 0:
+        return ""
+    return WRONG_SIGN if low is not None and high is not None and (low > 0 or high < 0) else DOUBTFUL_SIGN

@@ -51,7 +51,10 @@ class RankCorrelation(Record):
 
 @dataclass(frozen=True)
 class RankDifference:
-    """|rho(own, errors)| - |rho(other, errors)| with its interval and two-sided p-value."""
+    """|rho(own, errors)| - |rho(other, errors)| with its interval and two-sided p-value.
+
+    ``own`` and ``other`` are the two correlations with their signs.
+    """
 
     num_samples: int
     own: float | None = None
@@ -121,7 +124,8 @@ def rank_difference(
     if note is not None:
         return RankDifference(count, note=note)
     everyone = np.arange(count)[None]
-    left, right = (float(abs(_spearman(side, target, everyone)[0])) for side in (first, second))
+    left, right = (float(_spearman(side, target, everyone)[0]) for side in (first, second))
+    difference = abs(left) - abs(right)
     drawn = _resampled(
         lambda rows: abs(_spearman(first, target, rows)) - abs(_spearman(second, target, rows)),
         count,
@@ -129,11 +133,11 @@ def rank_difference(
         seed,
     ).bootstrap_distribution
     if len(drawn) < num_resamples / 2:
-        return RankDifference(count, left, right, left - right, note="too many resamples have no correlation")
+        return RankDifference(count, left, right, difference, note="too many resamples have no correlation")
     below, above = (drawn <= 0).sum(), (drawn >= 0).sum()
     p_value = min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return RankDifference(count, left, right, left - right, float(low), float(high), float(p_value))
+    return RankDifference(count, left, right, difference, float(low), float(high), float(p_value))
 
 
 def _paired(x: Sequence[float], y: Sequence[float]) -> tuple[Vector, Vector]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
 
 import pytest
 from attack_cases import ATTACKS, ORACLE, attack_study, raw_study, with_attacks, with_raw_study, without_noise
@@ -18,6 +19,7 @@ from riskaudit.formatting import correlation
 from riskaudit.report import render
 from riskaudit.report.sections.protect import Recommendation
 from riskaudit.results.facts import Facts
+from riskaudit.studies.verify.record import STRONGEST
 from riskaudit.studies.verify.section.reading import UNFINISHED, AttackStudy, read_attack_study
 
 
@@ -157,6 +159,27 @@ def test_the_oracle_start_is_shown_apart_and_labelled(report):
     (settings,) = [block for block in report("attacked").blocks(Bullets, "evidence") if "ettings" in block.lead]
     text = report("attacked").text.replace(words(settings), "").replace("\u200b", "")
     assert not re.search(rf"{ORACLE}(?! \(oracle start\))", text)
+
+
+def test_a_correlation_of_the_wrong_sign_is_marked(audit, report):
+    facts = read_attack_study(Facts(audit("attacked"))).facts
+    rows = {
+        (f"{row.noise_std:g}", facts.title(row.proxy)): row
+        for row in attack_study(audit("attacked")).agreement
+        if row.attack == STRONGEST and row.metric == "psnr"
+    }
+    seen = Counter()
+    for name in ("agreement", "agreement-others"):
+        for cells in report("attacked").tables[name].rows:
+            row = rows[cells[0].text, cells[1].text]
+            # More risk should mean a larger PSNR.
+            contrary = (row.spearman > 0) != (facts.riskier(row.proxy) == "higher")
+            text = cells[3].text
+            assert ("wrong sign" in text) == contrary, text
+            assert ("wrong sign?" in text) == (contrary and row.low <= 0 <= row.high)
+            assert (cells[3].tone == "high") == (contrary and not row.low <= 0 <= row.high)
+            seen[contrary] += 1
+    assert seen[True] > 0 < seen[False]
 
 
 def test_agreement_tables_hold_the_records(audit, report):

@@ -119,9 +119,10 @@ def test_a_better_predictor_is_told_from_a_worse_one() -> None:
     errors = rng.normal(size=60)
     good, bad = -errors + 0.2 * rng.normal(size=60), errors + 3 * rng.normal(size=60)
     found = rank_difference(good, bad, errors)
-    assert found.own == pytest.approx(abs(stats.spearmanr(good, errors).statistic))
-    assert found.other == pytest.approx(abs(stats.spearmanr(bad, errors).statistic))
-    assert found.difference == pytest.approx(found.own - found.other)
+    assert found.own == pytest.approx(stats.spearmanr(good, errors).statistic)
+    assert found.other == pytest.approx(stats.spearmanr(bad, errors).statistic)
+    assert found.own < 0 < found.other
+    assert found.difference == pytest.approx(-found.own - found.other)
     assert 0 < found.low < found.difference < found.high
     assert found.p_value < 0.01
     other_way = rank_difference(bad, good, errors)

@@ -234,6 +234,11 @@ def test_loss_comparisons() -> None:
     found = loss_comparisons(attacks, predictions, pairs)
     assert [(row.attack, row.metric, row.num_samples) for row in found] == [("one", "rmse", 30)]
     assert found[0].own_spearman > 0.6 > found[0].other_spearman
+    assert (abs(found[0].own_rho), abs(found[0].other_rho)) == (found[0].own_spearman, found[0].other_spearman)
+    errors = {row.sample_id: row.metrics["rmse"] for row in attacks if row.attack == "one"}
+    values = [one.proxies["lavp_l2_max"].value for one in predictions]
+    expected = stats.spearmanr(values, [errors[one.sample_id] for one in predictions]).statistic
+    assert found[0].own_rho == pytest.approx(expected)
     assert found[0].low > 0
     assert found[0].p_value < 0.05
 

@@ -157,6 +157,7 @@ def loss_comparisons(
                 continue
             left, right, errors = zip(*compared, strict=True)
             comparison = asdict(rank_difference(left, right, errors, confidence=confidence, seed=seed))
+            own_rho, other_rho = comparison.pop("own"), comparison.pop("other")
             records.append(
                 LossComparison(
                     noise_std=level.noise_std,
@@ -164,8 +165,10 @@ def loss_comparisons(
                     metric=metric,
                     own=own,
                     other=other,
-                    own_spearman=comparison.pop("own"),
-                    other_spearman=comparison.pop("other"),
+                    own_spearman=None if own_rho is None else abs(own_rho),
+                    other_spearman=None if other_rho is None else abs(other_rho),
+                    own_rho=own_rho,
+                    other_rho=other_rho,
                     note=level.note(comparison.pop("note")),
                     **comparison,
                 )

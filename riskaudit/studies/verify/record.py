@@ -90,7 +90,8 @@ class LossComparison(Record):
     """Whether the proxy of an attack's own matching loss ranks that attack's errors better than another one.
 
     Difference of the absolute rank correlations with ``metric`` and its paired bootstrap interval and p-value
-    (the claim of Hong et al., AAAI 2024).
+    (the claim of Hong et al., AAAI 2024). ``own_rho`` and ``other_rho`` are the correlations with their signs, which
+    audits of older versions lack.
     """
 
     noise_std: float
@@ -105,6 +106,8 @@ class LossComparison(Record):
     low: float | None
     high: float | None
     p_value: float | None
+    own_rho: float | None = None
+    other_rho: float | None = None
     note: str | None = None
 
 

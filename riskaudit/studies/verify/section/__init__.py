@@ -129,7 +129,8 @@ def _summary(study: AttackStudy) -> Paragraph:
         if row.spearman is not None:
             bounded = row.low is not None and row.high is not None
             ends = f" ({correlation(row.low or 0.0)} to {correlation(row.high or 0.0)})" if bounded else ""
-            parts.append(f"Spearman {correlation(row.spearman)}{ends}")
+            mark = study.sign_mark(row.proxy, row.metric, row.spearman, row.low, row.high)
+            parts.append(f"Spearman {correlation(row.spearman)}{ends}{mark}")
         if row.tightness_median is not None:
             parts.append(f"median of attack over prediction {number(row.tightness_median)}")
         if parts[1:]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Cell, Subheading, Table
+from riskaudit.document.blocks import Block, Cell, Subheading, Table, Tone
 from riskaudit.document.cells import ends_cell
 from riskaudit.formatting import correlation, sentence, short
+from riskaudit.results.words import WRONG_SIGN
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, LossComparison
 from riskaudit.studies.verify.section.figures import attacked_figure, reliability_figure
 from riskaudit.studies.verify.section.reading import REFERENCE_NOTE, AttackStudy
@@ -18,8 +20,9 @@ _PRINT_ROWS = 40
 _CHEAP = frozenset({"i2f_lower_bound", "lavp_l2_max", "lavp_cosine_max", "gradient_norm"})
 _RAW = (
     "Correlations are raw and per noise level. Expect a proxy that is riskier when higher to correlate negatively with "
-    "errors and positively with PSNR and SSIM, and a proxy that is riskier when lower the other way round. MSE orders "
-    "samples as RMSE does."
+    "errors and positively with PSNR and SSIM, and a proxy that is riskier when lower the other way round. What "
+    "contradicts this is marked as wrong sign, with a question mark where the interval holds 0: such a proxy ranks the "
+    "wrong samples first, however large the correlation. MSE orders samples as RMSE does."
 )
 _SHARES = (
     ("Below 0.9", "share_below_nine_tenths"),
@@ -135,7 +138,7 @@ def _metric_table(
 
     def column(name: str) -> tables.RowColumn[_Key]:
         return tables.column(
-            study.metric_title(name), lambda key: _correlation_cell(by_metric.get((*key, name)), kendall)
+            study.metric_title(name), lambda key: _correlation_cell(study, by_metric.get((*key, name)), kendall)
         )
 
     several = len({attack for _, attack, _ in keys}) > 1
@@ -154,7 +157,7 @@ def _attack_table(study: AttackStudy, rows: Sequence[AgreementRow], table_id: st
     def column(name: str) -> tables.RowColumn[_Key]:
         return tables.column(
             study.attack_title(name),
-            lambda key: _correlation_cell(by_attack.get((key[0], name, key[2])), kendall=False),
+            lambda key: _correlation_cell(study, by_attack.get((key[0], name, key[2])), kendall=False),
         )
 
     columns = [column(name) for name in attacks]
@@ -194,12 +197,14 @@ def _proxy_cell(study: AttackStudy, proxy: str) -> Cell:
     return Cell(study.facts.title(proxy), detail=f"riskier when {riskier}" if riskier else "")
 
 
-def _correlation_cell(row: AgreementRow | None, kendall: bool) -> Cell:
+def _correlation_cell(study: AttackStudy, row: AgreementRow | None, kendall: bool) -> Cell:
     if row is None:
         return Cell("not applicable", tone="unknown")
-    if kendall:
-        return _interval_cell(row.kendall, row.kendall_low, row.kendall_high, row.note or "")
-    return _interval_cell(row.spearman, row.low, row.high, row.note or "")
+    ends = (row.kendall, row.kendall_low, row.kendall_high) if kendall else (row.spearman, row.low, row.high)
+    cell = _interval_cell(*ends, row.note or "")
+    mark = study.sign_mark(row.proxy, row.metric, *ends)
+    tone: Tone = "high" if mark == WRONG_SIGN else "medium"
+    return replace(cell, text=f"{cell.text}{mark}", tone=tone) if mark else cell
 
 
 def _interval_cell(value: float | None, low: float | None, high: float | None, note: str = "") -> Cell:
@@ -217,8 +222,8 @@ def _loss_table(study: AttackStudy) -> Table | None:
         tables.setting("Noise std", lambda row: row.noise_std),
         tables.text("Attack", lambda row: study.attack_title(row.attack)),
         tables.text("Metric", lambda row: study.metric_title(row.metric)),
-        tables.column("Own proxy", lambda row: _loss_cell(study, row.own, row.own_spearman), numeric=False),
-        tables.column("Other proxy", lambda row: _loss_cell(study, row.other, row.other_spearman), numeric=False),
+        tables.column("Own proxy", lambda row: _loss_cell(study, row, row.own), numeric=False),
+        tables.column("Other proxy", lambda row: _loss_cell(study, row, row.other), numeric=False),
         tables.count("Samples", lambda row: row.num_samples),
         tables.column("Difference", lambda row: _interval_cell(row.difference, row.low, row.high), "own minus other"),
         tables.number("p-value", lambda row: row.p_value, missing="no value"),
@@ -226,7 +231,7 @@ def _loss_table(study: AttackStudy) -> Table | None:
     )
     return tables.table(
         "losses",
-        "Does the proxy of an attack's own matching loss rank its errors better? (absolute Spearman correlations)",
+        "Does the proxy of an attack's own matching loss rank its errors better? (difference of absolute correlations)",
         rows,
         columns,
         note="Paired bootstrap; p-values are two-sided and not corrected for the number of rows."
@@ -235,8 +240,14 @@ def _loss_table(study: AttackStudy) -> Table | None:
     )
 
 
-def _loss_cell(study: AttackStudy, proxy: str, spearman: float | None) -> Cell:
-    return Cell(study.facts.title(proxy), detail="no correlation" if spearman is None else correlation(spearman))
+def _loss_cell(study: AttackStudy, row: LossComparison, proxy: str) -> Cell:
+    size, rho = (row.own_spearman, row.own_rho) if proxy == row.own else (row.other_spearman, row.other_rho)
+    if size is None:
+        return Cell(study.facts.title(proxy), detail="no correlation")
+    if rho is None:
+        return Cell(study.facts.title(proxy), detail=f"{correlation(size)}, sign not recorded")
+    mark = study.sign_mark(proxy, row.metric, rho)
+    return Cell(study.facts.title(proxy), detail=f"{correlation(rho)}{mark}", tone="medium" if mark else "plain")
 
 
 def _reading_cell(row: LossComparison) -> Cell:

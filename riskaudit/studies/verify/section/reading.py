@@ -11,6 +11,7 @@ from riskaudit.document.cells import number_cell
 from riskaudit.formatting import count, given, short
 from riskaudit.results import Estimate, SampleRow
 from riskaudit.results.facts import Facts
+from riskaudit.results.words import sign_mark
 from riskaudit.studies.rows import AttackRow, strongest
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, Prediction, Reliability, VerifyStudy
 
@@ -172,6 +173,16 @@ class AttackStudy:
     def metric_title(self, name: str) -> str:
         """A metric for readers."""
         return short(next((info.title for info in self.record.metric_info if info.id == name), name), 24)
+
+    def sign_mark(
+        self, proxy: str, metric: str, value: float | None, low: float | None = None, high: float | None = None
+    ) -> str:
+        """What to write behind a rank correlation that contradicts what the proxy says of itself, else nothing."""
+        info = self.facts.info(proxy)
+        better = next((each.higher_is_better for each in self.record.metric_info if each.id == metric), None)
+        if info is None or better is None or value is None:
+            return ""
+        return sign_mark(value, low, high, info.riskier, better)
 
     def control_words(self) -> str:
         """The positive control in a few words."""
