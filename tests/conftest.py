@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,23 @@ os.environ["RISKAUDIT_STATE"] = tempfile.mkdtemp(prefix="riskaudit-keys-")
 atexit.register(shutil.rmtree, os.environ["RISKAUDIT_STATE"], ignore_errors=True)
 
 pytest.register_assert_rewrite("cases", "oracles", "contracts", "correlated_cases", "scan_cases", "guard_cases")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)`, n cases spread evenly over its parameters run always; the others are slow."""
+    families: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            families[item.nodeid.split("[")[0]].append(item)
+    for family in families.values():
+        marker = family[0].get_closest_marker("sampled")
+        assert marker is not None
+        (count,) = marker.args
+        kept = {round(place * (len(family) - 1) / max(1, count - 1)) for place in range(count)}
+        for place, item in enumerate(family):
+            if len(family) > count and place not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

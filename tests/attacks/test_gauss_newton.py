@@ -188,6 +188,7 @@ def without_room(monkeypatch: pytest.MonkeyPatch, *, plain: bool) -> list[int]:
     return products
 
 
+@pytest.mark.slow
 def test_plain_coordinates_end_sooner_and_no_higher(monkeypatch: pytest.MonkeyPatch) -> None:
     observation, batch = correlated_observation("gradient", 1)
     attack, runs = GaussNewton(restarts=1), {}

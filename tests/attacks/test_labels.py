@@ -52,6 +52,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("spec", ["gradient", "clip:0.1", "prune:0.7", "mask:0.7", "clip:1,gaussian:1e-3"])
 @pytest.mark.parametrize("name", MODELS)
 def test_label_of_one_sample(name: str, spec: str) -> None:

@@ -51,6 +51,7 @@ def guesses(count: int, *shape: int, seed: int = 1) -> Tensor:
     return torch.rand(count, *shape, generator=generator(seed), dtype=torch.float64)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("spec", RELEASES)
 @pytest.mark.parametrize("name", MATCHINGS)
 @pytest.mark.parametrize(("model", "batch"), [(lambda: cases.lenet(8), lambda: cases.mnist(2, 8))], ids=["lenet"])

@@ -58,6 +58,7 @@ def test_the_bound_is_kept_by_the_share_of_noise_that_it_says() -> None:
     assert sum(explains(many, at(many, batch.select([0] * 400)))) >= 397
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "attack",
     [DeepLeakage(steps=40), InvertingGradients(steps=60), BayesOptimal(steps=60)],

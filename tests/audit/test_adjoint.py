@@ -119,6 +119,7 @@ def fits(model: nn.Module, batch: Batch, release: str = "gradient") -> list[bool
     return [one.adjoint for one in examine(maker, batch, IsotropicPrior(0.5, 0.3).bind(batch.targets, flat), drawn)]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("in_front", [True, False])
 @pytest.mark.parametrize("name", UNFIT)

@@ -37,6 +37,7 @@ def loss(outputs, targets):
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("value", ["float('nan')", "float('inf')"])
 @pytest.mark.parametrize("solver", ["dense", "lanczos"])
 def test_a_sample_without_a_loss_fails_alone(tmp_path, value, solver) -> None:
@@ -123,7 +124,7 @@ def test_columns_of_different_units_are_warned_of() -> None:
 
 
 def test_noise_needed_is_enough_and_not_too_much() -> None:
-    samples = demo_samples(12)
+    samples = demo_samples(6)
     needs = riskaudit.audit(demo_model(), samples, release=NOISY, max_revealed=0.3, min_rmse=0.1).noise_needed
     tau = float(samples.inputs.std(correction=0))
     assert [need.max_revealed for need in needs] == pytest.approx(sorted([0.5, 0.3, 0.1, 1 - (0.1 / tau) ** 2])[::-1])
@@ -199,6 +200,7 @@ def test_without_values_there_is_nothing_to_compare() -> None:
     assert "not assessed, not safe" in warning
 
 
+@pytest.mark.slow
 def test_noise_curve_is_the_posterior_at_its_noise(whole) -> None:
     for before, after in itertools.pairwise(whole.noise_curve):
         assert before.revealed_fraction_mean >= after.revealed_fraction_mean

@@ -82,6 +82,7 @@ def alone(model: nn.Module) -> list[float | None]:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("change", [rescale, sign, crowd, layers, centred, hooked])
 def test_every_batch_size_gives_the_numbers_of_samples_alone(change) -> None:
     model = TwoLayers(change)
@@ -125,7 +126,7 @@ def test_a_model_that_is_random_for_some_samples_only_is_refused() -> None:
         numbers(model, None)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     st.sampled_from(["norm", "sum", "max", "std", "len"]),
     st.floats(0.05, 6.0),

@@ -143,6 +143,7 @@ def test_unit_that_is_dead_at_the_sample_and_alive_a_step_away() -> None:
     assert found.doubt(1e-4)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("release", ["gradient", "clip:0.1,prune:0.9"])
 @pytest.mark.parametrize("name", HONEST)
@@ -201,6 +202,7 @@ def test_steps_that_hide_the_input_from_their_derivative_are_doubted(
     assert not any(one.doubt(1e3) for one in found)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("release", ["squash:0.01", "round-through:0.000001", "clip:0.5,round-through:0.001,prune:0.5"])
 def test_honest_steps_are_believed(release: str, dtype: torch.dtype, kind: str) -> None:

@@ -99,6 +99,7 @@ def evidence_of(model: nn.Module, batch: Batch, std: float = 0.5, release: str =
     return examine(maker, batch, IsotropicPrior(0.5, std).bind(batch.targets, flat), drawn)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("step", STEPS)
 def test_two_valued_inputs_behind_thresholds(step: str, network: str) -> None:
@@ -112,6 +113,7 @@ def test_looked_up_inputs() -> None:
     assert all(one.doubt(1e-3) for one in evidence_of(Lookup(), two_valued()))
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("step", HIDDEN_IN_PART)
 @pytest.mark.parametrize("release", ["gradient", "clip:0.1"])

@@ -18,6 +18,7 @@ def _audit(targets: torch.Tensor, outputs: int, loss: str, *, shown: bool):  # t
     return audit(model, samples, release="gaussian:0.1", loss=loss, show_samples=shown)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("targets", "outputs", "loss"),
     [

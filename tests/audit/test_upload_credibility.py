@@ -46,6 +46,7 @@ def evidence_of(
     return found
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("release", "dtype"),
     [
@@ -108,6 +109,7 @@ def test_one_hidden_sample_among_many_is_found(release: str, dtype: torch.dtype)
     assert evidence_of(HiddenInOne(), release, dtype, batch).doubt(1e-4)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("release", "noise"),
@@ -133,6 +135,7 @@ def test_steps_that_hide_the_input_from_their_derivative_are_doubted(
     assert found.doubt(1e3) is None
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     "release",

@@ -60,6 +60,7 @@ def test_textbook_is_the_dense_jacobian(problem) -> None:
     assert relative_difference(textbook.apply(v), np.einsum("bpd,bpe,be->bd", J, J, v.numpy())) < 1e-10
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [name for name in CONTESTANTS if name != UNIT])
 def test_every_contestant_gives_the_same_product(problem, name) -> None:
     release, batch, J = problem

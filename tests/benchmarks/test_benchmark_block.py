@@ -29,6 +29,7 @@ def starts(columns: int) -> torch.Tensor:
     return torch.randn(SAMPLES, N, columns, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("columns", [1, 2, 4])
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_block_end_is_missed_as_rarely_as_claimed(kind: str, columns: int) -> None:

@@ -58,6 +58,7 @@ def test_joint_quick(capsys, tmp_path) -> None:
     assert "MiB" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_operator_memory_of_one_contestant(capsys) -> None:
     operator.main(["--quick", "--only", "rebuilt", "--memory"])
     printed = capsys.readouterr().out

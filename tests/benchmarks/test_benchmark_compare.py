@@ -18,6 +18,7 @@ from benchmarks.timing import take_turns_within
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_compare_quick(capsys, tmp_path) -> None:
     compare.main(["--quick", "--attacks", "gauss-newton", "dlg", "analytic", "--json", str(tmp_path / "compare.json")])
     assert "tiny, d = 64" in capsys.readouterr().out

@@ -416,6 +416,7 @@ def test_noise_leaves_the_error_that_is_predicted() -> None:
     assert {finding.status for finding in drowned} == {"clear"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", span_noise.FILES)
 @pytest.mark.parametrize("level", span_noise.LEVELS)
 def test_directions_stand_out_of_the_noise_as_predicted(name: str, level: float) -> None:

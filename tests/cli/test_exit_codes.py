@@ -17,6 +17,7 @@ def test_no_limit_is_0_even_where_all_leaks(scan) -> None:
     assert max(outcome.values("revealed_fraction")) > 0.9
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("release", "limits", "code"),
     [
@@ -102,6 +103,7 @@ def test_undefended_is_over_every_limit(scan, limits) -> None:
     assert ["undefended: assume full disclosure" in one for one in outcome.result.policy.reasons] == [True]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("limits", [["--max-revealed", "1"], ["--min-rmse", "0"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("options", "status"),

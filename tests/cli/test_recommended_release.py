@@ -16,6 +16,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("limits", "proxy", "within"), LIMITS.values(), ids=list(LIMITS))
 def test_the_recommended_command_meets_the_limit(scan, command, tmp_path, limits, proxy, within) -> None:
     work = tmp_path / "work"

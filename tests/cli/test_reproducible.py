@@ -13,6 +13,7 @@ def comparable(outcome) -> dict:
     return {key: value for key, value in outcome.document.items() if key not in ("created_at", "cost")}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("solver", ["dense", "lanczos", "power"])
 def test_the_same_seed_gives_the_same_audit(scan, solver) -> None:
     first = comparable(scan(*NOISY, "--solver", solver))
@@ -36,6 +37,7 @@ def estimates(outcome) -> list[float | None]:
     ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("solver", "relative"), [("dense", 1e-9), ("lanczos", 1e-6)])
 def test_batches_do_not_change_the_numbers(scan, solver, relative) -> None:
     """Eigenvalues at rounding level are left out: they are noise of the order of summation."""

@@ -64,6 +64,7 @@ def test_the_last_file_may_be_broken(command: Command, folder: Path) -> None:
     assert done.document["checkpoint"]["name"] == "step10.pt"
 
 
+@pytest.mark.slow
 def test_studies_of_one_model_stand_beside_each_other(command: Command, folder: Path) -> None:
     first = command("study", "training", folder, *COMMON)
     assert first.code == 0, first.err

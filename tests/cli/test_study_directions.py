@@ -33,6 +33,7 @@ def test_writes_an_audit_with_the_study(command: Command) -> None:
     assert not list(done.folder.parent.glob("*.trials.jsonl"))
 
 
+@pytest.mark.slow
 def test_attacks_check_the_predictions_and_studies_add_up(command: Command) -> None:
     first = command("study", "fairness", *STUDY[2:], "--out", "first", "--format", "json")
     assert first.code == 0, first.err

@@ -42,6 +42,7 @@ def records_of(done):
     return record, {row["id"]: row["proxies"] for row in document["samples"]}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("attacker", ["informed", "outsider"])
 def test_training_goes_by_the_attacker(study, release, attacker):
@@ -60,6 +61,7 @@ def test_fairness_goes_by_the_attacker(study, release):
     assert measured["informed_revealed_fraction"]["worst"] == pytest.approx(max(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", [RELEASES[0], pytest.param(RELEASES[1], marks=pytest.mark.slow)])
 def test_initializations_are_ranked_by_the_attacker(study, release):
     record, rows = records_of(study("initialization", release, "--seeds", "1"))

@@ -43,6 +43,7 @@ def test_verify_writes_everything_that_scan_writes_and_the_study(command: Comman
     assert not list(done.folder.parent.glob("*.trials.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("release", "batch_norm"),
     [
@@ -71,6 +72,7 @@ def test_uploads_that_the_samples_do_not_fill_are_refused(command: Command) -> N
     assert not done.folder.exists()
 
 
+@pytest.mark.slow
 def test_how_long_it_will_take_is_said_unless_quiet(command: Command) -> None:
     words = (*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--format", "json")
     said = command(*words, "--out", "out")

@@ -105,6 +105,7 @@ class AttackContract:
         assert found.seconds > 0
         assert not found.inputs.requires_grad
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
     @pytest.mark.parametrize("spec", ["gradient", "gradient,clip:0.5,gaussian:0.01", "laplace:0.01,mask:0.2"])
     def test_shapes_and_types(self, spec: str, dtype: torch.dtype) -> None:
@@ -175,6 +176,7 @@ class AttackContract:
         assert bool((found.inputs[1] == cases.PRIOR.mean).all())
         assert "failed" not in (found.status[0], found.status[2])
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("spec", [*UPLOADS, LOCAL])
     def test_uploads_of_several_samples(self, spec: str) -> None:
         model, batch = self.case()

@@ -213,6 +213,7 @@ class ReleaseContract:
         with pytest.raises(ReleaseError, match="has no noise"):
             release.log_prob(release.mean(batch), batch)
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("law", LAWS)
     def test_observation_is_the_mean_with_noise_of_the_law(self, release: Release, batch: Batch, law: Law) -> None:
         noisy = release.with_spec(release.spec.with_noise(Noise(law, 0.3)))

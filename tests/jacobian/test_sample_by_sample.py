@@ -123,6 +123,7 @@ def check(model: nn.Module, batch: Batch, clipped: bool = False) -> JacobianMake
     return maker
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_code_that_no_transform_runs(name: str, clipped: bool) -> None:

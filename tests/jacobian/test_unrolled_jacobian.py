@@ -66,6 +66,7 @@ def test_products_are_those_of_plain_autograd(name: str) -> None:
     check(*jacobian_of(name))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("large", [0, 2**20])
 def test_a_graph_that_is_kept_is_pulled_through_as_often_as_wanted(name: str, large: int, monkeypatch) -> None:
@@ -85,6 +86,7 @@ def test_few_states_are_remembered_where_memory_is_short(name: str, monkeypatch:
     check(made, expected)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CASES)
 def test_single_columns_go_through_one_graph_where_that_is_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, expected = jacobian_of(name)

@@ -42,6 +42,7 @@ def worst_case_end(tridiagonal: Tridiagonal, failure: float) -> float:
     return tridiagonal.largest / (1 - root**2) if root < 1 else math.inf
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("products", [3, 6, 12])
 def test_ends_are_missed_as_rarely_as_claimed(kind: str, products: int) -> None:
@@ -65,6 +66,7 @@ def test_share_of_misses_comes_near_the_claim() -> None:
     assert np.sum(misses) >= binom.ppf(0.0001, COUNT, 0.05)
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("products", [1, 3, 6, 12])
 @pytest.mark.parametrize("failure", [0.05, 1e-4, 1e-9])

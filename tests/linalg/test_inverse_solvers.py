@@ -102,6 +102,7 @@ def test_conjugate_gradient_ends_after_as_many_products_as_eigenvalues() -> None
     assert solution.matvecs[0] <= 5
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("solver", [ConjugateGradient(1e-7, 2000), Neumann(1e-7, 2000)], ids=["cg", "neumann"])
 def test_solves_without_a_shift_on_pulled_noise(solver: InverseSolver, seed: int) -> None:

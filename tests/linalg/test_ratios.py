@@ -14,7 +14,7 @@ from scipy.stats import binom
 from riskaudit.linalg import trace_interval
 from riskaudit.linalg.krylov.ratios import highest_mean, lowest_mean, mean_ends
 
-DRAWS = 2000
+DRAWS = 600
 SPECTRA = {
     "all or nothing": np.r_[np.ones(20), np.zeros(80)],
     "one": np.r_[1.0, np.zeros(49)],
@@ -39,6 +39,7 @@ def misses(ends: list[tuple[float, float]], truth: float) -> int:
     return sum(not low - 1e-12 <= truth <= high + 1e-12 for low, high in ends)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", SPECTRA)
 @pytest.mark.parametrize(("num_probes", "failure"), [(1, 0.3), (2, 0.01), (8, 0.1)])
 def test_ends_hold_as_often_as_claimed(kind: str, num_probes: int, failure: float) -> None:

@@ -49,6 +49,7 @@ def probed(seed: int, deflated: int, steps: int, probes: int = 8) -> tuple[Trace
     return traces, K, C
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("deflated", [0, 3, 5])
 @pytest.mark.parametrize("steps", [1, 6, 40])
 def test_intervals_hold_the_truth(deflated: int, steps: int) -> None:

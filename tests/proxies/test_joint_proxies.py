@@ -58,6 +58,7 @@ def truths(case: str, prior: str) -> list[joint_oracles.Truth]:
     return rows
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("case", "prior"),
     [

@@ -56,6 +56,7 @@ BRACKETED = [
 LARGEST = ("i2f_lower_bound", "lavp_l2_max", "lavp_cosine_max")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("max_matvecs", [1, 4, 8, 100])
 @pytest.mark.parametrize("name", MODELS)
 def test_lanczos_brackets_hold_the_dense_truth(name: str, max_matvecs: int) -> None:
@@ -132,6 +133,7 @@ def test_quadrature_stays_open_where_the_smallest_eigenvalue_is_unknown() -> Non
         assert "solver=dense" in outcome.reason
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", MODELS)
 def test_power_iteration_brackets_the_largest(name: str) -> None:
     found = scores(name, cases.plan("power", "cg", max_matvecs=60))
@@ -267,6 +269,7 @@ def test_nothing_released_tells_nothing(how) -> None:
         assert found["revealed_fraction"].value == 0
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("solver", ["dense", "lanczos", "power"])
 @pytest.mark.parametrize("max_matvecs", [1, 3])
 @pytest.mark.parametrize(

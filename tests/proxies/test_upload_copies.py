@@ -59,6 +59,7 @@ def truth(case: str, prior: str, batch: Batch) -> joint_oracles.Truth:
     return joint_oracles.truth(tied, r, delta, displacement, SIGMA, covariances)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("case", "prior", "same_targets"),
     [
@@ -140,6 +141,7 @@ def test_a_copied_sample_among_others_leaves_at_a_kth_of_the_noise() -> None:
         assert found == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", ["mean of 4", "clip, then mean", "batch norm in train mode", "momentum of two steps"])
 def test_products_are_those_of_the_tied_matrix(case: str) -> None:
     text, build, released = CASES[case]

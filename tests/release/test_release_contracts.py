@@ -188,6 +188,7 @@ class TestSgd(TrainingContract):
     text = "local:epochs=2:batch=1:lr=0.2"
 
 
+@pytest.mark.slow
 class TestClippedMomentum(TrainingContract):
     # One upload's difference is longer than the bound, the other's isn't.
     text = "local:epochs=2:batch=1:lr=0.2:momentum=0.5:weight_decay=0.1,clip:1.1"
@@ -197,6 +198,7 @@ class TestAdam(TrainingContract):
     text = "local:epochs=2:batch=2:lr=0.05:optimizer=adam:weight_decay=0.1"
 
 
+@pytest.mark.slow
 class TestSecureAggregationOfTraining(TrainingContract):
     text = "local:epochs=1:batch=1:lr=0.3:momentum=0.5,share:1.*,dropout:0.2,secagg:2,clip:0.4"
     upload_size, divisible, indivisible = 4, (2, 6), (0, 1, 5)

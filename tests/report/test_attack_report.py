@@ -43,6 +43,7 @@ def knowledge_of(report: Report) -> str:
     return paragraph.text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "status", "tone"),
     [

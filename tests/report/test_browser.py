@@ -32,6 +32,7 @@ def open_page(browser, rendered, tmp_path):
         page.close()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name", ["defended", "hostile", "shown", "failed", "uploads", "attacked-hostile", "attacked-shown"]
 )

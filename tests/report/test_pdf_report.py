@@ -27,6 +27,7 @@ def text(rendered, tmp_path_factory):
     return get
 
 
+@pytest.mark.sampled(2)
 @needs_poppler
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -95,6 +96,7 @@ def test_no_link_or_action_in_a_hostile_pdf(rendered):
         assert action not in rendered("hostile", "pdf")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["defended", "shown", "attacked-shown"])
 def test_the_pdf_conforms_to_pdf_ua(audit, name):
     assert to_pdf(build_document(audit(name)), standards=("ua-1",)).startswith(b"%PDF")

@@ -46,6 +46,7 @@ def test_sentences_have_the_spelling_asked_for_and_names_and_json_keep_theirs(au
     assert json.loads(files["audit.json"])["warnings"] == ["`arch` names it"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["hostile", "attacked-shown"])
 def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
     again = render(audit(name), FORMATS)

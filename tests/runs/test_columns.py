@@ -26,6 +26,7 @@ def few(monkeypatch) -> None:
     monkeypatch.setattr(columns, "SHOWN", 3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "options",
     [{}, {"release": "mean:2,gaussian:0.01"}, {"solver": "lanczos", "max_matvecs": 6}, {"proxies": ("gradient_norm",)}],
@@ -48,6 +49,7 @@ def test_targets_of_every_kind_come_back() -> None:
     assert from_parquet(to_parquet(rows)) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_merged_audit_beyond_the_limit(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

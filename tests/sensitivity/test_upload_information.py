@@ -75,6 +75,7 @@ ATTACKERS = pytest.mark.parametrize("attacker", ["outsider", "informed"])
 BOTH_PRIORS = pytest.mark.parametrize("prior", ["isotropic", "class"])
 
 
+@pytest.mark.sampled(1)
 @ATTACKERS
 @BOTH_PRIORS
 def test_errors_drawn_from_the_posterior_succeed_as_often(prior: str, attacker: str) -> None:
@@ -96,6 +97,7 @@ def test_errors_drawn_from_the_posterior_succeed_as_often(prior: str, attacker: 
         assert predicted.value == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.sampled(1)
 @ATTACKERS
 @BOTH_PRIORS
 def test_noise_needed_is_that_of_the_dense_posterior(prior: str, attacker: str) -> None:
@@ -112,6 +114,7 @@ def test_noise_needed_is_that_of_the_dense_posterior(prior: str, attacker: str) 
         assert found.std == pytest.approx(np.exp(brentq(excess, np.log(1e-4), np.log(1e2))), rel=1e-5)
 
 
+@pytest.mark.sampled(1)
 @ATTACKERS
 @BOTH_PRIORS
 def test_brackets_hold_what_is_exact(prior: str, attacker: str) -> None:

@@ -54,6 +54,7 @@ def test_intervals_are_those_of_plain_loops(ties: bool, method: str) -> None:
         assert ends == pytest.approx(tuple(np.quantile(drawn, shares)), abs=1e-9)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("correlation", [0.0, 0.7])
 def test_intervals_cover_about_as_often_as_they_say(correlation: float) -> None:
     rho = 6 / np.pi * np.arcsin(correlation / 2)

@@ -43,6 +43,7 @@ def calibrated(calibration: Path) -> AuditResult:
     return audit(network(), digits(4, first=30), settings)
 
 
+@pytest.mark.slow
 def test_factors_are_the_conformal_ranks(calibration: Path) -> None:
     found = Calibration.load(calibration)
     assert [level.proxy for level in found.levels] == ["map_rmse", "posterior_rmse"]
@@ -117,6 +118,7 @@ def test_bound_to_release_prior_and_noise(calibration: Path, changes: dict[str, 
     assert type(caught.value).__module__ == "riskaudit.errors"
 
 
+@pytest.mark.slow
 def test_wide_intervals_are_told_before_anything_is_attacked(monkeypatch) -> None:
     def no_attack(*_: object) -> None:
         raise AssertionError("attacked")

@@ -52,6 +52,7 @@ def test_a_later_process_knows_the_noise_of_an_earlier_one(tmp_path) -> None:
     assert (ledger.num_rounds, ledger.problems()) == (2, [])
 
 
+@pytest.mark.slow
 def test_a_later_process_makes_no_second_draw(tmp_path) -> None:
     before = noise_client.reviews(True, str(tmp_path), "first", "again")
     assert [action for _, action, _ in before] == ["sanitise", "sanitise"]
@@ -82,6 +83,7 @@ def test_the_ledger_counts_another_draw_on_the_same_batch(tmp_path) -> None:
     assert {account.rounds for _, account in with_ledger.every_account()} == {3}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])
 @pytest.mark.parametrize("on_failure", ["block", "warn"])
 def test_two_guards_at_once_make_one_draw(tmp_path, monkeypatch, noise, on_failure) -> None:
@@ -251,6 +253,7 @@ def test_the_ledger_alone_says_nothing_of_the_noise(tmp_path) -> None:
     assert ledger.noise._mixed(first[:16], first[16:]) == bytes(4000)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])
 @pytest.mark.parametrize("policy", [LENIENT, SANITISE], ids=["block", "sanitise"])
 @pytest.mark.parametrize("with_ledger", [False, True])

@@ -89,6 +89,7 @@ def drawn_like(noise) -> list[torch.Tensor]:
 CHANGES = (equal, negated, in_the_weight_only, in_a_small_bias_only, correlated)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("first", "second", "change"),
     [
@@ -169,6 +170,7 @@ def test_small_tensors_of_independent_noise_differ_and_nearly_equal_ones_do_not(
     assert num_repeated >= (19 if size > 3 else 0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("size", "differing"), [(16, 0), (16, 40), (100, 250), (128, 350)])
 def test_the_law_of_a_small_tensors_signs(size, differing) -> None:
     """Against pairs of drawn directions, and a tighter limit for rarer events."""
@@ -222,6 +224,7 @@ def test_results_are_held_for_the_last_update_and_known_for_the_others(monkeypat
     assert "no second draw" in guard.review(batch, gradient(model, batch)).reasons[0]
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(monkeypatch) -> None:
     memory = NoiseMemory()
     for number in range(1100):

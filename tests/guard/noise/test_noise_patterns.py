@@ -177,6 +177,7 @@ def test_all_noise_in_another_order_is_noticed(change) -> None:
     assert memory.refuse_or_remember(memory.traces([again], sizes, "second")) is not None
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("policy", [LENIENT, SANITISE], ids=["as-it-is", "sanitised"])
 def test_the_guard_withholds_whatever_the_policy_says(policy) -> None:
     model, batch, other = network(), images(2), images(2, seed=5)
@@ -221,6 +222,7 @@ def rounds_of(shapes, law: str, made, rounds: int) -> int:
     return alarms
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shapes", [SMALL, LENET], ids=["small", "lenet"])

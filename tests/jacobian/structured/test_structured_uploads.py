@@ -129,6 +129,7 @@ def check(jacobian: UploadJacobian, expected: Jacobian | None = None, tolerance:
         close(product(jacobian).detach(), product(other).detach(), tolerance, what)
 
 
+@pytest.mark.sampled(36)
 @pytest.mark.parametrize("name", CASES)
 def test_every_layer(name: str) -> None:
     make, shape = CASES[name]
@@ -239,6 +240,7 @@ RELEASES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("text", RELEASES)
 def test_steps(text: str) -> None:
     size = SIZE * (2 if "secagg" in text else 1)
@@ -292,6 +294,7 @@ def test_single_precision() -> None:
         close(one.double(), other, 1e-4, what)
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("trained", ["all", "weight", "bias"])
 @pytest.mark.parametrize("name", [*CONVOLUTIONS, "frames"])
 def test_convolutions_of_shared_images(name: str, trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
