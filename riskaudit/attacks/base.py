@@ -44,6 +44,8 @@ class Observation:
         layer_statistics: mean and variance, [B, C] each, of what enters a batch-norm layer in every upload, by the
             layer's name, where the attacker has them from elsewhere than the model; None where not.
         deadline: whether the time that attacks may take is over; None for as long as they take.
+        numbers: of the uploads, which steps that are drawn anew for each are drawn by; the server sees which entries
+            they removed. None where nothing is.
     """
 
     released: Tensor
@@ -56,6 +58,7 @@ class Observation:
     upload_size: int = 1
     layer_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
     deadline: Deadline | None = None
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.released)
@@ -73,7 +76,10 @@ class Observation:
         statistics = self.layer_statistics
         if statistics is not None:
             statistics = {name: (mean[indices], var[indices]) for name, (mean, var) in statistics.items()}
-        return replace(self, released=self.released[indices], targets=targets, layer_statistics=statistics)
+        numbers = None if self.numbers is None else tuple(self.numbers[index] for index in indices)
+        return replace(
+            self, released=self.released[indices], targets=targets, layer_statistics=statistics, numbers=numbers
+        )
 
     def with_targets(self, targets: Tensor) -> Observation:
         """The same with labels that the attack recovered."""
@@ -115,7 +121,8 @@ class Observation:
 
     def batch(self, guess: Tensor) -> Batch:
         """Guesses [B, n d] or [B n, *S] as uploads of the release."""
-        return Batch(guess.reshape(-1, *self.input_shape), self.known_targets, self.upload_size)
+        inputs = guess.reshape(-1, *self.input_shape)
+        return Batch(inputs, self.known_targets, self.upload_size, self.numbers)
 
     def at(self, guess: Tensor) -> Jacobian:
         """J of the release at guesses as `batch` takes them.

@@ -107,6 +107,7 @@ class Target:
             upload_size=size,
             layer_statistics=self.layer_statistics(len(released)),
             deadline=self.deadline,
+            numbers=batch.numbers,
         )
 
     def layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:

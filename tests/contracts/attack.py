@@ -54,6 +54,7 @@ def observe_uploads(model: nn.Module, batch: Batch, spec: str, *, known: bool = 
         targets=batch.targets if known else None,
         input_range=(0.0, 1.0),
         upload_size=batch.upload_size,
+        numbers=batch.numbers,
     )
 
 
