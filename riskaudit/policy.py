@@ -58,6 +58,9 @@ class Exposure:
         revealed: of its input, 0 to 1.
         rmse: posterior error, data units per input coordinate.
         total_revealed: by all uploads so far, this one included.
+        informed_revealed: to who knows all other samples of an upload, where ``revealed`` and ``rmse`` are those of who
+            knows none.
+        informed_rmse: likewise.
     """
 
     id: str
@@ -65,6 +68,8 @@ class Exposure:
     revealed: Range | None = None
     rmse: Range | None = None
     total_revealed: Range | None = None
+    informed_revealed: Range | None = None
+    informed_rmse: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class Policy(Settings):
         min_rmse: smallest posterior_rmse of any sample, data units per input coordinate.
         max_class_gap: largest difference between two classes' mean revealed_fraction, 0 to 1.
         max_total_revealed: largest revealed_fraction of any sample over all rounds of a ledger, 0 to 1.
+        attacker: whose numbers limits go by where several samples leave together: "informed", who knows all other
+            samples, or "outsider", who knows none; None for the audit's own choice, and the informed in a guard. What
+            adds up over rounds is the informed attacker's in any case.
         forbid_checks: ids of exact leak checks (see ``riskaudit list checks``) that may find nothing, whatever the
             proxies say of the average.
         max_unassessed: largest share of samples that may go without a number, 0 to 1.
@@ -128,6 +136,7 @@ class Policy(Settings):
     min_rmse: Annotated[float, Field(ge=0)] | None = None
     max_class_gap: Share | None = None
     max_total_revealed: Share | None = None
+    attacker: Literal["informed", "outsider"] | None = None
     forbid_checks: tuple[str, ...] = ()
     max_unassessed: Share = 0.0
     on_violation: Literal["block", "sanitise", "warn"] = "block"
@@ -249,6 +258,7 @@ class Policy(Settings):
         if not limits and not self.forbid_checks:
             return PolicyOutcome(decision="warn", reasons=["the policy sets no limit"], limits={}, source=source)
         attacker = attacker_of(result.release)
+        attacker = attacker and (self.attacker or attacker)
         judgement = replace(self, max_total_revealed=None).judge(
             [_exposure(row, result.prior.std, attacker) for row in result.samples]
         )
@@ -265,7 +275,7 @@ class Policy(Settings):
         total = len(result.samples)
         return PolicyOutcome(
             decision="block" if reasons else "allow",
-            reasons=[*(reasons or [_within(total, judgement.unassessed)]), *judgement.notes, *_held_against(attacker)],
+            reasons=[*(reasons or [_within(total, judgement.unassessed)]), *judgement.notes, *held_against(attacker)],
             limits=limits,
             source=source,
             exceeded=list(dict.fromkeys([*leaking, *judgement.exceeded])),
@@ -336,7 +346,7 @@ def policy_table(path: Path, *, required: bool) -> dict[str, Any] | None:
     return content
 
 
-def _held_against(attacker: Attacker | None) -> list[str]:
+def held_against(attacker: Attacker | None) -> list[str]:
     """Whose numbers were held against the limits, where there are two attackers."""
     if attacker is None:
         return []

@@ -109,6 +109,8 @@ def describe(error: BaseException, otherwise: str = "the review failed with ") -
 
 def _numbers(exposure: Exposure) -> dict[str, Any]:
     intervals = {"revealed": exposure.revealed, "rmse": exposure.rmse, "total": exposure.total_revealed}
+    if exposure.informed_revealed is not None:
+        intervals |= {"informed_revealed": exposure.informed_revealed, "informed_rmse": exposure.informed_rmse}
     return {"id": exposure.id, **{name: _ends(interval) for name, interval in intervals.items()}}
 
 

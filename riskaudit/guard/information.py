@@ -36,7 +36,8 @@ class SampleInformation:
         id: hidden name.
         group: its class; None where targets aren't class numbers.
         label: a number that is the same for samples of one person: copies, views, and samples of one id.
-        information: Fisher information of its own release.
+        information: Fisher information of its own release, or of all others' with these known.
+        outsider: of who knows none of the others, where the policy goes by that one.
         directions: Q of its Krylov space [k, d], where a ledger wants it.
         core: Q H Q^T [k, k], likewise.
         core_is_bound: whether that is an upper end only, beside which all of the trace may lie.
@@ -51,6 +52,7 @@ class SampleInformation:
     group: str | None
     label: int
     information: Information | None = None
+    outsider: Information | None = None
     directions: np.ndarray | None = None
     core: np.ndarray | None = None
     core_is_bound: bool = False
@@ -174,12 +176,22 @@ class BatchInformation:
         error = Range(least, information.error(sigma).high)
         # Limits are averages over the coordinates; those that nothing depends on would hide the others.
         factor = max(1.0 if twin.concentration is None else twin.concentration.factor for twin in twins)
-        limited = (revealed, error) if factor == 1 else concentrated(revealed, factor, information.tau)
+        limited: tuple[Range | None, Range | None] = (revealed, error)
+        limited = limited if factor == 1 else concentrated(revealed, factor, information.tau)
         total = None
         if self.accounts is not None:
             account = self.account(index, noise_std, batch_size)
             total = Range(0.0, min(1.0, factor * account.revealed))
-        return Exposure(sample.id, sample.group, *limited, total)
+        if sample.outsider is None:
+            return Exposure(sample.id, sample.group, *limited, total)
+        outside = limited
+        if len(twins) == len(self.copies(index)):
+            # Views of one sample that aren't equal are told apart nowhere but here: the informed numbers count.
+            found, left = sample.outsider.revealed(sigma), sample.outsider.error(sigma)
+            outside = Range(found.low, found.high), Range(left.low, left.high)
+            if factor != 1:
+                outside = concentrated(outside[0], factor, information.tau)
+        return Exposure(sample.id, sample.group, *outside, total, *limited)
 
     def _revealed_by_copies(self, index: int, noise_std: float, batch_size: int) -> float:
         """What copies with different targets reveal of their one input at most; 0 where there are none.

@@ -6,6 +6,7 @@ import hashlib
 import math
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from riskaudit.guard.identifiers import sample_digest
 from riskaudit.guard.information import BatchInformation
 from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.noise.randomness import SecureNoise
+from riskaudit.guard.outsider import TOO_FEW, outsider_information
 from riskaudit.inputs.discrete import are_sparse_codes
 from riskaudit.jacobian import Jacobian
 from riskaudit.jacobian.distinct import of_distinct_inputs
@@ -29,7 +31,7 @@ from riskaudit.jacobian.informed import InformedJacobian
 from riskaudit.jacobian.unrolled import PULLED_ENTRIES
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior, in_uploads
-from riskaudit.sensitivity import Clock, Concentration, Linearisation
+from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation
 from riskaudit.sensitivity.pulled import pulled_information
 
 # Costs in trainings of the round (benchmarks/RESULTS.md): of a pull beside others, of what comes once for all that are
@@ -41,6 +43,8 @@ LEAST_PULLS, MOST_PULLS, DEFAULT_PULLS = 2, 64, 24
 FEW_ENTRIES, PULLS_OF_FEW = 2**13, 8
 # Pulls of the further looks.
 FURTHER_PULLS = (24, 96)
+# How near to the prior's std an error is that noise can reach.
+EDGE = 1e-3
 # Relative width of a refined interval.
 REFINED_PRECISION = 0.05
 
@@ -74,7 +78,9 @@ class JointEstimator:
         left = self.policy.max_trainings - OTHER - OTHER_STEPS / steps
         affordable = (left - PULLS_TOGETHER) / PULL if together > 1 else left / (PULL + PULLS_TOGETHER)
         least = PULLS_OF_FEW if self.client.release.num_entries <= FEW_ENTRIES else LEAST_PULLS
-        return max(least, min(MOST_PULLS, int(affordable)))
+        # Where the outsider counts, the others' numbers are ends of last resort.
+        most = DEFAULT_PULLS if self.policy.attacker == "outsider" else MOST_PULLS
+        return max(least, min(most, int(affordable)))
 
     @property
     def _together(self) -> int:
@@ -96,6 +102,8 @@ class JointEstimator:
             sample.carries_input, sample.evidence = carries, evidence
             sample.evidence_key = hashlib.sha256(setting + sample_digest(*pair)).digest()
         self._tell(information, None, pulled)
+        if self.policy.attacker == "outsider":
+            self._tell_of_outsider(information)
         shown = self._of_copies(information, pulled)
         for index, sample in enumerate(information.samples):
             sample.concentration = Concentration.of_pulls(shown[index])
@@ -115,7 +123,7 @@ class JointEstimator:
 
     def refine(self, information: BatchInformation, index: int, noise_std: float) -> None:
         """Aim an interval at this noise for one sample, where nothing bounds the cost: forward derivatives are dear."""
-        if self.policy.max_trainings is not None or self._is_late():
+        if self.policy.max_trainings is not None or self.policy.attacker == "outsider" or self._is_late():
             return
         std = information.sample_noise(noise_std, len(information), index)
         noisy = self.client.jacobian(information.batch, std)
@@ -165,6 +173,35 @@ class JointEstimator:
         for sample, each in zip(information.samples, told, strict=True):
             sample.information = each
         information.products += pulled.shape[-1] * len(information)
+
+    def _tell_of_outsider(self, information: BatchInformation) -> None:
+        """What who knows none of the other samples learns of each, where trainings are left for it."""
+        told = [sample.information for sample in information.samples]
+        known = [each for each in told if each is not None]
+        std = self.client.noise_std or self._reaching(known)
+        distinct, owners = of_distinct_inputs(self.client.jacobian(information.batch, std))
+        firsts = [owners.index(block) for block in range(len(distinct.batch))]
+        left = None
+        if self.policy.max_trainings is not None:
+            left = self.policy.max_trainings - OTHER - PULLS_TOGETHER - PULL * self.pulls
+        found, products = outsider_information(
+            distinct, self.prior, [known[first] for first in firsts], left, self.failure, self.end
+        )
+        information.products += products
+        if found is None:
+            information.warnings = [*information.warnings, TOO_FEW]
+            return
+        for sample, block in zip(information.samples, owners, strict=True):
+            sample.outsider = found[block]
+
+    def _reaching(self, known: Sequence[Information]) -> float:
+        """Noise at which limits begin to hold for who knows the others, of an update that has none: std per entry."""
+        share = 1.0 if self.policy.max_revealed is None else self.policy.max_revealed
+        stds = []
+        for each in known:
+            error = max(each.tau * math.sqrt(max(0.0, 1 - share)), self.policy.min_rmse or 0.0)
+            stds.append(each.noise_for(min(error, (1 - EDGE) * each.tau)).std or 0.0)
+        return max(stds) or 1.0
 
     def _of_copies(self, information: BatchInformation, pulled: Tensor) -> Tensor:
         """Pulls [n, d, k] of inputs with all their copies: the sum of the copies', for each of them."""

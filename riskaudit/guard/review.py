@@ -24,7 +24,7 @@ from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
-from riskaudit.policy import Policy
+from riskaudit.policy import Policy, held_against
 from riskaudit.priors import Prior
 from riskaudit.priors.fitting import odd_note, odd_samples, tight_note
 from riskaudit.results.verdicts import DROWNED
@@ -110,6 +110,12 @@ class Review:
             assessed: what is known of the same samples already.
         """
         noise, policy, count = self.client.noise_std, self.policy, len(empty)
+        if policy.attacker == "outsider" and not self.client.is_joint:
+            raise GuardError(
+                'expected attacker = "outsider" in a policy for samples that leave together, found a release in which '
+                "each has a part of its own, as exposed as if the others were known; record rounds of local training, "
+                "put mean:all into the release, or leave the policy's attacker out"
+            )
         leaks = refuse_leaks(self.client, empty, self.prior, policy)
         if leaks and policy.on_violation != "warn":
             # Whatever the proxies would say on average.
@@ -134,6 +140,8 @@ class Review:
         if judgement.unassessed and reasons:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         notes = [*judgement.notes, *_twins_note(empty)]
+        if policy.attacker == "outsider":
+            notes += held_against(policy.attacker)
         decision = Decision("allow", None, [], exposures, warnings=warnings)
         passing = Draft(decision, vector, list(range(count)), noise, information, mean)
         if not reasons:
@@ -227,7 +235,7 @@ class Review:
         odd = odd_samples(self.prior, batch.inputs, batch.targets, advice)
         warnings = [*tight_note(self.prior, batch.inputs, batch.targets), *odd_note(empty.ids, odd)]
         information = self._estimator(client, empty).quick(empty)
-        information.warnings = warnings
+        information.warnings = [*warnings, *information.warnings]
         if not information.num_assessed:
             raise GuardError(
                 f"the budget of {self.policy.budget_seconds:g} s was over before a bound existed; raise budget_seconds"

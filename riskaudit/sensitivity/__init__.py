@@ -2,11 +2,12 @@
 
 from riskaudit.sensitivity.concentration import Concentration, concentrations, num_reached, reached_note
 from riskaudit.sensitivity.few_products import FewProducts, few_products
-from riskaudit.sensitivity.information import Information, posterior_rmse, revealed_fraction
+from riskaudit.sensitivity.information import BracketedInformation, Information, posterior_rmse, revealed_fraction
 from riskaudit.sensitivity.linearisation import Linearisation
 from riskaudit.sensitivity.plan import Clock, Plan
 
 __all__ = [
+    "BracketedInformation",
     "Clock",
     "Concentration",
     "FewProducts",

@@ -350,3 +350,16 @@ def test_noise_far_above_the_upload_itself_is_not_recommended():
     assert needing(9 * norm).release is not None
     assert needing(11 * norm).release is None
     assert "send nothing" in needing(11 * norm).obstacle
+
+
+@pytest.mark.parametrize("audited", ["informed", "outsider"])
+def test_a_policy_may_say_by_itself_whose_numbers_count(audited):
+    result = uploads(attacker=audited)
+    for attacker, headline in (("informed", "informed_revealed_fraction"), ("outsider", "revealed_fraction")):
+        limit = max(row.proxies[headline].value for row in result.samples)
+        for slack, decided in ((1e-9, "allow"), (-1e-3, "block")):
+            outcome = Policy(max_revealed=limit + slack, attacker=attacker).decide(result)
+            assert outcome.decision == decided
+            assert any(attacker in reason for reason in outcome.reasons)
+    limit = max(row.proxies["informed_revealed_fraction"].value for row in result.samples) - 1e-3
+    assert Policy(max_revealed=limit).decide(result).decision == ("block" if audited == "informed" else "allow")
