@@ -130,7 +130,17 @@ def _plan(
         failure=(1 - settings.confidence) / num_samples,
         width=width,
         proxies=settings.wanted(),
+        thresholds=_thresholds(settings),
+        least_error=settings.min_rmse if settings.precision is None else None,
     )
+
+
+def _thresholds(settings: AuditSettings) -> tuple[float, ...]:
+    """Revealed fractions that decide: the limit and those of verdicts, once there is a limit and no precision."""
+    if settings.precision is not None or (settings.max_revealed is None and settings.min_rmse is None):
+        return ()
+    limits = () if settings.max_revealed is None else (settings.max_revealed,)
+    return *limits, settings.high, settings.medium
 
 
 def _solver(

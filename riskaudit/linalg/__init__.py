@@ -7,10 +7,11 @@ from riskaudit.linalg.active import Deadline
 from riskaudit.linalg.krylov.blocks import BlockProbe, BlockTraces
 from riskaudit.linalg.krylov.certificates import lower_end, upper_end
 from riskaudit.linalg.krylov.deflation import Deflation, deflatable
+from riskaudit.linalg.krylov.exponentials import Strengths, share_ends_by_exponentials
 from riskaudit.linalg.krylov.lanczos import Finished, KrylovSpace, Lanczos, lanczos, largest_error
 from riskaudit.linalg.krylov.preconditioned import PreconditionedOperator, RitzPreconditioner, least_solution_norm
 from riskaudit.linalg.krylov.quadrature import InverseForms, Quadrature, inverse_forms
-from riskaudit.linalg.krylov.traces import TraceProbes, effective_dimension_bounds, trace_interval
+from riskaudit.linalg.krylov.traces import TraceProbes, effective_dimension_bounds, form_high, trace_interval
 from riskaudit.linalg.krylov.tridiagonal import RitzPairs, Tridiagonal
 from riskaudit.linalg.operators import GramOperator, LinearOperator, MatrixOperator
 from riskaudit.linalg.solution import Interval, Solution
@@ -50,15 +51,18 @@ __all__ = [
     "RitzPreconditioner",
     "Solution",
     "Spectrum",
+    "Strengths",
     "TraceProbes",
     "Tridiagonal",
     "deflatable",
     "effective_dimension_bounds",
+    "form_high",
     "inverse_forms",
     "lanczos",
     "largest_error",
     "least_solution_norm",
     "lower_end",
+    "share_ends_by_exponentials",
     "trace_interval",
     "upper_end",
 ]

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from typing_extensions import override
 
-from riskaudit.linalg import Interval
+from riskaudit.linalg import Interval, form_high
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve
 from riskaudit.sensitivity.estimates import interval
@@ -24,8 +24,6 @@ from riskaudit.sensitivity.information import Information
 from riskaudit.sensitivity.linearisation import Linearisation
 
 UNITS = "RMSE per input coordinate, data units"
-# How precise the bias has to be, relative to itself, and to the standard deviation that it comes beside.
-BIAS_PRECISION, BIAS_SHARE = 0.3, 0.5
 
 
 def posterior_errors(linearisation: Linearisation, information: Sequence[Information] | None) -> ProxyScores:
@@ -123,21 +121,10 @@ class MapRmse(Proxy):
     @staticmethod
     def _bracketed(linearisation: Linearisation) -> ProxyScores:
         """Bias from the norm of a solution, variance from probes."""
-        brackets, shifts, noise = (
-            linearisation.posterior_brackets,
-            linearisation.eps,
-            linearisation.sigma * linearisation.sigma,
-        )
-        white = brackets.prior.inverse_root(linearisation.displacement)
+        shifts, noise = linearisation.eps, linearisation.sigma * linearisation.sigma
         rows = []
         shifts_of_samples = shifts.repeat_interleave(linearisation.upload_size).tolist()
-        variances = [traces.variance(shift) for traces, shift in zip(brackets.traces, shifts_of_samples, strict=True)]
-        # What is left open of the bias may be such a part of the whole.
-        enough = [
-            BIAS_SHARE * math.sqrt(noise * max(0.0, variance.value)) / shift
-            for variance, shift in zip(variances, shifts_of_samples, strict=True)
-        ]
-        biases = brackets.solution_norms(white, shifts, BIAS_PRECISION, enough[:: linearisation.upload_size]).intervals
+        variances, biases = linearisation.posterior_variances, linearisation.solved_displacement.intervals
         for bias, variance, shift in zip(biases, variances, shifts_of_samples, strict=True):
             ends = [
                 # Not squared by **, which raises where a product is infinite.
@@ -176,4 +163,29 @@ class MapI2F(Proxy):
             each.to(prior.mean) for each in (linearisation.pulled_noise, linearisation.displacement)
         )
         rhs = prior.root(pulled) - eps[:, None].to(pulled) * prior.inverse_root(displacement)
-        return norm_of_solve(linearisation, brackets, prior.root, rhs, eps)
+        return norm_of_solve(linearisation, brackets, prior.root, rhs, eps, self._most(linearisation))
+
+    @staticmethod
+    def _most(linearisation: Linearisation) -> list[float] | None:
+        """Upper ends of the solution's length: of its noise's by chance, of its bias's where that is asked for too."""
+        noise = linearisation.release.noise
+        known = noise is not None and noise.law == "gaussian" and linearisation.plan.inverse == "quadrature"
+        if not (known and linearisation.prior.isotropic and linearisation.upload_size == 1):
+            return None
+        if "map_rmse" not in linearisation.plan.proxies:
+            return None
+        most, sigma, failure = [], linearisation.sigma, linearisation.ends.failure
+        rows = zip(
+            linearisation.posterior_variances,
+            linearisation.solved_displacement.intervals,
+            linearisation.eps.tolist(),
+            strict=True,
+        )
+        for variance, bias, eps in rows:
+            # A draw of the noise is a probe of J (H + eps)^-2 J^T, whose trace is the variance's, its norm 1 / (4 eps),
+            # and its product with the bias b is normal, of a standard deviation of |b| sigma / (2 sqrt(eps)) at most.
+            form = sigma * sigma * form_high(variance.high, 1 / (4 * eps), failure / 2)
+            length = eps * bias.high
+            product = length * sigma / math.sqrt(eps) * math.sqrt(2 * math.log(2 / failure))
+            most.append(math.sqrt(form + product + length * length))
+        return most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -18,7 +18,12 @@ from riskaudit.sensitivity.norms import BracketedNorms
 
 
 def norm_of_solve(
-    linearisation: Linearisation, brackets: Brackets, root: Callable[[Tensor], Tensor], rhs: Tensor, shifts: Tensor
+    linearisation: Linearisation,
+    brackets: Brackets,
+    root: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    shifts: Tensor,
+    most: Sequence[float] | None = None,
 ) -> ProxyScores:
     """||[L (K + shift)^-1 rhs]_j|| / sqrt(d) of every sample j.
 
@@ -28,9 +33,10 @@ def norm_of_solve(
         root: applies L in the dtype of the solution, [U, n d].
         rhs: [U, n d].
         shifts: [U], float64.
+        most: upper ends of the norms that are known beforehand, [U], or None.
     """
     if linearisation.plan.inverse == "quadrature":
-        return _bracketed(linearisation, brackets.solution_norms(rhs, shifts))
+        return _bracketed(linearisation, brackets.solution_norms(rhs, shifts, most=most))
     solution = linearisation.solve(brackets, rhs, shifts)
     norm = linearisation.blocks(root(solution.value)).norm(dim=-1).double()
     assert solution.high is not None

@@ -32,8 +32,13 @@ from riskaudit.sensitivity.probing import (
     BLOCK_BRACKET_SHARE,
     FIRST_BLOCK_PROBES,
     FIRST_PROBES,
+    POOLED_FAILURE,
+    NarrowDimension,
+    ProbeFinished,
     aimed_width,
     block_error,
+    decided,
+    half_width,
     narrow_block_share,
     narrow_share,
     next_number,
@@ -74,6 +79,7 @@ class Brackets:
         prior: at the same uploads, in its own units, so that tr C = n d.
         eps: the shift at which traces are asked for, [B], float64.
         totals: tr C_j of every upload's samples, [B, n], float64, where an upload has several.
+        thresholds: of every upload, shares of the dimension that decide, see `decided`; None for none.
 
     Attributes:
         operator: K, [B, n d, n d].
@@ -81,8 +87,16 @@ class Brackets:
         matvecs: products with K so far, over uploads.
     """
 
-    def __init__(self, ends: SpectrumEnds, prior: BoundPrior, eps: Tensor, totals: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        ends: SpectrumEnds,
+        prior: BoundPrior,
+        eps: Tensor,
+        totals: Tensor | None = None,
+        thresholds: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         self.ends, self.prior, self.matvecs = ends, prior, 0
+        self.thresholds = [()] * len(eps) if thresholds is None else thresholds
         self._totals: list[list[float]] | None = None if totals is None else totals.tolist()
         self.operator = in_white_coordinates(ends.hessian, prior)
         self.eps: list[float] = eps.clamp_min(SMALLEST_SHIFT).tolist()
@@ -112,12 +126,11 @@ class Brackets:
         return self._block_traces() if self._totals is not None else self._whole_traces()
 
     def _whole_traces(self) -> list[TraceProbes]:
-        finished = narrow_share(self.eps, self.ends.plan.precision)
         deadline = self.ends.clock.share(0.6)
         probes = probe_all(
             self.operator,
             self._probe,
-            finished,
+            self._finished,
             self._probes_wanted,
             self.ends.plan,
             deadline,
@@ -126,6 +139,22 @@ class Brackets:
         )
         self.matvecs += sum(each.num_products for tridiagonals in probes for each in tridiagonals)
         return [self._traces(index, own) for index, own in enumerate(probes)]
+
+    @property
+    def _finished(self) -> ProbeFinished[Tridiagonal]:
+        """When a probe may end; not cached, since it refers to this."""
+        plan = self.ends.plan
+        by_share = narrow_share(self.eps, plan.precision)
+        if not self.prior.isotropic:
+            return by_share
+        narrow = NarrowDimension(self.eps, plan.precision, self.dimension, self.ends.dimension_failure, self.thresholds)
+
+        def finished(index: int, space: KrylovSpace, earlier: Sequence[Tridiagonal]) -> bool:
+            if len(self._deflated[index].vectors):
+                return by_share(index, space, earlier)
+            return narrow.finished(index, space, [*self._pooled_probe(index), *earlier])
+
+        return finished
 
     @cached_property
     def _pooled(self) -> list[bool]:
@@ -162,26 +191,36 @@ class Brackets:
         self.matvecs += sum(each.tridiagonal.num_products for own in probes for each in own)
         return [traces for index, own in enumerate(probes) for traces in self._traces_of_blocks(index, own)]
 
+    def _pooled_probe(self, index: int) -> list[Tridiagonal]:
+        return [self.ends.spaces[index].tridiagonal] if self._pooled[index] else []
+
     @property
-    def _failure(self) -> float:
-        # A look may be at any of these numbers of probes, whichever they are; and whether Ritz vectors are left out of
-        # them depends on what the first one shows, so that both ways share the failure too.
-        ways = 2 if self.prior.isotropic and self.ends.are_probes else 1
-        return self.ends.failure / (ways * len(numbers_of_probes(self.ends.plan.max_probes)))
+    def _looks(self) -> int:
+        # A look may be at any of these numbers of probes, whichever they are.
+        return len(numbers_of_probes(self.ends.plan.max_probes))
+
+    def _part(self, index: int) -> float:
+        """Of a failure. Whether Ritz vectors are left out of the probes depends on what the first one shows."""
+        if not (self.prior.isotropic and self.ends.are_probes):
+            return 1.0
+        return POOLED_FAILURE if self._pooled[index] else 1 - POOLED_FAILURE
 
     def _traces(self, index: int, probes: list[Tridiagonal]) -> TraceProbes:
         deflated, space = self._deflated[index], self.ends.spaces[index]
         # Ritz values of the iteration that l_1 was read off add certain ends.
         ritz_values = space.tridiagonal.ritz().values if self.prior.isotropic else None
         return TraceProbes(
-            [*([space.tridiagonal] if self._pooled[index] else []), *probes],
-            self._failure,
+            [*self._pooled_probe(index), *probes],
+            self._part(index) * self.ends.failure,
             self.dimension,
             norm=deflated.norm,
             largest=self.largest[index],
             scale=self._scale(index),
             deflation=deflated.deflations[0],
             ritz_values=ritz_values,
+            share_failure=self._part(index) * self.ends.dimension_failure,
+            looks=self._looks,
+            half_width=half_width(self.ends.plan.precision),
         )
 
     def _traces_of_blocks(self, index: int, probes: list[BlockProbe]) -> list[BlockTraces]:
@@ -191,12 +230,13 @@ class Brackets:
             BlockTraces(
                 probes,
                 block,
-                self._failure,
+                self.ends.failure / self._looks,
                 total,
                 norm=deflated.norm,
                 largest=self.largest[index],
                 deflation=deflated.deflations[block],
                 scale=self._scale(index),
+                share_failure=self.ends.dimension_failure / self._looks,
             )
             for block, total in enumerate(self._totals[index])
         ]
@@ -286,7 +326,7 @@ class Brackets:
     def _probes_wanted(self, index: int, probes: list[Tridiagonal]) -> int:
         """How many probes, those done included, should bring the interval to the width wanted."""
         precision = self.ends.plan.precision
-        pooled = int(self._pooled[index])
+        pooled = len(self._pooled_probe(index))
         if pooled + len(probes) == 0:
             return min(FIRST_PROBES, self.ends.plan.max_probes)
         traces = self._traces(index, probes)
@@ -294,7 +334,8 @@ class Brackets:
         # What is coarse in the quadrature, or rounding, no further probe mends.
         coarseness = traces.coarseness(self.eps[index])
         width = max(aimed_width(precision, interval.value, self.dimension), COARSEST * coarseness)
-        if interval.high - interval.low <= width:
+        low, high = interval.low / self.dimension, interval.high / self.dimension
+        if interval.high - interval.low <= width or decided(low, high, self.thresholds[index]):
             return len(probes)
         wanted = next_number(len(probes) + pooled, interval, width, self.ends.plan.max_probes)
         products = [each.num_products for each in probes] or [self.ends.spaces[index].tridiagonal.num_products]
@@ -321,7 +362,12 @@ class Brackets:
         return min(bound, self.traces[index].norm_remaining(eps))
 
     def solution_norms(
-        self, rhs: Tensor, shifts: Tensor, precision: float = NORM_PRECISION, enough: Sequence[float] | None = None
+        self,
+        rhs: Tensor,
+        shifts: Tensor,
+        precision: float = NORM_PRECISION,
+        enough: Sequence[float] | None = None,
+        most: Sequence[float] | None = None,
     ) -> BracketedNorms:
         """Brackets of ||[L (K + shift)^-1 rhs]_j|| of every sample j for rhs [B, n d] and shifts [B].
 
@@ -331,7 +377,16 @@ class Brackets:
             # Where time is limited the traces come before what matters less.
             _ = self.traces
         norms = solution_norms(
-            self.operator, self.prior, self.ends, self.largest, rhs, shifts.tolist(), self.num_blocks, precision, enough
+            self.operator,
+            self.prior,
+            self.ends,
+            self.largest,
+            rhs,
+            shifts.tolist(),
+            self.num_blocks,
+            precision,
+            enough,
+            most,
         )
         self.matvecs += sum(norms.matvecs[:: self.num_blocks])
         return norms

@@ -11,6 +11,7 @@ tau^2 the mean over its samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
@@ -26,6 +27,7 @@ from riskaudit.linalg import (
     INVERSE_SOLVERS,
     Dense,
     DenseInverse,
+    Interval,
     InverseSolver,
     MatrixOperator,
     Power,
@@ -36,10 +38,11 @@ from riskaudit.linalg.operators import DowndatedOperator
 from riskaudit.priors import BoundPrior, Prior, in_uploads, white_prior
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
-from riskaudit.sensitivity.ends import SpectrumEnds, smallest_ritz
+from riskaudit.sensitivity.ends import SpectrumEnds, dimension_failure, smallest_ritz
 from riskaudit.sensitivity.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information
+from riskaudit.sensitivity.norms import BracketedNorms
 from riskaudit.sensitivity.plan import Clock, Plan
-from riskaudit.sensitivity.probing import FIRST_BRACKET_SHARE, narrow_share
+from riskaudit.sensitivity.probing import NarrowDimension
 from riskaudit.sensitivity.spectrum import PosteriorSpectrum
 from riskaudit.statistics.seeding import derived_seed
 
@@ -47,6 +50,9 @@ from riskaudit.statistics.seeding import derived_seed
 NOISE_STREAM, START_STREAM = 0, 1
 # Proxies that are read off traces.
 OF_TRACES = frozenset({"revealed_fraction", "posterior_rmse", "map_rmse", "expected_rmse"})
+# How precise a bias has to be, relative to itself, to the standard deviation that it comes beside, and to what is left
+# open of that.
+BIAS_PRECISION, BIAS_SHARE, OPEN_SHARE = 0.3, 0.5, 0.3
 # A random vector has about sqrt(1 / d) of its length in any one direction.
 PROBE_TOLERANCE = 1e-4
 
@@ -196,14 +202,15 @@ class Linearisation:
         least = self.jacobian.smallest_eigenvalue_bound
         probes = None
         if self.prior.isotropic and self.upload_size == 1 and self.plan.proxies & OF_TRACES:
-            probes = narrow_share(self.eps.tolist(), self.plan.precision, FIRST_BRACKET_SHARE)
+            plan, eps, failure = self.plan, self.eps.tolist(), dimension_failure(self.plan)
+            probes = NarrowDimension(eps, plan.precision, self.dimension, failure, self._thresholds).finished
         return SpectrumEnds(self.hessian, self.plan, least, self._draw, self.clock, probes)
 
     @cached_property
     def brackets(self) -> Brackets:
         """What Lanczos iterations certify of H, whatever the prior."""
         totals = torch.full_like(self._totals, self.dimension) if self.upload_size > 1 else None
-        return Brackets(self.ends, white_prior(self.prior.mean), self.eps, totals)
+        return Brackets(self.ends, white_prior(self.prior.mean), self.eps, totals, self._thresholds)
 
     @cached_property
     def posterior_brackets(self) -> Brackets:
@@ -211,7 +218,34 @@ class Linearisation:
         if self.prior.isotropic:
             return self.brackets
         totals = self._totals if self.upload_size > 1 else None
-        return Brackets(self.ends, self.prior.in_its_units(), self.eps, totals)
+        return Brackets(self.ends, self.prior.in_its_units(), self.eps, totals, self._thresholds)
+
+    @property
+    def _thresholds(self) -> list[tuple[float, ...]]:
+        """Revealed fractions that decide, of every upload."""
+        return [self.plan.thresholds_at(tau) for tau in self.prior.std.tolist()]
+
+    @cached_property
+    def posterior_variances(self) -> list[Interval]:
+        """tr L K (K + eps)^-2 L of every sample: times sigma^2, the variance of the MAP attacker's error."""
+        shifts = self.eps.repeat_interleave(self.upload_size).tolist()
+        pairs = zip(self.posterior_brackets.traces, shifts, strict=True)
+        return [traces.variance(shift) for traces, shift in pairs]
+
+    @cached_property
+    def solved_displacement(self) -> BracketedNorms:
+        """||L (K + eps)^-1 L^-1 (x - mu)|| of every sample: times eps, the bias of the MAP attacker's error."""
+        brackets = self.posterior_brackets
+        enough = [
+            self.sigma
+            * max(
+                BIAS_SHARE * math.sqrt(max(0.0, variance.value)), OPEN_SHARE * math.sqrt(variance.high - variance.low)
+            )
+            / shift
+            for variance, shift in zip(self.posterior_variances[:: self.upload_size], self.eps.tolist(), strict=True)
+        ]
+        rhs = brackets.prior.inverse_root(self.displacement)
+        return brackets.solution_norms(rhs, self.eps, BIAS_PRECISION, enough)
 
     @property
     def _totals(self) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -43,7 +43,7 @@ from riskaudit.sensitivity.probing import LOOK_EVERY
 
 # How far below its value, relative to it, the lower end of a norm may lie when its iteration ends: the end that claims
 # of an attacker's error rest on. The upper one takes several times the products, so it is asked for less.
-NORM_PRECISION, WIDEST_FACTOR = 0.1, 8.0
+NORM_PRECISION, WIDEST_FACTOR = 0.1, 9.0
 # The relative error of z_k where L isn't 1: L may shorten z_k more than its error.
 ITERATE_PRECISION = 0.01
 # An interval whose ends' ratio hasn't come down to this share of itself within so many products won't any more.
@@ -71,6 +71,7 @@ def solution_norms(
     num_blocks: int = 1,
     precision: float = NORM_PRECISION,
     enough: Sequence[float] | None = None,
+    most: Sequence[float] | None = None,
 ) -> BracketedNorms:
     """Brackets of ||L (K + shift)^-1 b||, or of each of its blocks; an upper end may be infinite.
 
@@ -85,6 +86,7 @@ def solution_norms(
         precision: relative width at which an interval is narrow enough, where no narrower one is asked for.
         enough: of every sample, a length: where the squares of a norm's ends differ by less than its square, that is
             narrow enough as well; [B] (of an upload's samples, that of the first counts), or None.
+        most: upper ends that are known beforehand where L = 1 and an upload has one sample, [B], or None.
     """
     # Squares of enormous noise would overflow; what isn't finite can't be bracketed.
     scales = rhs.abs().amax(dim=-1)
@@ -99,10 +101,11 @@ def solution_norms(
     rule: _Rule = _Iterates(prior, largest, shifts, min(precision, ITERATE_PRECISION), num_blocks)
     if prior.isotropic and num_blocks == 1:
         if all(0 < shift < math.inf for shift in shifts):
-            lengths = None
-            if enough is not None:
-                lengths = [length / scale for length, scale in zip(enough, scales.tolist(), strict=True)]
-            rule = _Preconditioned(operator, ends, shifts, precision, start, lengths)
+            lengths, known = (
+                None if each is None else [length / scale for length, scale in zip(each, scales.tolist(), strict=True)]
+                for each in (enough, most)
+            )
+            rule = _Preconditioned(operator, ends, shifts, precision, start, lengths, known)
         elif not any(ends.least):
             return _lower_ends(ends, start, scales, usable)
         else:
@@ -162,8 +165,10 @@ class _Preconditioned(_Rule):
         precision: float,
         start: Tensor,
         enough: Sequence[float] | None,
+        most: Sequence[float] | None = None,
     ) -> None:
         self.shifts, self.precision, self.enough = shifts, precision, enough
+        self.most = [math.inf] * len(shifts) if most is None else most
         self.both_ends = ends.plan.precision is not None
         # Of each sample the narrowest interval so far, by the ratio of its ends, and the products that it took.
         self._narrowest = [(math.inf, 0)] * len(shifts)
@@ -230,8 +235,9 @@ class _Preconditioned(_Rule):
 
     def _ends(self, index: int, space: KrylovSpace, least: float) -> Interval:
         interval = self._interval(index, space.tridiagonal, space.basis, least)
-        low = min(max(interval.low, self._least(index, space)), interval.high)
-        return replace(interval, low=low, value=max(low, interval.value))
+        high = max(interval.low, min(interval.high, self.most[index]))
+        low = min(max(interval.low, self._least(index, space)), high)
+        return Interval(min(high, max(low, interval.value)), low, high)
 
     def _least(self, index: int, space: KrylovSpace) -> float:
         """A lower end that holds without an upper one of the error."""

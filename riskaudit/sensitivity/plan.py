@@ -28,6 +28,8 @@ class Plan:
         max_probe_matvecs: products per probe at most, where it isn't the same.
         max_probe_products: products of all probes of a sample (or an upload) after which none is added; None for no
             limit.
+        thresholds: revealed fractions that decide: an interval on one side of each may be coarse; empty for none.
+        least_error: a posterior error that decides likewise.
         of_samples: for single samples of an upload of several, where it isn't the same.
     """
 
@@ -44,7 +46,16 @@ class Plan:
     proxies: frozenset[str]
     max_probe_matvecs: int | None = None
     max_probe_products: int | None = None
+    thresholds: tuple[float, ...] = ()
+    least_error: float | None = None
     of_samples: Plan | None = None
+
+    def thresholds_at(self, tau: float) -> tuple[float, ...]:
+        """Those for a sample whose prior has this standard deviation."""
+        if self.least_error is None:
+            return self.thresholds
+        # posterior_rmse^2 = tau^2 (1 - revealed_fraction)
+        return *self.thresholds, max(0.0, 1 - (self.least_error / tau) ** 2)
 
 
 class Clock:

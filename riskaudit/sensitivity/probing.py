@@ -6,37 +6,57 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import Finished, Interval, KrylovSpace, LinearOperator, Quadrature, Tridiagonal, lanczos
+from riskaudit.linalg import (
+    Finished,
+    Interval,
+    KrylovSpace,
+    LinearOperator,
+    Quadrature,
+    Strengths,
+    Tridiagonal,
+    lanczos,
+    share_ends_by_exponentials,
+)
 from riskaudit.linalg.active import Deadline
+from riskaudit.linalg.krylov.exponentials import RATIO_SHARE
 from riskaudit.linalg.operators import RepeatedOperator
+from riskaudit.sensitivity.estimates import WIDEST
 from riskaudit.sensitivity.plan import Plan
 
 FIRST_PROBES = 2
 # Blocks take more probes than the whole, and several at once cost less each.
 FIRST_BLOCK_PROBES = 4
 # Products between two looks at whether an interval is narrow enough.
-LOOK_EVERY = 4
+LOOK_EVERY = 2
 # After this share of its products a look also asks whether an iteration will come to anything, and how much faster it
 # may converge from there on than it has lately.
 SHARE_TO_JUDGE, ACCELERATION = 1 / 3, 2.0
 # The share of the aimed width that one probe's own bracket may take, the rest being the probes' spread; of blocks,
-# whose brackets narrow more slowly, a larger one, and of the first one, which is alone where that is enough.
-BRACKET_SHARE, BLOCK_BRACKET_SHARE, FIRST_BRACKET_SHARE = 0.1, 0.25, 0.25
+# whose brackets narrow more slowly, a larger one.
+BRACKET_SHARE, BLOCK_BRACKET_SHARE = 0.1, 0.25
+# The part of a failure for intervals that the first iteration is a probe of; the others have what is left.
+POOLED_FAILURE = 0.75
+# The share of the aimed width that the probes' spread may take where it decides how many there are.
+LEFT_TO_NUMBER = 0.9
 DEFAULT_PRECISION = 0.2
 # The width aimed at where no precision is asked for: this share of the whole range, and never more than the number.
 DEFAULT_WIDTH = 0.08
+# The width that is narrow enough where an interval lies on one side of all that decides: a value is shown inside.
+COARSE_WIDTH = WIDEST
 # Intervals narrow faster than by the square root of the number of probes while there are few.
 NARROWING = 1.5
 # Probes of uploads that go together: columns of one product, and numbers in the bases of their iterations.
 COLUMNS, COLUMN_ENTRIES = 16, 2**27
 
 Probe = TypeVar("Probe")
+# Whether a probe may end, given the sample's position, the probe's space so far, and the probes that the sample has.
+ProbeFinished = Callable[[int, KrylovSpace, Sequence[Probe]], bool]
 
 
 def aimed_width(precision: float | None, value: float, total: float) -> float:
@@ -44,20 +64,81 @@ def aimed_width(precision: float | None, value: float, total: float) -> float:
     return min(value, DEFAULT_WIDTH * total) if precision is None else precision * value
 
 
-def narrow_share(eps: Sequence[float], precision: float | None, part: float = BRACKET_SHARE) -> Finished:
-    """Ends a probe whose bracket of its share l / (l + eps) takes no more than this part of the aimed width."""
+def narrow_share(eps: Sequence[float], precision: float | None) -> ProbeFinished[object]:
+    """Ends a probe whose bracket of its share l / (l + eps) is a small part of the aimed width."""
 
-    def finished(index: int, space: KrylovSpace) -> bool:
+    def finished(index: int, space: KrylovSpace, _: Sequence[object]) -> bool:
         tridiagonal = space.tridiagonal
         if tridiagonal.num_products % LOOK_EVERY:
             return False
         # No product narrows what rounding leaves open.
         rules = Quadrature([tridiagonal.as_if_double()])
         lows, highs = rules.shares(eps[index])
-        wanted = part * aimed_width(precision, float(highs[0]), float(rules.squared_norms[0]))
+        wanted = BRACKET_SHARE * aimed_width(precision, float(highs[0]), float(rules.squared_norms[0]))
         return float(highs[0] - lows[0]) <= wanted
 
     return finished
+
+
+@final
+class NarrowDimension:
+    """Ends a probe where L = 1: the effective dimension's interval is as narrow as aimed at, or will be with others.
+
+    What an interval's width would be if both rules agreed falls with the square root of the number of probes, so it
+    says how many there must be. The last of them goes on until the interval is narrow enough; the others, until what
+    their rules differ by leaves room for that.
+
+    Args:
+        eps: the shift, [B].
+        precision: relative width aimed at, or None.
+        dimension: n.
+        failure: of the effective dimension's ends, if all that there is to know of it came from probes.
+        thresholds: of every sample, shares of n that decide, see `decided`; None for none.
+    """
+
+    def __init__(
+        self,
+        eps: Sequence[float],
+        precision: float | None,
+        dimension: int,
+        failure: float,
+        thresholds: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        self.eps, self.precision, self.dimension = eps, precision, dimension
+        self.thresholds = [()] * len(eps) if thresholds is None else thresholds
+        self.failure = (1 - RATIO_SHARE) * POOLED_FAILURE * failure
+        self.strengths = Strengths.for_width(dimension, self.failure, half_width(precision))
+
+    def finished(self, index: int, space: KrylovSpace, earlier: Sequence[Tridiagonal] = ()) -> bool:
+        """Whether the sample's present probe may end, given those that it has."""
+        if space.tridiagonal.num_products % LOOK_EVERY:
+            return False
+        # No product narrows what rounding leaves open.
+        every = [each.as_if_double() for each in (*earlier, space.tridiagonal)]
+        low, high = self._ends(index, every)
+        aim = aimed_width(self.precision, (low + high) / 2, 1.0)
+        if high - low <= aim or decided(low, high, self.thresholds[index]):
+            return True
+        least, most = self._ends(index, [each.as_if_exhausted() for each in every])
+        number = len(every)
+        needed = max(number, math.ceil(number * ((most - least) / (LEFT_TO_NUMBER * aim)) ** 2))
+        return needed > number and high - low - (most - least) <= aim - (most - least) * math.sqrt(number / needed)
+
+    def _ends(self, index: int, tridiagonals: list[Tridiagonal]) -> tuple[float, float]:
+        return share_ends_by_exponentials(
+            Quadrature(tridiagonals), self.eps[index], self.strengths, self.dimension, self.failure
+        )
+
+
+def decided(low: float, high: float, thresholds: Sequence[float]) -> bool:
+    """Whether a share's interval lies on one side of all thresholds, of which there are some, and isn't too coarse."""
+    beside = all(high <= threshold or threshold < low for threshold in thresholds)
+    return bool(thresholds) and beside and high - low <= COARSE_WIDTH
+
+
+def half_width(precision: float | None) -> float:
+    """What the ends of a share are to lie from its value, at most."""
+    return DEFAULT_WIDTH / 2 if precision is None else min(DEFAULT_WIDTH, precision) / 2
 
 
 def block_error(tridiagonal: Tridiagonal, eps: float, num_blocks: int) -> float:
@@ -71,7 +152,7 @@ def block_error(tridiagonal: Tridiagonal, eps: float, num_blocks: int) -> float:
     return math.sqrt(num_blocks) * missed / share if share > 0 else 0.0 if missed == 0 else math.inf
 
 
-def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, depth: int) -> Finished:
+def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, depth: int) -> ProbeFinished[object]:
     """The same for the n blocks of an upload: ends a probe whose own error is such a part of a block's share.
 
     A block of b has about ||b|| / sqrt(n), and 1 / n of the whole share. A probe whose error would still exceed a
@@ -79,7 +160,7 @@ def narrow_block_share(eps: Sequence[float], precision: float, num_blocks: int, 
     nothing of blocks: it ends too.
     """
 
-    def finished(index: int, space: KrylovSpace) -> bool:
+    def finished(index: int, space: KrylovSpace, _: Sequence[object]) -> bool:
         tridiagonal = space.tridiagonal
         count = tridiagonal.num_products
         if count % LOOK_EVERY:
@@ -121,7 +202,7 @@ def number_within(wanted: int, products: Sequence[int], plan: Plan) -> int:
 def probe_all(
     operator: LinearOperator,
     start: Callable[[int, int], Tensor],
-    finished: Finished,
+    finished: ProbeFinished[Probe],
     wanted: Callable[[int, list[Probe]], int],
     plan: Plan,
     deadline: Deadline | None,
@@ -135,7 +216,7 @@ def probe_all(
     Args:
         operator: symmetric positive semidefinite, [B, d, d].
         start: the start [d] of a sample's i-th probe.
-        finished: when an iteration may end, see `lanczos`; it is asked with the sample's position.
+        finished: when an iteration may end.
         wanted: how many probes a sample wants in all, given those that it has.
         plan: limits.
         deadline: True ends everything with what is there.
@@ -154,7 +235,12 @@ def probe_all(
         if not owners:
             return probes
         counts = list(map(len, probes))
-        for owner, vector, space in _iterations(operator, owners, start, finished, plan, deadline, counts, width):
+        found = list(map(tuple, probes))
+
+        def ends(owner: int, space: KrylovSpace, found: list[tuple[Probe, ...]] = found) -> bool:
+            return finished(owner, space, found[owner])
+
+        for owner, vector, space in _iterations(operator, owners, start, ends, plan, deadline, counts, width):
             probes[owner].append(summarise(vector, space))
         if deadline is not None and deadline():
             return probes

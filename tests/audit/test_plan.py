@@ -110,6 +110,17 @@ def test_confidence_is_shared_out_over_the_samples() -> None:
     assert plan.failure == pytest.approx(0.005)
 
 
+def test_limits_decide_how_coarse_intervals_may_be() -> None:
+    def thresholds(**settings: float) -> tuple[float, ...]:
+        return choose_plan(AuditSettings(**settings), 64, 100, 10, 1, CPU).thresholds_at(tau=0.5)
+
+    assert thresholds() == ()
+    assert thresholds(max_revealed=0.3, high=0.6, medium=0.2) == (0.3, 0.6, 0.2)
+    # An error of 0.3 beside a prior of 0.5 leaves 0.36 of its variance.
+    assert thresholds(min_rmse=0.3, high=0.6, medium=0.2) == pytest.approx((0.6, 0.2, 0.64))
+    assert thresholds(max_revealed=0.3, min_rmse=0.3, precision=0.1) == ()
+
+
 @given(
     dimension=st.integers(1, 10**7),
     entries=st.integers(1, 10**9),

@@ -22,6 +22,7 @@ from riskaudit.linalg import (
     TraceProbes,
     deflatable,
     effective_dimension_bounds,
+    form_high,
     lanczos,
     trace_interval,
     upper_end,
@@ -335,3 +336,14 @@ def test_deflatable_pairs_have_small_residuals() -> None:
         assert (share[chosen] <= 0.01).all()
         assert (np.delete(share, chosen) > 0.0099).all()
         assert len(chosen) > len(deflatable(space.tridiagonal, 1e-6 * eps))
+
+
+@pytest.mark.parametrize("failure", [0.3, 0.01])
+@pytest.mark.parametrize("values", [np.array([2.0]), np.linspace(0, 1, 30), np.array([1.0] + [1e-3] * 50)])
+def test_single_forms_exceed_their_end_as_rarely_as_claimed(values: Array, failure: float) -> None:
+    forms = np.random.default_rng(0).chisquare(1, (4000, len(values))) @ values
+    end = form_high(float(values.sum()), float(values.max()), failure)
+    assert end > values.sum()
+    assert np.sum(forms > end) <= binom.ppf(0.9999, len(forms), failure)
+    assert form_high(math.inf, 1.0, failure) == math.inf
+    assert form_high(0.0, 1.0, failure) == 0

@@ -107,6 +107,7 @@ class BlockTraces:
         largest: an upper end of K's largest eigenvalue.
         deflation: the directions of the block that the probes leave out.
         scale: what products with K are rounded relative to.
+        share_failure: the same for the effective dimension and what it leaves, where it is another.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class BlockTraces:
         largest: float,
         deflation: Deflation,
         scale: float = 0.0,
+        share_failure: float | None = None,
     ) -> None:
         self.block, self.failure, self.total = block, failure, total
+        self._share_failure = failure if share_failure is None else share_failure
         self.norm, self.largest, self.deflation = norm, largest, deflation
         self.probes, self.scale = list(probes), scale
         self.remaining_total = max(0.0, total - deflation.trace)
@@ -172,8 +175,8 @@ class BlockTraces:
             left.append(probe.form(self.block, eps / (values + eps)))
             error = self._length(probe) * probe.residual(1 / (values + eps))
             errors.append(error + self._rounding(probe, eps))
-        low, high = self._ends(shares, errors, most, self.failure / 2)
-        left_low, left_high = self._ends(left, errors, 1.0, self.failure / 2)
+        low, high = self._ends(shares, errors, most, self._share_failure / 2)
+        left_low, left_high = self._ends(left, errors, 1.0, self._share_failure / 2)
         deflated = self.deflation.share_ends(eps, most, self.slack)
         least = deflated.low + max(low, rest - left_high)
         greatest = min(deflated.high + min(high, rest - left_low), self.total * most)

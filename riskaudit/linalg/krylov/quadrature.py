@@ -5,10 +5,18 @@ eigenvalues of T and the squared first entries of its eigenvectors are a Gauss r
 sum_i (b . u_i)^2 at l_i. Even derivatives of 1/x and 1/x^2 are positive and odd ones negative, so the
 Gauss rule lies below the form, and the Gauss-Radau rule with a node at or below l_n above it.
 
+[derived] exp(c / (x + eps)) is a sum of powers of 1 / (x + eps) with positive coefficients, so the Gauss-Radau rule
+lies above its form too. exp(-c / (x + eps)) = 1 - int c exp(-eps t) j(2 sqrt(c t)) exp(-x t) dt, j(y) = 2 J_1(y) / y,
+since (x + eps)^-m is the Laplace transform of t^(m-1) exp(-eps t) / (m-1)!. The Gauss rule lies below every form of
+exp(-x t), and j above -0.1323: the form exceeds the Gauss rule by at most 0.1323 c times what both rules of
+1 / (x + eps) differ by.
+
 [derived] Rounding: T belongs to H + E with ||E|| <= slack (`Tridiagonal.slack`). The first form is
 monotone in H, so the lower end is taken slack to the right and the upper one slack to the left. The
 second isn't; with R = (H + s)^-1 and R' = (H + E + s)^-1, R' - R = R E R' gives
-| ||R b|| - ||R' b|| | <= ||R|| slack ||R' b||.
+| ||R b|| - ||R' b|| | <= ||R|| slack ||R' b||. Likewise with A = eps R, A' = eps R' and d = slack / eps the powers
+differ by |b^T (A^m - A'^m) b| <= m d (1 + d) ||A'||^(m-1) ||A' b||^2, ||A'|| <= 1 / (1 - d), which adds up to
+c d (1 + d) exp(c / (1 - d)) ||A' b||^2 at most for exp(c A) and exp(-c A).
 """
 
 from __future__ import annotations
@@ -24,6 +32,10 @@ from riskaudit.linalg.krylov.tridiagonal import Array, Tridiagonal
 
 # The lower end of x / (x + eps) is also one for any larger eps; these multiples of the rounding are tried.
 SLACK_MULTIPLES = (0.0, 4.0, 16.0, 64.0)
+# -2 J_1(y) / y at its largest, where J_2 has its first zero, rounded up.
+BESSEL_DIP = 0.1323
+# What underflows is no more than this.
+SMALLEST_FORM = 1e-300
 
 
 class InverseForms(NamedTuple):
@@ -129,6 +141,34 @@ class Quadrature:
         shares = shares_of(below, np.where(positive, shifts, np.inf))
         low = np.where(positive[..., 0], np.sum(self._upper_weights * shares, axis=-1), 0.0).max(axis=0, initial=0.0)
         return np.minimum(low, high), high
+
+    def exponentials(self, eps: float, strengths: Array) -> tuple[Array, Array]:
+        """Logs of upper ends of w^T exp(-2 s (1 - A)) w and w^T exp(-2 s A) w, w = b / ||b||, A = eps (H + eps)^-1.
+
+        Args:
+            eps: > 0.
+            strengths: s > 0, [S].
+
+        Returns:
+            [N, S] each, at most 0.
+        """
+        blur = np.maximum(self.slack, -self._upper.min(axis=-1, initial=0.0)) / eps
+        known = (self.squared_norms > 0) & self._lower_weights.any(axis=-1) & (blur < 1 / 2)
+        scale = np.where(self.squared_norms > 0, self.squared_norms, 1.0)[:, None]
+        below, above = self._lower_weights / scale, self._upper_weights / scale
+        low, high = 1 - shares_of(self._lower, eps), 1 - shares_of(np.where(known[:, None], self._upper, 0.0), eps)
+        twice, blur = 2 * strengths, np.where(known, blur, 0.0)[:, None]
+        difference = (above * high).sum(-1) - (below * low).sum(-1)
+        rising = np.einsum("nk,nks->ns", above, np.exp((high - 1)[..., None] * twice))
+        falling = np.einsum("nk,nks->ns", below, np.exp(-low[..., None] * twice)) + BESSEL_DIP * np.outer(
+            difference, twice
+        )
+        # Logarithms, since strengths may be large.
+        with np.errstate(divide="ignore"):
+            moved = np.log(blur * (1 + blur) * twice * (above * high**2).sum(-1)[:, None]) + twice * blur / (1 - blur)
+        ends = [rising + np.exp(np.minimum(moved, 0.0)), falling + np.exp(np.minimum(moved + twice, 0.0))]
+        rose, fell = (np.log(np.where(known[:, None], np.clip(each, SMALLEST_FORM, 1.0), 1.0)) for each in ends)
+        return rose, fell
 
     def middle_variances(self, eps: float) -> Array:
         """An estimate of b^T H (H + eps)^-2 b, without an end, [N], for eps > 0: between the rules, see `middle`."""

@@ -10,10 +10,8 @@ all spectra in [0, c] of a mean a it is largest where a_i is c or 0, and for the
     P(t beyond u, on either side of a) <= exp(-(N n / 2) KL(a / c, u / c)),
     KL(p, q) = p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)).
 
-No eigenvalue is larger than the trace either, so that c = n a holds too. Where the eigenvalues are known to lie between
-0 and 1 rather than at them, by q <= tr A (1 - A) / n ("spread"), the factor's third derivative makes {q / (1 - a), 1}
-the worst two values for u > a, and {0, 1 - q / a} those for u < a: the same holds with both moved to 0 and 1.
-All these sets of u are tails on one side of a, one within the other, so that the smallest of them counts.
+No eigenvalue is larger than the trace either, so that c = n a holds too. These sets of u are tails on one side of a,
+one within the other, so that the smaller of them counts.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ HALVINGS = 60
 
 
 def mean_ends(
-    low: float, high: float, dimension: float, num_probes: int, failure: float, most: float = 1.0, spread: float = 0.0
+    low: float, high: float, dimension: float, num_probes: int, failure: float, most: float = 1.0
 ) -> tuple[float, float]:
     """Ends of a.
 
@@ -37,7 +35,6 @@ def mean_ends(
         num_probes: N.
         failure: probability that a lies outside, half for each side; in (0, 1).
         most: c, or infinity.
-        spread: q, a lower end of tr A (1 - A) / n, or 0; only where c = 1.
     """
     if not num_probes:
         return 0.0, most
@@ -49,36 +46,19 @@ def mean_ends(
         greatest = _outermost(lambda q: _divergence(share, q) > reach, 1.0, share)
     lower, upper = low / (dimension * greatest), high / (dimension * least) if least > 0 else math.inf
     if 0 < most < math.inf:
-        lower = max(lower, most * lowest_mean(min(1.0, low / most), reach, spread))
-        upper = min(upper, most * highest_mean(min(1.0, high / most), reach, spread))
+        lower = max(lower, most * lowest_mean(min(1.0, low / most), reach))
+        upper = min(upper, most * highest_mean(min(1.0, high / most), reach))
     return lower, max(lower, min(upper, most))
 
 
-def lowest_mean(ratio: float, reach: float, spread: float = 0.0) -> float:
-    """The least mean that a ratio in [0, 1] doesn't refute: KL(mean, ratio) <= reach, both moved by the spread."""
-
-    def refuted(mean: float, spread: float) -> bool:
-        start = spread / (1 - mean) if spread else 0.0
-        # Beyond that no spectrum of this mean has the spread.
-        return start > mean or _divergence((mean - start) / (1 - start), (ratio - start) / (1 - start)) > reach
-
-    return _outermost_with_spread(refuted, 0.0, ratio, spread)
+def lowest_mean(ratio: float, reach: float) -> float:
+    """The least mean that a ratio in [0, 1] doesn't refute: KL(mean, ratio) <= reach."""
+    return _outermost(lambda mean: _divergence(mean, ratio) > reach, 0.0, ratio)
 
 
-def highest_mean(ratio: float, reach: float, spread: float = 0.0) -> float:
+def highest_mean(ratio: float, reach: float) -> float:
     """The greatest, likewise."""
-
-    def refuted(mean: float, spread: float) -> bool:
-        end = 1 - spread / mean if spread else 1.0
-        return end < mean or (ratio < end and _divergence(mean / end, ratio / end) > reach)
-
-    return _outermost_with_spread(refuted, 1.0, ratio, spread)
-
-
-def _outermost_with_spread(refuted: Callable[[float, float], bool], outer: float, inner: float, spread: float) -> float:
-    if inner in (0.0, 1.0) or refuted(inner, spread):
-        spread = 0.0  # the ratio itself has no such spread, by chance or by its own error
-    return _outermost(lambda mean: refuted(mean, spread), outer, inner)
+    return _outermost(lambda mean: _divergence(mean, ratio) > reach, 1.0, ratio)
 
 
 def _outermost(refuted: Callable[[float], bool], outer: float, inner: float) -> float:

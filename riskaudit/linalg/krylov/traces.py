@@ -9,7 +9,8 @@ Gauss-Radau rules bracket (`quadrature`). tr C is known, so that the complement 
 z^T A z) = -1/2 sum_i log(1 - 2 s a_i) is convex in the eigenvalues a_i, so it is largest where T/c of
 them equal c. The mean of N probes then has tails no heavier than (c/N) chi^2 with N T/c degrees of
 freedom: P(mean beyond E, on either side of T) <= exp(-N/(2c) (E - T - T ln(E/T))). Also with c = T.
-Here ||L f(K) L|| <= ||C|| max f. Where L = 1 ratios to the probes' lengths are narrower (`ratios`).
+Here ||L f(K) L|| <= ||C|| max f. Where L = 1 ratios to the probes' lengths are narrower (`ratios`), and for f itself
+forms of its exponential are narrower still (`exponentials`).
 
 Directions that carry much are left out of the probes, and bracketed for certain (`deflation`).
 
@@ -27,6 +28,7 @@ from typing import final
 import numpy as np
 
 from riskaudit.linalg.krylov.deflation import Deflation, ShareEnds, reciprocal, share_ends, variance_ends
+from riskaudit.linalg.krylov.exponentials import RATIO_SHARE, Strengths, share_ends_by_exponentials
 from riskaudit.linalg.krylov.quadrature import Quadrature, middle, shares_of
 from riskaudit.linalg.krylov.ratios import mean_ends
 from riskaudit.linalg.krylov.tridiagonal import Array, Tridiagonal
@@ -34,8 +36,8 @@ from riskaudit.linalg.solution import Interval
 
 # What is left of a trace, where the ends of its parts add up to all of it but for this share, is all of it.
 SUM_ROUNDING = 1e-12
-# Where K (K + eps)^-1 may come to so much, how its eigenvalues spread narrows more than their largest does.
-SPREAD_FROM = 0.5
+# How far the ends of d_eff may lie from a single probe's, relative to the dimension, where nothing else is asked for.
+DEFAULT_HALF_WIDTH = 0.04
 
 
 def trace_interval(
@@ -69,6 +71,13 @@ def trace_high(mean: float, num_probes: int, norm: float, failure: float) -> flo
     if 0 < mean < math.inf and math.isfinite(norm):
         high = min(high, mean * _trace_ratio(norm * reach / mean, upper=True))
     return high
+
+
+def form_high(trace: float, norm: float, failure: float) -> float:
+    """What a single z^T A z exceeds with this probability at most, given upper ends of tr A and ||A||, z ~ N(0, I)."""
+    if not (trace > 0 and math.isfinite(trace)):
+        return max(0.0, trace)
+    return trace * _mean_ratio(2 * norm * math.log(1 / failure) / trace, upper=True)
 
 
 def _trace_ratio(reach: float, *, upper: bool) -> float:
@@ -153,6 +162,9 @@ class TraceProbes:
         scale: what products with K are rounded relative to, where that exceeds all Ritz values.
         deflation: the directions that the probes leave out.
         ritz_values: where L = 1, of any subspace: they bound the effective dimension for certain.
+        share_failure: the same for the effective dimension and what it leaves, where it is another.
+        looks: at how many numbers of probes somebody looks, of which any may turn out to be the last.
+        half_width: of the effective dimension's interval relative to n, where L = 1: it comes out narrowest there.
 
     Attributes:
         slack: rounding of products that is allowed for, in units of K; 0 if no probe tells of it.
@@ -170,8 +182,12 @@ class TraceProbes:
         scale: float = 0.0,
         deflation: Deflation | None = None,
         ritz_values: Array | None = None,
+        share_failure: float | None = None,
+        looks: int = 1,
+        half_width: float = DEFAULT_HALF_WIDTH,
     ) -> None:
-        self.failure, self.total, self.norm, self.largest = failure, total, norm, largest
+        self.failure, self.total, self.norm, self.largest = failure / looks, total, norm, largest
+        self._share_failure, self._looks = failure if share_failure is None else share_failure, looks
         self.deflation, self.ritz_values, self.white = deflation or Deflation(), ritz_values, ritz_values is not None
         self.tridiagonals, self.scale = list(tridiagonals), scale
         self.remaining_total = max(0.0, total - self.deflation.trace)
@@ -181,6 +197,8 @@ class TraceProbes:
         self._scale = max([scale, self.deflation.largest, *(each.largest for each in tridiagonals)])
         self.slack = max((each.slack(self._scale) for each in tridiagonals), default=0.0)
         self._rules = Quadrature(self._tridiagonals, largest=self._scale)
+        self._exponential_failure = (1 - RATIO_SHARE) * self._share_failure
+        self._strengths = Strengths.for_width(total, self._exponential_failure, half_width)
         self._shares: tuple[float, Interval, Interval] | None = None
 
     def effective_dimension(self, eps: float) -> Interval:
@@ -221,8 +239,9 @@ class TraceProbes:
             low, high = self._white_shares(probed, eps, most)
             left_low, left_high = rest - high, rest - low
         else:
-            low, high = self._ends(probed.low, probed.high, most, self.failure / 2)
-            left_low, left_high = self._ends(probed.left_low, probed.left_high, 1.0, self.failure / 2)
+            failure = self._share_failure / self._looks / 2
+            low, high = self._ends(probed.low, probed.high, most, failure)
+            left_low, left_high = self._ends(probed.left_low, probed.left_high, 1.0, failure)
         deflated = self.deflation.share_ends(eps, most, self.slack)
         # Ritz values interlace, so this lower end is certain.
         certain = float(np.sum(shares_of(np.maximum(self.deflation.values - self.slack, 0.0), eps)))
@@ -270,7 +289,9 @@ class TraceProbes:
         low, high = self._ends(*variance_ends(self._rules, eps, most), most, self.failure)
         deflated_low, deflated_high = self.deflation.variance_ends(eps, most, self.slack)
         value = self.deflation.variance(eps) + self._scaled(self._rules.middle_variances(eps))
-        return _within(value, deflated_low + low, min(self.total * most, deflated_high + high))
+        # x / (x + eps)^2 is 1 / (x + eps) at most.
+        most_left = self.remaining(eps).high / eps
+        return _within(value, deflated_low + low, min(self.total * most, deflated_high + high, most_left))
 
     def inverse_trace(self, least: float = 0.0) -> Interval:
         """tr H^-1, where L = 1: times sigma^2, the squared error of an attacker without a prior.
@@ -315,7 +336,7 @@ class TraceProbes:
         return self.remaining_total * float(forms.sum()) / total if total > 0 else 0.0
 
     def _white_shares(self, probed: ShareEnds, eps: float, most: float) -> tuple[float, float]:
-        """Ends of the trace of P f(H) P; f spread as widely as it can be is as rare as the probes say."""
+        """Ends of the trace of P f(H) P."""
         if not self._tridiagonals:
             return 0.0, self.remaining_total * most
         # Both say the same, and the one that isn't rounded away counts.
@@ -324,14 +345,23 @@ class TraceProbes:
             np.maximum(probed.low, squared - probed.left_high),
             np.minimum(probed.high, squared - probed.left_low),
         )
-        if most < SPREAD_FROM:
-            return self._ends(lows, highs, most, self.failure)
-        # f (1 - f) = eps x / (x + eps)^2 is 1/4 at most.
-        least, greatest = variance_ends(self._rules, eps, 1 / (4 * eps))
-        spread = self._ends(eps * least, eps * greatest, 0.25, self.failure / 2)[0] / self.remaining_total
-        return self._ends(lows, highs, 1.0, self.failure / 2, spread)
+        failure = self._share_failure / self._looks
+        if self.deflation.trace:
+            # exp(P f(H) P) isn't P exp(f(H)) P.
+            return self._ends(lows, highs, most, failure)
+        least, greatest = (
+            self.total * end
+            for end in share_ends_by_exponentials(
+                self._rules, eps, self._strengths, self.total, self._exponential_failure
+            )
+        )
+        if least == 0 or greatest == self.total:
+            # Rounding, or few products, leave them nothing to say.
+            low, high = self._ends(lows, highs, most, RATIO_SHARE * failure)
+            return max(low, least), min(high, greatest)
+        return least, greatest
 
-    def _ends(self, lows: Array, highs: Array, most: float, failure: float, spread: float = 0.0) -> tuple[float, float]:
+    def _ends(self, lows: Array, highs: Array, most: float, failure: float) -> tuple[float, float]:
         """Ends of the trace of P L g(K) L P from the probes' forms [N], where 0 <= g <= most; see `mean_ends`."""
         if not self.remaining_total:
             return 0.0, 0.0
@@ -341,7 +371,7 @@ class TraceProbes:
         if self.white and self._rules.squared_norms.any():
             total, dimension = float(self._rules.squared_norms.sum()), self.remaining_total
             least, greatest = (float(forms.sum()) / total for forms in (lows, highs))
-            low, high = mean_ends(least, greatest, dimension, len(lows), failure, most, spread)
+            low, high = mean_ends(least, greatest, dimension, len(lows), failure, most)
             return dimension * low, dimension * high
         mean_low, mean_high = float(np.mean(lows)), float(np.mean(highs))
         low, high = trace_interval(mean_low, mean_high, len(lows), most * self.norm, failure)

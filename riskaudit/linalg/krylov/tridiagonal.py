@@ -76,10 +76,16 @@ class Tridiagonal:
 
     def as_if_double(self) -> Tridiagonal:
         """T as if products had been made in double precision: what more of them can still change."""
-        exact = replace(self, rounding=float(np.finfo(np.float64).eps))
+        return self._with_same_ritz(replace(self, rounding=float(np.finfo(np.float64).eps)))
+
+    def as_if_exhausted(self) -> Tridiagonal:
+        """T as if its space were invariant, so that both rules agree: what more products leave open."""
+        return self._with_same_ritz(replace(self, off_diagonal=np.append(self.off_diagonal[:-1], 0.0)))
+
+    def _with_same_ritz(self, other: Tridiagonal) -> Tridiagonal:
         if "_ritz" in self.__dict__:
-            exact.__dict__["_ritz"] = self._ritz
-        return exact
+            other.__dict__["_ritz"] = self._ritz
+        return other
 
     def ritz(self) -> RitzPairs:
         """Ritz values and residuals of H in the present space."""
