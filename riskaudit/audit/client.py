@@ -197,6 +197,10 @@ class Client:
         release = self.release.with_noise(std) if std > 0 else self.release.without_noise()
         return replace(self, release=release)
 
+    def with_samples(self, samples: Samples) -> Client:
+        """The same client on other samples, taken as it trains on them."""
+        return replace(self, samples=samples, originals=None)
+
     def jacobian(self, release: Release) -> AnyJacobianMaker:
         """Makes J of a release of this model, of the same coupling."""
         return self.maker.of(release)

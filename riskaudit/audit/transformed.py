@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from riskaudit.errors import SettingsError
@@ -30,8 +29,9 @@ def transformed(samples: Samples, transformation: Transformation) -> Samples:
 def with_originals(rows: list[SampleRow], samples: Samples, originals: Samples, error: str) -> list[SampleRow]:
     """Rows of transformed samples with what the transformation did to each, and the error against the original.
 
-    An attacker who comes within e of T(x) is sqrt(e^2 + ||T(x) - x||^2 / d) from x, where the error has nothing to do
-    with what T changed. Whoever undoes what T keeps, such as a translation of known length, comes nearer.
+    By the triangle inequality an attacker whose root mean square error from T(x) is e, and who takes T(x) for x, is
+    between |e - c| and e + c from x, where c is that of T(x) from x. Whoever undoes what T keeps, such as a translation
+    of known length, may come nearer.
 
     Args:
         rows: of all samples, in the order of the data.
@@ -51,6 +51,7 @@ def with_originals(rows: list[SampleRow], samples: Samples, originals: Samples, 
 def _against_original(error: Estimate | None, change: float) -> Estimate | None:
     if error is None:
         return None
-    ends = (error.value, error.low, error.high)
-    value, low, high = (None if end is None else math.hypot(end, change) for end in ends)
-    return error.model_copy(update={"value": value, "low": low, "high": high})
+    low, high = error.ends
+    if low is None or high is None:
+        return Estimate(value=None, status=error.status)
+    return Estimate(value=None, low=max(0.0, low - change, change - high), high=high + change, status="bracketed")

@@ -57,12 +57,7 @@ def with_model_defense(checkpoint: Checkpoint, text: str | None) -> Checkpoint:
             layer.redraw(draw)
         return replace(checkpoint, model=model)
     note = f"the weights of the variational bottleneck that `model_defense={text}` puts in are drawn, not trained"
-    return replace(
-        checkpoint,
-        model=_with_bottleneck(model, draw).eval(),
-        architecture=f"{checkpoint.architecture} with {PRECODE}",
-        notes=(*checkpoint.notes, note),
-    )
+    return replace(checkpoint, model=_with_bottleneck(model, draw).eval(), notes=(*checkpoint.notes, note))
 
 
 def _with_bottleneck(model: nn.Module, draw: int) -> nn.Module:

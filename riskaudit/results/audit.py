@@ -85,7 +85,7 @@ class SampleRow(Record):
     ``concentration`` is the number of coordinates over that of those that the release depends on, where these are fewer
     than half, else 1: verdicts and limits go by the revealed fraction times this, the mean over what is reached.
     Where the client transforms images, errors are against T(x): ``transformation_rmse`` is what T changed, and
-    ``original_rmse`` the posterior error that decides against x instead.
+    ``original_rmse`` brackets the posterior error that decides against x instead.
     ``adapted`` names the proxies whose number is that of the release ``ReleaseInfo.adapted``, being the riskier.
     """
 

@@ -107,7 +107,7 @@ def _timed(client: Client, budget: Budget) -> Client:
     count = max(1, min(round(TIMED_SHARE * uploads), MOST_TIMED // size))
     # A budget is for all samples; these few may take the audits' share of it.
     settings = replace(client.settings, calibration=None, budget=budget.per_audit(1))
-    return replace(client, samples=client.samples.select(list(range(count * size))), settings=settings)
+    return replace(client.with_samples(client.samples.select(list(range(count * size)))), settings=settings)
 
 
 def _audit_seconds(client: Client, clock: Seconds) -> float:

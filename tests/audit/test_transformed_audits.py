@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import cases
 import pytest
 import torch
@@ -12,8 +10,10 @@ from contracts.attack import generator, observe, rmse
 
 from riskaudit import audit
 from riskaudit.attacks import InvertingGradients
+from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import make_client
 from riskaudit.audit.settings import AuditSettings
+from riskaudit.audit.transformed import with_originals
 from riskaudit.errors import SettingsError
 from riskaudit.guard import Guard
 from riskaudit.inputs import Samples
@@ -21,9 +21,11 @@ from riskaudit.policy import Policy
 from riskaudit.release import Batch
 from riskaudit.release.augmentation import transform
 from riskaudit.release.grammar import ReleaseSpec
-from riskaudit.results import AuditResult
+from riskaudit.results import AuditResult, Estimate, SampleRow
 from riskaudit.studies.attacking import Target, attack_rows, metrics_of, reconstruct
+from riskaudit.studies.verify.run import TuningTrial
 
+ENDS = ((0.1, 0.2, "bracketed"), (0.3, 0.6, "bracketed"), (0.9, 1.0, "bracketed"), (0.1, 0.2, "not_converged"))
 TEXT = "ats:7-4-15:1,gaussian:0.01"
 
 
@@ -44,7 +46,7 @@ def test_what_is_audited_is_what_the_client_trains_on() -> None:
         distance = float((x - y).square().mean().sqrt())
         assert row.transformation_rmse == pytest.approx(distance)
         error = row.proxies["posterior_rmse"].value
-        assert row.original_rmse.value == pytest.approx(math.hypot(error, distance))
+        assert row.original_rmse.ends == pytest.approx((abs(error - distance), error + distance))
         assert (other.transformation_rmse, other.original_rmse) == (None, None)
     assert found.release.steps == ["ats", "gradient", "gaussian"]
     assert AuditResult.from_json(found.to_json()).samples == found.samples
@@ -61,6 +63,30 @@ def test_attacks_are_measured_against_both() -> None:
         (samples().inputs, [row.original_metrics["rmse"] for row in rows]),
     ):
         assert measured == pytest.approx(rmse(reconstruction.inputs, truth).tolist())
+
+
+def test_bounds_against_the_original_hold_for_every_error_in_the_interval() -> None:
+    rows = [
+        SampleRow(
+            id="0", target=0, loss=1.0, status="bracketed", verdict="low",
+            proxies={"posterior_rmse": Estimate(value=None, low=low, high=high, status=status)},
+        )
+        for low, high, status in ENDS
+    ]  # fmt: skip
+    zeros = Samples.from_tensors(torch.zeros(4, 1, 2, 2, dtype=torch.float64), torch.zeros(4))
+    halves = Samples.from_tensors(torch.full((4, 1, 2, 2), 0.5, dtype=torch.float64), torch.zeros(4))
+    found = [row.original_rmse for row in with_originals(rows, halves, zeros, "posterior_rmse")]
+    assert [each.ends for each in found[:3]] == [pytest.approx(e) for e in ((0.3, 0.7), (0.0, 1.1), (0.4, 1.5))]
+    assert (found[3].value, found[3].status) == (None, "not_converged")
+
+
+def test_other_samples_are_taken_as_the_client_trains_on_them() -> None:
+    client = make_client(cases.lenet(8), samples(), AuditSettings(release=TEXT))
+    one = client.with_samples(client.samples.select([1]))
+    assert audit_client(one).samples[0].transformation_rmse is None
+    assert one.original_inputs([0]) is None
+    # Attacks are tuned on other samples, which are transformed first.
+    assert TuningTrial("tuning", InvertingGradients(steps=1), samples()).run(client) in range(6)
 
 
 @pytest.mark.slow

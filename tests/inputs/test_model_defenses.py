@@ -79,7 +79,7 @@ def test_it_is_put_before_the_last_linear_layer() -> None:
     torch.testing.assert_close(defended.model(x), output(decoder(bottleneck(features))))
     assert torch.equal(output.weight, given.model.layers[2].weight)
     assert (bottleneck_draw(defended.model), bottleneck_draw(given.model)) == (2, None)
-    assert defended.architecture == "mlp with precode"
+    assert defended.architecture == "mlp"
     assert not defended.model.training
 
 

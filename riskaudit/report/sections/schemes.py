@@ -113,8 +113,8 @@ class Scheme:
             return []
         rows = [row for row in self.facts.result.samples if row.transformation_rmse is not None]
         changes = [row.transformation_rmse for row in rows if row.transformation_rmse is not None]
-        errors = [row.original_rmse.reliable for row in rows if row.original_rmse is not None]
-        known = [error for error in errors if error is not None]
+        ends = [row.original_rmse.ends for row in rows if row.original_rmse is not None]
+        known = [(low, high) for low, high in ends if low is not None and high is not None]
         text = (
             f"the client trains on images T(x) that policy {self.spec.transformation.policy} of ATS makes of its own "
             "images x, after a random crop and flip. All errors are against T(x), which is what an upload tells of; an "
@@ -123,9 +123,10 @@ class Scheme:
         if changes:
             text += f" T changes an image by a median RMSE of {number(median(changes))}."
         if known:
+            low, high = (median(end) for end in zip(*known, strict=True))
             text += (
-                f" Against x the median posterior error is {number(median(known))}, if it has nothing to do with what "
-                "T changed; who undoes what T keeps, such as a shift, comes nearer."
+                f" Against x the posterior error is between {number(low)} and {number(high)} (medians of the bounds), "
+                "for who takes T(x) for x; who undoes what T keeps, such as a shift, may come nearer."
             )
         return [("ATS", text)]
 

@@ -23,6 +23,7 @@ from riskaudit.attacks import Attack, AttackNotApplicable
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
+from riskaudit.audit.transformed import transformed
 from riskaudit.engine import Engine, Interrupted, Journal, Trial, make_engine, progress_after
 from riskaudit.errors import SettingsError
 from riskaudit.inputs import Checkpoint, Samples
@@ -361,9 +362,10 @@ class TuningTrial(Trial[Client]):
         grid = self.attack.grid
         if len(grid) == 1 or self.attack.oracle_start:
             return 0
-        target = Target.of(
-            replace(client, samples=self.samples), None, labels_known=True, deadline=self.budget.deadline
-        )
+        transformation = client.release.spec.transformation
+        samples = self.samples if transformation is None else transformed(self.samples, transformation)
+        client = client.with_samples(samples)
+        target = Target.of(client, None, labels_known=True, deadline=self.budget.deadline)
         indices = list(range(len(self.samples)))
         truth = target.client.batch(indices).inputs
         errors = []
