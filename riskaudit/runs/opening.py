@@ -92,7 +92,11 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 def plan_from(values: Mapping[str, Any]) -> Plan:
     """The reverse."""
     inner = values["of_samples"]
-    changed = {"proxies": frozenset(values["proxies"]), "of_samples": None if inner is None else plan_from(inner)}
+    changed = {
+        "proxies": frozenset(values["proxies"]),
+        "thresholds": tuple(values["thresholds"]),
+        "of_samples": None if inner is None else plan_from(inner),
+    }
     return Plan(**{**values, **changed})
 
 
