@@ -50,9 +50,9 @@ from riskaudit.statistics.seeding import derived_seed
 NOISE_STREAM, START_STREAM = 0, 1
 # Proxies that are read off traces.
 OF_TRACES = frozenset({"revealed_fraction", "posterior_rmse", "map_rmse", "expected_rmse"})
-# How precise a bias has to be, relative to itself, to the standard deviation that it comes beside, and to what is left
+# How precise a bias has to be, relative to itself, and to the standard deviation that it comes beside or what is left
 # open of that.
-BIAS_PRECISION, BIAS_SHARE, OPEN_SHARE = 0.3, 0.5, 0.3
+BIAS_PRECISION, BIAS_SHARE = 0.3, 0.5
 # A random vector has about sqrt(1 / d) of its length in any one direction.
 PROBE_TOLERANCE = 1e-4
 
@@ -237,11 +237,7 @@ class Linearisation:
         """||L (K + eps)^-1 L^-1 (x - mu)|| of every sample: times eps, the bias of the MAP attacker's error."""
         brackets = self.posterior_brackets
         enough = [
-            self.sigma
-            * max(
-                BIAS_SHARE * math.sqrt(max(0.0, variance.value)), OPEN_SHARE * math.sqrt(variance.high - variance.low)
-            )
-            / shift
+            BIAS_SHARE * self.sigma * math.sqrt(max(0.0, variance.value, variance.high - variance.low)) / shift
             for variance, shift in zip(self.posterior_variances[:: self.upload_size], self.eps.tolist(), strict=True)
         ]
         rhs = brackets.prior.inverse_root(self.displacement)
