@@ -222,12 +222,15 @@ def _refuse_unrepeatable_layers(model: nn.Module, mixes_samples: bool) -> None:
             if layer.running_mean is None and not mixes_samples:
                 raise CoupledReleaseError(
                     f"{kind} keeps no running statistics, so one sample's gradient depends on the others; "
-                    "audit a model with track_running_stats=True or with another normalisation"
+                    "audit samples that leave together, as training sends them (mean:N or local in the release), a "
+                    "model with track_running_stats=True, or another normalisation"
                 )
-            if layer.training:
+            if layer.training and layer.running_mean is not None:
+                ignored = " (where eval() was called, the model's own train() ignored it)"
                 raise CoupledReleaseError(
-                    f"{kind} is in train mode, so one sample's gradient depends on the others and on the "
-                    "order of calls; call model.eval() to audit with its running statistics"
+                    f"{kind} is in train mode{ignored}, so one sample's gradient depends on the others and on the "
+                    "order of calls; call model.eval() to audit with its running statistics, or audit samples that "
+                    "leave together (mean:N or local in the release)"
                 )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
             raise ReleaseError(f"{kind} is in train mode, so the gradient is random; call model.eval()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import cases
@@ -14,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
-from riskaudit.release import Batch, PerSampleRelease, Upload
+from riskaudit.release import Batch, PerSampleRelease, Upload, make_release, with_batch_statistics
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -155,6 +156,16 @@ def test_batch_norm_without_running_statistics_is_refused_by_name() -> None:
     model.norm1 = nn.BatchNorm2d(6, track_running_stats=False).double().eval()
     with pytest.raises(CoupledReleaseError, match=r"layer 'norm1' \(BatchNorm2d\) keeps no running statistics"):
         PerSampleRelease(model, F.cross_entropy)
+
+
+@pytest.mark.parametrize("release", ["mean:3,gaussian:0.01", "local:epochs=2:batch=3:lr=0.1"])
+def test_a_model_that_ignores_eval_sends_what_train_mode_makes_of_samples_together(release: str) -> None:
+    """Its batch norm computes with the batch's statistics in either mode, and is left without running ones."""
+    model, batch = cases.residual(3), cases.cifar(3, 6)
+    stuck = with_batch_statistics(copy.deepcopy(model).train())
+    expected = make_release(with_batch_statistics(model.eval()), F.cross_entropy, release)
+    batch = replace(batch, upload_size=3)
+    assert torch.allclose(make_release(stuck, F.cross_entropy, release).mean(batch), expected.mean(batch), rtol=1e-12)
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.1)], ids=repr)

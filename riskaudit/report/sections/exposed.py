@@ -261,21 +261,10 @@ def class_blocks(facts: Facts) -> list[Block]:
 
 
 def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) -> Figure:
-    first, last = rows[0].proxies[proxy], rows[-1].proxies[proxy]
     shown = rows[:_FIGURE_CLASSES]
     cut = (
         f" Only the {_FIGURE_CLASSES} most exposed of {len(rows)} classes are drawn." if len(shown) < len(rows) else ""
     )
-    bars = any(row.proxies[proxy].low is not None for row in shown)
-    clear = (
-        first.low is not None
-        and first.high is not None
-        and last.low is not None
-        and last.high is not None
-        and (first.low > last.high or first.high < last.low)
-    )
-    clear = clear and not means_overlap(rows[0], rows[-1], proxy)
-    caveat = "" if clear else "; the intervals don't tell them apart" if bars else "; too few samples for intervals"
     spans = tuple(
         Span(short(row.name, 16), stat.mean, stat.low, stat.high, stat.min, stat.max)
         for row, stat in ((row, row.proxies[proxy]) for row in shown)
@@ -284,10 +273,7 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
     title = facts.title(proxy)
     return Figure(
         id="classes",
-        title=(
-            f"Class {short(rows[0].name)} is the most exposed on average ({inside(title)} {number(first.mean)}), "
-            f"class {short(rows[-1].name)} the least ({number(last.mean)}){caveat}"
-        ),
+        title=_class_title(rows, proxy, title),
         alt=f"Mean {inside(title)} of {len(shown)} classes with intervals and the range of their samples.",
         plot=SpanPlot(
             f"{inside(title)} ({'0 = nothing, 1 = all' if revealed else (facts.units(proxy) or 'its units')})",
@@ -301,6 +287,37 @@ def _class_figure(facts: Facts, rows: list[ClassRow], proxy: str, table: Table) 
             f"Thin line: smallest to largest sample.{cut}"
         ),
     )
+
+
+def _class_title(rows: list[ClassRow], proxy: str, title: str) -> str:
+    """Which class is the most exposed and which the least, as far as intervals tell; the most exposed comes first."""
+    first, last = rows[0], rows[-1]
+    most = f"({inside(title)} {number(first.proxies[proxy].mean)})"
+    least = f"({number(last.proxies[proxy].mean)})"
+    if not _apart(first, last, proxy):
+        bars = any(row.proxies[proxy].low is not None for row in rows)
+        why = "the intervals don't tell these two apart" if bars else "too few samples for intervals"
+        return f"Class means run from class {short(first.name)} {most} to class {short(last.name)} {least}; {why}"
+    is_most = all(_apart(first, other, proxy) for other in rows[1:])
+    is_least = all(_apart(other, last, proxy) for other in rows[:-1])
+    if is_most and is_least:
+        return (
+            f"Class {short(first.name)} is the most exposed on average {most}, class {short(last.name)} the least "
+            f"{least}"
+        )
+    open_ = " and ".join([*["the most"] * (not is_most), *["the least"] * (not is_least)])
+    return (
+        f"Class {short(first.name)} is more exposed on average {most} than class {short(last.name)} {least}; the "
+        f"intervals leave open which class is {open_}"
+    )
+
+
+def _apart(first: ClassRow, second: ClassRow, proxy: str) -> bool:
+    """Whether intervals of two classes' means lie beside each other, by who was sampled and by the samples' own."""
+    left, right = first.proxies[proxy], second.proxies[proxy]
+    if left.low is None or left.high is None or right.low is None or right.high is None:
+        return False
+    return not overlaps((left.low, left.high), (right.low, right.high)) and not means_overlap(first, second, proxy)
 
 
 def means_overlap(first: ClassRow, second: ClassRow, proxy: str) -> bool:

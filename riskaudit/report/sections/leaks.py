@@ -151,14 +151,9 @@ def rmse_figure(facts: Facts) -> Figure:
     guess = facts.result.prior.std
     dots = _dots(facts, proxy, "rising")
     least = min(facts.cautious(proxy))
-    share = least / guess if guess > 0 else 0.0
     return Figure(
         id="rmse",
-        title=(
-            f"The most exposed sample {'may be' if facts.bracketed else 'can be'} reconstructed to an RMSE of "
-            f"{number(least)} on average{by_whom(facts)}, "
-            f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
-        ),
+        title=_rmse_title(facts, least, guess),
         alt=(
             f"Dot plot of the posterior RMSE of {count(number_of, 'sample')}, smallest on top, from "
             f"{facts.words(proxy, min)} to {facts.words(proxy, max)}; "
@@ -174,6 +169,24 @@ def rmse_figure(facts: Facts) -> Figure:
             facts, _both(facts, proxy), "rmse-distribution", "Distribution of the posterior RMSE"
         ),
         caption=_figure_caption(facts, proxy),
+    )
+
+
+def _rmse_title(facts: Facts, least: float, guess: float) -> str:
+    """How well the most exposed sample can be reconstructed, beside a guess from the prior."""
+    if least == 0:
+        # No attack comes to an error of 0: it is an end that says nothing, or below what numbers here tell from it.
+        told = any(each.value == 0 for _, each in facts.estimates(facts.error))
+        known = "is too small to be told from 0" if told else "is bounded from below by nothing"
+        return (
+            f"The RMSE to which the most exposed sample can be reconstructed{by_whom(facts)} {known}; guessing from "
+            f"the prior leaves {number(guess)}"
+        )
+    share = least / guess if guess > 0 else 0.0
+    return (
+        f"The most exposed sample {'may be' if facts.bracketed else 'can be'} reconstructed to an RMSE of "
+        f"{number(least)} on average{by_whom(facts)}, "
+        f"{percent(share)} of what guessing from the prior leaves ({number(guess)})"
     )
 
 
