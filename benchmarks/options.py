@@ -72,10 +72,11 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def experiment_parser(description: str | None, data: str) -> argparse.ArgumentParser:
-    """The options of experiments on real images, from the folder that ``data`` describes."""
+def experiment_parser(description: str | None, data: str | None) -> argparse.ArgumentParser:
+    """The options of experiments, on real images from the folder that ``data`` describes, or on random numbers."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help=f"folder of {data}")
+    if data is not None:
+        parser.add_argument("--data", type=Path, required=True, help=f"folder of {data}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there too")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
