@@ -49,7 +49,8 @@ COLUMNS = {
 }
 DEFAULT_MODELS = ("lenet-28", "resnet18", "vit")
 WHOLE, HEADLINE, LARGEST = "whole scan, Krylov", "headline only, Krylov", "l_1 only"
-HEADLINE_OPTIONS: dict[str, Any] = {"solver": "lanczos", "checks": False, "proxies": ("revealed_fraction",)}
+HEADLINES = ("revealed_fraction", "posterior_rmse")
+HEADLINE_OPTIONS: dict[str, Any] = {"solver": "lanczos", "checks": False, "proxies": HEADLINES}
 DENSE = "whole scan, dense"
 # Inputs of more coordinates have no dense spectrum within minutes.
 LARGEST_DENSE = 1100
@@ -217,9 +218,9 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> float:
 def _notes() -> list[str]:
     newton = ATTACKS["gauss-newton"]().effort
     return [
-        f"Whole scan: every proxy and the leak checks at {NOISE}; headline: the revealed fraction alone, without "
-        f"checks; {LARGEST}: Lanczos to {TOLERANCE:g}. I2F: ARPACK on J J^T with the graph rebuilt for every product, "
-        f"to {TOLERANCE:g}; LAVP: power iteration with such products until the value changes by less than "
+        f"Whole scan: all proxies and the leak checks at {NOISE}; headline: revealed fraction and posterior error, "
+        f"without checks; {LARGEST}: Lanczos to {TOLERANCE:g}. I2F: ARPACK on J J^T with the graph rebuilt for every "
+        f"product, to {TOLERANCE:g}; LAVP: power iteration with such products until the value changes by less than "
         f"{POWER_TOLERANCE:g}, {POWER_PRODUCTS} products at most; both give l_1 alone, one sample after the other.",
         "Attacks: undefended, labels known, defaults; a few steps are timed and scaled, from a search that ends early "
         "to one that takes all its steps (gauss-newton: from an untrained network to one that tells little, without "

@@ -121,7 +121,8 @@ class AuditSettings(Settings):
     device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER.", SOLVERS)
     precision: Annotated[float, Field(gt=0, le=1)] | None = option(
         None,
-        "Relative width that certified intervals should have (default: 0.2 where that is cheap).",
+        "Relative width that certified intervals should have (default: 0.08 of the range of the revealed fraction, or "
+        "0.25 where limits are given and kept or broken for certain).",
         SOLVERS,
         record="precision",
     )

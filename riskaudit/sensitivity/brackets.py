@@ -52,8 +52,9 @@ from riskaudit.sensitivity.probing import (
 # prior's variance that each of them must have.
 MOST_LEADING = 16
 LEADING_SHARE = 0.01
-# Probes are added until an interval is this many times as wide as their own brackets, or as is aimed at.
-COARSEST = 4.0
+# Probes are added until an interval is this many times as wide as their own brackets, or as what more of them would
+# leave, or as is aimed at.
+COARSEST, COARSE_SHARE = 4.0, 1.5
 # Ritz vectors are left out of the probes where they are at least this share of the effective dimension.
 DEFLATED_SHARE = 0.25
 
@@ -143,11 +144,10 @@ class Brackets:
     @property
     def _finished(self) -> ProbeFinished[Tridiagonal]:
         """When a probe may end; not cached, since it refers to this."""
-        plan = self.ends.plan
-        by_share = narrow_share(self.eps, plan.precision)
+        by_share = narrow_share(self.eps, self.ends.plan.precision)
         if not self.prior.isotropic:
             return by_share
-        narrow = NarrowDimension(self.eps, plan.precision, self.dimension, self.ends.dimension_failure, self.thresholds)
+        narrow = self._narrow
 
         def finished(index: int, space: KrylovSpace, earlier: Sequence[Tridiagonal]) -> bool:
             if len(self._deflated[index].vectors):
@@ -155,6 +155,11 @@ class Brackets:
             return narrow.finished(index, space, [*self._pooled_probe(index), *earlier])
 
         return finished
+
+    @cached_property
+    def _narrow(self) -> NarrowDimension:
+        precision, failure = self.ends.plan.precision, self.ends.dimension_failure
+        return NarrowDimension(self.eps, precision, self.dimension, failure, self.thresholds)
 
     @cached_property
     def _pooled(self) -> list[bool]:
@@ -332,8 +337,12 @@ class Brackets:
         traces = self._traces(index, probes)
         interval = traces.effective_dimension(self.eps[index])
         # What is coarse in the quadrature, or rounding, no further probe mends.
-        coarseness = traces.coarseness(self.eps[index])
-        width = max(aimed_width(precision, interval.value, self.dimension), COARSEST * coarseness)
+        if pooled:
+            every = [*self._pooled_probe(index), *probes]
+            coarse = COARSE_SHARE * self.dimension * self._narrow.left_open(index, every)
+        else:
+            coarse = COARSEST * traces.coarseness(self.eps[index])
+        width = max(aimed_width(precision, interval.value, self.dimension), coarse)
         low, high = interval.low / self.dimension, interval.high / self.dimension
         if interval.high - interval.low <= width or decided(low, high, self.thresholds[index]):
             return len(probes)

@@ -124,6 +124,12 @@ class NarrowDimension:
         needed = max(number, math.ceil(number * ((most - least) / (LEFT_TO_NUMBER * aim)) ** 2))
         return needed > number and high - low - (most - least) <= aim - (most - least) * math.sqrt(number / needed)
 
+    def left_open(self, index: int, tridiagonals: Sequence[Tridiagonal]) -> float:
+        """The part of the width that more probes like these would leave: what their rules differ by, and rounding."""
+        low, high = self._ends(index, list(tridiagonals))
+        least, most = self._ends(index, [each.as_if_double().as_if_exhausted() for each in tridiagonals])
+        return max(0.0, high - low - (most - least))
+
     def _ends(self, index: int, tridiagonals: list[Tridiagonal]) -> tuple[float, float]:
         return share_ends_by_exponentials(
             Quadrature(tridiagonals), self.eps[index], self.strengths, self.dimension, self.failure
