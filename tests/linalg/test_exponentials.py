@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,3 +98,23 @@ def test_nothing_is_known_without_a_product() -> None:
     (space,) = lanczos(MatrixOperator(torch.eye(5)[None], psd=True), torch.ones(1, 5), lambda _, __: False, 0)
     strengths = Strengths.for_width(5, 0.01, 0.04)
     assert share_ends_by_exponentials(Quadrature([space.tridiagonal]), 1.0, strengths, 5, 0.01) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_rounding_is_inside(sign: float) -> None:
+    """The iteration belongs to an operator as far off as rounding may be; the ends are those of the right one."""
+    error, eps, strengths = 1e-3, 0.01, np.array([0.1, 0.5, 2.0])
+    values = np.linspace(error, 0.05, 8)
+    operator = MatrixOperator(torch.diag(torch.from_numpy(values + sign * error))[None], psd=True)
+    start = torch.ones(1, 8, dtype=torch.float64)
+    (space,) = lanczos(operator, start, lambda _, __: False, 8)
+    exact = space.tridiagonal
+    moved = replace(exact, rounding=exact.rounding * error / exact.slack())
+    left, direction = eps / (values + eps), np.full(8, 1 / 8)
+    truths = [np.log(np.exp(2 * np.outer(strengths, left - 1)) @ direction),
+              np.log(np.exp(-2 * np.outer(strengths, left)) @ direction)]  # fmt: skip
+    for truth, told in zip(truths, Quadrature([moved]).exponentials(eps, strengths), strict=True):
+        assert (told[0] >= truth).all()
+    # Without room for it, one of them isn't an end.
+    plain = Quadrature([exact]).exponentials(eps, strengths)[0 if sign > 0 else 1]
+    assert (plain[0] < truths[0 if sign > 0 else 1]).all()
