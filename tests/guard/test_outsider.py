@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import lru_cache
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from guard_cases import CLASSES, PRIOR_STD, images
 from torch import Tensor, nn
 
-from riskaudit.guard import Decision, Guard, Policy
+from riskaudit.guard import Decision, Guard, Policy, outsider
 from riskaudit.guard.outsider import TOO_FEW
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.release import Batch, make_release
@@ -94,15 +95,22 @@ def test_limits_are_held_against_the_outsider_and_both_are_told() -> None:
     assert informed.exposures[0].informed_revealed is None
 
 
-@pytest.mark.parametrize("trainings", [600.0, 370.0], ids=["all columns", "probes"])
-def test_what_a_bounded_review_says_holds(trainings: float) -> None:
+@pytest.mark.parametrize(
+    ("trainings", "column", "width"),
+    [(600.0, outsider.COLUMN, 1e-6), (4000.0, math.inf, 0.25), (370.0, outsider.COLUMN, 1.0)],
+    ids=["all columns", "many probes", "few probes"],
+)
+def test_what_a_bounded_review_says_holds(
+    trainings: float, column: float, width: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outsider, "COLUMN", column)
     outside, _ = truth(NOISE)
     decision = reviewed(Policy(max_revealed=1.0, attacker="outsider", max_trainings=trainings))
     for exposure, out in zip(decision.exposures, outside, strict=True):
         assert exposure.revealed.low - 1e-4 <= out <= exposure.revealed.high + 1e-4
         assert exposure.revealed.high <= exposure.informed_revealed.high
     widths = [exposure.revealed.high - exposure.revealed.low for exposure in decision.exposures]
-    assert (max(widths) < 1e-6) == (trainings > 400)
+    assert max(widths) < width
     assert TOO_FEW not in decision.warnings
 
 
