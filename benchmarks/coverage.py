@@ -25,6 +25,7 @@ from benchmarks.models import CASES, build_release, load_batch
 from benchmarks.tables import Table, machine
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.plan import choose_plan
+from riskaudit.audit.precision import single_jacobian, single_maker
 from riskaudit.jacobian import JacobianMaker, jacobian_maker
 from riskaudit.linalg.solvers.dense import dense_matrices
 from riskaudit.priors import IsotropicPrior
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--max-matvecs", type=int, default=50)
     parser.add_argument("--sigmas", default="0.01,0.1")
+    parser.add_argument("--dtype", choices=("float64", "mixed"), default="float64", help="of Lanczos iterations")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -98,7 +100,11 @@ def main() -> None:
     }
     makers = {sigma: jacobian_maker(release, batch.select([0, 1])) for sigma, release in releases.items()}
     tallies: dict[float, dict[str, Tally]] = {sigma: defaultdict(Tally) for sigma in releases}
-    matvecs = dict.fromkeys(releases, 0)
+    matvecs, doubled = dict.fromkeys(releases, 0), dict.fromkeys(releases, 0)
+    singles = {
+        sigma: single_maker(maker, batch.select([0, 1])) if arguments.dtype == "mixed" else None
+        for sigma, maker in makers.items()
+    }
     settings = AuditSettings(solver="lanczos", max_matvecs=arguments.max_matvecs, confidence=CONFIDENCE)
     release = next(iter(releases.values()))
     dimension = batch.inputs[0].numel()
@@ -106,7 +112,12 @@ def main() -> None:
     for first in range(0, len(batch), arguments.batch_size):
         indices = list(range(first, min(first + arguments.batch_size, len(batch))))
         part = batch.select(indices)
-        at = {sigma: Linearisation(maker(part), indices, prior, plan, seed=0) for sigma, maker in makers.items()}
+        at = {}
+        for sigma, maker in makers.items():
+            jacobian, single = maker(part), singles[sigma]
+            part_of_it = None if single is None else single_jacobian(single, jacobian)
+            at[sigma] = Linearisation(jacobian, indices, prior, plan, seed=0, single=part_of_it)
+            doubled[sigma] += at[sigma].products_dtypes.count("float64")
         scores = {sigma: {name: proxy.score(point) for name, proxy in PROXIES.items()} for sigma, point in at.items()}
         for place, hessian in enumerate(_dense(next(iter(makers.values())), part)):
             for sigma, point in at.items():
@@ -118,12 +129,14 @@ def main() -> None:
         print(f"{done} of {len(batch)} samples", file=sys.stderr, flush=True)
         if done % REPORT_EVERY and done < len(batch):
             continue
-        print(machine(arguments.threads, "float64", device), end="\n\n")
+        print(machine(arguments.threads, arguments.dtype, device), end="\n\n")
         for sigma, found in tallies.items():
             title = (
                 f"{case.name}, {done} samples of {name}, noise {sigma:g}, prior std {prior.std:.3g}, confidence "
                 f"{CONFIDENCE:g} for {len(batch)} samples together, {matvecs[sigma] / done:.0f} products per sample"
             )
+            if arguments.dtype == "mixed":
+                title += f", {doubled[sigma]} samples in float64"
             print(_table(title, found).markdown(), flush=True)
 
 

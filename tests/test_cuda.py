@@ -48,6 +48,23 @@ def test_same_numbers_as_on_the_cpu(dtype: str, solver: str, tolerance: float, o
                 assert there.proxies[name].value == pytest.approx(estimate.value, rel=tolerance), name
 
 
+def test_iterations_are_in_mixed_precision_by_default() -> None:
+    """Their intervals contain the dense values of the CPU, and some products are in each precision."""
+    folder = Path(str(files("riskaudit"))) / "demo"
+    checkpoint = riskaudit.load_checkpoint(folder / "digits-lenet.safetensors")
+    samples = riskaudit.load_samples(folder / "digits.npz", channels=1, limit=12)
+    expected = riskaudit.audit(checkpoint, samples, device="cpu", release="gaussian:0.02", solver="dense")
+    found = riskaudit.audit(checkpoint, samples, device="cuda", release="gaussian:0.02", solver="lanczos")
+    assert found.settings.dtype == "mixed"
+    assert {row.solvers["largest_eigenvalue"].dtype for row in found.samples} == {"float32", "float64"}
+    for there, here in zip(found.samples, expected.samples, strict=True):
+        for name in ("revealed_fraction", "posterior_rmse", "map_rmse", "map_i2f", "lavp_l2_max"):
+            (low, high), truth = there.proxies[name].ends, here.proxies[name].value
+            assert low is not None
+            assert low * (1 - 1e-9) <= truth
+            assert high is None or truth <= high * (1 + 1e-9)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)], ids=str)
 def test_structured_products_are_those_of_the_cpu(dtype: torch.dtype, tolerance: float) -> None:
     """Convolutions, strides, batch norm and shortcuts, at one column and at several."""

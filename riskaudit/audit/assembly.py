@@ -18,6 +18,7 @@ from riskaudit.audit.notes import (
     unaudited_note,
     warnings_of,
 )
+from riskaudit.audit.precision import precision_notes
 from riskaudit.audit.provenance import checkpoint_info, data_info, release_info, settings_info
 from riskaudit.audit.recognition import doubt_of, without_protective_claims
 from riskaudit.audit.rows import BatchRows
@@ -110,7 +111,7 @@ def assemble(
         noise_needed=_noise_needed(client, rows, information),
         checks=list(findings),
         calibration=None if plan.calibrator is None else plan.calibrator.info,
-        warnings=[*doubts, *unaudited_note(num_unaudited, len(rows)), *notes, *_warnings(client, audited, rows)],
+        warnings=[*doubts, *unaudited_note(num_unaudited, len(rows)), *notes, *_warnings(client, plan, audited, rows)],
     )
 
 
@@ -139,7 +140,7 @@ def _noise_needed(client: Client, rows: list[SampleRow], information: list[Infor
     )
 
 
-def _warnings(client: Client, audited: BatchRows, rows: list[SampleRow]) -> list[str]:
+def _warnings(client: Client, plan: AuditPlan, audited: BatchRows, rows: list[SampleRow]) -> list[str]:
     settings = client.settings
     headline = headline_of(settings.attacker if client.is_joint else None)
     return [
@@ -147,9 +148,14 @@ def _warnings(client: Client, audited: BatchRows, rows: list[SampleRow]) -> list
         *_alarm(client, audited),
         *separate_note(audited.separate, len(audited.rows)),
         *_loss_note(client),
+        *precision_notes(_is_mixed(client, plan), client.single is not None, rows),
         *concentration_notes(rows, audited.uneven, settings.thresholds(), headline),
         *warnings_of(client.checkpoint, client.samples, settings, client.release, audited.rows),
     ]
+
+
+def _is_mixed(client: Client, plan: AuditPlan) -> bool:
+    return plan.solvers.only_brackets and client.settings.chosen_dtype(client.device) == "mixed"
 
 
 @torch.no_grad()

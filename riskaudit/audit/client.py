@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from riskaudit.audit.checks import refuse_coupling
 from riskaudit.audit.credibility import check_code
+from riskaudit.audit.precision import single_maker
 from riskaudit.audit.prior import ChosenPrior, choose_prior
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.transformed import transformed
@@ -82,7 +83,10 @@ class ClientDescription:
         prior = choose_prior(settings, samples)
         first = release.uploads(len(samples))[: 1 if is_joint else TRIED_SAMPLES]
         maker = _tried_maker(release, _batch_of(samples, first, release))
-        client = Client(checkpoint, samples, settings, loss, release, prior, maker, self, originals)
+        single = None
+        if settings.chosen_dtype(release.device) == "mixed":
+            single = single_maker(maker, _batch_of(samples, first, release))
+        client = Client(checkpoint, samples, settings, loss, release, prior, maker, self, originals, single)
         # What a class makes of itself when it is pickled need not be what it was.
         if self.norms is not None and not _agree(client.norms(), self.norms, release.dtype):
             raise SettingsError("expected the gradients that the model has here, found others after pickling")
@@ -109,6 +113,8 @@ class Client:
         maker: makes the Jacobian, tried on the first samples; the same for every noise.
         source: what the client was made from.
         originals: the samples before they were transformed; None where they aren't.
+        single: makes the Jacobian in single precision, of the settings' own release; None where that isn't wanted, or
+            the model can't be run in it.
     """
 
     checkpoint: Checkpoint
@@ -120,6 +126,7 @@ class Client:
     maker: AnyJacobianMaker
     source: ClientDescription
     originals: Samples | None = None
+    single: AnyJacobianMaker | None = None
 
     @cached_property
     def description(self) -> ClientDescription:
@@ -131,6 +138,12 @@ class Client:
         count = 1 if self.is_joint else TRIED_SAMPLES
         batch = self.upload_batch(list(range(min(len(self.uploads), count))))
         return tuple(self.release.mean(batch).detach().norm(dim=1).tolist())
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory that one more upload in a batch takes, about."""
+        own = self.maker.sample_bytes
+        return own if self.single is None else own + own // 2
 
     @property
     def device(self) -> torch.device:

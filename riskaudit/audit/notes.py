@@ -66,7 +66,7 @@ def warnings_of(
             f" per entry, less than the noise's own {noise.std:g}), which favours the attacker"
         )
     if settings.dtype == "float32" and (noise.fisher_std if noise else settings.reference_noise) < 1e-2:
-        warnings.append("float32 rounding can matter at this little noise; `dtype=float64` is safer")
+        warnings.append("float32 rounding can matter at this little noise; `dtype=mixed` measures it")
     failed = sum(row.status == "failed" for row in rows)
     if failed:
         warnings.append(f"{failed} of {len(rows)} samples could not be audited; their rows say why")

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from riskaudit.audit.settings import AuditSettings
-from riskaudit.jacobian import AnyJacobianMaker
 from riskaudit.linalg.solvers.dense import JACOBIAN_BYTES
 from riskaudit.proxies import PROXIES
 from riskaudit.sensitivity import Plan
@@ -173,12 +172,12 @@ def _affordable(dimension: int, num_entries: int, device: torch.device) -> tuple
     return "dense", f"{sizes}, so all eigenvalues are affordable"
 
 
-def samples_at_once(batch_size: int | None, maker: AnyJacobianMaker, device: torch.device, upload_size: int = 1) -> int:
+def samples_at_once(batch_size: int | None, sample_bytes: int, device: torch.device, upload_size: int = 1) -> int:
     """Uploads in memory at once: what fits in the free memory, and no more samples than the user's bound.
 
     A power of two, so that a little more or less free memory doesn't change the numbers.
     """
-    fitting = fitting_samples(maker.sample_bytes, device)
+    fitting = fitting_samples(sample_bytes, device)
     batch_size = None if batch_size is None else max(1, batch_size // upload_size)
     most = max(1, min(fitting, MAX_SAMPLES[device.type] // upload_size if batch_size is None else batch_size))
     return most if most == batch_size else 2 ** (most.bit_length() - 1)

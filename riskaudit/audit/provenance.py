@@ -83,6 +83,7 @@ def settings_info(client: Client, plan: Plan) -> Settings:
     return Settings(
         **settings.record(),
         device=str(settings.torch_device()),
+        dtype=settings.chosen_dtype(client.device),
         solver=plan.solver,
         inverse=plan.inverse,
         solver_reason=plan.solver_reason,

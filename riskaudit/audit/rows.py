@@ -16,6 +16,7 @@ from riskaudit.audit.checks import agree_alone
 from riskaudit.audit.company import classmates_of, copies_of, is_class_number
 from riskaudit.audit.credibility import examine, precise_differences
 from riskaudit.audit.evidence import Evidence
+from riskaudit.audit.precision import single_jacobian
 from riskaudit.audit.uploads import examine_uploads
 from riskaudit.jacobian import AnyJacobianMaker, Jacobian, JacobianMaker, JointJacobianMaker
 from riskaudit.jacobian.distinct import of_distinct_inputs
@@ -50,6 +51,7 @@ class AuditContext:
         seed: of every random draw.
         calibrator: of intervals, or None.
         disclosed: why nothing can be claimed of samples, by position in the data.
+        single: makes the Jacobian in single precision, for products that may be; None for none.
     """
 
     jacobian: AnyJacobianMaker
@@ -63,6 +65,7 @@ class AuditContext:
     seed: int
     calibrator: Calibrator | None = None
     disclosed: Mapping[int, str] = field(default_factory=dict)
+    single: AnyJacobianMaker | None = None
 
     @property
     def is_joint(self) -> bool:
@@ -165,9 +168,9 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     assert noise is not None
     try:
         distinct, owners = of_distinct_inputs(jacobian)
-        at = Linearisation(
-            distinct, batch.indices[:: batch.upload_size], context.prior, context.plan, context.seed, clock
-        )
+        single = None if context.single is None else single_jacobian(context.single, distinct)
+        indices = batch.indices[:: batch.upload_size]
+        at = Linearisation(distinct, indices, context.prior, context.plan, context.seed, clock, single=single)
         scores = {name: _score(proxy, at).for_samples(len(at)) for name, proxy in context.proxies.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         if batch.samples.num_uploads > 1:
@@ -357,6 +360,7 @@ def _largest(at: Linearisation, place: int) -> SolverEvidence:
         high=upper if np.isfinite(upper) else None,
         residual=float(largest.residual[upload]) if bool(torch.isfinite(largest.residual[upload])) else None,
         matvecs=int(largest.matvecs[upload]),
+        dtype=at.products_dtypes[upload],
     )
 
 

@@ -117,7 +117,12 @@ class AuditSettings(Settings):
     confidence: Probability = option(
         0.99, "With which certified ends hold, for all samples together.", SOLVERS, record="confidence"
     )
-    dtype: Literal["float32", "float64"] = option("float64", "float32 or float64.", SOLVERS, record="dtype")
+    dtype: Literal["auto", "float32", "float64", "mixed"] = option(
+        "auto",
+        "float64, mixed (float64, but products of Lanczos iterations in float32 where noise allows it), float32, or "
+        "auto: mixed on CUDA, else float64.",
+        SOLVERS,
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER.", SOLVERS)
     precision: Annotated[float, Field(gt=0, le=1)] | None = option(
         None,
@@ -226,11 +231,17 @@ class AuditSettings(Settings):
             limits += self.least_errors(prior_std)
         return limits
 
+    def chosen_dtype(self, device: torch.device) -> Literal["float64", "mixed", "float32"]:
+        """``dtype``, where it is left open that for a device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "mixed" if device.type == "cuda" else "float64"
+
     def torch_dtype(self) -> torch.dtype:
-        """The dtype to work in."""
+        """The dtype of the model, and of all but the products that may be in another."""
         import torch
 
-        return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+        return torch.float32 if self.dtype == "float32" else torch.float64
 
     def torch_device(self) -> torch.device:
         """The device to work on.

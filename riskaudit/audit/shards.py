@@ -13,6 +13,7 @@ from riskaudit.audit.calibration import Calibrator, make_calibrator
 from riskaudit.audit.checks import is_out_of_memory
 from riskaudit.audit.client import Client
 from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
+from riskaudit.audit.precision import full_single_precision
 from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batch, image_png
 from riskaudit.audit.targets import CARRIED, carrying_targets
 from riskaudit.audit.worse import with_worse
@@ -58,6 +59,7 @@ class AuditPlan:
             seed=settings.seed,
             calibrator=self.calibrator,
             disclosed=disclosed,
+            single=client.single,
         )
 
 
@@ -74,8 +76,8 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
         )
     at_noise = client.at_noise(noise_std)
     calibrator = None if settings.calibration is None else make_calibrator(settings.calibration, at_noise)
-    width = samples_at_once(settings.batch_size, client.maker, device, client.upload_size)
-    needed = workers * width * client.maker.sample_bytes
+    width = samples_at_once(settings.batch_size, client.sample_bytes, device, client.upload_size)
+    needed = workers * width * client.sample_bytes
     if workers > 1 and needed > free_memory(device):
         raise SettingsError(
             f"{workers} workers with {width} samples each need about {needed / 1e9:.3g} GB of memory, more than is "
@@ -150,13 +152,8 @@ class AuditShard(Trial[Client]):
             SettingsError: out of memory.
         """
         try:
-            context, batch, budget = self.context(client), self.batch(client), client.settings.budget
-            adapted = without_spoiled(context.jacobian.release)
-            if adapted is None:
-                return _batch_rows(context, batch, self._clock(budget))
-            other = replace(context, jacobian=context.jacobian.of(adapted))
-            rows = _batch_rows(context, batch, self._clock(budget, parts=2))
-            return with_worse(context, rows, _batch_rows(other, batch, self._clock(budget, parts=2)))
+            with full_single_precision():
+                return self._rows(client)
         except (MemoryError, RuntimeError) as error:
             obstacle = obstacle_of(error)
             if obstacle is not None:
@@ -166,6 +163,19 @@ class AuditShard(Trial[Client]):
             raise SettingsError(
                 f"out of memory with {self.size} samples at once; lower `batch_size`, or choose `solver=lanczos`"
             ) from error
+
+    def _rows(self, client: Client) -> BatchRows:
+        context, batch, budget = self.context(client), self.batch(client), client.settings.budget
+        adapted = without_spoiled(context.jacobian.release)
+        if adapted is None:
+            return _batch_rows(context, batch, self._clock(budget))
+        other = replace(context, jacobian=context.jacobian.of(adapted))
+        if context.single is not None:
+            single = without_spoiled(context.single.release)
+            assert single is not None
+            other = replace(other, single=context.single.of(single))
+        rows = _batch_rows(context, batch, self._clock(budget, parts=2))
+        return with_worse(context, rows, _batch_rows(other, batch, self._clock(budget, parts=2)))
 
     def context(self, client: Client) -> AuditContext:
         """What audits the samples."""
@@ -197,4 +207,4 @@ def _batch_rows(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
             raise
         log.warning("some samples take a path that can't be differentiated together; doing them one by one")
         plain = replace(context.jacobian, plain=True)
-        return audit_batch(replace(context, jacobian=plain), batch, clock)
+        return audit_batch(replace(context, jacobian=plain, single=None), batch, clock)

@@ -66,6 +66,10 @@ class DistinctJacobian(Jacobian):
     def select(self, indices: list[int]) -> DistinctJacobian:
         return DistinctJacobian(self.jacobian.select(indices), [self._firsts[index] for index in indices])
 
+    def same_inputs_of(self, jacobian: Jacobian) -> DistinctJacobian:
+        """Another J at the same uploads by the same distinct inputs."""
+        return DistinctJacobian(jacobian, self._firsts)
+
     @override
     def mean(self) -> Tensor:
         return self.jacobian.mean()

@@ -13,6 +13,7 @@ from riskaudit.linalg.krylov.preconditioned import PreconditionedOperator, RitzP
 from riskaudit.linalg.krylov.quadrature import InverseForms, Quadrature, inverse_forms
 from riskaudit.linalg.krylov.traces import TraceProbes, effective_dimension_bounds, form_high, trace_interval
 from riskaudit.linalg.krylov.tridiagonal import RitzPairs, Tridiagonal
+from riskaudit.linalg.mixed_precision import MEASURING_PRODUCTS, MeasuredRounding, MixedPrecisionOperator
 from riskaudit.linalg.operators import GramOperator, LinearOperator, MatrixOperator
 from riskaudit.linalg.solution import Interval, Solution
 from riskaudit.linalg.solvers.conjugate_gradient import ConjugateGradient
@@ -25,6 +26,7 @@ from riskaudit.linalg.solvers.richardson import LeastSquares, Neumann
 __all__ = [
     "EIGENVALUE_SOLVERS",
     "INVERSE_SOLVERS",
+    "MEASURING_PRODUCTS",
     "BlockProbe",
     "BlockTraces",
     "ConjugateGradient",
@@ -43,6 +45,8 @@ __all__ = [
     "LeastSquares",
     "LinearOperator",
     "MatrixOperator",
+    "MeasuredRounding",
+    "MixedPrecisionOperator",
     "Neumann",
     "Power",
     "PreconditionedOperator",

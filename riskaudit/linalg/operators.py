@@ -50,6 +50,11 @@ class LinearOperator(ABC):
         """J where the maps are known as J^T J."""
         return None
 
+    @property
+    def rounding(self) -> list[float]:
+        """Unit roundoff of each map's products with vectors, relative to the map's norm."""
+        return [torch.finfo(self.dtype).eps] * self.num_samples
+
     def _rmatmat(self, columns: Tensor) -> Tensor:
         """Apply the transpose to columns [B, m, K]; returns [B, n, K]. Symmetric maps need no method of their own."""
         if not self.symmetric:
@@ -207,6 +212,11 @@ class DowndatedOperator(LinearOperator):
     def psd(self) -> bool:
         return self.operator.psd
 
+    @property
+    @override
+    def rounding(self) -> list[float]:
+        return self.operator.rounding
+
     @override
     def _matmat(self, columns: Tensor) -> Tensor:
         overlap = torch.einsum("bn,bnk->bk", self.vector, columns)
@@ -240,6 +250,12 @@ class RepeatedOperator(LinearOperator):
     @override
     def symmetric(self) -> bool:
         return self.operator.symmetric
+
+    @property
+    @override
+    def rounding(self) -> list[float]:
+        every = self.operator.rounding
+        return [every[index] for index in self.indices]
 
     @override
     def _matmat(self, columns: Tensor) -> Tensor:

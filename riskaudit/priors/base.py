@@ -136,6 +136,11 @@ class WhitenedOperator(LinearOperator):
     def psd(self) -> bool:
         return self.operator.psd
 
+    @property
+    @override
+    def rounding(self) -> list[float]:
+        return self.operator.rounding
+
     @override
     def _matmat(self, columns: Tensor) -> Tensor:
         return _root_of_columns(self.prior, self.operator.matmat(_root_of_columns(self.prior, columns)))

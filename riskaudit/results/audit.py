@@ -49,7 +49,7 @@ from riskaudit.results.words import ProxyInfo
 
 
 class SolverEvidence(Record):
-    """How a linear-algebra result came about. ``residual`` is relative."""
+    """How a linear-algebra result came about. ``residual`` is relative, ``dtype`` that of its matrix products."""
 
     method: str
     status: Status
@@ -58,6 +58,7 @@ class SolverEvidence(Record):
     high: float | None = None
     residual: float | None = None
     matvecs: int = 0
+    dtype: str | None = None
 
 
 class NoiseTarget(Record):

@@ -210,12 +210,13 @@ class Brackets:
             return 1.0
         return POOLED_FAILURE if self._pooled[index] else 1 - POOLED_FAILURE
 
-    def _traces(self, index: int, probes: list[Tridiagonal]) -> TraceProbes:
+    def _traces(self, index: int, probes: list[Tridiagonal], as_if_double: bool = False) -> TraceProbes:
         deflated, space = self._deflated[index], self.ends.spaces[index]
         # Ritz values of the iteration that l_1 was read off add certain ends.
         ritz_values = space.tridiagonal.ritz().values if self.prior.isotropic else None
+        every = [*self._pooled_probe(index), *probes]
         return TraceProbes(
-            [*self._pooled_probe(index), *probes],
+            [each.as_if_double() for each in every] if as_if_double else every,
             self._part(index) * self.ends.failure,
             self.dimension,
             norm=deflated.norm,
@@ -334,12 +335,11 @@ class Brackets:
         pooled = len(self._pooled_probe(index))
         if pooled + len(probes) == 0:
             return min(FIRST_PROBES, self.ends.plan.max_probes)
-        traces = self._traces(index, probes)
+        # What is rounding, or coarse in the quadrature, no further probe mends.
+        traces = self._traces(index, probes, as_if_double=True)
         interval = traces.effective_dimension(self.eps[index])
-        # What is coarse in the quadrature, or rounding, no further probe mends.
         if pooled:
-            every = [*self._pooled_probe(index), *probes]
-            coarse = COARSE_SHARE * self.dimension * self._narrow.left_open(index, every)
+            coarse = COARSE_SHARE * self.dimension * self._narrow.left_open(index, traces.tridiagonals)
         else:
             coarse = COARSEST * traces.coarseness(self.eps[index])
         width = max(aimed_width(precision, interval.value, self.dimension), coarse)

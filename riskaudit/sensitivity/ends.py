@@ -129,6 +129,8 @@ def dimension_failure(plan: Plan) -> float:
 
 def smallest_ritz(spaces: list[KrylovSpace]) -> Tensor:
     """Upper bounds of the smallest eigenvalues, [B], float64; infinite without a product."""
-    values = [space.tridiagonal.ritz().values for space in spaces]
-    smallest = [max(0.0, float(each[0])) if len(each) else float("inf") for each in values]
+    every = [space.tridiagonal for space in spaces]
+    smallest = [
+        max(0.0, float(each.ritz().values[0])) + each.slack() if each.num_products else float("inf") for each in every
+    ]
     return torch.tensor(smallest, dtype=torch.float64, device=spaces[0].basis.device if spaces else None)

@@ -25,16 +25,19 @@ from riskaudit.jacobian.informed import InformedJacobian
 from riskaudit.linalg import (
     EIGENVALUE_SOLVERS,
     INVERSE_SOLVERS,
+    MEASURING_PRODUCTS,
     Dense,
     DenseInverse,
     Interval,
     InverseSolver,
     MatrixOperator,
+    MeasuredRounding,
+    MixedPrecisionOperator,
     Power,
     Solution,
     Spectrum,
 )
-from riskaudit.linalg.operators import DowndatedOperator
+from riskaudit.linalg.operators import DowndatedOperator, LinearOperator
 from riskaudit.priors import BoundPrior, Prior, in_uploads, white_prior
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
@@ -55,6 +58,11 @@ OF_TRACES = frozenset({"revealed_fraction", "posterior_rmse", "map_rmse", "expec
 BIAS_PRECISION, BIAS_SHARE = 0.3, 0.5
 # A random vector has about sqrt(1 / d) of its length in any one direction.
 PROBE_TOLERANCE = 1e-4
+# The draw that the rounding of products is measured with, beyond those of probes.
+ROUNDING_DRAW = 1 << 16
+# Products are made in single precision where eps is this many times what their rounding may come to: it widens a
+# revealed fraction by 2 / 50 of what isn't revealed at most, half of the width aimed at.
+RESOLVED = 50.0
 
 
 def sample_generator(seed: int, index: int, stream: int) -> torch.Generator:
@@ -93,13 +101,13 @@ class Linearisation:
         clock: the time that the batch may take.
         draw: of standard normal vectors [U, n d], in the place of draws from the seed.
         spectrum: of H, where it is known already and the plan affords it.
+        single: J at the same uploads in single precision, for the products of Lanczos iterations where noise allows.
 
     Attributes:
         sigma: Fisher-equivalent standard deviation of the noise.
         sample_prior: at the samples, [U n, d].
         prior: at the uploads, [U, n d].
         eps: sigma^2 / tau^2, [U], float64, large enough for functions with a pole at -eps.
-        hessian: H, [U, n d, n d].
         upload_size: n.
         dimension: d.
     """
@@ -114,6 +122,7 @@ class Linearisation:
         clock: Clock | None = None,
         draw: Callable[[int], Tensor] | None = None,
         spectrum: Spectrum | None = None,
+        single: Jacobian | None = None,
     ) -> None:
         noise = jacobian.release.noise
         assert noise is not None
@@ -125,7 +134,7 @@ class Linearisation:
         self.sample_prior: BoundPrior = prior.bind(self.batch.targets, self.batch.inputs.flatten(1))
         self.prior: BoundPrior = in_uploads(self.sample_prior, self.upload_size)
         self.eps = (self.sigma / self.prior.std).square().clamp_min(SMALLEST_SHIFT)
-        self.hessian = jacobian.hessian()
+        self._single = single if plan.only_brackets else None
         self.dimension = jacobian.shape[1] // self.upload_size
         self._given_spectrum = spectrum
         self._matvecs = 0
@@ -137,6 +146,26 @@ class Linearisation:
     def num_uploads(self) -> int:
         """U."""
         return self.batch.num_uploads
+
+    @cached_property
+    def hessian(self) -> LinearOperator:
+        """H, [U, n d, n d]."""
+        double = self.jacobian.hessian()
+        if self._single is None:
+            return double
+        single = self._single.hessian()
+        measured = MeasuredRounding.of(double, single, self.cosine_vector, self._draw(ROUNDING_DRAW))
+        self._matvecs += MEASURING_PRODUCTS * self.num_uploads
+        norms = zip(self.eps.tolist(), self.prior.in_its_units().largest.tolist(), strict=True)
+        resolved = [eps > RESOLVED * norm * measured.slack(place) for place, (eps, norm) in enumerate(norms)]
+        return MixedPrecisionOperator(double, single, measured, resolved)
+
+    @property
+    def products_dtypes(self) -> list[str]:
+        """The dtype of iterations' products, of each upload."""
+        single = self.hessian.in_single if isinstance(self.hessian, MixedPrecisionOperator) else [False] * len(self.eps)
+        own = str(self.jacobian.dtype).removeprefix("torch.")
+        return ["float32" if is_single else own for is_single in single]
 
     def blocks(self, vectors: Tensor) -> Tensor:
         """Vectors [U, n d] of uploads as those of their samples, [U n, d]."""
@@ -282,7 +311,10 @@ class Linearisation:
         jacobian, plan = InformedJacobian(self.jacobian), self.plan
         if spectrum is None and plan.of_samples is not None:
             plan = plan.of_samples
-        return Linearisation(jacobian, samples, self._prior, plan, self.seed, self.clock, spectrum=spectrum)
+        single = None if self._single is None else InformedJacobian(self._single)
+        return Linearisation(
+            jacobian, samples, self._prior, plan, self.seed, self.clock, spectrum=spectrum, single=single
+        )
 
     def _block_spectrum(self, whole: Spectrum) -> Spectrum:
         """Of the diagonal blocks of H, from its own; no product is needed."""

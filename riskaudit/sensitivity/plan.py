@@ -57,6 +57,11 @@ class Plan:
         # posterior_rmse^2 = tau^2 (1 - revealed_fraction)
         return *self.thresholds, max(0.0, 1 - (self.least_error / tau) ** 2)
 
+    @property
+    def only_brackets(self) -> bool:
+        """Whether all comes from Lanczos iterations, which allow for the rounding of products; other solvers don't."""
+        return (self.solver, self.inverse) == ("lanczos", "quadrature")
+
 
 class Clock:
     """The time that a batch of samples may take, handed out in shares.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,8 +95,7 @@ def test_a_budget_needs_iterations_that_can_stop() -> None:
 )
 def test_batches_are_what_the_free_memory_takes(monkeypatch, sample_bytes, batch_size, expected) -> None:
     monkeypatch.setattr(planning, "free_memory", lambda device: 10 * 2**30)
-    maker = SimpleNamespace(sample_bytes=sample_bytes)
-    assert samples_at_once(batch_size, maker, CPU) == expected
+    assert samples_at_once(batch_size, sample_bytes, CPU) == expected
 
 
 def test_free_memory_is_less_than_all_of_it() -> None:

@@ -15,6 +15,8 @@ from riskaudit.linalg import (
     GramOperator,
     LinearOperator,
     MatrixOperator,
+    MeasuredRounding,
+    MixedPrecisionOperator,
     PreconditionedOperator,
     RitzPreconditioner,
     lanczos,
@@ -125,6 +127,25 @@ class TestPreconditionedOperator(LinearOperatorContract):
         return np.stack(found)
 
 
+class TestMixedPrecisionOperator(LinearOperatorContract):
+    """Of so few coordinates that single precision is left with none of them; the others are in tests of their own."""
+
+    covers = MixedPrecisionOperator
+    psd = True
+
+    @pytest.fixture
+    def operator(self) -> LinearOperator:
+        J = normal(3, 7, 4)
+        double, single = (GramOperator(MatrixOperator(each)) for each in (J, J.float()))
+        measured = MeasuredRounding.of(double, single, normal(3, 4, seed=1), normal(3, 4, seed=2))
+        return MixedPrecisionOperator(double, single, measured, [True, False, True])
+
+    @pytest.fixture
+    def dense(self) -> Array:
+        J = normal(3, 7, 4).numpy()
+        return J.transpose(0, 2, 1) @ J
+
+
 def test_every_operator_has_a_contract() -> None:
     # Those of Jacobians are in tests/jacobian.
     cases = (
@@ -133,6 +154,7 @@ def test_every_operator_has_a_contract() -> None:
         TestDowndatedOperator,
         TestRepeatedOperator,
         TestPreconditionedOperator,
+        TestMixedPrecisionOperator,
     )
     known = {case.covers for case in cases}
     own = {cls for cls in LinearOperator.__subclasses__() if cls.__module__.startswith("riskaudit.linalg.")}

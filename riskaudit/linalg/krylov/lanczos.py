@@ -75,7 +75,7 @@ def lanczos(
         ValueError: the operator isn't known to be symmetric and positive semidefinite.
     """
     operator.require_psd()
-    n, rounding = operator.shape[1], torch.finfo(operator.dtype).eps
+    n, roundings = operator.shape[1], operator.rounding
     norms = start.double().norm(dim=-1)
     start_norms = norms.tolist()
     basis = (start / torch.where(norms > 0, norms, 1.0).to(start.dtype)[:, None]).unsqueeze(1)
@@ -84,7 +84,8 @@ def lanczos(
     spaces: dict[int, KrylovSpace] = {}
 
     def tridiagonal(index: int) -> Tridiagonal:
-        return Tridiagonal(np.array(diagonals[index]), np.array(off_diagonals[index]), n, start_norms[index], rounding)
+        products = np.array(diagonals[index]), np.array(off_diagonals[index])
+        return Tridiagonal(*products, n, start_norms[index], roundings[index])
 
     def space(row: int, final: Tridiagonal) -> KrylovSpace:
         return KrylovSpace(final, basis[row, : len(final.diagonal) + (0 if final.exhausted else 1)])
@@ -105,7 +106,7 @@ def lanczos(
         steps += 1
         for row, index in [pair for pair in enumerate(working.rows) if active[pair[0]]]:
             alpha, following, scale = figures[row]
-            invariant = following <= EXHAUSTED_ROUNDINGS * rounding * n**0.5 * scale or steps >= n
+            invariant = following <= EXHAUSTED_ROUNDINGS * roundings[index] * n**0.5 * scale or steps >= n
             diagonals[index].append(alpha)
             off_diagonals[index].append(0.0 if invariant else following)
             present = tridiagonal(index)
@@ -204,10 +205,9 @@ class Lanczos(EigenvalueSolver):
         def column(numbers: list[float]) -> Tensor:
             return torch.tensor(numbers, dtype=torch.float64, device=device)
 
-        value = column([each.largest for each in every])
         return Solution(
-            value=value,
-            low=value,
+            value=column([each.largest for each in every]),
+            low=column([max(0.0, each.largest - each.slack()) for each in every]),
             high=column([upper_end(each, self.failure) for each in every]),
             status=statuses(torch.tensor([self.converged(each) for each in every], dtype=torch.bool)),
             residual=column([_relative_residual(each) for each in every]),

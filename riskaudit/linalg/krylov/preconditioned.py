@@ -68,15 +68,22 @@ class RitzPreconditioner:
             tridiagonal = space.tridiagonal
             values = np.maximum(tridiagonal.ritz().values, 0.0) + shift
             rest = float(np.quantile(values, REST_QUANTILE)) if len(values) else shift
-            least = least_eigenvalue(tridiagonal, shift, rest, scale)
-            rounded, plain = scale / min([rest, *values.tolist()]), _rounding(tridiagonal, scale)
+            plain = _rounding(tridiagonal, scale)
+            # Where rounding hides what small eigenvalues of P gain, there are none below that of the rest.
+            for floor in (0.0, rest):
+                preconditioned = np.maximum(values, floor)
+                least = least_eigenvalue(tridiagonal, shift, rest, scale, floor)
+                rounded = scale / min([rest, *preconditioned.tolist()])
+                if least > 4 * _rounding(tridiagonal, rounded):
+                    break
+            values = preconditioned
             if not least > 4 * _rounding(tridiagonal, rounded) and shift > 4 * plain:
-                # Rounding would hide more than the preconditioner gains.
+                # It would hide more than the preconditioner gains.
                 values, rest, rounded, least = values[:0], 1.0, scale, shift - plain
             self.least.append(least)
             exact = tridiagonal.as_if_double()
             self.least_if_double.append(
-                least_eigenvalue(exact, shift, rest, scale) if len(values) else shift - _rounding(exact, scale)
+                least_eigenvalue(exact, shift, rest, scale, floor) if len(values) else shift - _rounding(exact, scale)
             )
             self.scales.append(rounded)
             self.largest.append(max(rest, float(values.max(initial=0.0))))
@@ -122,6 +129,11 @@ class PreconditionedOperator(LinearOperator):
     def psd(self) -> bool:
         return self._operator.psd
 
+    @property
+    @override
+    def rounding(self) -> list[float]:
+        return self._operator.rounding
+
     @override
     def _matmat(self, columns: Tensor) -> Tensor:
         rooted = self._preconditioner.power(columns, -0.5, self._rows)
@@ -134,7 +146,9 @@ class PreconditionedOperator(LinearOperator):
         return PreconditionedOperator(self._operator.select(indices), self._preconditioner, self._all_shifts, rows)
 
 
-def least_eigenvalue(tridiagonal: Tridiagonal, shift: float, rest: float, scale: float = 0.0) -> float:
+def least_eigenvalue(
+    tridiagonal: Tridiagonal, shift: float, rest: float, scale: float = 0.0, floor: float = 0.0
+) -> float:
     """A lower end of the spectrum of P^(-1/2) (K + shift) P^(-1/2); 0 where none is known.
 
     Args:
@@ -142,13 +156,14 @@ def least_eigenvalue(tridiagonal: Tridiagonal, shift: float, rest: float, scale:
         shift: above 0.
         rest: P's eigenvalue outside the space.
         scale: what products with K are rounded relative to, where it exceeds all Ritz values.
+        floor: below which P has no eigenvalue inside the space.
     """
     slack = _rounding(tridiagonal, scale)
     spare = shift - 2 * slack
     if not spare > 0:
         return 0.0
     values, _, residuals = tridiagonal.ritz()
-    shifted, preconditioned = values + slack, np.maximum(values, 0.0) + shift
+    shifted, preconditioned = values + slack, np.maximum(np.maximum(values, 0.0) + shift, floor)
     if len(values) and not float(shifted.min()) > 0:
         return 0.0
     # beta v_i.

@@ -36,7 +36,7 @@ class Tridiagonal:
         off_diagonal: beta_1 to beta_k, [k], float64; beta_k = 0 where the space is invariant.
         dimension: n.
         start_norm: ||b||. A zero start vector has T = [0], and an invariant space.
-        rounding: machine epsilon of the operator's dtype.
+        rounding: unit roundoff of the operator's products.
     """
 
     diagonal: Array
