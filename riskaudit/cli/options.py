@@ -151,12 +151,14 @@ def _value(name: str, value: Any, given: Given, annotation: Any) -> Any:
         return given["choices"][value.value]
     if not given.get("commas"):
         return value
-    if str in _leaves(annotation):
+    leaves = list(_leaves(annotation))
+    if str in leaves:
         return [part.strip() for part in value.split(",") if part.strip()]
+    kind, noun = (float, "numbers") if float in leaves else (int, "whole numbers")
     try:
-        return [float(part) for part in value.split(",")]
+        return [kind(part) for part in value.split(",")]
     except ValueError:
-        raise SettingsError(f"expected `{name}` as numbers separated by commas, found {value!r}") from None
+        raise SettingsError(f"expected `{name}` as {noun} separated by commas, found {value!r}") from None
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:

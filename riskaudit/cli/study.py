@@ -20,7 +20,7 @@ from riskaudit.cli.scan import Delivery, audit_in
 from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, trials_beside
 from riskaudit.errors import ArchitectureError, CheckpointError, SettingsError
 from riskaudit.settings import CHECKED, INPUTS, Settings, option
-from riskaudit.studies.settings import DirectionSettings, InitializationSettings
+from riskaudit.studies.settings import DefenseSettings, DirectionSettings, InitializationSettings
 
 if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Samples
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 study = typer.Typer(
     help="Ask one question of a model: who is exposed, which directions protect, how it is best initialised, how "
-    "training changes the risk.",
+    "training changes the risk, which defence protects most at what cost.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -184,6 +184,24 @@ def training(job: Job, options: SeriesOptions) -> AuditResult:
     return training_study([*options.earlier, subject.checkpoint], job.samples, job.settings, job.run, load=load)
 
 
+def defenses(job: Job, options: DefenseSettings) -> AuditResult:
+    """Train with each of several defences, attack on the way, and lay what each protects beside what it costs.
+
+    Exit codes: as scan; 130 interrupted. A training that diverges is a row with its status. Attacks always run.
+    """
+    from riskaudit.studies.defenses.run import TrainingData, defenses_study
+
+    def read(data: str | None, limit: int | None) -> Samples | None:
+        if data is None:
+            return None
+        return replace(job.subject, data=data, limit=limit).load(job.settings.loss)[1]
+
+    train = read(options.train, options.train_limit)
+    assert train is not None
+    data = TrainingData(train, read(options.test, None))
+    return defenses_study(job.model, job.samples, data, job.settings, job.run, options=options)
+
+
 def merged(result: AuditResult, earlier: AuditResult, name: str) -> AuditResult:
     """A result with the studies of an earlier audit of the same model, data and release; a study made anew wins.
 
@@ -224,5 +242,6 @@ for model, function in (
     (GroupOptions, fairness),
     (InitializationSettings, initialization),
     (SeriesOptions, training),
+    (DefenseSettings, defenses),
 ):
     study_command(model, function)

@@ -20,6 +20,7 @@ from riskaudit.document.plots import (
     CorridorPlot,
     CurvePlot,
     DotPlot,
+    FrontPlot,
     Level,
     PairPlot,
     PanelPlot,
@@ -69,8 +70,9 @@ def height(plot: Plot) -> float:
             return 1.15 + 0.155 * len(plot.dots) if len(plot.dots) <= _LABELLED_DOTS else 4.2
         case SpanPlot():
             return 1.3 + 0.27 * len(plot.spans)
-        case CurvePlot():
-            return 3.1
+        case CurvePlot() | FrontPlot():
+            # The legend of a front names its points.
+            return 3.1 if isinstance(plot, CurvePlot) else 3.5 + 0.08 * len(plot.points)
         case CorridorPlot():
             return 1.35 + 0.165 * len(plot.corridors)
         case PairPlot():
@@ -99,6 +101,8 @@ def draw(figure: Figure, plot: Plot) -> None:
             _draw_corridors(figure, axes, plot)
         case PairPlot():
             _draw_pairs(figure, axes, plot)
+        case FrontPlot():
+            _draw_front(figure, axes, plot)
 
 
 def _clear_frame(axes: Axes) -> None:
@@ -204,19 +208,7 @@ def _draw_curves(axes: Axes, plot: CurvePlot) -> None:
         axes.set_ylim(plot.y_limits[0] - 0.02, plot.y_limits[1] + 0.03)
     axes.set_xlabel(plot.x_title, color=colour("ink"))
     axes.set_ylabel(plot.y_title, color=colour("ink"))
-    for reference in plot.horizontal:
-        axes.axhline(reference.value, color=colour("ink"), linewidth=0.9, linestyle=_DASHES)
-        axes.annotate(
-            reference.label,
-            (1.0, reference.value),
-            xycoords=("axes fraction", "data"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour("ink"),
-            fontsize=8.0,
-            parse_math=False,
-        )
+    _horizontal(axes, plot.horizontal)
     if plot.x_scale == "log":
         _log_limits(axes, [*plot.x, *(reference.value for reference in plot.vertical)])
     if len(plot.x) <= _FEW_POINTS:
@@ -231,6 +223,57 @@ def _draw_curves(axes: Axes, plot: CurvePlot) -> None:
         labelcolor=colour("ink"),
         handlelength=3.2,
     )
+
+
+def _horizontal(axes: Axes, references: tuple[Reference, ...]) -> None:
+    """Horizontal lines, labelled at their right ends."""
+    for reference in references:
+        axes.axhline(reference.value, color=colour("ink"), linewidth=0.9, linestyle=_DASHES)
+        axes.annotate(
+            reference.label,
+            (1.0, reference.value),
+            xycoords=("axes fraction", "data"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour("ink"),
+            fontsize=8.0,
+            parse_math=False,
+        )
+
+
+def _draw_front(figure: Figure, axes: Axes, plot: FrontPlot) -> None:
+    """Numbers stand for the choices, which the legend names: labels beside points would lie on each other."""
+    styles: list[dict[str, Any]] = [
+        {"marker": marker, "markersize": 5.5, "linestyle": "none", "markeredgecolor": colour(hue),
+         "markerfacecolor": colour(hue) if filled else "none"}
+        for marker, hue, filled in (("^", "high", True), ("^", "high", False), ("o", "low", False))
+    ]  # fmt: skip
+    axes.grid(axis="y", color=colour("rule"), linewidth=0.6)
+    front = sorted((point.x, point.y) for point in plot.points if point.on_front)
+    axes.plot([x for x, _ in front], [y for _, y in front], color=colour("high"), linewidth=0.9)
+    for place, point in enumerate(plot.points, start=1):
+        for ends, coordinates in ((point.x_ends, (None, point.y)), (point.y_ends, (point.x, None))):
+            if ends is not None:
+                xs, ys = (ends if each is None else (each, each) for each in coordinates)
+                axes.plot(xs, ys, color=colour("high"), linewidth=0.9, alpha=0.5)
+        axes.plot([point.x], [point.y], zorder=3, **styles[0 if point.on_front else 1])
+        if point.other is not None:
+            axes.plot([point.x] * 2, [point.y, point.other], color=colour("rule"), linewidth=2.0, zorder=1)
+            axes.plot([point.x], [point.other], zorder=3, **styles[2])
+        axes.annotate(
+            str(place), (point.x, point.y), xytext=(5, 4), textcoords="offset points", color=colour("ink"), fontsize=8.0
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(plot.x_title, color=colour("ink"))
+    axes.set_ylabel(plot.y_title, color=colour("ink"))
+    _horizontal(axes, plot.references)
+    kinds = [Line2D([], [], label=title, **style) for title, style in zip(plot.titles, styles, strict=True)]
+    names = [
+        Line2D([], [], linestyle="none", label=drawable(f"{place}: {point.label}"))
+        for place, point in enumerate(plot.points, start=1)
+    ]
+    _legend(figure, [*kinds, *names], 2)
 
 
 def _log_limits(axes: Axes, values: list[float]) -> None:

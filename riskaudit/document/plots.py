@@ -154,4 +154,31 @@ class PairPlot:
     x_limits: tuple[float, float] | None = None
 
 
-Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot | PairPlot
+@dataclass(frozen=True)
+class FrontPoint:
+    """One choice: what it costs (x) and what it gives (y), with intervals where known; ``other`` is a second y."""
+
+    label: str
+    x: float
+    x_ends: tuple[float, float] | None
+    y: float
+    y_ends: tuple[float, float] | None
+    other: float | None
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class FrontPlot:
+    """Choices by two numbers, those on the front joined; ``titles``: on the front, not on it, and the second y.
+
+    ``references`` are horizontal.
+    """
+
+    x_title: str
+    y_title: str
+    points: tuple[FrontPoint, ...]
+    titles: tuple[str, str, str]
+    references: tuple[Reference, ...] = ()
+
+
+Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot | PairPlot | FrontPlot

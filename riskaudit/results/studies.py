@@ -25,6 +25,7 @@ STUDIES = {
     "directions": "DirectionsStudy",
     "initialization": "InitializationStudy",
     "training": "TrainingStudy",
+    "defenses": "DefensesStudy",
 }
 _NAMES = {record: name for name, record in STUDIES.items()}
 

@@ -206,6 +206,31 @@ def compare_medians(
     return compared
 
 
+def paired_difference(
+    first: Values, second: Values, *, confidence: float, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> tuple[float | None, float | None, float | None]:
+    """Mean of ``first`` - ``second``, [S, N] each, paired by seed and by sample, and its percentile interval.
+
+    The bootstrap draws samples and seeds. Samples that are NaN anywhere are left out; without any there is no
+    difference, and with one seed or fewer than `FEWEST_SAMPLES` samples no interval.
+    """
+    if not first.size or not second.size:
+        return None, None, None
+    differences = first - second
+    differences = differences[:, ~np.isnan(differences).any(axis=0)]
+    if not differences.size:
+        return None, None, None
+    seeds, samples = differences.shape
+    mean = float(differences.mean())
+    if seeds < 2 or samples < FEWEST_SAMPLES:
+        return mean, None, None
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(seeds, size=(num_resamples, seeds))
+    columns = rng.integers(samples, size=(num_resamples, samples))
+    means = np.array([differences[np.ix_(*chosen)].mean() for chosen in zip(rows, columns, strict=True)])
+    return (mean, *_ends(means, [(1 - confidence) / 2, (1 + confidence) / 2]))
+
+
 def _resampled(measured: Mapping[str, Values], seed: int, count: int) -> dict[str, Values]:
     """Medians of resamples, [count] per treatment; nothing where there are too few samples."""
     num_samples = next(iter(measured.values())).shape[1]

@@ -187,29 +187,10 @@ def measure(client: Client, attacks: AttackSettings | None) -> Measured:
 
 def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
     """Likewise from an audit's rows, which have all of `proxies_of` it."""
-    attacked: list[AttackRow] = []
-    if attacks is not None:
-        std, undefended = noise_level(client)
-        assessed = [row.status != "failed" for row in rows]
-        # Uploads are attacked whole.
-        whole = [upload.positions for upload in client.uploads if all(assessed[place] for place in upload.positions)]
-        usable = [place for positions in whole for place in positions]
-        levels = {std: std if undefended else None}
-        trials = attack_trials(
-            attacks.attacks(),
-            levels,
-            usable,
-            labels_known=attacks.labels_known,
-            upload_size=client.upload_size,
-            effort=attacks.effort,
-        )
-        attacked = rows_of([trial.run(client) for trial in trials])
+    attacked = [] if attacks is None else attack(rows, client, attacks)
     best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
     oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}
-    notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in attacked if row.reason)
     attacker = _attacker_of(client)
-    if attacked and attacker == "informed":
-        notes[KNOWS_THE_OTHERS] = None
     solved = [{name: evidence.value for name, evidence in row.solvers.items()} for row in rows]
     samples = [
         SampleRisk(
@@ -228,7 +209,34 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
         )
         for row, values in zip(rows, solved, strict=True)
     ]
-    return Measured(samples, list(notes))
+    return Measured(samples, attack_notes(attacked, client))
+
+
+def attack(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings) -> list[AttackRow]:
+    """Attacks at the noise of the audit whose rows are given, on every upload that was assessed whole."""
+    std, undefended = noise_level(client)
+    assessed = [row.status != "failed" for row in rows]
+    # Uploads are attacked whole.
+    whole = [upload.positions for upload in client.uploads if all(assessed[place] for place in upload.positions)]
+    usable = [place for positions in whole for place in positions]
+    levels = {std: std if undefended else None}
+    trials = attack_trials(
+        attacks.attacks(),
+        levels,
+        usable,
+        labels_known=attacks.labels_known,
+        upload_size=client.upload_size,
+        effort=attacks.effort,
+    )
+    return rows_of([trial.run(client) for trial in trials])
+
+
+def attack_notes(attacked: Sequence[AttackRow], client: Client) -> list[str]:
+    """What attacks could not do."""
+    notes = dict.fromkeys(f"{row.attack}: {row.reason}" for row in attacked if row.reason)
+    if attacked and _attacker_of(client) == "informed":
+        notes[KNOWS_THE_OTHERS] = None
+    return list(notes)
 
 
 def proxies_of(client: Client) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from riskaudit.settings import (
     ATTACKS,
     CHECKED,
+    INPUTS,
     RELEASE,
     SOLVERS,
     Count,
@@ -113,3 +114,37 @@ class InitializationSettings(Settings):
     """How many networks the study of initializations makes."""
 
     seeds: Count = option(3, "Fresh networks per initialization.", SOLVERS)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class DefenseSettings(Settings):
+    """Which defences are compared, and how networks are trained with them."""
+
+    defenses: Annotated[tuple[str, ...], Field(min_length=1)] = option(
+        ...,
+        'What leaves the client with a defence, as --release takes it: "prune:0.9", "clip:1,mean:8,gaussian:0.01"; '
+        "repeatable.",
+        RELEASE,
+        flags=("--defense",),
+    )
+    train: str = option(..., "Samples to train on, read as --data is.", INPUTS, file=True)
+    test: str | None = option(None, "Samples whose classes the trained networks are tested on.", INPUTS, file=True)
+    train_limit: Count | None = option(None, "Train on at most this many samples.", INPUTS)
+    epochs: Count = option(1, "Epochs of every training.", SOLVERS)
+    seeds: Count = option(3, "Trainings with each defence; one gives no intervals.", SOLVERS)
+    learning_rate: Positive = option(0.1, "Rate of plain SGD.", SOLVERS)
+    training_batch: Count = option(32, "Samples of one step.", SOLVERS)
+    points: tuple[int, ...] = option(
+        (),
+        "Steps after which networks are audited and attacked, besides the end, separated by commas (default: 0 and the "
+        "middle).",
+        SOLVERS,
+        commas=True,
+    )
+    attack_names: Annotated[tuple[str, ...], Field(min_length=1)] = option(
+        ("gauss-newton", "inverting-gradients"),
+        "Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
+        ATTACKS,
+        flags=("--attack",),
+        aliases=("names",),
+    )

@@ -1,4 +1,4 @@
-"""``study initialization`` and ``study training`` as a user runs them."""
+"""``study initialization``, ``study training`` and ``study defenses`` as a user runs them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from scan_cases import CHECKPOINT, DATA, Outcome
 from study_cases import network
 
 from riskaudit.files import MANIFEST
+from riskaudit.inputs.architectures import get_architecture
+from riskaudit.studies.defenses.record import DefensesStudy
 from riskaudit.studies.initialization.record import InitializationStudy
 from riskaudit.studies.training.record import TrainingStudy
 
@@ -62,6 +64,61 @@ def test_the_last_file_may_be_broken(command: Command, folder: Path) -> None:
     done = command("study", "training", folder, *COMMON)
     assert done.code == 0, done.err
     assert done.document["checkpoint"]["name"] == "step10.pt"
+
+
+@pytest.fixture
+def perceptron(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = get_architecture("mlp").build(widths=(64, 4, 10))
+    torch.save(model.state_dict(), tmp_path / "mlp.pt")
+    return tmp_path / "mlp.pt"
+
+
+FEW = ("--data", str(DATA), "--limit", "2", "--no-checks", "--proxies", "revealed_fraction", "--out", "out",
+       "--format", "json", "--train", str(DATA), "--train-limit", "4", "--training-batch", "2", "--seeds", "1",
+       "--attack", "dlg", "--attack-steps", "2")  # fmt: skip
+
+
+def test_defenses(command: Command, perceptron: Path) -> None:
+    given = ("--defense", "mean:2,gaussian:0.1", "--points", "2", "--format", "html")
+    done = command("study", "defenses", perceptron, *FEW, "--test", DATA, *given)
+    assert done.code == 0, done.err
+    study = DefensesStudy.model_validate(done.document["studies"]["defenses"])
+    assert [(row.defense, row.num_finished) for row in study.rows] == [("gradient", 1), ("mean:2,gaussian:0.1", 1)]
+    assert study.points == [2]
+    assert study.rows[0].accuracy is not None
+    assert any("one seed" in note for note in study.notes)
+    page = (done.folder / "audit.html").read_text(encoding="utf-8")
+    assert "what each protects, and what it costs" in page
+    assert "--defense mean:2,gaussian:0.1" in done.document["command"]
+    assert str(DATA) not in done.document["command"]
+
+
+def test_defenses_from_a_file(command: Command, perceptron: Path) -> None:
+    Path("riskaudit.toml").write_text('defense = ["mean:2"]\npoints = [1, 7]\n')
+    refused = command("study", "defenses", perceptron, *FEW)
+    assert refused.code == 2
+    assert "--points from 0 to 2" in refused.err
+    assert "found 7" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "--defense"),
+        (("--defense", "prun:0.9"), "did you mean 'prune'"),
+        (("--defense", "prune:0.9", "--train", "missing.npz"), "missing.npz"),
+        (("--defense", "prune:0.9", "--points", "1,x"), "whole numbers"),
+        (("--defense", "prune:0.9", "--points", "7"), "--points from 0 to 2"),
+        (("--defense", "prune:0.9", "--training-batch", "9"), "--training-batch"),
+    ],
+)
+def test_defenses_that_do_not_fit(command: Command, perceptron: Path, words: tuple[str, ...], expected: str) -> None:
+    done = command("study", "defenses", perceptron, *FEW, *words)
+    assert done.code == 2
+    assert expected in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not done.folder.exists()
 
 
 @pytest.mark.slow

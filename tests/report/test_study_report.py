@@ -11,9 +11,12 @@ from report_hostile import HOSTILE
 from report_reading import Report, words
 
 from riskaudit.document.figures import to_svg
-from riskaudit.document.plots import CurvePlot, SpanPlot
+from riskaudit.document.plots import CurvePlot, FrontPlot, SpanPlot
 from riskaudit.report import FORMATS, render
-from riskaudit.results import AuditResult, Studies
+from riskaudit.results import AuditResult, Estimate, Studies
+from riskaudit.studies.defenses.front import defense_rows, equal_utility
+from riskaudit.studies.defenses.recommendation import recommend
+from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
 from riskaudit.studies.initialization.record import InitializationRow, InitializationStudy
 from riskaudit.studies.rows import Control, Quartiles
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
@@ -149,3 +152,59 @@ def test_an_audit_without_the_studies_has_no_trace_of_them() -> None:
     assert not {"initialization", "training"} & {*report.figures, *report.tables}
     assert "which first weights" not in report.text
     assert "from checkpoint to checkpoint" not in report.text
+
+
+def defenses(reason: str = "the loss is not finite") -> DefensesStudy:
+    """Three defences: the second protects as predicted, the third only from the attacks, and once diverged."""
+    runs = []
+    for name, loss, attacked, predicted in (
+        ("gradient", 0.4, 0.02, 0.01), ("clip:1,gaussian:0.1", 0.5, 0.3, 0.28), ("prune:0.9", 0.51, 0.29, 0.02),
+    ):  # fmt: skip
+        for number in range(3):
+            error = Estimate(value=predicted, status="exact")
+            samples = [
+                DefendedSample(sample_id=str(place), status="exact", outsider_rmse=error, relative_rmse=error,
+                               attack_rmse=attacked + 0.001 * place, attack="dlg")
+                for place in range(6)
+            ]  # fmt: skip
+            points = [
+                TrainingPoint(step=step, loss=loss + 0.01 * number + 1 / (1 + step), accuracy=0.9, samples=samples)
+                for step in (0, 10)
+            ]
+            runs.append(DefenseRun(defense=name, number=number, status="finished", points=points))
+    runs[-1] = DefenseRun(defense="prune:0.9", number=2, status="diverged", reason=reason)
+    rows = defense_rows(runs, {run.defense: "gaussian" in run.defense for run in runs}, "informed", 0.95)
+    recommended, sentence = recommend(rows, 0.15)
+    return DefensesStudy(
+        architecture="lenet", noise_std=0.001, reference_noise=True, prior_rmse=0.31, attacks=["dlg"],
+        control=Control(status="passed", rmse=0.001), epochs=1, num_steps=10, batch_size=8, learning_rate=0.1,
+        num_training_samples=80, num_seeds=3, points=[0, 10], confidence=0.95, target_rmse=0.15, tested=True, rows=rows,
+        equal_utility=equal_utility(rows, runs, "informed", 0.95, 0), runs=runs, recommended=recommended,
+        recommendation=sentence, notes=[reason],
+    )  # fmt: skip
+
+
+def test_the_front_of_defences_and_its_table() -> None:
+    report = Report.of(studied(defenses=defenses().model_dump(mode="json")))
+    text, figure = report.text_of("evidence"), report.figures["defenses"]
+    assert "Recommended: --release clip:1,gaussian:0.1" in text
+    assert "no defence, clip:1,gaussian:0.1 make the front" in words(figure.title)
+    assert "1 of 3 defences is dominated" in words(figure.title)
+    table = words(report.tables["defenses"])
+    assert "dominated by clip:1,gaussian:0.1" in table
+    assert "1 of 3 trainings without all numbers" in table
+    assert "not told apart" not in words(report.tables["defenses-equal-utility"])
+    assert "against these attacks" in words(report.tables["defenses-equal-utility"])
+    assert "prune:0.9: the loss is not finite" in text
+    plot = figure.plot
+    assert isinstance(plot, FrontPlot)
+    assert [(point.on_front, point.other) for point in plot.points] == [(True, 0.01), (True, 0.28), (False, 0.02)]
+    assert to_svg(plot, figure.id, "print").startswith("<svg")
+
+
+def test_one_defence_has_a_table_and_no_front() -> None:
+    study = defenses()
+    few = study.model_copy(update={"rows": study.rows[:1], "equal_utility": []})
+    report = Report.of(studied(defenses=few.model_dump(mode="json")))
+    assert "defenses" in report.tables
+    assert "defenses" not in report.figures

@@ -1,0 +1,1 @@
+"""``riskaudit study defenses``: what a defence costs in training, and what it protects."""

@@ -1,0 +1,416 @@
+"""``riskaudit study defenses``: which defence to switch on, and what it costs.
+
+A defence is a release. Each is trained *with* from the checkpoint's weights, with several seeds (`defenses.training`):
+its utility is the final training loss and the accuracy on test data. At several points of every training the network is
+audited and attacked on the same samples, release and draws of the noise: the posterior error of who knows all other
+samples of an upload and of who knows none, and the least error of the attacks, which all know the defence; where it
+spoils single layers, as Soteria does, the attack that leaves them out is among them (Balunovic et al., ICLR 2022). No
+attack is started at the truth.
+
+Gradients grow and shrink in training while noise doesn't, so that every point is judged at the defence's noise and at
+noise that stays in proportion to the gradient's norm, from the first point on. One trial is one training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import nn
+from typing_extensions import override
+
+from riskaudit.attacks import ATTACKS as REGISTERED
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client, make_client
+from riskaudit.audit.transformed import transformed
+from riskaudit.copying import copy_model
+from riskaudit.engine import Trial, make_engine
+from riskaudit.errors import ReleaseError, RiskauditError, SamplesError, SettingsError
+from riskaudit.inputs import Checkpoint, Samples, fit_together
+from riskaudit.inputs.identifiers import hash_tensors
+from riskaudit.inputs.text import clean
+from riskaudit.release import Batch, ReleaseSpec, batch_norm_layers, make_release
+from riskaudit.release.noise import Noise
+from riskaudit.results import AuditResult, Estimate, SampleRow
+from riskaudit.results.verdicts import error_of
+from riskaudit.statistics.seeding import derived_seed
+from riskaudit.statistics.summaries import of_known
+from riskaudit.studies.base import Study, StudyRun, attack, attack_notes, identity_of
+from riskaudit.studies.control import ControlTrial
+from riskaudit.studies.defenses.front import defense_rows, equal_utility
+from riskaudit.studies.defenses.recommendation import UNDEFENDED, recommend
+from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
+from riskaudit.studies.defenses.training import DivergedError, Plan, check_weights, mean_loss, train
+from riskaudit.studies.rows import strongest
+from riskaudit.studies.settings import AttackSettings, DefenseSettings
+from riskaudit.studies.training.run import accuracy
+
+CONFIDENCE = 0.95
+PROXIES = ("gradient_norm", "posterior_rmse", "revealed_fraction")
+# Joins the attacks on defences that spoil single parameters.
+ADAPTIVE = "layer-left-out"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Samples to train on, and to test on where there are any, as the model takes them."""
+
+    train: Samples
+    test: Samples | None = None
+
+
+def defenses_study(
+    checkpoint: Checkpoint | nn.Module,
+    samples: Samples,
+    data: TrainingData,
+    settings: AuditSettings | None = None,
+    run: StudyRun | None = None,
+    *,
+    options: DefenseSettings,
+) -> AuditResult:
+    """Train a checkpoint with each of several defences, and audit and attack it on the way.
+
+    Args:
+        checkpoint: whose weights all trainings begin with.
+        samples: to audit.
+        data: to train and to test on.
+        settings: of the audits; what leaves is the defences' business, and ``release`` that of the audit beside them.
+        run: how the study is run; attacks always are.
+        options: the defences, and how to train.
+
+    Returns:
+        The audit of the checkpoint with ``studies.defenses``. A training that diverges is a row with a status.
+
+    Raises:
+        RiskauditError: as `audit`; a defence that can't be read or doesn't fit model, data or batch; options out of
+            range.
+    """
+    settings, run = settings or AuditSettings(), run or StudyRun()
+    if settings.batch_norm == "batch":
+        raise SettingsError("expected `batch_norm=running`, with which every defence trains here, found batch")
+    attacks = _attacks(options, run)
+    client = make_client(checkpoint, samples, settings)
+    data = TrainingData(
+        _fitted(client, data.train, "train"), None if data.test is None else _fitted(client, data.test, "test")
+    )
+    study = Defenses(_with_undefended(options.defenses), data, _plan(options, data), options.seeds, (), attacks)
+    study = replace(study, points=study.chosen_points(options.points))
+    for defense in study.defenses:
+        study.check(client, defense)
+    journal = run.journal(
+        {
+            "defenses": identity_of(client, attacks, [], False),
+            "training": [_hash(data.train), None if data.test is None else _hash(data.test), asdict(study.plan)],
+            "points": list(study.points),
+        }
+    )
+    with make_engine(run.workers) as engine:
+        result = audit_client(client, engine, show_samples=run.show_samples, command=run.command)
+        return result.with_study(study.answer(client, engine, journal, run.progress))
+
+
+@dataclass(frozen=True, eq=False)
+class Defenses(Study[DefensesStudy]):
+    """Trainings with every defence and seed.
+
+    Attributes:
+        defenses: releases as text, the first of them `UNDEFENDED`.
+        data: to train and to test on.
+        plan: how.
+        seeds: trainings with each defence.
+        points: steps after which networks are audited, ascending, the end among them.
+        attacks: on the audited samples.
+    """
+
+    defenses: tuple[str, ...]
+    data: TrainingData
+    plan: Plan
+    seeds: int
+    points: tuple[int, ...]
+    attacks: AttackSettings
+
+    @property
+    def num_steps(self) -> int:
+        """Of a training."""
+        return self.plan.num_steps(len(self.data.train))
+
+    def chosen_points(self, points: Sequence[int]) -> tuple[int, ...]:
+        """Those given and the end; the beginning, the middle and the end by default.
+
+        Raises:
+            SettingsError: one that lies beyond the end.
+        """
+        end = self.num_steps
+        beyond = [point for point in points if not 0 <= point <= end]
+        if beyond:
+            raise SettingsError(
+                f"expected `points` from 0 to {end}, the steps of {self.plan.epochs} epochs over "
+                f"{len(self.data.train)} samples in batches of {self.plan.batch_size}, found {beyond[0]}"
+            )
+        return tuple(sorted({*(points or (0, end // 2)), end}))
+
+    def check(self, client: Client, defense: str) -> None:
+        """Refuse a defence that can't be trained with or audited.
+
+        Raises:
+            RiskauditError: why not.
+        """
+        defended = defended_client(client, defense, client.checkpoint.model)
+        try:
+            defended.release.uploads(self.plan.batch_size)
+        except ReleaseError as error:
+            raise SettingsError(f"`training_batch={self.plan.batch_size}` doesn't go with it: {error}") from error
+        spec = defended.release.spec
+        if spec.transformation is not None:
+            transformed(self.data.train.select([0]), spec.transformation)
+
+    @override
+    def trials(self, client: Client) -> list[Trial[Client]]:
+        runs = [
+            TrainingTrial(f"{defense} {number}", defense, number, self.data, self.plan, self.points, self.attacks)
+            for defense in self.defenses
+            for number in range(self.seeds)
+        ]
+        return [ControlTrial(self.attacks.attacks()), *runs]
+
+    @override
+    def summarise(self, client: Client, results: Sequence[Any]) -> DefensesStudy:
+        runs = [DefenseRun.model_validate(result) for result in results[1:]]
+        settings = client.settings
+        noisy = {defense: ReleaseSpec.parse(defense).noise is not None for defense in self.defenses}
+        rows = defense_rows(runs, noisy, settings.attacker, CONFIDENCE)
+        recommended, sentence = recommend(rows, client.target_rmse)
+        return DefensesStudy(
+            architecture=client.checkpoint.architecture,
+            noise_std=settings.reference_noise,
+            reference_noise=not all(noisy.values()),
+            prior_rmse=client.chosen.info.std,
+            attacks=list(self.attacks.names),
+            control=results[0],
+            epochs=self.plan.epochs,
+            num_steps=self.num_steps,
+            batch_size=self.plan.batch_size,
+            learning_rate=self.plan.rate,
+            num_training_samples=len(self.data.train),
+            num_seeds=self.seeds,
+            points=list(self.points),
+            confidence=CONFIDENCE,
+            target_rmse=client.target_rmse,
+            tested=self.data.test is not None,
+            rows=rows,
+            equal_utility=equal_utility(rows, runs, settings.attacker, CONFIDENCE, settings.seed),
+            runs=runs,
+            recommended=recommended,
+            recommendation=sentence,
+            notes=[*self._notes(client, noisy), *dict.fromkeys(_attack_notes(runs))],
+        )
+
+    def _notes(self, client: Client, noisy: dict[str, bool]) -> list[str]:
+        notes = [
+            f"plain SGD from the checkpoint's weights: {self.num_steps} steps at rate {self.plan.rate:g}, each by the "
+            f"mean of the uploads of {self.plan.batch_size} samples; after local training at rate 1",
+            "an error is each sample's least over the audited points of training, an attack's also over the attacks; "
+            "an attacker who puts several uploads together may do better than with any of them alone",
+        ]
+        if not all(noisy.values()):
+            reference = client.settings.reference_noise
+            notes.append(f"defences without noise are predicted and attacked at the reference noise {reference:g}")
+        if self.seeds < 2:
+            notes.append("one seed: there are no intervals, and no defences are compared at equal utility")
+        if self.data.test is None:
+            notes.append("no test data were given, so that there is no test accuracy")
+        if batch_norm_layers(client.checkpoint.model):
+            notes.append("batch norm trains with the checkpoint's running statistics, which stay as they are")
+        if any(ReleaseSpec.parse(defense).transformation is not None for defense in self.defenses):
+            notes.append("ATS draws one transformation per image for the whole training; errors are against its result")
+        left_out = len(self.data.train) % self.plan.batch_size
+        if left_out:
+            notes.append(f"every epoch leaves out {left_out} samples that don't fill a batch, other ones each time")
+        return notes
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingTrial(Trial[Client]):
+    """One training with one defence; gives a `DefenseRun` as plain data."""
+
+    key: str
+    defense: str
+    number: int
+    data: TrainingData
+    plan: Plan
+    points: tuple[int, ...]
+    attacks: AttackSettings
+
+    @override
+    def run(self, client: Client) -> dict[str, Any]:
+        points: list[TrainingPoint] = []
+        run = DefenseRun(defense=self.defense, number=self.number, status="finished")
+        try:
+            for point in self._trained(client, points):
+                points.append(point)
+                if point.reason is not None and run.status == "finished":
+                    why = f"after {point.step} steps: {point.reason}"
+                    run = run.model_copy(update={"status": "unaudited", "reason": why})
+        except DivergedError as reason:
+            run = run.model_copy(update={"status": "diverged", "reason": str(reason)})
+        except RiskauditError as reason:
+            run = run.model_copy(update={"status": "failed", "reason": clean(reason, 300)})
+        return run.model_copy(update={"points": points}).model_dump(mode="json")
+
+    def _trained(self, client: Client, before: list[TrainingPoint]) -> Iterator[TrainingPoint]:
+        """The points as training gets to them; those ``before`` are known by then."""
+        spec, train_on = ReleaseSpec.parse(self.defense), self.data.train
+        if spec.transformation is not None:
+            train_on = transformed(train_on, spec.transformation)
+        model = copy_model(client.checkpoint.model).to(device=client.device, dtype=client.release.dtype)
+        release = make_release(model, client.loss, spec)
+        samples = Batch(
+            train_on.inputs.to(device=client.device, dtype=release.dtype), train_on.targets.to(client.device)
+        )
+        for step in train(release, samples, self.plan, derived_seed(client.settings.seed, self.number)):
+            if step in self.points:
+                check_weights(model)
+                loss = mean_loss(release, samples)
+                tested = None if self.data.test is None else accuracy(model, self.data.test)
+                point = TrainingPoint(step=step, loss=loss, accuracy=tested)
+                try:
+                    yield self._audited(defended_client(client, self.defense, model), point, before[:1])
+                except RiskauditError as reason:
+                    yield point.model_copy(update={"reason": clean(reason, 300)})
+
+    def _audited(self, client: Client, point: TrainingPoint, first: Sequence[TrainingPoint]) -> TrainingPoint:
+        """A point with the audit and the attacks; ``first`` is the first one, if this isn't."""
+        rows = audit_client(client).samples
+        norm = of_known(statistics.median, (row.proxies["gradient_norm"].value for row in rows))
+        std = client.noisy.noise.std if client.noisy.noise is not None else None
+        share = 1.0 if not first else norm / first[0].gradient_norm if norm and first[0].gradient_norm else None
+        relative: Sequence[SampleRow | None] = rows
+        if share is None:
+            relative = [None] * len(rows)
+        elif first:
+            relative = audit_client(with_noise_times(client, share)).samples
+        attacked = attack(rows, client, attacks_on(client, self.attacks))
+        best = {sample: found for (_, sample), found in strongest(attacked).items()}
+        decides = error_of(client.settings.attacker if client.is_joint else None)
+        samples = [
+            DefendedSample(
+                sample_id=row.id,
+                status=row.status,
+                reason=row.reason,
+                outsider_rmse=row.proxies["posterior_rmse"],
+                informed_rmse=row.proxies.get("informed_posterior_rmse"),
+                relative_rmse=None if other is None else _estimate(other, decides),
+                attack_rmse=best[row.id][0] if row.id in best else None,
+                attack=best[row.id][1].attack if row.id in best else None,
+            )
+            for row, other in zip(rows, relative, strict=True)
+        ]
+        return point.model_copy(
+            update={
+                "noise_std": std,
+                "relative_noise_std": None if std is None or share is None else std * share,
+                "gradient_norm": norm,
+                "samples": samples,
+                "attack_notes": attack_notes(attacked, client),
+            }
+        )
+
+
+def defended_client(client: Client, defense: str, model: nn.Module) -> Client:
+    """A client of the same samples that has this model and sends what a defence makes of it.
+
+    Raises:
+        RiskauditError: the defence can't be read, or doesn't fit.
+    """
+    spec = ReleaseSpec.parse(defense)
+    settings = replace(
+        client.settings,
+        release=defense,
+        model_defense=None,
+        batch_norm="running",
+        attacker=client.settings.attacker if spec.is_joint else "informed",
+        proxies=PROXIES,
+        calibration=None,
+        checks=False,
+        tolerances=(),
+    )
+    checkpoint = replace(client.checkpoint, model=model)
+    return make_client(checkpoint, client.samples if client.originals is None else client.originals, settings)
+
+
+def with_noise_times(client: Client, factor: float) -> Client:
+    """The client with so many times its noise, or its reference noise, of the same law."""
+    noise = client.release.noise
+    if noise is None:
+        reference = client.settings.reference_noise * factor
+        return replace(client, settings=replace(client.settings, reference_noise=reference))
+    spec = replace(client.release.spec, noise=Noise(noise.law, noise.scale * factor))
+    return replace(client, release=client.release.with_spec(spec))
+
+
+def attacks_on(client: Client, attacks: AttackSettings) -> AttackSettings:
+    """The attacks, and the one that goes around the defence where it spoils single parameters."""
+    spoils = any(step.spoiled(client.release.context) for step in client.release.spec.all_steps)
+    return replace(attacks, names=tuple(dict.fromkeys([*attacks.names, ADAPTIVE]))) if spoils else attacks
+
+
+def _estimate(row: SampleRow, name: str) -> Estimate:
+    return row.proxies[name]
+
+
+def _attacks(options: DefenseSettings, run: StudyRun) -> AttackSettings:
+    oracles = [name for name in options.attack_names if name in REGISTERED and REGISTERED[name].oracle_start]
+    if oracles:
+        raise SettingsError(
+            f"expected attacks that somebody could run, found {oracles[0]!r}, which is started at the truth; leave it "
+            "out"
+        )
+    return AttackSettings(options.attack_names, run.attack_steps)
+
+
+def _with_undefended(defenses: Sequence[str]) -> tuple[str, ...]:
+    """Each defence once, as the user wrote it first, after no defence at all."""
+    by_meaning = {str(ReleaseSpec.parse(text)): text for text in reversed([UNDEFENDED, *defenses])}
+    return tuple(reversed(by_meaning.values()))
+
+
+def _plan(options: DefenseSettings, data: TrainingData) -> Plan:
+    if len(data.train) < options.training_batch:
+        raise SettingsError(
+            f"expected at least {options.training_batch} samples to train on, a batch of them, found "
+            f"{len(data.train)}; give more, or a smaller `training_batch`"
+        )
+    return Plan(options.epochs, options.training_batch, options.learning_rate)
+
+
+def _fitted(client: Client, samples: Samples, what: str) -> Samples:
+    """Samples as the client's model takes them.
+
+    Raises:
+        SamplesError: it doesn't.
+    """
+    try:
+        fitted = fit_together(client.checkpoint, samples, client.loss)[1]
+    except SamplesError as error:
+        raise SamplesError(f"`{what}`: {error}") from error
+    expected, found = tuple(client.samples.inputs.shape[1:]), tuple(fitted.inputs.shape[1:])
+    if expected != found:
+        raise SamplesError(f"expected `{what}` to hold samples of shape {expected} as `data` does, found {found}")
+    return fitted
+
+
+def _hash(samples: Samples) -> str:
+    digest = hashlib.sha256()
+    hash_tensors(digest, [("inputs", samples.inputs), ("targets", samples.targets)])
+    return digest.hexdigest()
+
+
+def _attack_notes(runs: Sequence[DefenseRun]) -> Iterator[str]:
+    for run in runs:
+        for point in run.points:
+            for note in point.attack_notes:
+                yield f"{run.defense}: {note}"
