@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -21,7 +22,6 @@ from riskaudit.audit.notes import (
 from riskaudit.audit.precision import precision_notes
 from riskaudit.audit.provenance import checkpoint_info, data_info, release_info, settings_info
 from riskaudit.audit.recognition import doubt_of, without_protective_claims
-from riskaudit.audit.rows import BatchRows
 from riskaudit.audit.shards import AuditPlan
 from riskaudit.audit.summaries import noise_curve, noise_needed
 from riskaudit.audit.transformed import with_originals
@@ -31,7 +31,7 @@ from riskaudit.release.shares import shares_of
 from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Tool
 from riskaudit.results.checks import CheckFinding
 from riskaudit.results.verdicts import error_of, headline_of
-from riskaudit.sensitivity import Information
+from riskaudit.sensitivity import Concentration, Information
 from riskaudit.statistics.summaries import class_rows, inequalities
 from riskaudit.version import __version__
 
@@ -58,10 +58,38 @@ class Making:
     peak_memory_bytes: int | None = None
 
 
+class Audited(Protocol):
+    """What is known of all samples, as `BatchRows` has it; of very many, where it is kept on disk."""
+
+    @property
+    def rows(self) -> Sequence[SampleRow]:
+        """Of all samples, in the order of the data."""
+
+    @property
+    def information(self) -> Collection[Information]:
+        """What the samples' releases tell, where known."""
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why proxies are missing, by proxy."""
+
+    @property
+    def matvecs(self) -> int:
+        """Products used."""
+
+    @property
+    def separate(self) -> int:
+        """How many samples were worked out one by one, since their batch is another function."""
+
+    @property
+    def uneven(self) -> Mapping[int, Concentration]:
+        """How unevenly coordinates are revealed, by position in the data."""
+
+
 def assemble(
     client: Client,
     plan: AuditPlan,
-    audited: BatchRows,
+    audited: Audited,
     findings: Sequence[CheckFinding],
     making: Making,
     num_unaudited: int = 0,
@@ -116,10 +144,11 @@ def assemble(
 
 
 def _defensible(
-    audited: BatchRows, doubt: str | None, data_doubt: str | None
-) -> tuple[list[SampleRow], list[Information]]:
+    audited: Audited, doubt: str | None, data_doubt: str | None
+) -> tuple[Sequence[SampleRow], Collection[Information]]:
     """Rows and what releases tell, without what would protect where the model or the data are doubted."""
-    rows, information = audited.rows, audited.information
+    rows: Sequence[SampleRow] = audited.rows
+    information: Collection[Information] = audited.information
     if doubt is not None:
         # The gradients of another function say nothing of the noise that the true ones need.
         rows, information = without_protective_claims(rows), []
@@ -128,7 +157,7 @@ def _defensible(
     return rows, information
 
 
-def _noise_needed(client: Client, rows: list[SampleRow], information: list[Information]) -> list[NoiseNeed]:
+def _noise_needed(client: Client, rows: Sequence[SampleRow], information: Collection[Information]) -> list[NoiseNeed]:
     settings, prior_std = client.settings, client.chosen.info.std
     return noise_needed(
         rows,
@@ -140,7 +169,7 @@ def _noise_needed(client: Client, rows: list[SampleRow], information: list[Infor
     )
 
 
-def _warnings(client: Client, plan: AuditPlan, audited: BatchRows, rows: list[SampleRow]) -> list[str]:
+def _warnings(client: Client, plan: AuditPlan, audited: Audited, rows: Sequence[SampleRow]) -> list[str]:
     settings = client.settings
     headline = headline_of(settings.attacker if client.is_joint else None)
     return [
@@ -159,7 +188,7 @@ def _is_mixed(client: Client, plan: AuditPlan) -> bool:
 
 
 @torch.no_grad()
-def _alarm(client: Client, audited: BatchRows) -> list[str]:
+def _alarm(client: Client, audited: Audited) -> list[str]:
     """What the samples' mean loss says of the model."""
     classes = None
     if is_cross_entropy(client.loss) and not client.samples.targets.is_floating_point():
@@ -184,9 +213,12 @@ def _loss_note(client: Client) -> list[str]:
     return loss_note(shares, client.loss.name)
 
 
-def _missing_reason(name: str, audited: BatchRows) -> str | None:
+def _missing_reason(name: str, audited: Audited) -> str | None:
     """Why a proxy lacks values, if some sample that was audited has none."""
-    assessed = [row for row in audited.rows if row.status != "failed"]
-    if all(row.proxies[name].value is not None or row.proxies[name].assessed for row in assessed):
+    reason = audited.reasons.get(name)
+    if reason is None or all(
+        row.status == "failed" or row.proxies[name].value is not None or row.proxies[name].assessed
+        for row in audited.rows
+    ):
         return None
-    return audited.reasons.get(name)
+    return reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -48,7 +50,7 @@ def agree_alone(jacobian: Jacobian) -> bool:
     return agree(jacobian.norms.to(release.dtype), alone)
 
 
-def refuse_if_all_failed(rows: list[SampleRow]) -> None:
+def refuse_if_all_failed(rows: Sequence[SampleRow]) -> None:
     """Refuse a result without any number in it."""
     if all(row.status == "failed" for row in rows):
         reason = rows[0].reason or ""

@@ -45,7 +45,7 @@ def threat_model(client: Client) -> ThreatModel:
 
 
 def warnings_of(
-    checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: list[SampleRow]
+    checkpoint: Checkpoint, samples: Samples, settings: AuditSettings, release: Release, rows: Sequence[SampleRow]
 ) -> list[str]:
     """Sentences for the result's ``warnings``."""
     is_joint = release.coupling == "joint"
@@ -167,14 +167,15 @@ def concentration_notes(
         thresholds: what counts as low, and of a coordinate as high.
         headline: id of the revealed fraction that verdicts go by.
     """
-    known = [(rows[place], one) for place, one in uneven.items() if rows[place].proxies[headline].assessed]
-    low = [
-        one.largest
-        for row, one in known
-        if (row.verdict == "low" or row.concentration > 1) and _upper(row, headline) < thresholds.medium
-    ]
-    whole = [largest for largest in low if largest is not None and largest > thresholds.high]
-    means = [(one, min(1.0, one.factor * _upper(row, headline))) for row, one in known]
+    whole, means = list[float](), list[tuple[Concentration, float]]()
+    for place, row in enumerate(rows if uneven else ()):
+        if place not in uneven or not row.proxies[headline].assessed:
+            continue
+        one, upper = uneven[place], _upper(row, headline)
+        is_low = (row.verdict == "low" or row.concentration > 1) and upper < thresholds.medium
+        if is_low and one.largest is not None and one.largest > thresholds.high:
+            whole.append(one.largest)
+        means.append((one, min(1.0, one.factor * upper)))
     words = "verdicts and limits go by that mean, while revealed fractions are means over all"
     notes = reached_note(means, len(rows), words)
     if whole:
@@ -255,7 +256,8 @@ def _duplicate_warning(samples: Samples, rows: Sequence[SampleRow]) -> list[str]
 
 def _copies_in_uploads(copies: Sequence[Sequence[str]], rows: Sequence[SampleRow]) -> str:
     """What copies do to the numbers of uploads, where equal inputs are one unknown, and views of one are several."""
-    row_of = {row.id: row for row in rows}
+    wanted = {sample for group in copies for sample in group}
+    row_of = {row.id: row for row in rows if row.id in wanted}
     together, views = 0, 0
     for group in copies:
         members = [row_of[sample] for sample in group if sample in row_of]

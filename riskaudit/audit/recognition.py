@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
 from riskaudit.audit.client import Client
 from riskaudit.results import SampleRow
+from riskaudit.results.stored import kept_as
 
 # A loss below this share of what the frequencies of the labels alone achieve.
 CONFIRMING_SHARE = 0.5
@@ -56,9 +58,10 @@ def _losses(client: Client) -> tuple[float | None, float | None]:
     return (reached if math.isfinite(reached) else None), chance
 
 
-def without_protective_claims(rows: list[SampleRow], reason: str = UNCONFIRMED) -> list[SampleRow]:
+def without_protective_claims(rows: Sequence[SampleRow], reason: str = UNCONFIRMED) -> Sequence[SampleRow]:
     """The rows with "low" as "not assessed", which their reason says, and without noise that would suffice."""
     low = {"verdict": "not_assessed", "reason": reason}
-    return [
-        row.model_copy(update={"noise_std_for_target": None} | (low if row.verdict == "low" else {})) for row in rows
-    ]
+    return kept_as(
+        rows,
+        (row.model_copy(update={"noise_std_for_target": None} | (low if row.verdict == "low" else {})) for row in rows),
+    )

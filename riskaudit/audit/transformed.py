@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from riskaudit.errors import SettingsError
@@ -9,6 +10,7 @@ from riskaudit.inputs import Samples
 from riskaudit.release.augmentation import transform
 from riskaudit.release.transformation import Transformation
 from riskaudit.results import Estimate, SampleRow
+from riskaudit.results.stored import kept_as
 
 
 def transformed(samples: Samples, transformation: Transformation) -> Samples:
@@ -26,7 +28,7 @@ def transformed(samples: Samples, transformation: Transformation) -> Samples:
     return replace(samples, inputs=transform(inputs, transformation))
 
 
-def with_originals(rows: list[SampleRow], samples: Samples, originals: Samples, error: str) -> list[SampleRow]:
+def with_originals(rows: Sequence[SampleRow], samples: Samples, originals: Samples, error: str) -> Sequence[SampleRow]:
     """Rows of transformed samples with what the transformation did to each, and the error against the original.
 
     By the triangle inequality an attacker whose root mean square error from T(x) is e, and who takes T(x) for x, is
@@ -40,12 +42,13 @@ def with_originals(rows: list[SampleRow], samples: Samples, originals: Samples, 
         error: id of the posterior error that decides.
     """
     changes = (samples.inputs - originals.inputs).flatten(1).square().mean(1).sqrt().tolist()
-    return [
+    changed = (
         row.model_copy(
             update={"transformation_rmse": change, "original_rmse": _against_original(row.proxies.get(error), change)}
         )
         for row, change in zip(rows, changes, strict=True)
-    ]
+    )
+    return kept_as(rows, changed)
 
 
 def _against_original(error: Estimate | None, change: float) -> Estimate | None:

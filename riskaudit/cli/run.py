@@ -222,7 +222,6 @@ def merge(directory: FolderArgument, options: MergeOptions, report: ReportOption
         for name in names
     ]
     from riskaudit.results import columns
-    from riskaudit.runs.columns import note, with_columns
 
     if max(checkpoint.num_samples for checkpoint in manifest.checkpoints) > columns.MANY:
         columns.check_parquet()
@@ -231,11 +230,7 @@ def merge(directory: FolderArgument, options: MergeOptions, report: ReportOption
     for name, delivery, merged in zip(names, deliveries, results, strict=True):
         if len(names) > 1 and not options.quiet:
             typer.echo(f"{name}:")
-        if len(merged.samples) > columns.MANY:
-            noted = merged.model_copy(update={"warnings": [note(merged), *merged.warnings]})
-            codes.append(delivery.deliver(noted, with_columns))
-        else:
-            codes.append(delivery.deliver(merged))
+        codes.append(delivery.deliver(merged, in_table=len(merged.samples) > columns.MANY))
     return max(codes)
 
 

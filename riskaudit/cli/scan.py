@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,24 +99,25 @@ class Delivery:
             quiet=subject.quiet,
         )
 
-    def deliver(
-        self,
-        result: AuditResult,
-        also: Callable[[Mapping[str, bytes], AuditResult], dict[str, bytes]] = lambda files, _: dict(files),
-    ) -> int:
+    def deliver(self, result: AuditResult, *, in_table: bool = False) -> int:
         """Decide, render, write and sum up; returns the exit code.
 
         Args:
             result: of the audit.
-            also: what else becomes of the rendered files before they are written.
+            in_table: put the samples into a table beside audit.json.
         """
         from riskaudit.cli.summary import print_summary
         from riskaudit.report import render
+        from riskaudit.report.large import noted, render_table
 
+        result = noted(result) if in_table else result
         outcome = self._policy.decide(result, self._source) if self._policy.refuses else None
         result = result.model_copy(update={"policy": outcome})
         load_commands()
-        files = also(render(result, self._formats, baseline=self._earlier, spelling=in_options), result)
+        formats = [name for name in self._formats if not (in_table and name == "json")]
+        files = render(result, formats, baseline=self._earlier, spelling=in_options)
+        if len(formats) < len(self._formats):
+            files |= render_table(result)
         write_folder(self.folder, files, private=self._private)
         if not self._quiet:
             print_summary(result, [self.folder / name for name in files])

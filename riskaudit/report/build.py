@@ -21,6 +21,7 @@ from riskaudit.report.sections.threat import threat_section
 from riskaudit.report.sections.verdict import verdict_section
 from riskaudit.results import AuditResult
 from riskaudit.results.facts import Facts
+from riskaudit.results.stored import StoredRows, kept_as
 from riskaudit.results.studies import STUDIES
 from riskaudit.studies.verify.section import read_attack_study, shown_reconstructions
 
@@ -52,8 +53,8 @@ def _printable(value: Any, spelling: Callable[[str], str], *, is_sentence: bool 
                 printable(key): _printable(inner, spelling, is_sentence=is_sentence or key.endswith(SENTENCES))
                 for key, inner in value.items()
             }
-        case list() | tuple():
-            return [_printable(inner, spelling, is_sentence=is_sentence) for inner in value]
+        case list() | tuple() | StoredRows():
+            return kept_as(value, (_printable(inner, spelling, is_sentence=is_sentence) for inner in value))
         case BaseModel() if value.model_extra:
             # Names of a later version's fields are strings of the file too.
             return type(value).model_validate(_printable(value.model_dump(), spelling))

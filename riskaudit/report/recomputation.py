@@ -7,6 +7,7 @@ edited, or come from an older version: what disagrees is decided anew and named.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 
 from riskaudit.errors import ResultError, SettingsError
@@ -15,6 +16,7 @@ from riskaudit.policy import FORBIDDEN, Policy
 from riskaudit.results import AuditResult, ClassRow, Fairness, NoiseNeed, PolicyOutcome, SampleRow
 from riskaudit.results.consistency import exclusive
 from riskaudit.results.ranks import position
+from riskaudit.results.stored import kept_as
 from riskaudit.results.verdicts import attacker_of, headline_of, verdict_of
 from riskaudit.results.words import COMPARED, Riskier, riskier_end
 from riskaudit.statistics.summaries import class_rows, inequalities
@@ -45,25 +47,10 @@ def recompute(result: AuditResult) -> tuple[AuditResult, list[str]]:
     return result.model_copy(update=updates), contradictions
 
 
-def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
+def _rows(result: AuditResult, contradictions: list[str]) -> Sequence[SampleRow]:
     changed: Counter[tuple[str, str]] = Counter()
-    rows = []
-    excluded = 0
-    for row in (_usable(row, result) for row in result.samples):
-        update: dict[str, object] = {}
-        excluded += row.reason == _EXCLUSIVE
-        derived = verdict_of(row, result.settings.thresholds, result.release.defended, attacker_of(result.release))
-        if derived == "low" and result.doubts:
-            derived = "not_assessed"
-        # A reason why a sample isn't assessed stands even where it has numbers.
-        withheld = row.verdict == "not_assessed" and row.reason is not None and row.reason != _EXCLUSIVE
-        if derived != row.verdict and not withheld:
-            changed[row.verdict, derived] += 1
-            update["verdict"] = derived
-        if not isinstance(row.target, int) and row.target is not None and row.image_png is None:
-            # Of an autoencoder it is the private input.
-            update["target"] = None
-        rows.append(row.model_copy(update=update) if update else row)
+    rows = kept_as(result.samples, (_judged(row, result, changed) for row in result.samples))
+    excluded = sum(row.reason == _EXCLUSIVE for row in rows)
     repeated = len(rows) - len({row.id for row in rows})
     if repeated:
         contradictions.append(f"{repeated} of {len(rows)} samples carry the id of another")
@@ -74,6 +61,23 @@ def _rows(result: AuditResult, contradictions: list[str]) -> list[SampleRow]:
         for (said, derived), number in changed.items()
     ]
     return rows
+
+
+def _judged(row: SampleRow, result: AuditResult, changed: Counter[tuple[str, str]]) -> SampleRow:
+    """A row with the verdict that its numbers ask for, and without what no one asked to see; changes are counted."""
+    row, update = _usable(row, result), dict[str, object]()
+    derived = verdict_of(row, result.settings.thresholds, result.release.defended, attacker_of(result.release))
+    if derived == "low" and result.doubts:
+        derived = "not_assessed"
+    # A reason why a sample isn't assessed stands even where it has numbers.
+    withheld = row.verdict == "not_assessed" and row.reason is not None and row.reason != _EXCLUSIVE
+    if derived != row.verdict and not withheld:
+        changed[row.verdict, derived] += 1
+        update["verdict"] = derived
+    if not isinstance(row.target, int) and row.target is not None and row.image_png is None:
+        # Of an autoencoder it is the private input.
+        update["target"] = None
+    return row.model_copy(update=update) if update else row
 
 
 def _usable(row: SampleRow, result: AuditResult) -> SampleRow:
@@ -108,7 +112,8 @@ def _summary(rows: list[ClassRow]) -> dict[tuple[int, str], tuple[str, ...]]:
 def _fairness(result: AuditResult, contradictions: list[str]) -> Fairness:
     riskier = {proxy: riskier_end(proxy, result.proxies) for proxy in result.fairness.proxies}
     derived = inequalities(result.samples, riskier)
-    by_id = {row.id: row for row in result.samples}
+    named = {name for each in (result.fairness, derived) for one in each.proxies.values() for name in one.worst_samples}
+    by_id = {row.id: row for row in result.samples if row.id in named}
     for proxy, said in result.fairness.proxies.items():
         # By value: equal ones may stand in any order.
         names = [said.worst_samples[:1], derived.proxies[proxy].worst_samples[:1]]
@@ -128,7 +133,7 @@ def _noise_needed(result: AuditResult, contradictions: list[str]) -> list[NoiseN
     if noise is None or noise.law != "gaussian":
         return result.noise_needed
     headline = headline_of(attacker_of(result.release))
-    estimates = [row.proxies[headline] for row in result.samples if headline in row.proxies]
+    estimates = (row.proxies[headline] for row in result.samples if headline in row.proxies)
     highs = [estimate.value if estimate.high is None else estimate.high for estimate in estimates]
     most = max((high for high in highs if high is not None), default=0.0)
     plausible = [

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, WrapSerializer, WrapValidator
 from typing_extensions import override
 
 from riskaudit.errors import ResultError
@@ -34,6 +35,7 @@ from riskaudit.results.checks import CheckFinding
 from riskaudit.results.columns import SampleColumns, from_parquet
 from riskaudit.results.consistency import check_consistency
 from riskaudit.results.groups import ClassTest, GroupStatistic
+from riskaudit.results.stored import StoredRows
 from riskaudit.results.studies import Studies, StudyRecord
 from riskaudit.results.subject import (
     CheckpointInfo,
@@ -110,6 +112,16 @@ class SampleRow(Record):
     transformation_rmse: float | None = None
     original_rmse: Estimate | None = None
     image_png: str | None = None
+
+
+def _as_they_are(rows: Any, check: Callable[[Any], Any]) -> Any:
+    return rows if isinstance(rows, StoredRows) else check(rows)
+
+
+SampleRows: TypeAlias = Annotated[
+    Sequence[SampleRow], WrapValidator(_as_they_are), WrapSerializer(lambda rows, serialize: serialize(list(rows)))
+]
+"""A list, or of a large audit that was merged, on disk."""
 
 
 class ClassRow(Record):
@@ -226,7 +238,7 @@ class AuditResult(VersionedRecord):
     settings: Settings
     cost: Cost
     proxies: list[ProxyInfo] = Field(default_factory=list)
-    samples: list[SampleRow]
+    samples: SampleRows
     columns: SampleColumns | None = None
     classes: list[ClassRow] = Field(default_factory=list)
     fairness: Fairness = Fairness()

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.results.base import Record
 
+if TYPE_CHECKING:
+    import pyarrow
+
 FILE_NAME = "samples.parquet"
 # Beyond so many samples an audit is a large one; and how many of its samples audit.json keeps and reports list.
 MANY, SHOWN = 10_000, 200
+# Rows of a row group.
+_GROUP = 2048
 _PARTS = ("value", "low", "high", "status")
 _TEXTS, _NUMBERS, _COUNTS = ("id", "verdict", "status", "reason"), ("loss", "concentration"), ("target", "upload")
 
@@ -50,14 +56,36 @@ def check_parquet() -> None:
         raise SettingsError('the samples of so large an audit go to a Parquet file; pip install "riskaudit[parquet]"')
 
 
-def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of samples, as audit.json has them, as a table."""
-    import pyarrow
+def to_parquet(rows: Sequence[Record]) -> bytes:
+    """Rows of samples as a table, some thousands of them in memory at once."""
     from pyarrow import parquet
 
-    proxies = list(dict.fromkeys(proxy for row in rows for proxy in row["proxies"]))
+    proxies = list(dict.fromkeys(proxy for row in rows for proxy in row.proxies))  # type: ignore[attr-defined]
     # Other targets than class numbers are lists or numbers of any kind.
-    counts = [name for name in _COUNTS if all(row[name] is None or isinstance(row[name], int) for row in rows)]
+    counts = [name for name in _COUNTS if all(isinstance(getattr(row, name), int | None) for row in rows)]
+    stream, writer = io.BytesIO(), None
+    for part in _parts(rows):
+        table = _table([row.model_dump(mode="json") for row in part], proxies, counts)
+        writer = writer or parquet.ParquetWriter(stream, table.schema)
+        writer.write_table(table)
+    if writer is None:
+        parquet.write_table(_table([], proxies, counts), stream)
+    else:
+        writer.close()
+    return stream.getvalue()
+
+
+def _parts(rows: Iterable[Record]) -> Iterator[list[Record]]:
+    """So many rows at once as a row group has."""
+    remaining = iter(rows)
+    while part := list(islice(remaining, _GROUP)):
+        yield part
+
+
+def _table(rows: Sequence[Mapping[str, Any]], proxies: Sequence[str], counts: Sequence[str]) -> pyarrow.Table:
+    """Rows as audit.json has them, as columns."""
+    import pyarrow
+
     columns: dict[str, Any] = {name: pyarrow.array([row[name] for row in rows], pyarrow.string()) for name in _TEXTS}
     columns |= {name: pyarrow.array([row[name] for row in rows], pyarrow.int64()) for name in counts}
     columns |= {name: pyarrow.array([row[name] for row in rows], pyarrow.float64()) for name in _NUMBERS}
@@ -68,10 +96,7 @@ def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
             columns[f"{proxy}.{part}"] = pyarrow.array([each.get(part) for each in estimates], kind)
     taken = {*_TEXTS, *_NUMBERS, *counts, "proxies"}
     rest = [json.dumps({name: value for name, value in row.items() if name not in taken}) for row in rows]
-    table = pyarrow.table({**columns, "rest": pyarrow.array(rest, pyarrow.string())})
-    stream = io.BytesIO()
-    parquet.write_table(table, stream)
-    return stream.getvalue()
+    return pyarrow.table({**columns, "rest": pyarrow.array(rest, pyarrow.string())})
 
 
 def from_parquet(content: bytes, name: str = FILE_NAME) -> list[dict[str, Any]]:

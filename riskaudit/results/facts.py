@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from math import prod
 
 from riskaudit.formatting import inside, number, target_text
 from riskaudit.results import columns
 from riskaudit.results.audit import AuditResult, SampleRow
 from riskaudit.results.base import Estimate, Status, Verdict
+from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.ranks import known_ends, position, rank_ranges
 from riskaudit.results.subject import Attacker
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of
@@ -69,7 +72,7 @@ class Facts:
     def proxy_ids(self) -> tuple[str, ...]:
         """All proxies of this audit, in the order of the report."""
         listed = {info.id for info in self.result.proxies}
-        return tuple(sorted(listed | {proxy for row in self.result.samples for proxy in row.proxies}, key=self.order))
+        return tuple(sorted(listed | set(self._columns), key=self.order))
 
     @cached_property
     def _infos(self) -> dict[str, ProxyInfo]:
@@ -123,20 +126,29 @@ class Facts:
                 groups.setdefault(self.reason(proxy).rstrip("."), []).append(self.title(proxy))
         return " ".join(f"{', '.join(titles)}: {reason}." for reason, titles in groups.items())
 
-    def estimates(self, proxy: str) -> list[tuple[SampleRow, Estimate]]:
-        """Samples that have an entry for a proxy."""
-        return [(row, row.proxies[proxy]) for row in self.result.samples if proxy in row.proxies]
+    @cached_property
+    def _columns(self) -> dict[str, EstimateColumn]:
+        """All samples' estimates by proxy: rows may be many, and few of them in memory at once."""
+        found = defaultdict[str, EstimateColumn](EstimateColumn)
+        for place, row in enumerate(self.result.samples):
+            for proxy, estimate in row.proxies.items():
+                found[proxy].append(place, estimate)
+        return dict(found)
+
+    def estimates(self, proxy: str) -> EstimateColumn:
+        """Of a proxy, in the samples' order, of those that have an entry for it."""
+        return self._columns.get(proxy, EstimateColumn())
 
     @property
     def bracketed(self) -> bool:
         """Whether some sample's revealed fraction is an interval."""
-        return any(estimate.status == "bracketed" for _, estimate in self.estimates(self.headline))
+        return any(estimate.status == "bracketed" for estimate in self.estimates(self.headline))
 
     def cautious(self, proxy: str) -> list[float]:
         """The riskier end of every estimate that has a value or an interval: what a claim of protection needs."""
         riskier = self._end_of(proxy)
         ends = []
-        for _, estimate in self.estimates(proxy):
+        for estimate in self.estimates(proxy):
             end = estimate.high if riskier == "higher" else estimate.low
             if estimate.value is not None:
                 ends.append(estimate.value if end is None else end)
@@ -156,13 +168,13 @@ class Facts:
         """
         if not self.without_point(proxy):
             return show(statistic(self.values(proxy)))
-        ends = [ends for _, estimate in self.estimates(proxy) if (ends := _ends(estimate)) is not None]
+        ends = [ends for estimate in self.estimates(proxy) if (ends := _ends(estimate)) is not None]
         low, high = (statistic(list(side)) for side in zip(*ends, strict=True))
         return f"{show(low)} to {show(high)}"
 
     def without_point(self, proxy: str) -> int:
         """How many samples have an interval that is too wide for a point value."""
-        return sum(estimate.value is None and estimate.assessed for _, estimate in self.estimates(proxy))
+        return sum(estimate.value is None and estimate.assessed for estimate in self.estimates(proxy))
 
     def num_known(self, proxy: str) -> int:
         """How many samples have a value or an interval."""
@@ -174,9 +186,14 @@ class Facts:
         proxy = self.ranking_proxy
         if proxy is None:
             return {}
-        ends = {row.id: one for row, estimate in self.estimates(proxy) if (one := known_ends(estimate)) is not None}
-        if all(low == high for low, high in ends.values()):
+        known = {
+            place: one
+            for place, estimate in self.estimates(proxy).by_place()
+            if (one := known_ends(estimate)) is not None
+        }
+        if all(low == high for low, high in known.values()):
             return {}
+        ends = {row.id: known[place] for place, row in enumerate(self.result.samples) if place in known}
         riskier = self._end_of(proxy)
         return dict(zip(ends, rank_ranges(list(ends.values()), riskier), strict=True))
 
@@ -188,7 +205,7 @@ class Facts:
 
     def values(self, proxy: str) -> list[float]:
         """All known values of a proxy, in the samples' order."""
-        return [estimate.value for _, estimate in self.estimates(proxy) if estimate.value is not None]
+        return [estimate.value for estimate in self.estimates(proxy) if estimate.value is not None]
 
     def statuses(self, proxy: str) -> list[Status]:
         """One status per sample; a sample without the entry counts as its own status or failed."""
@@ -203,7 +220,8 @@ class Facts:
     def verdicts(self) -> dict[Verdict, int]:
         """How many samples carry each verdict."""
         order: tuple[Verdict, ...] = ("high", "medium", "low", "not_assessed")
-        return {verdict: sum(row.verdict == verdict for row in self.result.samples) for verdict in order}
+        counts = Counter(row.verdict for row in self.result.samples)
+        return {verdict: counts[verdict] for verdict in order}
 
     @cached_property
     def num_assessed(self) -> int:
@@ -216,24 +234,30 @@ class Facts:
         return next((proxy for proxy in (self.headline, *_STAND_INS) if self.num_known(proxy)), None)
 
     @cached_property
-    def ranked(self) -> tuple[SampleRow, ...]:
-        """Samples, most exposed first; those without a value last."""
-        proxy = self.ranking_proxy
+    def _order(self) -> list[int]:
+        """Places of the samples, the most exposed one's first, of those without a value last."""
+        places, proxy = range(self.num_samples), self.ranking_proxy
         if proxy is None:
-            return tuple(self.result.samples)
+            return list(places)
         riskier = self._end_of(proxy)
         sign = -1.0 if riskier == "higher" else 1.0
+        positions = {place: position(estimate, riskier) for place, estimate in self.estimates(proxy).by_place()}
 
-        def key(row: SampleRow) -> tuple[bool, float]:
-            value = position(row.proxies.get(proxy), riskier)
+        def key(place: int) -> tuple[bool, float]:
+            value = positions.get(place)
             return (value is None, sign * value if value is not None else 0.0)
 
-        return tuple(sorted(self.result.samples, key=key))
+        return sorted(places, key=key)
+
+    @property
+    def ranked(self) -> Iterator[SampleRow]:
+        """Samples, most exposed first; those without a value last."""
+        return (self.result.samples[place] for place in self._order)
 
     @cached_property
     def listed(self) -> tuple[SampleRow, ...]:
         """The most exposed samples, which are listed one by one: fewer in a large audit, whose table has every row."""
-        return self.ranked[: columns.SHOWN if self.num_samples > columns.MANY else MOST_LISTED]
+        return tuple(islice(self.ranked, columns.SHOWN if self.num_samples > columns.MANY else MOST_LISTED))
 
     @property
     def num_unlisted(self) -> int:

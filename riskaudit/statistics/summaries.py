@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from riskaudit.results import ClassRow, Fairness, GroupStatistic, Inequality, SampleRow
+from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.ranks import known_ends, num_rivals, position
 from riskaudit.results.words import COMPARED, Riskier
 from riskaudit.statistics.groups import group_statistic, kruskal_wallis
@@ -45,38 +48,77 @@ def ends_of(rows: Iterable[SampleRow], proxy: str) -> list[tuple[float, float]]:
     return [ends for row in rows if (ends := known_ends(row.proxies.get(proxy))) is not None]
 
 
-def _value(proxy: str) -> Measure:
-    return lambda row: row.proxies[proxy].value if proxy in row.proxies else None
+@dataclass
+class _OfClass:
+    """What one proxy says of a class's samples: the values that are known, and the ends that are."""
+
+    values: list[float] = field(default_factory=list)
+    ends: list[tuple[float, float]] = field(default_factory=list)
 
 
-def _by_class(rows: Iterable[SampleRow]) -> dict[int, list[SampleRow]]:
-    return dict(sorted(grouped(rows, lambda row: row.target if isinstance(row.target, int) else None).items()))
+class _Columns:
+    """What is compared of all samples, gone through once: rows may be many, so that none is held.
+
+    Args:
+        rows: of all samples.
+        proxies: that are compared.
+    """
+
+    def __init__(self, rows: Iterable[SampleRow], proxies: Iterable[str]) -> None:
+        self.ids, self.classes = list[str](), list[int | None]()
+        self.estimates = {proxy: EstimateColumn() for proxy in proxies}
+        for place, row in enumerate(rows):
+            self.ids.append(row.id)
+            self.classes.append(row.target if isinstance(row.target, int) else None)
+            for proxy, column in self.estimates.items():
+                if proxy in row.proxies:
+                    column.append(place, row.proxies[proxy])
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Samples of every class."""
+        counts = Counter(target for target in self.classes if target is not None)
+        return dict(sorted(counts.items()))
+
+    def by_class(self, proxy: str) -> dict[int, _OfClass]:
+        """A proxy's numbers by class."""
+        found = {target: _OfClass() for target in self.sizes}
+        for place, estimate in self.estimates[proxy].by_place():
+            target = self.classes[place]
+            if target is None:
+                continue
+            if estimate.value is not None:
+                found[target].values.append(estimate.value)
+            if (ends := known_ends(estimate)) is not None:
+                found[target].ends.append(ends)
+        return found
 
 
 def class_rows(
     rows: Sequence[SampleRow], class_names: Sequence[str] | None, seed: int, proxies: Iterable[str] = COMPARED
 ) -> list[ClassRow]:
     """One row per class that occurs, with the statistics of each compared proxy that has values."""
-    classes = _by_class(rows)
-    statistics = {proxy: _class_statistics(classes, proxy, seed) for proxy in proxies}
+    columns = _Columns(rows, proxies)
+    statistics = {proxy: _class_statistics(columns.by_class(proxy), seed) for proxy in columns.estimates}
     return [
         ClassRow(
             target=target,
             name=class_names[target] if class_names is not None and 0 <= target < len(class_names) else str(target),
-            num_samples=len(members),
+            num_samples=size,
             proxies={proxy: by_class[target] for proxy, by_class in statistics.items() if target in by_class},
         )
-        for target, members in classes.items()
+        for target, size in columns.sizes.items()
     ]
 
 
-def _class_statistics(classes: Mapping[int, Sequence[SampleRow]], proxy: str, seed: int) -> dict[int, GroupStatistic]:
+def _class_statistics(classes: Mapping[int, _OfClass], seed: int) -> dict[int, GroupStatistic]:
     """A proxy over each class, with the interval of the mean that the samples' own intervals give where some do."""
     statistics = {
-        target: group_statistic(values, confidence=GROUP_CONFIDENCE, seed=seed)
-        for target, values in values_by_group(classes, _value(proxy)).items()
+        target: group_statistic(each.values, confidence=GROUP_CONFIDENCE, seed=seed)
+        for target, each in classes.items()
+        if each.values
     }
-    ends = {target: ends_of(classes[target], proxy) for target in classes}
+    ends = {target: each.ends for target, each in classes.items()}
     if all(low == high for intervals in ends.values() for low, high in intervals):
         return statistics
     for target, statistic in statistics.items():
@@ -88,19 +130,20 @@ def _class_statistics(classes: Mapping[int, Sequence[SampleRow]], proxy: str, se
 
 def inequalities(rows: Sequence[SampleRow], proxies: Mapping[str, Riskier] = COMPARED) -> Fairness:
     """Inequality of each compared proxy over samples and classes."""
-    return Fairness(proxies={proxy: _inequality(rows, proxy, riskier) for proxy, riskier in proxies.items()})
+    columns = _Columns(rows, proxies)
+    return Fairness(proxies={proxy: _inequality(columns, proxy, riskier) for proxy, riskier in proxies.items()})
 
 
-def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Inequality:
-    sign = -1.0 if riskier == "higher" else 1.0
-    placed = [(position(row.proxies.get(proxy), riskier), row.id) for row in rows]
+def _inequality(columns: _Columns, proxy: str, riskier: Riskier) -> Inequality:
+    sign, estimates = -1.0 if riskier == "higher" else 1.0, columns.estimates[proxy]
+    placed = [(position(estimate, riskier), columns.ids[place]) for place, estimate in estimates.by_place()]
     ranked = [(key, sample_id) for key, sample_id in placed if key is not None]
     if not ranked:
         return Inequality(note="no sample has a value")
     # Sorting is stable, so equal values keep the order of the data.
     worst = sorted(ranked, key=lambda pair: sign * pair[0])[:NUM_WORST_SAMPLES]
-    values = [value for row in rows if (value := _value(proxy)(row)) is not None]
-    groups = values_by_group(_by_class(rows), _value(proxy))
+    values = [estimate.value for estimate in estimates if estimate.value is not None]
+    groups = {target: each.values for target, each in columns.by_class(proxy).items() if each.values}
     means = {target: float(np.mean(members)) for target, members in groups.items()}
     return Inequality(
         gini=gini(values) if values else None,
@@ -108,14 +151,14 @@ def _inequality(rows: Sequence[SampleRow], proxy: str, riskier: Riskier) -> Ineq
         kruskal_wallis=kruskal_wallis(groups) if groups else None,
         worst_class=min(means, key=lambda target: sign * means[target]) if len(means) > 1 else None,
         worst_samples=[sample_id for _, sample_id in worst],
-        note=_inequality_note(rows, proxy, riskier, len(ranked)),
+        note=_inequality_note(estimates, riskier, len(ranked)),
     )
 
 
-def _inequality_note(rows: Sequence[SampleRow], proxy: str, riskier: str, num_known: int) -> str | None:
+def _inequality_note(estimates: EstimateColumn, riskier: str, num_known: int) -> str | None:
     if num_known == 1:
         return "too few samples: one value can't be unequal"
-    ends = ends_of(rows, proxy)
+    ends = [ends for estimate in estimates if (ends := known_ends(estimate)) is not None]
     rivals = num_rivals(ends, riskier)
     if rivals < 2 or not any(low < high for low, high in ends):
         return None

@@ -403,7 +403,7 @@ def test_only_the_most_exposed_samples_are_pictured(audit):
     galleries = report.blocks(Gallery, "evidence")
     assert [len(gallery.items) for gallery in galleries] == [8 * len(ATTACKS)] * 2
     assert re.match(f"Private inputs are shown: .* {2 * 8 * len(ATTACKS)} reconstructions", report.document.banners[0])
-    exposed = [row.id for row in Facts(result).ranked[:8]]
+    exposed = [row.id for row in list(Facts(result).ranked)[:8]]
     for gallery in galleries:
         assert "8 most exposed of 16" in gallery.caption
         assert [each.label.split(",")[0] for each in gallery.items[:: len(ATTACKS)]] == exposed

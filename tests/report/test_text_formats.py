@@ -110,6 +110,6 @@ def test_a_large_audit_lists_fewer_samples(monkeypatch, num_samples, listed):
     document = build_document(result)
     table = Report(document).tables["samples"]
     assert (len(table.rows), table.left_out) == (listed, num_samples - listed)
-    assert [row[0].text for row in table.rows] == [row.id for row in Facts(result).ranked[:listed]]
+    assert [row[0].text for row in table.rows] == [row.id for row in list(Facts(result).ranked)[:listed]]
     assert ("19 are not listed" in table.note) == (listed == 6)
     assert f"the first 5 of {num_samples} rows; {num_samples - 5} are not listed" in to_markdown(document).decode()

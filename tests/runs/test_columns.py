@@ -12,9 +12,10 @@ from scan_cases import FORMATS
 from riskaudit.cli.app import run as command
 from riskaudit.errors import ResultError
 from riskaudit.report import render
-from riskaudit.results import AuditResult, columns
+from riskaudit.report.large import render_table
+from riskaudit.results import AuditResult, SampleRow, columns
 from riskaudit.results.columns import from_parquet, to_parquet
-from riskaudit.runs.columns import with_columns
+from riskaudit.results.stored import StoredRows
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
@@ -32,13 +33,15 @@ def few(monkeypatch) -> None:
     [{}, {"release": "mean:2,gaussian:0.01"}, {"solver": "lanczos", "max_matvecs": 6}, {"proxies": ("gradient_norm",)}],
     ids=["alone", "uploads", "intervals", "norms"],
 )
-def test_rows_come_back_as_they_were(options) -> None:
+def test_rows_come_back_as_they_were(options, monkeypatch) -> None:
+    monkeypatch.setattr(columns, "_GROUP", 4)
     result = audited(**options)
     rows = [row.model_dump(mode="json") for row in result.samples]
-    again = from_parquet(to_parquet(rows))
+    table = to_parquet(result.samples)
+    again = from_parquet(table)
     assert again == rows
     assert [list(row["proxies"]) for row in again] == [list(row["proxies"]) for row in rows]
-    assert to_parquet(rows) == to_parquet(again)
+    assert to_parquet(StoredRows(SampleRow, result.samples)) == table
 
 
 def test_targets_of_every_kind_come_back() -> None:
@@ -46,7 +49,8 @@ def test_targets_of_every_kind_come_back() -> None:
     for row, target in zip(rows, (0.5, [0.25, 1e-300], None), strict=True):
         row["target"] = target
     rows[1]["proxies"] = {}
-    assert from_parquet(to_parquet(rows)) == rows
+    assert from_parquet(to_parquet([SampleRow.model_validate(row) for row in rows])) == rows
+    assert from_parquet(to_parquet([])) == []
 
 
 @pytest.mark.slow
@@ -83,7 +87,7 @@ def test_a_merged_audit_beyond_the_limit(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("few")
 def test_a_part_of_the_samples_is_no_audit(tmp_path) -> None:
     result = audited()
-    files = with_columns(render(result, ["json"]), result)
+    files = render_table(result)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match=r"holds 3 of 6 samples"):

@@ -8,8 +8,9 @@ min(P', n d) directions of n inputs of d coordinates, which bounds the outsider'
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from riskaudit.document import tables
@@ -19,6 +20,7 @@ from riskaudit.document.plots import Pair, PairPlot, Reference
 from riskaudit.formatting import count, interval, number, percent, short
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Estimate, SampleRow
+from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends
 from riskaudit.results.verdicts import error_of, headline_of
@@ -63,18 +65,18 @@ _ORDER_AND_COPIES = (
 
 def _copies_words(facts: Facts) -> str:
     """What was assumed of samples with equal inputs."""
-    rows = [row for row in facts.result.samples if row.copies > 1]
+    copies = [row.copies for row in facts.result.samples if row.copies > 1]
     assumed = (
         " Both attackers are taken to know which samples of an upload have the very same input: these are one unknown, "
         "and each has the numbers of it, whatever their targets are; k copies in a mean reveal what one sample would "
         "at a k-th of the noise. "
     )
-    if not rows:
+    if not copies:
         return f"{assumed}There are none here. Views and near-copies count as independent samples."
-    most = max(row.copies for row in rows)
+    most = max(copies)
     return (
-        f"{assumed}Here {count(len(rows), 'sample')} have a copy in their upload, up to {most:,} of one input. Views "
-        "and near-copies count as independent samples, which is too mild: leave them out."
+        f"{assumed}Here {count(len(copies), 'sample')} have a copy in their upload, up to {most:,} of one input. "
+        "Views and near-copies count as independent samples, which is too mild: leave them out."
     )
 
 
@@ -129,7 +131,7 @@ def crowd_figure(facts: Facts, references: tuple[Reference, ...]) -> Figure:
 
 
 def _are_intervals(facts: Facts) -> bool:
-    return any(estimate.status == "bracketed" for name in (INFORMED, OUTSIDER) for _, estimate in facts.estimates(name))
+    return any(estimate.status == "bracketed" for name in (INFORMED, OUTSIDER) for estimate in facts.estimates(name))
 
 
 def _crowd_table(facts: Facts) -> Table:
@@ -184,15 +186,16 @@ def _protected_cell(row: SampleRow) -> Cell:
     return Cell(number(gap), gap, detail=interval(low, high) if low < high else "")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Company:
-    """Samples with the same number of classmates."""
+    """Samples with the same number of classmates, and their estimates by proxy."""
 
     classmates: int
-    rows: list[SampleRow]
+    num_samples: int = 0
+    columns: dict[str, EstimateColumn] = field(default_factory=lambda: defaultdict(EstimateColumn))
 
     def estimates(self, proxy: str) -> list[Estimate]:
-        return [row.proxies[proxy] for row in self.rows if proxy in row.proxies]
+        return list(self.columns[proxy])
 
     def mean(self, proxy: str) -> float | None:
         """Over the samples with a value; None where some have only an interval."""
@@ -202,16 +205,20 @@ class _Company:
 
 
 def _classmates_blocks(facts: Facts) -> list[Block]:
-    by_number: dict[int, list[SampleRow]] = {}
-    for row in facts.result.samples:
+    by_number: dict[int, _Company] = {}
+    for place, row in enumerate(facts.result.samples):
         if row.classmates is not None:
-            by_number.setdefault(row.classmates, []).append(row)
+            company = by_number.setdefault(row.classmates, _Company(row.classmates))
+            company.num_samples += 1
+            for proxy in (INFORMED, OUTSIDER, INFORMED_ERROR, OUTSIDER_ERROR):
+                if proxy in row.proxies:
+                    company.columns[proxy].append(place, row.proxies[proxy])
     if not by_number:
         return []
-    companies = [_Company(classmates, by_number[classmates]) for classmates in sorted(by_number)]
+    companies = [by_number[classmates] for classmates in sorted(by_number)]
     columns: tables.Columns[_Company] = (
         tables.text("Classmates", lambda company: str(company.classmates)),
-        tables.count("Samples", lambda company: len(company.rows)),
+        tables.count("Samples", lambda company: company.num_samples),
         *(
             tables.column(title, lambda company, proxy=proxy: _mean_cell(company.estimates(proxy)))  # type: ignore[misc]
             for title, proxy in (
@@ -228,8 +235,8 @@ def _classmates_blocks(facts: Facts) -> list[Block]:
 
 
 def _classmates_words(companies: Sequence[_Company]) -> str:
-    alone = next((len(company.rows) for company in companies if company.classmates == 0), 0)
-    total = sum(len(company.rows) for company in companies)
+    alone = next((company.num_samples for company in companies if company.classmates == 0), 0)
+    total = sum(company.num_samples for company in companies)
     if alone == total:
         return (
             "No sample has a classmate in its upload. Samples of one class look alike to whoever sees the upload; a "
@@ -331,7 +338,7 @@ def far_map_blocks(facts: Facts) -> list[Block]:
     if facts.result.release.batch_norm != "batch":
         return []
     far = [
-        (mapped.value / posterior.value, row)
+        (mapped.value / posterior.value, row.id)
         for row in facts.ranked
         if (mapped := row.proxies.get("map_rmse")) is not None
         and (posterior := row.proxies.get(OUTSIDER_ERROR)) is not None
@@ -341,7 +348,7 @@ def far_map_blocks(facts: Facts) -> list[Block]:
     ]
     if not far:
         return []
-    listed = ", ".join(short(row.id, 16) for _, row in far[:_LISTED])
+    listed = ", ".join(short(name, 16) for _, name in far[:_LISTED])
     more = f" and {len(far) - _LISTED:,} more" if len(far) > _LISTED else ""
     least, most = min(ratio for ratio, _ in far), max(ratio for ratio, _ in far)
     return [

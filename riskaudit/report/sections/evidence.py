@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from statistics import median
 
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Cell, Paragraph, Section, Subheading, Table
 from riskaudit.document.cells import STATUS_WORDS, tally
 from riskaudit.formatting import short
-from riskaudit.results import SolverEvidence
+from riskaudit.results import SolverEvidence, Status
 from riskaudit.results.facts import Facts
 from riskaudit.studies.verify.section import AttackStudy, calibration_blocks, read_attack_study, verification_blocks
 
@@ -73,30 +74,47 @@ def _proxy_cell(facts: Facts, proxy: str) -> Cell:
     return Cell(facts.title(proxy), detail=info.units if info else "units not stated")
 
 
-_Runs = tuple[str, str, list[SolverEvidence]]
+@dataclass
+class _Runs:
+    """What solvers did for one quantity by one method, of all samples together."""
+
+    quantity: str
+    method: str
+    matvecs: int = 0
+    residual: float | None = None
+    statuses: Counter[Status] = field(default_factory=Counter)
+
+    def add(self, run: SolverEvidence) -> None:
+        """Count one sample's."""
+        self.matvecs += run.matvecs
+        self.statuses[run.status] += 1
+        if run.residual is not None:
+            self.residual = run.residual if self.residual is None else max(self.residual, run.residual)
+
+
 _SOLVER_COLUMNS: tables.Columns[_Runs] = (
-    tables.text("Quantity", lambda row: short(row[0].replace("_", " "))),
-    tables.text("Method", lambda row: short(row[1])),
-    tables.count("Samples", lambda row: len(row[2])),
-    tables.count("Matrix products", lambda row: sum(run.matvecs for run in row[2])),
+    tables.text("Quantity", lambda row: short(row.quantity.replace("_", " "))),
+    tables.text("Method", lambda row: short(row.method)),
+    tables.count("Samples", lambda row: row.statuses.total()),
+    tables.count("Matrix products", lambda row: row.matvecs),
     tables.number(
         "Worst residual",
-        lambda row: max((run.residual for run in row[2] if run.residual is not None), default=None),
+        lambda row: row.residual,
         "relative",
         missing="not recorded",
     ),
-    tables.text("Status", lambda row: tally(run.status for run in row[2])),
+    tables.text("Status", lambda row: tally(row.statuses.elements())),
 )
 
 
 def _solver_table(facts: Facts) -> Table | Paragraph:
-    runs: dict[tuple[str, str], list[SolverEvidence]] = defaultdict(list)
+    runs: dict[tuple[str, str], _Runs] = {}
     for row in facts.result.samples:
         for purpose, evidence in row.solvers.items():
-            runs[purpose, evidence.method].append(evidence)
+            runs.setdefault((purpose, evidence.method), _Runs(purpose, evidence.method)).add(evidence)
     if not runs:
         return Paragraph("The audit holds no record of its solvers.", lead="Solver residuals: not available.")
-    rows = [(purpose, method, runs[purpose, method]) for purpose, method in sorted(runs)]
+    rows = [runs[key] for key in sorted(runs)]
     return tables.table("solvers", "Solvers and their residuals", rows, _SOLVER_COLUMNS)
 
 

@@ -41,11 +41,11 @@ def exposed_section(facts: Facts) -> Section:
     if average:
         blocks.append(average)
     blocks += [Subheading("Samples, most exposed first", brief=True), _ranking_paragraph(facts), sample_table(facts)]
-    failures = [row for row in facts.result.samples if row.status == "failed"]
+    failures = sum(row.status == "failed" for row in facts.result.samples)
     if failures:
         blocks.append(
             Paragraph(
-                f"{len(failures)} of {facts.num_samples:,}; they stay in the table with their reason.",
+                f"{failures} of {facts.num_samples:,}; they stay in the table with their reason.",
                 lead="Samples that failed:",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -17,12 +18,13 @@ from riskaudit.formatting import count, decibels, given, number, percent, senten
 from riskaudit.report.sections.clear import clear_blocks
 from riskaudit.report.sections.crowd import crowd_blocks
 from riskaudit.report.sections.schemes import attacker_words, by_whom
-from riskaudit.results import RELIABLE, SampleRow, SuccessProbability
+from riskaudit.results import RELIABLE, Estimate
+from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import position
 from riskaudit.results.verdicts import error_of, headline_of
 
-_Ranked = tuple[float, SampleRow]
+_Ranked = tuple[float, int]
 # More dots than this can't be told apart, and drawing them takes long.
 MOST_DOTS = 1000
 _SHARES = (
@@ -48,12 +50,7 @@ def leaks_section(facts: Facts) -> Section:
             reason = facts.reason(proxy) or f"statuses of the samples: {tally(facts.statuses(proxy))}"
             title = f"{facts.title(proxy)}: not assessed"
             blocks.append(Callout(title, (f"{sentence(reason)} This is not a finding of safety.",), "unknown"))
-    samples: dict[float, list[tuple[SampleRow, SuccessProbability]]] = {}
-    for row in facts.result.samples:
-        for success in row.success_probability:
-            if success.probability is not None or success.high is not None:
-                samples.setdefault(success.tolerance, []).append((row, success))
-    successes = [_Success(tolerance, samples[tolerance]) for tolerance in sorted(samples)]
+    successes = _successes(facts)
     if successes:
         blocks.append(success_figure(facts, successes))
     if not facts.num_known(facts.headline):
@@ -87,9 +84,10 @@ def thresholds(facts: Facts) -> tuple[Reference, ...]:
 
 def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tuple[Dot, ...]:
     riskier = "higher" if order == "falling" else "lower"
-    positions = [(position(estimate, riskier), row) for row, estimate in facts.estimates(proxy)]
-    ranked = [(value, row) for value, row in positions if value is not None]
+    positions = [(position(estimate, riskier), place) for place, estimate in facts.estimates(proxy).by_place()]
+    ranked = [(value, place) for value, place in positions if value is not None]
     ranked.sort(key=lambda pair: pair[0], reverse=order == "falling")
+    rows = (facts.result.samples[place] for _, place in _evenly(ranked, MOST_DOTS))
     return tuple(
         Dot(
             short(row.id, 14),
@@ -99,7 +97,7 @@ def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tupl
             row.verdict,
             row.proxies[proxy].status in RELIABLE,
         )
-        for _, row in _evenly(ranked, MOST_DOTS)
+        for row in rows
     )
 
 
@@ -147,7 +145,7 @@ def rmse_figure(facts: Facts) -> Figure:
     """Every sample's posterior RMSE against a guess from the prior."""
     proxy = facts.error
     number_of = facts.num_known(proxy)
-    ends = [end for _, each in facts.estimates(proxy) for end in (each.value, each.high) if end is not None]
+    ends = [end for each in facts.estimates(proxy) for end in (each.value, each.high) if end is not None]
     guess = facts.result.prior.std
     dots = _dots(facts, proxy, "rising")
     least = min(facts.cautious(proxy))
@@ -176,7 +174,7 @@ def _rmse_title(facts: Facts, least: float, guess: float) -> str:
     """How well the most exposed sample can be reconstructed, beside a guess from the prior."""
     if least == 0:
         # No attack comes to an error of 0: it is an end that says nothing, or below what numbers here tell from it.
-        told = any(each.value == 0 for _, each in facts.estimates(facts.error))
+        told = any(each.value == 0 for each in facts.estimates(facts.error))
         known = "is too small to be told from 0" if told else "is bounded from below by nothing"
         return (
             f"The RMSE to which the most exposed sample can be reconstructed{by_whom(facts)} {known}; guessing from "
@@ -195,36 +193,50 @@ class _Success:
     """Every sample's probability of success within one tolerance, where one is known, or an end of it."""
 
     tolerance: float
-    samples: list[tuple[SampleRow, SuccessProbability]]
+    samples: EstimateColumn
 
     @property
     def mean(self) -> float:
-        return fmean(_cautious(success) for _, success in self.samples)
+        return fmean(map(_cautious, self.samples))
 
-    def worst(self, revealed: Mapping[str, float]) -> tuple[SampleRow, SuccessProbability]:
-        """The likeliest to be reconstructed; where several are certain, the one that reveals most."""
-        return max(self.samples, key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0].id, 0.0)))
+    def worst(self, revealed: Mapping[int, float]) -> tuple[int, Estimate]:
+        """The likeliest to be reconstructed, by its place; where several are certain, the one that reveals most."""
+        return max(self.samples.by_place(), key=lambda pair: (_cautious(pair[1]), revealed.get(pair[0], 0.0)))
 
 
-def _cautious(success: SuccessProbability) -> float:
-    value = success.probability if success.high is None else success.high
+def _successes(facts: Facts) -> list[_Success]:
+    """By tolerance, the smallest first."""
+    columns = defaultdict[float, EstimateColumn](EstimateColumn)
+    for place, row in enumerate(facts.result.samples):
+        for success in row.success_probability:
+            if success.probability is not None or success.high is not None:
+                estimate = Estimate(
+                    value=success.probability, low=success.low, high=success.high, status=success.status
+                )
+                columns[success.tolerance].append(place, estimate)
+    return [_Success(tolerance, columns[tolerance]) for tolerance in sorted(columns)]
+
+
+def _cautious(success: Estimate) -> float:
+    value = success.value if success.high is None else success.high
     return 1.0 if value is None else value
 
 
 def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
     """How probably the attacker comes within each tolerance: on average, and for the most exposed sample."""
-    revealed = {row.id: position(estimate, "higher") or 0.0 for row, estimate in facts.estimates(facts.headline)}
-    bounded = any(success.probability is None for each in successes for _, success in each.samples)
+    headline, rows = facts.estimates(facts.headline), facts.result.samples
+    revealed = {place: position(estimate, "higher") or 0.0 for place, estimate in headline.by_place()}
+    bounded = any(success.value is None for each in successes for success in each.samples)
     closest, widest = successes[0], successes[-1]
-    row, worst = closest.worst(revealed)
+    place, worst = closest.worst(revealed)
     at_most = "at most " if bounded else ""
     who = sentence(attacker_words(facts)).removesuffix(".") if facts.is_joint else "An attacker"
     columns: tables.Columns[_Success] = (
         tables.setting("Tolerance (RMSE)", lambda each: each.tolerance),
-        tables.column("Mean over samples", lambda each: _probability_cell([success for _, success in each.samples])),
+        tables.column("Mean over samples", lambda each: _probability_cell(list(each.samples))),
         tables.column("Most exposed sample", lambda each: _probability_cell([each.worst(revealed)[1]])),
-        tables.text("Which", lambda each: short(each.worst(revealed)[0].id)),
-        tables.text("Status of the samples", lambda each: tally(success.status for _, success in each.samples)),
+        tables.text("Which", lambda each: short(rows[each.worst(revealed)[0]].id)),
+        tables.text("Status of the samples", lambda each: tally(success.status for success in each.samples)),
     )
     words = (
         "The probability is over the prior and the noise, for the best attacker with that prior, to first order."
@@ -237,7 +249,7 @@ def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
         title=(
             f"{who} comes within an RMSE of {given(closest.tolerance)} with a probability of "
             f"{at_most}{percent(closest.mean)} on average, and of {at_most}{percent(_cautious(worst))} for the most "
-            f"exposed sample ({short(row.id, 14)})"
+            f"exposed sample ({short(rows[place].id, 14)})"
         ),
         alt=(
             f"Two curves of the attacker's probability of success over {count(len(successes), 'tolerance')} from "
@@ -261,12 +273,12 @@ def success_figure(facts: Facts, successes: Sequence[_Success]) -> Figure:
     )
 
 
-def _probability_cell(successes: Sequence[SuccessProbability]) -> Cell:
+def _probability_cell(successes: Sequence[Estimate]) -> Cell:
     """The mean probability, or its upper end with the lower one below it."""
     cautious = fmean(map(_cautious, successes))
-    if all(success.probability is not None and success.high is None for success in successes):
+    if all(success.value is not None and success.high is None for success in successes):
         return Cell(percent(cautious), cautious)
-    low = fmean((success.probability or 0.0) if success.low is None else success.low for success in successes)
+    low = fmean((success.value or 0.0) if success.low is None else success.low for success in successes)
     return Cell(f"at most {percent(cautious)}", cautious, detail=f"at least {percent(low)}")
 
 
@@ -286,7 +298,7 @@ def _figure_caption(facts: Facts, proxy: str) -> str:
     drawn = facts.num_known(proxy)
     missing = facts.num_samples - drawn
     gap = f" {count(missing, 'sample')} without a value {'is' if missing == 1 else 'are'} not drawn." if missing else ""
-    intervals = any(estimate.low is not None for _, estimate in facts.estimates(proxy))
+    intervals = any(estimate.low is not None for estimate in facts.estimates(proxy))
     confidence = facts.result.settings.confidence
     sure = f", which hold for all samples together with a confidence of {given(confidence)}" if confidence else ""
     bars = f" Bars are the intervals of the estimates{sure}." if intervals else ""

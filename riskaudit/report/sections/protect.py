@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import shlex
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -23,7 +24,8 @@ from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.noise import Noise
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.schemes import attacker_words
-from riskaudit.results import Estimate, NoiseCurvePoint, NoiseTarget, SampleRow
+from riskaudit.results import Estimate, NoiseCurvePoint
+from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.facts import Facts
 from riskaudit.results.verdicts import DROWNED
 
@@ -286,21 +288,21 @@ class _Need:
 
 
 def _needs(facts: Facts) -> list[_Need]:
-    by_target: dict[float, list[tuple[SampleRow, NoiseTarget]]] = {}
-    for row in facts.result.samples:
-        if row.noise_std_for_target is not None:
-            by_target.setdefault(row.noise_std_for_target.target_rmse, []).append((row, row.noise_std_for_target))
+    by_target = defaultdict[float, EstimateColumn](EstimateColumn)
+    for place, row in enumerate(facts.result.samples):
+        if (need := row.noise_std_for_target) is not None:
+            by_target[need.target_rmse].append(place, Estimate(value=need.std, status=need.status))
     needs = []
     for target, samples in sorted(by_target.items()):
-        stds = [(need.std, row, need) for row, need in samples if need.std is not None]
+        stds = [(each.value, place, each) for place, each in samples.by_place() if each.value is not None]
         worst = max(stds, key=lambda item: item[0], default=None)
         needs.append(
             _Need(
                 f"posterior RMSE ≥ {number(target)}",
                 median(std for std, _, _ in stds) if stds else None,
                 Estimate(value=worst[0], status=worst[2].status) if worst else None,
-                worst[1].id if worst else None,
-                tally(need.status for _, need in samples),
+                facts.result.samples[worst[1]].id if worst else None,
+                tally(each.status for each in samples),
             )
         )
     return needs

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from statistics import median
 
 from riskaudit.document import tables
@@ -19,7 +20,7 @@ from riskaudit.release.steps.dropout import Dropout
 from riskaudit.release.steps.share import Share
 from riskaudit.release.steps.soteria import Soteria
 from riskaudit.release.training import LocalTraining
-from riskaudit.results import SampleRow
+from riskaudit.results import SampleRow, columns
 from riskaudit.results.facts import Facts
 
 _LISTED_IDS = 8
@@ -69,12 +70,12 @@ class Scheme:
         return max(1, self.upload_size // self.num_clients)
 
     @cached_property
-    def uploads(self) -> dict[int, list[SampleRow]]:
-        """The samples of every upload."""
-        uploads: dict[int, list[SampleRow]] = {}
-        for row in self.facts.result.samples:
+    def uploads(self) -> dict[int, list[int]]:
+        """Places of the samples of every upload."""
+        uploads: dict[int, list[int]] = {}
+        for place, row in enumerate(self.facts.result.samples):
             if row.upload is not None:
-                uploads.setdefault(row.upload, []).append(row)
+                uploads.setdefault(row.upload, []).append(place)
         return uploads
 
     def cards(self) -> list[tuple[str, str]]:
@@ -111,9 +112,11 @@ class Scheme:
         """What the client does to its images, and what that does to errors."""
         if self.spec is None or self.spec.transformation is None:
             return []
-        rows = [row for row in self.facts.result.samples if row.transformation_rmse is not None]
-        changes = [row.transformation_rmse for row in rows if row.transformation_rmse is not None]
-        ends = [row.original_rmse.ends for row in rows if row.original_rmse is not None]
+        changes, ends = list[float](), list[tuple[float | None, float | None]]()
+        for row in self.facts.result.samples:
+            if row.transformation_rmse is not None:
+                changes.append(row.transformation_rmse)
+                ends += [] if row.original_rmse is None else [row.original_rmse.ends]
         known = [(low, high) for low, high in ends if low is not None and high is not None]
         text = (
             f"the client trains on images T(x) that policy {self.spec.transformation.policy} of ATS makes of its own "
@@ -258,17 +261,25 @@ class _Part:
     rows: list[SampleRow]
 
 
+_EVERY_CLIENT = (
+    "Every client's samples are audited as if it were the one at stake; for each the others stand in for the data of "
+    "clients that are not here."
+)
+
+
 def uploads_table(facts: Facts) -> Table:
     """Which samples leave together, and with several clients whose part each plays."""
     scheme = Scheme(facts)
     size = scheme.samples_per_client
+    shown = columns.SHOWN if facts.num_samples > columns.MANY else len(scheme.uploads)
     parts = [
-        _Part(upload, client, rows[client * size : (client + 1) * size])
-        for upload, rows in scheme.uploads.items()
+        _Part(upload, client, [facts.result.samples[place] for place in places[client * size : (client + 1) * size]])
+        for upload, places in islice(scheme.uploads.items(), shown)
         for client in range(scheme.num_clients)
     ]
+    left_out = (len(scheme.uploads) - shown) * scheme.num_clients
     several = scheme.num_clients > 1
-    columns: tables.Columns[_Part] = (
+    titles: tables.Columns[_Part] = (
         tables.text("Upload", lambda part: str(part.upload)),
         tables.text("Client", lambda part: str(part.client), shown=several),
         tables.count("Samples", lambda part: len(part.rows)),
@@ -279,13 +290,16 @@ def uploads_table(facts: Facts) -> Table:
         "uploads",
         f"{count(len(scheme.uploads), 'upload')} of {count(scheme.upload_size, 'sample')}",
         parts,
-        columns,
-        note="Every client's samples are audited as if it were the one at stake; for each the others stand in for the "
-        "data of clients that are not here."
-        if several
-        else "",
+        titles,
+        note=" ".join(
+            [
+                *(_EVERY_CLIENT,) * several,
+                *(f"The first {shown:,} of them; samples.parquet has the upload of every sample.",) * (left_out > 0),
+            ]
+        ),
         layout="compact",
         print_rows=_PRINTED_UPLOADS,
+        left_out=max(0, left_out),
     )
 
 

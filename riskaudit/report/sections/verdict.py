@@ -117,7 +117,7 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     for proxy, worst, label in _headline_proxies(facts):
         if facts.num_known(proxy):
             end = worst(facts.cautious(proxy))
-            bracketed = any(estimate.status == "bracketed" for _, estimate in facts.estimates(proxy))
+            bracketed = any(estimate.status == "bracketed" for estimate in facts.estimates(proxy))
             bound = f", {'at most' if worst is max else 'at least'} {number(end)}" if bracketed else ""
             statuses = tally(facts.statuses(proxy))
             bound = "" if facts.without_point(proxy) else bound
