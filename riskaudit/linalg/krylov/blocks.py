@@ -124,6 +124,8 @@ class BlockTraces:
         share_failure: float | None = None,
     ) -> None:
         self.block, self.failure, self.total = block, failure, total
+        # Kept as given, so that it can be made again from it.
+        self.share_failure = share_failure
         self._share_failure = failure if share_failure is None else share_failure
         self.norm, self.largest, self.deflation = norm, largest, deflation
         self.probes, self.scale = list(probes), scale

@@ -186,7 +186,10 @@ class TraceProbes:
         looks: int = 1,
         half_width: float = DEFAULT_HALF_WIDTH,
     ) -> None:
-        self.failure, self.total, self.norm, self.largest = failure / looks, total, norm, largest
+        # Kept as given, so that it can be made again from them.
+        self.failure, self.total, self.norm, self.largest = failure, total, norm, largest
+        self.share_failure, self.looks, self.half_width = share_failure, looks, half_width
+        self._failure = failure / looks
         self._share_failure, self._looks = failure if share_failure is None else share_failure, looks
         self.deflation, self.ritz_values, self.white = deflation or Deflation(), ritz_values, ritz_values is not None
         self.tridiagonals, self.scale = list(tridiagonals), scale
@@ -286,7 +289,7 @@ class TraceProbes:
         if self.largest < eps:
             # h increases up to x = eps.
             most = self.largest / (self.largest + eps) / (self.largest + eps)
-        low, high = self._ends(*variance_ends(self._rules, eps, most), most, self.failure)
+        low, high = self._ends(*variance_ends(self._rules, eps, most), most, self._failure)
         deflated_low, deflated_high = self.deflation.variance_ends(eps, most, self.slack)
         value = self.deflation.variance(eps) + self._scaled(self._rules.middle_variances(eps))
         # x / (x + eps)^2 is 1 / (x + eps) at most.
@@ -301,7 +304,7 @@ class TraceProbes:
         """
         forms = Quadrature(self._tridiagonals, least, self._scale).inverse_forms(0.0)
         certified = least > 2 * self.slack
-        low, high = self._ends(forms.first_low, forms.first_high, 1 / least if certified else math.inf, self.failure)
+        low, high = self._ends(forms.first_low, forms.first_high, 1 / least if certified else math.inf, self._failure)
         values, residuals = self.deflation.values, self.deflation.residuals
         deflated_low = float(np.sum(1 / np.maximum(values + self.slack, 1e-300)))
         deflated_high = math.inf if len(values) else 0.0
@@ -323,7 +326,7 @@ class TraceProbes:
             multiplied = each.num_products > 0
             lows.append(max(0.0, squared * (each.diagonal[0] - self.slack)) if multiplied else 0.0)
             highs.append(squared * (each.diagonal[0] + self.slack if multiplied else self.largest) if squared else 0.0)
-        low, high = self._ends(np.array(lows), np.array(highs), self.largest, self.failure)
+        low, high = self._ends(np.array(lows), np.array(highs), self.largest, self._failure)
         values = self.deflation.values
         deflated, blur = float(values.sum()), len(values) * self.slack
         high = min(deflated + blur + high, self.total * self.largest)
