@@ -226,7 +226,7 @@ def attack(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings) -
         usable,
         labels_known=attacks.labels_known,
         upload_size=client.upload_size,
-        effort=attacks.effort,
+        effort=attacks.effort or "adaptive",
     )
     return rows_of([trial.run(client) for trial in trials])
 

@@ -51,10 +51,11 @@ class AttackSettings(Settings):
         flags=("--labels",),
         choices={"known": True, "recovered": False},
     )
-    effort: SearchEffort = option(
-        "adaptive",
+    effort: SearchEffort | None = option(
+        None,
         "Further starts of samples whose first one got stuck: adaptive, for those whose undefended gradient the first "
-        "start inverts; full, for all.",
+        "start inverts; full, for all (default: full to calibrate, where weak attacks would pass for safety, else "
+        "adaptive).",
         ATTACKS,
     )
     tune: bool = option(

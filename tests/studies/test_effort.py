@@ -14,6 +14,8 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.client import make_client
 from riskaudit.results import AuditResult
 from riskaudit.studies.attacking import Target, attack_rows, metrics_of, search
+from riskaudit.studies.calibrate.run import CalibrationStudy
+from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.verify.record import VerifyStudy
 
 FIRST, WHOLE = 1, GaussNewton().restarts
@@ -83,6 +85,13 @@ def test_full_effort_and_undefended_samples_ask_no_control(monkeypatch, target: 
     undefended = Target.of(target.client, 0.0, labels_known=True)
     assert search(GaussNewton(), undefended, [0, 1], "adaptive").ended_by == [None, "noise_floor"]
     assert made.calls == [(WHOLE, NOISE, [0, 1]), (WHOLE, 0.0, [0, 1])]
+
+
+@pytest.mark.parametrize(("asked", "effort"), [(None, "full"), ("adaptive", "adaptive")])
+def test_calibration_searches_as_far_as_it_can(target: Target, asked, effort) -> None:
+    """A weak attack would pass for safety in its factors."""
+    study = CalibrationStudy(AttackSettings(effort=asked), {NOISE: None}, {}, 0.9, None)
+    assert {trial.effort for trial in study.trials(target.client)} == {effort}
 
 
 def test_an_upload_is_inverted_whole_or_not(monkeypatch, target: Target) -> None:

@@ -140,7 +140,7 @@ class CalibrationStudy(Study[Calibration]):
             labels_known=self.settings.labels_known,
             upload_size=client.upload_size,
             budget=self.budget,
-            effort=self.settings.effort,
+            effort=self.settings.effort or "full",
         )
 
     @override

@@ -177,7 +177,7 @@ class Verification(Study[VerifyStudy]):
             show_samples=self.show_samples,
             upload_size=client.upload_size,
             budget=self.budget,
-            effort=self.settings.effort,
+            effort=self.settings.effort or "adaptive",
         )
         return [ControlTrial(self.attacks, self.budget), *attacked]
 
