@@ -74,7 +74,8 @@ class SeriesOptions(Settings):
 
     def last_readable(self, subject: SubjectOptions, loss: str) -> tuple[Checkpoint, Samples]:
         """The last checkpoint that can be read, which says how samples are to be read, and the samples."""
-        from riskaudit.studies.training.run import checkpoint_files, last_usable, order_of
+        from riskaudit.studies.training.run import last_usable
+        from riskaudit.studies.training.snapshots import checkpoint_files, order_of
 
         snapshots, _ = order_of(checkpoint_files([*self.earlier, subject.checkpoint]))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,9 +26,11 @@ from riskaudit.audit.client import Client
 from riskaudit.engine import Engine, Journal, Progress, Trial, fingerprint
 from riskaudit.errors import SettingsError
 from riskaudit.inputs.identifiers import hash_tensors
+from riskaudit.release.noise import Noise
 from riskaudit.results import Record, SampleRow
 from riskaudit.results.subject import Attacker
 from riskaudit.results.verdicts import error_of, headline_of
+from riskaudit.statistics.summaries import of_known
 from riskaudit.studies.attacking import attack_trials, rows_of
 from riskaudit.studies.budget import Budget
 from riskaudit.studies.control import ControlTrial
@@ -257,6 +260,21 @@ def noise_level(client: Client) -> tuple[float, bool]:
     """Std of the release's noise, or of the reference noise where it has none, and whether it is that."""
     noise = client.release.noise
     return (client.settings.reference_noise, True) if noise is None else (noise.std, False)
+
+
+def with_noise_times(client: Client, factor: float) -> Client:
+    """The client with so many times its noise, or its reference noise, of the same law."""
+    noise = client.release.noise
+    if noise is None:
+        reference = client.settings.reference_noise * factor
+        return replace(client, settings=replace(client.settings, reference_noise=reference))
+    spec = replace(client.release.spec, noise=Noise(noise.law, noise.scale * factor))
+    return replace(client, release=client.release.with_spec(spec))
+
+
+def median_norm(rows: Sequence[SampleRow]) -> float | None:
+    """Median of the gradient norms of an audit's samples: of what they release before noise."""
+    return of_known(statistics.median, (row.proxies["gradient_norm"].value for row in rows))
 
 
 def quartiles(numbers: Iterable[float | None]) -> Quartiles | None:

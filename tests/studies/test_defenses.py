@@ -17,12 +17,12 @@ from riskaudit.inputs.architectures import get_architecture
 from riskaudit.release import Batch, make_release
 from riskaudit.results import Estimate
 from riskaudit.statistics.groups import paired_difference
-from riskaudit.studies.base import StudyRun
+from riskaudit.studies.base import StudyRun, with_noise_times
 from riskaudit.studies.defenses import run as module
 from riskaudit.studies.defenses.front import defense_rows, equal_utility, least_errors, over_seeds
 from riskaudit.studies.defenses.recommendation import recommend
 from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
-from riskaudit.studies.defenses.run import TrainingData, attacks_on, defended_client, defenses_study, with_noise_times
+from riskaudit.studies.defenses.run import TrainingData, attacks_on, defended_client, defenses_study
 from riskaudit.studies.defenses.training import DivergedError, Plan, train
 from riskaudit.studies.settings import AttackSettings, DefenseSettings
 
@@ -236,6 +236,7 @@ def test_only_what_the_prediction_supports_is_recommended() -> None:
     broken = made("a", [1.4, 1.5], protected)
     broken[1] = DefenseRun(defense="a", number=1, status="diverged", reason="why")
     assert recommended(broken)[0] is None
+    assert recommend(rows_of(plain, made("a", [1.4, 1.5], protected))[0], 0.2, doubted=True)[0] is None
     assert "one seed" in recommended(made("a", [1.4], protected))[1]
 
 

@@ -16,7 +16,8 @@ from riskaudit.inputs import Samples, load_checkpoint
 from riskaudit.studies.base import StudyRun
 from riskaudit.studies.training import run as module
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
-from riskaudit.studies.training.run import accuracy, checkpoint_files, natural_key, order_of, summarise, training_study
+from riskaudit.studies.training.run import accuracy, summarise, training_study
+from riskaudit.studies.training.snapshots import checkpoint_files, natural_key, order_of
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 
@@ -96,6 +97,14 @@ def test_the_last_checkpoint_is_the_audit(folder) -> None:
     assert row.posterior_rmse.low <= row.posterior_rmse.mean <= row.posterior_rmse.high
     assert row.revealed_fraction.worst == max(one.proxies["revealed_fraction"].value for one in last.samples)
     assert row.sha256 == result.checkpoint.sha256
+    # Noise that grows and shrinks with the gradient is the release's own at the first checkpoint.
+    first, _, end = study.rows
+    assert first.relative_rmse.mean == pytest.approx(first.posterior_rmse.mean)
+    assert end.relative_noise_std == pytest.approx(NOISE * end.median_gradient_norm / first.median_gradient_norm)
+    scaled = audit(
+        load_checkpoint(folder / "lenet5-step10.pt"), digits(5), SETTINGS, release=f"gaussian:{end.relative_noise_std}"
+    )
+    assert end.relative_rmse.worst == pytest.approx(min(one.proxies["posterior_rmse"].value for one in scaled.samples))
 
 
 def test_accuracy() -> None:

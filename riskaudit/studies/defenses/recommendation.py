@@ -14,13 +14,16 @@ from riskaudit.studies.defenses.record import DefenseRow
 UNDEFENDED = "gradient"
 
 
-def recommend(rows: Sequence[DefenseRow], target: float) -> tuple[str | None, str]:
+def recommend(rows: Sequence[DefenseRow], target: float, *, doubted: bool = False) -> tuple[str | None, str]:
     """A line for ``release``, or None, and a sentence that says why.
 
     Args:
         rows: of all defences, `UNDEFENDED` among them.
         target: error that every audited sample should be left with.
+        doubted: whether the model or the data may be others than those that were audited.
     """
+    if doubted:
+        return None, "No recommendation: the model or the data are doubted, as the audit's warnings say"
     candidates = [row for row in rows if row.defense != UNDEFENDED]
     safe = [row for row in candidates if is_supported(row, target)]
     if not safe:

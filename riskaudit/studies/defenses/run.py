@@ -14,7 +14,6 @@ noise that stays in proportion to the gradient's norm, from the first point on. 
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -26,6 +25,8 @@ from riskaudit.attacks import ATTACKS as REGISTERED
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
+from riskaudit.audit.provenance import data_info
+from riskaudit.audit.recognition import doubt_of
 from riskaudit.audit.transformed import transformed
 from riskaudit.copying import copy_model
 from riskaudit.engine import Trial, make_engine
@@ -34,12 +35,10 @@ from riskaudit.inputs import Checkpoint, Samples, fit_together
 from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.inputs.text import clean
 from riskaudit.release import Batch, ReleaseSpec, batch_norm_layers, make_release
-from riskaudit.release.noise import Noise
 from riskaudit.results import AuditResult, Estimate, SampleRow
 from riskaudit.results.verdicts import error_of
 from riskaudit.statistics.seeding import derived_seed
-from riskaudit.statistics.summaries import of_known
-from riskaudit.studies.base import Study, StudyRun, attack, attack_notes, identity_of
+from riskaudit.studies.base import Study, StudyRun, attack, attack_notes, identity_of, median_norm, with_noise_times
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.defenses.front import defense_rows, equal_utility
 from riskaudit.studies.defenses.recommendation import UNDEFENDED, recommend
@@ -183,7 +182,8 @@ class Defenses(Study[DefensesStudy]):
         settings = client.settings
         noisy = {defense: ReleaseSpec.parse(defense).noise is not None for defense in self.defenses}
         rows = defense_rows(runs, noisy, settings.attacker, CONFIDENCE)
-        recommended, sentence = recommend(rows, client.target_rmse)
+        doubted = doubt_of(client) is not None or data_info(client.samples).doubt is not None
+        recommended, sentence = recommend(rows, client.target_rmse, doubted=doubted)
         return DefensesStudy(
             architecture=client.checkpoint.architecture,
             noise_std=settings.reference_noise,
@@ -285,7 +285,7 @@ class TrainingTrial(Trial[Client]):
     def _audited(self, client: Client, point: TrainingPoint, first: Sequence[TrainingPoint]) -> TrainingPoint:
         """A point with the audit and the attacks; ``first`` is the first one, if this isn't."""
         rows = audit_client(client).samples
-        norm = of_known(statistics.median, (row.proxies["gradient_norm"].value for row in rows))
+        norm = median_norm(rows)
         std = client.noisy.noise.std if client.noisy.noise is not None else None
         share = 1.0 if not first else norm / first[0].gradient_norm if norm and first[0].gradient_norm else None
         relative: Sequence[SampleRow | None] = rows
@@ -340,16 +340,6 @@ def defended_client(client: Client, defense: str, model: nn.Module) -> Client:
     )
     checkpoint = replace(client.checkpoint, model=model)
     return make_client(checkpoint, client.samples if client.originals is None else client.originals, settings)
-
-
-def with_noise_times(client: Client, factor: float) -> Client:
-    """The client with so many times its noise, or its reference noise, of the same law."""
-    noise = client.release.noise
-    if noise is None:
-        reference = client.settings.reference_noise * factor
-        return replace(client, settings=replace(client.settings, reference_noise=reference))
-    spec = replace(client.release.spec, noise=Noise(noise.law, noise.scale * factor))
-    return replace(client, release=client.release.with_spec(spec))
 
 
 def attacks_on(client: Client, attacks: AttackSettings) -> AttackSettings:

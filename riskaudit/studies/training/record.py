@@ -30,6 +30,8 @@ class MeanAndWorst(Record):
 class TrainingRow(Record):
     """One checkpoint. ``accuracy`` is on the audited samples, None where targets aren't classes.
 
+    ``relative_rmse`` is the posterior error at noise of ``relative_noise_std``, which is as large beside the median
+    gradient norm as the study's noise is at the first checkpoint that can be audited.
     ``reason`` says why a checkpoint has no numbers, where it has none.
     """
 
@@ -40,6 +42,8 @@ class TrainingRow(Record):
     mean_loss: float | None = None
     median_gradient_norm: float | None = None
     posterior_rmse: MeanAndWorst | None = None
+    relative_noise_std: float | None = None
+    relative_rmse: MeanAndWorst | None = None
     revealed_fraction: MeanAndWorst | None = None
     attack_rmse: MeanAndWorst | None = None
     num_failed_samples: int = 0

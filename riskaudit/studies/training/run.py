@@ -4,21 +4,20 @@ The same samples, release, prior and draws of the noise at every checkpoint. Bes
 most exposed one: training makes most gradients small, not all, so the least error can stay low while the mean rises
 (Geng et al. 2021 and others attack single samples of trained networks). One trial is one checkpoint.
 
-The checkpoints of a run are ordered by the step in their names, else by the one stored in them, else as given.
+Gradients grow and shrink in training while noise doesn't: every checkpoint is judged at the noise of the release, and
+at noise in the proportion to the median gradient norm that this has at the first one.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from riskaudit.audit import AuditSettings
@@ -26,20 +25,29 @@ from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
 from riskaudit.engine import Trial, make_engine
 from riskaudit.errors import CheckpointError, RiskauditError
-from riskaudit.files import sha256_of_file
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
 from riskaudit.inputs.architectures.registry import shapes_of
-from riskaudit.inputs.exported.archive import is_exported
-from riskaudit.inputs.readers.archives import checked_members, is_zip
-from riskaudit.inputs.readers.torch_files import read_torch_file, starts_like_pickle
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
+from riskaudit.results.verdicts import error_of
 from riskaudit.statistics.groups import group_statistic
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.statistics.summaries import of_known
-from riskaudit.studies.base import ATTACKS, ModelComparison, StudyRun, attack_settings, identity_of, measure
+from riskaudit.studies.base import (
+    ATTACKS,
+    ModelComparison,
+    StudyRun,
+    attack_settings,
+    identity_of,
+    measure,
+    median_norm,
+    noise_level,
+    with_noise_times,
+)
+from riskaudit.studies.rows import SampleRisk
 from riskaudit.studies.settings import AttackSettings
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
+from riskaudit.studies.training.snapshots import Snapshot, StepSource, checkpoint_files, order_of
 
 CONFIDENCE = 0.95
 # Samples whose class is looked up at once.
@@ -48,10 +56,7 @@ BATCH_SIZE = 256
 Load = Callable[[Path], Checkpoint]
 # Changes by less than this factor are called none.
 SAME = 1.1
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2")
-STEP_ENTRIES = ("step", "global_step", "epoch")
 Use = TypeVar("Use")
-StepSource = Literal["file name", "checkpoint", "position"]
 
 
 def training_study(
@@ -90,18 +95,23 @@ def training_study(
                 "attacked": chosen is not None,
             }
         )
-        study = Checkpoints(chosen, tuple(snapshots), source, position, load)
+        norm = first_norm(client, snapshots, load)
+        study = Checkpoints(chosen, tuple(snapshots), source, position, load, norm)
         return result.with_study(study.answer(client, engine, journal, run.progress))
 
 
 @dataclass(frozen=True)
 class Checkpoints(ModelComparison[TrainingStudy]):
-    """Every checkpoint of a run, in its order, on the samples of the one at ``last``, which is the client's own."""
+    """Every checkpoint of a run, in its order, on the samples of the one at ``last``, which is the client's own.
+
+    ``norm`` is the median gradient norm at the first one, see `first_norm`.
+    """
 
     snapshots: tuple[Snapshot, ...]
     step_source: StepSource
     last: int
     load: Load
+    norm: float | None
 
     @override
     def models(self, client: Client) -> list[CheckpointTrial]:
@@ -111,6 +121,7 @@ class Checkpoints(ModelComparison[TrainingStudy]):
                 snapshot,
                 None if number == self.last else self.load,
                 self.attacks,
+                self.norm,
             )
             for number, snapshot in enumerate(self.snapshots)
         ]
@@ -128,18 +139,18 @@ class CheckpointTrial(Trial[Client]):
     snapshot: Snapshot
     load: Load | None
     attacks: AttackSettings | None
+    norm: float | None
 
     @override
     def run(self, client: Client) -> dict[str, Any]:
         snapshot = self.snapshot
         row = TrainingRow(name=clean(snapshot.path.name), sha256=snapshot.sha256, step=snapshot.step)
         try:
-            given = client.source
             if self.load is not None:
-                checkpoint = self.load(snapshot.path)
-                _check_same(checkpoint, given.checkpoint)
-                client = make_client(checkpoint, given.samples, client.settings)
+                client = _client_at(snapshot, client, self.load)
+            given = client.source
             risks = measure(client, self.attacks)
+            relative = _at_relative_noise(client, risks.samples, self.norm)
         except RiskauditError as reason:
             return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
         samples, seed = risks.samples, client.settings.seed
@@ -148,6 +159,7 @@ class CheckpointTrial(Trial[Client]):
             "mean_loss": of_known(statistics.fmean, (each.loss for each in samples)),
             "median_gradient_norm": of_known(statistics.median, (each.gradient_norm for each in samples)),
             "posterior_rmse": _spread([(each.posterior_rmse.reliable, each.sample_id) for each in samples], seed, min),
+            **relative,
             "revealed_fraction": _spread(
                 [(each.revealed_fraction.reliable, each.sample_id) for each in samples], seed, max
             ),
@@ -157,6 +169,50 @@ class CheckpointTrial(Trial[Client]):
             "attack_notes": risks.attack_notes,
         }
         return row.model_copy(update=fields).model_dump(mode="json")
+
+
+def first_norm(client: Client, snapshots: Sequence[Snapshot], load: Load) -> float | None:
+    """The median gradient norm at the first checkpoint that can be audited; None where that is 0."""
+    for snapshot in snapshots:
+        try:
+            first = _client_at(snapshot, client, load)
+            settings = replace(first.settings, proxies=("gradient_norm",), calibration=None, checks=False)
+            return median_norm(audit_client(replace(first, settings=settings)).samples) or None
+        except RiskauditError:
+            continue
+    return None
+
+
+def _client_at(snapshot: Snapshot, client: Client, load: Load) -> Client:
+    """The client with the weights of a checkpoint.
+
+    Raises:
+        RiskauditError: they can't be read, or belong to another network.
+    """
+    checkpoint = load(snapshot.path)
+    _check_same(checkpoint, client.source.checkpoint)
+    return make_client(checkpoint, client.source.samples, client.settings)
+
+
+def _at_relative_noise(client: Client, samples: Sequence[SampleRisk], norm: float | None) -> dict[str, Any]:
+    """Fields of a row: the noise in proportion to the gradient's norm, and the posterior error there.
+
+    Args:
+        client: with the weights of the checkpoint.
+        samples: what is known of it at the release's own noise.
+        norm: median gradient norm to which that noise belongs.
+    """
+    own = of_known(statistics.median, (each.gradient_norm for each in samples))
+    if norm is None or not own:
+        return {}
+    factor, seed = own / norm, client.settings.seed
+    error = error_of(client.settings.attacker if client.is_joint else None)
+    settings = replace(client.settings, proxies=(error, "revealed_fraction"), calibration=None, checks=False)
+    rows = audit_client(with_noise_times(replace(client, settings=settings), factor)).samples
+    return {
+        "relative_noise_std": factor * noise_level(client)[0],
+        "relative_rmse": _spread([(row.proxies[error].reliable, row.id) for row in rows], seed, min),
+    }
 
 
 def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
@@ -245,67 +301,6 @@ def _change(before: float, after: float) -> str:
     return "rises" if after > before * SAME else "falls" if after * SAME < before else "stays"
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """One checkpoint file of a run."""
-
-    path: Path
-    step: int
-
-    @cached_property
-    def sha256(self) -> str | None:
-        """Of the file; None where it can't be read."""
-        try:
-            return sha256_of_file(self.path)
-        except OSError:
-            return None
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names with numbers as a reader would: step 9 before step 10."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def checkpoint_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, a folder standing for the checkpoint files in it in natural order.
-
-    Raises:
-        CheckpointError: a folder without any, or nothing named.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        try:
-            entries = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
-        except OSError as cause:
-            raise CheckpointError(f"can't read the folder {clean(path)} ({clean(cause.strerror or cause)})") from cause
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-        if not entries:
-            raise CheckpointError(f"expected checkpoints ({', '.join(SUFFIXES)}) in {clean(path)}, found none")
-        files += sorted(entries, key=lambda entry: natural_key(entry.name))
-    if not files:
-        raise CheckpointError("expected at least one checkpoint file or a folder of them, found none")
-    return list(dict.fromkeys(files))
-
-
-def order_of(files: Sequence[Path]) -> tuple[list[Snapshot], StepSource]:
-    """The files in the order of training.
-
-    The step is the last number in a file's name; where some name has none or two have the same, the files' own
-    entries (`STEP_ENTRIES`); else the position among the files as they were given.
-    """
-    named = [_step_in_name(path) for path in files]
-    if len(set(named) - {None}) == len(files):
-        return _sorted(files, named), "file name"
-    stored = [_step_in_file(path) for path in files]
-    if len(set(stored) - {None}) == len(files):
-        return _sorted(files, stored), "checkpoint"
-    return [Snapshot(path, position) for position, path in enumerate(files)], "position"
-
-
 def last_usable(
     snapshots: Sequence[Snapshot], use: Callable[[Path], Use], errors: type[Exception] | tuple[type[Exception], ...],
     done: str,
@@ -325,32 +320,3 @@ def last_usable(
     if len(snapshots) == 1:
         raise reason
     raise CheckpointError(f"none of the {len(snapshots)} checkpoints can be {done} (the last: {reason})") from reason
-
-
-def _sorted(files: Sequence[Path], steps: Sequence[int | None]) -> list[Snapshot]:
-    snapshots = [Snapshot(path, step) for path, step in zip(files, steps, strict=True) if step is not None]
-    return sorted(snapshots, key=lambda snapshot: snapshot.step)
-
-
-def _step_in_name(path: Path) -> int | None:
-    numbers = re.findall(r"\d+", path.stem)
-    return int(numbers[-1]) if numbers and len(numbers[-1]) < 18 else None
-
-
-def _step_in_file(path: Path) -> int | None:
-    """A step that a training loop stored beside the weights; None where there is none or the file is broken."""
-    try:
-        if is_zip(path):
-            if is_exported(checked_members(path, CheckpointError, compressed=False)):
-                return None
-        elif not starts_like_pickle(path):
-            return None
-        content = read_torch_file(path, CheckpointError)
-    except (RiskauditError, OSError, MemoryError):
-        return None
-    values = [content.get(name) for name in STEP_ENTRIES] if isinstance(content, Mapping) else []
-    for value in values:
-        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
-            return number
-    return None

@@ -50,10 +50,9 @@ def _table(study: TrainingStudy) -> Table:
             error: MeanAndWorst | None = getattr(row, name)
             return number_cell(None, missing="no result") if error is None else cell(error)
 
-        attacked = any(row.attack_rmse is not None for row in study.rows)
-        return tables.column(
-            title, shown, unit, brief=name == "posterior_rmse", shown=attacked or name != "attack_rmse"
-        )
+        known = any(getattr(row, name) is not None for row in study.rows)
+        optional = name in ("attack_rmse", "relative_rmse")
+        return tables.column(title, shown, unit, brief=name == "posterior_rmse", shown=known or not optional)
 
     columns: tables.Columns[TrainingRow] = (
         tables.count("Step", lambda row: row.step, brief=True),
@@ -71,6 +70,12 @@ def _table(study: TrainingStudy) -> Table:
             lambda error: _cell(error.worst, short(error.worst_sample, 14)),
             "sample",
         ),
+        spread(
+            "At relative noise",
+            "relative_rmse",
+            lambda error: _cell(error.mean, number(error.worst)),
+            "mean, least",
+        ),
         spread("Mean revealed fraction", "revealed_fraction", lambda error: number_cell(error.mean)),
         spread("Largest revealed fraction", "revealed_fraction", lambda error: number_cell(error.worst)),
         tables.number("Gradient norm", lambda row: row.median_gradient_norm, "median", missing="no result"),
@@ -86,7 +91,8 @@ def _table(study: TrainingStudy) -> Table:
         "Checkpoints of the run",
         study.rows,
         columns,
-        note="RMSE in data units; larger is safer.",
+        note="RMSE in data units; larger is safer. Relative noise: in the proportion to the median gradient norm that "
+        "the noise has at the first checkpoint.",
         sortable=True,
         layout="compact",
         print_rows=_PRINT_ROWS,
