@@ -151,3 +151,17 @@ def plant_class_fishing(head: nn.Linear, target: int = 3) -> None:
     head.weight[target] = 0.5
     head.bias.fill_(1000.0)
     head.bias[target] = bias
+
+
+@torch.no_grad()
+def imprint_mlp(size: int = 64, units: int = 64, seed: int = 0) -> nn.Module:
+    """One imprint layer on the whole input, whose units the head treats alike; float64, x [B, ...] of ``size``."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(size, units), nn.ReLU(), nn.Linear(units, CLASSES)).double().eval()
+    imprint, head = model[1], model[3]
+    assert isinstance(imprint, nn.Linear)
+    assert isinstance(head, nn.Linear)
+    imprint.weight.fill_(1 / size)
+    imprint.bias.copy_(-torch.linspace(0.1, 0.6, units))
+    head.weight.copy_(0.1 * head.weight[:, :1].expand(-1, units) * units**0.5)
+    return model

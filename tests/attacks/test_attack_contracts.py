@@ -7,9 +7,10 @@ from typing import Any
 
 import cases
 import pytest
+import received_cases
 import torch
 import torch.nn.functional as F
-from contracts.attack import AttackContract, generator, observe, rmse
+from contracts.attack import AttackContract, flat_batch, generator, observe, rmse
 from contracts.completeness import cases_of
 from torch import nn
 
@@ -21,6 +22,7 @@ from riskaudit.attacks import (
     BayesOptimal,
     DeepLeakage,
     GradInversion,
+    Imprint,
     ImprovedDeepLeakage,
     InvertingGradients,
     LayerLeftOut,
@@ -66,6 +68,22 @@ class TestAnalytic(AttackContract):
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
+
+
+class TestImprint(AttackContract):
+    reads_local_training = False
+
+    def attack(self, **changes: Any) -> Attack:
+        return Imprint(**changes)
+
+    def deterministic(self) -> Attack:
+        return Imprint()
+
+    def case(self) -> tuple[nn.Module, Batch]:
+        return received_cases.imprint_mlp(), cases.mnist(3, 8)
+
+    def flat_case(self) -> tuple[nn.Module, Batch]:
+        return received_cases.imprint_mlp(36), flat_batch()
 
 
 class TestLayerLeftOut(AttackContract):

@@ -76,6 +76,8 @@ class AttackContract:
     steps = 8
     reads_one_sample = False
     """Whether the attack can't be run on uploads of several samples, and says so."""
+    reads_local_training = True
+    """Likewise on a client's local training."""
 
     def attack(self, **changes: Any) -> Attack:
         raise NotImplementedError
@@ -89,6 +91,10 @@ class AttackContract:
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.lenet(8), cases.mnist(3, 8)
+
+    def flat_case(self) -> tuple[nn.Module, Batch]:
+        """On inputs that aren't images."""
+        return cases.mlp((36, 16, 10)), flat_batch()
 
     def check(self, found: Reconstruction, observation: Observation) -> None:
         count = len(observation)
@@ -164,7 +170,7 @@ class AttackContract:
         assert found.targets.tolist() == batch.targets.tolist()
 
     def test_inputs_that_are_no_images(self) -> None:
-        observation = observe(cases.mlp((36, 16, 10)), flat_batch(), "gaussian:0.01")
+        observation = observe(*self.flat_case(), "gaussian:0.01")
         self.check(self.quick().run(observation, generator()), observation)
 
     def test_what_is_no_number_fails(self) -> None:
@@ -183,7 +189,7 @@ class AttackContract:
         model, batch = self.case()
         batch = cases.mnist(2 if spec == LOCAL else 4, 8)
         observation = observe_uploads(model, batch, spec)
-        if self.reads_one_sample:
+        if self.reads_one_sample or (spec == LOCAL and not self.reads_local_training):
             with pytest.raises(AttackNotApplicable, match="mean"):
                 self.quick().run(observation, generator())
             return
@@ -204,7 +210,8 @@ class AttackContract:
         if self.reads_one_sample:
             pytest.skip("not for uploads of several samples")
         batch = cases.mnist(3, 8)
-        for spec in ("mean:3", "local:epochs=2:batch=1:lr=0.1:momentum=0.5"):
+        local = ("local:epochs=2:batch=1:lr=0.1:momentum=0.5",)
+        for spec in ("mean:3", *(local if self.reads_local_training else ())):
             observation = observe_uploads(self.case()[0], batch, spec, known=False)
             found = self.quick(steps=1, restarts=1).run(observation, generator())
             assert found.targets.tolist() == sorted(batch.targets.tolist())
