@@ -187,7 +187,7 @@ def _alone(observation: Observation, point: Tensor, label: Tensor) -> Tensor:
 
 
 def _agreement(release: Release) -> float:
-    return float(torch.finfo(release.dtype).eps**AGREEMENT)
+    return float(torch.finfo(release.dtype).eps ** AGREEMENT)
 
 
 def _read(upload: Observation, imprint: ImprintLayer, fallback: Tensor) -> tuple[Tensor, int, float]:
