@@ -410,7 +410,7 @@ def _decimal_ticks(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
-    figure.legend(
+    legend = figure.legend(
         handles=handles,
         loc="outside upper center",
         ncols=columns,
@@ -418,3 +418,5 @@ def _legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
         labelcolor=colour("ink"),
         fontsize=8.5,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

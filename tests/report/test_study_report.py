@@ -202,6 +202,15 @@ def test_the_front_of_defences_and_its_table() -> None:
     assert to_svg(plot, figure.id, "print").startswith("<svg")
 
 
+def test_names_of_defences_in_the_figure_are_no_formulas() -> None:
+    study = defenses()
+    rows = [row.model_copy(update={"defense": r"$\frac{1$ <b>"}) for row in study.rows]
+    figure = Report.of(studied(defenses=study.model_copy(update={"rows": rows}).model_dump(mode="json"))).figures[
+        "defenses"
+    ]
+    assert r"$\frac{1$ &lt;b&gt;" in to_svg(figure.plot, figure.id, "screen")
+
+
 def test_one_defence_has_a_table_and_no_front() -> None:
     study = defenses()
     few = study.model_copy(update={"rows": study.rows[:1], "equal_utility": []})
