@@ -20,6 +20,7 @@ from riskaudit.attacks.analytic import Analytic  # isort: skip
 from riskaudit.attacks.gauss_newton import GaussNewton  # isort: skip
 from riskaudit.attacks.local import Local  # isort: skip
 from riskaudit.attacks.base import ATTACKS, Attack, AttackNotApplicable, Observation, Reconstruction
+from riskaudit.attacks.cocktail_party import CocktailParty
 from riskaudit.attacks.imprint import Imprint
 from riskaudit.attacks.kept_entries import KeptEntries
 from riskaudit.attacks.labels import label_counts, recover_batch_labels, recover_labels, with_labels
@@ -32,6 +33,7 @@ __all__ = [
     "Attack",
     "AttackNotApplicable",
     "BayesOptimal",
+    "CocktailParty",
     "DeepLeakage",
     "GaussNewton",
     "GradInversion",

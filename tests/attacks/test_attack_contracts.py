@@ -20,6 +20,7 @@ from riskaudit.attacks import (
     Attack,
     AttackNotApplicable,
     BayesOptimal,
+    CocktailParty,
     DeepLeakage,
     GradInversion,
     Imprint,
@@ -65,6 +66,17 @@ class TestAnalytic(AttackContract):
 
     def deterministic(self) -> Attack:
         return Analytic()
+
+    def case(self) -> tuple[nn.Module, Batch]:
+        return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
+
+
+class TestCocktailParty(AttackContract):
+    def attack(self, **changes: Any) -> Attack:
+        return CocktailParty(**changes)
+
+    def deterministic(self) -> Attack:
+        return CocktailParty(restarts=1)
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
