@@ -14,11 +14,14 @@ import torch
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.plan import choose_plan, fitting_samples
 from riskaudit.audit.targets import carrying_targets
+from riskaudit.errors import GuardError
 from riskaudit.guard.client import Client
 from riskaudit.guard.evidence import gather_evidence
-from riskaudit.guard.information import BatchInformation
+from riskaudit.guard.information import LOST_NOTE, BatchInformation
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.inputs.discrete import are_sparse_codes
+from riskaudit.jacobian import Jacobian
+from riskaudit.linalg.krylov.tridiagonal import SLACK_ROUNDINGS
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior
 from riskaudit.release import Batch
@@ -86,7 +89,7 @@ class Estimator:
         while order and not self._is_late():
             indices, order = order[:size], order[size:]
             started = time.monotonic()
-            self._estimate(information, indices, self.products, sketched)
+            self._look(information, indices, self.products, sketched)
             if limited:
                 per_sample = (time.monotonic() - started) / len(indices)
                 affordable = int(TIME_SHARE * (self.end - time.monotonic()) / max(per_sample, 1e-9))
@@ -103,7 +106,7 @@ class Estimator:
         width = self._width(information.batch)
         for first in range(0, len(indices), width):
             if not self._is_late():
-                self._estimate(information, indices[first : first + width], products, sketched=False)
+                self._look(information, indices[first : first + width], products, sketched=False)
         return True
 
     def refine(self, information: BatchInformation, index: int, noise_std: float) -> None:
@@ -137,10 +140,42 @@ class Estimator:
         """Samples that fit in memory at once."""
         return max(1, fitting_samples(self.client.sample_bytes(batch), batch.inputs.device))
 
-    def _estimate(self, information: BatchInformation, indices: list[int], number: int, sketched: bool) -> None:
-        """Estimate some samples by so many products each."""
-        part, samples = information.batch.select(indices), [information.samples[index] for index in indices]
-        jacobian = self.client.jacobian(part, 0.0)
+    def _look(self, information: BatchInformation, indices: list[int], number: int, sketched: bool) -> None:
+        """Estimate some samples by so many products each, in double precision where single precision tells nothing."""
+        jacobian = self.client.jacobian(information.batch.select(indices), 0.0)
+        slack = SLACK_ROUNDINGS * math.sqrt(jacobian.shape[1])
+        is_lost = [slack * rounding >= 1 for rounding in jacobian.rounding]
+        lost = [index for index, is_so in zip(indices, is_lost, strict=True) if is_so]
+        if not lost:
+            self._estimate(information, self.client, jacobian, indices, number, sketched)
+            return
+        rows = [row for row, is_so in enumerate(is_lost) if not is_so]
+        if rows:
+            held = [indices[row] for row in rows]
+            self._estimate(information, self.client, jacobian.select(rows), held, number, sketched)
+        part = information.batch.select(lost)
+        try:
+            exact = self._exact
+            precise = exact.jacobian(exact.batch(part.inputs, part.targets), 0.0)
+        except GuardError:
+            raise
+        except Exception:  # code of one precision only: what is not assessed is not safe
+            information.warnings = [*information.warnings, LOST_NOTE]
+            return
+        # A product takes about twice as long.
+        self._estimate(information, exact, precise, lost, max(1, number // 2), sketched)
+
+    def _estimate(
+        self,
+        information: BatchInformation,
+        client: Client,
+        jacobian: Jacobian,
+        indices: list[int],
+        number: int,
+        sketched: bool,
+    ) -> None:
+        """By products with the J of these samples."""
+        part, samples = jacobian.batch, [information.samples[index] for index in indices]
         hessian, flat = jacobian.hessian(), part.inputs.flatten(1)
         prior, per_sample = self.prior.bind(part.targets, flat), self.failure / len(information)
         few = few_products(hessian, prior, number, per_sample, _probes(flat), self._is_late)
@@ -152,7 +187,7 @@ class Estimator:
         if unexamined:
             whole = jacobian if len(unexamined) == len(samples) else None
             examined, spaces = part.select(unexamined), [few.spaces[row] for row in unexamined]
-            evidence = gather_evidence(self.client, self.prior, examined, spaces, whole)
+            evidence = gather_evidence(client, self.prior, examined, spaces, whole)
             for row, (new, key) in zip(unexamined, evidence, strict=True):
                 samples[row].evidence, samples[row].evidence_key = new, key
         for sample, of_sample, space in zip(samples, few.information, few.spaces, strict=True):
@@ -160,10 +195,14 @@ class Estimator:
             if sketched:
                 sample.sketch(space)
         if sketched:
-            self._project(information, indices, hessian.matmat)
+            self._project(information, indices, flat, hessian.matmat)
 
     def _project(
-        self, information: BatchInformation, indices: list[int], products: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        information: BatchInformation,
+        indices: list[int],
+        flat: torch.Tensor,
+        products: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         """Q H Q^T in the directions that the ledger keeps of samples that it knows."""
         accounts, samples = information.accounts or {}, [information.samples[index] for index in indices]
@@ -172,7 +211,6 @@ class Estimator:
         }
         if not directions:
             return
-        flat = information.batch.inputs[indices].flatten(1)
         most = max(len(rows) for rows in directions.values())
         columns = flat.new_zeros(len(indices), flat.shape[1], most)
         for row, rows in directions.items():

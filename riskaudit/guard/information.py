@@ -24,6 +24,10 @@ from riskaudit.release.copies import first_copies
 from riskaudit.sensitivity import Concentration, Information, reached_note
 
 UNCHECKED = "the derivative was not held against the gradient itself"
+LOST_NOTE = (
+    "the loss of some samples is too small for float32 to tell their gradient from 0: nothing is claimed of these "
+    "(dtype=torch.float64 resolves them)"
+)
 # Fisher information of a release without noise, as large as sums of it stay finite.
 LARGEST_INFORMATION = 1e100
 

@@ -20,15 +20,16 @@ from riskaudit.audit.plan import choose_plan
 from riskaudit.audit.targets import carrying_targets
 from riskaudit.audit.uploads import GROUPS, growth_alone, upload_rounding
 from riskaudit.guard.identifiers import sample_digest
-from riskaudit.guard.information import BatchInformation
+from riskaudit.guard.information import LOST_NOTE, BatchInformation
 from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.outsider import TOO_FEW, outsider_information
 from riskaudit.inputs.discrete import are_sparse_codes
-from riskaudit.jacobian import Jacobian
+from riskaudit.jacobian import Jacobian, loss_rounding
 from riskaudit.jacobian.distinct import of_distinct_inputs
 from riskaudit.jacobian.informed import InformedJacobian
 from riskaudit.jacobian.unrolled import PULLED_ENTRIES
+from riskaudit.linalg.krylov.tridiagonal import SLACK_ROUNDINGS
 from riskaudit.policy import Policy
 from riskaudit.priors import Prior, in_uploads
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation
@@ -169,9 +170,13 @@ class JointEstimator:
         prior = self.prior.bind(batch.targets, batch.inputs.flatten(1))
         pulled = self._of_copies(information, pulled)
         earlier = None if earlier is None else self._of_copies(information, earlier)
-        told = pulled_information(pulled, earlier, prior, self.failure / len(information))
-        for sample, each in zip(information.samples, told, strict=True):
-            sample.information = each
+        rounding = self._rounding(information)
+        told = pulled_information(pulled, earlier, prior, self.failure / len(information), rounding)
+        for sample, each, lost in zip(information.samples, told, rounding, strict=True):
+            # Of a loss too small for this precision the derivative may come out as 0, which is no bound.
+            sample.information = each if lost < 1 else None
+        if max(rounding) >= 1:
+            information.warnings = [*information.warnings, LOST_NOTE]
         information.products += pulled.shape[-1] * len(information)
 
     def _tell_of_outsider(self, information: BatchInformation) -> None:
@@ -202,6 +207,15 @@ class JointEstimator:
             error = max(each.tau * math.sqrt(max(0.0, 1 - share)), self.policy.min_rmse or 0.0)
             stds.append(each.noise_for(min(error, (1 - EDGE) * each.tau)).std or 0.0)
         return max(stds) or 1.0
+
+    def _rounding(self, information: BatchInformation) -> list[float]:
+        """|E|_F / |J_j|_F that is allowed for, of every sample, [n]; of copies the largest."""
+        batch = information.batch
+        losses = self.client.losses(batch).detach()
+        if losses.dtype == torch.float64:
+            return [0.0] * len(information)
+        rounding = (SLACK_ROUNDINGS * math.sqrt(batch.inputs[0].numel()) * loss_rounding(losses)).tolist()
+        return [max(rounding[copy] for copy in information.copies(index)) for index in range(len(information))]
 
     def _of_copies(self, information: BatchInformation, pulled: Tensor) -> Tensor:
         """Pulls [n, d, k] of inputs with all their copies: the sum of the copies', for each of them."""

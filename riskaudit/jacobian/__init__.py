@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from riskaudit.jacobian.base import Jacobian, JacobianFactory
+from riskaudit.jacobian.base import Jacobian, JacobianFactory, loss_rounding
 from riskaudit.jacobian.choice import JacobianMaker, jacobian_maker
 from riskaudit.jacobian.generic import GenericJacobian
 from riskaudit.jacobian.informed import InformedJacobian
@@ -25,5 +25,6 @@ __all__ = [
     "StructuredJacobian",
     "jacobian_maker",
     "joint_jacobian_maker",
+    "loss_rounding",
     "obstacle_of",
 ]

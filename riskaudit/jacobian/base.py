@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riskaudit.jacobian.response import StepResponse, pairing_gap, shrinking
 from riskaudit.linalg import GramOperator, LinearOperator
@@ -19,6 +20,8 @@ JacobianKind: TypeAlias = Literal["structured", "generic", "sample_by_sample", "
 Draw: TypeAlias = Callable[[Tensor], Tensor]
 # At most this many released entries are held at once, over samples (512 MB in float64).
 CHUNK_ENTRIES = 2**26
+# A loss counts as this at least, so that what it does to rounding is a number.
+LEAST_LOSS = 1e-30
 
 
 class Jacobian(LinearOperator):
@@ -82,6 +85,19 @@ class Jacobian(LinearOperator):
             gap = pairing_gap(cotangent * pushed, self.rmatvec(cotangent).detach() * direction)
         return StepResponse(norms, pushed.norm(dim=1).double(), released, [], gap)
 
+    @property
+    @override
+    def rounding(self) -> list[float]:
+        return self._rounding
+
+    @final
+    @cached_property
+    def _rounding(self) -> list[float]:
+        if self.dtype == torch.float64:
+            return [torch.finfo(self.dtype).eps] * self.num_samples
+        rounding: list[float] = loss_rounding(self.losses().detach()).reshape(self.num_samples, -1).amax(1).tolist()
+        return rounding
+
     @final
     def hessian(self) -> GramOperator:
         """H = J^T J."""
@@ -118,6 +134,15 @@ class Jacobian(LinearOperator):
         for first in range(0, self.num_samples, size):
             positions = list(range(first, min(first + size, self.num_samples)))
             yield self.select(positions), positions
+
+
+def loss_rounding(losses: Tensor) -> Tensor:
+    """Unit roundoff of products with J in single precision at samples of these losses [B], [B], float64.
+
+    A derivative such as p - y has the rounding of a number near 1, and about the size of the loss. An estimate: on
+    60 digits at a trained network 4 sqrt(n) times this is 1.6 to 600 times what products with H are off by.
+    """
+    return torch.finfo(losses.dtype).eps * (1 + 1 / losses.double().abs().clamp_min(LEAST_LOSS))
 
 
 class JacobianFactory(ABC):

@@ -183,6 +183,11 @@ class GramOperator(LinearOperator):
     def factor(self) -> LinearOperator:
         return self.jacobian
 
+    @property
+    @override
+    def rounding(self) -> list[float]:
+        return self.jacobian.rounding
+
     @override
     def _matmat(self, columns: Tensor) -> Tensor:
         return self.jacobian.gram_matmat(columns)

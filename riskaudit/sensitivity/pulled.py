@@ -22,6 +22,10 @@ since f <= 1 = (1 + eps / c) f(c), and f(g_c) is concave, hence
 probes have the norm c ||C|| at most, so that `trace_high` bounds T_c from above: however few directions carry nearly
 all of K, a hidden one counts c at most. That is why a probe or two are enough where T_c is many times c. The same with
 all pulls and Q = 0 counts where that is less.
+
+[derived] Pulls in single precision are of J~ = J + E with |E L|_F <= r |J~ L|_F, and K <= A + B with A = (1 + r) K~,
+B = (1 + 1 / r) L E^T E L. f grows by eps ((A + eps)^-1 - (A + B + eps)^-1) <= eps (A + eps)^-1 B (A + eps)^-1 from A to
+A + B, and f((1 + r) x) <= (1 + r) f(x): the upper end D~ becomes (1 + r) (D~ + r ||C|| |J~ L|_F^2 / eps).
 """
 
 from __future__ import annotations
@@ -81,6 +85,8 @@ class PulledInformation(Information):
         tau: the prior's standard deviation.
         failure: probability that an interval misses.
         white: whether the prior is isotropic.
+        rounding: r >= |E L|_F / |J~ L|_F, of pulls of J~ = J + E.
+        energy: the mean of |s|^2 over the pulls.
     """
 
     status: Status = "bracketed"
@@ -95,10 +101,13 @@ class PulledInformation(Information):
         tau: float,
         failure: float,
         white: bool,
+        rounding: float = 0.0,
+        energy: float = 0.0,
     ) -> None:
         self.tau, self.total, self.failure = tau, total, failure / 2 / EVENTS
         self._left, self._failure_of_left, self._norm = left, failure / 2 / (choices * len(CAPS)), norm
         self._whole, self._pulls, self._white = sum(whole) / len(whole), len(whole), white
+        self._rounding, self._energy = rounding, energy
         self._dimensions: dict[float, Interval] = {}
 
     @override
@@ -130,7 +139,12 @@ class PulledInformation(Information):
 
     def _trace_ends(self) -> tuple[float, float]:
         """Of tr K C."""
-        return trace_interval(self._whole, self._whole, self._pulls, math.inf, 2 * self.failure)
+        low, high = self._computed_trace(self._whole)
+        return low * max(0.0, 1 - self._rounding) ** 2, high * (1 + self._rounding) ** 2
+
+    def _computed_trace(self, mean: float) -> tuple[float, float]:
+        """Ends of the trace whose estimate this is, as it is of J~."""
+        return trace_interval(mean, mean, self._pulls, math.inf, 2 * self.failure)
 
     def _dimension(self, sigma: float) -> Interval:
         """tr L K (K + eps)^-1 L; remembered, since a review asks for the same noise several times."""
@@ -149,6 +163,9 @@ class PulledInformation(Information):
             left = (each.mean, each.count, eps, max(0.0, self.total - each.subspace), self._failure_of_left)
             high = min(high, *(each.subspace + self._high(*left, cap) for cap in CAPS))
         trace_low, trace_high = self._trace_ends()
+        if self._rounding:
+            lost = self._rounding * self._norm * self._computed_trace(self._energy)[1] / eps
+            high = min(self.total, (1 + self._rounding) * (high + lost))
         # Every eigenvalue is the trace at most: f(x) >= x / (trace + eps).
         low = min(high, trace_low / (trace_high + eps) if self._white and math.isfinite(trace_high) else 0.0)
         last = self._left[-1]
@@ -168,7 +185,9 @@ class PulledInformation(Information):
         return min(weight, high, trace / eps if cap == 1 else high)
 
 
-def pulled_information(pulled: Tensor, earlier: Tensor | None, prior: BoundPrior, failure: float) -> list[Information]:
+def pulled_information(
+    pulled: Tensor, earlier: Tensor | None, prior: BoundPrior, failure: float, rounding: Sequence[float] | None = None
+) -> list[Information]:
     """Information at n samples from pulls of standard normal vectors, independent of each other.
 
     Args:
@@ -176,6 +195,7 @@ def pulled_information(pulled: Tensor, earlier: Tensor | None, prior: BoundPrior
         earlier: pulls [n, d, m] that these are independent of, and that measure nothing more; None without.
         prior: at the samples.
         failure: probability, per sample, that an interval misses.
+        rounding: of every sample's pulls, [n], as in `PulledInformation`; 0 where it isn't given.
     """
     taus, units = prior.std.tolist(), prior.in_its_units()
     rooted, known = _each(units.root, pulled), pulled[..., :0]
@@ -187,10 +207,13 @@ def pulled_information(pulled: Tensor, earlier: Tensor | None, prior: BoundPrior
     for choice in choices:
         by_size.setdefault(len(choice), []).append(_left(rooted, known, choice, units))
     smallest = [[min(of_sample, key=_mean) for of_sample in zip(*same, strict=True)] for same in by_size.values()]
-    rows = zip(zip(*smallest, strict=True), units.largest.tolist(), whole.tolist(), taus, strict=True)
+    errors = [0.0] * len(taus) if rounding is None else rounding
+    blur = zip(errors, rooted.double().square().sum(1).mean(-1).tolist(), strict=True)
+    rows = zip(zip(*smallest, strict=True), units.largest.tolist(), whole.tolist(), taus, blur, strict=True)
+    total, white = float(pulled.shape[1]), units.isotropic
     return [
-        PulledInformation(left, len(choices), float(pulled.shape[1]), norm, of_pulls, tau, failure, units.isotropic)
-        for left, norm, of_pulls, tau in rows
+        PulledInformation(left, len(choices), total, norm, of_pulls, tau, failure, white, *blurred)
+        for left, norm, of_pulls, tau, blurred in rows
     ]
 
 
