@@ -114,7 +114,7 @@ class Jumps(Minimiser):
         return Minimum(points, function.evaluate(points)[0], status, torch.full((len(start),), len(self.turns)))
 
 
-@pytest.mark.parametrize("spec", ["gradient", "gaussian:0.01"])
+@pytest.mark.parametrize("spec", ["gradient", "gaussian:0.001"])
 def test_starts_end_at_the_noise_floor(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plausibility, "FLOOR_DEVIATIONS", 10.0)
     batch = cases.mnist(3, 8)

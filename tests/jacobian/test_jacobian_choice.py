@@ -65,6 +65,12 @@ def architecture(name: str) -> tuple[nn.Module, Batch]:
     torch.manual_seed(0)
     if name == "mlp":
         model, batch = build(widths=(36, 8, 10)), cases.mnist(2, 6)
+    elif name == "linear":
+        model, batch = build(features=36), cases.mnist(2, 6)
+    elif name == "precode":
+        model, batch = build(widths=(36, 8, 8), size=4, hidden=8), cases.mnist(2, 6)
+    elif name == "convbig":
+        model, batch = build(channels=1, features=64 * 9, hidden=8, second=8), cases.mnist(2, 8)
     elif name == "lenet":
         model, batch = build(channels=1, features=12 * 9, classes=10), cases.mnist(2, 12)
     else:
