@@ -12,7 +12,7 @@ from oracles import random_spectrum_matrix
 from scipy.stats import binom
 from test_ratios import SPECTRA
 
-from riskaudit.linalg import MatrixOperator, Quadrature, Strengths, lanczos, share_ends_by_exponentials
+from riskaudit.linalg import MatrixOperator, Quadrature, Strengths, Tridiagonal, lanczos, share_ends_by_exponentials
 from riskaudit.linalg.krylov.exponentials import least_mean
 
 DRAWS, PROBES = 400, 4
@@ -92,6 +92,15 @@ def test_forms_have_upper_ends(dtype: torch.dtype, depth: int, eps: float) -> No
     if depth == 40 and dtype == torch.float64 and eps >= 0.1:
         assert np.allclose(rising[0], truth, atol=1e-9)
         assert np.allclose(falling[0, :3], shrunk[:3], atol=1e-9)
+
+
+def test_a_value_that_rounding_left_below_zero_says_nothing_and_overflows_nothing() -> None:
+    diagonal, off_diagonal = np.array([-4e-13, 1.0]), np.array([1e-14, 0.0])
+    tridiagonal = Tridiagonal(diagonal, off_diagonal, 2, 1.0, float(np.finfo(np.float64).eps))
+    rising, falling = Quadrature([tridiagonal]).exponentials(1e-12, np.array([1.0, 1e4]))
+    assert np.isfinite(rising).all()
+    assert np.isfinite(falling).all()
+    assert rising[0, 1] == 0
 
 
 def test_nothing_is_known_without_a_product() -> None:

@@ -36,6 +36,8 @@ SLACK_MULTIPLES = (0.0, 4.0, 16.0, 64.0)
 BESSEL_DIP = 0.1323
 # What underflows is no more than this.
 SMALLEST_FORM = 1e-300
+# What overflows is more than any end that says something.
+LARGEST_EXPONENT = 600.0
 
 
 class InverseForms(NamedTuple):
@@ -159,7 +161,8 @@ class Quadrature:
         low, high = 1 - shares_of(self._lower, eps), 1 - shares_of(np.where(known[:, None], self._upper, 0.0), eps)
         twice, blur = 2 * strengths, np.where(known, blur, 0.0)[:, None]
         difference = (above * high).sum(-1) - (below * low).sum(-1)
-        rising = np.einsum("nk,nks->ns", above, np.exp((high - 1)[..., None] * twice))
+        # A node that rounding left below 0 has high > 1, and ends beyond 1 are none.
+        rising = np.einsum("nk,nks->ns", above, np.exp(np.minimum((high - 1)[..., None] * twice, LARGEST_EXPONENT)))
         falling = np.einsum("nk,nks->ns", below, np.exp(-low[..., None] * twice)) + BESSEL_DIP * np.outer(
             difference, twice
         )
