@@ -19,7 +19,9 @@ from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
 from riskaudit.release import batch_norm_layers
 from riskaudit.release.adapted import without_spoiled
 from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings
+from riskaudit.results.tables import ColumnInfo, EncodingInfo
 from riskaudit.sensitivity import Plan
+from riskaudit.tables import Category, NumberColumn, TableEncoding
 from riskaudit.version import __version__
 
 
@@ -48,7 +50,25 @@ def data_info(samples: Samples, num_unaudited: int = 0) -> DataInfo:
         target_kind=target_kind(samples.targets[0]),
         doubt=SPARSE_CODES if are_sparse_codes(samples.inputs) else None,
         num_unaudited=num_unaudited,
+        encoding=None if samples.encoding is None else encoding_info(samples.encoding),
     )
+
+
+def encoding_info(encoding: TableEncoding) -> EncodingInfo:
+    """The columns of a table, without any of their values."""
+    columns = [
+        ColumnInfo(
+            name=column.name,
+            kind=column.kind,
+            inputs=column.width,
+            num_categories=len(column.codes) if isinstance(column, Category) else None,
+            missing=column.missing_words,
+            unit=column.unit if isinstance(column, NumberColumn) else "",
+        )
+        for column, _ in encoding.places
+        if column.kind is not None
+    ]
+    return EncodingInfo(name=encoding.name, sha256=encoding.sha256, columns=columns, ignored=encoding.ignored)
 
 
 def release_info(client: Client) -> ReleaseInfo:

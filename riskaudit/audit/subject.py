@@ -24,13 +24,22 @@ class ReadingOptions(Settings):
     )
     scale: float | None = option(None, "Divide stored values by this (default: 255 for 8 bits, else 1).", INPUTS)
     split: str | None = option(None, "Which split of data that hold several: train, test...", INPUTS)
+    encoding: str | None = option(
+        None,
+        "TOML file that says how the columns of a table become the model's inputs (riskaudit encoding infer proposes "
+        "one).",
+        INPUTS,
+        file=True,
+    )
 
     def samples(self, data: str, **reading: Any) -> Samples:
         """Samples that are read so; ``reading`` are further arguments of `load_samples`."""
         from riskaudit.inputs import class_list, load_samples
 
         classes = None if self.classes is None else class_list(self.classes)
-        return load_samples(data, classes=classes, scale=self.scale, split=self.split, **reading)
+        return load_samples(
+            data, classes=classes, scale=self.scale, split=self.split, encoding=self.encoding, **reading
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -36,6 +36,7 @@ COMMANDS = {
     "demo": "riskaudit.cli.demo:demo",
     "list": "riskaudit.cli.listing:list_names",
     "prior": "riskaudit.cli.prior:prior",
+    "encoding": "riskaudit.cli.encoding:encoding",
     "study": "riskaudit.cli.study:study",
     "ledger": "riskaudit.cli.ledger:ledger",
     "log": "riskaudit.cli.ledger:log",

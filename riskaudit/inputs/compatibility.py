@@ -231,6 +231,7 @@ def fit_together(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> tuple[
             )
         return fitted, arranged
     assert first is not None
+    _refuse_width(checkpoint, samples, first)
     _refuse_token_ids(checkpoint, samples)
     if len(tried) > 1 and _outputs(checkpoint, samples.inputs[:1]) is None:
         raise SamplesError(f"{first}; tried as {', '.join(dict.fromkeys(tried))}") from first
@@ -306,6 +307,21 @@ def _check_batches(checkpoint: Checkpoint, samples: Samples) -> None:
                 f"{checkpoint.name} can't take {size} samples of shape {shape_text(samples.inputs.shape[1:])} at once; "
                 "its first axis must be the batch"
             )
+
+
+def _refuse_width(checkpoint: Checkpoint, samples: Samples, cause: SamplesError) -> None:
+    """Say which columns became how many inputs, where the model doesn't take as many."""
+    encoding, expected = samples.encoding, checkpoint.input_shape
+    if encoding is None or (expected is not None and math.prod(expected) == encoding.width):
+        return
+    if _outputs(checkpoint, samples.inputs[:1]) is not None:
+        return  # Something else is wrong.
+    takes = f"takes {shape_text(expected)}" if expected is not None else "doesn't take as many"
+    raise SamplesError(
+        f"{encoding.name} makes {encoding.width} inputs of {samples.name} ({encoding.widths()}), but {checkpoint.name} "
+        f"{takes}; declare the columns as they were when the model was trained: their order, every category, and those "
+        'that it doesn\'t see as kind = "ignore"'
+    ) from cause
 
 
 def _refuse_token_ids(checkpoint: Checkpoint, samples: Samples) -> None:

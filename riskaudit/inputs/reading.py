@@ -15,6 +15,7 @@ from pathlib import Path
 from riskaudit.errors import SamplesError
 from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.text import clean, listing
+from riskaudit.tables import TableEncoding
 
 _LARGEST_FILE = 2**24
 INPUT_KEYS = ("images", "x", "inputs")
@@ -38,6 +39,7 @@ class Reading:
         scale: what stored values are divided by; None for 255 where they have 8 bits, else 1.
         split: of a source that holds several, train or test say.
         labelled: targets are needed; without, absent ones are zeros.
+        encoding: how columns of a table become inputs; without one they are numbers.
     """
 
     channels: int | None = None
@@ -49,12 +51,15 @@ class Reading:
     scale: float | None = None
     split: str | None = None
     labelled: bool = True
+    encoding: TableEncoding | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise SamplesError(f"expected `limit` of at least 1, found {self.limit}")
         if self.scale is not None and not 0 < self.scale < float("inf"):
             raise SamplesError(f"expected `scale` above 0, found {self.scale:g}")
+        if self.scale is not None and self.encoding is not None:
+            raise SamplesError("`scale` and `encoding` both say what becomes of values; leave `scale` out")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise SamplesError("expected distinct names in `classes`, found one twice; name each output once, in order")
 

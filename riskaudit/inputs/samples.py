@@ -42,13 +42,15 @@ from riskaudit.inputs.readers.torch_files import check_file, read_safetensors, r
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
+from riskaudit.tables import TableEncoding, read_encoding
 
 SAMPLE_FORMATS = {
     ".npz": "arrays images|x|inputs and labels|y|targets, optionally ids and class_names; `split` of several",
     ".pt, .pth": "the same names as a dict of tensors, a pair (inputs, targets), or a list of such pairs",
     ".safetensors": "the same names as tensors",
     "folder": "a folder of images per class, named by class number or by class",
-    ".csv": "numeric features, a label column (label, y, target or the last), optionally id",
+    ".csv": "numeric features, or columns declared by an encoding; a label column (label, y, target or the last), "
+    "optionally id",
     ".parquet": 'as .csv; needs pip install "riskaudit[parquet]"',
     "idx-ubyte, .gz": "MNIST's own files: the images, with the labels beside them",
     "file.py:function": "a function without arguments that returns (inputs, targets) or a dict of them",
@@ -74,6 +76,7 @@ class Samples:
         numbering: where class numbers come from: "numbers" as stored, "position" among the sorted words of the
             source, "classes" as the user named them.
         notes: what a reader of the audit should be told.
+        encoding: which inputs belong to which column of a table; None for inputs of another kind.
     """
 
     inputs: Tensor
@@ -85,6 +88,7 @@ class Samples:
     are_images: bool = False
     numbering: Numbering = "numbers"
     notes: tuple[str, ...] = ()
+    encoding: TableEncoding | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -141,16 +145,24 @@ def load_samples(
     scale: float | None = None,
     split: str | None = None,
     labelled: bool = True,
+    encoding: str | Path | TableEncoding | None = None,
 ) -> Samples:
     """Read samples from a file, a folder or the user's function, one of `SAMPLE_FORMATS`.
 
-    The other arguments are the fields of `Reading`.
+    The other arguments are the fields of `Reading`; ``encoding`` may be the file that declares it.
 
     Raises:
         SamplesError: the source can't be used.
+        SettingsError: the encoding can't be.
         UserCodeError: the user's function fails or returns something else.
     """
-    reading = Reading(channels, limit, plain_ids, loss, classes, num_classes, scale, split, labelled)
+    if encoding is not None and not isinstance(encoding, TableEncoding):
+        encoding = read_encoding(encoding)
+    if encoding is not None and Path(path).suffix.lower() not in (".csv", ".parquet"):
+        raise SamplesError(
+            f"expected a table, .csv or .parquet, for `encoding`, found {clean(Path(path).name)}; leave `encoding` out"
+        )
+    reading = Reading(channels, limit, plain_ids, loss, classes, num_classes, scale, split, labelled, encoding)
     raw, source = _read(path, reading)
     return _assemble(raw, source, reading)
 
@@ -254,7 +266,10 @@ def _assemble(raw: RawSamples, source: _Source, reading: Reading) -> Samples:
         are_images=are_images(inputs),
         numbering=labels.numbering,
         # Images in files are from 0 to 1 by their format.
-        notes=raw.notes if raw.private_classes else (*raw.notes, *range_notes(stored, inputs, reading.scale)),
+        notes=raw.notes
+        if raw.private_classes or reading.encoding is not None
+        else (*raw.notes, *range_notes(stored, inputs, reading.scale)),
+        encoding=reading.encoding,
     )
 
 

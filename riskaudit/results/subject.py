@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from riskaudit.results.base import Record
+from riskaudit.results.tables import EncodingInfo
 
 
 class Tool(Record):
@@ -40,7 +41,8 @@ class DataInfo(Record):
 
     ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
     ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so. ``num_unaudited`` of them
-    were left out of a run that isn't complete: no policy allows such a result.
+    were left out of a run that isn't complete: no policy allows such a result. ``encoding`` says how the columns of a
+    table became the inputs.
     """
 
     name: str
@@ -52,6 +54,7 @@ class DataInfo(Record):
     target_kind: str | None = None
     doubt: str | None = None
     num_unaudited: int = Field(default=0, ge=0)
+    encoding: EncodingInfo | None = None
 
 
 class NoiseInfo(Record):

@@ -124,6 +124,8 @@ def identity_of(
         "weights": weights.hexdigest(),
         "data": data.hexdigest(),
         "ids": list(samples.ids),
+        # Which inputs belong to which column.
+        "encoding": None if samples.encoding is None else samples.encoding.sha256,
         "settings": asdict(replace(client.settings, budget=None)),
         "attacks": asdict(attacks),
         "noise_stds": list(noise_stds),

@@ -1,16 +1,17 @@
-"""Tables: ``.csv`` and ``.parquet`` with numeric features, one label column and maybe an ``id`` column.
+"""Tables: ``.csv`` and ``.parquet`` with one label column and maybe an ``id`` column.
 
-Both are read row by row or batch by batch, and no further than ``limit`` needs. Messages name row and column and
-never show a cell; the first line of a CSV may be a sample too, so columns of a CSV are told by their number.
+Features are numbers, or whatever the encoding says that the model was trained with (`encoded`). Both formats are read
+row by row or batch by batch, and no further than ``limit`` needs. Messages name row and column and never show a cell;
+the first line of a CSV may be a sample too, so without an encoding columns of a CSV are told by their number.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +26,17 @@ from riskaudit.inputs.arrays import (
     number_labels,
     renumber,
 )
+from riskaudit.inputs.readers.encoded import as_cells, as_text, encoded_samples, label_by_encoding
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
+from riskaudit.tables import Cells
 
+Content = TypeVar("Content")
 LABEL_COLUMNS = ("label", "labels", "y", "target", "targets")
 ID_COLUMN = "id"
 _BATCH_ROWS = 65536
+# Texts in memory at once.
+_MOST_CELLS = 20_000_000
 # As pandas writes them.
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 
@@ -50,10 +56,22 @@ def split_columns(columns: Sequence[str], reading: Reading, name: str) -> tuple[
             f"{name} has two columns of one name (the second is column {twice}); expected a first line of distinct "
             "names, or numbers only"
         )
+    encoding = reading.encoding
+    declared = () if encoding is None else {source for column in encoding.columns for source in column.sources}
     identifier = lowered.index(ID_COLUMN) if ID_COLUMN in lowered else None
+    if identifier is not None and columns[identifier] in declared:
+        identifier = None
+    named = None if encoding is None else label_by_encoding(encoding, columns, name)
+    if named is not None:
+        return [place for place in range(len(columns)) if place not in (named, identifier)], named, identifier
     others = [position for position in range(len(columns)) if position != identifier]
     last = others[-1] if others and reading.labelled else None
     label = next((lowered.index(wanted) for wanted in LABEL_COLUMNS if wanted in lowered), last)
+    if label is not None and columns[label] in declared:
+        raise SamplesError(
+            f"the column {clean(columns[label], 30)} of {name} would be the label, but the encoding declares it as an "
+            "input; name the column of labels there by `label`"
+        )
     features = [position for position in others if position != label]
     if not features:
         raise SamplesError(f"{name} has {len(columns)} columns, expected features and a label")
@@ -81,12 +99,19 @@ def _read_rows(rows: Iterator[list[str]], reading: Reading, name: str) -> RawSam
     columns = [str(position) for position in range(len(first))] if headless else first
     rest = chain([first], rows) if headless else rows
     features, label, identifier = split_columns(columns, reading, name) if first else ([], None, None)
+    if reading.encoding is not None:
+        encoded = _whole_rows(islice(rest, reading.limit), len(columns), name)
+
+        def every() -> set[str]:
+            assert label is not None
+            return _distinct((row[label].strip() for row in rest if len(row) == len(columns)), name)
+
+        return encoded_samples(columns, encoded, label, identifier, every, reading, name)
     values: list[list[float]] = []
     labels: list[str] = []
     ids: list[str] = []
     for index, row in enumerate(islice(rest, reading.limit)):
-        if len(row) != len(columns):
-            raise SamplesError(f"sample {index} in {name} has {len(row)} cells, expected {len(columns)}; mend that row")
+        _check_length(row, index, len(columns), name)
         values.append([_number(row[position], position, index, name) for position in features])
         if label is not None:
             labels.append(row[label].strip())
@@ -100,6 +125,28 @@ def _read_rows(rows: Iterator[list[str]], reading: Reading, name: str) -> RawSam
         later = (row[column].strip() for row in rest if len(row) == len(columns))
         numbered = number_labels(labels, lambda: _distinct(later, name), reading, name)
     return RawSamples(torch.tensor(values, dtype=torch.float64), numbered, None if identifier is None else ids)
+
+
+def _whole_rows(rows: Iterable[list[str]], width: int, name: str) -> list[list[str]]:
+    """All of some rows, each with so many cells.
+
+    Raises:
+        SamplesError: one hasn't, there are too many, or none.
+    """
+    whole: list[list[str]] = []
+    for index, row in enumerate(rows):
+        _check_length(row, index, width, name)
+        whole.append(row)
+        if len(whole) * width > _MOST_CELLS:
+            raise SamplesError(f"{name} holds more than {_MOST_CELLS:,} cells, too many at once; use `limit`")
+    if not whole:
+        raise SamplesError(f"{name} holds no rows; expected a header and at least one sample")
+    return whole
+
+
+def _check_length(row: Sequence[str], index: int, expected: int, name: str) -> None:
+    if len(row) != expected:
+        raise SamplesError(f"sample {index} in {name} has {len(row)} cells, expected {expected}; mend that row")
 
 
 def _distinct(words: Iterable[str], name: str) -> set[str]:
@@ -122,8 +169,8 @@ def _number(cell: str, position: int, index: int, name: str) -> float:
             return boolean
         what = "text" if cell.strip() else "nothing"
         raise SamplesError(
-            f"sample {index} in {name} has {what} in column {position + 1}, expected a number; encode or leave out "
-            "that column"
+            f"sample {index} in {name} has {what} in column {position + 1}, expected a number; declare "
+            "the columns in a file for `encoding` (riskaudit encoding infer proposes one), or leave out that column"
         ) from cause
 
 
@@ -133,6 +180,10 @@ def read_parquet(path: Path, reading: Reading) -> RawSamples:
     Raises:
         SamplesError: pyarrow isn't installed, the file is damaged, or a feature isn't a number.
     """
+    return _with_parquet(path, lambda file: _read_columns(file, reading, clean(path.name)))
+
+
+def _with_parquet(path: Path, read: Callable[[Any], Content]) -> Content:
     name = clean(path.name)
     try:
         from pyarrow import parquet
@@ -140,7 +191,7 @@ def read_parquet(path: Path, reading: Reading) -> RawSamples:
         raise SamplesError(f'{name} needs pyarrow; run pip install "riskaudit[parquet]"') from cause
     try:
         with parquet.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            return _read_columns(file, reading, name)
+            return read(file)
     except SamplesError:
         raise
     except Exception as cause:
@@ -157,6 +208,10 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
         raise SamplesError(f"{name} holds no rows; expected at least one sample")
     taken = num_rows if reading.limit is None else min(reading.limit, num_rows)
     features, label, identifier = split_columns(columns, reading, name)
+    if reading.encoding is not None:
+        rows = _text_rows(file, columns, taken, name)
+        every = lambda: set() if label is None else _every_word(file, columns[label], name)  # noqa: E731
+        return encoded_samples(columns, rows, label, identifier, every, reading, name)
     if taken * len(features) * 8 > MAX_INPUT_BYTES:
         raise SamplesError(f"{name} holds {taken} rows of {len(features)} features, too many; use `limit`")
     for position in features:
@@ -164,7 +219,7 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
         if not kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):
             raise SamplesError(
                 f"column {clean(columns[position], 30)} in {name} is of type {clean(kind, 30)}, expected numbers; "
-                "encode or leave out that column"
+                "declare the columns in a file for `encoding` (riskaudit encoding infer proposes one), or leave it out"
             )
     values = np.concatenate([_floats(batch) for batch in _batches(file, [columns[each] for each in features], taken)])
     ids = None
@@ -178,20 +233,32 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
 def _labels(file: Any, column: str, taken: int, reading: Reading, name: str) -> Numbered:
     """The first labels; only where they are words the whole column is looked through, for its different words."""
     import pyarrow
-    from pyarrow import compute
 
     parts = [batch.column(0) for batch in _batches(file, [column], taken)]
     if all(pyarrow.types.is_signed_integer(part.type) and not part.null_count for part in parts):
         targets = torch.from_numpy(np.concatenate([part.to_numpy() for part in parts]).astype(np.int64))
         return renumber(targets, reading, name)
     texts = ["" if value is None else str(value).strip() for part in parts for value in part.to_pylist()]
+    return number_labels(texts, lambda: _every_word(file, column, name), reading, name)
 
-    def every() -> set[str]:
-        batches = file.iter_batches(columns=[column], batch_size=_BATCH_ROWS)
-        values = (value for batch in batches for value in compute.unique(batch.column(0)).to_pylist())
-        return _distinct((str(value).strip() for value in values if value is not None), name)
 
-    return number_labels(texts, every, reading, name)
+def _every_word(file: Any, column: str, name: str) -> set[str]:
+    """The different values of a column, as texts."""
+    from pyarrow import compute
+
+    batches = file.iter_batches(columns=[column], batch_size=_BATCH_ROWS)
+    values = (value for batch in batches for value in compute.unique(batch.column(0)).to_pylist())
+    return _distinct((str(value).strip() for value in values if value is not None), name)
+
+
+def _text_rows(file: Any, columns: Sequence[str], taken: int, name: str) -> list[list[str]]:
+    if taken * len(columns) > _MOST_CELLS:
+        raise SamplesError(f"{name} holds more than {_MOST_CELLS:,} cells, too many at once; use `limit`")
+    rows: list[list[str]] = []
+    for batch in _batches(file, list(columns), taken):
+        values = [batch.column(place).to_pylist() for place in range(len(columns))]
+        rows += [[as_text(value) for value in row] for row in zip(*values, strict=True)]
+    return rows
 
 
 def _batches(file: Any, columns: list[str], num_rows: int) -> Iterator[Any]:
@@ -212,3 +279,50 @@ def _floats(batch: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     # Large whole numbers lose their last digits, as in every float64.
     columns = [column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False) for column in batch.columns]
     return np.stack(columns, axis=1)
+
+
+def read_cells(path: Path, label: str | None) -> tuple[Cells, str, list[str]]:
+    """All cells of a table as texts, the name of the column of labels, and the names of columns of identifiers.
+
+    Args:
+        path: of a ``.csv`` or ``.parquet``.
+        label: the column of labels; None for the usual names, else the last.
+
+    Raises:
+        SamplesError: it can't be read, or has no such column.
+    """
+    name = clean(path.name)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise SamplesError(f"expected a table, .csv or .parquet, found {name}; other samples need no encoding")
+    reader = _csv_cells if path.suffix.lower() == ".csv" else _parquet_cells
+    columns, rows = reader(path, name)
+    cells = as_cells(columns, rows, name)
+    _, place, identifier = split_columns(columns, Reading(), name)
+    if label is not None and label not in columns:
+        raise SamplesError(f"expected the column {clean(label, 30)} of labels in {name}, found none; mend `label`")
+    chosen = label if label is not None else "" if place is None else columns[place]
+    return cells, chosen, [] if identifier is None else [columns[identifier]]
+
+
+def _csv_cells(path: Path, name: str) -> tuple[list[str], list[list[str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = (row for row in csv.reader(stream, strict=True) if row)
+            columns = next(rows, [])
+            if all(is_number(cell) for cell in columns):
+                raise SamplesError(f"expected names of columns in the first line of {name}, found numbers; add them")
+            return columns, _whole_rows(rows, len(columns), name)
+    except (OSError, UnicodeDecodeError, csv.Error, MemoryError) as cause:
+        reason = cause if isinstance(cause, csv.Error) else type(cause).__name__
+        raise SamplesError(f"{name} isn't a table that can be read ({clean(reason)}); save it as UTF-8 csv") from cause
+
+
+def _parquet_cells(path: Path, name: str) -> tuple[list[str], list[list[str]]]:
+    return _with_parquet(path, lambda file: _all_cells(file, name))
+
+
+def _all_cells(file: Any, name: str) -> tuple[list[str], list[list[str]]]:
+    columns, num_rows = list(file.schema_arrow.names), file.metadata.num_rows
+    if num_rows < 1:
+        raise SamplesError(f"{name} holds no rows; expected at least one sample")
+    return columns, _text_rows(file, columns, num_rows, name)
