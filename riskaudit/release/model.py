@@ -7,7 +7,7 @@ a model can't be run under them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar, final
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
 from riskaudit.release.affine_norms import AffineNormsApart
+from riskaudit.release.precision import DoublePrecisionKept
 
 if TYPE_CHECKING:
     from riskaudit.release.base import Batch
@@ -69,9 +70,10 @@ class ModelFunction:
             for name, tensor in tensors.items()
             for path in self._names[name]
         }
-        # torch's own handling of tied weights leaves a module that occurs twice in the model with the tensors
-        # of the call (torch 2.13), and tears its ties.
-        outputs: Tensor = functional_call(self.model, replaced, (inputs,), tie_weights=False)
+        with DoublePrecisionKept() if self.dtype == torch.float64 else nullcontext():
+            # torch's own handling of tied weights leaves a module that occurs twice in the model with the tensors
+            # of the call (torch 2.13), and tears its ties.
+            outputs: Tensor = functional_call(self.model, replaced, (inputs,), tie_weights=False)
         return outputs
 
     def sample_loss(self, inputs: Tensor, target: Tensor) -> Tensor:

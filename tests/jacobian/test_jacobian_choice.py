@@ -200,8 +200,13 @@ UNKNOWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "where": (lambda: Function(lambda m, x: torch.where(x > 0, x, m.p)), (4,), "where"),
     "times the batch": (lambda: Function(lambda m, x: m.p * x.mean(1, keepdim=True) / m.p), (4,), ""),
     "in place on a parameter's view": (lambda: Function(lambda m, x: x * m.p.clone().mul_(2)), (4,), "in-place"),
-    "cast": (lambda: Function(lambda m, x: x * m.p.float().double()), (4,), "another dtype"),
-    "out argument": (lambda: Function(lambda m, x: torch.addmm(m.p, x, m.W)), (4,), "addmm"),
+    "cast": (lambda: Function(lambda m, x: x * m.p.to(torch.half).double()), (4,), "another dtype"),
+    "scaled bias": (
+        lambda: Function(lambda m, x: torch.addmm(m.p, x, m.W, beta=2)), (4,), "addmm with these arguments"
+    ),
+    "addmm, matrix on the left": (
+        lambda: Function(lambda m, x: torch.addmm(m.p[:, None], m.W, x.mT).mT), (4,), "addmm with parameters"
+    ),
     "matrix on the left": (lambda: Function(lambda m, x: (m.W @ x.unsqueeze(-1)).squeeze(-1)), (4,), "matmul"),
 }  # fmt: skip
 

@@ -31,7 +31,12 @@ class TestLinear(ContractionContract):
         "positions, Gram matrices": LayerCase(F.linear, (2, 12), {"weight": (12, 12), "bias": (12,)}),
         "positions, weight": LayerCase(F.linear, (9, 2), {"weight": (2, 2), "bias": (2,)}),
         "two axes of positions": LayerCase(F.linear, (2, 3, 4), {"weight": (3, 4)}),
-        "matmul": LayerCase(lambda x, weight: torch.matmul(x, weight.mT), (4,), {"weight": (3, 4)}),
+        "matmul": LayerCase(lambda x, weight: x @ weight, (4,), {"weight": (4, 3)}),
+        "matmul, Gram matrices": LayerCase(lambda x, weight: x @ weight, (2, 12), {"weight": (12, 10)}),
+        "matmul, weight": LayerCase(lambda x, weight: x @ weight, (9, 2), {"weight": (2, 3)}),
+        "addmm": LayerCase(
+            lambda x, weight, bias: torch.addmm(bias, x, weight), (4,), {"weight": (4, 3), "bias": (3,)}
+        ),
     }
 
 

@@ -93,6 +93,13 @@ def merged_between(model: Any, x: Tensor) -> Tensor:
     return model.head(rows.reshape(2, B, -1).transpose(0, 1).flatten(1))
 
 
+def merged_addmm(model: Any, x: Tensor) -> Tensor:
+    """As GPT-2's layers are, the second with what passes by it in the place of a bias."""
+    rows = torch.tanh(torch.addmm(model.bias, x.reshape(-1, x.shape[2]), model.matrix))
+    rows = torch.addmm(rows, rows.square(), model.matrix)
+    return model.head(torch.tanh(rows).reshape(len(x), -1))
+
+
 def merged_images(model: Any, x: Tensor) -> Tensor:
     """x [B, T, C, H, W]: every frame by itself."""
     frames = model.norm(model.conv(x.flatten(0, 1)))
@@ -282,6 +289,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "merged": (lambda: Apply(merged, **merging(4, 3)), (3, 4)),
     "merged, time first": (lambda: Apply(merged_time_first, **merging(4, 3)), (3, 4)),
     "merged between": (lambda: Apply(merged_between, **merging(4, 4)), (4, 4)),
+    "merged, addmm": (
+        lambda: Apply(merged_addmm, matrix=parameter(4, 4), bias=parameter(4), head=nn.Linear(12, 4)), (3, 4)
+    ),
     "merged images": (lambda: Apply(merged_images, **frames(3)), (3, 2, 3, 3)),
     "merged images, time first": (lambda: Apply(merged_images_time_first, **frames(3)), (3, 2, 3, 3)),
     "windows": (lambda: Apply(windows, body=nn.Linear(3, 2), bias=parameter(4, 2), head=nn.Linear(32, 4)), (4, 4, 3)),

@@ -41,11 +41,17 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
 
 @final
 class LinearContraction(Contraction):
-    """y = x W^T + bias on factors a [B, ..., a] and b [B, ..., c]; W is [c, a]."""
+    """y = x W^T + bias on factors a [B, ..., a] and b [B, ..., c]; W is [c, a].
 
-    def __init__(self, factors: Sequence[Tensor], roles: frozenset[str]) -> None:
+    Args:
+        factors: a and b.
+        roles: see `Contraction`.
+        transposed: the parameter is W^T, [a, c].
+    """
+
+    def __init__(self, factors: Sequence[Tensor], roles: frozenset[str], transposed: bool = False) -> None:
         super().__init__([positions(factor) for factor in factors], roles)
-        self.shapes = [factor.shape for factor in factors]
+        self.shapes, self.transposed = [factor.shape for factor in factors], transposed
         a, b = self.factors
         self._gram_of_inputs: Tensor | None = None
         self._gram_of_signals: Tensor | None = None
@@ -56,20 +62,24 @@ class LinearContraction(Contraction):
     @override
     def gradient(self) -> Parameters:
         a, b = self.factors
-        return select_roles(self.roles, weight=lambda: outer(b, a), bias=lambda: b.sum(1))
+        return select_roles(self.roles, weight=lambda: self._oriented(outer(b, a)), bias=lambda: b.sum(1))
 
     def tangent(self, tangents: Sequence[Tensor]) -> Parameters:
         """U = db a^T + b da^T."""
         a, b = self.factors
         da, db = (positions(tangent) for tangent in tangents)
-        return select_roles(self.roles, weight=lambda: self._tangent_weight(a, b, da, db), bias=lambda: db.sum(1))
+        return select_roles(
+            self.roles,
+            weight=lambda: self._oriented(self._tangent_weight(a, b, da, db)),
+            bias=lambda: db.sum(1),
+        )
 
     def cotangent(self, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
         """U^T b and U a."""
         a, b = self.factors
         inputs, signals = torch.zeros_like(a), torch.zeros_like(b)
         if "weight" in cotangents:
-            weight = cotangents["weight"]
+            weight = self._oriented(cotangents["weight"])
             inputs, signals = torch.bmm(b, weight), torch.bmm(a, weight.mT)
         if "bias" in cotangents:
             signals = signals + cotangents["bias"][:, None, :]
@@ -112,6 +122,10 @@ class LinearContraction(Contraction):
             return torch.addcmul(db.mT * a, b.mT, da)
         return torch.baddbmm(torch.bmm(db.mT, a), b.mT, da)
 
+    def _oriented(self, weight: Tensor) -> Tensor:
+        """[B, c, a] as the parameter is, or back."""
+        return weight.mT if self.transposed else weight
+
     def _shaped(self, inputs: Tensor, signals: Tensor) -> list[Tensor]:
         return [inputs.reshape(self.shapes[0]), signals.reshape(self.shapes[1])]
 
@@ -133,7 +147,27 @@ def _matmul(recorder: Recorder, input: Tensor, other: Tensor) -> Tensor:
     """x W with a parameter on the right: a linear layer without bias."""
     if recorder.source(other) is None or other.ndim != 2:
         raise UnsupportedLayer("matmul with a parameter that isn't a matrix on the right", recorder.name_of(input))
-    return _linear(recorder, input, recorder.record_view(other, lambda tensor: tensor.mT))
+    return _transposed(recorder, input, other, None, torch.matmul(input, other))
+
+
+@register(torch.addmm, Tensor.addmm, aten.addmm.default)
+def _addmm(recorder: Recorder, input: Tensor, mat1: Tensor, mat2: Tensor) -> Tensor:
+    """Bias + x W, as GPT-2's layers are; without their parameters in the right places it is something else."""
+    if recorder.source(mat1) is not None or (recorder.source(input) is not None and input.ndim != 1):
+        raise UnsupportedLayer("addmm with parameters that aren't a bias and a matrix on the right")
+    return _transposed(recorder, mat1, mat2, input, torch.addmm(input, mat1, mat2))
+
+
+def _transposed(recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> Tensor:
+    """x W + bias with W [a, c]."""
+    return recorder.record_call(
+        "Linear",
+        [input],
+        output,
+        lambda factors, roles, axis: LinearContraction(factors, roles, transposed=True),
+        weight=weight,
+        bias=bias,
+    )
 
 
 _OUTER = "btk,bti,btj->bkij"
