@@ -12,7 +12,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.targets import target_notes
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.inputs.architectures.precode import bottleneck_draw
+from riskaudit.inputs.architectures.precode import gaussian_draws
 from riskaudit.inputs.checkpoints import STORED_STATISTICS
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
@@ -98,13 +98,12 @@ def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[s
             f"{len(dropout)} dropout layers (first: {dropout[0] or 'the model'}) are audited as absent; in training "
             "they are redrawn for every batch"
         )
-    draw = bottleneck_draw(model)
-    if draw is not None:
-        notes.append(
-            f"the variational bottleneck takes one draw of its noise for all samples (number {draw}), which in "
-            "training is redrawn in every pass: every number is conditional on it (`model_defense` takes another), and "
-            "its divergence isn't part of the audited loss"
-        )
+    notes += [
+        f"the variational bottleneck takes one draw of its noise for all samples (number {layer.draw}), which in "
+        "training is redrawn in every pass: every number is conditional on it (`model_defense` takes another); its "
+        f"divergence is part of the audited loss with a weight of {layer.weight:g}"
+        for layer in gaussian_draws(model)
+    ]
     sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
     total, sent = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     unused = sum(release.parameters[name].numel() for name in _unused(release, samples))

@@ -54,7 +54,8 @@ class AuditSettings(Settings):
     )
     model_defense: str | None = option(
         None,
-        "Defence put into the model: precode[:DRAW], a variational bottleneck before the last layer.",
+        "Defence put into the model: precode[:DRAW[:WEIGHT]], a variational bottleneck before the last layer, its "
+        "divergence in the loss with that weight.",
         RELEASE,
         record="model_defense",
     )

@@ -94,11 +94,12 @@ class BatchMean:
         if with_gradient:
             parameters = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         with torch.set_grad_enabled(with_gradient), sdpa_kernel(SDPBackend.MATH):
-            outputs = self._sample_outputs(parameters, batch)
-            losses = sample_losses(self.loss, outputs, batch.targets)
+            outputs, added = self._sample_outputs(parameters, batch)
+            losses = sample_losses(self.loss, outputs, batch.targets, added)
             gradient: Tensor | None = None
             if with_gradient:
-                value = self._batch_loss(outputs, losses, batch.targets)
+                is_sum = self.reduction == "sum"
+                value = losses.sum() if is_sum else batch_loss(self.loss, outputs, batch.targets, added)
                 if not value.requires_grad:
                     raise ReleaseError("the loss doesn't depend on the parameters, so nothing can be trained by it")
                 gradient = self.per_sample.function.flat_gradient(value, parameters, create_graph=False).double().cpu()
@@ -136,17 +137,14 @@ class BatchMean:
         mean = 1 / len(shares)
         return None if alike and abs(float(shares[0]) - mean) <= SAME_SHARE * mean else shares.abs().tolist()
 
-    def _batch_loss(self, outputs: Tensor, losses: Tensor, targets: Tensor) -> Tensor:
-        """What training differentiates, a scalar."""
-        return losses.sum() if self.reduction == "sum" else batch_loss(self.loss, outputs, targets)
-
-    def _sample_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The model's outputs, seen to be one tensor with an axis of samples.
+    def _sample_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The model's outputs, seen to be one tensor with an axis of samples, and what layers add to the losses.
 
         Raises:
             ReleaseError: they are not.
         """
-        outputs: object = self.per_sample.run(parameters, batch.inputs)
+        outputs: object
+        outputs, added = self.per_sample.function.run_with_added(parameters, batch.inputs)
         if not isinstance(outputs, Tensor):
             raise ReleaseError(
                 f"the model returns a {type(outputs).__name__}, and a release is made by models that return one "
@@ -160,7 +158,7 @@ class BatchMean:
                 "for one, since squeeze() without an axis drops the axis of the batch as well; write squeeze(-1) in "
                 "the forward"
             )
-        return outputs
+        return outputs, added
 
     @torch.no_grad()
     def _shape_alone(self, batch: Batch, outputs: Tensor) -> torch.Size | None:

@@ -217,8 +217,8 @@ class JointClient(BaseClient):
         release = self.release
         try:
             with torch.no_grad():
-                outputs = release.run(release.parameters, batch.inputs)
-                losses = sample_losses(self.loss, outputs, batch.targets)
+                outputs, added = release.function.run_with_added(release.parameters, batch.inputs)
+                losses = sample_losses(self.loss, outputs, batch.targets, added)
         except RiskauditError:
             # A loss of the batch as a whole, which no sample has alone.
             return []

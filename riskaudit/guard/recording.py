@@ -32,6 +32,7 @@ from riskaudit.guard.submission import Submission
 from riskaudit.guard.updates import digest_of_update, named_arrays, split
 from riskaudit.inputs.text import listing
 from riskaudit.policy import Policy
+from riskaudit.release.added_loss import adding_layers, collected
 from riskaudit.release.shares import batch_loss
 from riskaudit.release.training import LocalTraining
 
@@ -113,7 +114,9 @@ class Recording:
         except Exception as error:  # whatever goes wrong withholds at the end, and leaves the training alone
             self._note(describe(error, "the mini-batch couldn't be recorded: "))
         model, live = self._guard.model, self._client.live_loss
-        return batch_loss(live, model(inputs), targets)
+        with collected(adding_layers(model)) as terms:
+            outputs = model(inputs)
+        return batch_loss(live, outputs, targets, torch.stack(terms).sum(0) if terms else None)
 
     def add_noise(self) -> None:
         """Make of the difference of the weights what the guard's release says, in the model itself: steps, then noise.

@@ -1,41 +1,63 @@
 """Defences that change the model: ``model_defense`` puts one into a model that was trained without.
 
-``precode[:DRAW]``: a variational bottleneck of 256 before the last linear layer (`architectures.precode`), y = O(D(b)).
-Its weights are drawn, not trained, as they are where a client switches the defence on. Of a model that has such a
-bottleneck already only the draw of its noise is chosen.
+``precode[:DRAW[:WEIGHT]]``: a variational bottleneck of 256 before the last linear layer (`architectures.precode`),
+y = O(D(b)), whose divergence is added to the loss with that weight. Its parameters are drawn, not trained, as they are
+where a client switches the defence on. Of a model that has such a bottleneck already only the draw of its noise and the
+divergence's weight are chosen.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from riskaudit.copying import copy_model
 from riskaudit.errors import SettingsError
-from riskaudit.inputs.architectures.precode import VariationalBottleneck
+from riskaudit.inputs.architectures.precode import DIVERGENCE_WEIGHT, VariationalBottleneck, gaussian_draws
 from riskaudit.inputs.checkpoints import Checkpoint
 
 PRECODE = "precode"
-MODEL_DEFENSES = {f"{PRECODE}[:DRAW]": "a variational bottleneck before the last layer, its noise by number (PRECODE)"}
+MODEL_DEFENSES = {
+    f"{PRECODE}[:DRAW[:WEIGHT]]": "a variational bottleneck before the last layer, its noise by number, and the weight "
+    f"of its divergence in the loss, by default {DIVERGENCE_WEIGHT:g} (PRECODE)"
+}
 SIZE = 256
 
 
-def parse_model_defense(text: str) -> int:
-    """The number of the draw.
+@dataclass(frozen=True)
+class Bottleneck:
+    """How a model's bottleneck is set.
+
+    Attributes:
+        draw: number of the draw of its noise.
+        weight: of its divergence in the loss.
+    """
+
+    draw: int = 0
+    weight: float = DIVERGENCE_WEIGHT
+
+
+def parse_model_defense(text: str) -> Bottleneck:
+    """What a text says of the bottleneck.
 
     Raises:
         SettingsError: another text.
     """
-    name, _, draw = text.partition(":")
-    number = draw if ":" in text else "0"
-    if name != PRECODE or not number.isdecimal() or len(number) > 9:
-        raise SettingsError(
-            f"expected `model_defense` to be {PRECODE} or {PRECODE}:DRAW with a whole number, found {text!r}"
-        )
-    return int(number)
+    name, *arguments = text.split(":")
+    draw, weight = [*arguments, *("0", str(DIVERGENCE_WEIGHT))[len(arguments) :]][:2]
+    is_one = name == PRECODE and len(arguments) <= 2 and draw.isdecimal() and len(draw) <= 9
+    with suppress(ValueError):
+        if is_one and 0 <= float(weight) < math.inf:
+            return Bottleneck(int(draw), float(weight))
+    raise SettingsError(
+        f"expected `model_defense` to be {PRECODE} or {PRECODE}:DRAW with a whole number, or {PRECODE}:DRAW:WEIGHT "
+        f"with the weight of the divergence, found {text!r}"
+    )
 
 
 def with_model_defense(checkpoint: Checkpoint, text: str | None) -> Checkpoint:
@@ -50,17 +72,18 @@ def with_model_defense(checkpoint: Checkpoint, text: str | None) -> Checkpoint:
     """
     if text is None:
         return checkpoint
-    draw, model = parse_model_defense(text), copy_model(checkpoint.model)
-    bottlenecks = [layer for layer in model.modules() if isinstance(layer, VariationalBottleneck)]
-    if bottlenecks:
-        for layer in bottlenecks:
-            layer.redraw(draw)
+    chosen, model = parse_model_defense(text), copy_model(checkpoint.model)
+    draws = gaussian_draws(model)
+    if draws:
+        for layer in draws:
+            layer.redraw(chosen.draw)
+            layer.weight = chosen.weight
         return replace(checkpoint, model=model)
     note = f"the weights of the variational bottleneck that `model_defense={text}` puts in are drawn, not trained"
-    return replace(checkpoint, model=_with_bottleneck(model, draw).eval(), notes=(*checkpoint.notes, note))
+    return replace(checkpoint, model=_with_bottleneck(model, chosen).eval(), notes=(*checkpoint.notes, note))
 
 
-def _with_bottleneck(model: nn.Module, draw: int) -> nn.Module:
+def _with_bottleneck(model: nn.Module, chosen: Bottleneck) -> nn.Module:
     layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     if not layers:
         raise SettingsError(
@@ -69,7 +92,8 @@ def _with_bottleneck(model: nn.Module, draw: int) -> nn.Module:
     path, last = layers[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        bottleneck, decoder = VariationalBottleneck(last.in_features, SIZE, draw), nn.Linear(SIZE, last.in_features)
+        bottleneck = VariationalBottleneck(last.in_features, SIZE, chosen.weight, chosen.draw)
+        decoder = nn.Linear(SIZE, last.in_features)
     parts = OrderedDict(bottleneck=bottleneck.to(last.weight), decoder=decoder.to(last.weight), output=last)
     parent, _, name = path.rpartition(".")
     if not path:

@@ -163,11 +163,12 @@ class JointRelease(Release):
         """The mean loss of a mini-batch as training computes it, a scalar."""
         # Attention's other kernels have no second derivatives.
         with sdpa_kernel(SDPBackend.MATH), AffineNormsApart():
-            outputs = self.run(parameters, batch.inputs)
+            outputs, added = self.function.run_with_added(parameters, batch.inputs)
         if batch.left_out is not None:
             left_out = batch.left_out.reshape(-1, *(1,) * (outputs.ndim - 1))
             outputs = torch.where(left_out, outputs.detach(), outputs)
-        return batch_loss(self.loss, outputs, batch.targets)
+            added = None if added is None else torch.where(batch.left_out, added.detach(), added)
+        return batch_loss(self.loss, outputs, batch.targets, added)
 
     def stages(self, number: int) -> Stages:
         """The steps for a client, whose number decides what is drawn."""
@@ -188,7 +189,8 @@ class JointRelease(Release):
         parts = []
         for first in range(0, len(upload), size):
             inputs, targets = (tensor[first : first + size] for tensor in (upload.inputs, upload.targets))
-            parts.append(sample_losses(self.loss, self.run(self.parameters, inputs), targets))
+            outputs, added = self.function.run_with_added(self.parameters, inputs)
+            parts.append(sample_losses(self.loss, outputs, targets, added))
         return torch.cat(parts)
 
     def _means(self, batch: Batch, make: Callable[[Batch, Sequence[BoundStep]], Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, v
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
+from riskaudit.release.added_loss import adding_layers, collected
 from riskaudit.release.affine_norms import AffineNormsApart
 from riskaudit.release.precision import DoublePrecisionKept
 
@@ -58,6 +59,7 @@ class ModelFunction:
         frozen = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
         self.constants = {**frozen, **dict(model.named_buffers())}
         self._names = _names_in_modules(model)
+        self._adding = adding_layers(model)
         first = next(iter(self.parameters.values()))
         self.dtype, self.device = first.dtype, first.device
         self._transforms_fail = False
@@ -75,6 +77,19 @@ class ModelFunction:
             # of the call (torch 2.13), and tears its ties.
             outputs: Tensor = functional_call(self.model, replaced, (inputs,), tie_weights=False)
         return outputs
+
+    @property
+    def adds_loss(self) -> bool:
+        """Whether layers add to the loss of training (`riskaudit.release.added_loss`)."""
+        return bool(self._adding)
+
+    def run_with_added(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`run`, and what layers add to the loss of every sample, [B]; None where none does."""
+        if not self._adding:
+            return self.run(parameters, inputs), None
+        with collected(self._adding) as terms:
+            outputs = self.run(parameters, inputs)
+        return outputs, torch.stack(terms).sum(0) if terms else None
 
     def sample_loss(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Loss of one sample, scalar; inputs [*S], target [...]."""
@@ -141,8 +156,9 @@ class ModelFunction:
     def _loss(self, parameters: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
         # Attention's other kernels have no second derivatives.
         with sdpa_kernel(SDPBackend.MATH), AffineNormsApart():
-            outputs = self.run(parameters, inputs.unsqueeze(0))
-        return self.loss(outputs, target.unsqueeze(0)).sum()
+            outputs, added = self.run_with_added(parameters, inputs.unsqueeze(0))
+        loss = self.loss(outputs, target.unsqueeze(0)).sum()
+        return loss if added is None else loss + added.sum()
 
 
 def is_random(error: BaseException) -> bool:

@@ -26,14 +26,28 @@ TOLERANCE = 1e-3
 NEGLIGIBLE = 1e-5
 
 
-def batch_loss(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of a batch as training computes it, a scalar; the mean over the samples of a loss without reduction."""
+def batch_loss(loss: LossFunction, outputs: Tensor, targets: Tensor, added: Tensor | None = None) -> Tensor:
+    """The loss of a batch as training computes it, a scalar; the mean over the samples of a loss without reduction.
+
+    Args:
+        loss: of outputs [B, ...] and targets [B, ...].
+        outputs: of the model.
+        targets: of the samples.
+        added: to every sample's loss by layers, [B], of which training adds the mean; None for nothing.
+    """
     value = loss(outputs, targets)
-    return value.reshape(()) if value.numel() == 1 else value.sum() / len(outputs)
+    value = value.reshape(()) if value.numel() == 1 else value.sum() / len(outputs)
+    return value if added is None else value + added.mean()
 
 
-def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tensor:
+def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor, added: Tensor | None = None) -> Tensor:
     """The loss of every sample in a batch of its own, [B].
+
+    Args:
+        loss: of outputs [B, ...] and targets [B, ...].
+        outputs: of the model.
+        targets: of the samples.
+        added: to every sample's loss by layers, [B]; None for nothing.
 
     Raises:
         ReleaseError: the loss can't be computed for one sample.
@@ -46,7 +60,7 @@ def sample_losses(loss: LossFunction, outputs: Tensor, targets: Tensor) -> Tenso
             losses = torch.stack([loss(*pair).sum() for pair in pairs])
         except Exception as error:
             raise ReleaseError(_failure_alone(loss, outputs, targets, error)) from error
-    return losses
+    return losses if added is None else losses + added
 
 
 class BareSqueezes(Interception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cases
 import numpy as np
 import pytest
@@ -14,18 +16,19 @@ from torch import nn
 from riskaudit import audit
 from riskaudit.attacks import Analytic
 from riskaudit.errors import SettingsError
+from riskaudit.guard.batch_mean import BatchMean
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.inputs.architectures.precode import Precode, VariationalBottleneck, bottleneck_draw
 from riskaudit.inputs.model_defenses import with_model_defense
-from riskaudit.jacobian import GenericJacobian, jacobian_maker
-from riskaudit.release import PerSampleRelease
+from riskaudit.jacobian import GenericJacobian, jacobian_maker, joint_jacobian_maker
+from riskaudit.release import Batch, PerSampleRelease, make_release
 
 
 def small(draw: int = 0) -> nn.Module:
     torch.manual_seed(0)
     model = Precode((64, 12, 8), 6, 9, 10).double().eval()
-    model.bottleneck.redraw(draw)
+    model.bottleneck.draws.redraw(draw)
     return model
 
 
@@ -35,7 +38,8 @@ def test_bottleneck_is_a_draw_of_its_normal_law() -> None:
     mean, log_variance = (part(z).detach().numpy() for part in (layer.mean, layer.log_variance))
     np.testing.assert_allclose(layer(z).detach().numpy(), mean + np.exp(log_variance / 2) * noise, rtol=1e-6)
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1)
-    np.testing.assert_allclose(layer.divergence(z).detach().numpy(), kl, rtol=1e-12)
+    added = layer.draws.added_loss(layer.mean(z), layer.log_variance(z))
+    np.testing.assert_allclose(added.detach().numpy(), 0.003 * kl, rtol=1e-12)
     assert torch.equal(layer(z), layer(z))
     assert not torch.equal(layer.train()(z), layer(z))
 
@@ -54,9 +58,61 @@ def test_closed_form_is_exact_whatever_is_drawn(case) -> None:
     torch.manual_seed(0)
     model, batch = case()
     for draw in (0, 1):
-        model.bottleneck.redraw(draw)
+        model.bottleneck.draws.redraw(draw)
         found = Analytic().run(observe(model, batch), generator())
         assert float((-20 * rmse(found.inputs, batch.inputs).log10()).min()) > 150
+
+
+def by_hand(model: Precode, batch: Batch, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean gradient [P] of cross-entropy and the weighted divergence, and its Jacobian [P, n d], by autograd."""
+    inputs = batch.inputs.clone().requires_grad_()
+    z = model.encoder(inputs.flatten(1))
+    mean, log_variance = model.bottleneck.mean(z), model.bottleneck.log_variance(z)
+    eps = torch.from_numpy(np.random.default_rng(0).standard_normal(mean.shape[1]))
+    b = mean + (log_variance / 2).exp() * eps
+    logits = model.head(torch.relu(model.decoder(b)))
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
+    loss = F.cross_entropy(logits, batch.targets) + weight * kl.mean()
+    gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    gradient = torch.cat([each.reshape(-1) for each in gradients])
+    rows = [torch.autograd.grad(entry, inputs, retain_graph=True)[0].reshape(-1) for entry in gradient]
+    return gradient.detach(), torch.stack(rows)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.003, 0.5])
+@pytest.mark.parametrize(
+    ("description", "size"), [("gradient", 1), ("mean:3", 3), ("local:epochs=1:batch=3:lr=0.1", 3)]
+)
+def test_divergence_is_part_of_what_is_released(weight: float, description: str, size: int) -> None:
+    """One step of plain SGD at a rate of 0.1 sends a tenth of the gradient."""
+    torch.manual_seed(0)
+    plain = Precode((16, 5, 4), 3, 5, 10).double().eval()
+    model = with_model_defense(Checkpoint.from_model(plain), f"precode:0:{weight}").model
+    batch = replace(cases.mnist(size, 4), upload_size=size)
+    gradient, jacobian = by_hand(plain, batch, weight)
+    factor = 0.1 if description.startswith("local") else 1.0
+    release = make_release(model, F.cross_entropy, description)
+    maker = jacobian_maker(release, batch) if size == 1 else joint_jacobian_maker(release, batch)
+    v = normal(1, 16 * size)
+    torch.testing.assert_close(release.mean(batch)[0], factor * gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(maker(batch).mean()[0].detach(), factor * gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(maker(batch).matvec(v)[0].detach(), factor * jacobian @ v[0], rtol=1e-8, atol=1e-11)
+
+
+def test_loss_of_a_sample_has_its_divergence_wherever_it_is_computed() -> None:
+    torch.manual_seed(0)
+    model, batch = small(), cases.mnist(3, 8)
+    z = model.encoder(batch.inputs.flatten(1))
+    added = model.bottleneck.draws.added_loss(model.bottleneck.mean(z), model.bottleneck.log_variance(z))
+    expected = (F.cross_entropy(model(batch.inputs), batch.targets, reduction="none") + added).detach()
+    assert float(added.detach().min()) > 0
+    together = make_release(model, F.cross_entropy, "mean:3").losses(replace(batch, upload_size=3))
+    alone = PerSampleRelease(model, F.cross_entropy).losses(batch)
+    reviewed = BatchMean(model, F.cross_entropy).evaluate(batch, with_gradient=True)
+    for found in (together, alone.detach(), reviewed.losses):
+        torch.testing.assert_close(found, expected)
+    mean = BatchMean(model, F.cross_entropy).accumulated_mean(batch)
+    torch.testing.assert_close(reviewed.gradient, mean, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -104,7 +160,19 @@ def test_audits_are_conditional_on_the_draw_and_say_so() -> None:
     assert any("number 1" in warning and "conditional" in warning for warning in other.warnings)
 
 
-@pytest.mark.parametrize("text", ["precod", "precode:", "precode:-1", "precode:1.5", "precode:1:2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "precod",
+        "precode:",
+        "precode:-1",
+        "precode:1.5",
+        "precode:1:-2",
+        "precode:1:x",
+        "precode:1:nan",
+        "precode:1:2:3",
+    ],
+)
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="expected `model_defense` to be precode or precode:DRAW"):
         with_model_defense(Checkpoint.from_model(small()), text)

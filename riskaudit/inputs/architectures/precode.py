@@ -3,9 +3,10 @@
     z = E(x),  b = mu(z) + exp(log var(z) / 2) eps,  y = O(D(b)),  eps ~ N(0, I)
 
 Scheliga, Maeder and Seeland, WACV 2022; sizes as Balunovic et al., ICLR 2022, ran it on CIFAR-10: 3072-500x5-256, a
-bottleneck of 256, 256-500-10. In training eps is drawn in every pass. An audited release has to be a function of its
-inputs, so that in eval mode eps is one draw by number, the same for all samples: whatever is computed is conditional on
-it. Layers before the bottleneck leak in closed form for any draw (Balunovic et al., section 5).
+bottleneck of 256, 256-500-10, and 0.003 times the divergence KL(N(mu, diag(var)) || N(0, I)) of every sample added to
+the loss, whose gradient leaves with the rest. In training eps is drawn in every pass. An audited release has to be a
+function of its inputs, so that in eval mode eps is one draw by number, the same for all samples: whatever is computed
+is conditional on it. Layers before the bottleneck leak in closed form for any draw (Balunovic et al., section 5).
 """
 
 from __future__ import annotations
@@ -20,7 +21,43 @@ from torch import Tensor, nn
 
 from riskaudit.inputs.architectures.registry import Guess, MismatchError, Shapes, register, shape_at
 
+DIVERGENCE_WEIGHT = 0.003
 _LAYER = re.compile(r"encoder\.(\d{1,4})\.weight")
+
+
+class GaussianDraw(nn.Module):
+    """mu and log var, each [B, size], to a draw of N(mu, diag(var)), [B, size].
+
+    Args:
+        size: of the draw.
+        weight: of the divergence in the loss of training.
+        draw: number of the draw of eps that eval mode takes.
+    """
+
+    noise: Tensor
+
+    def __init__(self, size: int, weight: float = DIVERGENCE_WEIGHT, draw: int = 0) -> None:
+        super().__init__()
+        self.weight = weight
+        self.register_buffer("noise", torch.zeros(size), persistent=False)
+        self.redraw(draw)
+
+    def redraw(self, draw: int) -> None:
+        """Take another draw of eps in eval mode."""
+        self.draw = draw
+        # Not torch's generators: models are also built on devices that hold no numbers.
+        self.noise = torch.from_numpy(np.random.default_rng(draw).standard_normal(len(self.noise))).to(self.noise)
+
+    def forward(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """The draw b."""
+        noise = torch.randn_like(mean) if self.training else self.noise
+        drawn: Tensor = mean + (log_variance / 2).exp() * noise
+        return drawn
+
+    def added_loss(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """What the loss of every sample has in addition, [B]: weight KL(N(mu, diag(var)) || N(0, I))."""
+        divergence: Tensor = (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
+        return self.weight * divergence
 
 
 class VariationalBottleneck(nn.Module):
@@ -29,41 +66,29 @@ class VariationalBottleneck(nn.Module):
     Args:
         features: of z.
         size: of the bottleneck.
+        weight: of the divergence in the loss of training.
         draw: number of the draw of eps that eval mode takes.
     """
 
-    noise: Tensor
-
-    def __init__(self, features: int, size: int = 256, draw: int = 0) -> None:
+    def __init__(self, features: int, size: int = 256, weight: float = DIVERGENCE_WEIGHT, draw: int = 0) -> None:
         super().__init__()
         self.mean, self.log_variance = nn.Linear(features, size), nn.Linear(features, size)
-        self.register_buffer("noise", torch.zeros(size), persistent=False)
-        self.redraw(draw)
-
-    def redraw(self, draw: int) -> None:
-        """Take another draw of eps in eval mode."""
-        self.draw = draw
-        # Not torch's generators: models are also built on devices that hold no numbers.
-        drawn = torch.from_numpy(np.random.default_rng(draw).standard_normal(self.mean.out_features))
-        self.noise = drawn.to(self.mean.weight.dtype).to(self.mean.weight.device)
+        self.draws = GaussianDraw(size, weight, draw)
 
     def forward(self, z: Tensor) -> Tensor:
         """The draw b of z."""
-        mean, log_variance = self.mean(z), self.log_variance(z)
-        noise = torch.randn_like(mean) if self.training else self.noise
-        drawn: Tensor = mean + (log_variance / 2).exp() * noise
+        drawn: Tensor = self.draws(self.mean(z), self.log_variance(z))
         return drawn
 
-    def divergence(self, z: Tensor) -> Tensor:
-        """KL(N(mu, diag(var)) || N(0, I)) of every sample, [B], of which training adds 0.003 times the mean."""
-        mean, log_variance = self.mean(z), self.log_variance(z)
-        divergence: Tensor = (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
-        return divergence
+
+def gaussian_draws(model: nn.Module) -> list[GaussianDraw]:
+    """The layers of a model that draw, in their order."""
+    return [layer for layer in model.modules() if isinstance(layer, GaussianDraw)]
 
 
 def bottleneck_draw(model: nn.Module) -> int | None:
     """Number of the draw that a model's bottleneck takes; None without one."""
-    return next((layer.draw for layer in model.modules() if isinstance(layer, VariationalBottleneck)), None)
+    return next((layer.draw for layer in gaussian_draws(model)), None)
 
 
 def _infer(shapes: Shapes) -> Guess:

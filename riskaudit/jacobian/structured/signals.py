@@ -84,20 +84,21 @@ def run(
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         with recorder:
             # Not the inputs themselves: a model may overwrite what it is given, but no leaf.
-            outputs = release.run(parameters, inputs.clone())
-        losses = _upload_losses(release, outputs, batch)
+            outputs, added = release.function.run_with_added(parameters, inputs.clone())
+        losses = _upload_losses(release, outputs, added, batch)
     return inputs, losses, recorder
 
 
-def _upload_losses(release: Release, outputs: Tensor, batch: Batch) -> Tensor:
+def _upload_losses(release: Release, outputs: Tensor, added: Tensor | None, batch: Batch) -> Tensor:
     """What every upload's gradient is one of, [U]: of one sample alone, or of a mini-batch as training computes it."""
     if release.coupling == "joint":
-        pairs = zip(*(torch.split(each, batch.upload_size) for each in (outputs, batch.targets)), strict=True)
-        return torch.stack([batch_loss(release.loss, *pair) for pair in pairs])
+        known = [each for each in (outputs, batch.targets, added) if each is not None]
+        uploads = zip(*(torch.split(each, batch.upload_size) for each in known), strict=True)
+        return torch.stack([batch_loss(release.loss, *upload) for upload in uploads])
     losses: Tensor = vmap(lambda output, target: release.loss(output.unsqueeze(0), target.unsqueeze(0)).sum())(
         outputs, batch.targets
     )
-    return losses
+    return losses if added is None else losses + added
 
 
 def find_layout(release: Release, batch: Batch, counts: tuple[int, int]) -> Layout:

@@ -162,9 +162,10 @@ class Scheme:
             (
                 "PRECODE",
                 "the model has a variational bottleneck, whose noise is drawn anew in every pass of training. Here it "
-                f"is one draw (number {draw}) for all samples, and every number is conditional on it. Layers before "
-                "the bottleneck leak as they do without it: the input of a first linear layer can be divided out of "
-                "its gradient whatever is drawn (attack analytic).",
+                f"is one draw (number {draw}) for all samples, and every number is conditional on it. Its "
+                "divergence is part of the loss whose gradient leaves. Layers before the bottleneck leak as they do "
+                "without it: the input of a first linear layer can be divided out of its gradient whatever is drawn "
+                "(attack analytic).",
             )
         ]
 
