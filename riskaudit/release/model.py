@@ -78,11 +78,6 @@ class ModelFunction:
             outputs: Tensor = functional_call(self.model, replaced, (inputs,), tie_weights=False)
         return outputs
 
-    @property
-    def adds_loss(self) -> bool:
-        """Whether layers add to the loss of training (`riskaudit.release.added_loss`)."""
-        return bool(self._adding)
-
     def run_with_added(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """`run`, and what layers add to the loss of every sample, [B]; None where none does."""
         if not self._adding:
