@@ -21,7 +21,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
 from riskaudit.results import RELIABLE, Attacker, AuditResult, Estimate, PolicyOutcome, SampleRow
 from riskaudit.results.checks import CHECK_IDS, CheckFinding
-from riskaudit.results.verdicts import attacker_of, error_of, headline_of
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of, most_revealed
 from riskaudit.settings import CHECKED, Positive, Settings, Share, fields_of
 
 if TYPE_CHECKING:
@@ -366,8 +366,24 @@ def _exposure(row: SampleRow, prior_std: float, attacker: Attacker | None) -> Ex
     rmse = _range(row, error_of(attacker), 0.0, math.inf)
     if row.concentration > 1:
         revealed, rmse = concentrated(revealed, row.concentration, prior_std)
+    if row.columns:
+        revealed, rmse = _of_columns(row, revealed, rmse, prior_std)
     group = str(row.target) if isinstance(row.target, int) else None
     return Exposure(id=row.id, group=group, revealed=revealed, rmse=rmse)
+
+
+def _of_columns(
+    row: SampleRow, revealed: Range | None, rmse: Range | None, prior_std: float
+) -> tuple[Range | None, Range | None]:
+    """The same where the most revealed column of a table counts; of an error what that fraction stands for."""
+    most = most_revealed(row.columns.values())
+    if most is None:
+        return None, None
+    least = prior_std * math.sqrt(max(0.0, 1 - most))
+    return (
+        None if revealed is None else Range(revealed.low, max(revealed.high, most)),
+        None if rmse is None else Range(min(rmse.low, least), rmse.high),
+    )
 
 
 def concentrated(revealed: Range | None, factor: float, prior_std: float) -> tuple[Range | None, Range | None]:

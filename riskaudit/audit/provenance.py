@@ -15,7 +15,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.architectures.precode import bottleneck_draw
-from riskaudit.inputs.discrete import SPARSE_CODES, are_sparse_codes
+from riskaudit.inputs.discrete import SPARSE_CODES, are_undeclared_codes
 from riskaudit.release import batch_norm_layers
 from riskaudit.release.adapted import without_spoiled
 from riskaudit.results import CheckpointInfo, DataInfo, NoiseInfo, ReleaseInfo, Settings
@@ -48,7 +48,7 @@ def data_info(samples: Samples, num_unaudited: int = 0) -> DataInfo:
         input_range=[float(samples.inputs.min()), float(samples.inputs.max())],
         class_names=list(samples.class_names) if samples.class_names is not None else None,
         target_kind=target_kind(samples.targets[0]),
-        doubt=SPARSE_CODES if are_sparse_codes(samples.inputs) else None,
+        doubt=SPARSE_CODES if are_undeclared_codes(samples) else None,
         num_unaudited=num_unaudited,
         encoding=None if samples.encoding is None else encoding_info(samples.encoding),
     )

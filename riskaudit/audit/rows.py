@@ -28,8 +28,10 @@ from riskaudit.release.copies import first_copies
 from riskaudit.results import Attacker, Estimate, SampleRow, SolverEvidence, Target, Thresholds
 from riskaudit.results.verdicts import cautious, headline_of, verdict
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
+from riskaudit.sensitivity.columns import SampleColumns, TableSensitivity
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.sensitivity.success import success_of
+from riskaudit.tables import TableEncoding
 
 # Beyond the streams of probes.
 STEP_STREAM = 1 << 20
@@ -52,6 +54,7 @@ class AuditContext:
         calibrator: of intervals, or None.
         disclosed: why nothing can be claimed of samples, by position in the data.
         single: makes the Jacobian in single precision, for products that may be; None for none.
+        encoding: of a table, whose columns are looked at one by one; None for other inputs.
     """
 
     jacobian: AnyJacobianMaker
@@ -66,6 +69,7 @@ class AuditContext:
     calibrator: Calibrator | None = None
     disclosed: Mapping[int, str] = field(default_factory=dict)
     single: AnyJacobianMaker | None = None
+    encoding: TableEncoding | None = None
 
     @property
     def is_joint(self) -> bool:
@@ -184,8 +188,16 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
     information = None if information is None else [information[owner] for owner in owners]
     shown = [] if information is None else concentrations(decisive)
     uneven = {index: shown[owner] for index, owner in zip(batch.indices, owners, strict=True) if shown}
+    columns: Sequence[SampleColumns] = ()
+    if context.encoding is not None:
+        columns = TableSensitivity(context.encoding, jacobian, at, owners, batch.indices).of_samples()
+        if information is not None:
+            # Noise is recommended for what hides every column.
+            complete = all(each.complete for each in columns)
+            information = [own.information(each) for own, each in zip(columns, information, strict=True)]
+            information = information if complete else None
     rows = [
-        _row(context, (at, decisive), scores, (position, owner), batch, loss, information, uneven)
+        _row(context, (at, decisive), scores, (position, owner), batch, loss, information, uneven, columns)
         for position, (loss, owner) in enumerate(zip(losses.tolist(), owners, strict=True))
     ]
     doubts = [
@@ -295,7 +307,7 @@ def failed_row(context: AuditContext, batch: AuditBatch, place: int, reason: str
 def _row(
     context: AuditContext, at: tuple[Linearisation, Linearisation], scores: dict[str, ProxyScores],
     places: tuple[int, int], batch: AuditBatch, loss: float, information: Sequence[Information] | None,
-    uneven: Mapping[int, Concentration],
+    uneven: Mapping[int, Concentration], columns: Sequence[SampleColumns],
 ) -> SampleRow:  # fmt: skip
     """One sample's; ``at`` holds the linearisation, and that of the attacker who decides.
 
@@ -318,6 +330,8 @@ def _row(
         calibrated = context.calibrator.intervals(proxies, float(whole.sample_prior.variance[owner]))
         if decisive is whole:  # attacks of a calibration know no other sample of an upload
             success = context.calibrator.success(success, lambda tolerances: success_of(whole, owner, tolerances)[0])
+    risks = columns[place].risks(whole.sigma) if columns else {}
+    known = cautious(headline, calibrated.get(context.headline), concentration, risks.values())
     solvers |= {name: score.evidence[owner] for name, score in scores.items() if score.evidence is not None}
     trace = _trace(whole, owner) if wanted else None
     if trace is not None:
@@ -333,15 +347,14 @@ def _row(
         reason=scores[context.headline].reason,
         proxies=proxies,
         noise_std_for_target=noise_std,
-        verdict=verdict(
-            cautious(headline, calibrated.get(context.headline), concentration), context.thresholds, context.defended
-        ),
+        verdict=verdict(known, context.thresholds, context.defended),
         solvers=solvers,
         success_probability=success,
         predicted_rmse=predicted,
         calibrated=calibrated,
         concentration=concentration,
         image_png=batch.images[place],
+        columns=risks,
     )
 
 

@@ -60,6 +60,7 @@ class AuditPlan:
             calibrator=self.calibrator,
             disclosed=disclosed,
             single=client.single,
+            encoding=client.samples.encoding,
         )
 
 

@@ -15,6 +15,7 @@ from riskaudit.audit.rows import AuditContext, BatchRows
 from riskaudit.proxies import Proxy
 from riskaudit.results import Estimate, SampleRow
 from riskaudit.results.ranks import position
+from riskaudit.results.tables import ColumnRisk
 from riskaudit.results.verdicts import verdict_of
 from riskaudit.results.words import Riskier
 
@@ -33,13 +34,20 @@ def with_worse(context: AuditContext, whole: BatchRows, part: BatchRows) -> Batc
 
 def _worse_row(context: AuditContext, whole: SampleRow, part: SampleRow) -> SampleRow:
     proxies, adapted = _worse_proxies(context.proxies, whole, part)
-    if not adapted:
+    columns = {name: _worse_column(own, part.columns[name]) for name, own in whole.columns.items()}
+    if not adapted and columns == whole.columns:
         return whole
     # What else a row says rests on the number that decides.
     base = part if context.headline in adapted else whole
-    row = base.model_copy(update={"proxies": proxies, "adapted": adapted})
+    row = base.model_copy(update={"proxies": proxies, "adapted": adapted, "columns": columns})
     attacker = context.attacker if context.is_joint else None
     return row.model_copy(update={"verdict": verdict_of(row, context.thresholds, context.defended, attacker)})
+
+
+def _worse_column(own: ColumnRisk, other: ColumnRisk) -> ColumnRisk:
+    """The one that reveals more; what isn't known of the release itself isn't known by another one."""
+    highs = own.revealed.ends[1], other.revealed.ends[1]
+    return own if highs[0] is None or highs[1] is None or highs[0] >= highs[1] else other
 
 
 def _worse_proxies(

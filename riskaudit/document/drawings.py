@@ -178,7 +178,7 @@ def _draw_dots(axes: Axes, plot: DotPlot) -> None:
     _x_axis(axes, plot.x_title, plot.x_limits)
     if few:
         _row_labels(axes, [dot.label for dot in plot.dots])
-        axes.set_ylabel("sample", color=colour("ink"))
+        axes.set_ylabel(plot.y_title, color=colour("ink"))
     else:
         axes.set_ylim(len(plot.dots) + 0.5, -1.5)
         axes.set_ylabel("rank of the sample (0 = most exposed)", color=colour("ink"))

@@ -30,12 +30,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotPlot:
-    """Samples from top (riskiest) to bottom, value on the x-axis."""
+    """Samples, or what else the dots stand for, from top (riskiest) to bottom, value on the x-axis."""
 
     x_title: str
     dots: tuple[Dot, ...]
     references: tuple[Reference, ...]
     x_limits: tuple[float, float] | None = None
+    y_title: str = "sample"
 
 
 @dataclass(frozen=True)

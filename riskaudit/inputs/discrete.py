@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from riskaudit.inputs.samples import Samples
+
 # How often a value has to occur to be one of the two.
 LEAST_COUNT = 3
 # Share of coordinates that are codes, among those that don't always have one value.
@@ -36,6 +38,15 @@ def are_sparse_codes(inputs: Tensor) -> bool:
     if flat.shape[1] < 2:
         return False
     return _have_two_values(flat) or _mostly_codes(*_own_codes(flat))
+
+
+def are_undeclared_codes(samples: Samples) -> bool:
+    """The same of inputs that no encoding of a table declares as categories, each of which is looked at by itself."""
+    encoding = samples.encoding
+    if encoding is None:
+        return are_sparse_codes(samples.inputs)
+    others = [number.position for number in encoding.numbers]
+    return bool(others) and are_sparse_codes(samples.inputs.flatten(1)[:, others])
 
 
 def _have_two_values(flat: Tensor) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
 from riskaudit.formatting import target_text
 from riskaudit.results import AuditResult, SampleRow
 from riskaudit.results.checks import leaking_checks
 from riskaudit.results.facts import Facts
 
+# Of each column of a table: the number, the upper end of what is revealed, and the number's status.
+COLUMN_PARTS = ("value", "revealed", "status")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 
 
@@ -30,6 +33,9 @@ def to_csv(result: AuditResult) -> bytes:
     header += ["noise_status"]
     header += ["upload", "classmates", "copies"] if facts.is_joint else []
     header += [f"{proxy}_{part}" for proxy in facts.proxy_ids for part in parts]
+    columns = [column for row in result.samples for column in row.columns]
+    columns = list(dict.fromkeys(columns))
+    header += [f"column {name} {part}" for name in columns for part in COLUMN_PARTS]
     header += ["checks"] if facts.result.checks else []
     # Only where intervals leave ranks open: of exact values the column says nothing new.
     header += ["ranks"] if facts.rank_ranges else []
@@ -37,7 +43,7 @@ def to_csv(result: AuditResult) -> bytes:
     writer = csv.writer(stream)
     writer.writerow([guarded(name) for name in header])
     for row in result.samples:
-        writer.writerow([_cell(value) for value in _values(facts, row)])
+        writer.writerow([_cell(value) for value in _values(facts, row, columns)])
     return stream.getvalue().encode()
 
 
@@ -47,7 +53,7 @@ def _cell(value: str | float | None) -> str | float:
     return guarded(value) if isinstance(value, str) else value
 
 
-def _values(facts: Facts, row: SampleRow) -> list[str | float | None]:
+def _values(facts: Facts, row: SampleRow, columns: Sequence[str]) -> list[str | float | None]:
     need = row.noise_std_for_target
     label = " ".join(map(str, row.target)) if isinstance(row.target, list) else row.target
     values: list[str | float | None] = [
@@ -69,6 +75,11 @@ def _values(facts: Facts, row: SampleRow) -> list[str | float | None]:
             values += [None, None, None, "failed" if row.status == "failed" else "not_applicable"]
         else:
             values += [estimate.value, estimate.low, estimate.high, estimate.status]
+    for name in columns:
+        if (risk := row.columns.get(name)) is None:
+            values += [None, None, "failed"]
+        else:
+            values += [risk.estimate.value, risk.revealed.ends[1], risk.estimate.status]
     if facts.result.checks:
         values.append(" ".join(leaking_checks(facts.result.checks, row.id)))
     if facts.rank_ranges:

@@ -47,6 +47,7 @@ from riskaudit.results.subject import (
     ThreatModel,
     Tool,
 )
+from riskaudit.results.tables import ColumnRisk
 from riskaudit.results.words import ProxyInfo
 
 
@@ -90,6 +91,7 @@ class SampleRow(Record):
     Where the client transforms images, errors are against T(x): ``transformation_rmse`` is what T changed, and
     ``original_rmse`` brackets the posterior error that decides against x instead.
     ``adapted`` names the proxies whose number is that of the release ``ReleaseInfo.adapted``, being the riskier.
+    Of a table by an encoding ``columns`` holds each column's own numbers; verdicts and limits go by the most revealed.
     """
 
     id: str
@@ -112,6 +114,7 @@ class SampleRow(Record):
     transformation_rmse: float | None = None
     original_rmse: Estimate | None = None
     image_png: str | None = None
+    columns: dict[str, ColumnRisk] = Field(default_factory=dict)
 
 
 def _as_they_are(rows: Any, check: Callable[[Any], Any]) -> Any:

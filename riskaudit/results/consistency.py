@@ -71,6 +71,10 @@ def _row_faults(row: SampleRow) -> Iterator[str]:
     if row.predicted_rmse is not None:
         yield from (f"predicted_rmse with {fault}" for fault in _estimate_faults("map_rmse", row.predicted_rmse))
     yield from _probability_faults(row.success_probability)
+    for risk in row.columns.values():
+        kind = "revealed_fraction" if risk.kind == "category" else "posterior_rmse"
+        faults = (*_estimate_faults(kind, risk.estimate), *_estimate_faults("revealed_fraction", risk.revealed))
+        yield from (f"a column with {fault}" for fault in faults)
     if row.noise_std_for_target is not None and (row.noise_std_for_target.std or 0.0) < 0:
         yield "a noise needed below 0"
 

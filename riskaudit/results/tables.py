@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from riskaudit.results.base import Record
+from riskaudit.results.base import Estimate, Record
 
 
 class ColumnInfo(Record):
@@ -39,3 +39,23 @@ class EncodingInfo(Record):
     sha256: str | None = None
     columns: list[ColumnInfo] = Field(default_factory=list)
     ignored: list[str] = Field(default_factory=list)
+
+
+class ColumnRisk(Record):
+    """What a release tells of one column of one sample.
+
+    Attributes:
+        kind: "number" or "category".
+        estimate: of a number, the error that is left to an attacker, in the column's units (posterior RMSE). Of a
+            category, the probability that an attacker who knows that it is one, and all else of the sample, takes the
+            right one.
+        guess: the same without the release: the error of the column's mean, one over the number of categories.
+        revealed: how much of the way from the guess to certainty is gone, 0 to 1: what verdicts and limits go by.
+        reason: why there is no number.
+    """
+
+    kind: Literal["number", "category"]
+    estimate: Estimate
+    guess: float = Field(ge=0)
+    revealed: Estimate
+    reason: str | None = None

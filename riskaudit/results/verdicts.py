@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from riskaudit.results.audit import SampleRow
 from riskaudit.results.base import Estimate, Verdict
 from riskaudit.results.subject import Attacker, ReleaseInfo, Thresholds
+from riskaudit.results.tables import ColumnRisk
 
 HEADLINE = "revealed_fraction"
 # Noise per entry of this many times an upload's norm leaves nothing of it: what it tells of anything is less than half
@@ -42,20 +45,35 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
     return "medium" if revealed >= thresholds.medium else "low"
 
 
-def cautious(estimate: Estimate, calibrated: Estimate | None, concentration: float) -> Estimate:
+def cautious(
+    estimate: Estimate, calibrated: Estimate | None, concentration: float, columns: Collection[ColumnRisk] = ()
+) -> Estimate:
     """The revealed fraction with its largest upper end: certified or calibrated, of the coordinates that are reached.
+
+    Of a table, of its most revealed column; where nothing is known of one, nothing is known that could protect.
 
     Args:
         estimate: the mean over all coordinates.
         calibrated: the same by a calibration, if there is one; 1 where its upper end is unknown.
         concentration: of the row.
+        columns: likewise.
     """
     high = estimate.ends[1]
     if high is None:
         return estimate
     if calibrated is not None:
         high = 1.0 if calibrated.high is None else max(high, calibrated.high)
-    return estimate.model_copy(update={"high": min(1.0, concentration * high)})
+    high = min(1.0, concentration * high)
+    most = most_revealed(columns)
+    if most is None:
+        return estimate.model_copy(update={"value": None, "low": None, "high": None, "status": "not_applicable"})
+    return estimate.model_copy(update={"high": max(high, most)})
+
+
+def most_revealed(columns: Collection[ColumnRisk]) -> float | None:
+    """The upper end of what is revealed of any column, 0 of none; None where it isn't known of one."""
+    ends = [column.revealed.ends[1] for column in columns]
+    return None if None in ends else max((end for end in ends if end is not None), default=0.0)
 
 
 def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool, attacker: Attacker | None = None) -> Verdict:
@@ -64,4 +82,5 @@ def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool, attacker:
     headline = row.proxies.get(name)
     if row.status == "failed" or headline is None:
         return "not_assessed" if defended or row.status == "failed" else "high"
-    return verdict(cautious(headline, row.calibrated.get(name), row.concentration), thresholds, defended)
+    known = cautious(headline, row.calibrated.get(name), row.concentration, row.columns.values())
+    return verdict(known, thresholds, defended)

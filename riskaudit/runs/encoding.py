@@ -21,13 +21,15 @@ from riskaudit.linalg import BlockProbe, BlockTraces, Deflation, TraceProbes, Tr
 from riskaudit.results import SampleRow
 from riskaudit.results.checks import CheckFinding
 from riskaudit.sensitivity import Concentration
+from riskaudit.sensitivity.columns import NumberVariance, TableInformation
 from riskaudit.sensitivity.information import BracketedInformation, ExactInformation
+from riskaudit.statistics.recognition import Recognition
 
 _CLASSES: dict[str, Any] = {
     each.__name__: each
     for each in (
-        BlockProbe, BlockTraces, BracketedInformation, Concentration, Deflation, ExactInformation, TraceProbes,
-        Tridiagonal,
+        BlockProbe, BlockTraces, BracketedInformation, Concentration, Deflation, ExactInformation, NumberVariance,
+        Recognition, TableInformation, TraceProbes, Tridiagonal,
     )
 }  # fmt: skip
 

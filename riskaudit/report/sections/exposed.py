@@ -11,6 +11,7 @@ from riskaudit.document.cells import SHORT_STATUS, VERDICT_WORDS, estimate_cell,
 from riskaudit.document.images import safe_png
 from riskaudit.document.plots import Span, SpanPlot
 from riskaudit.formatting import count, decibels, inside, number, short
+from riskaudit.report.sections.columns import column_words
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import ClassRow, Estimate, SampleRow
@@ -164,6 +165,9 @@ def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[Samp
         tables.column("Verdict", lambda row: verdict_cell(row.verdict), numeric=False, ranked=True, brief=True),
         tables.column("Status", _status_cell, numeric=False, brief=True),
         tables.column(revealed, lambda row: _sample_estimate(row, facts.headline), brief=True),
+        tables.text(
+            "Most revealed column", lambda row: column_words(facts, row), shown=facts.result.data.encoding is not None
+        ),
         tables.column(
             "Better than guessing",
             lambda row: _derived_cell(facts, row, lambda share: decibels(share).removesuffix("\u00a0dB")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff
 from riskaudit.formatting import count, given, percent, sentence, short
+from riskaudit.report.sections.columns import columns_sentence, exposures
 from riskaudit.report.sections.protect import Recommendation
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.report.sections.verdict import level_words, limit_words
@@ -102,6 +103,7 @@ def _residual(facts: Facts) -> str:
     if facts.num_assessed == 0:
         return "Unknown: no sample could be assessed."
     values = facts.cautious(facts.headline)
+    columns = exposures(facts)
     text = (
         f"As released: up to {percent(max(values))} of a sample's input is revealed."
         if values and facts.result.release.defended
@@ -109,6 +111,8 @@ def _residual(facts: Facts) -> str:
         if not facts.result.release.defended
         else "As released: see section 3."
     )
+    if columns and facts.result.release.defended:
+        text += f" {columns_sentence(facts, columns)}"
     std = Recommendation(facts).std
     if std is not None:
         text += _after_measure(facts, float(std))

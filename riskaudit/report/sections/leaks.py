@@ -16,6 +16,7 @@ from riskaudit.document.cells import number_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Dot, DotPlot, Reference
 from riskaudit.formatting import count, decibels, given, number, percent, sentence, short
 from riskaudit.report.sections.clear import clear_blocks
+from riskaudit.report.sections.columns import column_blocks
 from riskaudit.report.sections.crowd import crowd_blocks
 from riskaudit.report.sections.schemes import attacker_words, by_whom
 from riskaudit.results import RELIABLE, Estimate
@@ -55,6 +56,7 @@ def leaks_section(facts: Facts) -> Section:
         blocks.append(success_figure(facts, successes))
     if not facts.num_known(facts.headline):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
+    blocks += column_blocks(facts)
     blocks += crowd_blocks(facts, thresholds(facts))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
 

@@ -27,6 +27,7 @@ from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import AuditResult, Estimate, SampleRow
 from riskaudit.results.facts import Facts
 from riskaudit.results.ranks import known_ends, overlaps
+from riskaudit.results.tables import EncodingInfo
 from riskaudit.results.words import COMPARED
 
 _TERMS = (
@@ -111,6 +112,7 @@ def _sources(result: AuditResult) -> list[tuple[str, str]]:
         ("Architecture", f"{short(checkpoint.architecture, 80)}, {checkpoint.num_parameters:,} parameters"),
         ("Data", f"{short(data.name, 80)}, {data.num_samples:,} audited, shape {shape}, values {span}"),
         ("Data SHA-256", data.sha256 or "not available: not read from one file"),
+        *_encoding_rows(data.encoding),
         ("Release", short(result.release.spec, 120)),
         ("Audit made", result.created_at),
         ("Audit made with", f"{result.tool.name} {result.tool.version}"),
@@ -339,3 +341,19 @@ def _sample_table(matched: list[tuple[SampleRow, SampleRow]], compared: tuple[st
         tables.text("Verdict", lambda pair: f"{pair[1].verdict} → {pair[0].verdict}".replace("_", " ")),
     )
     return tables.table("changed-samples", "Samples matched by id", matched, columns, sortable=True, print_rows=40)
+
+
+def _encoding_rows(encoding: EncodingInfo | None) -> list[tuple[str, str]]:
+    """How the columns of a table became inputs."""
+    if encoding is None:
+        return []
+    columns = [
+        f"{short(column.name, 30)} ({column.kind}, {count(column.inputs, 'input')}"
+        + (f", missing values: {column.missing})" if column.missing not in ("", "refused") else ")")
+        for column in encoding.columns
+    ]
+    return [
+        ("Encoding", f"{short(encoding.name, 60)}, SHA-256 {encoding.sha256 or 'not available'}"),
+        ("Columns", "; ".join(columns)),
+        *([("Columns not seen", ", ".join(short(name, 30) for name in encoding.ignored))] * bool(encoding.ignored)),
+    ]

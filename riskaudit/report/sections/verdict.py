@@ -9,6 +9,7 @@ from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Sectio
 from riskaudit.document.cells import tally
 from riskaudit.formatting import count, given, inside, number, percent, sentence, short
 from riskaudit.report.sections.clear import clear_sentence
+from riskaudit.report.sections.columns import columns_sentence, exposures
 from riskaudit.report.sections.protect import Recommendation
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
@@ -67,6 +68,9 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
     missing = facts.verdicts["not_assessed"]
     clear = clear_sentence(facts)
     leak = _leak_sentence(facts)
+    columns = exposures(facts)
+    if columns:
+        leak = f"{leak} {columns_sentence(facts, columns)}"
     if clear is not None:
         leak = f"{sentence(clear)} On average over the noise {inside(leak)}"
     if policy is not None and policy.decision == "block":
