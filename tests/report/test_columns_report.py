@@ -81,9 +81,7 @@ def test_what_is_not_assessed_comes_first_and_is_never_safe() -> None:
     unknown = Estimate(value=None, status="not_applicable")
     first = changed.samples[0]
     lost = {name: risk.model_copy(update={"revealed": unknown}) for name, risk in first.columns.items()}
-    changed = changed.model_copy(
-        update={"samples": [first.model_copy(update={"columns": lost}), *changed.samples[1:]]}
-    )
+    changed = changed.model_copy(update={"samples": [first.model_copy(update={"columns": lost}), *changed.samples[1:]]})
     table = table_of(Report.of(changed), "samples")
     assert "○ not assessed" in table[first.id]
 
