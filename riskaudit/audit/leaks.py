@@ -57,7 +57,9 @@ def _checker(client: Client) -> UploadChecker:
 
     def of(release: Release) -> UploadChecker:
         shape = tuple(client.samples.inputs.shape[1:])
-        return UploadChecker(release, client.chosen.prior, client.chosen.info.std / 2, shape, client.input_range)
+        prior, tolerable = client.chosen.prior, client.chosen.info.std / 2
+        encoding = client.samples.encoding
+        return UploadChecker(release, prior, tolerable, shape, client.input_range, encoding=encoding)
 
     try:
         model = copy_model(client.release.model).to(dtype=torch.float64)

@@ -23,6 +23,7 @@ from riskaudit.release import Batch, Release
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.steps.clip import Clip
 from riskaudit.release.steps.share import Share
+from riskaudit.tables import TableEncoding
 
 # A recovered vector is the truth where no coordinate is further off than this part of the largest one; in single
 # precision, for models that can't be run in double, the other.
@@ -74,6 +75,7 @@ class SentUpload:
         tolerable_rmse: error per input coordinate from which on nothing counts as recovered.
         input_maps: by name, of layers that see the model's input but for a scale and a shift (`map_inputs`).
         sends_buffers: whether running statistics leave beside it, as in a state dict that is sent whole.
+        encoding: of a table, which inputs belong to which column; None for other inputs.
     """
 
     observation: Observation
@@ -82,6 +84,7 @@ class SentUpload:
     tolerable_rmse: float
     input_maps: Mapping[str, InputMap]
     sends_buffers: bool = True
+    encoding: TableEncoding | None = None
 
     @property
     def release(self) -> Release:
@@ -222,6 +225,7 @@ class UploadChecker:
         input_shape: *S.
         input_range: least and greatest value of an input coordinate, where known.
         sends_buffers: whether running statistics may leave changed; a release that shares by name sends none.
+        encoding: see `SentUpload`.
     """
 
     release: Release
@@ -230,6 +234,7 @@ class UploadChecker:
     input_shape: tuple[int, ...]
     input_range: tuple[float, float] | None = None
     sends_buffers: bool = True
+    encoding: TableEncoding | None = None
 
     @cached_property
     def input_maps(self) -> dict[str, InputMap]:
@@ -257,7 +262,9 @@ class UploadChecker:
             upload_size=len(batch),
         )
         sends_buffers = self.sends_buffers and not any(isinstance(step, Share) for step in self.release.spec.all_steps)
-        return SentUpload(observation, mean[0], batch, self.tolerable_rmse, self.input_maps, sends_buffers)
+        return SentUpload(
+            observation, mean[0], batch, self.tolerable_rmse, self.input_maps, sends_buffers, self.encoding
+        )
 
 
 @final

@@ -21,6 +21,7 @@ Recovery: TypeAlias = Literal[
     "statistics",
     "tokens",
     "membership",
+    "categories",
 ]
 RECOVERED: Mapping[Recovery, str] = {
     "input": "the input itself",
@@ -32,6 +33,7 @@ RECOVERED: Mapping[Recovery, str] = {
     "statistics": "mean and variance of the batch, if running statistics are sent along",
     "tokens": "tokens",
     "membership": "entries that one sample fills alone",
+    "categories": "categories of a table's columns",
 }
 """What is in the clear, in words."""
 CHECK_IDS = (
@@ -42,6 +44,7 @@ CHECK_IDS = (
     "batch-norm-buffers",
     "embedding-rows",
     "token-span",
+    "category-columns",
     "lone-contributor",
 )
 """Of all checks, in the order of reports; torch-free, so that policies can be read without loading them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -15,11 +16,31 @@ from benchmarks import span_noise
 from riskaudit.checks import CHECKS, SentUpload
 from riskaudit.checks.run import check_upload
 from riskaudit.checks.span import alignment
-from riskaudit.inputs import load_samples
+from riskaudit.inputs import Samples, load_samples
 from riskaudit.policy import Policy
 from riskaudit.results.checks import CHECK_IDS, CheckFinding, ids_in_the_clear
 
 DATA = Path(__file__).parents[1] / "data"
+
+
+def people(*categories: tuple[int, int], entries: str = "") -> Samples:
+    """A table of two numbers, a category of four words and one of true and false: 7 inputs."""
+    generator = torch.Generator().manual_seed(0)
+    words = f'kind = "category"\ncategories = ["a", "b", "c", "d"]\n{entries}'
+    columns = {
+        "age": ('kind = "number"', torch.rand(len(categories), generator=generator)),
+        "work": (words, ["abcd"[one] for one, _ in categories]),
+        "member": ('kind = "boolean"', [other for _, other in categories]),
+        "hours": ('kind = "number"', torch.rand(len(categories), generator=generator)),
+    }
+    with TemporaryDirectory() as folder:
+        table, file = Path(folder) / "t.csv", Path(folder) / "e.toml"
+        file.write_text("\n".join(f"[columns.{name}]\n{text}" for name, (text, _) in columns.items()))
+        cells = zip(*(values for _, values in columns.values()), strict=True)
+        rows = [",".join(str(float(cell) if isinstance(cell, Tensor) else cell) for cell in row) for row in cells]
+        lines = [",".join(columns) + ",y", *(f"{row},{place % 4}" for place, row in enumerate(rows))]
+        table.write_text("\n".join(lines))
+        return load_samples(table, encoding=file)
 
 
 def smooth(features: int = 20, width: int = 60) -> nn.Sequential:
@@ -101,6 +122,18 @@ class TestTokenSpan(CheckContract):
 
     def safe(self) -> SentUpload:
         return send(Tokens(width=8), *sentences(4))
+
+
+class TestCategoryColumns(CheckContract):
+    id = "category-columns"
+
+    def leaky(self) -> SentUpload:
+        found = people((0, 1), (2, 0), (2, 1))
+        return send(smooth(7), found.inputs, found.targets, encoding=found.encoding)
+
+    def safe(self) -> SentUpload:
+        found = people((0, 0), (1, 1), (2, 0), (3, 1))
+        return send(smooth(7), found.inputs, found.targets, encoding=found.encoding)
 
 
 class TestLoneContributor(CheckContract):
@@ -499,3 +532,42 @@ def test_labels_that_can_not_be_read_this_way_are_no_clearance(release: str, sta
     )
     assert [row.status for row in rows] == [status]
     assert bool(Policy(forbid_checks=("labels",)).forbidden(rows)[0]) == (status == "failed")
+
+
+@pytest.mark.parametrize("entries", ["", "drop_first = true", "mean = 0.25\nstd = 0.43", 'missing = "zeros"'])
+@pytest.mark.parametrize("release", ["gradient", "clip:0.01", "local:epochs=2:batch=1:lr=0.1:weight_decay=0.1"])
+def test_the_category_of_a_sample_alone(entries: str, release: str) -> None:
+    for category in range(4):
+        found = people((category, category % 2), entries=entries)
+        model = smooth(found.inputs.shape[1])
+        upload = send(model, found.inputs, found.targets, release, encoding=found.encoding)
+        (finding,) = CHECKS["category-columns"].run(upload)
+        assert (finding.status, finding.exactness, finding.positions) == ("leak", "exact", range(1))
+        assert finding.details["categories"] == {"work": 1.0, "member": 1.0}
+        assert (finding.details["false_columns"], finding.details["not_determined"]) == (0, 0)
+
+
+def test_the_categories_of_a_batch() -> None:
+    found = people((0, 1), (2, 0), (2, 1))
+    (finding,) = CHECKS["category-columns"].run(send(smooth(7), found.inputs, found.targets, encoding=found.encoding))
+    # Both truth values occur, which rules nothing out.
+    assert finding.details["categories"] == {"work": 2.0}
+    assert finding.details["false_columns"] == 0
+
+
+def test_categories_that_the_gradient_does_not_show() -> None:
+    found = people((1, 1))
+    # No unit has a signal.
+    dead = mlp(7, 6)
+    with torch.no_grad():
+        dead[0].bias -= 100
+    upload = send(dead, found.inputs, found.targets, "gradient", encoding=found.encoding)
+    (finding,) = CHECKS["category-columns"].run(upload)
+    assert (finding.status, finding.details["false_columns"]) == ("clear", 2)
+    # Without the bias's gradient a boolean's two codes of one input can't be told, but for whether it is 1.
+    upload = send(smooth(7), found.inputs, found.targets, "share:0.weight", encoding=found.encoding)
+    (finding,) = CHECKS["category-columns"].run(upload)
+    assert (finding.status, finding.details["not_determined"]) == ("leak", 1)
+    assert finding.details["categories"] == {"work": 1.0}
+    plain = send(smooth(7), found.inputs, found.targets, "gradient")
+    assert [each.status for each in CHECKS["category-columns"].run(plain)] == ["not_applicable"]

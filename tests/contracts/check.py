@@ -15,6 +15,7 @@ from riskaudit.inputs import load_loss
 from riskaudit.priors import IsotropicPrior
 from riskaudit.release import Batch, make_release, with_batch_statistics
 from riskaudit.results.checks import CHECK_IDS
+from riskaudit.tables import TableEncoding
 
 DOCS = Path(__file__).parents[2] / "docs" / "checks"
 EXACT = 1e-6
@@ -23,12 +24,13 @@ NOISE_PROOF = ("labels", "batch-norm-buffers")
 
 
 def send(
-    model: nn.Module, inputs: Tensor, targets: Tensor, release: str = "mean:all", loss: str = "cross-entropy"
-) -> SentUpload:
+    model: nn.Module, inputs: Tensor, targets: Tensor, release: str = "mean:all", loss: str = "cross-entropy",
+    encoding: TableEncoding | None = None,
+) -> SentUpload:  # fmt: skip
     """One upload of all these samples, or of the one where every sample leaves alone."""
     made = make_release(model.double().eval(), load_loss(loss), release)
     shape = tuple(inputs.shape[1:])
-    checker = UploadChecker(made, IsotropicPrior(0.5, 0.3), 0.15, shape, (0.0, 1.0))
+    checker = UploadChecker(made, IsotropicPrior(0.5, 0.3), 0.15, shape, (0.0, 1.0), encoding=encoding)
     return checker.sent(Batch(inputs, targets, len(inputs)), torch.Generator().manual_seed(0))
 
 
@@ -76,7 +78,8 @@ def sentences(count: int = 2, vocabulary: int = 40, length: int = 5) -> tuple[Te
 def noisy(upload: SentUpload, std: float) -> SentUpload:
     """The same with Gaussian noise."""
     made, seen = upload.release.with_noise(std), upload.observation
-    checker = UploadChecker(made, seen.prior, upload.tolerable_rmse, seen.input_shape, (0.0, 1.0))
+    of_upload = (seen.prior, upload.tolerable_rmse, seen.input_shape, (0.0, 1.0))
+    checker = UploadChecker(made, *of_upload, encoding=upload.encoding)
     return checker.sent(upload.batch, torch.Generator().manual_seed(0))
 
 
@@ -145,9 +148,9 @@ class CheckContract:
         count = len(upload.batch)
         order = list(range(count))[::-1]
         batch = Batch(upload.batch.inputs[order], upload.batch.targets[order], count)
-        checker = UploadChecker(
-            upload.release, upload.observation.prior, upload.tolerable_rmse, upload.observation.input_shape, (0.0, 1.0)
-        )
+        seen = upload.observation
+        of_upload = (seen.prior, upload.tolerable_rmse, seen.input_shape, (0.0, 1.0))
+        checker = UploadChecker(upload.release, *of_upload, encoding=upload.encoding)
         turned = checker.sent(batch, torch.Generator().manual_seed(0))
         for before, after in zip(self.check.run(upload), self.check.run(turned), strict=True):
             assert sorted(before.positions) == sorted(order[position] for position in after.positions)
