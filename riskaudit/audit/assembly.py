@@ -143,6 +143,16 @@ def assemble(
     )
 
 
+def checked_rows(client: Client, audited: Audited) -> Sequence[SampleRow]:
+    """The rows as a result has them, without what would protect where the model or the data are doubted.
+
+    Raises:
+        SamplesError: no row has a number.
+    """
+    refuse_if_all_failed(audited.rows)
+    return _defensible(audited, doubt_of(client), data_info(client.samples).doubt)[0]
+
+
 def _defensible(
     audited: Audited, doubt: str | None, data_doubt: str | None
 ) -> tuple[Sequence[SampleRow], Collection[Information]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import nn
 
-from riskaudit.audit.assembly import Making, assemble
+from riskaudit.audit.assembly import Making, assemble, checked_rows
 from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.leaks import check_leaks
 from riskaudit.audit.provenance import peak_memory, versions
@@ -19,7 +21,9 @@ from riskaudit.engine import Engine, Progress, SerialEngine, make_engine
 from riskaudit.errors import SettingsError
 from riskaudit.formatting import present_time
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.results import AuditResult
+from riskaudit.proxies.posterior import posterior_error
+from riskaudit.results import AuditResult, Estimate, SampleRow
+from riskaudit.sensitivity import Information
 
 
 def audit(
@@ -98,6 +102,44 @@ def audit_client(
             peak_memory_bytes=peak_memory(client.device),
         ),
     )
+
+
+@final
+@dataclass(frozen=True)
+class AuditedSamples:
+    """The rows of an audit, and what the samples' releases tell at any noise.
+
+    Attributes:
+        rows: of all samples, in the order of the data.
+        information: likewise; None where a row failed, or the headline proxy wasn't asked for.
+        sigma: Gaussian std, per released entry, of the same Fisher information as the audited noise.
+    """
+
+    rows: Sequence[SampleRow]
+    information: Sequence[Information | None]
+    sigma: float
+
+    def posterior_errors(self, factor: float) -> list[Estimate | None]:
+        """The posterior error at so many times the audited noise, of the attacker by whom verdicts go.
+
+        No product is needed; intervals that aren't exact may be wider than those of an audit at that noise.
+        """
+        sigma = self.sigma * factor
+        return [None if each is None else posterior_error(each, sigma) for each in self.information]
+
+
+def audit_samples(client: Client) -> AuditedSamples:
+    """The rows of `audit_client` alone, for studies of many models: no leak checks, nothing over all samples together.
+
+    Raises:
+        RiskauditError: see `audit`.
+    """
+    engine, noise = SerialEngine(), client.noisy.noise
+    assert noise is not None
+    audited = BatchRows()
+    for part in engine.map(audit_shards(client, plan_audit(client, None, engine.workers, show_samples=False)), client):
+        audited.extend(part)
+    return AuditedSamples(checked_rows(client, audited), audited.information_by_row, noise.fisher_std)
 
 
 def _settings(settings: AuditSettings | None, options: dict[str, object]) -> AuditSettings:

@@ -93,7 +93,7 @@ class BatchRows:
 
     Attributes:
         rows: of the samples.
-        information: what the samples' releases tell, where known.
+        information: what the samples' releases tell, of those that didn't fail, in their order; empty where unknown.
         reasons: why proxies are missing, by proxy.
         matvecs: products used.
         separate: number of samples that were worked out one by one, since their batch is another function than each
@@ -107,6 +107,12 @@ class BatchRows:
     matvecs: int = 0
     separate: int = 0
     uneven: dict[int, Concentration] = field(default_factory=dict)
+
+    @property
+    def information_by_row(self) -> list[Information | None]:
+        """What each row's release tells; None where the row failed, or nothing is known."""
+        known = iter(self.information)
+        return [None if row.status == "failed" else next(known, None) for row in self.rows]
 
     def extend(self, part: BatchRows) -> None:
         """Add the samples of a later batch."""
@@ -245,8 +251,13 @@ def _by_distinct_inputs(context: AuditContext, batch: AuditBatch, firsts: list[l
     order = [
         upload * batch.upload_size + offset for part in parts for upload in part for offset in range(len(firsts[0]))
     ]
-    rows = [row for _, row in sorted(zip(order, total.rows, strict=True), key=lambda pair: pair[0])]
-    return replace(total, rows=rows)
+    places = sorted(range(len(order)), key=order.__getitem__)
+    information = total.information_by_row
+    return replace(
+        total,
+        rows=[total.rows[place] for place in places],
+        information=[each for place in places if (each := information[place]) is not None],
+    )
 
 
 def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> list[Evidence]:

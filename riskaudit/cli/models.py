@@ -106,7 +106,6 @@ class TrialOptions(ResumeOptions):
 class StudyOptions(ResumeOptions):
     """How a study is run, and where its section goes."""
 
-    attacks: bool = option(False, "Check the study's predictions by attacks, which takes longer.", ATTACKS)
     attack_steps: int | None = option(None, "Steps of every attack (default: each's own).", ATTACKS)
     add_to: Path | None = option(
         None,
@@ -115,3 +114,10 @@ class StudyOptions(ResumeOptions):
         file=True,
         written=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class PredictingStudyOptions(StudyOptions):
+    """Of a study that attacks only where it is asked to."""
+
+    attacks: bool = option(False, "Check the study's predictions by attacks, which takes longer.", ATTACKS)

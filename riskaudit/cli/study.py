@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import recorded_command
-from riskaudit.cli.models import ReportOptions, StudyOptions, SubjectOptions
+from riskaudit.cli.models import PredictingStudyOptions, ReportOptions, StudyOptions, SubjectOptions
 from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery, audit_in
 from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, trials_beside
@@ -33,6 +33,9 @@ study = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+# Options of the studies that always attack.
+ATTACKING: tuple[type[Settings], ...] = (DefenseSettings,)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class SeriesOptions(Settings):
 def study_command(model: type[Settings], function: Callable[[Job, Any], AuditResult]) -> None:
     """Register a study: ``function`` of a job and of the study's own options, which are those of ``model``.
 
+    Attacks run where they are asked for, and always in a study whose finding rests on them (`ATTACKING`).
     The command loads, runs, merges the result with the studies of an earlier audit, and delivers.
     """
 
@@ -108,7 +112,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         try:
             with progress(subject.quiet, "finished", "steps of the study") as update:
                 study_run = StudyRun(
-                    attacks=shared.attacks,
+                    attacks=shared.attacks if isinstance(shared, PredictingStudyOptions) else True,
                     attack_steps=shared.attack_steps,
                     log=log,
                     resume=shared.resume,
@@ -129,7 +133,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         return outcome
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    run.__annotations__["options"] = model
+    run.__annotations__ |= {"options": model, "shared": StudyOptions if model in ATTACKING else PredictingStudyOptions}
     study.command(function.__name__)(command(run))
 
 

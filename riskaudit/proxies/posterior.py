@@ -19,6 +19,7 @@ from typing_extensions import override
 from riskaudit.linalg import Interval, form_high
 from riskaudit.proxies.base import Proxy, ProxyScores, exact, needs_traces, register
 from riskaudit.proxies.solves import norm_of_solve
+from riskaudit.results import Estimate
 from riskaudit.sensitivity.estimates import interval
 from riskaudit.sensitivity.information import Information
 from riskaudit.sensitivity.linearisation import Linearisation
@@ -30,8 +31,12 @@ def posterior_errors(linearisation: Linearisation, information: Sequence[Informa
     """The posterior error of each sample by what is told of it, whichever attacker it is told of; None: no traces."""
     if information is None:
         return needs_traces(linearisation)
-    sigma = linearisation.sigma
-    return ProxyScores(tuple(interval(each.error(sigma), each.status, nothing=(0.0, each.tau)) for each in information))
+    return ProxyScores(tuple(posterior_error(each, linearisation.sigma) for each in information))
+
+
+def posterior_error(information: Information, sigma: float) -> Estimate:
+    """The error that is left of one sample by what is told of it, at Gaussian noise of this std per released entry."""
+    return interval(information.error(sigma), information.status, nothing=(0.0, information.tau))
 
 
 def revealed_fractions(linearisation: Linearisation, information: Sequence[Information] | None) -> ProxyScores:

@@ -21,17 +21,17 @@ from typing import Any, Generic, TypeVar, final
 import numpy as np
 from typing_extensions import override
 
-from riskaudit.audit.audit import audit_client
+from riskaudit.audit.audit import AuditedSamples, audit_samples
 from riskaudit.audit.client import Client
 from riskaudit.engine import Engine, Journal, Progress, Trial, fingerprint
 from riskaudit.errors import SettingsError
 from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.release.noise import Noise
-from riskaudit.results import Record, SampleRow
+from riskaudit.results import Estimate, Record, SampleRow
 from riskaudit.results.subject import Attacker
 from riskaudit.results.verdicts import error_of, headline_of
 from riskaudit.statistics.summaries import of_known
-from riskaudit.studies.attacking import attack_trials, rows_of
+from riskaudit.studies.attacking import attack_trials, batches, rows_of
 from riskaudit.studies.budget import Budget
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.rows import AttackRow, Forecast, Quartiles, SampleRisk, strongest
@@ -186,8 +186,8 @@ def measure(client: Client, attacks: AttackSettings | None) -> Measured:
         RiskauditError: as `audit`; a model none of whose samples has a finite gradient among others.
     """
     settings = replace(client.settings, proxies=proxies_of(client), calibration=None)
-    result = audit_client(replace(client, settings=settings))
-    return measured(result.samples, client, attacks)
+    audited = audit_samples(replace(client, settings=settings))
+    return measured(audited.rows, client, attacks)
 
 
 def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
@@ -272,6 +272,35 @@ def with_noise_times(client: Client, factor: float) -> Client:
         return replace(client, settings=replace(client.settings, reference_noise=reference))
     spec = replace(client.release.spec, noise=Noise(noise.law, noise.scale * factor))
     return replace(client, release=client.release.with_spec(spec))
+
+
+def errors_at_noise_times(client: Client, audited: AuditedSamples, factor: float) -> list[Estimate | None]:
+    """The posterior error at so many times a client's noise, of the attacker by whom verdicts go.
+
+    Read off the audit's own spectra, unless these are too coarse for a number at the other noise.
+
+    Args:
+        client: that was audited.
+        audited: at its own noise.
+        factor: above 0.
+    """
+    name, found = error_of(_attacker_of(client)), audited.posterior_errors(factor)
+    lost = any(
+        row.proxies[name].reliable is not None and (other is None or other.reliable is None)
+        for row, other in zip(audited.rows, found, strict=True)
+    )
+    return [row.proxies[name] for row in audit_samples(with_noise_times(client, factor)).rows] if lost else found
+
+
+def released_norm(client: Client) -> float | None:
+    """Median over uploads of the norm of what leaves, before noise; None where none is finite.
+
+    Comes without an audit.
+    """
+    maker, norms = client.jacobian(client.release), list[float]()
+    for numbers in batches(len(client.uploads)):
+        norms += maker(client.upload_batch(numbers)).norms.tolist()
+    return of_known(statistics.median, (norm for norm in norms if math.isfinite(norm)))
 
 
 def median_norm(rows: Sequence[SampleRow]) -> float | None:

@@ -149,3 +149,4 @@ class DefenseSettings(Settings):
         flags=("--attack",),
         aliases=("names",),
     )
+    restarts: Count | None = option(None, "Starts per sample (default: each attack's own).", ATTACKS)

@@ -111,6 +111,8 @@ def test_defenses_from_a_file(command: Command, perceptron: Path) -> None:
         (("--defense", "prune:0.9", "--points", "1,x"), "whole numbers"),
         (("--defense", "prune:0.9", "--points", "7"), "--points from 0 to 2"),
         (("--defense", "prune:0.9", "--training-batch", "9"), "--training-batch"),
+        # They always run.
+        (("--defense", "prune:0.9", "--attacks"), "--attacks"),
     ],
 )
 def test_defenses_that_do_not_fit(command: Command, perceptron: Path, words: tuple[str, ...], expected: str) -> None:

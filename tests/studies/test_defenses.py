@@ -23,8 +23,8 @@ from riskaudit.studies.defenses.front import defense_rows, equal_utility, least_
 from riskaudit.studies.defenses.recommendation import recommend
 from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
 from riskaudit.studies.defenses.run import TrainingData, attacks_on, defended_client, defenses_study
-from riskaudit.studies.defenses.training import DivergedError, Plan, train
 from riskaudit.studies.settings import AttackSettings, DefenseSettings
+from riskaudit.studies.simulated_training import DivergedError, Plan, train
 
 
 def perceptron(seed: int = 0) -> nn.Module:
@@ -286,6 +286,37 @@ def test_a_study_from_end_to_end(study: DefensesStudy) -> None:
     assert {run.points[0].loss for run in study.runs} == {study.runs[0].points[0].loss}
     assert len({run.points[-1].loss for run in study.runs}) == 4
     assert study.control is not None
+
+
+def test_the_checkpoint_is_audited_once_per_defence_and_every_point_once(monkeypatch, tmp_path) -> None:
+    audits, attacks = [], []
+    audited, attacked = module.audit_samples, module.attack
+    monkeypatch.setattr(module, "audit_samples", lambda client: audits.append(1) or audited(client))
+    monkeypatch.setattr(module, "attack", lambda *given: attacks.append(1) or attacked(*given))
+    found = studied(DefenseSettings(**{**vars(OPTIONS), "seeds": 3}))
+    # Of two defences the checkpoint, and the end of three trainings.
+    assert len(audits) == len(attacks) == 2 * (1 + 3)
+    for defense in ("gradient", OPTIONS.defenses[0]):
+        firsts = [run.points[0] for run in found.runs if run.defense == defense]
+        assert firsts == [firsts[0]] * 3
+    assert [run.status for run in found.runs] == ["finished"] * 6
+
+
+def test_a_checkpoint_that_cannot_be_audited_leaves_its_trainings_unaudited(monkeypatch) -> None:
+    audited = module.audit_samples
+    calls = iter([True])
+
+    def audit(client):
+        if next(calls, False):
+            raise SamplesError("no row has a number")
+        return audited(client)
+
+    monkeypatch.setattr(module, "audit_samples", audit)
+    found = studied(DefenseSettings(**{**vars(OPTIONS), "seeds": 1}))
+    assert [(run.status, len(run.points)) for run in found.runs] == [("unaudited", 2), ("finished", 2)]
+    assert found.runs[0].reason == "after 0 steps: no row has a number"
+    assert found.rows[0].loss is not None
+    assert found.rows[0].attack_rmse is None
 
 
 def test_finished_trainings_are_not_run_again(tmp_path, study: DefensesStudy, monkeypatch) -> None:

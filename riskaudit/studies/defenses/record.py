@@ -42,7 +42,7 @@ class TrainingPoint(Record):
 
     ``noise_std`` is of every entry of an upload, the reference noise where the defence has none;
     ``relative_noise_std`` is as large beside the median norm of what the samples' uploads are before noise
-    (``gradient_norm``) as ``noise_std`` is at the first point. ``reason`` says why there are no samples, where there
+    (``gradient_norm``) as ``noise_std`` is before the first step. ``reason`` says why there are no samples, where there
     are none.
     """
 

@@ -1,6 +1,6 @@
 """``riskaudit study defenses``: which defence to switch on, and what it costs.
 
-A defence is a release. Each is trained *with* from the checkpoint's weights, with several seeds (`defenses.training`):
+A defence is a release. Each is trained *with* from the checkpoint's weights, with several seeds (`simulated_training`):
 its utility is the final training loss and the accuracy on test data. At several points of every training the network is
 audited and attacked on the same samples, release and draws of the noise: the posterior error of who knows all other
 samples of an upload and of who knows none, and the least error of the attacks, which all know the defence; where it
@@ -8,13 +8,15 @@ spoils single layers, as Soteria does, the attack that leaves them out is among 
 attack is started at the truth.
 
 Gradients grow and shrink in training while noise doesn't, so that every point is judged at the defence's noise and at
-noise that stays in proportion to the gradient's norm, from the first point on. One trial is one training.
+noise that stays in proportion to the gradient's norm, from the beginning of the training on; one spectrum serves both.
+One trial is one training. What is found of the checkpoint itself, before the first step, is the same for every seed and
+a trial of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +25,7 @@ from typing_extensions import override
 
 from riskaudit.attacks import ATTACKS as REGISTERED
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit_client
+from riskaudit.audit.audit import audit_client, audit_samples
 from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.provenance import data_info
 from riskaudit.audit.recognition import doubt_of
@@ -34,18 +36,25 @@ from riskaudit.errors import ReleaseError, RiskauditError, SamplesError, Setting
 from riskaudit.inputs import Checkpoint, Samples, fit_together
 from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.inputs.text import clean
-from riskaudit.release import Batch, ReleaseSpec, batch_norm_layers, make_release
-from riskaudit.results import AuditResult, Estimate, SampleRow
-from riskaudit.results.verdicts import error_of
+from riskaudit.release import Batch, Release, ReleaseSpec, batch_norm_layers, make_release
+from riskaudit.results import AuditResult, Estimate
 from riskaudit.statistics.seeding import derived_seed
-from riskaudit.studies.base import Study, StudyRun, attack, attack_notes, identity_of, median_norm, with_noise_times
+from riskaudit.studies.base import (
+    Study,
+    StudyRun,
+    attack,
+    attack_notes,
+    errors_at_noise_times,
+    identity_of,
+    released_norm,
+)
 from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.defenses.front import defense_rows, equal_utility
 from riskaudit.studies.defenses.recommendation import UNDEFENDED, recommend
 from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
-from riskaudit.studies.defenses.training import DivergedError, Plan, check_weights, mean_loss, train
 from riskaudit.studies.rows import strongest
 from riskaudit.studies.settings import AttackSettings, DefenseSettings
+from riskaudit.studies.simulated_training import DivergedError, Plan, check_weights, mean_loss, train
 from riskaudit.studies.training.run import accuracy
 
 CONFIDENCE = 0.95
@@ -169,16 +178,30 @@ class Defenses(Study[DefensesStudy]):
 
     @override
     def trials(self, client: Client) -> list[Trial[Client]]:
+        shared = (self.data, self.plan, self.points, self.attacks)
+        starts = [StartTrial(f"{defense} start", defense, *shared) for defense in self.started]
         runs = [
-            TrainingTrial(f"{defense} {number}", defense, number, self.data, self.plan, self.points, self.attacks)
+            TrainingTrial(f"{defense} {number}", defense, *shared, number)
             for defense in self.defenses
             for number in range(self.seeds)
         ]
-        return [ControlTrial(self.attacks.attacks()), *runs]
+        return [ControlTrial(self.attacks.attacks()), *starts, *runs]
+
+    @property
+    def started(self) -> tuple[str, ...]:
+        """Defences under which the checkpoint itself is audited."""
+        return self.defenses if 0 in self.points else ()
+
+    def _runs(self, results: Sequence[Any]) -> list[DefenseRun]:
+        """The trainings from the trials' results, with the checkpoint as their first point."""
+        count = 1 + len(self.started)
+        points = [TrainingPoint.model_validate(result) for result in results[1:count]]
+        starts = dict(zip(self.started, points, strict=True))
+        return [_begun(DefenseRun.model_validate(result), starts) for result in results[count:]]
 
     @override
     def summarise(self, client: Client, results: Sequence[Any]) -> DefensesStudy:
-        runs = [DefenseRun.model_validate(result) for result in results[1:]]
+        runs = self._runs(results)
         settings = client.settings
         noisy = {defense: ReleaseSpec.parse(defense).noise is not None for defense in self.defenses}
         rows = defense_rows(runs, noisy, settings.attacker, CONFIDENCE)
@@ -234,68 +257,120 @@ class Defenses(Study[DefensesStudy]):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingTrial(Trial[Client]):
-    """One training with one defence; gives a `DefenseRun` as plain data."""
+class DefenseTrial(Trial[Client]):
+    """Something done with one defence."""
 
     key: str
     defense: str
-    number: int
     data: TrainingData
     plan: Plan
     points: tuple[int, ...]
     attacks: AttackSettings
 
+    def training(self, client: Client) -> Training:
+        """The training from the client's checkpoint."""
+        spec, train_on = ReleaseSpec.parse(self.defense), self.data.train
+        if spec.transformation is not None:
+            train_on = transformed(train_on, spec.transformation)
+        model = copy_model(client.checkpoint.model).to(device=client.device, dtype=client.release.dtype)
+        release = make_release(model, client.loss, spec)
+        inputs = train_on.inputs.to(device=client.device, dtype=release.dtype)
+        samples = Batch(inputs, train_on.targets.to(client.device))
+        norm = released_norm(defended_client(client, self.defense, model))
+        return Training(client, self.defense, release, samples, self.data.test, self.attacks, norm)
+
+
+@dataclass(frozen=True, eq=False)
+class StartTrial(DefenseTrial):
+    """The checkpoint itself with one defence; gives a `TrainingPoint` as plain data."""
+
     @override
     def run(self, client: Client) -> dict[str, Any]:
-        points: list[TrainingPoint] = []
-        run = DefenseRun(defense=self.defense, number=self.number, status="finished")
         try:
-            for point in self._trained(client, points):
-                points.append(point)
-                if point.reason is not None and run.status == "finished":
-                    why = f"after {point.step} steps: {point.reason}"
-                    run = run.model_copy(update={"status": "unaudited", "reason": why})
+            point = self.training(client).point(0)
+        except (DivergedError, RiskauditError) as reason:
+            point = TrainingPoint(step=0, loss=None, reason=clean(reason, 300))
+        return point.model_dump(mode="json")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingTrial(DefenseTrial):
+    """One training with one defence; gives a `DefenseRun` without its first point as plain data.
+
+    Attributes:
+        number: of the seed.
+    """
+
+    number: int
+
+    @override
+    def run(self, client: Client) -> dict[str, Any]:
+        run = DefenseRun(defense=self.defense, number=self.number, status="finished")
+        points: list[TrainingPoint] = []
+        try:
+            training = self.training(client)
+            for step in train(training.release, training.samples, self.plan, self._seed(client)):
+                if step > 0 and step in self.points:
+                    # One after the other: a divergence leaves those before it.
+                    points += [training.point(step)]
         except DivergedError as reason:
             run = run.model_copy(update={"status": "diverged", "reason": str(reason)})
         except RiskauditError as reason:
             run = run.model_copy(update={"status": "failed", "reason": clean(reason, 300)})
         return run.model_copy(update={"points": points}).model_dump(mode="json")
 
-    def _trained(self, client: Client, before: list[TrainingPoint]) -> Iterator[TrainingPoint]:
-        """The points as training gets to them; those ``before`` are known by then."""
-        spec, train_on = ReleaseSpec.parse(self.defense), self.data.train
-        if spec.transformation is not None:
-            train_on = transformed(train_on, spec.transformation)
-        model = copy_model(client.checkpoint.model).to(device=client.device, dtype=client.release.dtype)
-        release = make_release(model, client.loss, spec)
-        samples = Batch(
-            train_on.inputs.to(device=client.device, dtype=release.dtype), train_on.targets.to(client.device)
-        )
-        for step in train(release, samples, self.plan, derived_seed(client.settings.seed, self.number)):
-            if step in self.points:
-                check_weights(model)
-                loss = mean_loss(release, samples)
-                tested = None if self.data.test is None else accuracy(model, self.data.test)
-                point = TrainingPoint(step=step, loss=loss, accuracy=tested)
-                try:
-                    yield self._audited(defended_client(client, self.defense, model), point, before[:1])
-                except RiskauditError as reason:
-                    yield point.model_copy(update={"reason": clean(reason, 300)})
+    def _seed(self, client: Client) -> int:
+        return derived_seed(client.settings.seed, self.number)
 
-    def _audited(self, client: Client, point: TrainingPoint, first: Sequence[TrainingPoint]) -> TrainingPoint:
-        """A point with the audit and the attacks; ``first`` is the first one, if this isn't."""
-        rows = audit_client(client).samples
-        norm = median_norm(rows)
-        std = client.noisy.noise.std if client.noisy.noise is not None else None
-        share = 1.0 if not first else norm / first[0].gradient_norm if norm and first[0].gradient_norm else None
-        relative: Sequence[SampleRow | None] = rows
-        if share is None:
-            relative = [None] * len(rows)
-        elif first:
-            relative = audit_client(with_noise_times(client, share)).samples
-        attacked = attack(rows, client, attacks_on(client, self.attacks))
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training with a defence, looked at where it is.
+
+    Attributes:
+        client: of the checkpoint.
+        defense: what leaves.
+        release: of the model that is trained.
+        samples: that it is trained on, each alone.
+        test: to test on, if any.
+        attacks: on the audited samples.
+        norm: of what the audited samples release before the first step, see `released_norm`.
+    """
+
+    client: Client
+    defense: str
+    release: Release
+    samples: Batch
+    test: Samples | None
+    attacks: AttackSettings
+    norm: float | None
+
+    def point(self, step: int) -> TrainingPoint:
+        """The network after so many steps; without samples, with a reason, where it can't be audited.
+
+        Raises:
+            DivergedError: its weights or its loss aren't finite.
+        """
+        model = self.release.model
+        check_weights(model)
+        loss = mean_loss(self.release, self.samples)
+        point = TrainingPoint(step=step, loss=loss, accuracy=None if self.test is None else accuracy(model, self.test))
+        try:
+            return point.model_copy(update=self._audited(defended_client(self.client, self.defense, model)))
+        except RiskauditError as reason:
+            return point.model_copy(update={"reason": clean(reason, 300)})
+
+    def _audited(self, client: Client) -> dict[str, Any]:
+        """What a point has of the audit and the attacks."""
+        audited, norm = audit_samples(client), released_norm(client)
+        noise = client.noisy.noise
+        assert noise is not None
+        share = norm / self.norm if norm and self.norm else None
+        relative: list[Estimate | None] = [None] * len(audited.rows)
+        if share is not None:
+            relative = errors_at_noise_times(client, audited, share)
+        attacked = attack(audited.rows, client, attacks_on(client, self.attacks))
         best = {sample: found for (_, sample), found in strongest(attacked).items()}
-        decides = error_of(client.settings.attacker if client.is_joint else None)
         samples = [
             DefendedSample(
                 sample_id=row.id,
@@ -303,21 +378,19 @@ class TrainingTrial(Trial[Client]):
                 reason=row.reason,
                 outsider_rmse=row.proxies["posterior_rmse"],
                 informed_rmse=row.proxies.get("informed_posterior_rmse"),
-                relative_rmse=None if other is None else _estimate(other, decides),
+                relative_rmse=other,
                 attack_rmse=best[row.id][0] if row.id in best else None,
                 attack=best[row.id][1].attack if row.id in best else None,
             )
-            for row, other in zip(rows, relative, strict=True)
+            for row, other in zip(audited.rows, relative, strict=True)
         ]
-        return point.model_copy(
-            update={
-                "noise_std": std,
-                "relative_noise_std": None if std is None or share is None else std * share,
-                "gradient_norm": norm,
-                "samples": samples,
-                "attack_notes": attack_notes(attacked, client),
-            }
-        )
+        return {
+            "noise_std": noise.std,
+            "relative_noise_std": None if share is None else noise.std * share,
+            "gradient_norm": norm,
+            "samples": samples,
+            "attack_notes": attack_notes(attacked, client),
+        }
 
 
 def defended_client(client: Client, defense: str, model: nn.Module) -> Client:
@@ -348,8 +421,14 @@ def attacks_on(client: Client, attacks: AttackSettings) -> AttackSettings:
     return replace(attacks, names=tuple(dict.fromkeys([*attacks.names, ADAPTIVE]))) if spoils else attacks
 
 
-def _estimate(row: SampleRow, name: str) -> Estimate:
-    return row.proxies[name]
+def _begun(run: DefenseRun, starts: Mapping[str, TrainingPoint]) -> DefenseRun:
+    """A run with its first point; one that came to its end and can't be audited everywhere says why."""
+    points = [starts[run.defense], *run.points] if run.defense in starts else run.points
+    unaudited = next((point for point in points if point.reason is not None), None)
+    changes: dict[str, Any] = {"points": points}
+    if run.status == "finished" and unaudited is not None:
+        changes |= {"status": "unaudited", "reason": f"after {unaudited.step} steps: {unaudited.reason}"}
+    return run.model_copy(update=changes)
 
 
 def _attacks(options: DefenseSettings, run: StudyRun) -> AttackSettings:
@@ -359,7 +438,7 @@ def _attacks(options: DefenseSettings, run: StudyRun) -> AttackSettings:
             f"expected attacks that somebody could run, found {oracles[0]!r}, which is started at the truth; leave it "
             "out"
         )
-    return AttackSettings(options.attack_names, run.attack_steps)
+    return AttackSettings(options.attack_names, run.attack_steps, options.restarts)
 
 
 def _with_undefended(defenses: Sequence[str]) -> tuple[str, ...]:

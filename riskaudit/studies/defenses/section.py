@@ -182,7 +182,7 @@ def _points(study: DefensesStudy) -> Table:
         columns,
         note=(
             "Predicted at the defence's own noise, and at noise in the proportion to the median norm of the samples' "
-            "uploads that it has at the first of these steps."
+            "uploads that it has before the first step."
         ),
         layout="compact",
         print_rows=_PRINT_ROWS,
