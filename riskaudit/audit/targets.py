@@ -22,7 +22,7 @@ from math import isqrt, prod
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import beta
+from scipy.special import betainccinv
 from torch import Tensor
 
 # Share of an input's variance from which on its target carries it.
@@ -109,7 +109,8 @@ class _Match:
     def carries(self) -> Tensor:
         """Whether it explains most of the input, and isn't chance, [B]."""
         values = torch.as_tensor(self.values).expand_as(self.squared).cpu().numpy()
-        least = beta.isf(CHANCE / self.tries, 0.5, np.maximum(values - 2, 1) / 2)
+        # The upper quantile of Beta(1 / 2, (n - 2) / 2).
+        least = betainccinv(0.5, np.maximum(values - 2, 1) / 2, CHANCE / self.tries)
         critical = torch.as_tensor(np.where(values < 3, np.inf, least)).to(self.squared)
         explained = self.squared * self.share
         # Noise makes a correlation smaller, be it chance or not.

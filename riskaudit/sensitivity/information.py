@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -100,20 +101,40 @@ class Information(ABC):
         """
         if target >= self.tau:
             return NoiseTarget(target_rmse=target, std=None, status="not_applicable")
-        _, largest = self.scale
+        typical, largest = self.scale
         if not math.isfinite(largest):
             return NoiseTarget(target_rmse=target, std=None, status="not_converged")
         if largest == 0:
             return NoiseTarget(target_rmse=target, std=0.0, status=self.status)
-        middle, reach = math.log(self.tau * math.sqrt(largest)), SEARCH_DECADES * math.log(10)
 
         def excess(log_sigma: float) -> float:
             return self.error(math.exp(log_sigma)).low - target
 
-        if excess(middle - reach) >= 0:
-            return NoiseTarget(target_rmse=target, std=0.0, status=self.status)
-        root = brentq(excess, middle - reach, middle + reach, xtol=1e-12, rtol=1e-14)
+        start = math.log(self.tau * math.sqrt(max(typical, TYPICAL_SHARE * largest)))
+        root = _root(excess, start, math.log(self.tau * math.sqrt(largest)))
+        if root == math.inf:
+            return NoiseTarget(target_rmse=target, std=None, status="not_converged")
         return NoiseTarget(target_rmse=target, std=math.exp(root), status=self.status)
+
+
+def _root(excess: Callable[[float], float], start: float, middle: float) -> float:
+    """Where a rising function becomes positive, within `SEARCH_DECADES` of ``middle``.
+
+    Minus infinity where it is positive all along, infinity where it never is.
+
+    Steps from ``start`` enclose it, each twice as long as the one before, since most roots are near.
+    """
+    reach = SEARCH_DECADES * math.log(10)
+    first, last, step = middle - reach, middle + reach, math.log(10)
+    inner = min(max(start, first), last)
+    is_above = excess(inner) >= 0
+    while inner > first if is_above else inner < last:
+        outer = max(first, inner - step) if is_above else min(last, inner + step)
+        if (excess(outer) >= 0) != is_above:
+            root: float = brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-12, rtol=1e-14)
+            return root
+        inner, step = outer, 2 * step
+    return -math.inf if is_above else math.inf
 
 
 @final

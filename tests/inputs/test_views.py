@@ -60,6 +60,7 @@ def test_shifts_of_a_scene_that_goes_on(seed, down, right, size, turns, negative
     st.integers(0, 10**6), st.floats(0.7, 0.95), st.floats(0, 1), st.floats(0, 1), st.floats(0.9, 1.1), st.booleans()
 )
 @example(seed=173646, side=0.75, top=0.75, left=0.875, aspect=0.9375, mirrored=False)
+@example(seed=18137, side=0.703125, top=0, left=0.6875, aspect=0.90625, mirrored=False)
 def test_crops_of_a_scene(seed, side, top, left, aspect, mirrored) -> None:
     whole = scene(seed, 32)
     part = crop(whole, top, left, side * min(1, aspect), side * min(1, 1 / aspect))

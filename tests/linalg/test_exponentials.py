@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from oracles import random_spectrum_matrix
+from scipy.optimize import brentq
+from scipy.special import logsumexp
 from scipy.stats import binom
 from test_ratios import SPECTRA
 
@@ -57,6 +59,23 @@ def test_the_bound_is_nearly_met() -> None:
     logs = logs_of(weights(len(values), 1000, 1), -2 * np.outer(values, strengths.values))
     missed = sum(least_mean(draw, strengths, len(values), failure) > values.mean() for draw in logs)
     assert missed > 0.05 * failure * len(logs)
+
+
+@pytest.mark.parametrize("num_probes", [1, 3])
+def test_the_end_is_the_root_of_the_mixture(num_probes: int) -> None:
+    values, failure = SPECTRA["uniform"], 0.01
+    strengths = Strengths.for_width(len(values), failure, 0.04)
+    logs = logs_of(weights(len(values), 20, num_probes), -2 * np.outer(values, strengths.values))
+    for draw in logs:
+        heights = -len(values) / 2 * draw.sum(0)
+
+        def mixture(mean: float, heights: np.ndarray = heights) -> float:
+            exponents = heights - num_probes * len(values) * strengths.values * mean
+            return float(logsumexp(exponents, b=strengths.weights)) + math.log(failure)
+
+        root = brentq(mixture, -1.0, 2.0, xtol=1e-14)
+        assert least_mean(draw, strengths, len(values), failure) == pytest.approx(max(0.0, root), rel=1e-9, abs=1e-12)
+    assert least_mean(np.zeros((0, len(strengths.values))), strengths, len(values), failure) == 0
 
 
 @pytest.mark.parametrize(("kind", "num_probes", "most"), [("uniform", 2, 1.15), ("mostly revealed", 8, 1.3)])

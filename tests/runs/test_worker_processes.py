@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from run_cases import create, create_of_another_model, leave_lease, numbers, work_here
-from scan_cases import CHECKPOINT, DATA
+from scan_cases import CHECKPOINT, DATA, loaded_modules
 
 from riskaudit.errors import EngineError, RunError
 from riskaudit.runs.engines.processes import WorkerProcesses
@@ -53,6 +53,30 @@ def expected(folder: Path, **options) -> str:
     run = create(folder, **options)
     work_here(folder)
     return run.merge()[0].to_json()
+
+
+def test_a_worker_starts_without_what_it_does_not_need() -> None:
+    """Each worker, and each that takes the place of one that died, pays for what is imported: a second for these."""
+    heavy = ["scipy.stats", "pandas", "matplotlib", "sklearn", "typst", "riskaudit.report", "riskaudit.studies"]
+    assert loaded_modules(heavy, "import riskaudit.runs.work, riskaudit.runs.folder") == []
+
+
+def test_workers_have_the_threads_of_their_run_whatever_the_environment_says(tmp_path, monkeypatch) -> None:
+    """Else several workers would each take all processors: torch, numpy and MKL look in places of their own."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "64")
+    create(tmp_path / "run", limit=2, shard=2, threads=2)
+    started, popen = [], subprocess.Popen
+
+    def refusing(_, **options) -> subprocess.Popen[bytes]:
+        started.append(options["env"])
+        return popen([sys.executable, "-c", "raise SystemExit(2)"], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", refusing)
+    with pytest.raises(RunError):
+        WorkerProcesses(RunFolder.open(tmp_path / "run"), 1).work()
+    (environment,) = started
+    assert {value for name, value in environment.items() if name.endswith("_NUM_THREADS")} == {"2"}
 
 
 def test_processes_finish_a_run(tmp_path) -> None:

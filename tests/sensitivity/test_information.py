@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cases
 import numpy as np
 import pytest
@@ -122,3 +124,49 @@ def test_an_outsider_is_not_told_more_than_who_knows_the_others(told: float, val
     assert (revealed.value, revealed.low, revealed.high) == pytest.approx((value, 0.4, 0.75))
     assert error.value == pytest.approx((1 - value) ** 0.5)
     assert (error.low, error.high) == pytest.approx((0.5, 0.6**0.5))
+
+
+class Counted(Information):
+    """The error of a single eigenvalue, sqrt(eps / (k + eps)), with the number of times that it was asked for."""
+
+    status = "exact"
+
+    def __init__(self, eigenvalue: float, scale: tuple[float, float], ceiling: float = 1.0) -> None:
+        self.tau, self.eigenvalue, self.ceiling, self.asked = 1.0, eigenvalue, ceiling, 0
+        self._scale = scale
+
+    def revealed(self, sigma: float) -> Interval:
+        raise NotImplementedError
+
+    def error(self, sigma: float) -> Interval:
+        self.asked += 1
+        error = min(self.ceiling, math.sqrt(sigma**2 / (self.eigenvalue + sigma**2)))
+        return Interval(error, error, error)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        return self._scale
+
+    @property
+    def trace(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("eigenvalue", [1.0, 1e-4, 1e-9, 1e-20])
+@pytest.mark.parametrize("target", [0.01, 0.5, 0.999])
+def test_noise_is_found_wherever_it_lies(eigenvalue: float, target: float) -> None:
+    information = Counted(eigenvalue, (1e-2, 1.0))
+    found = information.noise_for(target)
+    assert found.std == pytest.approx(math.sqrt(eigenvalue * target**2 / (1 - target**2)), rel=1e-9)
+
+
+def test_noise_near_the_typical_scale_takes_few_looks() -> None:
+    """Each of them is a good part of a millisecond, for every sample and every limit."""
+    information = Counted(1e-2, (1e-2, 1.0))
+    information.noise_for(0.6)
+    assert information.asked <= 12
+
+
+def test_noise_that_is_out_of_reach_is_not_claimed() -> None:
+    found = Counted(1.0, (1.0, 1.0), ceiling=0.5).noise_for(0.6)
+    assert (found.std, found.status) == (None, "not_converged")

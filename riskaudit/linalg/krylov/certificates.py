@@ -48,6 +48,29 @@ def upper_end(tridiagonal: Tridiagonal, failure: float) -> float:
     return tridiagonal.largest + offset + tridiagonal.slack()
 
 
+def is_at_most(tridiagonal: Tridiagonal, failure: float, most: float) -> bool:
+    """Whether `upper_end` is at most ``most``: K is looked at in one place, instead of its root being searched for.
+
+    Args:
+        tridiagonal: T of a symmetric positive semidefinite H.
+        failure: as there.
+        most: finite.
+    """
+    if not tridiagonal.num_products:
+        return False
+    slack = tridiagonal.slack()
+    offset = most - tridiagonal.largest - slack
+    if tridiagonal.exhausted:
+        return offset >= 0
+    # Nearer than rounding the recurrence says nothing, and the end is no nearer either.
+    if offset < slack:
+        return False
+    # The root is moved outward there.
+    nearer = tridiagonal.largest + (1 - 3 * ROOT_TOLERANCE) * offset
+    log_delta = log_overlap_quantile(tridiagonal.dimension, failure)
+    return _log_kernel(nearer, tridiagonal.diagonal, tridiagonal.off_diagonal) + log_delta >= 0
+
+
 def lower_end(tridiagonal: Tridiagonal, failure: float) -> float:
     """A lower end of l_n, likewise; 0 where nothing is certified.
 

@@ -106,18 +106,27 @@ class Deflation:
         self.largest = float(self.values.max(initial=0.0))
         self.iterations, self.eigenvalues, self.scale = iterations, eigenvalues, scale
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left out of the probes."""
+        return not len(self.values) and not self.iterations
+
     @cached_property
     def _rules(self) -> Quadrature:
         return Quadrature(self.iterations, largest=self.scale)
 
     def share(self, eps: float, most: float) -> float:
         """An estimate of sum_i y_i^T L K (K + eps)^-1 L y_i; see `share_ends`."""
+        if self.is_empty:
+            return 0.0
         lows, highs, _, _ = share_ends(self._rules, eps, most)
         forms = middle(lows, highs, self._rules.squared_norms)
         return float(np.sum(shares_of(self.values, eps))) + float(np.sum(forms))
 
     def variance(self, eps: float) -> float:
         """An estimate of sum_i y_i^T L K (K + eps)^-2 L y_i."""
+        if self.is_empty:
+            return 0.0
         shares = shares_of(self.values, eps) / (self.values + eps)
         return float(np.sum(shares)) + float(np.sum(self._rules.middle_variances(eps)))
 
@@ -129,6 +138,8 @@ class Deflation:
             most: an upper end of ||K (K + eps)^-1||.
             slack: by how much rounding may have moved a Ritz value.
         """
+        if self.is_empty:
+            return SummedShareEnds(0.0, 0.0, 0.0, 0.0)
         low, high = self._ritz_shares(eps, slack)
         count = len(self.values)
         ends = [float(np.sum(each)) for each in share_ends(self._rules, eps, most)]
@@ -136,6 +147,8 @@ class Deflation:
 
     def variance_ends(self, eps: float, most: float, slack: float) -> tuple[float, float]:
         """Ends of sum_i y_i^T L K (K + eps)^-2 L y_i, likewise."""
+        if self.is_empty:
+            return 0.0, 0.0
         low, high = self._ritz_variances(eps, slack)
         lows, highs = variance_ends(self._rules, eps, most)
         return low + float(np.sum(lows)), high + float(np.sum(highs))

@@ -89,10 +89,13 @@ def least_mean(logs: Array, strengths: Strengths, dimension: float, failure: flo
         dimension: n.
         failure: q.
     """
+    if not len(logs):
+        return 0.0
     slopes = dimension * len(logs) * strengths.values
     heights = np.log(strengths.weights) - dimension / 2 * logs.sum(axis=0) + math.log(failure)
-    mean = 0.0
-    # log sum_j exp(height_j - slope_j mean) is convex and falls: steps from its left never go beyond its root.
+    # log sum_j exp(height_j - slope_j mean) is convex and falls: steps from its left never go beyond its root. The roots
+    # of single terms lie there.
+    mean = max(0.0, float((heights / slopes).max(initial=0.0)))
     for _ in range(NEWTON_STEPS):
         terms = heights - slopes * mean
         top = float(terms.max(initial=-math.inf))

@@ -20,7 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riskaudit.linalg.active import ActiveOperator, Deadline
-from riskaudit.linalg.krylov.certificates import upper_end
+from riskaudit.linalg.krylov.certificates import is_at_most, upper_end
 from riskaudit.linalg.krylov.tridiagonal import EXHAUSTED_ROUNDINGS, RitzPairs, Tridiagonal
 from riskaudit.linalg.operators import LinearOperator
 from riskaudit.linalg.solution import Solution, statuses
@@ -191,7 +191,7 @@ class Lanczos(EigenvalueSolver):
             return False
         if self.precision is None:
             return True
-        return upper_end(tridiagonal, self.failure) <= (1 + self.precision) * tridiagonal.largest
+        return is_at_most(tridiagonal, self.failure, (1 + self.precision) * tridiagonal.largest)
 
     def converged(self, tridiagonal: Tridiagonal) -> bool:
         """Whether the largest Ritz value has converged."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 # Halvings of the interval that an end is sought in; what is left of it is added outward.
 HALVINGS = 60
@@ -40,15 +41,20 @@ def mean_ends(
         return 0.0, most
     reach = 2 * math.log(2 / failure) / (num_probes * dimension)
     # c = n a: the ratio is n a times what lies between these.
-    share = 1 / dimension
-    least, greatest = _outermost(lambda q: _divergence(share, q) > reach, 0.0, share), 1.0
-    if share < 1:
-        greatest = _outermost(lambda q: _divergence(share, q) > reach, 1.0, share)
+    least, greatest = _ratio_ends(1 / dimension, reach)
     lower, upper = low / (dimension * greatest), high / (dimension * least) if least > 0 else math.inf
     if 0 < most < math.inf:
         lower = max(lower, most * lowest_mean(min(1.0, low / most), reach))
         upper = min(upper, most * highest_mean(min(1.0, high / most), reach))
     return lower, max(lower, min(upper, most))
+
+
+# The same for all forms of one sample's probes.
+@lru_cache(maxsize=256)
+def _ratio_ends(share: float, reach: float) -> tuple[float, float]:
+    """Least and greatest ratio that the mean ``share`` doesn't refute: KL(share, ratio) <= reach."""
+    least = _outermost(lambda ratio: _divergence(share, ratio) > reach, 0.0, share)
+    return least, _outermost(lambda ratio: _divergence(share, ratio) > reach, 1.0, share) if share < 1 else 1.0
 
 
 def lowest_mean(ratio: float, reach: float) -> float:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Seconds between looks at the workers.
 PAUSE = 0.2
+# Where libraries look for the number of their threads; numpy's and torch's look in their own place first.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Workers that may end one after the other before they take a shard.
 MOST_FALSE_STARTS = 3
 
@@ -83,7 +85,7 @@ class WorkerProcesses:
 
     def _start(self) -> None:
         threads = str(self._folder.manifest.threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, **self._device()}
+        environment = {**os.environ, **dict.fromkeys(THREADS, threads), **self._device()}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Closed with the child.
         said = tempfile.TemporaryFile()  # noqa: SIM115
