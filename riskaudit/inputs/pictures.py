@@ -34,8 +34,9 @@ CROP_BINS, LIKELY_CROPPED = 8, 0.85
 CROP_SIDES, CROP_STEP = (0.95, 0.88, 0.8, 0.72, 0.64, 0.56), 0.07
 LEAST_CROP = 0.5
 # Bins a side of the fine comparison; its search in stages: rounds, how many of the steps are tried, and the correlation
-# below which it ends.
-FINE_BINS, SEARCH = 16, ((1, 5, 0.82), (2, 5, 0.91), (2, 5, 0.94), (5, 5, 0.97), (8, 8, SAME_CROPPED))
+# below which it ends. Of 1,000 crops of random clouds to 0.7 of a side and more the least were 0.889, 0.896, 0.96 and
+# 0.987 on their way, none of which ended below 0.999.
+FINE_BINS, SEARCH = 16, ((1, 5, 0.82), (2, 5, 0.88), (2, 5, 0.94), (5, 5, 0.97), (8, 8, SAME_CROPPED))
 # Pairs per image, and at least, whose crops are compared finely.
 CROPS_PER_IMAGE, LEAST_CROPS = 2, 256
 CHUNK_PAIRS = 256

@@ -93,8 +93,8 @@ def least_mean(logs: Array, strengths: Strengths, dimension: float, failure: flo
         return 0.0
     slopes = dimension * len(logs) * strengths.values
     heights = np.log(strengths.weights) - dimension / 2 * logs.sum(axis=0) + math.log(failure)
-    # log sum_j exp(height_j - slope_j mean) is convex and falls: steps from its left never go beyond its root. The roots
-    # of single terms lie there.
+    # log sum_j exp(height_j - slope_j mean) is convex and falls: steps from its left, where the roots of single terms
+    # lie, never go beyond its root.
     mean = max(0.0, float((heights / slopes).max(initial=0.0)))
     for _ in range(NEWTON_STEPS):
         terms = heights - slopes * mean
