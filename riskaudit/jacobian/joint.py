@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # Vectors of the released size that a product holds at once, for every upload.
 VECTORS = 16
 TOGETHER = "several samples leave together"
+PLAINLY = "by plain autograd, since torch.func transforms can't run the model"
 
 
 @final
@@ -105,7 +106,8 @@ def joint_jacobian_maker(release: JointRelease, upload: Batch) -> JointJacobianM
         return maker
     if is_random(refusal):
         raise ArchitectureError(obstacle_of(refusal)) from refusal
-    plain = replace(maker, plain=True, reason="torch.func transforms can't run the model; plain autograd does")
+    # What keeps the layers from being used is still told.
+    plain = replace(maker, plain=True, reason=f"{maker.reason}, {PLAINLY}")
     failure = _attempt(plain, upload)
     if failure is None:
         log.warning("%s, which is slower", plain.reason)

@@ -198,7 +198,9 @@ UNKNOWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         "",
     ),
     "concatenated parameters": (lambda: Function(lambda m, x: F.linear(x, torch.cat([m.W[:2], m.W[2:]]))), (4,), "cat"),
-    "indexed by a tensor": (lambda: Function(lambda m, x: x * m.p[torch.tensor([1, 0, 3, 2])]), (4,), "indexed"),
+    "indexed by a tensor": (
+        lambda: Function(lambda m, x: x * m.p[(x > 0).long().sum(1) % 4][:, None]), (4,), "by a tensor of the batch"
+    ),
     "where": (lambda: Function(lambda m, x: torch.where(x > 0, x, m.p)), (4,), "where"),
     "times the batch": (lambda: Function(lambda m, x: m.p * x.mean(1, keepdim=True) / m.p), (4,), ""),
     "in place on a parameter's view": (lambda: Function(lambda m, x: x * m.p.clone().mul_(2)), (4,), "in-place"),

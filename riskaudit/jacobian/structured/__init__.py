@@ -9,7 +9,8 @@ back-propagated signal at its output. Phi is the map from a batch to all factors
     batch_axis   where the samples are in an activation: along dimension ``dim``, ``repeats`` entries each
     signals      Phi at a batch, with its derivative and the transpose; `find_layout` traces a model, once
     contraction  what a call adds to the gradient, given its factors: gradient, tangent, cotangent
-    layers/      a file for each family: contractions, each with the functions of torch that it stands for
+    layers/      a file for each family: contractions, each with the functions of torch that it stands for; activations
+    normalized   normalizations whose second derivatives are cheap
     gradient     the gradient by its calls, as a map of Phi
     operator     products with J of the whole release
     uploads      the same for releases in which several samples leave together

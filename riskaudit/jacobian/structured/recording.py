@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from riskaudit.jacobian.structured.batch_axis import BatchAxis
 from riskaudit.jacobian.structured.contraction import Contraction
-from riskaudit.jacobian.structured.registry import BATCH_LAYERS, COMPOSITES, LAYERS, UnsupportedLayer
+from riskaudit.jacobian.structured.registry import BATCH_LAYERS, COMPOSITES, LAYERS, SMOOTH, UnsupportedLayer
 from riskaudit.release.interception import Interception
 
 # Batch norm with the statistics of the batch is refused; or its statistics are constants; or they are the batch's.
@@ -145,6 +145,9 @@ class Recorder(Interception):
         if not output.requires_grad:
             # It doesn't depend on the audited input, but the loss depends on it.
             output = output.detach().requires_grad_()
+        elif output._is_view():
+            # Its edge would leave the graph where the model overwrites it, as activations in place do.
+            output = output.clone()
         versions = tuple(tensor._version for tensor in inputs)
         self.calls.append(Call(layer, inputs, versions, get_gradient_edge(output), output.shape, sources, make))
         if self._record_nans:
@@ -188,7 +191,8 @@ class Recorder(Interception):
         if source is None or not torch.is_grad_enabled():
             if function in BATCH_LAYERS and self.statistics != "refused":
                 return BATCH_LAYERS[function](self, *args, **kwargs)
-            return function(*args, **kwargs)
+            smooth = SMOOTH.get(function, function) if torch.is_grad_enabled() else function
+            return smooth(*args, **kwargs)
         if function in COMPOSITES:
             with self:
                 return COMPOSITES[function](*args, **kwargs)

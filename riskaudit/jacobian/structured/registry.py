@@ -28,6 +28,9 @@ LAYERS: dict[Function, Function] = {}
 # Functions of torch that are made of others, in a form that lets the recorder see these.
 COMPOSITES: dict[Function, Function] = {}
 
+# Functions without parameters, in a form whose second derivatives cost less.
+SMOOTH: dict[Function, Function] = {}
+
 # Layers that depend on the batch even where no parameter is given to them.
 BATCH_LAYERS: dict[Function, Function] = {}
 
@@ -55,6 +58,19 @@ def register_batch_layer(*functions: Function) -> Callable[[AnyFunction], AnyFun
     def add(layer: AnyFunction) -> AnyFunction:
         BATCH_LAYERS.update(dict.fromkeys(functions, layer))
         return layer
+
+    return add
+
+
+def register_smooth(*functions: Function) -> Callable[[AnyFunction], AnyFunction]:
+    """Decorator: what stands for these functions of torch where no tensor that they are given has a source.
+
+    It has the signature of the function, without a recorder.
+    """
+
+    def add(smooth: AnyFunction) -> AnyFunction:
+        SMOOTH.update(dict.fromkeys(functions, smooth))
+        return smooth
 
     return add
 

@@ -144,6 +144,14 @@ def rearranged(model: Any, x: Tensor) -> Tensor:
     return F.linear(x, model.halves.split([3, 5])[0] * 0.5)
 
 
+def relative_positions(model: Any, x: Tensor) -> Tensor:
+    """A number for each pair of positions out of a table of their distances, as Swin's attention has."""
+    places = torch.arange(x.shape[1])
+    distances = places[:, None] - places + len(places) - 1
+    weights = torch.softmax(x @ x.mT + model.table[distances.flatten(), 1].view(distances.shape), -1)
+    return model.head((weights @ x * F.dropout(model.table.index_select(0, distances[0]), 0.1, False)).flatten(1))
+
+
 def masked_weight(model: Any, x: Tensor) -> Tensor:
     """As pruned layers do."""
     mask = (torch.arange(16).reshape(4, 4) % 3 > 0).to(x)
@@ -299,6 +307,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "operations on a sequence": (lambda: Apply(lambda m, x: many_operations(m, x).mean(1), **operators()), (3, 4)),
     "keywords": (lambda: Apply(keywords, **operators()), (4,)),
     "rearranged": (lambda: Apply(rearranged, **rearranged_parts()), (4,)),
+    "relative positions": (
+        lambda: Apply(relative_positions, table=parameter(5, 4), head=nn.Linear(12, 4)), (3, 4)
+    ),
     "masked weight": (lambda: Apply(masked_weight, **operators()), (4,)),
     "constant": (lambda: Apply(a_constant_in_the_way, **linears()), (4,)),
     "left out by the model": (lambda: Apply(halved_gradient, **linears()), (4,)),

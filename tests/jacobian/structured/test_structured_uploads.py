@@ -333,3 +333,28 @@ def test_choice() -> None:
     wrong = built(Apply(MODELS["hooked"][0]().function, first=nn.Linear(4, 4), last=nn.Linear(4, 4)), (4,))
     maker = joint_jacobian_maker(make_release(wrong, F.cross_entropy, "mean:3"), uploads(1, (4,)))
     assert maker.kind == "generic"
+
+
+class Doubled(torch.autograd.Function):
+    """In the old form, which no transform runs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def test_reason_where_transforms_fail_too() -> None:
+    """The layer that isn't known is told although neither layers nor transforms do."""
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        return model.last(torch.tanh(Doubled.apply(model.unknown(x))))
+
+    model = built(Apply(forward, unknown=nn.PReLU(), last=nn.Linear(4, 4)), (4,))
+    maker = joint_jacobian_maker(make_release(model, F.cross_entropy, "mean:3"), uploads(1, (4,)))
+    assert maker.kind == "sample_by_sample", maker.reason
+    assert "the layer PReLU (unknown: prelu)" in maker.reason
+    assert "plain autograd" in maker.reason

@@ -9,10 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from riskaudit.jacobian.structured.batch_statistics import normalized
 from riskaudit.jacobian.structured.layers.arithmetic import ScaleShiftContraction
+from riskaudit.jacobian.structured.normalized import normalized_channels, normalized_rows
 from riskaudit.jacobian.structured.recording import Recorder
-from riskaudit.jacobian.structured.registry import Function, UnsupportedLayer, register, register_batch_layer
+from riskaudit.jacobian.structured.registry import (
+    Function,
+    UnsupportedLayer,
+    register,
+    register_batch_layer,
+    register_smooth,
+)
 
 aten = torch.ops.aten
 
@@ -92,7 +98,7 @@ def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
     if recorder.statistics == "refused":
         raise UnsupportedLayer("batch norm with the statistics of the batch")
     if recorder.statistics == "batch":
-        return normalized(input, eps)
+        return normalized_channels(input, eps)
     # As constants they mix no samples; one sample may be NaN.
     axes = [axis for axis in range(input.ndim) if axis != 1]
     mean = input.detach().nanmean(axes, keepdim=True)
@@ -134,9 +140,23 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    normal = F.layer_norm(input, list(normalized_shape), None, None, eps)
+    normal = normalized_rows(input, list(normalized_shape), eps)
     shape = (*(1,) * (input.ndim - len(normalized_shape)), *normalized_shape)
     return _scaled(recorder, "LayerNorm", normal, weight, bias, shape)
+
+
+@register_smooth(F.layer_norm, torch.layer_norm, aten.layer_norm.default)
+def _frozen_layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    output = normalized_rows(input, list(normalized_shape), eps)
+    output = output if weight is None else output * weight
+    return output if bias is None else output + bias
 
 
 @register(F.rms_norm, torch.rms_norm, aten.rms_norm.default)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -27,6 +28,7 @@ VIEWS = [
     "neg",
     "narrow",
     "select",
+    "index_select",
 ]
 METHODS = ["view", "view_as", "unflatten", "contiguous", "__getitem__", "__neg__"]
 PROPERTIES = ("T", "mT")
@@ -34,8 +36,11 @@ PROPERTIES = ("T", "mT")
 
 def _view(function: Callable[..., Tensor]) -> Function:
     def layer(recorder: Recorder, tensor: Tensor, *rest: Any, **named: Any) -> Tensor:
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves((rest, named))):
-            raise UnsupportedLayer("a parameter indexed by a tensor", recorder.name_of(tensor))
+        indices = [leaf for leaf in tree_leaves((rest, named)) if isinstance(leaf, Tensor)]
+        # The same entries for every sample, as Swin's attention takes from its table of relative positions.
+        sizes = [size for index in indices for size in index.shape]
+        if indices and recorder.depends_on_batch(any(size % recorder.num_samples == 0 for size in sizes)):
+            raise UnsupportedLayer("a parameter indexed by a tensor of the batch", recorder.name_of(tensor))
         return recorder.record_view(tensor, lambda value: function(value, *rest, **named))
 
     return layer
@@ -65,6 +70,14 @@ def _cut(function: Callable[..., Sequence[Tensor]]) -> Function:
 
 for _cutting in (Tensor.chunk, torch.chunk, Tensor.split, torch.split, Tensor.unbind, torch.unbind):
     register(_cutting)(_cut(_cutting))
+
+
+@register(F.dropout)
+def _dropout(recorder: Recorder, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """In eval mode nothing is dropped."""
+    if training or inplace:
+        raise UnsupportedLayer("dropout of a parameter in training or in place", recorder.name_of(input))
+    return recorder.record_view(input, torch.clone)
 
 
 @register(Tensor.detach, torch.detach)
