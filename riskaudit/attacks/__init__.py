@@ -25,6 +25,7 @@ from riskaudit.attacks.imprint import Imprint
 from riskaudit.attacks.kept_entries import KeptEntries
 from riskaudit.attacks.labels import label_counts, recover_batch_labels, recover_labels, with_labels
 from riskaudit.attacks.left_out import LayerLeftOut
+from riskaudit.attacks.method_of_moments import MethodOfMoments
 from riskaudit.attacks.plausibility import explains
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "KeptEntries",
     "LayerLeftOut",
     "Local",
+    "MethodOfMoments",
     "Observation",
     "Reconstruction",
     "explains",

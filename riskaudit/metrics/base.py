@@ -31,12 +31,14 @@ class Subject:
         input_range: least and greatest value that an input coordinate can have, in data units; None where unknown.
         model: the audited model in eval mode, takes [B, *S]; needed by metrics in its feature space.
         weights_folder: where backbones of perceptual metrics lie; None is the torch hub cache.
+        upload_size: n; of what is compared, samples of one upload stand together.
     """
 
     input_shape: tuple[int, ...]
     input_range: tuple[float, float] | None = None
     model: nn.Module | None = None
     weights_folder: Path | None = None
+    upload_size: int = 1
 
     @property
     def span(self) -> float | None:

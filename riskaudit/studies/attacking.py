@@ -294,7 +294,8 @@ def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
     if names not in of_client:
         inputs = client.samples.inputs
         span = client.input_range or (float(inputs.min()), float(inputs.max()))
-        of_client[names] = make_metrics(Subject(tuple(inputs.shape[1:]), span, client.release.model), names)
+        subject = Subject(tuple(inputs.shape[1:]), span, client.release.model, upload_size=client.upload_size)
+        of_client[names] = make_metrics(subject, names)
     return of_client[names]
 
 

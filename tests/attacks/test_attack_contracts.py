@@ -27,6 +27,7 @@ from riskaudit.attacks import (
     ImprovedDeepLeakage,
     InvertingGradients,
     LayerLeftOut,
+    MethodOfMoments,
 )
 from riskaudit.attacks.base import register
 from riskaudit.errors import SettingsError
@@ -66,6 +67,17 @@ class TestAnalytic(AttackContract):
 
     def deterministic(self) -> Attack:
         return Analytic()
+
+    def case(self) -> tuple[nn.Module, Batch]:
+        return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
+
+
+class TestMethodOfMoments(AttackContract):
+    def attack(self, **changes: Any) -> Attack:
+        return MethodOfMoments(**changes)
+
+    def deterministic(self) -> Attack:
+        return MethodOfMoments(restarts=1)
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.mlp((64, 24, 10)), cases.mnist(3, 8)

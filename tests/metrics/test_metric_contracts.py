@@ -43,6 +43,15 @@ class TestFeatureError(MetricContract):
         return Subject((5,), (0.0, 1.0), nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2)))
 
 
+class TestFeatureOutsideSpan(MetricContract):
+    name = "feature_span"
+    tolerance = 1e-6
+
+    def subject(self) -> Subject:
+        torch.manual_seed(0)
+        return Subject((5,), (0.0, 1.0), nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2)))
+
+
 class LpipsContract(MetricContract):
     """Distances of features in single precision."""
 

@@ -177,6 +177,21 @@ def test_features_are_those_of_the_layer_that_runs_last() -> None:
     assert not model.head._forward_pre_hooks
 
 
+def test_what_of_features_lies_outside_the_span_of_an_upload() -> None:
+    """By least squares: of two uploads of two samples, each by its own reconstructions."""
+    torch.manual_seed(0)
+    model = Branches().double()
+    guess, truth = images(4, 4), images(4, 4, seed=1)
+    found = one("feature_span", Subject((4,), model=model, upload_size=2))(guess, truth)
+    recovered, features = (torch.tanh(model.body(each)).detach().numpy() for each in (guess, truth))
+    for place in range(4):
+        basis = recovered[place // 2 * 2 : place // 2 * 2 + 2].T
+        left = features[place] - basis @ np.linalg.lstsq(basis, features[place], rcond=None)[0]
+        assert float(found[place]) == pytest.approx(np.linalg.norm(left) / np.linalg.norm(features[place]), rel=1e-9)
+    mixed = truth[[1, 0, 3, 2]]
+    assert float(one("feature_span", Subject((4,), model=model, upload_size=2))(mixed, truth).max()) < 1e-12
+
+
 def test_features_of_positions_are_not_taken_for_samples() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
