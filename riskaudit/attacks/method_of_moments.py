@@ -103,7 +103,7 @@ class MethodOfMoments(Attack):
             if found is not None:
                 own = slice(number * size, (number + 1) * size)
                 points = _inputs(labelled, layer, found)
-                places = _places(labelled.known_targets[own], found, layer)
+                places = places_of(labelled.known_targets[own], found, layer)
                 inputs[own][places] = points.to(inputs)
         return Reconstruction(
             inputs=labelled.images(inputs.reshape(len(labelled), -1)),
@@ -189,13 +189,14 @@ def _span(
     _, values, right = torch.linalg.svd(gradient, full_matrices=False)
     precision = float(torch.finfo(upload.released.dtype).eps)
     rank = max(1, min(count, int((values > RANK * precision * values[0]).sum())))
-    return right[:rank].T
+    basis: Tensor = right[:rank].T
+    return basis
 
 
 def _moments_at(layer: WideLayer, lengths: Tensor) -> Tensor:
     """k_p of the activation, [4, L]."""
     quantiles = torch.linspace(0, 1, NUM_BIASES, dtype=torch.float64, device=lengths.device)
-    return hermite_moments(layer.function, lengths, layer.biases.quantile(quantiles).unique())
+    return hermite_moments(layer.function, lengths, torch.unique(layer.biases.quantile(quantiles)))
 
 
 def _resolved(released: Tensor, layer: WideLayer, parts: Components, moments: Tensor) -> Features:
@@ -266,7 +267,7 @@ def _inputs(observation: Observation, layer: WideLayer, features: Features) -> T
     return candidates[0] if observation.input_range is None else candidates[0].clamp(*observation.input_range)
 
 
-def _places(targets: Tensor, features: Features, layer: WideLayer) -> list[int]:
+def places_of(targets: Tensor, features: Features, layer: WideLayer) -> list[int]:
     """A place of an upload's samples for every feature: one of its label, where the signals tell it."""
     count = features.signals.shape[1]
     if not layer.gives_logits or targets.is_floating_point() or targets.ndim != 1:

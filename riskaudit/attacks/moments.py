@@ -227,19 +227,22 @@ def diagonalise(matrices: Tensor, generator: torch.Generator) -> tuple[Tensor, f
 
 
 def _unit(columns: Tensor) -> Tensor:
-    return columns / columns.norm(dim=0, keepdim=True).clamp_min(1e-300)
+    scaled: Tensor = columns / columns.norm(dim=0, keepdim=True).clamp_min(1e-300)
+    return scaled
 
 
 def _diagonals(matrices: Tensor, mixing: Tensor) -> Tensor:
     """The diagonals [K, n] that are best for U."""
     gram = (mixing.T @ mixing).square()
     projected = torch.einsum("ai,kab,bi->ki", mixing, matrices, mixing)
-    return projected @ torch.linalg.pinv(gram, hermitian=True)
+    diagonals: Tensor = projected @ torch.linalg.pinv(gram, hermitian=True)
+    return diagonals
 
 
 def _left(matrices: Tensor, mixing: Tensor) -> Tensor:
     diagonals = _diagonals(matrices, mixing)
-    return (matrices - torch.einsum("ai,ki,bi->kab", mixing, diagonals, mixing)).norm()
+    left: Tensor = (matrices - torch.einsum("ai,ki,bi->kab", mixing, diagonals, mixing)).norm()
+    return left
 
 
 def hermite_moments(activation: Callable[[Tensor], Tensor], lengths: Tensor, biases: Tensor, orders: int = 4) -> Tensor:

@@ -10,6 +10,7 @@ with uncorrelated entries, as before training, and b doesn't depend on them.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -228,7 +229,7 @@ def _refuse_other_than_random(name: str, weights: Tensor, biases: Tensor) -> Non
 
 def _is_far(squares: float, count: float) -> bool:
     """Whether a sum of squares of so many standard normal numbers is larger than chance makes it."""
-    return squares > count + PLAUSIBLE * (2 * count) ** 0.5
+    return squares > count + PLAUSIBLE * math.sqrt(2 * count)
 
 
 def _standard(values: Tensor) -> Tensor:
