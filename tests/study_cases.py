@@ -23,3 +23,9 @@ def network(seed: int = 0) -> nn.Module:
 
 def digits(count: int, first: int = 0) -> Samples:
     return load_samples(DATA, channels=1, limit=first + count).select(list(range(first, first + count)))
+
+
+def perceptron(seed: int = 0) -> nn.Module:
+    """Two layers for the demo's digits, sigmoid between."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid(), nn.Linear(4, 10)).eval()

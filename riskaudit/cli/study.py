@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from riskaudit.audit.settings import AuditSettings
@@ -19,7 +20,7 @@ from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery, audit_in
 from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, trials_beside
 from riskaudit.errors import ArchitectureError, CheckpointError, SettingsError
-from riskaudit.settings import CHECKED, INPUTS, Settings, option
+from riskaudit.settings import ATTACKS, CHECKED, INPUTS, SOLVERS, Count, Positive, Settings, option
 from riskaudit.studies.settings import DefenseSettings, DirectionSettings, InitializationSettings
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class GroupOptions(Settings):
 
 @checked_dataclass(frozen=True, kw_only=True, config=CHECKED)
 class SeriesOptions(Settings):
-    """Checkpoints of one run besides the audited one."""
+    """Checkpoints of one run besides the audited one, or a run of the study's own."""
 
     earlier: tuple[str, ...] = option(
         (),
@@ -74,6 +75,40 @@ class SeriesOptions(Settings):
         argument="[CHECKPOINT]...",
         recorded=False,
     )
+    train: str | None = option(
+        None,
+        "Samples to train the one CHECKPOINT on, by what leaves, instead of more checkpoints; read as --data is.",
+        INPUTS,
+        file=True,
+    )
+    train_limit: Count | None = option(None, "Train on at most this many samples.", INPUTS)
+    points: tuple[int, ...] = option(
+        (),
+        "With --train: steps after which the network is audited, separated by commas (default: "
+        "0,1,5,10,20,50,100,500,1000).",
+        SOLVERS,
+        commas=True,
+    )
+    learning_rate: Positive = option(0.1, "With --train: rate of plain SGD.", SOLVERS)
+    training_batch: Count = option(32, "With --train: samples of one step.", SOLVERS)
+    attack_names: Annotated[tuple[str, ...], Field(min_length=1)] = option(
+        ("gauss-newton", "inverting-gradients"),
+        "With --attacks: attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
+        ATTACKS,
+        flags=("--attack",),
+    )
+
+    def check(self) -> None:
+        """Refuse what doesn't go together.
+
+        Raises:
+            SettingsError: why not.
+        """
+        if self.train is None and (self.points or self.train_limit is not None):
+            name = "points" if self.points else "train_limit"
+            raise SettingsError(f"`{name}` belongs to a training of the study's own; give `train` as well")
+        if self.train is not None and self.earlier:
+            raise SettingsError(f"expected one checkpoint to begin with for `train`, found {1 + len(self.earlier)}")
 
     def last_readable(self, subject: SubjectOptions, loss: str) -> tuple[Checkpoint, Samples]:
         """The last checkpoint that can be read, which says how samples are to be read, and the samples."""
@@ -106,7 +141,10 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         # Everything above is checked before torch is loaded.
         from riskaudit.studies.base import StudyRun
 
-        load = options.last_readable if isinstance(options, SeriesOptions) else SubjectOptions.load
+        load: Callable[[SubjectOptions, str], tuple[Checkpoint, Samples]] = SubjectOptions.load
+        if isinstance(options, SeriesOptions):
+            options.check()
+            load = options.last_readable
         checkpoint, samples = load(subject, settings.loss)
         log = trials_beside(delivery.folder)
         try:
@@ -177,16 +215,31 @@ def initialization(job: Job, options: InitializationSettings) -> AuditResult:
 
 
 def training(job: Job, options: SeriesOptions) -> AuditResult:
-    """Compare what several checkpoints of one training run leak: on average, and of the most exposed sample.
+    """Compare what checkpoints of a training run, given or made here, leak: on average, and of the most exposed sample.
 
     Exit codes: as scan; 130 interrupted. A checkpoint that can't be audited is a row with its reason.
     """
     from riskaudit.inputs import load_checkpoint
+    from riskaudit.studies.training.own_run import STEPS, own_training_study
     from riskaudit.studies.training.run import training_study
 
-    subject = job.subject
-    load = partial(load_checkpoint, arch=subject.arch, mean=subject.mean, std=subject.std)
-    return training_study([*options.earlier, subject.checkpoint], job.samples, job.settings, job.run, load=load)
+    subject, names = job.subject, options.attack_names
+    train = _read(job, options.train, options.train_limit)
+    if train is not None:
+        return own_training_study(
+            job.model,
+            job.samples,
+            train,
+            job.settings,
+            job.run,
+            steps=options.points or STEPS,
+            batch_size=options.training_batch,
+            rate=options.learning_rate,
+            attacks=names,
+        )
+    load = partial(load_checkpoint, arch=subject.arch, weights=subject.weights, mean=subject.mean, std=subject.std)
+    files = [*options.earlier, subject.checkpoint]
+    return training_study(files, job.samples, job.settings, job.run, load=load, attacks=names)
 
 
 def defenses(job: Job, options: DefenseSettings) -> AuditResult:
@@ -196,15 +249,15 @@ def defenses(job: Job, options: DefenseSettings) -> AuditResult:
     """
     from riskaudit.studies.defenses.run import TrainingData, defenses_study
 
-    def read(data: str | None, limit: int | None) -> Samples | None:
-        if data is None:
-            return None
-        return replace(job.subject, data=data, limit=limit).load(job.settings.loss)[1]
-
-    train = read(options.train, options.train_limit)
+    train = _read(job, options.train, options.train_limit)
     assert train is not None
-    data = TrainingData(train, read(options.test, None))
+    data = TrainingData(train, _read(job, options.test, None))
     return defenses_study(job.model, job.samples, data, job.settings, job.run, options=options)
+
+
+def _read(job: Job, data: str | None, limit: int | None) -> Samples | None:
+    """Other samples, as those that are audited are read."""
+    return None if data is None else replace(job.subject, data=data, limit=limit).load(job.settings.loss)[1]
 
 
 def merged(result: AuditResult, earlier: AuditResult, name: str) -> AuditResult:

@@ -185,15 +185,22 @@ def measure(client: Client, attacks: AttackSettings | None) -> Measured:
     Raises:
         RiskauditError: as `audit`; a model none of whose samples has a finite gradient among others.
     """
-    settings = replace(client.settings, proxies=proxies_of(client), calibration=None)
-    audited = audit_samples(replace(client, settings=settings))
-    return measured(audited.rows, client, attacks)
+    return measured(audit_samples(compared(client)).rows, client, attacks)
+
+
+def compared(client: Client) -> Client:
+    """The client with the proxies that models are compared by, and no calibration, which belongs to one model."""
+    return replace(client, settings=replace(client.settings, proxies=proxies_of(client), calibration=None))
 
 
 def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings | None) -> Measured:
     """Likewise from an audit's rows, which have all of `proxies_of` it."""
     attacked = [] if attacks is None else attack(rows, client, attacks)
     best = {sample: value for (_, sample), (value, _) in strongest(attacked).items()}
+    errors: dict[str, dict[str, float]] = {}
+    for row in attacked:
+        if not row.oracle_start and (error := row.metrics.get("rmse")) is not None:
+            errors.setdefault(row.sample_id, {})[row.attack] = error
     oracle = {row.sample_id: row.metrics.get("rmse") for row in attacked if row.oracle_start}
     attacker = _attacker_of(client)
     solved = [{name: evidence.value for name, evidence in row.solvers.items()} for row in rows]
@@ -206,6 +213,7 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
             largest_eigenvalue=values.get("largest_eigenvalue"),
             trace=values.get("trace"),
             attack_rmse=best.get(row.id),
+            attack_errors=errors.get(row.id, {}),
             oracle_rmse=oracle.get(row.id),
             gradient_norm=row.proxies["gradient_norm"].value,
             expected_rmse=row.proxies["expected_rmse"],
@@ -301,11 +309,6 @@ def released_norm(client: Client) -> float | None:
     for numbers in batches(len(client.uploads)):
         norms += maker(client.upload_batch(numbers)).norms.tolist()
     return of_known(statistics.median, (norm for norm in norms if math.isfinite(norm)))
-
-
-def median_norm(rows: Sequence[SampleRow]) -> float | None:
-    """Median of the gradient norms of an audit's samples: of what they release before noise."""
-    return of_known(statistics.median, (row.proxies["gradient_norm"].value for row in rows))
 
 
 def quartiles(numbers: Iterable[float | None]) -> Quartiles | None:

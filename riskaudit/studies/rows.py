@@ -24,7 +24,7 @@ class SampleRisk(Record):
 
     Errors are RMSEs in data units. Where several samples leave together ``posterior_rmse`` and ``revealed_fraction``
     are those of the attacker by whom verdicts go. ``attack_rmse`` is that of the strongest attack, ``oracle_rmse`` that
-    of the attack that is started at the truth; both None where none ran.
+    of the attack that is started at the truth; both None where none ran. ``attack_errors`` are by the attacks' names.
     """
 
     sample_id: str
@@ -38,6 +38,7 @@ class SampleRisk(Record):
     posterior_rmse: Estimate
     revealed_fraction: Estimate
     attack_rmse: float | None = None
+    attack_errors: dict[str, float] = Field(default_factory=dict)
     oracle_rmse: float | None = None
 
 

@@ -19,7 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from riskaudit.release import Batch, Release
+from riskaudit.audit.client import Client
+from riskaudit.audit.transformed import transformed
+from riskaudit.copying import copy_model
+from riskaudit.errors import ReleaseError, SamplesError, SettingsError
+from riskaudit.inputs import Samples, fit_together
+from riskaudit.release import Batch, Release, ReleaseSpec, make_release
 from riskaudit.statistics.seeding import derived_seed
 
 # Streams of random numbers of a training: the order of the data, and the noise.
@@ -51,6 +56,74 @@ class Plan:
     def num_steps(self, num_samples: int) -> int:
         """Steps of a whole training."""
         return self.epochs * (num_samples // self.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """A copy of a client's model that is trained by what leaves.
+
+    Attributes:
+        release: of the model, whose parameters training moves.
+        samples: to train on, each alone, as the release transforms them.
+    """
+
+    release: Release
+    samples: Batch
+
+    @classmethod
+    def of(cls, client: Client, spec: ReleaseSpec, samples: Samples) -> Trainee:
+        """The client's model, trained on samples that fit it (`fitted`) by another release."""
+        if spec.transformation is not None:
+            samples = transformed(samples, spec.transformation)
+        model = copy_model(client.checkpoint.model).to(device=client.device, dtype=client.release.dtype)
+        inputs = samples.inputs.to(device=client.device, dtype=client.release.dtype)
+        return cls(make_release(model, client.loss, spec), Batch(inputs, samples.targets.to(client.device)))
+
+
+def fitted(client: Client, samples: Samples, what: str) -> Samples:
+    """Samples as a client's model takes them.
+
+    Args:
+        client: whose model it is.
+        samples: to train or to test on.
+        what: the parameter that names them.
+
+    Raises:
+        SamplesError: it doesn't take them.
+    """
+    try:
+        found = fit_together(client.checkpoint, samples, client.loss)[1]
+    except SamplesError as error:
+        raise SamplesError(f"`{what}`: {error}") from error
+    shapes = tuple(client.samples.inputs.shape[1:]), tuple(found.inputs.shape[1:])
+    if shapes[0] != shapes[1]:
+        raise SamplesError(f"expected `{what}` to hold samples of shape {shapes[0]} as `data` does, found {shapes[1]}")
+    return found
+
+
+def check_batch(plan: Plan, samples: Samples) -> None:
+    """Refuse batches that the samples don't fill.
+
+    Raises:
+        SettingsError: there are fewer.
+    """
+    if len(samples) < plan.batch_size:
+        raise SettingsError(
+            f"expected at least {plan.batch_size} samples to train on, a batch of them, found {len(samples)}; give "
+            "more, or a smaller `training_batch`"
+        )
+
+
+def check_uploads(plan: Plan, release: Release) -> None:
+    """Refuse batches that aren't whole uploads.
+
+    Raises:
+        SettingsError: why not.
+    """
+    try:
+        release.uploads(plan.batch_size)
+    except ReleaseError as error:
+        raise SettingsError(f"`training_batch={plan.batch_size}` doesn't go with it: {error}") from error
 
 
 def train(release: Release, samples: Batch, plan: Plan, seed: int) -> Iterator[int]:

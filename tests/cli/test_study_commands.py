@@ -123,6 +123,42 @@ def test_defenses_that_do_not_fit(command: Command, perceptron: Path, words: tup
     assert not done.folder.exists()
 
 
+OWN = ("--data", str(DATA), "--limit", "2", "--no-checks", "--out", "out", "--format", "json", "--train", str(DATA),
+       "--train-limit", "4", "--training-batch", "2")  # fmt: skip
+
+
+def test_a_training_run_of_the_study_s_own(command: Command, perceptron: Path) -> None:
+    done = command("study", "training", perceptron, *OWN, "--points", "0,1,3", "--attacks", "--attack", "dlg",
+                   "--attack-steps", "2", "--format", "html")  # fmt: skip
+    assert done.code == 0, done.err
+    study = TrainingStudy.model_validate(done.document["studies"]["training"])
+    assert [row.step for row in study.rows] == [0, 1, 3]
+    assert set(study.rows[0].attack_errors) == {"dlg", "analytic"}
+    page = (done.folder / "audit.html").read_text(encoding="utf-8")
+    assert "RMSE of analytic" in page
+    assert "--points 0,1,3" in done.document["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--train", "missing.npz"), "missing.npz"),
+        (("--points", "0,x"), "whole numbers"),
+        (("--points=-1",), "--points"),
+        (("--training-batch", "9"), "--training-batch"),
+        (("other.pt",), "--train"),
+    ],
+)
+def test_a_training_run_that_does_not_fit(
+    command: Command, perceptron: Path, words: tuple[str, ...], expected: str
+) -> None:
+    done = command("study", "training", perceptron, *OWN, *words)
+    assert done.code == 2
+    assert expected in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not done.folder.exists()
+
+
 @pytest.mark.slow
 def test_studies_of_one_model_stand_beside_each_other(command: Command, folder: Path) -> None:
     first = command("study", "training", folder, *COMMON)
@@ -144,6 +180,7 @@ def test_studies_of_one_model_stand_beside_each_other(command: Command, folder: 
         (("training", "missing1.pt", "missing2.pt"), "none of the 2 checkpoints"),
         (("training", "."), "found none"),
         (("training",), "CHECKPOINT"),
+        (("training", str(CHECKPOINT), "--points", "3"), "--points belongs to a training"),
     ],
 )
 def test_bad_options(command: Command, words: tuple[str, ...], expected: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from study_cases import digits
+from study_cases import digits, perceptron
 from torch import nn
 
 from riskaudit.audit import AuditSettings
@@ -17,20 +17,15 @@ from riskaudit.inputs.architectures import get_architecture
 from riskaudit.release import Batch, make_release
 from riskaudit.results import Estimate
 from riskaudit.statistics.groups import paired_difference
+from riskaudit.studies.adaptive import with_adaptive
 from riskaudit.studies.base import StudyRun, with_noise_times
 from riskaudit.studies.defenses import run as module
 from riskaudit.studies.defenses.front import defense_rows, equal_utility, least_errors, over_seeds
 from riskaudit.studies.defenses.recommendation import recommend
 from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
-from riskaudit.studies.defenses.run import TrainingData, attacks_on, defended_client, defenses_study
+from riskaudit.studies.defenses.run import TrainingData, defended_client, defenses_study
 from riskaudit.studies.settings import AttackSettings, DefenseSettings
 from riskaudit.studies.simulated_training import DivergedError, Plan, train
-
-
-def perceptron(seed: int = 0) -> nn.Module:
-    """Two layers for the demo's digits, sigmoid between."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid(), nn.Linear(4, 10)).eval()
 
 
 def batch_of(samples: Samples) -> Batch:
@@ -369,8 +364,12 @@ def test_a_defence_is_attacked_around_what_it_spoils() -> None:
     network = get_architecture("lenet").build(channels=1, features=48, classes=10).eval()
     client = make_client(Checkpoint.from_model(network), digits(2), AuditSettings())
     names = AttackSettings(("dlg",))
-    assert attacks_on(defended_client(client, "soteria:80", network), names).names == ("dlg", "layer-left-out")
-    assert attacks_on(defended_client(client, "prune:0.9", network), names).names == ("dlg",)
+    assert with_adaptive(defended_client(client, "soteria:80", network), names).names == ("dlg", "layer-left-out")
+    assert with_adaptive(defended_client(client, "prune:0.9", network), names).names == ("dlg",)
+    # A layer that sees all of the input gives it in closed form, unless several samples share its gradient.
+    plain = make_client(Checkpoint.from_model(perceptron()), digits(2), AuditSettings())
+    assert with_adaptive(defended_client(plain, "gradient", perceptron()), names).names == ("dlg", "analytic")
+    assert with_adaptive(defended_client(plain, "mean:2", perceptron()), names).names == ("dlg",)
     scaled = with_noise_times(defended_client(client, "laplace:0.1,mask:0.5", network), 3.0)
     assert scaled.release.noise is not None
     assert (scaled.release.noise.law, scaled.release.noise.scale) == ("laplace", pytest.approx(0.3))

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_cases import NOISE, digits, network
+from study_cases import NOISE, digits, network, perceptron
 from torch import nn
 
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
-from riskaudit.errors import CheckpointError, SettingsError
+from riskaudit.errors import CheckpointError, RiskauditError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
+from riskaudit.release import Batch, make_release
+from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.base import StudyRun
+from riskaudit.studies.simulated_training import Plan, train
 from riskaudit.studies.training import run as module
+from riskaudit.studies.training.own_run import own_training_study
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.training.run import accuracy, summarise, training_study
 from riskaudit.studies.training.snapshots import checkpoint_files, natural_key, order_of
@@ -179,8 +183,8 @@ def test_finished_trials_are_not_run_again(folder, tmp_path, monkeypatch) -> Non
     assert done == [(1, 3), (2, 3), (3, 3)]
     log.write_text("\n".join(log.read_text().splitlines()[:2]) + "\n")
     measured = []
-    original = module.measure
-    monkeypatch.setattr(module, "measure", lambda *given: measured.append(1) or original(*given))
+    original = module.audit_samples
+    monkeypatch.setattr(module, "audit_samples", lambda client: measured.append(1) or original(client))
     again = training_study([folder], digits(5), SETTINGS, StudyRun(log=log, resume=True))
     assert len(measured) == 2
     assert again.studies == whole.studies
@@ -212,3 +216,70 @@ def test_trend_with_accuracy() -> None:
     assert (summed(rising).mean_trend, summed(rising).worst_trend) == (pytest.approx(1), pytest.approx(-1))
     assert summed(rising[:2]).mean_trend is None
     assert summed([*rising, row(9, 0.2, 0.1)]).mean_trend is None
+
+
+FEW = AuditSettings(release="gaussian:0.05", checks=False)
+
+
+def test_a_run_of_its_own_is_audited_after_the_steps_asked_for() -> None:
+    result = own_training_study(
+        perceptron(), digits(3), digits(8, 20), FEW, steps=(3, 0, 1), batch_size=4, rate=0.3, attacks=("dlg",)
+    )
+    study = study_of(result)
+    assert [(row.step, row.reason) for row in study.rows] == [(0, None), (1, None), (3, None)]
+    assert "step 3" not in study.rows[0].name
+    assert result.checkpoint.name == "step-3.safetensors"
+    assert any("rate 0.3" in note for note in study.notes)
+    # Two steps are an epoch: the third is of another order.
+    by_hand, train_on = perceptron().double(), digits(8, 20)
+    release = make_release(by_hand, nn.functional.cross_entropy, FEW.release)
+    batch = Batch(train_on.inputs.double(), train_on.targets)
+    for step in train(release, batch, Plan(2, 4, 0.3), derived_seed(FEW.seed, 0)):
+        if step in (0, 1, 3):
+            errors = [row.proxies["posterior_rmse"].value for row in audit(by_hand, digits(3), FEW).samples]
+            row = next(row for row in study.rows if row.step == step)
+            assert [risk.posterior_rmse.value for risk in row.samples] == [pytest.approx(error) for error in errors]
+        if step == 3:
+            break
+
+
+def test_one_spectrum_serves_both_noises(folder, monkeypatch) -> None:
+    audits = []
+    original = module.audit_samples
+    monkeypatch.setattr(module, "audit_samples", lambda client: audits.append(1) or original(client))
+    study = study_of(training_study([folder], digits(3), SETTINGS))
+    assert len(audits) == len(study.rows) == 3
+    assert all(row.relative_rmse is not None for row in study.rows)
+
+
+def test_the_closed_form_joins_the_attacks_and_breaks_a_bottleneck() -> None:
+    settings = AuditSettings(model_defense="precode", reference_noise=1e-12, checks=False)
+    run = StudyRun(attacks=True, attack_steps=2)
+    result = own_training_study(
+        perceptron(), digits(2), digits(4, 20), settings, run, steps=(0, 1), batch_size=4, attacks=("dlg",)
+    )
+    for row in study_of(result).rows:
+        assert set(row.attack_errors) == {"dlg", "analytic"}
+        assert row.attack_errors["analytic"].mean < 1e-6 < row.attack_errors["dlg"].mean
+        assert row.attack_rmse.mean <= row.attack_errors["analytic"].mean
+
+
+def test_a_run_of_its_own_that_diverges_ends_there() -> None:
+    samples, others = digits(2), digits(8, 20)
+    study = study_of(own_training_study(perceptron(), samples, others, FEW, steps=(0, 50), batch_size=4, rate=1e308))
+    assert [row.step for row in study.rows] == [0]
+    assert any("diverged" in note for note in study.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 9}, "at least 9 samples"),
+        ({"steps": (-1,)}, "`points` of at least 0"),
+        ({"train_on": Samples.from_tensors(torch.rand(8, 1, 9, 9), torch.arange(8))}, "`train`"),
+    ],
+)
+def test_a_run_of_its_own_that_does_not_fit_is_refused(changes, expected) -> None:
+    given = {"train_on": digits(8), "steps": (0,), "batch_size": 4} | changes
+    with pytest.raises(RiskauditError, match=expected):
+        own_training_study(perceptron(), digits(2), settings=FEW, **given)

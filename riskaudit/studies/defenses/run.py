@@ -30,15 +30,15 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.audit.provenance import data_info
 from riskaudit.audit.recognition import doubt_of
 from riskaudit.audit.transformed import transformed
-from riskaudit.copying import copy_model
 from riskaudit.engine import Trial, make_engine
-from riskaudit.errors import ReleaseError, RiskauditError, SamplesError, SettingsError
-from riskaudit.inputs import Checkpoint, Samples, fit_together
+from riskaudit.errors import RiskauditError, SettingsError
+from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.inputs.text import clean
-from riskaudit.release import Batch, Release, ReleaseSpec, batch_norm_layers, make_release
+from riskaudit.release import ReleaseSpec, batch_norm_layers
 from riskaudit.results import AuditResult, Estimate
 from riskaudit.statistics.seeding import derived_seed
+from riskaudit.studies.adaptive import with_adaptive
 from riskaudit.studies.base import (
     Study,
     StudyRun,
@@ -54,13 +54,21 @@ from riskaudit.studies.defenses.recommendation import UNDEFENDED, recommend
 from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
 from riskaudit.studies.rows import strongest
 from riskaudit.studies.settings import AttackSettings, DefenseSettings
-from riskaudit.studies.simulated_training import DivergedError, Plan, check_weights, mean_loss, train
+from riskaudit.studies.simulated_training import (
+    DivergedError,
+    Plan,
+    Trainee,
+    check_batch,
+    check_uploads,
+    check_weights,
+    fitted,
+    mean_loss,
+    train,
+)
 from riskaudit.studies.training.run import accuracy
 
 CONFIDENCE = 0.95
 PROXIES = ("gradient_norm", "posterior_rmse", "revealed_fraction")
-# Joins the attacks on defences that spoil single parameters.
-ADAPTIVE = "layer-left-out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +111,11 @@ def defenses_study(
     attacks = _attacks(options, run)
     client = make_client(checkpoint, samples, settings)
     data = TrainingData(
-        _fitted(client, data.train, "train"), None if data.test is None else _fitted(client, data.test, "test")
+        fitted(client, data.train, "train"), None if data.test is None else fitted(client, data.test, "test")
     )
-    study = Defenses(_with_undefended(options.defenses), data, _plan(options, data), options.seeds, (), attacks)
+    plan = Plan(options.epochs, options.training_batch, options.learning_rate)
+    check_batch(plan, data.train)
+    study = Defenses(_with_undefended(options.defenses), data, plan, options.seeds, (), attacks)
     study = replace(study, points=study.chosen_points(options.points))
     for defense in study.defenses:
         study.check(client, defense)
@@ -168,10 +178,7 @@ class Defenses(Study[DefensesStudy]):
             RiskauditError: why not.
         """
         defended = defended_client(client, defense, client.checkpoint.model)
-        try:
-            defended.release.uploads(self.plan.batch_size)
-        except ReleaseError as error:
-            raise SettingsError(f"`training_batch={self.plan.batch_size}` doesn't go with it: {error}") from error
+        check_uploads(self.plan, defended.release)
         spec = defended.release.spec
         if spec.transformation is not None:
             transformed(self.data.train.select([0]), spec.transformation)
@@ -269,15 +276,9 @@ class DefenseTrial(Trial[Client]):
 
     def training(self, client: Client) -> Training:
         """The training from the client's checkpoint."""
-        spec, train_on = ReleaseSpec.parse(self.defense), self.data.train
-        if spec.transformation is not None:
-            train_on = transformed(train_on, spec.transformation)
-        model = copy_model(client.checkpoint.model).to(device=client.device, dtype=client.release.dtype)
-        release = make_release(model, client.loss, spec)
-        inputs = train_on.inputs.to(device=client.device, dtype=release.dtype)
-        samples = Batch(inputs, train_on.targets.to(client.device))
-        norm = released_norm(defended_client(client, self.defense, model))
-        return Training(client, self.defense, release, samples, self.data.test, self.attacks, norm)
+        trainee = Trainee.of(client, ReleaseSpec.parse(self.defense), self.data.train)
+        norm = released_norm(defended_client(client, self.defense, trainee.release.model))
+        return Training(client, self.defense, trainee, self.data.test, self.attacks, norm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +310,8 @@ class TrainingTrial(DefenseTrial):
         points: list[TrainingPoint] = []
         try:
             training = self.training(client)
-            for step in train(training.release, training.samples, self.plan, self._seed(client)):
+            trainee = training.trainee
+            for step in train(trainee.release, trainee.samples, self.plan, self._seed(client)):
                 if step > 0 and step in self.points:
                     # One after the other: a divergence leaves those before it.
                     points += [training.point(step)]
@@ -330,8 +332,7 @@ class Training:
     Attributes:
         client: of the checkpoint.
         defense: what leaves.
-        release: of the model that is trained.
-        samples: that it is trained on, each alone.
+        trainee: the model that is trained.
         test: to test on, if any.
         attacks: on the audited samples.
         norm: of what the audited samples release before the first step, see `released_norm`.
@@ -339,8 +340,7 @@ class Training:
 
     client: Client
     defense: str
-    release: Release
-    samples: Batch
+    trainee: Trainee
     test: Samples | None
     attacks: AttackSettings
     norm: float | None
@@ -351,9 +351,9 @@ class Training:
         Raises:
             DivergedError: its weights or its loss aren't finite.
         """
-        model = self.release.model
+        model = self.trainee.release.model
         check_weights(model)
-        loss = mean_loss(self.release, self.samples)
+        loss = mean_loss(self.trainee.release, self.trainee.samples)
         point = TrainingPoint(step=step, loss=loss, accuracy=None if self.test is None else accuracy(model, self.test))
         try:
             return point.model_copy(update=self._audited(defended_client(self.client, self.defense, model)))
@@ -369,7 +369,7 @@ class Training:
         relative: list[Estimate | None] = [None] * len(audited.rows)
         if share is not None:
             relative = errors_at_noise_times(client, audited, share)
-        attacked = attack(audited.rows, client, attacks_on(client, self.attacks))
+        attacked = attack(audited.rows, client, with_adaptive(client, self.attacks))
         best = {sample: found for (_, sample), found in strongest(attacked).items()}
         samples = [
             DefendedSample(
@@ -415,12 +415,6 @@ def defended_client(client: Client, defense: str, model: nn.Module) -> Client:
     return make_client(checkpoint, client.samples if client.originals is None else client.originals, settings)
 
 
-def attacks_on(client: Client, attacks: AttackSettings) -> AttackSettings:
-    """The attacks, and the one that goes around the defence where it spoils single parameters."""
-    spoils = any(step.spoiled(client.release.context) for step in client.release.spec.all_steps)
-    return replace(attacks, names=tuple(dict.fromkeys([*attacks.names, ADAPTIVE]))) if spoils else attacks
-
-
 def _begun(run: DefenseRun, starts: Mapping[str, TrainingPoint]) -> DefenseRun:
     """A run with its first point; one that came to its end and can't be audited everywhere says why."""
     points = [starts[run.defense], *run.points] if run.defense in starts else run.points
@@ -445,31 +439,6 @@ def _with_undefended(defenses: Sequence[str]) -> tuple[str, ...]:
     """Each defence once, as the user wrote it first, after no defence at all."""
     by_meaning = {str(ReleaseSpec.parse(text)): text for text in reversed([UNDEFENDED, *defenses])}
     return tuple(reversed(by_meaning.values()))
-
-
-def _plan(options: DefenseSettings, data: TrainingData) -> Plan:
-    if len(data.train) < options.training_batch:
-        raise SettingsError(
-            f"expected at least {options.training_batch} samples to train on, a batch of them, found "
-            f"{len(data.train)}; give more, or a smaller `training_batch`"
-        )
-    return Plan(options.epochs, options.training_batch, options.learning_rate)
-
-
-def _fitted(client: Client, samples: Samples, what: str) -> Samples:
-    """Samples as the client's model takes them.
-
-    Raises:
-        SamplesError: it doesn't.
-    """
-    try:
-        fitted = fit_together(client.checkpoint, samples, client.loss)[1]
-    except SamplesError as error:
-        raise SamplesError(f"`{what}`: {error}") from error
-    expected, found = tuple(client.samples.inputs.shape[1:]), tuple(fitted.inputs.shape[1:])
-    if expected != found:
-        raise SamplesError(f"expected `{what}` to hold samples of shape {expected} as `data` does, found {found}")
-    return fitted
 
 
 def _hash(samples: Samples) -> str:

@@ -31,7 +31,8 @@ class TrainingRow(Record):
     """One checkpoint. ``accuracy`` is on the audited samples, None where targets aren't classes.
 
     ``relative_rmse`` is the posterior error at noise of ``relative_noise_std``, which is as large beside the median
-    gradient norm as the study's noise is at the first checkpoint that can be audited.
+    gradient norm as the study's noise is at the first checkpoint that can be read. ``attack_rmse`` is of each sample's
+    strongest attack, ``attack_errors`` are of each attack by its name, those made for the defence among them.
     ``reason`` says why a checkpoint has no numbers, where it has none.
     """
 
@@ -46,6 +47,7 @@ class TrainingRow(Record):
     relative_rmse: MeanAndWorst | None = None
     revealed_fraction: MeanAndWorst | None = None
     attack_rmse: MeanAndWorst | None = None
+    attack_errors: dict[str, MeanAndWorst] = Field(default_factory=dict)
     num_failed_samples: int = 0
     samples: list[SampleRisk] = Field(default_factory=list)
     attack_notes: list[str] = Field(default_factory=list)

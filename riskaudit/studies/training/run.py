@@ -5,14 +5,16 @@ most exposed one: training makes most gradients small, not all, so the least err
 (Geng et al. 2021 and others attack single samples of trained networks). One trial is one checkpoint.
 
 Gradients grow and shrink in training while noise doesn't: every checkpoint is judged at the noise of the release, and
-at noise in the proportion to the median gradient norm that this has at the first one.
+at noise in the proportion to the median gradient norm that this has at the first one; one spectrum serves both. Attacks
+made for what the client does are among those that run (`riskaudit.studies.adaptive`), and each stands by itself beside
+the strongest.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from torch import nn
 from typing_extensions import override
 
 from riskaudit.audit import AuditSettings
-from riskaudit.audit.audit import audit_client
+from riskaudit.audit.audit import AuditedSamples, audit_client, audit_samples
 from riskaudit.audit.client import Client, make_client
 from riskaudit.engine import Trial, make_engine
 from riskaudit.errors import CheckpointError, RiskauditError
@@ -29,20 +31,21 @@ from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
 from riskaudit.inputs.architectures.registry import shapes_of
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
-from riskaudit.results.verdicts import error_of
 from riskaudit.statistics.groups import group_statistic
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.statistics.summaries import of_known
+from riskaudit.studies.adaptive import with_adaptive
 from riskaudit.studies.base import (
     ATTACKS,
     ModelComparison,
     StudyRun,
     attack_settings,
+    compared,
+    errors_at_noise_times,
     identity_of,
-    measure,
-    median_norm,
+    measured,
     noise_level,
-    with_noise_times,
+    released_norm,
 )
 from riskaudit.studies.rows import SampleRisk
 from riskaudit.studies.settings import AttackSettings
@@ -67,8 +70,18 @@ def training_study(
     *,
     load: Load = load_checkpoint,
     attacks: Sequence[str] = ATTACKS,
+    notes: Sequence[str] = (),
 ) -> AuditResult:
     """Audit several checkpoints of one training run: files, or a folder of them (see `order_of`), which ``load`` reads.
+
+    Args:
+        checkpoints: files, or folders of them.
+        samples: to audit.
+        settings: of the audits.
+        run: how the study is run.
+        load: reads a checkpoint.
+        attacks: where the run attacks; those made for the defence join them.
+        notes: what else is to be said of the run.
 
     Returns:
         The audit of the last checkpoint that can be audited, with ``studies.training``. A checkpoint that can't
@@ -96,7 +109,7 @@ def training_study(
             }
         )
         norm = first_norm(client, snapshots, load)
-        study = Checkpoints(chosen, tuple(snapshots), source, position, load, norm)
+        study = Checkpoints(chosen, tuple(snapshots), source, position, load, norm, tuple(notes))
         return result.with_study(study.answer(client, engine, journal, run.progress))
 
 
@@ -112,6 +125,7 @@ class Checkpoints(ModelComparison[TrainingStudy]):
     last: int
     load: Load
     norm: float | None
+    notes: tuple[str, ...] = ()
 
     @override
     def models(self, client: Client) -> list[CheckpointTrial]:
@@ -128,7 +142,8 @@ class Checkpoints(ModelComparison[TrainingStudy]):
 
     @override
     def compare(self, client: Client, results: Sequence[Any], shared: dict[str, Any]) -> TrainingStudy:
-        return summarise([TrainingRow.model_validate(row) for row in results], self.step_source, **shared)
+        rows = [TrainingRow.model_validate(row) for row in results]
+        return summarise(rows, self.step_source, self.notes, **shared)
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,10 @@ class CheckpointTrial(Trial[Client]):
             if self.load is not None:
                 client = _client_at(snapshot, client, self.load)
             given = client.source
-            risks = measure(client, self.attacks)
-            relative = _at_relative_noise(client, risks.samples, self.norm)
+            attacks = None if self.attacks is None else with_adaptive(client, self.attacks)
+            audited = audit_samples(compared(client))
+            risks = measured(audited.rows, client, attacks)
+            relative = _at_relative_noise(client, audited, self.norm)
         except RiskauditError as reason:
             return row.model_copy(update={"reason": clean(reason, 300)}).model_dump(mode="json")
         samples, seed = risks.samples, client.settings.seed
@@ -164,6 +181,7 @@ class CheckpointTrial(Trial[Client]):
                 [(each.revealed_fraction.reliable, each.sample_id) for each in samples], seed, max
             ),
             "attack_rmse": _spread([(each.attack_rmse, each.sample_id) for each in samples], seed, min),
+            "attack_errors": _by_attack(samples, seed),
             "num_failed_samples": sum(risk.status == "failed" for risk in samples),
             "samples": samples,
             "attack_notes": risks.attack_notes,
@@ -172,12 +190,10 @@ class CheckpointTrial(Trial[Client]):
 
 
 def first_norm(client: Client, snapshots: Sequence[Snapshot], load: Load) -> float | None:
-    """The median gradient norm at the first checkpoint that can be audited; None where that is 0."""
+    """The median gradient norm at the first checkpoint that can be read; None where that is 0."""
     for snapshot in snapshots:
         try:
-            first = _client_at(snapshot, client, load)
-            settings = replace(first.settings, proxies=("gradient_norm",), calibration=None, checks=False)
-            return median_norm(audit_client(replace(first, settings=settings)).samples) or None
+            return released_norm(_client_at(snapshot, client, load)) or None
         except RiskauditError:
             continue
     return None
@@ -194,25 +210,33 @@ def _client_at(snapshot: Snapshot, client: Client, load: Load) -> Client:
     return make_client(checkpoint, client.source.samples, client.settings)
 
 
-def _at_relative_noise(client: Client, samples: Sequence[SampleRisk], norm: float | None) -> dict[str, Any]:
+def _at_relative_noise(client: Client, audited: AuditedSamples, norm: float | None) -> dict[str, Any]:
     """Fields of a row: the noise in proportion to the gradient's norm, and the posterior error there.
 
     Args:
         client: with the weights of the checkpoint.
-        samples: what is known of it at the release's own noise.
+        audited: at the release's own noise.
         norm: median gradient norm to which that noise belongs.
     """
-    own = of_known(statistics.median, (each.gradient_norm for each in samples))
+    own = released_norm(client)
     if norm is None or not own:
         return {}
-    factor, seed = own / norm, client.settings.seed
-    error = error_of(client.settings.attacker if client.is_joint else None)
-    settings = replace(client.settings, proxies=(error, "revealed_fraction"), calibration=None, checks=False)
-    rows = audit_client(with_noise_times(replace(client, settings=settings), factor)).samples
+    factor = own / norm
+    errors = errors_at_noise_times(compared(client), audited, factor)
+    known = [(None if each is None else each.reliable, row.id) for each, row in zip(errors, audited.rows, strict=True)]
     return {
         "relative_noise_std": factor * noise_level(client)[0],
-        "relative_rmse": _spread([(row.proxies[error].reliable, row.id) for row in rows], seed, min),
+        "relative_rmse": _spread(known, client.settings.seed, min),
     }
+
+
+def _by_attack(samples: Sequence[SampleRisk], seed: int) -> dict[str, MeanAndWorst]:
+    """Errors of each attack over the samples on which it gave one."""
+    names = dict.fromkeys(name for each in samples for name in each.attack_errors)
+    spreads = {
+        name: _spread([(each.attack_errors.get(name), each.sample_id) for each in samples], seed, min) for name in names
+    }
+    return {name: spread for name, spread in spreads.items() if spread is not None}
 
 
 def _check_same(checkpoint: Checkpoint, like: Checkpoint) -> None:
@@ -248,8 +272,13 @@ def accuracy(model: nn.Module, samples: Samples) -> float | None:
     return right / len(samples)
 
 
-def summarise(rows: Sequence[TrainingRow], step_source: StepSource = "position", **shared: Any) -> TrainingStudy:
-    """What became of the mean and of the most exposed sample; ``shared`` are the fields of `ModelsStudy`."""
+def summarise(
+    rows: Sequence[TrainingRow], step_source: StepSource = "position", said: Sequence[str] = (), **shared: Any
+) -> TrainingStudy:
+    """What became of the mean and of the most exposed sample; ``shared`` are the fields of `ModelsStudy`.
+
+    ``said`` are notes on the run.
+    """
     measured = [(row.accuracy, row.posterior_rmse) for row in rows if row.posterior_rmse is not None]
     reached = [share for share, _ in measured if share is not None]
     mean_trend = worst_trend = None
@@ -261,7 +290,7 @@ def summarise(rows: Sequence[TrainingRow], step_source: StepSource = "position",
         "checkpoint": "the step or epoch stored in the file",
         "position": "the position among the files",
     }[step_source]
-    notes = [f"step: {source}"]
+    notes = [*said, f"step: {source}"]
     if shared["reference_noise"]:
         notes.append("the release is undefended: predictions and attacks are at the reference noise")
     if any(row.accuracy is not None for row in rows):

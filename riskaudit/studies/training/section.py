@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Bullets, Cell, Figure, Paragraph, Subheading, Table
@@ -85,6 +86,7 @@ def _table(study: TrainingStudy) -> Table:
             lambda error: _cell(error.mean, number(error.worst)),
             "mean, least",
         ),
+        *_attack_columns(study),
     )
     return tables.table(
         "training",
@@ -100,6 +102,20 @@ def _table(study: TrainingStudy) -> Table:
     )
 
 
+def _attack_columns(study: TrainingStudy) -> tuple[tables.RowColumn[TrainingRow], ...]:
+    """A column per attack, where there are several: an attack made for the defence beside those that don't care."""
+    names = list(dict.fromkeys(name for row in study.rows for name in row.attack_errors))
+
+    def cell(row: TrainingRow, name: str) -> Cell:
+        error = row.attack_errors.get(name)
+        return number_cell(None, missing="no result") if error is None else _cell(error.mean, number(error.worst))
+
+    return tuple(
+        tables.column(f"RMSE of {name}", partial(cell, name=name), "mean, least", shown=len(names) > 1)
+        for name in names
+    )
+
+
 def _figure(study: TrainingStudy, table: Table) -> Figure | None:
     drawn = [(row, row.posterior_rmse) for row in study.rows if row.posterior_rmse is not None]
     steps = [float(row.step) for row, _ in drawn]
@@ -110,6 +126,9 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
         Curve("most exposed sample", tuple(error.worst / study.prior_rmse for _, error in drawn)),
         Curve("mean over samples", tuple(error.mean / study.prior_rmse for _, error in drawn)),
     ]
+    attacked = [row.attack_rmse.mean for row, _ in drawn if row.attack_rmse is not None]
+    if len(attacked) == len(drawn):
+        curves.append(Curve("strongest attack, mean", tuple(error / study.prior_rmse for error in attacked)))
     accuracies = [row.accuracy for row, _ in drawn if row.accuracy is not None]
     if len(accuracies) == len(drawn):
         curves.append(Curve("accuracy on the samples", tuple(accuracies)))
@@ -130,7 +149,7 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
         table=table,
         caption=(
             f"Posterior RMSE as a share of the {number(study.prior_rmse)} of a guess from the prior, at noise std "
-            f"{given(study.noise_std)}: 1 is all protected. Accuracy on the same scale."
+            f"{given(study.noise_std)}: 1 is all protected. Attacks' errors likewise; accuracy on the same scale."
         ),
     )
 
