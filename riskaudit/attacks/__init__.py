@@ -27,6 +27,7 @@ from riskaudit.attacks.labels import label_counts, recover_batch_labels, recover
 from riskaudit.attacks.left_out import LayerLeftOut
 from riskaudit.attacks.method_of_moments import MethodOfMoments
 from riskaudit.attacks.plausibility import explains
+from riskaudit.attacks.tableak import TabLeak
 
 __all__ = [
     "ATTACKS",
@@ -47,6 +48,7 @@ __all__ = [
     "MethodOfMoments",
     "Observation",
     "Reconstruction",
+    "TabLeak",
     "explains",
     "label_counts",
     "recover_batch_labels",

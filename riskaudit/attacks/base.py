@@ -20,6 +20,7 @@ from riskaudit.linalg import Deadline
 from riskaudit.priors import BoundPrior, Prior, in_uploads
 from riskaudit.release import Batch, Release
 from riskaudit.results import AttackInfo, Status
+from riskaudit.tables import TableEncoding
 
 # Of the short run that tells how long a whole one takes.
 PROBED_STEPS = 2
@@ -46,6 +47,8 @@ class Observation:
         deadline: whether the time that attacks may take is over; None for as long as they take.
         numbers: of the uploads, which steps that are drawn anew for each are drawn by; the server sees which entries
             they removed. None where nothing is.
+        encoding: of a table, which inputs belong to which column, as the server that sent the model knows; None for
+            other inputs.
     """
 
     released: Tensor
@@ -59,6 +62,7 @@ class Observation:
     layer_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
     deadline: Deadline | None = None
     numbers: tuple[int, ...] | None = None
+    encoding: TableEncoding | None = None
 
     def __len__(self) -> int:
         return len(self.released)
@@ -156,6 +160,8 @@ class Reconstruction:
         restarts: how many starts there were.
         seconds: wall time for the whole batch.
         targets: the labels that were used, known or recovered, [B n, ...].
+        confidence: how sure the attacker is of each sample, from 0 to 1, [B n], float64; None where the attack doesn't
+            say.
     """
 
     inputs: Tensor
@@ -165,6 +171,7 @@ class Reconstruction:
     restarts: int
     seconds: float
     targets: Tensor
+    confidence: Tensor | None = None
 
     def improved_by(self, other: Reconstruction, uploads: list[int]) -> Reconstruction:
         """With another run on some uploads, in the order given, wherever its objective is smaller."""

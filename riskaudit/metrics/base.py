@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from riskaudit.errors import SettingsError
 from riskaudit.results import MetricInfo
+from riskaudit.tables import TableEncoding
 from riskaudit.torchvision_compat import import_torchvision
 
 
@@ -32,6 +33,7 @@ class Subject:
         model: the audited model in eval mode, takes [B, *S]; needed by metrics in its feature space.
         weights_folder: where backbones of perceptual metrics lie; None is the torch hub cache.
         upload_size: n; of what is compared, samples of one upload stand together.
+        encoding: of a table, which inputs belong to which column; None for other inputs.
     """
 
     input_shape: tuple[int, ...]
@@ -39,6 +41,7 @@ class Subject:
     model: nn.Module | None = None
     weights_folder: Path | None = None
     upload_size: int = 1
+    encoding: TableEncoding | None = None
 
     @property
     def span(self) -> float | None:
@@ -59,6 +62,7 @@ class Metric(ABC):
         source: where it is defined.
         higher_is_better: whether a *higher* value is a better reconstruction (a worse leak).
         in_reports: whether `riskaudit verify` measures every reconstruction by it, and reports show it.
+        of_tables: whether that is so of tables by an encoding alone.
         order: among the metrics of a report, the least first; those of one order as they are registered.
         reason: why it isn't applicable to the subject; None where it is.
         note: how it departs from its definition for this subject; None where it doesn't.
@@ -70,6 +74,7 @@ class Metric(ABC):
     source: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
     in_reports: ClassVar[bool] = True
+    of_tables: ClassVar[bool] = False
     order: ClassVar[int] = 1000
     reason: str | None = None
     note: str | None = None
@@ -108,9 +113,10 @@ def register(metric: type[Metric]) -> type[Metric]:
     return metric
 
 
-def reported_metrics() -> tuple[str, ...]:
-    """Names of the metrics in reports, in their order."""
-    return tuple(name for name, metric in sorted(METRICS.items(), key=lambda each: each[1].order) if metric.in_reports)
+def reported_metrics(*, tables: bool = False) -> tuple[str, ...]:
+    """Names of the metrics in reports, in their order; those of tables by an encoding on demand."""
+    ordered = sorted(METRICS.items(), key=lambda each: each[1].order)
+    return tuple(name for name, metric in ordered if metric.in_reports and (tables or not metric.of_tables))
 
 
 def make_metrics(subject: Subject, names: Sequence[str] | None = None) -> tuple[Metric, ...]:

@@ -3,8 +3,8 @@
 Numbers: the posterior covariance of an attacker who knows all other samples that leave along, and of this one no more
 than the prior, linearised: L (L H L / sigma^2 + 1)^-1 L; the root of its diagonal, times the column's units per unit of
 the input, is the error that is left. Under an isotropic prior, which has one number for all inputs, columns have their
-own: standard deviation 1 where the encoding standardises, that of evenly likely codes for categories, the prior's
-elsewhere; all independent.
+own: standard deviation 1 where the encoding standardises, that of evenly likely values in a range, and of evenly
+likely codes of a category, the prior's elsewhere; all independent.
 
 Categories: exact differences of the release when one category takes the other's place, all else known
 (`riskaudit.statistics.recognition`). Nothing is linearised, and no prior is asked. Copies of the sample change with it.
@@ -257,8 +257,8 @@ class TableSensitivity:
             return prior.root_of_rows(0, unit).mT.to(like)
         stds = torch.full((dimension,), float(prior.std[0])).to(like)
         for number in self.encoding.numbers:
-            if number.standardised:
-                stds[number.position] = 1.0
+            if number.expected is not None:
+                stds[number.position] = number.expected[1]
         for category in self.encoding.categories:
             stds[category.span] = torch.as_tensor(category.codes.std(axis=0)).to(like)
         return torch.diag(stds)

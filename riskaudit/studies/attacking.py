@@ -108,6 +108,7 @@ class Target:
             layer_statistics=self.layer_statistics(len(released)),
             deadline=self.deadline,
             numbers=batch.numbers,
+            encoding=self.client.samples.encoding,
         )
 
     def layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:
@@ -238,6 +239,7 @@ def attack_rows(
     reconstruction = searched.reconstruction
     order = matched_order(reconstruction.inputs, truth, size)
     inputs, labels = reconstruction.inputs[order], reconstruction.targets[order]
+    confidence = None if reconstruction.confidence is None else reconstruction.confidence[order].tolist()
     measured, originals = measure(metrics, inputs, truth), target.client.original_inputs(indices)
     against = None if originals is None else measure(metrics, inputs, originals)
     objectives = reconstruction.objective.tolist()
@@ -253,6 +255,7 @@ def attack_rows(
             seconds=reconstruction.seconds / len(ids),
             ended_by=searched.ended_by[position // size],
             recovered_label=None if target.labels_known else int(labels[position]),
+            confidence=None if confidence is None else confidence[position],
             image_png=image_png(inputs[position]) if show else None,
         )
         for position, sample in enumerate(ids)
@@ -294,7 +297,8 @@ def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
     if names not in of_client:
         inputs = client.samples.inputs
         span = client.input_range or (float(inputs.min()), float(inputs.max()))
-        subject = Subject(tuple(inputs.shape[1:]), span, client.release.model, upload_size=client.upload_size)
+        model, encoding = client.release.model, client.samples.encoding
+        subject = Subject(tuple(inputs.shape[1:]), span, model, upload_size=client.upload_size, encoding=encoding)
         of_client[names] = make_metrics(subject, names)
     return of_client[names]
 

@@ -89,7 +89,8 @@ class AttackRow(Record):
     ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
     ``image_png`` is there only when the user asked to show samples. ``ended_by`` says why the sample had no further
     start: its residual is at the noise floor, or its first start got stuck and doesn't invert its undefended gradient
-    either (``control``); None where all starts were used.
+    either (``control``); None where all starts were used. ``confidence`` is the attacker's own, from 0 to 1, where the
+    attack says one.
     """
 
     attack: str
@@ -107,6 +108,7 @@ class AttackRow(Record):
     seconds: float
     ended_by: SearchEnd | None = None
     recovered_label: int | None = None
+    confidence: float | None = None
     image_png: str | None = None
 
 

@@ -122,8 +122,8 @@ class NumberColumn(Column):
     Attributes:
         mean: that is taken off, in the column's units.
         std: that is divided by, likewise.
-        standardised: whether these are the mean and the standard deviation of people's values, so that an attacker
-            expects inputs of mean 0 and standard deviation 1.
+        scaled_by: whether these are the mean and the standard deviation of people's values ("deviation"), or the least
+            of them and their range ("range"), as far as is known.
         missing: what stands in for a missing value, in the column's units; None refuses it.
         missing_input: whether one more input says, by 1, that the value is missing.
         unit: of the values, for people; may be empty.
@@ -131,7 +131,7 @@ class NumberColumn(Column):
 
     mean: float = 0.0
     std: float = 1.0
-    standardised: bool = False
+    scaled_by: Literal["deviation", "range"] | None = None
     missing: float | None = None
     missing_input: bool = False
     unit: str = ""
@@ -145,6 +145,12 @@ class NumberColumn(Column):
     @override
     def width(self) -> int:
         return 1 + self.missing_input
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """Mean and standard deviation that an attacker expects of the input; None where nothing is known."""
+        # Of a range all values may be as likely.
+        return {"deviation": (0.0, 1.0), "range": (0.5, 12**-0.5)}.get(self.scaled_by or "")
 
     @property
     @override

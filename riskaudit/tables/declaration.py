@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml, sha256_of_file
@@ -129,13 +129,15 @@ def _column(name: str, table: Any, file: str) -> Column:
 
 def _number_column(entries: _Entries) -> NumberColumn:
     table = entries.table
+    scaled_by: Literal["deviation", "range"] | None
     if {"low", "high"} & set(table):
         if {"mean", "std"} & set(table) or not {"low", "high"} <= set(table):
             raise entries.wrong("mean and std, or both low and high,")
         mean = entries.number("low", 0.0)
-        std = entries.number("high", 1.0) - mean
+        std, scaled_by = entries.number("high", 1.0) - mean, "range"
     else:
         mean, std = entries.number("mean", 0.0), entries.number("std", 1.0)
+        scaled_by = "deviation" if {"mean", "std"} <= set(table) else None
     if not std > 0:
         raise entries.wrong("high above low, or std above 0")
     missing = table.get("missing", "refuse")
@@ -150,8 +152,7 @@ def _number_column(entries: _Entries) -> NumberColumn:
     unit = table.get("unit", "")
     if not isinstance(unit, str):
         raise entries.wrong("a word as unit")
-    standardised = "std" in table and "mean" in table
-    return NumberColumn(entries.name, mean, std, standardised, filled, missing_input, unit.strip()[:20])
+    return NumberColumn(entries.name, mean, std, scaled_by, filled, missing_input, unit.strip()[:20])
 
 
 def _category(entries: _Entries, *, boolean: bool) -> Category:
@@ -188,10 +189,14 @@ def _entries_of(column: Column) -> list[tuple[str, str]]:
     if isinstance(column, NumberColumn):
         filled = column.missing
         entries: list[tuple[str, Any]] = [("mean", column.mean), ("std", column.std)]
-        if not column.standardised:
+        if column.scaled_by is None:  # one of them at most
+            entries = [
+                (name, value) for (name, value), plain in zip(entries, (0.0, 1.0), strict=True) if value != plain
+            ]
+        if column.scaled_by == "range":
             entries = [("low", column.mean), ("high", column.mean + column.std)]
         if filled is not None:
-            entries.append(("missing", "mean" if column.standardised and filled == column.mean else filled))
+            entries.append(("missing", "mean" if column.scaled_by != "range" and filled == column.mean else filled))
         entries += [("missing_input", True)] * column.missing_input + [("unit", column.unit)] * bool(column.unit)
     elif isinstance(column, Category):
         listed = [("categories", column.categories), ("columns", column.columns)]

@@ -27,14 +27,14 @@ class NumberInput:
         position: of the input.
         std: the column's units per unit of the input.
         unit: of the column.
-        standardised: whether inputs have mean 0 and standard deviation 1 over people.
+        expected: mean and standard deviation of the input over people; None where they aren't known.
     """
 
     name: str
     position: int
     std: float
     unit: str
-    standardised: bool
+    expected: tuple[float, float] | None
 
 
 @final
@@ -101,7 +101,7 @@ class TableEncoding:
     def numbers(self) -> list[NumberInput]:
         """The inputs of columns of numbers."""
         return [
-            NumberInput(column.name, first, column.std, column.unit, column.standardised)
+            NumberInput(column.name, first, column.std, column.unit, column.expected)
             for column, first in self.places
             if isinstance(column, NumberColumn)
         ]

@@ -54,7 +54,7 @@ def _column(name: str, cells: Cells) -> Column:
         mean, std = float(values.mean()), float(values.std())
         if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
             raise _refused(name, cells, "holds numbers without a mean and a spread", "declare it by hand")
-        return NumberColumn(name, mean, std, standardised=True, missing=mean if missing else None)
+        return NumberColumn(name, mean, std, scaled_by="deviation", missing=mean if missing else None)
     if len(distinct) > MOST_CATEGORIES:
         actual = f"holds {len(distinct)} different values, of which {words} aren't numbers"
         advice = 'mend it, leave it out, or declare its categories by hand or kind = "ignore"'

@@ -28,6 +28,7 @@ from riskaudit.attacks import (
     InvertingGradients,
     LayerLeftOut,
     MethodOfMoments,
+    TabLeak,
 )
 from riskaudit.attacks.base import register
 from riskaudit.errors import SettingsError
@@ -52,6 +53,11 @@ class TestInvertingGradients(AttackContract):
 class TestGradInversion(AttackContract):
     def attack(self, **changes: Any) -> Attack:
         return GradInversion(**changes)
+
+
+class TestTabLeak(AttackContract):
+    def attack(self, **changes: Any) -> Attack:
+        return TabLeak(**changes)
 
 
 class TestBayesOptimal(AttackContract):

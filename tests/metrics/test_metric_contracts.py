@@ -12,6 +12,7 @@ from torch import nn
 
 from riskaudit.metrics import METRICS, Metric, Subject
 from riskaudit.metrics.pixels import PSNR_CAP
+from riskaudit.tables import Category, NumberColumn, TableEncoding
 from riskaudit.torchvision_compat import import_torchvision
 
 
@@ -50,6 +51,25 @@ class TestFeatureOutsideSpan(MetricContract):
     def subject(self) -> Subject:
         torch.manual_seed(0)
         return Subject((5,), (0.0, 1.0), nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2)))
+
+
+class OfTablesContract(MetricContract):
+    """Columns between 0 and 1: half of them numbers, half of them categories of three."""
+
+    exact_match = 1.0
+
+    def subject(self) -> Subject:
+        numbers = [NumberColumn(f"n{place}", scaled_by="range") for place in range(60)]
+        words = [Category(f"c{place}", ("a", "b", "c")) for place in range(60)]
+        return Subject((240,), (0.0, 1.0), encoding=TableEncoding((*numbers, *words)))
+
+
+class TestCategoryMatch(OfTablesContract):
+    name = "category_match"
+
+
+class TestNumberMatch(OfTablesContract):
+    name = "number_match"
 
 
 class LpipsContract(MetricContract):

@@ -36,7 +36,7 @@ class GroupConsistency(Regulariser):
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
         size = observation.upload_size
         uploads = samples[::size] // size
-        classes = _classes(observation)
+        classes = classes_of(observation)
 
         def spread(inputs: Tensor) -> Tensor:
             with torch.no_grad():
@@ -112,7 +112,7 @@ def _is_far(side: int) -> Tensor:
     return torch.minimum(shifts, side - shifts) > LARGEST_SHIFT * side
 
 
-def _classes(observation: Observation) -> Tensor:
+def classes_of(observation: Observation) -> Tensor:
     """A number per target, equal for equal ones, [R, n]."""
     targets = observation.known_targets
     numbers: dict[tuple[float, ...], int] = {}

@@ -173,7 +173,7 @@ class Verification(Study[VerifyStudy]):
             # Noise makes no gradient finite or infinite.
             usable_samples(client),
             labels_known=self.settings.labels_known,
-            metrics=reported_metrics(),
+            metrics=_metrics(client),
             show_samples=self.show_samples,
             upload_size=client.upload_size,
             budget=self.budget,
@@ -218,7 +218,7 @@ class Verification(Study[VerifyStudy]):
         self, client: Client, checked: Control, rows: list[AttackRow], stopped_by: Literal["interrupt", "budget"] | None
     ) -> VerifyStudy:
         metrics, predictions, seed = (
-            metrics_of(client, reported_metrics()),
+            metrics_of(client, _metrics(client)),
             list(self.predictions),
             client.settings.seed,
         )
@@ -268,6 +268,10 @@ class Verification(Study[VerifyStudy]):
             foretold=self.foretold,
             notes=notes,
         )
+
+
+def _metrics(client: Client) -> tuple[str, ...]:
+    return reported_metrics(tables=client.samples.encoding is not None)
 
 
 def usable_samples(client: Client) -> list[int]:
