@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from contracts.linear_operator import normal
 from contracts.same_jacobian import close
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformer_models import CASES, MORE_CASES, TransformerCase
+from transformer_models import CASES, CLASSES, MORE_CASES, TransformerCase, library
 
 from riskaudit.jacobian import GenericJacobian, jacobian_maker, joint_jacobian_maker
+from riskaudit.linalg import Lanczos
 from riskaudit.release import Batch, PerSampleRelease, make_release
 
 # Where a model rounds to single precision, plain torch.func does so too, and the audit doesn't.
@@ -111,3 +114,26 @@ def test_several_samples_together(name: str, text: str) -> None:
     close(jacobian.mean().detach()[0], mean.detach(), tolerance, "mean")
     close(jacobian.matvec(v)[0].detach(), pushed.detach(), tolerance, "J v")
     close(jacobian.rmatvec(u)[0].detach(), pulled.detach().flatten(), tolerance, "J^T u")
+
+
+@pytest.mark.slow
+def test_vit_at_224_pixels() -> None:
+    """197 tokens: a few products bracket the largest eigenvalue of one image's H."""
+    timm = library("timm")
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=CLASSES).eval()
+    image = Batch(torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)), torch.tensor([1]))
+    maker = jacobian_maker(PerSampleRelease(model, F.cross_entropy), image)
+    assert maker.kind == "structured", maker.reason
+    jacobian = maker(image)
+    start, v = (normal(1, jacobian.shape[1], seed=seed).float() for seed in (1, 2))
+    solution = Lanczos(tolerance=0.0, max_matvecs=8).solve(jacobian.hessian(), start)
+    assert solution.low is not None
+    assert solution.high is not None
+    assert 0 < float(solution.low[0]) <= float(solution.value[0]) <= float(solution.high[0])
+    # No vector shows more than the largest eigenvalue's end, whichever it is.
+    assert float(jacobian.matvec(v).norm() / v.norm()) ** 2 <= float(solution.value[0])
+    generic = GenericJacobian(jacobian.release, image)
+    close(jacobian.matvec(v), generic.matvec(v).detach(), 1e-3, "J v")
