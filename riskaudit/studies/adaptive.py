@@ -1,29 +1,61 @@
-"""Attacks that know the defence, beside those that are asked for.
+"""Attacks that know the defence, beside those that are asked for, or where none is.
 
-Where a release spoils single parameters, as Soteria does, the attack that leaves them out of its matching; where a
+A defence that the attacker doesn't know of looks better than it is (Balunovic et al., ICLR 2022, section 5). Where a
+release spoils single parameters, as Soteria does, the attack that leaves them out of its matching; where steps choose
+entries by the input and no noise hides which, as pruning and Soteria do, the one by the entries that were kept; where a
 fully connected layer sees the whole input, the closed form, which whatever comes after that layer has no part in, a
-random bottleneck among it (Balunovic et al., ICLR 2022, section 5).
+random bottleneck among it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from riskaudit.attacks import AttackNotApplicable
 from riskaudit.attacks.analytic import Analytic, whole_input_layer
+from riskaudit.attacks.kept_entries import KeptEntries
 from riskaudit.attacks.left_out import LayerLeftOut
 from riskaudit.audit.client import Client
-from riskaudit.studies.settings import AttackSettings
+from riskaudit.inputs.architectures.precode import gaussian_draws
+from riskaudit.release.steps.prune import Prune
+from riskaudit.release.steps.soteria import Soteria
+from riskaudit.studies.settings import DEFAULT_ATTACKS, AttackSettings
 
 
 def with_adaptive(client: Client, attacks: AttackSettings) -> AttackSettings:
     """The attacks, and those made for what a client does that aren't among them."""
-    release, names = client.release, list(attacks.names)
-    if any(step.spoiled(release.context) for step in release.spec.all_steps):
+    names = list(attacks.chosen)
+    if _is_spoiled(client):
         names.append(LayerLeftOut.name)
     if not client.is_joint and _has_whole_input_layer(client):
         names.append(Analytic.name)
     return replace(attacks, names=tuple(dict.fromkeys(names)))
+
+
+def by_default(client: Client, attacks: AttackSettings, noise_stds: Collection[float]) -> AttackSettings:
+    """The attacks that are named, or else those that always run and those that are made for a client's defences.
+
+    Args:
+        client: that is attacked.
+        attacks: with names or without.
+        noise_stds: of every noise level, 0 without noise.
+    """
+    if attacks.names is not None:
+        return attacks
+    names, steps = list(DEFAULT_ATTACKS), client.release.spec.all_steps
+    if _is_spoiled(client):
+        names.append(LayerLeftOut.name)
+    if 0.0 in noise_stds and any(isinstance(step, Prune | Soteria) for step in steps):
+        names.append(KeptEntries.name)
+    if gaussian_draws(client.release.model) and not client.is_joint and _has_whole_input_layer(client):
+        names.append(Analytic.name)
+    return replace(attacks, names=tuple(names))
+
+
+def _is_spoiled(client: Client) -> bool:
+    release = client.release
+    return any(step.spoiled(release.context) for step in release.spec.all_steps)
 
 
 def _has_whole_input_layer(client: Client) -> bool:

@@ -163,7 +163,7 @@ class ModelComparison(Study[RecordT_co]):
             "noise_std": std,
             "reference_noise": reference,
             "prior_rmse": client.chosen.info.std,
-            "attacks": [] if self.attacks is None else list(self.attacks.names),
+            "attacks": [] if self.attacks is None else list(self.attacks.chosen),
             "control": checked,
         }
         return self.compare(client, models, shared)

@@ -22,6 +22,7 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.errors import RiskauditError
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.linalg import Deadline
+from riskaudit.studies.adaptive import by_default
 from riskaudit.studies.attacking import Target, noise_levels, reconstruct
 from riskaudit.studies.budget import UNLIMITED, Budget
 from riskaudit.studies.control import control_order, control_target
@@ -48,8 +49,10 @@ def foretell(
     Raises:
         RiskauditError: as they do.
     """
-    client, chosen = make_client(checkpoint, samples, settings or AuditSettings()), attacks or AttackSettings()
-    return _foretold(client, chosen, noise_levels(client.release, noise_stds), 1, time.perf_counter, UNLIMITED)
+    client = make_client(checkpoint, samples, settings or AuditSettings())
+    levels = noise_levels(client.release, noise_stds)
+    chosen = by_default(client, attacks or AttackSettings(), levels)
+    return _foretold(client, chosen, levels, 1, time.perf_counter, UNLIMITED)
 
 
 def foretell_client(

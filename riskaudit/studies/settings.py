@@ -29,14 +29,18 @@ if TYPE_CHECKING:
 
 SearchEffort: TypeAlias = Literal["adaptive", "full"]
 
+# Where none is named; `riskaudit.studies.adaptive` adds those that are made for the defence at hand.
+DEFAULT_ATTACKS = ("gauss-newton", "inverting-gradients")
+
 
 @dataclass(frozen=True, config=CHECKED)
 class AttackSettings(Settings):
     """Which attacks run, and what they are given."""
 
-    names: Annotated[tuple[str, ...], Field(min_length=1)] = option(
-        ("gauss-newton", "inverting-gradients"),
-        "Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients).",
+    names: Annotated[tuple[str, ...], Field(min_length=1)] | None = option(
+        None,
+        "Attack to run (see riskaudit list); repeatable (default: gauss-newton, inverting-gradients, and those made "
+        "for the defence at hand).",
         ATTACKS,
         flags=("--attack",),
     )
@@ -64,19 +68,24 @@ class AttackSettings(Settings):
 
     @field_validator("names")
     @classmethod
-    def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _registered(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         from riskaudit.attacks import ATTACKS as REGISTERED
 
-        for name in names:
+        for name in names or ():
             one_of("names", name, REGISTERED)
         return names
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The names, or those that always run where none is given."""
+        return DEFAULT_ATTACKS if self.names is None else tuple(dict.fromkeys(self.names))
 
     def attacks(self) -> dict[str, Attack]:
         """The attacks with these steps and restarts."""
         from riskaudit.attacks import ATTACKS as REGISTERED
 
         changes = {name: value for name, value in (("steps", self.steps), ("restarts", self.restarts)) if value}
-        return {name: with_fields(REGISTERED[name](), changes) for name in dict.fromkeys(self.names)}
+        return {name: with_fields(REGISTERED[name](), changes) for name in self.chosen}
 
 
 def with_fields(attack: Attack, changes: dict[str, Any]) -> Attack:

@@ -25,6 +25,7 @@ from riskaudit.formatting import present_time
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
+from riskaudit.studies.adaptive import by_default
 from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.budget import UNLIMITED, Budget, BudgetUsedUpError, refuse_budget_of_workers
@@ -59,6 +60,7 @@ def calibrate(
     # Audits are needed whole: every sample's prediction is divided by.
     client = make_client(checkpoint, samples, replace(settings, budget=None))
     levels = noise_levels(client.release, noise_stds)
+    chosen = by_default(client, chosen, levels)
     if 0.0 in levels:
         raise SettingsError("calibrate needs noise, without which no error is predicted; give `noise_stds` above 0")
     if not 0 < coverage < 1:
@@ -79,7 +81,7 @@ def calibrate(
         (checked,) = engine.map([ControlTrial(chosen.attacks(), budget)], client, journal)
         if Control.model_validate(checked).status != "passed":
             raise SettingsError(
-                f"the attacks {', '.join(chosen.names)} don't reconstruct the positive control, so they can't "
+                f"the attacks {', '.join(chosen.chosen)} don't reconstruct the positive control, so they can't "
                 "calibrate anything; choose stronger attacks or more `steps`"
             )
         audits = {
@@ -156,7 +158,7 @@ class CalibrationStudy(Study[Calibration]):
             release=str(client.release.without_noise().spec),
             prior=audited.prior,
             coverage=self.coverage,
-            attacks=list(self.settings.names),
+            attacks=list(self.settings.chosen),
             levels=[
                 _level(level, proxy, result, rows, self.coverage)
                 for level, result in self.audits.items()

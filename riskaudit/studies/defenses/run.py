@@ -219,7 +219,7 @@ class Defenses(Study[DefensesStudy]):
             noise_std=settings.reference_noise,
             reference_noise=not all(noisy.values()),
             prior_rmse=client.chosen.info.std,
-            attacks=list(self.attacks.names),
+            attacks=list(self.attacks.chosen),
             control=results[0],
             epochs=self.plan.epochs,
             num_steps=self.num_steps,

@@ -33,6 +33,7 @@ from riskaudit.proxies import PROXIES
 from riskaudit.results import AuditResult
 from riskaudit.results.verdicts import attacker_of
 from riskaudit.sensitivity.success import PREDICTED_RMSE
+from riskaudit.studies.adaptive import by_default
 from riskaudit.studies.attacking import (
     AttackTrial,
     Target,
@@ -95,6 +96,7 @@ def verify(
     budget = run.budget(settings.budget)
     client = make_client(checkpoint, samples, settings)
     levels = noise_levels(client.release, noise_stds)
+    chosen = by_default(client, chosen, levels)
     refuse_budget_of_workers(budget, run.workers)
     journal = run.journal(identity_of(client, chosen, list(levels), run.show_samples))
     foretold = None
