@@ -31,11 +31,10 @@ from riskaudit.attacks import ATTACKS
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client
 from riskaudit.audit.client import Client, make_client
-from riskaudit.inputs import Samples, load_samples
-from riskaudit.inputs.readers.tables import read_cells
+from riskaudit.inputs import Samples, infer_encoding, load_samples
 from riskaudit.results import AuditResult
 from riskaudit.studies.attacking import Target, reconstruct
-from riskaudit.tables import CategoryInputs, infer_encoding, written
+from riskaudit.tables import CategoryInputs, save_encoding
 
 NOISE_STDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 # Every third column is put into as many bins of equally many rows.
@@ -65,8 +64,7 @@ def read_table() -> Samples:
     with TemporaryDirectory() as folder:
         table, encoding = Path(folder) / "cancer.csv", Path(folder) / "cancer.toml"
         write_table(table)
-        cells, label, others = read_cells(table, None)
-        encoding.write_text(written(infer_encoding(cells, label, others)), encoding="utf-8")
+        save_encoding(infer_encoding(table), encoding)
         return load_samples(table, encoding=encoding)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint as Checkpoint
     from riskaudit.inputs import Loss as Loss
     from riskaudit.inputs import Samples as Samples
+    from riskaudit.inputs import infer_encoding as infer_encoding
     from riskaudit.inputs import load_checkpoint as load_checkpoint
     from riskaudit.inputs import load_loss as load_loss
     from riskaudit.inputs import load_samples as load_samples
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from riskaudit.studies.forecast import foretell as foretell
     from riskaudit.studies.settings import AttackSettings as AttackSettings
     from riskaudit.studies.verify.run import verify as verify
+    from riskaudit.tables import save_encoding as save_encoding
 
 _MODULES = {
     "riskaudit.audit.audit": ["audit"],
@@ -49,7 +51,15 @@ _MODULES = {
     "riskaudit.audit.settings": ["AuditSettings"],
     "riskaudit.errors": ["RiskauditError"],
     "riskaudit.guard.attestation.attest": ["attest"],
-    "riskaudit.inputs": ["Checkpoint", "Loss", "Samples", "load_checkpoint", "load_loss", "load_samples"],
+    "riskaudit.inputs": [
+        "Checkpoint",
+        "Loss",
+        "Samples",
+        "infer_encoding",
+        "load_checkpoint",
+        "load_loss",
+        "load_samples",
+    ],
     "riskaudit.policy": ["Policy"],
     "riskaudit.priors": ["Prior", "fit_prior", "load_prior", "save_prior"],
     "riskaudit.report": ["render"],
@@ -61,6 +71,7 @@ _MODULES = {
     "riskaudit.studies.forecast": ["foretell"],
     "riskaudit.studies.settings": ["AttackSettings"],
     "riskaudit.studies.verify.run": ["verify"],
+    "riskaudit.tables": ["save_encoding"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 (they are strings)

@@ -11,9 +11,8 @@ import torch
 from sklearn.datasets import load_breast_cancer
 from torch import nn
 
-from riskaudit.inputs import Samples, load_samples
-from riskaudit.inputs.readers.tables import read_cells
-from riskaudit.tables import infer_encoding, written
+from riskaudit.inputs import Samples, infer_encoding, load_samples
+from riskaudit.tables import save_encoding
 
 # Columns of numbers; then those of words, of three and of five bins.
 NUMBERS = ("mean radius", "mean texture", "mean smoothness", "worst area")
@@ -51,8 +50,7 @@ def write_table(path: Path, rows: list[list[str]] | None = None) -> Path:
 
 def write_encoding(path: Path, table: Path) -> Path:
     """The encoding that is inferred from a table."""
-    cells, label, others = read_cells(table, None)
-    path.write_text(written(infer_encoding(cells, label, others)), encoding="utf-8")
+    save_encoding(infer_encoding(table), path)
     return path
 
 

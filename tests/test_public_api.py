@@ -14,8 +14,8 @@ from riskaudit.errors import RiskauditError, SettingsError
 NAMES = [
     "AttackSettings", "Attestation", "AuditResult", "AuditSettings", "Calibration", "Checkpoint", "InspectionResult",
     "Loss", "Policy", "Prior", "RiskauditError", "Run", "Samples", "__version__", "attest", "audit", "calibrate",
-    "fit_prior", "foretell", "inspect_received", "load_checkpoint", "load_loss", "load_prior", "load_samples", "render",
-    "save_prior", "verify",
+    "fit_prior", "foretell", "infer_encoding", "inspect_received", "load_checkpoint", "load_loss", "load_prior",
+    "load_samples", "render", "save_encoding", "save_prior", "verify",
 ]  # fmt: skip
 
 

@@ -10,14 +10,10 @@ import typer
 from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command
-from riskaudit.files import check_output_file, write_file
+from riskaudit.files import check_output_file
 from riskaudit.formatting import short
-from riskaudit.tables import Category, TableEncoding, infer_encoding, written
-
-HEADING = """riskaudit encoding
-Inferred from a table: it holds for a model only if its own preprocessing was the same. Compare means and standard
-deviations, the order of columns and categories, and what becomes of missing values. It holds statistics and words
-of the table, which may be private."""
+from riskaudit.tables import Category, TableEncoding, save_encoding
+from riskaudit.tables.declaration import FIRST_LINE
 
 encoding = typer.Typer(
     help="How the columns of a table become a model's inputs.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -47,12 +43,10 @@ def infer(
     """
     check_output_file(out, input_paths([data]), _is_encoding)
 
-    from riskaudit.inputs.readers.tables import read_cells
+    from riskaudit.inputs import infer_encoding
 
-    cells, chosen, identifiers = read_cells(Path(data), label)
-    inferred = infer_encoding(cells, chosen, identifiers)
-    # Words of categories, means and spreads are people's.
-    write_file(out, written(inferred, HEADING).encode(), private=True)
+    inferred = infer_encoding(data, label)
+    save_encoding(inferred, out)
     if not console.quiet:
         _print(inferred, out)
     return 0
@@ -77,4 +71,4 @@ def _print(inferred: TableEncoding, out: Path) -> None:
 
 def _is_encoding(path: Path) -> bool:
     with path.open("rb") as stream:
-        return stream.read(2**10).startswith(b"# riskaudit encoding")
+        return stream.read(2**10).startswith(FIRST_LINE.encode())

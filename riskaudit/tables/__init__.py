@@ -5,9 +5,9 @@ the TOML file that a user writes them in, ``inference`` a proposal of one from d
 """
 
 from riskaudit.tables.columns import Category, Cells, Column, IgnoredColumn, NumberColumn
-from riskaudit.tables.declaration import read_encoding, written
+from riskaudit.tables.declaration import read_encoding, save_encoding, written
 from riskaudit.tables.encoding import CategoryInputs, NumberInput, TableEncoding
-from riskaudit.tables.inference import infer_encoding
+from riskaudit.tables.inference import encoding_of
 
 __all__ = [
     "Category",
@@ -18,7 +18,8 @@ __all__ = [
     "NumberColumn",
     "NumberInput",
     "TableEncoding",
-    "infer_encoding",
+    "encoding_of",
     "read_encoding",
+    "save_encoding",
     "written",
 ]

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from riskaudit.errors import SettingsError
-from riskaudit.files import read_toml, sha256_of_file
+from riskaudit.files import read_toml, sha256_of_file, write_file
 from riskaudit.tables.columns import Category, Column, IgnoredColumn, NumberColumn
 from riskaudit.tables.encoding import TableEncoding
 
 _LARGEST_FILE = 2**24
+# How a file begins that `save_encoding` wrote.
+FIRST_LINE = "# riskaudit encoding"
+_HEADING = f"""{FIRST_LINE}
+# It holds for a model only if its own preprocessing is the same. Compare means and standard deviations, the order of
+# columns and categories, and what becomes of missing values. It holds statistics and words of people's data.
+"""
 # Entries that a column of each kind may have.
 _ENTRIES = {
     "number": ("mean", "std", "low", "high", "missing", "missing_input", "unit"),
@@ -173,9 +179,18 @@ def _category(entries: _Entries, *, boolean: bool) -> Category:
     return Category(entries.name, categories, boolean, missing, drop_first, mean, std, columns)
 
 
-def written(encoding: TableEncoding, heading: str = "") -> str:
-    """The TOML file that declares an encoding; ``heading`` goes in front as comments."""
-    lines = [f"# {line}" for line in heading.splitlines()]
+def save_encoding(encoding: TableEncoding, path: str | Path) -> None:
+    """Write the TOML file that declares an encoding, readable for its owner alone.
+
+    Raises:
+        OutputError: the place can't be written.
+    """
+    write_file(Path(path), (_HEADING + written(encoding)).encode(), private=True)
+
+
+def written(encoding: TableEncoding) -> str:
+    """The TOML that declares an encoding."""
+    lines: list[str] = []
     if encoding.label is not None:
         lines += [f"label = {json.dumps(encoding.label)}"]
     for column in encoding.columns:

@@ -20,7 +20,7 @@ from riskaudit.tables.encoding import TableEncoding
 MOST_CATEGORIES = 100
 
 
-def infer_encoding(cells: Cells, label: str | None, others: Sequence[str] = ()) -> TableEncoding:
+def encoding_of(cells: Cells, label: str | None, others: Sequence[str] = ()) -> TableEncoding:
     """The encoding of every column but the label's and ``others``, which hold identifiers.
 
     Raises:

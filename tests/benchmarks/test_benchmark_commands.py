@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import joint, operator, scan
+from benchmarks import joint, operator, scan, tabular
 from benchmarks.memory import Work, peak_memory
 from benchmarks.models import CASES, DEFAULT_CASES, build_release, load_batch
 from benchmarks.tables import Spread, Table
@@ -147,3 +147,18 @@ def test_peak_memory_is_that_of_the_work() -> None:
 @pytest.mark.slow
 def test_work_that_does_not_fit_has_no_peak() -> None:
     assert peak_memory(exhaust, CPU) is None
+
+
+@pytest.mark.slow
+def test_tabular_quick(capsys, tmp_path) -> None:
+    arguments = ["--quick", "--noise-std", "0.001", "1", "--shown", "1", "--json", str(tmp_path / "tabular.json")]
+    tabular.main(arguments)
+    assert_markdown(capsys.readouterr().out)
+    overall, columns = json.loads((tmp_path / "tabular.json").read_text())["tables"]
+    loud, quiet = overall["rows"]
+    # Three rows and ten columns: the predicted share of an attacker who knows all else, and such attackers.
+    assert abs(loud["predicted"] - loud["known"]) < 0.3
+    assert loud["least"] <= loud["predicted"]
+    assert loud["predicted"] > quiet["predicted"]
+    assert loud["worst"] > quiet["worst"]
+    assert len(columns["rows"]) == 30

@@ -13,9 +13,8 @@ from table_cases import NUMBERS, rows_of, samples_of, write_encoding, write_tabl
 from torch import nn
 
 from riskaudit.errors import SamplesError, SettingsError
-from riskaudit.inputs import Checkpoint, fit_together, load_loss, load_samples
-from riskaudit.inputs.readers.tables import read_cells
-from riskaudit.tables import TableEncoding, infer_encoding, read_encoding, written
+from riskaudit.inputs import Checkpoint, fit_together, infer_encoding, load_loss, load_samples
+from riskaudit.tables import TableEncoding, read_encoding, written
 
 ENCODING = """
 label = "income"
@@ -195,8 +194,7 @@ REFUSED_INFERENCES = {
 @pytest.mark.parametrize("case", REFUSED_INFERENCES)
 def test_refused_inferences(tmp_path: Path, refused, case: str) -> None:
     rows, expected = REFUSED_INFERENCES[case]
-    cells, label, others = read_cells(table(tmp_path / "t.csv", rows), None)
-    message = refused(SamplesError, infer_encoding, cells, label, others)
+    message = refused(SamplesError, infer_encoding, table(tmp_path / "t.csv", rows))
     assert expected in message
     assert "secret" not in message
 

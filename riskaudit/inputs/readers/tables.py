@@ -29,7 +29,7 @@ from riskaudit.inputs.arrays import (
 from riskaudit.inputs.readers.encoded import as_cells, as_text, encoded_samples, label_by_encoding
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
-from riskaudit.tables import Cells
+from riskaudit.tables import Cells, TableEncoding, encoding_of
 
 Content = TypeVar("Content")
 LABEL_COLUMNS = ("label", "labels", "y", "target", "targets")
@@ -279,6 +279,19 @@ def _floats(batch: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     # Large whole numbers lose their last digits, as in every float64.
     columns = [column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False) for column in batch.columns]
     return np.stack(columns, axis=1)
+
+
+def infer_encoding(path: str | Path, label: str | None = None) -> TableEncoding:
+    """Propose how the columns of a table become inputs: right only if the model's own preprocessing is the same.
+
+    Args:
+        path: of a ``.csv`` or ``.parquet``, all of whose rows are read.
+        label: the column of labels; None for the usual names, else the last.
+
+    Raises:
+        SamplesError: it can't be read, or a column of which nothing sensible can be made.
+    """
+    return encoding_of(*read_cells(Path(path), label))
 
 
 def read_cells(path: Path, label: str | None) -> tuple[Cells, str, list[str]]:
