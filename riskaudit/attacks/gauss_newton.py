@@ -6,11 +6,12 @@ noise, only the first term. Laplace noise is treated as the Gaussian noise of th
 
 One descent from the prior's mean is enough for smooth networks (of samples of one class in an upload from near it, or
 they would stay alike). Where its residual is larger than the noise
-explains, which the attacker sees, it goes on in rounds for that sample alone: noise continuation (the problem is
+explains, which the attacker sees, it goes on for that sample alone: where the network has kinks, such as those of
+ReLU, with the same network rounded off over widths that go to 0 (`optimise.smoothing`), since its release jumps where
+a unit switches; then in rounds: noise continuation (the problem is
 solved with the prior weighing as if the noise were large, and the weight goes down to its true value in stages,
 each beginning where the last one ended) beside random starts, then starts scattered ever more closely around the
-best point so far (basin hopping, Wales and Doye, J. Phys. Chem. A 1997), since the release of a ReLU network
-jumps where a unit switches.
+best point so far (basin hopping, Wales and Doye, J. Phys. Chem. A 1997).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from riskaudit.attacks.optimise.levenberg_marquardt import (
     status_of,
 )
 from riskaudit.attacks.optimise.plain_coordinates import determined, needs_plain_coordinates
+from riskaudit.attacks.optimise.smoothing import SHARES, rounded_off, widest_kinks
 from riskaudit.attacks.optimise.starts import apart
 from riskaudit.attacks.plausibility import noise_floor
 
@@ -55,13 +57,14 @@ class GaussNewton(Attack):
 
     Attributes:
         steps: Levenberg-Marquardt steps per start, rejected ones included.
-        restarts: starts per sample in each round after the first descent; 1 for that descent alone.
+        restarts: starts per sample in each round after the first descent and what continues it; 1 for no rounds.
         rounds: such rounds at most, for samples whose residual isn't explained yet.
         products: of conjugate gradient per step at most.
         forcing: largest relative residual of a step's linear system.
         tolerance: see `StoppingRule`.
         stages: weights of the prior on the way to the true one, in noise continuation.
         stage_steps: steps per stage.
+        smooth_steps: steps per stage of continuation over smoothed kinks; 0 without it.
         use_prior: whether the prior's term counts; None where the release has noise.
     """
 
@@ -79,6 +82,7 @@ class GaussNewton(Attack):
     tolerance: float = 1e-5
     stages: int = 10
     stage_steps: int = 4
+    smooth_steps: int = 12
     use_prior: bool | None = None
 
     @property
@@ -88,7 +92,9 @@ class GaussNewton(Attack):
         probe = replace(self, steps=1, restarts=1, products=min(PROBED_PRODUCTS, self.products), forcing=0.0)
         descent = self.steps * (self.products + PROBED_REST)
         rounds = self.rounds if self.restarts > 1 else 0
-        continued = self.stages * self.stage_steps * (self.products + PROBED_REST) if rounds else 0
+        smooth = len(SHARES) * self.smooth_steps + self.steps if self.smooth_steps else 0
+        stages = smooth + (self.stages * self.stage_steps if rounds else 0)
+        continued = stages * (self.products + PROBED_REST)
         return Effort(
             probe,
             done=probe.products + PROBED_REST,
@@ -109,6 +115,7 @@ class GaussNewton(Attack):
         problem = MatchingProblem(observation, prior, observation.released.new_full((count,), weight).double())
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
         best = self._first(problem, apart(observation, generator), limits)
+        self._improve_smoothly(problem, best, generator)
         for number in range(self.rounds if self.restarts > 1 else 0):
             rows = _unexplained(problem, best)
             if not rows:
@@ -141,6 +148,24 @@ class GaussNewton(Attack):
         part = problem.select(others)
         return State.joined([(rows, found), (others, part.minimise(part.start(start[others]), limits))])
 
+    def _improve_smoothly(self, problem: MatchingProblem, best: State, generator: torch.Generator) -> None:
+        """Continuation over smoothed kinks for samples that got stuck, where the model has any."""
+        rows = _unexplained(problem, best) if self.smooth_steps else []
+        width = widest_kinks(problem.observation) if rows else None
+        if width is None:
+            return
+        part = problem.select(rows)
+        point = apart(part.observation, generator)
+        limits = StoppingRule(self.smooth_steps, self.products, self.forcing, self.tolerance)
+        for share in SHARES:
+            smooth = replace(part, observation=rounded_off(part.observation, share * width))
+            # What rounding off does to the release counts as noise.
+            error = smooth.released(point) - part.released(point)
+            smooth = replace(smooth, weights=part.weights + error.double().square().mean(1))
+            point = smooth.minimise(smooth.start(point), limits).point
+        improved = part.minimise(part.start(point), replace(limits, steps=self.steps))
+        _take_better(best, rows, improved)
+
     def _improve(
         self, problem: MatchingProblem, best: State, rows: list[int], number: int, generator: torch.Generator
     ) -> None:
@@ -156,11 +181,7 @@ class GaussNewton(Attack):
         else:
             starts = best.point[repeated] + starts
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-        improved = part.minimise(part.start(starts), limits)
-        for index, row in enumerate(repeated):
-            # Not "not smaller": a start whose value isn't a number is no improvement.
-            if bool(improved.value[index] < best.value[row]):
-                best.take(row, improved, index)
+        _take_better(best, repeated, part.minimise(part.start(starts), limits))
 
     def _continued(self, problem: MatchingProblem, generator: torch.Generator) -> Tensor:
         """W after noise continuation from the prior's mean, [B, n d]."""
@@ -177,6 +198,14 @@ class GaussNewton(Attack):
         floor = torch.where(problem.weights > 0, problem.weights, LAST_STAGE * largest)
         for stage in range(self.stages):
             yield torch.maximum(largest * (floor / largest) ** (stage / self.stages), problem.weights)
+
+
+def _take_better(best: State, rows: list[int], other: State) -> None:
+    """What of another run, of the samples in ``rows``, lowers F replaces the best."""
+    for index, row in enumerate(rows):
+        # Not "not smaller": a start whose value isn't a number is no improvement.
+        if bool(other.value[index] < best.value[row]):
+            best.take(row, other, index)
 
 
 def _unexplained(problem: MatchingProblem, best: State) -> list[int]:

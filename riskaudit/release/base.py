@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.derivatives import Chain, Derivative, ReleasedChange
@@ -172,6 +172,10 @@ class Release(ABC):
     @abstractmethod
     def with_spec(self, spec: ReleaseSpec) -> Self:
         """The same client's release by another description."""
+
+    @abstractmethod
+    def with_model(self, model: nn.Module) -> Self:
+        """The same release of another model, with parameters of the same names and shapes."""
 
     @abstractmethod
     def after_noise(self, noise: Tensor) -> Tensor:

@@ -96,6 +96,11 @@ class JointRelease(Release):
 
     @final
     @override
+    def with_model(self, model: nn.Module) -> Self:
+        return type(self)(model, self.loss, self.spec)
+
+    @final
+    @override
     def uploads(self, num_samples: int) -> Sequence[Upload]:
         """Which samples leave together, in the order of the data.
 

@@ -51,6 +51,10 @@ class PerSampleRelease(Release):
         return PerSampleRelease(self.model, self.loss, spec)
 
     @override
+    def with_model(self, model: nn.Module) -> PerSampleRelease:
+        return PerSampleRelease(model, self.loss, self.spec)
+
+    @override
     def uploads(self, num_samples: int) -> Sequence[Upload]:
         return [Upload((position,)) for position in range(num_samples)]
 

@@ -154,6 +154,10 @@ class MatchingProblem:
             torch.zeros(len(point), dtype=torch.long, device=point.device),
         )
 
+    def released(self, point: Tensor) -> Tensor:
+        """R at w, [B, P'], without graph."""
+        return self.observation.at(self.inputs(point)).mean().detach()
+
     def curvature(self, point: Tensor) -> Tensor:
         """Rayleigh quotient of K along the gradient at w, [B], float64: near its largest eigenvalue."""
         _, residual, jacobian = self._at(point, list(range(len(point))))
