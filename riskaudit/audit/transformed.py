@@ -19,13 +19,22 @@ def transformed(samples: Samples, transformation: Transformation) -> Samples:
     Raises:
         SettingsError: the inputs aren't images in [0, 1].
     """
+    require_images(samples, f"'{transformation}'", "leave it out")
+    return replace(samples, inputs=transform(samples.inputs, transformation))
+
+
+def require_images(samples: Samples, purpose: str, remedy: str) -> None:
+    """Refuse what can't be transformed.
+
+    Raises:
+        SettingsError: the inputs aren't images in [0, 1].
+    """
     inputs = samples.inputs
     if not samples.are_images or not bool(((inputs >= 0) & (inputs <= 1)).all()):
         raise SettingsError(
-            f"expected images with values from 0 to 1 for '{transformation}', found inputs of shape "
-            f"{list(inputs.shape[1:])} from {float(inputs.min()):g} to {float(inputs.max()):g}; leave it out"
+            f"expected images with values from 0 to 1 for {purpose}, found inputs of shape "
+            f"{list(inputs.shape[1:])} from {float(inputs.min()):g} to {float(inputs.max()):g}; {remedy}"
         )
-    return replace(samples, inputs=transform(inputs, transformation))
 
 
 def with_originals(rows: Sequence[SampleRow], samples: Samples, originals: Samples, error: str) -> Sequence[SampleRow]:

@@ -37,6 +37,7 @@ COMMANDS = {
     "list": "riskaudit.cli.listing:list_names",
     "prior": "riskaudit.cli.prior:prior",
     "encoding": "riskaudit.cli.encoding:encoding",
+    "ats": "riskaudit.cli.ats:ats",
     "study": "riskaudit.cli.study:study",
     "ledger": "riskaudit.cli.ledger:ledger",
     "log": "riskaudit.cli.ledger:log",

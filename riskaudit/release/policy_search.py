@@ -15,7 +15,7 @@ is chosen (``release="ats:..."``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ from riskaudit.release.transformation import LIBRARY, Transformation
 POINTS, GROUP = 20, 100
 # What keeps logarithms of eigenvalues finite.
 OFFSET = 1e-5
+# The authors' least accuracy score, which grows with the size of a group: of `GROUP` images.
+LEAST_ACCURACY = -85.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def search_policies(
     *,
     untrained: nn.Module | None = None,
     num_private: int = 50,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[PolicyScore]:
     """Scores of policies, the safest first.
 
@@ -82,15 +85,17 @@ def search_policies(
         policies: to be scored, from `draw_policies` or named.
         untrained: whose accuracy score counts; the same model by default.
         num_private: images that privacy is scored on, at most.
+        progress: called as ``progress(done, total)`` after every policy.
 
     Raises:
-        ReleaseError: fewer than two images, or a model that has no gradient; see `ModelFunction`.
+        ReleaseError: fewer than two images, a model that has no gradient (see `ModelFunction`), or one whose outputs
+            don't depend on an image.
     """
     if len(images) < 2:
         raise ReleaseError(f"expected two images at least to score policies on, found {len(images)}; add some")
     private, useful = ModelFunction(model, loss), ModelFunction(untrained or model, loss)
     scores = []
-    for transformation in policies:
+    for done, transformation in enumerate(policies, 1):
         transformed = transform(images, transformation)
         privacy = [
             privacy_score(private, image, target, transformation.seed + place)
@@ -99,7 +104,20 @@ def search_policies(
         groups = [group for group in torch.split(transformed, GROUP) if len(group) == min(GROUP, len(images))]
         accuracy = [accuracy_score(useful, group) for group in groups]
         scores.append(PolicyScore(transformation.policy, float(np.mean(privacy)), float(np.mean(accuracy))))
+        if progress is not None:
+            progress(done, len(policies))
     return sorted(scores, key=lambda score: score.privacy)
+
+
+def safest(scores: Sequence[PolicyScore], least_accuracy: float | None) -> PolicyScore | None:
+    """The policy of the lowest privacy score among those of enough accuracy, None where there is none.
+
+    Args:
+        scores: of the policies.
+        least_accuracy: None to let all of them pass.
+    """
+    enough = (score for score in scores if least_accuracy is None or score.accuracy >= least_accuracy)
+    return min(enough, key=lambda score: score.privacy, default=None)
 
 
 def privacy_score(function: ModelFunction, image: Tensor, target: Tensor, seed: int = 0) -> float:
@@ -119,6 +137,12 @@ def accuracy_score(function: ModelFunction, images: Tensor) -> float:
     inputs = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         (derivatives,) = torch.autograd.grad(function.run(function.parameters, inputs).sum(), inputs)
-    eigenvalues = np.linalg.eigvalsh(np.corrcoef(derivatives.flatten(1).double().cpu().numpy())) + OFFSET
+    rows = derivatives.flatten(1).double().cpu().numpy()
+    if not np.isfinite(rows).all() or not rows.std(axis=1).all():
+        raise ReleaseError(
+            "expected outputs whose derivatives differ over an image's pixels, found an image whose outputs don't "
+            "depend on it, or aren't finite; leave that image out, or take another model for the accuracy score"
+        )
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(rows)) + OFFSET
     # Rounding may take an eigenvalue of 0 below it.
     return -float(np.sum(np.log(eigenvalues.clip(OFFSET)) + 1 / eigenvalues.clip(OFFSET)))

@@ -42,6 +42,8 @@ SHARE_TO_JUDGE, ACCELERATION = 1 / 3, 2.0
 BRACKET_SHARE, BLOCK_BRACKET_SHARE = 0.1, 0.25
 # The part of a failure for intervals that the first iteration is a probe of; the others have what is left.
 POOLED_FAILURE = 0.75
+# The share of the aimed width that is too little to be narrowed by for further products of a probe.
+SPENT_SHARE = 0.01
 # The share of the aimed width that the probes' spread may take where it decides how many there are.
 LEFT_TO_NUMBER = 0.9
 DEFAULT_PRECISION = 0.2
@@ -122,7 +124,18 @@ class NarrowDimension:
         least, most = self._ends(index, [each.as_if_exhausted() for each in every])
         number = len(every)
         needed = max(number, math.ceil(number * ((most - least) / (LEFT_TO_NUMBER * aim)) ** 2))
-        return needed > number and high - low - (most - least) <= aim - (most - least) * math.sqrt(number / needed)
+        if needed > number and high - low - (most - least) <= aim - (most - least) * math.sqrt(number / needed):
+            return True
+        return number > 1 and self._is_spent(index, every, high - low, aim)
+
+    def _is_spent(self, index: int, every: list[Tridiagonal], width: float, aim: float) -> bool:
+        """Whether the last probe's own products can neither bring the interval to its aim nor narrow it much more.
+
+        What is left then is the others' brackets, and their number. Without this a probe goes on until its space is
+        invariant, after as many products as there are coordinates.
+        """
+        least, most = self._ends(index, [*every[:-1], every[-1].as_if_exhausted()])
+        return most - least > aim and width - (most - least) <= SPENT_SHARE * aim
 
     def left_open(self, index: int, tridiagonals: Sequence[Tridiagonal]) -> float:
         """The part of the width that more probes like these would leave: what their rules differ by, and rounding."""

@@ -31,6 +31,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.jacobian import Jacobian
 from riskaudit.jacobian.joint import joint_jacobian_maker
 from riskaudit.linalg import Spectrum
+from riskaudit.linalg.solvers.dense import dense_matrices
 from riskaudit.release import Batch, make_release
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.joint import JointRelease
@@ -152,10 +153,10 @@ def lower_bounds(problem: Problem, release: str) -> LowerBounds:
     jacobian = joint_jacobian_maker(bound, batch)(batch)
     spectrum = Spectrum.of(jacobian.hessian())
     values, sigma = spectrum.values[0], spec.noise.fisher_std
-    singular = int(spectrum.rank[0]) < values.numel()
+    singular, squared_norm = int(spectrum.rank[0]) < values.numel(), float(values.sum())
     exact = None if singular else sigma * math.sqrt(float(values.reciprocal().sum()) / problem.samples)
-    loosened = sigma * values.numel() / math.sqrt(float(values.sum()) * problem.samples)
-    return LowerBounds(exact, "singular" if singular else "exact", loosened, _law(problem, spec, jacobian, sigma))
+    loosened = sigma * values.numel() / math.sqrt(squared_norm * problem.samples)
+    return LowerBounds(exact, "singular" if singular else "exact", loosened, _law(problem, spec, squared_norm, sigma))
 
 
 def squared_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -163,8 +164,11 @@ def squared_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean() / 2
 
 
-def _law(problem: Problem, spec: ReleaseSpec, jacobian: Jacobian, sigma: float) -> float | None:
-    """Table 1's lower row; of local training that of no defence, but that what is sent is as long as its steps."""
+def _law(problem: Problem, spec: ReleaseSpec, squared_norm: float, sigma: float) -> float | None:
+    """Table 1's lower row, given ||J||_F^2 of what leaves.
+
+    Of local training it is that of no defence, but that what is sent is as long as its steps.
+    """
     factor = 1.0 if spec.training is None else 1 / spec.training.lr
     for step in spec.all_steps:
         if isinstance(step, Clip):
@@ -174,7 +178,8 @@ def _law(problem: Problem, spec: ReleaseSpec, jacobian: Jacobian, sigma: float) 
         elif isinstance(step, Mask):
             factor /= math.sqrt(1 - step.ratio)
         elif isinstance(step, Prune):
-            factor /= math.sqrt(_kept(problem, jacobian))
+            # ||J~||_F^2 / ||J||_F^2, where J~ has the rows that pruning keeps.
+            factor /= math.sqrt(min(1.0, squared_norm / _squared_norm(_undefended(problem))))
         else:
             return None
     return problem.samples * sigma * math.sqrt(problem.dimension / problem.width) * factor
@@ -198,13 +203,9 @@ def _largest_norm(problem: Problem, spec: ReleaseSpec) -> float:
     return float(alone.mean(single).norm(dim=-1).max())
 
 
-def _kept(problem: Problem, jacobian: Jacobian) -> float:
-    """||J~||_F^2 / ||J||_F^2, where J~ has the rows that pruning keeps."""
-    return min(1.0, _squared_norm(jacobian) / _squared_norm(_undefended(problem)))
-
-
 def _squared_norm(jacobian: Jacobian) -> float:
-    return float(Spectrum.of(jacobian.hessian()).values.sum())
+    """||J||_F^2 = tr H."""
+    return sum(float(matrix.trace()) for matrix in dense_matrices(jacobian.hessian()))
 
 
 @final

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oracles import Array, random_spectrum_matrix
 
 from riskaudit.linalg import InverseForms, MatrixOperator, Quadrature, inverse_forms, lanczos
+from riskaudit.linalg.krylov import tridiagonal
 
 KINDS = {**SPECTRA, "ten-decades": lambda rng, n: 10.0 ** rng.uniform(-10, 0, n)}
 
@@ -179,3 +180,26 @@ def test_shares_hold_at_any_eps(eps: float, dtype: torch.dtype) -> None:
         assert high[0] >= truth * (1 - 1e-13)
         if products == 30 and eps >= 1e-3:
             assert high[0] - low[0] <= (0.05 if dtype == torch.float32 else 1e-9) * truth
+
+
+def test_rules_of_one_iteration_are_computed_once(monkeypatch) -> None:
+    """A sample's intervals are looked at after every few products, with all its probes so far."""
+    operator = stack([random_spectrum_matrix(np.geomspace(1e-6, 1, 60), np.random.default_rng(0))])
+    (space,) = lanczos(operator, starts(1, 60), lambda _, __: False, 10)
+    decompositions, decompose = [], tridiagonal.eigh_tridiagonal
+    monkeypatch.setattr(tridiagonal, "eigh_tridiagonal", lambda *args: decompositions.append(0) or decompose(*args))
+    for _ in range(5):
+        Quadrature([space.tridiagonal.as_if_double()])
+        Quadrature([space.tridiagonal.as_if_double().as_if_exhausted()])
+    # T's own is known from the iteration, or is one more.
+    assert len(decompositions) <= 2
+
+
+def test_an_iteration_as_if_its_space_were_invariant_has_no_residuals() -> None:
+    operator = stack([random_spectrum_matrix(np.geomspace(1e-6, 1, 60), np.random.default_rng(0))])
+    (space,) = lanczos(operator, starts(1, 60), lambda _, __: False, 10)
+    exhausted = space.tridiagonal.as_if_exhausted()
+    assert exhausted.exhausted
+    assert not exhausted.ritz().residuals.any()
+    assert space.tridiagonal.ritz().residuals.any()
+    assert space.tridiagonal.leading(0).as_if_exhausted().num_products == 0

@@ -58,6 +58,21 @@ def test_a_probe_that_is_enough_goes_on_until_it_is() -> None:
     assert products == 6
 
 
+@pytest.mark.parametrize("precision", [0.1, 0.3, 0.44])
+def test_one_whose_products_change_nothing_more_ends(precision: float) -> None:
+    """What keeps the interval from its aim is what earlier probes, which ended soon, left open."""
+    dimension, eps = 400, 0.01
+    operator = GramOperator(MatrixOperator(torch.diag(torch.logspace(0, -5, 400, dtype=torch.float64).sqrt())[None]))
+    starts = torch.randn(7, dimension, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    earlier = [lanczos(operator, start[None], lambda _, __: False, 6)[0].tridiagonal for start in starts[:6]]
+    narrow = NarrowDimension([eps], precision, dimension, 1e-3)
+    (space,) = lanczos(operator, starts[6:], lambda index, space: narrow.finished(index, space, earlier), dimension)
+    assert 6 < space.tridiagonal.num_products < 40
+    low, high = narrow._ends(0, [*earlier, space.tridiagonal])
+    least, most = narrow._ends(0, [*earlier, space.tridiagonal.as_if_exhausted()])
+    assert high - low - (most - least) <= 0.01 * precision * high
+
+
 def test_one_that_is_not_enough_leaves_room_for_others() -> None:
     products, width = probe(SPREAD_OUT, 0.3, None)
     assert width > DEFAULT_WIDTH

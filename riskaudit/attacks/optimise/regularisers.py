@@ -129,21 +129,13 @@ class LaplacePenalty(Regulariser):
 @final
 @dataclass(frozen=True)
 class PixelRange(Regulariser):
-    """Sum of squares by which coordinates leave the range of the inputs; 0 where it isn't known."""
+    """||z - clip(z)||_2^2, the squares by which coordinates leave the range of the inputs; 0 where it isn't known."""
 
     is_density: bool = True
 
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        if observation.input_range is None:
-            return nothing
-        low, high = observation.input_range
-
-        def outside(inputs: Tensor) -> Tensor:
-            points = inputs.flatten(1).double()
-            return ((low - points).clamp_min(0).square() + (points - high).clamp_min(0).square()).sum(-1)
-
-        return outside
+        return _of_excess(observation, lambda excess: excess.square().sum(-1))
 
 
 @final
@@ -158,16 +150,20 @@ class RangeDistance(Regulariser):
 
     @override
     def bind(self, observation: Observation, samples: Tensor) -> Penalty:
-        if observation.input_range is None:
-            return nothing
-        low, high = observation.input_range
+        return _of_excess(observation, lambda excess: torch.linalg.vector_norm(excess, dim=-1))
 
-        def distance(inputs: Tensor) -> Tensor:
-            points = inputs.flatten(1).double()
-            outside: Tensor = torch.linalg.vector_norm(points - points.clamp(low, high), dim=-1)
-            return outside
 
-        return distance
+def _of_excess(observation: Observation, size: Penalty) -> Penalty:
+    """The size of z - clip(z) [R n, d], by how much each coordinate lies outside the range of the inputs."""
+    if observation.input_range is None:
+        return nothing
+    low, high = observation.input_range
+
+    def penalty(inputs: Tensor) -> Tensor:
+        points = inputs.flatten(1).double()
+        return size(points - points.clamp(low, high))
+
+    return penalty
 
 
 def has_pixels(input_shape: tuple[int, ...]) -> bool:

@@ -26,7 +26,6 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import eigh_tridiagonal
 
 from riskaudit.linalg.krylov.tridiagonal import Array, Tridiagonal
 
@@ -89,7 +88,7 @@ class Quadrature:
         self.slack = np.array([each.slack(largest) for each in tridiagonals], dtype=np.float64)
         lower = [_gauss(each) for each in tridiagonals]
         upper = [
-            gauss if each.exhausted else _radau(each, least - slack)
+            gauss if each.exhausted else each.radau(least - slack)
             for each, gauss, slack in zip(tridiagonals, lower, self.slack.tolist(), strict=True)
         ]
         self._lower, self._lower_weights = _stacked(lower)
@@ -231,23 +230,6 @@ def _gauss(tridiagonal: Tridiagonal) -> tuple[Array, Array]:
         return np.zeros(0), np.zeros(0)
     pairs = tridiagonal.ritz()
     return pairs.values, tridiagonal.start_norm**2 * pairs.vectors[0] ** 2
-
-
-def _radau(tridiagonal: Tridiagonal, node: float) -> tuple[Array, Array]:
-    """Nodes and weights [k + 1] of the Gauss-Radau rule with a prescribed node left of all Ritz values.
-
-    Golub and Meurant, section 6.2: T is extended by beta_k and a last diagonal entry
-    node + beta_k^2 e_k^T (T - node)^-1 e_k.
-    """
-    last = node
-    if len(tridiagonal.diagonal):
-        values, _, residuals = tridiagonal.ritz()
-        # Not left of them only if the caller's lower end is wrong.
-        node = min(node, float(values[0]) - tridiagonal.rounding * abs(float(values[-1])))
-        last = node + float(np.sum(residuals**2 / (values - node)))
-    nodes, vectors = eigh_tridiagonal(np.append(tridiagonal.diagonal, last), tridiagonal.off_diagonal)
-    nodes[0] = node
-    return nodes, tridiagonal.start_norm**2 * vectors[0] ** 2
 
 
 def _stacked(rules: list[tuple[Array, Array]]) -> tuple[Array, Array]:

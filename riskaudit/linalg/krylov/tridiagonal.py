@@ -76,20 +76,56 @@ class Tridiagonal:
 
     def as_if_double(self) -> Tridiagonal:
         """T as if products had been made in double precision: what more of them can still change."""
-        return self._with_same_ritz(replace(self, rounding=float(np.finfo(np.float64).eps)))
+        return self._as_if_double
 
     def as_if_exhausted(self) -> Tridiagonal:
         """T as if its space were invariant, so that both rules agree: what more products leave open."""
+        return self._as_if_exhausted
+
+    # Kept, since a sample's intervals are looked at after every few products, each time with all its earlier probes.
+    @cached_property
+    def _as_if_double(self) -> Tridiagonal:
+        return self._with_same_ritz(replace(self, rounding=float(np.finfo(np.float64).eps)))
+
+    @cached_property
+    def _as_if_exhausted(self) -> Tridiagonal:
         return self._with_same_ritz(replace(self, off_diagonal=np.append(self.off_diagonal[:-1], 0.0)))
 
     def _with_same_ritz(self, other: Tridiagonal) -> Tridiagonal:
-        if "_ritz" in self.__dict__:
-            other.__dict__["_ritz"] = self._ritz
+        if len(self.off_diagonal):
+            # Those of an invariant space have no residuals.
+            ritz = self._ritz._replace(residuals=np.abs(other.off_diagonal[-1] * self._ritz.vectors[-1]))
+            other.__dict__["_ritz"] = ritz
         return other
 
     def ritz(self) -> RitzPairs:
         """Ritz values and residuals of H in the present space."""
         return self._ritz
+
+    def radau(self, node: float) -> tuple[Array, Array]:
+        """Nodes and weights [k + 1] of the Gauss-Radau rule with a prescribed node left of all Ritz values.
+
+        Golub and Meurant, section 6.2: T is extended by beta_k and a last diagonal entry
+        node + beta_k^2 e_k^T (T - node)^-1 e_k.
+        """
+        if node not in self._radau_rules:
+            self._radau_rules[node] = self._radau(node)
+        return self._radau_rules[node]
+
+    @cached_property
+    def _radau_rules(self) -> dict[float, tuple[Array, Array]]:
+        return {}
+
+    def _radau(self, node: float) -> tuple[Array, Array]:
+        last = node
+        if len(self.diagonal):
+            values, _, residuals = self.ritz()
+            # Not left of them only if the caller's lower end is wrong.
+            node = min(node, float(values[0]) - self.rounding * abs(float(values[-1])))
+            last = node + float(np.sum(residuals**2 / (values - node)))
+        nodes, vectors = eigh_tridiagonal(np.append(self.diagonal, last), self.off_diagonal)
+        nodes[0] = node
+        return nodes, self.start_norm**2 * vectors[0] ** 2
 
     @cached_property
     def _ritz(self) -> RitzPairs:
