@@ -21,7 +21,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
 from riskaudit.results import RELIABLE, Attacker, AuditResult, Estimate, PolicyOutcome, SampleRow
 from riskaudit.results.checks import CHECK_IDS, CheckFinding
-from riskaudit.results.verdicts import attacker_of, error_of, headline_of, most_revealed
+from riskaudit.results.verdicts import TOKENS, attacker_of, error_of, headline_of, most_revealed
 from riskaudit.settings import CHECKED, Positive, Settings, Share, fields_of
 
 if TYPE_CHECKING:
@@ -366,17 +366,26 @@ def _exposure(row: SampleRow, prior_std: float, attacker: Attacker | None) -> Ex
     rmse = _range(row, error_of(attacker), 0.0, math.inf)
     if row.concentration > 1:
         revealed, rmse = concentrated(revealed, row.concentration, prior_std)
+    tokens = row.proxies.get(TOKENS)
     if row.columns:
-        revealed, rmse = _of_columns(row, revealed, rmse, prior_std)
+        revealed, rmse = _of_part(most_revealed(row.columns.values()), revealed, rmse, prior_std)
+    if tokens is not None and tokens.status != "not_applicable":
+        revealed, rmse = _of_part(tokens.ends[1], revealed, rmse, prior_std)
     group = str(row.target) if isinstance(row.target, int) else None
     return Exposure(id=row.id, group=group, revealed=revealed, rmse=rmse)
 
 
-def _of_columns(
-    row: SampleRow, revealed: Range | None, rmse: Range | None, prior_std: float
+def _of_part(
+    most: float | None, revealed: Range | None, rmse: Range | None, prior_std: float
 ) -> tuple[Range | None, Range | None]:
-    """The same where the most revealed column of a table counts; of an error what that fraction stands for."""
-    most = most_revealed(row.columns.values())
+    """The same where the most revealed column of a table, or a text's tokens, count; of an error what that stands for.
+
+    Args:
+        most: of the part, at its upper end; None where that isn't known.
+        revealed: of the whole.
+        rmse: likewise.
+        prior_std: of one coordinate.
+    """
     if most is None:
         return None, None
     least = prior_std * math.sqrt(max(0.0, 1 - most))

@@ -19,13 +19,13 @@ from riskaudit.audit.notes import (
     unaudited_note,
     warnings_of,
 )
+from riskaudit.audit.positions import hiding_tokens
 from riskaudit.audit.precision import precision_notes
-from riskaudit.audit.provenance import checkpoint_info, data_info, release_info, settings_info
+from riskaudit.audit.provenance import audited_data, checkpoint_info, release_info, settings_info
 from riskaudit.audit.recognition import doubt_of, without_protective_claims
 from riskaudit.audit.shards import AuditPlan
 from riskaudit.audit.summaries import noise_curve, noise_needed
 from riskaudit.audit.transformed import with_originals
-from riskaudit.inputs.discrete import SPARSE_CODES
 from riskaudit.proxies import proxies_for
 from riskaudit.release.shares import shares_of
 from riskaudit.results import AuditResult, Cost, NoiseNeed, SampleRow, Tool
@@ -112,7 +112,7 @@ def assemble(
     refuse_if_all_failed(audited.rows)
     samples, settings = client.samples, client.settings
     error = error_of(settings.attacker if client.is_joint else None)
-    doubt, data = doubt_of(client), data_info(samples, num_unaudited)
+    doubt, data = doubt_of(client), audited_data(client, num_unaudited)
     rows, information = _defensible(audited, doubt, data.doubt)
     if num_unaudited:
         information = []
@@ -130,7 +130,8 @@ def assemble(
         settings=settings_info(client, plan.solvers),
         cost=Cost(seconds=making.seconds, matvecs=audited.matvecs, peak_memory_bytes=making.peak_memory_bytes),
         proxies=[
-            proxy.info(_missing_reason(name, audited)) for name, proxy in proxies_for(joint=client.is_joint).items()
+            proxy.info(_missing_reason(name, audited))
+            for name, proxy in proxies_for(joint=client.is_joint, text=data.text is not None).items()
         ],
         samples=rows if client.originals is None else with_originals(rows, samples, client.originals, error),
         classes=class_rows(rows, samples.class_names, settings.seed),
@@ -150,7 +151,7 @@ def checked_rows(client: Client, audited: Audited) -> Sequence[SampleRow]:
         SamplesError: no row has a number.
     """
     refuse_if_all_failed(audited.rows)
-    return _defensible(audited, doubt_of(client), data_info(client.samples).doubt)[0]
+    return _defensible(audited, doubt_of(client), audited_data(client).doubt)[0]
 
 
 def _defensible(
@@ -163,20 +164,21 @@ def _defensible(
         # The gradients of another function say nothing of the noise that the true ones need.
         rows, information = without_protective_claims(rows), []
     if data_doubt is not None:
-        rows, information = without_protective_claims(rows, SPARSE_CODES), []
+        rows, information = without_protective_claims(rows, data_doubt), []
     return rows, information
 
 
 def _noise_needed(client: Client, rows: Sequence[SampleRow], information: Collection[Information]) -> list[NoiseNeed]:
     settings, prior_std = client.settings, client.chosen.info.std
-    return noise_needed(
+    needs = noise_needed(
         rows,
         # Noise would be enough for the mean over all coordinates, not for those that the release depends on.
         [] if any(row.concentration > 1 for row in rows) else information,
         settings.revealed_limits(prior_std),
         # With one prior for all coordinates the limit says the same.
-        {} if settings.prior == "isotropic" else settings.least_errors(prior_std),
+        {} if client.chosen.info.kind == "isotropic" else settings.least_errors(prior_std),
     )
+    return needs if client.samples.tokens is None else hiding_tokens(needs, rows)
 
 
 def _warnings(client: Client, plan: AuditPlan, audited: Audited, rows: Sequence[SampleRow]) -> list[str]:

@@ -15,6 +15,7 @@ from riskaudit.audit.credibility import check_code
 from riskaudit.audit.precision import single_maker
 from riskaudit.audit.prior import ChosenPrior, choose_prior
 from riskaudit.audit.settings import AuditSettings
+from riskaudit.audit.texts import refuse_for_texts
 from riskaudit.audit.transformed import transformed
 from riskaudit.copying import copy_model
 from riskaudit.errors import ArchitectureError, SettingsError
@@ -80,6 +81,8 @@ class ClientDescription:
         release = make_release(model, loss, spec)
         if not is_joint:
             refuse_coupling(model, samples, settings)
+        if samples.tokens is not None:
+            refuse_for_texts(spec, samples)
         prior = choose_prior(settings, samples)
         first = release.uploads(len(samples))[: 1 if is_joint else TRIED_SAMPLES]
         maker = _tried_maker(release, _batch_of(samples, first, release))
@@ -240,11 +243,20 @@ def _agree(norms: Sequence[float], expected: Sequence[float], dtype: torch.dtype
 def _batch_of(samples: Samples, uploads: Sequence[Upload], release: Release) -> Batch:
     positions = [position for upload in uploads for position in upload.positions]
     chosen = samples.select(positions)
+    inputs, targets, lengths = chosen.inputs, chosen.targets, None
+    if chosen.tokens is not None:
+        # Texts at the length of the longest of them, which alone decides what the model computes.
+        lengths = chosen.tokens.lengths
+        longest = int(lengths.max()) if len(lengths) else 0
+        inputs = inputs[:, :longest]
+        targets = targets[:, :longest] if targets.ndim == 2 and targets.shape[1] == chosen.inputs.shape[1] else targets
+        lengths = lengths.to(release.device)
     return Batch(
-        chosen.inputs.to(device=release.device, dtype=release.dtype),
-        chosen.targets.to(release.device),
+        inputs.to(device=release.device, dtype=release.dtype),
+        targets.to(release.device),
         len(uploads[0]) if uploads else 1,
         tuple(upload.number for upload in uploads),
+        lengths=lengths,
     )
 
 

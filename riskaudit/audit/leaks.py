@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import torch
 
 from riskaudit.audit.client import Client
+from riskaudit.audit.texts import token_batch
 from riskaudit.checks.run import check_upload, failed_checks, merged
 from riskaudit.checks.upload import UploadChecker
 from riskaudit.copying import copy_model
-from riskaudit.release import Release, make_release
+from riskaudit.release import Batch, Release, make_release
 from riskaudit.results.checks import CheckFinding
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
 
@@ -38,7 +39,7 @@ def check_uploads(client: Client, numbers: Iterable[int]) -> list[CheckFinding]:
         noise = sample_generator(client.settings.seed, members.number, NOISE_STREAM)
         ids, named = named_upload(client, number)
         try:
-            upload = checker.sent(client.upload_batch([number]), noise)
+            upload = checker.sent(_checked_batch(client, number), noise)
         except Exception as error:  # third-party code that has run for the proxies may not run again
             findings += failed_checks(error, ids, named)
         else:
@@ -50,6 +51,14 @@ def named_upload(client: Client, number: int) -> tuple[list[str], int | None]:
     """Ids of an upload's samples, and its number where findings have one."""
     ids = [client.samples.ids[position] for position in client.uploads[number].positions]
     return ids, number if client.is_joint else None
+
+
+def _checked_batch(client: Client, number: int) -> Batch:
+    """An upload of the client's; of texts from their tokens, so that the word embedding has its gradient too."""
+    batch = client.upload_batch([number])
+    if client.samples.tokens is None:
+        return batch
+    return token_batch(client.samples, batch, list(client.uploads[number].positions))
 
 
 def _checker(client: Client) -> UploadChecker:

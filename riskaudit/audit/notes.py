@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from riskaudit.audit.client import Client
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.targets import target_notes
+from riskaudit.audit.texts import text_model
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.architectures.precode import gaussian_draws
 from riskaudit.inputs.checkpoints import STORED_STATISTICS
@@ -106,7 +107,12 @@ def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[s
     ]
     sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
     total, sent = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
-    unused = sum(release.parameters[name].numel() for name in _unused(release, samples))
+    text = text_model(model)
+    # Tokens reach the word embedding, of which J sees nothing.
+    reached = set() if text is None else {id(value) for value in text.word_embedding.parameters()}
+    apart = {name for name, value in release.model.named_parameters() if id(value) in reached}
+    apart |= {name for name, value in model.named_parameters() if id(value) in reached}
+    unused = sum(release.parameters[name].numel() for name in _unused(release, samples) - apart)
     if sent - unused < total:
         others = [*(["frozen"] if sent < total else []), *([f"unused ({unused:,} without gradient)"] if unused else [])]
         notes.append(f"{sent - unused:,} of {total:,} parameters are sent: the others are {' or '.join(others)}")

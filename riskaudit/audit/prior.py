@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from riskaudit.audit.settings import PRIOR_NAMES, AuditSettings
-from riskaudit.errors import PriorError
+from riskaudit.errors import PriorError, SettingsError
 from riskaudit.inputs import Samples
+from riskaudit.inputs.huggingface.tokens import Tokens
 from riskaudit.inputs.text import shape_text
-from riskaudit.priors import ClassPrior, GaussianPrior, IsotropicPrior, Prior, fit_prior, load_prior
+from riskaudit.priors import (
+    ClassPrior,
+    GaussianPrior,
+    IsotropicPrior,
+    Prior,
+    VocabularyPrior,
+    fit_prior,
+    load_prior,
+)
 from riskaudit.priors.fitting import odd_note, odd_samples, tight_note
 from riskaudit.results import PriorInfo
 
@@ -29,21 +38,28 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
         PriorError: the file can't be used, or the data can't provide the prior.
         SettingsError: the isotropic prior's numbers are out of range.
     """
-    if settings.prior == "isotropic":
+    name = settings.prior_of(is_text=samples.tokens is not None)
+    if samples.tokens is not None:
+        return _of_texts(name, settings, samples, samples.tokens)
+    if name == "vocabulary":
+        raise SettingsError(
+            f"`prior=vocabulary` is of texts, but {samples.name} holds none; use isotropic, data, class or a file"
+        )
+    if name == "isotropic":
         isotropic = IsotropicPrior.fit(samples.inputs, settings.prior_mean, settings.prior_std)
         odd = odd_samples(isotropic, samples.inputs, samples.targets, "leave out `prior_mean` and `prior_std`")
         notes = [*tight_note(isotropic, samples.inputs, samples.targets), *odd_note(samples.ids, odd)]
         return ChosenPrior(isotropic, isotropic.info(), tuple(notes))
     warnings = []
-    if settings.prior in PRIOR_NAMES:
-        prior = fit_prior(samples, settings.prior)
+    if name in PRIOR_NAMES:
+        prior = fit_prior(samples, name)
         warnings.append(
-            f"the {settings.prior} prior was fitted to the audited samples themselves, without leaving any out, so it "
+            f"the {name} prior was fitted to the audited samples themselves, without leaving any out, so it "
             "knows them better than an attacker would; `prior=FILE` takes one that riskaudit prior fit made of others"
         )
     else:
-        prior = load_prior(settings.prior)
-        _check_shape(prior, samples, settings.prior)
+        prior = load_prior(name)
+        _check_shape(prior, samples, name)
     advice = "fit the prior to data like the audited, in the same units, or use `prior=isotropic`"
     warnings += tight_note(prior, samples.inputs, samples.targets)
     warnings += odd_note(samples.ids, odd_samples(prior, samples.inputs, samples.targets, advice))
@@ -57,6 +73,22 @@ def choose_prior(settings: AuditSettings, samples: Samples) -> ChosenPrior:
                 f"({', '.join(map(str, fallback))}): their samples get what it says of all classes together"
             )
     return ChosenPrior(prior, info, tuple(warnings))
+
+
+def _of_texts(name: str, settings: AuditSettings, samples: Samples, tokens: Tokens) -> ChosenPrior:
+    """Of embedded texts: the vocabulary's moments at every position, or two numbers of them."""
+    if name not in ("vocabulary", "isotropic"):
+        raise SettingsError(
+            f"`prior={name}` takes inputs of one shape, but texts have as many positions as tokens; use vocabulary or "
+            "isotropic"
+        )
+    fitted = VocabularyPrior.fit(tokens.vocabulary, tokens.model)
+    if name == "vocabulary":
+        return ChosenPrior(fitted, fitted.info())
+    own = fitted.info()
+    mean = own.mean if settings.prior_mean is None else settings.prior_mean
+    prior = VocabularyPrior.alike(fitted, mean, own.std if settings.prior_std is None else settings.prior_std)
+    return ChosenPrior(prior, prior.info().model_copy(update={"kind": "isotropic"}))
 
 
 def _check_shape(prior: Prior, samples: Samples, file: str) -> None:

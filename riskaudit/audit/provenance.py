@@ -12,6 +12,7 @@ import scipy
 import torch
 
 from riskaudit.audit.client import Client
+from riskaudit.audit.positions import doubt_of_texts, text_info
 from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.architectures.precode import bottleneck_draw
@@ -36,6 +37,15 @@ def checkpoint_info(checkpoint: Checkpoint, doubt: str | None) -> CheckpointInfo
         doubt=doubt,
         bottleneck_draw=bottleneck_draw(checkpoint.model),
     )
+
+
+def audited_data(client: Client, num_unaudited: int = 0) -> DataInfo:
+    """A client's samples, without any of them, and why nothing that protects may be claimed of them."""
+    info, tokens = data_info(client.samples, num_unaudited), client.samples.tokens
+    if tokens is None:
+        return info
+    text = text_info(tokens, client.release.num_entries)
+    return info.model_copy(update={"text": text, "doubt": info.doubt or doubt_of_texts(client)})
 
 
 def data_info(samples: Samples, num_unaudited: int = 0) -> DataInfo:

@@ -16,6 +16,7 @@ from riskaudit.audit.checks import agree_alone
 from riskaudit.audit.company import classmates_of, copies_of, is_class_number
 from riskaudit.audit.credibility import examine, precise_differences
 from riskaudit.audit.evidence import Evidence
+from riskaudit.audit.positions import TextContext, with_positions
 from riskaudit.audit.precision import single_jacobian
 from riskaudit.audit.uploads import examine_uploads
 from riskaudit.jacobian import AnyJacobianMaker, Jacobian, JacobianMaker, JointJacobianMaker
@@ -26,11 +27,12 @@ from riskaudit.proxies.base import not_applicable
 from riskaudit.release import Batch
 from riskaudit.release.copies import first_copies
 from riskaudit.results import Attacker, Estimate, SampleRow, SolverEvidence, Target, Thresholds
-from riskaudit.results.verdicts import cautious, headline_of, verdict
+from riskaudit.results.verdicts import TOKENS, cautious, headline_of, verdict
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
 from riskaudit.sensitivity.columns import SampleColumns, TableSensitivity
 from riskaudit.sensitivity.linearisation import sample_generator
 from riskaudit.sensitivity.success import success_of
+from riskaudit.sensitivity.tokens import TokenDifferences
 from riskaudit.tables import TableEncoding
 
 # Beyond the streams of probes.
@@ -55,6 +57,7 @@ class AuditContext:
         disclosed: why nothing can be claimed of samples, by position in the data.
         single: makes the Jacobian in single precision, for products that may be; None for none.
         encoding: of a table, whose columns are looked at one by one; None for other inputs.
+        text: what is asked of texts; None of other samples.
     """
 
     jacobian: AnyJacobianMaker
@@ -70,6 +73,7 @@ class AuditContext:
     disclosed: Mapping[int, str] = field(default_factory=dict)
     single: AnyJacobianMaker | None = None
     encoding: TableEncoding | None = None
+    text: TextContext | None = None
 
     @property
     def is_joint(self) -> bool:
@@ -79,7 +83,7 @@ class AuditContext:
     @property
     def proxies(self) -> Mapping[str, Proxy]:
         """Those that have a meaning for the release."""
-        return proxies_for(joint=self.is_joint)
+        return proxies_for(joint=self.is_joint, text=self.text is not None)
 
     @property
     def headline(self) -> str:
@@ -180,7 +184,16 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
         distinct, owners = of_distinct_inputs(jacobian)
         single = None if context.single is None else single_jacobian(context.single, distinct)
         indices = batch.indices[:: batch.upload_size]
-        at = Linearisation(distinct, indices, context.prior, context.plan, context.seed, clock, single=single)
+        at = Linearisation(
+            distinct,
+            indices,
+            context.prior,
+            context.plan,
+            context.seed,
+            clock,
+            single=single,
+            tokens=_token_differences(context, batch, jacobian),
+        )
         scores = {name: _score(proxy, at).for_samples(len(at)) for name, proxy in context.proxies.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         if batch.samples.num_uploads > 1:
@@ -206,6 +219,8 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
         _row(context, (at, decisive), scores, (position, owner), batch, loss, information, uneven, columns)
         for position, (loss, owner) in enumerate(zip(losses.tolist(), owners, strict=True))
     ]
+    if context.text is not None and at.tokens is not None:
+        rows = with_positions(context.text, at, rows)
     doubts = [
         context.disclosed.get(index) or each.doubt(noise.fisher_std, *_claimed(row))
         for index, each, row in zip(batch.indices, evidence, rows, strict=True)
@@ -221,6 +236,14 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
         len(losses) if jacobian.separate else 0,
         uneven,
     )
+
+
+def _token_differences(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> TokenDifferences | None:
+    """What other tokens do to what leaves; None where samples are no texts that leave alone, or it isn't asked for."""
+    if context.text is None or context.is_joint or "token_recovery" not in context.plan.proxies:
+        return None
+    tokens = context.text.tokens.select(batch.indices)
+    return TokenDifferences(jacobian, tokens, batch.indices, context.seed, context.plan.failure)
 
 
 def _without_infinite(context: AuditContext, batch: AuditBatch, finite: list[bool], clock: Clock) -> BatchRows:
@@ -267,7 +290,7 @@ def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> l
         torch.randn(flat.shape[1], generator=sample_generator(context.seed, index, STEP_STREAM), dtype=torch.float64)
         for index in batch.indices
     ]
-    prior = context.prior.bind(batch.samples.targets, flat)
+    prior = context.prior.bind(batch.samples.targets, flat, batch.samples.lengths)
     vectors, maker = torch.stack(drawn).to(flat), context.jacobian
     if isinstance(maker, JointJacobianMaker):
         of_uploads = examine_uploads(maker, batch.samples, prior, vectors, jacobian)
@@ -342,7 +365,7 @@ def _row(
         if decisive is whole:  # attacks of a calibration know no other sample of an upload
             success = context.calibrator.success(success, lambda tolerances: success_of(whole, owner, tolerances)[0])
     risks = columns[place].risks(whole.sigma) if columns else {}
-    known = cautious(headline, calibrated.get(context.headline), concentration, risks.values())
+    known = cautious(headline, calibrated.get(context.headline), concentration, risks.values(), proxies.get(TOKENS))
     solvers |= {name: score.evidence[owner] for name, score in scores.items() if score.evidence is not None}
     trace = _trace(whole, owner) if wanted else None
     if trace is not None:

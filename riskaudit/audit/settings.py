@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # The policy checks its limits.
 Limit = Annotated[float, Field(allow_inf_nan=True)]
-PRIOR_NAMES = ("isotropic", "data", "class")
+PRIOR_NAMES = ("isotropic", "data", "class", "vocabulary")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -75,10 +75,11 @@ class AuditSettings(Settings):
         True, "Exact leak checks on what leaves (see riskaudit list).", RELEASE, flags=("--checks/--no-checks",)
     )
     reference_noise: Positive = option(0.001, "Noise std at which an undefended release is ranked.", RELEASE)
-    prior: str = option(
-        "isotropic",
-        "What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), or a FILE that "
-        "riskaudit prior fit wrote.",
+    prior: str | None = option(
+        None,
+        "What the attacker knows of inputs: isotropic, data or class (fitted to the audited data), vocabulary (the "
+        "moments of a text model's embedding), or a FILE that riskaudit prior fit wrote (default: vocabulary for "
+        "texts, else isotropic).",
         PRIOR,
         file=True,
     )
@@ -171,10 +172,10 @@ class AuditSettings(Settings):
             from riskaudit.inputs.model_defenses import parse_model_defense
 
             parse_model_defense(self.model_defense)
-        if not self.prior:
+        if self.prior is not None and not self.prior:
             raise SettingsError(f"expected `prior` to be {', '.join(PRIOR_NAMES)} or a file, found nothing")
         for name in ("prior_mean", "prior_std"):
-            if getattr(self, name) is not None and self.prior != "isotropic":
+            if getattr(self, name) is not None and self.prior not in (None, "isotropic"):
                 raise SettingsError(
                     f"`{name}` belongs to the isotropic prior, but `prior` is {self.prior}; leave one of them out"
                 )
@@ -203,6 +204,13 @@ class AuditSettings(Settings):
                 raise SettingsError("expected `proxies` to name at least one proxy, found none")
             for proxy in self.proxies:
                 one_of("proxies", proxy, PROXIES)
+
+    def prior_of(self, *, is_text: bool) -> str:
+        """The prior's name or file, where it is left open that for such samples."""
+        if self.prior is not None:
+            return self.prior
+        given = self.prior_mean is not None or self.prior_std is not None
+        return "vocabulary" if is_text and not given else "isotropic"
 
     def wanted(self) -> frozenset[str]:
         """Ids of the proxies to compute: of uploads those of the informed attacker too, whom verdicts may go by."""

@@ -13,9 +13,11 @@ from riskaudit.audit.calibration import Calibrator, make_calibrator
 from riskaudit.audit.checks import is_out_of_memory
 from riskaudit.audit.client import Client
 from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
+from riskaudit.audit.positions import TextContext
 from riskaudit.audit.precision import full_single_precision
 from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batch, image_png
 from riskaudit.audit.targets import CARRIED, carrying_targets
+from riskaudit.audit.texts import of_one_length
 from riskaudit.audit.worse import with_worse
 from riskaudit.engine import Trial
 from riskaudit.errors import ArchitectureError, SettingsError
@@ -61,7 +63,17 @@ class AuditPlan:
             disclosed=disclosed,
             single=client.single,
             encoding=client.samples.encoding,
+            text=self._text_context(client),
         )
+
+    def _text_context(self, client: Client) -> TextContext | None:
+        """What is asked of texts."""
+        tokens, settings, reader = client.samples.tokens, client.settings, client.checkpoint.text
+        if tokens is None:
+            return None
+        limits = sorted({limit for limit in settings.revealed_limits(client.chosen.info.std) if 0 < limit < 1})
+        word = reader.word if self.show_samples and reader is not None else None
+        return TextContext(tokens, tuple(limits), word)
 
 
 def plan_audit(client: Client, noise_std: float | None, workers: int, show_samples: bool) -> AuditPlan:
@@ -166,7 +178,16 @@ class AuditShard(Trial[Client]):
             ) from error
 
     def _rows(self, client: Client) -> BatchRows:
-        context, batch, budget = self.context(client), self.batch(client), client.settings.budget
+        parts = self.batches(client)
+        if len(parts) == 1:
+            return self._of_batch(client, parts[0])
+        rows = BatchRows()
+        for part in parts:
+            rows.extend(self._of_batch(client, part))
+        return rows
+
+    def _of_batch(self, client: Client, batch: AuditBatch) -> BatchRows:
+        context, budget = self.context(client), client.settings.budget
         adapted = without_spoiled(context.jacobian.release)
         if adapted is None:
             return _batch_rows(context, batch, self._clock(budget))
@@ -183,13 +204,18 @@ class AuditShard(Trial[Client]):
         disclosed = {index: CARRIED for index, carries in zip(self.indices, self.carried, strict=True) if carries}
         return self.plan.context(client.at_noise(self.plan.noise_std), disclosed)
 
-    def batch(self, client: Client) -> AuditBatch:
-        """The samples."""
-        samples, indices, show = client.samples, self.indices, self.plan.show_samples
-        images = [image_png(samples.inputs[index]) if show else None for index in indices]
-        size = client.upload_size
-        batch = client.upload_batch(list(range(self.first // size, (self.first + self.size) // size)))
-        return AuditBatch(batch, indices, [samples.ids[index] for index in indices], images, show)
+    def batches(self, client: Client) -> list[AuditBatch]:
+        """The samples, texts of different lengths apart."""
+        samples, show, size = client.samples, self.plan.show_samples, client.upload_size
+        uploads = list(range(self.first // size, (self.first + self.size) // size))
+        parts = []
+        for group in of_one_length(samples, [client.uploads[upload].positions for upload in uploads]):
+            numbers = [uploads[place] for place in group]
+            indices = [upload * size + offset for upload in numbers for offset in range(size)]
+            images = [image_png(samples.inputs[index]) if show else None for index in indices]
+            batch = client.upload_batch(numbers)
+            parts.append(AuditBatch(batch, indices, [samples.ids[index] for index in indices], images, show))
+        return parts
 
     def _clock(self, budget: float | None, parts: int = 1) -> Clock:
         """Every sample gets the same share of the time that is left, or for one of several audits a part of it."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from riskaudit.settings import CHECKED, INPUTS, OUTPUT, Settings, option
+from riskaudit.settings import CHECKED, INPUTS, OUTPUT, Count, Settings, option
 
 if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Samples
@@ -53,6 +53,23 @@ class ModelOptions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
+class TextOptions(Settings):
+    """What a model of texts is trained for, and how long texts are."""
+
+    task: Literal["classification", "causal-lm", "masked-lm"] | None = option(
+        None, "What the client trains, of a Hugging Face folder (default: by the folder's own class).", INPUTS
+    )
+    base: str | None = option(
+        None, "Folder of the model that adapters (a folder of PEFT's) belong to; nothing is fetched.", INPUTS, file=True
+    )
+    max_tokens: Count | None = option(
+        None,
+        "Cut texts after so many tokens, as in training (default: refuse one longer than the model takes).",
+        INPUTS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class SampleOptions(ReadingOptions):
     """How samples are read and shown."""
 
@@ -63,13 +80,13 @@ class SampleOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class SourceOptions(SampleOptions, ModelOptions):
+class SourceOptions(SampleOptions, ModelOptions, TextOptions):
     """Where samples come from, and how they and a checkpoint are read."""
 
     data: str = option(
         ...,
-        "Samples: .npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, or "
-        "file.py:function.",
+        "Samples: .npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, texts (.txt, .csv, "
+        ".jsonl, .parquet) for Hugging Face folders, or file.py:function.",
         INPUTS,
         recorded=False,
     )
@@ -85,9 +102,18 @@ class SourceOptions(SampleOptions, ModelOptions):
 
     def load_from(self, checkpoint: str, loss: str, more: int = 0) -> tuple[Checkpoint, Samples]:
         """The model of a file and the samples, ``more`` of them beyond the limit where there are as many."""
-        from riskaudit.inputs import load_checkpoint, load_loss
+        from riskaudit.inputs import class_list, load_checkpoint, load_loss
 
-        model = load_checkpoint(checkpoint, arch=self.arch, weights=self.weights, mean=self.mean, std=self.std)
+        model = load_checkpoint(
+            checkpoint,
+            arch=self.arch,
+            weights=self.weights,
+            mean=self.mean,
+            std=self.std,
+            task=self.task,
+            base=self.base,
+            classes=None if self.classes is None else class_list(self.classes),
+        )
         # Where the weights don't tell the channels, several means do.
         channels = model.input_channels or (len(self.mean) if self.mean and len(self.mean) > 1 else None)
         samples = self.samples(
@@ -97,5 +123,7 @@ class SourceOptions(SampleOptions, ModelOptions):
             plain_ids=self.plain_ids,
             loss=load_loss(loss),
             num_classes=model.num_classes,
+            text=model.text,
+            max_tokens=self.max_tokens,
         )
         return model, samples

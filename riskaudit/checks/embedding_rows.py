@@ -36,7 +36,7 @@ class EmbeddingRows(Check):
             assert isinstance(layer, nn.Embedding)
             parameter = own_parameter(upload.release.model, layer, "weight")
             entries = None if parameter is None else upload.entries_of(parameter)
-            if entries is None or indices.shape[0] != len(upload.batch):
+            if entries is None or indices.shape[0] != len(upload.batch) or _are_places(indices, upload.batch.inputs):
                 continue
             if upload.noise_std > 0:
                 reason = "the noise fills every row, so that none shows whether it was empty"
@@ -44,6 +44,11 @@ class EmbeddingRows(Check):
                 continue
             findings.append(_finding(name, layer, indices, entries.abs().amax(1) > 0))
         return findings or not_applicable("no embedding leaves whose weight is its own")
+
+
+def _are_places(indices: torch.Tensor, inputs: torch.Tensor) -> bool:
+    """Whether a layer looks up one number for each token of a text and it isn't the token's, but its place's, say."""
+    return not inputs.is_floating_point() and indices.shape == inputs.shape and not torch.equal(indices, inputs)
 
 
 def _finding(name: str, layer: nn.Embedding, indices: torch.Tensor, filled: torch.Tensor) -> Finding:

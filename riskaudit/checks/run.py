@@ -9,6 +9,9 @@ from riskaudit.checks.base import CHECKS, Check, Finding
 from riskaudit.checks.upload import SentUpload
 from riskaudit.results.checks import CHECK_IDS, CheckFinding, Detail
 
+# Numbers of an upload of one sample that stand by it where findings on several are put together.
+COUNTED = frozenset({"false_rows", "false_tokens", "vocabulary"})
+
 
 def check_upload(
     upload: SentUpload, sample_ids: Sequence[str], number: int | None = None, only: Sequence[str] = CHECK_IDS
@@ -88,6 +91,8 @@ def _merged(findings: list[CheckFinding]) -> CheckFinding:
         for name, detail in finding.details.items():
             if isinstance(detail, dict):
                 per_sample.setdefault(name, {}).update(detail)
+            elif name in COUNTED and isinstance(detail, int) and len(finding.sample_ids) == 1:
+                per_sample.setdefault(name, {})[finding.sample_ids[0]] = detail
     return first.model_copy(
         update={
             "sample_ids": [sample_id for finding in findings for sample_id in finding.sample_ids],

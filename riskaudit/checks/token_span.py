@@ -21,6 +21,8 @@ from riskaudit.results.checks import Recovery
 
 # Share of a token's squared norm outside the span up to which it is in it.
 OUTSIDE = 1e-9
+# Share of the vocabulary in the span at a position from which on it tells no token there.
+MOST_INSIDE = 0.5
 # Directions outside the span by which tokens are told that aren't in it.
 DRAWN = 4
 # Sequences in one pass of the model.
@@ -69,6 +71,11 @@ def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> 
     details["false_tokens"] = int((inside & ~present).sum())
     places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     complete = inside[tokens, places].all(1)
+    # A layer norm before the layer keeps every token in a plane, which the span may fill.
+    tells = inside.double().mean(0) <= MOST_INSIDE
+    if bool(complete.any()) and not bool(tells.all()):
+        reason = "most tokens of the vocabulary lie in the span as well, so that it tells none of them"
+        return Finding("clear", name, details=dict(details), reason=reason)
     positions = torch.nonzero(complete).flatten().tolist()
     if not positions:
         reason = "what enters the layer depends on the other positions, so that no token alone lies in the span"

@@ -51,6 +51,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
                 _print_other(result, row, attacker)
             if revealed.note is not None and len(result.samples) > 1:
                 typer.echo(f"note: {revealed.note}")
+    _print_tokens(result)
     _print_leaks(result)
     study = result.studies.get(VerifyStudy)
     if study is not None:
@@ -71,6 +72,17 @@ def _print_clear(result: AuditResult) -> None:
         ids, checks = ids_in_the_clear(findings), ", ".join(dict.fromkeys(finding.id for finding in findings))
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         typer.echo(f"in the clear, by {checks}: {len(ids)} of {len(result.samples)} samples: {shown}")
+
+
+def _print_tokens(result: AuditResult) -> None:
+    """How many of the texts' own tokens are told, and the most exposed text."""
+    estimates = [(row.proxies["token_recovery"], row.id) for row in result.samples if "token_recovery" in row.proxies]
+    known = [(each.ends[1], each, sample) for each, sample in estimates if each.ends[1] is not None]
+    if known:
+        _, worst, sample = max(known, key=lambda triple: (triple[0] or 0.0, triple[2]))
+        typer.echo(
+            f"tokens: an attacker who knows all others tells {_span(worst, percent)} of those of sample {sample}"
+        )
 
 
 def _print_leaks(result: AuditResult) -> None:

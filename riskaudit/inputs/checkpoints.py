@@ -22,6 +22,10 @@ from riskaudit.inputs.architectures.registry import input_channels, last_width, 
 from riskaudit.inputs.exported.archive import ExportedArchive, is_exported, read_exported
 from riskaudit.inputs.exported.model import ExportedModel
 from riskaudit.inputs.exported.steps import EXPORT_ADVICE
+from riskaudit.inputs.huggingface.adapters import adapter_sha256, is_adapter
+from riskaudit.inputs.huggingface.folder import is_model_folder, open_folder
+from riskaudit.inputs.huggingface.models import Task, build_from_folder
+from riskaudit.inputs.huggingface.tokens import TextReader
 from riskaudit.inputs.models import BuiltModel, Normalized, build_model, check_normalization, stop_in_place
 from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.npz import read_named_arrays
@@ -39,6 +43,8 @@ CHECKPOINT_FORMATS = {
     ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or anywhere in a training checkpoint",
     ".safetensors": "a state dict saved by safetensors",
     ".npz": "arrays by name, or a row of them in the order of the state dict, which needs `arch`",
+    "folder": "what save_pretrained of transformers wrote: config.json, safetensors (sharded too), tokenizer; needs "
+    'pip install "riskaudit[hf]"',
     ".pt2": "a program saved by torch.export.save, with a batch of 1 or a dynamic batch dimension",
 }
 # How the note of batch norms in eval mode ends.
@@ -57,6 +63,7 @@ class Checkpoint(BuiltModel):
         training_loss: the largest loss that the file names beside the weights.
         normalization_mean: in data units, one value or one per channel; None where the input isn't normalised.
         normalization_std: likewise.
+        text: reads texts for it, where it is a model of texts.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Checkpoint(BuiltModel):
     training_loss: float | None = None
     normalization_mean: list[float] | None = None
     normalization_std: list[float] | None = None
+    text: TextReader | None = None
 
     @property
     def recognised(self) -> bool:
@@ -113,6 +121,9 @@ def load_checkpoint(
     weights: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    base: str | Path | None = None,
 ) -> Checkpoint:
     """Read weights and build the model that they belong to.
 
@@ -123,6 +134,9 @@ def load_checkpoint(
         weights: which set of weights, where the file holds several: a prefix of their names, or its end.
         mean: put ``(x - mean) / std`` inside the model: one value or one per channel, in data units.
         std: likewise; given together with ``mean``.
+        task: what the client trains, of a folder that a model of Hugging Face's was saved in; None to go by its class.
+        classes: names of its outputs in order, where it has no head yet.
+        base: the folder of the model that adapters belong to, where ``path`` is a folder of PEFT's.
 
     Raises:
         CheckpointError: the file or its weights can't be used.
@@ -130,16 +144,61 @@ def load_checkpoint(
         UserCodeError: ``file.py:factory`` fails or returns no module.
     """
     path = Path(path)
-    _refuse_folder(path)
-    check_file(path, CheckpointError, _ACCEPTED)
     check_normalization(mean, std, None)
-    checkpoint = _read(path, arch, weights)
+    if is_model_folder(path) and arch is None:
+        if weights is not None:
+            raise CheckpointError(f"{clean(path.name)} is a folder of one model; leave out `weights`")
+        checkpoint, own = _from_folder(path, task, classes, base)
+        if mean is None and own is not None:
+            mean, std = own
+    else:
+        if base is not None:
+            raise CheckpointError(f"`base` is for folders of adapters, but {clean(path.name)} is none; leave it out")
+        if task is not None:
+            raise CheckpointError(
+                f"`task` is for folders of save_pretrained, but {clean(path.name)} is none; leave it out"
+            )
+        _refuse_folder(path)
+        check_file(path, CheckpointError, _ACCEPTED)
+        checkpoint = _read(path, arch, weights)
+    if checkpoint.text is not None and mean is not None:
+        raise CheckpointError("`mean` and `std` are of pictures' channels, but the model takes texts; leave them out")
     # Unknown for (features,), which may be flattened images.
     normalization = check_normalization(mean, std, checkpoint.input_channels)
     if normalization is None:
         return checkpoint
     model = Normalized(checkpoint.model, *normalization).eval()
     return replace(checkpoint, model=model, normalization_mean=normalization[0], normalization_std=normalization[1])
+
+
+def _from_folder(
+    path: Path, task: Task | None, classes: Sequence[str] | None, base: str | Path | None
+) -> tuple[Checkpoint, tuple[list[float], list[float]] | None]:
+    """A model that ``save_pretrained`` of transformers or PEFT wrote, and what its pixels are normalised by."""
+    name, adapters = clean(path.resolve().name), path if is_adapter(path) else None
+    if adapters is None and base is not None:
+        raise CheckpointError(f"`base` is for folders of adapters, but {name} is a whole model; leave it out")
+    if adapters is not None and base is None:
+        raise CheckpointError(
+            f"{name} holds adapters, which are audited in the model that they were trained on; name its folder with "
+            "`base` (it is never looked up)"
+        )
+    folder = path if base is None else Path(base)
+    if not is_model_folder(folder) or is_adapter(folder):
+        raise CheckpointError(f"expected a folder with a config.json for `base`, found {clean(folder)}; check the path")
+    try:
+        built = build_from_folder(folder, task, classes, adapters)
+        sha256 = open_folder(folder).sha256()
+    except (OSError, MemoryError) as cause:
+        raise CheckpointError(f"can't read {name} ({clean(cause)}); check the folder and the free memory") from cause
+    notes = [*built.notes, *_mode_notes(built.model, "audited in eval mode")]
+    if adapters is not None:
+        notes.append(f"the base model of the adapters is {open_folder(folder).name} (sha256 {sha256})")
+        sha256 = adapter_sha256(adapters)
+    stop_in_place(built.model)
+    fields = vars(built) | {"notes": tuple(notes)}
+    own = fields.pop("normalization")
+    return Checkpoint(name=name, sha256=sha256, **fields), own
 
 
 def _refuse_folder(path: Path) -> None:

@@ -21,6 +21,7 @@ from riskaudit.inputs.losses import Loss
 from riskaudit.inputs.models import OutputEntry, entry_of_loss
 from riskaudit.inputs.samples import Samples
 from riskaudit.inputs.text import clean, shape_text
+from riskaudit.inputs.texts import NO_TARGET
 
 # Common marks of samples without a class; PyTorch's ignore_index is the second.
 _MARKS = (-1, -100)
@@ -179,6 +180,8 @@ def _check_classes(samples: Samples, loss: Loss, outputs: Tensor) -> None:
             f"expected class numbers in {samples.name} for {loss.name}, found fractions; choose another `loss`"
         )
     outside = (targets < 0) | (targets >= classes)
+    if samples.tokens is not None:
+        outside &= targets != NO_TARGET  # of positions that aren't trained
     first = first_row(outside)
     if first is None:
         return
@@ -202,6 +205,9 @@ def fit_together(checkpoint: Checkpoint, samples: Samples, loss: Loss) -> tuple[
     Raises:
         SamplesError: they fit in no arrangement; the message says what was tried.
     """
+    if samples.tokens is not None:
+        check_compatibility(checkpoint, samples, loss)
+        return checkpoint, samples
     first: SamplesError | None = None
     tried: list[str] = []
     for inputs, words in _arrangements(samples.inputs):

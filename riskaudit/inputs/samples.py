@@ -17,6 +17,7 @@ from torch import Tensor
 from riskaudit.errors import SamplesError, UserCodeError
 from riskaudit.files import sha256_of_file
 from riskaudit.inputs.arrays import (
+    MAX_INPUT_BYTES,
     NUMBER,
     Numbered,
     Numbering,
@@ -30,6 +31,7 @@ from riskaudit.inputs.arrays import (
     to_inputs,
     to_targets,
 )
+from riskaudit.inputs.huggingface.tokens import TextReader, Tokens
 from riskaudit.inputs.identifiers import content_key, file_chunks, hide_ids
 from riskaudit.inputs.identifiers import plain_ids as shown_ids
 from riskaudit.inputs.losses import Loss
@@ -38,9 +40,11 @@ from riskaudit.inputs.readers.idx import is_idx, read_idx
 from riskaudit.inputs.readers.image_folders import hashes_of, list_folder, read_folder
 from riskaudit.inputs.readers.npz import read_npy, read_npz
 from riskaudit.inputs.readers.tables import read_csv, read_parquet
+from riskaudit.inputs.readers.texts import TEXT_SUFFIXES, read_texts, read_token_numbers
 from riskaudit.inputs.readers.torch_files import check_file, read_safetensors, read_torch_file
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
+from riskaudit.inputs.texts import prepare
 from riskaudit.inputs.user_code import call_user_function, is_user_spec, load_user_function
 from riskaudit.tables import TableEncoding, read_encoding
 
@@ -53,6 +57,7 @@ SAMPLE_FORMATS = {
     "optionally id",
     ".parquet": 'as .csv; needs pip install "riskaudit[parquet]"',
     "idx-ubyte, .gz": "MNIST's own files: the images, with the labels beside them",
+    ".txt, .csv, .jsonl, .parquet": "texts with text and label, for Hugging Face folders; .txt has a text a line",
     "file.py:function": "a function without arguments that returns (inputs, targets) or a dict of them",
 }
 _ACCEPTED = ".npz, .pt, .safetensors, .csv, .parquet, idx-ubyte, a folder of images per class, and file.py:function"
@@ -77,6 +82,7 @@ class Samples:
             source, "classes" as the user named them.
         notes: what a reader of the audit should be told.
         encoding: which inputs belong to which column of a table; None for inputs of another kind.
+        tokens: of texts, whose embeddings the inputs are, [N, T, E] with rows of zeros beyond a text's end; else None.
     """
 
     inputs: Tensor
@@ -89,6 +95,7 @@ class Samples:
     numbering: Numbering = "numbers"
     notes: tuple[str, ...] = ()
     encoding: TableEncoding | None = None
+    tokens: Tokens | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -100,7 +107,13 @@ class Samples:
             inputs=self.inputs[indices],
             targets=self.targets[indices],
             ids=tuple(self.ids[index] for index in indices),
+            tokens=None if self.tokens is None else self.tokens.select(indices),
         )
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """Tokens of every text; None where samples are no texts."""
+        return None if self.tokens is None else self.tokens.lengths.tolist()
 
     @classmethod
     def from_tensors(
@@ -146,10 +159,25 @@ def load_samples(
     split: str | None = None,
     labelled: bool = True,
     encoding: str | Path | TableEncoding | None = None,
+    text: TextReader | None = None,
+    max_tokens: int | None = None,
 ) -> Samples:
     """Read samples from a file, a folder or the user's function, one of `SAMPLE_FORMATS`.
 
-    The other arguments are the fields of `Reading`; ``encoding`` may be the file that declares it.
+    Args:
+        path: of the source.
+        channels: this and the others that aren't named here are the fields of `Reading`.
+        limit: see there.
+        plain_ids: see there.
+        loss: see there.
+        classes: see there.
+        num_classes: see there.
+        scale: see there.
+        split: see there.
+        labelled: see there.
+        encoding: see there, or the file that declares it.
+        text: reads texts for the model (`Checkpoint.text`); None where it takes none.
+        max_tokens: tokens after which a text is cut; None to refuse one that is longer than the model takes.
 
     Raises:
         SamplesError: the source can't be used.
@@ -163,8 +191,54 @@ def load_samples(
             f"expected a table, .csv or .parquet, for `encoding`, found {clean(Path(path).name)}; leave `encoding` out"
         )
     reading = Reading(channels, limit, plain_ids, loss, classes, num_classes, scale, split, labelled, encoding)
+    if text is not None:
+        return _load_texts(path, text, reading, max_tokens)
+    if max_tokens is not None:
+        raise SamplesError("`max_tokens` cuts texts, but the model takes none; leave it out")
     raw, source = _read(path, reading)
     return _assemble(raw, source, reading)
+
+
+def _load_texts(path: str | Path, text: TextReader, reading: Reading, max_tokens: int | None) -> Samples:
+    """Texts, or numbers of tokens, as samples of one model."""
+    path = Path(path)
+    name, accepted = clean(path.name), f"{', '.join(TEXT_SUFFIXES)}, and .npz with input_ids"
+    check_file(path, SamplesError, accepted)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        rows, labels = read_token_numbers(path, reading, labelled=text.task == "classification")
+        tokens, own = text.of_numbers(rows, name), None
+    elif suffix in TEXT_SUFFIXES:
+        raw = read_texts(path, _naming(reading, text), labelled=text.task == "classification")
+        tokens, labels, own = text.tokens(raw.texts, name, max_tokens), raw.labels, raw.ids
+    else:
+        raise SamplesError(f"{name} holds no texts, which {text.name} takes; accepted are {accepted}")
+    prepared = prepare(text, tokens, labels, reading.loss, name)
+    size = prepared.tokens.ids.numel() * tokens.vocabulary.shape[1] * 8
+    if size > MAX_INPUT_BYTES:
+        raise SamplesError(f"{name} takes {size / 1e9:.3g} GB as embedded tokens; use `limit` or `max_tokens`")
+    ids = tuple(str(number) for number in range(len(prepared.targets)))
+    if own is not None:
+        ids = shown_ids(own) if reading.plain_ids else hide_ids(own, content_key(file_chunks(path)))
+    names = None if labels is None or labels.class_names is None else tuple(map(clean, labels.class_names))
+    return Samples(
+        inputs=prepared.tokens.embedded(),
+        targets=prepared.targets,
+        ids=ids,
+        class_names=names or (text.class_names if text.task == "classification" else None),
+        name=name,
+        sha256=sha256_of_file(path),
+        numbering="numbers" if labels is None else labels.numbering,
+        notes=prepared.notes,
+        tokens=prepared.tokens,
+    )
+
+
+def _naming(reading: Reading, text: TextReader) -> Reading:
+    """Labels in words are named by the model's own classes, where the user names none."""
+    if reading.classes is not None or text.class_names is None:
+        return reading
+    return replace(reading, classes=text.class_names)
 
 
 def _read(path: str | Path, reading: Reading) -> tuple[RawSamples, _Source]:

@@ -6,6 +6,7 @@ from riskaudit.priors.gaussian import ClassPrior, GaussianPrior, Origin
 from riskaudit.priors.isotropic import IsotropicPrior
 from riskaudit.priors.storage import load_prior, save_prior
 from riskaudit.priors.uploads import in_uploads
+from riskaudit.priors.vocabulary import VocabularyPrior
 
 __all__ = [
     "FITTED_KINDS",
@@ -16,6 +17,7 @@ __all__ = [
     "IsotropicPrior",
     "Origin",
     "Prior",
+    "VocabularyPrior",
     "WhitenedOperator",
     "fit_prior",
     "in_uploads",

@@ -111,10 +111,11 @@ class Prior(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
+    def bind(self, targets: Tensor, like: Tensor, lengths: Tensor | None = None) -> BoundPrior:
         """The prior at samples with these targets [B, ...], in dtype and device of ``like`` [B, d].
 
-        A class that the prior doesn't know gets what the prior says of all classes together.
+        ``lengths`` [B] are the numbers of tokens of texts that were padded to one length; only a prior of texts looks
+        at them. A class that the prior doesn't know gets what the prior says of all classes together.
         """
 
     @abstractmethod

@@ -81,7 +81,7 @@ class GaussianPrior(Prior):
         return eigenvalues[: count + 1], self.components[:, order[:count]].mT.to(like)
 
     @override
-    def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
+    def bind(self, targets: Tensor, like: Tensor, lengths: Tensor | None = None) -> BoundPrior:
         return bind_gaussians([self] * len(targets), like)
 
     @override
@@ -152,7 +152,7 @@ class ClassPrior(Prior):
         return self.everything.input_shape
 
     @override
-    def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
+    def bind(self, targets: Tensor, like: Tensor, lengths: Tensor | None = None) -> BoundPrior:
         return bind_gaussians(
             [
                 (self.everything if target is None else self.classes.get(target, self.everything))

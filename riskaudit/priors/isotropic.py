@@ -54,7 +54,7 @@ class IsotropicPrior(Prior):
         )
 
     @override
-    def bind(self, targets: Tensor, like: Tensor) -> BoundPrior:
+    def bind(self, targets: Tensor, like: Tensor, lengths: Tensor | None = None) -> BoundPrior:
         return self._bound(like.shape[1], len(targets), like.dtype, like.device)
 
     def _bound(self, dimension: int, num_samples: int, dtype: torch.dtype, device: torch.device) -> BoundPrior:

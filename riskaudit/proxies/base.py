@@ -48,6 +48,7 @@ class Proxy(ABC):
         predicts_rmse: whether it foretells an attack's RMSE per input coordinate, so that their ratio has a meaning.
         few_products: whether a few products for the largest eigenvalue are all that it needs.
         joint_only: whether it has a meaning only where several samples leave together.
+        text_only: whether it has a meaning only of texts.
     """
 
     id: ClassVar[str]
@@ -62,6 +63,7 @@ class Proxy(ABC):
     predicts_rmse: ClassVar[bool] = False
     few_products: ClassVar[bool] = False
     joint_only: ClassVar[bool] = False
+    text_only: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, linearisation: Linearisation) -> ProxyScores:
@@ -95,9 +97,13 @@ def register(proxy: type[Proxy]) -> type[Proxy]:
     return proxy
 
 
-def proxies_for(*, joint: bool) -> dict[str, Proxy]:
-    """The proxies that have a meaning where several samples leave together, or where every sample leaves alone."""
-    return {name: proxy for name, proxy in PROXIES.items() if joint or not proxy.joint_only}
+def proxies_for(*, joint: bool, text: bool = False) -> dict[str, Proxy]:
+    """The proxies that have a meaning where several samples leave together, or each alone, of texts or of others."""
+    return {
+        name: proxy
+        for name, proxy in PROXIES.items()
+        if (joint or not proxy.joint_only) and (text or not proxy.text_only)
+    }
 
 
 def exact(values: Tensor) -> ProxyScores:

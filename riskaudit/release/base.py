@@ -52,6 +52,7 @@ class Batch:
         numbers: of the uploads, for steps that are drawn anew for each; all 0 where there are none.
         left_out: whether a sample's own loss trains nothing, [U n] bool, though layers that mix samples see it; None
             where all of them train. Only joint releases look at it.
+        lengths: tokens of each sample, [U n] int64, where the inputs are embedded texts that were padded to one length.
     """
 
     inputs: Tensor
@@ -59,6 +60,7 @@ class Batch:
     upload_size: int = 1
     numbers: tuple[int, ...] | None = None
     left_out: Tensor | None = None
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -75,13 +77,15 @@ class Batch:
             size = range(self.upload_size)
             indices = [index * self.upload_size + offset for index in indices for offset in size]
         left_out = None if self.left_out is None else self.left_out[indices]
-        return Batch(self.inputs[indices], self.targets[indices], self.upload_size, numbers, left_out)
+        lengths = None if self.lengths is None else self.lengths[indices]
+        return Batch(self.inputs[indices], self.targets[indices], self.upload_size, numbers, left_out, lengths)
 
     def samples(self, positions: Sequence[int]) -> Batch:
         """Some of the samples, by their positions in the batch, as one upload."""
         indices = list(positions)
         left_out = None if self.left_out is None else self.left_out[indices]
-        return Batch(self.inputs[indices], self.targets[indices], len(indices), left_out=left_out)
+        lengths = None if self.lengths is None else self.lengths[indices]
+        return Batch(self.inputs[indices], self.targets[indices], len(indices), left_out=left_out, lengths=lengths)
 
     def in_uploads(self, uploads: Sequence[Upload]) -> Batch:
         """Samples of this batch as uploads of one size.
@@ -94,7 +98,8 @@ class Batch:
             raise ValueError(f"expected uploads of one size, found sizes {sorted(sizes)}; take each size by itself")
         positions = [position for upload in uploads for position in upload.positions]
         numbers = tuple(upload.number for upload in uploads)
-        return Batch(self.inputs[positions], self.targets[positions], sizes.pop(), numbers)
+        lengths = None if self.lengths is None else self.lengths[positions]
+        return Batch(self.inputs[positions], self.targets[positions], sizes.pop(), numbers, lengths=lengths)
 
     def each_upload(self) -> Iterator[Batch]:
         """The uploads, one by one."""

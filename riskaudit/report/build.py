@@ -20,6 +20,7 @@ from riskaudit.report.sections.provenance import provenance_section
 from riskaudit.report.sections.threat import threat_section
 from riskaudit.report.sections.verdict import verdict_section
 from riskaudit.results import AuditResult
+from riskaudit.results.audit import shows_tokens
 from riskaudit.results.facts import Facts
 from riskaudit.results.stored import StoredRows, kept_as
 from riskaudit.results.studies import STUDIES
@@ -142,10 +143,10 @@ def _banners(facts: Facts) -> tuple[str, ...]:
             else ""
         )
         banners.append(f"This release is undefended: assume full disclosure.{ranked}")
-    shown = sum(row.image_png is not None for row in facts.result.samples)
+    shown = sum(row.image_png is not None or shows_tokens(row) for row in facts.result.samples)
     study = read_attack_study(facts)
     reconstructed = shown_reconstructions(study) if study is not None else 0
-    parts = [f"{count(shown, 'private input')} (section 4)"] if shown else []
+    parts = [f"{count(shown, 'private input')} (section {3 if facts.result.data.text else 4})"] if shown else []
     parts += [f"{count(reconstructed, 'reconstruction')} of private inputs (section 6)"] if reconstructed else []
     if parts:
         banners.append(

@@ -6,4 +6,5 @@ from riskaudit.results.calibration import *
 from riskaudit.results.groups import *
 from riskaudit.results.studies import *
 from riskaudit.results.subject import *
+from riskaudit.results.texts import *
 from riskaudit.results.words import *

@@ -48,6 +48,7 @@ from riskaudit.results.subject import (
     Tool,
 )
 from riskaudit.results.tables import ColumnRisk
+from riskaudit.results.texts import TokenPosition
 from riskaudit.results.words import ProxyInfo
 
 
@@ -90,6 +91,7 @@ class SampleRow(Record):
     than half, else 1: verdicts and limits go by the revealed fraction times this, the mean over what is reached.
     Where the client transforms images, errors are against T(x): ``transformation_rmse`` is what T changed, and
     ``original_rmse`` brackets the posterior error that decides against x instead.
+    ``positions`` are those of a text, in their order.
     ``adapted`` names the proxies whose number is that of the release ``ReleaseInfo.adapted``, being the riskier.
     Of a table by an encoding ``columns`` holds each column's own numbers; verdicts and limits go by the most revealed.
     """
@@ -113,8 +115,14 @@ class SampleRow(Record):
     adapted: list[str] = Field(default_factory=list)
     transformation_rmse: float | None = None
     original_rmse: Estimate | None = None
+    positions: list[TokenPosition] | None = None
     image_png: str | None = None
     columns: dict[str, ColumnRisk] = Field(default_factory=dict)
+
+
+def shows_tokens(row: SampleRow) -> bool:
+    """Whether a row holds words of its text."""
+    return any(each.token is not None for each in row.positions or ())
 
 
 def _as_they_are(rows: Any, check: Callable[[Any], Any]) -> Any:
@@ -290,5 +298,5 @@ class AuditResult(VersionedRecord):
 
     @override
     def save(self, path: str | Path) -> None:
-        shown = any(row.image_png is not None for row in self.samples)
+        shown = any(row.image_png is not None or shows_tokens(row) for row in self.samples)
         write_file(Path(path), self.to_json().encode(), private=shown)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-6
 # Of 1 - (posterior_rmse / tau)^2 against revealed_fraction: tau may have been rounded to float32.
 IDENTITY_ROUNDING = 1e-4
-_SHARES = frozenset({"revealed_fraction", "informed_revealed_fraction"})
+_SHARES = frozenset({"revealed_fraction", "informed_revealed_fraction", "token_recovery"})
 _ERRORS = frozenset(
     {"posterior_rmse", "informed_posterior_rmse", "map_rmse", "map_i2f", "i2f", "i2f_lower_bound", "expected_rmse"}
 )
@@ -75,6 +75,10 @@ def _row_faults(row: SampleRow) -> Iterator[str]:
         kind = "revealed_fraction" if risk.kind == "category" else "posterior_rmse"
         faults = (*_estimate_faults(kind, risk.estimate), *_estimate_faults("revealed_fraction", risk.revealed))
         yield from (f"a column with {fault}" for fault in faults)
+    for place in row.positions or ():
+        for proxy, share in (("revealed_fraction", place.revealed_fraction), ("token_recovery", place.token_recovery)):
+            if share is not None:
+                yield from (f"{proxy} with {fault} at a position" for fault in _estimate_faults(proxy, share))
     if row.noise_std_for_target is not None and (row.noise_std_for_target.std or 0.0) < 0:
         yield "a noise needed below 0"
 

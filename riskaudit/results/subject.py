@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from riskaudit.results.base import Record
 from riskaudit.results.tables import EncodingInfo
+from riskaudit.results.texts import TextInfo
 
 
 class Tool(Record):
@@ -41,7 +42,8 @@ class DataInfo(Record):
 
     ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
     ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so. ``num_unaudited`` of them
-    were left out of a run that isn't complete: no policy allows such a result. ``encoding`` says how the columns of a
+    were left out of a run that isn't complete: no policy allows such a result.
+    ``text`` is there where they are texts. ``encoding`` says how the columns of a
     table became the inputs.
     """
 
@@ -54,6 +56,7 @@ class DataInfo(Record):
     target_kind: str | None = None
     doubt: str | None = None
     num_unaudited: int = Field(default=0, ge=0)
+    text: TextInfo | None = None
     encoding: EncodingInfo | None = None
 
 

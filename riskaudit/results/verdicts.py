@@ -10,6 +10,7 @@ from riskaudit.results.subject import Attacker, ReleaseInfo, Thresholds
 from riskaudit.results.tables import ColumnRisk
 
 HEADLINE = "revealed_fraction"
+TOKENS = "token_recovery"
 # Noise per entry of this many times an upload's norm leaves nothing of it: what it tells of anything is less than half
 # the square of the inverse, in nats, and the mean over thousands like it is still noise.
 DROWNED = 10.0
@@ -46,17 +47,23 @@ def verdict(estimate: Estimate, thresholds: Thresholds, defended: bool) -> Verdi
 
 
 def cautious(
-    estimate: Estimate, calibrated: Estimate | None, concentration: float, columns: Collection[ColumnRisk] = ()
+    estimate: Estimate,
+    calibrated: Estimate | None,
+    concentration: float,
+    columns: Collection[ColumnRisk] = (),
+    tokens: Estimate | None = None,
 ) -> Estimate:
     """The revealed fraction with its largest upper end: certified or calibrated, of the coordinates that are reached.
 
-    Of a table, of its most revealed column; where nothing is known of one, nothing is known that could protect.
+    Of a table, of its most revealed column; of a text, the recovery of its tokens, where that is more. Where nothing is
+    known of one, nothing is known that could protect.
 
     Args:
         estimate: the mean over all coordinates.
         calibrated: the same by a calibration, if there is one; 1 where its upper end is unknown.
         concentration: of the row.
         columns: likewise.
+        tokens: token recovery of the row, where it is a text.
     """
     high = estimate.ends[1]
     if high is None:
@@ -65,9 +72,10 @@ def cautious(
         high = 1.0 if calibrated.high is None else max(high, calibrated.high)
     high = min(1.0, concentration * high)
     most = most_revealed(columns)
-    if most is None:
+    told = 0.0 if tokens is None or tokens.status == "not_applicable" else tokens.ends[1]
+    if most is None or told is None:
         return estimate.model_copy(update={"value": None, "low": None, "high": None, "status": "not_applicable"})
-    return estimate.model_copy(update={"high": max(high, most)})
+    return estimate.model_copy(update={"high": max(high, most, told)})
 
 
 def most_revealed(columns: Collection[ColumnRisk]) -> float | None:
@@ -82,5 +90,6 @@ def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool, attacker:
     headline = row.proxies.get(name)
     if row.status == "failed" or headline is None:
         return "not_assessed" if defended or row.status == "failed" else "high"
-    known = cautious(headline, row.calibrated.get(name), row.concentration, row.columns.values())
+    columns, tokens = row.columns.values(), row.proxies.get(TOKENS)
+    known = cautious(headline, row.calibrated.get(name), row.concentration, columns, tokens)
     return verdict(known, thresholds, defended)

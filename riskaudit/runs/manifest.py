@@ -20,7 +20,7 @@ from riskaudit.settings import Settings
 
 MANIFEST = "run.json"
 # Options that may name a function of a file, and those that may name a file or folder.
-_CODE, _PATHS = ("arch", "data", "loss"), ("calibration", "classes", "data", "prior")
+_CODE, _PATHS = ("arch", "data", "loss"), ("base", "calibration", "classes", "data", "prior")
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,16 @@ class RunManifest(FileRecord):
 
 
 def hash_of(path: Path) -> str:
-    """Hex SHA-256 of a file.
+    """Hex SHA-256 of a file, or of what decides the model of a folder.
 
     Raises:
         RunError: it can't be read.
     """
+    from riskaudit.inputs.huggingface.adapters import adapter_sha256, is_adapter
+    from riskaudit.inputs.huggingface.folder import is_model_folder, open_folder
+
+    if is_model_folder(path):
+        return adapter_sha256(path) if is_adapter(path) else open_folder(path).sha256()
     try:
         return sha256_of_file(path)
     except OSError as error:

@@ -103,8 +103,7 @@ def reason_of(error: BaseException) -> str:
 
 def _fail(opened: OpenedCheckpoint, shard: AuditShard, number: int, reason: str, found: ShardRows) -> None:
     """Rows and findings of an upload that nothing is known of."""
-    context, batch = shard.context(opened.client), shard.batch(opened.client)
-    found.rows.extend(BatchRows([failed_row(context, batch, place, reason) for place in range(shard.size)]))
+    found.rows.extend(_failed(opened, shard, reason))
     if opened.client.settings.checks:
         found.findings += failed_checks(EngineError(reason), *named_upload(opened.client, number))
 
@@ -112,9 +111,14 @@ def _fail(opened: OpenedCheckpoint, shard: AuditShard, number: int, reason: str,
 def unaudited(opened: OpenedCheckpoint, unit: Unit) -> BatchRows:
     """Rows of a shard that isn't finished."""
     shard = _part(opened, unit.first, unit.size)
-    context, batch = shard.context(opened.client), shard.batch(opened.client)
-    reason = f"not audited: shard {unit.number} of the run isn't finished"
-    return BatchRows([failed_row(context, batch, place, reason) for place in range(shard.size)])
+    return _failed(opened, shard, f"not audited: shard {unit.number} of the run isn't finished")
+
+
+def _failed(opened: OpenedCheckpoint, shard: AuditShard, reason: str) -> BatchRows:
+    """Rows of a shard's samples without any number."""
+    context = shard.context(opened.client)
+    parts = shard.batches(opened.client)
+    return BatchRows([failed_row(context, part, place, reason) for part in parts for place in range(len(part.indices))])
 
 
 def _part(opened: OpenedCheckpoint, first: int, count: int) -> AuditShard:

@@ -47,6 +47,7 @@ from riskaudit.sensitivity.norms import BracketedNorms
 from riskaudit.sensitivity.plan import Clock, Plan
 from riskaudit.sensitivity.probing import NarrowDimension
 from riskaudit.sensitivity.spectrum import PosteriorSpectrum
+from riskaudit.sensitivity.tokens import TokenDifferences
 from riskaudit.statistics.seeding import derived_seed
 
 # The start of the first iteration is stream 1; that of the i-th probe is stream 1 + i.
@@ -102,6 +103,7 @@ class Linearisation:
         draw: of standard normal vectors [U, n d], in the place of draws from the seed.
         spectrum: of H, where it is known already and the plan affords it.
         single: J at the same uploads in single precision, for the products of Lanczos iterations where noise allows.
+        tokens: what other tokens do to what leaves, of texts that leave alone.
 
     Attributes:
         sigma: Fisher-equivalent standard deviation of the noise.
@@ -123,6 +125,7 @@ class Linearisation:
         draw: Callable[[int], Tensor] | None = None,
         spectrum: Spectrum | None = None,
         single: Jacobian | None = None,
+        tokens: TokenDifferences | None = None,
     ) -> None:
         noise = jacobian.release.noise
         assert noise is not None
@@ -131,12 +134,13 @@ class Linearisation:
         self.indices, self.seed, self._given_draw = indices, seed, draw
         self.sigma = noise.fisher_std
         self._prior, self.upload_size = prior, self.batch.upload_size
-        self.sample_prior: BoundPrior = prior.bind(self.batch.targets, self.batch.inputs.flatten(1))
+        self.sample_prior: BoundPrior = prior.bind(self.batch.targets, self.batch.inputs.flatten(1), self.batch.lengths)
         self.prior: BoundPrior = in_uploads(self.sample_prior, self.upload_size)
         self.eps = (self.sigma / self.prior.std).square().clamp_min(SMALLEST_SHIFT)
         self._single = single if plan.only_brackets else None
         self.dimension = jacobian.shape[1] // self.upload_size
         self._given_spectrum = spectrum
+        self.tokens = tokens
         self._matvecs = 0
 
     def __len__(self) -> int:
@@ -178,7 +182,9 @@ class Linearisation:
         total = self._matvecs + (0 if others is None else others.matvecs)
         if self._all_eigenvalues:
             return total
-        brackets = {id(each): each for each in (self.brackets, self.posterior_brackets)}
+        of_positions: Brackets | None = self.__dict__.get("_position_brackets")
+        every = (self.brackets, self.posterior_brackets, *([] if of_positions is None else [of_positions]))
+        brackets = {id(each): each for each in every}
         return total + self.ends.matvecs + sum(each.matvecs for each in brackets.values())
 
     @cached_property
@@ -222,7 +228,7 @@ class Linearisation:
         if self.spectrum is None:
             return None
         like = self.spectrum.values.new_empty(len(self), self.dimension)
-        prior = in_uploads(self._prior.bind(self.batch.targets, like), self.upload_size)
+        prior = in_uploads(self._prior.bind(self.batch.targets, like, self.batch.lengths), self.upload_size)
         return PosteriorSpectrum.of(self.spectrum, prior.in_its_units(), self.upload_size)
 
     @cached_property
@@ -297,6 +303,31 @@ class Linearisation:
             BracketedInformation(traces, tau, units[index // self.upload_size], None if known is None else known[index])
             for index, (traces, tau) in enumerate(zip(self.posterior_brackets.traces, taus, strict=True))
         ]
+
+    def revealed_by_position(self) -> list[list[Interval]] | None:
+        """Revealed fractions of each position of texts that leave alone, of every text; None where unknown."""
+        if self.tokens is None or self.upload_size != 1:
+            return None
+        length = self.tokens.length
+        if self.posterior_spectrum is not None:
+            shares = self.posterior_spectrum.shares_by_block(self.eps, length).tolist()
+            return [[Interval(share, share, share) for share in row] for row in shares]
+        if self.plan.solver != "lanczos":
+            return None
+        traces, shifts = self._position_brackets.traces, self.eps.repeat_interleave(length).tolist()
+        found = [
+            each.effective_dimension(shift).map(lambda end, total=each.total: min(1.0, end / total))  # type: ignore[misc]
+            for each, shift in zip(traces, shifts, strict=True)
+        ]
+        return [found[first : first + length] for first in range(0, len(found), length)]
+
+    @cached_property
+    def _position_brackets(self) -> Brackets:
+        """As `posterior_brackets`, with the positions of a text as blocks."""
+        assert self.tokens is not None
+        length = self.tokens.length
+        totals = torch.full((self.num_uploads, length), self.dimension / length, dtype=torch.float64)
+        return Brackets(self.ends, self.prior.in_its_units(), self.eps, totals, self._thresholds)
 
     @property
     def informed(self) -> Linearisation:

@@ -52,6 +52,22 @@ class PosteriorSpectrum:
         whitened = Spectrum(torch.stack(values), torch.stack(vectors), spectrum.matvecs, 0.0)
         return cls(whitened, torch.stack(weights), prior)
 
+    def shares_by_block(self, eps: Tensor, num_blocks: int) -> Tensor:
+        """Revealed fractions of equal parts of the coordinates of uploads of one sample, [U, num_blocks].
+
+        Args:
+            eps: the shift, [U].
+            num_blocks: parts, one after the other.
+        """
+        shares = []
+        for upload, shift in enumerate(eps.tolist()):
+            rows = self.spectrum.vectors[upload].mT
+            rows = rows if self.prior.isotropic else self.prior.root_of_rows(upload, rows)
+            weights, values = _by_block(rows, num_blocks), self.spectrum.values[upload]
+            told = torch.where(values > 0, 1 / (1 + shift / values.clamp_min(1e-300)), 0.0)
+            shares.append((weights @ told / weights.sum(1)).clamp(0.0, 1.0))
+        return torch.stack(shares)
+
     def covariance_eigenvalues(self, index: int, eps: float) -> Tensor:
         """Eigenvalues of one sample's block of L eps (K + eps)^-1 L, [d]; ``index`` counts samples."""
         num_blocks = self.weights.shape[1]

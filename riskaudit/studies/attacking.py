@@ -80,7 +80,17 @@ class Target:
     def of(
         cls, client: Client, noise_std: float | None, labels_known: bool, deadline: Deadline | None = None
     ) -> Target:
-        """The target at a level that `Client.at_noise` takes, attacked until a deadline."""
+        """The target at a level that `Client.at_noise` takes, attacked until a deadline.
+
+        Raises:
+            SettingsError: texts of different lengths, which no attack takes together.
+        """
+        lengths = client.samples.lengths
+        if lengths is not None and len(set(lengths)) > 1:
+            raise SettingsError(
+                f"attacks take texts of one length, but those of {client.samples.name} have {min(lengths)} to "
+                f"{max(lengths)} tokens; cut them alike with `max_tokens={min(lengths)}`"
+            )
         release = client.at_noise(noise_std).release
         std = 0.0 if release.noise is None else release.noise.std
         return cls(client, client.jacobian(release), std, labels_known, deadline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cases
 import numpy as np
 import oracles
 import pytest
@@ -133,8 +134,18 @@ class TestNotApplicableUnderSomeSolvers(ProxyContract):
 
 
 def test_every_proxy_has_a_contract() -> None:
-    # The contract of a proxy that only this file has comes on top.
-    assert {type(proxy) for proxy in PROXIES.values()} <= {case.covers for case in cases_of(ProxyContract, __file__)}
+    # The contract of a proxy that only this file has comes on top; those of texts are held against an attacker in
+    # tests/sensitivity/test_tokens.py.
+    covered = {case.covers for case in cases_of(ProxyContract, __file__)}
+    assert {type(proxy) for proxy in PROXIES.values() if not proxy.text_only} <= covered
+
+
+def test_proxies_of_texts_say_that_other_inputs_are_none() -> None:
+    at = cases.linearise(cases.mlp((16, 8, 10)), cases.mnist(2, 4))
+    for proxy in (each for each in PROXIES.values() if each.text_only):
+        scores = proxy.score(at)
+        assert [row.status for row in scores.estimates] == ["not_applicable"] * 2
+        assert scores.reason is not None
 
 
 def test_the_oracle_of_correlated_priors_is_that_of_isotropic_ones() -> None:

@@ -188,7 +188,7 @@ def test_the_front_of_defences_and_its_table() -> None:
     report = Report.of(studied(defenses=defenses().model_dump(mode="json")))
     text, figure = report.text_of("evidence"), report.figures["defenses"]
     assert "Recommended: --release clip:1,gaussian:0.1" in text
-    assert "Front of risk against utility: no defence; clip:1,gaussian:0.1." in words(figure.title)
+    assert "no defence, clip:1,gaussian:0.1 make the front" in words(figure.title)
     assert "1 of 3 defences is dominated" in words(figure.title)
     table = words(report.tables["defenses"])
     assert "dominated by clip:1,gaussian:0.1" in table

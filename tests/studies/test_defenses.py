@@ -148,9 +148,6 @@ def test_an_error_is_the_least_over_points_and_unknown_where_one_is() -> None:
     assert row.num_unattacked == 1
     assert row.attack_rmse.mean == pytest.approx((0.2 + 0.1 + 0.5) / 3 + 0.0005)
     assert row.least_attack == pytest.approx(0.1)
-    # Before the first step there is nothing over seeds.
-    assert [(point.step, point.loss.num_seeds) for point in row.points] == [(0, 1), (1, 2)]
-    assert row.points[0].attack_rmse.low is None
     assert (row.loss.mean, row.loss.num_seeds) == (pytest.approx(1.1), 2)
     # Student's t with one degree of freedom: 12.706 s / sqrt(2).
     assert row.loss.high - row.loss.mean == pytest.approx(12.706 * math.sqrt(0.02) / math.sqrt(2), rel=1e-3)
@@ -168,27 +165,17 @@ def test_dominated_defences_are_named_and_the_front_is_the_rest() -> None:
     assert [row.on_front for row in rows] == [True, True, False, True]
 
 
-def test_defences_are_compared_where_their_losses_may_be_the_same() -> None:
+def test_defences_are_compared_where_their_losses_overlap() -> None:
     rows, runs = rows_of(
         made("a", [1.0, 1.1, 1.2], [[0.4] * 6] * 2), made("b", [1.1, 1.0, 1.2], EVEN),
         made("c", [9.0, 9.1, 9.2], [[0.9] * 6] * 2),
     )  # fmt: skip
     (pair,) = equal_utility(rows, runs, "informed", 0.95, 0)
     assert (pair.first, pair.second) == ("a", "b")
-    # Student's t of -0.1, 0.1 and 0: 4.303 s / sqrt(3).
-    assert (pair.loss_difference, pair.loss_high) == (
-        pytest.approx(0),
-        pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3),
-    )
     assert pair.attack_difference == pytest.approx(0.2)
     assert pair.attack_low == pytest.approx(0.2)
     assert pair.told_apart is True
     assert (pair.predicted_difference, pair.predicted_low) == (pytest.approx(0), pytest.approx(0))
-    # The seeds differ by more than the defences do, which are apart by more than 5 % in each, or by less.
-    apart, runs = rows_of(made("a", [1.0, 2.0, 3.0], EVEN), made("b", [1.5, 2.5, 3.5], EVEN))
-    assert equal_utility(apart, runs, "informed", 0.95, 0) == []
-    near, runs = rows_of(made("a", [1.0, 2.0, 3.0], EVEN), made("b", [1.04, 2.04, 3.04], EVEN))
-    assert len(equal_utility(near, runs, "informed", 0.95, 0)) == 1
     single, runs = rows_of(made("a", [1.0], EVEN), made("b", [1.0], EVEN))
     assert equal_utility(single, runs, "informed", 0.95, 0) == []
 
@@ -246,9 +233,6 @@ def test_only_what_the_prediction_supports_is_recommended() -> None:
     assert recommended(broken)[0] is None
     assert recommend(rows_of(plain, made("a", [1.4, 1.5], protected))[0], 0.2, doubted=True)[0] is None
     assert "one seed" in recommended(made("a", [1.4], protected))[1]
-    told = recommend(rows_of(plain, made("a", [1.4, 1.5], protected))[0], 0.2, weak_attacks=True)
-    assert told[0] == "a"
-    assert "positive control" in told[1]
 
 
 OPTIONS = DefenseSettings(

@@ -104,7 +104,7 @@ def _ranking_paragraph(facts: Facts) -> Paragraph:
         who = f" for {attacker_words(facts)}" if facts.is_joint else ""
         return Paragraph(
             f"Ranked by revealed fraction{who}. Effective dimension is the revealed fraction times the "
-            f"{facts.dimension:,} coordinates of an input.{_undecided(facts)}"
+            f"{_coordinates(facts)}.{_undecided(facts)}"
         )
     return Paragraph(
         f"The revealed fraction has no value here, so the samples are ranked by {facts.title(proxy)}. "
@@ -175,7 +175,8 @@ def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[Samp
             brief=True,
         ),
         tables.column(
-            "Effective dimension", lambda row: _derived_cell(facts, row, lambda share: number(share * facts.dimension))
+            "Effective dimension",
+            lambda row: _derived_cell(facts, row, lambda share: number(share * _dimension(facts, row))),
         ),
         *map(proxy_column, shown),
         tables.column("Noise needed", _noise_cell, "std", brief=True),
@@ -332,3 +333,14 @@ def means_overlap(first: ClassRow, second: ClassRow, proxy: str) -> bool:
         for stat in (left, right)
     ]
     return (left.mean_low, right.mean_low) != (None, None) and overlaps(spans[0], spans[1])
+
+
+def _dimension(facts: Facts, row: SampleRow) -> int:
+    """Coordinates of one input; of a text those of its own tokens."""
+    return facts.dimension if not row.positions else len(row.positions) * facts.result.data.input_shape[-1]
+
+
+def _coordinates(facts: Facts) -> str:
+    if facts.result.data.text is None:
+        return f"{facts.dimension:,} coordinates of an input"
+    return f"{facts.result.data.input_shape[-1]:,} coordinates of each of a text's tokens"

@@ -18,6 +18,7 @@ from riskaudit.formatting import count, decibels, given, number, percent, senten
 from riskaudit.report.sections.clear import clear_blocks
 from riskaudit.report.sections.columns import column_blocks
 from riskaudit.report.sections.crowd import crowd_blocks
+from riskaudit.report.sections.positions import position_blocks
 from riskaudit.report.sections.schemes import attacker_words, by_whom
 from riskaudit.results import RELIABLE, Estimate
 from riskaudit.results.estimates import EstimateColumn
@@ -57,6 +58,7 @@ def leaks_section(facts: Facts) -> Section:
     if not facts.num_known(facts.headline):
         blocks.append(_distribution_table(facts, facts.proxy_ids, "stand-ins", "What was computed instead"))
     blocks += column_blocks(facts)
+    blocks += position_blocks(facts)
     blocks += crowd_blocks(facts, thresholds(facts))
     return Section("how-much-leaks", "How much leaks", tuple(blocks))
 

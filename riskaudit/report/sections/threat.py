@@ -141,6 +141,7 @@ def _prior_kind(prior: PriorInfo) -> str:
         "isotropic": "isotropic (independent pixels)",
         "data": "data (one Gaussian with the correlations of images)",
         "class": "class (a Gaussian with correlations per class, the label being known)",
+        "vocabulary": "vocabulary (at every position, mean and covariance of what its tokens are embedded as)",
     }.get(prior.kind, short(prior.kind))
 
 
@@ -148,7 +149,8 @@ def _prior_origin(prior: PriorInfo) -> str:
     if prior.num_images is None:
         return ""
     source = f" of {short(prior.source)}" if prior.source else ""
-    return f"; fitted to {count(prior.num_images, 'sample')}{source}"
+    what = "token" if prior.kind == "vocabulary" else "sample"
+    return f"; fitted to {count(prior.num_images, what)}{source}"
 
 
 def _fallback_words(facts: Facts) -> str:

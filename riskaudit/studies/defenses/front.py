@@ -4,8 +4,8 @@ Utility is the final training loss, risk the least error that any attack reached
 al., "Data reconstruction attacks and defenses", equation 3: the strongest attack at equal loss of utility). Beside the
 attack stands the posterior error, which says whether nothing leaks or the attack failed.
 
-Intervals over seeds are Student's t; differences of losses are paired by seed, since the trainings of one seed see the
-data in one order, and differences of errors by sample and by seed, with a bootstrap over both (Efron 1979).
+Intervals over seeds are Student's t; differences between defences are paired by sample and by seed (the trainings of
+one seed see the data in one order), with a bootstrap over both (Efron 1979).
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ from riskaudit.studies.defenses.record import (
     SeedMean,
     TrainingPoint,
 )
-
-# Share of a loss by which two of equal utility may differ.
-SAME_UTILITY = 0.05
 
 Values = npt.NDArray[np.float64]
 Measure = Callable[[DefendedSample], float | None]
@@ -108,15 +105,13 @@ def finished(runs: Iterable[DefenseRun]) -> list[DefenseRun]:
 def equal_utility(
     rows: Sequence[DefenseRow], runs: Sequence[DefenseRun], attacker: str, confidence: float, seed: int
 ) -> list[EqualUtility]:
-    """Every two defences whose losses may be within `SAME_UTILITY` of each other; with one seed there are none."""
+    """Every two defences whose intervals of the loss overlap; with one seed, of which none has, there are none."""
     measures = {"attack": attack_error, "predicted": predicted_error(attacker)}
     compared = []
     for first, second in combinations(rows, 2):
-        cost = _paired_losses(runs, first.defense, second.defense, confidence)
-        if cost is None or not _may_be_equal(cost, first, second):
+        if not overlap(first.loss, second.loss):
             continue
         fields: dict[str, Any] = {"first": first.defense, "second": second.defense}
-        fields |= {"loss_difference": cost.mean, "loss_low": cost.low, "loss_high": cost.high}
         for what, measure in measures.items():
             paired = _paired_errors(runs, first.defense, second.defense, measure)
             ends = paired_difference(*paired, confidence=confidence, seed=seed)
@@ -136,24 +131,14 @@ def _paired_errors(runs: Sequence[DefenseRun], first: str, second: str, measure:
     )
 
 
-def _paired_losses(runs: Sequence[DefenseRun], first: str, second: str, confidence: float) -> SeedMean | None:
-    """The final loss with one defence less that with another, paired by seed; None without two seeds that both have."""
-    ones, others = (
-        {run.number: run.points[-1].loss for run in trained(runs) if run.defense == name} for name in (first, second)
-    )
-    pairs = [(ones[number], others[number]) for number in sorted(ones.keys() & others.keys())]
-    mean = over_seeds((None if None in pair else pair[0] - pair[1] for pair in pairs), confidence)  # type: ignore[operator]
-    return None if mean is None or mean.num_seeds < 2 else mean
-
-
-def _may_be_equal(cost: SeedMean, first: DefenseRow, second: DefenseRow) -> bool:
-    """Whether a difference of losses, for all that its interval says, is within `SAME_UTILITY` of the smaller one."""
-    assert first.loss is not None
-    assert second.loss is not None
-    assert cost.low is not None
-    assert cost.high is not None
-    band = SAME_UTILITY * min(abs(first.loss.mean), abs(second.loss.mean))
-    return cost.low <= band and cost.high >= -band
+def overlap(first: SeedMean | None, second: SeedMean | None) -> bool:
+    """Whether two intervals have a point in common."""
+    if first is None or second is None:
+        return False
+    ends = (first.low, first.high, second.low, second.high)
+    if None in ends:
+        return False
+    return max(first.low or 0.0, second.low or 0.0) <= min(first.high or 0.0, second.high or 0.0)
 
 
 def dominates(one: DefenseRow, other: DefenseRow) -> bool:
@@ -235,17 +220,12 @@ def _point_rows(runs: Sequence[DefenseRun], confidence: float) -> list[PointRow]
 
 
 def _point_row(points: Sequence[TrainingPoint], audited: Sequence[TrainingPoint], confidence: float) -> PointRow:
-    step = points[0].step
-    if step == 0:
-        # The checkpoint is the same whatever the seed.
-        points, audited = points[:1], audited[:1]
-
     def mean(measure: Measure) -> SeedMean | None:
         values = [[measure(sample) for sample in point.samples] for point in audited]
         return over_seeds(_known_means(np.array(values, dtype=np.float64)), confidence)
 
     return PointRow(
-        step=step,
+        step=points[0].step,
         loss=over_seeds((point.loss for point in points), confidence),
         accuracy=over_seeds((point.accuracy for point in points), confidence),
         attack_rmse=mean(attack_error),

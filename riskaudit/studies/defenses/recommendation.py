@@ -14,16 +14,13 @@ from riskaudit.studies.defenses.record import DefenseRow
 UNDEFENDED = "gradient"
 
 
-def recommend(
-    rows: Sequence[DefenseRow], target: float, *, doubted: bool = False, weak_attacks: bool = False
-) -> tuple[str | None, str]:
+def recommend(rows: Sequence[DefenseRow], target: float, *, doubted: bool = False) -> tuple[str | None, str]:
     """A line for ``release``, or None, and a sentence that says why.
 
     Args:
         rows: of all defences, `UNDEFENDED` among them.
         target: error that every audited sample should be left with.
         doubted: whether the model or the data may be others than those that were audited.
-        weak_attacks: whether the attacks failed where they had to succeed, their positive control.
     """
     if doubted:
         return None, "No recommendation: the model or the data are doubted, as the audit's warnings say"
@@ -39,8 +36,6 @@ def recommend(
         f"error of {number(best.least_predicted)} and an attack error of {number(best.least_attack)} (wanted: "
         f"{number(target)}){_cost(best, rows)}"
     )
-    if weak_attacks:
-        text += "; the attacks failed their positive control, so that the prediction alone speaks for it"
     if best.num_seeds < 2:
         text += "; one seed: nothing says whether another training would come out alike"
     return best.defense, text

@@ -122,9 +122,8 @@ class DefenseRow(Record):
 
 
 class EqualUtility(Record):
-    """Two defences whose final losses may be within 5 % of the smaller one, for all that the seeds say.
+    """Two defences whose intervals of the final loss overlap.
 
-    ``loss_difference`` is the final loss of ``first`` less that of ``second``, paired by seed, with Student's interval.
     ``attack_difference`` is the least attack error of ``first`` less that of ``second``, paired by sample and seed,
     with a bootstrap interval over both; ``predicted_difference`` likewise of the posterior error. Ends are None with
     too few samples or seeds. ``told_apart`` says whether the first interval leaves out 0.
@@ -132,9 +131,6 @@ class EqualUtility(Record):
 
     first: str
     second: str
-    loss_difference: float | None = None
-    loss_low: float | None = None
-    loss_high: float | None = None
     attack_difference: float | None = None
     attack_low: float | None = None
     attack_high: float | None = None

@@ -27,7 +27,7 @@ from riskaudit.attacks import ATTACKS as REGISTERED
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit_client, audit_samples
 from riskaudit.audit.client import Client, make_client
-from riskaudit.audit.provenance import data_info
+from riskaudit.audit.provenance import audited_data
 from riskaudit.audit.recognition import doubt_of
 from riskaudit.audit.transformed import transformed
 from riskaudit.engine import Trial, make_engine
@@ -52,7 +52,7 @@ from riskaudit.studies.control import ControlTrial
 from riskaudit.studies.defenses.front import defense_rows, equal_utility
 from riskaudit.studies.defenses.recommendation import UNDEFENDED, recommend
 from riskaudit.studies.defenses.record import DefendedSample, DefenseRun, DefensesStudy, TrainingPoint
-from riskaudit.studies.rows import Control, strongest
+from riskaudit.studies.rows import strongest
 from riskaudit.studies.settings import AttackSettings, DefenseSettings
 from riskaudit.studies.simulated_training import (
     DivergedError,
@@ -212,18 +212,15 @@ class Defenses(Study[DefensesStudy]):
         settings = client.settings
         noisy = {defense: ReleaseSpec.parse(defense).noise is not None for defense in self.defenses}
         rows = defense_rows(runs, noisy, settings.attacker, CONFIDENCE)
-        doubted = doubt_of(client) is not None or data_info(client.samples).doubt is not None
-        control = Control.model_validate(results[0])
-        recommended, sentence = recommend(
-            rows, client.target_rmse, doubted=doubted, weak_attacks=control.status == "failed"
-        )
+        doubted = doubt_of(client) is not None or audited_data(client).doubt is not None
+        recommended, sentence = recommend(rows, client.target_rmse, doubted=doubted)
         return DefensesStudy(
             architecture=client.checkpoint.architecture,
             noise_std=settings.reference_noise,
             reference_noise=not all(noisy.values()),
             prior_rmse=client.chosen.info.std,
             attacks=list(self.attacks.chosen),
-            control=control,
+            control=results[0],
             epochs=self.plan.epochs,
             num_steps=self.num_steps,
             batch_size=self.plan.batch_size,

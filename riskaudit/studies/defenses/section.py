@@ -41,7 +41,7 @@ def _table(study: DefensesStudy) -> Table:
     def mean(
         title: str, name: str, unit: str = "mean, interval", *, brief: bool = True
     ) -> tables.RowColumn[DefenseRow]:
-        return tables.column(title, lambda row: _mean_cell(getattr(row, name), name), unit, brief=brief)
+        return tables.column(title, lambda row: _mean_cell(getattr(row, name)), unit, brief=brief)
 
     columns: tables.Columns[DefenseRow] = (
         tables.column("Defence", _defense_cell, numeric=False, brief=True),
@@ -118,9 +118,8 @@ def _finding(study: DefensesStudy) -> str:
     placed = [row for row in study.rows if row.on_front is not None]
     front = [_label(row) for row in placed if row.on_front]
     dominated = len(placed) - len(front)
-    # Releases have commas of their own.
-    text = f"Front of risk against utility: {'; '.join(front[:4])}{' and others' if len(front) > 4 else ''}"
-    return f"{text}. {dominated} of {count(len(placed), 'defence')} {'is' if dominated == 1 else 'are'} dominated"
+    text = f"{', '.join(front[:4])}{' and others' if len(front) > 4 else ''} make the front of risk against utility"
+    return f"{text}; {dominated} of {count(len(placed), 'defence')} {'is' if dominated == 1 else 'are'} dominated"
 
 
 def _equal_utility(study: DefensesStudy) -> Table:
@@ -134,22 +133,18 @@ def _equal_utility(study: DefensesStudy) -> Table:
         return tables.column(title, ends, "first less second, interval")
 
     columns: tables.Columns[EqualUtility] = (
-        tables.text("First", lambda pair: _name(pair.first)),
-        tables.text("Second", lambda pair: _name(pair.second)),
-        difference("Final training loss", "loss"),
+        tables.text("First", lambda pair: short(pair.first, _LABEL)),
+        tables.text("Second", lambda pair: short(pair.second, _LABEL)),
         difference("Least attack RMSE", "attack"),
         difference("Predicted RMSE", "predicted"),
         tables.text("Safer", _safer),
     )
     return tables.table(
         "defenses-equal-utility",
-        "Defences at equal utility: their final losses may be within 5 % of each other",
+        "Defences at equal utility: the intervals of their final losses overlap",
         study.equal_utility,
         columns,
-        note=(
-            f"Losses paired by seed, {percent(study.confidence)} intervals by Student's t, which few seeds make wide; "
-            "errors paired by sample and seed, bootstrap intervals over both."
-        ),
+        note=f"Paired by sample and seed; {percent(study.confidence)} bootstrap intervals over both.",
         layout="compact",
         print_rows=_PRINT_ROWS,
     )
@@ -160,14 +155,14 @@ def _safer(pair: EqualUtility) -> str:
         return "too few samples or seeds"
     if not pair.told_apart:
         return "not told apart"
-    return f"{_name(pair.first if pair.attack_difference > 0 else pair.second)}, against these attacks"
+    return f"{short(pair.first if pair.attack_difference > 0 else pair.second, _LABEL)}, against these attacks"
 
 
 def _points(study: DefensesStudy) -> Table:
     Place = tuple[DefenseRow, PointRow]
 
     def mean(title: str, name: str, unit: str = "mean, interval", *, shown: bool = True) -> tables.RowColumn[Place]:
-        return tables.column(title, lambda pair: _mean_cell(getattr(pair[1], name), name), unit, shown=shown)
+        return tables.column(title, lambda pair: _mean_cell(getattr(pair[1], name)), unit, shown=shown)
 
     places = [(row, point) for row in study.rows for point in row.points]
     joint = any(point.informed_rmse is not None for _, point in places)
@@ -195,11 +190,7 @@ def _points(study: DefensesStudy) -> Table:
 
 
 def _label(row: DefenseRow) -> str:
-    return _name(row.defense)
-
-
-def _name(defense: str) -> str:
-    return "no defence" if defense == "gradient" else short(defense, _LABEL)
+    return "no defence" if row.defense == "gradient" else short(row.defense, _LABEL)
 
 
 def _defense_cell(row: DefenseRow) -> Cell:
@@ -210,15 +201,13 @@ def _defense_cell(row: DefenseRow) -> Cell:
 def _place(row: DefenseRow) -> str:
     if row.on_front is None:
         return "no result"
-    return "on the front" if row.on_front else f"dominated by {short('; '.join(map(_name, row.dominated_by)), 60)}"
+    return "on the front" if row.on_front else f"dominated by {short(', '.join(row.dominated_by), 60)}"
 
 
-def _mean_cell(mean: SeedMean | None, name: str) -> Cell:
+def _mean_cell(mean: SeedMean | None) -> Cell:
     if mean is None:
         return number_cell(None, missing="no result")
-    # Student's interval knows nothing of 0, which errors don't fall below, other than losses.
-    low = mean.low if mean.low is None or name == "loss" else max(0.0, mean.low)
-    return ends_cell(mean.mean, low, mean.high)
+    return ends_cell(mean.mean, mean.low, mean.high)
 
 
 def _share_cell(mean: SeedMean | None) -> Cell:

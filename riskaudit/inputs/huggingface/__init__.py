@@ -1,0 +1,1 @@
+"""Models of the Hugging Face libraries: folders, tokens, and sequences of embedded tokens as the audited input."""
