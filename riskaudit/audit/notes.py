@@ -13,7 +13,7 @@ from riskaudit.audit.settings import AuditSettings
 from riskaudit.audit.targets import target_notes
 from riskaudit.audit.texts import text_model
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.inputs.architectures.precode import gaussian_draws
+from riskaudit.inputs.architectures.precode import GaussianDraw, gaussian_draws
 from riskaudit.inputs.checkpoints import STORED_STATISTICS
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
@@ -99,12 +99,7 @@ def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[s
             f"{len(dropout)} dropout layers (first: {dropout[0] or 'the model'}) are audited as absent; in training "
             "they are redrawn for every batch"
         )
-    notes += [
-        f"the variational bottleneck takes one draw of its noise for all samples (number {layer.draw}), which in "
-        "training is redrawn in every pass: every number is conditional on it (`model_defense` takes another); its "
-        f"divergence is part of the audited loss with a weight of {layer.weight:g}"
-        for layer in gaussian_draws(model)
-    ]
+    notes += [_draw_note(layer) for layer in gaussian_draws(model)]
     sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
     total, sent = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     text = text_model(model)
@@ -117,6 +112,22 @@ def _model_notes(model: nn.Module, release: Release, samples: Samples) -> list[s
         others = [*(["frozen"] if sent < total else []), *([f"unused ({unused:,} without gradient)"] if unused else [])]
         notes.append(f"{sent - unused:,} of {total:,} parameters are sent: the others are {' or '.join(others)}")
     return notes
+
+
+def _draw_note(layer: GaussianDraw) -> str:
+    """That a bottleneck's noise isn't drawn as in training."""
+    taken = (
+        f"takes {1 + len(layer.others)} draws of its noise, each for all samples (numbers {layer.draw} to "
+        f"{layer.others[-1]}), and of every number the riskiest draw's stands (`over_draws` has the spread): in "
+        "training it is redrawn in every pass, and another draw may be riskier still"
+        if layer.others
+        else f"takes one draw of its noise for all samples (number {layer.draw}), which in training is redrawn in "
+        "every pass: every number is conditional on it (`model_defense` takes another, or several)"
+    )
+    return (
+        f"the variational bottleneck {taken}; its divergence is part of the audited loss with a weight of "
+        f"{layer.weight:g}"
+    )
 
 
 def _unused(release: Release, samples: Samples) -> set[str]:

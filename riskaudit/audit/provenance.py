@@ -15,7 +15,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.positions import doubt_of_texts, text_info
 from riskaudit.audit.rows import target_kind
 from riskaudit.inputs import Checkpoint, Samples
-from riskaudit.inputs.architectures.precode import bottleneck_draw
+from riskaudit.inputs.architectures.precode import bottleneck_draw, num_bottleneck_draws
 from riskaudit.inputs.discrete import SPARSE_CODES, are_undeclared_codes
 from riskaudit.release import batch_norm_layers
 from riskaudit.release.adapted import without_spoiled
@@ -36,6 +36,7 @@ def checkpoint_info(checkpoint: Checkpoint, doubt: str | None) -> CheckpointInfo
         assumed=checkpoint.assumed,
         doubt=doubt,
         bottleneck_draw=bottleneck_draw(checkpoint.model),
+        num_bottleneck_draws=num_bottleneck_draws(checkpoint.model),
     )
 
 

@@ -54,8 +54,8 @@ class AuditSettings(Settings):
     )
     model_defense: str | None = option(
         None,
-        "Defence put into the model: precode[:DRAW[:WEIGHT]], a variational bottleneck before the last layer, its "
-        "divergence in the loss with that weight.",
+        "Defence put into the model: precode[:DRAW[-LAST][:WEIGHT]], a variational bottleneck before the last layer, "
+        "its noise by number (of several draws the riskiest stands), its divergence in the loss with that weight.",
         RELEASE,
         record="model_defense",
     )

@@ -12,6 +12,7 @@ from typing_extensions import override
 from riskaudit.audit.calibration import Calibrator, make_calibrator
 from riskaudit.audit.checks import is_out_of_memory
 from riskaudit.audit.client import Client
+from riskaudit.audit.draws import at_other_draws, over_draws
 from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
 from riskaudit.audit.positions import TextContext
 from riskaudit.audit.precision import full_single_precision
@@ -188,16 +189,28 @@ class AuditShard(Trial[Client]):
 
     def _of_batch(self, client: Client, batch: AuditBatch) -> BatchRows:
         context, budget = self.context(client), client.settings.budget
+        others = at_other_draws(context.jacobian.release)
+        if not others:
+            return self._of_draw(context, batch, budget)
+        singles = [None] * len(others) if context.single is None else at_other_draws(context.single.release)
+        contexts = [context]
+        for release, single in zip(others, singles, strict=True):
+            maker = None if context.single is None or single is None else context.single.of(single)
+            contexts.append(replace(context, jacobian=context.jacobian.of(release), single=maker))
+        return over_draws(context, [self._of_draw(each, batch, budget, len(contexts)) for each in contexts])
+
+    def _of_draw(self, context: AuditContext, batch: AuditBatch, budget: float | None, parts: int = 1) -> BatchRows:
+        """The rows at one draw of what is random in the model; ``parts`` audits share the time."""
         adapted = without_spoiled(context.jacobian.release)
         if adapted is None:
-            return _batch_rows(context, batch, self._clock(budget))
+            return _batch_rows(context, batch, self._clock(budget, parts))
         other = replace(context, jacobian=context.jacobian.of(adapted))
         if context.single is not None:
             single = without_spoiled(context.single.release)
             assert single is not None
             other = replace(other, single=context.single.of(single))
-        rows = _batch_rows(context, batch, self._clock(budget, parts=2))
-        return with_worse(context, rows, _batch_rows(other, batch, self._clock(budget, parts=2)))
+        rows = _batch_rows(context, batch, self._clock(budget, 2 * parts))
+        return with_worse(context, rows, _batch_rows(other, batch, self._clock(budget, 2 * parts)))
 
     def context(self, client: Client) -> AuditContext:
         """What audits the samples."""

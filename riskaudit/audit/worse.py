@@ -28,18 +28,26 @@ def with_worse(context: AuditContext, whole: BatchRows, part: BatchRows) -> Batc
         whole: its rows.
         part: those of the other, without what steps of the first spoil.
     """
-    rows = [_worse_row(context, *pair) for pair in zip(whole.rows, part.rows, strict=True)]
+    rows = []
+    for pair in zip(whole.rows, part.rows, strict=True):
+        row, adapted = worse_row(context, *pair)
+        rows.append(row.model_copy(update={"adapted": adapted}))
     return replace(whole, rows=rows, matvecs=whole.matvecs + part.matvecs)
 
 
-def _worse_row(context: AuditContext, whole: SampleRow, part: SampleRow) -> SampleRow:
-    proxies, adapted = _worse_proxies(context.proxies, whole, part)
-    columns = {name: _worse_column(own, part.columns[name]) for name, own in whole.columns.items()}
-    if not adapted and columns == whole.columns:
-        return whole
+def worse_row(context: AuditContext, one: SampleRow, other: SampleRow) -> tuple[SampleRow, list[str]]:
+    """Of one sample's rows the riskier numbers, and the ids of the proxies that the second row gave."""
+    proxies, changed = _worse_proxies(context.proxies, one, other)
+    columns = {name: _worse_column(own, other.columns[name]) for name, own in one.columns.items()}
+    if not changed and columns == one.columns:
+        return one, []
     # What else a row says rests on the number that decides.
-    base = part if context.headline in adapted else whole
-    row = base.model_copy(update={"proxies": proxies, "adapted": adapted, "columns": columns})
+    base = other if context.headline in changed else one
+    return with_verdict(context, base.model_copy(update={"proxies": proxies, "columns": columns})), changed
+
+
+def with_verdict(context: AuditContext, row: SampleRow) -> SampleRow:
+    """A row with the verdict of its numbers."""
     attacker = context.attacker if context.is_joint else None
     return row.model_copy(update={"verdict": verdict_of(row, context.thresholds, context.defended, attacker)})
 

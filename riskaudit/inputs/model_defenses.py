@@ -1,14 +1,16 @@
 """Defences that change the model: ``model_defense`` puts one into a model that was trained without.
 
-``precode[:DRAW[:WEIGHT]]``: a variational bottleneck of 256 before the last linear layer (`architectures.precode`),
-y = O(D(b)), whose divergence is added to the loss with that weight. Its parameters are drawn, not trained, as they are
-where a client switches the defence on. Of a model that has such a bottleneck already only the draw of its noise and the
-divergence's weight are chosen.
+``precode[:DRAW[-LAST][:WEIGHT]]``: a variational bottleneck of 256 before the last linear layer
+(`architectures.precode`), y = O(D(b)), whose divergence is added to the loss with that weight. Its parameters are
+drawn, not trained, as they are where a client switches the defence on. Of a model that has such a bottleneck already
+only the draw of its noise and the divergence's weight are chosen. With LAST an audit looks at all draws from DRAW to
+LAST.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,10 +25,14 @@ from riskaudit.inputs.checkpoints import Checkpoint
 
 PRECODE = "precode"
 MODEL_DEFENSES = {
-    f"{PRECODE}[:DRAW[:WEIGHT]]": "a variational bottleneck before the last layer, its noise by number, and the weight "
-    f"of its divergence in the loss, by default {DIVERGENCE_WEIGHT:g} (PRECODE)"
+    f"{PRECODE}[:DRAW[-LAST][:WEIGHT]]": "a variational bottleneck before the last layer (PRECODE), its noise by "
+    "number, or by the first and last of several, and the weight of its divergence in the loss (default "
+    f"{DIVERGENCE_WEIGHT:g})"
 }
 SIZE = 256
+# An audit takes as many times as long as it looks at draws.
+MOST_DRAWS = 64
+_TEXT = re.compile(rf"{PRECODE}(?::([0-9]{{1,9}})(?:-([0-9]{{1,9}}))?(?::(.+))?)?")
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,12 @@ class Bottleneck:
     Attributes:
         draw: number of the draw of its noise.
         weight: of its divergence in the loss.
+        others: further draws that an audit looks at.
     """
 
     draw: int = 0
     weight: float = DIVERGENCE_WEIGHT
+    others: tuple[int, ...] = ()
 
 
 def parse_model_defense(text: str) -> Bottleneck:
@@ -48,15 +56,16 @@ def parse_model_defense(text: str) -> Bottleneck:
     Raises:
         SettingsError: another text.
     """
-    name, *arguments = text.split(":")
-    draw, weight = [*arguments, *("0", str(DIVERGENCE_WEIGHT))[len(arguments) :]][:2]
-    is_one = name == PRECODE and len(arguments) <= 2 and draw.isdecimal() and len(draw) <= 9
+    found = _TEXT.fullmatch(text)
+    draw, last, weight = (None, None, None) if found is None else found.groups()
+    first, end = int(draw or 0), int(last or draw or 0)
     with suppress(ValueError):
-        if is_one and 0 <= float(weight) < math.inf:
-            return Bottleneck(int(draw), float(weight))
+        size = float(weight or DIVERGENCE_WEIGHT)
+        if found is not None and 0 <= end - first < MOST_DRAWS and 0 <= size < math.inf:
+            return Bottleneck(first, size, tuple(range(first + 1, end + 1)))
     raise SettingsError(
-        f"expected `model_defense` to be {PRECODE} or {PRECODE}:DRAW with a whole number, or {PRECODE}:DRAW:WEIGHT "
-        f"with the weight of the divergence, found {text!r}"
+        f"expected `model_defense` to be {PRECODE} or {PRECODE}:DRAW with a whole number, {PRECODE}:FIRST-LAST with up "
+        f"to {MOST_DRAWS} of them, or {PRECODE}:DRAW:WEIGHT with the weight of the divergence, found {text!r}"
     )
 
 
@@ -76,7 +85,7 @@ def with_model_defense(checkpoint: Checkpoint, text: str | None) -> Checkpoint:
     draws = gaussian_draws(model)
     if draws:
         for layer in draws:
-            layer.redraw(chosen.draw)
+            layer.redraw(chosen.draw, chosen.others)
             layer.weight = chosen.weight
         return replace(checkpoint, model=model)
     note = f"the weights of the variational bottleneck that `model_defense={text}` puts in are drawn, not trained"
@@ -92,9 +101,11 @@ def _with_bottleneck(model: nn.Module, chosen: Bottleneck) -> nn.Module:
     path, last = layers[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        bottleneck = VariationalBottleneck(last.in_features, SIZE, chosen.weight, chosen.draw)
+        bottleneck = VariationalBottleneck(last.in_features, SIZE, chosen.weight)
         decoder = nn.Linear(SIZE, last.in_features)
     parts = OrderedDict(bottleneck=bottleneck.to(last.weight), decoder=decoder.to(last.weight), output=last)
+    # In the weights' own precision.
+    bottleneck.draws.redraw(chosen.draw, chosen.others)
     parent, _, name = path.rpartition(".")
     if not path:
         return nn.Sequential(parts)

@@ -77,6 +77,14 @@ class NoiseTarget(Record):
     status: Status = "exact"
 
 
+class DrawSpread(Record):
+    """How much a sample's number differs over several draws of a bottleneck's noise: its least, mean and largest."""
+
+    low: float
+    mean: float
+    high: float
+
+
 class SampleRow(Record):
     """One audited sample. A sample that failed stays, with a reason.
 
@@ -93,6 +101,8 @@ class SampleRow(Record):
     ``original_rmse`` brackets the posterior error that decides against x instead.
     ``positions`` are those of a text, in their order.
     ``adapted`` names the proxies whose number is that of the release ``ReleaseInfo.adapted``, being the riskier.
+    Over several draws of a bottleneck's noise every number is that of the riskiest draw, and ``over_draws`` says by
+    proxy how much they differ.
     Of a table by an encoding ``columns`` holds each column's own numbers; verdicts and limits go by the most revealed.
     """
 
@@ -113,6 +123,7 @@ class SampleRow(Record):
     calibrated: dict[str, Estimate] = Field(default_factory=dict)
     concentration: float = Field(default=1.0, ge=1.0)
     adapted: list[str] = Field(default_factory=list)
+    over_draws: dict[str, DrawSpread] = Field(default_factory=dict)
     transformation_rmse: float | None = None
     original_rmse: Estimate | None = None
     positions: list[TokenPosition] | None = None

@@ -25,7 +25,8 @@ class CheckpointInfo(Record):
 
     ``assumed`` is what the weights don't show of an architecture that was recognised from them, ``doubt`` why losses
     don't confirm it; with a doubt no sample is "low", no limit is held and no noise is recommended. ``bottleneck_draw``
-    is the number of the draw of its noise where the model has a variational bottleneck (PRECODE).
+    is the number of the draw of its noise where the model has a variational bottleneck (PRECODE), the first of
+    ``num_bottleneck_draws`` that follow each other.
     """
 
     name: str
@@ -35,6 +36,7 @@ class CheckpointInfo(Record):
     assumed: str | None = None
     doubt: str | None = None
     bottleneck_draw: int | None = None
+    num_bottleneck_draws: int = 0
 
 
 class DataInfo(Record):

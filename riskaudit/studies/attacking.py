@@ -27,6 +27,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.rows import image_png
 from riskaudit.engine import Trial
 from riskaudit.errors import SettingsError
+from riskaudit.inputs.architectures.precode import num_bottleneck_draws
 from riskaudit.jacobian import AnyJacobianMaker
 from riskaudit.linalg import Deadline
 from riskaudit.metrics import Metric, Subject, make_metrics, measure
@@ -66,6 +67,20 @@ def noise_levels(release: Release, noise_stds: Sequence[float]) -> dict[float, f
     return {std: std for std in noise_stds}
 
 
+def refuse_several_draws(client: Client) -> None:
+    """Refuse to attack what was audited over several draws of a bottleneck's noise.
+
+    Raises:
+        SettingsError: that is so.
+    """
+    count = num_bottleneck_draws(client.release.model)
+    if count > 1:
+        raise SettingsError(
+            f"expected one draw of the bottleneck's noise to attack, found {count}; give `model_defense` one number, "
+            "and scan over several"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """A client's release at one noise level, ready to be observed."""
@@ -83,8 +98,10 @@ class Target:
         """The target at a level that `Client.at_noise` takes, attacked until a deadline.
 
         Raises:
-            SettingsError: texts of different lengths, which no attack takes together.
+            SettingsError: texts of different lengths, which no attack takes together; or the client's audit looks at
+                several draws of a bottleneck's noise, of which uploads have one.
         """
+        refuse_several_draws(client)
         lengths = client.samples.lengths
         if lengths is not None and len(set(lengths)) > 1:
             raise SettingsError(

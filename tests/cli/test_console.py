@@ -104,7 +104,7 @@ def test_nothing_given_prints_the_help(command) -> None:
 LISTED = {
     "architectures": ["lenet", "mlp", "resnet18", "torchvision:NAME"],
     "releases": ["ats:POLICY[:SEED]", "gradient", "clip:C", "soteria:Q[:LAYER]", "gaussian:STD", "laplace:B"],
-    "model-defenses": ["precode[:DRAW[:WEIGHT]]"],
+    "model-defenses": ["precode[:DRAW[-LAST][:WEIGHT]]"],
     "proxies": PROXY_IDS,
     "checks": ["singleton-unit", "span"],
     "attacks": [

@@ -15,6 +15,10 @@ from torch import nn
 
 from riskaudit import audit
 from riskaudit.attacks import Analytic
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.client import make_client
+from riskaudit.audit.draws import over_draws
+from riskaudit.audit.shards import audit_shards, plan_audit
 from riskaudit.errors import SettingsError
 from riskaudit.guard.batch_mean import BatchMean
 from riskaudit.inputs import Checkpoint, Samples
@@ -22,7 +26,11 @@ from riskaudit.inputs.architectures.mlp import MLP
 from riskaudit.inputs.architectures.precode import Precode, VariationalBottleneck, bottleneck_draw
 from riskaudit.inputs.model_defenses import with_model_defense
 from riskaudit.jacobian import GenericJacobian, jacobian_maker, joint_jacobian_maker
+from riskaudit.proxies import PROXIES
 from riskaudit.release import Batch, PerSampleRelease, make_release
+from riskaudit.report import render
+from riskaudit.results import AuditResult
+from riskaudit.studies.verify.run import verify
 
 
 def small(draw: int = 0) -> nn.Module:
@@ -164,6 +172,9 @@ def test_audits_are_conditional_on_the_draw_and_say_so() -> None:
     "text",
     [
         "precod",
+        "precode:3-1",
+        "precode:0-64",
+        "precode:0-",
         "precode:",
         "precode:-1",
         "precode:1.5",
@@ -181,3 +192,64 @@ def test_other_texts_are_refused(text: str) -> None:
 def test_a_model_without_linear_layers_is_refused() -> None:
     with pytest.raises(SettingsError, match="a model with a linear layer"):
         with_model_defense(Checkpoint.from_model(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())), "precode")
+
+
+def revealed(result: AuditResult) -> list[float | None]:
+    return [row.proxies["revealed_fraction"].value for row in result.samples]
+
+
+@pytest.mark.parametrize("release", ["gaussian:0.01", "mean:2,gaussian:0.01"])
+def test_of_several_draws_the_riskiest_stands_beside_the_spread(release: str) -> None:
+    batch = cases.mnist(2, 8)
+    samples = Samples.from_tensors(batch.inputs, batch.targets)
+
+    def audited(text: str) -> AuditResult:
+        return audit(cases.lenet(8), samples, model_defense=text, release=release)
+
+    alone = [audited(f"precode:{draw}") for draw in (3, 4, 5)]
+    together = audited("precode:3-5")
+    assert (together.checkpoint.bottleneck_draw, together.checkpoint.num_bottleneck_draws) == (3, 3)
+    for place, row in enumerate(together.samples):
+        for name, estimate in row.proxies.items():
+            values = [one.samples[place].proxies[name].value for one in alone]
+            spread = row.over_draws[name]
+            expected = [min(values), sum(values) / 3, max(values)]
+            assert [spread.low, spread.mean, spread.high] == pytest.approx(expected, rel=1e-6)
+            riskiest = max(values) if PROXIES[name].riskier == "higher" else min(values)
+            assert estimate.value == pytest.approx(riskiest, rel=1e-6)
+        assert row.over_draws["revealed_fraction"].low < row.over_draws["revealed_fraction"].high
+    worst = [max(values) for values in zip(*map(revealed, alone), strict=True)]
+    assert revealed(together) == pytest.approx(worst, rel=1e-6)
+    assert AuditResult.model_validate_json(together.model_dump_json()).samples == together.samples
+    page = render(together, ["md"])["audit.md"]
+    page = page if isinstance(page, str) else page.decode()
+    assert "audited at 3 draws (numbers 3 to 5)" in page
+    assert "differs over draws by" in page
+    assert any("3 draws of its noise" in warning and "riskier still" in warning for warning in together.warnings)
+
+
+def test_what_one_draw_does_not_tell_no_draw_tells() -> None:
+    """A draw at which a number isn't assessed leaves it so, and one at which a sample fails fails it."""
+    batch = cases.mnist(2, 8)
+    samples = Samples.from_tensors(batch.inputs, batch.targets)
+    client = make_client(cases.lenet(8), samples, AuditSettings(model_defense="precode", release="gaussian:0.01"))
+    (shard,) = audit_shards(client, plan_audit(client, None, 1, False))
+    context, first = shard.context(client), shard.run(client)
+    missing = {"value": None, "status": "not_converged"}
+    proxies = {name: each.model_copy(update=missing) for name, each in first.rows[0].proxies.items()}
+    unknown, failed = (
+        row.model_copy(update=update)
+        for row, update in zip(first.rows, ({"proxies": proxies}, {"status": "failed"}), strict=True)
+    )
+    other = replace(first, rows=[unknown, failed])
+    merged = over_draws(context, [first, other])
+    assert not any(estimate.assessed for estimate in merged.rows[0].proxies.values())
+    assert merged.rows[0].verdict == "not_assessed"
+    assert merged.rows[1].status == "failed"
+
+
+def test_attacks_are_of_one_draw() -> None:
+    batch = cases.mnist(2, 8)
+    samples = Samples.from_tensors(batch.inputs, batch.targets)
+    with pytest.raises(SettingsError, match="one draw of the bottleneck's noise to attack, found 4"):
+        verify(cases.lenet(8), samples, AuditSettings(model_defense="precode:0-3"))

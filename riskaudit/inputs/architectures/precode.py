@@ -42,9 +42,9 @@ class GaussianDraw(nn.Module):
         self.register_buffer("noise", torch.zeros(size), persistent=False)
         self.redraw(draw)
 
-    def redraw(self, draw: int) -> None:
-        """Take another draw of eps in eval mode."""
-        self.draw = draw
+    def redraw(self, draw: int, others: tuple[int, ...] = ()) -> None:
+        """Take another draw of eps in eval mode; an audit looks at ``others`` as well."""
+        self.draw, self.others = draw, others
         # Not torch's generators: models are also built on devices that hold no numbers.
         self.noise = torch.from_numpy(np.random.default_rng(draw).standard_normal(len(self.noise))).to(self.noise)
 
@@ -89,6 +89,11 @@ def gaussian_draws(model: nn.Module) -> list[GaussianDraw]:
 def bottleneck_draw(model: nn.Module) -> int | None:
     """Number of the draw that a model's bottleneck takes; None without one."""
     return next((layer.draw for layer in gaussian_draws(model)), None)
+
+
+def num_bottleneck_draws(model: nn.Module) -> int:
+    """How many draws an audit of a model looks at; 0 without a bottleneck."""
+    return next((1 + len(layer.others) for layer in gaussian_draws(model)), 0)
 
 
 def _infer(shapes: Shapes) -> Guess:

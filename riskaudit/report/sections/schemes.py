@@ -155,19 +155,39 @@ class Scheme:
         ]
 
     def _bottleneck_card(self) -> list[tuple[str, str]]:
-        draw = self.facts.result.checkpoint.bottleneck_draw
+        checkpoint = self.facts.result.checkpoint
+        draw, draws = checkpoint.bottleneck_draw, checkpoint.num_bottleneck_draws
         if draw is None:
             return []
+        taken = f"Here it is one draw (number {draw}) for all samples, and every number is conditional on it."
+        if draws > 1:
+            taken = (
+                f"Here every sample was audited at {draws} draws (numbers {draw} to {draw + draws - 1}), and of each "
+                f"number the riskiest draw's stands; another draw may be riskier still. {self._spread_words()}"
+            )
         return [
             (
                 "PRECODE",
-                "the model has a variational bottleneck, whose noise is drawn anew in every pass of training. Here it "
-                f"is one draw (number {draw}) for all samples, and every number is conditional on it. Its "
-                "divergence is part of the loss whose gradient leaves. Layers before the bottleneck leak as they do "
-                "without it: the input of a first linear layer can be divided out of its gradient whatever is drawn "
-                "(attack analytic).",
+                "the model has a variational bottleneck, whose noise is drawn anew in every pass of training. "
+                f"{taken} Its divergence is part of the loss whose gradient leaves. Layers before the bottleneck leak "
+                "as they do without it: the input of a first linear layer can be divided out of its gradient whatever "
+                "is drawn (attack analytic).",
             )
         ]
+
+    def _spread_words(self) -> str:
+        """How much the number that decides differs over draws."""
+        name = self.facts.headline
+        spreads = [row.over_draws[name] for row in self.facts.result.samples if name in row.over_draws]
+        if not spreads:
+            return "What differs between draws isn't known."
+        widest = max(spreads, key=lambda spread: spread.high - spread.low)
+        mean = sum(spread.mean for spread in spreads) / len(spreads)
+        return (
+            f"The {self.facts.title(name).lower()} differs over draws by {number(widest.high - widest.low)} at most "
+            f"(from {number(widest.low)} to {number(widest.high)} in one sample), and is {number(mean)} on average "
+            "over draws and samples."
+        )
 
     def _training_words(self, training: LocalTraining) -> str:
         size = self.samples_per_client

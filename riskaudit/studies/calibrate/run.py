@@ -26,7 +26,7 @@ from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult, Calibration, CalibrationLevel, Tool
 from riskaudit.statistics.conformal import conformal_factors, fewest_samples
 from riskaudit.studies.adaptive import by_default
-from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, rows_of
+from riskaudit.studies.attacking import AttackTrial, attack_trials, noise_levels, refuse_several_draws, rows_of
 from riskaudit.studies.base import Study, StudyRun, identity_of
 from riskaudit.studies.budget import UNLIMITED, Budget, BudgetUsedUpError, refuse_budget_of_workers
 from riskaudit.studies.control import ControlTrial
@@ -59,6 +59,7 @@ def calibrate(
     budget = run.budget(settings.budget)
     # Audits are needed whole: every sample's prediction is divided by.
     client = make_client(checkpoint, samples, replace(settings, budget=None))
+    refuse_several_draws(client)
     levels = noise_levels(client.release, noise_stds)
     chosen = by_default(client, chosen, levels)
     if 0.0 in levels:

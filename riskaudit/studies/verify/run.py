@@ -44,6 +44,7 @@ from riskaudit.studies.attacking import (
     metrics_of,
     noise_levels,
     reconstruct,
+    refuse_several_draws,
     rows_of,
 )
 from riskaudit.studies.base import Study, StudyRun, identity_of
@@ -95,6 +96,7 @@ def verify(
     settings, run, chosen = settings or AuditSettings(), run or StudyRun(), attacks or AttackSettings()
     budget = run.budget(settings.budget)
     client = make_client(checkpoint, samples, settings)
+    refuse_several_draws(client)
     levels = noise_levels(client.release, noise_stds)
     chosen = by_default(client, chosen, levels)
     refuse_budget_of_workers(budget, run.workers)
