@@ -21,6 +21,7 @@ from riskaudit.attacks.gauss_newton import GaussNewton  # isort: skip
 from riskaudit.attacks.local import Local  # isort: skip
 from riskaudit.attacks.base import ATTACKS, Attack, AttackNotApplicable, Observation, Reconstruction
 from riskaudit.attacks.cocktail_party import CocktailParty
+from riskaudit.attacks.feature_matching import FeatureMatching
 from riskaudit.attacks.imprint import Imprint
 from riskaudit.attacks.kept_entries import KeptEntries
 from riskaudit.attacks.labels import label_counts, recover_batch_labels, recover_labels, with_labels
@@ -37,6 +38,7 @@ __all__ = [
     "BayesOptimal",
     "CocktailParty",
     "DeepLeakage",
+    "FeatureMatching",
     "GaussNewton",
     "GradInversion",
     "Imprint",

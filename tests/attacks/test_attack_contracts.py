@@ -22,6 +22,7 @@ from riskaudit.attacks import (
     BayesOptimal,
     CocktailParty,
     DeepLeakage,
+    FeatureMatching,
     GradInversion,
     Imprint,
     ImprovedDeepLeakage,
@@ -76,6 +77,13 @@ class TestAnalytic(AttackContract):
 
     def case(self) -> tuple[nn.Module, Batch]:
         return cases.mlp((64, 24, 10)), cases.mnist(3, 8)
+
+
+class TestFeatureMatching(AttackContract):
+    steps = 4
+
+    def attack(self, **changes: Any) -> Attack:
+        return FeatureMatching(**changes)
 
 
 class TestMethodOfMoments(AttackContract):

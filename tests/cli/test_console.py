@@ -117,6 +117,7 @@ LISTED = {
         "analytic",
         "local",
         "imprint",
+        "feature-matching",
         "method-of-moments",
     ],
     "metrics": ["rmse", "psnr", "ssim", "lpips", "feature_span"],
