@@ -176,4 +176,5 @@ def _row_space(rows: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """The leading right singular vectors of a matrix, at most so many, [k, D]; those of rounding are left out."""
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
     rank = int((values > RANK * torch.finfo(dtype).eps * values[0]).sum())
-    return right[: min(rank, count)]
+    basis: Tensor = right[: min(rank, count)]
+    return basis

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from riskaudit.audit.rows import AuditContext, BatchRows
 from riskaudit.audit.worse import with_verdict, worse_row
 from riskaudit.copying import copy_model
 from riskaudit.inputs.architectures.precode import gaussian_draws
-from riskaudit.release import Release
+from riskaudit.release import Release, make_release
 from riskaudit.results import DrawSpread, SampleRow
 
-AnyRelease = TypeVar("AnyRelease", bound=Release)
 
-
-def at_other_draws(release: AnyRelease) -> list[AnyRelease]:
+def at_other_draws(release: Release) -> list[Release]:
     """The same release at every further draw that its model names; none without a bottleneck, or with one draw."""
     numbers = next((layer.others for layer in gaussian_draws(release.model)), ())
     releases = []
@@ -30,7 +27,7 @@ def at_other_draws(release: AnyRelease) -> list[AnyRelease]:
         model = copy_model(release.model)
         for layer in gaussian_draws(model):
             layer.redraw(number)
-        releases.append(type(release)(model, release.loss, release.spec))
+        releases.append(make_release(model, release.loss, release.spec))
     return releases
 
 

@@ -221,8 +221,7 @@ def test_of_several_draws_the_riskiest_stands_beside_the_spread(release: str) ->
     worst = [max(values) for values in zip(*map(revealed, alone), strict=True)]
     assert revealed(together) == pytest.approx(worst, rel=1e-6)
     assert AuditResult.model_validate_json(together.model_dump_json()).samples == together.samples
-    page = render(together, ["md"])["audit.md"]
-    page = page if isinstance(page, str) else page.decode()
+    page = render(together, ["html"])["audit.html"].decode()
     assert "audited at 3 draws (numbers 3 to 5)" in page
     assert "differs over draws by" in page
     assert any("3 draws of its noise" in warning and "riskier still" in warning for warning in together.warnings)

@@ -137,7 +137,8 @@ class _Row:
             self.network = UNet(channels, sides, how.width).to(start)
         centre = start.mean()
         self.noise = ((start - centre) / unit).reshape(-1, channels, *sides)
-        self.low, self.high = (centre - REACH * unit, centre + REACH * unit) if how.box is None else how.box
+        reach = REACH * unit
+        self.low, self.high = (float(centre - reach), float(centre + reach)) if how.box is None else how.box
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=how.rate)
 
     def points(self) -> Tensor:
