@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,9 @@ from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command
 from riskaudit.files import check_output_file
 from riskaudit.formatting import short
-from riskaudit.tables import Category, TableEncoding, save_encoding
-from riskaudit.tables.declaration import FIRST_LINE
+
+if TYPE_CHECKING:
+    from riskaudit.tables import TableEncoding
 
 encoding = typer.Typer(
     help="How the columns of a table become a model's inputs.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -44,6 +45,7 @@ def infer(
     check_output_file(out, input_paths([data]), _is_encoding)
 
     from riskaudit.inputs import infer_encoding
+    from riskaudit.tables import save_encoding
 
     inferred = infer_encoding(data, label)
     save_encoding(inferred, out)
@@ -54,6 +56,8 @@ def infer(
 
 def _print(inferred: TableEncoding, out: Path) -> None:
     """The columns, without any of their values."""
+    from riskaudit.tables import Category
+
     rows = [("column", "kind", "inputs", "categories", "missing values")]
     for column in inferred.columns:
         categories = str(len(column.categories)) if isinstance(column, Category) else ""
@@ -70,5 +74,7 @@ def _print(inferred: TableEncoding, out: Path) -> None:
 
 
 def _is_encoding(path: Path) -> bool:
+    from riskaudit.tables.declaration import FIRST_LINE
+
     with path.open("rb") as stream:
         return stream.read(2**10).startswith(FIRST_LINE.encode())
