@@ -21,7 +21,7 @@ from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
 from riskaudit.results import RELIABLE, Attacker, AuditResult, Estimate, PolicyOutcome, SampleRow
 from riskaudit.results.checks import CHECK_IDS, CheckFinding
-from riskaudit.results.verdicts import TOKENS, attacker_of, error_of, headline_of, most_revealed
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of, most_revealed, tokens_of
 from riskaudit.settings import CHECKED, Positive, Settings, Share, fields_of
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ def _exposure(row: SampleRow, prior_std: float, attacker: Attacker | None) -> Ex
     rmse = _range(row, error_of(attacker), 0.0, math.inf)
     if row.concentration > 1:
         revealed, rmse = concentrated(revealed, row.concentration, prior_std)
-    tokens = row.proxies.get(TOKENS)
+    tokens = row.proxies.get(tokens_of(attacker))
     if row.columns:
         revealed, rmse = _of_part(most_revealed(row.columns.values()), revealed, rmse, prior_std)
     if tokens is not None and tokens.status != "not_applicable":

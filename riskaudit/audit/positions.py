@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from riskaudit.audit.client import Client
 from riskaudit.inputs.huggingface.tokens import Tokens
 from riskaudit.linalg import Interval
 from riskaudit.results import Estimate, NoiseNeed, SampleRow, TextInfo, TokenPosition
-from riskaudit.results.verdicts import TOKENS
+from riskaudit.results.verdicts import tokens_of
 from riskaudit.sensitivity import Linearisation
 from riskaudit.sensitivity.tokens import num_candidates
 
@@ -52,7 +54,7 @@ def _positions(
     told = noise is not None and noise.law == "gaussian"
     private = set(differences.private_positions(index))
     positions = []
-    for place in range(differences.length):
+    for place in range(differences.num_positions(index)):
         confusion = differences.confusions[index][place] if told else None
         share = None if revealed is None else revealed[place]
         positions.append(
@@ -77,18 +79,28 @@ def _estimate(share: Interval, *, exact: bool) -> Estimate:
 def doubt_of_texts(client: Client) -> str | None:
     """Why nothing that protects may be claimed of a client's texts; None where token recovery tells, or without texts.
 
-    Noise that isn't normal, several texts that leave together, and an audit that didn't ask for it.
+    Noise that isn't normal, an attacker who knows none of the other texts of an upload, a text that is twice in one,
+    and an audit that didn't ask for it.
     """
     if client.samples.tokens is None:
         return None
     noise = client.release.noise
-    if client.is_joint:
-        return f"of texts that leave together it isn't known how well single tokens are told: {_UNKNOWN}"
+    if client.is_joint and client.settings.attacker == "outsider":
+        return f"how well an outsider tells tokens of texts that leave together isn't known: {_UNKNOWN}"
+    if client.is_joint and _repeats(client):
+        return f"an upload has one text twice, whose tokens' recovery isn't known: {_UNKNOWN}"
     if noise is not None and noise.law != "gaussian":
         return f"token recovery needs Gaussian noise: {_UNKNOWN}"
-    if TOKENS not in client.settings.wanted():
+    if tokens_of(None) not in client.settings.wanted():
         return f"token recovery wasn't asked for (`proxies`): {_UNKNOWN}"
     return None
+
+
+def _repeats(client: Client) -> bool:
+    """Whether some upload has the same text twice."""
+    inputs = client.samples.inputs
+    uploads = (inputs[list(upload.positions)].flatten(1) for upload in client.uploads)
+    return any(len(torch.unique(rows, dim=0)) < len(rows) for rows in uploads)
 
 
 def text_info(tokens: Tokens, num_entries: int) -> TextInfo:

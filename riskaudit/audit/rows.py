@@ -27,7 +27,7 @@ from riskaudit.proxies.base import not_applicable
 from riskaudit.release import Batch
 from riskaudit.release.copies import first_copies
 from riskaudit.results import Attacker, Estimate, SampleRow, SolverEvidence, Target, Thresholds
-from riskaudit.results.verdicts import TOKENS, cautious, headline_of, verdict
+from riskaudit.results.verdicts import cautious, headline_of, tokens_of, verdict
 from riskaudit.sensitivity import Clock, Concentration, Information, Linearisation, Plan, concentrations
 from riskaudit.sensitivity.columns import SampleColumns, TableSensitivity
 from riskaudit.sensitivity.linearisation import sample_generator
@@ -89,6 +89,11 @@ class AuditContext:
     def headline(self) -> str:
         """The proxy that verdicts go by."""
         return headline_of(self.attacker if self.is_joint else None)
+
+    @property
+    def tokens_headline(self) -> str:
+        """The recovery of tokens that verdicts go by."""
+        return tokens_of(self.attacker if self.is_joint else None)
 
 
 @dataclass
@@ -192,7 +197,7 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
             context.seed,
             clock,
             single=single,
-            tokens=_token_differences(context, batch, jacobian),
+            tokens=_token_differences(context, batch, jacobian) if distinct is jacobian else None,
         )
         scores = {name: _score(proxy, at).for_samples(len(at)) for name, proxy in context.proxies.items()}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
@@ -239,8 +244,8 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
 
 
 def _token_differences(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> TokenDifferences | None:
-    """What other tokens do to what leaves; None where samples are no texts that leave alone, or it isn't asked for."""
-    if context.text is None or context.is_joint or "token_recovery" not in context.plan.proxies:
+    """What other tokens do to what leaves; None where samples are no texts, or it isn't asked for."""
+    if context.text is None or "token_recovery" not in context.plan.proxies:
         return None
     tokens = context.text.tokens.select(batch.indices)
     return TokenDifferences(jacobian, tokens, batch.indices, context.seed, context.plan.failure)
@@ -365,7 +370,9 @@ def _row(
         if decisive is whole:  # attacks of a calibration know no other sample of an upload
             success = context.calibrator.success(success, lambda tolerances: success_of(whole, owner, tolerances)[0])
     risks = columns[place].risks(whole.sigma) if columns else {}
-    known = cautious(headline, calibrated.get(context.headline), concentration, risks.values(), proxies.get(TOKENS))
+    known = cautious(
+        headline, calibrated.get(context.headline), concentration, risks.values(), proxies.get(context.tokens_headline)
+    )
     solvers |= {name: score.evidence[owner] for name, score in scores.items() if score.evidence is not None}
     trace = _trace(whole, owner) if wanted else None
     if trace is not None:

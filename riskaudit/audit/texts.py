@@ -22,12 +22,6 @@ def refuse_for_texts(spec: ReleaseSpec, samples: Samples) -> None:
         raise SettingsError(
             f"`release={spec}` transforms images, but {samples.name} holds texts; leave the transformation out"
         )
-    if spec.is_joint and len(set(samples.lengths or ())) > 1:
-        raise SettingsError(
-            f"texts that leave together must have as many tokens each, but those of {samples.name} have "
-            f"{min(samples.lengths or ())} to {max(samples.lengths or ())}: audit each alone, which is the informed "
-            "attacker's part, or cut them alike with `max_tokens`"
-        )
 
 
 def of_one_length(samples: Samples, uploads: list[tuple[int, ...]]) -> list[list[int]]:

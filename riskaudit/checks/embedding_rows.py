@@ -42,22 +42,31 @@ class EmbeddingRows(Check):
                 reason = "the noise fills every row, so that none shows whether it was empty"
                 findings.append(Finding("clear", name, exactness="predicted", reason=reason))
                 continue
-            findings.append(_finding(name, layer, indices, entries.abs().amax(1) > 0))
+            inputs = upload.batch.inputs
+            real = inputs >= 0 if inputs.shape == indices.shape else torch.ones_like(indices, dtype=torch.bool)
+            findings.append(_finding(name, layer, indices, real, entries.abs().amax(1) > 0))
         return findings or not_applicable("no embedding leaves whose weight is its own")
 
 
 def _are_places(indices: torch.Tensor, inputs: torch.Tensor) -> bool:
     """Whether a layer looks up one number for each token of a text and it isn't the token's, but its place's, say."""
-    return not inputs.is_floating_point() and indices.shape == inputs.shape and not torch.equal(indices, inputs)
+    # Numbers below 0 stand for no token, beyond the end of a shorter text.
+    return (
+        not inputs.is_floating_point()
+        and indices.shape == inputs.shape
+        and not torch.equal(indices, inputs.clamp_min(0).to(indices))
+    )
 
 
-def _finding(name: str, layer: nn.Embedding, indices: torch.Tensor, filled: torch.Tensor) -> Finding:
+def _finding(
+    name: str, layer: nn.Embedding, indices: torch.Tensor, real: torch.Tensor, filled: torch.Tensor
+) -> Finding:
     present = torch.zeros_like(filled)
-    present[indices.flatten()] = True
+    present[indices[real]] = True
     if layer.padding_idx is not None:
         present[layer.padding_idx] = False
     details = {"rows": int(filled.sum()), "false_rows": int((filled & ~present).sum()), "vocabulary": len(filled)}
-    complete = filled[indices.flatten(1)]
+    complete = filled[indices.flatten(1)] | ~real.flatten(1)
     if layer.padding_idx is not None:
         complete |= indices.flatten(1) == layer.padding_idx
     positions = torch.nonzero(complete.all(1)).flatten().tolist()

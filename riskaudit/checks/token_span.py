@@ -49,7 +49,7 @@ class TokenSpan(Check):
         if upload.noise_std > 0:
             return [Finding("clear", exactness="predicted", reason="noise leaves no token exactly in the span")]
         embeddings = record_calls(upload.release, tokens, nn.Embedding)
-        read = [layer for layer, indices, _ in embeddings.values() if torch.equal(indices, tokens)]
+        read = [layer for layer, indices, _ in embeddings.values() if torch.equal(indices, tokens.clamp_min(0))]
         sizes = [layer.num_embeddings for layer in read if isinstance(layer, nn.Embedding)]
         sequences = [layer for layer in upload.fully_connected if len(layer.inputs) == tokens.numel()]
         if not sizes or not sequences or sequences[0].weight is None:
@@ -66,11 +66,13 @@ def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> 
         return Finding("clear", name, details=dict(details), reason=reason)
     inside = torch.cat([_is_inside(part, basis) for part in _every_token(upload, name, vocabulary)])
     present = torch.zeros_like(inside)
+    # Numbers below 0 stand for no token, beyond the end of a shorter text.
+    real = tokens >= 0
     for position in range(tokens.shape[1]):
-        present[tokens[:, position], position] = True
+        present[tokens[real[:, position], position], position] = True
     details["false_tokens"] = int((inside & ~present).sum())
     places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    complete = inside[tokens, places].all(1)
+    complete = (inside[tokens.clamp_min(0), places] | ~real).all(1)
     # A layer norm before the layer keeps every token in a plane, which the span may fill.
     tells = inside.double().mean(0) <= MOST_INSIDE
     if bool(complete.any()) and not bool(tells.all()):

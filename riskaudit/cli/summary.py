@@ -12,7 +12,7 @@ from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
 from riskaudit.results.checks import findings_in_the_clear, ids_in_the_clear
-from riskaudit.results.verdicts import attacker_of, error_of, headline_of
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of, tokens_of
 from riskaudit.results.words import riskier_end, sign_mark
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, VerifyStudy
 
@@ -76,7 +76,8 @@ def _print_clear(result: AuditResult) -> None:
 
 def _print_tokens(result: AuditResult) -> None:
     """How many of the texts' own tokens are told, and the most exposed text."""
-    estimates = [(row.proxies["token_recovery"], row.id) for row in result.samples if "token_recovery" in row.proxies]
+    name = tokens_of(attacker_of(result.release))
+    estimates = [(row.proxies[name], row.id) for row in result.samples if name in row.proxies]
     known = [(each.ends[1], each, sample) for each, sample in estimates if each.ends[1] is not None]
     if known:
         _, worst, sample = max(known, key=lambda triple: (triple[0] or 0.0, triple[2]))

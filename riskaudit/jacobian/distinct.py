@@ -55,7 +55,14 @@ class DistinctJacobian(Jacobian):
         positions = [index * whole.upload_size + first for index, upload in enumerate(order) for first in upload]
         size = len(order[0])
         super().__init__(
-            jacobian.release, Batch(whole.inputs[positions], whole.targets[positions], size, whole.numbers)
+            jacobian.release,
+            Batch(
+                whole.inputs[positions],
+                whole.targets[positions],
+                size,
+                whole.numbers,
+                lengths=None if whole.lengths is None else whole.lengths[positions],
+            ),
         )
         self.jacobian, self._firsts = jacobian, firsts
         blocks = [[upload.index(first) for first in row] for upload, row in zip(order, firsts, strict=True)]

@@ -33,7 +33,10 @@ class InformedJacobian(Jacobian):
     ) -> None:
         self.samples = list(range(len(jacobian.batch))) if samples is None else samples
         whole = jacobian.batch
-        super().__init__(jacobian.release, Batch(whole.inputs[self.samples], whole.targets[self.samples]))
+        lengths = None if whole.lengths is None else whole.lengths[self.samples]
+        super().__init__(
+            jacobian.release, Batch(whole.inputs[self.samples], whole.targets[self.samples], lengths=lengths)
+        )
         self.jacobian = jacobian
         self._blocks = blocks
         if blocks is None and samples is None and isinstance(jacobian, UploadJacobian | DistinctJacobian):

@@ -118,7 +118,8 @@ class ExpectedRmse(Proxy):
         if squares is None:
             means = inverses.mean(-1)
         else:
-            means = linearisation.blocks(torch.einsum("bnk,bk->bn", squares, inverses)).mean(-1)
+            sums = linearisation.blocks(torch.einsum("bnk,bk->bn", squares, inverses)).sum(-1)
+            means = sums / linearisation.dimensions
         value = linearisation.sigma * means.sqrt()
         statuses: list[Status] = ["singular" if lost else "exact" for lost in singular.tolist() for _ in range(size)]
         return graded(value, statuses, value, value)
@@ -126,10 +127,10 @@ class ExpectedRmse(Proxy):
     @staticmethod
     def _bracketed(linearisation: Linearisation) -> ProxyScores:
         """From probes; without a lower end of l_d nothing bounds it from above."""
-        rows, sigma, dimension = [], linearisation.sigma, linearisation.dimension
+        rows, sigma, dimensions = [], linearisation.sigma, linearisation.dimensions.tolist()
         least_of_samples = [least for least in linearisation.ends.least for _ in range(linearisation.upload_size)]
-        for traces, least in zip(linearisation.brackets.traces, least_of_samples, strict=True):
-            error = traces.inverse_trace(least).map(lambda end: sigma * math.sqrt(end / dimension))
+        for traces, least, dimension in zip(linearisation.brackets.traces, least_of_samples, dimensions, strict=True):
+            error = traces.inverse_trace(least).map(lambda end, count=dimension: sigma * math.sqrt(end / count))  # type: ignore[misc]
             rows.append(interval(error, "bracketed", nothing=(0.0, math.inf)))
         reason = None
         if any(row.value is None for row in rows):

@@ -121,7 +121,7 @@ class MapRmse(Proxy):
         bias = linearisation.blocks(posterior.prior.root(torch.einsum("bnk,bk->bn", vectors, shrunk)))
         noise = linearisation.sigma * linearisation.sigma * values / (values + eps).square()
         variance = torch.einsum("bnk,bk->bn", posterior.weights, noise).flatten()
-        return exact(((bias.square().sum(-1) + variance) / linearisation.dimension).sqrt())
+        return exact(((bias.square().sum(-1) + variance) / linearisation.dimensions).sqrt())
 
     @staticmethod
     def _bracketed(linearisation: Linearisation) -> ProxyScores:
@@ -130,10 +130,11 @@ class MapRmse(Proxy):
         rows = []
         shifts_of_samples = shifts.repeat_interleave(linearisation.upload_size).tolist()
         variances, biases = linearisation.posterior_variances, linearisation.solved_displacement.intervals
-        for bias, variance, shift in zip(biases, variances, shifts_of_samples, strict=True):
+        dimensions = linearisation.dimensions.tolist()
+        for bias, variance, shift, dimension in zip(biases, variances, shifts_of_samples, dimensions, strict=True):
             ends = [
                 # Not squared by **, which raises where a product is infinite.
-                math.sqrt((shift * length * (shift * length) + noise * max(0.0, spread)) / linearisation.dimension)
+                math.sqrt((shift * length * (shift * length) + noise * max(0.0, spread)) / dimension)
                 for length, spread in zip(
                     (bias.value, bias.low, bias.high), (variance.value, variance.low, variance.high), strict=True
                 )

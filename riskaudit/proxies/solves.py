@@ -48,9 +48,9 @@ def norm_of_solve(
 
 def _bracketed(linearisation: Linearisation, norms: BracketedNorms) -> ProxyScores:
     """Norms over sqrt(d), with the products that each took."""
-    scale = 1 / math.sqrt(linearisation.dimension)
+    scales = [1 / math.sqrt(count) for count in linearisation.dimensions.tolist()]
     rows, evidence = [], []
-    for norm, matvecs in zip(norms.intervals, norms.matvecs, strict=True):
+    for norm, matvecs, scale in zip(norms.intervals, norms.matvecs, scales, strict=True):
         row = interval(norm.map(scale.__mul__), "bracketed", nothing=(0.0, math.inf))
         rows.append(row)
         evidence.append(SolverEvidence(method="quadrature", status=row.status, matvecs=matvecs))
@@ -61,14 +61,14 @@ def _graded(linearisation: Linearisation, solution: Solution, value: Tensor) -> 
     """Norms ``value`` [B] over sqrt(d) with the solution's ends, which are those of the same norms."""
     assert solution.low is not None
     assert solution.high is not None
-    scale = 1 / math.sqrt(linearisation.dimension)
+    scales = [1 / math.sqrt(count) for count in linearisation.dimensions.tolist()]
     residual = solution.residual.repeat_interleave(linearisation.upload_size)
     columns = (value, solution.low, solution.high, residual)
     norms, lows, highs, residuals = (column.tolist() for column in columns)
     rows, evidence = [], []
     for index in range(len(linearisation)):
         status = solution.status[index // linearisation.upload_size]
-        singular = status == "singular"
+        singular, scale = status == "singular", scales[index]
         if singular:
             rows.append(Estimate(value=None, status="singular"))
         else:

@@ -16,6 +16,21 @@ from riskaudit.results import Estimate
 from riskaudit.sensitivity.linearisation import Linearisation
 
 
+def scores_of(linearisation: Linearisation) -> ProxyScores:
+    """Of the attacker who knows everything else, whether texts leave alone or with others."""
+    differences = linearisation.tokens
+    if differences is None:
+        return not_applicable(linearisation, "inputs are no texts, or an upload has the same text twice")
+    noise = linearisation.release.noise
+    if noise is None or noise.law != "gaussian":
+        return not_applicable(linearisation, "needs Gaussian noise")
+    rows = []
+    for index, confusions in enumerate(differences.confusions):
+        private = differences.private_positions(index)
+        rows.append(_mean([confusions[place].recovery(linearisation.sigma) for place in private]))
+    return ProxyScores(tuple(rows))
+
+
 @register
 @final
 class TokenRecovery(Proxy):
@@ -38,18 +53,38 @@ class TokenRecovery(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        differences = linearisation.tokens
-        if differences is None:
-            return not_applicable(linearisation, "inputs are no texts that leave alone")
-        noise = linearisation.release.noise
-        if noise is None or noise.law != "gaussian":
-            return not_applicable(linearisation, "needs Gaussian noise")
-        rows = []
-        for index, confusions in enumerate(differences.confusions):
-            private = differences.private_positions(index)
-            chosen = [confusions[place].recovery(linearisation.sigma) for place in private]
-            rows.append(_mean(chosen))
-        return ProxyScores(tuple(rows))
+        if linearisation.upload_size > 1:
+            return not_applicable(
+                linearisation, "of texts that leave together an attacker is assessed who knows the others"
+            )
+        return scores_of(linearisation)
+
+
+@register
+@final
+class InformedTokenRecovery(Proxy):
+    """The same where several texts leave together, of an attacker who knows all others."""
+
+    id = "informed_token_recovery"
+    title = "Informed token recovery"
+    short_title = "Tokens recovered, informed"
+    units = TokenRecovery.units
+    source = TokenRecovery.source
+    riskier = "higher"
+    summary = (
+        "Share of a text's tokens that an attacker tells right who knows all its other tokens, and all other texts."
+    )
+    formula = TokenRecovery.formula
+    order = 16
+    text_only = True
+    joint_only = True
+    few_products = True
+
+    @override
+    def score(self, linearisation: Linearisation) -> ProxyScores:
+        if linearisation.upload_size == 1:
+            return not_applicable(linearisation, "every text leaves alone")
+        return scores_of(linearisation)
 
 
 def _mean(intervals: list[Interval]) -> Estimate:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-6
 # Of 1 - (posterior_rmse / tau)^2 against revealed_fraction: tau may have been rounded to float32.
 IDENTITY_ROUNDING = 1e-4
-_SHARES = frozenset({"revealed_fraction", "informed_revealed_fraction", "token_recovery"})
+_SHARES = frozenset({"revealed_fraction", "informed_revealed_fraction", "token_recovery", "informed_token_recovery"})
 _ERRORS = frozenset(
     {"posterior_rmse", "informed_posterior_rmse", "map_rmse", "map_i2f", "i2f", "i2f_lower_bound", "expected_rmse"}
 )

@@ -10,7 +10,7 @@ from riskaudit.results.subject import Attacker, ReleaseInfo, Thresholds
 from riskaudit.results.tables import ColumnRisk
 
 HEADLINE = "revealed_fraction"
-TOKENS = "token_recovery"
+_TOKENS = "token_recovery"
 # Noise per entry of this many times an upload's norm leaves nothing of it: what it tells of anything is less than half
 # the square of the inverse, in nats, and the mean over thousands like it is still noise.
 DROWNED = 10.0
@@ -24,6 +24,11 @@ def attacker_of(release: ReleaseInfo) -> Attacker | None:
 def headline_of(attacker: Attacker | None) -> str:
     """Id of the revealed fraction that verdicts and limits go by; None where every sample leaves alone."""
     return f"informed_{HEADLINE}" if attacker == "informed" else HEADLINE
+
+
+def tokens_of(attacker: Attacker | None) -> str:
+    """Id of the recovery of a text's tokens likewise."""
+    return f"informed_{_TOKENS}" if attacker == "informed" else _TOKENS
 
 
 def error_of(attacker: Attacker | None) -> str:
@@ -90,6 +95,6 @@ def verdict_of(row: SampleRow, thresholds: Thresholds, defended: bool, attacker:
     headline = row.proxies.get(name)
     if row.status == "failed" or headline is None:
         return "not_assessed" if defended or row.status == "failed" else "high"
-    columns, tokens = row.columns.values(), row.proxies.get(TOKENS)
+    columns, tokens = row.columns.values(), row.proxies.get(tokens_of(attacker))
     known = cautious(headline, row.calibrated.get(name), row.concentration, columns, tokens)
     return verdict(known, thresholds, defended)

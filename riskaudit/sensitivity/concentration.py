@@ -9,7 +9,7 @@ sum_k v_pk^2 l_k / (l_k + eps) of its prior variance revealed, whose mean is the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,14 @@ def num_reached(space: KrylovSpace, num_blocks: int = 1) -> list[int]:
 
 def concentrations(linearisation: Linearisation) -> list[Concentration]:
     """Of every sample of a linearisation whose information was asked for; none where the solver shows nothing of it."""
+    own = linearisation.dimensions.tolist()
+    return [
+        replace(each, dimension=round(count)) for each, count in zip(_all_coordinates(linearisation), own, strict=False)
+    ]
+
+
+def _all_coordinates(linearisation: Linearisation) -> list[Concentration]:
+    """The same over the coordinates of padding too."""
     spectrum = linearisation.spectrum
     if spectrum is not None:
         isotropic, eps = linearisation.prior.isotropic, linearisation.eps.tolist()

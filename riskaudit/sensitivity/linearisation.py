@@ -39,6 +39,7 @@ from riskaudit.linalg import (
 )
 from riskaudit.linalg.operators import DowndatedOperator, LinearOperator
 from riskaudit.priors import BoundPrior, Prior, in_uploads, white_prior
+from riskaudit.release import Batch
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
 from riskaudit.sensitivity.ends import SpectrumEnds, dimension_failure, smallest_ritz
@@ -80,6 +81,13 @@ def _draw(seed: int, indices: list[int], like: Tensor, number: int) -> Tensor:
     return torch.stack(drawn).to(like)
 
 
+def _real_coordinates(batch: Batch, dimension: int) -> Tensor:
+    """Coordinates of each sample that aren't padding, [B], float64, of ``dimension`` in all."""
+    if batch.lengths is None:
+        return torch.full((len(batch),), float(dimension), dtype=torch.float64, device=batch.inputs.device)
+    return batch.lengths.double() * (dimension / batch.inputs.shape[1])
+
+
 def _grade(status: Status, probe: Status, lost: bool) -> Status:
     """Status of a solve without shift, given its probe's and whether the known answer was lost in it."""
     if status != "converged":
@@ -103,7 +111,7 @@ class Linearisation:
         draw: of standard normal vectors [U, n d], in the place of draws from the seed.
         spectrum: of H, where it is known already and the plan affords it.
         single: J at the same uploads in single precision, for the products of Lanczos iterations where noise allows.
-        tokens: what other tokens do to what leaves, of texts that leave alone.
+        tokens: what other tokens do to what leaves, of texts.
 
     Attributes:
         sigma: Fisher-equivalent standard deviation of the noise.
@@ -112,6 +120,7 @@ class Linearisation:
         eps: sigma^2 / tau^2, [U], float64, large enough for functions with a pole at -eps.
         upload_size: n.
         dimension: d.
+        dimensions: of each sample, [U n], float64: fewer than d where texts of several lengths leave together.
     """
 
     def __init__(
@@ -139,6 +148,7 @@ class Linearisation:
         self.eps = (self.sigma / self.prior.std).square().clamp_min(SMALLEST_SHIFT)
         self._single = single if plan.only_brackets else None
         self.dimension = jacobian.shape[1] // self.upload_size
+        self.dimensions = _real_coordinates(self.batch, self.dimension)
         self._given_spectrum = spectrum
         self.tokens = tokens
         self._matvecs = 0
@@ -287,7 +297,9 @@ class Linearisation:
     @cached_property
     def information(self) -> list[Information] | None:
         """What the uploads tell of each sample at any noise; None where the plan can't say."""
-        taus, units = self.sample_prior.std.tolist(), self.prior.std.tolist()
+        # Errors are per coordinate of a sample's own, of which a padded text has fewer.
+        own = (self.dimension / self.dimensions).sqrt()
+        taus, units = (self.sample_prior.std * own).tolist(), self.prior.std.tolist()
         if self.posterior_spectrum is not None:
             values = self.posterior_spectrum.spectrum.values.cpu().numpy()
             if self.upload_size == 1 and self.prior.isotropic:

@@ -61,14 +61,13 @@ def success_of(
     error = linearisation.information[index].error(linearisation.sigma)
     eigenvalues = linearisation.covariance_eigenvalues(index)
     if eigenvalues is not None:
-        return _exact(eigenvalues, error.value, tolerances)
-    return _bounded(error, linearisation.covariance_norm(index), linearisation.dimension, tolerances)
+        return _exact(eigenvalues, error.value, tolerances, float(linearisation.dimensions[index]))
+    return _bounded(error, linearisation.covariance_norm(index), float(linearisation.dimensions[index]), tolerances)
 
 
 def _exact(
-    eigenvalues: np.ndarray, value: float, tolerances: Sequence[float]
+    eigenvalues: np.ndarray, value: float, tolerances: Sequence[float], dimension: float
 ) -> tuple[list[SuccessProbability], Estimate]:
-    dimension = len(eigenvalues)
     if not (np.isfinite(eigenvalues).all() and math.isfinite(value)):
         failed = [SuccessProbability(tolerance=each, probability=None, status="failed") for each in tolerances]
         return failed, Estimate(value=None, status="failed")
@@ -85,7 +84,7 @@ def _exact(
 
 
 def _bounded(
-    error: Interval, norm: float, dimension: int, tolerances: Sequence[float]
+    error: Interval, norm: float, dimension: float, tolerances: Sequence[float]
 ) -> tuple[list[SuccessProbability], Estimate]:
     least, most = (dimension * end * end for end in (error.low, error.high))
     rows = [

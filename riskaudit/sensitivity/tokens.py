@@ -1,8 +1,8 @@
 """How well single tokens of a text are told from others, by what leaves for each: exact differences, no derivative.
 
-An attacker who knows all other tokens of a text and tries every token v at position t sees y = r + n with n normal of
-std sigma per released entry, and takes the token whose release is nearest. With D_v = r(v at t) - r, the truth is
-nearer than v iff 2 n . D_v < ||D_v||^2 (docs/theory.md, section 10), so that
+An attacker who knows all other tokens of a text, and all other texts of its upload, and tries every token v at position
+t sees y = r + n with n normal of std sigma per released entry, and takes the token whose release is nearest. With
+D_v = r(v at t) - r, the truth is nearer than v iff 2 n . D_v < ||D_v||^2 (docs/theory.md, section 10), so that
 
     P(v passes for the truth) = Q(||D_v|| / (2 sigma)),
     1 - sum_v Q(||D_v|| / (2 sigma)) <= success <= 1 - max_v Q(||D_v|| / (2 sigma)),
@@ -124,8 +124,8 @@ class TokenDifferences:
     """`Confusion` of every position of the texts of a batch.
 
     Args:
-        jacobian: at the embedded texts, of a release in which every text leaves alone.
-        tokens: of the same texts, [B, T].
+        jacobian: at the embedded texts, uploads of n each.
+        tokens: of the same texts, [U n, T].
         indices: positions in the audited data, which seed draws.
         seed: of the audit.
         failure: probability per text that some end is wrong.
@@ -134,8 +134,9 @@ class TokenDifferences:
     def __init__(self, jacobian: Jacobian, tokens: Tokens, indices: list[int], seed: int, failure: float) -> None:
         self.jacobian, self.release, self.batch = jacobian, jacobian.release, jacobian.batch
         self.tokens, self.indices, self.seed = tokens, indices, seed
-        self.length = self.batch.inputs.shape[1]
+        self.length, self.upload_size = self.batch.inputs.shape[1], self.batch.upload_size
         self.failure = failure / self.length
+        self._lengths = tokens.lengths.tolist()
 
     @property
     def num_candidates(self) -> int:
@@ -145,25 +146,37 @@ class TokenDifferences:
     def private_positions(self, index: int) -> list[int]:
         """Positions of a text that don't hold the tokenizer's own tokens; all where that isn't known."""
         special = self.tokens.special
-        return [place for place in range(self.length) if special is None or not bool(special[index, place])]
+        own = range(self.num_positions(index))
+        return [place for place in own if special is None or not bool(special[index, place])]
+
+    def num_positions(self, index: int) -> int:
+        """Tokens of a text."""
+        return int(self._lengths[index])
 
     @cached_property
     def confusions(self) -> list[list[Confusion]]:
         """Of every text and position."""
-        return [[self._confusion(index, place) for place in range(self.length)] for index in range(len(self.batch))]
+        return [
+            [self._confusion(index, place) for place in range(self.num_positions(index))]
+            for index in range(len(self.batch))
+        ]
 
     def _confusion(self, index: int, place: int) -> Confusion:
-        own = self.batch.select([index])
-        ids = self.tokens.ids[index, : self.length]
+        upload, offset = divmod(index, self.upload_size)
+        own, first = self.batch.select([upload]), upload * self.upload_size
+        ids = self.tokens.ids[first : first + self.upload_size, : self.length]
         candidates = self._candidates(index, place)
-        base = self._released(own, ids[None], own.targets)[0]
+        base = self._released(own, ids[None], own.targets[None])[0]
         size = max(1, CHUNK_ENTRIES // self.release.num_entries)
         whole = len(candidates) * self.release.num_entries <= WHOLE_ENTRIES
         sketch = None if whole else self._sketch(base)
         rows, norms = list[Tensor](), list[Tensor]()
         for part in torch.split(candidates, size):
-            numbers, targets = with_tokens(self.tokens.task, ids, own.targets[0].cpu(), place, part)
-            change = self._released(own, numbers, targets.to(own.targets)) - base
+            numbers, targets = with_tokens(self.tokens.task, ids[offset], own.targets[offset].cpu(), place, part)
+            read = ids.expand(len(part), *ids.shape).clone()
+            told = own.targets.expand(len(part), *own.targets.shape).clone()
+            read[:, offset], told[:, offset] = numbers, targets.to(told)
+            change = self._released(own, read, told) - base
             norms.append(change.norm(dim=1))
             rows.append(change if sketch is None else sketch(change))
         distances = torch.cat(norms).double()
@@ -188,31 +201,33 @@ class TokenDifferences:
         if self.num_candidates == len(others):
             return others
         away = self.tokens.vocabulary[others].double() - self.tokens.vocabulary[true].double()
-        reached = away @ self._pulled[index][:, place].cpu().double().mT
+        upload, offset = divmod(index, self.upload_size)
+        reached = away @ self._pulled[upload][:, offset, place].cpu().double().mT
         return others[reached.square().sum(1).argsort()[: self.num_candidates]]
 
     @cached_property
     def _pulled(self) -> list[Tensor]:
-        """J^T u of every text for a few normal u, [RANKING, T, E]."""
+        """J^T u of every upload for a few normal u, [RANKING, n, T, E]."""
         pulled = [
             self.jacobian.pull_each(lambda upload, number=number: self._normal(upload, number))  # type: ignore[misc]
             for number in range(RANKING)
         ]
         stacked = torch.stack(pulled, 1)
-        return [each.reshape(RANKING, self.length, -1) for each in stacked]
+        return [each.reshape(RANKING, self.upload_size, self.length, -1) for each in stacked]
 
     def _normal(self, upload: int, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(
-            derived_seed(self.seed, self.indices[upload], RANKING_STREAM + number)
+            derived_seed(self.seed, self.indices[upload * self.upload_size], RANKING_STREAM + number)
         )
         drawn = torch.randn(self.release.num_entries, generator=generator, dtype=self.release.dtype)
         return drawn.to(self.release.device)
 
     def _released(self, own: Batch, ids: Tensor, targets: Tensor) -> Tensor:
-        """What leaves for texts of these numbers [K, T], [K, P']."""
+        """What leaves for uploads of texts of these numbers [K, n, T], [K, P']."""
         count = len(ids)
         numbers = None if own.numbers is None else own.numbers * count
-        batch = Batch(ids.to(own.inputs.device), targets.to(own.targets.device), 1, numbers)
+        read, told = ids.flatten(0, 1).to(own.inputs.device), targets.flatten(0, 1).to(own.targets.device)
+        batch = Batch(read, told, self.upload_size, numbers)
         return self.release.mean(batch).detach()
 
     def _sketch(self, like: Tensor) -> Callable[[Tensor], Tensor]:

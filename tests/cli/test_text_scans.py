@@ -80,9 +80,9 @@ def test_levels_and_limits_go_by_tokens(command) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--release", "laplace:0.1"), ("--release", "mean:2,gaussian:0.1", "--max-tokens", "5"),
+    [("--release", "laplace:0.1"), ("--release", "mean:2,gaussian:0.1", "--attacker", "outsider"),
      ("--release", "gaussian:0.1", "--proxies", "revealed_fraction,posterior_rmse")],
-    ids=["laplace", "together", "not asked for"],
+    ids=["laplace", "outsider", "not asked for"],
 )  # fmt: skip
 def test_nothing_protects_where_tokens_are_not_known(command, options) -> None:
     result = scan_folder(command, *options).result

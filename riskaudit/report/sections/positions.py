@@ -12,6 +12,7 @@ from riskaudit.document.plots import Reference, Span, SpanPlot
 from riskaudit.formatting import count, given, number, percent, short
 from riskaudit.results import Estimate, SampleRow, TokenPosition
 from riskaudit.results.facts import Facts
+from riskaudit.results.verdicts import attacker_of, tokens_of
 
 # Positions of a figure, and rows of a table.
 MOST_SPANS, MOST_ROWS = 40, 400
@@ -38,13 +39,14 @@ def position_blocks(facts: Facts) -> list[Block]:
         blocks.append(_figure(facts, rows, places))
     else:
         blocks.append(_place_table(places))
-    blocks.append(_text_table(rows))
+    blocks.append(_text_table(facts, rows))
     blocks.append(_token_table(rows))
     return blocks
 
 
 def _how_to_read(facts: Facts) -> str:
     text = facts.result.data.text
+    others = ", and all other texts of its upload," if facts.is_joint else ""
     tried = ""
     if text is not None and text.untried:
         tried = (
@@ -54,10 +56,10 @@ def _how_to_read(facts: Facts) -> str:
     elif text is not None:
         tried = f" All {text.vocabulary:,} tokens of the vocabulary were tried at each position."
     return (
-        "Token recovery is the probability that an attacker who knows all other tokens of a text tells which token "
-        f"stood at a position, by exact differences of what leaves.{tried} Positions are counted from 0; those of the "
-        "tokenizer's own tokens are left out of averages. Levels of a text follow the riskier of token recovery and "
-        "the revealed fraction."
+        f"Token recovery is the probability that an attacker who knows all other tokens of a text{others} "
+        f"tells which token stood at a position, by exact differences of what leaves.{tried} Positions are counted "
+        "from 0; those of the tokenizer's own tokens are left out of averages. Levels of a text follow the riskier of "
+        "token recovery and the revealed fraction."
     )
 
 
@@ -141,11 +143,12 @@ def _place_table(places: Sequence[_Place]) -> Table:
     )
 
 
-def _text_table(rows: Sequence[SampleRow]) -> Table:
+def _text_table(facts: Facts, rows: Sequence[SampleRow]) -> Table:
+    recovery = tokens_of(attacker_of(facts.result.release))
     columns: tables.Columns[SampleRow] = [
         tables.text("Text", lambda row: short(row.id)),
         tables.column("Tokens", lambda row: _count(len(row.positions or []))),
-        tables.column("Token recovery", lambda row: _estimate(row.proxies.get("token_recovery"))),
+        tables.column("Token recovery", lambda row: _estimate(row.proxies.get(recovery))),
         tables.column("Most exposed position", _worst),
         tables.column("Noise for 50 % of every token at most", _noise),
     ]
