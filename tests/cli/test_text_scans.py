@@ -80,10 +80,16 @@ def test_levels_and_limits_go_by_tokens(command) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--release", "laplace:0.1"), ("--release", "mean:2,gaussian:0.1", "--attacker", "outsider"),
-     ("--release", "gaussian:0.1", "--proxies", "revealed_fraction,posterior_rmse")],
-    ids=["laplace", "outsider", "not asked for"],
-)  # fmt: skip
+    [
+        pytest.param(("--release", "laplace:0.1"), id="laplace"),
+        pytest.param(
+            ("--release", "mean:2,gaussian:0.1", "--attacker", "outsider"), id="outsider", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("--release", "gaussian:0.1", "--proxies", "revealed_fraction,posterior_rmse"), id="not asked for"
+        ),
+    ],
+)
 def test_nothing_protects_where_tokens_are_not_known(command, options) -> None:
     result = scan_folder(command, *options).result
     assert result.data.doubt is not None
