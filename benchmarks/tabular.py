@@ -4,7 +4,7 @@
 
 An MLP is trained on the whole table; single gradients of some rows are audited and attacked over noise levels.
 Categories: the predicted probability that an attacker who knows everything else of a row picks the right one, beside
-such attackers run on the audit's own draws of the noise, and beside TabLeak and Gauss-Newton, which know nothing of the
+such attackers run on 25 draws of the noise, and beside TabLeak and Gauss-Newton, which know nothing of the
 row but its label. Numbers: the attacks' root mean square errors over the predicted ones, median over columns.
 """
 
@@ -34,12 +34,15 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.inputs import Samples, infer_encoding, load_samples
 from riskaudit.results import AuditResult
 from riskaudit.studies.attacking import Target, reconstruct
+from riskaudit.studies.settings import with_fields
 from riskaudit.tables import CategoryInputs, save_encoding
 
 NOISE_STDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 # Every third column is put into as many bins of equally many rows.
 BINS = (2, 3, 4, 5, 6, 8, 3, 4, 5, 10)
 WORDS = "abcdefghij"
+# Of the noise, for every attacker who knows all else.
+DRAWS = 25
 ATTACKED = ("tableak", "gauss-newton")
 
 
@@ -84,19 +87,21 @@ def trained(samples: Samples, width: int, steps: int) -> tuple[nn.Module, float]
 
 
 @torch.no_grad()
-def knowing_attacker(client: Client, std: float, category: CategoryInputs) -> list[bool]:
-    """Whether the likeliest code is each sample's own, for an attacker who knows all else, on the audit's noise."""
-    target, codes = Target.of(client, std, labels_known=True), torch.from_numpy(category.codes)
-    hits = []
+def knowing_attacker(client: Client, std: float, category: CategoryInputs) -> float:
+    """How often the likeliest code is the sample's own, for an attacker who knows all else, over samples and draws."""
+    release, codes = client.at_noise(std).release, torch.from_numpy(category.codes)
+    generator, hits = torch.Generator().manual_seed(0), list[bool]()
     for index in range(len(client.samples)):
-        observation, batch = target.observe([index]), client.batch([index])
+        batch = client.batch([index])
         candidates = batch.select([0] * len(codes))
         inputs = candidates.inputs.clone()
         inputs[:, category.span] = codes
-        released = target.jacobian.release.mean(candidates.with_inputs(inputs))
-        likeliest = int((observation.released - released).square().sum(1).argmin())
-        hits.append(likeliest == int(category.nearest(batch.inputs[0, category.span].numpy())))
-    return hits
+        released = release.mean(candidates.with_inputs(inputs))
+        own = int(category.nearest(batch.inputs[0, category.span].numpy()))
+        for _ in range(DRAWS):
+            observed = release.observe(batch, generator)
+            hits.append(int((observed - released).square().sum(1).argmin()) == own)
+    return float(np.mean(hits))
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,13 @@ class Attacked:
         return (self.guesses[name] - self.truth)[:, position].abs()
 
 
-def attacked(client: Client, std: float, names: Sequence[str], steps: int | None) -> Attacked:
-    """Every attack on all samples at one noise level."""
+def attacked(client: Client, std: float, names: Sequence[str], changes: dict[str, Any]) -> Attacked:
+    """Every attack on all samples at one noise level, with some of its settings changed."""
     indices = list(range(len(client.samples)))
     target = Target.of(client, std, labels_known=True)
     guesses = {}
     for name in names:
-        attack = ATTACKS[name]() if steps is None else ATTACKS[name](steps=steps)  # type: ignore[call-arg]
-        guesses[name] = reconstruct(attack, target, indices).inputs.flatten(1)
+        guesses[name] = reconstruct(with_fields(ATTACKS[name](), changes), target, indices).inputs.flatten(1)
     return Attacked(client.samples.inputs.flatten(1), guesses)
 
 
@@ -137,7 +141,7 @@ def rows_of(client: Client, std: float, result: AuditResult, found: Attacked) ->
         risks = [row.columns[category.name].estimate for row in result.samples]
         predicted += [risk.value for risk in risks if risk.value is not None]
         ends += [risk.ends[0] for risk in risks]
-        known += knowing_attacker(client, std, category)
+        known.append(knowing_attacker(client, std, category))
         for name, shares in right.items():
             shares.append(found.right(name, category))
     ratios: dict[str, list[float]] = {name: [] for name in found.guesses}
@@ -174,7 +178,7 @@ def columns_of(client: Client, std: float, result: AuditResult, found: Attacked)
         risks = [row.columns[category.name] for row in result.samples]
         shares = {name: found.right(name, category) for name in found.guesses}
         predicted = float(np.mean([risk.estimate.value for risk in risks]))
-        known = float(np.mean(knowing_attacker(client, std, category)))
+        known = knowing_attacker(client, std, category)
         name = f"{category.name} ({len(category.codes)})"
         rows.append({"column": name, "predicted": predicted, "guess": risks[0].guess, "known": known, **shares})
     return rows
@@ -184,11 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = experiment_parser(__doc__, None)
     parser.add_argument("--rows", type=int, default=32, help="rows of the table that are audited and attacked")
+    parser.add_argument("--attack-steps", type=int, help="of every attack (default: each's own)")
+    parser.add_argument("--restarts", type=int, help="starts of every attack (default: each's own)")
     parser.add_argument("--steps", type=int, default=12, help="of training")
     parser.add_argument("--noise-std", type=float, nargs="+", default=list(NOISE_STDS))
     parser.add_argument("--shown", type=float, default=3e-2, help="noise at which every column is shown")
     options = parser.parse_args(arguments)
-    count, steps = (3, 20) if options.quick else (options.rows, None)
+    count = 3 if options.quick else options.rows
+    given = {"steps": 20 if options.quick else options.attack_steps, "restarts": options.restarts}
+    changes = {name: value for name, value in given.items() if value is not None}
     samples = read_table()
     model, accuracy = trained(samples, 32, 5 if options.quick else options.steps)
     chosen = samples.select(list(range(0, len(samples), len(samples) // count))[:count])
@@ -216,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     printer = Printer("Columns of a table", measurement)
     for std in options.noise_std:
         result = audit_client(client, noise_std=std)
-        found = attacked(client.at_noise(std), std, ATTACKED, steps)
+        found = attacked(client, std, ATTACKED, changes)
         overall.rows.append(rows_of(client, std, result, found))
         if std == options.shown:
             by_column.rows += columns_of(client, std, result, found)

@@ -42,8 +42,9 @@ Values = NDArray[np.float64]
 CATEGORY_STREAM = 1 << 21
 # Inputs of which the posterior covariance is held.
 MOST_INPUTS = 4096
-# Entries of the differences of one category that are held at once.
-MOST_ENTRIES = 2**26
+# Of the differences of one category, entries that are held at once, and candidates whose Gram matrix is looked at; of
+# more, what pairs prove is all that is said.
+MOST_ENTRIES, MOST_CANDIDATES = 2**26, 256
 OTHER_LAW = "candidates are told apart exactly only under Gaussian noise"
 TOO_MANY = f"more than {MOST_INPUTS} inputs, whose posterior covariance isn't held"
 
@@ -216,12 +217,13 @@ class TableSensitivity:
         release, entries = self.jacobian.release, self.jacobian.release.num_entries
         rows = max(1, CHUNK_ENTRIES // entries // size)
         base = release.mean(upload).double()
+        is_held = len(others) * entries <= MOST_ENTRIES and len(others) < MOST_CANDIDATES
         parts: list[Tensor] = []
         squares: list[Tensor] = []
         for codes in torch.split(others, rows):
             found = release.mean(_with_codes(upload, copies, category, codes)).double() - base
             squares.append(found.square().sum(1))
-            parts += [found] if len(others) * entries <= MOST_ENTRIES else []
+            parts += [found] if is_held else []
         distances = torch.cat(squares).sqrt().cpu().numpy()
         if not parts:
             return distances, None

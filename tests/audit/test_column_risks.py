@@ -154,6 +154,22 @@ def test_one_hot_inputs_are_assessed_where_they_are_declared(tmp_path: Path) -> 
     assert all(row.columns["a"].estimate.low > 0.9 for row in loud.samples)
 
 
+def test_of_very_many_categories_pairs_say_what_they_prove(tmp_path: Path) -> None:
+    words = [f"w{number:03}" for number in range(300)]
+    (tmp_path / "t.csv").write_text("zip,y\nw007,0\nw123,1\n", encoding="utf-8")
+    (tmp_path / "e.toml").write_text(f'[columns.zip]\nkind = "category"\ncategories = {words}\n', encoding="utf-8")
+    samples = load_samples(tmp_path / "t.csv", encoding=tmp_path / "e.toml")
+    model = network(300)
+    quiet, loud = audited(samples, "gaussian:50", model), audited(samples, "gaussian:0.001", model)
+    for row in quiet.samples:
+        risk = row.columns["zip"]
+        assert (risk.estimate.value, risk.estimate.status) == (None, "bracketed")
+        assert risk.revealed.high < 0.1
+        assert row.verdict == "low"
+    assert all(row.columns["zip"].estimate.low > 0.99 for row in loud.samples)
+    assert {row.verdict for row in loud.samples} == {"high"}
+
+
 def test_the_most_revealed_column_decides() -> None:
     """One column of fourteen reaches what is sent: the mean over inputs would call that little."""
     samples = table(4)
