@@ -385,7 +385,7 @@ def _row(
         copies=copies_of(batch.samples, place) if context.is_joint else 1,
         loss=loss,
         status=headline.status,
-        reason=scores[context.headline].reason,
+        reason=scores[context.headline].reason or next(filter(None, (risk.reason for risk in risks.values())), None),
         proxies=proxies,
         noise_std_for_target=noise_std,
         verdict=verdict(known, context.thresholds, context.defended),

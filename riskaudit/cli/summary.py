@@ -12,6 +12,7 @@ from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
 from riskaudit.results.checks import findings_in_the_clear, ids_in_the_clear
+from riskaudit.results.tables import most_exposed
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of, tokens_of
 from riskaudit.results.words import riskier_end, sign_mark
 from riskaudit.studies.verify.record import STRONGEST, AgreementRow, VerifyStudy
@@ -52,6 +53,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
             if revealed.note is not None and len(result.samples) > 1:
                 typer.echo(f"note: {revealed.note}")
     _print_tokens(result)
+    _print_column(result)
     _print_leaks(result)
     study = result.studies.get(VerifyStudy)
     if study is not None:
@@ -84,6 +86,15 @@ def _print_tokens(result: AuditResult) -> None:
         typer.echo(
             f"tokens: an attacker who knows all others tells {_span(worst, percent)} of those of sample {sample}"
         )
+
+
+def _print_column(result: AuditResult) -> None:
+    """Of a table, the column of which the most is revealed in any sample; names of columns are no one's data."""
+    exposed = [(row.id, *found) for row in result.samples if (found := most_exposed(row.columns)) is not None]
+    known = [(name, column, high) for name, column, risk in exposed if (high := risk.revealed.ends[1]) is not None]
+    if known:
+        sample, column, high = max(known, key=lambda each: each[2])
+        typer.echo(f"worst column {column}: up to {percent(high)} revealed in sample {sample}; verdicts go by columns")
 
 
 def _print_leaks(result: AuditResult) -> None:

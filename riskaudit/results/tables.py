@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -59,3 +60,13 @@ class ColumnRisk(Record):
     guess: float = Field(ge=0)
     revealed: Estimate
     reason: str | None = None
+
+
+def most_exposed(columns: Mapping[str, ColumnRisk]) -> tuple[str, ColumnRisk] | None:
+    """The column of a sample of which the most may be revealed, one of which nothing is known before all others."""
+    return max(columns.items(), key=lambda pair: _most(pair[1]), default=None)
+
+
+def _most(risk: ColumnRisk) -> float:
+    high = risk.revealed.ends[1]
+    return 2.0 if high is None else high

@@ -210,6 +210,7 @@ def test_other_noise_is_not_assessed() -> None:
         risk = row.columns["mean symmetry"]
         assert (risk.estimate.value, risk.estimate.status) == (None, "not_applicable")
         assert "Gaussian" in risk.reason
+        assert row.reason == risk.reason
         assert row.verdict == "not_assessed"
         assert row.columns["mean radius"].estimate.status == "exact"
     assert result.noise_needed == []

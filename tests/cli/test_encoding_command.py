@@ -30,6 +30,7 @@ def test_infer_then_scan(command, tmp_path: Path) -> None:
     words = ["scan", tmp_path / "mlp.pt", "--arch", "mlp", "--data", table, "--encoding", file, "--limit", "4"]
     outcome = command(*words, "--release", "gaussian:0.1", "--out", "out", "--format", "json")
     assert outcome.code == 0, outcome.err
+    assert re.search(r"worst column [a-z ]+: up to [a-z0-9. ]+\u00a0% revealed in sample \d; verdicts", outcome.out)
     info = outcome.result.data.encoding
     assert info.sha256 == read_encoding(file).sha256
     assert [(column.name, column.kind, column.inputs) for column in info.columns][-2:] == [

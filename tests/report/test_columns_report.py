@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,6 +70,12 @@ def test_the_verdict_names_the_column() -> None:
     assert any(each.split(",")[0] in result.samples[0].columns for each in sample)
     assert "cancer.toml" in report.text_of("provenance")
     assert "mean concavity (category, 4 inputs, missing values: a category of its own)" in report.text_of("provenance")
+
+
+def test_findings_for_machines_name_the_column() -> None:
+    log = json.loads(render(audited("gaussian:0.001"), ["sarif"])["audit.sarif"])
+    texts = [result["message"]["text"] for result in log["runs"][0]["results"]]
+    assert any("of its column" in text and "at high risk" in text for text in texts)
 
 
 def test_what_is_not_assessed_comes_first_and_is_never_safe() -> None:

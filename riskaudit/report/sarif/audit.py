@@ -16,6 +16,7 @@ from riskaudit.report.recomputation import RENAMED
 from riskaudit.report.sarif.checks import check_findings
 from riskaudit.report.sarif.log import Artifact, Finding, Level, Rule, to_sarif
 from riskaudit.results import AuditResult, PolicyOutcome, SampleRow
+from riskaudit.results.tables import most_exposed
 from riskaudit.results.verdicts import attacker_of, headline_of
 
 PAGE = "docs/sarif.md"
@@ -144,4 +145,7 @@ def _message(row: SampleRow, result: AuditResult) -> str:
     headline = row.proxies.get(headline_of(attacker_of(result.release)))
     high = None if headline is None else headline.ends[1]
     revealed = "" if high is None else f": up to {percent(high)} of its input is revealed"
+    column = most_exposed(row.columns)
+    if column is not None and (most := column[1].revealed.ends[1]) is not None:
+        revealed = f": up to {percent(most)} of its column {column[0]} is revealed"
     return f"Sample {row.id}{upload} is at high risk{revealed}."
