@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = experiment_parser(__doc__, None)
     parser.add_argument("--rows", type=int, default=32, help="rows of the table that are audited and attacked")
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKED))
     parser.add_argument("--attack-steps", type=int, help="of every attack (default: each's own)")
     parser.add_argument("--restarts", type=int, help="starts of every attack (default: each's own)")
     parser.add_argument("--steps", type=int, default=12, help="of training")
@@ -205,8 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     client = make_client(model, chosen, AuditSettings(checks=False))
     titles = {
         "std": "noise std", "predicted": "categories, predicted", "least": "lower end", "known": "knowing attacker",
-        "right tableak": "tableak", "right gauss-newton": "gauss-newton",
-        "ratio tableak": "tableak / predicted error", "ratio gauss-newton": "gauss-newton / predicted error",
+        **{f"right {name}": name for name in options.attacks},
+        **{f"ratio {name}": f"{name} / predicted error" for name in options.attacks},
         "revealed": "revealed, median", "worst": "worst column, median",
     }  # fmt: skip
     overall = Table(
@@ -217,14 +218,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     by_column = Table(
         f"Column by column at noise {options.shown:g}",
         {"column": "column", "predicted": "predicted", "guess": "guess", "known": "knowing attacker"}
-        | {name: name for name in ATTACKED},
+        | {name: name for name in options.attacks},
     )
     measurement = Measurement(threads=options.threads, dtype="float64")
     measurement.apply()
     printer = Printer("Columns of a table", measurement)
     for std in options.noise_std:
         result = audit_client(client, noise_std=std)
-        found = attacked(client, std, ATTACKED, changes)
+        found = attacked(client, std, options.attacks, changes)
         overall.rows.append(rows_of(client, std, result, found))
         if std == options.shown:
             by_column.rows += columns_of(client, std, result, found)
