@@ -160,7 +160,7 @@ def load_checkpoint(
             )
         _refuse_folder(path)
         check_file(path, CheckpointError, _ACCEPTED)
-        checkpoint = _read(path, arch, weights)
+        checkpoint = _of_file(path, arch, weights)
     if checkpoint.text is not None and mean is not None:
         raise CheckpointError("`mean` and `std` are of pictures' channels, but the model takes texts; leave them out")
     # Unknown for (features,), which may be flattened images.
@@ -169,6 +169,19 @@ def load_checkpoint(
         return checkpoint
     model = Normalized(checkpoint.model, *normalization).eval()
     return replace(checkpoint, model=model, normalization_mean=normalization[0], normalization_std=normalization[1])
+
+
+def _of_file(path: Path, arch: str | None, weights: str | None) -> Checkpoint:
+    """A file's model; where none is recognised and the file lies in a folder of ``save_pretrained``, that is said."""
+    try:
+        return _read(path, arch, weights)
+    except ArchitectureError as error:
+        if arch is not None or not is_model_folder(path.parent) or is_adapter(path.parent):
+            raise
+        raise ArchitectureError(
+            f"no architecture is recognised from {clean(path.name)} alone, but it lies in a folder of save_pretrained; "
+            f"hand in the folder {clean(path.parent.resolve().name)}, whose config.json says which model it is"
+        ) from error
 
 
 def _from_folder(

@@ -12,7 +12,7 @@ import text_cases
 import torch
 
 from riskaudit.copying import copy_model
-from riskaudit.errors import CheckpointError, RiskauditError, SamplesError, SettingsError
+from riskaudit.errors import ArchitectureError, CheckpointError, RiskauditError, SamplesError, SettingsError
 from riskaudit.inputs import check_compatibility, load_checkpoint, load_loss, load_samples
 from riskaudit.inputs.huggingface.sequences import PADDING, TextModel
 
@@ -109,6 +109,11 @@ def test_half_precision_is_read_exactly_and_said(tmp_path: Path) -> None:
     assert rows.dtype == torch.float32
     assert torch.equal(rows, weights["bert.embeddings.word_embeddings.weight"].float())
     assert any("bfloat16" in note for note in checkpoint.notes)
+
+
+def test_a_file_of_a_folder_names_the_folder() -> None:
+    with pytest.raises(ArchitectureError, match="hand in the folder tiny-bert"):
+        load_checkpoint(text_cases.saved("bert") / "model.safetensors")
 
 
 def test_a_head_that_the_folder_lacks_is_drawn_and_said(tmp_path: Path) -> None:
