@@ -41,8 +41,10 @@ from riskaudit.statistics.seeding import derived_seed
 
 # Released numbers that the tokens tried at all positions of a text may take, and tokens per position at least.
 WORK, FEWEST = 4 * 10**9, 16
-# Released numbers that are held at once, and that differences may take to be kept whole.
-CHUNK_ENTRIES, WHOLE_ENTRIES = 2**24, 2**26
+# Released numbers that are made at once, that differences may take to be kept as they are, and in single precision.
+CHUNK_ENTRIES, WHOLE_ENTRIES, SINGLE_ENTRIES = 2**24, 2**26, 2**29
+# Columns of differences whose inner products are made together.
+COLUMNS = 2**18
 # Buckets of the sketch that stands for differences which are too many to be kept.
 BUCKETS = 2**15
 # Nearest tokens whose joint law is drawn from; the others count by the union bound. And draws.
@@ -101,7 +103,7 @@ class Confusion:
     def noise_for(self, limit: float) -> float | None:
         """Noise std from which on recovery is at most ``limit``; None where no noise suffices or it can't be told."""
         count = len(self.ratios)
-        if not count:
+        if not count or self.sketched:
             return None
         # Success falls with noise, and so does its upper end.
         most = bisect_right(range(count), limit, key=lambda number: self._drawn(number / count)[2]) - 1
@@ -168,27 +170,31 @@ class TokenDifferences:
         candidates = self._candidates(index, place)
         base = self._released(own, ids[None], own.targets[None])[0]
         size = max(1, CHUNK_ENTRIES // self.release.num_entries)
-        whole = len(candidates) * self.release.num_entries <= WHOLE_ENTRIES
-        sketch = None if whole else self._sketch(base)
-        rows, norms = list[Tensor](), list[Tensor]()
-        for part in torch.split(candidates, size):
+        total = len(candidates) * self.release.num_entries
+        sketch = None if total <= SINGLE_ENTRIES else self._sketch(base)
+        width = self.release.num_entries if sketch is None else BUCKETS
+        kept = base.new_empty(
+            len(candidates), width, dtype=torch.float32 if WHOLE_ENTRIES < total <= SINGLE_ENTRIES else base.dtype
+        )
+        norms = list[Tensor]()
+        for number, part in enumerate(torch.split(candidates, size)):
             numbers, targets = with_tokens(self.tokens.task, ids[offset], own.targets[offset].cpu(), place, part)
             read = ids.expand(len(part), *ids.shape).clone()
             told = own.targets.expand(len(part), *own.targets.shape).clone()
             read[:, offset], told[:, offset] = numbers, targets.to(told)
             change = self._released(own, read, told) - base
             norms.append(change.norm(dim=1))
-            rows.append(change if sketch is None else sketch(change))
+            kept[number * size : number * size + len(part)] = change if sketch is None else sketch(change)
         distances = torch.cat(norms).double()
         rounding = NEGLIGIBLE * torch.finfo(base.dtype).eps * float(base.norm())
         distances = torch.where(distances > rounding, distances, torch.zeros_like(distances))
         order = distances.argsort()
-        nearest = torch.cat(rows)[order[:DRAWN_TOKENS].to(base.device)].double().cpu()
+        products = _inner_products(kept, order[:DRAWN_TOKENS])
         distances = distances[order].cpu()
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.indices[index], SUCCESS_STREAM + place))
         return Confusion(
             distances=distances.numpy(),
-            ratios=_ratios(nearest, distances[:DRAWN_TOKENS], generator),
+            ratios=_ratios(products, distances[:DRAWN_TOKENS], generator),
             untried=len(self.tokens.vocabulary) - 1 - len(candidates),
             sketched=sketch is not None,
             failure=self.failure,
@@ -239,15 +245,25 @@ class TokenDifferences:
         return lambda rows: rows.new_zeros(len(rows), BUCKETS).index_add_(1, buckets, rows * signs)
 
 
-def _ratios(rows: Tensor, distances: Tensor, generator: torch.Generator) -> np.ndarray:
-    """max_v 2 n . D_v / ||D_v||^2 of draws of n, ascending [S], from D or its sketch [k, m] and ||D_v|| [k]."""
+def _inner_products(rows: Tensor, chosen: Tensor) -> Tensor:
+    """D D^T of some rows of D [K, m], [k, k] float64 on the CPU, a part of the columns after the other."""
+    products = rows.new_zeros(len(chosen), len(chosen), dtype=torch.float64)
+    for part in torch.split(rows, COLUMNS, dim=1):
+        held = part[chosen.to(part.device)].double()
+        products += held @ held.mT
+    return products.cpu()
+
+
+def _ratios(products: Tensor, distances: Tensor, generator: torch.Generator) -> np.ndarray:
+    """max_v 2 n . D_v / ||D_v||^2 of draws of n, ascending [S], from D D^T, or a sketch's, [k, k] and ||D_v|| [k]."""
     moved = distances > 0
     ratios = torch.full((DRAWS,), -math.inf, dtype=torch.float64)
     if bool(moved.any()):
-        held, lengths = rows[moved], distances[moved]
+        lengths = distances[moved]
+        held = products[moved][:, moved]
         # A sketch's own lengths are off by a little, the true ones are known.
-        held = held * (lengths / held.norm(dim=1).clamp_min(1e-300))[:, None]
-        values, vectors = torch.linalg.eigh(held @ held.mT)
+        scale = lengths / held.diagonal().sqrt().clamp_min(1e-300)
+        values, vectors = torch.linalg.eigh(held * scale * scale[:, None])
         root = vectors * values.clamp_min(0).sqrt()
         normal = torch.randn(DRAWS, len(lengths), generator=generator, dtype=torch.float64)
         ratios = (2 * (normal @ root.mT) / lengths.square()).amax(1)

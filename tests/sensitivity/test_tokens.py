@@ -134,12 +134,19 @@ def test_tokens_that_were_not_tried_leave_no_lower_end(monkeypatch: pytest.Monke
 def test_a_sketch_says_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = differences("bert").confusions[0][2]
     monkeypatch.setattr(module, "WHOLE_ENTRIES", 0)
+    single = differences("bert").confusions[0][2]
+    assert not single.sketched
+    assert single.ratios == pytest.approx(whole.ratios, rel=1e-4)
+    monkeypatch.setattr(module, "SINGLE_ENTRIES", 0)
     sketched = differences("bert").confusions[0][2]
     assert sketched.sketched
     assert sketched.distances == pytest.approx(whole.distances, rel=1e-9)
     sigma = float(np.median(whole.distances)) / 2
     assert sketched.recovery(sigma).value == pytest.approx(whole.recovery(sigma).value, abs=0.05)
     assert sketched.recovery(sigma).high == pytest.approx(1 - norm.sf(whole.distances[0] / (2 * sigma)))
+    # What a sketch foretells is no noise to recommend.
+    assert whole.noise_for(0.5) is not None
+    assert sketched.noise_for(0.5) is None
 
 
 def test_what_changes_nothing_is_never_told() -> None:
