@@ -1,4 +1,4 @@
-"""The benchmarks of initialization and training run end to end, on a few digits in the place of MNIST's."""
+"""The benchmarks of initialization, training and defences run end to end, on a few digits in the place of MNIST's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 
-from benchmarks import initialization, training_risk
+from benchmarks import defenses, early_steps, initialization, training_risk
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,31 @@ def test_training_risk_quick(capsys, tmp_path, folder) -> None:
     assert [row["epochs"] for row in table["rows"]] == [0, 1]
     with pytest.raises(SystemExit):
         training_risk.main(["vgg", *arguments[1:]])
+
+
+@pytest.mark.slow
+def test_defenses_quick_goes_on_where_it_was(capsys, tmp_path, folder) -> None:
+    arguments = ["--data", str(folder), "--scratch", str(tmp_path / "run"), "--quick", "--defenses", "gaussian:0.1"]
+    defenses.main([*arguments, "--json", str(tmp_path / "found.json")])
+    assert "final loss" in capsys.readouterr().out
+    table, equal = json.loads((tmp_path / "found.json").read_text())["tables"]
+    assert [row["defense"] for row in table["rows"]] == ["gradient", "gaussian:0.1"]
+    assert equal["rows"] == []
+    log = tmp_path / "run" / "trials.jsonl"
+    before = log.read_bytes()
+    defenses.main(arguments)
+    assert log.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "adaptive"), [("precode", "analytic"), ("soteria", "layer-left-out")])
+def test_early_steps_quick(capsys, tmp_path, folder, name, adaptive) -> None:
+    early_steps.main([name, "--data", str(folder), "--quick", "--json", str(tmp_path / "found.json")])
+    assert "PSNR" in capsys.readouterr().out
+    (table,) = json.loads((tmp_path / "found.json").read_text())["tables"]
+    assert [row["step"] for row in table["rows"]] == [0, 1]
+    assert all(row[adaptive] is not None for row in table["rows"])
+    if name == "precode":
+        assert all(row[adaptive] > 80 > row["inverting-gradients"] for row in table["rows"])
+    with pytest.raises(SystemExit):
+        early_steps.main(["mixup", "--data", str(folder)])

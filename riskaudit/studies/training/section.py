@@ -143,7 +143,8 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
             "share",
             tuple(steps),
             tuple(curves),
-            y_limits=(0.0, max(1.0, *(value for curve in curves for value in curve.y))),
+            # What an attack without bounds makes may be anywhere; the table has it.
+            y_limits=(0.0, min(2.0, max(1.0, *(value for curve in curves for value in curve.y)))),
             x_scale="symlog" if max(positive) > _WIDE * min(positive) else "linear",
         ),
         table=table,
