@@ -151,7 +151,7 @@ def test_a_relu_network_is_inverted_where_descents_get_stuck() -> None:
     torch.manual_seed(1)
     layers = nn.Conv2d(1, 8, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10)).double().eval()
-    batch = cases.mnist(2, 8)
+    batch = cases.mnist(1, 8)
     observation = observe(model, batch, "gradient,gaussian:0.0003")
     alone = GaussNewton(restarts=1, smooth_steps=0).run(observation, generator())
     assert float(rmse(alone.inputs, batch.inputs).min()) > 0.02
