@@ -28,8 +28,7 @@ from typing import final
 
 import numpy as np
 import torch
-from scipy.special import ndtr
-from scipy.stats import beta
+from scipy.special import betaincinv, ndtr
 from torch import Tensor
 
 from riskaudit.inputs.huggingface.tokens import Tokens
@@ -116,8 +115,8 @@ class Confusion:
         """A share of the draws, and its ends (Clopper and Pearson)."""
         count = len(self.ratios)
         hits = round(share * count)
-        low = 0.0 if hits == 0 else float(beta.ppf(self.failure / 2, hits, count - hits + 1))
-        high = 1.0 if hits == count else float(beta.ppf(1 - self.failure / 2, hits + 1, count - hits))
+        low = 0.0 if hits == 0 else float(betaincinv(hits, count - hits + 1, self.failure / 2))
+        high = 1.0 if hits == count else float(betaincinv(hits + 1, count - hits, 1 - self.failure / 2))
         return share, low, high
 
 

@@ -71,13 +71,18 @@ def test_guard_names_a_forward_that_differs_from_call_to_call(name: str) -> None
 
 # A forward that only works in single precision, and what it becomes when the advice is followed.
 PRECISIONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], Callable[[Net, Tensor], Tensor]]] = {
-    "float": (lambda net, h: h.float(), lambda net, h: h.to(h.dtype)),
     "matrix": (lambda net, h: h @ torch.eye(16), lambda net, h: h @ torch.eye(16).to(h.dtype)),
     "convolution": (
         lambda net, h: F.conv1d(h[:, None], torch.ones(1, 1, 1))[:, 0],
         lambda net, h: F.conv1d(h[:, None], torch.ones(1, 1, 1).to(h.dtype))[:, 0],
     ),
 }
+
+
+def test_a_forward_that_converts_to_single_precision_is_audited_in_double() -> None:
+    converted, plain = (scan(Net(forward)) for forward in (lambda net, h: h.float(), lambda net, h: h))
+    values = [[row.proxies["posterior_rmse"].value for row in result.samples] for result in (converted, plain)]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)

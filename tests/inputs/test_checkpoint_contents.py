@@ -50,10 +50,10 @@ def test_quantised_weights_are_named(tmp_path: Path, lenet: nn.Module, refused, 
 
 
 FOLDERS = {
-    "one file": (("config.json", "model.safetensors"), "hand in its file {folder}/model.safetensors"),
+    "one file": (("readme.md", "model.safetensors"), "hand in its file {folder}/model.safetensors"),
     "beside a trainer's": (("optimizer.pt", "model.bin", "training_args.bin"), "file {folder}/model.bin"),
     "several": (("a.pt", "b.pth"), "hand in one of its files a.pt, b.pth"),
-    "adapters": (("adapter_config.json", "adapter_model.safetensors"), "adapters only"),
+    "adapters": (("adapter_config.json", "adapter_model.safetensors"), "name its folder with `base`"),
     "none": (("readme.md",), "none of its files holds weights"),
 }  # fmt: skip
 

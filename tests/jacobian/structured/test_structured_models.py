@@ -308,7 +308,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "keywords": (lambda: Apply(keywords, **operators()), (4,)),
     "rearranged": (lambda: Apply(rearranged, **rearranged_parts()), (4,)),
     "relative positions": (
-        lambda: Apply(relative_positions, table=parameter(5, 4), head=nn.Linear(12, 4)), (3, 4)
+        lambda: Apply(relative_positions, table=parameter(7, 4), head=nn.Linear(16, 4)), (4, 4)
     ),
     "masked weight": (lambda: Apply(masked_weight, **operators()), (4,)),
     "constant": (lambda: Apply(a_constant_in_the_way, **linears()), (4,)),
