@@ -68,6 +68,7 @@ def smoothed(function: Function, x: Tensor, width: float) -> Tensor:
     return torch.trapezoid(function(x[..., None] + width * z) * density, z, dim=-1)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", STRAIGHT)
 def test_straight_pieces_become_their_mean_under_noise(name: str) -> None:
     function, width = STRAIGHT[name], 0.3
@@ -82,6 +83,7 @@ def test_straight_pieces_become_their_mean_under_noise(name: str) -> None:
     assert not torch.allclose(observation.release.model(cases.mnist(2, 8).inputs), expected, atol=1e-3)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*STRAIGHT, *POOLS])
 def test_narrow_kinks_are_the_network_itself(name: str) -> None:
     torch.manual_seed(1)
@@ -125,6 +127,7 @@ def test_derivatives_are_those_of_the_rounded_network(description: str) -> None:
     assert not torch.allclose(plain.matvec(direction), jacobian.matvec(direction), atol=1e-2)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", POOLS)
 def test_pools_are_rounded_off(name: str) -> None:
     pool, width = POOLS[name], 0.05

@@ -116,6 +116,7 @@ def test_a_span_that_holds_the_vocabulary_tells_nothing(command) -> None:
     assert {finding.status for finding in result.checks if finding.id == "token-span"} == {"clear"}
 
 
+@pytest.mark.slow
 def test_positions_are_bracketed_by_iterations(command) -> None:
     exact, bracketed = (
         scan_folder(command, "--release", "gaussian:0.1", "--solver", solver, limit=1).result.samples[0]
