@@ -25,7 +25,7 @@ from riskaudit.release import Batch
 class TestGaussNewton(AttackContract):
     def attack(self, **changes: Any) -> Attack:
         changes.pop("start", None)
-        return GaussNewton(**{"rounds": 1, **changes})
+        return GaussNewton(**{"rounds": 1, "smooth_steps": 2, **changes})
 
 
 def map_errors(observation: Observation, batch: Batch) -> tuple[Tensor, Tensor]:

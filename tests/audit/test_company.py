@@ -126,6 +126,7 @@ def test_a_model_that_is_random_for_some_samples_only_is_refused() -> None:
         numbers(model, None)
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(
     st.sampled_from(["norm", "sum", "max", "std", "len"]),

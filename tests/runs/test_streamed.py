@@ -84,6 +84,7 @@ def test_a_part_of_a_large_run(tmp_path, monkeypatch) -> None:
     assert streamed.data.num_unaudited == 4
 
 
+@pytest.mark.slow
 def test_few_rows_are_in_memory_at_once(tmp_path, monkeypatch) -> None:
     """With a shard for every sample, and rows read one by one."""
     create(tmp_path / "run", limit=6, shard=1, solver="lanczos", proxies=("revealed_fraction",), checks=False)

@@ -311,6 +311,7 @@ def test_a_study_with_attacks_holds_both() -> None:
     assert all(one.attack_rmse is not None for one in result.studies.get(FairnessStudy).samples)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_keeps_its_trials(tmp_path: Any) -> None:
     calls: list[int] = []
 
