@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
         print(f", {recovered.value:.1%} of its tokens told ({recovered.low:.1%} to {recovered.high:.1%})")
         worst = max((each for each in row.positions if not each.special), key=lambda each: each.token_recovery.value)
         print(f"  most exposed: position {worst.position}, told with {worst.token_recovery.value:.1%};", end="")
-        print(f" noise std for 50 % at most: {worst.noise_std['0.5']}")
+        print(f" noise std for 50 % at most: {worst.noise_std['0.5']:.3g}")
 
     for name, content in riskaudit.render(result, ["html", "json"]).items():
         (folder / name).write_bytes(content)

@@ -44,6 +44,10 @@ def test_a_scan_shows_positions_and_no_words(command) -> None:
     pages = [(outcome.folder / name).read_text() for name in ("audit.html", "audit.md", "samples.csv", "audit.json")]
     printed = "".join(pages) + outcome.out + outcome.err
     assert "Tokens, position by position" in printed
+    # A text of which little is revealed may have all of its tokens told: the first page says both.
+    verdict = pages[1].partition("## ")[2].partition("\n## ")[0]
+    assert "Token recovery" in verdict
+    assert "Revealed fraction" in verdict
     assert not [word for word in WORDS if word in printed]
     assert AuditResult.from_json(result.to_json()) == result
 

@@ -15,7 +15,7 @@ from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
 from riskaudit.results.checks import ids_in_the_clear
 from riskaudit.results.facts import Facts
-from riskaudit.results.verdicts import error_of, headline_of
+from riskaudit.results.verdicts import attacker_of, error_of, headline_of, tokens_of
 from riskaudit.studies.verify.section import attacked_finding, read_attack_study
 
 _LIMIT_WORDS = {
@@ -71,6 +71,8 @@ def _headline(facts: Facts) -> tuple[str, Tone, str]:
     columns = exposures(facts)
     if columns:
         leak = f"{leak} {columns_sentence(facts, columns)}"
+    if facts.num_known(_tokens(facts)):
+        leak = f"{leak} {_tokens_sentence(facts)}"
     if clear is not None:
         leak = f"{sentence(clear)} On average over the noise {inside(leak)}"
     if policy is not None and policy.decision == "block":
@@ -110,6 +112,20 @@ def _leak_sentence(facts: Facts) -> str:
     return sentence(f"{start} to {who}")
 
 
+def _tokens(facts: Facts) -> str:
+    """The token recovery that decides."""
+    return tokens_of(attacker_of(facts.result.release))
+
+
+def _tokens_sentence(facts: Facts) -> str:
+    """Of texts, how many of their tokens are told, which may be far more than is revealed of the embedding."""
+    proxy = _tokens(facts)
+    middle, most = facts.words(proxy, median, percent), percent(max(facts.cautious(proxy)))
+    told = f"an attacker who knows a text's other tokens tells {middle} of the median text's and up to {most} of any"
+    where = "" if facts.result.release.defended else "at the reference noise, "
+    return sentence(f"{where}{told}")
+
+
 def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     result = facts.result
     policy = result.policy
@@ -140,9 +156,11 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
 
 def _headline_proxies(facts: Facts) -> list[tuple[str, Callable[[list[float]], float], str]]:
     """The two headline proxies with their riskier extreme and a label, and the other attacker's, where there is one."""
-    if not facts.is_joint:
-        return [(facts.headline, max, "Revealed fraction"), (facts.error, min, "Posterior RMSE")]
     proxies: list[tuple[str, Callable[[list[float]], float], str]] = []
+    if facts.num_known(_tokens(facts)):
+        proxies.append((_tokens(facts), max, "Token recovery"))
+    if not facts.is_joint:
+        return [*proxies, (facts.headline, max, "Revealed fraction"), (facts.error, min, "Posterior RMSE")]
     attackers: list[Attacker] = ["informed", "outsider"]
     # The one who decides comes first.
     for attacker in sorted(attackers, key=lambda each: each != facts.attacker):
