@@ -36,6 +36,7 @@ from riskaudit.inputs.texts import with_tokens
 from riskaudit.jacobian import Jacobian
 from riskaudit.linalg import Interval
 from riskaudit.release import Batch
+from riskaudit.statistics.recognition import critical_noise
 from riskaudit.statistics.seeding import derived_seed
 
 # Released numbers that the tokens tried at all positions of a text may take, and tokens per position at least.
@@ -190,7 +191,7 @@ class TokenDifferences:
         order = distances.argsort()
         products = _inner_products(kept, order[:DRAWN_TOKENS])
         distances = distances[order].cpu()
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.indices[index], SUCCESS_STREAM + place))
+        generator = np.random.default_rng(derived_seed(self.seed, self.indices[index], SUCCESS_STREAM + place))
         return Confusion(
             distances=distances.numpy(),
             ratios=_ratios(products, distances[:DRAWN_TOKENS], generator),
@@ -253,21 +254,15 @@ def _inner_products(rows: Tensor, chosen: Tensor) -> Tensor:
     return products.cpu()
 
 
-def _ratios(products: Tensor, distances: Tensor, generator: torch.Generator) -> np.ndarray:
-    """max_v 2 n . D_v / ||D_v||^2 of draws of n, ascending [S], from D D^T, or a sketch's, [k, k] and ||D_v|| [k]."""
-    moved = distances > 0
-    ratios = torch.full((DRAWS,), -math.inf, dtype=torch.float64)
-    if bool(moved.any()):
-        lengths = distances[moved]
-        held = products[moved][:, moved]
-        # A sketch's own lengths are off by a little, the true ones are known.
-        scale = lengths / held.diagonal().sqrt().clamp_min(1e-300)
-        values, vectors = torch.linalg.eigh(held * scale * scale[:, None])
-        root = vectors * values.clamp_min(0).sqrt()
-        normal = torch.randn(DRAWS, len(lengths), generator=generator, dtype=torch.float64)
-        ratios = (2 * (normal @ root.mT) / lengths.square()).amax(1)
-    if bool((~moved).any()):
-        # What changes nothing passes for the truth as often as not.
-        lost = torch.rand(DRAWS, generator=generator, dtype=torch.float64) < 0.5
-        ratios = torch.where(lost, math.inf, ratios)
-    return np.sort(ratios.numpy())
+def _ratios(products: Tensor, distances: Tensor, generator: np.random.Generator) -> np.ndarray:
+    """max_v 2 n . D_v / ||D_v||^2 of draws of n, ascending [S], from D D^T, or a sketch's, [k, k] and ||D_v|| [k].
+
+    It is the inverse of the noise at which a draw goes wrong, 0 where none is.
+    """
+    # A sketch's own lengths are off by a little, the true ones are known.
+    scale = distances / products.diagonal().sqrt().clamp_min(1e-300)
+    values, vectors = torch.linalg.eigh(products * scale * scale[:, None])
+    differences = vectors * values.clamp_min(0).sqrt()
+    critical = critical_noise(differences.numpy(), distances.square().numpy(), DRAWS, generator)
+    with np.errstate(divide="ignore"):
+        return np.sort(1 / critical)

@@ -128,14 +128,24 @@ def recognition(distances: Values, gram: Values | None, generator: np.random.Gen
 
 
 def _critical(points: Values, sent: int, draws: int, generator: np.random.Generator) -> Values:
-    """The least noise at which each draw goes wrong where one candidate [K, r] is sent, [draws]; ties lose at once."""
+    """`critical_noise` where one of the candidates [K, r] is sent, [draws]."""
     others = np.delete(points, sent, axis=0) - points[sent]
-    squares = np.square(others).sum(axis=1)
-    products = generator.standard_normal((draws, points.shape[1])) @ others.T
+    return critical_noise(others, np.square(others).sum(axis=1), draws, generator)
+
+
+def critical_noise(others: Values, squares: Values, draws: int, generator: np.random.Generator) -> Values:
+    """The least std of noise at which each draw goes wrong, [draws]; infinite where none does.
+
+    Args:
+        others: D_v of the candidates that aren't there, in coordinates that keep inner products, [K - 1, r].
+        squares: ||D_v||^2, [K - 1]; candidates of 0 have the release that was sent, and are chosen among by lot.
+        draws: how many.
+        generator: of the draws.
+    """
+    products = generator.standard_normal((draws, others.shape[1])) @ others.T
     with np.errstate(divide="ignore", invalid="ignore"):
         critical = np.where(products > 0, squares / (2.0 * products), np.inf)
-    critical = critical.min(axis=1)
-    # Candidates with one release are chosen among by lot.
+    critical = critical.min(axis=1, initial=np.inf)
     ties = int((squares == 0).sum())
     critical[generator.random(draws) > 1.0 / (1 + ties)] = 0.0
     return np.asarray(critical)

@@ -155,3 +155,12 @@ def test_what_changes_nothing_is_never_told() -> None:
     assert found.value == pytest.approx(0.5)
     assert found.high <= 0.5
     assert still.noise_for(0.1) is None
+
+
+def test_tokens_that_change_nothing_are_chosen_among_by_lot() -> None:
+    distances = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    ratios = module._ratios(torch.diag(distances.square()), distances, np.random.default_rng(0))
+    found = Confusion(distances.numpy(), ratios, 0, False, 1e-3).recovery(1e-6)
+    # The true token and three others are equally likely.
+    assert found.low <= 0.25 <= found.high
+    assert found.value == pytest.approx(0.25, abs=0.03)
