@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 
 # Keys and counters of ledgers and logs, away from the user's own; processes that tests start share them.
 os.environ["RISKAUDIT_STATE"] = tempfile.mkdtemp(prefix="riskaudit-keys-")
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for place, item in enumerate(family):
             if len(family) > count and place not in kept:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks and inputs drawn without a seed are the same ones whatever ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
