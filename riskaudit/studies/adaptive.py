@@ -23,11 +23,15 @@ from riskaudit.release.steps.soteria import Soteria
 from riskaudit.studies.settings import DEFAULT_ATTACKS, AttackSettings
 
 
-def with_adaptive(client: Client, attacks: AttackSettings) -> AttackSettings:
-    """The attacks, and those made for what a client does that aren't among them."""
-    names = list(attacks.chosen)
-    if _is_spoiled(client):
-        names.append(LayerLeftOut.name)
+def with_adaptive(client: Client, attacks: AttackSettings, noise_std: float) -> AttackSettings:
+    """The attacks, and those made for what a client does that aren't among them.
+
+    Args:
+        client: that is attacked.
+        attacks: with names or without.
+        noise_std: at which it is attacked, 0 without noise.
+    """
+    names = [*attacks.chosen, *_for_steps(client, {noise_std})]
     if not client.is_joint and _has_whole_input_layer(client):
         names.append(Analytic.name)
     return replace(attacks, names=tuple(dict.fromkeys(names)))
@@ -43,19 +47,21 @@ def by_default(client: Client, attacks: AttackSettings, noise_stds: Collection[f
     """
     if attacks.names is not None:
         return attacks
-    names, steps = list(DEFAULT_ATTACKS), client.release.spec.all_steps
-    if _is_spoiled(client):
-        names.append(LayerLeftOut.name)
-    if 0.0 in noise_stds and any(isinstance(step, Prune | Soteria) for step in steps):
-        names.append(KeptEntries.name)
+    names = [*DEFAULT_ATTACKS, *_for_steps(client, noise_stds)]
     if gaussian_draws(client.release.model) and not client.is_joint and _has_whole_input_layer(client):
         names.append(Analytic.name)
     return replace(attacks, names=tuple(names))
 
 
-def _is_spoiled(client: Client) -> bool:
+def _for_steps(client: Client, noise_stds: Collection[float]) -> list[str]:
+    """Names of the attacks that know the steps of a release."""
     release = client.release
-    return any(step.spoiled(release.context) for step in release.spec.all_steps)
+    steps, names = release.spec.all_steps, list[str]()
+    if any(step.spoiled(release.context) for step in steps):
+        names.append(LayerLeftOut.name)
+    if 0.0 in noise_stds and any(isinstance(step, Prune | Soteria) for step in steps):
+        names.append(KeptEntries.name)
+    return names
 
 
 def _has_whole_input_layer(client: Client) -> bool:

@@ -228,11 +228,17 @@ def measured(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings 
 def attack(rows: Sequence[SampleRow], client: Client, attacks: AttackSettings) -> list[AttackRow]:
     """Attacks at the noise of the audit whose rows are given, on every upload that was assessed whole."""
     std, undefended = noise_level(client)
+    return attack_at({std: std if undefended else None}, rows, client, attacks)
+
+
+def attack_at(
+    levels: Mapping[float, float | None], rows: Sequence[SampleRow], client: Client, attacks: AttackSettings
+) -> list[AttackRow]:
+    """Likewise at the given noise; ``levels`` as `noise_levels` gives them."""
     assessed = [row.status != "failed" for row in rows]
     # Uploads are attacked whole.
     whole = [upload.positions for upload in client.uploads if all(assessed[place] for place in upload.positions)]
     usable = [place for positions in whole for place in positions]
-    levels = {std: std if undefended else None}
     trials = attack_trials(
         attacks.attacks(),
         levels,

@@ -285,12 +285,14 @@ def test_a_study_from_end_to_end(study: DefensesStudy) -> None:
 
 def test_the_checkpoint_is_audited_once_per_defence_and_every_point_once(monkeypatch, tmp_path) -> None:
     audits, attacks = [], []
-    audited, attacked = module.audit_samples, module.attack
+    audited, attacked = module.audit_samples, module.attack_at
     monkeypatch.setattr(module, "audit_samples", lambda client: audits.append(1) or audited(client))
-    monkeypatch.setattr(module, "attack", lambda *given: attacks.append(1) or attacked(*given))
+    monkeypatch.setattr(module, "attack_at", lambda *given: attacks.append(dict(given[0])) or attacked(*given))
     found = studied(DefenseSettings(**{**vars(OPTIONS), "seeds": 3}))
     # Of two defences the checkpoint, and the end of three trainings.
     assert len(audits) == len(attacks) == 2 * (1 + 3)
+    # At the noise that leaves, which is none without a defence.
+    assert sorted(attacks, key=list) == [{0.0: None}] * 4 + [{0.05: None}] * 4
     for defense in ("gradient", OPTIONS.defenses[0]):
         firsts = [run.points[0] for run in found.runs if run.defense == defense]
         assert firsts == [firsts[0]] * 3
@@ -364,12 +366,13 @@ def test_a_defence_is_attacked_around_what_it_spoils() -> None:
     network = get_architecture("lenet").build(channels=1, features=48, classes=10).eval()
     client = make_client(Checkpoint.from_model(network), digits(2), AuditSettings())
     names = AttackSettings(("dlg",))
-    assert with_adaptive(defended_client(client, "soteria:80", network), names).names == ("dlg", "layer-left-out")
-    assert with_adaptive(defended_client(client, "prune:0.9", network), names).names == ("dlg",)
+    assert with_adaptive(defended_client(client, "soteria:80", network), names, 0.1).names == ("dlg", "layer-left-out")
+    assert with_adaptive(defended_client(client, "prune:0.9", network), names, 0.1).names == ("dlg",)
+    assert with_adaptive(defended_client(client, "prune:0.9", network), names, 0.0).names == ("dlg", "kept-entries")
     # A layer that sees all of the input gives it in closed form, unless several samples share its gradient.
     plain = make_client(Checkpoint.from_model(perceptron()), digits(2), AuditSettings())
-    assert with_adaptive(defended_client(plain, "gradient", perceptron()), names).names == ("dlg", "analytic")
-    assert with_adaptive(defended_client(plain, "mean:2", perceptron()), names).names == ("dlg",)
+    assert with_adaptive(defended_client(plain, "gradient", perceptron()), names, 0.0).names == ("dlg", "analytic")
+    assert with_adaptive(defended_client(plain, "mean:2", perceptron()), names, 0.0).names == ("dlg",)
     scaled = with_noise_times(defended_client(client, "laplace:0.1,mask:0.5", network), 3.0)
     assert scaled.release.noise is not None
     assert (scaled.release.noise.law, scaled.release.noise.scale) == ("laplace", pytest.approx(0.3))

@@ -143,7 +143,8 @@ class EqualUtility(Record):
 class DefensesStudy(ModelsStudy):
     """``studies.defenses`` of audit.json; ``rows`` in the order given, no defence first.
 
-    ``noise_std`` is the reference noise, at which defences without noise of their own are predicted and attacked.
+    ``noise_std`` is the reference noise, at which defences without noise of their own are predicted; attacks on
+    them see none.
     ``recommended`` is a line for ``release``; None where the numbers support none, and ``recommendation`` says why.
     """
 

@@ -39,10 +39,11 @@ from riskaudit.release import ReleaseSpec, batch_norm_layers
 from riskaudit.results import AuditResult, Estimate
 from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.adaptive import with_adaptive
+from riskaudit.studies.attacking import noise_levels
 from riskaudit.studies.base import (
     Study,
     StudyRun,
-    attack,
+    attack_at,
     attack_notes,
     errors_at_noise_times,
     identity_of,
@@ -248,7 +249,9 @@ class Defenses(Study[DefensesStudy]):
         ]
         if not all(noisy.values()):
             reference = client.settings.reference_noise
-            notes.append(f"defences without noise are predicted and attacked at the reference noise {reference:g}")
+            notes.append(
+                f"defences without noise are predicted at the reference noise {reference:g} and attacked without any"
+            )
         if self.seeds < 2:
             notes.append("one seed: there are no intervals, and no defences are compared at equal utility")
         if self.data.test is None:
@@ -369,7 +372,9 @@ class Training:
         relative: list[Estimate | None] = [None] * len(audited.rows)
         if share is not None:
             relative = errors_at_noise_times(client, audited, share)
-        attacked = attack(audited.rows, client, with_adaptive(client, self.attacks))
+        # What leaves without noise is attacked without it: who attacks a defence sees what it sends.
+        levels = noise_levels(client.release, ())
+        attacked = attack_at(levels, audited.rows, client, with_adaptive(client, self.attacks, *levels))
         best = {sample: found for (_, sample), found in strongest(attacked).items()}
         samples = [
             DefendedSample(

@@ -164,7 +164,7 @@ class CheckpointTrial(Trial[Client]):
             if self.load is not None:
                 client = _client_at(snapshot, client, self.load)
             given = client.source
-            attacks = None if self.attacks is None else with_adaptive(client, self.attacks)
+            attacks = None if self.attacks is None else with_adaptive(client, self.attacks, noise_level(client)[0])
             audited = audit_samples(compared(client))
             risks = measured(audited.rows, client, attacks)
             relative = _at_relative_noise(client, audited, self.norm)
