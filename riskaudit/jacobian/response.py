@@ -20,6 +20,7 @@ class FrontLayer:
         change: a(x + v) - a(x), [B, n].
         predicted: what its derivative says of that, [B, n].
         precision: of one entry of a(x) in the released gradient, per squared noise std, [B], float64.
+        weight: name of the layer's weight.
         seen: the share of a sample's d directions that the layer's gradient can show at most.
         outer: whether the layer is fully connected at one position, so that a(x) can be read off its gradient b a(x)^T.
     """
@@ -28,6 +29,7 @@ class FrontLayer:
     change: Tensor
     predicted: Tensor
     precision: Tensor
+    weight: str
     seen: float
     outer: bool
 
@@ -70,7 +72,7 @@ def _together(layers: Sequence[FrontLayer]) -> FrontLayer:
     value, change, predicted, precision = (
         torch.cat([getattr(layer, name) for layer in layers]) for name in ("value", "change", "predicted", "precision")
     )
-    return FrontLayer(value, change, predicted, precision, layers[0].seen, layers[0].outer)
+    return FrontLayer(value, change, predicted, precision, layers[0].weight, layers[0].seen, layers[0].outer)
 
 
 def shrinking(before: Tensor, after: Tensor) -> Tensor:

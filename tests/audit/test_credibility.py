@@ -129,6 +129,13 @@ def test_rounding_is_that_of_what_is_released(name: str) -> None:
     assert all(one.doubt(1e-9) for one in found)
 
 
+@pytest.mark.parametrize(("release", "doubted"), [("share:first.*", True), ("share:last.*", False), ("gradient", True)])
+def test_a_layer_that_is_not_sent_gives_nothing_away(release: str, doubted: bool) -> None:
+    """Its gradient would give the input to a thousandth."""
+    found = evidence_of(Net(activation=torch.tanh), batch_of(), release)
+    assert [one.doubt(1e-5, claimed_rmse=0.2) is not None for one in found] == [doubted] * 4
+
+
 @pytest.mark.parametrize("name", FLAT)
 def test_flat_at_the_sample_and_steep_a_step_away(name: str) -> None:
     doubts = [one.doubt(1e-4) for one in evidence_of(FLAT[name](), batch_of(8))]

@@ -91,6 +91,22 @@ def test_precision_of_what_a_layer_sees_is_that_of_its_gradient() -> None:
     assert torch.allclose(layer.precision, signal.square().sum())
 
 
+@pytest.mark.parametrize(
+    ("spec", "factor"),
+    [("share:2.*", 0.0), ("share:0.*", 1.0), ("clip:0.01", None), ("mask:0.5", 0.5), ("share:2.*,clip:0.01", 0.0)],
+)
+def test_precision_is_that_of_what_leaves(spec: str, factor: float | None) -> None:
+    model = randomise(nn.Sequential(nn.Linear(60, 50), nn.Tanh(), nn.Linear(50, 3)))
+    batch = random_batch(2, 60, classes=3)
+    plain, stepped = (PerSampleRelease(model, F.cross_entropy, each) for each in ("gradient", spec))
+    (before,), (after,) = (structured(release, batch).step(normal(2, 60)).front for release in (plain, stepped))
+    norms = plain.gradient(batch).norm(dim=1)
+    expected = (0.01 / norms).square() if factor is None else torch.full((2,), factor, dtype=torch.float64)
+    # The norm changes a little with any change, and a mask keeps half of the entries on average.
+    tolerance = {0.0: 0.0, 1.0: 1e-12}.get(factor, 0.25)
+    torch.testing.assert_close(after.precision / before.precision, expected, rtol=tolerance, atol=0)
+
+
 def test_layers_behind_others_or_behind_affine_weights() -> None:
     norm = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
     jacobian = structured(PerSampleRelease(randomise(norm), F.cross_entropy), random_batch(2, 8, classes=3))

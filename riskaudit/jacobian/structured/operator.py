@@ -7,6 +7,7 @@ by 0 or 1, and projections become downdates by vectors [d] that are pulled back 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -199,12 +200,32 @@ class StructuredJacobian(Jacobian):
         front = front_layers(self._signals, moved, tangents)
         if self._steps:
             rows = self._derivative.apply(self._gradient.push(tangents))
-            factor = (norms / self._values.norms).nan_to_num()
-            front = [replace(layer, precision=layer.precision * factor.square()) for layer in front]
+            front = [
+                replace(layer, precision=layer.precision * self._left_of(layer.weight).square()) for layer in front
+            ]
         else:
             rows = self._gradient.push_rotated(tangents)
         gap = None if draw is None else self._signals.adjoint_gap(tangent, tangents, draw)
         return StepResponse(norms, rows.norm(dim=1).double(), change, front, gap)
+
+    def _left_of(self, name: str) -> Tensor:
+        """How large what a parameter's gradient says is after the release's steps, relative to before, [B], float64.
+
+        Told by a change of that parameter's gradient alone, as large as it is entry by entry and at a right angle to
+        it, so that the norm hardly changes: a clip shrinks it, a parameter that isn't sent says nothing.
+        """
+        assert self._steps is not None
+        sizes = {other: parameter.numel() for other, parameter in self.release.parameters.items()}
+        first = sum(size for _, size in itertools.takewhile(lambda item: item[0] != name, sizes.items()))
+        gradients = self.gradients()
+        own = gradients[:, first : first + sizes[name]]
+        normal = torch.randn(sizes[name], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        change = own * normal.to(own)
+        change = change - own * ((change * own).sum(1) / own.square().sum(1)).nan_to_num()[:, None]
+        whole = torch.zeros_like(gradients)
+        whole[:, first : first + sizes[name]] = change
+        released = self._steps.released_change(gradients, whole, self.batch).norms
+        return (released / change.norm(dim=1).double()).nan_to_num()
 
     def _change(self, moved: Gradient) -> ReleasedChange:
         """`StepResponse.change`, given the gradient at x + v."""

@@ -79,7 +79,9 @@ def front_layers(before: Signals, after: Signals, tangents: Sequence[Tensor]) ->
         value, other = call.contraction.factors[0].flatten(1), moved.contraction.factors[0].flatten(1)
         tangent = call.axes[0].samples_first(tangents[call.factors[0]], before.num_samples)
         outer = isinstance(call.contraction, LinearContraction) and call.contraction.factors[0].shape[1] == 1
-        layers.append(FrontLayer(value, other - value, tangent.reshape(value.shape), *visibility, outer))
+        precision, seen = visibility
+        weight = call.sources["weight"].name
+        layers.append(FrontLayer(value, other - value, tangent.reshape(value.shape), precision, weight, seen, outer))
     return layers
 
 
