@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'^```(python|diff|markdown) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
@@ -36,6 +38,7 @@ def insert(path: Path, difference: str) -> None:
     path.write_text(text.replace(before, before + "".join(added)), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_every_example_works(tmp_path: Path) -> None:
     for folder in ("riskaudit", "tests", "benchmarks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

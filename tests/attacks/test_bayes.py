@@ -50,6 +50,7 @@ def test_gaussian_likelihood_and_prior(beta: float) -> None:
     assert found.status == ("converged", "converged")
 
 
+@pytest.mark.slow
 def test_laplace_likelihood_with_gaussian_prior() -> None:
     observation, scale, prior = observed("laplace:0.2"), 0.2, cases.PRIOR
     found = BayesOptimal(steps=1500, prior="gaussian").run(observation, generator())

@@ -25,6 +25,7 @@ def client_of(release: str, samples: Samples | None = None, **settings: object) 
     return make_client(Checkpoint.from_model(network()), digits(4) if samples is None else samples, given)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("release", "attacker"),
     [

@@ -108,6 +108,7 @@ def test_an_affine_map_anywhere_in_the_target(factor, offset, seed, length, befo
     assert not any(carrying_targets(inputs, torch.cat([parts[0], parts[1].roll(1, 0), parts[2]], 1)))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("walk", [False, True])
 def test_unrelated_rows_are_rarely_taken_for_one_another(walk) -> None:
     """By one linear map over samples about one of a thousand batches of 24 agrees by chance; alone hardly any does."""

@@ -70,6 +70,7 @@ def audited(samples: Samples, release: str, model: nn.Module | None = None, **op
     return riskaudit.audit(model or network(14), samples, release=release, checks=False, **options)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sigma", [1e-3, 1e-2, 0.1])
 def test_columns_of_single_samples(sigma: float) -> None:
     samples, model = table(5), network(14)

@@ -82,7 +82,7 @@ def alone(model: nn.Module) -> list[float | None]:
     return found
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("change", [rescale, sign, crowd, layers, centred, hooked])
 def test_every_batch_size_gives_the_numbers_of_samples_alone(change) -> None:
     model = TwoLayers(change)

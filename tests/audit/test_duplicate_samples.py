@@ -47,6 +47,7 @@ def test_a_view_is_named_with_its_original(view) -> None:
     assert "averages count them all" in warning
 
 
+@pytest.mark.slow
 def test_many_are_counted_and_distinct_ones_are_not_mentioned() -> None:
     samples = demo_samples(8)
     (warning,) = noted(with_views(*samples.inputs, count=8))
@@ -130,6 +131,7 @@ def test_large_inputs_are_compared_less_often() -> None:
     assert duplicate_labels(torch.cat([rows, rows[:1]]), [str(place) for place in range(301)])[300] == 0
 
 
+@pytest.mark.slow
 def test_the_command_says_so_and_verify_too(tmp_path) -> None:
     with np.load(DATA) as file:
         arrays = {name: file[name] for name in file.files}

@@ -51,7 +51,7 @@ def other(kind: str) -> nn.Module:
     return net
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("steps", [0, 60])
 @pytest.mark.parametrize("kind", ["lenet with ReLU", "lenet with other strides", "mlp with tanh"])
 def test_never_low_by_recognition_alone(tmp_path: Path, kind: str, steps: int) -> None:

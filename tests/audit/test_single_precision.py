@@ -26,6 +26,7 @@ def audited(dtype: str, noise: float = 0.01) -> AuditResult:
     return riskaudit.audit(model.eval(), samples, release=f"gaussian:{noise}", solver="lanczos", dtype=dtype)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["float32", "mixed"])
 def test_iterations_end_where_only_rounding_is_left(dtype: str) -> None:
     single, double = audited(dtype), audited("float64")
@@ -45,6 +46,7 @@ def dtypes(result: AuditResult) -> list[str | None]:
     return [row.solvers["largest_eigenvalue"].dtype for row in result.samples]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("noise", [0.05, 0.002])
 def test_intervals_contain_the_dense_values(noise: float) -> None:
     """Of a trained network, which leaves tiny losses: single precision alone is off by up to 2000 roundings of H."""
@@ -79,6 +81,7 @@ def test_samples_below_the_resolution_are_done_in_double_precision() -> None:
         assert mixed[name].ends == pytest.approx(plain[name].ends, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_uploads_of_several_samples() -> None:
     options = {"release": "mean:2,gaussian:0.05", "solver": "lanczos", "max_matvecs": 40}
     mixed, double = (

@@ -75,6 +75,7 @@ def test_statistics_of_the_batch_are_those_that_training_has() -> None:
         audit(network(norm=False), 4, "mean:4", batch_norm="batch")
 
 
+@pytest.mark.slow
 def test_checkpoints_with_batch_norm_are_those_in_memory(tmp_path: Path) -> None:
     model = network()
     with torch.no_grad():
@@ -99,6 +100,7 @@ def test_frozen_parameters_are_no_part_to_share() -> None:
     assert revealed(whole) == pytest.approx(revealed(head), rel=1e-9)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", ["mean:2", "local:epochs=2:batch=2:lr=0.2:momentum=0.5"])
 def test_single_precision_has_the_numbers_of_double(release: str) -> None:
     model = network(norm=False)

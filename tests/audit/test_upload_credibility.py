@@ -46,7 +46,7 @@ def evidence_of(
     return found
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("release", "dtype"),
     [
@@ -85,6 +85,7 @@ def test_honest_networks_are_believed(name: str, release: str, dtype: torch.dtyp
     assert [found.doubt(noise) for noise in (0.0, 1e-4, 1e-2)] == [None] * 3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", ["mean:4,gaussian:0.01", "local:epochs=1:batch=2:lr=0.1,gaussian:0.01"])
 def test_samples_that_a_network_is_sure_of_are_believed_beside_others(release: str) -> None:
     # Their gradients, tiny beside the largest one, grow by orders of magnitude where the network sees another class.

@@ -60,7 +60,7 @@ def test_textbook_is_the_dense_jacobian(problem) -> None:
     assert relative_difference(textbook.apply(v), np.einsum("bpd,bpe,be->bd", J, J, v.numpy())) < 1e-10
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CONTESTANTS if name != UNIT])
 def test_every_contestant_gives_the_same_product(problem, name) -> None:
     release, batch, J = problem
@@ -69,6 +69,7 @@ def test_every_contestant_gives_the_same_product(problem, name) -> None:
     assert relative_difference(product(v).detach(), np.einsum("bpd,bpe,be->bd", J, J, v.numpy())) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["rebuilt", "cached"])
 def test_arpack_finds_the_largest_eigenvalue(problem, cached) -> None:
     release, batch, J = problem

@@ -14,6 +14,7 @@ from riskaudit.priors import IsotropicPrior
 from riskaudit.release import Batch, PerSampleRelease
 
 
+@pytest.mark.slow
 def test_bayes_optimal_quick(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(bayes_optimal.FIRST + 2, 28, 28), dtype=np.uint8)

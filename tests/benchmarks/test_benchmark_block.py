@@ -29,7 +29,7 @@ def starts(columns: int) -> torch.Tensor:
     return torch.randn(SAMPLES, N, columns, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("columns", [1, 2, 4])
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_block_end_is_missed_as_rarely_as_claimed(kind: str, columns: int) -> None:
@@ -53,6 +53,7 @@ def test_one_column_takes_the_products_of_lanczos() -> None:
     assert block.block_steps(operator, starts(1), block.FAILURE, 20) == products
 
 
+@pytest.mark.slow
 def test_more_columns_take_fewer_steps() -> None:
     rng = np.random.default_rng(5)
     operator = stack([random_spectrum_matrix(0.9 ** np.arange(N), rng) for _ in range(SAMPLES)])

@@ -79,6 +79,7 @@ def test_scan_quick(capsys, tmp_path) -> None:
     assert tables[1]["rows"][0]["certified"] == "3 of 3"
 
 
+@pytest.mark.slow
 def test_scan_runs_the_sections_asked_for(capsys) -> None:
     scan.main(["--quick", "--sections", "spectrum", "--batch-size", "3"])
     printed = capsys.readouterr().out

@@ -50,6 +50,7 @@ def test_models_that_are_measured_are_not_measured_again(capsys, tmp_path, monke
     assert saved_tables(tmp_path / "none") == []
 
 
+@pytest.mark.slow
 def test_rounds_end_with_the_share_of_time() -> None:
     calls = {"slow": 0, "fast": 0}
 

@@ -159,6 +159,7 @@ def by_backpropagation(model: nn.Sequential, inputs: Tensor, targets: Tensor) ->
     return {int(position) for position in (signals[:, alone] != 0).float().argmax(0)}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("bias", [True, False])
 def test_no_false_alarm_on_200_random_networks(bias: bool) -> None:
     false, missed, total = 0, 0, 0

@@ -55,9 +55,8 @@ def check_complete(folder: Path) -> None:
     assert len((folder / "samples.csv").read_bytes().splitlines()) == 5
 
 
-@pytest.mark.parametrize(
-    "options", [[], pytest.param(["--release", "mean:2", "--batch-size", "2"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--release", "mean:2", "--batch-size", "2"]])
 def test_killed_at_moments_spread_over_the_run(tmp_path, options) -> None:
     done = python(KILLED, json.dumps([*SCAN, *options]), str(tmp_path), "8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

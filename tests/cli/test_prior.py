@@ -66,7 +66,7 @@ def test_a_file_is_the_prior_of_the_audit(command, prior_file: Path) -> None:
     assert 'id="table-success-probability"' in page
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["data", "class"])
 def test_fitted_to_the_audited_data_it_says_so(command, kind: str) -> None:
     outcome = command(*words("--release", "gaussian:0.01", "--prior", kind, limit=30))
@@ -87,6 +87,7 @@ def test_a_correlated_prior_is_not_the_isotropic_one(command, prior_file: Path) 
     assert isotropic.values("posterior_rmse") != data.values("posterior_rmse")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("solver", ["lanczos", "power"])
 def test_other_solvers(command, prior_file: Path, solver: str) -> None:
     outcome = command(*words("--release", "gaussian:0.01", "--prior", str(prior_file), "--solver", solver))

@@ -14,6 +14,7 @@ from riskaudit.report import FILE_NAMES, render
 from riskaudit.results import AuditResult
 
 
+@pytest.mark.slow
 def test_report_renders_beside_the_audit(command, complete, tmp_path) -> None:
     audit = tmp_path / "old" / "audit.json"
     audit.parent.mkdir()
@@ -76,6 +77,7 @@ def test_report_of_something_else_is_refused(command, tmp_path, content) -> None
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["audit.json"]
 
 
+@pytest.mark.slow
 def test_report_where_nothing_can_be_written(command, complete, tmp_path) -> None:
     (tmp_path / "file").touch()
     outcome = command("report", complete.folder / "audit.json", "--out", tmp_path / "file" / "sub")

@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_initialization(command: Command) -> None:
     done = command("study", "initialization", CHECKPOINT, *COMMON, "--format", "html", "--seeds", "1")
     assert done.code == 0, done.err
@@ -42,6 +43,7 @@ def test_initialization(command: Command) -> None:
     assert not list(done.folder.parent.glob("*.trials.jsonl"))
 
 
+@pytest.mark.slow
 def test_training_of_a_folder_and_of_files(command: Command, folder: Path) -> None:
     (folder / "step3.pt").write_bytes(b"\x80 broken")
     done = command("study", "training", folder, *COMMON, "--format", "md")
@@ -191,6 +193,7 @@ def test_bad_options(command: Command, words: tuple[str, ...], expected: str) ->
     assert not done.folder.exists()
 
 
+@pytest.mark.slow
 def test_policy_decides_as_in_a_scan(command: Command, folder: Path) -> None:
     done = command("study", "training", folder, *COMMON, "--max-revealed", "1e-6")
     assert done.code == 1

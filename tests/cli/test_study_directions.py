@@ -17,6 +17,7 @@ def study_of(outcome: Outcome) -> DirectionsStudy:
     return DirectionsStudy.model_validate(outcome.document["studies"]["directions"])
 
 
+@pytest.mark.slow
 def test_writes_an_audit_with_the_study(command: Command) -> None:
     done = command(*STUDY, "--release", "gaussian:0.01", "--norm", "0.001", "--quantile", "0.5", "--quantile", "1",
                    "--out", "out", "--format", "json", "--format", "html")  # fmt: skip

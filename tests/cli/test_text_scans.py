@@ -82,6 +82,7 @@ def test_levels_and_limits_go_by_tokens(command) -> None:
         assert need.std >= max(stds)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -114,6 +115,7 @@ def test_tokens_in_the_clear_are_counted_over_the_vocabulary(command, tmp_path: 
     assert found["embedding-rows"].layer == "bert.embeddings.word_embeddings"
 
 
+@pytest.mark.slow
 def test_a_span_that_holds_the_vocabulary_tells_nothing(command) -> None:
     """After a layer norm seven tokens fill the plane that all tokens of a width of eight lie in."""
     result = scan_folder(command, "--release", "gradient").result
@@ -154,6 +156,7 @@ def test_labels_beyond_the_classes_are_refused(command, tmp_path: Path) -> None:
     assert "3 classes" in outcome.err
 
 
+@pytest.mark.slow
 def test_other_scans_load_no_transformers() -> None:
     code = "from riskaudit.cli.app import run\nimport riskaudit\nrun(['list'])\nriskaudit.load_samples"
     assert loaded_modules(["transformers", "tokenizers", "peft"], code) == []

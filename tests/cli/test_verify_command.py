@@ -28,6 +28,7 @@ def study_of(outcome: Outcome) -> VerifyStudy:
     return VerifyStudy.model_validate(outcome.document["studies"]["verify"])
 
 
+@pytest.mark.slow
 def test_verify_writes_everything_that_scan_writes_and_the_study(command: Command) -> None:
     done = command(*VERIFY, "--limit", "4", *QUICK, "--noise-std", "0.01", "--noise-std", "0", "--out", "out",
                    "--format", "json", "--format", "html", "--format", "csv")  # fmt: skip
@@ -87,6 +88,7 @@ def test_how_long_it_will_take_is_said_unless_quiet(command: Command) -> None:
     assert document["studies"]["verify"]["foretold"] is None
 
 
+@pytest.mark.slow
 def test_budget_keeps_the_audit_and_resume_goes_on(command: Command) -> None:
     words = (*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--format", "json", "--format", "html")
     short = command(*words, "--budget", "0.001", "--out", "out")
@@ -116,6 +118,7 @@ def test_budget_of_a_calibration(command: Command) -> None:
     assert Path("calibration.json.trials.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_policy_decides_as_in_a_scan(command: Command) -> None:
     done = command(*VERIFY, "--limit", "2", *QUICK, "--noise-std", "0.01", "--max-revealed", "1e-6", "--out", "out",
                    "--format", "json")  # fmt: skip

@@ -31,6 +31,7 @@ def processes() -> Iterator[ProcessEngine]:
         yield made
 
 
+@pytest.mark.sampled(1)
 def test_results_are_in_the_order_of_the_trials(engine: Engine) -> None:
     assert engine.map([Add(number) for number in NUMBERS], adder()) == [103, 101, 102, 107, 105]
     assert engine.map([Add(number) for number in NUMBERS], adder(0)) == NUMBERS
@@ -135,6 +136,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(KILLED)

@@ -68,6 +68,7 @@ def test_scan(name: str) -> None:
             assert content(audit_client(client, engine)) == whole
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing() -> None:
     client = make_client(network(), digits(6), SETTINGS["dense"])
     killed = []
@@ -136,6 +137,7 @@ class Forgetful(torch.nn.Module):
         return self.steepness * outputs + (1 - self.steepness) * outputs.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attribute", "value"), [("scale", 1e-6), ("steepness", 1e-6), ("scale", 0.999)])
 def test_a_model_that_pickling_changes_is_not_audited_for_the_one_at_hand(attribute: str, value: float) -> None:
     model = Forgetful(attribute, value)
@@ -175,6 +177,7 @@ def test_workers_are_spread_over_devices(monkeypatch: pytest.MonkeyPatch) -> Non
     assert devices("cuda:1") == []
 
 
+@pytest.mark.slow
 def test_a_model_of_the_user_s_own_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom neighbour import Scaled\n"

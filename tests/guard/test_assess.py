@@ -198,6 +198,7 @@ def test_with_a_ledger_the_samples_kept_are_counted(tmp_path) -> None:
 ONE_EACH, ALL_ONE, PAIRS = list("abcdef"), ["z"] * 6, list("aabbcc")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("first", "then"),
     [(None, ALL_ONE), (ONE_EACH, ALL_ONE), (ALL_ONE, ONE_EACH), (ALL_ONE, None), (PAIRS, list("abbcca"))],

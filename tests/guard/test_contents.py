@@ -37,6 +37,7 @@ FORMS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("first", ["as it is", "one-hot"])
 def test_a_form_makes_no_second_draw(first) -> None:
     model, (inputs, targets) = network(), images()

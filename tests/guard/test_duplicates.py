@@ -143,6 +143,7 @@ def test_one_image_three_times_among_others_is_withheld() -> None:
     assert decision.action == "block"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("twin", [lambda image: image, lambda image: image.flip(-1), lambda image: 0.9 * image + 0.05])
 def test_pairs_are_dropped_together(twin) -> None:
     """Only the pair is over the limit, by far, so that it goes as a whole and everybody else stays."""
@@ -199,6 +200,7 @@ COPIES = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", sorted(COPIES))
 def test_eight_pairs_through_the_guard(kind) -> None:
     """Every pair shares its numbers, which are about those of the originals alone under half as much noise."""

@@ -50,6 +50,7 @@ def reviewed(guard, model, batch):
     return guard.review(batch, gradient(model, batch, NOISE))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("reason", sorted(REASONS))
 @pytest.mark.parametrize("fresh", [False, True], ids=["same guard", "new guard"])
 def test_a_doubted_sample_stays_doubted(reason, fresh, doubted_once) -> None:

@@ -215,6 +215,7 @@ for full in ("log", "ledger"):
 """
 
 
+@pytest.mark.slow
 def test_disk_full(tmp_path) -> None:
     """Files that may not grow, in a process of its own."""
     folder = str(Path(guard_cases.__file__).parent)
@@ -386,7 +387,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_many_reviews_without_growth(tmp_path, count) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     batch = (torch.rand(2, 4), torch.tensor([0, 1]))

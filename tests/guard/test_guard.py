@@ -99,6 +99,7 @@ def test_every_interval_holds_the_dense_value(client) -> None:
         assert one.revealed.high < 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", ["gaussian", "clip", "mask", "laplace"])
 def test_numbers_are_those_of_an_audit_with_batch_size_times_the_noise(release) -> None:
     """One definition of the release for the scan and for the guard."""
@@ -223,6 +224,7 @@ def test_settings_that_make_no_guard(options, words) -> None:
         Guard(network(), nn.CrossEntropyLoss(), policy, **{"prior_std": 0.3, **options})
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("wrong", [1.0, True, "1", math.nan, math.inf, -1, [1], torch.ones(1)], ids=repr)
 @pytest.mark.parametrize("name", ["local_steps", "round"])
 def test_what_is_no_whole_number_withholds(name, wrong) -> None:

@@ -150,6 +150,7 @@ def test_what_is_audited_is_what_the_digest_is_of(client, monkeypatch) -> None:
     assert guard.confirm(decision) is decision
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("policy", [
     Policy(max_revealed=0.05, on_violation="sanitise"),
     Policy(max_revealed=0.05, on_violation="sanitise", sanitiser="clip", clip_norm=0.1),

@@ -19,6 +19,7 @@ SANITISE = Policy(max_revealed=0.2, on_violation="sanitise")
 THREADS = 4
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shared", [True, False], ids=["one guard", "a guard each"])
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["sanitised", "noisy"])
 def test_reviews_in_threads_wait_for_one_another(shared, noise) -> None:

@@ -30,6 +30,7 @@ def smallest_noise(model, batch, limit: float = LIMIT) -> float:
     return math.exp(root)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])
 def test_noise_is_the_smallest_within_five_percent(noise) -> None:
     model, batch = network(), images(3)
@@ -135,6 +136,7 @@ def test_a_limit_that_no_noise_reaches() -> None:
     assert "sanitising by noise" in decision.reasons[-1]
 
 
+@pytest.mark.slow
 def test_totals_of_the_ledger_are_kept(tmp_path) -> None:
     """The noise grows with what has left already, until no noise will do."""
     model, batch = network(), images(3)

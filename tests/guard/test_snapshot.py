@@ -184,6 +184,7 @@ def test_weights_alone_decide_the_digest_of_the_model() -> None:
     assert take_snapshot(model=net).model_digest != before.model_digest
 
 
+@pytest.mark.slow
 def test_a_model_full_of_data_is_refused() -> None:
     net = Net()
     net.cfg["data"] = [[number] for number in range(150_000)]

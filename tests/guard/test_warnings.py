@@ -50,6 +50,7 @@ def test_samples_that_the_prior_hardly_allows_are_named() -> None:
     assert "contradict the prior" in blocked.reasons[0]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", [None, NOISE], ids=["undefended", "some-noise"])
 @pytest.mark.parametrize("sanitiser", [{"sanitiser": "noise"}, {"sanitiser": "clip", "clip_norm": 0.1}], ids=str)
 def test_noise_that_leaves_nothing_of_the_update_is_told_and_less_is_not(release, sanitiser) -> None:

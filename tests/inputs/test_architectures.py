@@ -44,6 +44,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 def test_recognition_round_trip(tmp_path: Path, case: str) -> None:
     name, build, shape, (channels, classes), claimed = CASES[case]
@@ -272,6 +273,7 @@ def test_timm_for_images_of_another_size(tmp_path: Path) -> None:
     assert torch.allclose(checkpoint.model(x), model(x))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("package", ["torchvision", "timm"])
 def test_a_file_that_imports_torchvision_loads_in_a_fresh_process(tmp_path: Path, package: str) -> None:
     (tmp_path / "model.py").write_text(f"import {package}\ndef factory():\n    return {package}.__name__\n")

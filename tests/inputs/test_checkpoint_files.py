@@ -275,6 +275,7 @@ def test_truncated(tmp_path: Path, refused, lenet: nn.Module, kind: str, share: 
     assert path.name in refused(CheckpointError, load_checkpoint, path)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_truncated_or_flipped_anywhere(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("f.safetensors" if kind == "safetensors" else "f.pt")

@@ -454,6 +454,7 @@ def test_tuple_of_outputs_is_refused(tmp_path: Path, refused) -> None:
     assert "returns 2 values" in refused(CheckpointError, load_checkpoint, tmp_path / "t.pt2")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize("layer", [nn.Hardsigmoid(), nn.Hardswish(), nn.GroupNorm(1, 1), nn.MultiheadAttention(6, 2)])
 def test_layers_can_be_differentiated_twice(tmp_path: Path, layer: nn.Module, decomposed: bool) -> None:
@@ -482,6 +483,7 @@ def test_layers_can_be_differentiated_twice(tmp_path: Path, layer: nn.Module, de
         torch.testing.assert_close(value, (change[0][name] - change[1][name]) / (2 * step), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_program_of_tokens(tmp_path: Path, decomposed: bool) -> None:
     layers = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -507,6 +509,7 @@ def run_mutations(folder: Path, archives, first: int, count: int) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_mutations(tmp_path: Path, archives) -> None:
     counts = json.loads(run_mutations(tmp_path, archives, 0, 200))
     assert sum(counts.values()) == 200

@@ -172,6 +172,7 @@ def check_derivatives(exported: nn.Module, model: nn.Module) -> None:
         torch.testing.assert_close(value, (after[name] - before[name]) / 2, rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_networks(tmp_path: Path, name: str, decomposed: bool) -> None:
@@ -180,6 +181,7 @@ def test_networks(tmp_path: Path, name: str, decomposed: bool) -> None:
     check_derivatives(saved(model, tmp_path / "q.pt2", decomposed=decomposed, dynamic=False), model)
 
 
+@pytest.mark.slow
 def test_filled_regions_are_read_once_they_are_written_out(tmp_path: Path) -> None:
     """As the message says."""
     model = random_module(ShiftedWindows()).double().eval()

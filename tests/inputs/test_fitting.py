@@ -154,6 +154,7 @@ FORMS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_outputs_of_any_form_are_audited_like_the_tensor(form: str) -> None:
     torch.manual_seed(0)

@@ -285,6 +285,7 @@ def test_a_limit_reads_no_further(tmp_path) -> None:
     assert samples.targets.tolist() == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["int8", "words", "float"])
 def test_memory_of_a_large_parquet_under_a_limit(tmp_path, label) -> None:
     import pyarrow as pa

@@ -88,6 +88,7 @@ def by_hand(model: Precode, batch: Batch, weight: float) -> tuple[torch.Tensor, 
     return gradient.detach(), torch.stack(rows)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("weight", [0.0, 0.003, 0.5])
 @pytest.mark.parametrize(
     ("description", "size"), [("gradient", 1), ("mean:3", 3), ("local:epochs=1:batch=3:lr=0.1", 3)]

@@ -55,6 +55,7 @@ def test_shifts_of_a_scene_that_goes_on(seed, down, right, size, turns, negative
     assert not are_one(first, scene(seed + 1, size))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 10**6), st.floats(0.7, 0.95), st.floats(0, 1), st.floats(0, 1), st.floats(0.9, 1.1), st.booleans()

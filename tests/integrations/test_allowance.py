@@ -26,6 +26,7 @@ def test_counts_without_a_batch_have_a_bound_of_their_own() -> None:
         Allowance(["n"], max_examples=10).restrict({"n": 11})
 
 
+@pytest.mark.slow
 @given(st.floats(), st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.floats(), st.integers(), st.binary())))
 def test_metrics_keep_their_range_and_five_digits(value, others) -> None:
     others.pop("loss", None)

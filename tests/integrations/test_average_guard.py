@@ -43,6 +43,7 @@ def ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH)
 def test_the_average_is_of_what_the_guards_let_pass(ranks, name) -> None:
     first, second = (rank[name] for rank in ranks)

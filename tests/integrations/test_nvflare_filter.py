@@ -96,6 +96,7 @@ def test_a_withheld_result_is_empty_even_without_the_filter() -> None:
     assert_withheld(sent(result))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "change",
     [

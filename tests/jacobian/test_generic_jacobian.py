@@ -140,7 +140,7 @@ CHAINS = [
 ]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", CHAINS)
 @pytest.mark.parametrize("name", MODELS)
 def test_many_products_stay_right(name: str, release: str) -> None:

@@ -82,7 +82,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_is_differentiated_rightly(name: str) -> None:
     torch.manual_seed(7)

@@ -27,6 +27,7 @@ def products(operator: GenericJacobian, count: int) -> list[torch.Tensor]:
     return [operator.matvec(torch.randn(shape, generator=generator, dtype=torch.float64)) for _ in range(count)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("indices", [[0, 1, 2], [1]], ids=["batch", "one sample"])
 def test_traced_products_are_the_plain_ones(monkeypatch, indices) -> None:
     count = generic.PLAIN_PUSHES + 3

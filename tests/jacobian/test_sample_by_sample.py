@@ -133,6 +133,7 @@ def test_code_that_no_transform_runs(name: str, clipped: bool) -> None:
     assert check(Net(FUNCTIONS[name]), batch_of(), clipped).kind == expected
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers(kind: type[nn.Module], layers: int) -> None:
@@ -183,6 +184,7 @@ def test_what_has_no_second_derivative_is_named_with_advice(function: Any, words
 ACTIVATIONS = [torch.tanh, torch.sigmoid, torch.relu, F.softplus, F.gelu, Swish.apply, masked]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     pair=st.tuples(st.sampled_from(ACTIVATIONS), st.sampled_from(ACTIVATIONS)), threshold=st.floats(-1, 1),

@@ -67,7 +67,7 @@ def test_share_of_misses_comes_near_the_claim() -> None:
     assert np.sum(misses) >= binom.ppf(0.0001, COUNT, 0.05)
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("products", [1, 3, 6, 12])
 @pytest.mark.parametrize("failure", [0.05, 1e-4, 1e-9])

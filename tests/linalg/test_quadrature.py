@@ -36,6 +36,7 @@ def assert_holds(forms: InverseForms, H: Array, b: Array, shifts: Array, roundin
     assert (forms.second_high >= second * (1 - rounding)).all()
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("n", [1, 2, 7, 40])

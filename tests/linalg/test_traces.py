@@ -101,7 +101,7 @@ def most_misses(failure: float = FAILURE, count: int = COUNT) -> float:
 PLAIN = ("uniform", "eight-decades", "few-decades-then-zero")
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("kind", "deflated"),
     [
@@ -172,6 +172,7 @@ def test_values_are_near_the_truth() -> None:
             assert np.std(errors) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deflated", [False, True], ids=["plain", "deflated"])
 def test_limits_of_the_effective_dimension(deflated: bool) -> None:
     full, flat = probes_of("uniform", deflated)[0], probes_of("few-decades-then-zero", deflated)[0]

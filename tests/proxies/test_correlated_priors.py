@@ -58,7 +58,7 @@ def scores(model: str, kind: str, release: str = f"gaussian:{SIGMA}", count: int
     return at, {name: proxy.score(at).estimates for name, proxy in PROXIES.items()}
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("release", ["gaussian:0.05", "gaussian:0.001", "clip:0.75,gaussian:0.01"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MODELS)
@@ -86,7 +86,7 @@ def test_what_has_no_prior_in_it_does_not_change(how) -> None:
         assert correlated["expected_rmse"] == PROXIES["expected_rmse"].score(at).estimates
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("max_matvecs", [1, 4, 16, 64])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MODELS)
@@ -107,7 +107,7 @@ def test_brackets_hold_the_truth(model: str, kind: str, max_matvecs: int) -> Non
     assert at.matvecs > 0
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("solver", ["lanczos", "power"])
 @pytest.mark.parametrize("inverse", ["cg", "neumann"])
 def test_iterative_inverses_agree_and_their_intervals_hold(solver: str, inverse: str) -> None:

@@ -58,7 +58,7 @@ def truths(case: str, prior: str) -> list[joint_oracles.Truth]:
     return rows
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("case", "prior"),
     [
@@ -85,6 +85,7 @@ def test_dense_is_the_theory(case: str, prior: str) -> None:
             assert found.value == pytest.approx(value, rel=expected.tolerance(name)), name
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("case", "prior", "max_matvecs"),
     [

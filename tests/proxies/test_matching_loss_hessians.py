@@ -54,6 +54,7 @@ def values(name: str, text: str, proxy: str) -> float:
     return value
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("text", ["gradient", "clip:0.5", "mask:0.3:1"])
 @pytest.mark.parametrize("name", MODELS)
 def test_cosine_loss(name: str, text: str) -> None:
@@ -62,6 +63,7 @@ def test_cosine_loss(name: str, text: str) -> None:
     assert values(name, text, "lavp_cosine_min") == pytest.approx(spectrum[0], abs=1e-4 * spectrum[-1])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("text", ["gradient", "clip:0.5", "mask:0.3:1"])
 @pytest.mark.parametrize("name", MODELS)
 def test_l2_loss(name: str, text: str) -> None:

@@ -118,6 +118,7 @@ def by_batches(groups: list[list[int]], seed: int = 0) -> dict[int, list[float]]
     return dict(sorted(found.items()))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("groups", [[[0], [1], [2], [3], [4]], [[3, 4], [0, 1, 2]], [[4, 2, 0], [3, 1]]], ids=str)
 def test_draws_do_not_depend_on_batches_or_their_order(groups: list[list[int]]) -> None:
     whole, parts = by_batches([[0, 1, 2, 3, 4]]), by_batches(groups)

@@ -97,7 +97,7 @@ PAIRS = [
 SLOW = {("lenet-full-size", "gaussian"), *(("convbig", release) for release in ("gaussian", "clipped", "pruned"))}
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("model", "release"),
     [pytest.param(*pair, marks=[pytest.mark.slow] * (pair in SLOW), id="-".join(pair)) for pair in PAIRS],
@@ -122,7 +122,7 @@ def test_all_proxies_are_those_of_the_theory(model: str, release: str, model_and
             assert (estimate.low, estimate.high) == (None, None), name
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm", "file-py-factory"])
 @pytest.mark.parametrize("target", [0.02, 0.1, 0.15, 0.29])
 def test_noise_for_a_target_reaches_it(model: str, target: float, model_and_batch) -> None:

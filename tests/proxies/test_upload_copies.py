@@ -87,6 +87,7 @@ def test_dense_is_the_tied_theory(case: str, prior: str, same_targets: bool) -> 
         assert found is None or found == pytest.approx(value, rel=expected.tolerance(name)), name
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("case", "prior", "max_matvecs"),
     [

@@ -88,6 +88,7 @@ def test_no_calibration_is_stated(report, name):
     assert (callout.title, callout.tone) == ("Not calibrated against attacks", "unknown")
 
 
+@pytest.mark.slow
 def test_a_calibration_is_stated_with_its_factors_and_its_source(report):
     calibrated = report("calibrated")
     assert "not calibrated" not in calibrated.text.lower()
@@ -109,6 +110,7 @@ def test_a_calibration_of_too_few_samples(audit, low, high, expected):
     assert "too few samples" in text
 
 
+@pytest.mark.slow
 def test_the_corridor_is_that_of_the_records(audit, report):
     study = attack_study(audit("attacked"))
     figure = report("attacked").figures["corridor"]
@@ -127,6 +129,7 @@ def test_the_corridor_is_that_of_the_records(audit, report):
     assert f"on {near} of 24 samples" in figure.title
 
 
+@pytest.mark.slow
 def test_only_the_most_exposed_samples_are_drawn():
     figure = Report.of(with_attacks(build(60))).figures["corridor"]
     assert len(figure.plot.corridors) == 40
@@ -249,6 +252,7 @@ def test_pictures_say_what_they_are(page):
     assert any(alt.startswith(f"Reconstruction by {ORACLE} (oracle start) of sample") for alt in alts)
 
 
+@pytest.mark.slow
 def test_hostile_strings_stay_text(page, rendered, hostile_strings):
     hostile = page("attacked-hostile")
     assert {tag for tag, _ in hostile.tags} <= {tag for tag, _ in page("attacked").tags}
@@ -309,6 +313,7 @@ def test_failed_attacks_and_extreme_numbers_render(audit):
     assert render(with_raw_study(result, "verify", study), ("html", "json", "csv", "md"))
 
 
+@pytest.mark.slow
 def test_without_noise_nothing_is_said_to_be_foreseen(audit, report):
     without = Report.of(without_noise(audit("defended")))
     found, figures = without.tables, without.figures
@@ -428,6 +433,7 @@ def test_an_undefended_audit_takes_the_level_without_noise(audit):
     assert "tightness" not in report.tables
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
 def test_the_pdf_says_the_same(rendered, tmp_path):
     path = tmp_path / "audit.pdf"

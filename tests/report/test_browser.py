@@ -32,7 +32,7 @@ def open_page(browser, rendered, tmp_path):
         page.close()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name", ["defended", "hostile", "shown", "failed", "uploads", "attacked-hostile", "attacked-shown"]
 )
@@ -42,6 +42,7 @@ def test_nothing_runs_and_nothing_is_fetched(open_page, name):
     assert [problem for problem in page.problems if not problem.startswith("data:image/png")] == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", ["defended", "hostile", "lanczos", "calibrated", "uploads", "attacked-hostile"])
 def test_the_page_never_scrolls_sideways(open_page, name, width):
@@ -86,6 +87,7 @@ def test_print_opens_the_tables_of_the_figures(open_page):
     assert table.is_visible()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [

@@ -93,6 +93,7 @@ def test_what_is_not_assessed_comes_first_and_is_never_safe() -> None:
     assert "○ not assessed" in table[first.id]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("release", [RELEASE, "gradient"])
 def test_every_format_renders_without_words_of_the_data(release: str) -> None:
     files = render(audited(release), ["html", "md", "csv", "json", "sarif"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import pytest
 from attack_cases import raw_study, with_raw_study
 from direction_cases import with_directions
 from report_cases import build
@@ -67,6 +68,7 @@ def test_a_record_of_another_form_is_no_crash():
     assert "Directions: norm" in Report.of(result).text
 
 
+@pytest.mark.slow
 def test_hostile_names_are_escaped():
     result = with_directions(build(3))
     study = raw_study(result, "directions")

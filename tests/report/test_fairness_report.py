@@ -123,6 +123,7 @@ def test_undefended_numbers_only_rank(audit) -> None:
     assert re.search("reference noise, .*client does not add", figure.caption)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_escaped() -> None:
     groups = {str(place): HOSTILE[place % 5] for place in range(24)}
     files = render(studied(build(), groups), ["html", "pdf", "md"])

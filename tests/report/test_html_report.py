@@ -116,6 +116,7 @@ def test_thresholds_are_printed_with_decibels(report):
         assert level in report("defended").text
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_large_audit_are_there(page):
     rows = [attributes for tag, attributes in page("many").tags if tag == "tr"]
     assert len(rows) > 300

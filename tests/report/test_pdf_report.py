@@ -56,6 +56,7 @@ def test_pictures_of_two_galleries_are_kept_apart(audit, tmp_path):
     assert len(paths) == 3
 
 
+@pytest.mark.slow
 @needs_poppler
 def test_an_audit_with_attacks_stays_short(rendered, tmp_path):
     path = tmp_path / "audit.pdf"

@@ -181,6 +181,7 @@ _WRONG = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 4))
 def test_mutations_never_pass_for_safe(random_: random.Random, number: int) -> None:

@@ -55,6 +55,7 @@ def test_the_same_result_gives_the_same_bytes(audit, rendered, name):
     )
 
 
+@pytest.mark.slow
 def test_rendering_never_loads_torch(audit, tmp_path):
     path = tmp_path / "audit.json"
     path.write_text(audit("one").to_json(), encoding="utf-8")

@@ -57,6 +57,7 @@ def test_rows_through_json_are_the_same(tmp_path) -> None:
     assert {each["class"] for each in document["objects"]} > {"BlockTraces", "BlockProbe", "Tridiagonal"}
 
 
+@pytest.mark.slow
 def test_the_order_of_work_doesn_t_matter(tmp_path) -> None:
     run = create(tmp_path / "run")
     for shard in (2, 0, 1):

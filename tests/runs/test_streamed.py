@@ -50,6 +50,7 @@ def test_results_hold_them_as_they_are() -> None:
     assert stored.to_json() == result.to_json()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "options",
     [

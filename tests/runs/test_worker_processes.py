@@ -55,6 +55,7 @@ def expected(folder: Path, **options) -> str:
     return run.merge()[0].to_json()
 
 
+@pytest.mark.slow
 def test_a_worker_starts_without_what_it_does_not_need() -> None:
     """Each worker, and each that takes the place of one that died, pays for what is imported: a second for these."""
     heavy = ["scipy.stats", "pandas", "matplotlib", "sklearn", "typst", "riskaudit.report", "riskaudit.studies"]
@@ -90,6 +91,7 @@ def test_processes_finish_a_run(tmp_path) -> None:
     run.execute()
 
 
+@pytest.mark.slow
 def test_what_a_worker_says_reaches_the_caller(tmp_path) -> None:
     run = create_of_another_model(tmp_path)
     with pytest.raises(RunError, match=r"model\.safetensors isn't the file"):

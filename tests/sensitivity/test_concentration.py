@@ -41,6 +41,7 @@ HOW = ["cropped", "masked", "every 25th"]
 INPUTS, TARGETS = torch.rand(4, 200, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("solver", ["dense", "lanczos"])
 @pytest.mark.parametrize("how", HOW)
 def test_a_scan_of_a_model_that_reads_few_coordinates(how, solver) -> None:

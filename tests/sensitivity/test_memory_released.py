@@ -42,7 +42,7 @@ def scored(how: Plan, prior: Prior) -> Linearisation:
     return at
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("prior", [lambda: cases.PRIOR, correlated], ids=["isotropic", "class"])
 @pytest.mark.parametrize("name", PLANS)

@@ -46,6 +46,7 @@ def revealed(jacobian: Tensor, covariance: Tensor, sigma: float) -> float:
     return 1 - float(posterior.trace() / covariance.trace())
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
 @pytest.mark.parametrize("kind", ["isotropic", "correlated"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10])

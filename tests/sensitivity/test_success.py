@@ -50,6 +50,7 @@ def test_errors_drawn_from_the_posterior_succeed_as_often(name: str) -> None:
     assert predicted.value == PROXIES["posterior_rmse"].score(linearised(prior)).estimates[0].value
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("max_matvecs", [1, 8, 64])
 def test_bounds_hold_what_is_exact(name: str, max_matvecs: int) -> None:

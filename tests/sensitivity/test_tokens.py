@@ -88,7 +88,7 @@ def place_of(case: str) -> int:
     return int((client_of(case).samples.targets[0] != NO_TARGET).nonzero()[0])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", CASES)
 def test_recovery_is_what_the_attacker_reaches(case: str) -> None:
     place = place_of(case)
@@ -131,6 +131,7 @@ def test_tokens_that_were_not_tried_leave_no_lower_end(monkeypatch: pytest.Monke
     assert few.distances[0] <= np.sort(whole.distances)[3] * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_a_sketch_says_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = differences("bert").confusions[0][2]
     monkeypatch.setattr(module, "WHOLE_ENTRIES", 0)

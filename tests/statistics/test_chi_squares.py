@@ -66,7 +66,7 @@ def test_monte_carlo(name: str) -> None:
         assert probability_below(weights, x) == pytest.approx(share, abs=4.5 * (share * (1 - share) / count) ** 0.5)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_quantile_is_the_inverse(name: str, share: float) -> None:

@@ -58,6 +58,7 @@ def dense(index: int, samples: Samples, model: nn.Module) -> np.ndarray:
     return oracles.jacobian(model.double(), F.cross_entropy, samples.inputs[index].double(), samples.targets[index])
 
 
+@pytest.mark.slow
 def test_spectra_are_those_of_the_dense_jacobian(studied: AuditResult) -> None:
     samples, model = digits(4), network()
     for index, row in enumerate(study_of(studied).spectra):
@@ -264,6 +265,7 @@ def test_the_stacked_jacobian_is_the_derivative_of_its_mean() -> None:
     assert oracles.relative_difference(product, stacked.rmatvec(stacked.matvec(v))) < 1e-12
 
 
+@pytest.mark.slow
 def test_iterations_say_what_is_missing() -> None:
     study = study_of(directions_study(network(), digits(2), AuditSettings(solver="lanczos"), StudyRun(attacks=True)))
     for row in study.spectra:
@@ -308,6 +310,7 @@ def models() -> dict[str, nn.Module]:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", list(models()))
 @pytest.mark.parametrize("release", ["gradient", "clip:1.0,gaussian:0.01", "mask:0.5,laplace:0.01"])
 def test_every_architecture_and_release(name: str, release: str) -> None:

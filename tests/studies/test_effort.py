@@ -119,6 +119,7 @@ def test_another_run_counts_where_its_objective_is_smaller() -> None:
     assert (better.restarts, better.seconds, better.steps.tolist()) == (4, 2.0, [5, 1, 5])
 
 
+@pytest.mark.slow
 def test_rows_of_a_study_say_why_searches_ended(verified: AuditResult) -> None:
     record = verified.studies.get(VerifyStudy)
     assert record is not None

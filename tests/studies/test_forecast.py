@@ -59,6 +59,7 @@ def budgeted(monkeypatch: pytest.MonkeyPatch, per_evaluation: float, per_look: f
     return clock
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("levels", [{0.0: 0.0}, {0.0: 0.0, NOISE: NOISE}], ids=["one level", "two levels"])
 def test_foretold_steps_are_those_that_are_taken(
     monkeypatch: pytest.MonkeyPatch, levels: dict[float, float | None]
@@ -77,6 +78,7 @@ def test_foretold_steps_are_those_that_are_taken(
     assert attack.low <= clock.now <= attack.most
 
 
+@pytest.mark.slow
 def test_more_work_is_foretold_to_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = CountingClock(monkeypatch)
     client = make_client(network(), digits(8), AuditSettings())
@@ -107,6 +109,7 @@ def test_every_attack_says_how_much_work_it_is(name: str) -> None:
     assert 0 < effort.done <= effort.most
 
 
+@pytest.mark.slow
 def test_foretold_in_python() -> None:
     found = foretell(network(), digits(4), attacks=QUICK, noise_stds=[NOISE])
     assert [row.attack for row in found.attacks] == ["gauss-newton", "dlg"]
@@ -135,6 +138,7 @@ def test_a_search_looks_at_the_clock_at_every_product() -> None:
     assert len(looks) > 5
 
 
+@pytest.mark.slow
 def test_attacks_that_do_not_fit_are_no_sign_of_safety(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "trials.jsonl"
     clock = budgeted(monkeypatch, per_evaluation=1.0)
@@ -180,6 +184,7 @@ def test_a_budget_is_for_one_worker(run: Callable[..., object]) -> None:
         run(network(), digits(19), AuditSettings(budget=5), QUICK, StudyRun(workers=2), noise_stds=[NOISE])
 
 
+@pytest.mark.slow
 def test_a_part_of_the_attacks_calibrates_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock, log = budgeted(monkeypatch, per_evaluation=1.0), tmp_path / "trials.jsonl"
     settings, attacks = AuditSettings(), AttackSettings(("gauss-newton",), restarts=1)
@@ -223,6 +228,7 @@ def test_a_budget_counts_what_came_before_the_study(monkeypatch: pytest.MonkeyPa
     assert [StudyRun(started=start).budget(90).used_up for start in (0.0, 20.0, None)] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_choice_of_hyper_parameters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     budgeted(monkeypatch, per_evaluation=1.0)
     attacks = replace(QUICK, names=("inverting-gradients",), tune=True)

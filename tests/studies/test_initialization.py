@@ -86,6 +86,7 @@ def test_orthogonal_is_orthogonal() -> None:
         torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", INITIALIZATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_is_drawn_anew(architecture, name) -> None:
@@ -257,6 +258,7 @@ def test_exploding_networks_are_rows_with_a_reason(monkeypatch) -> None:
     assert rows["uniform"].rank is not None
 
 
+@pytest.mark.slow
 def test_finished_trials_are_not_run_again(tmp_path, monkeypatch) -> None:
     log = tmp_path / "trials.jsonl"
     options = {"seeds": 1, "names": ("uniform", "default")}

@@ -127,6 +127,7 @@ def test_accuracy() -> None:
     assert accuracy(nn.Linear(3, 1), samples) is None
 
 
+@pytest.mark.slow
 def test_broken_and_foreign_checkpoints_are_rows_with_a_reason(folder) -> None:
     (folder / "step3.pt").write_bytes(b"\x80 broken")
     torch.save(nn.Sequential(nn.Linear(64, 10)).state_dict(), folder / "step4.pt")
@@ -147,6 +148,7 @@ def test_broken_and_foreign_checkpoints_are_rows_with_a_reason(folder) -> None:
     assert result.checkpoint.name == "lenet5-step10.pt"
 
 
+@pytest.mark.slow
 def test_another_architecture_is_a_row_with_a_reason(folder) -> None:
     from riskaudit.inputs.architectures import get_architecture
 
@@ -175,6 +177,7 @@ def test_attacks(folder) -> None:
     assert "Fewer than two" in study.summary
 
 
+@pytest.mark.slow
 def test_finished_trials_are_not_run_again(folder, tmp_path, monkeypatch) -> None:
     log = tmp_path / "trials.jsonl"
     done = []

@@ -212,6 +212,7 @@ def test_noise_levels_are_checked() -> None:
         verify(network(), digits(2), AuditSettings(), noise_stds=[-1.0])
 
 
+@pytest.mark.slow
 def test_tuning_uses_other_samples_and_keeps_the_best(tmp_path: Path) -> None:
     samples = digits(5)
     reported, others = split_for_tuning(samples, 2)

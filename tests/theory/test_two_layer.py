@@ -117,6 +117,7 @@ def test_refused(make) -> None:
         make()
 
 
+@pytest.mark.slow
 def test_benchmark_quick(capsys) -> None:
     two_layer.main(["--quick", "--samples", "1", "--activations", "tanh"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]

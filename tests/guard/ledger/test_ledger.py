@@ -69,6 +69,7 @@ def test_directions_that_repeat_are_counted_once() -> None:
     assert account.revealed == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_many_rounds_of_a_guard_against_the_dense_sum(tmp_path) -> None:
     model, batch = network(), images()
     guard = guard_of(model, Policy(max_total_revealed=1.0), ledger=tmp_path / "ledger.db")
@@ -173,6 +174,7 @@ def start(path, count) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_processes_share_a_ledger(tmp_path) -> None:
     path = tmp_path / "ledger.db"
     workers = [start(path, 25) for _ in range(3)]

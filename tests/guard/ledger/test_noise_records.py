@@ -133,6 +133,7 @@ def test_honest_noise_over_200_processes_is_no_repetition(tmp_path) -> None:
     assert problems(tmp_path) == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -253,7 +254,7 @@ def test_the_ledger_alone_says_nothing_of_the_noise(tmp_path) -> None:
     assert ledger.noise._mixed(first[:16], first[16:]) == bytes(4000)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["undefended", "some-noise"])
 @pytest.mark.parametrize("policy", [LENIENT, SANITISE], ids=["block", "sanitise"])
 @pytest.mark.parametrize("with_ledger", [False, True])

@@ -89,6 +89,7 @@ def put_back(folder: Path, number: int, *names: str) -> None:
         shutil.copy(folder / f"at{number}" / name, folder / name)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -315,7 +316,7 @@ def visit_until(folder: Path, step: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_a_kill_at_any_point_locks_nobody_out(tmp_path, rounds) -> None:
     """Killed at each write and at each sync in turn, until a round goes through."""

@@ -222,7 +222,7 @@ def rounds_of(shapes, law: str, made, rounds: int) -> int:
     return alarms
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shapes", [SMALL, LENET], ids=["small", "lenet"])
@@ -252,6 +252,7 @@ def test_fresh_noise_on_a_grid_passes_when_it_is_read_off_weights(step_size, sha
         assert judged(update / 0.3, update, 0.3, {"weight": shape}) is None
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("count", [8, 12, 40, 300, 3600])
 def test_independent_fingerprints_are_near_each_other_as_rarely_as_stated(count) -> None:
     prints = np.stack([one.fingerprint() for _ in range(1000) for one in extremes_of(draw(count), [count])])
@@ -269,6 +270,7 @@ def test_crowding_is_as_rare_as_stated(count) -> None:
         assert 0 < (crowding > most_crowded(count, failure)).mean() <= failure
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("rows_of", "columns_of"), [(2, 4), (12, 300), (32, 64)])
 def test_determinants_are_as_rarely_small_as_stated(rows_of, columns_of) -> None:
     drawn = draw(4000, rows_of, columns_of)

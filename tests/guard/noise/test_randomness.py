@@ -119,6 +119,7 @@ def drawn_by_sanitising() -> torch.Tensor:
     return guard.review(batch, gradient(model, batch)).update[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [drawn_by_the_sampler, drawn_by_add_noise, drawn_by_sanitising])
 def test_seeds_set_elsewhere_change_nothing(draw, monkeypatch) -> None:
     drawn = []
@@ -149,6 +150,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_forked_processes_and_threads_share_no_draw() -> None:
     """The fork is in a process of its own: in one with threads it may wait for a lock that nobody holds any more."""
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, check=True, timeout=300)
@@ -237,6 +239,7 @@ def test_no_noise_changes_nothing_and_what_overflowed_stays_no_number() -> None:
     assert SecureNoise("gaussian", 1.0).added(torch.tensor([0.1, torch.inf])).isnan().all()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("sanitiser", ["noise", "clip"])
 def test_sanitised_updates_lie_on_the_grid(sanitiser, dtype) -> None:
@@ -285,6 +288,7 @@ def test_the_examples_use_this_noise() -> None:
         assert "torch.normal" not in text, path
 
 
+@pytest.mark.slow
 def test_processes_started_alike_draw_differently() -> None:
     code = "import torch; torch.manual_seed(0)\nfrom riskaudit.guard import SecureNoise\n"
     code += "print(SecureNoise('gaussian', 1.0).draw(4).tolist())"

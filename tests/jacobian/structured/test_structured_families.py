@@ -125,6 +125,7 @@ NORMS = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("trained", ["all", "weight", "bias", "none"])
 @pytest.mark.parametrize("name", NORMS)
 def test_normalisation(name: str, trained: str) -> None:
@@ -200,6 +201,7 @@ ATTENTION = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", ATTENTION)
 @pytest.mark.parametrize("count", [1, 3])
 def test_attention(name: str, count: int) -> None:

@@ -333,7 +333,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_model(name: str, count: int) -> None:

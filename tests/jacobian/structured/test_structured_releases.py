@@ -60,7 +60,7 @@ def mixed_bound(model: nn.Module, batch: Batch) -> float:
     return float((norms[-2] + norms[-1]) / 2)
 
 
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("text", RELEASES)
 def test_pipeline(model_and_batch: tuple[nn.Module, Batch], text: str) -> None:
     model, batch = model_and_batch

@@ -58,7 +58,7 @@ def two_steps(case: TransformerCase, model: nn.Module, targets: Tensor) -> Calla
     return change
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ALL)
 def test_single_samples(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Sequences of different lengths, in one batch; nothing falls back."""
