@@ -225,7 +225,8 @@ class StructuredJacobian(Jacobian):
         whole = torch.zeros_like(gradients)
         whole[:, first : first + sizes[name]] = change
         released = self._steps.released_change(gradients, whole, self.batch).norms
-        return (released / change.norm(dim=1).double()).nan_to_num()
+        left: Tensor = (released / change.norm(dim=1).double()).nan_to_num()
+        return left
 
     def _change(self, moved: Gradient) -> ReleasedChange:
         """`StepResponse.change`, given the gradient at x + v."""
