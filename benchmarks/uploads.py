@@ -179,7 +179,7 @@ class Rows:
 
     def has(self, **key: Any) -> bool:
         """Whether there is a row with these values."""
-        return any(all(row[name] == value for name, value in key.items()) for row in self.rows)
+        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
         """One more."""

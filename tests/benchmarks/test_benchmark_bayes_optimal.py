@@ -18,22 +18,28 @@ from riskaudit.release import Batch, PerSampleRelease
 def test_bayes_optimal_quick(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(bayes_optimal.FIRST + 2, 28, 28), dtype=np.uint8)
-    np.savez(tmp_path / "mnist_test.npz", images=images, labels=np.arange(len(images)) % 10)
-    written = tmp_path / "bayes.json"
-    bayes_optimal.main(["--quick", "--data", str(tmp_path), "--json", str(written)])
+    for name in ("mnist_test", "mnist_train"):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(len(images)) % 10)
+    written, again = tmp_path / "bayes.json", ["--rows", str(tmp_path / "rows.jsonl")]
+    bayes_optimal.main(["--quick", "--data", str(tmp_path), "--json", str(written), *again])
     printed = capsys.readouterr().out
     assert "mean distance (95 %)" in printed
-    assert "mean PSNR, dB (95 %)" in printed
+    assert "bayes less the best rival (95 %)" in printed
     tables = json.loads(written.read_text())["tables"]
-    assert [len(table["rows"]) for table in tables] == [4, 4, 4, 4, 5]
-    for table in tables:
+    # Three synthetic ones, before and after training, and the ball's.
+    assert [len(table["rows"]) for table in tables] == [4, 4, 4, 4, 4, 5]
+    for table in tables[:3]:
         assert table["rows"][0]["difference"] is None
         assert all(np.isfinite(row["scores"]).all() for row in table["rows"])
+    assert [("told of the mask" in row) for row in tables[3]["rows"]] == [False, False, True, True]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 18 + 10
+    assert {row["step"] for row in rows if "step" in row} == {0, 2}
 
 
-def test_mnist_needs_images(capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        bayes_optimal.main(["mnist"])
+        bayes_optimal.main(["images"])
     assert "--data" in capsys.readouterr().err
 
 
