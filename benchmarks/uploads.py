@@ -81,6 +81,11 @@ def untrained(bench: Bench) -> nn.Module:
     return lenet(MNIST)
 
 
+def colours(bench: Bench) -> nn.Module:
+    """The lenet of the other benchmarks, for images of CIFAR-10."""
+    return lenet(CIFAR)
+
+
 def trained_relu(bench: Bench) -> nn.Module:
     """A ReLU lenet with more than 95 % of the test images right."""
     path = bench.scratch / "relu-lenet.pt"
@@ -115,6 +120,9 @@ CASES = {
     "relu-mean-4": Case("mean:4", 4, (1e-2, 1e-3), trained_relu),
     "relu-fedavg-4": Case(LOCAL, 4, (1e-2, 1e-3), trained_relu),
     "batch-norm-mean-4": Case("mean:4", 4, (3e-3,), batch_norms),
+    # As good as undefended, so that what is told of it bounds what is told without noise from below.
+    "cifar-mean-4": Case("mean:4", 4, (1e-4,), colours, 1, "cifar10_test", ("data", "cifar10_train")),
+    "cifar-fedavg-4": Case(LOCAL, 4, (1e-4,), colours, 1, "cifar10_test", ("data", "cifar10_train")),
     "resnet18-mean-4": Case(
         "mean:4", 4, (1e-2,), resnet, 1, "cifar10_test", ("data", "cifar10_train"), steps=20, dtype="float32"
     ),
