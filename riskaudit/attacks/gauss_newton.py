@@ -65,6 +65,7 @@ class GaussNewton(Attack):
         stages: weights of the prior on the way to the true one, in noise continuation.
         stage_steps: steps per stage.
         smooth_steps: steps per stage of continuation over smoothed kinks; 0 without it.
+        smooth_products: of conjugate gradient per step of those stages at most, and of the descent that follows.
         use_prior: whether the prior's term counts; None where the release has noise.
     """
 
@@ -82,7 +83,9 @@ class GaussNewton(Attack):
     tolerance: float = 1e-5
     stages: int = 10
     stage_steps: int = 4
-    smooth_steps: int = 12
+    # Fewer steps or products leave uploads of several samples behind where their kinks are still wide.
+    smooth_steps: int = 24
+    smooth_products: int = 400
     use_prior: bool | None = None
 
     @property
@@ -93,8 +96,8 @@ class GaussNewton(Attack):
         descent = self.steps * (self.products + PROBED_REST)
         rounds = self.rounds if self.restarts > 1 else 0
         smooth = len(SHARES) * self.smooth_steps + self.steps if self.smooth_steps else 0
-        stages = smooth + (self.stages * self.stage_steps if rounds else 0)
-        continued = stages * (self.products + PROBED_REST)
+        continued = smooth * (self.smooth_products + PROBED_REST)
+        continued += (self.stages * self.stage_steps if rounds else 0) * (self.products + PROBED_REST)
         return Effort(
             probe,
             done=probe.products + PROBED_REST,
@@ -156,7 +159,7 @@ class GaussNewton(Attack):
             return
         part = problem.select(rows)
         point = apart(part.observation, generator)
-        limits = StoppingRule(self.smooth_steps, self.products, self.forcing, self.tolerance)
+        limits = StoppingRule(self.smooth_steps, self.smooth_products, self.forcing, self.tolerance)
         for share in SHARES:
             smooth = replace(part, observation=rounded_off(part.observation, share * width))
             # What rounding off does to the release counts as noise.
