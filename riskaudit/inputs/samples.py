@@ -55,7 +55,7 @@ SAMPLE_FORMATS = {
     "folder": "a folder of images per class, named by class number or by class",
     ".csv": "numeric features, or columns declared by an encoding; a label column (label, y, target or the last), "
     "optionally id",
-    ".parquet": 'as .csv; needs pip install "riskaudit[parquet]"',
+    ".parquet": 'as .csv, or a column of images as Hugging Face stores them; needs pip install "riskaudit[parquet]"',
     "idx-ubyte, .gz": "MNIST's own files: the images, with the labels beside them",
     ".txt, .csv, .jsonl, .parquet": "texts with text and label, for Hugging Face folders; .txt has a text a line",
     "file.py:function": "a function without arguments that returns (inputs, targets) or a dict of them",

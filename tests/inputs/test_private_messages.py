@@ -179,7 +179,7 @@ def test_other_formats_under_an_image_s_name(tmp_path, refused, monkeypatch, con
 
 
 def test_formats_are_those_of_the_list() -> None:
-    from riskaudit.inputs.readers.image_folders import FORMATS
+    from riskaudit.inputs.readers.image_files import FORMATS
 
     Image.init()
     assert not set(FORMATS) & {"EPS", "PS", "PDF", "WMF", "FPX", "MIC", "PSD", "GBR", "IPTC", "MPEG", "HDF5"}

@@ -1,36 +1,27 @@
 """Image folders: one folder per class with its images inside, or, where no labels are needed, images alone.
 
-Folders whose names are numbers are the classes of these numbers; others are numbered by name (see `arrays`). Files
-are read by Pillow's own decoders of common formats alone, chosen by content: none that starts another program (as
-those of PostScript and PDF would) or that reads vector graphics. Names of files and of class folders may be people's:
-messages count instead, unless names were asked for.
+Folders whose names are numbers are the classes of these numbers; others are numbered by name (see `arrays`). Names of
+files and of class folders may be people's: messages count instead, unless names were asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from riskaudit.errors import SamplesError
-from riskaudit.inputs.arrays import BYTE, MAX_INPUT_BYTES, NUMBER, Numbered, RawSamples, number_labels
+from riskaudit.inputs.arrays import NUMBER, Numbered, RawSamples, number_labels
 from riskaudit.inputs.identifiers import content_key, file_chunks
+from riskaudit.inputs.readers.image_files import read_images
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-_MODES = {1: "L", 3: "RGB"}
-_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @dataclass(frozen=True)
@@ -143,50 +134,16 @@ def read_folder(folder: FolderListing, reading: Reading) -> RawSamples:
     Raises:
         SamplesError: a damaged image, images of different size, or other channels.
     """
-    channels = reading.channels
-    if channels not in (None, *_MODES):
-        raise SamplesError(f"the model takes {channels} channels, but images have 1 or 3; hand in arrays as .npz")
     chosen = spread(folder.files, reading.limit)
-    if channels is None:
-        channels = 1
-        for _, file in chosen:
-            with _opened(folder, file) as image:
-                channels = channels if image.mode in ("1", "L", *_SIXTEEN_BIT) else 3
-    images: list[Tensor] = []
-    num_animated = 0
-    for _, file in chosen:
-        with warnings.catch_warnings(), _opened(folder, file) as image:
-            warnings.simplefilter("ignore")
-            images.append(torch.from_numpy(_first_frame(image, _MODES[channels])))
-            num_animated += _has_more(image)
-        _check_size(images, len(chosen), folder, file)
-    if len({image.dtype for image in images}) > 1 or (reading.scale and images[0].dtype != torch.uint8):
-        if reading.scale is not None:
-            raise SamplesError("images of 16 bits are read as 0 to 1; leave out `scale`")
-        images = [image.double() / BYTE if image.dtype == torch.uint8 else image for image in images]
-    stacked, total = torch.stack(images), len(images)
-    animated = [f"{num_animated} of {total} image files hold several frames or pages, of which the first is audited"]
-    animated = animated if num_animated else []
+    files = [file for _, file in chosen]
+    images = read_images(files, lambda place: folder.told(files[place]), reading, clean(folder.root.name))
     return RawSamples(
-        stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2),
+        images.pixels,
         _classes(folder, [label for label, _ in chosen], reading) if folder.classes else None,
-        [os.fsencode(file.relative_to(folder.root).as_posix()).decode("utf-8", "replace") for _, file in chosen],
+        [os.fsencode(file.relative_to(folder.root).as_posix()).decode("utf-8", "replace") for file in files],
         private_classes=True,
-        notes=(*animated, *_order_note(folder.classes, reading)),
+        notes=(*images.notes, *_order_note(folder.classes, reading)),
     )
-
-
-def _check_size(images: list[Tensor], count: int, folder: FolderListing, file: Path) -> None:
-    """Refuse an image of another size than the first, or too many of this size for memory."""
-    first, image = images[0], images[-1]
-    root = clean(folder.root.name)
-    if first.numel() * count * 8 > MAX_INPUT_BYTES:
-        raise SamplesError(f"{root} holds {count} images, too many of this size to audit at once; use `limit`")
-    if image.shape != first.shape:
-        sizes = [f"{tensor.shape[1]}x{tensor.shape[0]}" for tensor in (first, image)]
-        raise SamplesError(
-            f"{root} holds images of {sizes[0]} and {sizes[1]} ({folder.told(file)}), expected one size; resize them"
-        )
 
 
 def _order_note(names: Sequence[str], reading: Reading) -> tuple[str, ...]:
@@ -211,47 +168,3 @@ def _classes(folder: FolderListing, labels: Sequence[int], reading: Reading) -> 
     if reading.classes is None:
         return Numbered(torch.tensor(list(labels), dtype=torch.int64), names, "position")
     return number_labels([names[label] for label in labels], lambda: names, reading, name, "the folder of image")
-
-
-@contextmanager
-def _opened(folder: FolderListing, file: Path) -> Iterator[Image.Image]:
-    """An image, with what goes wrong as a sentence; Pillow's decoders raise whatever they stumble over."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of images from 90 million pixels on: here they are refused.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=FORMATS)
-    except Exception as cause:
-        raise SamplesError(
-            f"{folder.told(file)} isn't an image that can be read ({_reason(cause)}); leave it out, or "
-            f"convert it to PNG"
-        ) from cause
-    try:
-        with image:
-            yield image
-    except Exception as cause:
-        raise SamplesError(f"{folder.told(file)} is a damaged image ({_reason(cause)}); leave it out") from cause
-
-
-def _reason(cause: Exception) -> str:
-    """What went wrong, without the path that Pillow puts into it."""
-    bomb = isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning)
-    return "too many pixels" if bomb else type(cause).__name__
-
-
-def _has_more(image: Image.Image) -> bool:
-    """Whether frames follow the first; damage further on doesn't concern it."""
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:
-        return False
-
-
-def _first_frame(image: Image.Image, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """Pixels [H, W] or [H, W, 3], uint8, or float64 in [0, 1] for 16-bit grey."""
-    if image.mode in _SIXTEEN_BIT:
-        grey = np.asarray(image).astype(np.float64) / 65535.0
-        return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)
-    # Palettes with transparency lose it in a step of their own, else Pillow warns.
-    whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-    return np.array(whole.convert(mode), dtype=np.uint8)

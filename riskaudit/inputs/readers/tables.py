@@ -1,6 +1,7 @@
 """Tables: ``.csv`` and ``.parquet`` with one label column and maybe an ``id`` column.
 
-Features are numbers, or whatever the encoding says that the model was trained with (`encoded`). Both formats are read
+Features are numbers, or whatever the encoding says that the model was trained with (`encoded`), or a single column of
+image files, as in data sets of Hugging Face. Both formats are read
 row by row or batch by batch, and no further than ``limit`` needs. Messages name row and column and never show a cell;
 the first line of a CSV may be a sample too, so without an encoding columns of a CSV are told by their number.
 """
@@ -8,7 +9,9 @@ the first line of a CSV may be a sample too, so without an encoding columns of a
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +30,7 @@ from riskaudit.inputs.arrays import (
     renumber,
 )
 from riskaudit.inputs.readers.encoded import as_cells, as_text, encoded_samples, label_by_encoding
+from riskaudit.inputs.readers.image_files import Images, read_images
 from riskaudit.inputs.reading import Reading
 from riskaudit.inputs.text import clean
 from riskaudit.tables import Cells, TableEncoding, encoding_of
@@ -34,7 +38,7 @@ from riskaudit.tables import Cells, TableEncoding, encoding_of
 Content = TypeVar("Content")
 LABEL_COLUMNS = ("label", "labels", "y", "target", "targets")
 ID_COLUMN = "id"
-_BATCH_ROWS = 65536
+_BATCH_ROWS, _BATCH_IMAGES = 65536, 256
 # Texts in memory at once.
 _MOST_CELLS = 20_000_000
 # As pandas writes them.
@@ -212,6 +216,12 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
         rows = _text_rows(file, columns, taken, name)
         every = lambda: set() if label is None else _every_word(file, columns[label], name)  # noqa: E731
         return encoded_samples(columns, rows, label, identifier, every, reading, name)
+    if any(_holds_files(file, position) for position in features):
+        images = _image_cells(file, features, taken, reading, name)
+        numbered = (
+            None if label is None else _named(file, _labels(file, columns[label], taken, reading, name), columns[label])
+        )
+        return RawSamples(images.pixels, numbered, None, notes=images.notes)
     if taken * len(features) * 8 > MAX_INPUT_BYTES:
         raise SamplesError(f"{name} holds {taken} rows of {len(features)} features, too many; use `limit`")
     for position in features:
@@ -228,6 +238,71 @@ def _read_columns(file: Any, reading: Reading, name: str) -> RawSamples:
         ids = [str(value) for batch in batches for value in batch.column(0).to_pylist()]
     numbered = None if label is None else _labels(file, columns[label], taken, reading, name)
     return RawSamples(torch.from_numpy(values), numbered, ids)
+
+
+def _holds_files(file: Any, position: int) -> bool:
+    """Whether a column has the bytes of files in its cells, alone or, as Hugging Face stores images, beside a path."""
+    import pyarrow
+
+    kind = file.schema_arrow.field(position).type
+    if pyarrow.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _image_cells(file: Any, features: Sequence[int], taken: int, reading: Reading, name: str) -> Images:
+    """The images of a table's one column of them."""
+    columns = file.schema_arrow.names
+    if len(features) > 1:
+        other = next(position for position in features if not _holds_files(file, position) or position != features[0])
+        raise SamplesError(
+            f"{name} holds images and besides them the column {clean(columns[other], 30)}, expected a column of images "
+            "and one of labels; leave out the others"
+        )
+    _check_stored_size(file, taken, name)
+    contents: list[Path | bytes] = []
+    for batch in _batches(file, [columns[features[0]]], taken, _BATCH_IMAGES):
+        for cell in batch.column(0).to_pylist():
+            content = cell.get("bytes") if isinstance(cell, dict) else cell
+            if not content:
+                raise SamplesError(
+                    f"image {len(contents)} of {name} isn't in the file, which names a place elsewhere or nothing; "
+                    "save the data set with its images embedded"
+                )
+            contents.append(content)
+    return read_images(contents, lambda place: f"image {place} of {name}", reading, name)
+
+
+def _check_stored_size(file: Any, taken: int, name: str) -> None:
+    """Refuse what would fill the memory before its images are looked at.
+
+    Raises:
+        SamplesError: the parts of the file that hold the rows are too large.
+    """
+    first, size = 0, 0
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        if first >= taken:
+            break
+        first, size = first + group.num_rows, max(size, group.total_byte_size)
+    if size > MAX_INPUT_BYTES:
+        raise SamplesError(f"{name} holds {size / 1e9:.3g} GB in one row group; save it in smaller ones")
+
+
+def _named(file: Any, labels: Numbered, column: str) -> Numbered:
+    """Class numbers with the names that Hugging Face keeps of them in the file's metadata, if any."""
+    if labels.class_names is not None:
+        return labels
+    try:
+        stored = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
+        names = stored["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return labels
+    whole = isinstance(names, list) and all(isinstance(each, str) for each in names)
+    if not whole or len(names) > MAX_CLASSES or labels.targets.is_floating_point():
+        return labels
+    inside = int(labels.targets.min()) >= 0 and int(labels.targets.max()) < len(names)
+    return replace(labels, class_names=tuple(names)) if inside else labels
 
 
 def _labels(file: Any, column: str, taken: int, reading: Reading, name: str) -> Numbered:
@@ -261,9 +336,9 @@ def _text_rows(file: Any, columns: Sequence[str], taken: int, name: str) -> list
     return rows
 
 
-def _batches(file: Any, columns: list[str], num_rows: int) -> Iterator[Any]:
+def _batches(file: Any, columns: list[str], num_rows: int, most: int = _BATCH_ROWS) -> Iterator[Any]:
     remaining = num_rows
-    for batch in file.iter_batches(columns=columns, batch_size=min(num_rows, _BATCH_ROWS), use_threads=False):
+    for batch in file.iter_batches(columns=columns, batch_size=min(num_rows, most), use_threads=False):
         part = batch.slice(0, remaining)
         # In the order asked for, which isn't the file's.
         yield part.select(columns)
