@@ -37,7 +37,7 @@ from riskaudit.inputs.readers.torch_files import (
     starts_like_safetensors,
 )
 from riskaudit.inputs.state_dicts import check_weights, read_entries
-from riskaudit.inputs.text import clean, listing
+from riskaudit.inputs.text import clean, listing, natural_key
 
 CHECKPOINT_FORMATS = {
     ".pt, .pth, .bin, .ckpt": "a state dict saved by torch, bare or anywhere in a training checkpoint",
@@ -214,16 +214,37 @@ def _from_folder(
     return Checkpoint(name=name, sha256=sha256, **fields), own
 
 
+def is_training_state(name: str) -> bool:
+    """Whether training code keeps something else than a model's weights in files of this name."""
+    return name.startswith(("optimizer", "scheduler", "rng_", "training_", "scaler"))
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """SHA-256 of a checkpoint's file, or of what decides the model in a folder.
+
+    Raises:
+        CheckpointError: a folder that can't be used.
+        OSError: what can't be read.
+    """
+    if not is_model_folder(path):
+        return sha256_of_file(path)
+    return adapter_sha256(path) if is_adapter(path) else open_folder(path).sha256()
+
+
 def _refuse_folder(path: Path) -> None:
     """Name the file of a folder, such as one of ``save_pretrained``, that holds the model's weights."""
     try:
         if not path.is_dir():
             return
-        names = sorted(each.name for each in path.iterdir() if each.suffix.lower() in _SUFFIXES and each.is_file())
+        entries = sorted(path.iterdir(), key=lambda entry: natural_key(entry.name))
+        names = [each.name for each in entries if each.suffix.lower() in _SUFFIXES and each.is_file()]
+        folders = [each.name for each in entries if is_model_folder(each)]
     except (OSError, ValueError) as cause:
         raise CheckpointError(f"can't read {clean(path)} ({clean(cause)}); check the path") from cause
-    # Training code keeps what isn't the model's weights in files of these names.
-    whole = [name for name in names if not name.startswith(("adapter_", "optimizer", "scheduler", "rng_", "training_"))]
+    whole = [name for name in names if not name.startswith("adapter_") and not is_training_state(name)]
+    if folders:
+        advice = f"hand in one of its folders {listing(folders)}"
+        raise CheckpointError(f"expected one model, found the folder {clean(path)} of several; {advice}")
     if len(whole) == 1:
         advice = f"hand in its file {clean(path / whole[0])}"
     elif whole:

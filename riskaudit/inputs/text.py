@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -22,6 +23,12 @@ def listing(values: Iterable[object], limit: int = 4) -> str:
     items = [clean(value, 50) for value in values]
     shown = ", ".join(items[:limit])
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts names with numbers as a reader would: step 9 before step 10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def first_problems(problems: Sequence[object]) -> str:

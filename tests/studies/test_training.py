@@ -13,6 +13,7 @@ from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.errors import CheckpointError, RiskauditError, SettingsError
 from riskaudit.inputs import Samples, load_checkpoint
+from riskaudit.inputs.text import natural_key
 from riskaudit.release import Batch, make_release
 from riskaudit.statistics.seeding import derived_seed
 from riskaudit.studies.base import StudyRun
@@ -21,7 +22,7 @@ from riskaudit.studies.training import run as module
 from riskaudit.studies.training.own_run import own_training_study
 from riskaudit.studies.training.record import MeanAndWorst, TrainingRow, TrainingStudy
 from riskaudit.studies.training.run import accuracy, summarise, training_study
-from riskaudit.studies.training.snapshots import checkpoint_files, natural_key, order_of
+from riskaudit.studies.training.snapshots import checkpoint_files, order_of
 
 SETTINGS = AuditSettings(release=f"gaussian:{NOISE}")
 
@@ -46,6 +47,30 @@ def test_natural_order() -> None:
     assert sorted(names, key=natural_key) == [
         "7.pt", "a.pt", "Step9.pt", "step9b.pt", "step10.pt", "step100.pt", "step²3.pt",
     ]  # fmt: skip
+
+
+def test_a_run_of_folders_stands_for_those_and_what_was_saved_at_its_end(tmp_path) -> None:
+    """As Trainer of transformers leaves them, with optimizers beside the weights."""
+    for name in ("checkpoint-1000", "checkpoint-500", ""):
+        folder = tmp_path / "run" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+        for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "scaler.pt"):
+            (folder / file).write_bytes(b"state")
+        (folder / "model.safetensors").write_bytes(name.encode())
+    files = checkpoint_files([tmp_path / "run"])
+    assert [file.name for file in files] == ["checkpoint-500", "checkpoint-1000", "run"]
+    snapshots, source = order_of(files[:2])
+    assert ([snapshot.step for snapshot in snapshots], source) == ([500, 1000], "file name")
+    assert len({snapshot.sha256 for snapshot in snapshots}) == 2
+    # Without a configuration its files are the checkpoints, and the optimizer's are none.
+    (tmp_path / "plain").mkdir()
+    for file in ("optimizer.pt", "step1.pt", "step2.pt"):
+        (tmp_path / "plain" / file).write_bytes(b"")
+    assert [file.name for file in checkpoint_files([tmp_path / "plain"])] == ["step1.pt", "step2.pt"]
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="one of its folders checkpoint-500, checkpoint-1000"):
+        load_checkpoint(tmp_path / "run")
 
 
 def test_a_folder_stands_for_its_checkpoints(folder) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoint files of a run, and their order.
+"""The checkpoints of a run, files or folders of ``save_pretrained``, and their order.
 
 The checkpoints of a run are ordered by the step in their names, else by the one stored in them, else as given.
 """
@@ -15,11 +15,12 @@ from typing import Literal
 from torch import Tensor
 
 from riskaudit.errors import CheckpointError, RiskauditError
-from riskaudit.files import sha256_of_file
+from riskaudit.inputs.checkpoints import checkpoint_sha256, is_training_state
 from riskaudit.inputs.exported.archive import is_exported
+from riskaudit.inputs.huggingface.folder import is_model_folder
 from riskaudit.inputs.readers.archives import checked_members, is_zip
 from riskaudit.inputs.readers.torch_files import read_torch_file, starts_like_pickle
-from riskaudit.inputs.text import clean
+from riskaudit.inputs.text import clean, natural_key
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2")
 STEP_ENTRIES = ("step", "global_step", "epoch")
@@ -28,28 +29,22 @@ StepSource = Literal["file name", "checkpoint", "position"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One checkpoint file of a run."""
+    """One checkpoint of a run."""
 
     path: Path
     step: int
 
     @cached_property
     def sha256(self) -> str | None:
-        """Of the file; None where it can't be read."""
+        """Of the file or folder; None where it can't be read."""
         try:
-            return sha256_of_file(self.path)
-        except OSError:
+            return checkpoint_sha256(self.path)
+        except (OSError, CheckpointError):
             return None
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names with numbers as a reader would: step 9 before step 10."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
 def checkpoint_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, a folder standing for the checkpoint files in it in natural order.
+    """The checkpoints named, a folder that is none itself standing for those in it in natural order.
 
     Raises:
         CheckpointError: a folder without any, or nothing named.
@@ -60,16 +55,26 @@ def checkpoint_files(paths: Sequence[str | Path]) -> list[Path]:
             files.append(path)
             continue
         try:
-            entries = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+            entries = [entry for entry in path.iterdir() if is_model_folder(entry)]
+            # What training code writes beside its folders of whole models are the last one's or no weights.
+            if not entries and not is_model_folder(path):
+                entries = [entry for entry in path.iterdir() if _is_checkpoint_file(entry)]
         except OSError as cause:
             raise CheckpointError(f"can't read the folder {clean(path)} ({clean(cause.strerror or cause)})") from cause
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-        if not entries:
-            raise CheckpointError(f"expected checkpoints ({', '.join(SUFFIXES)}) in {clean(path)}, found none")
-        files += sorted(entries, key=lambda entry: natural_key(entry.name))
+        own = [path] if is_model_folder(path) else []
+        if not entries and not own:
+            accepted = f"{', '.join(SUFFIXES)}, or folders of save_pretrained"
+            raise CheckpointError(f"expected checkpoints ({accepted}) in {clean(path)}, found none")
+        # What lies in the run's own folder was saved at its end.
+        files += [*sorted(entries, key=lambda entry: natural_key(entry.name)), *own]
     if not files:
         raise CheckpointError("expected at least one checkpoint file or a folder of them, found none")
     return list(dict.fromkeys(files))
+
+
+def _is_checkpoint_file(path: Path) -> bool:
+    hidden = path.name.startswith(".") or is_training_state(path.name)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
 def order_of(files: Sequence[Path]) -> tuple[list[Snapshot], StepSource]:
@@ -93,13 +98,15 @@ def _sorted(files: Sequence[Path], steps: Sequence[int | None]) -> list[Snapshot
 
 
 def _step_in_name(path: Path) -> int | None:
-    numbers = re.findall(r"\d+", path.stem)
+    numbers = re.findall(r"\d+", path.name if path.is_dir() else path.stem)
     return int(numbers[-1]) if numbers and len(numbers[-1]) < 18 else None
 
 
 def _step_in_file(path: Path) -> int | None:
     """A step that a training loop stored beside the weights; None where there is none or the file is broken."""
     try:
+        if path.is_dir():
+            return None
         if is_zip(path):
             if is_exported(checked_members(path, CheckpointError, compressed=False)):
                 return None
