@@ -82,6 +82,7 @@ class Samples:
             source, "classes" as the user named them.
         notes: what a reader of the audit should be told.
         encoding: which inputs belong to which column of a table; None for inputs of another kind.
+        stored_shape: of one input in its source, where axes may have been moved since; None where that isn't known.
         tokens: of texts, whose embeddings the inputs are, [N, T, E] with rows of zeros beyond a text's end; else None.
     """
 
@@ -95,6 +96,7 @@ class Samples:
     numbering: Numbering = "numbers"
     notes: tuple[str, ...] = ()
     encoding: TableEncoding | None = None
+    stored_shape: tuple[int, ...] | None = None
     tokens: Tokens | None = None
 
     def __len__(self) -> int:
@@ -344,6 +346,7 @@ def _assemble(raw: RawSamples, source: _Source, reading: Reading) -> Samples:
         if raw.private_classes or reading.encoding is not None
         else (*raw.notes, *range_notes(stored, inputs, reading.scale)),
         encoding=reading.encoding,
+        stored_shape=tuple(stored.shape[1:]),
     )
 
 

@@ -79,8 +79,11 @@ def test_inputs_as_they_are_or_arranged(tmp_path: Path, case: str) -> None:
     stored = np.random.default_rng(0).random((4, *shape))
     np.savez(tmp_path / "d.npz", x=stored, y=LABELS.numpy())
     samples = load_samples(tmp_path / "d.npz", channels=checkpoint.input_channels, loss=CE)
-    _, arranged = fit_together(checkpoint, samples, CE)
+    fitted, arranged = fit_together(checkpoint, samples, CE)
     assert tuple(arranged.inputs.shape[1:]) == expected
+    if shape == expected:
+        # Nothing to tell of inputs that are taken as their file has them.
+        assert not [note for note in fitted.notes if "were taken as" in note]
     assert torch.equal(arranged.inputs.flatten().sort().values, torch.from_numpy(stored).flatten().sort().values)
     if len(shape) == len(expected) and shape != expected:
         assert torch.equal(arranged.inputs, torch.from_numpy(stored).movedim(-1, 1))
