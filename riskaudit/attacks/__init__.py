@@ -19,7 +19,7 @@ from riskaudit.attacks.bayes import BayesOptimal  # isort: skip
 from riskaudit.attacks.analytic import Analytic  # isort: skip
 from riskaudit.attacks.gauss_newton import GaussNewton  # isort: skip
 from riskaudit.attacks.local import Local  # isort: skip
-from riskaudit.attacks.base import ATTACKS, Attack, AttackNotApplicable, Observation, Reconstruction
+from riskaudit.attacks.base import ATTACKS, Attack, AttackNotApplicable, Observation, PublicTexts, Reconstruction
 from riskaudit.attacks.cocktail_party import CocktailParty
 from riskaudit.attacks.feature_matching import FeatureMatching
 from riskaudit.attacks.imprint import Imprint
@@ -29,6 +29,8 @@ from riskaudit.attacks.left_out import LayerLeftOut
 from riskaudit.attacks.method_of_moments import MethodOfMoments
 from riskaudit.attacks.plausibility import explains
 from riskaudit.attacks.tableak import TabLeak
+from riskaudit.attacks.tag import TransformerGradients
+from riskaudit.attacks.token_span import TokenSpanAttack
 
 __all__ = [
     "ATTACKS",
@@ -49,8 +51,11 @@ __all__ = [
     "Local",
     "MethodOfMoments",
     "Observation",
+    "PublicTexts",
     "Reconstruction",
     "TabLeak",
+    "TokenSpanAttack",
+    "TransformerGradients",
     "explains",
     "label_counts",
     "recover_batch_labels",

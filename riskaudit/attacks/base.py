@@ -29,6 +29,25 @@ EARLIEST_END = 1 / 8
 
 
 @dataclass(frozen=True, eq=False)
+class PublicTexts:
+    """What is public of embedded texts.
+
+    Attributes:
+        lengths: tokens of each text, [B n] int64; padding, which is exactly zero, comes after them.
+        vocabulary: what each token is embedded as, [V, E].
+    """
+
+    lengths: Tensor
+    vocabulary: Tensor
+
+    def without_padding(self, embedded: Tensor) -> Tensor:
+        """Embedded texts [B n, T, E] with zeros beyond each text's end."""
+        places = torch.arange(embedded.shape[1], device=embedded.device)
+        real = places < self.lengths.to(embedded.device)[:, None]
+        return embedded * real[..., None].to(embedded)
+
+
+@dataclass(frozen=True, eq=False)
 class Observation:
     """What the attacker knows of B uploads, each of n samples.
 
@@ -49,6 +68,7 @@ class Observation:
             they removed. None where nothing is.
         encoding: of a table, which inputs belong to which column, as the server that sent the model knows; None for
             other inputs.
+        texts: of embedded texts, how long each is and the vocabulary; None for other inputs.
     """
 
     released: Tensor
@@ -63,6 +83,7 @@ class Observation:
     deadline: Deadline | None = None
     numbers: tuple[int, ...] | None = None
     encoding: TableEncoding | None = None
+    texts: PublicTexts | None = None
 
     def __len__(self) -> int:
         return len(self.released)
@@ -81,8 +102,16 @@ class Observation:
         if statistics is not None:
             statistics = {name: (mean[indices], var[indices]) for name, (mean, var) in statistics.items()}
         numbers = None if self.numbers is None else tuple(self.numbers[index] for index in indices)
+        texts = self.texts
+        if texts is not None:
+            texts = replace(texts, lengths=texts.lengths.reshape(-1, self.upload_size)[indices].flatten())
         return replace(
-            self, released=self.released[indices], targets=targets, layer_statistics=statistics, numbers=numbers
+            self,
+            released=self.released[indices],
+            targets=targets,
+            layer_statistics=statistics,
+            numbers=numbers,
+            texts=texts,
         )
 
     def with_targets(self, targets: Tensor) -> Observation:
@@ -96,7 +125,7 @@ class Observation:
     def sample_prior(self) -> BoundPrior:
         """The prior at the samples, [B n, d]; the targets must be known."""
         like = self.released.new_empty(len(self) * self.upload_size, self.dimension)
-        return self.prior.bind(self.known_targets, like)
+        return self.prior.bind(self.known_targets, like, None if self.texts is None else self.texts.lengths)
 
     @property
     def known_targets(self) -> Tensor:
@@ -120,13 +149,14 @@ class Observation:
         return self.upload_size * self.dimension
 
     def images(self, points: Tensor) -> Tensor:
-        """Guesses [R, n d] at uploads as inputs, [R n, *S]."""
-        return points.reshape(-1, *self.input_shape)
+        """Guesses [R, n d] at uploads as inputs, [R n, *S]; of texts, without anything beyond their ends."""
+        inputs = points.reshape(-1, *self.input_shape)
+        return inputs if self.texts is None else self.texts.without_padding(inputs)
 
     def batch(self, guess: Tensor) -> Batch:
         """Guesses [B, n d] or [B n, *S] as uploads of the release."""
-        inputs = guess.reshape(-1, *self.input_shape)
-        return Batch(inputs, self.known_targets, self.upload_size, self.numbers)
+        lengths = None if self.texts is None else self.texts.lengths
+        return Batch(self.images(guess), self.known_targets, self.upload_size, self.numbers, lengths=lengths)
 
     def at(self, guess: Tensor) -> Jacobian:
         """J of the release at guesses as `batch` takes them.

@@ -8,25 +8,19 @@ position; tokens that lie in the span without having been there are counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from riskaudit.attacks.spans import MOST_INSIDE, OUTSIDE, every_token, row_basis, share_outside
 from riskaudit.checks.base import Check, Finding, not_applicable, register
-from riskaudit.checks.upload import SentUpload, first_input, record_calls
+from riskaudit.checks.upload import SentUpload, record_calls
 from riskaudit.results.checks import Recovery
 
-# Share of a token's squared norm outside the span up to which it is in it.
-OUTSIDE = 1e-9
-# Share of the vocabulary in the span at a position from which on it tells no token there.
-MOST_INSIDE = 0.5
 # Directions outside the span by which tokens are told that aren't in it.
 DRAWN = 4
-# Sequences in one pass of the model.
-SEQUENCES = 256
 
 
 @register
@@ -59,12 +53,14 @@ class TokenSpan(Check):
 
 def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> Finding:
     tokens = upload.batch.inputs
-    basis = _row_basis(weight)
+    basis = row_basis(weight)
     details: dict[str, int] = {"rank": len(basis), "features": weight.shape[1], "vocabulary": vocabulary}
     if len(basis) >= weight.shape[1]:
         reason = "the rows span all coordinates, so that every token lies in the span"
         return Finding("clear", name, details=dict(details), reason=reason)
-    inside = torch.cat([_is_inside(part, basis) for part in _every_token(upload, name, vocabulary)])
+    inside = torch.cat(
+        [_is_inside(part, basis) for part in every_token(upload.release, name, vocabulary, tokens.shape[1])]
+    )
     present = torch.zeros_like(inside)
     # Numbers below 0 stand for no token, beyond the end of a shorter text.
     real = tokens >= 0
@@ -85,22 +81,6 @@ def _finding(upload: SentUpload, name: str, weight: Tensor, vocabulary: int) -> 
     return Finding("leak", name, positions, clear_from_std=0.0, details=dict(details))
 
 
-def _row_basis(weight: Tensor) -> Tensor:
-    """Orthonormal rows [r, a] with the span of the rows of [m, a]."""
-    _, values, rows = torch.linalg.svd(weight, full_matrices=False)
-    basis: Tensor = rows[values > values[0] * max(weight.shape) * torch.finfo(values.dtype).eps]
-    return basis
-
-
-def _every_token(upload: SentUpload, name: str, vocabulary: int) -> Iterator[Tensor]:
-    """What enters the layer for every token at every position, [V, T, a], in parts."""
-    length = upload.batch.inputs.shape[1]
-    for first in range(0, vocabulary, SEQUENCES):
-        numbers = torch.arange(first, min(first + SEQUENCES, vocabulary), device=upload.batch.inputs.device)
-        sequences = numbers[:, None].expand(-1, length).to(upload.batch.inputs)
-        yield first_input(upload.release, sequences, name).reshape(len(sequences), length, -1)
-
-
 def _is_inside(vectors: Tensor, basis: Tensor) -> Tensor:
     """Which of vectors [V, T, a] lie in the span of orthonormal rows [r, a], [V, T].
 
@@ -114,12 +94,5 @@ def _is_inside(vectors: Tensor, basis: Tensor) -> Tensor:
     # By Cauchy and Schwarz no vector within the limit reaches further.
     most = OUTSIDE * vectors.square().sum(-1) * outwards.square().sum()
     inside = reached <= most
-    inside[inside.clone()] = _outside(vectors[inside], basis) <= OUTSIDE
+    inside[inside.clone()] = share_outside(vectors[inside], basis) <= OUTSIDE
     return inside
-
-
-def _outside(vectors: Tensor, basis: Tensor) -> Tensor:
-    """Share of the squared norm of vectors [N, a] outside the span of orthonormal rows [r, a], [N]."""
-    squared = vectors.square().sum(-1)
-    rest = (vectors - (vectors @ basis.mT) @ basis).square().sum(-1)
-    return torch.where(squared > 0, rest / squared.clamp_min(1e-300), 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -301,27 +300,6 @@ def record_calls(
         for handle in handles:
             handle.remove()
     return {name: (layers[name], *calls[0]) for name, calls in seen.items() if len(calls) == 1}
-
-
-def first_input(release: Release, inputs: Tensor, name: str) -> Tensor:
-    """What enters a layer first when the model runs on inputs [N, *S]; what comes after that layer isn't computed."""
-    seen: list[Tensor] = []
-
-    def noting(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen.append(arguments[0].detach())
-        raise _ReachedError
-
-    handle = release.model.get_submodule(name).register_forward_pre_hook(noting)
-    try:
-        with torch.no_grad(), suppress(_ReachedError):
-            release.run(release.parameters, inputs)
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-class _ReachedError(Exception):
-    """Nothing more has to be computed."""
 
 
 def _shrinkage(release: Release, num_samples: int) -> float:

@@ -10,6 +10,7 @@ from riskaudit.metrics.base import (
     METRICS,
     Metric,
     Subject,
+    TextVocabulary,
     make_metrics,
     measure,
     metric_notes,
@@ -17,7 +18,17 @@ from riskaudit.metrics.base import (
     reported_metrics,
 )
 
-__all__ = ["METRICS", "Metric", "Subject", "make_metrics", "measure", "metric_notes", "prior_only", "reported_metrics"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Subject",
+    "TextVocabulary",
+    "make_metrics",
+    "measure",
+    "metric_notes",
+    "prior_only",
+    "reported_metrics",
+]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -15,12 +15,49 @@ from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import SettingsError
 from riskaudit.results import MetricInfo
 from riskaudit.tables import TableEncoding
 from riskaudit.torchvision_compat import import_torchvision
+
+
+@dataclass(frozen=True, eq=False)
+class TextVocabulary:
+    """What embedded texts are told by.
+
+    Attributes:
+        rows: what each token is embedded as, [V, E].
+        known: numbers of tokens that everybody knows where they stand: the tokenizer's own, the mask token; [k].
+    """
+
+    rows: Tensor
+    known: Tensor
+
+    def tokens(self, embedded: Tensor) -> Tensor:
+        """The nearest token at every position of embedded texts [B, T, E], [B, T] int64."""
+        rows = self.rows.to(embedded)
+        nearest = [torch.cdist(text, rows).argmin(-1) for text in embedded]
+        return torch.stack(nearest) if nearest else torch.zeros(embedded.shape[:2], dtype=torch.long)
+
+    def private(self, truth: Tensor) -> Tensor:
+        """Positions [B, T] of embedded texts that hold tokens which not everybody knows."""
+        return real_positions(truth) & ~torch.isin(self.tokens(truth), self.known.to(truth.device))
+
+    def private_tokens(self, reconstruction: Tensor, truth: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+        """Tokens of texts and of their reconstructions [B, T, E] at the positions of `private`, text by text."""
+        truth = truth.to(reconstruction)
+        chosen = self.private(truth)
+        guesses, targets = self.tokens(reconstruction), self.tokens(truth)
+        pairs = [(guesses[row][chosen[row]].tolist(), targets[row][chosen[row]].tolist()) for row in range(len(truth))]
+        return [guess for guess, _ in pairs], [target for _, target in pairs]
+
+
+def real_positions(truth: Tensor) -> Tensor:
+    """Positions [B, T] of embedded texts [B, T, E] that aren't padding, which is exactly zero."""
+    return (truth != 0).any(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +71,7 @@ class Subject:
         weights_folder: where backbones of perceptual metrics lie; None is the torch hub cache.
         upload_size: n; of what is compared, samples of one upload stand together.
         encoding: of a table, which inputs belong to which column; None for other inputs.
+        texts: of embedded texts [T, E], their vocabulary; None for other inputs.
     """
 
     input_shape: tuple[int, ...]
@@ -42,6 +80,7 @@ class Subject:
     weights_folder: Path | None = None
     upload_size: int = 1
     encoding: TableEncoding | None = None
+    texts: TextVocabulary | None = None
 
     @property
     def span(self) -> float | None:
@@ -63,6 +102,7 @@ class Metric(ABC):
         higher_is_better: whether a *higher* value is a better reconstruction (a worse leak).
         in_reports: whether `riskaudit verify` measures every reconstruction by it, and reports show it.
         of_tables: whether that is so of tables by an encoding alone.
+        of_texts: whether that is so of texts alone.
         order: among the metrics of a report, the least first; those of one order as they are registered.
         reason: why it isn't applicable to the subject; None where it is.
         note: how it departs from its definition for this subject; None where it doesn't.
@@ -75,6 +115,7 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = False
     in_reports: ClassVar[bool] = True
     of_tables: ClassVar[bool] = False
+    of_texts: ClassVar[bool] = False
     order: ClassVar[int] = 1000
     reason: str | None = None
     note: str | None = None
@@ -113,10 +154,14 @@ def register(metric: type[Metric]) -> type[Metric]:
     return metric
 
 
-def reported_metrics(*, tables: bool = False) -> tuple[str, ...]:
-    """Names of the metrics in reports, in their order; those of tables by an encoding on demand."""
+def reported_metrics(*, tables: bool = False, texts: bool = False) -> tuple[str, ...]:
+    """Names of the metrics in reports, in their order; those of tables by an encoding and of texts on demand."""
     ordered = sorted(METRICS.items(), key=lambda each: each[1].order)
-    return tuple(name for name, metric in ordered if metric.in_reports and (tables or not metric.of_tables))
+    return tuple(
+        name
+        for name, metric in ordered
+        if metric.in_reports and (tables or not metric.of_tables) and (texts or not metric.of_texts)
+    )
 
 
 def make_metrics(subject: Subject, names: Sequence[str] | None = None) -> tuple[Metric, ...]:

@@ -14,15 +14,25 @@ import sys
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.metrics.base import Metric, Subject, register
+from riskaudit.metrics.base import Metric, Subject, real_positions, register
 
 PSNR_CAP = -20 * math.log10(sys.float_info.epsilon)
 
 
-def mean_squared_error(reconstruction: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared difference per sample: [B, ...] twice -> [B], float64, on the CPU."""
-    difference = reconstruction.double() - truth.to(reconstruction.device).double()
-    return difference.square().flatten(1).mean(1).cpu()
+def mean_squared_error(reconstruction: Tensor, truth: Tensor, *, texts: bool = False) -> Tensor:
+    """Mean squared difference per sample: [B, ...] twice -> [B], float64, on the CPU.
+
+    Args:
+        reconstruction: [B, *S].
+        truth: likewise.
+        texts: whether they are embedded texts [B, T, E], of which padding counts in no mean.
+    """
+    truth = truth.to(reconstruction.device).double()
+    squared = (reconstruction.double() - truth).square()
+    if not texts:
+        return squared.flatten(1).mean(1).cpu()
+    real = real_positions(truth)
+    return (squared.mean(-1).where(real, 0.0).sum(1) / real.sum(1)).cpu()
 
 
 @register
@@ -37,7 +47,7 @@ class MeanSquaredError(Metric):
 
     @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        return mean_squared_error(reconstruction, truth)
+        return mean_squared_error(reconstruction, truth, texts=self.subject.texts is not None)
 
 
 @register
@@ -52,7 +62,7 @@ class RootMeanSquaredError(Metric):
 
     @override
     def __call__(self, reconstruction: Tensor, truth: Tensor) -> Tensor:
-        return mean_squared_error(reconstruction, truth).sqrt()
+        return mean_squared_error(reconstruction, truth, texts=self.subject.texts is not None).sqrt()
 
 
 @register
@@ -68,7 +78,9 @@ class PeakSignalToNoise(Metric):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        if subject.span is None:
+        if subject.texts is not None:
+            self.reason = "embedded texts have no peak value"
+        elif subject.span is None:
             self.reason = "the input range is unknown or empty, so there is no peak value"
 
     @override

@@ -4,7 +4,7 @@ A defence that the attacker doesn't know of looks better than it is (Balunovic e
 release spoils single parameters, as Soteria does, the attack that leaves them out of its matching; where steps choose
 entries by the input and no noise hides which, as pruning and Soteria do, the one by the entries that were kept; where a
 fully connected layer sees the whole input, the closed form, which whatever comes after that layer has no part in, a
-random bottleneck among it.
+random bottleneck among it. Of texts, the tokens in the span of the first projection's gradient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from riskaudit.attacks import AttackNotApplicable
 from riskaudit.attacks.analytic import Analytic, whole_input_layer
 from riskaudit.attacks.kept_entries import KeptEntries
 from riskaudit.attacks.left_out import LayerLeftOut
+from riskaudit.attacks.token_span import TokenSpanAttack
 from riskaudit.audit.client import Client
 from riskaudit.inputs.architectures.precode import gaussian_draws
 from riskaudit.release.steps.prune import Prune
@@ -48,6 +49,8 @@ def by_default(client: Client, attacks: AttackSettings, noise_stds: Collection[f
     if attacks.names is not None:
         return attacks
     names = [*DEFAULT_ATTACKS, *_for_steps(client, noise_stds)]
+    if client.samples.tokens is not None:
+        names.append(TokenSpanAttack.name)
     if gaussian_draws(client.release.model) and not client.is_joint and _has_whole_input_layer(client):
         names.append(Analytic.name)
     return replace(attacks, names=tuple(names))

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from typing_extensions import override
 
-from riskaudit.attacks import Attack, AttackNotApplicable, Observation, Reconstruction
+from riskaudit.attacks import Attack, AttackNotApplicable, Observation, PublicTexts, Reconstruction
 from riskaudit.attacks.optimise.batch_norms import running_statistics
 from riskaudit.attacks.plausibility import at_noise_floor
 from riskaudit.audit.client import Client
@@ -30,7 +30,8 @@ from riskaudit.errors import SettingsError
 from riskaudit.inputs.architectures.precode import num_bottleneck_draws
 from riskaudit.jacobian import AnyJacobianMaker
 from riskaudit.linalg import Deadline
-from riskaudit.metrics import Metric, Subject, make_metrics, measure
+from riskaudit.metrics import Metric, Subject, TextVocabulary, make_metrics, measure
+from riskaudit.metrics.base import real_positions
 from riskaudit.metrics.pixels import mean_squared_error
 from riskaudit.release import Release
 from riskaudit.sensitivity.linearisation import NOISE_STREAM, sample_generator
@@ -98,16 +99,9 @@ class Target:
         """The target at a level that `Client.at_noise` takes, attacked until a deadline.
 
         Raises:
-            SettingsError: texts of different lengths, which no attack takes together; or the client's audit looks at
-                several draws of a bottleneck's noise, of which uploads have one.
+            SettingsError: the client's audit looks at several draws of a bottleneck's noise, of which uploads have one.
         """
         refuse_several_draws(client)
-        lengths = client.samples.lengths
-        if lengths is not None and len(set(lengths)) > 1:
-            raise SettingsError(
-                f"attacks take texts of one length, but those of {client.samples.name} have {min(lengths)} to "
-                f"{max(lengths)} tokens; cut them alike with `max_tokens={min(lengths)}`"
-            )
         release = client.at_noise(noise_std).release
         std = 0.0 if release.noise is None else release.noise.std
         return cls(client, client.jacobian(release), std, labels_known, deadline)
@@ -136,7 +130,14 @@ class Target:
             deadline=self.deadline,
             numbers=batch.numbers,
             encoding=self.client.samples.encoding,
+            texts=self._public_texts(batch.lengths),
         )
+
+    def _public_texts(self, lengths: Tensor | None) -> PublicTexts | None:
+        tokens = self.client.samples.tokens
+        if tokens is None or lengths is None:
+            return None
+        return PublicTexts(lengths, tokens.vocabulary.to(self.client.device))
 
     def layer_statistics(self, num_uploads: int) -> dict[str, tuple[Tensor, Tensor]] | None:
         """Running statistics of the model that the client was sent, where it computes with those of its batches.
@@ -239,7 +240,8 @@ def _inverts_undefended(attack: Attack, target: Target, indices: list[int]) -> l
         return [True] * (len(indices) // client.upload_size)
     truth = client.batch(indices).inputs
     order = matched_order(found.inputs, truth, client.upload_size)
-    errors = mean_squared_error(found.inputs[order], truth).reshape(-1, client.upload_size).mean(1).sqrt()
+    squared = mean_squared_error(found.inputs[order], truth, texts=client.samples.tokens is not None)
+    errors = squared.reshape(-1, client.upload_size).mean(1).sqrt()
     flags: list[bool] = (errors <= INVERTED_SHARE * client.chosen.info.std).tolist()
     return flags
 
@@ -270,6 +272,7 @@ def attack_rows(
     measured, originals = measure(metrics, inputs, truth), target.client.original_inputs(indices)
     against = None if originals is None else measure(metrics, inputs, originals)
     objectives = reconstruction.objective.tolist()
+    told, words = tokens_told(target.client, inputs, truth, show)
     return [
         make(
             sample_id=sample,
@@ -284,6 +287,8 @@ def attack_rows(
             recovered_label=None if target.labels_known else int(labels[position]),
             confidence=None if confidence is None else confidence[position],
             image_png=image_png(inputs[position]) if show else None,
+            tokens_right=None if told is None else told[position],
+            tokens=None if words is None else words[position],
         )
         for position, sample in enumerate(ids)
     ]
@@ -325,9 +330,53 @@ def metrics_of(client: Client, names: tuple[str, ...]) -> tuple[Metric, ...]:
         inputs = client.samples.inputs
         span = client.input_range or (float(inputs.min()), float(inputs.max()))
         model, encoding = client.release.model, client.samples.encoding
-        subject = Subject(tuple(inputs.shape[1:]), span, model, upload_size=client.upload_size, encoding=encoding)
+        subject = Subject(
+            tuple(inputs.shape[1:]),
+            span,
+            model,
+            upload_size=client.upload_size,
+            encoding=encoding,
+            texts=vocabulary_of(client),
+        )
         of_client[names] = make_metrics(subject, names)
     return of_client[names]
+
+
+def tokens_told(
+    client: Client, reconstruction: Tensor, truth: Tensor, show: bool
+) -> tuple[list[list[bool | None]] | None, list[list[str]] | None]:
+    """Which tokens of embedded texts [B, T, E] are right, as `AttackRow` has it, and all of them in words on demand."""
+    texts = vocabulary_of(client)
+    if texts is None:
+        return None, None
+    guess, true, private = texts.tokens(reconstruction.to(truth)), texts.tokens(truth), texts.private(truth)
+    lengths = real_positions(truth).sum(1).tolist()
+    told: list[list[bool | None]] = [
+        [bool(right) if counts else None for right, counts in zip(row, own, strict=True)][:length]
+        for row, own, length in zip((guess == true).tolist(), private.tolist(), lengths, strict=True)
+    ]
+    reader = client.checkpoint.text
+    if not show or reader is None:
+        return told, None
+    rows = zip(guess.tolist(), lengths, strict=True)
+    return told, [[reader.word(number) for number in row[:length]] for row, length in rows]
+
+
+def vocabulary_of(client: Client) -> TextVocabulary | None:
+    """What a client's texts are told by; None where its samples are no texts."""
+    tokens = client.samples.tokens
+    if tokens is None:
+        return None
+    known = tokens.ids.new_zeros(tokens.ids.shape, dtype=torch.bool)
+    if tokens.special is not None:
+        known |= tokens.special
+    if tokens.private is not None:
+        known |= tokens.ids != tokens.private
+    numbers = torch.unique(tokens.ids[known & (tokens.ids >= 0)])
+    # Numbers as they are found again: the first of the tokens that are embedded alike.
+    rows = tokens.vocabulary.double()
+    nearest = torch.cdist(rows[numbers], rows).argmin(-1) if len(numbers) else numbers
+    return TextVocabulary(tokens.vocabulary, nearest)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,9 @@ class AttackRow(Record):
     ``image_png`` is there only when the user asked to show samples. ``ended_by`` says why the sample had no further
     start: its residual is at the noise floor, or its first start got stuck and doesn't invert its undefended gradient
     either (``control``); None where all starts were used. ``confidence`` is the attacker's own, from 0 to 1, where the
-    attack says one.
+    attack says one. Of texts, ``tokens_right`` says of every position whether the vocabulary's nearest token to the
+    reconstruction is the true one, None where everybody knows what stands there (the tokenizer's own tokens, the mask);
+    ``tokens`` are the reconstructed ones in words, only where the user asked to show samples.
     """
 
     attack: str
@@ -110,6 +112,8 @@ class AttackRow(Record):
     recovered_label: int | None = None
     confidence: float | None = None
     image_png: str | None = None
+    tokens_right: list[bool | None] | None = None
+    tokens: list[str] | None = None
 
 
 class AttackForecast(Record):

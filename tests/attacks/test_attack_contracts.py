@@ -30,6 +30,8 @@ from riskaudit.attacks import (
     LayerLeftOut,
     MethodOfMoments,
     TabLeak,
+    TokenSpanAttack,
+    TransformerGradients,
 )
 from riskaudit.attacks.base import register
 from riskaudit.errors import SettingsError
@@ -59,6 +61,11 @@ class TestGradInversion(AttackContract):
 class TestTabLeak(AttackContract):
     def attack(self, **changes: Any) -> Attack:
         return TabLeak(**changes)
+
+
+class TestTransformerGradients(AttackContract):
+    def attack(self, **changes: Any) -> Attack:
+        return TransformerGradients(**changes)
 
 
 class TestBayesOptimal(AttackContract):
@@ -131,6 +138,8 @@ class TestLayerLeftOut(AttackContract):
 
 def test_every_attack_has_a_contract() -> None:
     covered = {type(case().attack()) for case in cases_of(AttackContract, __file__)}
+    # The contract's inputs are coordinates, of which no token can be tried: see test_text_attacks.
+    covered.add(TokenSpanAttack)
     assert {attack for attack in ATTACKS.values() if not attack.oracle_start} == covered
 
 

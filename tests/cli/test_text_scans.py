@@ -13,6 +13,7 @@ from scan_cases import loaded_modules, words
 
 from riskaudit.policy import Policy
 from riskaudit.results import AuditResult
+from riskaudit.studies.verify.record import VerifyStudy
 
 # Words of the texts that no report has of itself.
 WORDS = ("fever", "patient", "lunch", "wound", "infection")
@@ -160,3 +161,45 @@ def test_labels_beyond_the_classes_are_refused(command, tmp_path: Path) -> None:
 def test_other_scans_load_no_transformers() -> None:
     code = "from riskaudit.cli.app import run\nimport riskaudit\nrun(['list'])\nriskaudit.load_samples"
     assert loaded_modules(["transformers", "tokenizers", "peft"], code) == []
+
+
+def verify_folder(command, *options: str, kind: str = "bert"):
+    formats = ["--format=json", "--format=html"]
+    return command(
+        "verify", str(text_cases.saved(kind)), "--data", str(texts()), "--limit", "2", "--out", "out", *formats,
+        "--proxies", "token_recovery,gradient_norm", "--no-checks", "--quiet", "--attack", "tag", "--attack-steps", "3",
+        *options,
+    )  # fmt: skip
+
+
+def test_attacks_take_texts_of_several_lengths_and_show_no_words(command) -> None:
+    outcome = verify_folder(command, "--release", "gaussian:0.01")
+    assert outcome.code == 0
+    rows = outcome.result.studies.get(VerifyStudy).attacks
+    for row, sentence in zip(rows, text_cases.SENTENCES, strict=False):
+        private = len(sentence.split())
+        # Of the tokenizer's own tokens nothing is asked.
+        assert [right is None for right in row.tokens_right] == [True, *[False] * private, True]
+        assert row.metrics["token_accuracy"] == pytest.approx(sum(filter(None, row.tokens_right)) / private)
+        assert row.metrics["rougeL"] is not None
+        assert row.tokens is None
+    pages = [(outcome.folder / name).read_text() for name in ("audit.html", "audit.json")]
+    printed = "".join(pages) + outcome.out + outcome.err
+    assert "Tokens told by attacks" in printed
+    assert not [word for word in WORDS if word in printed]
+
+
+def test_reconstructed_words_are_shown_on_demand(command) -> None:
+    outcome = verify_folder(command, "--release", "gaussian:0.01", "--show-samples")
+    row = outcome.result.studies.get(VerifyStudy).attacks[0]
+    assert len(row.tokens) == len(text_cases.SENTENCES[0].split()) + 2
+    assert "Reconstructed tokens" in (outcome.folder / "audit.html").read_text()
+
+
+@pytest.mark.slow
+def test_texts_of_several_lengths_calibrate(command) -> None:
+    outcome = command(
+        "calibrate", str(text_cases.saved("bert")), "--data", str(texts()), "--limit", "3", "--out", "texts.json",
+        "--coverage", "0.5", "--noise-std", "0.01", "--attack", "gauss-newton", "--solver", "dense", "--quiet",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err

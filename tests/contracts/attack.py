@@ -137,7 +137,7 @@ class AttackContract:
         names = {field.name for field in fields(observation)}
         assert names == {
             "released", "jacobian", "input_shape", "prior", "targets", "input_range", "batch_norm_statistics",
-            "upload_size", "layer_statistics", "deadline", "numbers", "encoding",
+            "upload_size", "layer_statistics", "deadline", "numbers", "encoding", "texts",
         }  # fmt: skip
         # Neither the observation nor the maker of Jacobians holds a tensor of the inputs' size.
         tensors = [getattr(observation, name) for name in names]

@@ -10,7 +10,7 @@ from contracts.completeness import cases_of
 from contracts.metric import MetricContract
 from torch import nn
 
-from riskaudit.metrics import METRICS, Metric, Subject
+from riskaudit.metrics import METRICS, Metric, Subject, TextVocabulary
 from riskaudit.metrics.pixels import PSNR_CAP
 from riskaudit.tables import Category, NumberColumn, TableEncoding
 from riskaudit.torchvision_compat import import_torchvision
@@ -70,6 +70,37 @@ class TestCategoryMatch(OfTablesContract):
 
 class TestNumberMatch(OfTablesContract):
     name = "number_match"
+
+
+class OfTextsContract(MetricContract):
+    """Positions in four dimensions, and a vocabulary of 50 tokens among them."""
+
+    exact_match = 1.0
+
+    def subject(self) -> Subject:
+        rows = torch.rand(50, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        return Subject((60, 4), texts=TextVocabulary(rows, torch.zeros(0, dtype=torch.long)))
+
+
+class TestTokenAccuracy(OfTextsContract):
+    name = "token_accuracy"
+
+
+class TestRougeOne(OfTextsContract):
+    name = "rouge1"
+
+
+class TestRougeTwo(OfTextsContract):
+    name = "rouge2"
+
+
+class TestRougeL(OfTextsContract):
+    name = "rougeL"
+
+
+class TestBleu(OfTextsContract):
+    name = "bleu"
+    symmetric = False
 
 
 class LpipsContract(MetricContract):

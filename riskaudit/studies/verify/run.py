@@ -236,6 +236,11 @@ class Verification(Study[VerifyStudy]):
                 "at noise 0 the predictions are those at the reference noise of "
                 f"{client.settings.reference_noise:g}, which ranks samples; attacks saw no noise at all"
             )
+        tokens = client.samples.tokens
+        if tokens is not None and tokens.task != "classification" and self.settings.labels_known:
+            notes.append(
+                "attacks were told the targets, which are tokens of the texts: what they found they found beside them"
+            )
         if not self.settings.tune:
             notes.append("hyper-parameters are the published defaults, tuned on nothing")
         elif not self.is_tuned:
@@ -275,7 +280,7 @@ class Verification(Study[VerifyStudy]):
 
 
 def _metrics(client: Client) -> tuple[str, ...]:
-    return reported_metrics(tables=client.samples.encoding is not None)
+    return reported_metrics(tables=client.samples.encoding is not None, texts=client.samples.tokens is not None)
 
 
 def usable_samples(client: Client) -> list[int]:
@@ -296,7 +301,7 @@ def _prior_only(client: Client, metrics: Sequence[Metric], sample_ids: set[str])
     if not indices:
         return []
     batch = client.batch(indices)
-    mean = client.chosen.prior.bind(batch.targets, batch.inputs.flatten(1)).mean
+    mean = client.chosen.prior.bind(batch.targets, batch.inputs.flatten(1), batch.lengths).mean
     guesses = prior_only(metrics, mean, batch.inputs)
     return [
         PriorOnly(sample_id=client.samples.ids[index], metrics=guess)
@@ -383,5 +388,6 @@ class TuningTrial(Trial[Client]):
             except AttackNotApplicable:
                 return 0
             order = matched_order(reconstruction.inputs, truth, target.client.upload_size)
-            errors.append(float(mean_squared_error(reconstruction.inputs[order], truth).sqrt().mean()))
+            squared = mean_squared_error(reconstruction.inputs[order], truth, texts=samples.tokens is not None)
+            errors.append(float(squared.sqrt().mean()))
         return min(range(len(errors)), key=errors.__getitem__)

@@ -17,6 +17,7 @@ from riskaudit.studies.verify.section.agreement import agreement_blocks
 from riskaudit.studies.verify.section.corridor import attacked_finding, corridor_blocks
 from riskaudit.studies.verify.section.figures import reconstruction_blocks, shown_reconstructions
 from riskaudit.studies.verify.section.reading import REFERENCE_NOTE, AttackStudy, at_noise, read_attack_study
+from riskaudit.studies.verify.section.texts import told_blocks
 
 
 def verification_blocks(study: AttackStudy) -> list[Block]:
@@ -60,6 +61,7 @@ def verification_blocks(study: AttackStudy) -> list[Block]:
     blocks += _against_originals(study)
     blocks += agreement_blocks(study)
     blocks += reconstruction_blocks(study)
+    blocks += told_blocks(study)
     notes = [f"{study.metric_title(name)}: {sentence(text)}" for name, text in study.record.metric_notes.items()]
     notes += [sentence(note) for note in study.record.notes]
     if notes:
