@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from contracts.release_step import (
 from torch import Tensor, nn
 
 from riskaudit.errors import ReleaseError
-from riskaudit.release import Noise
+from riskaudit.release import Batch, Noise, PerSampleRelease
 from riskaudit.release.arguments import Argument, positive_number
 from riskaudit.release.model import ModelFunction
 from riskaudit.release.steps import STEPS, Step, StepContext
@@ -116,6 +117,16 @@ class TestShare(StepContract):
         for work in (Share(patterns).bind, Share(patterns).context_after):
             with pytest.raises(ReleaseError, match=r"matches some of the trainable parameters weight, bias, found"):
                 work(context())
+
+
+@pytest.mark.parametrize("text", ["share:fc.*", "share:model.fc.*", "share:!conv*", "soteria:60:fc"])
+def test_names_are_those_of_the_users_own_checkpoint(text: str) -> None:
+    """Wrapped, to normalise pixels, its parameters have a prefix that the user doesn't know of."""
+    layers = OrderedDict(conv=nn.Linear(3, 4), act=nn.Tanh(), fc=nn.Linear(4, 2))
+    bare, batch = nn.Sequential(layers).double(), Batch(torch.rand(2, 3, dtype=torch.float64), torch.tensor([0, 1]))
+    wrapped = nn.Sequential(OrderedDict(model=bare))
+    expected = PerSampleRelease(bare, nn.functional.cross_entropy, text.replace("model.", "")).mean(batch)
+    assert torch.equal(PerSampleRelease(wrapped, nn.functional.cross_entropy, text).mean(batch), expected)
 
 
 class TestSoteria(StepContract):

@@ -47,6 +47,20 @@ class ModelRun(Protocol):
         """By torch.func transforms, or where they can't run the model by plain autograd."""
 
 
+def without_wrapper(names: Iterable[str]) -> dict[str, str]:
+    """Names of parameters or layers by what they are without the part that all of them begin with.
+
+    Models come wrapped (to normalise pixels, to embed tokens), while users know the names of their own checkpoints.
+    """
+    parts = {name: name.split(".") for name in names}
+    depth = 0
+    while parts and len({tuple(each[: depth + 1]) for each in parts.values()}) == 1:
+        if any(len(each) <= depth + 1 for each in parts.values()):
+            break
+        depth += 1
+    return {".".join(each[depth:]): name for name, each in parts.items()}
+
+
 @dataclass(frozen=True)
 class StepContext:
     """The vectors [P] that a step is applied to.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import islice
 from math import prod
 from typing import ClassVar, final
 
@@ -11,7 +12,10 @@ from typing_extensions import override
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.arguments import Argument, pattern
-from riskaudit.release.steps.base import Step, StepContext, VectorFunction, register
+from riskaudit.release.steps.base import Step, StepContext, VectorFunction, register, without_wrapper
+
+# Names of parameters in a message.
+MOST_SHOWN = 12
 
 
 @register
@@ -20,7 +24,8 @@ from riskaudit.release.steps.base import Step, StepContext, VectorFunction, regi
 class Share(Step):
     """Keep the entries of the parameters whose names match one of the shell patterns, separated by ``+``.
 
-    Those that match a pattern after ``!`` are left out; with no other patterns all others are kept.
+    Those that match a pattern after ``!`` are left out; with no other patterns all others are kept. What all names
+    begin with may be left out of a pattern.
 
     Raises:
         ReleaseError: a pattern that matches no trainable parameter, or all of them left out, where they are known.
@@ -54,14 +59,19 @@ class Share(Step):
 
     def _names(self, context: StepContext) -> frozenset[str]:
         patterns = self.patterns.split("+")
+        short = without_wrapper(context.shapes)
         names = set(context.shapes) if all(each.startswith("!") for each in patterns) else set[str]()
         # What is left out goes last.
         for each in sorted(patterns, key=lambda each: each.startswith("!")):
             pattern = each.removeprefix("!")
-            matching = {name for name in context.shapes if fnmatchcase(name, pattern)}
+            matching = {
+                full for name, full in short.items() if fnmatchcase(full, pattern) or fnmatchcase(name, pattern)
+            }
             if not matching:
+                shown = ", ".join(islice(short, MOST_SHOWN))
+                more = f" and {len(short) - MOST_SHOWN} more" if len(short) > MOST_SHOWN else ""
                 raise ReleaseError(
-                    f"expected a pattern that matches some of the trainable parameters {', '.join(context.shapes)}, "
+                    f"expected a pattern that matches some of the trainable parameters {shown}{more}, "
                     f"found {each!r} in '{self}'"
                 )
             names = names - matching if each.startswith("!") else names | matching

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from riskaudit.errors import ReleaseError
 from riskaudit.release.arguments import Argument, optional_text, percentage
-from riskaudit.release.steps.base import Step, StepContext, VectorFunction, register
+from riskaudit.release.steps.base import Step, StepContext, VectorFunction, register, without_wrapper
 from riskaudit.release.steps.closed_forms import Kept
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ class Soteria(Step):
             raise ReleaseError(f"expected a model with a linear layer whose weight is sent for '{self}', found none")
         if self.layer is None:
             return max(layers, key=lambda name: layers[name].weight.numel())
-        if self.layer not in layers:
+        layer = without_wrapper(layers).get(self.layer, self.layer)
+        if layer not in layers:
             known = ", ".join(layers)
             raise ReleaseError(f"expected one of the linear layers {known} in '{self}', found {self.layer!r}")
-        return self.layer
+        return layer
 
     def _threshold(self, scores: Tensor) -> Tensor:
         """The least of scores [F] that is at or above their percentile, wherever that is interpolated, scalar."""
