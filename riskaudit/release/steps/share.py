@@ -68,7 +68,7 @@ class Share(Step):
                 full for name, full in short.items() if fnmatchcase(full, pattern) or fnmatchcase(name, pattern)
             }
             if not matching:
-                shown = ", ".join(islice(short, MOST_SHOWN))
+                shown = ", ".join(islice(short.values(), MOST_SHOWN))
                 more = f" and {len(short) - MOST_SHOWN} more" if len(short) > MOST_SHOWN else ""
                 raise ReleaseError(
                     f"expected a pattern that matches some of the trainable parameters {shown}{more}, "
