@@ -1,14 +1,30 @@
 PYTHON ?= python
 
-.PHONY: check lint test test-slow test-integration test-gpu bench bench-gpu demo example
+.PHONY: check lint docs-check docs dist test test-slow test-integration test-gpu bench bench-gpu demo example
 
-check: lint test
+check: lint docs-check test
 
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+# The site, in which a link that leads nowhere or a name that isn't there is an error.
+docs-check:
+	rm -rf build/site
+	OMP_NUM_THREADS=1 $(PYTHON) -m sphinx -q -W --keep-going -E -d build/doctrees docs build/site
+
+# Where `riskaudit docs` and the wheel have it; a whole site takes the place of the one before.
+docs: docs-check
+	rm -rf riskaudit/site
+	mv build/site riskaudit/site
+
+# What is published, source and wheel, both with the site, which is made first. Needs `pip install build`.
+dist: docs
+	rm -rf dist
+	$(PYTHON) -m build
+	$(PYTHON) -m zipfile -l dist/*.whl | grep -q riskaudit/site/index.html
 
 # A process per core and a thread per process: the tests' matrices are too small to share one.
 test:

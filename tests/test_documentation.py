@@ -1,14 +1,19 @@
-"""What the pages under docs/ point to is there."""
+"""What the pages under docs/ point to is there, and their commands are those of the command line."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+from scan_cases import CHECKPOINT, DATA
+
+from riskaudit.cli.app import app, run
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 
 
 def prose(page: Path) -> str:
@@ -46,3 +51,55 @@ def test_pages_for_developers_name_modules_that_exist(page) -> None:
     modules -= {"audit.json", "audit.sarif"}
     paths = [ROOT / "riskaudit" / name.replace(".", "/") for name in modules]
     assert [str(path) for path in paths if not (path.is_dir() or path.with_suffix(".py").exists())] == []
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of every `riskaudit` command in a page's blocks of shell."""
+    blocks = re.findall(
+        r"^ *```(?:sh|console)\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    blocks = [re.sub(r"\$\w+", "1", block) for block in blocks]
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("riskaudit ")]
+
+
+COMMANDS = {page: commands_of(page) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if COMMANDS[page]], ids=lambda page: page.stem)
+def test_commands_of_pages_are_those_of_the_command_line(page, tmp_path, monkeypatch) -> None:
+    """Names of commands and options, and values where there is a choice; no file is looked at."""
+    monkeypatch.chdir(tmp_path)
+    root = typer.main.get_command(app)
+    for words in COMMANDS[page]:
+        command, rest = root, words[1:]
+        path = "riskaudit"
+        while hasattr(command, "commands"):
+            assert rest[0] in command.commands, words
+            path, command, rest = f"{path} {rest[0]}", command.get_command(None, rest[0]), rest[1:]
+        command.make_context(path, rest, resilient_parsing=False)
+
+
+# What the demo makes; commands on it run as they are printed.
+ON_THE_DEMO = [
+    words for page in PAGES for words in COMMANDS[page] if words[1:3] == ["scan", "digits-lenet.safetensors"]
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ON_THE_DEMO, ids=lambda words: words[words.index("--release") + 1])
+def test_commands_on_the_demo_run(words, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in (CHECKPOINT, DATA):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    expected = 1 if "--max-revealed" in words else 0
+    assert run([*words[1:], "--format", "json", "--out", "out"]) == expected
+    assert (tmp_path / "out" / "audit.json").is_file()
+
+
+def test_the_site_has_every_page() -> None:
+    """Sphinx says nothing of a page that only a search finds."""
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {line for block in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in block.split()}
+    pages = {page.relative_to(ROOT / "docs").with_suffix("").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert pages - listed == {"index"}

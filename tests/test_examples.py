@@ -39,7 +39,7 @@ def run(script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 # Studies and attacks share their machinery; of them the shortest runs every time. Processes that train together are
 # tested in `tests/integrations/test_average_guard.py`.
-SLOW = {"ddp_guard", "study_directions", "study_initialization", "study_training", "verify_in_python"}
+SLOW = {"audit_lora", "ddp_guard", "study_directions", "study_initialization", "study_training", "verify_in_python"}
 
 
 def others() -> list[object]:

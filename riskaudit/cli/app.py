@@ -34,6 +34,7 @@ COMMANDS = {
     "run": "riskaudit.cli.run:run",
     "report": "riskaudit.cli.report:report",
     "demo": "riskaudit.cli.demo:demo",
+    "docs": "riskaudit.cli.docs:docs",
     "list": "riskaudit.cli.listing:list_names",
     "prior": "riskaudit.cli.prior:prior",
     "encoding": "riskaudit.cli.encoding:encoding",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -15,6 +16,23 @@ def list_names(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One of the headings; default all.")] = None,
 ) -> int:
     """List architectures, releases, defenses, proxies, checks, attacks, metrics, solvers, signs, losses, formats."""
+    named = topics()
+    if topic is not None and topic not in named:
+        raise SettingsError(f"expected one of {', '.join(named)}, found {topic!r}")
+    for heading, names in named.items():
+        if topic not in (None, heading):
+            continue
+        typer.echo(heading)
+        width = max(map(len, names)) + 2
+        for name, description in names.items():
+            typer.echo(f"  {name:<{width}}{in_options(description)}".rstrip())
+        if topic is None:
+            typer.echo("")
+    return 0
+
+
+def topics() -> dict[str, Mapping[str, str]]:
+    """Every heading, with its names and what each is."""
     from riskaudit.attacks import ATTACKS
     from riskaudit.checks import CHECKS
     from riskaudit.checks.received import SIGNS
@@ -25,7 +43,7 @@ def list_names(
     from riskaudit.proxies import PROXIES
     from riskaudit.release.grammar import usages
 
-    topics = {
+    return {
         "architectures": architecture_names(),
         "releases": usages(),
         "model-defenses": MODEL_DEFENSES,
@@ -41,18 +59,6 @@ def list_names(
         "samples": SAMPLE_FORMATS,
         "formats": FILE_NAMES,
     }
-    if topic is not None and topic not in topics:
-        raise SettingsError(f"expected one of {', '.join(topics)}, found {topic!r}")
-    for heading, names in topics.items():
-        if topic not in (None, heading):
-            continue
-        typer.echo(heading)
-        width = max(map(len, names)) + 2
-        for name, description in names.items():
-            typer.echo(f"  {name:<{width}}{in_options(description)}".rstrip())
-        if topic is None:
-            typer.echo("")
-    return 0
 
 
 def _first_line(thing: object) -> str:

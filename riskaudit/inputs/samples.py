@@ -71,7 +71,7 @@ class Samples:
     """N samples to audit.
 
     Attributes:
-        inputs: [N, *S] float64 in data units; images as [N, C, H, W].
+        inputs: ``[N, *S]`` float64 in data units; images as [N, C, H, W].
         targets: int64 [N] class numbers, or float64 [N, ...].
         ids: one per sample, distinct; "0", "1", ... or hashes of identifiers.
         class_names: by class number, None where the source has none.
@@ -126,7 +126,7 @@ class Samples:
         class_names: Sequence[str] | None = None,
         name: str = "samples",
     ) -> Samples:
-        """Samples in memory: inputs [N, *S] (uint8 is divided by 255), targets [N, ...].
+        """Samples in memory: inputs ``[N, *S]`` (uint8 is divided by 255), targets [N, ...].
 
         ``ids`` are kept as they are, since the caller chose them.
 

@@ -86,8 +86,8 @@ def render(
         result: of an audit.
         formats: out of `FORMATS`.
         baseline: an earlier audit of the same.
-        spelling: puts other names for parameters into a sentence that names them as Python does, `` `arch` ``; the
-            command line has its options there. JSON keeps Python's.
+        spelling: puts other names for parameters into a sentence that names them as Python does, ``arch`` in
+            backticks; the command line has its options there. JSON keeps Python's.
 
     Returns:
         File name to content, in the order of ``formats``.
