@@ -14,7 +14,6 @@ author = "the riskaudit contributors"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generate"]
-exclude_patterns = ["README.md"]
 suppress_warnings = ["myst.header"]  # pages that show Markdown, and RESULTS.md, begin sections at a second level
 
 myst_enable_extensions = ["colon_fence"]
@@ -26,6 +25,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 60
 add_module_names = False
+default_role = "py:obj"  # what stands in single backticks in a docstring
 
 # Nothing is loaded from elsewhere: fonts are those of the reader's machine, and there are no formulas to typeset.
 html_theme = "furo"
@@ -37,5 +37,5 @@ html_show_sphinx = False
 html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
-pygments_dark_style = "monokai"
+pygments_dark_style = "github-dark"
 highlight_language = "none"

@@ -144,10 +144,9 @@ def _settings(model: Any) -> str:
             default = "" if default in (None, ()) else "required"
         else:
             default = f"`{getattr(default, 'value', default)}`"
-        rows.append(
-            [f"`{name}`", flag, f"`{_type(field.annotation)}`", default, _described(field, described.get(name))]
-        )
-    rows_table = table(["key", "option", "type", "default", "what it does"], rows)
+        words = _described(field, described.get(name))
+        rows.append([f"`{name}` {flag}", f"`{_type(field.annotation)}`", default, words])
+    rows_table = table(["key, option", "type", "default", "what it does"], rows)
     return f"## {model.__name__}\n\n{docstring(model)}\n\n{rows_table}" if rows else ""
 
 

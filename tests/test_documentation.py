@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 import typer
 from scan_cases import CHECKPOINT, DATA
+from torch import nn
 
 from riskaudit.cli.app import app, run
+from riskaudit.guard import SecureNoise
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -103,3 +108,38 @@ def test_the_site_has_every_page() -> None:
     listed = {line for block in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in block.split()}
     pages = {page.relative_to(ROOT / "docs").with_suffix("").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     assert pages - listed == {"index"}
+
+
+def snippets(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_audit_in_python_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet.pt").write_bytes(CHECKPOINT.read_bytes())
+    (tmp_path / "mnist.npz").write_bytes(DATA.read_bytes())
+    (code,) = snippets("docs/howto/my-model.md")
+    scope: dict[str, Any] = {}
+    exec(code.replace("limit=32", "limit=2"), scope)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert scope["outcome"].decision == "block"
+    assert scope["html"].lower().startswith(b"<!doctype html>")
+    assert (tmp_path / "audit.json").is_file()
+
+
+def test_the_guard_of_the_first_page_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3))
+    inputs, targets = torch.rand(3, 1, 4, 4), torch.arange(3)
+    gradient = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    noise = SecureNoise("gaussian", 0.01)
+    sent: list[list[torch.Tensor]] = []
+    scope = {"model": model, "loss_fn": F.cross_entropy, "inputs": inputs, "targets": targets, "send": sent.append}
+    scope["update"] = [noise.added(part) for part in gradient]
+    (code,) = snippets("README.md")
+    # How long a review takes here is another matter.
+    exec(code.replace("budget_seconds=2.0", "budget_seconds=600.0"), scope)
+    assert scope["decision"].action == "sanitise", scope["decision"].reasons
+    assert [len(update) for update in sent] == [4]
+    assert (tmp_path / "guard.jsonl").read_text().count("\n") == 1
