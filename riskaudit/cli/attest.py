@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from pydantic.dataclasses import dataclass
 
+from riskaudit.cli.console import working
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command, in_options
@@ -73,20 +74,21 @@ def attest(ctx: typer.Context, options: AttestOptions) -> int:
     # Everything above is checked before torch is loaded.
     from riskaudit.guard.attestation.attest import attest as hold_to
 
-    result = hold_to(
-        options.update,
-        options.declared,
-        received=options.received,
-        clean=options.clean,
-        arch=options.arch,
-        loss=options.loss,
-        batch_size=options.batch_size,
-        sensitivity=options.sensitivity,
-        noise_multiplier=options.noise_multiplier,
-        policy=options.policy,
-        false_alarm=options.false_alarm,
-        command=recorded_command(ctx),
-    )
+    with working(options.quiet, "testing the update"):
+        result = hold_to(
+            options.update,
+            options.declared,
+            received=options.received,
+            clean=options.clean,
+            arch=options.arch,
+            loss=options.loss,
+            batch_size=options.batch_size,
+            sensitivity=options.sensitivity,
+            noise_multiplier=options.noise_multiplier,
+            policy=options.policy,
+            false_alarm=options.false_alarm,
+            command=recorded_command(ctx),
+        )
     files = render_attestation(result, options.format, spelling=in_options)
     write_folder(folder, files)
     if not options.quiet:

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from riskaudit.audit.subject import SourceOptions
 from riskaudit.cli.config import read_config
+from riskaudit.cli.console import working
 from riskaudit.report import FORMATS
 from riskaudit.settings import ATTACKS, CHECKED, INPUTS, OUTPUT, POLICY, SOLVERS, Count, Settings, option
 
@@ -44,7 +45,8 @@ class SubjectOptions(SourceOptions, ConsoleOptions):
 
     def load(self, loss: str, more: int = 0) -> tuple[Checkpoint, Samples]:
         """The model and the samples, ``more`` of them beyond the limit where there are as many."""
-        return self.load_from(self.checkpoint, loss, more)
+        with working(self.quiet, "reading the model and the samples"):
+            return self.load_from(self.checkpoint, loss, more)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

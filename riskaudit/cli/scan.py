@@ -11,7 +11,7 @@ import typer
 
 from riskaudit.audit.settings import AuditSettings
 from riskaudit.cli.app import load_commands
-from riskaudit.cli.console import progress
+from riskaudit.cli.console import progress, working
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import ReportOptions, SubjectOptions
 from riskaudit.cli.options import command, in_options
@@ -115,9 +115,10 @@ class Delivery:
         result = result.model_copy(update={"policy": outcome})
         load_commands()
         formats = [name for name in self._formats if not (in_table and name == "json")]
-        files = render(result, formats, baseline=self._earlier, spelling=in_options)
-        if len(formats) < len(self._formats):
-            files |= render_table(result)
+        with working(self._quiet, "writing the report"):
+            files = render(result, formats, baseline=self._earlier, spelling=in_options)
+            if len(formats) < len(self._formats):
+                files |= render_table(result)
         write_folder(self.folder, files, private=self._private)
         if not self._quiet:
             print_summary(result, [self.folder / name for name in files])

@@ -20,7 +20,7 @@ class Cell:
 
     ``sort`` is the number behind the text (``None``: sorts last); ``mark`` is the symbol of the
     number's status and ``word`` that status in words; ``detail`` is a second, smaller line such as
-    an interval or a reason.
+    an interval or a reason. ``link`` is a relative address that the HTML puts behind the text.
     """
 
     text: str
@@ -29,6 +29,7 @@ class Cell:
     word: str = ""
     detail: str = ""
     tone: Tone = "plain"
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Table(BaseBlock):
     sentence then says so); ``brief_columns`` are the columns of the summary. ``layout`` is how the
     PDF fits the table: as it is, in small type with wide prose ("dense"), with columns as wide as they need
     ("compact") or with many columns sharing the page ("fitted"), as two halves side by side ("halved"), or on a
-    landscape page of its own. A ``folded`` table is closed in HTML until it is
+    landscape page (in the appendix only). A ``folded`` table is closed in HTML until it is
     asked for, and left out of the PDF.
     """
 
@@ -121,7 +122,10 @@ class Table(BaseBlock):
 
 @dataclass(frozen=True)
 class Figure(BaseBlock):
-    """A plot, the finding it shows as a sentence, its text alternative, and its numbers as a table."""
+    """A plot, the finding it shows as a sentence, its text alternative, and its numbers as a table.
+
+    A long table stands ``in_appendix`` instead.
+    """
 
     id: str
     title: str
@@ -129,6 +133,14 @@ class Figure(BaseBlock):
     plot: Plot
     table: Table
     caption: str = ""
+    in_appendix: bool = False
+
+
+@dataclass(frozen=True)
+class TableLink(BaseBlock):
+    """Says that a table stands in the appendix; the Markdown summary has the table itself, cut, in its place."""
+
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -149,12 +161,21 @@ class DefinitionList(BaseBlock):
 
 @dataclass(frozen=True)
 class Picture:
-    """One private input, or a reconstruction of it, shown because the user asked to; ``what`` says which."""
+    """One private input, or a reconstruction of it, shown because the user asked to; ``what`` says which.
+
+    One that is neither says with ``alt`` what it is.
+    """
 
     label: str
     png: bytes | None
     caption: str
     what: str = "Private input"
+    alt: str = ""
+
+    @property
+    def words(self) -> str:
+        """Its text alternative."""
+        return self.alt or f"{self.what} of sample {self.label}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +200,17 @@ class SignOff(BaseBlock):
 
 
 Block: TypeAlias = (
-    Paragraph | Bullets | Callout | Subheading | Table | Figure | Snippet | DefinitionList | Gallery | SignOff
+    Paragraph
+    | Bullets
+    | Callout
+    | Subheading
+    | Table
+    | TableLink
+    | Figure
+    | Snippet
+    | DefinitionList
+    | Gallery
+    | SignOff
 )
 
 

@@ -6,6 +6,7 @@ Colours are placeholders, which `figures` replaces. Kinds of points differ in ma
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from itertools import product, zip_longest
 from statistics import fmean
 from typing import Any
@@ -26,6 +27,7 @@ from riskaudit.document.plots import (
     PanelPlot,
     Plot,
     Reference,
+    ScalePlot,
     SpanPlot,
 )
 
@@ -45,6 +47,8 @@ _LABELLED_DOTS = 32
 # Fewer points than this on a logarithmic axis are its ticks.
 _FEW_POINTS = 8
 _PANEL_COLUMNS = 3
+# Dots nearer than such a part of a scale are stacked.
+_SCALE_BINS = 90
 _DASHES = (0, (4, 2.5))
 # Marker, colour and whether it is filled, in the order of `Corridor.errors`.
 _CORRIDOR_STYLES = (("|", "ink", True), ("D", "low", True), ("^", "high", True), ("s", "muted", False))
@@ -70,11 +74,11 @@ def height(plot: Plot) -> float:
             return 1.15 + 0.155 * len(plot.dots) if len(plot.dots) <= _LABELLED_DOTS else 4.2
         case SpanPlot():
             return 1.3 + 0.27 * len(plot.spans)
-        case CurvePlot() | FrontPlot():
+        case ScalePlot() | CurvePlot():
+            return 1.35 if isinstance(plot, ScalePlot) else 3.1
+        case FrontPlot() | CorridorPlot():
             # The legend of a front names its points.
-            return 3.1 if isinstance(plot, CurvePlot) else 3.5 + 0.08 * len(plot.points)
-        case CorridorPlot():
-            return 1.35 + 0.165 * len(plot.corridors)
+            return 3.5 + 0.08 * len(plot.points) if isinstance(plot, FrontPlot) else 1.35 + 0.165 * len(plot.corridors)
         case PairPlot():
             return 1.6 + 0.165 * len(plot.pairs) if len(plot.pairs) <= _LABELLED_DOTS else 4.4
         case PanelPlot():
@@ -93,6 +97,8 @@ def draw(figure: Figure, plot: Plot) -> None:
     match plot:
         case DotPlot():
             _draw_dots(axes, plot)
+        case ScalePlot():
+            _draw_scale(axes, plot)
         case SpanPlot():
             _draw_spans(axes, plot)
         case CurvePlot():
@@ -183,6 +189,51 @@ def _draw_dots(axes: Axes, plot: DotPlot) -> None:
         axes.set_ylim(len(plot.dots) + 0.5, -1.5)
         axes.set_ylabel("rank of the sample (0 = most exposed)", color=colour("ink"))
     _references(axes, plot.references)
+
+
+def _draw_scale(axes: Axes, plot: ScalePlot) -> None:
+    start, end = plot.start.value, plot.end.value
+    placed = [(dot, place) for dot in plot.dots if (place := dot.low if dot.value is None else dot.value) is not None]
+    # An error above the guess lies beyond the scale's start.
+    outermost = max([start, *(place for _, place in placed)], key=lambda place: abs(place - end))
+    width = abs(outermost - end) / _SCALE_BINS
+    stacks: Counter[int] = Counter()
+    drawn: defaultdict[tuple[Level, bool], list[tuple[float, int]]] = defaultdict(list)
+    for dot, place in placed:
+        spot = round(abs(place - end) / width)
+        drawn[dot.level, dot.certain and dot.value is not None].append((place, stacks[spot]))
+        stacks[spot] += 1
+    for (level, certain), points in drawn.items():
+        axes.scatter(
+            [place for place, _ in points],
+            [height for _, height in points],
+            s=14.0,
+            marker=_MARKERS[level],
+            facecolors=colour(level if certain else "paper"),
+            edgecolors=colour(level),
+            linewidths=0.8,
+            zorder=3,
+            clip_on=False,
+        )
+    margin = 0.02 * (outermost - end)
+    axes.set_xlim(outermost + margin, end - margin)
+    axes.set_ylim(-0.6, max(7.0, 1.05 * max(stacks.values(), default=0)))
+    axes.set_yticks([])
+    axes.set_xlabel(plot.x_title, color=colour("ink"))
+    for reference, side in ((plot.start, "left"), (plot.end, "right")):
+        axes.axvline(reference.value, color=colour("ink"), linewidth=1.0, linestyle=_DASHES)
+        axes.annotate(
+            reference.label,
+            (reference.value, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha=side,
+            va="bottom",
+            color=colour("ink"),
+            fontsize=8.5,
+            parse_math=False,
+        )
 
 
 def _draw_spans(axes: Axes, plot: SpanPlot) -> None:

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import re
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Cell, Document, Paragraph, Snippet, Subheading, Table
+from riskaudit.document.blocks import (
+    Block,
+    Bullets,
+    Callout,
+    Cell,
+    Document,
+    Paragraph,
+    Snippet,
+    Subheading,
+    Table,
+    TableLink,
+)
 from riskaudit.formatting import one_line
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|~$#^!])")
@@ -40,10 +51,17 @@ def to_markdown(document: Document) -> bytes:
     for banner in document.banners:
         lines += [f"**{escape(banner)}**", ""]
     lines += [f"# {escape(document.title)}", "", f"{escape(document.subtitle)}. {escape(document.created_at)}.", ""]
-    for section in document.sections:
-        for block in section.blocks:
-            if block.brief:
-                lines += [*_block(block), ""]
+    elsewhere = []
+    for number, section in enumerate(document.sections, 1):
+        brief = [block for block in section.blocks if block.brief]
+        if not brief:
+            elsewhere.append(f"{number} {section.title}")
+            continue
+        lines += [f"## {number} {escape(section.title, inside=True)}", ""]
+        for block in brief:
+            lines += [*_block(block), ""]
+    if elsewhere:
+        lines += [f"Sections of the whole report alone: {escape('; '.join(elsewhere), inside=True)}.", ""]
     lines += [f"Made with {escape(document.tool)}. The whole report: audit.html or audit.pdf."]
     return ("\n".join(lines) + "\n").encode()
 
@@ -57,11 +75,11 @@ def _block(block: Block) -> list[str]:
     if isinstance(block, Callout):
         return _callout(block)
     if isinstance(block, Subheading):
-        return [f"## {escape(block.text)}"]
+        return [f"### {escape(block.text)}"]
     if isinstance(block, Snippet):
         return [f"{escape(block.caption)}:", "", *_fenced(block.code)]
-    if isinstance(block, Table):
-        return _table(block)
+    if isinstance(block, Table | TableLink):
+        return _table(block if isinstance(block, Table) else block.table)
     raise TypeError(f"no Markdown for the block {block.kind!r}")
 
 
@@ -72,7 +90,7 @@ def _fenced(code: str) -> list[str]:
 
 
 def _callout(block: Callout) -> list[str]:
-    lines = [f"## {escape(block.title)}", ""]
+    lines = [f"### {escape(block.title)}", ""]
     for text in block.body:
         lines += [escape(text), ""]
     lines += [f"- **{escape(label)}:** {escape(text)}" for label, text in block.facts]

@@ -19,11 +19,14 @@ from typing import Any, Literal, TypeAlias
 
 import typst
 
-from riskaudit.document.blocks import Block, DefinitionList, Document, Figure, Gallery, Snippet, Table
+from riskaudit.document.blocks import Block, DefinitionList, Document, Figure, Gallery, Snippet, Table, TableLink
 from riskaudit.document.figures import to_svg
 from riskaudit.formatting import one_line
 
 Standard: TypeAlias = Literal["ua-1", "a-2u", "a-3u"]
+# What is tried in turn.
+_SPACINGS = ("1", "0.9", "1.1", "0.8", "1.2")
+_LEAST_FILLED = 1 / 3
 # What a line that ends early takes, in letters.
 _LINE_END = 25
 _LONG_WORD = re.compile(r"[^\s\u200b]{18}(?=[^\s\u200b])")
@@ -53,12 +56,29 @@ def to_pdf(document: Document, *, standards: Sequence[Standard] = ()) -> bytes:
         content = typst.compile(
             str(folder / "audit.typ"),
             root=str(folder),
-            format="pdf",
             ignore_system_fonts=True,
+            format="pdf",
             timestamp=_timestamp(document.created_at),
             pdf_standards=list(standards),
+            sys_inputs={"spacing": _spacing(folder)},
         )
     return bytes(content)
+
+
+def _spacing(folder: Path) -> str:
+    """The spacing of lines and rows, as a factor, with which no last page is left nearly empty; else 1."""
+    for spacing in _SPACINGS:
+        tails = typst.query(
+            str(folder / "audit.typ"),
+            "<tail>",
+            field="value",
+            root=str(folder),
+            ignore_system_fonts=True,
+            sys_inputs={"spacing": spacing},
+        )
+        if all(filled >= _LEAST_FILLED for filled in json.loads(tails)):
+            return spacing
+    return _SPACINGS[0]
 
 
 def _timestamp(created_at: str) -> int:
@@ -87,7 +107,8 @@ def _text(text: str) -> str:
 
 def _document(document: Document, folder: Path) -> dict[str, Any]:
     sections = [
-        {"title": _text(section.title), "blocks": _blocks(section.blocks, folder)} for section in document.sections
+        {"id": section.id, "title": _text(section.title), "blocks": _blocks(section.blocks, folder)}
+        for section in document.sections
     ]
     return {**_data(replace(document, sections=())), "sections": sections}
 
@@ -125,12 +146,17 @@ def _block(block: Block, folder: Path) -> dict[str, Any]:
             return _figure(block, folder)
         case Gallery():
             return _gallery(block, folder)
+    content: dict[str, Any]
+    match block:
+        case TableLink():
+            content = {"caption": _text(block.table.caption), "id": block.table.id}
         case Snippet():
             # Text to copy: no break marks inside.
-            return {"caption": _text(block.caption), "code": covered(block.code)}
+            content = {"caption": _text(block.caption), "code": covered(block.code)}
         case DefinitionList():
-            return {"items": _data(block.items), "left": _left(block) if block.compact else None}
-    content: dict[str, Any] = _data(block)
+            content = {"items": _data(block.items), "left": _left(block) if block.compact else None}
+        case _:
+            content = _data(block)
     return content
 
 
@@ -153,7 +179,11 @@ def _figure(block: Figure, folder: Path) -> dict[str, Any]:
     path = folder / f"figure-{block.id}.svg"
     path.write_text(to_svg(block.plot, f"fig-{block.id}", "print"), encoding="utf-8")
     texts = {"title": block.title, "alt": block.alt, "caption": block.caption}
-    return {name: _text(text) for name, text in texts.items()} | {"path": path.name, "table": _table(block.table)}
+    return {name: _text(text) for name, text in texts.items()} | {
+        "path": path.name,
+        "table": _table(block.table),
+        "in_appendix": block.in_appendix,
+    }
 
 
 def _gallery(block: Gallery, folder: Path) -> dict[str, Any]:
@@ -164,7 +194,7 @@ def _gallery(block: Gallery, folder: Path) -> dict[str, Any]:
         if picture.png is not None:
             path = f"picture-{hashlib.sha256(picture.png).hexdigest()}.png"
             (folder / path).write_bytes(picture.png)
-        pictures.append({**_data(replace(picture, png=None)), "path": path})
+        pictures.append({**_data(replace(picture, png=None, alt=picture.words)), "path": path})
     left = len(block.items) - len(items)
     note = f"{left:,} further pictures are in the HTML report." if left else ""
     return {"items": pictures, "note": note, "group": block.group, "caption": _text(block.caption)}

@@ -182,4 +182,17 @@ class FrontPlot:
     references: tuple[Reference, ...] = ()
 
 
-Plot: TypeAlias = DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot | PairPlot | FrontPlot
+@dataclass(frozen=True)
+class ScalePlot:
+    """Samples as dots on one axis, which runs from ``start`` at the left to ``end`` at the right.
+
+    Dots at one place are stacked. One without a value is drawn hollow at its lower end.
+    """
+
+    x_title: str
+    dots: tuple[Dot, ...]
+    start: Reference
+    end: Reference
+
+
+Plot: TypeAlias = ScalePlot | DotPlot | SpanPlot | CurvePlot | CorridorPlot | PanelPlot | PairPlot | FrontPlot

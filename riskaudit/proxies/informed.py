@@ -23,7 +23,7 @@ class InformedPosteriorRmse(Proxy):
 
     id = "informed_posterior_rmse"
     title = "Informed posterior error"
-    short_title = "Informed posterior RMSE"
+    short_title = "Informed posterior error"
     units = UNITS
     source = "derived from Balunovic et al., ICLR 2022: one block of the upload's Fisher information"
     riskier = "lower"

@@ -54,7 +54,7 @@ class PosteriorRmse(Proxy):
 
     id = "posterior_rmse"
     title = "Posterior error"
-    short_title = "Posterior RMSE"
+    short_title = "Posterior error"
     units = UNITS
     source = "derived from Balunovic et al., ICLR 2022, and Zhang et al., NeurIPS 2023"
     riskier = "lower"

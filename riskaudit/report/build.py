@@ -9,8 +9,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from riskaudit.document.appendix import with_appendix
 from riskaudit.document.blocks import Block, Callout, Document, Section
 from riskaudit.formatting import count, given, printable, sentence, short
+from riskaudit.report.sections.changes import Changes
 from riskaudit.report.sections.evidence import evidence_section
 from riskaudit.report.sections.exposed import exposed_section
 from riskaudit.report.sections.governance import governance_section
@@ -73,17 +75,17 @@ def build_document(
 ) -> Document:
     """Lay out the report; pure, and needs neither a plotting nor a template library."""
     facts = Facts(printable_result(result, spelling))
-    earlier = printable_result(baseline, spelling) if baseline is not None else None
+    changes = None if baseline is None else Changes(facts, Facts(printable_result(baseline, spelling)))
     audited = facts.result
     sections = (
-        verdict_section(facts),
+        verdict_section(facts, changes),
         threat_section(facts),
         leaks_section(facts),
         exposed_section(facts),
         protect_section(facts),
         evidence_section(facts),
         governance_section(facts),
-        provenance_section(facts, earlier),
+        provenance_section(facts, changes),
     )
     parts = {name: _parts_of(name, [section.id for section in sections]) for name in STUDIES}
     return Document(
@@ -95,7 +97,7 @@ def build_document(
         created_at=audited.created_at,
         tool=f"{audited.tool.name} {audited.tool.version}",
         banners=(*_contradicted(contradictions), *_banners(facts)),
-        sections=tuple(_with_studies(section, parts.values(), facts) for section in sections),
+        sections=with_appendix(_with_studies(section, parts.values(), facts) for section in sections),
     )
 
 

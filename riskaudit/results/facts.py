@@ -119,7 +119,7 @@ class Facts:
         return info.units if info else ""
 
     def reasons_note(self, proxies: Iterable[str]) -> str:
-        """Why proxies have no value, each reason once: "Posterior RMSE, MAP RMSE: needs ..."."""
+        """Why proxies have no value, each reason once: "Posterior error, MAP RMSE: needs ..."."""
         groups: dict[str, list[str]] = {}
         for proxy in proxies:
             if self.reason(proxy):

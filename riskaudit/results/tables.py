@@ -47,7 +47,7 @@ class ColumnRisk(Record):
 
     Attributes:
         kind: "number" or "category".
-        estimate: of a number, the error that is left to an attacker, in the column's units (posterior RMSE). Of a
+        estimate: of a number, the error that is left to an attacker, in the column's units (posterior error). Of a
             category, the probability that an attacker who knows that it is one, and all else of the sample, takes the
             right one.
         guess: the same without the release: the error of the column's mean, one over the number of categories.

@@ -9,11 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from scan_cases import CHECKPOINT, DATA, PROXY_IDS, loaded_modules, words
 
 from riskaudit import __version__
+from riskaudit.cli import console
 from riskaudit.cli.console import progress
 from riskaudit.report import FORMATS
 
@@ -22,7 +24,8 @@ HEAVY = ["torch", "scipy", "matplotlib", "numpy", "pydantic_core._not", "typst",
 
 def test_progress_is_plain_lines_on_stderr(scan) -> None:
     outcome = scan("--batch-size", "2", limit=5)
-    assert outcome.err.splitlines() == [f"audited {done} of 5 samples" for done in (2, 4, 5)]
+    lines = [line.split(",")[0] for line in outcome.err.splitlines() if not line.startswith("still at work")]
+    assert lines == [f"audited {done} of 5 samples" for done in (2, 4, 5)]
 
 
 def test_the_summary_is_on_stdout(scan) -> None:
@@ -186,3 +189,30 @@ def test_an_interrupt_that_a_library_swallowed_ends_the_audit_at_the_next_batch(
         with pytest.raises(KeyboardInterrupt):
             update(2, 3)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_log_says_what_goes_on_and_how_long_it_takes(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(console, "_SILENCE", 0.1)
+    with console.working(False, "writing the report"):
+        time.sleep(0.25)
+    assert capsys.readouterr().err.startswith("writing the report, 0.1 s so far\n")
+    with console.progress(False, "scored", "policies") as update:
+        time.sleep(0.25)
+        update(1, 4)
+        time.sleep(1.1)
+        update(2, 4)
+        update(4, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("still at work: policies: none scored yet, 0.1")
+    shown = [line for line in lines if line.startswith("scored")]
+    assert shown[0] == "scored 1 of 4 policies"
+    assert re.fullmatch(r"scored 2 of 4 policies, about [\d.]+ s left", shown[1])
+    assert shown[2] == "scored 4 of 4 policies"
+
+
+def test_quiet_work_says_nothing(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(console, "_SILENCE", 0.05)
+    with console.working(True, "writing"), console.progress(True) as update:
+        time.sleep(0.15)
+        update(1, 2)
+    assert capsys.readouterr().err == ""

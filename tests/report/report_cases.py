@@ -44,7 +44,7 @@ PROXIES = {
     "i2f": ("I2F", "data units per coordinate", "Zhang et al., NeurIPS 2023, Eq. 3-6", "lower"),
     "i2f_lower_bound": ("I2F lower bound", "data units per coordinate", "Zhang et al., NeurIPS 2023, Eq. 5", "lower"),
     "expected_rmse": ("Expected RMSE", "data units per coordinate", "Cramer-Rao bound", "lower"),
-    "posterior_rmse": ("Posterior RMSE", "data units per coordinate", "Balunovic et al., ICLR 2022", "lower"),
+    "posterior_rmse": ("Posterior error", "data units per coordinate", "Balunovic et al., ICLR 2022", "lower"),
     "revealed_fraction": (
         "Revealed fraction",
         "share of the input's dimension",

@@ -238,7 +238,7 @@ def test_no_picture_without_show_samples(report, rendered, page, audit):
     assert b"data:image" not in rendered("attacked-hostile", "html")
     shown = page("attacked-shown")
     assert re.match("Private inputs are shown: .* 6 private inputs .* 48 reconstructions", shown.texts[0])
-    assert rendered("attacked-shown", "html").count(b"data:image/png") == 6 + 2 * (6 + 6 * 4)
+    assert rendered("attacked-shown", "html").count(b"data:image/png") == 8 + 6 + 2 * (6 + 6 * 4)
     result = audit("attacked-shown")
     samples = [row.model_copy(update={"image_png": None}) for row in result.samples]
     (banner,) = Report.of(result.model_copy(update={"samples": samples})).document.banners

@@ -52,7 +52,7 @@ def studied(result: AuditResult, groups: dict[str, str] | None = None) -> AuditR
 def test_every_scan_says_how_evenly_protection_falls() -> None:
     figure = next(one for one in blocks(build()) if isinstance(one, Figure))
     assert figure.title.startswith("The most exposed tenth")
-    assert [panel.title for panel in figure.plot.panels] == ["Revealed fraction", "Posterior RMSE"]
+    assert [panel.title for panel in figure.plot.panels] == ["Revealed fraction", "Posterior error"]
     assert all(panel.points[0] == (0, 0) and panel.points[-1] == (1, 1) for panel in figure.plot.panels)
     assert "No assessed sample has less than a tenth" in prose(build())
     assert len(table(build(), "least-protected").rows) == 10

@@ -184,5 +184,5 @@ def test_structure(page):
     names = [tag for tag, _ in tags]
     assert names.count("table") == names.count("caption")
     assert all("scope" in attributes for tag, attributes in tags if tag == "th")
-    assert names.count("figure") == names.count("details") == 5
+    assert names.count("figure") == names.count("details") == 6
     assert all(attributes.get("aria-label") for tag, attributes in tags if tag == "svg")

@@ -53,7 +53,7 @@ def test_pictures_of_two_galleries_are_kept_apart(audit, tmp_path):
     paths = [[item["path"] for item in _gallery(gallery, tmp_path)["items"]] for gallery in galleries]
     for gallery, names in zip(galleries, paths, strict=True):
         assert [(tmp_path / name).read_bytes() for name in names] == [picture.png for picture in gallery.items]
-    assert len(paths) == 3
+    assert len(paths) == 4
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_every_section_goes_by_the_attacker(attacker):
     assert {name: cell.sort for name, cell in shown.items()} == values
     spans = report.figures["classes"].plot.spans
     assert max(span.maximum for span in spans) == max(values.values())
-    protection = cells(report.tables["least-protected"], "Protection: posterior RMSE, lower end")
+    protection = cells(report.tables["least-protected"], "Protection: posterior error, lower end")
     assert min(cell.sort for cell in protection.values()) == pytest.approx(min(errors))
 
 
@@ -90,7 +90,7 @@ def test_the_box_names_both_attackers_and_who_decides(informed, outsider):
     for result, first in ((informed, "informed"), (outsider, "outsider")):
         labels = [label for label, _ in report_of(result).verdict.facts]
         assert next(label for label in labels if label.startswith("Revealed fraction")).endswith(first)
-        assert sum(label.startswith(("Revealed fraction", "Posterior RMSE")) for label in labels) == 4
+        assert sum(label.startswith(("Revealed fraction", "Posterior error")) for label in labels) == 4
         assert dict(report_of(result).verdict.facts)["Decided by"].startswith(first)
 
 

@@ -146,8 +146,8 @@ def _crowd_table(facts: Facts) -> Table:
         proxy_column("Revealed, informed", INFORMED, brief=True),
         proxy_column("Revealed, outsider", OUTSIDER, brief=True),
         tables.column("Protected by the crowd", _protected_cell, brief=True),
-        proxy_column("Posterior RMSE, informed", INFORMED_ERROR),
-        proxy_column("Posterior RMSE, outsider", OUTSIDER_ERROR),
+        proxy_column("Posterior error, informed", INFORMED_ERROR),
+        proxy_column("Posterior error, outsider", OUTSIDER_ERROR),
         tables.column("MAP RMSE, outsider", lambda row: estimate_cell(row.proxies.get("map_rmse"))),
     )
     return tables.table(
@@ -224,8 +224,8 @@ def _classmates_blocks(facts: Facts) -> list[Block]:
             for title, proxy in (
                 ("Mean revealed, informed", INFORMED),
                 ("Mean revealed, outsider", OUTSIDER),
-                ("Mean posterior RMSE, informed", INFORMED_ERROR),
-                ("Mean posterior RMSE, outsider", OUTSIDER_ERROR),
+                ("Mean posterior error, informed", INFORMED_ERROR),
+                ("Mean posterior error, outsider", OUTSIDER_ERROR),
             )
         ),
     )

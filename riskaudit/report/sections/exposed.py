@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 
 from riskaudit.document import tables
+from riskaudit.document.appendix import MOST_ROWS
 from riskaudit.document.blocks import Block, Cell, Figure, Gallery, Paragraph, Picture, Section, Subheading, Table
 from riskaudit.document.cells import SHORT_STATUS, VERDICT_WORDS, estimate_cell, number_cell, verdict_cell
 from riskaudit.document.images import safe_png
@@ -23,8 +24,8 @@ from riskaudit.studies.fairness.section import group_table
 
 _PRINT_ROWS = 40
 _CUT_ABOVE = 200
-# More rows than this get a landscape page of their own in the PDF.
-_PORTRAIT_ROWS = 16
+# With fewer rows than this reasons don't fill a third of a landscape page.
+_FEW_REASONS = 6
 # After the posterior error.
 _SHOWN = ("map_rmse", "i2f", "gradient_norm")
 # One norm is that of a whole upload.
@@ -144,7 +145,9 @@ def sample_table(facts: Facts) -> Table:
         facts.listed,
         _sample_columns(facts, shown),
         sortable=True,
-        layout="landscape" if facts.num_samples > _PORTRAIT_ROWS or reasons else "fitted",
+        layout="landscape"
+        if facts.num_samples > MOST_ROWS or (reasons and facts.num_samples >= _FEW_REASONS)
+        else "fitted",
         print_rows=_PRINT_ROWS if len(facts.listed) > _CUT_ABOVE else None,
         left_out=facts.num_unlisted,
         brief_rows=5,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Callout, Paragraph, Section, SignOff
+from riskaudit.document.blocks import Block, Callout, Paragraph, Section
 from riskaudit.formatting import count, given, percent, sentence, short
 from riskaudit.report.sections.columns import columns_sentence, exposures
 from riskaudit.report.sections.protect import Recommendation
@@ -65,8 +65,7 @@ def governance_section(facts: Facts) -> Section:
                 "sensitivity and privacy loss are accounted for separately.",
             ),
         ),
-        Paragraph("By signing, the named person accepts the residual risk stated above.", lead="Sign-off."),
-        SignOff(("Decision", "Conditions", "Name and role", "Date", "Signature")),
+        Paragraph("The box to sign is in section 1.", lead="Sign-off."),
     ]
     return Section("governance", "For governance", tuple(blocks))
 

@@ -71,7 +71,7 @@ def _how_to_read(facts: Facts) -> str:
         "0 tells nothing beyond the prior, 1 tells all. The same number says how much better than guessing from the "
         "prior a reconstruction gets: −10 log10(1 − revealed fraction) decibels of mean squared error. "
         f"A sample is high above {given(limits.high)} ({decibels(limits.high)}), medium from {given(limits.medium)} "
-        f"({decibels(limits.medium)}) on, and low below. Posterior RMSE is the error that is left to the attacker, "
+        f"({decibels(limits.medium)}) on, and low below. Posterior error is the error that is left to the attacker, "
         "per input coordinate in data units: smaller is worse."
         + (" Where a number comes with an interval, the level follows the interval's upper end." * facts.bracketed)
     )
@@ -86,7 +86,8 @@ def thresholds(facts: Facts) -> tuple[Reference, ...]:
     )
 
 
-def _dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tuple[Dot, ...]:
+def sample_dots(facts: Facts, proxy: str, order: Literal["rising", "falling"]) -> tuple[Dot, ...]:
+    """A dot per sample with a value or an interval, riskiest first, at most `MOST_DOTS` of them."""
     riskier = "higher" if order == "falling" else "lower"
     positions = [(position(estimate, riskier), place) for place, estimate in facts.estimates(proxy).by_place()]
     ranked = [(value, place) for value, place in positions if value is not None]
@@ -121,7 +122,7 @@ def revealed_figure(facts: Facts) -> Figure:
     cautious = facts.cautious(proxy)
     over = sum(value > high for value in cautious)
     lies = ("may lie" if facts.bracketed else "lies" if over == 1 else "lie") + " above"
-    dots = _dots(facts, proxy, "falling")
+    dots = sample_dots(facts, proxy, "falling")
     wide = facts.without_point(proxy)
     largest = facts.words(proxy, max)
     largest = largest if wide else _at_most(max(facts.values(proxy)), max(cautious))
@@ -141,36 +142,36 @@ def revealed_figure(facts: Facts) -> Figure:
         table=_distribution_table(
             facts, _both(facts, proxy), "revealed-distribution", "Distribution of the revealed fraction"
         ),
-        caption=_figure_caption(facts, proxy),
+        caption=figure_caption(facts, proxy),
     )
 
 
 def rmse_figure(facts: Facts) -> Figure:
-    """Every sample's posterior RMSE against a guess from the prior."""
+    """Every sample's posterior error against a guess from the prior."""
     proxy = facts.error
     number_of = facts.num_known(proxy)
     ends = [end for each in facts.estimates(proxy) for end in (each.value, each.high) if end is not None]
     guess = facts.result.prior.std
-    dots = _dots(facts, proxy, "rising")
+    dots = sample_dots(facts, proxy, "rising")
     least = min(facts.cautious(proxy))
     return Figure(
         id="rmse",
         title=_rmse_title(facts, least, guess),
         alt=(
-            f"Dot plot of the posterior RMSE of {count(number_of, 'sample')}, smallest on top, from "
+            f"Dot plot of the posterior error of {count(number_of, 'sample')}, smallest on top, from "
             f"{facts.words(proxy, min)} to {facts.words(proxy, max)}; "
             f"a line marks the prior's {number(guess)}."
         ),
         plot=DotPlot(
-            "posterior RMSE per coordinate (data units)",
+            "posterior error (RMSE per coordinate, data units)",
             dots,
             (Reference(guess, f"guess from the prior: {number(guess)}"),),
             (0.0, 1.08 * max(guess, *ends)),
         ),
         table=_distribution_table(
-            facts, _both(facts, proxy), "rmse-distribution", "Distribution of the posterior RMSE"
+            facts, _both(facts, proxy), "rmse-distribution", "Distribution of the posterior error"
         ),
-        caption=_figure_caption(facts, proxy),
+        caption=figure_caption(facts, proxy),
     )
 
 
@@ -297,7 +298,8 @@ def _at_most(value: float, end: float) -> str:
     return number(value) if end <= value else f"{number(value)}, at most {number(end)}"
 
 
-def _figure_caption(facts: Facts, proxy: str) -> str:
+def figure_caption(facts: Facts, proxy: str) -> str:
+    """Symbols, statuses, and what is not drawn of a figure with a dot per sample."""
     statuses = facts.statuses(proxy)
     drawn = facts.num_known(proxy)
     missing = facts.num_samples - drawn

@@ -298,7 +298,7 @@ def _needs(facts: Facts) -> list[_Need]:
         worst = max(stds, key=lambda item: item[0], default=None)
         needs.append(
             _Need(
-                f"posterior RMSE ≥ {number(target)}",
+                f"posterior error ≥ {number(target)}",
                 median(std for std, _, _ in stds) if stds else None,
                 Estimate(value=worst[0], status=worst[2].status) if worst else None,
                 facts.result.samples[worst[1]].id if worst else None,
@@ -394,8 +394,8 @@ _CURVE_COLUMNS: tables.Columns[NoiseCurvePoint] = (
         ),
     ),
     tables.number("Revealed fraction, largest", lambda point: point.revealed_fraction_max),
-    tables.number("Posterior RMSE, mean", lambda point: point.posterior_rmse_mean),
-    tables.number("Posterior RMSE, smallest", lambda point: point.posterior_rmse_min),
+    tables.number("Posterior error, mean", lambda point: point.posterior_rmse_mean),
+    tables.number("Posterior error, smallest", lambda point: point.posterior_rmse_min),
 )
 
 

@@ -1,19 +1,13 @@
 """Section 8: what was audited, with what, and how to get the same numbers again.
 
-Beside an earlier audit: what changed in configuration, means, and samples matched by id.
+Beside an earlier audit also what changed since.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
-from typing import Any
-
 from riskaudit.document import tables
 from riskaudit.document.blocks import (
     Block,
-    Callout,
-    Cell,
     DefinitionList,
     Paragraph,
     Section,
@@ -21,14 +15,12 @@ from riskaudit.document.blocks import (
     Subheading,
     Table,
 )
-from riskaudit.document.cells import estimate_cell
-from riskaudit.formatting import count, given, number, sentence, short, signed
+from riskaudit.formatting import count, given, number, sentence, short
+from riskaudit.report.sections.changes import Changes, change_blocks
 from riskaudit.report.sections.schemes import attacker_words
-from riskaudit.results import AuditResult, Estimate, SampleRow
+from riskaudit.results import AuditResult
 from riskaudit.results.facts import Facts
-from riskaudit.results.ranks import known_ends, overlaps
 from riskaudit.results.tables import EncodingInfo
-from riskaudit.results.words import COMPARED
 
 _TERMS = (
     ("Release", "What leaves the client: the gradient or the change of the weights, and all that is done to it."),
@@ -56,11 +48,9 @@ _TERMS_OF_UPLOADS = (
     ("Classmates", "Other samples of the same class in the same upload."),
     ("Crowd", "The other samples of an upload, and what not knowing them takes from an attacker."),
 )
-_PROXIES = (*COMPARED, "map_rmse", "i2f", "lavp_l2_max", "gradient_norm")
-_CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prior", "settings")
 
 
-def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
+def provenance_section(facts: Facts, changes: Changes | None = None) -> Section:
     """Hashes, settings, cost, command, changes, methods and words."""
     result = facts.result
     blocks: list[Block] = [_pairs("sources", "What was audited", _sources(result))]
@@ -80,8 +70,8 @@ def provenance_section(facts: Facts, baseline: AuditResult | None) -> Section:
         blocks.append(Snippet(title, result.command))
     else:
         blocks.append(Paragraph("The audit was made from Python, so there is no command line.", lead="Command."))
-    if baseline is not None:
-        blocks += baseline_blocks(result, baseline)
+    if changes is not None:
+        blocks += change_blocks(changes)
     blocks += [Subheading("Methods and limits"), DefinitionList(_methods(facts), compact=True)]
     proxies: list[tuple[str, str]] = []
     for proxy in facts.proxy_ids:
@@ -200,12 +190,12 @@ def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:
         ),
         (
             "A mean, not a bound",
-            "Posterior RMSE is an average over noise and prior. A single attack can do better or worse.",
+            "Posterior error is an average over noise and prior. A single attack can do better or worse.",
         ),
         (
             "Variability",
             "The same seed gives the same numbers on the same machine. Another draw of the noise moves I2F and MAP "
-            "I2F, but not revealed fraction and posterior RMSE.",
+            "I2F, but not revealed fraction and posterior error.",
         ),
         (
             "Data units",
@@ -213,134 +203,6 @@ def _methods(facts: Facts) -> tuple[tuple[str, str], ...]:
             f"values from {' to '.join(given(end) for end in facts.result.data.input_range)}.",
         ),
     )
-
-
-def baseline_blocks(result: AuditResult, baseline: AuditResult) -> list[Block]:
-    """The changes, as a sentence and three tables."""
-    now, before = Facts(result), Facts(baseline)
-    old = {row.id: row for row in baseline.samples}
-    matched = [(row, old[row.id]) for row in now.ranked if row.id in old]
-    blocks: list[Block] = [Subheading("Changes since the baseline", brief=True), _summary(now, before, matched)]
-    if result.data.sha256 != baseline.data.sha256 or result.data.sha256 is None:
-        text = "The data differ or are not hashed, so equal ids may not mean equal samples."
-        blocks.append(Callout("Samples are matched by id", (text,), "medium"))
-    blocks += [_configuration_table(result, baseline), _mean_table(now, before)]
-    if matched:
-        blocks.append(_sample_table(matched, _compared(now, before)))
-    return blocks
-
-
-def _summary(now: Facts, before: Facts, matched: list[tuple[SampleRow, SampleRow]]) -> Paragraph:
-    compared = _compared(now, before)
-    deltas = [delta for pair in matched if (delta := _delta(pair, compared)) is not None]
-    new, gone = now.num_samples - len(matched), before.num_samples - len(matched)
-    text = (
-        f"Baseline of {before.result.created_at}: {count(len(matched), 'sample')} matched by id, {new:,} new, "
-        f"{gone:,} no longer there."
-    )
-    if deltas:
-        worse = sum(delta > 0 for delta in deltas)
-        text += (
-            f" The revealed fraction rose for {worse:,} of them and changed by {signed(statistics.fmean(deltas))} "
-            "on average."
-        )
-    doubtful = sum(_overlapping(pair, compared) for pair in matched)
-    if doubtful:
-        text += f" For {doubtful:,} of them the intervals overlap, so before and now can't be told apart."
-    return Paragraph(text, brief=True)
-
-
-def _compared(now: Facts, before: Facts) -> tuple[str, str]:
-    """Ids of the revealed fractions that are held against each other: those of one attacker, where both have it."""
-    return now.headline, now.headline if now.is_joint and before.is_joint else before.headline
-
-
-def _estimates(pair: tuple[SampleRow, SampleRow], compared: tuple[str, str]) -> tuple[Estimate | None, Estimate | None]:
-    return pair[0].proxies.get(compared[0]), pair[1].proxies.get(compared[1])
-
-
-def _delta(pair: tuple[SampleRow, SampleRow], compared: tuple[str, str]) -> float | None:
-    now, before = _estimates(pair, compared)
-    if now is None or before is None or now.value is None or before.value is None:
-        return None
-    return now.value - before.value
-
-
-def _overlapping(pair: tuple[SampleRow, SampleRow], compared: tuple[str, str]) -> bool:
-    """Whether intervals leave open in which of two audits a sample revealed more."""
-    now, before = map(known_ends, _estimates(pair, compared))
-    return (
-        now is not None and before is not None and (now[0] < now[1] or before[0] < before[1]) and overlaps(now, before)
-    )
-
-
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list):
-        return short(", ".join(_shown(part) for part in value) or "empty", 80)
-    return number(value) if isinstance(value, float) else short(str(value), 80)
-
-
-def _configuration_table(result: AuditResult, baseline: AuditResult) -> Table | Paragraph:
-    now = dict(_flatten(result.model_dump(include=set(_CONFIGURATION))))
-    before = dict(_flatten(baseline.model_dump(include=set(_CONFIGURATION))))
-    names = [name for name in dict.fromkeys((*now, *before)) if now.get(name) != before.get(name)]
-    if not names:
-        return Paragraph("Configuration, checkpoint and data are the same as in the baseline.")
-    columns: tables.Columns[str] = (
-        tables.text("Setting", lambda name: name),
-        tables.text("Baseline", lambda name: _shown(before.get(name))),
-        tables.text("Now", lambda name: _shown(now.get(name))),
-    )
-    return tables.table("changed-configuration", "What is configured differently", names, columns)
-
-
-def _mean_table(now: Facts, before: Facts) -> Table:
-    def mean(facts: Facts, proxy: str) -> float | None:
-        values = facts.values(proxy)
-        return statistics.fmean(values) if values else None
-
-    def change(proxy: str) -> Cell:
-        new, old = mean(now, proxy), mean(before, proxy)
-        return _change_cell(None if new is None or old is None else new - old, missing="no value")
-
-    columns: tables.Columns[str] = (
-        tables.text("Proxy", now.title),
-        tables.number("Baseline mean", lambda proxy: mean(before, proxy), missing="no value"),
-        tables.number("Mean now", lambda proxy: mean(now, proxy), missing="no value"),
-        tables.column("Change", change),
-    )
-    proxies = [proxy for proxy in _PROXIES if now.values(proxy) or before.values(proxy)]
-    differ = "Where several samples leave together these are an outsider's numbers unless they say otherwise."
-    note = differ if now.is_joint != before.is_joint else ""
-    return tables.table("changed-means", "Means over the samples with a value", proxies, columns, note=note, brief=True)
-
-
-def _change_cell(delta: float | None, doubt: str = "", missing: str = "not applicable") -> Cell:
-    return Cell(doubt or missing, tone="unknown") if delta is None else Cell(signed(delta), delta, detail=doubt)
-
-
-def _sample_table(matched: list[tuple[SampleRow, SampleRow]], compared: tuple[str, str]) -> Table:
-    def change(pair: tuple[SampleRow, SampleRow]) -> Cell:
-        return _change_cell(_delta(pair, compared), "can't be told apart" if _overlapping(pair, compared) else "")
-
-    columns: tables.Columns[tuple[SampleRow, SampleRow]] = (
-        tables.text("Sample", lambda pair: short(pair[0].id)),
-        tables.column("Revealed fraction, baseline", lambda pair: estimate_cell(_estimates(pair, compared)[1])),
-        tables.column("Revealed fraction, now", lambda pair: estimate_cell(_estimates(pair, compared)[0])),
-        tables.column("Change", change),
-        tables.text("Verdict", lambda pair: f"{pair[1].verdict} → {pair[0].verdict}".replace("_", " ")),
-    )
-    return tables.table("changed-samples", "Samples matched by id", matched, columns, sortable=True, print_rows=40)
 
 
 def _encoding_rows(encoding: EncodingInfo | None) -> list[tuple[str, str]]:

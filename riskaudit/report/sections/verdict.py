@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
-from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, Tone
+from riskaudit.document.blocks import Block, Bullets, Callout, Paragraph, Section, SignOff, Tone
 from riskaudit.document.cells import tally
 from riskaudit.formatting import count, given, inside, number, percent, sentence, short
+from riskaudit.report.sections.changes import Changes, change_words
 from riskaudit.report.sections.clear import clear_sentence
 from riskaudit.report.sections.columns import columns_sentence, exposures
 from riskaudit.report.sections.protect import Recommendation
+from riskaudit.report.sections.scale import scale_blocks
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
 from riskaudit.results.checks import ids_in_the_clear
@@ -21,16 +23,24 @@ from riskaudit.studies.verify.section import attacked_finding, read_attack_study
 _LIMIT_WORDS = {
     "max_revealed": "at most {value} of a sample revealed (revealed fraction)",
     "max_revealed_fraction": "at most {value} of a sample revealed (revealed fraction)",
-    "min_rmse": "posterior RMSE of at least {value} for every sample",
-    "min_posterior_rmse": "posterior RMSE of at least {value} for every sample",
+    "min_rmse": "posterior error of at least {value} (RMSE) for every sample",
+    "min_posterior_rmse": "posterior error of at least {value} (RMSE) for every sample",
 }
 
 
-def verdict_section(facts: Facts) -> Section:
+def verdict_section(facts: Facts, changes: Changes | None = None) -> Section:
     """The verdict box, the audit's warnings, and how to read the levels."""
     headline, tone, text = _headline(facts)
+    rows = _box_facts(facts)
+    if changes is not None:
+        rows = (*rows, ("Since the baseline", f"{change_words(changes)}; more in section 8"))
     blocks: list[Block] = [
-        Callout(title=headline, body=(text,), tone=tone, facts=_box_facts(facts), steps=_next_steps(facts), brief=True)
+        Callout(title=headline, body=(text,), tone=tone, facts=rows, steps=_next_steps(facts), brief=True)
+    ]
+    blocks += scale_blocks(facts)
+    blocks += [
+        Paragraph("By signing, the named person accepts the residual risk that section 7 states.", lead="Sign-off."),
+        SignOff(("Decision", "Name and role", "Conditions", "Date", "Signature")),
     ]
     policy = facts.result.policy
     if policy and policy.reasons:
@@ -130,8 +140,12 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     result = facts.result
     policy = result.policy
     rows = [
-        ("Limit", limit_words(policy) if policy else "no policy given"),
-        ("Where it came from", policy.source if policy else "nowhere: set one with --max-revealed or --policy"),
+        (
+            "Limit",
+            f"{limit_words(policy)} (from {short(policy.source, 80)})"
+            if policy
+            else "no policy given: set one with --max-revealed or --policy",
+        ),
         ("Samples", f"{facts.num_samples:,}: {level_words(facts)}"),
     ]
     for proxy, worst, label in _headline_proxies(facts):
@@ -150,7 +164,8 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     rows.append(("In the clear", _clear_words(facts)))
     rows.append(("Attacks", _attack_words(facts)))
     rows.append(("Release audited", _release_words(facts)))
-    rows.append(("Evaluation", result.threat_model.evaluation))
+    if result.warnings:
+        rows.append(("Warnings", f"{len(result.warnings):,}, listed below the box to sign"))
     return tuple(rows)
 
 
@@ -160,13 +175,13 @@ def _headline_proxies(facts: Facts) -> list[tuple[str, Callable[[list[float]], f
     if facts.num_known(_tokens(facts)):
         proxies.append((_tokens(facts), max, "Token recovery"))
     if not facts.is_joint:
-        return [*proxies, (facts.headline, max, "Revealed fraction"), (facts.error, min, "Posterior RMSE")]
+        return [*proxies, (facts.headline, max, "Revealed fraction"), (facts.error, min, "Posterior error")]
     attackers: list[Attacker] = ["informed", "outsider"]
     # The one who decides comes first.
     for attacker in sorted(attackers, key=lambda each: each != facts.attacker):
         proxies += [
             (headline_of(attacker), max, f"Revealed fraction, {attacker}"),
-            (error_of(attacker), min, f"Posterior RMSE, {attacker}"),
+            (error_of(attacker), min, f"Posterior error, {attacker}"),
         ]
     return proxies
 
@@ -234,5 +249,7 @@ def _next_steps(facts: Facts) -> tuple[str, ...]:
             "the next audit ends in a decision."
         )
     if not steps:
-        steps.append("Record the decision in section 7. Audit again when the model, the data or the release changes.")
+        steps.append(
+            "Record the decision in the box to sign. Audit again when the model, the data or the release changes."
+        )
     return tuple(steps)

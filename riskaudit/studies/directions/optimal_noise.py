@@ -71,7 +71,7 @@ def water_filled(eigenvalues: Vector, prior_variance: float, power: float) -> tu
 def per_layer(
     grams: Sequence[Tensor], sizes: Sequence[int], prior_variance: float, power: float
 ) -> tuple[Vector, float]:
-    """The best variance per entry of each layer, for H_g [d, d], float64, and P_g, and the posterior RMSE it leaves."""
+    """The best variance per entry of each layer, for H_g [d, d], float64, and P_g, the posterior error it leaves."""
     counts = np.asarray(sizes, dtype=np.float64)
     dimension = len(grams[0])
 

@@ -115,7 +115,7 @@ class ShapingAttack(Record):
 class ShapingRow(Record):
     """One sample under noise of equal power (trace of the covariance) and different shape.
 
-    ``predicted`` is the posterior RMSE per scheme, to first order; ``water_level`` is w of the water-filled noise.
+    ``predicted`` is the posterior error per scheme, to first order; ``water_level`` is w of the water-filled noise.
     ``layer_stds`` are those of the per-layer noise.
     """
 

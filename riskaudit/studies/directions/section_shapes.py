@@ -70,7 +70,7 @@ def _shaping_table(rows: list[ShapingSummary]) -> Table:
 
     columns: tables.Columns[ShapingSummary] = (
         tables.text("Shape", lambda row: _SCHEMES[row.scheme]),
-        tables.number("Predicted posterior RMSE", lambda row: row.predicted, "mean"),
+        tables.number("Predicted posterior error", lambda row: row.predicted, "mean"),
         tables.column(
             "Samples with more than isotropic",
             lambda row: Cell("–" if row.share_better is None else percent(row.share_better), row.share_better),

@@ -326,7 +326,7 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
         rest = f"; the least protected has {percent(min(1.0, least))}" if least is not None else ""
         finding = f"No assessed sample has less than {limit} of the average's protection{rest}"
     text = (
-        "Protection is the posterior RMSE, of intervals the lower end; the average is "
+        "Protection is the posterior error, of intervals the lower end; the average is "
         f"{number(study.average_protection)}.{doubt} {_influence_words(study)}"
     )
     rows = {row.id: row for row in facts.result.samples}
@@ -341,7 +341,7 @@ def _exposed_blocks(facts: Facts, study: FairnessStudy) -> list[Block]:
             shown=any(each.group is not None for each in study.samples),
         ),
         tables.column(
-            "Protection: posterior RMSE, lower end",
+            "Protection: posterior error, lower end",
             lambda each: number_cell(each.protection, each.posterior_rmse.status if each.posterior_rmse else None),
         ),
         tables.share("Share of the average", lambda each: each.share_of_average),

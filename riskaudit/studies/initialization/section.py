@@ -33,7 +33,7 @@ def initialization_blocks(facts: Facts) -> list[Block]:
     columns: tables.Columns[InitializationRow] = (
         tables.column("Initialization", _initialization_cell, numeric=False, brief=True),
         tables.column(
-            "Posterior RMSE",
+            "Posterior error",
             lambda row: replace(_quartile_cell(row.posterior_rmse), detail=interval(row.low, row.high)),
             "median, interval",
             brief=True,
@@ -86,9 +86,9 @@ def _figure(study: InitializationStudy, table: Table) -> Figure | None:
     return Figure(
         id="initialization",
         title=_finding(study),
-        alt=f"Median posterior RMSE of {count(len(spans), 'initialization')} with intervals and quartiles.",
+        alt=f"Median posterior error of {count(len(spans), 'initialization')} with intervals and quartiles.",
         plot=SpanPlot(
-            f"posterior RMSE (data units) at noise std {given(study.noise_std)}; larger is safer",
+            f"posterior error (data units) at noise std {given(study.noise_std)}; larger is safer",
             spans,
             (Reference(study.prior_rmse, f"guess from the prior: {number(study.prior_rmse)}"),),
             (0.0, 1.05 * largest),
@@ -106,7 +106,7 @@ def _finding(study: InitializationStudy) -> str:
     ranked = [(row, row.posterior_rmse.median) for row in study.rows if row.rank is not None and row.posterior_rmse]
     (best, most), (worst, least) = ranked[0], ranked[-1]
     if len(ranked) == 1 or most is None or least is None:
-        return f"Posterior RMSE of {_title(best)}"
+        return f"Posterior error of {_title(best)}"
     return (
         f"{_title(worst)[0].upper()}{_title(worst)[1:]} leaks most (median error {number(least)}), {_title(best)} "
         f"least ({number(most)})"

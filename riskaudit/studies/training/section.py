@@ -28,7 +28,7 @@ def training_blocks(facts: Facts) -> list[Block]:
     blocks: list[Block] = [heading, Paragraph(sentence(study.summary), lead="Finding.", brief=True)]
     if study.mean_trend is not None and study.worst_trend is not None:
         text = (
-            "Over the checkpoints, the accuracy on the samples correlates with the mean posterior RMSE by "
+            "Over the checkpoints, the accuracy on the samples correlates with the mean posterior error by "
             f"{signed(study.mean_trend)}, with that of the most exposed sample by {signed(study.worst_trend)} "
             "(Spearman)."
         )
@@ -60,13 +60,13 @@ def _table(study: TrainingStudy) -> Table:
         tables.column("Checkpoint", _checkpoint_cell, numeric=False),
         tables.share("Accuracy", lambda row: row.accuracy, "on the samples", missing="no result", brief=True),
         spread(
-            "Mean posterior RMSE",
+            "Mean posterior error",
             "posterior_rmse",
             lambda error: ends_cell(error.mean, error.low, error.high),
             "interval",
         ),
         spread(
-            "Least posterior RMSE",
+            "Least posterior error",
             "posterior_rmse",
             lambda error: _cell(error.worst, short(error.worst_sample, 14)),
             "sample",
@@ -137,7 +137,7 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
         id="training",
         title=f"From step {start.step:,} to {end.step:,} the mean error goes from {number(before.mean)} to "
         f"{number(after.mean)}, that of the most exposed sample from {number(before.worst)} to {number(after.worst)}",
-        alt=f"Mean and least posterior RMSE, and accuracy, over {count(len(drawn), 'checkpoint')}.",
+        alt=f"Mean and least posterior error, and accuracy, over {count(len(drawn), 'checkpoint')}.",
         plot=CurvePlot(
             "step of training",
             "share",
@@ -149,7 +149,7 @@ def _figure(study: TrainingStudy, table: Table) -> Figure | None:
         ),
         table=table,
         caption=(
-            f"Posterior RMSE as a share of the {number(study.prior_rmse)} of a guess from the prior, at noise std "
+            f"Posterior error as a share of the {number(study.prior_rmse)} of a guess from the prior, at noise std "
             f"{given(study.noise_std)}: 1 is all protected. Attacks' errors likewise; accuracy on the same scale."
         ),
     )
