@@ -17,7 +17,7 @@ from riskaudit.cli.options import command, in_options
 from riskaudit.cli.scan import EXIT_EXCEEDED
 from riskaudit.errors import ResultError, SettingsError
 from riskaudit.files import add_to_folder, check_output_folder, write_folder
-from riskaudit.formatting import printable
+from riskaudit.formatting import count, printable
 
 if TYPE_CHECKING:
     from riskaudit.results import AuditResult
@@ -95,7 +95,7 @@ def _bundle(folder: Path, bundle: Path, formats: Sequence[str], *, quiet: bool) 
     private = any(not path.stat().st_mode & 0o077 for path in paths.values())
     write_folder(bundle, files, private=private)
     if not quiet:
-        typer.echo(f"wrote {bundle / 'index.html'} and {len(files) - 1} files of {len(paths)} audits")
+        typer.echo(f"wrote {bundle / 'index.html'} and {count(len(files) - 1, 'file')} of {count(len(paths), 'audit')}")
     for contradiction in contradictions:
         typer.echo(f"riskaudit: {printable(contradiction)}", err=True)
     return EXIT_EXCEEDED if contradictions else 0

@@ -75,7 +75,7 @@ def height(plot: Plot) -> float:
         case SpanPlot():
             return 1.3 + 0.27 * len(plot.spans)
         case ScalePlot() | CurvePlot():
-            return 1.35 if isinstance(plot, ScalePlot) else 3.1
+            return 1.2 if isinstance(plot, ScalePlot) else 3.1
         case FrontPlot() | CorridorPlot():
             # The legend of a front names its points.
             return 3.5 + 0.08 * len(plot.points) if isinstance(plot, FrontPlot) else 1.35 + 0.165 * len(plot.corridors)

@@ -113,3 +113,35 @@ def test_demo_where_nothing_can_be_written(command, tmp_path) -> None:
 def test_the_result_in_memory_renders_as_the_file(complete) -> None:
     page = render(complete.result, ("html",), spelling=in_options)["audit.html"]
     assert page == (complete.folder / "audit.html").read_bytes()
+
+
+def test_a_bundle_has_an_index_and_every_audit(command, complete, tmp_path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        (tmp_path / "all" / name / "audit.json").write_bytes((complete.folder / "audit.json").read_bytes())
+    site = tmp_path / "site"
+    outcome = command("report", tmp_path / "all", "--bundle", site, "--format=html")
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in site.iterdir()) == ["a.html", "b.html", "index.html", MANIFEST]
+    # An audit that can't be read leaves the earlier pages as they are.
+    before = {path.name: path.read_bytes() for path in site.iterdir()}
+    (tmp_path / "all" / "b" / "audit.json").write_text("{}")
+    outcome = command("report", tmp_path / "all", "--bundle", site, "--format=html")
+    assert outcome.code == 2
+    assert "all/b" in outcome.err.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in site.iterdir()} == before
+
+
+def test_a_bundle_of_nothing_is_refused(command, complete, tmp_path) -> None:
+    (tmp_path / "none").mkdir()
+    for words in (
+        ["none", "--bundle", "site"],
+        [complete.folder / "audit.json", "--bundle", "site"],
+        [complete.folder, "--bundle", "site", "--baseline", complete.folder],
+        [complete.folder, "--bundle", "site", "--out", "other"],
+    ):
+        arguments = [tmp_path / word if word in ("none", "site", "other") else word for word in words]
+        outcome = command("report", *arguments)
+        assert outcome.code == 2
+        assert outcome.err.count("\n") == 1
+        assert not (tmp_path / "site").exists()

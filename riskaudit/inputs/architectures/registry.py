@@ -195,7 +195,8 @@ def unrecognised(shapes: Shapes) -> str:
     nearest = sorted(fits, key=lambda fit: (fit.num_differences, -_shared_names(fit, shapes)))[:2]
     reasons = ". ".join(f"{fit.architecture.name}: {clean(fit.difference, 110)}" for fit in nearest)
     return (
-        "no registered architecture fits the weights; name it with `arch=NAME` or `arch=file.py:factory` "
+        "no registered architecture fits the weights; name it with `arch=NAME`, "
+        "`arch=torchvision:NAME`, `arch=timm:NAME` or `arch=file.py:factory` "
         f"(nearest: {reasons})"
     )
 

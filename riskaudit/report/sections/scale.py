@@ -28,14 +28,14 @@ from riskaudit.results.facts import Facts
 # Mean and standard deviation of MNIST's pixels, black 0 and white 1.
 DIGITS_MEAN, DIGITS_STD = 0.1307, 0.3081
 _SEED = 0
+# An error that readers can compare others with.
+_COMPARED = 0.1
 
 
 def scale_blocks(facts: Facts) -> list[Block]:
-    """The scale, where errors are known, and the examples, where private images are shown."""
+    """The scale, where errors are known."""
     guess = facts.result.prior.std
-    if not facts.num_known(facts.error) or not guess > 0:
-        return []
-    return [_figure(facts, guess), *_examples(facts, guess)]
+    return [_figure(facts, guess)] if facts.num_known(facts.error) and guess > 0 else []
 
 
 def _is_image(facts: Facts) -> bool:
@@ -95,14 +95,15 @@ def _numbers(facts: Facts, guess: float, exact: str) -> Table:
     return tables.table("scale", "The two numbers behind the verdict", rows, columns)
 
 
-def _examples(facts: Facts, guess: float) -> list[Block]:
+def example_blocks(facts: Facts) -> list[Block]:
+    """What the audit's errors look like on public digits, where private images are shown."""
     low, high = facts.result.data.input_range
     shown = any(row.image_png is not None for row in facts.result.samples)
-    if not shown or not _is_image(facts) or low < 0 or high > 1:
+    if not shown or not facts.num_known(facts.error) or not _is_image(facts) or low < 0 or high > 1:
         return []
     errors = [("the image itself", 0.0)]
     ends = facts.cautious(facts.error)
-    errors += [("most exposed", min(ends)), ("median", median(ends)), ("a guess", guess)]
+    errors += [("most exposed", min(ends)), ("median", median(ends)), ("to compare with", _COMPARED)]
     digits = _digits()
     items = [
         Picture(f"RMSE {number(error)}" if error else "original", _png(estimate(digit, error)), words, alt=(
@@ -115,9 +116,8 @@ def _examples(facts: Facts, guess: float) -> list[Block]:
         Gallery(
             tuple(items),
             caption=(
-                "What such errors look like, on two public digits of MNIST that are no part of this audit: drawn as "
-                "the best attacker's estimate if what leaves told every pixel equally well. Real errors are spread "
-                f"otherwise, and from {DIGITS_STD} on nothing is left but the digits' mean."
+                "Such errors on public digits of MNIST, no part of this audit, as if what leaves told every pixel "
+                f"equally well. Real errors are spread otherwise; from {DIGITS_STD} on the digits' mean is left."
             ),
         )
     ]

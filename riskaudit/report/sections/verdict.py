@@ -12,7 +12,7 @@ from riskaudit.report.sections.changes import Changes, change_words
 from riskaudit.report.sections.clear import clear_sentence
 from riskaudit.report.sections.columns import columns_sentence, exposures
 from riskaudit.report.sections.protect import Recommendation
-from riskaudit.report.sections.scale import scale_blocks
+from riskaudit.report.sections.scale import example_blocks, scale_blocks
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
 from riskaudit.results.checks import ids_in_the_clear
@@ -41,6 +41,7 @@ def verdict_section(facts: Facts, changes: Changes | None = None) -> Section:
     blocks += [
         Paragraph("By signing, the named person accepts the residual risk that section 7 states.", lead="Sign-off."),
         SignOff(("Decision", "Name and role", "Conditions", "Date", "Signature")),
+        *example_blocks(facts),
     ]
     policy = facts.result.policy
     if policy and policy.reasons:
