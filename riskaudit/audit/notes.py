@@ -80,7 +80,8 @@ def warnings_of(
         )
     unassessed = sum(not row.proxies[headline].assessed for row in rows) - failed
     if unassessed:
-        warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe")
+        more = "; more `budget` may tell" if settings.budget is not None else ""
+        warnings.append(f"{unassessed} of {len(rows)} samples have no revealed fraction: not assessed, not safe{more}")
     if is_joint and settings.calibration is not None and settings.attacker == "informed":
         warnings.append(
             "the calibration is of attacks that know no other sample of an upload: it gives intervals to the "
