@@ -1,0 +1,289 @@
+"""Texts: do proxies rank what TAG makes of them, and are tokens told as often as token recovery says?
+
+    python -m benchmarks.texts agreement --rows agreement.jsonl
+    python -m benchmarks.texts model --model FOLDER --rows model.jsonl
+
+``agreement`` takes up Figure 4 of Zhang et al. (NeurIPS 2023): a random BERT and GPT-2 (500 words, two layers),
+sentences of 5 to 8 random tokens, their classification gradients under noise, attacked by TAG; rank correlations of
+proxies with what came out, per noise level. ``model`` audits a folder of Hugging Face's: at some positions of some
+sentences the informed attacker tries every candidate on real draws of the noise, beside the predicted token recovery;
+and the token-span check beside the attack of that name. Finished parts are kept in the file of rows, one a line, and
+not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.options import Printer
+from benchmarks.options import Settings as Measurement
+from benchmarks.tables import Table
+from riskaudit.attacks import TokenSpanAttack, TransformerGradients
+from riskaudit.audit import AuditSettings
+from riskaudit.audit.audit import audit_client
+from riskaudit.audit.client import Client, make_client
+from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
+from riskaudit.inputs.huggingface.library import import_transformers, quiet
+from riskaudit.inputs.texts import with_tokens
+from riskaudit.sensitivity.tokens import TokenDifferences
+from riskaudit.statistics.rank_correlation import rank_correlation
+from riskaudit.studies.attacking import Target, attack_rows, metrics_of
+
+WORDS, WIDTH, CLASSES, SHORTEST, LONGEST = 500, 16, 3, 5, 8
+PROXIES = ("posterior_rmse", "map_i2f", "token_recovery")
+MEASURED = ("rmse", "token_accuracy", "rouge1", "rougeL", "bleu", "feature_mse")
+# Draws of the noise that the informed attacker sees at every position.
+DRAWS = 40
+SENTENCES = (
+    "the nurse wrote down his blood pressure before lunch",
+    "she moved her savings to another bank in spring",
+    "our neighbours are selling their house this year",
+    "he failed the exam and told nobody",
+    "the invoice was paid twice by mistake",
+    "rain is expected over the hills tonight",
+    "my brother takes two pills every morning",
+    "the committee will meet again on friday afternoon at nine",
+)
+Row = dict[str, Any]
+
+
+def kept(path: Path, key: str, make: Callable[[], Row]) -> Row:
+    """The row of this key in a file of rows; made and added where it isn't there."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        row: Row = json.loads(line)
+        if row["key"] == key:
+            return row
+    row = {"key": key, **make()}
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
+
+
+def random_model(kind: str, folder: Path) -> Checkpoint:
+    """A small BERT or GPT-2 with random weights, as a folder that is read back."""
+    transformers = import_transformers()
+    common = {"vocab_size": WORDS, "num_labels": CLASSES, "initializer_range": 0.3}
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            n_embd=WIDTH, n_layer=2, n_head=2, n_positions=LONGEST, bos_token_id=1, eos_token_id=1, **common
+        )
+        network = transformers.GPT2ForSequenceClassification
+    else:
+        config = transformers.BertConfig(
+            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * WIDTH,
+            max_position_embeddings=LONGEST, **common,
+        )  # fmt: skip
+        network = transformers.BertForSequenceClassification
+    with quiet(transformers), torch.random.fork_rng():
+        torch.manual_seed(0)
+        network(config).save_pretrained(folder)
+    return load_checkpoint(folder)
+
+
+def random_texts(checkpoint: Checkpoint, count: int) -> Samples:
+    """Sentences of random tokens, none of them special."""
+    assert checkpoint.text is not None
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randint(5, WORDS, (count, LONGEST), generator=generator).tolist()
+    rows = [row[: SHORTEST + number % (LONGEST - SHORTEST + 1)] for number, row in enumerate(drawn)]
+    tokens, targets = checkpoint.text.of_numbers(rows, "drawn"), torch.arange(count) % CLASSES
+    return Samples(tokens.embedded(), targets, tuple(map(str, range(count))), tokens=tokens)
+
+
+def agreement(printer: Printer, options: argparse.Namespace) -> None:
+    """Rank correlations of proxies with TAG's reconstructions, per model and noise level."""
+    table = Table(
+        f"TAG on {options.sentences} sentences, {options.steps} steps: means, and Spearman with 95 % intervals",
+        {"model": "model", "std": "noise std", "measured": "measured by", "mean": "mean"}
+        | {name: name for name in PROXIES},
+    )
+    for kind in options.kinds:
+        for std in options.noise_std:
+            key = f"{kind} {std:g} {options.sentences} {options.steps}"
+            row = kept(options.rows, key, partial(attacked, kind, std, options.sentences, options.steps))
+            table.rows += [correlated(kind, std, name, row) for name in MEASURED]
+            table.notes.append(f"{kind}, {std:g}: {row['cpu']:.0f} s of one core, {row['seconds']:.0f} s of wall time.")
+    printer.add(table)
+
+
+def attacked(kind: str, std: float, count: int, steps: int) -> Row:
+    """Predictions and TAG's results for every sentence."""
+    began, worked = time.perf_counter(), time.process_time()
+    with TemporaryDirectory() as folder:
+        checkpoint = random_model(kind, Path(folder) / kind)
+    samples = random_texts(checkpoint, count)
+    settings = AuditSettings(release=f"gaussian:{std:g}", proxies=PROXIES, checks=False)
+    client = make_client(checkpoint, samples, settings)
+    result = audit_client(client)
+    attack, indices = TransformerGradients(steps=steps), list(range(count))
+    found = attack_rows("tag", attack, Target.of(client, None, True), indices, metrics_of(client, MEASURED), False)
+    return {
+        "proxies": {name: [row.proxies[name].value for row in result.samples] for name in PROXIES},
+        "metrics": {name: [row.metrics[name] for row in found] for name in MEASURED},
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - worked,
+    }
+
+
+def correlated(kind: str, std: float, measured: str, row: Row) -> Row:
+    """A line of the table."""
+    values = row["metrics"][measured]
+    line: Row = {"model": kind, "std": std, "measured": measured, "mean": statistics.fmean(values)}
+    for name in PROXIES:
+        pairs = [pair for pair in zip(row["proxies"][name], values, strict=True) if None not in pair]
+        found = rank_correlation(*zip(*pairs, strict=True), pairs=False) if len(pairs) > 3 else None
+        if found is not None and found.spearman is not None:
+            ends = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
+            line[name] = f"{found.spearman:.2f}{ends}"
+    return line
+
+
+def model(printer: Printer, options: argparse.Namespace) -> None:
+    """Token recovery against the informed attacker, and the span check against the attack, on a real model."""
+    checkpoint = load_checkpoint(options.model, task="classification", classes=("no", "yes"))
+    assert checkpoint.text is not None
+    tokens = checkpoint.text.tokens(SENTENCES[: options.sentences], "sentences")
+    count = len(tokens.ids)
+    samples = Samples(tokens.embedded(), torch.arange(count) % 2, tuple(map(str, range(count))), tokens=tokens)
+    spans = Table(
+        "Tokens by spans, without noise",
+        {"text": "text", "tokens": "tokens", "told": "told right", "status": "status", "cpu": "s of one core"},
+    )
+    told: list[Row] = []
+    for index in range(count):
+        alone = samples.select([index])
+        if index < options.told:
+            key = f"told {index} {options.positions}"
+            told.append(kept(options.rows, key, partial(informed, checkpoint, alone, options)))
+        spans.rows.append(kept(options.rows, f"span {index}", partial(spanned, checkpoint, alone, index)))
+    columns = {"std": "noise std", "predicted": "token recovery", "attacked": "informed attacker", "off": "difference"}
+    recovered = Table("Token recovery and the informed attacker", columns)
+    for place, std in enumerate(options.noise_std):
+        predicted = statistics.fmean(value for row in told for value in row["predicted"][place])
+        reached = statistics.fmean(value for row in told for value in row["attacked"][place])
+        recovered.rows.append({"std": std, "predicted": predicted, "attacked": reached, "off": reached - predicted})
+    recovered.notes.append(
+        f"{sum(len(row['predicted'][0]) for row in told)} positions of {len(told)} sentences, {DRAWS} draws of the "
+        f"noise each, {told[0]['candidates'] if told else 0} candidates at each; "
+        f"{sum(row['cpu'] for row in told):.0f} s of one core, {max(row['gigabytes'] for row in told):.1f} GB at most."
+    )
+    printer.add(recovered)
+    printer.add(spans)
+
+
+def client_of(checkpoint: Checkpoint, samples: Samples, release: str) -> Client:
+    """Of one sentence."""
+    return make_client(checkpoint, samples, AuditSettings(release=release, dtype="float32", checks=False))
+
+
+def informed(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespace) -> Row:
+    """Predicted recovery at some positions of one text, and how often trying every candidate tells the token."""
+    worked = time.process_time()
+    client = client_of(checkpoint, samples, "gaussian:1")
+    jacobian = client.jacobian(client.release)(client.upload_batch([0]))
+    assert samples.tokens is not None
+    differences = TokenDifferences(jacobian, samples.tokens, [0], 0, 0.05)
+    places = differences.private_positions(0)[: options.positions]
+    predicted, reached = [list[float]() for _ in options.noise_std], [list[float]() for _ in options.noise_std]
+    for place in places:
+        confusion = differences._confusion(0, place)
+        for own, std in zip(predicted, options.noise_std, strict=True):
+            own.append(confusion.recovery(std).value)
+        for own, value in zip(reached, tried(client, samples, differences, place, options.noise_std), strict=True):
+            own.append(value)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    cpu = time.process_time() - worked
+    return {
+        "predicted": predicted, "attacked": reached, "candidates": differences.num_candidates, "cpu": cpu,
+        "gigabytes": peak,
+    }  # fmt: skip
+
+
+def tried(
+    client: Client, samples: Samples, differences: TokenDifferences, place: int, stds: Sequence[float]
+) -> list[float]:
+    """Share of noise draws, per std, at which the truth is the nearest of all candidates to what was sent."""
+    assert samples.tokens is not None
+    batch, ids = client.upload_batch([0]), samples.tokens.ids[0]
+    true = torch.tensor([samples.tokens.true_token(0, place)])
+    numbers = torch.cat([true, differences._candidates(0, place)])
+    read, targets = with_tokens(samples.tokens.task, ids, batch.targets[0].cpu(), place, numbers)
+    rows = [
+        client.release.mean(replace(batch, inputs=one[None], targets=target[None])).detach()[0]
+        for one, target in zip(read, targets, strict=True)
+    ]
+    generator, shares = torch.Generator().manual_seed(1000 + place), torch.zeros(len(stds))
+    for _ in range(DRAWS):
+        noise = torch.randn(len(rows[0]), generator=generator)
+        # ||r + n - r_v||^2 to all candidates, from what was sent alone.
+        for number, std in enumerate(stds):
+            sent = rows[0] + std * noise
+            shares[number] += float(distances(sent, rows).argmin() == 0)
+    return (shares / DRAWS).tolist()
+
+
+def distances(sent: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """||sent - row||^2 of every row, float64."""
+    return torch.stack([(sent - row).square().sum(dtype=torch.float64) for row in rows])
+
+
+def spanned(checkpoint: Checkpoint, samples: Samples, index: int) -> Row:
+    """The attack by spans on one text: whether every token is right."""
+    worked = time.process_time()
+    client = make_client(checkpoint, samples, AuditSettings(release="gradient", checks=False))
+    found = TokenSpanAttack().run(Target.of(client, None, True).observe([0]), torch.Generator().manual_seed(0))
+    right = (found.inputs - client.batch([0]).inputs).abs().amax(-1)[0] == 0
+    return {
+        "text": index, "tokens": len(right), "told": int(right.sum()), "status": found.status[0],
+        "cpu": time.process_time() - worked,
+    }  # fmt: skip
+
+
+EXPERIMENTS: dict[str, Callable[[Printer, argparse.Namespace], None]] = {"agreement": agreement, "model": model}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one experiment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--rows", type=Path, required=True, metavar="FILE", help="finished parts, one a line")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="of Hugging Face's, for `model`")
+    parser.add_argument("--kinds", nargs="+", choices=["bert", "gpt2"], default=["bert", "gpt2"])
+    parser.add_argument("--sentences", type=int, help="default: 32; for `model` 8")
+    parser.add_argument("--told", type=int, default=2, help="sentences of `model` that tokens are tried on")
+    parser.add_argument("--positions", type=int, default=2, help="of each of these")
+    parser.add_argument("--steps", type=int, default=1000, help="of TAG")
+    parser.add_argument("--noise-std", type=float, nargs="+", help="default: three levels; for `model` four decades")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
+    options = parser.parse_args(arguments)
+    is_model = options.experiment == "model"
+    if is_model and options.model is None:
+        parser.error("expected --model FOLDER for model, found none")
+    options.sentences = options.sentences or (len(SENTENCES) if is_model else 32)
+    options.noise_std = options.noise_std or ([1e-3, 1e-2, 1e-1, 1.0] if is_model else [1e-3, 1e-2, 1e-1])
+    if options.quick:
+        options.sentences, options.steps, options.noise_std, options.kinds = 4, 2, options.noise_std[:1], ["bert"]
+    measurement = Measurement(threads=1, dtype="float32" if is_model else "float64")
+    measurement.apply()
+    printer = Printer("Texts", measurement)
+    EXPERIMENTS[options.experiment](printer, options)
+    printer.finish(options.json)
+
+
+if __name__ == "__main__":
+    main()
