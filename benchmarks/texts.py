@@ -1,14 +1,14 @@
 """Texts: do proxies rank what TAG makes of them, and are tokens told as often as token recovery says?
 
     python -m benchmarks.texts agreement --rows agreement.jsonl
-    python -m benchmarks.texts model --model FOLDER --rows model.jsonl
+    python -m benchmarks.texts model --rows model.jsonl [--model FOLDER]
 
 ``agreement`` takes up Figure 4 of Zhang et al. (NeurIPS 2023): a random BERT and GPT-2 (500 words, two layers),
 sentences of 5 to 8 random tokens, their classification gradients under noise, attacked by TAG; rank correlations of
-proxies with what came out, per noise level. ``model`` audits a folder of Hugging Face's: at some positions of some
-sentences the informed attacker tries every candidate on real draws of the noise, beside the predicted token recovery;
-and the token-span check beside the attack of that name. Finished parts are kept in the file of rows, one a line, and
-not done again.
+proxies with what came out, per noise level. ``model`` looks at those models, or at a folder of Hugging Face's: at some
+positions of some sentences the informed attacker tries every candidate on real draws of the noise, beside the predicted
+token recovery; and how many tokens the attack by spans tells without noise. Finished parts are kept in the file of
+rows, one a line, and not done again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.options import Printer
 from benchmarks.options import Settings as Measurement
@@ -38,15 +36,14 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
 from riskaudit.inputs.huggingface.library import import_transformers, quiet
 from riskaudit.inputs.texts import with_tokens
-from riskaudit.sensitivity.tokens import TokenDifferences
+from riskaudit.release import Batch
+from riskaudit.sensitivity.tokens import CHUNK_ENTRIES, TokenDifferences
 from riskaudit.statistics.rank_correlation import rank_correlation
 from riskaudit.studies.attacking import Target, attack_rows, metrics_of
 
 WORDS, WIDTH, CLASSES, SHORTEST, LONGEST = 500, 16, 3, 5, 8
 PROXIES = ("posterior_rmse", "map_i2f", "token_recovery")
 MEASURED = ("rmse", "token_accuracy", "rouge1", "rougeL", "bleu", "feature_mse")
-# Draws of the noise that the informed attacker sees at every position.
-DRAWS = 40
 SENTENCES = (
     "the nurse wrote down his blood pressure before lunch",
     "she moved her savings to another bank in spring",
@@ -153,36 +150,61 @@ def correlated(kind: str, std: float, measured: str, row: Row) -> Row:
 
 
 def model(printer: Printer, options: argparse.Namespace) -> None:
-    """Token recovery against the informed attacker, and the span check against the attack, on a real model."""
-    checkpoint = load_checkpoint(options.model, task="classification", classes=("no", "yes"))
+    """Token recovery against the informed attacker, and the attack by spans: of a folder, or of the random models."""
+    with TemporaryDirectory() as folder:
+        for name in ["folder"] if options.model else options.kinds:
+            if options.model:
+                checkpoint = load_checkpoint(options.model, task="classification", classes=("no", "yes"))
+                samples = own_texts(checkpoint, options.sentences)
+            else:
+                checkpoint = random_model(name, Path(folder) / name)
+                samples = random_texts(checkpoint, options.sentences)
+            compare_tokens(printer, name, checkpoint, samples, options)
+
+
+def own_texts(checkpoint: Checkpoint, count: int) -> Samples:
+    """The first of the sentences above."""
     assert checkpoint.text is not None
-    tokens = checkpoint.text.tokens(SENTENCES[: options.sentences], "sentences")
+    tokens = checkpoint.text.tokens(SENTENCES[:count], "sentences")
     count = len(tokens.ids)
-    samples = Samples(tokens.embedded(), torch.arange(count) % 2, tuple(map(str, range(count))), tokens=tokens)
+    return Samples(tokens.embedded(), torch.arange(count) % 2, tuple(map(str, range(count))), tokens=tokens)
+
+
+def compare_tokens(
+    printer: Printer, name: str, checkpoint: Checkpoint, samples: Samples, options: argparse.Namespace
+) -> None:
+    """Both tables of one model."""
     spans = Table(
-        "Tokens by spans, without noise",
+        f"{name}: tokens by spans, without noise",
         {"text": "text", "tokens": "tokens", "told": "told right", "status": "status", "cpu": "s of one core"},
     )
     told: list[Row] = []
-    for index in range(count):
+    for index in range(len(samples)):
         alone = samples.select([index])
         if index < options.told:
-            key = f"told {index} {options.positions}"
+            key = f"{name} told {index} {options.positions} {options.draws}"
             told.append(kept(options.rows, key, partial(informed, checkpoint, alone, options)))
-        spans.rows.append(kept(options.rows, f"span {index}", partial(spanned, checkpoint, alone, index)))
+        if index < options.spans:
+            spans.rows.append(kept(options.rows, f"{name} span {index}", partial(spanned, checkpoint, alone, index)))
+    if told:
+        printer.add(recoveries(name, told, options))
+    printer.add(spans)
+
+
+def recoveries(name: str, told: Sequence[Row], options: argparse.Namespace) -> Table:
+    """Predictions beside what the informed attacker reached, per noise level."""
     columns = {"std": "noise std", "predicted": "token recovery", "attacked": "informed attacker", "off": "difference"}
-    recovered = Table("Token recovery and the informed attacker", columns)
+    recovered = Table(f"{name}: token recovery and the informed attacker", columns)
     for place, std in enumerate(options.noise_std):
         predicted = statistics.fmean(value for row in told for value in row["predicted"][place])
         reached = statistics.fmean(value for row in told for value in row["attacked"][place])
         recovered.rows.append({"std": std, "predicted": predicted, "attacked": reached, "off": reached - predicted})
     recovered.notes.append(
-        f"{sum(len(row['predicted'][0]) for row in told)} positions of {len(told)} sentences, {DRAWS} draws of the "
-        f"noise each, {told[0]['candidates'] if told else 0} candidates at each; "
+        f"{sum(len(row['predicted'][0]) for row in told)} positions of {len(told)} sentences, {options.draws} draws of "
+        f"the noise each, {told[0]['candidates']} candidates at each; "
         f"{sum(row['cpu'] for row in told):.0f} s of one core, {max(row['gigabytes'] for row in told):.1f} GB at most."
     )
-    printer.add(recovered)
-    printer.add(spans)
+    return recovered
 
 
 def client_of(checkpoint: Checkpoint, samples: Samples, release: str) -> Client:
@@ -203,7 +225,9 @@ def informed(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespa
         confusion = differences._confusion(0, place)
         for own, std in zip(predicted, options.noise_std, strict=True):
             own.append(confusion.recovery(std).value)
-        for own, value in zip(reached, tried(client, samples, differences, place, options.noise_std), strict=True):
+        for own, value in zip(
+            reached, tried(client, samples, differences, place, options.noise_std, options.draws), strict=True
+        ):
             own.append(value)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cpu = time.process_time() - worked
@@ -214,31 +238,35 @@ def informed(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespa
 
 
 def tried(
-    client: Client, samples: Samples, differences: TokenDifferences, place: int, stds: Sequence[float]
+    client: Client, samples: Samples, differences: TokenDifferences, place: int, stds: Sequence[float], draws: int
 ) -> list[float]:
     """Share of noise draws, per std, at which the truth is the nearest of all candidates to what was sent."""
     assert samples.tokens is not None
     batch, ids = client.upload_batch([0]), samples.tokens.ids[0]
+    assert batch.lengths is not None
     true = torch.tensor([samples.tokens.true_token(0, place)])
     numbers = torch.cat([true, differences._candidates(0, place)])
     read, targets = with_tokens(samples.tokens.task, ids, batch.targets[0].cpu(), place, numbers)
+    size = max(1, CHUNK_ENTRIES // client.release.num_entries)
+    parts = zip(torch.split(read, size), torch.split(targets, size), strict=True)
     rows = [
-        client.release.mean(replace(batch, inputs=one[None], targets=target[None])).detach()[0]
-        for one, target in zip(read, targets, strict=True)
+        client.release.mean(
+            Batch(some, told, numbers=(0,) * len(some), lengths=batch.lengths.expand(len(some)))
+        ).detach()
+        for some, told in parts
     ]
+    candidates = torch.cat(rows)
+    # Seen from their mean, so that no digits are lost: ||y - r_v||^2 = ||y||^2 - 2 y . r_v + ||r_v||^2, y = r_0 + n.
+    candidates -= candidates.mean(0)
+    squared = candidates.square().sum(1).double()
+    inner = (candidates @ candidates[0]).double()
     generator, shares = torch.Generator().manual_seed(1000 + place), torch.zeros(len(stds))
-    for _ in range(DRAWS):
-        noise = torch.randn(len(rows[0]), generator=generator)
-        # ||r + n - r_v||^2 to all candidates, from what was sent alone.
+    for _ in range(draws):
+        noise = torch.randn(candidates.shape[1], generator=generator, dtype=candidates.dtype)
+        along = (candidates @ noise).double()
         for number, std in enumerate(stds):
-            sent = rows[0] + std * noise
-            shares[number] += float(distances(sent, rows).argmin() == 0)
-    return (shares / DRAWS).tolist()
-
-
-def distances(sent: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """||sent - row||^2 of every row, float64."""
-    return torch.stack([(sent - row).square().sum(dtype=torch.float64) for row in rows])
+            shares[number] += float((squared - 2 * (inner + std * along)).argmin() == 0)
+    return (shares / draws).tolist()
 
 
 def spanned(checkpoint: Checkpoint, samples: Samples, index: int) -> Row:
@@ -261,19 +289,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument("--rows", type=Path, required=True, metavar="FILE", help="finished parts, one a line")
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="of Hugging Face's, for `model`")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="of Hugging Face's, for `model`; else random ones")
     parser.add_argument("--kinds", nargs="+", choices=["bert", "gpt2"], default=["bert", "gpt2"])
     parser.add_argument("--sentences", type=int, help="default: 32; for `model` 8")
     parser.add_argument("--told", type=int, default=2, help="sentences of `model` that tokens are tried on")
     parser.add_argument("--positions", type=int, default=2, help="of each of these")
+    parser.add_argument("--draws", type=int, default=200, help="of the noise at each position, for `model`")
+    parser.add_argument("--spans", type=int, default=8, help="sentences of `model` that the attack by spans is run on")
     parser.add_argument("--steps", type=int, default=1000, help="of TAG")
     parser.add_argument("--noise-std", type=float, nargs="+", help="default: three levels; for `model` four decades")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     is_model = options.experiment == "model"
-    if is_model and options.model is None:
-        parser.error("expected --model FOLDER for model, found none")
     options.sentences = options.sentences or (len(SENTENCES) if is_model else 32)
     options.noise_std = options.noise_std or ([1e-3, 1e-2, 1e-1, 1.0] if is_model else [1e-3, 1e-2, 1e-1])
     if options.quick:
