@@ -47,8 +47,8 @@ CHUNK_ENTRIES, WHOLE_ENTRIES, SINGLE_ENTRIES = 2**24, 2**26, 2**29
 COLUMNS = 2**18
 # Buckets of the sketch that stands for differences which are too many to be kept.
 BUCKETS = 2**15
-# Nearest tokens whose joint law is drawn from; the others count by the union bound. And draws.
-DRAWN_TOKENS, DRAWS = 128, 4000
+# Nearest tokens whose joint law is drawn from, at least and at most, the multiplications that decide, and draws.
+FEWEST_DRAWN, MOST_DRAWN, DRAWN_WORK, DRAWS = 128, 512, 8 * 10**9, 4000
 # Products by which tokens are ranked.
 RANKING = 16
 # Differences below this many roundings of the release are none.
@@ -70,6 +70,7 @@ class Confusion:
     Attributes:
         distances: ||D_v|| of the tokens that were tried, ascending, [K]; 0 where nothing changes.
         ratios: of every draw, max_v 2 n . D_v / ||D_v||^2 for n of std 1, over the nearest tokens, ascending [S].
+        drawn: number of these.
         untried: number of tokens of the vocabulary that weren't tried.
         sketched: whether inner products are of sketches.
         failure: probability that either end is wrong.
@@ -77,6 +78,7 @@ class Confusion:
 
     distances: np.ndarray
     ratios: np.ndarray
+    drawn: int
     untried: int
     sketched: bool
     failure: float
@@ -87,17 +89,22 @@ class Confusion:
         return len(self.distances)
 
     def recovery(self, sigma: float) -> Interval:
-        """Probability that the attacker takes the right token, at noise of std sigma."""
+        """Probability that the attacker takes the right token, at noise of std sigma.
+
+        The value counts tokens whose joint law wasn't drawn from as if each passed for the truth independently, the
+        lower end by the union bound, the upper one not at all.
+        """
         if not self.tried:
             return Interval(1.0, 1.0 if not self.untried else 0.0, 1.0)
         passing = ndtr(-self.distances / (2 * sigma))
-        union, rest = float(passing.sum()), float(passing[DRAWN_TOKENS:].sum())
+        union, rest = float(passing.sum()), float(passing[self.drawn :].sum())
         share, low, high = self._drawn(float(np.mean(self.ratios < 1 / sigma)))
         best = 1 - float(passing.max())
         high = best if self.sketched else min(best, high)
         low = max(0.0, 1 - union, 0.0 if self.sketched else low - rest)
         low = 0.0 if self.untried else min(low, high)
-        value = min(high, max(low, share - rest, 1 - union))
+        none_passes = float(np.exp(np.log1p(-passing[self.drawn :]).sum()))
+        value = min(high, max(low, share * none_passes, 1 - union))
         return Interval(value, low, high)
 
     def noise_for(self, limit: float) -> float | None:
@@ -189,12 +196,14 @@ class TokenDifferences:
         rounding = NEGLIGIBLE * torch.finfo(base.dtype).eps * float(base.norm())
         distances = torch.where(distances > rounding, distances, torch.zeros_like(distances))
         order = distances.argsort()
-        products = _inner_products(kept, order[:DRAWN_TOKENS])
+        drawn = min(len(order), max(FEWEST_DRAWN, min(MOST_DRAWN, math.isqrt(DRAWN_WORK // width))))
+        products = _inner_products(kept, order[:drawn])
         distances = distances[order].cpu()
         generator = np.random.default_rng(derived_seed(self.seed, self.indices[index], SUCCESS_STREAM + place))
         return Confusion(
             distances=distances.numpy(),
-            ratios=_ratios(products, distances[:DRAWN_TOKENS], generator),
+            ratios=_ratios(products, distances[:drawn], generator),
+            drawn=drawn,
             untried=len(self.tokens.vocabulary) - 1 - len(candidates),
             sketched=sketch is not None,
             failure=self.failure,

@@ -108,6 +108,23 @@ def test_recovery_is_what_the_attacker_reaches(case: str) -> None:
         assert found.low - 0.04 <= success <= found.high + 0.04
 
 
+def test_tokens_beyond_those_drawn_from_count_as_independent(monkeypatch) -> None:
+    """Which foretells less than the attacker reaches, but more than to take the union bound of all of them off."""
+    monkeypatch.setattr(module, "FEWEST_DRAWN", 4)
+    monkeypatch.setattr(module, "MOST_DRAWN", 4)
+    place = place_of("bert")
+    few = differences("bert").confusions[0][place]
+    assert few.drawn == 4 < few.tried
+    for factor in (0.3, 0.6, 1.0, 1.5):
+        sigma = factor * float(np.median(few.distances))
+        found, success = few.recovery(sigma), attacked("bert", place, sigma)
+        assert found.low - 0.04 <= success <= found.high + 0.04
+        share = float(np.mean(few.ratios < 1 / sigma))
+        passing = norm.sf(few.distances[4:] / (2 * sigma))
+        assert max(0.0, share - passing.sum()) < found.value < success + 0.04
+        assert found.value == pytest.approx(share * np.prod(1 - passing), rel=1e-9)
+
+
 def test_noise_hides_a_token() -> None:
     confusion = differences("bert").confusions[0][2]
     for limit in (0.5, 0.1):
@@ -151,7 +168,7 @@ def test_a_sketch_says_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_changes_nothing_is_never_told() -> None:
-    still = Confusion(np.array([0.0, 1.0]), np.sort(np.where(np.arange(100) % 2, np.inf, -np.inf)), 0, False, 1e-3)
+    still = Confusion(np.array([0.0, 1.0]), np.sort(np.where(np.arange(100) % 2, np.inf, -np.inf)), 2, 0, False, 1e-3)
     found = still.recovery(1e-6)
     assert found.value == pytest.approx(0.5)
     assert found.high <= 0.5
@@ -161,7 +178,7 @@ def test_what_changes_nothing_is_never_told() -> None:
 def test_tokens_that_change_nothing_are_chosen_among_by_lot() -> None:
     distances = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
     ratios = module._ratios(torch.diag(distances.square()), distances, np.random.default_rng(0))
-    found = Confusion(distances.numpy(), ratios, 0, False, 1e-3).recovery(1e-6)
+    found = Confusion(distances.numpy(), ratios, len(distances), 0, False, 1e-3).recovery(1e-6)
     # The true token and three others are equally likely.
     assert found.low <= 0.25 <= found.high
     assert found.value == pytest.approx(0.25, abs=0.03)
