@@ -84,7 +84,7 @@ class GaussNewton(Attack):
     stages: int = 10
     stage_steps: int = 4
     # Fewer steps or products leave uploads of several samples behind where their kinks are still wide.
-    smooth_steps: int = 24
+    smooth_steps: int = 30
     smooth_products: int = 400
     use_prior: bool | None = None
 
