@@ -25,17 +25,23 @@ atexit.register(shutil.rmtree, os.environ["RISKAUDIT_STATE"], ignore_errors=True
 pytest.register_assert_rewrite("cases", "oracles", "contracts", "correlated_cases", "scan_cases", "guard_cases")
 
 
+# Cases of a test that run always, so that all tests together take minutes; `make test-slow` runs the others.
+CASES = 3
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sampled(n)`, n cases spread evenly over its parameters run always; the others are slow."""
+    """Of a test's cases, some spread evenly over its parameters run always; the others are slow.
+
+    How many is said by a mark `sampled(n)`, else it is `CASES`.
+    """
     families: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+        if not any(map(item.get_closest_marker, ("slow", "integration", "gpu"))):
             families[item.nodeid.split("[")[0]].append(item)
     for family in families.values():
         marker = family[0].get_closest_marker("sampled")
-        assert marker is not None
-        (count,) = marker.args
+        (count,) = (CASES,) if marker is None else marker.args
         kept = {round(place * (len(family) - 1) / max(1, count - 1)) for place in range(count)}
         for place, item in enumerate(family):
             if len(family) > count and place not in kept:

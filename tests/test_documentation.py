@@ -17,6 +17,9 @@ from torch import nn
 from riskaudit.cli.app import app, run
 from riskaudit.guard import SecureNoise
 
+# Every page and every command, whatever their number.
+pytestmark = pytest.mark.sampled(1000)
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 

@@ -39,7 +39,16 @@ def run(script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 # Studies and attacks share their machinery; of them the shortest runs every time. Processes that train together are
 # tested in `tests/integrations/test_average_guard.py`.
-SLOW = {"audit_lora", "ddp_guard", "study_directions", "study_initialization", "study_training", "verify_in_python"}
+SLOW = {
+    "audit_in_python",
+    "audit_lora",
+    "study_fairness",
+    "ddp_guard",
+    "study_directions",
+    "study_initialization",
+    "study_training",
+    "verify_in_python",
+}
 
 
 def others() -> list[object]:
@@ -49,6 +58,7 @@ def others() -> list[object]:
     ]
 
 
+@pytest.mark.sampled(100)
 @pytest.mark.parametrize("script", others())
 def test_example_runs(script, tmp_path, monkeypatch, capsys) -> None:
     content = script.read_text(encoding="utf-8")

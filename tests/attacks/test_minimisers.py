@@ -147,6 +147,7 @@ def test_a_start_that_is_no_number_fails(name: str) -> None:
     assert found.status[1] != "failed"
 
 
+@pytest.mark.slow
 def test_lbfgs_comes_back_from_where_there_are_no_numbers() -> None:
     function = replace(quadratics([1e4]), radius=6.0)
     start = torch.zeros(1, 12).double()

@@ -90,6 +90,7 @@ def test_spans_need_the_projection_to_leave() -> None:
         TokenSpanAttack().run(Target.of(attacked, None, True).observe([0]), generator())
 
 
+@pytest.mark.slow
 def test_gauss_newton_tells_every_token_of_padded_texts() -> None:
     """Beside a longer text a shorter one comes out as by itself."""
     attacked = client("bert", "gaussian:0.001", 8)
@@ -119,6 +120,7 @@ def test_tags_distance_is_the_papers() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_tag_comes_nearer_the_longer_it_searches() -> None:
     attacked = client("gpt2", "gradient", 8)
     observation = Target.of(attacked, None, True).observe([0, 1])

@@ -22,6 +22,7 @@ def test_exact_and_bracketed() -> None:
         assert found.value == pytest.approx(known.value, rel=0.3)
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_for_it() -> None:
     assert traces(proxies=("gradient_norm",)) == [None, None]
     assert traces(solver="power") == [None, None]

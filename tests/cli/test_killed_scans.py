@@ -83,6 +83,7 @@ def test_interrupted_by_a_signal(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_earlier_audit_is_replaced_as_a_whole(scan, tmp_path) -> None:
     scan(formats=FORMATS)
     before = {path.name for path in (tmp_path / "work" / "out").iterdir()}

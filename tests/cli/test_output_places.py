@@ -140,6 +140,7 @@ def test_trials_take_no_other_files_place(refuse, tmp_path) -> None:
     assert "no file of trials" in refuse(tmp_path, "verify", *given).splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_reports_beside_an_audit(refuse, command, scan, tmp_path) -> None:
     audit = scan().folder / "audit.json"
     assert command("report", audit).code == 0

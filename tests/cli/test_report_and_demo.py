@@ -115,6 +115,7 @@ def test_the_result_in_memory_renders_as_the_file(complete) -> None:
     assert page == (complete.folder / "audit.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_bundle_has_an_index_and_every_audit(command, complete, tmp_path) -> None:
     for name in ("a", "b"):
         (tmp_path / "all" / name).mkdir(parents=True)

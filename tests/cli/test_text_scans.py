@@ -189,6 +189,7 @@ def test_attacks_take_texts_of_several_lengths_and_show_no_words(command) -> Non
     assert not [word for word in WORDS if word in printed]
 
 
+@pytest.mark.slow
 def test_reconstructed_words_are_shown_on_demand(command) -> None:
     outcome = verify_folder(command, "--release", "gaussian:0.01", "--show-samples")
     row = outcome.result.studies.get(VerifyStudy).attacks[0]

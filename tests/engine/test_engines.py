@@ -38,6 +38,7 @@ def test_results_are_in_the_order_of_the_trials(engine: Engine) -> None:
     assert engine.map([], adder()) == []
 
 
+@pytest.mark.sampled(1)
 def test_progress_counts_sizes(engine: Engine) -> None:
     told: list[tuple[int, int]] = []
     trials = [Add(1, samples=0), Add(2, samples=2), Add(3, samples=3)]

@@ -387,6 +387,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [20, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_many_reviews_without_growth(tmp_path, count) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))

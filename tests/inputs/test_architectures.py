@@ -273,7 +273,7 @@ def test_timm_for_images_of_another_size(tmp_path: Path) -> None:
     assert torch.allclose(checkpoint.model(x), model(x))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torchvision", "timm"])
 def test_a_file_that_imports_torchvision_loads_in_a_fresh_process(tmp_path: Path, package: str) -> None:
     (tmp_path / "model.py").write_text(f"import {package}\ndef factory():\n    return {package}.__name__\n")
@@ -314,6 +314,7 @@ def test_collections_refuse(lenet_file: Path, refused, arch: str, words: str) ->
     assert words in refused(ArchitectureError, load_checkpoint, lenet_file, arch=arch)
 
 
+@pytest.mark.slow
 def test_collections_are_imported_only_on_demand() -> None:
     code = "import sys, riskaudit.inputs; print([m for m in ('timm','torchvision','pyarrow') if m in sys.modules])"
     output = subprocess.run(

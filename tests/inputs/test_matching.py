@@ -161,6 +161,7 @@ def stored(state: dict[str, Tensor], how: dict[str, object]) -> dict[str, object
     return content
 
 
+@pytest.mark.slow
 @settings(
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -200,7 +200,7 @@ def revealed(result: AuditResult) -> list[float | None]:
     return [row.proxies["revealed_fraction"].value for row in result.samples]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["gaussian:0.01", "mean:2,gaussian:0.01"])
 def test_of_several_draws_the_riskiest_stands_beside_the_spread(release: str) -> None:
     batch = cases.mnist(2, 8)

@@ -136,6 +136,7 @@ def test_a_study_that_cannot_be_read_says_so() -> None:
     assert "Training: studies.training: Input should be" in text
 
 
+@pytest.mark.slow
 def test_hostile_strings_stay_text() -> None:
     everything = " ".join(HOSTILE)
     first = initialization(everything)

@@ -54,7 +54,7 @@ def test_results_hold_them_as_they_are() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"solver": "lanczos", "max_matvecs": 6},
+        pytest.param({"solver": "lanczos", "max_matvecs": 6}, marks=pytest.mark.slow),
         {"release": "mean:2,gaussian:0.01"},
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"release": "gradient"}, marks=pytest.mark.slow),

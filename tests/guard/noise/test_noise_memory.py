@@ -110,6 +110,7 @@ def test_noise_of_an_earlier_round_withholds(first, second, change) -> None:
     assert guard.review(other, plus(gradient(model, other), drawn(model))).allowed, "the next round works"
 
 
+@pytest.mark.slow
 def test_noise_taken_from_a_sanitised_update_withholds() -> None:
     """Scaled, so that it is of the size that the guard expects."""
     model, batch, other = network(), images(2), images(2, seed=5)
