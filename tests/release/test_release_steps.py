@@ -129,6 +129,20 @@ def test_names_are_those_of_the_users_own_checkpoint(text: str) -> None:
     assert torch.equal(PerSampleRelease(wrapped, nn.functional.cross_entropy, text).mean(batch), expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [("share:a.fc.*", ("a.fc",)), ("share:!a.fc.*", ("a.a.fc",)), ("share:fc.*", ("a.fc",))],
+)
+def test_whole_names_go_first(text: str, sent: tuple[str, ...]) -> None:
+    """Else more would be taken for left out than is, and an audit would miss what leaves."""
+    inner = nn.Sequential(OrderedDict(fc=nn.Linear(3, 3)))
+    wrapped = nn.Sequential(OrderedDict(a=nn.Sequential(OrderedDict(a=inner, fc=nn.Linear(3, 2)))))
+    release = PerSampleRelease(wrapped.double(), nn.functional.cross_entropy, text)
+    sizes = {name: parameter.numel() for name, parameter in wrapped.named_parameters()}
+    expected = sum(size for name, size in sizes.items() if name.rpartition(".")[0] in sent)
+    assert release.num_entries == expected
+
+
 class TestSoteria(StepContract):
     covers = Soteria
     arguments = ":60.0"

@@ -63,3 +63,12 @@ def test_undefended_counts_as_full_disclosure_beside_defended(audit):
     assert worse.counts["worse"] == len(worse.samples) > 0
     assert "the release" in change_words(worse)
     assert not Changes(Facts(defended), Facts(undefended)).counts["worse"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind"), [((0.1, 0.2), "better"), ((1.0, 1.0), "same"), ((0.9, 1.0), "can't be told apart")]
+)
+def test_noise_that_hides_nothing_makes_no_release_better(audit, ends, kind):
+    defended, undefended = of(audit("defended"), interval(*ends)), of(audit("undefended"), interval(0.3, 0.3))
+    changes = Changes(Facts(defended), Facts(undefended))
+    assert changes.counts[kind] == len(changes.samples) > 0

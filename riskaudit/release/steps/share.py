@@ -25,7 +25,7 @@ class Share(Step):
     """Keep the entries of the parameters whose names match one of the shell patterns, separated by ``+``.
 
     Those that match a pattern after ``!`` are left out; with no other patterns all others are kept. What all names
-    begin with may be left out of a pattern.
+    begin with may be left out of a pattern that no whole name matches.
 
     Raises:
         ReleaseError: a pattern that matches no trainable parameter, or all of them left out, where they are known.
@@ -64,9 +64,9 @@ class Share(Step):
         # What is left out goes last.
         for each in sorted(patterns, key=lambda each: each.startswith("!")):
             pattern = each.removeprefix("!")
-            matching = {
-                full for name, full in short.items() if fnmatchcase(full, pattern) or fnmatchcase(name, pattern)
-            }
+            # What a whole name says goes first: "!a.b.*" must not leave out a.a.b too where a.b is there.
+            matching = {full for full in context.shapes if fnmatchcase(full, pattern)}
+            matching = matching or {full for name, full in short.items() if fnmatchcase(name, pattern)}
             if not matching:
                 shown = ", ".join(islice(short.values(), MOST_SHOWN))
                 more = f" and {len(short) - MOST_SHOWN} more" if len(short) > MOST_SHOWN else ""

@@ -94,7 +94,7 @@ class Soteria(Step):
             raise ReleaseError(f"expected a model with a linear layer whose weight is sent for '{self}', found none")
         if self.layer is None:
             return max(layers, key=lambda name: layers[name].weight.numel())
-        layer = without_wrapper(layers).get(self.layer, self.layer)
+        layer = self.layer if self.layer in layers else without_wrapper(layers).get(self.layer, self.layer)
         if layer not in layers:
             known = ", ".join(layers)
             raise ReleaseError(f"expected one of the linear layers {known} in '{self}', found {self.layer!r}")

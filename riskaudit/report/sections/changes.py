@@ -40,6 +40,8 @@ _CONFIGURATION = ("tool", "checkpoint", "data", "release", "threat_model", "prio
 # Exact numbers that differ by less were rounded differently.
 _ROUNDING = 1e-9
 _MOST_NAMED = 12
+# Ends of the revealed fraction where all is disclosed.
+FULL = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,17 @@ class Changes:
         if defended == (False, False) and self.now.noise_std != self.before.noise_std:
             # Numbers at different noise that neither release carries.
             return "can't be told apart"
-        if not all(defended) and any(defended):
-            return "better" if defended[0] else "worse"
-        if estimates[0] == estimates[1] and not self.differing:
+        if defended[0] != defended[1]:
+            # Of a release without noise numbers are at the reference noise, which nobody adds.
+            new, old = (new, FULL) if defended[0] else (FULL, old)
+        elif estimates[0] == estimates[1] and not self.differing:
             return "same"
         margin = max(map(self._margin, estimates))
+        exact = new[0] == new[1] and old[1] - old[0] <= 2 * margin
         new = (new[0] - margin, new[1] + margin)
         if not overlaps(new, old):
             return "worse" if new[0] > old[1] else "better"
-        return "same" if max(new[1] - new[0], old[1] - old[0]) <= 2 * margin else "can't be told apart"
+        return "same" if exact else "can't be told apart"
 
     def _margin(self, estimate: Estimate | None) -> float:
         """How far a number is to be trusted beside its interval."""
