@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import cleandoc
 from typing import Any
 
@@ -39,13 +39,18 @@ def plain(text: str) -> str:
 
 
 def docstring(thing: object) -> str:
-    """A docstring in Markdown, up to its attributes."""
-    return markdown(cleandoc(thing.__doc__ or "").partition("\nAttributes:\n")[0])
+    """A docstring in Markdown, up to what is said of attributes and errors."""
+    return markdown(re.split(r"\n(?:Attributes|Raises):\n", cleandoc(thing.__doc__ or ""))[0])
 
 
-def attributes(thing: object) -> dict[str, str]:
-    """What a class's docstring says of each attribute, in Markdown."""
-    text = cleandoc(thing.__doc__ or "").partition("\nAttributes:\n")[2]
+def attributes(thing: type) -> dict[str, str]:
+    """What the docstrings of a class and of its bases say of each attribute, in Markdown."""
+    return {name: words for base in reversed(thing.__mro__) for name, words in own_attributes(base).items()}
+
+
+def own_attributes(thing: type) -> dict[str, str]:
+    """The same without its bases."""
+    text = cleandoc(vars(thing).get("__doc__") or "").partition("\nAttributes:\n")[2]
     found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
     return {name: markdown(words) for name, words in found}
 
@@ -155,20 +160,43 @@ def _settings(model: Any) -> str:
 
 def schema() -> str:
     """Every record of an audit.json, the file's own first."""
+    return "\n\n".join(_record(model) for model in records())
+
+
+def records() -> Iterator[type[BaseModel]]:
+    """Models of all records that an audit.json may hold, each once, the file's own first."""
     from riskaudit.results import AuditResult
 
-    return "\n\n".join(_record(model) for model in _reached(AuditResult))
-
-
-def _reached(first: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    waiting, seen = [first], set()
+    waiting, seen = [AuditResult], set()
     while waiting:
         model = waiting.pop(0)
         if model not in seen:
             seen.add(model)
             yield model
-            for field in model.model_fields.values():
-                waiting += _records_in(field.annotation)
+            waiting += [each for field in fields(model) for each in _records_in(field.annotation)]
+
+
+class Key(typing.NamedTuple):
+    """A key of a record: its name, its type, whether it may be missing, and what it is, in Markdown."""
+
+    name: str
+    annotation: Any
+    optional: bool
+    words: str
+
+
+def fields(model: type[BaseModel]) -> list[Key]:
+    """The keys of a record as the file has them: a study stands under its name."""
+    from riskaudit.results.studies import STUDIES, Studies, record_type
+
+    if model is Studies:
+        kinds = {name: record_type(name) for name in STUDIES}
+        return [Key(name, kind, True, docstring(kind).partition("\n")[0]) for name, kind in kinds.items()]
+    described = attributes(model)
+    return [
+        Key(name, field.annotation, not field.is_required(), _described(field, described.get(name)))
+        for name, field in model.model_fields.items()
+    ]
 
 
 def _records_in(annotation: Any) -> list[type[BaseModel]]:
@@ -178,14 +206,12 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _record(model: type[BaseModel]) -> str:
-    described = attributes(model)
-    rows = []
-    for name, field in model.model_fields.items():
-        needed = "" if field.is_required() else "may be missing"
-        rows.append([f"`{name}`", _linked(field.annotation), needed, _described(field, described.get(name))])
-    text = docstring(model) if model.__doc__ else ""
+    rows = [
+        [f"`{key.name}`", _linked(key.annotation), "may be missing" if key.optional else "", key.words]
+        for key in fields(model)
+    ]
     anchor = f"({_anchor(model)})="
-    return f"{anchor}\n## {model.__name__}\n\n{text}\n\n{table(['key', 'type', '', ''], rows)}"
+    return f"{anchor}\n## {model.__name__}\n\n{docstring(model)}\n\n{table(['key', 'type', '', 'what it is'], rows)}"
 
 
 def _described(field: Any, words: str | None) -> str:
@@ -217,7 +243,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(_type(part) for part in parts))
     if parts:
         return f"{_type(origin)}[{', '.join('...' if part is ... else _type(part) for part in parts)}]"
-    return str(getattr(annotation, "__name__", annotation))
+    return "list" if annotation is Sequence else str(getattr(annotation, "__name__", annotation))
 
 
 # Every name that an option takes, as `riskaudit list` prints them.

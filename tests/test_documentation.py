@@ -146,3 +146,15 @@ def test_the_guard_of_the_first_page_runs(tmp_path, monkeypatch) -> None:
     assert scope["decision"].action == "sanitise", scope["decision"].reasons
     assert [len(update) for update in sent] == [4]
     assert (tmp_path / "guard.jsonl").read_text().count("\n") == 1
+
+
+def test_every_key_of_an_audit_is_described(monkeypatch) -> None:
+    """In the docstring of its record, which is where the reference takes it from, and nothing but keys is."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import generate
+
+    keys = {(record, key.name): key.words for record in generate.records() for key in generate.fields(record)}
+    wordless = [f"{record.__name__}.{name}" for (record, name), words in keys.items() if not words.endswith(".")]
+    assert wordless == []
+    for record in generate.records():
+        assert set(generate.own_attributes(record)) <= set(vars(record)["__annotations__"]), record.__name__

@@ -53,7 +53,19 @@ from riskaudit.results.words import ProxyInfo
 
 
 class SolverEvidence(Record):
-    """How a linear-algebra result came about. ``residual`` is relative, ``dtype`` that of its matrix products."""
+    """How a linear-algebra result came about.
+
+    Attributes:
+        method: name of the solver or of the quadrature.
+        status: how far the result may be relied on.
+        value: the number that was solved for, such as the largest eigenvalue of J^T J; null where the result is no
+            single number.
+        low: its certified lower end; null where none is known.
+        high: its certified upper end; null where none is known.
+        residual: relative residual of the solution; null where there is none.
+        matvecs: number of matrix products that it took.
+        dtype: number format of these products, such as "float64"; null where there were none.
+    """
 
     method: str
     status: Status
@@ -66,10 +78,13 @@ class SolverEvidence(Record):
 
 
 class NoiseTarget(Record):
-    """Smallest Gaussian noise std per released entry for which posterior_rmse is sure to reach the target.
+    """Smallest Gaussian noise that is sure to force the target error on an attacker, for one sample.
 
-    "exact" where all eigenvalues are known; "bracketed" where its interval's lower end reaches the target, so
-    that less noise may be enough.
+    Attributes:
+        target_rmse: posterior error to be forced, a root mean square per input coordinate in data units.
+        std: standard deviation of the noise per released entry; null where none is known to be enough.
+        status: "exact" where all eigenvalues are known; "bracketed" where it is the error's lower end that reaches the
+            target, so that less noise may be enough.
     """
 
     target_rmse: float
@@ -78,7 +93,13 @@ class NoiseTarget(Record):
 
 
 class DrawSpread(Record):
-    """How much a sample's number differs over several draws of a bottleneck's noise: its least, mean and largest."""
+    """How much a sample's number differs over several draws of a bottleneck's noise.
+
+    Attributes:
+        low: the least, in the proxy's units.
+        mean: the mean over draws, in the proxy's units.
+        high: the largest, in the proxy's units.
+    """
 
     low: float
     mean: float
@@ -88,22 +109,44 @@ class DrawSpread(Record):
 class SampleRow(Record):
     """One audited sample. A sample that failed stays, with a reason.
 
-    ``target`` is a class number; another target is there only when the user asked to show the samples.
-    ``image_png`` (base64) holds the private input and is there only when the user asked to show it.
-    ``predicted_rmse`` is the RMSE of the Bayes-optimal attack with its 90 % predictive interval: a single
-    outcome, not a mean. ``calibrated`` holds, per proxy id, the interval that a calibration gives it.
-    Where samples leave together, ``upload`` is the number of its upload and ``classmates`` how many others in it are of
-    its class, copies left out; ``copies`` counts those in it with the very input, itself among them, which are one
-    unknown. ``proxies`` are the outsider's then, ``informed_*`` those of an attacker who knows all others in it.
-    ``concentration`` is the number of coordinates over that of those that the release depends on, where these are fewer
-    than half, else 1: verdicts and limits go by the revealed fraction times this, the mean over what is reached.
-    Where the client transforms images, errors are against T(x): ``transformation_rmse`` is what T changed, and
-    ``original_rmse`` brackets the posterior error that decides against x instead.
-    ``positions`` are those of a text, in their order.
-    ``adapted`` names the proxies whose number is that of the release ``ReleaseInfo.adapted``, being the riskier.
-    Over several draws of a bottleneck's noise every number is that of the riskiest draw, and ``over_draws`` says by
-    proxy how much they differ.
-    Of a table by an encoding ``columns`` holds each column's own numbers; verdicts and limits go by the most revealed.
+    Where samples leave together, ``proxies`` are the outsider's, ``informed_*`` those of an attacker who knows all
+    others of the upload. Over several draws of a bottleneck's noise every number is that of the riskiest draw.
+
+    Attributes:
+        id: place of the sample in the data, from 0, or a hash of the identifier that the data give it.
+        target: class number; another target is there only when the user asked to show the samples, as a number or a
+            flat list.
+        upload: number of the upload that the sample is in, from 0; null where every sample leaves alone.
+        classmates: number of others in its upload that are of its class, copies left out; null where samples leave
+            alone, and for targets that are no class.
+        copies: number of samples in its upload with the very same input, itself among them, which are one unknown.
+        loss: the model's loss on the sample; null where it failed.
+        status: status of the revealed fraction that the verdict goes by.
+        reason: one sentence on why there is no number, or why it can't be relied on; null where there is nothing to
+            say.
+        proxies: number of each proxy by its id, in the units that the proxy's entry in ``proxies`` of the file states.
+        noise_std_for_target: Gaussian noise that keeps an attacker from this sample; null where none is told.
+        verdict: "high", "medium" or "low" by the thresholds in ``settings``, "not_assessed" where nothing may be
+            claimed.
+        solvers: how each iterative result came about, by what was solved for.
+        success_probability: one entry for each tolerance of the settings, ascending.
+        predicted_rmse: RMSE of the Bayes-optimal attack in data units with its 90 % predictive interval, which is for a
+            single outcome, not for a mean.
+        calibrated: interval that a calibration gives each proxy, by its id; empty without a calibration.
+        concentration: number of input coordinates over the number of those that the release depends on, where these are
+            fewer than half, else 1; verdicts and limits go by the revealed fraction times this, the mean over what is
+            reached.
+        adapted: ids of the proxies whose number is that of the release ``release.adapted``, being the riskier.
+        over_draws: how much each proxy differs over the draws of a bottleneck's noise, by its id; empty without several
+            draws.
+        transformation_rmse: root mean square per coordinate, in data units, of what the client's transformation T
+            changed in the input x; errors are against T(x) then; null without a transformation.
+        original_rmse: bounds on the posterior error that decides, against x instead of T(x), in data units; null
+            without a transformation.
+        positions: one entry for each position of a text, in their order; null where samples are no texts.
+        image_png: the private input as a PNG in base64, only there when the user asked to show it.
+        columns: what is told of each column of a table, by its name; verdicts and limits go by the most revealed; empty
+            where samples come from no encoded table.
     """
 
     id: str
@@ -147,7 +190,14 @@ SampleRows: TypeAlias = Annotated[
 
 
 class ClassRow(Record):
-    """One class; ``num_samples`` counts all its audited samples, each statistic those with a value."""
+    """One class that occurs in the data.
+
+    Attributes:
+        target: the class number.
+        name: the class's name; its number in words where none is known.
+        num_samples: number of its audited samples, with a number or without.
+        proxies: statistics over its samples with a value, by the proxy's id.
+    """
 
     target: int
     name: str
@@ -158,8 +208,13 @@ class ClassRow(Record):
 class Inequality(Record):
     """How unevenly one proxy falls on samples and classes.
 
-    ``max_min_ratio`` is the largest over the smallest value of all samples (``None`` when the
-    smallest is 0); ``worst_class`` and ``worst_samples`` are the riskiest, worst first.
+    Attributes:
+        gini: Gini coefficient of the samples' values, 0 (all alike) to 1; null where there is no value.
+        max_min_ratio: the largest over the smallest value of all samples; null where the smallest is 0.
+        kruskal_wallis: test that all classes have the same distribution; null where no sample has a class and a value.
+        worst_class: number of the class with the riskiest mean; null where there are fewer than two.
+        worst_samples: ids of the riskiest samples, worst first.
+        note: one sentence on what can't be told; null where there is nothing to say.
     """
 
     gini: float | None = None
@@ -171,7 +226,11 @@ class Inequality(Record):
 
 
 class Fairness(Record):
-    """Unfairness of the leak, per proxy id."""
+    """Unfairness of the leak.
+
+    Attributes:
+        proxies: inequality of each proxy that is compared, by its id.
+    """
 
     proxies: dict[str, Inequality] = Field(default_factory=dict)
 
@@ -179,8 +238,16 @@ class Fairness(Record):
 class NoiseCurvePoint(Record):
     """The posterior over all samples if the release carried Gaussian noise of this std instead.
 
-    Of intervals the extremes are the cautious ends, the means those of the values; ``revealed_fraction_mean_low`` and
-    ``revealed_fraction_mean_high`` are then the means of the ends.
+    Of intervals the extremes are the cautious ends, the means those of the values.
+
+    Attributes:
+        std: standard deviation of the noise per released entry.
+        revealed_fraction_mean: mean over samples of the revealed fraction, 0 to 1.
+        revealed_fraction_max: the most revealed sample's fraction, 0 to 1.
+        posterior_rmse_mean: mean over samples of the posterior error, a root mean square per coordinate in data units.
+        posterior_rmse_min: the most exposed sample's posterior error, in data units.
+        revealed_fraction_mean_low: mean of the lower ends; null where no sample's fraction is an interval.
+        revealed_fraction_mean_high: mean of the upper ends; null where no sample's fraction is an interval.
     """
 
     std: float
@@ -193,9 +260,14 @@ class NoiseCurvePoint(Record):
 
 
 class NoiseNeed(Record):
-    """Smallest Gaussian noise std that keeps every sample's revealed_fraction at or below ``max_revealed``.
+    """Smallest Gaussian noise that keeps every sample's revealed fraction within a limit.
 
-    ``std`` is what the neediest sample, ``sample_id``, takes; ``median_std`` suffices for half of them.
+    Attributes:
+        max_revealed: the limit, a fraction between 0 and 1.
+        std: standard deviation of the noise per released entry that the neediest sample takes.
+        median_std: standard deviation per released entry that is enough for half of the samples.
+        sample_id: id of the neediest sample.
+        status: "bracketed" where less noise may be enough, see NoiseTarget.
     """
 
     max_revealed: float
@@ -209,8 +281,18 @@ class CalibrationInfo(Record):
     """How far attacks strayed from their prediction on a calibration set (split conformal prediction).
 
     On new samples the strongest attack's RMSE lies between ``low_factor`` and ``high_factor`` times map_rmse with
-    probability ``coverage``, if they are exchangeable with the ``num_samples`` of the calibration. A factor is
-    None where too few samples were there to give that end.
+    probability ``coverage``, if they are exchangeable with those of the calibration.
+
+    Attributes:
+        name: name of the calibration's file, without its folder.
+        sha256: SHA-256 of the file, in hexadecimal digits.
+        coverage: probability that the interval holds, 0 to 1.
+        num_samples: number of samples in the calibration.
+        noise_std: standard deviation per released entry at which it was made.
+        prior: kind of prior that predictions were made with.
+        low_factor: lower end as a multiple of the prediction; null where too few samples were there to give it.
+        high_factor: upper end as a multiple of the prediction; null where too few samples were there to give it.
+        attacks: ids of the attacks that were run.
     """
 
     name: str
@@ -227,8 +309,15 @@ class CalibrationInfo(Record):
 class PolicyOutcome(Record):
     """What the policy says of this audit, and why.
 
-    ``limits`` are those that were set; ``exceeded`` lists ids of samples over a limit. ``max_unassessed`` is the
-    share of samples that may go without a number; ``forbid_checks`` are those that may find nothing.
+    Attributes:
+        decision: "allow" within all limits, "block" beyond one or where one can't be held, "warn" where there is no
+            limit.
+        reasons: one sentence each.
+        limits: limits that were set, by name: ``max_revealed`` is a fraction, ``min_rmse`` an error in data units.
+        source: where the limits came from.
+        exceeded: ids of the samples that exceed a limit or have data in the clear by a forbidden check.
+        max_unassessed: share of the samples that may go without a number, 0 to 1.
+        forbid_checks: ids of the leak checks that may find nothing.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -241,7 +330,37 @@ class PolicyOutcome(Record):
 
 
 class AuditResult(VersionedRecord):
-    """A whole audit, as it stands in audit.json."""
+    """A whole audit, as it stands in audit.json.
+
+    Attributes:
+        schema_version: version of this layout.
+        tool: the program that made the audit.
+        created_at: when the audit was made: date and time in UTC, ISO 8601.
+        command: the command line that makes the audit again; null for an audit made in Python.
+        versions: version of each program and library that computed the numbers, by name.
+        checkpoint: the audited model.
+        data: the audited samples, without any of their values.
+        release: what leaves the client.
+        threat_model: who the attacker is.
+        prior: what the attacker knows of the inputs beforehand.
+        settings: everything else that decides the numbers.
+        cost: what the audit took.
+        proxies: what each proxy means, in the order of tables.
+        samples: one entry for each audited sample in the order of the data; of a large audit the most exposed, see
+            ``columns``.
+        columns: where the other samples of a large audit are, and what all say together; null where ``samples`` holds
+            all.
+        classes: one entry for each class that occurs; empty where targets are no classes.
+        fairness: how unevenly the leak falls on samples and classes.
+        noise_curve: what would be left of the leak at other noise, one entry for each standard deviation, ascending.
+        noise_needed: noise that keeps all samples within each limit on the revealed fraction, the largest limit first;
+            empty where none is recommended.
+        checks: findings of the exact leak checks.
+        studies: what attacks and studies found, by the study's name.
+        calibration: the calibration that widened the intervals; null without one.
+        policy: what the limits that were set say; null where none were set.
+        warnings: what a reader must know before relying on the numbers, one sentence each.
+    """
 
     file_name: ClassVar[str] = "audit.json"
     noun: ClassVar[str] = "an audit"

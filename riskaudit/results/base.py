@@ -129,8 +129,12 @@ def first_fault(error: ValidationError, whole: str = "") -> str:
 class Estimate(Record):
     """A number with what is known of it: an interval where one is known, and a status.
 
-    A "bracketed" one whose interval is too wide for a point value has none
-    (`riskaudit.sensitivity.estimates.interval`).
+    Attributes:
+        value: the number; null where none is known, and for intervals too wide for a point value.
+        low: lower end of the interval that it surely lies in; null where none is known.
+        high: upper end of the interval that it surely lies in; null where none is known.
+        status: how far it may be relied on: "exact"; "converged" to the solver's tolerance; "bracketed" by the two
+            ends; any other gives nothing to rely on.
     """
 
     value: float | None
@@ -160,10 +164,14 @@ class Estimate(Record):
 
 
 class SuccessProbability(Record):
-    """Probability that the Bayes-optimal attacker comes within ``tolerance`` (RMSE, data units) of a sample.
+    """Probability that the Bayes-optimal attacker comes close to a sample.
 
-    ``low`` and ``high`` bound it where it isn't exact, or where a calibration widens it. ``probability`` is
-    None where only bounds are known.
+    Attributes:
+        tolerance: root mean square per coordinate, in data units, that counts as close.
+        probability: from 0 to 1; null where only bounds are known.
+        low: lower bound, where the probability isn't exact or a calibration widens it.
+        high: upper bound likewise.
+        status: how far the probability may be relied on.
     """
 
     tolerance: float

@@ -55,8 +55,8 @@ class CheckFinding(Record):
     """One check on one upload, or on all of them alike.
 
     Attributes:
-        id: of the check.
-        title: for readers.
+        id: name of the check.
+        title: what the check is about, for readers.
         status: "leak" where something is in the clear, with what it concerns; "clear" with the reason why not.
         exactness: "exact" where it was recovered from the upload and compared with the truth; "predicted" where noise
             or other samples leave an error that is known.

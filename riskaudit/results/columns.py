@@ -32,8 +32,16 @@ _TEXTS, _NUMBERS, _COUNTS = ("id", "verdict", "status", "reason"), ("loss", "con
 class SampleColumns(Record):
     """Where the samples are that audit.json doesn't hold, and what all of them say together.
 
-    ``samples`` of audit.json are the ``shown`` most exposed of ``num_samples`` then, most exposed first. ``quantiles``
-    are of each proxy's values, where known, at ``levels``; ``verdicts`` and ``statuses`` count all samples.
+    Attributes:
+        file: name of the table beside audit.json.
+        sha256: SHA-256 of the table, in hexadecimal digits.
+        num_samples: number of samples in the table.
+        shown: number of them that ``samples`` of audit.json holds: the most exposed, most exposed first.
+        levels: levels of the quantiles, ascending, from 0 to 1.
+        quantiles: quantiles of each proxy's known values at these levels, by the proxy's id, in its units; null where
+            no value is known.
+        verdicts: number of samples with each verdict.
+        statuses: number of samples with each status.
     """
 
     file: Literal["samples.parquet"] = "samples.parquet"

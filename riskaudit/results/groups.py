@@ -6,11 +6,21 @@ from riskaudit.results.base import Record, Status
 
 
 class GroupStatistic(Record):
-    """One proxy over one group of samples; ``low``/``high`` is a bootstrap interval of the mean.
+    """One proxy over one group of samples, in the proxy's units.
 
-    The interval is ``None`` and ``note`` says so where there are too few samples. Where the samples' own numbers are
-    intervals, ``mean_low``/``mean_high`` is the interval that they leave for the mean, over all samples that have one,
-    with a point value or without.
+    Attributes:
+        mean: mean of the samples with a value.
+        min: the least value.
+        max: the largest value.
+        std: standard deviation over samples (divisor n - 1); null with one sample.
+        low: lower end of the bootstrap interval of the mean; null where there are too few samples.
+        high: upper end of the bootstrap interval of the mean; null where there are too few samples.
+        confidence: confidence of the bootstrap interval, 0 to 1; null without one.
+        num_samples: number of samples with a value.
+        note: one sentence on why there is no interval; null where there is one.
+        mean_low: lower end that the samples' own intervals leave for the mean, over all that have one, with a point
+            value or without; null where all are points.
+        mean_high: upper end likewise.
     """
 
     mean: float
@@ -27,7 +37,14 @@ class GroupStatistic(Record):
 
 
 class ClassTest(Record):
-    """Kruskal-Wallis test that all classes have the same distribution of a proxy."""
+    """Kruskal-Wallis test that all classes have the same distribution of a proxy.
+
+    Attributes:
+        statistic: the test's H; null where nothing could be tested.
+        p_value: its p-value, 0 to 1; null where nothing could be tested.
+        status: "not_applicable" where too few classes have enough samples.
+        note: one sentence on what was left out or why nothing was tested; null where there is nothing to say.
+    """
 
     statistic: float | None = None
     p_value: float | None = None

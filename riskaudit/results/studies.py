@@ -33,8 +33,10 @@ _NAMES = {record: name for name, record in STUDIES.items()}
 class StudyRecord(Record):
     """What a study adds to an audit; the base of every study's record.
 
-    Raises:
-        TypeError: a subclass in ``riskaudit/studies/NAME/record.py`` that `STUDIES` doesn't have under NAME.
+    Raises: TypeError: a subclass in ``riskaudit/studies/NAME/record.py`` that `STUDIES` doesn't have under NAME.
+
+    Attributes:
+        notes: what a reader must know of the study, one sentence each.
     """
 
     notes: list[str] = Field(default_factory=list)
@@ -51,7 +53,12 @@ StudyT = TypeVar("StudyT", bound=StudyRecord)
 
 
 class UnreadableStudy(Record):
-    """What stands in a file under a study's name and isn't one, and why not; kept as it is."""
+    """What stands in a file under a study's name and isn't one; it is kept as it is.
+
+    Attributes:
+        content: the JSON that was found.
+        reason: one sentence on why it can't be read.
+    """
 
     content: Any
     reason: str
@@ -61,6 +68,10 @@ class Studies(Record):
     """``studies`` of audit.json: records by name, and apart from them what can't be read.
 
     A file holds both under their names.
+
+    Attributes:
+        records: of the studies that ran, by name.
+        unreadable: what can't be read, by name.
     """
 
     records: dict[str, SerializeAsAny[StudyRecord]] = Field(default_factory=dict)
@@ -78,7 +89,7 @@ class Studies(Record):
                 unreadable[name] = UnreadableStudy(content=study, reason="not a study that this version knows")
             elif study is not None:
                 try:
-                    records[name] = _record_type(name).model_validate(study)
+                    records[name] = record_type(name).model_validate(study)
                 except ValidationError as error:
                     unreadable[name] = UnreadableStudy(content=study, reason=first_fault(error, f"studies.{name}"))
         return {"records": records, "unreadable": unreadable}
@@ -130,6 +141,7 @@ def _name_of(kind: type[StudyRecord], folder: str | None = None) -> str:
     return name
 
 
-def _record_type(name: str) -> type[StudyRecord]:
+def record_type(name: str) -> type[StudyRecord]:
+    """The record of a study in `STUDIES`."""
     record: type[StudyRecord] = resolve_name(f"riskaudit.studies.{name}.record:{STUDIES[name]}")
     return record

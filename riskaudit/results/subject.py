@@ -14,19 +14,32 @@ from riskaudit.results.texts import TextInfo
 
 
 class Tool(Record):
-    """The program that made the audit."""
+    """The program that made the audit.
+
+    Attributes:
+        name: name of the program.
+        version: version of the program.
+    """
 
     name: str = "riskaudit"
     version: str
 
 
 class CheckpointInfo(Record):
-    """The audited model. ``name`` is a file name without its folder.
+    """The audited model.
 
-    ``assumed`` is what the weights don't show of an architecture that was recognised from them, ``doubt`` why losses
-    don't confirm it; with a doubt no sample is "low", no limit is held and no noise is recommended. ``bottleneck_draw``
-    is the number of the draw of its noise where the model has a variational bottleneck (PRECODE), the first of
-    ``num_bottleneck_draws`` that follow each other.
+    Attributes:
+        name: name of the file or folder that the weights were read from, without the folder around it.
+        sha256: SHA-256 of the weights' file or of a folder's content, in hexadecimal digits; null for a model in
+            memory.
+        architecture: name of the architecture.
+        num_parameters: number of its parameters.
+        assumed: what the weights don't show of an architecture that was recognised from them, in words; null where
+            nothing is.
+        doubt: one sentence on why the losses don't confirm it; with a doubt no sample is "low", no limit is held and no
+            noise is recommended; null without one.
+        bottleneck_draw: number of the draw of the noise in a variational bottleneck (PRECODE); null without one.
+        num_bottleneck_draws: number of draws, which follow each other; 0 without a bottleneck.
     """
 
     name: str
@@ -40,13 +53,21 @@ class CheckpointInfo(Record):
 
 
 class DataInfo(Record):
-    """The audited samples. ``num_samples`` counts those audited, after ``limit``.
+    """The audited samples, without any of their values.
 
-    ``target_kind`` is "class numbers", or the type and shape of one sample's target, whose values are private.
-    ``doubt`` says why nothing that protects may be claimed of such inputs, where that is so. ``num_unaudited`` of them
-    were left out of a run that isn't complete: no policy allows such a result.
-    ``text`` is there where they are texts. ``encoding`` says how the columns of a
-    table became the inputs.
+    Attributes:
+        name: name of the file or folder that they were read from, without the folder around it.
+        sha256: SHA-256 of the file, or of a folder's names and contents, in hexadecimal digits; null for samples in
+            memory.
+        num_samples: number of audited samples, after a limit on it.
+        input_shape: shape of one sample's input as the model takes it, such as [channels, height, width].
+        input_range: the least and the largest value of all inputs, in data units.
+        class_names: name of each class, by its number; null where none are known.
+        target_kind: "class numbers", or type and shape of one sample's target, whose values are private.
+        doubt: one sentence on why nothing that protects may be claimed of such inputs; null without one.
+        num_unaudited: number of them that a run that isn't complete left out: no policy allows such a result.
+        text: what there is to say where samples are texts; null where they aren't.
+        encoding: how the columns of a table became the inputs; null where samples come from no encoded table.
     """
 
     name: str
@@ -63,7 +84,12 @@ class DataInfo(Record):
 
 
 class NoiseInfo(Record):
-    """Noise on the released tensor: ``std`` is its standard deviation per released entry."""
+    """Noise on the released tensor.
+
+    Attributes:
+        law: distribution of each entry's noise.
+        std: its standard deviation per released entry.
+    """
 
     law: Literal["gaussian", "laplace"]
     std: float
@@ -75,12 +101,22 @@ Attacker = Literal["informed", "outsider"]
 class ReleaseInfo(Record):
     """What leaves the client.
 
-    ``spec`` is the pipeline as ``release`` takes it. An undefended release has no ``noise``; it
-    is ranked at ``reference_noise_std``, which the client does not add. Where several samples leave together there are
-    ``upload_size`` in each, and verdicts and limits go by the numbers of ``attacker``: "informed" knows all others of
-    the upload, "outsider" none. ``batch_norm`` says which statistics batch norm took, where the model has any.
-    ``adapted`` is the release that an attacker goes by who leaves out what steps spoil; every sample was audited as
-    both, and of each number the riskier stands.
+    Attributes:
+        steps: names of the steps, in their order.
+        spec: the whole pipeline, as the option ``--release`` takes it.
+        noise: what noise it carries; null where it carries none.
+        defended: whether it carries noise.
+        coupling: "per_sample" where every sample leaves alone, "joint" where several leave together.
+        upload_size: number of samples in one upload, those of all its clients together; null where every sample leaves
+            alone.
+        attacker: whose numbers verdicts and limits go by: "informed" knows all others of the upload, "outsider" none;
+            null where every sample leaves alone.
+        batch_norm: statistics that batch norm took, its running ones or those of the batch; null without such layers.
+        num_entries: number of entries that leave the client, P.
+        reference_noise_std: standard deviation per released entry at which an undefended release is ranked, and which
+            the client does not add; null where the release carries noise.
+        adapted: the release that an attacker goes by who leaves out what steps spoil; every sample was audited as both,
+            and of each number the riskier stands; null where there is none.
     """
 
     steps: list[str]
@@ -97,11 +133,17 @@ class ReleaseInfo(Record):
 
 
 class PriorInfo(Record):
-    """What the attacker is taken to know of the input beforehand, in data units.
+    """What the attacker is taken to know of the input beforehand.
 
-    ``mean`` and ``std`` are of one coordinate: the average over coordinates, and the root mean square of the
-    standard deviations. ``num_images`` is how many samples the prior was fitted to, ``class_counts`` how many of
-    each class, ``fallback_classes`` the classes of the audited data that were too rare for a prior of their own.
+    Attributes:
+        kind: the kind of prior: "isotropic", "data", "class" or "vocabulary".
+        mean: mean of one input coordinate, averaged over coordinates, in data units.
+        std: standard deviation of one input coordinate, the root mean square over coordinates, in data units.
+        source: name of the file or data that it was fitted to; null for one that was not fitted.
+        sha256: SHA-256 of this file, in hexadecimal digits; null where it was fitted to no file.
+        num_images: number of samples that it was fitted to; null for one that was not fitted.
+        class_counts: number of these of each class, by class number; null where there are no classes.
+        fallback_classes: numbers of the audited data's classes that were too rare for a prior of their own.
     """
 
     kind: str
@@ -117,8 +159,12 @@ class PriorInfo(Record):
 class ThreatModel(Record):
     """Who the attacker is.
 
-    ``evaluation`` is "deployment" where the audited release is what a client computes, "diagnostic"
-    where it differs (``reason`` says how).
+    Attributes:
+        weights_known: whether the attacker knows the weights.
+        labels_known: whether the attacker knows the samples' labels.
+        rest_of_batch_known: whether the attacker knows all other samples of an upload.
+        evaluation: "deployment" where the audited release is what a client computes, "diagnostic" where it differs.
+        reason: one sentence on how it differs; null where it doesn't.
     """
 
     weights_known: bool = True
@@ -129,7 +175,12 @@ class ThreatModel(Record):
 
 
 class Thresholds(Record):
-    """Verdict per sample: "high" above ``high``, "medium" from ``medium`` on, else "low"."""
+    """Where verdicts begin, as revealed fractions of the input, 0 to 1.
+
+    Attributes:
+        high: a sample is "high" above this.
+        medium: a sample is "medium" from this on, else "low".
+    """
 
     high: float = 0.5
     medium: float = 0.1
@@ -138,8 +189,31 @@ class Thresholds(Record):
 class Settings(Record):
     """Everything that decides the numbers, and why the solver is what it is.
 
-    ``tolerance`` is the solver's relative error (``solver_tolerance``), not that of a reconstruction. Options that a
-    later version records are kept where they are plain values.
+    Options that a later version records are kept where they are plain values.
+
+    Attributes:
+        seed: seed of every random draw.
+        device: where the numbers were computed, such as "cpu" or "cuda:0".
+        dtype: number format they were computed in: "float64", "float32", or "mixed".
+        solver: method that gave the eigenvalues.
+        inverse: method that gave the solutions of linear systems.
+        solver_reason: why this solver was taken, in words.
+        inverse_reason: why this inverse was taken, in words.
+        loss: name of the loss that the client trains with.
+        batch_size: number of samples in memory at once; null where it isn't known.
+        tolerance: relative error at which a solver stops (``solver_tolerance``), not that of a reconstruction.
+        max_matvecs: number of matrix products per sample and iteration, at most.
+        precision: relative width that certified intervals were to have; null for the default.
+        budget_seconds: seconds that the whole run was given; null where it had no limit.
+        jacobian: how products with J are made: "structured" by the layers' own formulas, "unrolled" through local
+            steps, "generic" or "sample_by_sample" by automatic differentiation.
+        jacobian_reason: why, in words.
+        confidence: probability with which all certified ends hold together, 0 to 1.
+        target_rmse: posterior error that enough noise is to force, in data units.
+        thresholds: where verdicts begin.
+        normalization_mean: mean that the model subtracts from its input, one number or one for each channel, in data
+            units; null where inputs aren't normalised.
+        normalization_std: standard deviation that the model divides its input by, likewise.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -178,9 +252,12 @@ def _is_plain(value: object) -> bool:
 
 
 class Cost(Record):
-    """What the audit cost; differs between runs of the same seed.
+    """What the audit took; differs between runs of the same seed.
 
-    An audit that was merged from shards has no ``seconds``, which depend on who worked.
+    Attributes:
+        seconds: wall time in seconds; null for an audit that was merged from shards, which depends on who worked.
+        matvecs: number of matrix products over all samples.
+        peak_memory_bytes: most memory that the process held at once, in bytes; on a GPU that of the GPU.
     """
 
     seconds: float | None

@@ -14,12 +14,12 @@ class ColumnInfo(Record):
     """One column of a table, without any of its values.
 
     Attributes:
-        name: of the column.
+        name: name of the column.
         kind: what its values are.
         inputs: how many inputs of the model it became.
-        num_categories: of a category, codes of missing values among them; None of numbers.
+        num_categories: number of a category's codes, those of missing values among them; None of numbers.
         missing: what becomes of a missing value, in words.
-        unit: of numbers; may be empty.
+        unit: unit of a number; empty where none is known.
     """
 
     name: str
@@ -31,9 +31,13 @@ class ColumnInfo(Record):
 
 
 class EncodingInfo(Record):
-    """How a table became inputs: the file that declares it, by which another audit encodes alike.
+    """How a table became inputs.
 
-    ``ignored`` are columns that the model doesn't see.
+    Attributes:
+        name: name of the file that declares it, by which another audit encodes alike.
+        sha256: SHA-256 of this file, in hexadecimal digits; null where there is none.
+        columns: one entry for each column that the model sees, in the order of the inputs.
+        ignored: names of the columns that the model doesn't see.
     """
 
     name: str

@@ -11,9 +11,9 @@ class TokenPosition(Record):
     """One position of a text.
 
     Attributes:
-        position: from 0.
+        position: place in the text, from 0.
         special: whether the tokenizer added the token there, so that everybody knows it.
-        revealed_fraction: of the embedded token's coordinates.
+        revealed_fraction: revealed fraction of the embedded token's coordinates, 0 to 1.
         token_recovery: probability that an attacker who knows all other tokens of the text tells this one.
         noise_std: Gaussian noise std per released entry from which on that probability is at most the key; None where
             none suffices, or it can't be told.
@@ -34,11 +34,11 @@ class TextInfo(Record):
     Attributes:
         task: what the client trains.
         vocabulary: number of tokens that the model knows.
-        num_tokens: of all texts together.
-        shortest: tokens of the shortest text, and so the longest.
-        longest: see there.
-        candidates: tokens that were tried in the place of each, besides the truth, at the least.
-        untried: tokens of the vocabulary that weren't, at the most: recovery has a lower end of 0 then.
+        num_tokens: number of tokens of all texts together.
+        shortest: number of tokens of the shortest text.
+        longest: number of tokens of the longest text.
+        candidates: number of tokens that were tried in the place of each, besides the truth, at the least.
+        untried: number of tokens of the vocabulary that weren't, at the most: recovery has a lower end of 0 then.
     """
 
     task: str

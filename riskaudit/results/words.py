@@ -26,10 +26,20 @@ WRONG_SIGN, DOUBTFUL_SIGN = " wrong sign", " wrong sign?"
 class ProxyInfo(Record):
     """What a proxy is, so that a report needs nothing but this file.
 
-    ``formula`` is the one that was computed. ``order`` is the proxy's place in tables, least first.
-    ``predicts_rmse`` says whether it foretells an attack's RMSE in data units, so that a ratio with it has a meaning.
-    ``reason`` says why no sample of this audit has a value, where that is so. Audits of older versions lack
-    ``short_title``, ``formula``, ``order`` and ``predicts_rmse``.
+    Audits of older versions lack ``short_title``, ``formula``, ``order`` and ``predicts_rmse``.
+
+    Attributes:
+        id: key under which samples have its number.
+        title: its name for readers.
+        short_title: its name in the heads of tables.
+        units: units of its number, in words.
+        source: where it comes from: a paper, or "baseline".
+        riskier: which end is the greater risk.
+        summary: what its number means, in words.
+        formula: the one that was computed.
+        order: its place in tables, least first.
+        predicts_rmse: whether it foretells an attack's RMSE in data units, so that a ratio with it has a meaning.
+        reason: one sentence on why no sample of this audit has a value; null where some have.
     """
 
     id: str
@@ -46,7 +56,15 @@ class ProxyInfo(Record):
 
 
 class MetricInfo(Record):
-    """What a metric is. ``higher_is_better``: whether a higher value is a better reconstruction, so a worse leak."""
+    """What a metric is.
+
+    Attributes:
+        id: key under which attacks have its number.
+        title: its name for readers.
+        units: units of its number, in words.
+        source: where it comes from.
+        higher_is_better: whether a higher value is a better reconstruction, so a worse leak.
+    """
 
     id: str
     title: str
@@ -58,8 +76,13 @@ class MetricInfo(Record):
 class AttackInfo(Record):
     """What an attack is.
 
-    ``matching`` is the loss between releases that it minimises, where it is one that a proxy is made for.
-    ``oracle_start``: whether it starts at the truth, which no attacker has.
+    Attributes:
+        id: name that rows of attacks give it.
+        title: its name for readers.
+        source: where it comes from.
+        summary: what it does, in words.
+        matching: loss between releases that it minimises, where it is one that a proxy is made for; else null.
+        oracle_start: whether it starts at the truth, which no attacker has.
     """
 
     id: str

@@ -97,10 +97,16 @@ def kruskal_wallis(
 
 
 class PairTest(Record):
-    """Mann-Whitney test of two groups (``second`` is None where ``first`` is held against all others together).
+    """Mann-Whitney test of two groups.
 
-    ``effect`` is Cliff's delta (the rank-biserial correlation): how much more often a sample of ``first`` has the
-    greater value than one of ``second``, from -1 to 1. ``p_adjusted`` is Holm's, over all pairs of the comparison.
+    Attributes:
+        first: name of the one group.
+        second: name of the other; null where ``first`` is held against all others together.
+        statistic: the test's U of ``first``.
+        p_value: two-sided p-value, 0 to 1.
+        p_adjusted: Holm's, over all pairs of the comparison, 0 to 1.
+        effect: Cliff's delta (the rank-biserial correlation): how much more often a sample of ``first`` has the greater
+            value than one of ``second``, from -1 to 1.
     """
 
     first: str

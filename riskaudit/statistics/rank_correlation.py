@@ -37,7 +37,18 @@ _MOST_FOR_PAIRS = 4000
 
 
 class RankCorrelation(Record):
-    """Both rank correlations of n pairs with their intervals; None with a ``note`` where there is none."""
+    """Both rank correlations of n pairs, from -1 to 1, with their bootstrap intervals.
+
+    Attributes:
+        num_samples: number of pairs, n.
+        spearman: Spearman's rho; null where there is none.
+        low: lower end of its interval; null where there is none.
+        high: upper end of its interval; null where there is none.
+        kendall: Kendall's tau-b; null where there is none.
+        kendall_low: lower end of its interval; null where there is none.
+        kendall_high: upper end of its interval; null where there is none.
+        note: one sentence on why there is no correlation or no interval; null where there are both.
+    """
 
     num_samples: int
     spearman: float | None = None
@@ -226,9 +237,19 @@ def _interval(
 
 
 class Scaling(Record):
-    """Slope of log y over log x by least squares, and Spearman's rho, of all pairs; intervals resample whole samples.
+    """How y grows with x over all pairs of all samples; intervals resample whole samples.
 
-    None where there is none; ``note`` says why.
+    Attributes:
+        num_pairs: number of pairs (x, y).
+        num_samples: number of samples that they come from.
+        decades: log10 of the largest over the smallest x; null where there is none.
+        spearman: Spearman's rho of x and y, from -1 to 1; null where there is none.
+        spearman_low: lower end of its interval; null where there is none.
+        spearman_high: upper end of its interval; null where there is none.
+        slope: slope of log y over log x by least squares; null where there is none.
+        slope_low: lower end of its interval; null where there is none.
+        slope_high: upper end of its interval; null where there is none.
+        note: one sentence on what there is not and why; null where there is all.
     """
 
     num_pairs: int

@@ -22,9 +22,24 @@ TIME_REASONS: dict[AttackStatus, str] = {
 class SampleRisk(Record):
     """One sample under one model.
 
-    Errors are RMSEs in data units. Where several samples leave together ``posterior_rmse`` and ``revealed_fraction``
-    are those of the attacker by whom verdicts go. ``attack_rmse`` is that of the strongest attack, ``oracle_rmse`` that
-    of the attack that is started at the truth; both None where none ran. ``attack_errors`` are by the attacks' names.
+    Where several samples leave together ``posterior_rmse`` and ``revealed_fraction`` are those of the attacker by whom
+    verdicts go.
+
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        status: status of the revealed fraction.
+        reason: one sentence on why there is no number; null where there is one.
+        loss: the model's loss on the sample; null where it failed.
+        gradient_norm: Euclidean norm of the release before noise; null where it failed.
+        largest_eigenvalue: largest eigenvalue l_1 of J^T J, in released units over data units, squared; null where
+            unknown.
+        trace: trace of J^T J, in the same units; null where unknown.
+        expected_rmse: error of the proxy of this id, a root mean square per coordinate in data units.
+        posterior_rmse: posterior error, a root mean square per coordinate in data units.
+        revealed_fraction: revealed fraction of the input, 0 to 1.
+        attack_rmse: RMSE of the strongest attack, in data units; null where none ran.
+        attack_errors: RMSE of each attack by its id, in data units.
+        oracle_rmse: RMSE of the attack that is started at the truth, in data units; null where it didn't run.
     """
 
     sample_id: str
@@ -43,10 +58,15 @@ class SampleRisk(Record):
 
 
 class Quartiles(Record):
-    """Median and quartiles of ``num_values`` numbers.
+    """Median and quartiles of some numbers, in their units.
 
-    A quartile is None where it is infinite: of ``num_values``, ``num_infinite`` are (an error that no finite number
-    describes, since the release is singular).
+    Attributes:
+        lower: lower quartile; null where it is infinite.
+        median: median; null where it is infinite.
+        upper: upper quartile; null where it is infinite.
+        num_values: how many numbers.
+        num_infinite: how many of them are infinite: an error that no finite number describes, since the release is
+            singular.
     """
 
     lower: float | None
@@ -59,7 +79,13 @@ class Quartiles(Record):
 class Control(Record):
     """The positive control: attacks on an undefended release of a registered lenet, which must reconstruct.
 
-    ``rmse`` is the median of the strongest attack over the control's samples, ``limit`` what it had to reach.
+    Attributes:
+        status: whether they did; "skipped" where the control didn't run.
+        rmse: median over the control's samples of the strongest attack's RMSE, in data units; null where none ran.
+        limit: RMSE that it had to reach, in data units; null where none was set.
+        attack: id of the strongest attack; null where none ran.
+        num_samples: number of the control's samples.
+        reason: one sentence on why it failed or was skipped; null where it passed.
     """
 
     status: Literal["passed", "failed", "skipped"]
@@ -71,7 +97,16 @@ class Control(Record):
 
 
 class ModelsStudy(StudyRecord):
-    """What studies of several models record alike; ``noise_std`` is that of the predictions and of the attacks."""
+    """What studies of several models record alike.
+
+    Attributes:
+        architecture: name of the models' architecture.
+        noise_std: standard deviation per released entry that predictions and attacks are made at.
+        reference_noise: whether that is the reference noise, which the client does not add.
+        prior_rmse: error of a guess from the prior, a root mean square per coordinate in data units.
+        attacks: ids of the attacks that were run.
+        control: the positive control of these attacks; null where none was run.
+    """
 
     architecture: str
     noise_std: float
@@ -84,15 +119,31 @@ class ModelsStudy(StudyRecord):
 class AttackRow(Record):
     """One attack on one sample at one noise level.
 
-    ``metrics`` are of the reconstruction that the attacker's own objective chose; None where one isn't
-    applicable. Where the client transforms its images they are against T(x), and ``original_metrics`` against x.
-    ``objective`` is the attacker's own. ``seconds`` is this sample's share of a batched run.
-    ``image_png`` is there only when the user asked to show samples. ``ended_by`` says why the sample had no further
-    start: its residual is at the noise floor, or its first start got stuck and doesn't invert its undefended gradient
-    either (``control``); None where all starts were used. ``confidence`` is the attacker's own, from 0 to 1, where the
-    attack says one. Of texts, ``tokens_right`` says of every position whether the vocabulary's nearest token to the
-    reconstruction is the true one, None where everybody knows what stands there (the tokenizer's own tokens, the mask);
-    ``tokens`` are the reconstructed ones in words, only where the user asked to show samples.
+    Attributes:
+        attack: id of the attack.
+        sample_id: id of the sample, as in ``samples`` of the file.
+        noise_std: standard deviation of the noise per released entry; 0 where there is none.
+        oracle_start: whether the attack was started at the truth, which no attacker has.
+        label_known: whether the attack was told the label.
+        status: what became of the attack; "stopped" and "not_run" say that the budget of time ended it or kept it from
+            beginning.
+        reason: one sentence on why there is no result; null where there is one.
+        metrics: quality of the reconstruction that the attacker's own objective chose, by metric, in the units that
+            ``metric_info`` states; null where a metric isn't applicable.
+        original_metrics: the same against the image x before the client's transformation T, where ``metrics`` are
+            against T(x); null without a transformation.
+        objective: the attacker's own objective at the reconstruction; null where it failed.
+        steps: number of steps that it took.
+        restarts: number of starts that it was given.
+        seconds: this sample's share of the time that a batched run took.
+        ended_by: why the sample had no further start: its residual is at the noise floor, or its first start got stuck
+            and doesn't invert its undefended gradient either ("control"); null where all starts were used.
+        recovered_label: class number that the attack found; null where it was told the label.
+        confidence: the attacker's own, from 0 to 1; null where the attack says none.
+        image_png: the reconstruction as a PNG in base64, only there when the user asked to show samples.
+        tokens_right: for each position of a text whether the vocabulary's nearest token to the reconstruction is the
+            true one; null where everybody knows what stands there (the tokenizer's own tokens, the mask).
+        tokens: the reconstructed tokens in words, only there when the user asked to show samples.
     """
 
     attack: str
@@ -117,7 +168,14 @@ class AttackRow(Record):
 
 
 class AttackForecast(Record):
-    """Seconds that one attack will take on all samples at all noise levels, as a `Forecast` has them."""
+    """Time that one attack will take on all samples at all noise levels.
+
+    Attributes:
+        attack: id of the attack.
+        low: seconds at the least, where searches don't get stuck.
+        high: seconds at the most, where searches don't get stuck.
+        most: seconds where all of them do.
+    """
 
     attack: str
     low: float
@@ -126,9 +184,15 @@ class AttackForecast(Record):
 
 
 class Forecast(Record):
-    """Seconds that a study will take on this machine, foretold from a few timed steps on ``num_timed`` samples.
+    """Time that a study will take on this machine, foretold from a few timed steps.
 
-    Between ``low`` and ``high`` where searches don't get stuck, ``most`` where all do. ``audit`` is the audits' share.
+    Attributes:
+        low: seconds at the least, where searches don't get stuck.
+        high: seconds at the most, where searches don't get stuck.
+        most: seconds where all of them do.
+        audit: seconds of these that the audits take.
+        num_timed: number of samples that were timed.
+        attacks: the same for each attack.
     """
 
     low: float

@@ -21,10 +21,19 @@ a weight or an update isn't finite, "failed" where the training itself can't go 
 class DefendedSample(Record):
     """One audited sample at one point of a training.
 
-    Where samples leave alone there is no ``informed_rmse`` apart from ``outsider_rmse``, which is the sample's.
-    ``relative_rmse`` is the deciding attacker's at noise relative to the gradient's norm (`TrainingPoint`).
-    ``attack_rmse`` is the least matched error of the attacks, ``attack`` the one that reached it; attacks that are
-    started at the truth never count.
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        status: status of the posterior error of the attacker by whom verdicts go.
+        reason: one sentence on why there is no number; null where there is one.
+        outsider_rmse: posterior error of an attacker who knows no other sample of the upload, a root mean square per
+            coordinate in data units; where samples leave alone, the sample's own.
+        informed_rmse: posterior error of an attacker who knows all others, in data units; null where samples leave
+            alone.
+        relative_rmse: the deciding attacker's posterior error at noise relative to the gradient's norm, in data units;
+            null where there is none.
+        attack_rmse: least matched RMSE of the attacks, in data units; attacks that are started at the truth never
+            count; null where none ran.
+        attack: id of the attack that reached it; null where none ran.
     """
 
     sample_id: str
@@ -38,12 +47,20 @@ class DefendedSample(Record):
 
 
 class TrainingPoint(Record):
-    """The network after ``step`` steps. ``accuracy`` is on the test data, None without.
+    """The network after some steps of a training.
 
-    ``noise_std`` is of every entry of an upload, the reference noise where the defence has none;
-    ``relative_noise_std`` is as large beside the median norm of what the samples' uploads are before noise
-    (``gradient_norm``) as ``noise_std`` is before the first step. ``reason`` says why there are no samples, where there
-    are none.
+    Attributes:
+        step: number of steps.
+        loss: mean over the training data; null where it isn't finite.
+        accuracy: on the test data, 0 to 1; null without such data.
+        noise_std: standard deviation of the noise of every entry of an upload, the reference noise where the defence
+            has none; null where there are no samples.
+        relative_noise_std: standard deviation that is as large beside ``gradient_norm`` as ``noise_std`` is before the
+            first step; null where there is none.
+        gradient_norm: median Euclidean norm of what the samples' uploads are before noise; null where there is none.
+        samples: one entry for each audited sample.
+        attack_notes: what a reader must know of the attacks, one sentence each.
+        reason: one sentence on why there are no samples; null where there are some.
     """
 
     step: int
@@ -58,7 +75,16 @@ class TrainingPoint(Record):
 
 
 class DefenseRun(Record):
-    """One training with one defence; ``number`` counts seeds from 0. The last point is the end of training."""
+    """One training with one defence.
+
+    Attributes:
+        defense: the release's description, as the option ``--release`` takes it.
+        number: number of the seed, from 0.
+        status: "finished"; "unaudited" where some point can't be audited; "diverged" where a loss, a weight or an
+            update isn't finite; "failed" where the training can't go on for another reason.
+        reason: one sentence on why it isn't finished; null where it is.
+        points: one entry for each audited point of training, the last being its end.
+    """
 
     defense: str
     number: int
@@ -68,7 +94,14 @@ class DefenseRun(Record):
 
 
 class SeedMean(Record):
-    """A mean over ``num_seeds`` trainings with Student's t interval, which needs two of them."""
+    """A mean over trainings, in its units, with Student's t interval.
+
+    Attributes:
+        mean: mean over trainings.
+        low: lower end of the interval; null with one training.
+        high: upper end of the interval; null with one training.
+        num_seeds: number of trainings.
+    """
 
     mean: float
     low: float | None = None
@@ -77,7 +110,20 @@ class SeedMean(Record):
 
 
 class PointRow(Record):
-    """One point of training, over samples and seeds; errors are means over samples, intervals over seeds."""
+    """One point of training, over samples and seeds; errors are means over samples, intervals over seeds.
+
+    Attributes:
+        step: number of steps.
+        loss: mean over the training data; null where there is none.
+        accuracy: on the test data, 0 to 1; null without such data.
+        attack_rmse: least RMSE of the attacks, in data units; null where none ran.
+        outsider_rmse: posterior error of an attacker who knows no other sample, in data units; null where there is
+            none.
+        informed_rmse: posterior error of an attacker who knows all others, in data units; null where samples leave
+            alone.
+        relative_rmse: the deciding attacker's at noise relative to the gradient's norm, in data units; null where there
+            is none.
+    """
 
     step: int
     loss: SeedMean | None = None
@@ -91,14 +137,31 @@ class PointRow(Record):
 class DefenseRow(Record):
     """One defence over its seeds.
 
-    ``num_finished`` trainings have all of their numbers. ``loss`` and ``accuracy`` are at the end of training, of those
-    that came there. The errors are the mean over samples of each one's least error
-    over the points of training: an attacker sees all uploads. ``predicted_rmse`` is the posterior error of the attacker
-    by whom verdicts go, the certified lower end where it is an interval. ``least_attack`` and ``least_predicted`` are
-    of the most exposed sample in any seed.
+    Errors are means over samples of each one's least error over the points of training: an attacker sees all uploads.
 
-    ``on_front`` says whether no other defence is at least as good in both mean loss and mean least attack error, and
-    better in one; ``dominated_by`` names those that are. None where the defence has no two numbers to compare.
+    Attributes:
+        defense: the release's description, as the option ``--release`` takes it.
+        noisy: whether it adds noise.
+        num_seeds: number of trainings.
+        num_finished: number of trainings that have all of their numbers.
+        loss: mean over the training data at the end of training; null where no training came there.
+        accuracy: on the test data at the end of training, 0 to 1; null where no training came there, or without such
+            data.
+        attack_rmse: least RMSE of the attacks, in data units; null where none ran.
+        predicted_rmse: posterior error of the attacker by whom verdicts go, the certified lower end where it is an
+            interval, in data units; null where there is none.
+        outsider_rmse: the same of an attacker who knows no other sample; null where there is none.
+        least_attack: attack RMSE of the most exposed sample in any seed, in data units; null where none ran.
+        least_predicted: posterior error of the most exposed sample in any seed, in data units; null where there is
+            none.
+        num_unattacked: number of samples without an attack's error in some seed.
+        num_unpredicted: number of samples without a posterior error in some seed.
+        strongest: ids of the attacks that reached the least errors.
+        on_front: whether no other defence is at least as good in both mean loss and mean least attack error, and better
+            in one; null where the defence has no two numbers to compare.
+        dominated_by: descriptions of the defences that are.
+        points: one entry for each audited point of training.
+        reasons: why trainings have no number, one sentence each.
     """
 
     defense: str
@@ -124,9 +187,17 @@ class DefenseRow(Record):
 class EqualUtility(Record):
     """Two defences whose intervals of the final loss overlap.
 
-    ``attack_difference`` is the least attack error of ``first`` less that of ``second``, paired by sample and seed,
-    with a bootstrap interval over both; ``predicted_difference`` likewise of the posterior error. Ends are None with
-    too few samples or seeds. ``told_apart`` says whether the first interval leaves out 0.
+    Attributes:
+        first: description of the one.
+        second: description of the other.
+        attack_difference: mean over samples and seeds of the least attack RMSE of ``first`` less that of ``second``,
+            paired, in data units; null where there is none.
+        attack_low: lower end of its bootstrap interval; null with too few samples or seeds.
+        attack_high: upper end of its bootstrap interval; null with too few samples or seeds.
+        predicted_difference: the same difference of the posterior error, in data units; null where there is none.
+        predicted_low: lower end of its bootstrap interval; null with too few samples or seeds.
+        predicted_high: upper end of its bootstrap interval; null with too few samples or seeds.
+        told_apart: whether the interval of the attacks' difference leaves out 0; null where there is none.
     """
 
     first: str
@@ -141,11 +212,27 @@ class EqualUtility(Record):
 
 
 class DefensesStudy(ModelsStudy):
-    """``studies.defenses`` of audit.json; ``rows`` in the order given, no defence first.
+    """What ``riskaudit study defenses`` found: risk against utility by defence.
 
-    ``noise_std`` is the reference noise, at which defences without noise of their own are predicted; attacks on
-    them see none.
-    ``recommended`` is a line for ``release``; None where the numbers support none, and ``recommendation`` says why.
+    ``noise_std`` is the reference noise, at which defences without noise of their own are predicted; attacks on them
+    see none.
+
+    Attributes:
+        epochs: number of epochs of a training.
+        num_steps: number of steps of a training.
+        batch_size: number of samples in a step.
+        learning_rate: learning rate of every step.
+        num_training_samples: number of samples that are trained on.
+        num_seeds: number of trainings with each defence.
+        points: steps after which the network is audited, ascending.
+        confidence: confidence of all intervals, 0 to 1.
+        target_rmse: posterior error that a recommended defence has to force, in data units.
+        tested: whether there are test data.
+        rows: one entry for each defence in the order given, no defence first.
+        equal_utility: one entry for each two defences of equal utility.
+        runs: one entry for each defence and seed.
+        recommended: a description that ``--release`` takes; null where the numbers support none.
+        recommendation: what is recommended and why, in words.
     """
 
     epochs: int

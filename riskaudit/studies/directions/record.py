@@ -21,12 +21,22 @@ Attacker: TypeAlias = Literal["ignores", "knows"]
 
 
 class SpectrumRow(Record):
-    """Eigenvalues of one sample's H.
+    """Eigenvalues of one sample's H = J^T J, in released units over data units, squared.
 
-    ``values`` are at the study's ``quantile_shares``, ascending; with "bracketed" only the largest are known: they
-    are the ``num_known`` converged Ritz values, ascending, and nothing that needs the others has a value.
-    ``spread`` is l_1 over the smallest eigenvalue that can be told from zero, ``rank`` the number of those.
-    ``effective_rank`` is (sum l)^2 / sum l^2, ``entropy_rank`` the exponential of the entropy of l / sum l.
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        dimension: number of input coordinates, d.
+        num_known: number of eigenvalues that are known.
+        rank: number of eigenvalues that can be told from zero; null where not all are known.
+        largest: the largest eigenvalue, l_1; null where unknown.
+        smallest: the smallest eigenvalue that can be told from zero; null where not all are known.
+        spread: l_1 over this smallest one; null where not all are known.
+        effective_rank: (sum l)^2 / sum l^2; null where not all are known.
+        entropy_rank: exponential of the entropy of l / sum l; null where not all are known.
+        values: quantiles of the eigenvalues at the study's ``quantile_shares``, ascending; with "bracketed" the
+            ``num_known`` largest converged Ritz values, ascending.
+        status: "exact" where all eigenvalues are known, "bracketed" where only the largest are.
+        reason: one sentence on what isn't known; null where all is.
     """
 
     sample_id: str
@@ -46,8 +56,17 @@ class SpectrumRow(Record):
 class DirectionRow(Record):
     """One perturbation of fixed norm of one sample's release, what it should do to an attacker, and what it did.
 
-    ``share`` is the place in the spectrum of a singular direction (0 is the smallest eigenvalue), ``eigenvalue`` its
-    l. ``attacked`` holds the RMSE per attack.
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        direction: name of the perturbation's direction.
+        share: place of a singular direction in the spectrum, from 0 (the smallest eigenvalue) to 1; null for other
+            directions.
+        eigenvalue: its eigenvalue l, in released units over data units, squared; null for other directions.
+        predicted_rmse: error that it should cause, a root mean square per coordinate in data units; null where unknown.
+        status: status of the prediction.
+        reason: one sentence on why there is no prediction; null where there is one.
+        attacked: RMSE of each attack by its id, in data units.
+        attack_status: status of each attack by its id.
     """
 
     sample_id: str
@@ -64,7 +83,9 @@ class DirectionRow(Record):
 class DirectionAgreement(Scaling):
     """An attack's mean squared error against 1 / l over samples and singular directions, of slope 1 to first order.
 
-    ``tightness_median`` is attack RMSE over predicted RMSE.
+    Attributes:
+        attack: id of the attack.
+        tightness_median: median of attack RMSE over predicted RMSE; null where there is none.
     """
 
     attack: str
@@ -74,8 +95,14 @@ class DirectionAgreement(Scaling):
 class LayerRow(Record):
     """One layer's part of one sample's release.
 
-    ``revealed`` is what an attacker learns who gets this layer's entries alone, ``revealed_without`` who gets all
-    others. ``information_share`` is tr H_layer / tr H.
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        layer: name of the layer in the model.
+        num_entries: number of released entries that are the layer's.
+        revealed: revealed fraction for an attacker who gets this layer's entries alone, 0 to 1; null where unknown.
+        revealed_without: revealed fraction for an attacker who gets all others, 0 to 1; null where unknown.
+        information_share: tr H_layer / tr H, 0 to 1; null where H is zero.
+        status: "exact", or why there is no number.
     """
 
     sample_id: str
@@ -88,7 +115,18 @@ class LayerRow(Record):
 
 
 class LayerSummary(Record):
-    """A layer over all samples: means, and the range of ``revealed``."""
+    """A layer over all samples.
+
+    Attributes:
+        layer: name of the layer in the model.
+        num_entries: number of released entries that are the layer's.
+        num_samples: number of samples that have a number.
+        revealed: mean of the fraction that this layer's entries reveal alone, 0 to 1; null where none is known.
+        revealed_low: the least revealed sample's; null where none is known.
+        revealed_high: the most revealed sample's; null where none is known.
+        revealed_without: mean of the fraction that all other entries reveal, 0 to 1; null where none is known.
+        information_share: mean of tr H_layer / tr H, 0 to 1; null where none is known.
+    """
 
     layer: str
     num_entries: int
@@ -103,7 +141,12 @@ class LayerSummary(Record):
 class ShapingAttack(Record):
     """A least-squares attack with the prior's term, started at the truth, on one draw of shaped noise.
 
-    The attacker "ignores" the covariance (takes the noise for isotropic noise of the same power) or "knows" it.
+    Attributes:
+        scheme: shape of the noise.
+        attacker: whether the attacker "knows" the noise's covariance, or "ignores" it and takes the noise for isotropic
+            noise of the same power.
+        rmse: RMSE of the reconstruction, in data units; null where it failed.
+        status: what became of the attack.
     """
 
     scheme: Scheme
@@ -115,8 +158,14 @@ class ShapingAttack(Record):
 class ShapingRow(Record):
     """One sample under noise of equal power (trace of the covariance) and different shape.
 
-    ``predicted`` is the posterior error per scheme, to first order; ``water_level`` is w of the water-filled noise.
-    ``layer_stds`` are those of the per-layer noise.
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        predicted: posterior error to first order by scheme, a root mean square per coordinate in data units.
+        water_level: level w of the water-filled noise; null where there is none.
+        layer_stds: standard deviations per released entry of the per-layer noise, by layer.
+        attacks: attacks on such noise.
+        status: "exact", or why there is no number.
+        reason: one sentence on why there is no number; null where there is one.
     """
 
     sample_id: str
@@ -129,9 +178,15 @@ class ShapingRow(Record):
 
 
 class ShapingSummary(Record):
-    """A scheme over all samples; ``share_better`` is the share with a larger predicted error than isotropic noise.
+    """A scheme over all samples.
 
-    ``attacked`` is the mean RMSE per attacker.
+    Attributes:
+        scheme: shape of the noise.
+        num_samples: number of samples that have a number.
+        predicted: mean posterior error, a root mean square per coordinate in data units.
+        share_better: share of samples with a larger predicted error than under isotropic noise, 0 to 1; null for the
+            latter.
+        attacked: mean RMSE by attacker, in data units.
     """
 
     scheme: Scheme
@@ -142,10 +197,29 @@ class ShapingSummary(Record):
 
 
 class DirectionsStudy(StudyRecord):
-    """``studies.directions`` of audit.json.
+    """What ``riskaudit study directions`` found: which directions, layers and shapes of noise protect.
 
-    ``norm`` is that of every perturbation, ``noise_std`` the noise at which layers and shapes are compared (the
-    reference noise if ``reference``), ``power`` its trace over the released entries that carry noise.
+    Attributes:
+        norm: Euclidean norm of every perturbation of the released vector.
+        noise_std: standard deviation per released entry at which layers and shapes are compared.
+        reference: whether that is the reference noise, which the client does not add.
+        prior_std: standard deviation of one input coordinate before the release is seen, in data units.
+        num_entries: number of entries that leave the client, P.
+        dimension: number of input coordinates, d.
+        power: trace of the noise's covariance over the released entries that carry noise.
+        prune_ratio: share of the entries that the perturbation "pruning" sets to zero, 0 to 1.
+        attacks: ids of the attacks that were run.
+        quantile_shares: levels of the eigenvalues' quantiles, ascending, 0 to 1.
+        spectra: one entry for each sample.
+        directions: one entry for each sample and perturbation.
+        agreement: one entry for each attack.
+        layers: one entry for each layer, over all samples.
+        layer_rows: one entry for each sample and layer.
+        shaping: one entry for each sample.
+        shaping_summary: one entry for each scheme, over all samples.
+        layers_reason: one sentence on why no layers are compared; null where they are.
+        shaping_reason: one sentence on why no shapes are compared; null where they are.
+        seconds: wall time that the study took.
     """
 
     norm: float

@@ -23,17 +23,35 @@ NO_GROUP = "none"
 
 
 class LorenzPoint(Record):
-    """The share ``quantity`` of a measure's sum that the share ``samples`` with the least of it holds."""
+    """A point of the Lorenz curve of a measure.
+
+    Attributes:
+        samples: share of the samples with the least of the measure, 0 to 1.
+        quantity: share of the measure's sum that these hold, 0 to 1.
+    """
 
     samples: float
     quantity: float
 
 
 class Distribution(Record):
-    """How unevenly one measure falls on samples, over the ``num_samples`` whose value may be relied on.
+    """How unevenly one measure falls on samples, over those whose value may be relied on.
 
-    ``worst`` is the riskiest value: the greatest of a measure that is riskier when higher, else the least.
-    ``worst_tenth_share`` is what the riskiest tenth of the samples holds of the measure's sum; 0.1 if all are alike.
+    Attributes:
+        measure: "revealed_fraction", "posterior_rmse" or "attack_rmse".
+        riskier: which end of the measure is the greater risk.
+        num_samples: number of samples whose value may be relied on.
+        num_left_out: number of the others.
+        mean: mean of the values, in the measure's units; null without any.
+        median: median of the values, in the measure's units; null without any.
+        worst: the riskiest value, in the measure's units; null without any.
+        worst_sample: id of the sample that has it; null without any.
+        worst_to_median: the riskiest value over the median; null where that is 0.
+        gini: Gini coefficient, 0 (all alike) to 1; null where there is none.
+        worst_tenth_share: share of the measure's sum that the riskiest tenth of the samples holds, 0.1 if all are
+            alike; null where there is none.
+        lorenz: points of the Lorenz curve, ascending.
+        note: one sentence on what can't be told; null where there is nothing to say.
     """
 
     measure: str
@@ -52,7 +70,14 @@ class Distribution(Record):
 
 
 class GroupSummary(Record):
-    """One group; ``num_samples`` counts all its samples, the statistic and the median those with a value."""
+    """One group in one measure.
+
+    Attributes:
+        name: name of the group.
+        num_samples: number of all its samples, with a value or without.
+        median: median of the samples with a value, in the measure's units; null where none has one.
+        statistic: statistics over the samples with a value; null where none has one.
+    """
 
     name: str
     num_samples: int
@@ -61,7 +86,11 @@ class GroupSummary(Record):
 
 
 class GroupPair(PairTest):
-    """The test of two groups, and whether they differ."""
+    """The test of two groups, and whether they differ.
+
+    Attributes:
+        differs: whether the adjusted p-value says so.
+    """
 
     differs: bool
 
@@ -69,9 +98,16 @@ class GroupPair(PairTest):
 class GroupComparison(Record):
     """Whether groups differ in one measure, which ones and by how much.
 
-    ``epsilon_squared`` is the effect size of the Kruskal-Wallis test, 0 to 1. ``differs`` is None where nothing could
-    be tested. ``groups`` stand with the most exposed median first. ``note`` says where the pairs could not have
-    differed, whatever their values, ``doubt`` where medians rest on intervals.
+    Attributes:
+        by: whether groups are the classes or were given.
+        measure: "revealed_fraction", "posterior_rmse" or "attack_rmse".
+        groups: one entry for each group, the most exposed median first.
+        kruskal_wallis: test that all groups have the same distribution.
+        epsilon_squared: effect size of that test, 0 to 1; null where nothing could be tested.
+        differs: whether some group differs; null where nothing could be tested.
+        pairs: tests of two groups each.
+        note: one sentence where the pairs could not have differed, whatever their values; null elsewhere.
+        doubt: one sentence where medians rest on intervals; null elsewhere.
     """
 
     by: Literal["class", "group"]
@@ -88,11 +124,18 @@ class GroupComparison(Record):
 class SampleExposure(Record):
     """One sample beside the average.
 
-    ``posterior_rmse`` is that of the attacker by whom verdicts go, ``protection`` its cautious (lower) end, None where
-    that can't be relied on; such a sample is not assessed, never safe. ``share_of_average`` is protection over the
-    mean posterior error.
-    ``influence`` is sqrt(l_1) with the upper end of l_1: the most that training's release changes, to first order,
-    per change of the input (Euclidean norms of both).
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        target: class number; null for other targets.
+        group: name of its group; null where no groups were given.
+        posterior_rmse: posterior error of the attacker by whom verdicts go, a root mean square per coordinate in data
+            units; null where there is none.
+        protection: its cautious (lower) end; null where that can't be relied on: such a sample is not assessed, never
+            safe.
+        share_of_average: protection over the mean posterior error; null where either is unknown.
+        influence: sqrt(l_1) with the upper end of l_1: the most that training's release changes, to first order, per
+            change of the input (Euclidean norms of both); null where unknown.
+        attack_rmse: RMSE of the strongest attack, in data units; null where none ran.
     """
 
     sample_id: str
@@ -106,7 +149,15 @@ class SampleExposure(Record):
 
 
 class InfluenceLink(Record):
-    """Spearman's correlation of `SampleExposure.influence` with revealed_fraction, and its bootstrap interval."""
+    """Rank correlation of the samples' ``influence`` with their revealed fraction.
+
+    Attributes:
+        num_samples: number of samples that have both.
+        spearman: Spearman's rho, from -1 to 1; null where there is none.
+        low: lower end of its bootstrap interval; null where there is none.
+        high: upper end of its bootstrap interval; null where there is none.
+        note: one sentence on why there is none; null where there is one.
+    """
 
     num_samples: int
     spearman: float | None = None
@@ -116,10 +167,20 @@ class InfluenceLink(Record):
 
 
 class FairnessStudy(StudyRecord):
-    """``studies.fairness`` of audit.json.
+    """What ``riskaudit study fairness`` found: on whom the leak falls.
 
-    ``exposed`` lists samples whose protection is below ``threshold`` times the average, ``not_assessed`` those of
-    which nothing may be claimed.
+    Attributes:
+        noise_std: standard deviation of the release's noise per entry, or of the reference noise where it carries none.
+        groups_name: name of the file or column that the groups come from; null where none were given.
+        distributions: one entry for each measure.
+        comparisons: one entry for each measure and kind of group.
+        average_protection: mean posterior error, a root mean square per coordinate in data units; null where none is
+            known.
+        threshold: share of the average below which a sample counts as exposed.
+        exposed: ids of the samples whose protection is below ``threshold`` times the average.
+        not_assessed: ids of the samples of which nothing may be claimed.
+        samples: one entry for each sample.
+        influence: how the samples' influence on training goes with what is revealed of them.
     """
 
     noise_std: float | None

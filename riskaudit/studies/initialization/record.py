@@ -25,9 +25,14 @@ TITLES = {
 
 
 class InitializationTrial(Record):
-    """One initialization with one seed; ``number`` counts seeds from 0, None for the checkpoint itself.
+    """One initialization with one seed.
 
-    ``reason`` says why there are no samples, where there are none.
+    Attributes:
+        initialization: name of the initialization.
+        number: number of the seed, from 0; null for the checkpoint itself.
+        samples: one entry for each sample.
+        attack_notes: what a reader must know of the attacks, one sentence each.
+        reason: one sentence on why there are no samples; null where there are some.
     """
 
     initialization: str
@@ -40,10 +45,30 @@ class InitializationTrial(Record):
 class InitializationRow(Record):
     """One initialization over its seeds and all samples.
 
-    ``low`` and ``high`` are a bootstrap interval of the median posterior_rmse over samples and seeds. ``difference`` is
-    the best initialization's median minus this one's, with the interval of the paired bootstrap; ``told_apart`` says
-    whether that leaves out 0, None where no interval is known or for the best itself (which the checkpoint can't be).
-    ``reasons`` say which seeds or samples gave no number.
+    Attributes:
+        initialization: name of the initialization.
+        description: what the initialization is, for readers.
+        num_seeds: number of seeds.
+        num_failed_seeds: number of seeds that gave no number.
+        num_failed_samples: number of samples without a number, over all seeds.
+        rank: place by leakage, 1 for the least; null where it can't be ranked.
+        largest_eigenvalue: largest eigenvalue l_1 of J^T J, in released units over data units, squared.
+        trace: trace of J^T J, in the same units.
+        expected_rmse: error of the proxy of this id, a root mean square per coordinate in data units.
+        posterior_rmse: posterior error, a root mean square per coordinate in data units.
+        revealed_fraction: revealed fraction, 0 to 1.
+        attack_rmse: RMSE of the strongest attack, in data units; null where none ran.
+        oracle_rmse: RMSE of the attack that is started at the truth, in data units; null where it didn't run.
+        low: lower end of the bootstrap interval of the median posterior error over samples and seeds, in data units;
+            null where there is none.
+        high: upper end of this interval.
+        difference: the best initialization's median posterior error minus this one's, in data units; null where there
+            is none.
+        difference_low: lower end of its paired bootstrap interval; null where there is none.
+        difference_high: upper end of this interval.
+        told_apart: whether the interval leaves out 0; null where there is none, and for the best itself (which the
+            checkpoint can't be).
+        reasons: which seeds or samples gave no number, one sentence each.
     """
 
     initialization: str
@@ -69,7 +94,16 @@ class InitializationRow(Record):
 
 
 class InitializationStudy(ModelsStudy):
-    """``studies.initialization`` of audit.json; ``rows`` are ranked, least leakage first, failed ones last."""
+    """What ``riskaudit study initialization`` found: how much each initialization leaks.
+
+    Attributes:
+        num_seeds: number of seeds of each initialization.
+        confidence: confidence of all intervals, 0 to 1.
+        rows: one entry for each initialization, least leakage first, failed ones last.
+        trials: one entry for each initialization and seed.
+        recommended: name of the initialization that leaks least; null where the numbers support none.
+        recommendation: what is recommended and why, in words.
+    """
 
     num_seeds: int
     confidence: float

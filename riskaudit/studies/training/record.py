@@ -14,9 +14,15 @@ from riskaudit.studies.rows import ModelsStudy, SampleRisk
 
 
 class MeanAndWorst(Record):
-    """A number over samples: the mean with its bootstrap interval, and the riskiest sample's.
+    """A number over samples, in its units: the mean, and the riskiest sample's.
 
-    The interval is None where there are too few samples for one.
+    Attributes:
+        mean: mean over the samples that have a number.
+        low: lower end of the mean's bootstrap interval; null where there are too few samples.
+        high: upper end of the mean's bootstrap interval; null where there are too few samples.
+        worst: the riskiest sample's number.
+        worst_sample: id of this sample.
+        num_samples: number of samples that have a number.
     """
 
     mean: float
@@ -28,12 +34,27 @@ class MeanAndWorst(Record):
 
 
 class TrainingRow(Record):
-    """One checkpoint. ``accuracy`` is on the audited samples, None where targets aren't classes.
+    """One checkpoint of a training.
 
-    ``relative_rmse`` is the posterior error at noise of ``relative_noise_std``, which is as large beside the median
-    gradient norm as the study's noise is at the first checkpoint that can be read. ``attack_rmse`` is of each sample's
-    strongest attack, ``attack_errors`` are of each attack by its name, those made for the defence among them.
-    ``reason`` says why a checkpoint has no numbers, where it has none.
+    Attributes:
+        name: name of the file, without its folder.
+        sha256: SHA-256 of the file, in hexadecimal digits; null where it comes from no file.
+        step: number of the checkpoint's step in training.
+        accuracy: on the audited samples, 0 to 1; null where targets aren't classes.
+        mean_loss: mean of the loss over samples; null where there is none.
+        median_gradient_norm: median over samples of the release's Euclidean norm before noise; null where there is
+            none.
+        posterior_rmse: posterior error, a root mean square per coordinate in data units.
+        relative_noise_std: standard deviation per released entry that is as large beside the median gradient norm as
+            the study's noise is at the first checkpoint that can be read.
+        relative_rmse: posterior error at that noise, in data units.
+        revealed_fraction: revealed fraction, 0 to 1.
+        attack_rmse: RMSE of each sample's strongest attack, in data units; null where none ran.
+        attack_errors: RMSE of each attack by its id, those made for the defence among them, in data units.
+        num_failed_samples: number of samples without a number.
+        samples: one entry for each sample.
+        attack_notes: what a reader must know of the attacks, one sentence each.
+        reason: one sentence on why the checkpoint has no numbers; null where it has some.
     """
 
     name: str
@@ -55,11 +76,16 @@ class TrainingRow(Record):
 
 
 class TrainingStudy(ModelsStudy):
-    """``studies.training`` of audit.json; ``rows`` in the order of training.
+    """What ``riskaudit study training`` found: how the leak changes over one training's checkpoints.
 
-    ``summary`` says what became of the mean and of the most exposed sample from the first audited checkpoint to the
-    last. ``mean_trend`` and ``worst_trend`` are rank correlations of posterior_rmse with the accuracy over checkpoints,
-    None where there are too few or either is always the same.
+    Attributes:
+        step_source: where the checkpoints' steps were read from.
+        rows: one entry for each checkpoint, in the order of training.
+        summary: what became of the mean and of the most exposed sample from the first audited checkpoint to the last,
+            in words.
+        mean_trend: rank correlation of the mean posterior error with the accuracy over checkpoints, from -1 to 1; null
+            where there are too few or either is always the same.
+        worst_trend: the same of the most exposed sample's posterior error.
     """
 
     step_source: Literal["file name", "checkpoint", "position"]

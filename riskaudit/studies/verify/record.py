@@ -22,7 +22,15 @@ STRONGEST = "strongest"
 
 
 class AttackerKnowledge(Record):
-    """What every attack of a study is given besides the release, the weights and the loss."""
+    """What every attack of a study is given besides the release, the weights and the loss.
+
+    Attributes:
+        labels_known: whether the labels.
+        batch_norm_statistics_known: whether the statistics of batch norm.
+        rest_of_batch_known: whether all other samples of an upload.
+        prior: kind of prior that it is given.
+        input_range_known: whether the least and the largest value of an input.
+    """
 
     labels_known: bool
     batch_norm_statistics_known: bool
@@ -32,7 +40,16 @@ class AttackerKnowledge(Record):
 
 
 class Prediction(Record):
-    """What the proxies said of one sample at one noise level, before any attack ran."""
+    """What the proxies said of one sample at one noise level, before any attack ran.
+
+    Attributes:
+        noise_std: standard deviation of the noise per released entry; 0 where there is none.
+        sample_id: id of the sample, as in ``samples`` of the file.
+        proxies: number of each proxy by its id, in the units that ``prediction_info`` states.
+        success_probability: one entry for each tolerance, ascending.
+        calibrated: interval that a calibration gives each proxy, by its id.
+        seconds: time that all proxies took; null where it isn't known.
+    """
 
     noise_std: float
     sample_id: str
@@ -45,10 +62,24 @@ class Prediction(Record):
 class AgreementRow(RankCorrelation):
     """How well one proxy foresaw one metric of one attack, over samples at one noise level.
 
-    ``spearman`` and ``kendall`` carry bootstrap intervals. Tightness is attack RMSE / predicted RMSE, for proxies
-    that predict an RMSE and for the metric "rmse" only; ``coverage`` is the share of samples whose attack lies
-    in the prediction's interval, ``validity`` the share where it is not below the interval's lower end; both
-    None where there is no interval.
+    Tightness is attack RMSE over predicted RMSE, for proxies that predict an RMSE and for the metric "rmse" only; what
+    follows from it is null elsewhere.
+
+    Attributes:
+        noise_std: standard deviation of the noise per released entry; 0 where there is none.
+        attack: id of the attack, or "strongest" for the least error of each sample over all attacks without oracle
+            start.
+        metric: id of the metric.
+        proxy: id of the proxy.
+        tightness_median: median of the tightness.
+        tightness_lower_quartile: lower quartile of the tightness.
+        tightness_upper_quartile: upper quartile of the tightness.
+        share_below_nine_tenths: share of samples whose tightness is below 0.9, 0 to 1.
+        share_below_three_quarters: share of samples whose tightness is below 0.75, 0 to 1.
+        validity: share of samples whose attack is not below the lower end of the prediction's interval, 0 to 1.
+        coverage: share of samples whose attack lies in the prediction's interval, 0 to 1.
+        calibrated_validity: validity of the interval that a calibration gives; null without one.
+        calibrated_coverage: coverage of the interval that a calibration gives; null without one.
     """
 
     noise_std: float
@@ -67,7 +98,15 @@ class AgreementRow(RankCorrelation):
 
 
 class ReliabilityBin(Record):
-    """Samples whose predicted success probability fell into one bin, and how often the strongest attack succeeded."""
+    """Samples whose predicted success probability fell into one bin, and how often the strongest attack succeeded.
+
+    Attributes:
+        low: lower end of the bin, 0 to 1.
+        high: upper end of the bin, 0 to 1.
+        num_samples: number of samples in the bin.
+        mean_predicted: mean of their predicted probabilities.
+        observed: share of them that the strongest attack came within the tolerance of, 0 to 1.
+    """
 
     low: float
     high: float
@@ -77,7 +116,15 @@ class ReliabilityBin(Record):
 
 
 class Reliability(Record):
-    """The success probability held against the strongest attack, at one noise level and tolerance."""
+    """The success probability held against the strongest attack, at one noise level and tolerance.
+
+    Attributes:
+        noise_std: standard deviation of the noise per released entry; 0 where there is none.
+        tolerance: root mean square per coordinate, in data units, that counts as a success.
+        num_samples: number of samples.
+        brier: Brier score, the mean squared difference of predicted probability and outcome, 0 (best) to 1.
+        bins: one entry for each bin that isn't empty, ascending.
+    """
 
     noise_std: float
     tolerance: float
@@ -89,9 +136,25 @@ class Reliability(Record):
 class LossComparison(Record):
     """Whether the proxy of an attack's own matching loss ranks that attack's errors better than another one.
 
-    Difference of the absolute rank correlations with ``metric`` and its paired bootstrap interval and p-value
-    (the claim of Hong et al., AAAI 2024). ``own_rho`` and ``other_rho`` are the correlations with their signs, which
-    audits of older versions lack.
+    This is the claim of Hong et al., AAAI 2024.
+
+    Attributes:
+        noise_std: standard deviation of the noise per released entry; 0 where there is none.
+        attack: id of the attack.
+        metric: id of the metric.
+        own: id of the proxy that is made for the attack's matching loss.
+        other: id of the other proxy.
+        num_samples: number of samples that have both and the metric.
+        own_spearman: absolute rank correlation of ``own`` with the metric, 0 to 1; null where there is none.
+        other_spearman: the same of ``other``.
+        difference: own_spearman minus other_spearman; null where there is none.
+        low: lower end of its paired bootstrap interval; null where there is none.
+        high: upper end of this interval.
+        p_value: two-sided, of the difference being 0; null where there is none.
+        own_rho: rank correlation of ``own`` with its sign, -1 to 1; null where there is none, and in audits of older
+            versions.
+        other_rho: the same of ``other``.
+        note: one sentence on why there is no difference; null where there is one.
     """
 
     noise_std: float
@@ -112,14 +175,26 @@ class LossComparison(Record):
 
 
 class PriorOnly(Record):
-    """Metrics of the guess that needs no release: the prior mean."""
+    """What the guess that needs no release comes to: the prior's mean.
+
+    Attributes:
+        sample_id: id of the sample, as in ``samples`` of the file.
+        metrics: its quality by metric, in the units that ``metric_info`` states; null where a metric isn't applicable.
+    """
 
     sample_id: str
     metrics: dict[str, float | None]
 
 
 class Timing(Record):
-    """Median seconds per sample of all proxies, and of an attack."""
+    """How long proxies and an attack took.
+
+    Attributes:
+        noise_std: standard deviation of the noise per released entry; 0 where there is none.
+        attack: id of the attack.
+        proxy_seconds: median seconds per sample of all proxies; null where they aren't known.
+        attack_seconds: median seconds per sample of the attack; null where they aren't known.
+    """
 
     noise_std: float
     attack: str
@@ -128,10 +203,26 @@ class Timing(Record):
 
 
 class VerifyStudy(StudyRecord):
-    """``studies.verify`` of audit.json.
+    """What ``riskaudit verify`` found: attacks that were run, and how well proxies foresaw them.
 
-    ``attack_info``, ``metric_info`` and ``prediction_info`` say what the ids in the rows mean, in the order of tables.
-    ``complete`` is false where the study was ended by what ``stopped_by`` says; ``foretold`` is what it was to take.
+    Attributes:
+        control: the positive control: whether these attacks reconstruct where nothing defends.
+        knowledge: what every attack was given.
+        attacks: one entry for each attack, sample and noise level.
+        agreement: one entry for each proxy, metric, attack and noise level.
+        predictions: one entry for each sample and noise level.
+        prior_only: one entry for each sample that was attacked.
+        reliability: one entry for each noise level and tolerance.
+        loss_comparisons: one entry for each noise level, attack, metric and other proxy.
+        timings: one entry for each attack and noise level.
+        metric_notes: what a reader must know of a metric, by its id.
+        attack_settings: each attack's hyper-parameters by name, by the attack's id.
+        attack_info: what the attacks' ids mean, in the order of tables.
+        metric_info: what the metrics' ids mean, in the order of tables.
+        prediction_info: what the proxies' ids mean, in the order of tables.
+        complete: whether all attacks came to their end.
+        stopped_by: what ended the study before; null where nothing did.
+        foretold: time that the study was to take; null where it wasn't asked for.
     """
 
     control: Control
