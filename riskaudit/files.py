@@ -16,10 +16,11 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from riskaudit.errors import OutputError, SettingsError
+from riskaudit.errors import CheckpointError, OutputError, RiskauditError, SamplesError, SettingsError, UserCodeError
 
 # Beside the results: what riskaudit wrote there, by name and SHA-256.
 MANIFEST = "manifest.json"
@@ -48,6 +49,57 @@ def read_toml(path: Path) -> dict[str, Any]:
 def names_code(text: str) -> bool:
     """Whether ``text`` reads as ``file.py:name``, a function that would be run."""
     return text.rpartition(":")[0].endswith(".py")
+
+
+def check_found(source: str | Path, error: type[RiskauditError]) -> None:
+    """Refuse a file or folder that isn't there, of ``file.py:name`` the file, before anything heavy is loaded.
+
+    What can't be looked at is left to whoever reads it.
+
+    Args:
+        source: where it should be.
+        error: to raise, of a path.
+
+    Raises:
+        RiskauditError: ``error``, or `UserCodeError`.
+    """
+    spec = str(source)
+    if not names_code(spec):
+        if not _may_exist(Path(spec)):
+            raise error(not_found(spec))
+    elif not _may_exist(Path(spec.rpartition(":")[0])):
+        raise UserCodeError(code_not_found(spec))
+
+
+find_model = partial(check_found, error=CheckpointError)
+find_samples = partial(check_found, error=SamplesError)
+
+
+def find_code(name: str) -> None:
+    """Refuse a ``file.py:name`` whose file isn't there; any other name is none of a file.
+
+    Raises:
+        UserCodeError: it is missing.
+    """
+    if names_code(name):
+        check_found(name, UserCodeError)
+
+
+def not_found(path: str | Path) -> str:
+    """One sentence about a path where nothing is."""
+    return f"can't find {path}; check the path"
+
+
+def code_not_found(spec: str) -> str:
+    """One sentence about a ``file.py:name`` whose file isn't there."""
+    return f"can't find {spec.rpartition(':')[0]} of {spec!r}; check the path"
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return True
 
 
 def _write_and_sync(path: Path, content: bytes, mode: int) -> None:

@@ -10,7 +10,7 @@ A model is a frozen dataclass that is checked whenever it is made (pydantic). Er
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, get_args, get_origin
 
@@ -56,6 +56,7 @@ class Given(TypedDict, total=False):
         record: key in ``settings`` of audit.json; by default none.
         envvar: environment variable for the default.
         callback: called with the value as soon as it is read, before other options are.
+        check: called with each value before torch is loaded; refuses a path where nothing is.
     """
 
     panel: str | None
@@ -70,6 +71,7 @@ class Given(TypedDict, total=False):
     record: str
     envvar: str
     callback: Callable[..., Any]
+    check: Callable[[str], object]
 
 
 def option(default: Any, description: str, heading: str | None = None, **given: Unpack[Given]) -> Any:
@@ -94,6 +96,19 @@ class Settings:
         """How the command line takes each field that it takes."""
         extras = {name: field.json_schema_extra for name, field in fields_of(cls).items()}
         return {name: extra["given"] for name, extra in extras.items() if isinstance(extra, dict)}
+
+    def check_sources(self, unchecked: Collection[str] = ()) -> None:
+        """Refuse paths where nothing is, but of those fields.
+
+        Raises:
+            RiskauditError: the first one.
+        """
+        # What is given by position is named first.
+        for name, how in sorted(self.given().items(), key=lambda each: "argument" not in each[1]):
+            value = getattr(self, name)
+            if "check" in how and name not in unchecked and value is not None:
+                for each in value if isinstance(value, tuple) else (value,):
+                    how["check"](each)
 
     def record(self) -> dict[str, Any]:
         """What ``settings`` of audit.json says of these, by its keys."""

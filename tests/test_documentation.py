@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,10 @@ import typer
 from scan_cases import CHECKPOINT, DATA
 from torch import nn
 
+import riskaudit
 from riskaudit.cli.app import app, run
-from riskaudit.guard import SecureNoise
+from riskaudit.guard import Guard, Policy, SecureNoise
+from riskaudit.inputs import load_checkpoint, load_loss, load_samples
 
 # Every page and every command, whatever their number.
 pytestmark = pytest.mark.sampled(1000)
@@ -88,6 +91,13 @@ def test_commands_of_pages_are_those_of_the_command_line(page, tmp_path, monkeyp
         command.make_context(path, rest, resilient_parsing=False)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_says_what_it_is(page) -> None:
+    """A command in a block without a language would be held against nothing."""
+    fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert all(fences[::2])
+
+
 # What the demo makes; commands on it run as they are printed.
 ON_THE_DEMO = [
     words for page in PAGES for words in COMMANDS[page] if words[1:3] == ["scan", "digits-lenet.safetensors"]
@@ -146,6 +156,57 @@ def test_the_guard_of_the_first_page_runs(tmp_path, monkeypatch) -> None:
     assert scope["decision"].action == "sanitise", scope["decision"].reasons
     assert [len(update) for update in sent] == [4]
     assert (tmp_path / "guard.jsonl").read_text().count("\n") == 1
+
+
+@pytest.fixture
+def named_inputs(tmp_path, monkeypatch) -> None:
+    """The files that pages name, two samples of them, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet.pt").write_bytes(CHECKPOINT.read_bytes())
+    with np.load(DATA) as digits:
+        np.savez(tmp_path / "mnist.npz", **{name: digits[name][:2] for name in ("images", "labels")})
+
+
+@pytest.mark.usefixtures("named_inputs")
+def test_the_run_in_python_runs() -> None:
+    (code,) = snippets("docs/runs.md")
+    scope: dict[str, Any] = {"riskaudit": riskaudit}
+    exec(code.replace("workers=4", "workers=1"), scope)
+    assert scope["run"].status().complete
+    assert len(scope["result"].samples) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("named_inputs")
+def test_the_commands_of_a_run_run(tmp_path) -> None:
+    words = [each for each in COMMANDS[ROOT / "docs" / "runs.md"] if "runs/hospital" in each]
+    assert [each[2] for each in words] == ["create", "work", "status", "merge"]
+    assert [run(["1" if each == "4" else each for each in command[1:]]) for command in words] == [0, 0, 0, 0]
+    assert (tmp_path / "reports" / "hospital" / "audit.json").is_file()
+
+
+def test_the_inspection_in_python_runs(tmp_path, monkeypatch, capsys) -> None:
+    checkpoint, samples = load_checkpoint(CHECKPOINT), load_samples(DATA, channels=1, limit=16)
+    inspected, guarded = snippets("docs/inspect.md")
+    exec(inspected, {"riskaudit": riskaudit, "checkpoint": checkpoint, "samples": samples, "last_round": checkpoint})
+    assert capsys.readouterr().out.endswith("[]\n")
+    policy = Policy(max_revealed=0.2, inspect_received=True)
+    guard = Guard(checkpoint.model, F.cross_entropy, policy, prior_std=0.3, release="gaussian:0.01")
+    said: list[str] = []
+    code = guarded.replace("...  # don't train", "said.append(guard)")
+    exec(code, {"guard": guard, "inputs": samples.inputs, "said": said})
+    assert not said
+
+
+def test_the_search_of_transformations_in_python_runs() -> None:
+    model, images, targets = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), torch.rand(3, 3, 4, 4), torch.arange(3)
+    (code,) = snippets("docs/releases.md")
+    scope: dict[str, Any] = {"model": model, "loss": load_loss("cross-entropy"), "images": images, "targets": targets}
+    scope["fresh_model"] = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
+    exec(code.replace("draw_policies(100)", "draw_policies(2)"), scope)
+    privacy = [score.privacy for score in scope["scores"]]
+    assert len(privacy) == 2
+    assert privacy == sorted(privacy)
 
 
 def test_every_key_of_an_audit_is_described(monkeypatch) -> None:

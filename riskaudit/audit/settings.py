@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from riskaudit.errors import SettingsError
+from riskaudit.errors import PriorError, SettingsError
+from riskaudit.files import check_found, find_code
 from riskaudit.settings import (
     CHECKED,
     INPUTS,
@@ -37,6 +38,19 @@ Limit = Annotated[float, Field(allow_inf_nan=True)]
 PRIOR_NAMES = ("isotropic", "data", "class", "vocabulary")
 
 
+def find_prior(name: str) -> None:
+    """Look for the file of a prior."""
+    if name not in PRIOR_NAMES:
+        check_found(name, PriorError)
+
+
+def _find_calibration(path: str) -> None:
+    """Read a calibration, only to see whether it can be."""
+    from riskaudit.results import Calibration
+
+    Calibration.load(path)
+
+
 @dataclass(frozen=True, config=CHECKED)
 class AuditSettings(Settings):
     """Everything that decides the numbers besides the model and the data.
@@ -46,7 +60,9 @@ class AuditSettings(Settings):
     have.
     """
 
-    loss: str = option("cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True)
+    loss: str = option(
+        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
+    )
     release: str = option(
         "gradient",
         'What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',
@@ -82,12 +98,14 @@ class AuditSettings(Settings):
         "texts, else isotropic).",
         PRIOR,
         file=True,
+        check=find_prior,
     )
     calibration: str | None = option(
         None,
         "File of riskaudit calibrate for this model, release, noise and prior: intervals with stated coverage.",
         PRIOR,
         file=True,
+        check=_find_calibration,
     )
     prior_mean: float | None = option(
         None, "Isotropic prior: mean of one input coordinate (default: the data's).", PRIOR

@@ -6,10 +6,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
+from riskaudit.files import find_code, find_model, find_samples
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, Count, Settings, option
 
 if TYPE_CHECKING:
     from riskaudit.inputs import Checkpoint, Samples
+
+
+def find_encoding(path: str) -> None:
+    """Read the encoding of a table, only to see whether it can be.
+
+    Raises:
+        SettingsError: it can't.
+    """
+    from riskaudit.tables import read_encoding
+
+    read_encoding(path)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -30,6 +42,7 @@ class ReadingOptions(Settings):
         "one).",
         INPUTS,
         file=True,
+        check=find_encoding,
     )
 
     def samples(self, data: str, **reading: Any) -> Samples:
@@ -46,7 +59,9 @@ class ReadingOptions(Settings):
 class ModelOptions(Settings):
     """Which model the weights belong to."""
 
-    arch: str | None = option(None, "Architecture (see riskaudit list) or file.py:factory.", INPUTS, file=True)
+    arch: str | None = option(
+        None, "Architecture (see riskaudit list) or file.py:factory.", INPUTS, file=True, check=find_code
+    )
     weights: str | None = option(
         None, "Which of several sets of weights in the file: a prefix of their names, such as state_dict_ema.", INPUTS
     )
@@ -60,7 +75,11 @@ class TextOptions(Settings):
         None, "What the client trains, of a Hugging Face folder (default: by the folder's own class).", INPUTS
     )
     base: str | None = option(
-        None, "Folder of the model that adapters (a folder of PEFT's) belong to; nothing is fetched.", INPUTS, file=True
+        None,
+        "Folder of the model that adapters (a folder of PEFT's) belong to; nothing is fetched.",
+        INPUTS,
+        file=True,
+        check=find_model,
     )
     max_tokens: Count | None = option(
         None,
@@ -89,6 +108,7 @@ class SourceOptions(SampleOptions, ModelOptions, TextOptions):
         ".jsonl, .parquet) for Hugging Face folders, or file.py:function.",
         INPUTS,
         recorded=False,
+        check=find_samples,
     )
     mean: tuple[float, ...] | None = option(
         None,

@@ -14,7 +14,7 @@ from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import inputs_of
 from riskaudit.cli.models import SubjectOptions
 from riskaudit.cli.options import command, in_options
-from riskaudit.files import check_output_file, write_file
+from riskaudit.files import check_output_file, find_code, find_model, write_file
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, Settings, option
 
 if TYPE_CHECKING:
@@ -45,9 +45,15 @@ class SearchOptions(Settings):
     """Which policies are scored, and on what."""
 
     untrained: str | None = option(
-        None, "The model before training, whose accuracy score counts (default: CHECKPOINT itself).", INPUTS, file=True
+        None,
+        "The model before training, whose accuracy score counts (default: CHECKPOINT itself).",
+        INPUTS,
+        file=True,
+        check=find_model,
     )
-    loss: str = option("cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True)
+    loss: str = option(
+        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
+    )
     policies: Count = option(100, "Policies that are drawn and scored, at most.", SOLVERS)
     entries: Count = option(3, "Entries of the library in a policy, at most.", SOLVERS)
     private_images: Count = option(50, "Images that privacy is scored on, at most; accuracy is on all.", SOLVERS)

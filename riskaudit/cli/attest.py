@@ -13,7 +13,7 @@ from riskaudit.cli.console import working
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command, in_options
-from riskaudit.files import check_output_folder, write_folder
+from riskaudit.files import check_output_folder, find_code, find_model, write_folder
 from riskaudit.formatting import number
 from riskaudit.report.attestation import FORMATS, render_attestation
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, POLICY, RELEASE, SOLVERS, Count, Positive, option
@@ -25,22 +25,40 @@ EXIT_NOT_AS_DECLARED = 1
 EXIT_COULD_NOT_TELL = 2
 
 
+def _find_policy(path: str) -> None:
+    """Read a policy, only to see whether it can be."""
+    from riskaudit.policy import Policy
+
+    Policy.from_file(path)
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class AttestOptions(ConsoleOptions):
     """What is attested, against what, and where the result goes."""
 
     update: str = option(
-        ..., "What is about to leave: .safetensors, .pt or .npz.", argument="UPDATE", recorded=False, file=True
+        ...,
+        "What is about to leave: .safetensors, .pt or .npz.",
+        argument="UPDATE",
+        recorded=False,
+        file=True,
+        check=find_model,
     )
     declared: str = option(
         ..., "What was declared of it, as --release of scan: clip:1,gaussian:0.01; noise is per entry sent.", RELEASE
     )
     received: str | None = option(
-        None, "The model that was received: names, shapes and dtypes are compared with it.", INPUTS, file=True
+        None,
+        "The model that was received: names, shapes and dtypes are compared with it.",
+        INPUTS,
+        file=True,
+        check=find_model,
     )
-    clean: str | None = option(None, "The update before its noise: the noise itself is tested then.", INPUTS, file=True)
+    clean: str | None = option(
+        None, "The update before its noise: the noise itself is tested then.", INPUTS, file=True, check=find_model
+    )
     arch: str | None = option(
-        None, "Architecture of --received (see riskaudit list) or file.py:factory.", INPUTS, file=True
+        None, "Architecture of --received (see riskaudit list) or file.py:factory.", INPUTS, file=True, check=find_code
     )
     loss: str | None = option(
         None, "cross-entropy where the update is trained with it: sums over classes are noise alone then.", RELEASE
@@ -48,7 +66,9 @@ class AttestOptions(ConsoleOptions):
     batch_size: Count | None = option(None, "Samples in the mean, where --declared has no mean:N.", RELEASE)
     sensitivity: Positive | None = option(None, "2-norm that the noise was computed for.", RELEASE)
     noise_multiplier: Positive | None = option(None, "Std of the noise over the sensitivity.", RELEASE)
-    policy: str | None = option(None, "A guard's policy, which is looked at for contradictions.", POLICY, file=True)
+    policy: str | None = option(
+        None, "A guard's policy, which is looked at for contradictions.", POLICY, file=True, check=_find_policy
+    )
     false_alarm: float = option(1e-3, "Probability, at most, that an update which is as declared is refused.", SOLVERS)
     format: tuple[str, ...] = option(
         ("json",),

@@ -10,7 +10,7 @@ import typer
 from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command
-from riskaudit.files import check_output_file
+from riskaudit.files import check_output_file, find_samples
 from riskaudit.formatting import short
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def infer(
 
     All rows are read. Exit codes: 0 written, 2 not.
     """
+    find_samples(data)
     check_output_file(out, input_paths([data]), _is_encoding)
 
     from riskaudit.inputs import infer_encoding

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic.dataclasses import dataclass
 
+from riskaudit.audit.settings import find_prior
 from riskaudit.audit.subject import ModelOptions, ReadingOptions
-from riskaudit.cli.console import progress
+from riskaudit.cli.console import progress, working
 from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import SettingsError
-from riskaudit.files import check_output_file, is_json_with, names_code, read_toml, write_file
+from riskaudit.files import (
+    check_output_file,
+    find_code,
+    find_model,
+    find_samples,
+    is_json_with,
+    names_code,
+    read_toml,
+    write_file,
+)
 from riskaudit.settings import CHECKED, Count, Positive, option
 
 # Of a gradient, below which calls into the framework are most of it, and shares of it are noise.
@@ -31,9 +41,13 @@ if TYPE_CHECKING:
 class GuardOptions(ReadingOptions, ModelOptions):
     """What a [guard] table may hold; an option of the command line wins over it."""
 
-    checkpoint: str | None = option(None, "Model weights (default: checkpoint of the [guard] table).")
-    data: str | None = option(None, "Samples to make batches of (default: data of the [guard] table).")
-    loss: str | None = option(None, "As of scan (default: loss of the [guard] table, or cross-entropy).")
+    checkpoint: str | None = option(None, "Model weights (default: checkpoint of the [guard] table).", check=find_model)
+    data: str | None = option(
+        None, "Samples to make batches of (default: data of the [guard] table).", check=find_samples
+    )
+    loss: str | None = option(
+        None, "As of scan (default: loss of the [guard] table, or cross-entropy).", check=find_code
+    )
     batch_size: Count | None = option(None, "Samples per review (default: 32).")
     release: str | None = None
     prior: str | None = None
@@ -60,6 +74,9 @@ def guard_check(
     if not policy.limits:
         raise SettingsError(f"expected a limit in the policy of {config}, found none; set max_revealed or min_rmse")
     options = replace(table, **{name: value for name, value in asdict(options).items() if value is not None})
+    options.check_sources()
+    if options.prior is not None:
+        find_prior(options.prior)
     limits = (f"{name} = {value}" for name, value in asdict(policy).items() if value is not None)
     typer.echo(f"policy of {config}: {', '.join(limits)}")
     _lint(policy, options)
@@ -120,13 +137,14 @@ def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) 
     from riskaudit.inputs import fit_together, load_checkpoint, load_loss
 
     size, loss_name = options.batch_size or 32, options.loss or "cross-entropy"
-    checkpoint = load_checkpoint(str(options.checkpoint), arch=options.arch, weights=options.weights)
-    loss = load_loss(loss_name)
-    samples = options.samples(
-        str(options.data), channels=checkpoint.input_channels, limit=size * (repeats + 1), loss=loss,
-        num_classes=checkpoint.num_classes,
-    )  # fmt: skip
-    checkpoint, samples = fit_together(checkpoint, samples, loss)
+    with working(quiet, "reading the model and the samples"):
+        checkpoint = load_checkpoint(str(options.checkpoint), arch=options.arch, weights=options.weights)
+        loss = load_loss(loss_name)
+        samples = options.samples(
+            str(options.data), channels=checkpoint.input_channels, limit=size * (repeats + 1), loss=loss,
+            num_classes=checkpoint.num_classes,
+        )  # fmt: skip
+        checkpoint, samples = fit_together(checkpoint, samples, loss)
     for note in (*checkpoint.notes, *samples.notes):
         typer.echo(f"note: {in_options(note)}")
     if checkpoint.assumed is not None:

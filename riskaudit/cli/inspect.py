@@ -15,7 +15,7 @@ from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import SubjectOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import ResultError
-from riskaudit.files import check_output_folder, write_folder
+from riskaudit.files import check_output_folder, find_code, find_model, write_folder
 from riskaudit.report.inspection import FORMATS, render_inspection
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, Settings, option
 
@@ -30,9 +30,15 @@ class InspectOptions(Settings):
     """What is inspected beside the model, and where the result goes."""
 
     previous: str | None = option(
-        None, "The model of the round before: finds changes that training doesn't make.", INPUTS, file=True
+        None,
+        "The model of the round before: finds changes that training doesn't make.",
+        INPUTS,
+        file=True,
+        check=find_model,
     )
-    loss: str = option("cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True)
+    loss: str = option(
+        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
+    )
     batch_size: Count | None = option(
         None, "Samples that the client takes the gradient of at once (default: 16).", INPUTS
     )

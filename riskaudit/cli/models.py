@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from riskaudit.audit.subject import SourceOptions
 from riskaudit.cli.config import read_config
 from riskaudit.cli.console import working
+from riskaudit.files import find_model
 from riskaudit.report import FORMATS
 from riskaudit.settings import ATTACKS, CHECKED, INPUTS, OUTPUT, POLICY, SOLVERS, Count, Settings, option
 
@@ -30,7 +31,11 @@ class SubjectOptions(SourceOptions, ConsoleOptions):
     """What is audited."""
 
     checkpoint: str = option(
-        ..., "Model weights: .pt, .pth, .safetensors or torch.export .pt2.", argument="CHECKPOINT", recorded=False
+        ...,
+        "Model weights: .pt, .pth, .safetensors or torch.export .pt2.",
+        argument="CHECKPOINT",
+        recorded=False,
+        check=find_model,
     )
     workers: Count = option(
         1, "Processes that the work is spread over; results don't depend on it.", SOLVERS, recorded=False

@@ -29,10 +29,13 @@ DEBUG = inspect.Parameter(
 )
 
 
-def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Callable[..., int]:
+def command(
+    function: Callable[..., int], /, omit: Collection[str] = (), unchecked: Collection[str] = ()
+) -> Callable[..., int]:
     """A command that takes the fields of a function's models as options, besides the function's own options.
 
     Every command takes ``--debug`` too, which `riskaudit.cli.app.run` looks for. Fields to ``omit`` keep defaults.
+    Files that are to be read are looked for before the function is called, but those of ``unchecked`` fields.
     """
     declared = inspect.signature(function, eval_str=True).parameters
     models = {name: parameter.annotation for name, parameter in declared.items() if _is_model(parameter)}
@@ -43,7 +46,9 @@ def command(function: Callable[..., int], /, omit: Collection[str] = ()) -> Call
     def run(ctx: typer.Context, **values: Any) -> int:
         ctx.meta[GIVEN] = given
         try:
-            arguments = {name: _filled(model, values, omit) for name, model in models.items()}
+            arguments: dict[str, Any] = {name: _filled(model, values, omit) for name, model in models.items()}
+            for settings in arguments.values():
+                settings.check_sources(unchecked)
             arguments |= {name: value for name, value in {**values, "ctx": ctx}.items() if name in declared}
             return function(**arguments)
         except RiskauditError as error:

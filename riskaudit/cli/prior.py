@@ -12,7 +12,7 @@ from riskaudit.cli.invocation import input_paths
 from riskaudit.cli.models import ConsoleOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import PriorError
-from riskaudit.files import check_output_file
+from riskaudit.files import check_output_file, find_samples
 
 # What the header of every prior file holds (see riskaudit.priors.storage, which loads torch).
 PRIOR_KEY = b'"riskaudit_prior"'
@@ -55,6 +55,7 @@ def fit(
 
     Best fitted to data like the audited, but not the audited data itself. Exit codes: 0 written, 2 not.
     """
+    find_samples(data)
     check_output_file(out, input_paths([data]), _is_prior)
 
     from riskaudit.priors import fit_prior, save_prior

@@ -21,6 +21,7 @@ from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery, limits_of
 from riskaudit.cli.verify import EXIT_INTERRUPTED
 from riskaudit.errors import SettingsError
+from riskaudit.files import find_model
 from riskaudit.formatting import number
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Positive, Settings, option
 
@@ -48,6 +49,7 @@ class CreateOptions(Settings):
         "Model weights, as riskaudit scan takes them; several are audited alike.",
         argument="CHECKPOINT...",
         recorded=False,
+        check=find_model,
     )
     shard: Count = option(
         256, "Samples that are finished together, at most; an upload stays whole.", SOLVERS, recorded=False

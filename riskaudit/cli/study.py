@@ -20,6 +20,7 @@ from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery, audit_in
 from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, trials_beside
 from riskaudit.errors import ArchitectureError, CheckpointError, SettingsError
+from riskaudit.files import find_model, find_samples
 from riskaudit.settings import ATTACKS, CHECKED, INPUTS, SOLVERS, Count, Positive, Settings, option
 from riskaudit.studies.settings import DefenseSettings, DirectionSettings, InitializationSettings
 
@@ -61,6 +62,7 @@ class GroupOptions(Settings):
         "names that they were hashed from.",
         INPUTS,
         file=True,
+        check=find_samples,
     )
 
 
@@ -80,6 +82,7 @@ class SeriesOptions(Settings):
         "Samples to train the one CHECKPOINT on, by what leaves, instead of more checkpoints; read as --data is.",
         INPUTS,
         file=True,
+        check=find_samples,
     )
     train_limit: Count | None = option(None, "Train on at most this many samples.", INPUTS)
     points: tuple[int, ...] = option(
@@ -98,17 +101,20 @@ class SeriesOptions(Settings):
         flags=("--attack",),
     )
 
-    def check(self) -> None:
-        """Refuse what doesn't go together.
+    def check(self, checkpoint: str) -> None:
+        """Refuse what doesn't go together, and a single checkpoint that isn't there; one of several is a row.
 
         Raises:
             SettingsError: why not.
+            CheckpointError: it is missing.
         """
         if self.train is None and (self.points or self.train_limit is not None):
             name = "points" if self.points else "train_limit"
             raise SettingsError(f"`{name}` belongs to a training of the study's own; give `train` as well")
         if self.train is not None and self.earlier:
             raise SettingsError(f"expected one checkpoint to begin with for `train`, found {1 + len(self.earlier)}")
+        if not self.earlier:
+            find_model(checkpoint)
 
     def last_readable(self, subject: SubjectOptions, loss: str) -> tuple[Checkpoint, Samples]:
         """The last checkpoint that can be read, which says how samples are to be read, and the samples."""
@@ -137,14 +143,14 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         check_resumed(shared.resume, report.out)
         delivery = Delivery.of(ctx, subject, settings, report)
         earlier = audit_in(shared.add_to)
+        load: Callable[[SubjectOptions, str], tuple[Checkpoint, Samples]] = SubjectOptions.load
+        if isinstance(options, SeriesOptions):
+            options.check(subject.checkpoint)
+            load = options.last_readable
 
         # Everything above is checked before torch is loaded.
         from riskaudit.studies.base import StudyRun
 
-        load: Callable[[SubjectOptions, str], tuple[Checkpoint, Samples]] = SubjectOptions.load
-        if isinstance(options, SeriesOptions):
-            options.check()
-            load = options.last_readable
         checkpoint, samples = load(subject, settings.loss)
         log = trials_beside(delivery.folder)
         try:
@@ -172,7 +178,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__annotations__ |= {"options": model, "shared": StudyOptions if model in ATTACKING else PredictingStudyOptions}
-    study.command(function.__name__)(command(run))
+    study.command(function.__name__)(command(run, unchecked={"checkpoint"} if model is SeriesOptions else ()))
 
 
 def directions(job: Job, options: DirectionSettings) -> AuditResult:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from riskaudit.errors import UserCodeError
-from riskaudit.files import names_code
+from riskaudit.files import code_not_found, names_code
 from riskaudit.inputs.text import clean
 from riskaudit.torchvision_compat import import_torchvision
 
@@ -36,7 +36,7 @@ def load_user_function(spec: str) -> Callable[..., Any]:
     if not is_user_spec(spec) or not name.isidentifier():
         raise UserCodeError(f"expected file.py:name, found {clean(spec)!r}; name a function of a Python file")
     if not path.is_file():
-        raise UserCodeError(f"can't find {clean(path)} of {clean(spec)!r}; check the path")
+        raise UserCodeError(code_not_found(clean(spec)))
     module = _run_file(path.resolve())
     shown = clean(path.name)
     if not hasattr(module, name):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from riskaudit.files import find_samples
 from riskaudit.settings import (
     ATTACKS,
     CHECKED,
@@ -137,8 +138,10 @@ class DefenseSettings(Settings):
         RELEASE,
         flags=("--defense",),
     )
-    train: str = option(..., "Samples to train on, read as --data is.", INPUTS, file=True)
-    test: str | None = option(None, "Samples whose classes the trained networks are tested on.", INPUTS, file=True)
+    train: str = option(..., "Samples to train on, read as --data is.", INPUTS, file=True, check=find_samples)
+    test: str | None = option(
+        None, "Samples whose classes the trained networks are tested on.", INPUTS, file=True, check=find_samples
+    )
     train_limit: Count | None = option(None, "Train on at most this many samples.", INPUTS)
     epochs: Count = option(1, "Epochs of every training.", SOLVERS)
     seeds: Count = option(3, "Trainings with each defence; one gives no intervals.", SOLVERS)

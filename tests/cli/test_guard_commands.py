@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 from guard_cases import NOISE, gradient, guard_of, images, network
 
+from riskaudit import inputs
+from riskaudit.cli import console
 from riskaudit.guard import AuditLog, Policy, cost
 from riskaudit.inputs.architectures.registry import get_architecture
 
@@ -106,6 +109,15 @@ def test_guard_check_measures(command, config, tmp_path) -> None:
     assert cost["batch_size"] == 4
     assert sum(cost["actions"].values()) == 3
     assert cost["units"] == pytest.approx(cost["review_seconds"] / cost["unit_seconds"])
+
+
+def test_guard_check_says_that_it_reads(command, config, monkeypatch) -> None:
+    """In a log, once reading takes a while."""
+    monkeypatch.setattr(console, "_SILENCE", 0.05)
+    monkeypatch.setattr(inputs, "load_loss", lambda name, load=inputs.load_loss: (time.sleep(0.3), load(name))[1])
+    done = command("guard-check", config, "--repeats", 1)
+    assert done.code == 0
+    assert "reading the model and the samples, " in done.err
 
 
 @pytest.mark.parametrize(("seconds", "is_share"), [(1e-5, False), (0.02, True)])

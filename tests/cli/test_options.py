@@ -25,8 +25,11 @@ class Growth(Settings):
 
 
 @pytest.fixture
-def grown():
+def grown(tmp_path, monkeypatch):
     """The command line of a command with these options; returns the options and the recorded command."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.pt", "data.npz"):
+        (tmp_path / name).touch()
     seen = []
 
     @command
@@ -68,8 +71,7 @@ def test_the_check_names_the_option(grown) -> None:
         grown("--growth-rate", "-1")
 
 
-def test_the_key_in_a_file(grown, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_key_in_a_file(grown, tmp_path) -> None:
     (tmp_path / "riskaudit.toml").write_text("growth-rate = 3.0\nsize = [5.0]\n", encoding="utf-8")
     assert grown()[0] == Growth(3.0, (5.0,))
     assert grown("--growth-rate", "4")[0].rate == 4.0

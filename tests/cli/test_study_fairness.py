@@ -72,7 +72,7 @@ def test_names_of_files_find_their_hashed_ids(command: Command, tmp_path: Path) 
 
 def test_refused(command: Command) -> None:
     for arguments, words in (
-        (("--group-by", "nowhere.csv"), "can't read nowhere.csv"),
+        (("--group-by", "nowhere.csv"), "can't find nowhere.csv"),
         (("--add-to", "nowhere.json"), "can't read nowhere.json"),
         (("--group-by", save_groups({"x": "a"})), "none of the 1 ids in sites.csv"),
     ):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import InputError
+from riskaudit.files import not_found
 from riskaudit.inputs.readers.archives import checked_members, is_zip, read_member
 from riskaudit.inputs.readers.pickles import PickleScan, refused_names, scan_pickles, stand_ins, with_arrays
 from riskaudit.inputs.text import clean, listing
@@ -43,7 +44,7 @@ def check_file(path: Path, error: type[InputError], accepted: str) -> None:
         if path.is_dir():
             raise error(f"expected a file, found the folder {shown}; accepted are {accepted}")
         if not path.is_file():
-            raise error(f"can't find {shown}; check the path")
+            raise error(not_found(shown))
         with path.open("rb") as stream:
             empty = not stream.read(1)
     except (OSError, ValueError) as cause:

@@ -17,6 +17,7 @@ from torch import nn
 from riskaudit.audit import AuditSettings
 from riskaudit.audit.audit import audit
 from riskaudit.errors import SamplesError
+from riskaudit.files import check_found
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.text import clean
 from riskaudit.results import AuditResult
@@ -76,6 +77,7 @@ def read_groups(path: str | Path) -> dict[str, str]:
     Raises:
         SamplesError: the file can't be read, has other columns, or gives an id twice.
     """
+    check_found(path, SamplesError)
     path = Path(path)
     name = clean(path.name)
     try:
