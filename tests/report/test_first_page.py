@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 
 from riskaudit.document.appendix import MOST_ROWS
-from riskaudit.document.blocks import Figure, Gallery, SignOff, Table, TableLink
+from riskaudit.document.blocks import (
+    Callout,
+    DefinitionList,
+    Figure,
+    Gallery,
+    Paragraph,
+    SignOff,
+    Table,
+    TableLink,
+)
 from riskaudit.report.build import build_document
 from riskaudit.report.sections.scale import DIGITS_MEAN, DIGITS_STD, _digits, estimate
+from riskaudit.results.checks import CheckFinding
 
 
 def of_kind(section, kind):
@@ -26,6 +36,37 @@ def test_the_verdict_has_the_scale_and_the_box_to_sign(audit):
     assert len(of_kind(verdict, SignOff)) == 1
     kinds = [block.kind for block in verdict.blocks]
     assert kinds.index("callout") < kinds.index("figure") < kinds.index("signoff")
+
+
+def test_the_first_page_says_what_its_numbers_mean(audit):
+    result = audit("defended")
+    first, *_, last = (section for section in build_document(result).sections if section.id != "appendix")
+    (meaning,) = [block.text for block in of_kind(first, Paragraph) if block.lead == "In words."]
+    thresholds = result.settings.thresholds
+    for words in (
+        "posterior error",
+        "guess from the prior",
+        f"above {thresholds.high}",
+        f"from {thresholds.medium} on",
+    ):
+        assert words in meaning
+    (box,) = of_kind(first, Callout)
+    assert box.facts[0][0] == "Question"
+    explained = {term.lower() for block in of_kind(last, DefinitionList) for term, _ in block.items}
+    assert explained >= {
+        "upload", "release", "prior", "posterior error", "revealed fraction", "rmse", "coordinate", "in the clear",
+        "policy", "residual risk", "standard deviation per entry", "exact", "not assessed",
+    }  # fmt: skip
+
+
+def test_the_first_page_names_what_else_is_in_the_clear(audit):
+    result = audit("defended")
+    labels = CheckFinding(
+        id="labels", title="Labels", status="leak", exactness="exact", recovers="labels", sample_ids=["0", "1"]
+    )
+    (box,) = of_kind(build_document(result.model_copy(update={"checks": [labels]})).sections[0], Callout)
+    assert dict(box.facts)["In the clear"].endswith("; besides, labels of 2 (section 3)")
+    assert dict(box.facts)["In the clear"].startswith(f"inputs of 0 of {len(result.samples)} samples")
 
 
 @pytest.mark.parametrize("rmse", [0.02, 0.1, 0.2, DIGITS_STD])

@@ -23,6 +23,7 @@ from riskaudit.results.facts import Facts
 from riskaudit.results.tables import EncodingInfo
 
 _TERMS = (
+    ("Upload", "What leaves the client at once."),
     ("Release", "What leaves the client: the gradient or the change of the weights, and all that is done to it."),
     ("Prior", "What the attacker is taken to know of an input before seeing the release."),
     ("Isotropic prior", "Every coordinate on its own, with one mean and one standard deviation for all."),
@@ -36,7 +37,26 @@ _TERMS = (
     ("Reference noise", "Noise that only exists in the audit, to rank samples of a release that has none."),
     ("Effective dimension", "Revealed fraction times the number of input coordinates."),
     ("RMSE", "Root mean squared error per input coordinate, in data units."),
+    ("Coordinate", "One number of an input, such as one colour of a pixel."),
+    ("Standard deviation per entry", "How large the noise on each number that leaves is, typically."),
+    (
+        "In the clear",
+        "Can be read off what leaves by arithmetic alone, without a guess. A check that leaves an error says so.",
+    ),
+    ("Policy", "Limits that were set beforehand: beyond one the audit says block."),
+    ("Residual risk", "What is left with the measures in place; section 7 states it."),
+    ("Proxy", "A number that stands for the risk, computed without an attack."),
+    ("Jacobian J", "How what leaves changes with the input, to first order; JᵀJ weighs each direction of the input."),
+    ("MAP attacker", "Takes the input that is most probable given what left."),
+    ("Matching loss", "Distance between what left and what a guess would have sent, which an attack makes small."),
+    (
+        "Kruskal-Wallis, Mann-Whitney",
+        "Tests of whether groups differ; p is how often chance alone would differ as much. Holm's correction allows "
+        "for several tests at once.",
+    ),
+    ("ε², Cliff's delta", "How large a difference of groups is: 0 none, 1 (of delta, −1 too) complete."),
     ("Gini", "A measure of unevenness between 0 (all alike) and 1 (one carries all)."),
+    ("Exact", "Computed without an approximation but for rounding."),
     ("Bracketed", "The true value lies in the interval that is shown."),
     ("Singular", "Some direction of the input is not in the release at all, so an error without a prior is infinite."),
     ("Not assessed", "No verdict could be reached. Never a sign of safety."),
@@ -83,7 +103,9 @@ def provenance_section(facts: Facts, changes: Changes | None = None) -> Section:
         Subheading("Proxies in plain words"),
         DefinitionList(tuple(proxies), compact=True),
         Subheading("Terms"),
-        DefinitionList((*_TERMS, *(_TERMS_OF_UPLOADS if facts.is_joint else ())), compact=True),
+        DefinitionList(
+            tuple({**dict(_TERMS), **dict(_TERMS_OF_UPLOADS if facts.is_joint else ())}.items()), compact=True
+        ),
     ]
     return Section("provenance", "Provenance, methods and words", tuple(blocks))
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskaudit.document import tables
-from riskaudit.document.blocks import Block, Figure, Gallery, Picture, Table
+from riskaudit.document.blocks import Block, Figure, Gallery, Paragraph, Picture, Table
 from riskaudit.document.plots import Reference, ScalePlot
-from riskaudit.formatting import count, number, percent
+from riskaudit.formatting import count, given, number, percent
 from riskaudit.report.sections.leaks import figure_caption, sample_dots
 from riskaudit.results.facts import Facts
 
@@ -33,9 +33,20 @@ _COMPARED = 0.1
 
 
 def scale_blocks(facts: Facts) -> list[Block]:
-    """The scale, where errors are known."""
+    """The scale and what its numbers mean, where errors are known."""
     guess = facts.result.prior.std
-    return [_figure(facts, guess)] if facts.num_known(facts.error) and guess > 0 else []
+    return [_figure(facts, guess), _in_words(facts)] if facts.num_known(facts.error) and guess > 0 else []
+
+
+def _in_words(facts: Facts) -> Paragraph:
+    levels, unit = facts.result.settings.thresholds, "pixel" if _is_image(facts) else "input coordinate"
+    return Paragraph(
+        "The posterior error is how far the attacker's best reconstruction is off on average, per "
+        f"{unit}: 0 is an exact copy. A guess from the prior is what the attacker has before anything is sent. The "
+        "revealed fraction is the share of that guess's squared error that is gone: 0 nothing, 1 all; high is above "
+        f"{given(levels.high)}, medium from {given(levels.medium)} on. Section 8 explains every term.",
+        lead="In words.",
+    )
 
 
 def _is_image(facts: Facts) -> bool:

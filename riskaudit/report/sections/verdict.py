@@ -15,7 +15,7 @@ from riskaudit.report.sections.protect import Recommendation
 from riskaudit.report.sections.scale import example_blocks, scale_blocks
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
-from riskaudit.results.checks import ids_in_the_clear
+from riskaudit.results.checks import Recovery, ids_in_the_clear
 from riskaudit.results.facts import Facts
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of, tokens_of
 from riskaudit.studies.verify.section import attacked_finding, read_attack_study
@@ -25,6 +25,16 @@ _LIMIT_WORDS = {
     "max_revealed_fraction": "at most {value} of a sample revealed (revealed fraction)",
     "min_rmse": "posterior error of at least {value} (RMSE) for every sample",
     "min_posterior_rmse": "posterior error of at least {value} (RMSE) for every sample",
+}
+
+# What a check may find other than an input itself.
+_BESIDES: dict[Recovery, str] = {
+    "features": "features",
+    "scaled_features": "features",
+    "labels": "labels",
+    "statistics": "the batch's statistics",
+    "membership": "entries filled alone",
+    "categories": "categories",
 }
 
 
@@ -141,6 +151,7 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     result = facts.result
     policy = result.policy
     rows = [
+        ("Question", "what whoever receives an upload can reconstruct of the private inputs behind it"),
         (
             "Limit",
             f"{limit_words(policy)} (from {short(policy.source, 80)})"
@@ -195,7 +206,13 @@ def _clear_words(facts: Facts) -> str:
     failed = sorted({finding.id for finding in checks if finding.status == "failed"})
     unchecked = f"; could not be checked: {', '.join(failed)}" if failed else ""
     ids = ids_in_the_clear(checks)
-    return f"{len(ids):,} of {facts.num_samples:,} samples{unchecked}"
+    found: dict[str, set[str]] = {}
+    for finding in checks:
+        if finding.status == "leak" and finding.recovers in _BESIDES:
+            found.setdefault(_BESIDES[finding.recovers], set()).update(finding.sample_ids)
+    besides = ", ".join(f"{what} of {len(whose):,}" for what, whose in found.items())
+    more = f"; besides, {besides} (section 3)" if besides else ""
+    return f"inputs of {len(ids):,} of {facts.num_samples:,} samples{more}{unchecked}"
 
 
 def _attack_words(facts: Facts) -> str:
