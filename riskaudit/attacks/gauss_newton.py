@@ -8,16 +8,16 @@ One descent from the prior's mean is enough for smooth networks (of samples of o
 they would stay alike). Where its residual is larger than the noise
 explains, which the attacker sees, it goes on for that sample alone: where the network has kinks, such as those of
 ReLU, with the same network rounded off over widths that go to 0 (`optimise.smoothing`), since its release jumps where
-a unit switches; then in rounds: noise continuation (the problem is
-solved with the prior weighing as if the noise were large, and the weight goes down to its true value in stages,
-each beginning where the last one ended) beside random starts, then starts scattered ever more closely around the
-best point so far (basin hopping, Wales and Doye, J. Phys. Chem. A 1997).
+a unit switches; then by noise continuation: what is left unexplained counts as noise, so that the prior weighs as much
+more, and its weight goes down to the true one as the residual falls (as a Levenberg-Marquardt damping in proportion to
+the squared residual: Yamashita and Fukushima, Computing Suppl. 15, 2001); then in rounds, from random starts at first,
+then from starts scattered ever more closely around the best point so far (basin hopping, Wales and Doye, J. Phys. Chem.
+A 1997).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final
 
@@ -45,8 +45,10 @@ SPREADS = (1.0, 0.3, 0.1, 0.03)
 # Products of descents that are not stuck, as shares of all that their steps may take: from untrained networks, with
 # a dozen short steps, to releases that tell little.
 LEAST_SHARE, LARGEST_SHARE = 1 / 60, 1 / 4
-# Without a prior's term, continuation goes down to this share of the curvature.
-LAST_STAGE = 1e-8
+# In noise continuation the noise is taken for so much smaller than the residual, or the prior would hold it there.
+RESIDUAL_SHARE = 1 / 1.3
+# Continuation has come to its end where so many stages in a row leave more than this of the squared residual.
+IDLE_STAGES, LARGEST_IDLE = 5, 0.98
 
 
 @register
@@ -57,13 +59,13 @@ class GaussNewton(Attack):
 
     Attributes:
         steps: Levenberg-Marquardt steps per start, rejected ones included.
-        restarts: starts per sample in each round after the first descent and what continues it; 1 for no rounds.
-        rounds: such rounds at most, for samples whose residual isn't explained yet.
+        restarts: starts per sample in each round after the first descent and continuation; 1 for no rounds.
+        rounds: rounds at most, for samples whose residual isn't explained yet.
         products: of conjugate gradient per step at most.
         forcing: largest relative residual of a step's linear system.
         tolerance: see `StoppingRule`.
-        stages: weights of the prior on the way to the true one, in noise continuation.
-        stage_steps: steps per stage.
+        stages: of noise continuation at most, each with its weight of the prior; 0 without it.
+        stage_steps: steps per stage, of no more than ``steps``.
         smooth_steps: steps per stage of continuation over smoothed kinks; 0 without it.
         smooth_products: of conjugate gradient per step of those stages at most, and of the descent that follows.
         use_prior: whether the prior's term counts; None where the release has noise.
@@ -81,8 +83,8 @@ class GaussNewton(Attack):
     products: int = 100
     forcing: float = 0.1
     tolerance: float = 1e-5
-    stages: int = 10
-    stage_steps: int = 4
+    stages: int = 60
+    stage_steps: int = 10
     # Fewer steps or products leave uploads of several samples behind where their kinks are still wide.
     smooth_steps: int = 30
     smooth_products: int = 400
@@ -97,7 +99,7 @@ class GaussNewton(Attack):
         rounds = self.rounds if self.restarts > 1 else 0
         smooth = len(SHARES) * self.smooth_steps + self.steps if self.smooth_steps else 0
         continued = smooth * (self.smooth_products + PROBED_REST)
-        continued += (self.stages * self.stage_steps if rounds else 0) * (self.products + PROBED_REST)
+        continued += (self.stages * self.stage_steps + self.steps) * (self.products + PROBED_REST)
         return Effort(
             probe,
             done=probe.products + PROBED_REST,
@@ -119,6 +121,7 @@ class GaussNewton(Attack):
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
         best = self._first(problem, apart(observation, generator), limits)
         self._improve_smoothly(problem, best, generator)
+        self._improve_by_continuation(problem, best, generator)
         for number in range(self.rounds if self.restarts > 1 else 0):
             rows = _unexplained(problem, best)
             if not rows:
@@ -169,6 +172,30 @@ class GaussNewton(Attack):
         improved = part.minimise(part.start(point), replace(limits, steps=self.steps))
         _take_better(best, rows, improved)
 
+    def _improve_by_continuation(self, problem: MatchingProblem, best: State, generator: torch.Generator) -> None:
+        """Noise continuation from the prior's mean for samples that got stuck."""
+        rows = _unexplained(problem, best) if self.stages else []
+        if not rows:
+            return
+        part = problem.select(rows)
+        points = apart(part.observation, generator)
+        residuals, enough = _squared_residuals(part, part.start(points)), noise_floor(part.observation)
+        share = RESIDUAL_SHARE**2 / part.observation.release.noisy_entries.sum()
+        limits = StoppingRule(min(self.stage_steps, self.steps), self.products, self.forcing, self.tolerance)
+        working, idle = list(range(len(rows))), [0] * len(rows)
+        for _ in range(self.stages):
+            stage = part.select(working)
+            stage = replace(stage, weights=torch.maximum(stage.weights, share * residuals[working]))
+            state = stage.minimise(stage.start(points[working]), limits)
+            for row, before, after in zip(working, residuals[working], _squared_residuals(stage, state), strict=True):
+                idle[row] = 0 if after < LARGEST_IDLE * before else idle[row] + 1
+                residuals[row] = after
+            points[working] = state.point
+            working = [row for row in working if idle[row] < IDLE_STAGES and residuals[row] > enough[row]]
+            if not working:
+                break
+        _take_better(best, rows, part.minimise(part.start(points), replace(limits, steps=self.steps)))
+
     def _improve(
         self, problem: MatchingProblem, best: State, rows: list[int], number: int, generator: torch.Generator
     ) -> None:
@@ -178,29 +205,10 @@ class GaussNewton(Attack):
         spread = SPREADS[min(number, len(SPREADS) - 1)]
         drawn = torch.randn(part.point_shape, generator=generator, dtype=torch.float64)
         starts = (spread * drawn).to(best.point)
-        if number == 0:
-            continued = list(range(0, len(repeated), self.restarts))
-            starts[continued] = self._continued(problem.select(rows), generator)
-        else:
+        if number > 0:
             starts = best.point[repeated] + starts
         limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
         _take_better(best, repeated, part.minimise(part.start(starts), limits))
-
-    def _continued(self, problem: MatchingProblem, generator: torch.Generator) -> Tensor:
-        """W after noise continuation from the prior's mean, [B, n d]."""
-        point = apart(problem.observation, generator)
-        limits = StoppingRule(self.stage_steps, self.products, self.forcing, self.tolerance)
-        for weights in self._weights(problem, point):
-            easier = replace(problem, weights=weights)
-            point = easier.minimise(easier.start(point), limits).point
-        return point
-
-    def _weights(self, problem: MatchingProblem, start: Tensor) -> Iterator[Tensor]:
-        """Weights of the prior from the release's own curvature down to just above the true one, [B] each."""
-        largest = problem.curvature(start)
-        floor = torch.where(problem.weights > 0, problem.weights, LAST_STAGE * largest)
-        for stage in range(self.stages):
-            yield torch.maximum(largest * (floor / largest) ** (stage / self.stages), problem.weights)
 
 
 def _take_better(best: State, rows: list[int], other: State) -> None:
@@ -213,8 +221,11 @@ def _take_better(best: State, rows: list[int], other: State) -> None:
 
 def _unexplained(problem: MatchingProblem, best: State) -> list[int]:
     """Samples whose residual is larger than the noise explains: their descent got stuck."""
-    # F counts the prior's share too, which is to be left out.
-    prior = problem.weights * best.point.double().square().sum(-1)
     # Not "larger": a value that isn't a number explains nothing.
-    unexplained = ~(2 * best.value - prior <= noise_floor(problem.observation))
+    unexplained = ~(_squared_residuals(problem, best) <= noise_floor(problem.observation))
     return torch.nonzero(unexplained).flatten().tolist()
+
+
+def _squared_residuals(problem: MatchingProblem, state: State) -> Tensor:
+    """||r(x) - obs||^2 where a run is, [B], float64: F without the prior's share."""
+    return 2 * state.value - problem.weights * state.point.double().square().sum(-1)

@@ -9,8 +9,8 @@ from typing import Any
 import cases
 import pytest
 import torch
-from contracts.attack import AttackContract, generator, observe, rmse
-from torch import Tensor
+from contracts.attack import AttackContract, generator, observe, observe_uploads, rmse
+from torch import Tensor, nn
 
 from riskaudit.attacks import Attack, GaussNewton, Local, Observation, gauss_newton
 from riskaudit.attacks.optimise import curvature, levenberg_marquardt
@@ -25,7 +25,7 @@ from riskaudit.release import Batch
 class TestGaussNewton(AttackContract):
     def attack(self, **changes: Any) -> Attack:
         changes.pop("start", None)
-        return GaussNewton(**{"rounds": 1, "smooth_steps": 2, **changes})
+        return GaussNewton(**{"rounds": 1, "smooth_steps": 2, "stages": 2, **changes})
 
 
 def map_errors(observation: Observation, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -116,6 +116,24 @@ def test_rounds_help_only_samples_whose_residual_is_unexplained() -> None:
     alone = GaussNewton(restarts=1).run(observation, generator())
     rounds = GaussNewton().run(observation, generator())
     assert bool((rounds.objective <= alone.objective).all())
+
+
+def test_noise_continuation_gets_through_unstable_local_training() -> None:
+    model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    images = cases.digits(2)
+    batch = Batch(images.inputs.flatten(1), images.targets)
+    observation = observe_uploads(model, batch, "local:epochs=3:batch=1:lr=0.5,gaussian:0.001")
+    attack = GaussNewton(steps=20, restarts=1, products=40, stages=20)
+    alone = replace(attack, stages=0).run(observation, generator())
+    found = attack.run(observation, generator())
+    entries = observation.released.shape[1]
+    assert float(alone.objective) > 100 * entries
+    assert found.status == ("converged",)
+    assert float(found.objective) < 1.2 * entries
+    assert float(rmse(found.inputs, batch.inputs).max()) < 0.01
 
 
 def test_a_descent_never_raises_the_objective() -> None:
