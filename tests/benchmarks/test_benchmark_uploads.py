@@ -28,10 +28,10 @@ def test_strength_quick(capsys, arguments, tmp_path) -> None:
     uploads.main(["mnist-50-step", *arguments])
     assert "PSNR in dB" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row["attack"] for row in rows] == ["dlg", "inverting-gradients"]
+    assert [row["attack"] for row in rows] == ["gauss-newton", "dlg", "inverting-gradients"]
     assert all(len(row["psnr"]) == 2 for row in rows)
     uploads.main(["mnist-50-step", *arguments])
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.slow
