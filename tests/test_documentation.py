@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,21 @@ def test_the_commands_of_a_run_run(tmp_path) -> None:
     assert [each[2] for each in words] == ["create", "work", "status", "merge"]
     assert [run(["1" if each == "4" else each for each in command[1:]]) for command in words] == [0, 0, 0, 0]
     assert (tmp_path / "reports" / "hospital" / "audit.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_audit_of_the_flower_app_runs(tmp_path, monkeypatch) -> None:
+    """On the digits that the app has, in the place of CIFAR-10."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "examples" / "flower" / "guarded" / "task.py", tmp_path)
+    shutil.copy(DATA, tmp_path / "cifar10.npz")
+    page = ROOT / "docs" / "tutorials" / "flower.md"
+    (code,) = re.findall(r'^python -c "(.*)"$', page.read_text(encoding="utf-8"), re.MULTILINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    exec(code, {})
+    (words,) = COMMANDS[page]
+    assert run([*words[1:], "--format", "json", "--out", "out"]) in (0, 1)
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["release"]["coupling"] == "joint"
 
 
 def test_the_inspection_in_python_runs(tmp_path, monkeypatch, capsys) -> None:

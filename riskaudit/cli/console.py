@@ -19,6 +19,8 @@ import typer
 Progress = Callable[[int, int], None]
 # Seconds of silence in a log after which a line says that work goes on; then twice as many each time.
 _SILENCE = 5.0
+# Seconds without a first result after which a line says what can be done.
+_PATIENCE = 30.0
 
 
 @contextmanager
@@ -72,12 +74,13 @@ def _heartbeat(what: Callable[[], str]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def progress(quiet: bool, done: str = "audited", what: str = "samples") -> Iterator[Progress]:
+def progress(quiet: bool, done: str = "audited", what: str = "samples", advice: str = "") -> Iterator[Progress]:
     """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on stderr.
 
-    An interrupt ends the work after the present batch at the latest. ``done`` says what becomes of ``what``.
+    An interrupt ends the work after the present batch at the latest. ``done`` says what becomes of ``what``, ``advice``
+    what to do where the first of them takes long.
     """
-    with _interrupts() as pressed, _shown(quiet, done, what) as show:
+    with _interrupts() as pressed, _shown(quiet, done, what, advice) as show:
 
         def update(done: int, total: int) -> None:
             if pressed():
@@ -107,19 +110,19 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _shown(quiet: bool, verb: str, what: str) -> Iterator[Progress]:
+def _shown(quiet: bool, verb: str, what: str, advice: str) -> Iterator[Progress]:
     if quiet:
         yield lambda done, total: None
     elif sys.stderr.isatty():
         with _bar(verb) as update:
             yield update
     else:
-        with _lines(verb, what) as update:
+        with _lines(verb, what, advice) as update:
             yield update
 
 
 @contextmanager
-def _lines(verb: str, what: str) -> Iterator[Progress]:
+def _lines(verb: str, what: str, advice: str) -> Iterator[Progress]:
     """A line per step, from the second one on with the time that is left at the pace so far."""
     from riskaudit.formatting import duration
 
@@ -129,7 +132,11 @@ def _lines(verb: str, what: str) -> Iterator[Progress]:
         done, total = at[-1]
         return f"{verb} {done} of {total} {what}" if total else f"{what}: none {verb} yet"
 
-    with _heartbeat(lambda: f"still at work: {reached()}") as said:
+    def waiting() -> str:
+        is_long = time.monotonic() - started > _PATIENCE and not at[-1][1]
+        return f"still at work: {reached()}" + (f" ({advice})" if advice and is_long else "")
+
+    with _heartbeat(waiting) as said:
 
         def update(done: int, total: int) -> None:
             seconds, first = time.monotonic() - started, len(at) == 1

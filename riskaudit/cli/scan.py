@@ -37,7 +37,8 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
     from riskaudit.audit.audit import audit
 
     model, samples = subject.load(settings.loss)
-    with progress(subject.quiet) as update:
+    advice = "" if settings.budget else "--budget SECONDS ends a scan in time, with the intervals that it has then"
+    with progress(subject.quiet, advice=advice) as update:
         result = audit(
             model,
             samples,

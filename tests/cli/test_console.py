@@ -210,6 +210,18 @@ def test_a_log_says_what_goes_on_and_how_long_it_takes(monkeypatch, capsys) -> N
     assert shown[2] == "scored 4 of 4 policies"
 
 
+def test_a_log_says_what_to_do_where_the_first_takes_long(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(console, "_SILENCE", 0.1)
+    monkeypatch.setattr(console, "_PATIENCE", 0.2)
+    with console.progress(False, advice="--budget ends it") as update:
+        time.sleep(0.5)
+        update(1, 2)
+        time.sleep(0.5)
+    advised = ["--budget ends it" in line for line in capsys.readouterr().err.splitlines()]
+    assert advised[:2] == [False, True]
+    assert not any(advised[2:])
+
+
 def test_quiet_work_says_nothing(monkeypatch, capsys) -> None:
     monkeypatch.setattr(console, "_SILENCE", 0.05)
     with console.working(True, "writing"), console.progress(True) as update:
