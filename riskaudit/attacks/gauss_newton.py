@@ -5,14 +5,13 @@ and prior (Balunovic et al., ICLR 2022, with the Gaussian prior; docs/theory.md,
 noise, only the first term. Laplace noise is treated as the Gaussian noise of the same Fisher information.
 
 One descent from the prior's mean is enough for smooth networks (of samples of one class in an upload from near it, or
-they would stay alike). Where its residual is larger than the noise
-explains, which the attacker sees, it goes on for that sample alone: where the network has kinks, such as those of
-ReLU, with the same network rounded off over widths that go to 0 (`optimise.smoothing`), since its release jumps where
-a unit switches; then by noise continuation: what is left unexplained counts as noise, so that the prior weighs as much
-more, and its weight goes down to the true one as the residual falls (as a Levenberg-Marquardt damping in proportion to
-the squared residual: Yamashita and Fukushima, Computing Suppl. 15, 2001); then in rounds, from random starts at first,
-then from starts scattered ever more closely around the best point so far (basin hopping, Wales and Doye, J. Phys. Chem.
-A 1997).
+they would stay alike). Where its residual is larger than the noise explains, which the attacker sees, it goes on for
+that sample alone: where the network has kinks, such as those of ReLU, with the same network rounded off over widths
+that go to 0 (`optimise.smoothing`), since its release jumps where a unit switches; then by noise continuation: what is
+left unexplained counts as noise, so that the prior weighs as much more, and its weight goes down to the true one as the
+residual falls (as a Levenberg-Marquardt damping in proportion to the squared residual: Yamashita and Fukushima,
+Computing Suppl. 15, 2001); then in rounds, likewise from random starts, then by descents from starts scattered ever
+more closely around the best point so far (basin hopping, Wales and Doye, J. Phys. Chem. A 1997).
 """
 
 from __future__ import annotations
@@ -99,13 +98,14 @@ class GaussNewton(Attack):
         rounds = self.rounds if self.restarts > 1 else 0
         smooth = len(SHARES) * self.smooth_steps + self.steps if self.smooth_steps else 0
         continued = smooth * (self.smooth_products + PROBED_REST)
-        continued += (self.stages * self.stage_steps + self.steps) * (self.products + PROBED_REST)
+        staged = self.stages * self.stage_steps * (self.products + PROBED_REST)
+        continued += staged + descent
         return Effort(
             probe,
             done=probe.products + PROBED_REST,
             low=LEAST_SHARE * descent,
             high=LARGEST_SHARE * descent,
-            most=descent * (1 + rounds * self.restarts) + continued,
+            most=descent * (1 + rounds * self.restarts) + continued + (self.restarts * staged if rounds else 0),
         )
 
     @override
@@ -175,18 +175,21 @@ class GaussNewton(Attack):
     def _improve_by_continuation(self, problem: MatchingProblem, best: State, generator: torch.Generator) -> None:
         """Noise continuation from the prior's mean for samples that got stuck."""
         rows = _unexplained(problem, best) if self.stages else []
-        if not rows:
-            return
-        part = problem.select(rows)
-        points = apart(part.observation, generator)
-        residuals, enough = _squared_residuals(part, part.start(points)), noise_floor(part.observation)
-        share = RESIDUAL_SHARE**2 / part.observation.release.noisy_entries.sum()
-        limits = StoppingRule(min(self.stage_steps, self.steps), self.products, self.forcing, self.tolerance)
-        working, idle = list(range(len(rows))), [0] * len(rows)
+        if rows:
+            part = problem.select(rows)
+            _take_better(best, rows, self._continued(part, apart(part.observation, generator)))
+
+    def _continued(self, problem: MatchingProblem, points: Tensor) -> State:
+        """Where noise continuation from w [B, n d] leads; a plain descent without stages."""
+        residuals, enough = _squared_residuals(problem, problem.start(points)), noise_floor(problem.observation)
+        share = RESIDUAL_SHARE**2 / problem.observation.release.noisy_entries.sum()
+        limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
+        short = replace(limits, steps=min(self.stage_steps, self.steps))
+        working, idle = list(range(len(points))), [0] * len(points)
         for _ in range(self.stages):
-            stage = part.select(working)
+            stage = problem.select(working)
             stage = replace(stage, weights=torch.maximum(stage.weights, share * residuals[working]))
-            state = stage.minimise(stage.start(points[working]), limits)
+            state = stage.minimise(stage.start(points[working]), short)
             for row, before, after in zip(working, residuals[working], _squared_residuals(stage, state), strict=True):
                 idle[row] = 0 if after < LARGEST_IDLE * before else idle[row] + 1
                 residuals[row] = after
@@ -194,7 +197,7 @@ class GaussNewton(Attack):
             working = [row for row in working if idle[row] < IDLE_STAGES and residuals[row] > enough[row]]
             if not working:
                 break
-        _take_better(best, rows, part.minimise(part.start(points), replace(limits, steps=self.steps)))
+        return problem.minimise(problem.start(points), limits)
 
     def _improve(
         self, problem: MatchingProblem, best: State, rows: list[int], number: int, generator: torch.Generator
@@ -205,10 +208,12 @@ class GaussNewton(Attack):
         spread = SPREADS[min(number, len(SPREADS) - 1)]
         drawn = torch.randn(part.point_shape, generator=generator, dtype=torch.float64)
         starts = (spread * drawn).to(best.point)
-        if number > 0:
-            starts = best.point[repeated] + starts
-        limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-        _take_better(best, repeated, part.minimise(part.start(starts), limits))
+        if number == 0:
+            found = self._continued(part, starts)
+        else:
+            limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
+            found = part.minimise(part.start(best.point[repeated] + starts), limits)
+        _take_better(best, repeated, found)
 
 
 def _take_better(best: State, rows: list[int], other: State) -> None:

@@ -203,7 +203,7 @@ class MatchingProblem:
         state.point[rows] = torch.where(taken[:, None], trial, point)
         state.value[rows] = torch.where(taken, trial_value, value)
         state.steps[rows] += 1
-        state.converged[rows] = damping.is_calm(rows) & self._negligible(promised, moved, limits.tolerance)
+        state.converged[rows] = damping.is_calm(rows) & self._negligible(rows, promised, lam, moved, limits.tolerance)
         damping.update(rows, ratio, taken)
         state.give_up(damping.hopeless(rows))
 
@@ -219,11 +219,18 @@ class MatchingProblem:
 
         return checked
 
-    def _negligible(self, promised: Tensor, moved: Tensor, tolerance: float) -> Tensor:
-        """Whether what a step promises, or without noise how far it goes, no longer matters."""
-        d = self.observation.upload_dimension
+    def _negligible(
+        self, rows: list[int], promised: Tensor, damping: Tensor, moved: Tensor, tolerance: float
+    ) -> Tensor:
+        """Whether what a step promises, or without noise how far it goes, no longer matters.
+
+        Where the prior weighs, the step without damping promises at most 1 + damping / weight times as much, since
+        (K + weight)^-1 is at most so many times (K + weight + damping)^-1.
+        """
+        d, weights = self.observation.upload_dimension, self.weights[rows]
         if self.sigma > 0:
-            return 2 * promised <= tolerance * self.sigma * self.sigma * d
+            undamped = torch.where(weights > 0, promised * (1 + damping / weights.clamp_min(TINY)), promised)
+            return 2 * undamped <= tolerance * self.sigma * self.sigma * d
         return moved <= tolerance * tolerance * d
 
     def _at(self, point: Tensor, rows: list[int]) -> tuple[Tensor, Tensor, Jacobian]:
