@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
-# What samples over a limit do.
+# What samples over a limit do, and what those may do of whose intervals one end alone is over it.
 _EXCEEDED = {
     "max_revealed": "reveal more than {:g} of the input",
     "min_rmse": "can be reconstructed to an RMSE below {:g}",
     "max_total_revealed": "would reveal more than {:g} of the input over all rounds",
+}
+_POSSIBLY = {
+    "max_revealed": "may reveal more than {:g} of the input",
+    "min_rmse": "may be reconstructed to an RMSE below {:g}",
+    "max_total_revealed": "may reveal more than {:g} of the input over all rounds",
 }
 # How reasons by forbidden checks begin.
 FORBIDDEN = "the forbidden check"
@@ -215,8 +220,9 @@ class Policy(Settings):
         if not total:
             reasons.append("no sample was audited")
         for limit, ids in over.items():
+            certain = sum(self.certainly_exceeds(limit, exposure) for exposure in exposures)
             if ids:
-                reasons.append(f"{len(ids)} of {total} samples {_EXCEEDED[limit].format(self.limits[limit])}")
+                reasons.append(_over(limit, self.limits[limit], certain, len(ids), total))
         if self.max_class_gap is not None:
             gap = class_gap(exposures)
             if len({exposure.group for exposure in exposures} - {None}) == 1:
@@ -241,13 +247,19 @@ class Policy(Settings):
         bound = self.max_revealed if limit == "max_revealed" else self.max_total_revealed
         return bound is not None and revealed is not None and not revealed.high <= bound
 
+    def certainly_exceeds(self, limit: str, exposure: Exposure) -> bool:
+        """Whether the whole interval of a sample is over ``limit``."""
+        if limit == "min_rmse":
+            return (
+                self.exceeds(limit, exposure) and exposure.rmse is not None and exposure.rmse.high < self.limits[limit]
+            )
+        revealed = exposure.revealed if limit == "max_revealed" else exposure.total_revealed
+        return self.exceeds(limit, exposure) and revealed is not None and revealed.low > self.limits[limit]
+
     def undecided(self, exposure: Exposure) -> bool:
         """Whether a tighter interval could still bring a sample within every limit."""
-        if self.exceeds("max_revealed", exposure) and exposure.revealed is not None:
-            return exposure.revealed.low <= self.limits["max_revealed"]
-        if self.exceeds("min_rmse", exposure) and exposure.rmse is not None:
-            return exposure.rmse.high >= self.limits["min_rmse"]
-        return False
+        over = [limit for limit in ("max_revealed", "min_rmse") if self.exceeds(limit, exposure)]
+        return bool(over) and not self.certainly_exceeds(over[0], exposure)
 
     def decide(self, result: AuditResult, source: str = "policy") -> PolicyOutcome:
         """Hold an audit against the limits; ``source`` says where they came from.
@@ -352,6 +364,16 @@ def held_against(attacker: Attacker | None) -> list[str]:
         return []
     knows = "all other samples" if attacker == "informed" else "none of the samples"
     return [f"limits are held against the numbers of the {attacker} attacker, who knows {knows} of an upload"]
+
+
+def _over(limit: str, bound: float, certain: int, possible: int, total: int) -> str:
+    """How many samples are over a limit: for certain, and as far as their intervals go."""
+    sure, maybe = (words[limit].format(bound) for words in (_EXCEEDED, _POSSIBLY))
+    if not certain:
+        return f"{possible} of {total} samples {maybe}"
+    return f"{certain} of {total} samples {sure}" + (
+        f", and {possible - certain} more may" if possible > certain else ""
+    )
 
 
 def _within(total: int, unassessed: Sequence[str]) -> str:

@@ -78,6 +78,18 @@ def test_the_cautious_end_of_an_interval_counts(policy, estimates) -> None:
     assert policy.decide(audit(estimates)).decision == "block"
 
 
+def test_what_an_interval_leaves_open_is_said_of_nobody() -> None:
+    open_ended, over = Estimate(value=0.1, low=0.0, high=0.3, status="bracketed"), exact(0.5)
+    policy = Policy(max_revealed=0.2)
+    (reason,) = policy.decide(audit((open_ended, exact(1.0)), (open_ended, exact(1.0)))).reasons
+    assert reason == "2 of 2 samples may reveal more than 0.2 of the input"
+    (reason,) = policy.decide(audit((open_ended, exact(1.0)), (over, exact(1.0)))).reasons
+    assert reason == "1 of 2 samples reveal more than 0.2 of the input, and 1 more may"
+    rmse = Estimate(value=0.2, low=0.05, high=0.3, status="converged")
+    (reason,) = Policy(min_rmse=0.1).decide(audit((exact(0.0), rmse))).reasons
+    assert reason == "1 of 1 samples may be reconstructed to an RMSE below 0.1"
+
+
 def test_a_bracket_that_is_open_on_the_cautious_side_proves_nothing() -> None:
     revealed = Estimate(value=0.1, low=0.1, high=None, status="bracketed")
     rmse = Estimate(value=0.5, low=None, high=0.5, status="bracketed")

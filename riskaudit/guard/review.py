@@ -23,6 +23,7 @@ from riskaudit.guard.ledger import Account, Ledger
 from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.randomness import SecureNoise
+from riskaudit.guard.outsider import TOO_FEW
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Policy, held_against
 from riskaudit.priors import Prior
@@ -141,7 +142,7 @@ class Review:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         notes = [*judgement.notes, *_twins_note(empty)]
         if policy.attacker == "outsider":
-            notes += held_against(policy.attacker)
+            notes += held_against("informed" if TOO_FEW in information.warnings else policy.attacker)
         decision = Decision("allow", None, [], exposures, warnings=warnings)
         passing = Draft(decision, vector, list(range(count)), noise, information, mean)
         if not reasons:

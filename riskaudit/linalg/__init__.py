@@ -4,7 +4,7 @@ Registries: `EIGENVALUE_SOLVERS` (``solver``) and `INVERSE_SOLVERS` (``inverse``
 """
 
 from riskaudit.linalg.active import Deadline
-from riskaudit.linalg.krylov.blocks import BlockProbe, BlockTraces
+from riskaudit.linalg.krylov.blocks import BlockProbe, BlockTraces, by_block
 from riskaudit.linalg.krylov.certificates import lower_end, upper_end
 from riskaudit.linalg.krylov.deflation import Deflation, deflatable
 from riskaudit.linalg.krylov.exponentials import Strengths, share_ends_by_exponentials
@@ -58,6 +58,7 @@ __all__ = [
     "Strengths",
     "TraceProbes",
     "Tridiagonal",
+    "by_block",
     "deflatable",
     "effective_dimension_bounds",
     "form_high",

@@ -48,10 +48,11 @@ class LocalTrainingRelease(JointRelease):
     @override
     def samples_per_client(self, num_samples: int) -> int:
         size = max(1, num_samples // self.spec.num_clients)
-        if self.mixes_samples and any(len(step) == 1 for step in self.training.mini_batches(size)):
+        sizes = [len(step) for step in self.training.mini_batches(size)] if self.mixes_samples else []
+        if 1 in sizes:
             raise CoupledReleaseError(
                 "expected two samples at least in every mini-batch, for batch norm with the statistics of the batch, "
-                f"found one of a single sample among {size} in mini-batches of {self.training.batch or size}; choose "
+                f"found one of a single sample among {size} in mini-batches of {max(sizes)}; choose "
                 "another batch, leave out the sample that is left over, or use `batch_norm=running`"
             )
         return size

@@ -22,6 +22,7 @@ from riskaudit.linalg import (
     Quadrature,
     TraceProbes,
     Tridiagonal,
+    by_block,
     deflatable,
 )
 from riskaudit.priors import BoundPrior, in_white_coordinates
@@ -305,7 +306,7 @@ class Brackets:
         self, iterations: list[Tridiagonal], values: list[float], vectors: Tensor, scale: float
     ) -> list[Deflation]:
         """The iterations from eigenvectors [m, n d] of C with these eigenvalues, by the block that each lies in."""
-        blocks = vectors.reshape(len(vectors), self.num_blocks, -1).norm(dim=2).argmax(1).tolist() if iterations else []
+        blocks = by_block(vectors, self.num_blocks).norm(dim=2).argmax(1).tolist() if iterations else []
         deflations = []
         for block in range(self.num_blocks):
             own = [number for number, place in enumerate(blocks) if place == block]

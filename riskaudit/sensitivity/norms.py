@@ -33,6 +33,7 @@ from riskaudit.linalg import (
     PreconditionedOperator,
     RitzPreconditioner,
     Tridiagonal,
+    by_block,
     inverse_forms,
     lanczos,
     least_solution_norm,
@@ -318,7 +319,7 @@ class _Iterates(_Rule):
             for iterate, space in zip(iterates, spaces, strict=True)
         ]
         rooted = self.prior.root(torch.stack(vectors)).double()
-        norms = rooted.reshape(len(rooted), self.num_blocks, -1).norm(dim=-1).tolist()
+        norms = by_block(rooted, self.num_blocks).norm(dim=-1).tolist()
         intervals = []
         for iterate, blocks, root_norm in zip(iterates, norms, self.root_norms, strict=True):
             error = root_norm * iterate.error

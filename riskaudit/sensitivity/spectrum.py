@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riskaudit.linalg import Spectrum
+from riskaudit.linalg import Spectrum, by_block
 from riskaudit.priors import BoundPrior
 
 
@@ -78,11 +78,11 @@ class PosteriorSpectrum:
             return left
         rows = self.spectrum.vectors[upload].mT
         rows = rows if self.prior.isotropic else self.prior.root_of_rows(upload, rows)
-        factor = left.sqrt()[:, None] * rows.reshape(len(rows), num_blocks, -1)[:, block]
+        factor = left.sqrt()[:, None] * by_block(rows, num_blocks)[:, block]
         eigenvalues: Tensor = torch.linalg.eigvalsh(factor.mT @ factor)
         return eigenvalues.clamp_min(0.0)
 
 
 def _by_block(rows: Tensor, num_blocks: int) -> Tensor:
     """Squared norms of the blocks of L v_i, given as rows [n d, n d]: [n, n d]."""
-    return rows.reshape(len(rows), num_blocks, -1).square().sum(-1).mT
+    return by_block(rows, num_blocks).square().sum(-1).mT

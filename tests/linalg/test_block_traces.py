@@ -57,6 +57,12 @@ def test_intervals_hold_as_often_as_they_say(eps: float) -> None:
     assert (missed <= failure * number + 5 * np.sqrt(failure * number)).all()
 
 
+def test_without_a_product_nothing_is_known() -> None:
+    for each in traces(matrix(), 0, 2, products=0):
+        interval = each.effective_dimension(1.0)
+        assert (interval.low, interval.high) == pytest.approx((0.0, D * 100 / 101))
+
+
 def test_more_probes_are_narrower_and_their_mean_is_the_trace() -> None:
     H, eps = matrix(1), 1.0
     widths, values = [], []

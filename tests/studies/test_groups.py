@@ -44,7 +44,7 @@ def test_refused_in_one_sentence(tmp_path: Path, content: str | bytes, words: st
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(SamplesError, match=r"can't read nowhere\.csv"):
+    with pytest.raises(SamplesError, match=r"can't find .*nowhere\.csv"):
         read_groups(tmp_path / "nowhere.csv")
 
 

@@ -113,7 +113,7 @@ def test_no_reconstruction_is_shown_unasked(verified: AuditResult) -> None:
 
 
 def test_weak_attacks_fail_the_control() -> None:
-    found = control({"gauss-newton": GaussNewton(steps=1, restarts=1, products=1)}, AuditSettings())
+    found = control({"gauss-newton": GaussNewton(steps=1, restarts=1, products=1, stages=0)}, AuditSettings())
     assert found.status == "failed"
     assert found.rmse is not None
     assert found.rmse > 0.05

@@ -53,7 +53,7 @@ class BlockProbe:
         """From b [n d] and the iteration that started at it."""
         count = len(space.tridiagonal.diagonal)
         blocks = start.double().reshape(num_blocks, -1)
-        basis = space.basis[:count].double().reshape(count, num_blocks, -1)
+        basis = by_block(space.basis[:count].double(), num_blocks)
         products = (basis * blocks).sum(-1).mT.cpu().numpy()
         return cls(space.tridiagonal, products, blocks.norm(dim=1).cpu().numpy())
 
@@ -215,3 +215,8 @@ def _within(value: float, low: float, high: float) -> Interval:
     """An interval whose value lies inside; ends that crossed by rounding are put in order."""
     low = min(low, high)
     return Interval(min(max(value, low), high), low, high)
+
+
+def by_block(rows: Tensor, num_blocks: int) -> Tensor:
+    """Rows [m, n d] as [m, n, d], m = 0 included, where -1 would leave d open."""
+    return rows.reshape(len(rows), num_blocks, rows.shape[1] // num_blocks)
