@@ -49,13 +49,19 @@ def settings_of(optimizer: torch.optim.Optimizer) -> StepSettings:
     for group in optimizer.param_groups:
         for key, default in _DEFAULTS[name].items():
             if key in group and not _is(group[key], default):
-                raise GuardError(f"expected {key} = {default!r} of {kind.__name__}, found another; leave it at that")
+                raise GuardError(
+                    f"expected {key} = {default!r} of {kind.__name__}, found {group[key]!r}; leave it at that"
+                )
         momentum = float(group.get("momentum", 0.0))
         settings.append(StepSettings(name, float(group["lr"]), momentum, float(group["weight_decay"])))
     if len(set(settings)) != 1:
         raise GuardError("expected one lr, momentum and weight_decay for all parameters, found groups that differ")
     if not (settings[0].lr > 0 and 0 <= settings[0].momentum < 1 and settings[0].weight_decay >= 0):
-        raise GuardError("expected lr > 0, 0 <= momentum < 1 and weight_decay >= 0; correct the optimizer's settings")
+        raise GuardError(
+            "expected lr > 0, 0 <= momentum < 1 and weight_decay >= 0, found "
+            f"lr = {settings[0].lr:g}, momentum = {settings[0].momentum:g} and "
+            f"weight_decay = {settings[0].weight_decay:g}; correct the optimizer's settings"
+        )
     return settings[0]
 
 
