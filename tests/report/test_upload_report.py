@@ -335,8 +335,9 @@ def test_every_format_renders(informed):
     assert "What the crowd protects" in files["audit.md"].decode()
 
 
-def test_noise_far_above_the_upload_itself_is_not_recommended():
-    audited = uploads()
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_noise_far_above_the_upload_itself_is_not_recommended(optimizer):
+    audited = uploads(spec=f"local:epochs=1:batch=2:lr=0.1:optimizer={optimizer},gaussian:0.01")
     norm = max(row.proxies["gradient_norm"].value for row in audited.samples)
 
     def needing(std):
@@ -350,6 +351,8 @@ def test_noise_far_above_the_upload_itself_is_not_recommended():
     assert needing(9 * norm).release is not None
     assert needing(11 * norm).release is None
     assert "send nothing" in needing(11 * norm).obstacle
+    # Whoever is on SGD is not told to change to it.
+    assert ("SGD" in needing(11 * norm).obstacle) == (optimizer == "adam")
 
 
 @pytest.mark.parametrize("audited", ["informed", "outsider"])

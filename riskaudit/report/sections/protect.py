@@ -65,11 +65,14 @@ class Recommendation:
         if not self._need > DROWNED * largest:
             return None
         times = f"{number(self._need / largest)} times" if largest > 0 else "far more than"
+        if "optimizer=adam" in self.facts.result.release.spec:
+            cause, remedy = "entries near 0 that Adam magnifies, a saturated network", "use SGD"
+        else:
+            cause, remedy = "a saturated network, intervals that are still wide", "give the audit more time"
         return (
-            f"Noise of {number(self._need)} per entry would be needed, {times} the norm "
+            f"As far as the numbers go, noise of {number(self._need)} per entry would be needed, {times} the norm "
             "of the whole upload, which leaves nothing of it. At so much the derivative, from which the need is read, "
-            "says nothing (entries near 0 that Adam or sign-like steps magnify, a saturated network): send nothing, "
-            "or use another optimizer (SGD), larger batches or clipping."
+            f"says nothing ({cause}): send nothing, or {remedy}, larger batches or clipping."
         )
 
     @cached_property
