@@ -29,17 +29,14 @@ if TYPE_CHECKING:
 
 # Fields that bound what is revealed; the others say what is done about it.
 LIMITS = ("max_revealed", "min_rmse", "max_class_gap", "max_total_revealed")
-# What samples over a limit do, and what those may do of whose intervals one end alone is over it.
+# What samples over a limit do, or may do where one end alone of their intervals is over it.
 _EXCEEDED = {
-    "max_revealed": "reveal more than {:g} of the input",
-    "min_rmse": "can be reconstructed to an RMSE below {:g}",
-    "max_total_revealed": "would reveal more than {:g} of the input over all rounds",
+    "max_revealed": ("", "reveal more than {:g} of the input"),
+    "min_rmse": ("can ", "be reconstructed to an RMSE below {:g}"),
+    "max_total_revealed": ("would ", "reveal more than {:g} of the input over all rounds"),
 }
-_POSSIBLY = {
-    "max_revealed": "may reveal more than {:g} of the input",
-    "min_rmse": "may be reconstructed to an RMSE below {:g}",
-    "max_total_revealed": "may reveal more than {:g} of the input over all rounds",
-}
+# Which number of a sample each of them bounds.
+_LIMITED = {"max_revealed": "revealed", "min_rmse": "rmse", "max_total_revealed": "total_revealed"}
 # How reasons by forbidden checks begin.
 FORBIDDEN = "the forbidden check"
 POLICY_TABLE = "policy"
@@ -220,8 +217,8 @@ class Policy(Settings):
         if not total:
             reasons.append("no sample was audited")
         for limit, ids in over.items():
-            certain = sum(self.certainly_exceeds(limit, exposure) for exposure in exposures)
             if ids:
+                certain = sum(self.exceeds(limit, exposure, certainly=True) for exposure in exposures)
                 reasons.append(_over(limit, self.limits[limit], certain, len(ids), total))
         if self.max_class_gap is not None:
             gap = class_gap(exposures)
@@ -238,28 +235,21 @@ class Policy(Settings):
         ids = [exposure.id for exposure in exposures if exposure.id in exceeded]
         return Judgement(reasons, ids, unassessed, notes)
 
-    def exceeds(self, limit: str, exposure: Exposure) -> bool:
-        """Whether a sample may be over ``limit``; False where nothing is known of it."""
+    def exceeds(self, limit: str, exposure: Exposure, *, certainly: bool = False) -> bool:
+        """Whether a sample may be over ``limit``, or is with its whole interval; False where nothing is known of it."""
+        interval = getattr(exposure, _LIMITED[limit]) if limit in _LIMITED else None
+        bound = getattr(self, limit)
+        if bound is None or interval is None:
+            return False
         # NaN must fail the checks.
         if limit == "min_rmse":
-            return self.min_rmse is not None and exposure.rmse is not None and not exposure.rmse.low >= self.min_rmse
-        revealed = exposure.revealed if limit == "max_revealed" else exposure.total_revealed
-        bound = self.max_revealed if limit == "max_revealed" else self.max_total_revealed
-        return bound is not None and revealed is not None and not revealed.high <= bound
-
-    def certainly_exceeds(self, limit: str, exposure: Exposure) -> bool:
-        """Whether the whole interval of a sample is over ``limit``."""
-        if limit == "min_rmse":
-            return (
-                self.exceeds(limit, exposure) and exposure.rmse is not None and exposure.rmse.high < self.limits[limit]
-            )
-        revealed = exposure.revealed if limit == "max_revealed" else exposure.total_revealed
-        return self.exceeds(limit, exposure) and revealed is not None and revealed.low > self.limits[limit]
+            return bool(interval.high < bound if certainly else not interval.low >= bound)
+        return bool(interval.low > bound if certainly else not interval.high <= bound)
 
     def undecided(self, exposure: Exposure) -> bool:
         """Whether a tighter interval could still bring a sample within every limit."""
         over = [limit for limit in ("max_revealed", "min_rmse") if self.exceeds(limit, exposure)]
-        return bool(over) and not self.certainly_exceeds(over[0], exposure)
+        return bool(over) and not self.exceeds(over[0], exposure, certainly=True)
 
     def decide(self, result: AuditResult, source: str = "policy") -> PolicyOutcome:
         """Hold an audit against the limits; ``source`` says where they came from.
@@ -368,12 +358,12 @@ def held_against(attacker: Attacker | None) -> list[str]:
 
 def _over(limit: str, bound: float, certain: int, possible: int, total: int) -> str:
     """How many samples are over a limit: for certain, and as far as their intervals go."""
-    sure, maybe = (words[limit].format(bound) for words in (_EXCEEDED, _POSSIBLY))
+    auxiliary, what = _EXCEEDED[limit]
+    what = what.format(bound)
     if not certain:
-        return f"{possible} of {total} samples {maybe}"
-    return f"{certain} of {total} samples {sure}" + (
-        f", and {possible - certain} more may" if possible > certain else ""
-    )
+        return f"{possible} of {total} samples may {what}"
+    others = f", and {possible - certain} more may" if possible > certain else ""
+    return f"{certain} of {total} samples {auxiliary}{what}{others}"
 
 
 def _within(total: int, unassessed: Sequence[str]) -> str:

@@ -97,16 +97,22 @@ class GaussNewton(Attack):
         descent = self.steps * (self.products + PROBED_REST)
         rounds = self.rounds if self.restarts > 1 else 0
         smooth = len(SHARES) * self.smooth_steps + self.steps if self.smooth_steps else 0
-        continued = smooth * (self.smooth_products + PROBED_REST)
+        smooth *= self.smooth_products + PROBED_REST
+        # Noise continuation from the prior's mean, and from each start of the first round beside its descent.
         staged = self.stages * self.stage_steps * (self.products + PROBED_REST)
-        continued += staged + descent
+        continued = staged + descent + (self.restarts * staged if rounds else 0)
         return Effort(
             probe,
             done=probe.products + PROBED_REST,
             low=LEAST_SHARE * descent,
             high=LARGEST_SHARE * descent,
-            most=descent * (1 + rounds * self.restarts) + continued + (self.restarts * staged if rounds else 0),
+            most=descent * (1 + rounds * self.restarts) + smooth + continued,
         )
+
+    @property
+    def _limits(self) -> StoppingRule:
+        """Of one descent."""
+        return StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
@@ -118,8 +124,7 @@ class GaussNewton(Attack):
         weight = sigma * sigma if weighted else 0.0
         count, prior = len(observation), observation.bound_prior()
         problem = MatchingProblem(observation, prior, observation.released.new_full((count,), weight).double())
-        limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-        best = self._first(problem, apart(observation, generator), limits)
+        best = self._first(problem, apart(observation, generator))
         self._improve_smoothly(problem, best, generator)
         self._improve_by_continuation(problem, best, generator)
         for number in range(self.rounds if self.restarts > 1 else 0):
@@ -141,9 +146,9 @@ class GaussNewton(Attack):
             targets=observation.known_targets,
         )
 
-    def _first(self, problem: MatchingProblem, start: Tensor, limits: StoppingRule) -> State:
+    def _first(self, problem: MatchingProblem, start: Tensor) -> State:
         """The descent from the prior's mean, in whichever coordinates are known to lead there soonest."""
-        rows, found = list[int](), None
+        rows, found, limits = list[int](), None, self._limits
         if needs_plain_coordinates(problem):
             rows, found = determined(problem, start, 0.5 * noise_floor(problem.observation), limits)
         others = [row for row in range(len(start)) if row not in rows]
@@ -162,7 +167,7 @@ class GaussNewton(Attack):
             return
         part = problem.select(rows)
         point = apart(part.observation, generator)
-        limits = StoppingRule(self.smooth_steps, self.smooth_products, self.forcing, self.tolerance)
+        limits = replace(self._limits, steps=self.smooth_steps, products=self.smooth_products)
         for share in SHARES:
             smooth = replace(part, observation=rounded_off(part.observation, share * width))
             # What rounding off does to the release counts as noise.
@@ -183,13 +188,12 @@ class GaussNewton(Attack):
         """Where noise continuation from w [B, n d] leads; a plain descent without stages."""
         residuals, enough = _squared_residuals(problem, problem.start(points)), noise_floor(problem.observation)
         share = RESIDUAL_SHARE**2 / problem.observation.release.noisy_entries.sum()
-        limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-        short = replace(limits, steps=min(self.stage_steps, self.steps))
+        limits = replace(self._limits, steps=min(self.stage_steps, self.steps))
         working, idle = list(range(len(points))), [0] * len(points)
         for _ in range(self.stages):
             stage = problem.select(working)
             stage = replace(stage, weights=torch.maximum(stage.weights, share * residuals[working]))
-            state = stage.minimise(stage.start(points[working]), short)
+            state = stage.minimise(stage.start(points[working]), limits)
             for row, before, after in zip(working, residuals[working], _squared_residuals(stage, state), strict=True):
                 idle[row] = 0 if after < LARGEST_IDLE * before else idle[row] + 1
                 residuals[row] = after
@@ -197,7 +201,7 @@ class GaussNewton(Attack):
             working = [row for row in working if idle[row] < IDLE_STAGES and residuals[row] > enough[row]]
             if not working:
                 break
-        return problem.minimise(problem.start(points), limits)
+        return problem.minimise(problem.start(points), self._limits)
 
     def _improve(
         self, problem: MatchingProblem, best: State, rows: list[int], number: int, generator: torch.Generator
@@ -211,8 +215,7 @@ class GaussNewton(Attack):
         if number == 0:
             found = self._continued(part, starts)
         else:
-            limits = StoppingRule(self.steps, self.products, self.forcing, self.tolerance)
-            found = part.minimise(part.start(best.point[repeated] + starts), limits)
+            found = part.minimise(part.start(best.point[repeated] + starts), self._limits)
         _take_better(best, repeated, found)
 
 

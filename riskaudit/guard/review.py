@@ -23,7 +23,6 @@ from riskaudit.guard.ledger import Account, Ledger
 from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.randomness import SecureNoise
-from riskaudit.guard.outsider import TOO_FEW
 from riskaudit.guard.sanitising import drop_exposed, least_noise
 from riskaudit.policy import Policy, held_against
 from riskaudit.priors import Prior
@@ -142,7 +141,9 @@ class Review:
             reasons += sorted(doubt for doubt in doubts if doubt is not None)
         notes = [*judgement.notes, *_twins_note(empty)]
         if policy.attacker == "outsider":
-            notes += held_against("informed" if TOO_FEW in information.warnings else policy.attacker)
+            # Where trainings were too few for the outsider's numbers, those of the informed stand in their place.
+            informed = any(each.revealed is not None and each.informed_revealed is None for each in exposures)
+            notes += held_against("informed" if informed else "outsider")
         decision = Decision("allow", None, [], exposures, warnings=warnings)
         passing = Draft(decision, vector, list(range(count)), noise, information, mean)
         if not reasons:

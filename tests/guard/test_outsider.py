@@ -84,7 +84,7 @@ def test_limits_are_held_against_the_outsider_and_both_are_told() -> None:
     limit = 0.5 * (max(outside) + max(inside))
     decision = reviewed(Policy(max_revealed=limit, attacker="outsider", max_trainings=None))
     assert decision.action == "allow", decision.reasons
-    assert any("outsider" in reason for reason in decision.reasons)
+    assert any("outsider attacker" in reason for reason in decision.reasons)
     for exposure, out, known in zip(decision.exposures, outside, inside, strict=True):
         assert exposure.revealed.low - 1e-4 <= out <= exposure.revealed.high + 1e-4
         assert exposure.informed_revealed.low <= known <= exposure.informed_revealed.high
@@ -118,6 +118,8 @@ def test_where_trainings_are_too_few_the_informed_numbers_count_and_it_is_said()
     decision = reviewed(Policy(max_revealed=max(truth(NOISE)[0]) * 1.01, attacker="outsider"))
     assert decision.action == "block"
     assert TOO_FEW in decision.warnings
+    (attacker,) = [reason for reason in decision.reasons if reason.startswith("limits are held against")]
+    assert "informed attacker" in attacker
 
 
 def test_sanitising_adds_what_the_outsider_asks_for() -> None:

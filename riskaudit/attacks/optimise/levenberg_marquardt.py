@@ -158,12 +158,6 @@ class MatchingProblem:
         """R at w, [B, P'], without graph."""
         return self.observation.at(self.inputs(point)).mean().detach()
 
-    def curvature(self, point: Tensor) -> Tensor:
-        """Rayleigh quotient of K along the gradient at w, [B], float64: near its largest eigenvalue."""
-        _, residual, jacobian = self._at(point, list(range(len(point))))
-        part = _Part(self, list(range(len(point))), point, jacobian)
-        return part.curvature(part.gradient(residual))
-
     def minimise(self, state: State, limits: StoppingRule) -> State:
         """Levenberg-Marquardt until every sample is finished, stuck or out of steps; changes the state given."""
         damping, curvature = Damping(state.value), EarlierCurvature(*self.point_shape)

@@ -18,12 +18,10 @@ from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Callout, Cell, Figure, Paragraph, Section, Snippet
 from riskaudit.document.cells import ends_cell, estimate_cell, tally
 from riskaudit.document.plots import Curve, CurvePlot, Reference
-from riskaudit.errors import ReleaseError
 from riskaudit.formatting import ascii_number, count, given, number, percent, sentence, short
-from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.noise import Noise
 from riskaudit.report.sections.leaks import thresholds
-from riskaudit.report.sections.schemes import attacker_words
+from riskaudit.report.sections.schemes import Scheme, attacker_words
 from riskaudit.results import Estimate, NoiseCurvePoint
 from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.facts import Facts
@@ -65,7 +63,8 @@ class Recommendation:
         if not self._need > DROWNED * largest:
             return None
         times = f"{number(self._need / largest)} times" if largest > 0 else "far more than"
-        if "optimizer=adam" in self.facts.result.release.spec:
+        audited = Scheme(self.facts).spec
+        if audited is not None and audited.training is not None and audited.training.optimizer == "adam":
             cause, remedy = "entries near 0 that Adam magnifies, a saturated network", "use SGD"
         else:
             cause, remedy = "a saturated network, intervals that are still wide", "give the audit more time"
@@ -121,11 +120,8 @@ class Recommendation:
     @cached_property
     def release(self) -> str | None:
         """The audited pipeline with the recommended noise in place of its own, where it can be read."""
-        if self.std is None:
-            return None
-        try:
-            audited = ReleaseSpec.parse(self.facts.result.release.spec)
-        except ReleaseError:  # of another version, or of a file that nobody need have written honestly
+        audited = Scheme(self.facts).spec
+        if self.std is None or audited is None:
             return None
         return str(replace(audited, noise=Noise("gaussian", float(self.std)))).removeprefix("gradient,")
 
