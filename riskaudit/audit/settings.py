@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from riskaudit.audit.subject import LossOptions
 from riskaudit.errors import PriorError, SettingsError
-from riskaudit.files import check_found, find_code
+from riskaudit.files import check_found
 from riskaudit.settings import (
     CHECKED,
-    INPUTS,
     POLICY,
     PRIOR,
     RELEASE,
@@ -20,7 +20,6 @@ from riskaudit.settings import (
     Positive,
     Probability,
     Seed,
-    Settings,
     Share,
     one_of,
     option,
@@ -52,7 +51,7 @@ def _find_calibration(path: str) -> None:
 
 
 @dataclass(frozen=True, config=CHECKED)
-class AuditSettings(Settings):
+class AuditSettings(LossOptions):
     """Everything that decides the numbers besides the model and the data.
 
     The noise that is recommended meets ``max_revealed`` and ``min_rmse`` besides the thresholds; what to do about a
@@ -60,9 +59,6 @@ class AuditSettings(Settings):
     have.
     """
 
-    loss: str = option(
-        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
-    )
     release: str = option(
         "gradient",
         'What leaves the client, left to right, e.g. "clip:1.0,gaussian:0.01" (see riskaudit list).',

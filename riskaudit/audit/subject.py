@@ -55,6 +55,15 @@ class ReadingOptions(Settings):
         )
 
 
+@dataclass(frozen=True, config=CHECKED)
+class LossOptions(Settings):
+    """What the model is trained with."""
+
+    loss: str = option(
+        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
+    )
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ModelOptions(Settings):
     """Which model the weights belong to."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import typer
 from pydantic.dataclasses import dataclass
 
+from riskaudit.audit.subject import LossOptions
 from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import inputs_of
 from riskaudit.cli.models import SubjectOptions
 from riskaudit.cli.options import command, in_options
-from riskaudit.files import check_output_file, find_code, find_model, write_file
-from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, Settings, option
+from riskaudit.files import check_output_file, find_model, write_file
+from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,7 @@ def _group() -> None:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class SearchOptions(Settings):
+class SearchOptions(LossOptions):
     """Which policies are scored, and on what."""
 
     untrained: str | None = option(
@@ -50,9 +51,6 @@ class SearchOptions(Settings):
         INPUTS,
         file=True,
         check=find_model,
-    )
-    loss: str = option(
-        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
     )
     policies: Count = option(100, "Policies that are drawn and scored, at most.", SOLVERS)
     entries: Count = option(3, "Entries of the library in a policy, at most.", SOLVERS)

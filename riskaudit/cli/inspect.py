@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import typer
 from pydantic.dataclasses import dataclass
 
+from riskaudit.audit.subject import LossOptions
 from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import SubjectOptions
 from riskaudit.cli.options import command, in_options
 from riskaudit.errors import ResultError
-from riskaudit.files import check_output_folder, find_code, find_model, write_folder
+from riskaudit.files import check_output_folder, find_model, write_folder
 from riskaudit.report.inspection import FORMATS, render_inspection
-from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, Settings, option
+from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Seed, option
 
 if TYPE_CHECKING:
     from riskaudit.results.inspection import InspectionResult
@@ -26,7 +27,7 @@ EXIT_FLAGGED = 1
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class InspectOptions(Settings):
+class InspectOptions(LossOptions):
     """What is inspected beside the model, and where the result goes."""
 
     previous: str | None = option(
@@ -35,9 +36,6 @@ class InspectOptions(Settings):
         INPUTS,
         file=True,
         check=find_model,
-    )
-    loss: str = option(
-        "cross-entropy", "cross-entropy, bce, mse, or file.py:function.", INPUTS, file=True, check=find_code
     )
     batch_size: Count | None = option(
         None, "Samples that the client takes the gradient of at once (default: 16).", INPUTS
