@@ -18,7 +18,7 @@ from riskaudit.attacks.optimise.levenberg_marquardt import MatchingProblem, Stat
 from riskaudit.attacks.optimise.plain_coordinates import determined
 from riskaudit.errors import SettingsError
 from riskaudit.linalg.solvers.truncated_cg import truncated_cg
-from riskaudit.priors import GaussianPrior, fit_prior
+from riskaudit.priors import GaussianPrior, WhitenedOperator, fit_prior
 from riskaudit.release import Batch
 
 
@@ -149,6 +149,22 @@ def test_a_descent_never_raises_the_objective() -> None:
         assert bool((after <= before).all())
     again = problem.start(state.point)
     assert torch.allclose(again.value, state.value)
+
+
+def test_a_step_that_damping_keeps_short_is_no_convergence() -> None:
+    # Fewer numbers than pixels, so that of most directions the prior alone knows.
+    observation = observe(cases.lenet(8), cases.mnist(1, 8), "share:*bias,gaussian:1e-5")
+    prior, sigma, limits = observation.bound_prior(), 1e-5, StoppingRule(60, 100, 0.1, 1e-5)
+    problem = MatchingProblem(observation, prior, torch.full((1,), sigma**2, dtype=torch.float64))
+    best = problem.minimise(problem.start(torch.zeros_like(prior.mean)), limits)
+    operator = WhitenedOperator(observation.at(problem.inputs(best.point)).hessian(), prior)
+    values, vectors = torch.linalg.eigh(operator.matmat(torch.eye(64, dtype=torch.float64)[None])[0])
+    assert values[-1] > 1e5 * sigma**2 > 1e5 * values[0]
+    # Off by a hundredth of an objective along the flattest direction, and along the steepest, which sets the damping.
+    away = 0.1 * vectors[:, 0] + 0.1 * sigma / values[-1].sqrt() * vectors[:, -1]
+    found = problem.minimise(problem.start(best.point + away), limits)
+    assert bool(found.converged)
+    assert float(2 * (found.value - best.value)) < 1e-3 * sigma**2
 
 
 def _samples(batch: Batch) -> Any:
