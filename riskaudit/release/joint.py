@@ -66,7 +66,8 @@ class JointRelease(Release):
         if self.mixes_samples and spec.sample_steps:
             raise CoupledReleaseError(
                 f"'{spec.sample_steps[0]}' acts on every sample's gradient, and batch norm with the statistics of the "
-                "batch leaves no sample one of its own; put it after the mean, or use `batch_norm=running`"
+                "batch leaves no sample one of its own; put it after the mean, or let batch norm take its running "
+                "statistics (`batch_norm=running` in a scan, eval() of these layers in a training)"
             )
         self._stages: dict[int, Stages] = {}
         _, sample = bind_steps(spec.sample_steps, self.context)

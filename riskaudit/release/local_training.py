@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import grad
 from typing_extensions import override
 
-from riskaudit.errors import CoupledReleaseError
 from riskaudit.release.base import Batch
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.joint import JointRelease
@@ -47,15 +46,7 @@ class LocalTrainingRelease(JointRelease):
 
     @override
     def samples_per_client(self, num_samples: int) -> int:
-        size = max(1, num_samples // self.spec.num_clients)
-        sizes = [len(step) for step in self.training.mini_batches(size)] if self.mixes_samples else []
-        if 1 in sizes:
-            raise CoupledReleaseError(
-                "expected two samples at least in every mini-batch, for batch norm with the statistics of the batch, "
-                f"found one of a single sample among {size} in mini-batches of {max(sizes)}; choose "
-                "another batch, leave out the sample that is left over, or use `batch_norm=running`"
-            )
-        return size
+        return max(1, num_samples // self.spec.num_clients)
 
     @override
     def transformed_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:

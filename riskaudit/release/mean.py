@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.func import grad, vmap
 from typing_extensions import override
 
-from riskaudit.errors import CoupledReleaseError
 from riskaudit.release.base import Batch
 from riskaudit.release.joint import JointRelease
 from riskaudit.release.model import twice_differentiable
@@ -24,13 +23,7 @@ class MeanRelease(JointRelease):
     @override
     def samples_per_client(self, num_samples: int) -> int:
         assert self.spec.mean is not None
-        size = self.spec.mean.samples or num_samples // self.spec.num_clients
-        if self.mixes_samples and size == 1:
-            raise CoupledReleaseError(
-                "expected two samples at least for batch norm with the statistics of the batch, found uploads of one; "
-                "average more samples, or use `batch_norm=running`"
-            )
-        return max(1, size)
+        return self.spec.mean.samples or max(1, num_samples // self.spec.num_clients)
 
     @override
     def transformed_client(self, batch: Batch, steps: Sequence[BoundStep]) -> Tensor:

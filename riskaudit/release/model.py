@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, v
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
+from riskaudit.formatting import count
 from riskaudit.release.added_loss import adding_layers, collected
 from riskaudit.release.affine_norms import AffineNormsApart
 from riskaudit.release.precision import DoublePrecisionKept
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Result = TypeVar("Result")
+# How torch begins to say that batch norm has no statistics of a batch (`torch.nn.functional.batch_norm`).
+ONE_VALUE = "Expected more than 1 value per channel when training"
 
 
 @final
@@ -65,7 +68,11 @@ class ModelFunction:
         self._transforms_fail = False
 
     def run(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """The model's outputs for inputs [B, *S] with these trainable parameters."""
+        """The model's outputs for inputs [B, *S] with these trainable parameters.
+
+        Raises:
+            CoupledReleaseError: batch norm with the statistics of a batch that has one value per channel.
+        """
         replaced = {
             path: tensor
             for tensors in (self.constants, parameters)
@@ -75,7 +82,12 @@ class ModelFunction:
         with DoublePrecisionKept() if self.dtype == torch.float64 else nullcontext():
             # torch's own handling of tied weights leaves a module that occurs twice in the model with the tensors
             # of the call (torch 2.13), and tears its ties.
-            outputs: Tensor = functional_call(self.model, replaced, (inputs,), tie_weights=False)
+            try:
+                outputs: Tensor = functional_call(self.model, replaced, (inputs,), tie_weights=False)
+            except ValueError as error:
+                if not str(error).startswith(ONE_VALUE):
+                    raise
+                raise CoupledReleaseError(_one_value(len(inputs))) from error
         return outputs
 
     def run_with_added(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -197,6 +209,16 @@ def batch_norm_layers(model: nn.Module) -> list[str]:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     ]
+
+
+def _one_value(num_samples: int) -> str:
+    """What is said of a batch that torch doesn't train on either."""
+    return (
+        "expected two values per channel at least for batch norm with the statistics of the batch, found one in a "
+        f"batch of {count(num_samples, 'sample')}, which torch doesn't train on either; choose other batches, leave "
+        "out the sample that is left over, or let batch norm take its running statistics (`batch_norm=running` in a "
+        "scan, eval() of these layers in a training)"
+    )
 
 
 def _refuse_wrappers(model: nn.Module) -> None:

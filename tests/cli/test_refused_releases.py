@@ -11,7 +11,7 @@ from scan_cases import CHECKPOINT, DATA
 NETWORK = """
 from torch import nn
 def make():
-    return nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 10))
+    return nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.Flatten(), nn.BatchNorm1d(18), nn.Tanh(), nn.Linear(18, 10))
 """
 LOCAL = "local:epochs=1:batch=2:lr=0.1"
 
@@ -65,22 +65,16 @@ def test_what_a_description_or_the_samples_rule_out(refusal, release, words):
 
 
 @pytest.mark.parametrize(
-    ("release", "limit", "words"),
-    [
-        ("mean:1", 4, "found uploads of one"),
-        ("mean:all", 1, "found uploads of one"),
-        (LOCAL, 1, "single sample among 1"),
-        ("local:epochs=1:batch=3:lr=0.1", 4, "single sample among 4 in mini-batches of 3"),
-    ],
+    ("release", "limit"), [("mean:1", 4), ("mean:all", 1), (LOCAL, 1), ("local:epochs=1:batch=3:lr=0.1", 4)]
 )
-def test_statistics_of_one_sample(refusal, tmp_path, release, limit, words):
+def test_statistics_of_one_value(refusal, tmp_path, release, limit):
     (tmp_path / "network.py").write_text(NETWORK)
     scope = {}
     exec(NETWORK, scope)
     torch.save(scope["make"]().state_dict(), tmp_path / "network.pt")
     options = ("--arch", f"{tmp_path / 'network.py'}:make")
     sentence = refusal(release, *options, limit=limit, checkpoint=tmp_path / "network.pt")
-    assert words in sentence
+    assert "found one in a batch of 1 sample" in sentence
     assert "--batch-norm running" in sentence
 
 

@@ -372,6 +372,28 @@ def test_what_is_no_decision_is_not_confirmed(decision) -> None:
     assert guard_of(network()).confirm(decision).action == "block"
 
 
+def test_one_sample_that_is_left_over_goes_through_batch_norm_as_torch_trains_it() -> None:
+    model = network().train()
+    guard, optimizer = guard_of(model), sgd(model)
+    recording = guard.record(optimizer)
+    inputs, targets = images(5)
+    for part in torch.arange(5).split(SIZE):
+        optimizer.zero_grad()
+        recording.loss(inputs[part], targets[part]).backward()
+        optimizer.step()
+    assert recording.review().update is not None
+
+
+def test_batch_norm_with_running_statistics_is_its_eval_mode() -> None:
+    model = network().train()
+    model[1].eval()
+    guard, optimizer = guard_of(model), sgd(model)
+    recording = guard.record(optimizer)
+    train(recording, optimizer)
+    decision = recording.review()
+    assert decision.action == "allow", decision.reasons
+
+
 def test_dropout_in_train_mode_is_withheld_by_name() -> None:
     _, recording = recorded(network(dropout=0.5))
     decision = recording.review()

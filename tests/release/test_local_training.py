@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 
 import pytest
 import torch
 import torch.nn.functional as F
 from contracts.release import network, samples
+from torch import nn
 
-from riskaudit.release import make_release
+from riskaudit.release import make_release, with_batch_statistics
 from riskaudit.release.grammar import ReleaseSpec
 from riskaudit.release.training import LocalTraining
 
@@ -46,12 +48,20 @@ OPTIMIZERS = {
 }
 
 
+def normalised() -> nn.Module:
+    """With batch norm, to which one sample alone gives four values per channel."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(*layers).double().train()
+
+
 @pytest.mark.parametrize("shuffle", ["", ":shuffle=3"])
 @pytest.mark.parametrize("text", OPTIMIZERS)
-def test_difference_is_that_of_torchs_optimizers(text: str, shuffle: str) -> None:
+@pytest.mark.parametrize("make", [network, normalised])
+def test_difference_is_that_of_torchs_optimizers(text: str, shuffle: str, make: Callable[[], nn.Module]) -> None:
     description = f"local:epochs=3:batch=2:{text}{shuffle}"
-    batch, model = samples(5), network()
-    release = make_release(network(), F.cross_entropy, description)
+    batch, model = samples(5), make()
+    release = make_release(with_batch_statistics(make().eval()), F.cross_entropy, description)
     (sent,) = release.mean(batch.in_uploads(release.uploads(5)))
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     optimizer = OPTIMIZERS[text](model.parameters())

@@ -177,7 +177,7 @@ class TestMeanUnderBatchNorm(BatchNormContract):
 
 
 class TestTrainingUnderBatchNorm(BatchNormContract):
-    text, indivisible = "local:epochs=2:batch=all:lr=0.3", (1,)
+    text, indivisible = "local:epochs=2:batch=all:lr=0.3", (0,)
 
 
 class TrainingContract(JointContract):

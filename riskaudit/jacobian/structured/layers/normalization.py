@@ -93,10 +93,12 @@ def _normalized(recorder: Recorder, input: Tensor, eps: float) -> Tensor:
     """An input by the statistics of its batch.
 
     Raises:
-        UnsupportedLayer: where samples must be kept apart.
+        UnsupportedLayer: where samples must be kept apart, and where a channel has one value, which torch refuses.
     """
     if recorder.statistics == "refused":
         raise UnsupportedLayer("batch norm with the statistics of the batch")
+    if input.numel() == input.shape[1]:
+        raise UnsupportedLayer("batch norm with the statistics of one value")
     if recorder.statistics == "batch":
         return normalized_channels(input, eps)
     # As constants they mix no samples; one sample may be NaN.
