@@ -208,7 +208,9 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
         )
     decisive = at.informed if context.attacker == "informed" else at
     # Asked for only where the headline is, since it may take many products.
-    information = decisive.information if context.headline in context.plan.proxies else None
+    information = None
+    if context.headline in context.plan.proxies:
+        information = at.informed_information if context.attacker == "informed" else at.information
     information = None if information is None else [information[owner] for owner in owners]
     shown = [] if information is None else concentrations(decisive)
     uneven = {index: shown[owner] for index, owner in zip(batch.indices, owners, strict=True) if shown}

@@ -34,7 +34,7 @@ class InformedPosteriorRmse(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        return posterior_errors(linearisation, linearisation.informed.information)
+        return posterior_errors(linearisation, linearisation.informed_information)
 
 
 @register
@@ -57,4 +57,4 @@ class InformedRevealedFraction(Proxy):
 
     @override
     def score(self, linearisation: Linearisation) -> ProxyScores:
-        return revealed_fractions(linearisation, linearisation.informed.information)
+        return revealed_fractions(linearisation, linearisation.informed_information)

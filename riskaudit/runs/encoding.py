@@ -22,14 +22,14 @@ from riskaudit.results import SampleRow
 from riskaudit.results.checks import CheckFinding
 from riskaudit.sensitivity import Concentration
 from riskaudit.sensitivity.columns import NumberVariance, TableInformation
-from riskaudit.sensitivity.information import BracketedInformation, ExactInformation
+from riskaudit.sensitivity.information import BracketedInformation, ExactInformation, RaisedInformation
 from riskaudit.statistics.recognition import Recognition
 
 _CLASSES: dict[str, Any] = {
     each.__name__: each
     for each in (
         BlockProbe, BlockTraces, BracketedInformation, Concentration, Deflation, ExactInformation, NumberVariance,
-        Recognition, TableInformation, TraceProbes, Tridiagonal,
+        RaisedInformation, Recognition, TableInformation, TraceProbes, Tridiagonal,
     )
 }  # fmt: skip
 

@@ -241,6 +241,46 @@ class BracketedInformation(Information):
         return self.traces.trace() if isinstance(self.traces, TraceProbes) and self.traces.white else None
 
 
+@final
+class RaisedInformation(Information):
+    """Of an attacker who knows all other samples, never less than what one who knows none of them is told.
+
+    Each sample's block of the joint posterior covariance is at least its covariance given all others (docs/theory.md,
+    section 7), so that the ends of the one's intervals are ends of the other's.
+
+    Args:
+        informed: read off probes of the sample's own block.
+        outsider: read off probes of the whole, within the ends of ``informed``.
+    """
+
+    status: Status = "bracketed"
+
+    def __init__(self, informed: Information, outsider: Information) -> None:
+        self.informed, self.outsider, self.tau = informed, outsider, informed.tau
+
+    @override
+    def revealed(self, sigma: float) -> Interval:
+        found = self.informed.revealed(sigma)
+        low = min(max(found.low, self.outsider.revealed(sigma).low), found.high)
+        return Interval(max(found.value, low), low, found.high)
+
+    @override
+    def error(self, sigma: float) -> Interval:
+        found = self.informed.error(sigma)
+        high = max(min(found.high, self.outsider.error(sigma).high), found.low)
+        return Interval(min(found.value, high), found.low, high)
+
+    @property
+    @override
+    def scale(self) -> tuple[float, float]:
+        return self.informed.scale
+
+    @property
+    @override
+    def trace(self) -> Interval | None:
+        return self.informed.trace
+
+
 def _exactly(number: np.floating | npt.NDArray[np.float64]) -> Interval:
     value = float(number)
     return Interval(value, value, value)

@@ -43,7 +43,7 @@ from riskaudit.release import Batch
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
 from riskaudit.sensitivity.ends import SpectrumEnds, dimension_failure, smallest_ritz
-from riskaudit.sensitivity.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information
+from riskaudit.sensitivity.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information, RaisedInformation
 from riskaudit.sensitivity.norms import BracketedNorms
 from riskaudit.sensitivity.plan import Clock, Plan
 from riskaudit.sensitivity.probing import NarrowDimension
@@ -55,6 +55,8 @@ from riskaudit.statistics.seeding import derived_seed
 NOISE_STREAM, START_STREAM = 0, 1
 # Proxies that are read off traces.
 OF_TRACES = frozenset({"revealed_fraction", "posterior_rmse", "map_rmse", "expected_rmse"})
+# Of them those that the whole upload's traces are made for, where several samples leave together.
+OUTSIDERS = frozenset({"revealed_fraction", "posterior_rmse"})
 # How precise a bias has to be, relative to itself, and to the standard deviation that it comes beside or what is left
 # open of that.
 BIAS_PRECISION, BIAS_SHARE = 0.3, 0.5
@@ -314,6 +316,18 @@ class Linearisation:
         return [
             BracketedInformation(traces, tau, units[index // self.upload_size], None if known is None else known[index])
             for index, (traces, tau) in enumerate(zip(self.posterior_brackets.traces, taus, strict=True))
+        ]
+
+    @cached_property
+    def informed_information(self) -> list[Information] | None:
+        """What the uploads tell of each sample to who knows all others, at any noise; None where the plan can't say."""
+        known = self.informed.information
+        if known is None or self.upload_size == 1 or not self.plan.proxies & OUTSIDERS:
+            return known
+        assert self.information is not None
+        return [
+            RaisedInformation(own, other) if own.status == other.status == "bracketed" else own
+            for own, other in zip(known, self.information, strict=True)
         ]
 
     def revealed_by_position(self) -> list[list[Interval]] | None:

@@ -14,6 +14,7 @@ from riskaudit.sensitivity.information import (
     BracketedInformation,
     ExactInformation,
     Information,
+    RaisedInformation,
     posterior_rmse,
     revealed_fraction,
 )
@@ -124,6 +125,31 @@ def test_an_outsider_is_not_told_more_than_who_knows_the_others(told: float, val
     assert (revealed.value, revealed.low, revealed.high) == pytest.approx((value, 0.4, 0.75))
     assert error.value == pytest.approx((1 - value) ** 0.5)
     assert (error.low, error.high) == pytest.approx((0.5, 0.6**0.5))
+
+
+@pytest.mark.parametrize(
+    ("told", "revealed", "error"),
+    [
+        # The outsider's lower end, 0.4, and the upper end of its error, sqrt(0.6), are the informed one's.
+        ((0.5, 0.2, 0.75), (0.5, 0.4, 0.75), (0.5, 0.25, 0.6)),
+        ((0.3, 0.2, 0.75), (0.4, 0.4, 0.75), (0.6, 0.25, 0.6)),
+        # One that is narrower stays as it is.
+        ((0.6, 0.5, 0.7), (0.6, 0.5, 0.7), (0.4, 0.3, 0.5)),
+        # Two that don't meet, one of which misses: nothing beyond the informed one's own upper end is claimed.
+        ((0.25, 0.2, 0.3), (0.3, 0.3, 0.3), (0.7, 0.7, 0.7)),
+    ],
+)
+def test_who_knows_the_others_is_not_told_less_than_an_outsider(
+    told: tuple[float, ...], revealed: tuple[float, ...], error: tuple[float, ...]
+) -> None:
+    value, low, high = told
+    left = Interval((1 - value) ** 0.5, (1 - high) ** 0.5, (1 - low) ** 0.5)
+    known = Known(Interval(value, low, high), left)
+    known.tau = 1.0
+    found = RaisedInformation(known, BracketedInformation(Traces(), 1.0, informed=known))
+    ends, rmse = found.revealed(1.0), found.error(1.0)
+    assert (ends.value, ends.low, ends.high) == pytest.approx(revealed)
+    assert (rmse.value**2, rmse.low**2, rmse.high**2) == pytest.approx(error)
 
 
 class Counted(Information):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import cases
@@ -141,6 +142,27 @@ def test_informed_attackers_know_no_less() -> None:
     at = linearise("class")
     outsider, informed = (PROXIES[name].score(at).estimates for name in ("posterior_rmse", "informed_posterior_rmse"))
     assert all(less.value >= more.value > 0 for less, more in zip(outsider, informed, strict=True))
+
+
+@BOTH_PRIORS
+def test_ends_of_who_knows_the_others_are_never_milder_than_an_outsiders(prior: str) -> None:
+    of_samples = cases.plan("lanczos", "quadrature", max_matvecs=1, max_probes=2)
+    how = replace(cases.plan("lanczos", "quadrature", max_matvecs=24, max_probes=32), of_samples=of_samples)
+    at = linearise(prior, how)
+    told = {
+        name: [PROXIES[prefix + name].score(at).estimates for prefix in ("", "informed_")]
+        for name in ("revealed_fraction", "posterior_rmse")
+    }
+    for outsider, informed in zip(*told["revealed_fraction"], strict=True):
+        assert outsider.low <= informed.low <= informed.high
+        assert informed.value is None or informed.low <= informed.value <= informed.high
+    for outsider, informed in zip(*told["posterior_rmse"], strict=True):
+        assert informed.low <= informed.high <= outsider.high
+        assert informed.value is None or informed.low <= informed.value <= informed.high
+    exact = linearise(prior).informed.information
+    assert exact is not None
+    for own, informed in zip(exact, told["revealed_fraction"][1], strict=True):
+        assert informed.low <= own.revealed(SIGMA).value <= informed.high
 
 
 def test_all_samples_together_have_no_more_dimensions_than_what_is_sent() -> None:
