@@ -35,6 +35,7 @@ def audit(
     command: str | None = None,
     progress: Progress | None = None,
     workers: int = 1,
+    started: float | None = None,
     **options: object,
 ) -> AuditResult:
     """Audit what the release of each sample gives away.
@@ -48,14 +49,19 @@ def audit(
         command: the command line that reproduces the audit, for the record.
         progress: called as ``progress(done, total)`` after every batch.
         workers: processes that batches are spread over; results don't depend on it.
+        started: when a ``budget`` of time began, on the monotonic clock; None for now. What comes before the first
+            sample counts.
         **options: fields of `AuditSettings`, e.g. ``release="clip:1.0,gaussian:0.01"``.
 
     Raises:
         RiskauditError: the model, data and options don't fit; the message says what to change.
     """
+    started = time.monotonic() if started is None else started
     with make_engine(workers) as engine:
         client = make_client(checkpoint, samples, _settings(settings, options))
-        return audit_client(client, engine, show_samples=show_samples, command=command, progress=progress)
+        return audit_client(
+            client, engine, show_samples=show_samples, command=command, progress=progress, budget_started=started
+        )
 
 
 def audit_client(
@@ -66,6 +72,7 @@ def audit_client(
     show_samples: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
+    budget_started: float | None = None,
 ) -> AuditResult:
     """`audit` of a client that was checked already.
 
@@ -76,6 +83,7 @@ def audit_client(
         show_samples: see `audit`.
         command: see `audit`.
         progress: see `audit`.
+        budget_started: as ``started`` of `audit`.
 
     Raises:
         RiskauditError: see `audit`.
@@ -83,7 +91,7 @@ def audit_client(
     started, engine = time.perf_counter(), engine or SerialEngine()
     if client.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(client.device)
-    plan = plan_audit(client, noise_std, engine.workers, show_samples)
+    plan = plan_audit(client, noise_std, engine.workers, show_samples, budget_started)
     audited = BatchRows()
     for part in engine.map(audit_shards(client, plan), client, progress=progress):
         audited.extend(part)

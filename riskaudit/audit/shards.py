@@ -38,7 +38,7 @@ class AuditPlan:
         solvers: and their limits; their width is the size of a shard.
         calibrator: of intervals, or None.
         show_samples: put private images and targets into the rows.
-        started: on the monotonic clock, where the settings limit the time.
+        started: on the monotonic clock, when the time began that the settings may limit.
     """
 
     noise_std: float | None
@@ -77,8 +77,10 @@ class AuditPlan:
         return TextContext(tokens, tuple(limits), word)
 
 
-def plan_audit(client: Client, noise_std: float | None, workers: int, show_samples: bool) -> AuditPlan:
-    """Decide once for all shards how a client at some noise is audited.
+def plan_audit(
+    client: Client, noise_std: float | None, workers: int, show_samples: bool, started: float | None = None
+) -> AuditPlan:
+    """Decide once for all shards how a client at some noise is audited; ``started`` as `AuditPlan` has it, or now.
 
     Raises:
         SettingsError: a calibration that doesn't fit, or what several workers can't do.
@@ -106,7 +108,7 @@ def plan_audit(client: Client, noise_std: float | None, workers: int, show_sampl
         device,
         _upload_shape(client) if client.is_joint else None,
     )
-    return AuditPlan(noise_std, solvers, calibrator, show_samples, time.monotonic())
+    return AuditPlan(noise_std, solvers, calibrator, show_samples, time.monotonic() if started is None else started)
 
 
 def _upload_shape(client: Client) -> UploadShape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
 
     Exit codes: 0 audited, within policy or no policy given; 1 a policy limit was exceeded; 2 could not audit.
     """
+    # A budget counts reading the inputs too.
+    started = time.monotonic()
     delivery = Delivery.of(ctx, subject, settings, report)
 
     # Everything above is checked before torch is loaded.
@@ -47,6 +50,7 @@ def scan(ctx: typer.Context, subject: SubjectOptions, settings: AuditSettings, r
             command=recorded_command(ctx),
             progress=update,
             workers=subject.workers,
+            started=started,
         )
     return delivery.deliver(result)
 

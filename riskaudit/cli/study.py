@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,6 +141,8 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         ctx: typer.Context, options: Settings, subject: SubjectOptions, settings: AuditSettings, report: ReportOptions,
         shared: StudyOptions,
     ) -> int:  # fmt: skip
+        # A budget counts reading the inputs too.
+        started = time.monotonic()
         check_resumed(shared.resume, report.out)
         delivery = Delivery.of(ctx, subject, settings, report)
         earlier = audit_in(shared.add_to)
@@ -164,6 +167,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
                     command=recorded_command(ctx),
                     show_samples=report.show_samples,
                     workers=subject.workers,
+                    started=started,
                 )
                 result = function(Job(subject, checkpoint, samples, delivery.settings, study_run, earlier), options)
         except KeyboardInterrupt:

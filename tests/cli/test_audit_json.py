@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scan_cases import FORMATS, PROXY_IDS
+from scan_cases import words as scan_words
 
 from riskaudit import __version__
+from riskaudit.cli.models import SubjectOptions
 from riskaudit.errors import ResultError
 from riskaudit.report import FILE_NAMES, render
 from riskaudit.results import AuditResult
@@ -82,6 +86,25 @@ def test_what_made_the_numbers_is_recorded(scan) -> None:
     assert settings["jacobian"] == "structured"
     assert "Conv2d" in settings["jacobian_reason"]
     assert settings["inverse"] == "quadrature"
+
+
+@pytest.mark.parametrize("words", [("scan",), ("study", "fairness")], ids=" ".join)
+def test_a_budget_counts_the_reading(scan, command, monkeypatch, words) -> None:
+    """Reading takes all of it, as far as the clock says: nothing is assessed, nothing counts as safe."""
+    original, late = time.monotonic, [0.0]
+    read = SubjectOptions.load
+
+    def load_slowly(*arguments: Any) -> Any:
+        late[0] = 700.0
+        return read(*arguments)
+
+    monkeypatch.setattr(SubjectOptions, "load", load_slowly)
+    monkeypatch.setattr(time, "monotonic", lambda: original() + late[0])
+    line = scan_words("--release", "gaussian:1", "--budget", "600", "--no-checks", limit=2)
+    assert line[0] == "scan"
+    document = command(*words, *line[1:]).document
+    assert {row["verdict"] for row in document["samples"]} == {"not_assessed"}
+    assert any("not assessed, not safe" in warning for warning in document["warnings"])
 
 
 def test_intervals_narrow_what_dense_pins_down(scan) -> None:

@@ -102,7 +102,7 @@ def directions_study(
     with make_engine(run.workers) as engine:
         result = audit_client(
             client, engine, show_samples=run.show_samples, command=run.command,
-            progress=progress_after(run.progress, 0, total),
+            progress=progress_after(run.progress, 0, total), budget_started=run.started,
         )  # fmt: skip
         started = time.perf_counter()
         usable = tuple(index for index, row in enumerate(result.samples) if row.status != "failed")

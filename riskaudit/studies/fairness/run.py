@@ -54,7 +54,7 @@ def fairness_study(
     if not run.attacks:
         result = audit(
             checkpoint, samples, settings, show_samples=run.show_samples, command=run.command, progress=run.progress,
-            workers=run.workers,
+            workers=run.workers, started=run.started,
         )  # fmt: skip
         return with_fairness(result, groups, groups_name)
     result = verify(checkpoint, samples, settings, AttackSettings(steps=run.attack_steps), run)
