@@ -149,9 +149,9 @@ class AuditSettings(LossOptions):
     )
     budget: Positive | None = option(
         None,
-        "Seconds from the command's start, reading included, after which no product and no attack begins (leak checks and "
-        "the report come after it; a study of several models takes as many for each): what is not narrowed by then keeps "
-        "its honest interval or is not assessed, attacks that don't fit are recorded as not run.",
+        "Seconds from the command's start, reading included, after which no product and no attack begins (leak checks "
+        "and the report come on top; a study of several models takes as many for each): what is not narrowed by then "
+        "keeps its honest interval or is not assessed, and attacks that don't fit are recorded as not run.",
         SOLVERS,
         record="budget_seconds",
     )

@@ -43,7 +43,13 @@ from riskaudit.release import Batch
 from riskaudit.results import Status
 from riskaudit.sensitivity.brackets import Brackets
 from riskaudit.sensitivity.ends import SpectrumEnds, dimension_failure, smallest_ritz
-from riskaudit.sensitivity.information import SMALLEST_SHIFT, BracketedInformation, ExactInformation, Information, RaisedInformation
+from riskaudit.sensitivity.information import (
+    SMALLEST_SHIFT,
+    BracketedInformation,
+    ExactInformation,
+    Information,
+    RaisedInformation,
+)
 from riskaudit.sensitivity.norms import BracketedNorms
 from riskaudit.sensitivity.plan import Clock, Plan
 from riskaudit.sensitivity.probing import NarrowDimension
