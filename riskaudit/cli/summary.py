@@ -10,8 +10,10 @@ import typer
 
 from riskaudit.cli.options import in_options
 from riskaudit.formatting import number, percent
+from riskaudit.report.sections.protect import Recommendation
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
 from riskaudit.results.checks import findings_in_the_clear, ids_in_the_clear
+from riskaudit.results.facts import Facts
 from riskaudit.results.tables import most_exposed
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of, tokens_of
 from riskaudit.results.words import riskier_end, sign_mark
@@ -55,6 +57,7 @@ def print_summary(result: AuditResult, files: list[Path]) -> None:
     _print_tokens(result)
     _print_column(result)
     _print_leaks(result)
+    _print_noise(result)
     study = result.studies.get(VerifyStudy)
     if study is not None:
         _print_verify(study, result)
@@ -107,6 +110,16 @@ def _print_leaks(result: AuditResult) -> None:
         parts = (f"{check} of {len(ids)}" for check, ids in others.items())
         typer.echo(
             f"{'further ' * bool(clear)}leak checks that found something, and on how many samples: {', '.join(parts)}"
+        )
+
+
+def _print_noise(result: AuditResult) -> None:
+    """The one noise level to use, where samples are exposed as it is."""
+    recommended = Recommendation(Facts(result))
+    if recommended.is_called_for and recommended.std is not None:
+        typer.echo(
+            f"recommended: gaussian noise of {recommended.std} per released entry, the least, rounded up, that "
+            f"{recommended.purpose}"
         )
 
 

@@ -28,6 +28,8 @@ def test_the_recommended_command_meets_the_limit(scan, command, tmp_path, limits
     text = (first.folder / "audit.md").read_text(encoding="utf-8")
     recommended = shlex.split(re.search(r"```\n(riskaudit scan .*)\n```", text)[1])
     assert recommended[0] == "riskaudit"
+    # The one number on the terminal is that of the report.
+    assert re.findall(r"recommended: gaussian noise of (\S+) per", first.out) == [recommended[-1].split(":")[-1]]
     assert {"--mean", "--std", "--limit", *limits} <= set(recommended)
     again = command(*recommended[1:], "--out", "out", "--format", "json", "--format", "md")
     assert again.code == 0, again.err

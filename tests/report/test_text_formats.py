@@ -55,7 +55,7 @@ def test_markdown_summary(rendered):
     for words in (
         "## Policy exceeded",
         "at most 0.5 of a sample revealed",
-        "**Noise needed.**",
+        "**Recommended noise.**",
         "the first 5 of 16 rows",
     ):
         assert words in text

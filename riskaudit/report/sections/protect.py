@@ -22,7 +22,7 @@ from riskaudit.formatting import ascii_number, count, given, number, percent, se
 from riskaudit.release.noise import Noise
 from riskaudit.report.sections.leaks import thresholds
 from riskaudit.report.sections.schemes import Scheme, attacker_words
-from riskaudit.results import Estimate, NoiseCurvePoint
+from riskaudit.results import Estimate, NoiseCurvePoint, NoiseNeed
 from riskaudit.results.estimates import EstimateColumn
 from riskaudit.results.facts import Facts
 from riskaudit.results.verdicts import DROWNED
@@ -99,12 +99,18 @@ class Recommendation:
         return max((finding.clear_from_std or 0.0 for finding in found), default=0.0)
 
     @cached_property
+    def within_limit(self) -> NoiseNeed | None:
+        """The least noise that keeps every sample within the limit."""
+        within = [need for need in self.facts.result.noise_needed if need.max_revealed <= self._limit * (1 + 1e-9)]
+        return min(within, key=lambda need: need.std, default=None)
+
+    @cached_property
     def _need(self) -> float:
         """Noise std for the target and the limit; 0 where none is known or needed."""
-        within = [need.std for need in self.facts.result.noise_needed if need.max_revealed <= self._limit * (1 + 1e-9)]
-        if self.facts.result.noise_needed and not within:
+        if self.facts.result.noise_needed and self.within_limit is None:
             return 0.0  # no noise of this kind meets the limit
-        return max([*self.facts.noise_needed, min(within, default=0.0)], default=0.0)
+        within = 0.0 if self.within_limit is None else self.within_limit.std
+        return max([*self.facts.noise_needed, within], default=0.0)
 
     @cached_property
     def std(self) -> str | None:
@@ -116,6 +122,32 @@ class Recommendation:
             return None
         need = self._need
         return ascii_number(max(need, self.checks_std * (1 + 1e-6))) if need > 0 else None
+
+    @cached_property
+    def purpose(self) -> str:
+        """What the recommended noise is the least for."""
+        target, within, parts = self.facts.target_rmse, self.within_limit, list[str]()
+        if self.facts.noise_needed and target is not None:
+            parts.append(f"leaves {attacker_words(self.facts)} an RMSE of at least {number(target)}")
+        if within is not None:
+            whose = "the limit given" if self._has_limit else "the level above which this report says high"
+            parts.append(f"reveals at most {percent(within.max_revealed)} of the input, {whose},")
+        if self.checks_std > 0:
+            parts.append("lets the forbidden checks find nothing")
+        what = " and ".join(parts).removesuffix(",")
+        return f"for every sample with a known need {what}"
+
+    @property
+    def is_called_for(self) -> bool:
+        """Whether some sample is exposed as it is."""
+        result = self.facts.result
+        exceeded = result.policy is not None and result.policy.decision == "block"
+        return exceeded or not result.release.defended or self.facts.verdicts["high"] > 0
+
+    @property
+    def _has_limit(self) -> bool:
+        limits = self.facts.result.policy.limits if self.facts.result.policy else {}
+        return "max_revealed" in limits or "min_rmse" in limits
 
     @cached_property
     def release(self) -> str | None:
@@ -163,7 +195,7 @@ def _without_option(words: list[str], option: str) -> list[str]:
 def protect_section(facts: Facts) -> Section:
     """Noise needed per target, the noise curve, a snippet, and the cost."""
     recommended = Recommendation(facts)
-    blocks: list[Block] = [_need_paragraph(facts), *_check_paragraphs(recommended)]
+    blocks: list[Block] = [_need_paragraph(recommended), *_check_paragraphs(recommended)]
     if recommended.drowned is not None:
         blocks.append(Callout("No noise is recommended", (recommended.drowned,), "high"))
     if any(row.noise_std_for_target for row in facts.result.samples):
@@ -174,6 +206,7 @@ def protect_section(facts: Facts) -> Section:
                 Estimate(value=need.std, status=need.status),
                 need.sample_id,
                 need.status,
+                decides=need == recommended.within_limit,
             )
             for need in facts.result.noise_needed
         ]
@@ -232,7 +265,9 @@ def _configuration(facts: Facts, recommended: str) -> list[str]:
     return lines
 
 
-def _need_paragraph(facts: Facts) -> Paragraph:
+def _need_paragraph(recommended: Recommendation) -> Paragraph:
+    """The one number to use where there is one; else what the target alone needs."""
+    facts = recommended.facts
     needed, target = facts.noise_needed, facts.target_rmse
     if not needed or target is None:
         return Paragraph(
@@ -244,16 +279,24 @@ def _need_paragraph(facts: Facts) -> Paragraph:
     gap = f" For {count(unknown, 'sample')} the need is unknown, so the worst may be larger." if unknown else ""
     now = facts.noise_std
     release = facts.result.release
-    have = "no noise"
+    have, most = "no noise", max(needed) if recommended.std is None else float(recommended.std)
     if release.defended and release.noise is not None and now:
-        ratio = max(needed) / now
+        ratio = most / now
         have = f"{release.noise.law} noise of {given(now)}, " + (
             "which is enough for every sample with a known need" if ratio <= 1 else f"{number(ratio)} times too little"
+        )
+    if recommended.std is not None:
+        return Paragraph(
+            f"Gaussian noise of standard deviation {number(most)} per released entry: the least, rounded up, that "
+            f"{recommended.purpose}. This is the number to use; the others of this section say what single targets "
+            f"need and what other noise leaves. The release has {have}.{gap}",
+            lead="Recommended noise.",
+            brief=True,
         )
     return Paragraph(
         f"To leave {attacker_words(facts)} an RMSE of at least {number(target)}, Gaussian noise of standard deviation "
         f"{number(median(needed))} per released entry suffices for the median sample and {number(max(needed))} for the "
-        f"worst. The release has {have}.{gap}",
+        f"worst; none is recommended. The release has {have}.{gap}",
         lead="Noise needed.",
         brief=True,
     )
@@ -284,6 +327,7 @@ class _Need:
     worst: Estimate | None
     sample: str | None
     status: str
+    decides: bool = True
 
 
 def _needs(facts: Facts) -> list[_Need]:
@@ -316,6 +360,7 @@ _NEED_COLUMNS: tables.Columns[_Need] = (
     ),
     tables.text("Which sample", lambda need: "not applicable" if need.sample is None else short(need.sample)),
     tables.text("Status of the samples", lambda need: need.status),
+    tables.text("In the recommendation", lambda need: "yes" if need.decides else "no, to compare"),
 )
 
 
@@ -327,16 +372,16 @@ def noise_figure(facts: Facts) -> Figure:
     if facts.noise_std:
         label = "audited" if facts.result.release.defended else "reference"
         vertical.append(Reference(facts.noise_std, f"{label}: {number(facts.noise_std)}"))
-    needed = Recommendation(facts).std
-    if needed is not None:
-        vertical.append(Reference(float(needed), f"needed: {given(float(needed))}"))
+    recommended = Recommendation(facts)
+    if recommended.std is not None:
+        vertical.append(Reference(float(recommended.std), f"recommended: {number(float(recommended.std))}"))
     # Samples without a value are not in the noise curve.
     num_known = facts.num_known(facts.headline)
     return Figure(
         id="noise",
         title=_curve_finding(
             points,
-            facts.result.settings.thresholds.medium,
+            recommended,
             "every sample" if num_known == facts.num_samples else f"the {count(num_known, 'sample')} with a value",
         ),
         alt=(
@@ -370,7 +415,14 @@ def noise_figure(facts: Facts) -> Figure:
     )
 
 
-def _curve_finding(points: list[NoiseCurvePoint], medium: float, who: str) -> str:
+def _curve_finding(points: list[NoiseCurvePoint], recommended: Recommendation, who: str) -> str:
+    within = recommended.within_limit
+    if recommended.std is not None and within is not None:
+        return (
+            f"The recommended noise of {number(float(recommended.std))} keeps {who} at a revealed fraction of "
+            f"{number(within.max_revealed)} at most"
+        )
+    medium = recommended.facts.result.settings.thresholds.medium
     enough = next((point for point in points if point.revealed_fraction_max < medium), None)
     if enough is None:
         worst = points[-1]

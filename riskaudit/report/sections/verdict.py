@@ -238,16 +238,16 @@ def _release_words(facts: Facts) -> str:
 
 
 def _next_steps(facts: Facts) -> tuple[str, ...]:
-    policy, release = facts.result.policy, facts.result.release
+    policy = facts.result.policy
     steps: list[str] = []
     recommendation = Recommendation(facts)
     recommended = recommendation.option
-    exceeded = policy is not None and policy.decision == "block"
-    exposed = exceeded or not release.defended or facts.verdicts["high"] > 0
+    exposed = recommendation.is_called_for
     if exposed and recommended:
         steps.append(
-            f'Audit again with {recommended[0]} "{recommended[1]}", which would bring every sample below the level '
-            "that section 5 names, and weigh there what so much noise costs in accuracy."
+            f'Audit again with {recommended[0]} "{recommended[1]}": the least noise that '
+            f"{recommendation.purpose}. Section 5 has its size beside the upload's; what it costs in accuracy, "
+            "training has to tell."
         )
     elif exposed and recommendation.obstacle is not None:
         steps.append(recommendation.obstacle)
