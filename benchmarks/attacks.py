@@ -22,6 +22,7 @@ from benchmarks.work import load
 from riskaudit.attacks import ATTACKS, Attack, Observation, Reconstruction
 from riskaudit.jacobian import jacobian_maker
 from riskaudit.priors import IsotropicPrior
+from riskaudit.release import ReleaseSpec
 
 COLUMNS = {
     "attack": "attack",
@@ -88,11 +89,12 @@ def compare(case: Case, settings: Settings, options: argparse.Namespace) -> Tabl
     return table
 
 
-def observe(case: Case, size: int, settings: Settings) -> tuple[Observation, str]:
-    """What the attacker sees of undefended gradients, and where the inputs come from."""
+def observe(case: Case, size: int, settings: Settings, description: str = "gradient") -> tuple[Observation, str]:
+    """What the attacker sees of a release, and where the inputs come from."""
     release, batch, source = load(case.name, size, settings)
+    release = release.with_spec(ReleaseSpec.parse(description))
     observation = Observation(
-        released=release.mean(batch).detach(),
+        released=release.observe(batch, torch.Generator().manual_seed(0)).detach(),
         jacobian=jacobian_maker(release, batch),
         input_shape=case.shape,
         prior=IsotropicPrior.fit(batch.inputs),

@@ -6,7 +6,8 @@ Contestants take turns until each has had its rounds or its share of time, of wh
 quiet machine of two cores the three default models take about ten minutes together. On a processor seconds are those
 that it worked for this process, which other work disturbs less than the time on the wall. Attacks are undefended, with
 the labels known and their default settings; a few of their steps are timed and scaled to a whole run: from what it
-takes where the search ends early to all its steps (see `Attack.effort`). Proxies run to their end.
+takes where the search ends early to all its steps (see `Attack.effort`). Proxies run to their end, and so do the attacks
+named by ``--searches``, undefended and at the scan's noise.
 
 ``--json FILE --resume`` leaves out models that FILE has already: it is written after every one.
 """
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     attacks = [name for name, attack in ATTACKS.items() if not attack.oracle_start]
     parser.add_argument("--attacks", nargs="+", choices=attacks, default=attacks)
+    parser.add_argument("--searches", nargs="+", choices=attacks, default=[], help="attacks that are run to their end")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="no further round of a contestant after so many")
     parser.add_argument("--resume", action="store_true", help="leave out models that are in the JSON file")
     options = parser.parse_args(arguments)
@@ -104,6 +106,7 @@ def compare(case: Case, settings: Settings, options: argparse.Namespace) -> Tabl
     release, batch, source = load(case.name, size, settings)
     proxies = _proxies(case, release, batch, settings)
     observation, _ = observe(case, min(size, case.few), settings)
+    noisy, _ = observe(case, min(size, case.few), settings, NOISE)
     products: dict[str, int] = {}
 
     def note(name: str, proxy: Proxy) -> None:
@@ -112,7 +115,13 @@ def compare(case: Case, settings: Settings, options: argparse.Namespace) -> Tabl
     functions: dict[str, Callable[[], object]] = {name: partial(note, name, proxy) for name, proxy in proxies.items()}
     functions[UNIT] = partial(batch_gradient, release, batch)
     attacked = {name: call for name in options.attacks if (call := _probe(name, observation)) is not None}
-    times = take_turns_within({**functions, **attacked}, settings.repeats, settings.torch_device, options.seconds)
+    searches = {
+        f"{name} to its end, {words}": partial(ATTACKS[name]().run, seen, torch.Generator().manual_seed(0))
+        for words, seen in (("undefended", observation), (NOISE, noisy))
+        for name in options.searches
+    }
+    functions |= {**attacked, **searches}
+    times = take_turns_within(functions, settings.repeats, settings.torch_device, options.seconds)
     counts = {UNIT: size, **{name: proxy.count for name, proxy in proxies.items()}}
     seconds = {name: [time / counts.get(name, len(observation)) for time in values] for name, values in times.items()}
     table = Table(f"{case.name}, d = {batch.inputs[0].numel()}, {release.num_entries} parameters, {source}", COLUMNS)
@@ -120,6 +129,7 @@ def compare(case: Case, settings: Settings, options: argparse.Namespace) -> Tabl
         taken = products[name] / counts[name] if name in products else None
         table.rows.append(_proxy_row(name, counts[name], taken, seconds))
     table.rows += [_attack_row(name, len(observation), seconds) for name in options.attacks]
+    table.rows += [_proxy_row(name, len(observation), None, seconds) for name in searches]
     table.notes += _notes()
     return table
 

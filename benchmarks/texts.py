@@ -53,6 +53,14 @@ SENTENCES = (
     "rain is expected over the hills tonight",
     "my brother takes two pills every morning",
     "the committee will meet again on friday afternoon at nine",
+    "please cancel my appointment with the dentist",
+    "they found a small crack in the left wing",
+    "his daughter starts school in september",
+    "the loan was refused because of her age",
+    "we left the keys under the third stone",
+    "the test came back negative last week",
+    "nobody in the office knew about the letter",
+    "an old friend called me from the airport",
 )
 Row = dict[str, Any]
 

@@ -94,6 +94,8 @@ class GaussNewton(Attack):
     def effort(self) -> Effort:
         """In products with the Jacobian."""
         probe = replace(self, steps=1, restarts=1, products=min(PROBED_PRODUCTS, self.products), forcing=0.0)
+        # One step explains nothing, and all that is done for samples that get stuck would follow.
+        probe = replace(probe, stages=0, smooth_steps=0)
         descent = self.steps * (self.products + PROBED_REST)
         rounds = self.rounds if self.restarts > 1 else 0
         smooth = len(SHARES) * self.smooth_steps + self.steps if self.smooth_steps else 0

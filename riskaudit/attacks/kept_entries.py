@@ -46,6 +46,8 @@ class KeptEntries(Attack):
         steps: see `GaussNewton`.
         restarts: see `GaussNewton`.
         rounds: see `GaussNewton`.
+        stages: see `GaussNewton`.
+        smooth_steps: see `GaussNewton`.
     """
 
     name: ClassVar[str] = "kept-entries"
@@ -57,18 +59,22 @@ class KeptEntries(Attack):
     steps: int = GaussNewton.steps
     restarts: int = GaussNewton.restarts
     rounds: int = GaussNewton.rounds
+    stages: int = GaussNewton.stages
+    smooth_steps: int = GaussNewton.smooth_steps
 
     @property
     @override
     def effort(self) -> Effort:
         """In steps, each of as many products as it takes."""
-        rounds = self.rounds * self.restarts if self.restarts > 1 else 0
-        probe = replace(self, steps=1, restarts=1)
-        return Effort(probe, 1, EARLIEST_END * self.steps, self.steps, self.steps * (1 + rounds))
+        probe = replace(self, steps=1, restarts=1, stages=0, smooth_steps=0)
+        most = self._inner.effort.most / probe._inner.effort.most
+        return Effort(probe, 1, EARLIEST_END * self.steps, self.steps, most)
 
     @property
     def _inner(self) -> GaussNewton:
-        return GaussNewton(steps=self.steps, restarts=self.restarts, rounds=self.rounds)
+        return GaussNewton(
+            self.steps, self.restarts, self.rounds, stages=self.stages, smooth_steps=self.smooth_steps
+        )
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:

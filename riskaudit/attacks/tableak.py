@@ -134,7 +134,8 @@ class TabLeak(Attack):
 
     def _second_order(self, labelled: Observation, mixtures: Mixtures, generator: torch.Generator) -> Tensor:
         """What Gauss-Newton makes of the uploads with numbers in all inputs, categories decided, [B, n d]."""
-        found = GaussNewton(min(self.steps, GaussNewton.steps), restarts=1, rounds=0).run(labelled, generator)
+        descent = GaussNewton(min(self.steps, GaussNewton.steps), restarts=1, stages=0, smooth_steps=0)
+        found = descent.run(labelled, generator)
         samples = found.inputs.reshape(len(labelled), -1, mixtures.dimension)
         return mixtures.inputs(mixtures.points(samples)).flatten(1)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from study_cases import NOISE, digits, network
+from torch import nn
 
 import riskaudit.studies.budget as budget_module
 from riskaudit.attacks import ATTACKS, Observation
@@ -107,6 +108,19 @@ def test_every_attack_says_how_much_work_it_is(name: str) -> None:
     assert type(effort.probe) is type(attack)
     assert 0 < effort.low <= effort.high <= effort.most
     assert 0 < effort.done <= effort.most
+
+
+@pytest.mark.parametrize("name", ["gauss-newton", "kept-entries"])
+@pytest.mark.parametrize("noise", [None, NOISE])
+def test_a_short_run_does_nothing_for_samples_that_get_stuck(
+    monkeypatch: pytest.MonkeyPatch, name: str, noise: float | None
+) -> None:
+    clock = CountingClock(monkeypatch)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 10))
+    target = Target.of(make_client(model, digits(2), AuditSettings()), noise, True)
+    reconstruct(ATTACKS[name]().effort.probe, target, [0, 1])
+    # The start, the step and where it leads, and whether that is explained.
+    assert clock.evaluations <= 6
 
 
 @pytest.mark.slow
