@@ -6,7 +6,7 @@ Contestants take turns until each has had its rounds or its share of time, of wh
 quiet machine of two cores the three default models take about ten minutes together. On a processor seconds are those
 that it worked for this process, which other work disturbs less than the time on the wall. Attacks are undefended, with
 the labels known and their default settings; a few of their steps are timed and scaled to a whole run: from what it
-takes where the search ends early to all its steps (see `Attack.effort`). Proxies run to their end, and so do the attacks
+takes where the search ends early to all its steps (see `Attack.effort`). Proxies run to their end, and so do attacks
 named by ``--searches``, undefended and at the scan's noise.
 
 ``--json FILE --resume`` leaves out models that FILE has already: it is written after every one.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from riskaudit.statistics.chi_squares import (
+    _law,
     least_below,
     least_quantile,
     most_below,
@@ -71,6 +72,15 @@ def test_monte_carlo(name: str) -> None:
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_quantile_is_the_inverse(name: str, share: float) -> None:
     assert probability_below(WEIGHTS[name], quantile(WEIGHTS[name], share)) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_density_is_the_slope_of_the_probability(name: str) -> None:
+    weights = WEIGHTS[name]
+    for share in (0.001, 0.3, 0.95):
+        x = quantile(weights, share)
+        below, above = probability_below(weights, x * np.exp(-1e-3)), probability_below(weights, x * np.exp(1e-3))
+        assert _law(weights, x).slope == pytest.approx((above - below) / 2e-3, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["linear", "harmonic"])
