@@ -72,9 +72,7 @@ class KeptEntries(Attack):
 
     @property
     def _inner(self) -> GaussNewton:
-        return GaussNewton(
-            self.steps, self.restarts, self.rounds, stages=self.stages, smooth_steps=self.smooth_steps
-        )
+        return GaussNewton(self.steps, self.restarts, self.rounds, stages=self.stages, smooth_steps=self.smooth_steps)
 
     @override
     def run(self, observation: Observation, generator: torch.Generator) -> Reconstruction:
