@@ -34,12 +34,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One table column. ``numeric`` and ``ranked`` columns sort by `Cell.sort`; the first are right-aligned."""
+    """One table column. ``numeric`` and ``ranked`` columns sort by `Cell.sort`; the first are right-aligned.
+
+    By the few different texts of a ``filtered`` one the HTML can narrow the rows.
+    """
 
     title: str
     numeric: bool = False
     unit: str = ""
     ranked: bool = False
+    filtered: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,39 @@ class Bullets(BaseBlock):
 
 
 @dataclass(frozen=True)
+class Share:
+    """So many of a whole, and what puts them there: "▲ 18 high", "above 0.5"."""
+
+    mark: str
+    amount: int
+    label: str
+    meaning: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a whole is divided, as a bar with its legend."""
+
+    title: str
+    items: tuple[Share, ...]
+
+
+@dataclass(frozen=True)
 class Callout(BaseBlock):
-    """A box that must not be overlooked. ``facts`` are label and value pairs."""
+    """A box that must not be overlooked. ``facts`` are label and value pairs.
+
+    ``computed`` are terms of the facts and how their numbers come about; in HTML they are closed until asked for, and
+    the PDF leaves them out.
+    """
 
     title: str
     body: tuple[str, ...] = ()
     tone: Tone = "plain"
     facts: tuple[tuple[str, str], ...] = ()
     steps: tuple[str, ...] = ()
+    shares: Shares | None = None
+    computed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,9 @@ def _callout(block: Callout) -> list[str]:
     lines = [f"### {escape(block.title)}", ""]
     for text in block.body:
         lines += [escape(text), ""]
+    if block.shares:
+        parts = (f"{share.amount:,} {share.label} ({share.meaning})" for share in block.shares.items)
+        lines.append(f"- **{escape(block.shares.title)}:** {escape(', '.join(parts), inside=True)}")
     lines += [f"- **{escape(label)}:** {escape(text)}" for label, text in block.facts]
     if block.steps:
         lines += ["", "**What to do next**", ""]

@@ -24,9 +24,9 @@ from riskaudit.document.figures import to_svg
 from riskaudit.formatting import one_line
 
 Standard: TypeAlias = Literal["ua-1", "a-2u", "a-3u"]
-# What is tried in turn.
+# Of lines and rows, as factors, what is tried in turn until a last page is filled so far.
 _SPACINGS = ("1", "0.9", "1.1", "0.8", "1.2")
-_LEAST_FILLED = 1 / 3
+_LEAST_FILLED = 0.5
 # What a line that ends early takes, in letters.
 _LINE_END = 25
 _LONG_WORD = re.compile(r"[^\s\u200b]{18}(?=[^\s\u200b])")
@@ -60,13 +60,18 @@ def to_pdf(document: Document, *, standards: Sequence[Standard] = ()) -> bytes:
             format="pdf",
             timestamp=_timestamp(document.created_at),
             pdf_standards=list(standards),
-            sys_inputs={"spacing": _spacing(folder)},
+            sys_inputs=_spacings(folder),
         )
     return bytes(content)
 
 
-def _spacing(folder: Path) -> str:
-    """The spacing of lines and rows, as a factor, with which no last page is left nearly empty; else 1."""
+def _spacings(folder: Path) -> dict[str, str]:
+    """The spacing of the text and that of the appendix with which no last page is left nearly empty.
+
+    Where none fills a last page half, the one that fills it most.
+    """
+    parts = ("spacing", "appendix-spacing")
+    best: dict[str, tuple[float, str]] = {}
     for spacing in _SPACINGS:
         tails = typst.query(
             str(folder / "audit.typ"),
@@ -74,11 +79,15 @@ def _spacing(folder: Path) -> str:
             field="value",
             root=str(folder),
             ignore_system_fonts=True,
-            sys_inputs={"spacing": spacing},
+            sys_inputs=dict.fromkeys(parts, spacing),
         )
-        if all(filled >= _LEAST_FILLED for filled in json.loads(tails)):
-            return spacing
-    return _SPACINGS[0]
+        # Without an appendix there is one tail.
+        for part, filled in zip(parts, json.loads(tails), strict=False):
+            if part not in best or best[part][0] < min(filled, _LEAST_FILLED):
+                best[part] = (filled, spacing)
+        if all(filled >= _LEAST_FILLED for filled, _ in best.values()):
+            break
+    return {part: spacing for part, (_, spacing) in best.items()}
 
 
 def _timestamp(created_at: str) -> int:

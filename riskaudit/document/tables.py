@@ -72,11 +72,12 @@ def column(
     *,
     numeric: bool = True,
     ranked: bool = False,
+    filtered: bool = False,
     brief: bool = False,
     shown: bool = True,
 ) -> RowColumn[Row]:
     """A column of cells of its own making."""
-    return RowColumn(Column(title, numeric, unit, ranked), cell, brief, shown)
+    return RowColumn(Column(title, numeric, unit, ranked, filtered), cell, brief, shown)
 
 
 def text(title: str, words: Callable[[Row], str], *, brief: bool = False, shown: bool = True) -> RowColumn[Row]:

@@ -136,7 +136,7 @@ def _index(entries: Sequence[Entry], linked: str) -> Document:
         tables.column(
             "Audit", lambda entry: Cell(short(entry.name, 60), link=quote(f"{entry.name}{linked}")), numeric=False
         ),
-        tables.column("Verdict", _verdict_cell, numeric=False, ranked=True),
+        tables.column("Verdict", _verdict_cell, numeric=False, ranked=True, filtered=True),
         tables.column("Most revealed", lambda entry: _revealed_cell(entry, max)),
         tables.column("Median revealed", lambda entry: _revealed_cell(entry, median)),
         tables.count("Samples", lambda entry: entry.facts.num_samples),

@@ -71,12 +71,54 @@ def test_sorting(open_page):
     assert page.locator("#table-samples tbody th").first.inner_text() == "0"
 
 
+def test_rows_are_narrowed_by_verdict_and_all_are_printed(open_page):
+    page = open_page("defended")
+    rows = page.locator("#table-samples tbody tr")
+    bar = page.get_by_role("group", name="Rows of the table All 24 audited samples")
+    everything = bar.get_by_role("button", name="all (24)")
+    assert everything.get_attribute("aria-pressed") == "true"
+    high = bar.get_by_role("button", name="high")
+    high.click()
+    shown = [row.inner_text() for row in rows.all() if row.is_visible()]
+    assert high.inner_text() == f"▲ high ({len(shown)})"
+    assert 0 < len(shown) < 24
+    assert all("▲ high" in text for text in shown)
+    # Sorting keeps the choice.
+    page.locator("#table-samples thead th", has_text="Loss").locator("button").click()
+    assert sum(row.is_visible() for row in rows.all()) == len(shown)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert all(row.is_visible() for row in rows.all())
+    assert everything.get_attribute("aria-pressed") == "true"
+
+
+def test_a_table_of_one_verdict_has_nothing_to_narrow(open_page):
+    assert open_page("undefended").locator(".filter").count() == 0
+
+
+def test_commands_can_be_copied(open_page):
+    page = open_page("defended")
+    # Stands for the clipboard, which a browser without a window need not have.
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: t => { window.copied = t; "
+        "return Promise.resolve(); }}})"
+    )
+    snippet = page.locator(".snippet").last
+    snippet.get_by_role("button", name="Copy").click()
+    assert snippet.locator("button").inner_text() == "Copied"
+    assert page.evaluate("window.copied") == snippet.locator("code").inner_text()
+
+
 def test_readable_without_javascript(open_page):
     page = open_page("defended", java_script_enabled=False)
     text = page.locator("body").inner_text()
     for words in ("No policy given", "Threat model", "All 24 audited samples", "What would protect", "Sign-off"):
         assert words in text
     assert page.locator("button").count() == 0
+    assert page.locator("#table-samples tbody tr").count() == 24
+    page.get_by_text("How these numbers are computed").click()
+    assert "Formula:" in page.locator(".computed").inner_text()
+    page.locator("#verdict h2 .permalink").click()
+    assert page.url.endswith("#verdict")
 
 
 def test_print_opens_the_tables_of_the_figures(open_page):

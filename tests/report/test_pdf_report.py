@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from riskaudit.document.pdf import _gallery, covered, to_pdf
+from riskaudit.document.pdf import _gallery, _spacings, covered, to_pdf
 from riskaudit.report.build import build_document
 
 needs_poppler = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
@@ -54,6 +57,31 @@ def test_pictures_of_two_galleries_are_kept_apart(audit, tmp_path):
     for gallery, names in zip(galleries, paths, strict=True):
         assert [(tmp_path / name).read_bytes() for name in names] == [picture.png for picture in gallery.items]
     assert len(paths) == 4
+
+
+@needs_poppler
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", ["defended", "many", "uploads", "attacked-shown", "lanczos"])
+def test_no_page_is_nearly_empty(rendered, tmp_path, name):
+    (tmp_path / "audit.pdf").write_bytes(rendered(name, "pdf"))
+    command = ["pdftoppm", "-r", "20", "-gray", "-png", str(tmp_path / "audit.pdf"), str(tmp_path / "page")]
+    subprocess.run(command, capture_output=True, check=True)
+    for path in sorted(tmp_path.glob("page*.png")):
+        with Image.open(path) as image:
+            ink = np.asarray(image) < 200
+        # Between the header and the footer.
+        rows = np.flatnonzero(ink[int(0.055 * len(ink)) : int(0.945 * len(ink))].any(axis=1))
+        assert (rows[-1] + 1) / (0.89 * len(ink)) >= 1 / 3, path.name
+
+
+def test_text_and_appendix_are_spaced_apart_until_their_last_pages_are_half_full(monkeypatch, tmp_path):
+    tails = {"1": [0.9, 0.3], "0.9": [0.2, 0.4], "1.1": [0.2, 0.6]}
+    monkeypatch.setattr(
+        "riskaudit.document.pdf.typst.query", lambda *_, sys_inputs, **__: json.dumps(tails[sys_inputs["spacing"]])
+    )
+    assert _spacings(tmp_path) == {"spacing": "1", "appendix-spacing": "1.1"}
+    monkeypatch.setattr("riskaudit.document.pdf.typst.query", lambda *_, **__: "[0.2]")
+    assert _spacings(tmp_path) == {"spacing": "1"}
 
 
 @pytest.mark.slow

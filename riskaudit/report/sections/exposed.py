@@ -165,7 +165,14 @@ def _sample_columns(facts: Facts, shown: tuple[str, ...]) -> tables.Columns[Samp
         tables.column("Sample", lambda row: Cell(short(row.id), detail=_ranks(facts, row)), numeric=False, brief=True),
         tables.text("Class", facts.class_name, brief=True),
         tables.text("Upload", lambda row: "none" if row.upload is None else str(row.upload), shown=facts.is_joint),
-        tables.column("Verdict", lambda row: verdict_cell(row.verdict), numeric=False, ranked=True, brief=True),
+        tables.column(
+            "Verdict",
+            lambda row: verdict_cell(row.verdict),
+            numeric=False,
+            ranked=True,
+            filtered=True,
+            brief=True,
+        ),
         tables.column("Status", _status_cell, numeric=False, brief=True),
         tables.column(revealed, lambda row: _sample_estimate(row, facts.headline), brief=True),
         tables.text(

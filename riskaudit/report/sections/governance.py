@@ -6,9 +6,10 @@ from riskaudit.document import tables
 from riskaudit.document.blocks import Block, Callout, Paragraph, Section
 from riskaudit.formatting import count, given, percent, sentence, short
 from riskaudit.report.sections.columns import columns_sentence, exposures
+from riskaudit.report.sections.levels import level_words
 from riskaudit.report.sections.protect import Recommendation
 from riskaudit.report.sections.schemes import attacker_words
-from riskaudit.report.sections.verdict import level_words, limit_words
+from riskaudit.report.sections.verdict import limit_words
 from riskaudit.results.facts import Facts
 
 _DECISIONS = {

@@ -93,21 +93,26 @@ def provenance_section(facts: Facts, changes: Changes | None = None) -> Section:
     if changes is not None:
         blocks += change_blocks(changes)
     blocks += [Subheading("Methods and limits"), DefinitionList(_methods(facts), compact=True)]
-    proxies: list[tuple[str, str]] = []
-    for proxy in facts.proxy_ids:
-        info = facts.info(proxy)
-        formula = f"Formula: {info.formula}." if info and info.formula else ""
-        words = [] if info is None else [sentence(info.summary), formula, f"Source: {info.source}."]
-        proxies.append((facts.title(proxy), " ".join(word for word in words if word) or "No description."))
     blocks += [
         Subheading("Proxies in plain words"),
-        DefinitionList(tuple(proxies), compact=True),
+        DefinitionList(
+            tuple((facts.title(proxy), proxy_words(facts, proxy)) for proxy in facts.proxy_ids), compact=True
+        ),
         Subheading("Terms"),
         DefinitionList(
             tuple({**dict(_TERMS), **dict(_TERMS_OF_UPLOADS if facts.is_joint else ())}.items()), compact=True
         ),
     ]
     return Section("provenance", "Provenance, methods and words", tuple(blocks))
+
+
+def proxy_words(facts: Facts, proxy: str) -> str:
+    """What a proxy means, its formula and its source."""
+    info = facts.info(proxy)
+    if info is None:
+        return "No description."
+    formula = f"Formula: {info.formula}." if info.formula else ""
+    return " ".join(filter(None, (sentence(info.summary), formula, f"Source: {info.source}.")))
 
 
 def _pairs(table_id: str, caption: str, rows: list[tuple[str, str]]) -> Table:

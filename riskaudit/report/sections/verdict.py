@@ -11,7 +11,9 @@ from riskaudit.formatting import count, given, inside, number, percent, sentence
 from riskaudit.report.sections.changes import Changes, change_words
 from riskaudit.report.sections.clear import clear_sentence
 from riskaudit.report.sections.columns import columns_sentence, exposures
+from riskaudit.report.sections.levels import level_rule, level_shares, level_words
 from riskaudit.report.sections.protect import Recommendation
+from riskaudit.report.sections.provenance import proxy_words
 from riskaudit.report.sections.scale import example_blocks, scale_blocks
 from riskaudit.report.sections.schemes import attacker_words
 from riskaudit.results import Attacker, PolicyOutcome
@@ -45,7 +47,16 @@ def verdict_section(facts: Facts, changes: Changes | None = None) -> Section:
     if changes is not None:
         rows = (*rows, ("Since the baseline", f"{change_words(changes)}; more in section 8"))
     blocks: list[Block] = [
-        Callout(title=headline, body=(text,), tone=tone, facts=rows, steps=_next_steps(facts), brief=True)
+        Callout(
+            title=headline,
+            body=(text,),
+            tone=tone,
+            shares=level_shares(facts),
+            facts=rows,
+            computed=_computed(facts),
+            steps=_next_steps(facts),
+            brief=True,
+        )
     ]
     blocks += scale_blocks(facts)
     blocks += [
@@ -76,11 +87,6 @@ def limit_words(policy: PolicyOutcome) -> str:
     if policy.forbid_checks:
         words.append(f"nothing in the clear by {', '.join(policy.forbid_checks)}")
     return "; ".join(words) or "none set"
-
-
-def level_words(facts: Facts) -> str:
-    """All verdicts with their counts: "5 high, 2 medium, 1 low, 0 not assessed"."""
-    return ", ".join(f"{amount:,} {verdict.replace('_', ' ')}" for verdict, amount in facts.verdicts.items())
 
 
 def _headline(facts: Facts) -> tuple[str, Tone, str]:
@@ -158,7 +164,6 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
             if policy
             else "no policy given: set one with --max-revealed or --policy",
         ),
-        ("Samples", f"{facts.num_samples:,}: {level_words(facts)}"),
     ]
     for proxy, worst, label in _headline_proxies(facts):
         if facts.num_known(proxy):
@@ -179,6 +184,12 @@ def _box_facts(facts: Facts) -> tuple[tuple[str, str], ...]:
     if result.warnings:
         rows.append(("Warnings", f"{len(result.warnings):,}, listed below the box to sign"))
     return tuple(rows)
+
+
+def _computed(facts: Facts) -> tuple[tuple[str, str], ...]:
+    """What the numbers of the box are."""
+    proxies = ((label, proxy) for proxy, _, label in _headline_proxies(facts) if facts.num_known(proxy))
+    return (*((label, proxy_words(facts, proxy)) for label, proxy in proxies), ("Level", level_rule(facts)))
 
 
 def _headline_proxies(facts: Facts) -> list[tuple[str, Callable[[list[float]], float], str]]:
