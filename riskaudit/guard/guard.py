@@ -218,15 +218,20 @@ class Guard:
 
         Args:
             optimizer: SGD or Adam of torch, new, of exactly the model's trainable parameters. ``release`` of this
-                guard then says what is done to the difference of the weights: steps, and noise on its entries.
+                guard then says what is done to the difference of the weights: steps, and noise on its entries. Where
+                it describes a training as well, the recorded one is held against that.
 
         Raises:
-            SettingsError: another optimizer.
+            SettingsError: an optimizer of other parameters, or one that remembers earlier steps.
+            GuardError: settings of the optimizer that nobody can repeat, or other than the release says; a ledger or a
+                log that can't be used, which is withheld and logged as far as it can be.
             RiskauditError: a model that can't be copied or compared, or a release that can't follow local training.
         """
         if self._spec.mean is not None:
             raise SettingsError(f"expected a release of local training, found '{self._spec}'; leave the mean out")
-        return Recording(self, self._joint(recorded=True), optimizer)
+        client = self._joint(recorded=True)
+        self._require_records(client)
+        return Recording(self, client, optimizer, self._spec.training)
 
     @isolated
     def assess(self, batch: Batch | Sequence[Any], *, ids: Sequence[object] | None = None) -> Decision:
@@ -368,6 +373,25 @@ class Guard:
         end = math.inf if self.policy.budget_seconds is None else started + self.policy.budget_seconds
         salt = self._salt if self.ledger is None else self.ledger.salt
         return Review(client, self.prior, self.policy, self.ledger, self.log, self._memory, salt, end)
+
+    def _require_records(self, client: BaseClient) -> None:
+        """Refuse a ledger and a log that would withhold a round once it is over.
+
+        Raises:
+            GuardError: why they would.
+        """
+        try:
+            if self.log is not None:
+                self.log.require()
+            try:
+                self._review(client, time.monotonic()).accounts([])
+            except GuardError as error:
+                # A policy that lets pass what can't be reviewed has no say about tampering.
+                if self.policy.on_failure == "block" or isinstance(error, TamperingError):
+                    raise
+        except GuardError as error:
+            self.withhold(str(error))
+            raise
 
     def _assess(
         self, given: Batch | Sequence[Any], names: Sequence[object] | None, review: Review

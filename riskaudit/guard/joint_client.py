@@ -21,6 +21,7 @@ from riskaudit.audit.uploads import check_upload_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, RiskauditError
 from riskaudit.guard.base_client import BaseClient, LossLike
+from riskaudit.guard.isolation import isolated
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.inputs import Loss
 from riskaudit.jacobian import Jacobian, JointJacobianMaker, joint_jacobian_maker
@@ -31,6 +32,7 @@ from riskaudit.release.joint import JointRelease
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.shares import sample_losses
 from riskaudit.release.steps import applied
+from riskaudit.release.steps.share import Share
 from riskaudit.release.training import LocalTraining
 
 NOT_EXPLAINED = (
@@ -109,6 +111,26 @@ class JointClient(BaseClient):
         """
         self._spec, self._modes = replace(self._spec, training=training), modes
 
+    @isolated
+    def require(self, modes: Mapping[str, bool], samples: tuple[Tensor, Tensor] | None = None) -> None:
+        """Refuse a model or a release that no training could be reviewed with, before there is any.
+
+        Args:
+            modes: whether each module, by name, is in train mode.
+            samples: inputs [B, *S] and targets [B, ...] of a first mini-batch, on which the layers are looked at.
+
+        Raises:
+            RiskauditError: why not.
+        """
+        before, self._modes = self._modes, modes
+        try:
+            self.refresh()
+            if samples is not None and not self.any_layer:
+                self._check_layers(self.upload(self.batch(*(each[:MOST_CHECKED] for each in samples))))
+        finally:
+            self._modes = before
+            self.forget()
+
     @property
     @override
     def is_recorded(self) -> bool:
@@ -132,12 +154,34 @@ class JointClient(BaseClient):
     @property
     def code(self) -> bytes:
         """Digest of the model and loss but for weights, and of the steps."""
-        if self._snapshot is None:
-            return b""
-        digest = hashlib.sha256(str(self._spec.with_noise(None)).encode())
-        for path, leaf in self._snapshot.rest.items():
+        return hashlib.sha256(str(self._spec.with_noise(None)).encode() + self._layers).digest()
+
+    @property
+    def _layers(self) -> bytes:
+        """Digest of the model and loss but for weights, with the modes that they are reviewed in."""
+        digest = hashlib.sha256()
+        for path, leaf in {} if self._snapshot is None else self._snapshot.rest.items():
             digest.update(path.encode() + b"\0" + leaf)
+        for name, is_trained in (self._modes or {}).items():
+            digest.update(f"{name}\0{is_trained}".encode())
         return digest.digest()
+
+    def _check_layers(self, part: Batch) -> None:
+        """Whether the structured Jacobian knows all layers, looked at once for each model in this process.
+
+        Raises:
+            GuardError: it doesn't.
+        """
+        if self._layers in _known:
+            return
+        release = make_release(self.release.model, self.loss, "mean:all")
+        assert isinstance(release, JointRelease)
+        maker = joint_jacobian_maker(release, part)
+        if maker.layout is None:
+            reason = maker.reason.removeprefix(f"{TOGETHER}, and ").removesuffix(": the whole upload is differentiated")
+            freeze = "freeze it, or " if reason.startswith("the layer ") else ""
+            raise GuardError(f'{reason}; {freeze}set unknown_layers = "differentiate" in the policy')
+        _known.add(self._layers)
 
     @override
     def refresh(self) -> Snapshot:
@@ -157,8 +201,10 @@ class JointClient(BaseClient):
         release = make_release(model, self.loss, self._spec)
         assert isinstance(release, JointRelease)
         if release.num_entries != release.context.num_entries:
+            left_out = ", ".join(f"'{step}'" for step in self._spec.all_steps if isinstance(step, Share))
             raise GuardError(
-                f"expected a release that sends every trainable parameter, found '{self._spec}'; freeze what isn't sent"
+                f"expected a release that sends every trainable parameter, found {left_out} in it; freeze what isn't "
+                "sent, and leave it out of the release"
             )
         self._snapshot, self._release = snapshot, release
         self._jacobian = self._losses = self.pulled = None
@@ -189,17 +235,16 @@ class JointClient(BaseClient):
         """
         training = self.spec.training
         steps = [list(range(len(batch)))] if training is None else training.mini_batches(len(batch))
-        layers_count = not self.any_layer and self.code not in _known
+        layers_count = not self.any_layer and self._layers not in _known
         if not layers_count and self.code in _tried and secrets.randbelow(STEPS_PER_CHECK) >= len(steps):
             return
         drawn = sorted(set(secrets.choice(steps)))
         positions = sorted(secrets.SystemRandom().sample(drawn, min(len(drawn), MOST_CHECKED)))
         part = Batch(batch.inputs[positions], batch.targets[positions], len(positions))
+        if layers_count:
+            self._check_layers(part)
         release = make_release(self.release.model, self.loss, "mean:all")
         assert isinstance(release, JointRelease)
-        if layers_count:
-            _refuse_unknown_layers(release, part)
-            _known.add(self.code)
         doubt = check_upload_code(release, part)
         if doubt is not None:
             raise GuardError(doubt)
@@ -309,14 +354,6 @@ def _jacobian(release: JointRelease, upload: Batch) -> Jacobian:
     except Exception:  # third-party code that torch.func can't run may be run plainly
         jacobian = joint_jacobian_maker(release, upload)(upload)
     return jacobian
-
-
-def _refuse_unknown_layers(release: JointRelease, upload: Batch) -> None:
-    maker = joint_jacobian_maker(release, upload)
-    if maker.layout is None:
-        reason = maker.reason.removeprefix(f"{TOGETHER}, and ").removesuffix(": the whole upload is differentiated")
-        freeze = "freeze it, or " if reason.startswith("the layer ") else ""
-        raise GuardError(f'{reason}; {freeze}set unknown_layers = "differentiate" in the policy')
 
 
 def _refuse(spec: ReleaseSpec) -> None:

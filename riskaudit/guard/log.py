@@ -15,6 +15,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -52,29 +53,30 @@ class AuditLog:
             GuardError: the file can't be written.
             TamperingError: it isn't as it was left.
         """
-        try:
-            self.keys.refuse_neighbour(self.path)
-            flags = os.O_CREAT | os.O_RDWR | os.O_APPEND
-            with self.keys.locked(self.path), os.fdopen(os.open(self.path, flags, 0o600), "r+b") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                whole, torn = _tail(stream)
-                last = self._checked(whole)
-                line = dict(entry)
-                if torn and not (whole is not None and torn == _text(whole)):
-                    line["torn"] = hashlib.sha256(torn).hexdigest()
-                line["number"] = last["number"] + 1
-                line["previous"] = str(last["hash"])
-                line["log"] = last["log"] or secrets.token_hex(8)
-                line["mac"] = self._mac(line, create=True)
-                line["hash"] = _hash(line)
-                content = (b"\n" if torn else b"") + _text(line) + b"\n"
-                self._write(stream, content, (last["number"], line["previous"]), line)
-            return str(line["hash"])
-        except (OSError, ValueError, KeyError) as error:
-            words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise GuardError(
-                f"the log {self.path.name} can't be written ({words}); repair it or choose another"
-            ) from error
+        with self._opened() as stream:
+            whole, torn = _tail(stream)
+            last = self._checked(whole)
+            line = dict(entry)
+            if torn and not (whole is not None and torn == _text(whole)):
+                line["torn"] = hashlib.sha256(torn).hexdigest()
+            line["number"] = last["number"] + 1
+            line["previous"] = str(last["hash"])
+            line["log"] = last["log"] or secrets.token_hex(8)
+            line["mac"] = self._mac(line, create=True)
+            line["hash"] = _hash(line)
+            content = (b"\n" if torn else b"") + _text(line) + b"\n"
+            self._write(stream, content, (last["number"], line["previous"]), line)
+        return str(line["hash"])
+
+    def require(self) -> None:
+        """Raise what `append` would, as far as that shows beforehand.
+
+        Raises:
+            GuardError: the file can't be written.
+            TamperingError: it isn't as it was left.
+        """
+        with self._opened() as stream:
+            self._checked(_tail(stream)[0])
 
     def last(self) -> Line:
         """The last line, once it is seen to be as it was left; `START` where there is none.
@@ -101,6 +103,21 @@ class AuditLog:
         aside = self.keys.put_aside(self.path)
         self.append({"decision": "reset", "reasons": [reason]})
         return aside
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file for one writer alone, made where there is none."""
+        try:
+            self.keys.refuse_neighbour(self.path)
+            flags = os.O_CREAT | os.O_RDWR | os.O_APPEND
+            with self.keys.locked(self.path), os.fdopen(os.open(self.path, flags, 0o600), "r+b") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                yield stream
+        except (OSError, ValueError, KeyError) as error:
+            words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise GuardError(
+                f"the log {self.path.name} can't be written ({words}); repair it or choose another"
+            ) from error
 
     def _write(self, stream: BinaryIO, content: bytes, before: State, line: dict[str, Any]) -> None:
         """One line, announced in the counter before and counted after."""

@@ -9,7 +9,9 @@
 
 Every mini-batch is taken where the loss is computed, and every step's settings where the optimizer makes it. The
 training is then repeated from the weights that were there at the beginning, and its result compared with what is about
-to leave: what was not recorded, or recorded otherwise than it happened, shows there, and withholds.
+to leave: what was not recorded, or recorded otherwise than it happened, shows there, and withholds. What is seen before
+the first step to be in the way of a review is raised there, since nothing was trained yet; what comes later withholds
+at the end, and leaves the training alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.decision import Decision, describe
+from riskaudit.guard.described import refuse_larger_batch, refuse_other_batches, refuse_other_settings
 from riskaudit.guard.identifiers import canonical_id, sample_digest
 from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.noise.randomness import SecureNoise
@@ -74,13 +77,21 @@ class Recording:
         guard: that reviews it.
         client: of the guard's model, for this round.
         optimizer: of exactly the model's trainable parameters, with no memory of earlier rounds.
+        described: how the guard's release says that the model is trained; None where it doesn't say.
 
     Raises:
         SettingsError: another optimizer.
-        RiskauditError: a model that can't be copied or compared.
+        GuardError: settings of the optimizer that nobody can repeat, or that aren't the described ones.
+        RiskauditError: a model that can't be copied or compared, or that has no such release.
     """
 
-    def __init__(self, guard: Reviewer, client: JointClient, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self,
+        guard: Reviewer,
+        client: JointClient,
+        optimizer: torch.optim.Optimizer,
+        described: LocalTraining | None = None,
+    ) -> None:
         if not holds_exactly(optimizer, guard.model):
             raise SettingsError("expected an optimizer of exactly the guarded model's trainable parameters")
         if any(optimizer.state.values()):
@@ -88,8 +99,11 @@ class Recording:
                 "expected an optimizer that has made no step yet, found one that remembers earlier ones (momentum): "
                 "what it remembers was made of other samples; make a new one for every round"
             )
-        self._guard, self._client = guard, client
+        self._guard, self._client, self._described = guard, client, described
+        self._settings_of(optimizer)
         client.begin()
+        # Modes may still change until the first loss.
+        client.require({name: False for name, _ in guard.model.named_modules()})
         self._start = {name: value.detach().clone() for name, value in guard.model.state_dict().items()}
         self._positions: dict[bytes, int] = {}
         self._samples: list[tuple[Tensor, Tensor]] = []
@@ -108,11 +122,14 @@ class Recording:
             inputs: [B, ...], as the model takes them.
             targets: [B, ...].
             ids: names of the samples, for a ledger; the same in every round.
+
+        Raises:
+            GuardError: before the first step: the round can't be reviewed, such as one with dropout in train mode.
         """
         try:
             self._record(inputs, targets, ids)
-        except Exception as error:  # whatever goes wrong withholds at the end, and leaves the training alone
-            self._note(describe(error, "the mini-batch couldn't be recorded: "))
+        except Exception as error:  # third-party code may raise anything
+            self._refuse(describe(error, "the mini-batch couldn't be recorded: "))
         model, live = self._guard.model, self._client.live_loss
         with collected(adding_layers(model)) as terms:
             outputs = model(inputs)
@@ -202,6 +219,10 @@ class Recording:
             raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(ids)}")
         positions = tuple(map(self._position, inputs, targets, ids))
         modes = {name: module.training for name, module in self._guard.model.named_modules()}
+        if self._described is not None:
+            refuse_larger_batch(self._described, len(positions))
+        if not self._steps and not self._pending:
+            self._client.require(modes, (inputs, targets))
         self._pending.append(_MiniBatch(positions, modes))
 
     def _position(self, inputs: Tensor, target: Tensor, name: str | None) -> int:
@@ -231,7 +252,7 @@ class Recording:
                 )
             if not holds_exactly(optimizer, self._guard.model):
                 raise GuardError("the optimizer holds other parameters than the guarded model")
-            settings = settings_of(optimizer)
+            settings = self._settings_of(optimizer)
             if self._steps:
                 before, first = self._steps[0]
                 if replace(settings, lr=first.lr) != first:
@@ -239,8 +260,21 @@ class Recording:
                 if pending[0].modes != before.modes:
                     raise GuardError("the model changed between train and eval mode within the round; train in one")
             self._steps.append((pending[0], settings))
-        except Exception as error:  # withholds at the end, and leaves the training alone
-            self._note(describe(error, "a step couldn't be recorded: "))
+        except Exception as error:  # third-party code may raise anything
+            self._refuse(describe(error, "a step couldn't be recorded: "))
+
+    def _settings_of(self, optimizer: torch.optim.Optimizer) -> StepSettings:
+        """The settings with which an optimizer makes its next step, seen to be the described ones."""
+        settings = settings_of(optimizer)
+        if self._described is not None:
+            refuse_other_settings(self._described, settings)
+        return settings
+
+    def _refuse(self, problem: str) -> None:
+        """Withhold at the end; where no step was made yet, say so at once."""
+        self._note(problem)
+        if not self._steps:
+            raise GuardError(problem)
 
     def _note(self, problem: str) -> None:
         self._problem = self._problem or problem
@@ -270,6 +304,10 @@ class Recording:
                 "the last recorded mini-batch was followed by no step of the recorded optimizer; let this optimizer "
                 "alone change the weights, and take no loss from the recording that isn't trained on"
             )
+        if self._described is not None:
+            # Under one id are all views of a sample.
+            names = [position if name is None else name for position, name in enumerate(self._ids)]
+            refuse_other_batches(self._described, [[names[at] for at in part.positions] for part, _ in self._steps])
         self._client.end(self._training(), self._steps[0][0].modes)
         origin = {name: torch.zeros_like(value) if difference else value for name, value in self._start.items()}
         update = {name: origin[name].double() - arrays[name].double() for name in trainable}
