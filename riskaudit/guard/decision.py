@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from riskaudit.errors import RiskauditError
+from riskaudit.inputs.text import listing
 from riskaudit.policy import Exposure, Range
 from riskaudit.version import __version__
 
@@ -19,6 +21,8 @@ FORGETS = (
     "without a ledger, noise and sanitised updates are remembered until this process ends: a later one can't tell "
     "whether noise comes again"
 )
+# Names of entries that a sentence lists.
+LISTED = 3
 Action = Literal["allow", "warn", "sanitise", "block"]
 
 
@@ -28,7 +32,7 @@ class Decision:
 
     Attributes:
         action: "allow" and "warn" send the update as it is (let all samples into it), "sanitise" another one (those in
-            ``kept``), "block" none.
+            ``kept``), "block" none. ``noise_std``, ``dropped``, ``reset`` and ``reasons`` say what sanitising did.
         update: what may be sent, in the form it was handed in; None when blocked, and of an assessment.
         reasons: sentences without any private input.
         exposures: per sample, what the update that may be sent reveals (of a blocked one: would have revealed);
@@ -36,6 +40,8 @@ class Decision:
         round: number of the review in the log, or the caller's.
         noise_std: of the Gaussian noise that sanitising added to every entry of the update; 0 without.
         dropped: how many samples sanitising left out.
+        reset: names of the entries that aren't trained and are sent as they were received, though the training had
+            changed them; without noise, dropped samples or clipping the trained weights leave as they are.
         model_digest: SHA-256 of the weights that were reviewed; empty where the review failed before.
         update_digest: SHA-256 of ``update``; empty when blocked.
         seconds: that the review took.
@@ -55,6 +61,7 @@ class Decision:
     round: int | None = None
     noise_std: float = 0.0
     dropped: int = 0
+    reset: list[str] = field(default_factory=list)
     model_digest: str = ""
     update_digest: str = ""
     seconds: float = 0.0
@@ -68,6 +75,16 @@ class Decision:
     def allowed(self) -> bool:
         """Whether anything may be sent."""
         return self.update is not None
+
+    def with_reset(self, names: Sequence[str]) -> Decision:
+        """The decision once entries of these names, which aren't trained, are sent as they were received."""
+        if not names or self.update is None:
+            return self
+        reason = f"{listing(names, LISTED)} reset to what was received, since nobody reviews what isn't trained"
+        if self.action != "allow":
+            return replace(self, reset=list(names), reasons=[*self.reasons, reason])
+        reason += "; the trained weights leave as they are"
+        return replace(self, action="sanitise", reset=list(names), reasons=[reason, *self.reasons])
 
     def log_entry(self, settings: dict[str, object]) -> dict[str, Any]:
         """What the log gets of it: numbers, digests and sentences, never an input.
@@ -87,6 +104,7 @@ class Decision:
             **({"attestation": self.attestation} if self.attestation else {}),
             "noise_std": self.noise_std,
             "dropped": self.dropped,
+            **({"reset": self.reset} if self.reset else {}),
             "seconds": round(self.seconds, 6),
             "products": self.products,
             "model_sha256": self.model_digest,

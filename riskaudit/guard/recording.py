@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.batches import check_batch
-from riskaudit.guard.decision import Decision, describe
+from riskaudit.guard.decision import LISTED, Decision, describe
 from riskaudit.guard.described import refuse_larger_batch, refuse_other_batches, refuse_other_settings
 from riskaudit.guard.identifiers import canonical_id, sample_digest
 from riskaudit.guard.joint_client import JointClient
@@ -38,9 +38,6 @@ from riskaudit.policy import Policy
 from riskaudit.release.added_loss import adding_layers, collected
 from riskaudit.release.shares import batch_loss
 from riskaudit.release.training import LocalTraining
-
-# Names of entries that a sentence lists.
-LISTED = 3
 
 
 class Reviewer(Protocol):
@@ -356,11 +353,5 @@ def _finished(
             leaving[name] = (origin[name].double() - decision.update[name].double()).to(value.dtype)
         else:
             leaving[name] = value.clone()
-    reasons, action = list(decision.reasons), decision.action
-    if changed:
-        reason = f"{listing(changed, LISTED)} left as received, since nobody reviews what isn't trained"
-        reasons = [reason, *reasons] if action == "allow" else [*reasons, reason]
-        action = "sanitise" if action == "allow" else action
     update = leaving if sent is None or isinstance(sent, Mapping) else list(leaving.values())
-    digest = digest_of_update(update)
-    return replace(decision, action=action, update=update, update_digest=digest, reasons=reasons)
+    return replace(decision, update=update, update_digest=digest_of_update(update)).with_reset(changed)

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from riskaudit.errors import GuardError, SettingsError
-from riskaudit.guard import Action, Decision, Guard, Recording
+from riskaudit.guard import Decision, Guard, Recording
 from riskaudit.release import Batch
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -113,11 +113,7 @@ def review(
             gradient = reviewed.numpy()
             exact = gradient if size is None else origin[name].astype(np.float64) - size * gradient
             sent[name] = exact.astype(sent[name].dtype)
-    if changed:
-        reason = f"{len(changed)} entries left as received, since nobody reviews what isn't trained: {changed[0]} first"
-        action: Action = "sanitise" if decision.action == "allow" else decision.action
-        decision = replace(decision, action=action, reasons=[*decision.reasons, reason])
-    return replace(decision, update=_as_outgoing(sent, outgoing))
+    return replace(decision.with_reset(changed), update=_as_outgoing(sent, outgoing))
 
 
 def review_round(

@@ -133,7 +133,7 @@ def _sealed(
         kind = _KINDS[model.params_type or ParamsType.FULL]
         decision = decide(_arrays(model.params), _arrays(received.params), kind == DataKind.WEIGHT_DIFF)
         if decision.update is not None:
-            if decision.action == "sanitise":
+            if decision.action == "sanitise" or decision.reset:
                 model.params = {
                     name: torch.from_numpy(value) if isinstance(model.params[name], torch.Tensor) else value
                     for name, value in decision.update.items()

@@ -128,8 +128,13 @@ def test_running_statistics_that_would_leave_are_withheld_or_left_as_received_an
         model.state_dict()[name].copy_(start[name])
     _, recording = recorded(model, Policy(max_revealed=1.0, buffers="reset"))
     decision = recording.review()
-    assert decision.action == "sanitise"
-    assert "1.running_mean" in decision.reasons[0]
+    assert (decision.action, decision.noise_std, decision.dropped) == ("sanitise", 0.0, 0)
+    assert decision.reset == ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    assert decision.log_entry({})["reset"] == decision.reset
+    assert decision.reasons[0] == (
+        "1.running_mean, 1.running_var, 1.num_batches_tracked reset to what was received, since nobody reviews what "
+        "isn't trained; the trained weights leave as they are"
+    )
     assert torch.equal(decision.update["1.running_mean"], start["1.running_mean"])
     assert not torch.equal(model[1].running_mean, start["1.running_mean"])
     # Nothing is said of buffers that don't leave.
@@ -137,7 +142,7 @@ def test_running_statistics_that_would_leave_are_withheld_or_left_as_received_an
         model.state_dict()[name].copy_(start[name])
     _, recording = recorded(model, Policy(max_revealed=1.0))
     decision = recording.review(dict(model.named_parameters()))
-    assert decision.action == "allow", decision.reasons
+    assert (decision.action, decision.reset) == ("allow", []), decision.reasons
     assert list(decision.update) == list(dict(model.named_parameters()))
 
 

@@ -203,6 +203,13 @@ class TestNvflare:
         assert passed.data["0.weight"].any()
         assert passed.meta == {"NUM_STEPS_CURRENT_ROUND": COUNT}
 
+    def test_a_round_that_is_only_warned_of_passes_without_its_buffers(self) -> None:
+        result, decision = self.sealed(TOO_LITTLE, on_violation="warn")
+        assert (decision.action, tuple(decision.reset)) == ("warn", BUFFERS)
+        passed = self.filtered(result)
+        assert passed.data["0.weight"].any()
+        assert not any(passed.data[name].any() for name in BUFFERS)
+
     def test_a_round_that_breaks_the_policy_leaves_nothing(self) -> None:
         result, decision = self.sealed(TOO_LITTLE)
         assert decision.update is None
