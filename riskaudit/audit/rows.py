@@ -19,6 +19,7 @@ from riskaudit.audit.evidence import Evidence
 from riskaudit.audit.positions import TextContext, with_positions
 from riskaudit.audit.precision import single_jacobian
 from riskaudit.audit.uploads import examine_uploads
+from riskaudit.audit.width import width_doubts
 from riskaudit.jacobian import AnyJacobianMaker, Jacobian, JacobianMaker, JointJacobianMaker
 from riskaudit.jacobian.distinct import of_distinct_inputs
 from riskaudit.priors import Prior
@@ -232,6 +233,10 @@ def audit_batch(context: AuditContext, batch: AuditBatch, clock: Clock) -> Batch
         context.disclosed.get(index) or each.doubt(noise.fisher_std, *_claimed(row))
         for index, each, row in zip(batch.indices, evidence, rows, strict=True)
     ]
+    size, highs = batch.upload_size, [_most_revealed(context, row) for row in rows]
+    claimed = [max(highs[first : first + size]) for first in range(0, len(highs), size)]
+    of_width = width_doubts(jacobian, at, owners, claimed)
+    doubts = [doubt or of_width[place // size] or None for place, doubt in enumerate(doubts)]
     return BatchRows(
         [
             row if doubt is None else failed_row(context, batch, position, doubt)
@@ -313,6 +318,12 @@ def _evidence(context: AuditContext, batch: AuditBatch, jacobian: Jacobian) -> l
 def _claimed(row: SampleRow) -> tuple[float | None, float | None]:
     """The least posterior error and the largest revealed fraction that a row claims, if it claims any."""
     return row.proxies["posterior_rmse"].ends[0], row.proxies["revealed_fraction"].ends[1]
+
+
+def _most_revealed(context: AuditContext, row: SampleRow) -> float:
+    """The upper end of what a row says is revealed to the attacker to whom it reveals most; 1 where it doesn't say."""
+    ends = [row.proxies[name].ends[1] for name in ("revealed_fraction", context.headline)]
+    return max((end for end in ends if end is not None), default=1.0)
 
 
 def _score(proxy: Proxy, at: Linearisation) -> ProxyScores:

@@ -38,6 +38,7 @@ from riskaudit.linalg import (
     Spectrum,
 )
 from riskaudit.linalg.operators import DowndatedOperator, LinearOperator
+from riskaudit.linalg.solvers.truncated_cg import truncated_cg
 from riskaudit.priors import BoundPrior, Prior, in_uploads, white_prior
 from riskaudit.release import Batch
 from riskaudit.results import Status
@@ -70,6 +71,8 @@ BIAS_PRECISION, BIAS_SHARE = 0.3, 0.5
 PROBE_TOLERANCE = 1e-4
 # The draw that the rounding of products is measured with, beyond those of probes.
 ROUNDING_DRAW = 1 << 16
+# Draws of errors and of the noise behind them, beyond those of probes; how precise they are, and what they may cost.
+ERROR_DRAW, ERROR_STREAM, DRAW_PRECISION, DRAW_PRODUCTS = 1 << 17, 1 << 18, 0.1, 50
 # Products are made in single precision where eps is this many times what their rounding may come to: it widens a
 # revealed fraction by 2 / 50 of what isn't revealed at most, half of the width aimed at.
 RESOLVED = 50.0
@@ -360,6 +363,28 @@ class Linearisation:
         length = self.tokens.length
         totals = torch.full((self.num_uploads, length), self.dimension / length, dtype=torch.float64)
         return Brackets(self.ends, self.prior.in_its_units(), self.eps, totals, self._thresholds)
+
+    def posterior_draw(self, number: int) -> Tensor:
+        """An error drawn from the posterior N(0, (H / sigma^2 + C^-1 / tau^2)^-1) of every upload, [U, n d].
+
+        Where not all eigenvalues are known it solves (K + eps) w = L J^T delta + sqrt(eps) sigma z, whose solution has
+        that covariance, by at most `DRAW_PRODUCTS` products, which leave out directions that little is told of.
+        """
+        normal, eps = self._draw(ERROR_DRAW + number), self.eps
+        posterior = self.posterior_spectrum
+        if posterior is not None:
+            values, vectors = posterior.spectrum.values, posterior.spectrum.vectors
+            spread = self.sigma / (values + eps[:, None]).sqrt()
+            white = torch.einsum("bnk,bk->bn", vectors, spread * normal.to(spread))
+            return posterior.prior.root(white).to(normal)
+        brackets = self.posterior_brackets
+        seeds = [sample_generator(self.seed, index, ERROR_STREAM + number) for index in self.indices]
+        pulled = self.jacobian.pull_each(lambda upload: self.release.sample_noise(seeds[upload]))
+        rhs = brackets.prior.root(pulled.to(normal)) + self.sigma * eps.sqrt()[:, None].to(normal) * normal
+        forcing = torch.full_like(rhs[:, 0], DRAW_PRECISION)
+        white, _, products = truncated_cg(brackets.operator, rhs, eps.to(rhs), forcing, DRAW_PRODUCTS)
+        self._matvecs += int(products.sum())
+        return brackets.prior.root(white)
 
     @property
     def informed(self) -> Linearisation:

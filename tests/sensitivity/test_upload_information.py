@@ -52,8 +52,8 @@ def hessian() -> oracles.Array:
     return J.T @ J
 
 
-def posterior(prior: str, attacker: str, sample: int, sigma: float) -> oracles.Array:
-    """[d, d]: a block of the whole upload's, or with all other samples known."""
+def precision_of(prior: str, sigma: float) -> oracles.Array:
+    """Of the whole upload's posterior, [n d, n d]."""
     targets = cases.digits(SAMPLES).targets
     blocks = [
         0.09 * np.eye(D) if prior == "isotropic" else moments(prior_named(prior), int(target))[1] for target in targets
@@ -62,6 +62,12 @@ def posterior(prior: str, attacker: str, sample: int, sigma: float) -> oracles.A
     for index, block in enumerate(blocks):
         part = slice(index * D, (index + 1) * D)
         precision[part, part] += np.linalg.inv(block)
+    return precision
+
+
+def posterior(prior: str, attacker: str, sample: int, sigma: float) -> oracles.Array:
+    """[d, d]: a block of the whole upload's, or with all other samples known."""
+    precision = precision_of(prior, sigma)
     part = slice(sample * D, (sample + 1) * D)
     if attacker == "informed":
         return np.linalg.inv(precision[part, part])
@@ -96,6 +102,16 @@ def test_errors_drawn_from_the_posterior_succeed_as_often(prior: str, attacker: 
         assert np.mean(rmse > predicted.high) == pytest.approx(0.05, abs=0.02)
         expected = np.sqrt(np.trace(posterior(prior, attacker, sample, SIGMA)) / D)
         assert predicted.value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["dense", "lanczos"])
+@BOTH_PRIORS
+def test_errors_are_drawn_from_the_posterior(prior: str, solver: str) -> None:
+    """In the posterior's own norm a square is chi-squared with n d degrees of freedom: 16 draws, 5 deviations."""
+    at = linearise(prior, cases.plan() if solver == "dense" else cases.plan("lanczos", "quadrature"))
+    draws = np.stack([at.posterior_draw(number)[0].numpy() for number in range(16)])
+    squares = np.einsum("ki,ij,kj->k", draws, precision_of(prior, SIGMA), draws)
+    assert squares.mean() == pytest.approx(SAMPLES * D, abs=5 * (2 * SAMPLES * D / 16) ** 0.5)
 
 
 @pytest.mark.sampled(1)
