@@ -9,7 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from scan_cases import CHECKPOINT, DATA, PROXY_IDS, loaded_modules, words
@@ -191,35 +193,76 @@ def test_an_interrupt_that_a_library_swallowed_ends_the_audit_at_the_next_batch(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_log_says_what_goes_on_and_how_long_it_takes(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(console, "_SILENCE", 0.1)
+class Clock:
+    """Time that passes only while the thread that says that work goes on waits, and only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._waiting, self._turns, self._is_over = threading.Event(), threading.Semaphore(0), False
+
+    def wait(self, seconds: float) -> bool:
+        """As of `threading.Event`."""
+        self._waiting.set()
+        self._turns.acquire()
+        self.now += 0.0 if self._is_over else seconds
+        return self._is_over
+
+    def set(self) -> None:
+        """Likewise."""
+        self._is_over = True
+        self._turns.release()
+
+    def skip(self, times: int) -> None:
+        """So many waits pass, and what comes after each is done."""
+        for _ in range(times):
+            self._waiting.wait()
+            self._waiting.clear()
+            self._turns.release()
+        self._waiting.wait()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The time of the one piece of work that a test shows."""
+    clock = Clock()
+    threads = {name: getattr(threading, name) for name in ("Thread", "current_thread", "main_thread")}
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(console, "threading", SimpleNamespace(Event=lambda: clock, **threads))
+    return clock
+
+
+def test_a_log_says_that_work_goes_on(clock, capsys) -> None:
     with console.working(False, "writing the report"):
-        time.sleep(0.25)
-    assert capsys.readouterr().err.startswith("writing the report, 0.1 s so far\n")
+        clock.skip(2)
+    assert capsys.readouterr().err == "writing the report, 5 s so far\nwriting the report, 15 s so far\n"
+
+
+def test_a_log_says_what_goes_on_and_how_long_it_takes(clock, capsys) -> None:
     with console.progress(False, "scored", "policies") as update:
-        time.sleep(0.25)
+        clock.skip(1)
+        clock.now = 6.0
         update(1, 4)
-        time.sleep(1.1)
+        clock.now = 12.0
         update(2, 4)
         update(4, 4)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("still at work: policies: none scored yet, 0.1")
-    shown = [line for line in lines if line.startswith("scored")]
-    assert shown[0] == "scored 1 of 4 policies"
-    assert re.fullmatch(r"scored 2 of 4 policies, about [\d.]+ s left", shown[1])
-    assert shown[2] == "scored 4 of 4 policies"
+    assert capsys.readouterr().err.splitlines() == [
+        "still at work: policies: none scored yet, 5 s so far",
+        "scored 1 of 4 policies",
+        "scored 2 of 4 policies, about 12 s left",
+        "scored 4 of 4 policies",
+    ]
 
 
-def test_a_log_says_what_to_do_where_the_first_takes_long(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(console, "_SILENCE", 0.1)
-    monkeypatch.setattr(console, "_PATIENCE", 0.2)
+def test_a_log_says_what_to_do_where_the_first_takes_long(clock, capsys) -> None:
     with console.progress(False, advice="--budget ends it") as update:
-        time.sleep(0.5)
+        # After 5, 15 and 35 seconds.
+        clock.skip(3)
         update(1, 2)
-        time.sleep(0.5)
-    advised = ["--budget ends it" in line for line in capsys.readouterr().err.splitlines()]
-    assert advised[:2] == [False, True]
-    assert not any(advised[2:])
+        clock.skip(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert ["--budget ends it" in line for line in lines if "still at work" in line][:3] == [False, False, True]
+    assert "--budget" not in "".join(lines[3:])
+    assert "still at work: audited 1 of 2 samples" in lines[-1]
 
 
 def test_quiet_work_says_nothing(monkeypatch, capsys) -> None:
