@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import attestation_cases
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ import riskaudit
 from riskaudit.cli.app import app, run
 from riskaudit.guard import Guard, Policy, SecureNoise
 from riskaudit.inputs import load_checkpoint, load_loss, load_samples
+from riskaudit.release import Noise
 
 # Every page and every command, whatever their number.
 pytestmark = pytest.mark.sampled(1000)
@@ -142,7 +144,8 @@ def test_the_audit_in_python_runs(tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "audit.json").is_file()
 
 
-def test_the_guard_of_the_first_page_runs(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/guard.md"])
+def test_the_guard_of_the_first_page_runs(page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3))
@@ -152,7 +155,7 @@ def test_the_guard_of_the_first_page_runs(tmp_path, monkeypatch) -> None:
     sent: list[list[torch.Tensor]] = []
     scope = {"model": model, "loss_fn": F.cross_entropy, "inputs": inputs, "targets": targets, "send": sent.append}
     scope["update"] = [noise.added(part) for part in gradient]
-    (code,) = snippets("README.md")
+    code = snippets(page)[0]
     # How long a review takes here is another matter.
     exec(code.replace("budget_seconds=2.0", "budget_seconds=600.0"), scope)
     assert scope["decision"].action == "sanitise", scope["decision"].reasons
@@ -213,6 +216,24 @@ def test_the_inspection_in_python_runs(tmp_path, monkeypatch, capsys) -> None:
     code = guarded.replace("...  # don't train", "said.append(guard)")
     exec(code, {"guard": guard, "inputs": samples.inputs, "said": said})
     assert not said
+
+
+def test_the_noise_of_the_guard_page_is_added() -> None:
+    (code,) = [code for code in snippets("docs/guard.md") if "SecureNoise" in code]
+    scope: dict[str, Any] = {"gradients": [torch.zeros(4000), torch.zeros(20, 50)]}
+    exec(code, scope)
+    assert [part.shape for part in scope["update"]] == [(4000,), (20, 50)]
+    assert torch.cat([part.flatten() for part in scope["update"]]).std() == pytest.approx(0.01, rel=0.1)
+
+
+def test_the_attestation_in_python_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    clean = attestation_cases.clean_update()
+    torch.save(attestation_cases.network().state_dict(), "model.pt")
+    torch.save(attestation_cases.noisy(clean, Noise("gaussian", 0.01)), "update.pt")
+    (code,) = snippets("docs/attest.md")
+    exec(code, {"riskaudit": riskaudit, "update_before_noise": clean})
+    assert capsys.readouterr().out.startswith("as_declared ")
 
 
 def test_the_search_of_transformations_in_python_runs() -> None:

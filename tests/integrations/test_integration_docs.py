@@ -6,8 +6,10 @@ import gc
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import received_cases
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -64,8 +66,6 @@ def test_the_training_function_of_the_flower_page(monkeypatch) -> None:
 
 @pytest.mark.skipif(find_spec("nvflare") is None, reason="nvflare is not installed")
 def test_the_script_of_the_nvflare_page() -> None:
-    from types import SimpleNamespace
-
     from nvflare.app_common.abstract.fl_model import FLModel
 
     from riskaudit.integrations.nvflare import TICKET
@@ -78,6 +78,65 @@ def test_the_script_of_the_nvflare_page() -> None:
     exec(code.replace("gaussian:0.2", "gaussian:30"), scope)
     assert TICKET in sent[0].meta
     assert set(sent[0].params) == set(small_model().state_dict())
+
+
+def inspecting_guard() -> Guard:
+    """Of the network that `received` is a changed one of."""
+    return Guard(received_cases.mlp(), F.cross_entropy, Policy(max_revealed=0.2), prior_std=0.3, release="gaussian:30")
+
+
+def received(planted: bool) -> dict[str, torch.Tensor]:
+    """The weights that a server sends."""
+    model = received_cases.mlp()
+    if planted:
+        received_cases.plant_imprint(model, model.layers[0])
+    return model.state_dict()
+
+
+@pytest.mark.skipif(find_spec("flwr") is None, reason="flwr is not installed")
+@pytest.mark.parametrize("planted", [True, False])
+def test_the_inspecting_app_of_the_flower_page(planted, monkeypatch) -> None:
+    from flwr.app import ArrayRecord, Context, Message, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from riskaudit.integrations.flower import GuardMod
+
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 2)
+    (code,) = [block for block in blocks("flower.md", "python") if "inspect=" in block]
+    scope = {
+        "ClientApp": ClientApp,
+        "GuardMod": GuardMod,
+        "guard": inspecting_guard(),
+        "inputs": received_cases.inputs(),
+    }
+    exec(code, scope)
+    reached: list[Message] = []
+
+    @scope["app"].train()
+    def train(message, context):
+        reached.append(message)
+        return Message(RecordDict(), reply_to=message)
+
+    message = Message(RecordDict({"arrays": ArrayRecord(received(planted))}), dst_node_id=2, message_type="train")
+    scope["app"](message, Context(run_id=2, node_id=2, node_config={}, state=RecordDict(), run_config={}))
+    assert len(reached) == (not planted)
+
+
+@pytest.mark.skipif(find_spec("nvflare") is None, reason="nvflare is not installed")
+@pytest.mark.parametrize("planted", [True, False])
+def test_the_inspection_of_the_nvflare_page(planted) -> None:
+    from nvflare.app_common.abstract.fl_model import FLModel
+
+    from riskaudit.integrations.nvflare import may_train
+
+    (code,) = [block for block in blocks("nvflare.md", "python") if "may_train" in block]
+    sent: list[FLModel] = []
+    model = FLModel(params=received(planted), params_type="FULL")
+    flare = SimpleNamespace(receive=lambda: model, send=sent.append, FLModel=FLModel)
+    exec(code, {"flare": flare, "may_train": may_train, "guard": inspecting_guard(), "inputs": received_cases.inputs()})
+    assert [result.params for result in sent] == ([{}] if planted else [])
 
 
 def test_the_single_process_loop_of_the_page(tmp_path, monkeypatch, capsys) -> None:
