@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,16 @@ def test_one_matrix_is_a_linear_model_whatever_its_name(tmp_path: Path, names: t
     assert torch.equal(checkpoint.model(x), layer(x))
 
 
+@pytest.mark.parametrize(
+    ("asked", "offered"), [("vgg16", "torchvision:vgg16"), ("torchvison:resnet50", "torchvision:resnet50")]
+)
+def test_a_model_of_a_package_is_offered_by_the_name_that_it_has(asked: str, offered: str) -> None:
+    if find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    with pytest.raises(ArchitectureError, match=f"did you mean .*{offered}"):
+        registry.get_architecture(asked)
+
+
 def test_the_last_layer_of_another_network_is_no_linear_model(tmp_path: Path, refused) -> None:
     torch.save(
         {"a.weight": torch.ones(4, 2), "fc.weight": torch.ones(3, 4), "fc.bias": torch.ones(3)}, tmp_path / "c.pt"
@@ -208,7 +219,7 @@ def test_duplicate_registration() -> None:
     with pytest.raises(ValueError, match="twice"):
         registry.register("lenet", description="", infer=lambda _: registry.Guess({}, 1))(nn.Identity)
     with pytest.raises(ValueError, match="twice"):
-        registry.register_collection("timm", description="")(lambda *_: nn.Identity())
+        registry.register_collection("timm", description="", names=list)(lambda *_: nn.Identity())
 
 
 def test_listing_has_one_line_each() -> None:

@@ -14,7 +14,30 @@ from riskaudit.inputs.text import clean
 from riskaudit.torchvision_compat import import_torchvision
 
 
-@register_collection("torchvision", description="a classification model of torchvision, such as torchvision:resnet18")
+def _of_torchvision() -> list[str]:
+    try:
+        models = import_torchvision().models
+    except ImportError:
+        return []
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def _of_timm() -> list[str]:
+    try:
+        import_torchvision()
+        import timm
+    except ImportError:
+        return []
+    names: list[str] = timm.list_models()
+    return names
+
+
+@register_collection(
+    "torchvision",
+    description="a classification model of torchvision, such as torchvision:resnet18",
+    names=_of_torchvision,
+)
 def build_torchvision(name: str, shapes: Shapes) -> nn.Module:
     """The model ``name`` with as many classes as the weights' last layer; nothing is downloaded.
 
@@ -41,7 +64,7 @@ def build_torchvision(name: str, shapes: Shapes) -> nn.Module:
     return model
 
 
-@register_collection("timm", description="a model of timm, such as timm:vit_tiny_patch16_224")
+@register_collection("timm", description="a model of timm, such as timm:vit_tiny_patch16_224", names=_of_timm)
 def build_timm(name: str, shapes: Shapes) -> nn.Module:
     """The model ``name`` with the weights' number of classes and input channels; nothing is downloaded.
 

@@ -8,7 +8,7 @@ shape. So an architecture is recognised only where its weights would load strict
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -69,11 +69,15 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Collection:
-    """A package of models, named ``collection:NAME`` and never recognised, only asked for."""
+    """A package of models, named ``collection:NAME`` and never recognised, only asked for.
+
+    ``names`` lists its models, none where the package isn't installed.
+    """
 
     name: str
     description: str
     build: Callable[[str, Shapes], nn.Module]
+    names: Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def register(
 
 
 def register_collection(
-    name: str, *, description: str
+    name: str, *, description: str, names: Callable[[], Sequence[str]]
 ) -> Callable[[Callable[[str, Shapes], nn.Module]], Callable[[str, Shapes], nn.Module]]:
     """Register the decorated ``(model name, shapes) -> module`` as a collection.
 
@@ -125,7 +129,7 @@ def register_collection(
 
     def decorate(build: Callable[[str, Shapes], nn.Module]) -> Callable[[str, Shapes], nn.Module]:
         _claim(name)
-        COLLECTIONS[name] = Collection(name, description, build)
+        COLLECTIONS[name] = Collection(name, description, build, names)
         return build
 
     return decorate
@@ -145,7 +149,11 @@ def get_architecture(name: str) -> Architecture:
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=2)
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=2) + [
+        f"{each.name}:{close}"
+        for each in COLLECTIONS.values()
+        for close in difflib.get_close_matches(name.rpartition(":")[2], each.names(), n=1, cutoff=0.8)
+    ]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ArchitectureError(
         f"unknown architecture {clean(name, 50)!r}; {hint}known are {', '.join(architecture_names())} "
@@ -196,7 +204,7 @@ def unrecognised(shapes: Shapes) -> str:
     reasons = ". ".join(f"{fit.architecture.name}: {clean(fit.difference, 110)}" for fit in nearest)
     return (
         "no registered architecture fits the weights; name it with `arch=NAME`, "
-        "`arch=torchvision:NAME`, `arch=timm:NAME` or `arch=file.py:factory` "
+        "`arch=torchvision:resnet18` or another of torchvision, one of timm likewise, or `arch=file.py:factory` "
         f"(nearest: {reasons})"
     )
 
