@@ -13,8 +13,8 @@ The difference of the weights after K steps of SGD is divided by what K steps of
 (momentum included, weight decay taken off), and mean(p) is the average of those at the weights before and after, which
 the server both knows (Dimitrov et al., TMLR 2022). That holds while the outputs change about evenly: at
 large steps a label or two may come out wrong. With Adam, or steps such as clipping on the way, the difference is no sum
-of gradients, and no label is claimed. Counts don't say which mini-batch a sample was in: labels are handed out in
-ascending order.
+of gradients, and no count is claimed; the signs of the last bias's entries still prove classes (`proven_classes`).
+Counts don't say which mini-batch a sample was in: labels are handed out in ascending order.
 """
 
 from __future__ import annotations
@@ -31,10 +31,17 @@ from riskaudit.attacks.linear_layers import LinearCall, linear_calls
 from riskaudit.linalg import GramOperator, Lanczos, MatrixOperator
 from riskaudit.release import Release
 from riskaudit.release.local_training import LocalTrainingRelease
+from riskaudit.release.steps.clip import Clip
+from riskaudit.release.steps.dropout import Dropout
+from riskaudit.release.steps.mask import Mask
+from riskaudit.release.steps.prune import Prune
 from riskaudit.release.steps.share import Share
+from riskaudit.release.steps.soteria import Soteria
 
 # The bias says where up is once it stands out of its noise by so many standard deviations.
 CLEAR = 3.0
+# Steps that multiply entries by numbers >= 0.
+SIGNS_KEPT = (Clip, Dropout, Mask, Prune, Share, Soteria)
 # Inputs that stand for an upload's samples, drawn from the prior.
 NUM_DUMMIES = 64
 # Rounds of alternating least squares, at most.
@@ -69,6 +76,29 @@ def recover_labels(observation: Observation) -> Tensor:
     layer = OutputLayer(observation.release, observation.input_shape)
     labels = [layer.label(released) for released in observation.released]
     return torch.tensor(labels, dtype=torch.int64, device=observation.released.device)
+
+
+def proven_classes(observation: Observation) -> list[list[int]]:
+    """Classes that are in an upload for certain, of every upload; not how often, and others may be there too.
+
+    The gradient of the last bias is p - onehot(label) of every sample, negative at its label alone. Means, clipping,
+    pruning and masks multiply its entries by numbers >= 0, and local steps of SGD and Adam add up such multiples, with
+    or without momentum: an entry of the sum is negative only where a sample of that class is in. Under noise it has to
+    be so by `CLEAR` standard deviations.
+
+    Raises:
+        AttackNotApplicable: see `recover_labels`; or the last bias isn't released, or its shrinkage is part of it.
+    """
+    release = observation.release
+    layer = OutputLayer(release, observation.input_shape)
+    if not all(isinstance(step, SIGNS_KEPT) for step in release.spec.all_steps):
+        raise AttackNotApplicable("steps of the release may change the signs of the last bias's gradient")
+    if layer.bias is None:
+        raise AttackNotApplicable("the gradient of the last bias, whose signs name classes, is not released as it is")
+    if isinstance(release, LocalTrainingRelease) and release.training.weight_decay:
+        raise AttackNotApplicable("with weight decay the signs of a difference of weights aren't those of gradients")
+    least = CLEAR * (release.noise.std if release.noise is not None else 0.0)
+    return [(each[layer.bias] < -least).nonzero().flatten().tolist() for each in observation.released]
 
 
 def _labels_of_uploads(observation: Observation) -> Tensor:

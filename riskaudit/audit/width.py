@@ -8,7 +8,8 @@ that is read off J, and r(x + v) - r(x) held against J v, which is about sigma i
 
 Over networks with tanh, ReLU and sigmoid, untrained and trained on digits, the part of J v that happened was 0.95 or
 more (once 0.56) for gradients, means and steps of SGD wherever a tenth of the input or more was revealed; for one step
-of Adam 0.6 at a noise of lr, 0.3 to 0.4 at 3 lr and 0.1 to 0.2 at 10 lr, and at lr / 100 the upload moved by 250 to 410 times J v.
+of Adam 0.6 at a noise of lr, 0.3 to 0.4 at 3 lr and 0.1 to 0.2 at 10 lr, and at lr / 100 the upload moved by 250 to 410
+times J v.
 
 Smooth steps and networks bend over the width of the prior only, for which `riskaudit.audit.uploads` has its tests.
 """

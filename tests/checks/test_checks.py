@@ -13,6 +13,7 @@ from contracts.completeness import cases_of
 from torch import Tensor, nn
 
 from benchmarks import span_noise
+from riskaudit.attacks.labels import proven_classes
 from riskaudit.checks import CHECKS, SentUpload
 from riskaudit.checks.run import check_upload
 from riskaudit.checks.span import alignment
@@ -76,11 +77,12 @@ class TestLabels(CheckContract):
         return send(mlp(), *samples(6))
 
     def safe(self) -> SentUpload:
-        # Outputs that are sure of themselves, and of the wrong class, say nothing of the mean output elsewhere.
+        # Outputs that are sure of themselves, and of the wrong class, say nothing of the mean output elsewhere; noise
+        # covers the signs.
         model = mlp()
         with torch.no_grad():
             model[2].weight *= 60
-        return send(model, *samples(7))
+        return send(model, *samples(7), release="mean:all,gaussian:1")
 
 
 class TestHeadFeatures(CheckContract):
@@ -520,10 +522,47 @@ def test_only_inputs_and_tokens_count_as_in_the_clear() -> None:
 
 
 @pytest.mark.parametrize(
+    "release",
+    [
+        "mean:all,clip:0.1", "clip:0.01,mean:all", "mean:all,prune:0.3", "local:epochs=2:batch=3:lr=0.5,clip:0.1",
+        "local:epochs=2:batch=3:lr=0.01:optimizer=adam", "mean:all,clip:0.1,gaussian:1e-6",
+    ],
+)  # fmt: skip
+def test_signs_prove_labels_in_uploads_whose_counts_can_not_be_read(release: str) -> None:
+    inputs, targets = samples(6)
+    targets = torch.tensor([0, 0, 0, 2, 2, 1])
+    (row,) = check_upload(send(mlp(), inputs, targets, release=release), list("abcdef"), only=["labels"])
+    assert row.status == "leak"
+    assert row.exactness == ("predicted" if "gaussian" in release else "exact")
+    # Never a class that isn't there, and all samples of one that is.
+    proven = {int(targets["abcdef".index(name)]) for name in row.sample_ids}
+    assert row.details["classes"] == len(proven) > 0
+    assert row.sample_ids == [name for name, label in zip("abcdef", targets.tolist(), strict=True) if label in proven]
+    assert "not how often" in row.reason
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_signs_name_no_class_that_is_not_there(seed: int) -> None:
+    torch.manual_seed(seed)
+    inputs, targets = torch.rand(8, 64, dtype=torch.float64), torch.randint(0, 10, (8,))
+    local = "local:epochs=2:batch=2:lr"
+    for release in (
+        "clip:0.05,mean:all",
+        f"{local}=0.1:optimizer=adam",
+        f"{local}=2:momentum=0.9",
+        "mean:all,prune:0.9",
+    ):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10)).double()
+        (named,) = proven_classes(send(model, inputs, targets, release=release).observation)
+        assert set(named) <= set(targets.tolist())
+
+
+@pytest.mark.parametrize(
     ("release", "status"),
     [
-        ("local:epochs=1:batch=3:lr=0.01:optimizer=adam", "failed"),
-        ("mean:all,clip:0.1", "failed"),
+        ("local:epochs=1:batch=3:lr=0.01:optimizer=adam:weight_decay=0.1", "failed"),
+        ("mean:all,share:*weight", "failed"),
         ("mean:all,share:0.*", "not_applicable"),
     ],
 )
