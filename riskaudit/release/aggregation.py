@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self, final
 
 from riskaudit.errors import ReleaseError
+from riskaudit.formatting import count
 from riskaudit.release.arguments import read_count
 
 MEAN, SECURE_AGGREGATION = "mean", "secagg"
@@ -74,9 +75,12 @@ def usages() -> dict[str, str]:
 
 
 def _count(name: str, label: str, values: list[str]) -> int:
+    advice = f"write it like {name}:8"
     if len(values) != 1:
-        raise ReleaseError(f"expected {name}:{label[0]}, found {len(values)} values after the name")
+        found = count(len(values), "value")
+        raise ReleaseError(f"expected {name}:{label[0]}, found {found} after the name; {advice}")
     number = read_count(values[0])
     if number is None:
-        raise ReleaseError(f"expected {name}:{label[0]} with a whole number above 0 as {label}, found {values[0]!r}")
+        condition = f"a whole number above 0 as {label}"
+        raise ReleaseError(f"expected {name}:{label[0]} with {condition}, found {values[0]!r}; {advice}")
     return number

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from riskaudit.errors import ReleaseError
+from riskaudit.formatting import count
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Argument:
         label: its name in usages, e.g. "STD".
         condition: which values are accepted, in words.
         read: the number that a text stands for; None where it stands for none, or for one that isn't accepted.
+        example: a text that is accepted.
         optional: whether it may be left out.
     """
 
     label: str
     condition: str
     read: Callable[[str], float | str | None]
+    example: str
     optional: bool = False
 
 
@@ -56,27 +59,27 @@ def _seed(text: str) -> int | None:
 
 def positive_number(label: str) -> Argument:
     """A finite number above 0."""
-    return Argument(label, f"{label} > 0", _positive)
+    return Argument(label, f"{label} > 0", _positive, "0.1")
 
 
 def share_below_one(label: str) -> Argument:
     """A number from 0 to below 1."""
-    return Argument(label, f"0 <= {label} < 1", _share)
+    return Argument(label, f"0 <= {label} < 1", _share, "0.5")
 
 
 def percentage(label: str) -> Argument:
     """A number from 0 to 100."""
-    return Argument(label, f"0 <= {label} <= 100", _percentage)
+    return Argument(label, f"0 <= {label} <= 100", _percentage, "50")
 
 
 def optional_text(label: str) -> Argument:
     """A text that isn't empty, which may be left out."""
-    return Argument(label, f"{label} that isn't empty", lambda text: text or None, optional=True)
+    return Argument(label, f"{label} that isn't empty", lambda text: text or None, "fc", optional=True)
 
 
 def pattern(label: str) -> Argument:
     """A text that isn't empty."""
-    return Argument(label, f"{label} that isn't empty", lambda text: text or None)
+    return Argument(label, f"{label} that isn't empty", lambda text: text or None, "fc.*")
 
 
 def read_seed(text: str) -> int | None:
@@ -91,7 +94,7 @@ def read_count(text: str) -> int | None:
 
 def optional_seed(label: str) -> Argument:
     """A whole number from 0 to 2^63 - 1, which may be left out."""
-    return Argument(label, f"a whole number as {label}", _seed, optional=True)
+    return Argument(label, f"a whole number as {label}", _seed, "0", optional=True)
 
 
 def usage_of(name: str, arguments: tuple[Argument, ...]) -> str:
@@ -110,13 +113,14 @@ def read_arguments(name: str, arguments: tuple[Argument, ...], values: list[str]
     Raises:
         ReleaseError: too few or too many values, or one that isn't accepted.
     """
-    usage = usage_of(name, arguments)
-    if not sum(not each.optional for each in arguments) <= len(values) <= len(arguments):
-        raise ReleaseError(f"expected {usage}, found {len(values)} values after the name")
+    usage, required = usage_of(name, arguments), [each for each in arguments if not each.optional]
+    advice = f"write it like {':'.join([name, *(each.example for each in required)])}"
+    if not len(required) <= len(values) <= len(arguments):
+        raise ReleaseError(f"expected {usage}, found {count(len(values), 'value')} after the name; {advice}")
     numbers: list[float | str] = []
     for argument, text in zip(arguments, values, strict=False):
         number = argument.read(text)
         if number is None:
-            raise ReleaseError(f"expected {usage} with {argument.condition}, found {text!r}")
+            raise ReleaseError(f"expected {usage} with {argument.condition}, found {text!r}; {advice}")
         numbers.append(number)
     return numbers

@@ -164,7 +164,7 @@ class ReleaseSpec:
             return self._then_part(_AGGREGATIONS[name](values))
         if name not in STEPS:
             close = get_close_matches(name, [ATS, GRADIENT, LOCAL, *_AGGREGATIONS, *STEPS, *SCALES], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = f"; did you mean {close[0]!r}?" if close else "; choose one of them"
             raise ReleaseError(f"expected one of {', '.join(usages())}, found {text!r}{hint}")
         return self._then_part(STEPS[name].parse(values))
 
@@ -209,9 +209,15 @@ class ReleaseSpec:
             if aggregated:
                 raise ReleaseError("expected secure aggregation once; leave this one out")
             if self.training is None and not any(isinstance(other, Mean) for other in before):
-                raise ReleaseError("expected the clients' uploads before it: mean:N, or local training")
+                raise ReleaseError(
+                    "expected the clients' uploads before it, found none; put mean:N before it, or local training first"
+                )
         elif part.looks_at_input and (self.training is not None or any(isinstance(other, Mean) for other in before)):
-            advice = "local training sends no sample's" if self.training is not None else "put it before the mean"
+            advice = (
+                "local training sends no sample's, so leave it out"
+                if self.training is not None
+                else "put it before the mean"
+            )
             raise ReleaseError(f"'{part}' looks at the sample whose gradient it acts on; {advice}")
         elif part.redrawn and self.training is None and not any(isinstance(other, Mean) for other in before):
             raise ReleaseError(f"'{part}' is drawn for every upload; put it after mean:N or local training")

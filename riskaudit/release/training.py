@@ -21,6 +21,7 @@ from riskaudit.release.arguments import read_count, read_seed
 LOCAL = "local"
 ALL = "all"
 OPTIMIZERS = ("sgd", "adam")
+EXAMPLE = f"{LOCAL}:epochs=2:batch=8:lr=0.05"
 
 
 @final
@@ -63,7 +64,10 @@ class LocalTraining:
 
     def __post_init__(self) -> None:
         if self.optimizer == "adam" and self.momentum:
-            raise ReleaseError(f"expected momentum with optimizer=sgd only, found momentum={self.momentum!r} with adam")
+            raise ReleaseError(
+                f"expected momentum with optimizer=sgd only, found momentum={self.momentum!r} with adam; leave one of "
+                "them out"
+            )
 
     @classmethod
     def parse(cls, values: list[str]) -> Self:
@@ -77,14 +81,14 @@ class LocalTraining:
             key, separator, value = text.partition("=")
             if key not in _VALUES or not separator:
                 close = get_close_matches(key, _VALUES, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else f"; write it like {EXAMPLE}"
                 raise ReleaseError(f"expected key=value with a key of {', '.join(_VALUES)}, found {text!r}{hint}")
             if key in given:
                 raise ReleaseError(f"expected {key} once, found it twice; leave one out")
-            condition, read = _VALUES[key]
+            condition, example, read = _VALUES[key]
             given[key] = read(value)
             if given[key] is _REFUSED:
-                raise ReleaseError(f"expected {key} with {condition}, found {value!r}")
+                raise ReleaseError(f"expected {key} with {condition}, found {value!r}; write {key}={example}")
         missing = [key for key in ("epochs", "batch", "lr") if key not in given]
         if missing:
             raise ReleaseError(f"expected epochs=E, batch=B and lr=L, found no {' and no '.join(missing)}; add it")
@@ -151,12 +155,21 @@ def _or_refused(read: Callable[[str], int | None]) -> Callable[[str], object]:
     return checked
 
 
-_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
-    "epochs": ("a whole number above 0", _or_refused(read_count)),
-    "batch": ("a whole number above 0, or all", lambda text: None if text == ALL else _or_refused(read_count)(text)),
-    "lr": ("a number above 0", _number(lambda value: value > 0)),
-    "momentum": ("0 <= M < 1", _number(lambda value: 0 <= value < 1)),
-    "weight_decay": ("W >= 0", _number(lambda value: value >= 0)),
-    "optimizer": (" or ".join(OPTIMIZERS), lambda text: text if text in OPTIMIZERS else _REFUSED),
-    "shuffle": ("a whole number as SEED", _or_refused(read_seed)),
+# Of every key: which values are accepted, what to write instead, and how a text is read.
+_VALUES: dict[str, tuple[str, str, Callable[[str], object]]] = {
+    "epochs": ("a whole number above 0", "2 for two passes", _or_refused(read_count)),
+    "batch": (
+        "a whole number above 0, or all",
+        "8 for mini-batches of 8",
+        lambda text: None if text == ALL else _or_refused(read_count)(text),
+    ),
+    "lr": ("a number above 0", "0.05 or another rate", _number(lambda value: value > 0)),
+    "momentum": ("0 <= M < 1", "0.9, or leave it out", _number(lambda value: 0 <= value < 1)),
+    "weight_decay": ("W >= 0", "0.001, or leave it out", _number(lambda value: value >= 0)),
+    "optimizer": (
+        " or ".join(OPTIMIZERS),
+        "adam or sgd, and train with it",
+        lambda text: text if text in OPTIMIZERS else _REFUSED,
+    ),
+    "shuffle": ("a whole number as SEED", "0, or leave it out for the order of the data", _or_refused(read_seed)),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias, final
 
 from riskaudit.errors import ReleaseError
+from riskaudit.formatting import count
 from riskaudit.release.arguments import read_seed
 
 ATS = "ats"
@@ -68,11 +69,16 @@ class Transformation:
             ReleaseError: no policy of known entries, or no seed.
         """
         if len(values) not in (1, 2):
-            raise ReleaseError(f"expected {ATS}:POLICY[:SEED], found {len(values)} values after the name")
+            found = count(len(values), "value")
+            raise ReleaseError(
+                f"expected {ATS}:POLICY[:SEED], found {found} after the name; write it like {ATS}:7-4-15"
+            )
         policies = tuple(_policy(text) for text in values[0].split("+"))
         seed = read_seed(values[1]) if len(values) == 2 else 0
         if seed is None:
-            raise ReleaseError(f"expected {ATS}:POLICY[:SEED] with a whole number as SEED, found {values[1]!r}")
+            raise ReleaseError(
+                f"expected {ATS}:POLICY[:SEED] with a whole number as SEED, found {values[1]!r}; leave it out for 0"
+            )
         return cls(policies, seed)
 
     @property
@@ -94,6 +100,7 @@ def _policy(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) if part.isdecimal() and len(part) < 4 else -1 for part in text.split("-"))
     if not set(numbers) <= set(LIBRARY):
         raise ReleaseError(
-            f"expected a policy such as 7-4-15 of the entries {', '.join(map(str, LIBRARY))}, found {text!r}"
+            f"expected a policy such as 7-4-15 of the entries {', '.join(map(str, LIBRARY))}, found {text!r}; make one "
+            "of these, or let riskaudit ats search name one"
         )
     return numbers

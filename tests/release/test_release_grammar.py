@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -67,14 +68,19 @@ def test_accepted(text: str, spec: ReleaseSpec) -> None:
         ("clip:1,blur:2", "release step 2 ('blur:2')", "expected one of"),
         ("clip", "release step 1 ('clip')", "expected clip:C, found 0 values"),
         ("clip:1:2", "release step 1 ('clip:1:2')", "found 2 values"),
-        ("clip:0", "release step 1 ('clip:0')", "C > 0, found '0'"),
+        ("clip:0", "release step 1 ('clip:0')", "C > 0, found '0'; write it like clip:0.1"),
+        ("foo:1", "release step 1 ('foo:1')", "; choose one of them"),
         ("clip:one", "release step 1 ('clip:one')", "C > 0, found 'one'"),
         ("clip:nan", "release step 1 ('clip:nan')", "C > 0, found 'nan'"),
         ("clip:inf", "release step 1 ('clip:inf')", "C > 0, found 'inf'"),
-        ("gradient:1", "release step 1 ('gradient:1')", "expected gradient, found 1 values"),
+        (
+            "gradient:1",
+            "release step 1 ('gradient:1')",
+            "expected gradient, found 1 value after the name; write it like gradient",
+        ),
         ("clip:1,gaussian:-0.1", "release step 2 ('gaussian:-0.1')", "STD > 0, found '-0.1'"),
         ("laplace:0", "release step 1 ('laplace:0')", "B > 0"),
-        ("prune:1", "release step 1 ('prune:1')", "0 <= RATIO < 1"),
+        ("prune:1", "release step 1 ('prune:1')", "0 <= RATIO < 1, found '1'; write it like prune:0.5"),
         ("mask:-0.1", "release step 1 ('mask:-0.1')", "0 <= RATIO < 1"),
         ("mask", "release step 1 ('mask')", "found 0 values"),
         ("mask:0.1:x", "release step 1 ('mask:0.1:x')", "whole number as SEED"),
@@ -115,6 +121,11 @@ def test_accepted(text: str, spec: ReleaseSpec) -> None:
         ("local:epochs", "release step 1", "expected key=value"),
         ("local:epochs=1:epochs=1", "release step 1", "expected epochs once"),
         ("local:epochs=1:batch=2:lr=1e400", "release step 1", "lr with a number above 0, found '1e400'"),
+        (
+            "local:optimizer=adamw",
+            "release step 1",
+            "sgd or adam, found 'adamw'; write optimizer=adam or sgd",
+        ),
         ("local:epochs=1:batch=2:lr=1:shuffle=x", "release step 1", "a whole number as SEED, found 'x'"),
         ("clip:1,local:epochs=1:batch=2:lr=1", "release step 2", "as the first step only"),
         ("local:epochs=1:batch=2:lr=1,gradient", "release step 2 ('gradient')", "as the first step only"),
@@ -127,6 +138,19 @@ def test_refused(text: str, place: str, words: str) -> None:
         ReleaseSpec.parse(text)
     assert str(caught.value).startswith(place)
     assert words in str(caught.value)
+    # What was expected or stands in the way, and what to do.
+    assert "; " in str(caught.value).removeprefix(f"release step 1 ({text!r}): ")
+
+
+@pytest.mark.parametrize("usage", usages())
+def test_what_refusals_advise_is_accepted(usage: str) -> None:
+    name = usage.partition(":")[0]
+    with pytest.raises(ReleaseError) as caught:
+        ReleaseSpec.parse(f"{name}::x=:::")
+    advised = re.search(r"; write it like (\S+)$", str(caught.value))
+    assert advised
+    first = "mean:2," if name in ("secagg", "dropout") else ""
+    assert ReleaseSpec.parse(first + advised[1])
 
 
 PIECES = st.sampled_from(

@@ -72,9 +72,11 @@ class Share(Step):
                 more = f" and {len(short) - MOST_SHOWN} more" if len(short) > MOST_SHOWN else ""
                 raise ReleaseError(
                     f"expected a pattern that matches some of the trainable parameters {shown}{more}, "
-                    f"found {each!r} in '{self}'"
+                    f"found {each!r} in '{self}'; correct it, or leave it out"
                 )
             names = names - matching if each.startswith("!") else names | matching
         if not names:
-            raise ReleaseError(f"expected some parameters to be sent, found all of them left out by '{self}'")
+            raise ReleaseError(
+                f"expected some parameters to be sent, found all of them left out by '{self}'; leave out fewer"
+            )
         return frozenset(names)

@@ -91,13 +91,17 @@ class Soteria(Step):
         """
         layers = _linear_layers(context)
         if not layers:
-            raise ReleaseError(f"expected a model with a linear layer whose weight is sent for '{self}', found none")
+            raise ReleaseError(
+                f"expected a model with a linear layer whose weight is sent for '{self}', found none; leave it out"
+            )
         if self.layer is None:
             return max(layers, key=lambda name: layers[name].weight.numel())
         layer = self.layer if self.layer in layers else without_wrapper(layers).get(self.layer, self.layer)
         if layer not in layers:
             known = ", ".join(layers)
-            raise ReleaseError(f"expected one of the linear layers {known} in '{self}', found {self.layer!r}")
+            raise ReleaseError(
+                f"expected one of the linear layers {known} in '{self}', found {self.layer!r}; name one of them"
+            )
         return layer
 
     def _threshold(self, scores: Tensor) -> Tensor:
