@@ -14,7 +14,7 @@ from riskaudit.cli.console import progress
 from riskaudit.cli.invocation import inputs_of, recorded_command
 from riskaudit.cli.models import SubjectOptions, TrialOptions
 from riskaudit.cli.options import command
-from riskaudit.cli.verify import announcer, trials_beside
+from riskaudit.cli.verify import announcer, trials_beside, without_empty
 from riskaudit.errors import SettingsError
 from riskaudit.files import check_output_file, is_json_with
 from riskaudit.settings import CHECKED, Probability, Settings, option
@@ -57,7 +57,7 @@ def calibrate(
 
     model, samples = subject.load(settings.loss)
     log = trials_beside(out)
-    with progress(subject.quiet, "attacked") as update:
+    with without_empty(log), progress(subject.quiet, "attacked") as update:
         study_run = StudyRun(
             log=log,
             resume=trials.resume,

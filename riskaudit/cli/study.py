@@ -19,7 +19,7 @@ from riskaudit.cli.invocation import recorded_command
 from riskaudit.cli.models import PredictingStudyOptions, ReportOptions, StudyOptions, SubjectOptions
 from riskaudit.cli.options import command
 from riskaudit.cli.scan import Delivery, audit_in
-from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, trials_beside
+from riskaudit.cli.verify import EXIT_INTERRUPTED, check_resumed, goes_on, trials_beside, without_empty
 from riskaudit.errors import ArchitectureError, CheckpointError, SettingsError
 from riskaudit.files import find_model, find_samples
 from riskaudit.settings import ATTACKS, CHECKED, INPUTS, SOLVERS, Count, Positive, Settings, option
@@ -157,7 +157,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
         checkpoint, samples = load(subject, settings.loss)
         log = trials_beside(delivery.folder)
         try:
-            with progress(subject.quiet, "finished", "steps of the study") as update:
+            with without_empty(log), progress(subject.quiet, "finished", "steps of the study") as update:
                 study_run = StudyRun(
                     attacks=shared.attacks if isinstance(shared, PredictingStudyOptions) else True,
                     attack_steps=shared.attack_steps,
@@ -172,7 +172,7 @@ def study_command(model: type[Settings], function: Callable[[Job, Any], AuditRes
                 result = function(Job(subject, checkpoint, samples, delivery.settings, study_run, earlier), options)
         except KeyboardInterrupt:
             if log.exists():
-                typer.echo(f"interrupted: finished trials are kept; --out {delivery.folder} --resume goes on", err=True)
+                typer.echo(f"interrupted: finished trials are kept; {goes_on(delivery.folder, log)}", err=True)
             return EXIT_INTERRUPTED
         if earlier is not None and shared.add_to is not None:
             result = merged(result, earlier, shared.add_to.name)

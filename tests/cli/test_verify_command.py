@@ -15,8 +15,12 @@ import pytest
 from scan_cases import CHECKPOINT, DATA, Outcome
 
 from riskaudit.cli.app import run as run_command
+from riskaudit.cli.verify import IN_TIME, foretold, without_empty
+from riskaudit.engine import Journal
+from riskaudit.errors import SettingsError
 from riskaudit.files import MANIFEST
 from riskaudit.results import Calibration
+from riskaudit.studies.rows import Forecast
 from riskaudit.studies.verify.record import VerifyStudy
 
 VERIFY = ("verify", str(CHECKPOINT), "--data", str(DATA))
@@ -96,7 +100,7 @@ def test_budget_keeps_the_audit_and_resume_goes_on(command: Command) -> None:
     study = study_of(short)
     assert (study.complete, study.stopped_by) == (False, "budget")
     assert {row.status for row in study.attacks} == {"not_run"}
-    assert "--resume" in short.err
+    assert "--resume goes on from out.trials.jsonl, which may be deleted" in short.err
     assert len(short.document["samples"]) == 2
     assert "Of these samples nothing is known" in (short.folder / "audit.html").read_text()
     log = short.folder.with_name("out.trials.jsonl")
@@ -115,7 +119,34 @@ def test_budget_of_a_calibration(command: Command) -> None:
     assert "--budget" in done.err
     assert "--resume" in done.err
     assert not Path("calibration.json").exists()
-    assert Path("calibration.json.trials.jsonl").exists()
+    # Nothing was finished, so that there is nothing to keep.
+    assert not Path("calibration.json.trials.jsonl").exists()
+
+
+def test_a_file_without_trials_is_not_left_where_a_run_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "out.trials.jsonl"
+
+    def refused(*trials: str) -> None:
+        with without_empty(log):
+            journal = Journal(log, "a study", resume=True)
+            for trial in trials:
+                journal.add(trial, 1)
+            raise SettingsError("refused")
+
+    for trials, is_kept in (((), False), (("one",), True), ((), True)):
+        with pytest.raises(SettingsError):
+            refused(*trials)
+        assert log.exists() == is_kept
+
+
+@pytest.mark.parametrize(
+    ("most", "words"), [(100, "to 1.7 min (from"), (400, ", 6.7 min at most, should"), (3e6, ", longer, should")]
+)
+def test_a_longest_run_that_says_nothing_is_not_foretold(most: float, words: str) -> None:
+    forecast = Forecast(low=10, high=100, most=most, audit=1, num_timed=2, attacks=[])
+    assert words in foretold(forecast)
+    assert "days" not in foretold(forecast)
+    assert foretold(forecast, IN_TIME).endswith(f"; {IN_TIME}")
 
 
 @pytest.mark.slow
