@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from riskaudit.errors import SettingsError
 from riskaudit.files import read_toml
+from riskaudit.formatting import count
 from riskaudit.results import RELIABLE, Attacker, AuditResult, Estimate, PolicyOutcome, SampleRow
 from riskaudit.results.checks import CHECK_IDS, CheckFinding
 from riskaudit.results.verdicts import attacker_of, error_of, headline_of, most_revealed, tokens_of
@@ -223,14 +224,14 @@ class Policy(Settings):
         if self.max_class_gap is not None:
             gap = class_gap(exposures)
             if len({exposure.group for exposure in exposures} - {None}) == 1:
-                note = f"max_class_gap was not compared, since all {total} samples are of one class"
+                note = "max_class_gap was not compared, since all samples are of one class"
                 # Where nothing else is limited, nothing was held against the policy.
                 (notes if len(self.limits) > 1 else reasons).append(note)
             # NaN must fail the check.
             if gap is not None and not gap <= self.max_class_gap:
                 reasons.append(f"classes may differ by {gap:.3g} in what they reveal, more than {self.max_class_gap:g}")
         if len(unassessed) > self.max_unassessed * total:
-            reasons.append(f"{len(unassessed)} of {total} samples could not be assessed")
+            reasons.append(f"{len(unassessed)} of {count(total, 'sample')} could not be assessed")
         exceeded = {*unassessed, *(identifier for ids in over.values() for identifier in ids)}
         ids = [exposure.id for exposure in exposures if exposure.id in exceeded]
         return Judgement(reasons, ids, unassessed, notes)
@@ -267,7 +268,10 @@ class Policy(Settings):
         forbidden, leaking = self.forbidden(result.checks)
         reasons = [*forbidden, *judgement.reasons]
         if result.data.num_unaudited:
-            reasons = [f"{result.data.num_unaudited} of {len(result.samples)} samples were not audited", *reasons]
+            reasons = [
+                f"{result.data.num_unaudited} of {count(len(result.samples), 'sample')} were not audited",
+                *reasons,
+            ]
         if limits and not result.release.defended:
             # Checks need no noise to be exact; limits do.
             reasons = ["the release is undefended: assume full disclosure", *reasons]
@@ -296,7 +300,7 @@ class Policy(Settings):
             leaks = [finding for finding in of_check if finding.status == "leak"]
             ids = list(dict.fromkeys(each for finding in leaks for each in finding.sample_ids))
             if leaks:
-                reasons.append(f"{FORBIDDEN} {name} says leak of {len(ids)} samples")
+                reasons.append(f"{FORBIDDEN} {name} says leak of {count(len(ids), 'sample')}")
             elif not of_check or any(finding.status == "failed" for finding in of_check):
                 reasons.append(f"{FORBIDDEN} {name} could not be run, which is no clearance")
             leaking += ids
@@ -361,15 +365,20 @@ def _over(limit: str, bound: float, certain: int, possible: int, total: int) -> 
     auxiliary, what = _EXCEEDED[limit]
     what = what.format(bound)
     if not certain:
-        return f"{possible} of {total} samples may {what}"
+        return f"{possible} of {count(total, 'sample')} may {what}"
     others = f", and {possible - certain} more may" if possible > certain else ""
-    return f"{certain} of {total} samples {auxiliary}{what}{others}"
+    return f"{certain} of {count(total, 'sample')} {auxiliary}{what}{others}"
+
+
+def all_within(total: int) -> str:
+    """What is said of so many samples of which none is over a limit."""
+    return "the sample is within the limits" if total == 1 else f"all {total:,} samples are within the limits"
 
 
 def _within(total: int, unassessed: Sequence[str]) -> str:
     if not unassessed:
-        return f"all {total} samples are within the limits"
-    return f"{total - len(unassessed)} of {total} samples are within the limits, the others were not assessed"
+        return all_within(total)
+    return f"{total - len(unassessed)} of {count(total, 'sample')} are within the limits, the others were not assessed"
 
 
 def _exposure(row: SampleRow, prior_std: float, attacker: Attacker | None) -> Exposure:

@@ -45,7 +45,7 @@ def exact(value: float) -> Estimate:
 def test_within() -> None:
     outcome = Policy(max_revealed=0.2, min_rmse=0.1).decide(audit((exact(0.2), exact(0.1))), "limits.toml")
     assert (outcome.decision, outcome.exceeded) == ("allow", [])
-    assert outcome.reasons == ["all 1 samples are within the limits"]
+    assert outcome.reasons == ["the sample is within the limits"]
     assert outcome.limits == {"max_revealed": 0.2, "min_rmse": 0.1}
     assert outcome.source == "limits.toml"
 
@@ -87,7 +87,7 @@ def test_what_an_interval_leaves_open_is_said_of_nobody() -> None:
     assert reason == "1 of 2 samples reveal more than 0.2 of the input, and 1 more may"
     rmse = Estimate(value=0.2, low=0.05, high=0.3, status="converged")
     (reason,) = Policy(min_rmse=0.1).decide(audit((exact(0.0), rmse))).reasons
-    assert reason == "1 of 1 samples may be reconstructed to an RMSE below 0.1"
+    assert reason == "1 of 1 sample may be reconstructed to an RMSE below 0.1"
 
 
 def test_a_bracket_that_is_open_on_the_cautious_side_proves_nothing() -> None:
@@ -102,7 +102,7 @@ def test_a_bracket_that_is_open_on_the_cautious_side_proves_nothing() -> None:
 def test_an_unusable_number_is_over_the_limit(status, value) -> None:
     outcome = Policy(max_revealed=1.0).decide(audit((Estimate(value=value, status=status), exact(1.0))))
     assert (outcome.decision, outcome.exceeded) == ("block", ["0"])
-    assert outcome.reasons == ["1 of 1 samples could not be assessed"]
+    assert outcome.reasons == ["1 of 1 sample could not be assessed"]
 
 
 def test_a_missing_proxy_is_over_the_limit() -> None:

@@ -27,6 +27,7 @@ from riskaudit.files import (
     read_toml,
     write_file,
 )
+from riskaudit.formatting import count
 from riskaudit.settings import CHECKED, Count, Positive, option
 
 # Of a gradient, below which calls into the framework are most of it, and shares of it are noise.
@@ -173,7 +174,7 @@ def _measured(policy: Policy, options: GuardOptions, repeats: int, quiet: bool) 
 def _print(cost: ReviewCost, policy: Policy) -> None:
     """What was measured, and what to do with it."""
     actions = ", ".join(f"{count} {action}" for action, count in sorted(cost.actions.items()))
-    typer.echo(f"reviews of {cost.batch_size} samples: {actions}")
+    typer.echo(f"reviews of {count(cost.batch_size, 'sample')}: {actions}")
     for warning in cost.warnings:
         typer.echo(f"warning of a review: {in_options(warning)}")
     if cost.unit == "training":
@@ -192,7 +193,8 @@ def _print(cost: ReviewCost, policy: Policy) -> None:
         )
         share = f"{cost.epoch_share:.0%} of" if is_timed else "beside"
         typer.echo(
-            f"one review per round: {share} a local epoch of {cost.epoch_batches} batches in {epoch_seconds:.3g} s"
+            f"one review per round: {share} a local epoch of {count(cost.epoch_batches, 'batch', 'batches')} in "
+            f"{epoch_seconds:.3g} s"
         )
         if not is_timed:
             typer.echo(

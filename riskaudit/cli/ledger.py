@@ -10,6 +10,7 @@ import typer
 from riskaudit.cli.options import command
 from riskaudit.errors import GuardError
 from riskaudit.files import check_output_file, is_json_with, write_file
+from riskaudit.formatting import count
 from riskaudit.guard.keys import VARIABLE, KeyFolder
 from riskaudit.guard.log import AuditLog
 
@@ -40,7 +41,7 @@ def show(
     """Show the samples of which most has left. Exit codes: 0 shown, 2 not a ledger."""
     guarded = _existing(file)
     accounts = list(guarded.every_account())
-    typer.echo(f"{guarded.num_rounds} rounds, {len(accounts)} samples")
+    typer.echo(f"{count(guarded.num_rounds, 'round')}, {count(len(accounts), 'sample')}")
     if accounts:
         typer.echo(f"{'sample':<18}{'rounds':>8}{'revealed at most':>18}{'RMSE at least':>15}")
     for identifier, account in accounts[:limit]:
@@ -62,7 +63,7 @@ def verify_ledger(
     """Check that the file is as the guard left it. Exit codes: 0 whole, 1 flawed, 2 not a ledger."""
     guarded = _existing(file, keys)
     problems = guarded.problems(None if log_file is None else AuditLog(log_file, keys=keys))
-    return _report(file, problems, f"{guarded.num_rounds} rounds")
+    return _report(file, problems, count(guarded.num_rounds, "round"))
 
 
 @ledger.command("reset")

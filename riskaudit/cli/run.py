@@ -22,7 +22,7 @@ from riskaudit.cli.scan import Delivery, limits_of
 from riskaudit.cli.verify import EXIT_INTERRUPTED
 from riskaudit.errors import SettingsError
 from riskaudit.files import find_model
-from riskaudit.formatting import number
+from riskaudit.formatting import count, number
 from riskaudit.settings import CHECKED, INPUTS, OUTPUT, SOLVERS, Count, Positive, Settings, option
 
 EXIT_INCOMPLETE = 1
@@ -131,7 +131,8 @@ def create(
     )
     if not console.quiet:
         units = made.manifest.units
-        typer.echo(f"{len(units)} shards, {sum(unit.size for unit in units)} samples; riskaudit run work does them")
+        size = sum(unit.size for unit in units)
+        typer.echo(f"{count(len(units), 'shard')}, {count(size, 'sample')}; riskaudit run work does them")
         typer.echo(f"wrote {creation.directory}")
     return 0
 
@@ -178,8 +179,8 @@ def status(
         return 0 if found.complete else EXIT_INCOMPLETE
     states = Counter(shard.state for shard in found.shards)
     typer.echo(
-        f"{states['finished']} of {len(found.shards)} shards finished, {found.finished_samples} of "
-        f"{found.num_samples} samples"
+        f"{states['finished']} of {count(len(found.shards), 'shard')} finished, {found.finished_samples} of "
+        f"{count(found.num_samples, 'sample')}"
     )
     for shard in found.shards:
         who = f"shard {shard.shard} by {shard.worker or 'an unknown worker'}, since {shard.since or 'an unknown time'}"
@@ -188,9 +189,11 @@ def status(
         elif shard.state == "failed":
             typer.echo(f"failed: shard {shard.shard} in {shard.attempts} attempts, {shard.reason or 'unknown why'}")
     if found.failed_samples:
-        typer.echo(f"without numbers: {found.failed_samples} samples, each with its reason in the merged audit")
+        typer.echo(
+            f"without numbers: {count(found.failed_samples, 'sample')}, each with its reason in the merged audit"
+        )
     if states["left"]:
-        typer.echo(f"left: {states['left']} shards")
+        typer.echo(f"left: {count(states['left'], 'shard')}")
     if found.seconds_left:
         typer.echo(f"about {number(found.seconds_left)} s left at the pace so far")
     return 0 if found.complete else EXIT_INCOMPLETE

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from riskaudit.cli.options import in_options
-from riskaudit.formatting import number, percent
+from riskaudit.formatting import count, number, percent
 from riskaudit.report.sections.protect import Recommendation
 from riskaudit.results import Attacker, AuditResult, Estimate, SampleRow
 from riskaudit.results.checks import findings_in_the_clear, ids_in_the_clear
@@ -76,7 +76,7 @@ def _print_clear(result: AuditResult) -> None:
     if findings:
         ids, checks = ids_in_the_clear(findings), ", ".join(dict.fromkeys(finding.id for finding in findings))
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        typer.echo(f"in the clear, by {checks}: {len(ids)} of {len(result.samples)} samples: {shown}")
+        typer.echo(f"in the clear, by {checks}: {len(ids)} of {count(len(result.samples), 'sample')}: {shown}")
 
 
 def _print_tokens(result: AuditResult) -> None:
@@ -130,8 +130,9 @@ def _print_other(result: AuditResult, row: SampleRow, attacker: Attacker) -> Non
     if share is not None and rmse is not None and share.assessed and rmse.assessed:
         size = result.release.upload_size
         typer.echo(
-            f"{other} (knows {'none' if other == 'outsider' else 'all others'} of the {size} samples of an upload): "
-            f"{_span(share, percent)} of the same input, posterior error {_span(rmse, number)}"
+            f"{other} (knows {'none' if other == 'outsider' else 'all others'} of the "
+            f"{count(size or 1, 'sample')} of an upload): {_span(share, percent)} of the same input, "
+            f"posterior error {_span(rmse, number)}"
         )
 
 
@@ -149,7 +150,7 @@ def _print_verify(study: VerifyStudy, result: AuditResult) -> None:
             ratio = "unknown" if row.tightness_median is None else number(row.tightness_median)
             typer.echo(
                 f"noise {row.noise_std:g}: strongest attack / predicted error {ratio} in the "
-                f"median of {row.num_samples} samples, rank correlation {rank}"
+                f"median of {count(row.num_samples, 'sample')}, rank correlation {rank}"
             )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from riskaudit.errors import RiskauditError, SettingsError
+from riskaudit.formatting import count
 from riskaudit.guard.decision import Decision
 from riskaudit.guard.guard import Guard
 from riskaudit.guard.noise.randomness import SecureNoise
@@ -89,7 +90,9 @@ def review_cost(
         SettingsError: fewer samples than a batch has.
     """
     if not 1 <= batch_size <= len(samples):
-        raise SettingsError(f"expected a batch size between 1 and the {len(samples)} samples given, found {batch_size}")
+        raise SettingsError(
+            f"expected a batch size between 1 and the {count(len(samples), 'sample')} given, found {batch_size}"
+        )
     training = guard.client.spec.training
     decisions, units = list[Decision](), list[float]()
     started = time.perf_counter()

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from riskaudit.errors import GuardError
+from riskaudit.formatting import count
 from riskaudit.inputs.duplicates import is_image
 from riskaudit.inputs.pictures import turned
 
@@ -36,7 +37,7 @@ def hidden_ids(inputs: Tensor, names: Sequence[object] | None, salt: bytes) -> l
     """
     plain = [content_id(sample) for sample in inputs] if names is None else [canonical_id(name) for name in names]
     if len(plain) != len(inputs):
-        raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(plain)}")
+        raise GuardError(f"expected {count(len(inputs), 'id')}, one per sample, found {len(plain)}")
     return [hidden_id(name, salt) for name in plain]
 
 

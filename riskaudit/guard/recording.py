@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import GuardError, SettingsError
+from riskaudit.formatting import count
 from riskaudit.guard.batches import check_batch
 from riskaudit.guard.decision import LISTED, Decision, describe
 from riskaudit.guard.described import refuse_larger_batch, refuse_other_batches, refuse_other_settings
@@ -213,7 +214,7 @@ class Recording:
         inputs, targets = check_batch((given, given_targets))
         ids = [None] * len(inputs) if names is None else [canonical_id(name) for name in names]
         if len(ids) != len(inputs):
-            raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(ids)}")
+            raise GuardError(f"expected {count(len(inputs), 'id')}, one per sample, found {len(ids)}")
         positions = tuple(map(self._position, inputs, targets, ids))
         modes = {name: module.training for name, module in self._guard.model.named_modules()}
         if self._described is not None:

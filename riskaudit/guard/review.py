@@ -24,7 +24,7 @@ from riskaudit.guard.log import AuditLog, Line
 from riskaudit.guard.noise.memory import NoiseMemory
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.sanitising import drop_exposed, least_noise
-from riskaudit.policy import Policy, held_against
+from riskaudit.policy import Policy, all_within, held_against
 from riskaudit.priors import Prior
 from riskaudit.priors.fitting import odd_note, odd_samples, tight_note
 from riskaudit.results.verdicts import DROWNED
@@ -279,7 +279,7 @@ def _within_limits(information: BatchInformation) -> str:
     """What an allowed batch may be said to keep."""
     total, seen = len(information), information.num_assessed or len(information)
     if seen == total:
-        return f"all {total} samples are within the limits"
+        return all_within(total)
     most = _most_unseen(total, seen)
     return (
         f"{seen} of {total} samples, drawn at random, are within the limits; of the others, at most {most} aren't, "

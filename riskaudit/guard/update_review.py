@@ -13,6 +13,7 @@ from torch import Tensor
 
 from riskaudit.audit.targets import target_notes
 from riskaudit.errors import GuardError
+from riskaudit.formatting import count
 from riskaudit.guard.attestation.leaving import Leaving, LeavingAttestation, attest_leaving
 from riskaudit.guard.base_client import TOLERANCE
 from riskaudit.guard.batches import check_batch
@@ -244,7 +245,7 @@ def _part(
     if max(indices) >= len(inputs):
         raise GuardError("the batch isn't the one that was assessed; assess it again")
     if names is not None and len(names) != len(inputs):
-        raise GuardError(f"expected {len(inputs)} ids, one per sample, found {len(names)}")
+        raise GuardError(f"expected {count(len(inputs), 'id')}, one per sample, found {len(names)}")
     return inputs[indices], targets[indices], None if names is None else [names[index] for index in indices]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, final
 
 from riskaudit.errors import GuardError, SettingsError
+from riskaudit.formatting import count
 from riskaudit.release import Batch
 
 # Names of metrics, with the range that each may have, or without.
@@ -62,8 +63,8 @@ class Allowance:
         for name in sorted(self._counts & set(values)):
             if not _is_count(values[name], 1, most):
                 raise GuardError(
-                    f"expected {name} to be a whole number between 1 and the {most} samples there are; it could carry "
-                    "anything else otherwise"
+                    f"expected {name} to be a whole number between 1 and the {count(most, 'sample')} there are; it "
+                    "could carry anything else otherwise"
                 )
             allowed[name] = values[name]
         for name, (low, high) in self._ranges.items():

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing_extensions import override
 
 from riskaudit.errors import CoupledReleaseError, ReleaseError
+from riskaudit.formatting import count
 from riskaudit.release.affine_norms import AffineNormsApart
 from riskaudit.release.base import Batch, Release, Upload, spec_of
 from riskaudit.release.derivatives import Derivative, ReleasedChange, change_through, derivative_of
@@ -112,8 +113,8 @@ class JointRelease(Release):
         size = clients * self.samples_per_client(num_samples)
         if num_samples < size:
             raise ReleaseError(
-                f"expected {size} samples at least, of which '{self.spec}' makes one upload, found {num_samples}; add "
-                "samples, or average fewer"
+                f"expected {count(size, 'sample')} at least, of which '{self.spec}' makes one upload, found "
+                f"{num_samples}; add samples, or average fewer"
             )
         if num_samples % size:
             raise ReleaseError(

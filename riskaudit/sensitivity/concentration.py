@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from riskaudit.formatting import count
 from riskaudit.linalg import KrylovSpace
 from riskaudit.sensitivity.linearisation import Linearisation
 
@@ -125,6 +126,7 @@ def reached_note(samples: Sequence[tuple[Concentration, float]], total: int, con
         return []
     least, most = min(each.reached for each, _ in few), max(revealed for _, revealed in few)
     return [
-        f"in {len(few)} of {total} samples the release depends on fewer than half of the {few[0][0].dimension} input "
-        f"coordinates (on {least} at the least): these reveal up to {most:.2g} on average, and {consequence}"
+        f"in {len(few)} of {count(total, 'sample')} the release depends on fewer than half of the "
+        f"{few[0][0].dimension} input coordinates (on {least} at the least): these reveal up to "
+        f"{most:.2g} on average, and {consequence}"
     ]

@@ -23,6 +23,7 @@ from riskaudit.audit.client import Client
 from riskaudit.audit.transformed import transformed
 from riskaudit.copying import copy_model
 from riskaudit.errors import ReleaseError, SamplesError, SettingsError
+from riskaudit.formatting import count
 from riskaudit.inputs import Samples, fit_together
 from riskaudit.release import Batch, Release, ReleaseSpec, make_release
 from riskaudit.statistics.seeding import derived_seed
@@ -109,8 +110,8 @@ def check_batch(plan: Plan, samples: Samples) -> None:
     """
     if len(samples) < plan.batch_size:
         raise SettingsError(
-            f"expected at least {plan.batch_size} samples to train on, a batch of them, found {len(samples)}; give "
-            "more, or a smaller `training_batch`"
+            f"expected at least {count(plan.batch_size, 'sample')} to train on, a batch of them, found "
+            f"{len(samples)}; give more, or a smaller `training_batch`"
         )
 
 

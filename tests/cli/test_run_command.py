@@ -26,7 +26,7 @@ def here(monkeypatch) -> None:
 def test_the_whole_way_gives_what_scan_gives(command, scan) -> None:
     assert command(*CREATE, *NOISY).code == 0
     status = command("run", "status", "DIR")
-    assert (status.code, "0 of 1 shards finished" in status.out) == (1, True)
+    assert (status.code, "0 of 1 shard finished" in status.out) == (1, True)
     assert command("run", "merge", "DIR").code == 2
     assert command("run", "work", "DIR", "--workers", "2").code == 0
     status = command("run", "status", "DIR", "--json")

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from riskaudit.errors import GuardError
+from riskaudit.formatting import count
 from riskaudit.guard.keys import GENESIS, KeyFolder, State, TamperingError
 from riskaudit.guard.ledger.accounts import Account, flaws_of, shrinks
 from riskaudit.guard.ledger.noise import NoiseRecords
@@ -106,7 +107,7 @@ class Ledger:
             self.keys.set_identity(self.path, self.identity)
         elif expected is not None and expected != self.identity:
             raise TamperingError(
-                f"the ledger {self.path.name} was deleted or replaced after {rounds} rounds; put it back, or "
+                f"the ledger {self.path.name} was deleted or replaced after {count(rounds, 'round')}; put it back, or "
                 "start over on purpose with riskaudit ledger reset"
             )
         self._database.execute("PRAGMA synchronous=FULL")

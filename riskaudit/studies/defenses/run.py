@@ -32,6 +32,7 @@ from riskaudit.audit.recognition import doubt_of
 from riskaudit.audit.transformed import transformed
 from riskaudit.engine import Trial, make_engine
 from riskaudit.errors import RiskauditError, SettingsError
+from riskaudit.formatting import count
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.inputs.identifiers import hash_tensors
 from riskaudit.inputs.text import clean
@@ -167,8 +168,8 @@ class Defenses(Study[DefensesStudy]):
         beyond = [point for point in points if not 0 <= point <= end]
         if beyond:
             raise SettingsError(
-                f"expected `points` from 0 to {end}, the steps of {self.plan.epochs} epochs over "
-                f"{len(self.data.train)} samples in batches of {self.plan.batch_size}, found {beyond[0]}"
+                f"expected `points` from 0 to {end}, the steps of {count(self.plan.epochs, 'epoch')} over "
+                f"{count(len(self.data.train), 'sample')} in batches of {self.plan.batch_size}, found {beyond[0]}"
             )
         return tuple(sorted({*(points or (0, end // 2)), end}))
 
@@ -242,8 +243,9 @@ class Defenses(Study[DefensesStudy]):
 
     def _notes(self, client: Client, noisy: dict[str, bool]) -> list[str]:
         notes = [
-            f"plain SGD from the checkpoint's weights: {self.num_steps} steps at rate {self.plan.rate:g}, each by the "
-            f"mean of the uploads of {self.plan.batch_size} samples; after local training at rate 1",
+            f"plain SGD from the checkpoint's weights: {count(self.num_steps, 'step')} at rate {self.plan.rate:g}, "
+            f"each by the mean of the uploads of {count(self.plan.batch_size, 'sample')}; after local training at "
+            "rate 1",
             "an error is each sample's least over the audited points of training, an attack's also over the attacks; "
             "an attacker who puts several uploads together may do better than with any of them alone",
         ]
@@ -262,7 +264,9 @@ class Defenses(Study[DefensesStudy]):
             notes.append("ATS draws one transformation per image for the whole training; errors are against its result")
         left_out = len(self.data.train) % self.plan.batch_size
         if left_out:
-            notes.append(f"every epoch leaves out {left_out} samples that don't fill a batch, other ones each time")
+            notes.append(
+                f"every epoch leaves out {count(left_out, 'sample')} beyond its last full batch, other ones each time"
+            )
         return notes
 
 
@@ -426,7 +430,7 @@ def _begun(run: DefenseRun, starts: Mapping[str, TrainingPoint]) -> DefenseRun:
     unaudited = next((point for point in points if point.reason is not None), None)
     changes: dict[str, Any] = {"points": points}
     if run.status == "finished" and unaudited is not None:
-        changes |= {"status": "unaudited", "reason": f"after {unaudited.step} steps: {unaudited.reason}"}
+        changes |= {"status": "unaudited", "reason": f"after {count(unaudited.step, 'step')}: {unaudited.reason}"}
     return run.model_copy(update=changes)
 
 

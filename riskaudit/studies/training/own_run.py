@@ -18,6 +18,7 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.copying import copy_model
 from riskaudit.errors import SettingsError
 from riskaudit.files import sha256_of_file
+from riskaudit.formatting import count
 from riskaudit.inputs import Checkpoint, Samples
 from riskaudit.results import AuditResult
 from riskaudit.statistics.seeding import derived_seed
@@ -105,8 +106,9 @@ def checkpoints_of(
     trainee, files = Trainee.of(client, client.release.spec, train_on), list[Path]()
     model, last = trainee.release.model, max(steps)
     notes = [
-        f"trained here from the checkpoint's weights on {len(train_on)} samples: plain SGD at rate {plan.rate:g}, each "
-        f"step by the mean of what {plan.batch_size} samples release; after local training at rate 1"
+        f"trained here from the checkpoint's weights on {count(len(train_on), 'sample')}: plain SGD at rate "
+        f"{plan.rate:g}, each step by the mean of the uploads of {count(plan.batch_size, 'sample')}; after local "
+        "training at rate 1"
     ]
     made = 0
     try:
@@ -120,5 +122,5 @@ def checkpoints_of(
             if made == last:
                 break
     except DivergedError as reason:
-        notes.append(f"the training diverged after {made} steps: {reason}")
+        notes.append(f"the training diverged after {count(made, 'step')}: {reason}")
     return files, notes
