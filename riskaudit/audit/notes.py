@@ -18,6 +18,7 @@ from riskaudit.inputs.checkpoints import STORED_STATISTICS
 from riskaudit.inputs.duplicates import duplicate_labels, num_compared
 from riskaudit.release import Release, batch_norm_layers
 from riskaudit.release.joint import JointRelease
+from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.shares import TOLERANCE
 from riskaudit.results import SampleRow, ThreatModel, Thresholds
 from riskaudit.results.verdicts import HEADLINE, headline_of
@@ -55,6 +56,8 @@ def warnings_of(
     notes = [note for note in checkpoint.notes if not (unused and note.endswith(STORED_STATISTICS))]
     warnings = [*samples.notes, *notes, *_scale_warning(samples), *target_notes(samples.targets)]
     warnings += _model_notes(checkpoint.model, release, samples)
+    if isinstance(release, LocalTrainingRelease):
+        warnings += release.training.size_notes(release.samples_per_client(len(samples)))
     if checkpoint.assumed is not None:
         warnings.append(
             f"the architecture {checkpoint.architecture} was recognised from the weights, which don't show all of it "

@@ -99,6 +99,8 @@ class UpdateReview:
             if pattern is not None:
                 return Decision("block", None, [pattern], model_digest=model_digest)
         self.warnings += [*client.loss_warnings(self._batch), *target_notes(self._batch.targets)]
+        if client.spec.training is not None:
+            self.warnings += client.spec.training.size_notes(len(self._batch))
         earlier = self._sanitised_before()
         if earlier is not None and self._unproven is None:
             return replace(earlier, model_digest=model_digest)

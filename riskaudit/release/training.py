@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, Self, final
 
 from riskaudit.errors import ReleaseError
+from riskaudit.formatting import count
 from riskaudit.release.arguments import read_count, read_seed
 
 LOCAL = "local"
@@ -121,6 +122,22 @@ class LocalTraining:
                 random.Random(f"{self.shuffle}:{epoch}").shuffle(order)
             steps += [order[first : first + size] for first in range(0, num_samples, size)]
         return steps
+
+    def size_notes(self, num_samples: int) -> list[str]:
+        """What is said where mini-batches of the size that is named aren't all there are, of a client's samples."""
+        named, size = self.batch, count(num_samples, "sample")
+        if self.recorded is not None or named is None or num_samples % named == 0:
+            return []
+        if named > num_samples:
+            return [
+                f"{LOCAL} names mini-batches of {named:,}, and a client has {size} here: each mini-batch is all "
+                f"that it has, as torch's DataLoader makes it (batch={ALL} says the same), and no number is of {named:,} "
+                "together"
+            ]
+        return [
+            f"mini-batches of {named:,} don't divide the {size} of a client: the last of every epoch holds "
+            f"{num_samples % named:,}, as torch's DataLoader makes it without drop_last"
+        ]
 
     def rate(self, step: int) -> float:
         """The learning rate of one step, from 0."""

@@ -65,6 +65,11 @@ def test_steps_of_single_samples_have_none_under_batch_norm() -> None:
         audit(network(), 2, "clip:1,mean:2")
 
 
+def test_mini_batches_that_the_samples_do_not_fill_are_told() -> None:
+    result = audit(network(norm=False), 2, "local:epochs=1:batch=400:lr=0.1", proxies=("gradient_norm",))
+    assert any("names mini-batches of 400, and a client has 2 samples here" in text for text in result.warnings)
+
+
 def test_statistics_of_the_batch_are_those_that_training_has() -> None:
     default, batch, running = (
         audit(network(), 4, "mean:4", batch_norm=statistics) for statistics in (None, "batch", "running")

@@ -476,6 +476,15 @@ def test_described_training_and_batch_norm_in_a_mean_gradient_are_reviewed_as_we
     assert decision.update is None
 
 
+def test_a_described_training_whose_mini_batches_the_samples_do_not_fill_says_what_was_reviewed() -> None:
+    model, batch = network(batch_norm=False), images(COUNT)
+    gradients = torch.autograd.grad(F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+    guard = guard_of(model, release="local:epochs=1:batch=400:lr=0.1")
+    decision = guard.review(batch, [0.1 * gradient for gradient in gradients])
+    assert decision.action == "allow", decision.reasons
+    assert any("each mini-batch holds all of them" in text for text in decision.warnings)
+
+
 def test_copies_in_one_mini_batch_are_one_sample() -> None:
     model = network(batch_norm=False).train()
     guard, optimizer = guard_of(model), sgd(model)

@@ -30,6 +30,24 @@ def test_mini_batches_follow_the_data(training: LocalTraining, steps: list[list[
     assert training.mini_batches(5) == steps
 
 
+@pytest.mark.parametrize(
+    ("batch", "num_samples", "words"),
+    [
+        (400, 8, "names mini-batches of 400, and a client has 8 samples here: each mini-batch is all that it has"),
+        (3, 4, "mini-batches of 3 don't divide the 4 samples of a client: the last of every epoch holds 1, "),
+        (4, 8, None),
+        (8, 8, None),
+        (None, 8, None),
+    ],
+)
+def test_mini_batches_of_other_sizes_than_named_are_told(
+    batch: int | None, num_samples: int, words: str | None
+) -> None:
+    notes = LocalTraining(1, batch, 0.1).size_notes(num_samples)
+    assert len(notes) == (words is not None)
+    assert all(str(words) in note for note in notes)
+
+
 def test_shuffling_changes_every_epoch_and_depends_on_its_seed_alone() -> None:
     first = LocalTraining(3, 4, 0.1, shuffle=7).mini_batches(20)
     assert first == LocalTraining(3, 4, 0.5, shuffle=7).mini_batches(20)
