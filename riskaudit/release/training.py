@@ -131,8 +131,8 @@ class LocalTraining:
         if named > num_samples:
             return [
                 f"{LOCAL} names mini-batches of {named:,}, and a client has {size} here: each mini-batch is all "
-                f"that it has, as torch's DataLoader makes it (batch={ALL} says the same), and no number is of {named:,} "
-                "together"
+                f"that it has, as torch's DataLoader makes it (batch={ALL} says the same), and no number is of "
+                f"{named:,} together"
             ]
         return [
             f"mini-batches of {named:,} don't divide the {size} of a client: the last of every epoch holds "

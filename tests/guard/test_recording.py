@@ -482,7 +482,7 @@ def test_a_described_training_whose_mini_batches_the_samples_do_not_fill_says_wh
     guard = guard_of(model, release="local:epochs=1:batch=400:lr=0.1")
     decision = guard.review(batch, [0.1 * gradient for gradient in gradients])
     assert decision.action == "allow", decision.reasons
-    assert any("each mini-batch holds all of them" in text for text in decision.warnings)
+    assert any("each mini-batch is all that it has" in text for text in decision.warnings)
 
 
 def test_copies_in_one_mini_batch_are_one_sample() -> None:
