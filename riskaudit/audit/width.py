@@ -21,12 +21,13 @@ from collections.abc import Sequence
 import torch
 
 from riskaudit.audit.credibility import LIKELY_FACTOR
+from riskaudit.audit.evidence import NEGLIGIBLE_HIDDEN
 from riskaudit.jacobian import Jacobian
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.sensitivity import Linearisation
 
-# The part of what J says that has to happen; errors that are drawn; claims below which too much said does no harm.
-LEAST_PART, DRAWS, HARMLESS = 0.5, 2, 0.1
+# The part of what J says that has to happen, and errors that are drawn.
+LEAST_PART, DRAWS = 0.5, 2
 
 
 def width_doubts(jacobian: Jacobian, at: Linearisation, owners: Sequence[int], claimed: Sequence[float]) -> list[str]:
@@ -60,11 +61,11 @@ def _doubt(part: float, factor: float, claimed: float) -> str:
     # Not "below" and "above": what isn't a number says nothing good.
     if not factor <= LIKELY_FACTOR:
         what = f"the upload moves by {factor:.3g} times what its derivative says: it tells more than that shows"
-    elif claimed >= HARMLESS and not part >= LEAST_PART:
+    elif claimed > NEGLIGIBLE_HIDDEN and not part >= LEAST_PART:
         what = f"no more than {max(0.0, part):.0%} of what its derivative says happens: it tells less than that shows"
     else:
         return ""
     return (
         f"over the error that would be left {what}, since Adam's steps are nearly the signs of the gradient; nothing "
-        "read off the derivative can be believed at this noise; train with SGD (optimizer=sgd), or attack the release"
+        "read off the derivative can be believed at this noise; train with SGD (optimizer=sgd)"
     )
