@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from riskaudit.engine import Trial
+from riskaudit.engine import Trial, tell_share
 from riskaudit.errors import SettingsError
 
 
@@ -54,7 +54,8 @@ class Add(Trial[Adder]):
     """A number plus the offset.
 
     ``fate``: "die" ends the process that runs the trial, "die once" where ``marker`` doesn't exist yet, "fail" raises,
-    "threads" gives the number of torch's threads instead, "interrupt" raises KeyboardInterrupt.
+    "threads" gives the number of torch's threads instead, "interrupt" raises KeyboardInterrupt, "tell" tells that it is
+    half-way.
     """
 
     number: int
@@ -76,6 +77,8 @@ class Add(Trial[Adder]):
             self.marker.touch()
         if self.fate == "die" or (self.fate == "die once" and first_time):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fate == "tell":
+            tell_share(0.5)
         if self.fate == "fail":
             raise SettingsError(f"expected something else than {self.number}")
         if self.fate == "interrupt":

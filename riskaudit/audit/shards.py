@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from typing_extensions import override
@@ -16,13 +17,15 @@ from riskaudit.audit.draws import at_other_draws, over_draws
 from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
 from riskaudit.audit.positions import TextContext
 from riskaudit.audit.precision import full_single_precision
+from riskaudit.audit.progress import BatchProgress, expected_passes
 from riskaudit.audit.rows import AuditBatch, AuditContext, BatchRows, audit_batch, image_png
 from riskaudit.audit.targets import CARRIED, carrying_targets
 from riskaudit.audit.texts import of_one_length
 from riskaudit.audit.worse import with_worse
-from riskaudit.engine import Trial
+from riskaudit.engine import Trial, tell_share
 from riskaudit.errors import ArchitectureError, SettingsError
 from riskaudit.jacobian import obstacle_of
+from riskaudit.linalg import watching_products
 from riskaudit.release.adapted import without_spoiled
 from riskaudit.sensitivity import Clock, Plan
 
@@ -168,7 +171,7 @@ class AuditShard(Trial[Client]):
             SettingsError: out of memory.
         """
         try:
-            with full_single_precision():
+            with full_single_precision(), self._told(client):
                 return self._rows(client)
         except (MemoryError, RuntimeError) as error:
             obstacle = obstacle_of(error)
@@ -179,6 +182,17 @@ class AuditShard(Trial[Client]):
             raise SettingsError(
                 f"out of memory with {self.size} samples at once; lower `batch_size`, or choose `solver=lanczos`"
             ) from error
+
+    def _told(self, client: Client) -> AbstractContextManager[None]:
+        """Within it the engine is told of products, as a share of those that the shard is foreseen to make."""
+        shape = _upload_shape(client) if client.is_joint else None
+        dimension = client.upload_size * client.samples.inputs[0].numel()
+        expected = expected_passes(self.plan.solvers, dimension, self.size // client.upload_size, shape)
+        if expected is None:
+            return nullcontext()
+        release = client.at_noise(self.plan.noise_std).noisy
+        audits = (1 + len(at_other_draws(release))) * (1 if without_spoiled(release) is None else 2)
+        return watching_products(BatchProgress(audits * expected, tell_share))
 
     def _rows(self, client: Client) -> BatchRows:
         parts = self.batches(client)

@@ -13,12 +13,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
 import typer
 
-Progress = Callable[[int, int], None]
+
+class Progress(Protocol):
+    """What shows how far work is."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """So much of the total is done."""
+
+    def show_under_way(self, amount: float, /) -> None:
+        """So much more is under way, in the same units."""
+
+
 # Seconds of silence in a log after which a line says that work goes on; then twice as many each time.
 _SILENCE = 5.0
+# A share that tells nothing of how long the rest will take.
+_LITTLE = 0.02
 # Seconds without a first result after which a line says what can be done.
 _PATIENCE = 30.0
 
@@ -81,13 +94,107 @@ def progress(quiet: bool, done: str = "audited", what: str = "samples", advice: 
     what to do where the first of them takes long.
     """
     with _interrupts() as pressed, _shown(quiet, done, what, advice) as show:
+        yield _Interruptible(show, pressed)
 
-        def update(done: int, total: int) -> None:
-            if pressed():
-                raise KeyboardInterrupt
-            show(done, total)
 
-        yield update
+class _Interruptible:
+    """Shows progress until an interrupt comes."""
+
+    def __init__(self, shown: Progress, pressed: Callable[[], bool]) -> None:
+        self._shown, self._pressed = shown, pressed
+
+    def __call__(self, done: int, total: int, /) -> None:
+        if self._pressed():
+            raise KeyboardInterrupt
+        self._shown(done, total)
+
+    def show_under_way(self, amount: float, /) -> None:
+        if self._pressed():
+            raise KeyboardInterrupt
+        self._shown.show_under_way(amount)
+
+
+class _Silent:
+    def __call__(self, done: int, total: int, /) -> None:
+        """Nothing is shown."""
+
+    def show_under_way(self, amount: float, /) -> None:
+        """Likewise."""
+
+
+class _Lines:
+    """A line per step, from the second one on with the time that is left at the pace so far."""
+
+    def __init__(self, verb: str, what: str, advice: str) -> None:
+        self._verb, self._what, self._advice = verb, what, advice
+        self._started, self._lines = time.monotonic(), 0
+        self._done, self._total, self._under_way = 0, 0, 0.0
+        self._said: Callable[[], None] | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        with _heartbeat(self._waiting) as self._said:
+            yield self
+
+    def __call__(self, done: int, total: int, /) -> None:
+        news, self._done, self._total, self._under_way = done > self._done, done, total, 0.0
+        if news:
+            self._lines += 1
+            typer.echo(self._reached() + (self._pace() if self._lines > 1 else ""), err=True)
+            if self._said is not None:
+                self._said()
+
+    def show_under_way(self, amount: float, /) -> None:
+        self._under_way = amount
+
+    def _reached(self) -> str:
+        if not self._total:
+            return f"{self._what}: none {self._verb} yet"
+        return f"{self._verb} {self._done} of {self._total} {self._what}"
+
+    def _pace(self) -> str:
+        """The time that is left, of what is done and under way."""
+        from riskaudit.formatting import duration
+
+        done, seconds = self._done + self._under_way, time.monotonic() - self._started
+        # What comes first is slower than what follows.
+        is_little = done <= _LITTLE * self._total
+        left = 0.0 if is_little or done >= self._total else seconds * (self._total - done) / done
+        return f", about {duration(left)} left" if left and seconds > 1 else ""
+
+    def _waiting(self) -> str:
+        is_long = time.monotonic() - self._started > _PATIENCE and not self._done
+        advice = f" ({self._advice})" if self._advice and is_long else ""
+        return f"still at work: {self._reached()}{self._pace()}{advice}"
+
+
+class _Bar:
+    """A bar, whose numbers are of what is done and whose length is of what is under way too."""
+
+    def __init__(self, verb: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(verb, total=None, counts="")
+        self._done = 0
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        with self._bar:
+            yield self
+
+    def __call__(self, done: int, total: int, /) -> None:
+        self._done = done
+        self._bar.update(self._task, completed=done, total=total, counts=f"{done}/{total}")
+
+    def show_under_way(self, amount: float, /) -> None:
+        self._bar.update(self._task, completed=self._done + amount)
 
 
 @contextmanager
@@ -112,52 +219,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _shown(quiet: bool, verb: str, what: str, advice: str) -> Iterator[Progress]:
     if quiet:
-        yield lambda done, total: None
-    elif sys.stderr.isatty():
-        with _bar(verb) as update:
-            yield update
-    else:
-        with _lines(verb, what, advice) as update:
-            yield update
-
-
-@contextmanager
-def _lines(verb: str, what: str, advice: str) -> Iterator[Progress]:
-    """A line per step, from the second one on with the time that is left at the pace so far."""
-    from riskaudit.formatting import duration
-
-    started, at = time.monotonic(), [(0, 0)]
-
-    def reached() -> str:
-        done, total = at[-1]
-        return f"{verb} {done} of {total} {what}" if total else f"{what}: none {verb} yet"
-
-    def waiting() -> str:
-        is_long = time.monotonic() - started > _PATIENCE and not at[-1][1]
-        return f"still at work: {reached()}" + (f" ({advice})" if advice and is_long else "")
-
-    with _heartbeat(waiting) as said:
-
-        def update(done: int, total: int) -> None:
-            seconds, first = time.monotonic() - started, len(at) == 1
-            at.append((done, total))
-            left = seconds * (total - done) / done if 0 < done < total else 0.0
-            pace = f", about {duration(left)} left" if left and seconds > 1 and not first else ""
-            typer.echo(reached() + pace, err=True)
-            said()
-
-        yield update
-
-
-@contextmanager
-def _bar(verb: str) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield _Silent()
+        return
+    with (_Bar(verb) if sys.stderr.isatty() else _Lines(verb, what, advice)).shown() as shown:
+        yield shown

@@ -1,6 +1,15 @@
 """Where trials run, and the journal of those that are finished."""
 
-from riskaudit.engine.base import Describable, Description, Engine, Interrupted, Progress, Trial, progress_after
+from riskaudit.engine.base import (
+    Describable,
+    Description,
+    Engine,
+    Interrupted,
+    Progress,
+    Trial,
+    progress_after,
+    tell_share,
+)
 from riskaudit.engine.journal import Journal, fingerprint
 from riskaudit.engine.processes import ProcessEngine
 from riskaudit.engine.serial import SerialEngine
@@ -19,6 +28,7 @@ __all__ = [
     "fingerprint",
     "make_engine",
     "progress_after",
+    "tell_share",
 ]
 
 

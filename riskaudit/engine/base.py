@@ -8,9 +8,10 @@ not reach a result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from typing import Any, Generic, Protocol, Self, TypeVar, final
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, final, runtime_checkable
 
 from riskaudit.engine.journal import Journal
 
@@ -18,6 +19,17 @@ Progress = Callable[[int, int], None]
 ClientT = TypeVar("ClientT")
 ClientT_contra = TypeVar("ClientT_contra", contravariant=True)
 ClientT_co = TypeVar("ClientT_co", covariant=True)
+
+
+@runtime_checkable
+class FineProgress(Protocol):
+    """A progress that shows, besides what is done, how much of the rest is under way."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """What is done of the total."""
+
+    def show_under_way(self, amount: float, /) -> None:
+        """What trials that aren't finished have done, in the same units."""
 
 
 class Description(Protocol[ClientT_co]):
@@ -54,6 +66,26 @@ class Trial(ABC, Generic[ClientT_contra]):
         """The result: plain JSON where a journal keeps it, else anything that can be pickled."""
 
 
+_tell: ContextVar[Callable[[float], None] | None] = ContextVar("tell", default=None)
+
+
+def tell_share(share: float) -> None:
+    """Tell the engine that runs the present trial which share of it is done, from 0 to 1."""
+    tell = _tell.get()
+    if tell is not None:
+        tell(share)
+
+
+@contextmanager
+def _hearing(tell: Callable[[float], None]) -> Iterator[None]:
+    """Within it shares of trials are told to this; those of trials within trials to nobody but their own engine."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
+
+
 class Interrupted(KeyboardInterrupt):
     """An interrupt while trials ran.
 
@@ -71,9 +103,11 @@ class Engine(ABC):
 
     Attributes:
         workers: trials that run at once.
+        runs_here: whether trials run in this process in their order, so that they can say how far they are.
     """
 
     workers: int = 1
+    runs_here: ClassVar[bool] = False
 
     @final
     def map(
@@ -89,7 +123,8 @@ class Engine(ABC):
             trials: with keys that differ.
             client: what they work on.
             journal: trials that it holds aren't run again; those that finish are added.
-            progress: called as ``progress(done, total)``, in the trials' sizes.
+            progress: called as ``progress(done, total)``, in the trials' sizes, before the first and after each; one
+                that shows what is under way is told of that too.
 
         Raises:
             Interrupted: on KeyboardInterrupt, with what is finished.
@@ -99,10 +134,16 @@ class Engine(ABC):
         finished = {trial.key: journal[trial.key] for trial in trials if journal is not None and trial.key in journal}
         done, total = sum(trial.size for trial in trials if trial.key in finished), sum(trial.size for trial in trials)
         pending = [trial for trial in trials if trial.key not in finished]
+        before = len(finished)
         try:
-            if progress is not None and done:
+            if progress is not None:
                 progress(done, total)
-            with closing(self._run(pending, client)) as results:
+
+            def tell(share: float) -> None:
+                if self.runs_here and isinstance(progress, FineProgress):
+                    progress.show_under_way(share * pending[len(finished) - before].size)
+
+            with closing(self._run(pending, client)) as results, _hearing(tell):
                 for trial, result in results:
                     # First, since an interrupt may come at any moment, and what is in the file is finished.
                     finished[trial.key] = result

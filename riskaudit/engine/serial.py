@@ -14,6 +14,8 @@ from riskaudit.engine.base import ClientT, Describable, Engine, Trial
 class SerialEngine(Engine):
     """Runs every trial here, in order."""
 
+    runs_here = True
+
     @override
     def _run(
         self, trials: Sequence[Trial[ClientT]], client: Describable[ClientT]

@@ -98,6 +98,12 @@ class Jacobian(LinearOperator):
         rounding: list[float] = loss_rounding(self.losses().detach()).reshape(self.num_samples, -1).amax(1).tolist()
         return rounding
 
+    @property
+    def passes(self) -> int:
+        """Passes over one sample that a product of one of the maps takes, or what would take as long."""
+        training = self.release.spec.training
+        return self.batch.upload_size * (1 if training is None else training.epochs)
+
     @final
     def hessian(self) -> GramOperator:
         """H = J^T J."""

@@ -66,6 +66,11 @@ class InformedJacobian(Jacobian):
         return self.jacobian.smallest_eigenvalue_bound()[[sample // self._size for sample in self.samples]]
 
     @property
+    @override
+    def passes(self) -> int:
+        return 1 if self._blocks is not None else self.jacobian.passes
+
+    @property
     def _size(self) -> int:
         return self.jacobian.batch.upload_size
 

@@ -14,7 +14,7 @@ from riskaudit.linalg.krylov.quadrature import InverseForms, Quadrature, inverse
 from riskaudit.linalg.krylov.traces import TraceProbes, effective_dimension_bounds, form_high, trace_interval
 from riskaudit.linalg.krylov.tridiagonal import RitzPairs, Tridiagonal
 from riskaudit.linalg.mixed_precision import MEASURING_PRODUCTS, MeasuredRounding, MixedPrecisionOperator
-from riskaudit.linalg.operators import GramOperator, LinearOperator, MatrixOperator
+from riskaudit.linalg.operators import GramOperator, LinearOperator, MatrixOperator, watching_products
 from riskaudit.linalg.solution import Interval, Solution
 from riskaudit.linalg.solvers.conjugate_gradient import ConjugateGradient
 from riskaudit.linalg.solvers.dense import Dense, DenseInverse, Spectrum
@@ -70,4 +70,5 @@ __all__ = [
     "share_ends_by_exponentials",
     "trace_interval",
     "upper_end",
+    "watching_products",
 ]

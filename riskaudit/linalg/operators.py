@@ -8,6 +8,9 @@ methods; a subclass writes only the mathematics on K columns at a time. Letters:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import final
 
 import torch
@@ -190,11 +193,34 @@ class GramOperator(LinearOperator):
 
     @override
     def _matmat(self, columns: Tensor) -> Tensor:
-        return self.jacobian.gram_matmat(columns)
+        product = self.jacobian.gram_matmat(columns)
+        tell_products(self.jacobian, columns.shape[2])
+        return product
 
     @override
     def select(self, indices: list[int]) -> GramOperator:
         return GramOperator(self.jacobian.select(indices))
+
+
+Watch = Callable[[LinearOperator, float], None]
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watching_products(watch: Watch) -> Iterator[None]:
+    """Calls ``watch(J, K)`` whenever each of J's maps was used for K products with J^T J; one with J alone is half."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def tell_products(jacobian: LinearOperator, columns: float) -> None:
+    """Tell whoever watches of products that were made."""
+    watch = _watch.get()
+    if watch is not None:
+        watch(jacobian, columns)
 
 
 def identity_columns(operator: LinearOperator) -> Tensor:

@@ -253,6 +253,20 @@ def test_a_log_says_what_goes_on_and_how_long_it_takes(clock, capsys) -> None:
     ]
 
 
+def test_a_log_foretells_by_what_is_under_way(clock, capsys) -> None:
+    with console.progress(False, "scored", "policies") as update:
+        update(0, 4)
+        clock.now = 3.0
+        update.show_under_way(1.5)
+        clock.skip(1)
+        update.show_under_way(3.9)
+        update(4, 4)
+    assert capsys.readouterr().err.splitlines() == [
+        "still at work: scored 0 of 4 policies, about 13 s left, 8 s so far",
+        "scored 4 of 4 policies",
+    ]
+
+
 def test_a_log_says_what_to_do_where_the_first_takes_long(clock, capsys) -> None:
     with console.progress(False, advice="--budget ends it") as update:
         # After 5, 15 and 35 seconds.

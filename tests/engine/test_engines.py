@@ -13,10 +13,23 @@ import pytest
 import torch
 from engine_cases import Add, Unreadable, adder
 
-from riskaudit.engine import Engine, Interrupted, Journal, ProcessEngine, SerialEngine, make_engine
+from riskaudit.engine import Engine, Interrupted, Journal, ProcessEngine, SerialEngine, make_engine, tell_share
 from riskaudit.errors import EngineError, SettingsError
 
 NUMBERS = [3, 1, 2, 7, 5]
+
+
+class Shown:
+    """A progress that keeps all that it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int] | float] = []
+
+    def __call__(self, done: int, total: int, /) -> None:
+        self.told.append((done, total))
+
+    def show_under_way(self, amount: float, /) -> None:
+        self.told.append(amount)
 
 
 @pytest.fixture(params=["serial", 1, 3], ids=["serial", "1 worker", "3 workers"])
@@ -43,9 +56,21 @@ def test_progress_counts_sizes(engine: Engine) -> None:
     told: list[tuple[int, int]] = []
     trials = [Add(1, samples=0), Add(2, samples=2), Add(3, samples=3)]
     engine.map(trials, adder(), progress=lambda *counts: told.append(counts))
-    assert len(told) == 2
-    assert told[0][0] in (2, 3)
+    assert len(told) == 3
+    assert told[0] == (0, 5)
+    assert told[1][0] in (2, 3)
     assert told[-1] == (5, 5)
+
+
+def test_what_is_under_way_is_told_where_trials_run_here() -> None:
+    shown = Shown()
+    trials = [Add(2, "tell", samples=2), Add(3, "tell", samples=4)]
+    SerialEngine().map(trials, adder(), progress=shown)
+    assert shown.told == [(0, 6), 1.0, (2, 6), 2.0, (6, 6)]
+    # Neither after them nor to those who show only what is done.
+    tell_share(0.5)
+    SerialEngine().map(trials, adder(), progress=lambda *counts: shown.told.append(counts))
+    assert shown.told[5:] == [(0, 6), (2, 6), (6, 6)]
 
 
 def test_the_first_error_is_raised_and_what_is_finished_is_kept(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor
 from typing_extensions import override
 
-from riskaudit.linalg.operators import LinearOperator, identity_columns
+from riskaudit.linalg.operators import LinearOperator, identity_columns, tell_products
 from riskaudit.linalg.solution import Solution
 from riskaudit.linalg.solvers.eigenvalues import EigenvalueSolver, register_eigenvalue_solver
 from riskaudit.linalg.solvers.inverses import InverseSolver, register_inverse_solver
@@ -90,11 +90,22 @@ def dense_matrices(operator: LinearOperator) -> Iterator[Tensor]:
         factor = _held_factor(group)
         if factor is not None:
             # Far cheaper than n products with H: a few more with J, and one product of matrices.
-            yield from map(_gram, _rows(factor.gram_rows, group, JACOBIAN_BLOCK))
+            yield from map(_gram, _rows(_rotated(factor), group, JACOBIAN_BLOCK))
         else:
             block = max(1, min(n, COLUMN_BLOCK_ENTRIES // m))
             for matrix in _rows(_transposed(group), group, block):
                 yield (matrix + matrix.mT) / 2
+
+
+def _rotated(factor: LinearOperator) -> Callable[[Tensor], Tensor]:
+    """The rows of `LinearOperator.gram_rows`, each of which is half a product with H."""
+
+    def multiply(columns: Tensor) -> Tensor:
+        rows = factor.gram_rows(columns)
+        tell_products(factor, columns.shape[2] / 2)
+        return rows
+
+    return multiply
 
 
 def _transposed(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
