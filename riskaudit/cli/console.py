@@ -160,7 +160,9 @@ class _Lines:
         # What comes first is slower than what follows.
         is_little = done <= _LITTLE * self._total
         left = 0.0 if is_little or done >= self._total else seconds * (self._total - done) / done
-        return f", about {duration(left)} left" if left and seconds > 1 else ""
+        # Foreseen products are limits, which what is under way need not reach.
+        most = "" if self._done else "at most "
+        return f", {most}about {duration(left)} left" if left and seconds > 1 else ""
 
     def _waiting(self) -> str:
         is_long = time.monotonic() - self._started > _PATIENCE and not self._done

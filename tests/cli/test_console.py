@@ -262,7 +262,7 @@ def test_a_log_foretells_by_what_is_under_way(clock, capsys) -> None:
         update.show_under_way(3.9)
         update(4, 4)
     assert capsys.readouterr().err.splitlines() == [
-        "still at work: scored 0 of 4 policies, about 13 s left, 8 s so far",
+        "still at work: scored 0 of 4 policies, at most about 13 s left, 8 s so far",
         "scored 4 of 4 policies",
     ]
 
