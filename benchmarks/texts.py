@@ -2,13 +2,15 @@
 
     python -m benchmarks.texts agreement --rows agreement.jsonl
     python -m benchmarks.texts model --rows model.jsonl [--model FOLDER]
+    python -m benchmarks.texts adapters --rows adapters.jsonl
 
 ``agreement`` takes up Figure 4 of Zhang et al. (NeurIPS 2023): a random BERT and GPT-2 (500 words, two layers),
 sentences of 5 to 8 random tokens, their classification gradients under noise, attacked by TAG; rank correlations of
 proxies with what came out, per noise level. ``model`` looks at those models, or at a folder of Hugging Face's: at some
 positions of some sentences the informed attacker tries every candidate on real draws of the noise, beside the predicted
-token recovery; and how many tokens the attack by spans tells without noise. Finished parts are kept in the file of
-rows, one a line, and not done again.
+token recovery; and how many tokens the attack by spans tells without noise. ``adapters`` looks at what LoRA adapters of
+the random models tell, in the first round and after training: the rank of J^T J and what is revealed. Finished parts
+are kept in the file of rows, one a line, and not done again.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from riskaudit.audit.client import Client, make_client
 from riskaudit.inputs import Checkpoint, Samples, load_checkpoint
 from riskaudit.inputs.huggingface.library import import_transformers, quiet
 from riskaudit.inputs.texts import with_tokens
+from riskaudit.linalg import Spectrum
 from riskaudit.release import Batch
 from riskaudit.sensitivity.tokens import CHUNK_ENTRIES, TokenDifferences
 from riskaudit.statistics.rank_correlation import rank_correlation
@@ -62,6 +65,7 @@ SENTENCES = (
     "nobody in the office knew about the letter",
     "an old friend called me from the airport",
 )
+LORA_RANK, LORA_STEPS, LORA_RATE = 1, 20, 0.01
 Row = dict[str, Any]
 
 
@@ -289,7 +293,77 @@ def spanned(checkpoint: Checkpoint, samples: Samples, index: int) -> Row:
     }  # fmt: skip
 
 
-EXPERIMENTS: dict[str, Callable[[Printer, argparse.Namespace], None]] = {"agreement": agreement, "model": model}
+def adapters(printer: Printer, options: argparse.Namespace) -> None:
+    """What leaves of LoRA adapters in the first round, where every B is zero, and after some steps of training."""
+    columns = {
+        "model": "model", "parts": "what leaves", "steps": "steps", "entries": "entries", "moving": "not zero",
+        "dimension": "d, median", "rank": "rank of J^T J, median", "revealed": "revealed at 0.001, median",
+    }  # fmt: skip
+    table = Table(f"LoRA of rank {LORA_RANK}, {options.sentences} sentences", columns)
+    for kind in options.kinds:
+        for steps in (0, LORA_STEPS):
+            for parts in ("share:*lora_*", "all"):
+                key = f"{kind} {steps} {parts} {options.sentences}"
+                table.rows.append(kept(options.rows, key, partial(adapted, kind, steps, parts, options.sentences)))
+    printer.add(table)
+
+
+def adapted(kind: str, steps: int, parts: str, count: int) -> Row:
+    """One line of `adapters`: what of the adapters' gradient isn't zero, its rank, and what an audit says."""
+    with TemporaryDirectory() as name:
+        folder, base = Path(name) / "adapter", Path(name) / "base"
+        samples = random_texts(random_model(kind, base), count)
+        train_adapters(kind, base, folder, samples, steps)
+        checkpoint = load_checkpoint(folder, base=base)
+        release = f"{parts},gaussian:0.001" if parts.startswith("share") else "gaussian:0.001"
+        client = make_client(checkpoint, samples, AuditSettings(release=release, checks=False, solver="dense"))
+        ranks, dimensions = list[int](), list[int]()
+        for index in range(count):
+            batch = client.upload_batch([index])
+            jacobian = client.jacobian(client.release)(batch)
+            spectrum = Spectrum.of(jacobian.hessian())
+            ranks.append(int(spectrum.rank))
+            dimensions.append(batch.inputs[0].numel() if batch.lengths is None else int(batch.lengths[0]) * WIDTH)
+        gradient = client.release.mean(client.upload_batch([0]))
+        rows = audit_client(client).samples
+    return {
+        "model": kind, "parts": "adapters" if parts.startswith("share") else "adapters and head", "steps": steps,
+        "entries": client.release.num_entries, "moving": int((gradient != 0).sum()),
+        "dimension": statistics.median(dimensions), "rank": statistics.median(ranks),
+        "revealed": statistics.median(row.proxies["revealed_fraction"].value or 0.0 for row in rows),
+    }  # fmt: skip
+
+
+def train_adapters(kind: str, base: Path, folder: Path, samples: Samples, steps: int) -> None:
+    """Adapters of query and value as PEFT makes them, after steps of Adam on the samples, saved."""
+    import peft
+
+    transformers = import_transformers()
+    networks = {"bert": transformers.BertForSequenceClassification, "gpt2": transformers.GPT2ForSequenceClassification}
+    config = peft.LoraConfig(
+        r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=["query", "value"] if kind == "bert" else ["c_attn"],
+        task_type="SEQ_CLS", fan_in_fan_out=kind == "gpt2",
+    )  # fmt: skip
+    assert samples.tokens is not None
+    with quiet(transformers), torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = peft.get_peft_model(networks[kind].from_pretrained(base), config)
+        trained = [value for value in network.parameters() if value.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=LORA_RATE)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for ids, length, target in zip(samples.tokens.ids, samples.tokens.lengths, samples.targets, strict=True):
+                logits = network(input_ids=ids[None, :length]).logits
+                torch.nn.functional.cross_entropy(logits, target[None]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        network.save_pretrained(str(folder))
+
+
+EXPERIMENTS: dict[str, Callable[[Printer, argparse.Namespace], None]] = {
+    "agreement": agreement,
+    "model": model,
+    "adapters": adapters,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -299,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=Path, required=True, metavar="FILE", help="finished parts, one a line")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="of Hugging Face's, for `model`; else random ones")
     parser.add_argument("--kinds", nargs="+", choices=["bert", "gpt2"], default=["bert", "gpt2"])
-    parser.add_argument("--sentences", type=int, help="default: 32; for `model` 8")
+    parser.add_argument("--sentences", type=int, help="default: 32; 16 for `model`, 8 for `adapters`")
     parser.add_argument("--told", type=int, default=2, help="sentences of `model` that tokens are tried on")
     parser.add_argument("--positions", type=int, default=2, help="of each of these")
     parser.add_argument("--draws", type=int, default=200, help="of the noise at each position, for `model`")
@@ -310,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only try the code")
     options = parser.parse_args(arguments)
     is_model = options.experiment == "model"
-    options.sentences = options.sentences or (len(SENTENCES) if is_model else 32)
+    options.sentences = options.sentences or {"model": len(SENTENCES), "adapters": 8}.get(options.experiment, 32)
     options.noise_std = options.noise_std or ([1e-3, 1e-2, 1e-1, 1.0] if is_model else [1e-3, 1e-2, 1e-1])
     if options.quick:
         options.sentences, options.steps, options.noise_std, options.kinds = 4, 2, options.noise_std[:1], ["bert"]

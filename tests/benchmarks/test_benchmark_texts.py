@@ -46,3 +46,16 @@ def test_a_model_of_a_folder(tmp_path) -> None:
     assert quiet["predicted"] == pytest.approx(1.0, abs=1e-3)
     assert quiet["attacked"] == 1.0
     assert abs(loud["off"]) < 0.2
+
+
+@pytest.mark.slow
+def test_first_rounds_of_adapters_send_less(tmp_path) -> None:
+    pytest.importorskip("peft")
+    tables = tmp_path / "tables.json"
+    texts.main(
+        ["adapters", "--kinds", "bert", "--sentences", "1", "--rows", str(tmp_path / "rows"), "--json", str(tables)]
+    )
+    (table,) = json.loads(tables.read_text())["tables"]
+    first, _, later, _ = table["rows"]
+    assert (first["entries"], first["moving"]) == (later["entries"], later["entries"] // 2)
+    assert first["rank"] <= first["moving"] < later["rank"]
