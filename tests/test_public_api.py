@@ -98,7 +98,7 @@ def test_settings_and_options_together() -> None:
 def test_progress_is_told_per_batch() -> None:
     told = []
     riskaudit.audit(demo_model(), demo_samples(5), batch_size=2, progress=lambda *counts: told.append(counts))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert told == [(0, 5), (2, 5), (4, 5), (5, 5)]
 
 
 def test_the_global_random_state_stays() -> None:

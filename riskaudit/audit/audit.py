@@ -47,7 +47,7 @@ def audit(
         show_samples: put the private images, and targets that aren't class numbers, into the result. Off, no
             input leaves this function.
         command: the command line that reproduces the audit, for the record.
-        progress: called as ``progress(done, total)`` after every batch.
+        progress: called as ``progress(done, total)`` before the first batch and after every one.
         workers: processes that batches are spread over; results don't depend on it.
         started: when a ``budget`` of time began, on the monotonic clock; None for now. What comes before the first
             sample counts.
