@@ -146,3 +146,8 @@ def correlation(value: float) -> str:
 def inside(title: str) -> str:
     """A title inside a sentence; acronyms stay as they are."""
     return title[0].lower() + title[1:] if title[1:2].islower() else title
+
+
+def is_plainly_written(number: str) -> bool:
+    """Whether a text may be read as a number: Python's own readers take 0_01 for 1 and digits of any script."""
+    return number.isascii() and "_" not in number

@@ -115,7 +115,8 @@ class Policy(Settings):
         on_failure: what to do where no decision could be reached: "block", or "warn" to let the upload pass.
         unknown_layers: what to do about a trainable layer that the structured Jacobian doesn't know: "block", or
             "differentiate" the whole model automatically, which is as exact and whose cost nothing bounds.
-        unproven_step: what to do about an update whose noise would hide several local steps, and that nobody vouches
+        unproven_step: what to do about an update whose noise would hide several local steps, or of a recorded round
+            that steps of the release such as a clip weren't applied, and that nobody vouches
             for (``local_steps`` of the guard): "block", or "accept" it as the gradient of one step.
         sparse_codes: what to do about inputs of two values, one of them rare, as one-hot codes have, of which the
             numbers say too little: "block", or "accept" them.

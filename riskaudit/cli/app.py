@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
 import traceback
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ import typer
 from typing_extensions import override
 
 from riskaudit.errors import RiskauditError
+from riskaudit.formatting import is_plainly_written
 from riskaudit.version import __version__
 
 EXIT_COULD_NOT_AUDIT = 2
@@ -56,7 +59,26 @@ def _built(name: str) -> Any:
         single.command(name)(function)
         command = typer.main.get_command(single)  # type: ignore[assignment]
     command.name = name
+    _require_plain_numbers(command)
     return command
+
+
+def _require_plain_numbers(command: Any) -> None:
+    """Let a command, and those below it, refuse numbers such as 0_1, which Python reads as 1."""
+    for part in getattr(command, "commands", {}).values():
+        _require_plain_numbers(part)
+    for parameter in command.params:
+        if parameter.type.name.startswith(("float", "integer")):
+            # A copy, since one type serves all options.
+            parameter.type = copy.copy(parameter.type)
+            parameter.type.convert = partial(_convert_plain, parameter.type.convert)
+
+
+def _convert_plain(convert: Callable[..., Any], value: Any, parameter: Any, ctx: Any) -> Any:
+    if isinstance(value, str) and not is_plainly_written(value):
+        message = f"{value!r} is not a number; write it with the digits 0 to 9 and a point"
+        raise typer.BadParameter(message, ctx=ctx, param=parameter)
+    return convert(value, parameter, ctx)
 
 
 def load_commands() -> None:

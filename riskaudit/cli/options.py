@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from riskaudit.errors import RiskauditError, SettingsError
+from riskaudit.formatting import is_plainly_written
 from riskaudit.settings import OUTPUT, PANELS, Given, Settings, fields_of
 
 # Where a context keeps how its command's options are given, by parameter.
@@ -161,6 +162,8 @@ def _value(name: str, value: Any, given: Given, annotation: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()]
     kind, noun = (float, "numbers") if float in leaves else (int, "whole numbers")
     try:
+        if not is_plainly_written(value):
+            raise ValueError
         return [kind(part) for part in value.split(",")]
     except ValueError:
         raise SettingsError(f"expected `{name}` as {noun} separated by commas, found {value!r}") from None

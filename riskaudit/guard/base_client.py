@@ -12,12 +12,13 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from riskaudit.audit.alarm import is_cross_entropy, loss_alarm
-from riskaudit.errors import SettingsError
+from riskaudit.errors import GuardError, SettingsError
 from riskaudit.guard.noise.law import noise_mismatch
 from riskaudit.guard.noise.traces import REJECTION
 from riskaudit.guard.snapshot import Snapshot, take_snapshot
 from riskaudit.inputs import Loss, load_loss
-from riskaudit.release import Batch, Noise, ReleaseSpec
+from riskaudit.release import Batch, Noise, Release, ReleaseSpec
+from riskaudit.release.steps.share import Share
 
 LossLike: TypeAlias = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 # How far an update without noise may be from what it should be, relative to its norm: other kernels, other sums.
@@ -178,3 +179,17 @@ def as_loss(given: LossLike | Loss) -> Loss:
     if isinstance(given, str):
         return load_loss(given)
     return Loss(getattr(given, "__name__", type(given).__name__), given, "custom")
+
+
+def refuse_left_out(release: Release, spec: ReleaseSpec) -> None:
+    """Refuse a release that doesn't send every trainable parameter.
+
+    Raises:
+        GuardError: one that leaves some out.
+    """
+    if release.num_entries != release.context.num_entries:
+        left_out = ", ".join(f"'{step}'" for step in spec.all_steps if isinstance(step, Share))
+        raise GuardError(
+            f"expected a release that sends every trainable parameter, found {left_out} in it; freeze what isn't "
+            "sent, and leave it out of the release"
+        )

@@ -14,7 +14,7 @@ from typing_extensions import override
 from riskaudit.audit.credibility import check_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import CoupledReleaseError, GuardError
-from riskaudit.guard.base_client import BaseClient, LossLike
+from riskaudit.guard.base_client import BaseClient, LossLike, refuse_left_out
 from riskaudit.guard.batch_mean import BatchMean, BatchPass, batch_mean_spec
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.inputs import Loss
@@ -112,7 +112,9 @@ class Client(BaseClient):
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         self._last_pass = None
         # Its parameters share memory with the copy's, so that later calls keep what is made of it.
-        self._release = BatchMean(self._copy, self.loss, self._spec, "sum" if self.summed else "mean")
+        release = BatchMean(self._copy, self.loss, self._spec, "sum" if self.summed else "mean")
+        refuse_left_out(release.per_sample, self._spec)
+        self._release = release
         return now
 
     @override

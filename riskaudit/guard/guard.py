@@ -33,6 +33,7 @@ from riskaudit.guard.recording import Recording
 from riskaudit.guard.review import Draft, Review
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.guard.submission import Submission
+from riskaudit.guard.unsent import remember_withheld
 from riskaudit.guard.update_review import UpdateReview, is_count
 from riskaudit.guard.updates import UpdateLike, digest_of_update
 from riskaudit.policy import Policy
@@ -333,6 +334,7 @@ class Guard:
                 return decision
         except Exception as error:  # what is compared may be anything by now
             reason = describe(error)
+        remember_withheld(self.model, decision)
         blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
         return self._logged(blocked)
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 from riskaudit.audit.uploads import check_upload_code
 from riskaudit.copying import copy_model
 from riskaudit.errors import GuardError, RiskauditError
-from riskaudit.guard.base_client import BaseClient, LossLike
+from riskaudit.guard.base_client import BaseClient, LossLike, refuse_left_out
 from riskaudit.guard.isolation import isolated
 from riskaudit.guard.snapshot import Snapshot
 from riskaudit.inputs import Loss
@@ -32,7 +32,6 @@ from riskaudit.release.joint import JointRelease
 from riskaudit.release.local_training import LocalTrainingRelease
 from riskaudit.release.shares import sample_losses
 from riskaudit.release.steps import applied
-from riskaudit.release.steps.share import Share
 from riskaudit.release.training import LocalTraining
 
 NOT_EXPLAINED = (
@@ -200,12 +199,7 @@ class JointClient(BaseClient):
                 raise GuardError(f"the model's {name} holds something that isn't a finite number")
         release = make_release(model, self.loss, self._spec)
         assert isinstance(release, JointRelease)
-        if release.num_entries != release.context.num_entries:
-            left_out = ", ".join(f"'{step}'" for step in self._spec.all_steps if isinstance(step, Share))
-            raise GuardError(
-                f"expected a release that sends every trainable parameter, found {left_out} in it; freeze what isn't "
-                "sent, and leave it out of the release"
-            )
+        refuse_left_out(release, self._spec)
         self._snapshot, self._release = snapshot, release
         self._jacobian = self._losses = self.pulled = None
         return snapshot

@@ -33,12 +33,16 @@ from riskaudit.guard.joint_client import JointClient
 from riskaudit.guard.noise.randomness import SecureNoise
 from riskaudit.guard.optimizers import StepSettings, holds_exactly, settings_of
 from riskaudit.guard.submission import Submission
+from riskaudit.guard.unsent import refuse_unsent, remember_unsent
 from riskaudit.guard.updates import digest_of_update, named_arrays, split
 from riskaudit.inputs.text import listing
 from riskaudit.policy import Policy
 from riskaudit.release.added_loss import adding_layers, collected
 from riskaudit.release.shares import batch_loss
 from riskaudit.release.training import LocalTraining
+
+# Of a difference of weights, in units of the last place.
+ROUNDING = 4.0
 
 
 class Reviewer(Protocol):
@@ -79,7 +83,8 @@ class Recording:
 
     Raises:
         SettingsError: another optimizer.
-        GuardError: settings of the optimizer that nobody can repeat, or that aren't the described ones.
+        GuardError: settings of the optimizer that nobody can repeat, or that aren't the described ones; weights that
+            hold a round which never left.
         RiskauditError: a model that can't be copied or compared, or that has no such release.
     """
 
@@ -97,6 +102,7 @@ class Recording:
                 "expected an optimizer that has made no step yet, found one that remembers earlier ones (momentum): "
                 "what it remembers was made of other samples; make a new one for every round"
             )
+        refuse_unsent(guard.model)
         self._guard, self._client, self._described = guard, client, described
         self._settings_of(optimizer)
         client.begin()
@@ -181,7 +187,25 @@ class Recording:
             when the recording began. Nothing is raised but for interrupts: whatever
             goes wrong withholds.
         """
-        return self._guard.decide(lambda: self._submission(sent, difference), round)
+        decision = self._guard.decide(lambda: self._submission(sent, difference), round)
+        remember_unsent(self._guard.model, decision, self._start, self._left(decision, difference))
+        return decision
+
+    def _left(self, decision: Decision, difference: bool) -> dict[str, Tensor]:
+        """The trained weights that may leave, by name; where differences do, the model's own if they are of these."""
+        if decision.update is None:
+            return {}
+        update = decision.update
+        values = update if isinstance(update, Mapping) else dict(zip(self._start, update, strict=True))
+        left = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        if not difference:
+            return left
+        present = {name: value.detach() for name, value in self._guard.model.named_parameters()}
+        return {
+            name: value
+            for name, value in present.items()
+            if name in left and torch.equal(left[name].to(value), value - self._start[name])
+        }
 
     def close(self) -> None:
         """Stop recording; what was recorded can still be reviewed."""
@@ -285,7 +309,7 @@ class Recording:
             raise GuardError("the recording was reviewed already; record every round anew")
         model = self._guard.model
         if self._steps and self._problem is None and not all(map(_is_finite, model.parameters())):
-            raise GuardError(self._training().diverged)
+            raise GuardError(f"{self._training().diverged}, or find what else changed them")
         # The names that leave, in the model's order.
         arrays = named_arrays(model.state_dict() if sent is None else sent, self._start)
         trainable = [name for name, value in model.named_parameters() if value.requires_grad]
@@ -309,7 +333,15 @@ class Recording:
         self._client.end(self._training(), self._steps[0][0].modes)
         origin = {name: torch.zeros_like(value) if difference else value for name, value in self._start.items()}
         update = {name: origin[name].double() - arrays[name].double() for name in trainable}
-        changed = [name for name in arrays if name not in update and not torch.equal(arrays[name], origin[name])]
+        tied = _tied(model)
+        for name, other in tied.items():
+            if name in arrays and not torch.equal(arrays[name], arrays[other]):
+                raise GuardError(f"{name} and {other} are one parameter of the model and would leave as two")
+        changed = [
+            name
+            for name in arrays
+            if name not in update and name not in tied and not torch.equal(arrays[name], origin[name])
+        ]
         if changed and not self._guard.policy.resets_buffers:
             raise GuardError(
                 f"{listing(changed, LISTED)} would leave changed, and nobody reviews what isn't trained (running "
@@ -323,9 +355,23 @@ class Recording:
         ids = self._ids if all(given) else None
 
         def finish(decision: Decision) -> Decision:
-            return _finished(decision, arrays, origin, changed, sent)
+            return _finished(decision, arrays, origin, changed, tied, sent)
 
-        return Submission(self._client, (inputs, targets), update, ids, finish=finish)
+        return Submission(self._client, (inputs, targets), update, ids, self._has_made_steps(update), finish=finish)
+
+    def _has_made_steps(self, update: Mapping[str, Tensor]) -> bool:
+        """Whether it was `add_noise` that made of the training what leaves, where noise hides who did."""
+        if self._client.noise is None or not self._client.spec.client_steps:
+            return True
+        present = dict(self._guard.model.named_parameters())
+
+        def is_own(name: str, value: Tensor) -> bool:
+            weights = present[name].detach().double()
+            # A difference that leaves was rounded once more than that of weights.
+            rounding = ROUNDING * torch.finfo(present[name].dtype).eps * (weights.abs() + value.abs())
+            return bool(((self._start[name].double() - weights - value).abs() <= rounding).all())
+
+        return self._has_noise and all(is_own(name, value) for name, value in update.items())
 
     def _training(self) -> LocalTraining:
         _, first = self._steps[0]
@@ -337,16 +383,32 @@ class Recording:
         )  # fmt: skip
 
 
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Further names of trainable parameters that a model holds under several, with the first of each."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    names = [(name, first.setdefault(id(value), name)) for name, value in named if value.requires_grad]
+    return {name: other for name, other in names if name != other}
+
+
 def _is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value).all())
 
 
 def _finished(
-    decision: Decision, arrays: Mapping[str, Tensor], origin: Mapping[str, Tensor], changed: list[str], sent: object
+    decision: Decision,
+    arrays: Mapping[str, Tensor],
+    origin: Mapping[str, Tensor],
+    changed: list[str],
+    tied: Mapping[str, str],
+    sent: object,
 ) -> Decision:
     """The decision about a difference, as one about what leaves: entries that are told as they lie beside an origin."""
     leaving: dict[str, Tensor] = {}
     for name, value in arrays.items():
+        if name in tied:
+            # After the others, of which it is one.
+            continue
         if name not in decision.update:
             leaving[name] = origin[name].clone()
         elif decision.action == "sanitise":
@@ -354,5 +416,6 @@ def _finished(
             leaving[name] = (origin[name].double() - decision.update[name].double()).to(value.dtype)
         else:
             leaving[name] = value.clone()
+    leaving = {name: leaving[tied[name]].clone() if name in tied else leaving[name] for name in arrays}
     update = leaving if sent is None or isinstance(sent, Mapping) else list(leaving.values())
     return replace(decision, update=update, update_digest=digest_of_update(update)).with_reset(changed)

@@ -25,6 +25,7 @@ class Submission:
         batch: inputs [B, ...] and targets [B, ...].
         update: tensors like the trainable parameters.
         names: of the samples; None where nobody gave any.
+        steps_made: whether the release's steps are known to have been made, or noise doesn't hide it.
         finish: makes a decision about this update one about what leaves.
     """
 
@@ -32,6 +33,7 @@ class Submission:
     batch: Batch | Sequence[Any]
     update: UpdateLike
     names: Sequence[object] | None
+    steps_made: bool = True
     finish: Callable[[Decision], Decision] = _as_it_is
 
     def finished(self, decision: Decision) -> Decision:

@@ -85,7 +85,7 @@ class UpdateReview:
             self._noise = observed_noise(client.noise, self._vector, self._mean, client.shapes.values())
         else:
             self._key = review.memory.key_of_similar(self._mean, model_digest, _content_key(self._batch, model_digest))
-        self._unproven = self._unproven_step(local_steps)
+        self._unproven = self._unproven_step(local_steps) or self._unproven_release(submission)
 
     def decide(self) -> Decision:
         """What may be sent.
@@ -140,6 +140,19 @@ class UpdateReview:
             "an update of several local steps can't be told apart from one step at this noise, which hides "
             f"deviations up to {hidden:.2g} times the gradient; say local_steps=1 where the update is made in one "
             'step, or set unproven_step = "accept" in the policy'
+        )
+
+    def _unproven_release(self, submission: Submission) -> str | None:
+        """Why what leaves may never have been clipped, pruned or masked as the release says; None where it was.
+
+        Noise hides it, and what was left out would tell far more than what is reviewed.
+        """
+        if submission.steps_made or self._review.policy.unproven_step == "accept":
+            return None
+        steps = ",".join(map(str, self._review.client.spec.client_steps))
+        return (
+            f"noise hides whether '{steps}' was applied to what leaves; let add_noise() of the recording apply both "
+            'and send what it makes, or set unproven_step = "accept" in the policy if something else surely does it'
         )
 
     def _sanitised_before(self) -> Decision | None:

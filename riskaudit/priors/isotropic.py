@@ -35,7 +35,7 @@ class IsotropicPrior(Prior):
             raise SettingsError(f"expected a finite prior mean, found {self.mean}; set `prior_mean`")
         if not (_is_number(self.std) and self.std > 0):
             raise SettingsError(
-                f"expected a prior standard deviation above 0, found {self.std!r}; set `prior_std` "
+                f"expected a number above 0 as prior standard deviation, found {self.std!r}; set `prior_std` "
                 "(data whose coordinates are all equal can't provide one)"
             )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from riskaudit.errors import ReleaseError
-from riskaudit.formatting import count
+from riskaudit.formatting import count, is_plainly_written
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,34 @@ class Argument:
     optional: bool = False
 
 
-def _finite(text: str) -> float | None:
+def read_number(text: str) -> float | None:
+    """A finite number; None where a text isn't one."""
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if is_plainly_written(text) and math.isfinite(value) else None
 
 
 def _positive(text: str) -> float | None:
-    value = _finite(text)
+    value = read_number(text)
     return value if value is not None and value > 0 else None
 
 
 def _share(text: str) -> float | None:
-    value = _finite(text)
+    value = read_number(text)
     return value if value is not None and 0 <= value < 1 else None
 
 
 def _percentage(text: str) -> float | None:
-    value = _finite(text)
+    value = read_number(text)
     return value if value is not None and 0 <= value <= 100 else None
 
 
 def _seed(text: str) -> int | None:
     # The length comes first: int() refuses thousands of digits with an error of its own.
-    return int(text) if len(text) <= 19 and text.isdecimal() and int(text) < 2**63 else None
+    is_whole = len(text) <= 19 and text.isascii() and text.isdecimal()
+    return int(text) if is_whole and int(text) < 2**63 else None
 
 
 def positive_number(label: str) -> Argument:

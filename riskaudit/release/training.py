@@ -8,7 +8,6 @@ torch's update rules.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, Literal, Self, final
 
 from riskaudit.errors import ReleaseError
 from riskaudit.formatting import count
-from riskaudit.release.arguments import read_count, read_seed
+from riskaudit.release.arguments import read_count, read_number, read_seed
 
 LOCAL = "local"
 ALL = "all"
@@ -155,11 +154,8 @@ _REFUSED = object()
 
 def _number(accepts: Callable[[float], bool]) -> Callable[[str], object]:
     def read(text: str) -> object:
-        try:
-            value = float(text)
-        except ValueError:
-            return _REFUSED
-        return value if math.isfinite(value) and accepts(value) else _REFUSED
+        value = read_number(text)
+        return value if value is not None and accepts(value) else _REFUSED
 
     return read
 

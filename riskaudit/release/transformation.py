@@ -97,7 +97,7 @@ def usages() -> dict[str, str]:
 
 
 def _policy(text: str) -> tuple[int, ...]:
-    numbers = tuple(int(part) if part.isdecimal() and len(part) < 4 else -1 for part in text.split("-"))
+    numbers = tuple(-1 if (number := read_seed(part)) is None else number for part in text.split("-"))
     if not set(numbers) <= set(LIBRARY):
         raise ReleaseError(
             f"expected a policy such as 7-4-15 of the entries {', '.join(map(str, LIBRARY))}, found {text!r}; make one "

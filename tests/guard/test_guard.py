@@ -212,7 +212,7 @@ def test_training_changes_what_is_reviewed() -> None:
         ({"release": "prune:0.5,gaussian:0.1"}, "use a mask"),
         ({"release": "gaussian:0.1,mask:0.5"}, "noise as the last step"),
         *[
-            ({"prior_std": wrong}, "prior standard deviation above 0")
+            ({"prior_std": wrong}, "number above 0 as prior standard deviation")
             for wrong in (-1.0, 0, True, math.nan, math.inf, "1")
         ],
     ],

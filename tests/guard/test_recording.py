@@ -427,9 +427,115 @@ def test_a_ledger_adds_up_rounds(tmp_path) -> None:
         decision = recording.review()
         assert decision.action == "sanitise", decision.reasons
         totals.append(max(exposure.total_revealed.high for exposure in decision.exposures))
+        model.load_state_dict(decision.update)
         guard.close()
     assert totals == sorted(totals)
     assert totals[0] < totals[-1]
+
+
+@pytest.mark.parametrize("action", ["block", "sanitise", "changed"])
+def test_no_round_begins_at_training_that_never_left(action: str) -> None:
+    model = network(batch_norm=False)
+    received = copy.deepcopy(model.state_dict())
+    policy = Policy(max_revealed=0.3, on_violation="sanitise" if action == "sanitise" else "block")
+    guard, recording = recorded(model, policy, release="gaussian:2.0" if action == "changed" else "gradient")
+    if action == "changed":
+        # Confirmed only once something else was done to the model.
+        recording.add_noise()
+        decision = recording.review()
+        assert decision.update is not None, decision.reasons
+        with torch.no_grad():
+            model[0].weight.mul_(2.0)
+        assert guard.confirm(decision).update is None
+    else:
+        assert recording.review().action == action
+    # Another guard of the same model is no way around it, nor are some of the weights.
+    optimizer = sgd(model)
+    for weights in (None, {"0.weight": received["0.weight"]}):
+        model.load_state_dict(weights or {}, strict=False)
+        with pytest.raises(GuardError, match="load what the server sent"):
+            guard_of(model, policy).record(optimizer)
+    model.load_state_dict(received)
+    train(guard.record(optimizer), optimizer)
+
+
+@pytest.mark.parametrize("steps", ["clip:0.001", "mask:0.9"])
+def test_noise_never_hides_that_a_step_of_the_release_was_left_out(steps: str) -> None:
+    release = f"{steps},gaussian:0.3"
+    # Only noise, added by the client's own code.
+    model = network(batch_norm=False)
+    _, recording = recorded(model, release=release)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+    decision = recording.review()
+    assert decision.action == "block"
+    assert f"noise hides whether '{steps}" in decision.reasons[0]
+    # By the recording: proven, until somebody else's numbers are sent.
+    for own, action in ((True, "allow"), (False, "block")):
+        model = network(batch_norm=False)
+        _, recording = recorded(model, release=release)
+        recording.add_noise()
+        sent = {name: value + 0.01 * torch.randn_like(value) for name, value in model.state_dict().items()}
+        assert recording.review(None if own else sent).action == action
+
+
+class Tied(nn.Module):
+    """One matrix under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(64, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(inputs.flatten(1))))))
+
+
+@pytest.mark.parametrize("on_violation", ["block", "sanitise"])
+def test_a_tied_parameter_leaves_under_both_names(on_violation: str) -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    limit = 1.0 if on_violation == "block" else 0.3
+    guard, recording = recorded(model, Policy(max_revealed=limit, on_violation=on_violation))
+    decision = guard.confirm(recording.review())
+    assert decision.action == ("allow" if on_violation == "block" else "sanitise"), decision.reasons
+    assert list(decision.update) == list(model.state_dict())
+    assert torch.equal(decision.update["first.weight"], decision.update["second.weight"])
+    assert not torch.equal(decision.update["first.weight"], recording.start["first.weight"])
+
+
+def test_a_tied_parameter_never_leaves_as_two() -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    _, recording = recorded(model)
+    sent = {name: value.clone() for name, value in model.state_dict().items()}
+    sent["second.weight"] += 1e-3
+    decision = recording.review(sent)
+    assert decision.action == "block"
+    assert "one parameter" in decision.reasons[0]
+
+
+def test_layers_that_stay_behind_are_refused_in_words() -> None:
+    model = network(batch_norm=False)
+    inputs, targets = images(COUNT)
+    gradients = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    guard = guard_of(model, release="share:6.*,gaussian:0.01", local_steps=1)
+    decision = guard.review((inputs, targets), gradients)
+    assert decision.action == "block"
+    assert "share:6.*" in decision.reasons[0]
+    assert "freeze what isn't sent" in decision.reasons[0]
+
+
+def test_the_next_round_may_begin_at_what_left() -> None:
+    model = network(batch_norm=False)
+    for difference in (False, True, False):
+        guard, recording = recorded(model, release="gaussian:0.5")
+        recording.add_noise()
+        sent = {name: value - recording.start[name] for name, value in model.state_dict().items()}
+        decision = recording.review(sent, difference=True) if difference else recording.review()
+        assert guard.confirm(decision).update is not None, decision.reasons
 
 
 def test_a_sample_in_several_rounds_of_steps_and_of_trainings_has_one_account(tmp_path) -> None:
@@ -506,6 +612,7 @@ def test_a_failure_of_the_review_withholds_and_the_next_round_works(monkeypatch)
         decision = recording.review()
     assert decision.update is None
     assert "ZeroDivisionError" in decision.reasons[0]
+    model.load_state_dict(dict(recording.start))
     _, recording = recorded(model)
     assert recording.review().update is not None
 

@@ -287,3 +287,17 @@ def test_grammar_and_reports_load_without_torch() -> None:
 def test_registering_twice_is_refused() -> None:
     with pytest.raises(ReleaseError, match="'clip' is registered twice"):
         register(Clip)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gaussian:0_01", "gaussian:٠.٥", "clip:1_0,gaussian:1", "prune:0_5", "mask:0.5:1_0", "mean:1_0",
+        "local:epochs=1_0:batch=4:lr=0.1", "local:epochs=٢:batch=4:lr=0.1", "local:epochs=1:batch=4:lr=1_0",
+        "local:epochs=1:batch=4:lr=0.1:momentum=0_9", "secagg:1_0,mean:4", "ats:7-4-1_5",
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_everybody_reads_them(text: str) -> None:
+    """Python takes 0_01 for 1: a hundred times the noise that was meant."""
+    with pytest.raises(ReleaseError, match="found"):
+        ReleaseSpec.parse(text)
