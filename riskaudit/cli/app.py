@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from riskaudit.errors import RiskauditError
 from riskaudit.formatting import is_plainly_written
+from riskaudit.memory import keep_freed_memory
 from riskaudit.version import __version__
 
 EXIT_COULD_NOT_AUDIT = 2
@@ -165,4 +166,5 @@ def main() -> None:
     # Threads that spin while they wait make a scan tens of times slower on a machine that trains at the
     # same time (measured: 18 s instead of 0.4 s for one product). Read when torch is loaded, hence here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from riskaudit.inputs.user_code import load_user_file
+from riskaudit.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Environment:
 
     def apply(self) -> None:
         """Make this process like that."""
+        keep_freed_memory()
         torch.set_num_threads(self.threads)
         torch.set_default_dtype(self.dtype)
         if self.device is not None:
