@@ -21,6 +21,8 @@ from riskaudit.release.arguments import read_count, read_number, read_seed
 LOCAL = "local"
 ALL = "all"
 OPTIMIZERS = ("sgd", "adam")
+# Of one training: one product goes through all of them, so that more can't be audited in any time.
+MAX_STEPS = 100_000
 EXAMPLE = f"{LOCAL}:epochs=2:batch=8:lr=0.05"
 
 
@@ -111,10 +113,19 @@ class LocalTraining:
         return ":".join(parts)
 
     def mini_batches(self, num_samples: int) -> list[list[int]]:
-        """Positions of the samples of every step, in the order of the steps; the last of an epoch may be fewer."""
+        """Positions of the samples of every step, in the order of the steps; the last of an epoch may be fewer.
+
+        Raises:
+            ReleaseError: more steps than `MAX_STEPS`.
+        """
         if self.recorded is not None:
             return [list(positions) for positions in self.recorded]
         size, steps = self.batch or num_samples, []
+        if self.epochs * -(-num_samples // size) > MAX_STEPS:
+            raise ReleaseError(
+                f"expected local training of at most {MAX_STEPS:,} steps, found {self.epochs:,} epochs of "
+                f"{count(-(-num_samples // size), 'step')}; audit fewer epochs, or larger mini-batches"
+            )
         for epoch in range(self.epochs):
             order = list(range(num_samples))
             if self.shuffle is not None:

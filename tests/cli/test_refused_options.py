@@ -39,6 +39,7 @@ OPTIONS = {
         ["--release", "local:epochs=1:batch=2:lr=0.1:optimizer=adam:momentum=0.9"],
         "momentum with optimizer=sgd only",
     ),
+    "too-many-epochs": (["--release", "local:epochs=999999999:batch=2:lr=0.1"], "at most 100,000 steps, found"),
     "epochs-0": (["--release", "local:epochs=0:batch=2:lr=0.1"], "expected epochs with a whole number above 0"),
     "batch-0": (["--release", "local:epochs=1:batch=0:lr=0.1"], "expected batch with a whole number above 0, or all"),
     "pattern-that-matches-nothing": (["--release", "mean:2,share:hed.*"], "found 'hed.*' in 'share:hed.*'"),
