@@ -121,6 +121,7 @@ CASES = {
     "mean-8": Case("mean:8", 8, (1e-2, 1e-3), untrained),
     "fedavg-4": Case(LOCAL, 4, (1e-2, 1e-3), untrained),
     "relu-mean-4": Case("mean:4", 4, (1e-2, 1e-3), trained_relu),
+    "relu-mean-8": Case("mean:8", 8, (1e-2, 1e-3), trained_relu),
     "calm-fedavg-4": Case(CALM, 4, (1e-3, 1e-4), untrained),
     "relu-fedavg-4": Case(CALM, 4, (1e-3, 1e-4), trained_relu),
     "batch-norm-mean-4": Case("mean:4", 4, (3e-3,), batch_norms),
