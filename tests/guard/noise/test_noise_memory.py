@@ -62,6 +62,45 @@ def test_a_multiple_of_the_release_in_one_tensor_is_found() -> None:
     assert "in small: it holds" in noise_mismatch(Noise("gaussian", 1.0), noise, mean, shapes)
 
 
+SHAPES = {"first": torch.Size([300, 64]), "bias": torch.Size([300]), "kernels": torch.Size([8, 16, 3, 3])}
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "factor"),
+    [
+        ("first", slice(64 * 5, 64 * 6), 0.0),
+        ("first", slice(7, 300 * 64, 64), 0.0),
+        ("first", slice(1000, 1031), 1e-3),
+        ("first", slice(64 * 9, 64 * 10), 2.5),
+        ("kernels", slice(300 * 65, 300 * 65 + 144), 0.0),
+    ],
+    ids=["row", "column", "run", "loud-row", "channel"],
+)
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_noise_that_is_not_alike_all_over_a_tensor_is_found(law, name, places, factor) -> None:
+    count = sum(shape.numel() for shape in SHAPES.values())
+    noise, mean = SecureNoise(law, 1.0).draw(count), torch.zeros(count, dtype=torch.float64)
+    assert noise_mismatch(Noise(law, 1.0), noise, mean, SHAPES) is None
+    noise[places] *= factor
+    # Not by the size of the whole tensor, which hardly changes.
+    assert f" all over {name}: some of its rows" in noise_mismatch(Noise(law, 1.0), noise, mean, SHAPES)
+
+
+def test_one_entry_far_beyond_the_noise_is_found() -> None:
+    count = sum(shape.numel() for shape in SHAPES.values())
+    noise, mean = SecureNoise("gaussian", 1.0).draw(count), torch.zeros(count, dtype=torch.float64)
+    noise[300 * 64 + 5] = 9.5
+    assert "all over bias" in noise_mismatch(Noise("gaussian", 1.0), noise, mean, SHAPES)
+
+
+def test_noise_on_the_coarsest_grid_passes() -> None:
+    large = torch.full((300 * 64,), 3.9e6)
+    shapes, mean = {"first": SHAPES["first"]}, torch.zeros(300 * 64, dtype=torch.float64)
+    for _ in range(20):
+        difference = SecureNoise("gaussian", 1.0).added(large).double() - large.double()
+        assert noise_mismatch(Noise("gaussian", 1.0), difference, mean, shapes) is None
+
+
 def equal(noise):
     return noise
 
