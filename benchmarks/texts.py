@@ -66,6 +66,7 @@ SENTENCES = (
     "an old friend called me from the airport",
 )
 LORA_RANK, LORA_STEPS, LORA_RATE = 1, 20, 0.01
+ADAPTER_RELEASES = {"adapters": "share:*lora_*,gaussian:0.001", "adapters and head": "gaussian:0.001"}
 Row = dict[str, Any]
 
 
@@ -302,20 +303,20 @@ def adapters(printer: Printer, options: argparse.Namespace) -> None:
     table = Table(f"LoRA of rank {LORA_RANK}, {options.sentences} sentences", columns)
     for kind in options.kinds:
         for steps in (0, LORA_STEPS):
-            for parts in ("share:*lora_*", "all"):
+            for parts, release in ADAPTER_RELEASES.items():
                 key = f"{kind} {steps} {parts} {options.sentences}"
-                table.rows.append(kept(options.rows, key, partial(adapted, kind, steps, parts, options.sentences)))
+                make = partial(adapted, kind, steps, release, options.sentences)
+                table.rows.append({"parts": parts, **kept(options.rows, key, make)})
     printer.add(table)
 
 
-def adapted(kind: str, steps: int, parts: str, count: int) -> Row:
+def adapted(kind: str, steps: int, release: str, count: int) -> Row:
     """One line of `adapters`: what of the adapters' gradient isn't zero, its rank, and what an audit says."""
     with TemporaryDirectory() as name:
         folder, base = Path(name) / "adapter", Path(name) / "base"
         samples = random_texts(random_model(kind, base), count)
         train_adapters(kind, base, folder, samples, steps)
         checkpoint = load_checkpoint(folder, base=base)
-        release = f"{parts},gaussian:0.001" if parts.startswith("share") else "gaussian:0.001"
         client = make_client(checkpoint, samples, AuditSettings(release=release, checks=False, solver="dense"))
         ranks, dimensions = list[int](), list[int]()
         for index in range(count):
@@ -327,8 +328,7 @@ def adapted(kind: str, steps: int, parts: str, count: int) -> Row:
         gradient = client.release.mean(client.upload_batch([0]))
         rows = audit_client(client).samples
     return {
-        "model": kind, "parts": "adapters" if parts.startswith("share") else "adapters and head", "steps": steps,
-        "entries": client.release.num_entries, "moving": int((gradient != 0).sum()),
+        "model": kind, "steps": steps, "entries": client.release.num_entries, "moving": int((gradient != 0).sum()),
         "dimension": statistics.median(dimensions), "rank": statistics.median(ranks),
         "revealed": statistics.median(row.proxies["revealed_fraction"].value or 0.0 for row in rows),
     }  # fmt: skip

@@ -24,7 +24,9 @@ def keep_freed_memory() -> bool:
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
-        mallopt, is_glibc = ctypes.CDLL(None).mallopt, hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+        library = ctypes.CDLL(None)
+        # Of glibc alone, whose mallopt this is.
+        mallopt, _ = library.mallopt, library.gnu_get_libc_version
     except (OSError, AttributeError, TypeError):
         return False
-    return is_glibc and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))

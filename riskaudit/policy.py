@@ -115,9 +115,9 @@ class Policy(Settings):
         on_failure: what to do where no decision could be reached: "block", or "warn" to let the upload pass.
         unknown_layers: what to do about a trainable layer that the structured Jacobian doesn't know: "block", or
             "differentiate" the whole model automatically, which is as exact and whose cost nothing bounds.
-        unproven_step: what to do about an update whose noise would hide several local steps, or of a recorded round
-            that steps of the release such as a clip weren't applied, and that nobody vouches
-            for (``local_steps`` of the guard): "block", or "accept" it as the gradient of one step.
+        unproven_step: what to do about an update whose noise would hide several local steps, and that nobody vouches
+            for (``local_steps`` of the guard), and about a recorded round whose noise would hide that a clip or
+            another step of the release was left out: "block", or "accept" it as what it should be.
         sparse_codes: what to do about inputs of two values, one of them rare, as one-hot codes have, of which the
             numbers say too little: "block", or "accept" them.
         buffers: what to do about entries of the state dict that aren't trained (running statistics of batch norm) and

@@ -19,11 +19,15 @@ from riskaudit.release import Release, make_release
 from riskaudit.results import DrawSpread, SampleRow
 
 
+def other_draws(release: Release) -> Sequence[int]:
+    """The further draws that a model names; none without a bottleneck, or with one draw."""
+    return next((layer.others for layer in gaussian_draws(release.model)), ())
+
+
 def at_other_draws(release: Release) -> list[Release]:
-    """The same release at every further draw that its model names; none without a bottleneck, or with one draw."""
-    numbers = next((layer.others for layer in gaussian_draws(release.model)), ())
+    """The same release at each of `other_draws`."""
     releases = []
-    for number in numbers:
+    for number in other_draws(release):
         model = copy_model(release.model)
         for layer in gaussian_draws(model):
             layer.redraw(number)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from riskaudit.audit.calibration import Calibrator, make_calibrator
 from riskaudit.audit.checks import is_out_of_memory
 from riskaudit.audit.client import Client
-from riskaudit.audit.draws import at_other_draws, over_draws
+from riskaudit.audit.draws import at_other_draws, other_draws, over_draws
 from riskaudit.audit.plan import UploadShape, choose_plan, free_memory, samples_at_once
 from riskaudit.audit.positions import TextContext
 from riskaudit.audit.precision import full_single_precision
@@ -191,7 +191,7 @@ class AuditShard(Trial[Client]):
         if expected is None:
             return nullcontext()
         release = client.at_noise(self.plan.noise_std).noisy
-        audits = (1 + len(at_other_draws(release))) * (1 if without_spoiled(release) is None else 2)
+        audits = (1 + len(other_draws(release))) * (1 if without_spoiled(release) is None else 2)
         return watching_products(BatchProgress(audits * expected, tell_share))
 
     def _rows(self, client: Client) -> BatchRows:

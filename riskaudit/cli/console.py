@@ -13,20 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
-
-class Progress(Protocol):
-    """What shows how far work is."""
-
-    def __call__(self, done: int, total: int, /) -> None:
-        """So much of the total is done."""
-
-    def show_under_way(self, amount: float, /) -> None:
-        """So much more is under way, in the same units."""
-
+if TYPE_CHECKING:
+    from riskaudit.engine import FineProgress
 
 # Seconds of silence in a log after which a line says that work goes on; then twice as many each time.
 _SILENCE = 5.0
@@ -87,7 +79,7 @@ def _heartbeat(what: Callable[[], str]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def progress(quiet: bool, done: str = "audited", what: str = "samples", advice: str = "") -> Iterator[Progress]:
+def progress(quiet: bool, done: str = "audited", what: str = "samples", advice: str = "") -> Iterator[FineProgress]:
     """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on stderr.
 
     An interrupt ends the work after the present batch at the latest. ``done`` says what becomes of ``what``, ``advice``
@@ -100,18 +92,20 @@ def progress(quiet: bool, done: str = "audited", what: str = "samples", advice: 
 class _Interruptible:
     """Shows progress until an interrupt comes."""
 
-    def __init__(self, shown: Progress, pressed: Callable[[], bool]) -> None:
+    def __init__(self, shown: FineProgress, pressed: Callable[[], bool]) -> None:
         self._shown, self._pressed = shown, pressed
 
     def __call__(self, done: int, total: int, /) -> None:
-        if self._pressed():
-            raise KeyboardInterrupt
+        self._check()
         self._shown(done, total)
 
     def show_under_way(self, amount: float, /) -> None:
+        self._check()
+        self._shown.show_under_way(amount)
+
+    def _check(self) -> None:
         if self._pressed():
             raise KeyboardInterrupt
-        self._shown.show_under_way(amount)
 
 
 class _Silent:
@@ -132,7 +126,7 @@ class _Lines:
         self._said: Callable[[], None] | None = None
 
     @contextmanager
-    def shown(self) -> Iterator[Progress]:
+    def shown(self) -> Iterator[FineProgress]:
         with _heartbeat(self._waiting) as self._said:
             yield self
 
@@ -187,7 +181,7 @@ class _Bar:
         self._done = 0
 
     @contextmanager
-    def shown(self) -> Iterator[Progress]:
+    def shown(self) -> Iterator[FineProgress]:
         with self._bar:
             yield self
 
@@ -219,7 +213,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _shown(quiet: bool, verb: str, what: str, advice: str) -> Iterator[Progress]:
+def _shown(quiet: bool, verb: str, what: str, advice: str) -> Iterator[FineProgress]:
     if quiet:
         yield _Silent()
         return

@@ -76,6 +76,10 @@ class Decision:
         """Whether anything may be sent."""
         return self.update is not None
 
+    def withheld(self, reasons: Sequence[str]) -> Decision:
+        """The decision once nothing may leave after all, for these reasons."""
+        return replace(self, action="block", update=None, update_digest="", reasons=list(reasons))
+
     def with_reset(self, names: Sequence[str]) -> Decision:
         """The decision once entries of these names, which aren't trained, are sent as they were received."""
         if not names or self.update is None:

@@ -335,8 +335,7 @@ class Guard:
         except Exception as error:  # what is compared may be anything by now
             reason = describe(error)
         remember_withheld(self.model, decision)
-        blocked = replace(decision, action="block", update=None, update_digest="", reasons=[reason])
-        return self._logged(blocked)
+        return self._logged(decision.withheld([reason]))
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -435,6 +434,5 @@ class Guard:
             }
             self.log.append(decision.log_entry(settings))
         except Exception as error:
-            reasons = list(dict.fromkeys([describe(error), *decision.reasons]))
-            return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
+            return decision.withheld(list(dict.fromkeys([describe(error), *decision.reasons])))
         return decision

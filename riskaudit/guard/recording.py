@@ -188,11 +188,14 @@ class Recording:
             goes wrong withholds.
         """
         decision = self._guard.decide(lambda: self._submission(sent, difference), round)
-        remember_unsent(self._guard.model, decision, self._start, self._left(decision, difference))
+        try:
+            remember_unsent(self._guard.model, decision, self._start, self._left(decision, difference))
+        except Exception as error:  # whatever the model holds by now
+            return decision.withheld([*decision.reasons, describe(error)])
         return decision
 
     def _left(self, decision: Decision, difference: bool) -> dict[str, Tensor]:
-        """The trained weights that may leave, by name; where differences do, the model's own if they are of these."""
+        """The entries that may leave, by name; where differences do, the model's own if they are of these."""
         if decision.update is None:
             return {}
         update = decision.update
@@ -200,10 +203,9 @@ class Recording:
         left = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         if not difference:
             return left
-        present = {name: value.detach() for name, value in self._guard.model.named_parameters()}
         return {
             name: value
-            for name, value in present.items()
+            for name, value in self._guard.model.state_dict().items()
             if name in left and torch.equal(left[name].to(value), value - self._start[name])
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from riskaudit.guard.base_client import BaseClient
@@ -41,5 +41,4 @@ class Submission:
         try:
             return self.finish(decision)
         except Exception as error:  # what is handed in may be anything
-            reasons = [*decision.reasons, describe(error)]
-            return replace(decision, action="block", update=None, update_digest="", reasons=reasons)
+            return decision.withheld([*decision.reasons, describe(error)])

@@ -11,65 +11,70 @@ import hashlib
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from riskaudit.errors import GuardError
 from riskaudit.guard.decision import Decision
 from riskaudit.inputs.identifiers import hash_tensors
 
-# Digests of trained parameters that never left, by name: of a model, whichever guard it had.
+_Digests = dict[str, bytes]
+# Digests of trained entries of the state dict that never left, by name: of a model, whichever guard it had.
 _unsent: WeakKeyDictionary[nn.Module, dict[str, set[bytes]]] = WeakKeyDictionary()
-# The weights at the beginning of the rounds that decisions are about.
-_starts: WeakKeyDictionary[Decision, Mapping[str, Tensor]] = WeakKeyDictionary()
+# Of the rounds that decisions are about: at the beginning, and once they were trained.
+_rounds: WeakKeyDictionary[Decision, tuple[_Digests, _Digests]] = WeakKeyDictionary()
 
 
 def remember_unsent(
     model: nn.Module, decision: Decision, start: Mapping[str, Tensor], left: Mapping[str, Tensor]
 ) -> None:
-    """Remember what of a model's trained parameters never left.
+    """Remember what of a round's training never left.
 
     Args:
         model: after a round.
         decision: about the round.
         start: the state dict at the round's beginning.
-        left: weights that may leave, by name; empty where none may.
+        left: entries that may leave, by name; empty where none may.
     """
-    _starts[decision] = start
-    _remember(model, start, left)
+    began, trained = _digests(start), _digests(model.state_dict())
+    _rounds[decision] = began, trained
+    _remember(model, trained, began, _digests(left))
 
 
 def remember_withheld(model: nn.Module, decision: Decision) -> None:
-    """The same of a round that was let pass and withheld after all."""
-    if decision in _starts:
-        _remember(model, _starts[decision], {})
+    """The same of a round that was let pass and withheld after all, and of what became of the model since."""
+    if decision in _rounds:
+        began, trained = _rounds[decision]
+        _remember(model, trained, began)
+        _remember(model, _digests(model.state_dict()), began)
 
 
-def _remember(model: nn.Module, start: Mapping[str, Tensor], left: Mapping[str, Tensor]) -> None:
-    for name, value in model.named_parameters():
-        weights = value.detach()
-        known = [each[name].to(weights.device) for each in (start, left) if name in each]
-        if value.requires_grad and not weights.is_meta and not any(_is_equal(weights, each) for each in known):
-            _unsent.setdefault(model, {}).setdefault(name, set()).add(_digest(weights))
+def _remember(model: nn.Module, digests: _Digests, *known: _Digests) -> None:
+    """Entries that aren't among those that are known to the server."""
+    for name, digest in digests.items():
+        if all(each.get(name) != digest for each in known):
+            _unsent.setdefault(model, {}).setdefault(name, set()).add(digest)
 
 
 def refuse_unsent(model: nn.Module) -> None:
     """Refuse to begin a round at weights that hold training which never left.
 
     Raises:
-        GuardError: one of the parameters holds it.
+        GuardError: an entry of the state dict holds it.
     """
-    unsent = _unsent.get(model, {})
-    for name, value in model.named_parameters():
-        if name in unsent and not value.is_meta and _digest(value.detach()) in unsent[name]:
+    unsent = _unsent.get(model)
+    if unsent is None:
+        return
+    for name, digest in _digests(model.state_dict()).items():
+        if digest in unsent.get(name, ()):
             raise GuardError(
                 f"{name} still holds the training of a round that was withheld, or changed before it left, and would "
                 "take it along; load what the server sent before the next round is recorded"
             )
 
 
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+def _digests(state: Mapping[str, Tensor]) -> _Digests:
+    """Of entries that take more than a few values: parameters, frozen ones too, and running statistics."""
+    return {name: _digest(value) for name, value in state.items() if value.is_floating_point()}
 
 
 def _digest(weights: Tensor) -> bytes:

@@ -459,6 +459,35 @@ def test_no_round_begins_at_training_that_never_left(action: str) -> None:
     train(guard.record(optimizer), optimizer)
 
 
+def test_statistics_that_never_left_begin_no_round() -> None:
+    model = network(batch_norm=True)
+    received = copy.deepcopy(model.state_dict())
+    _, recording = recorded(model)
+    decision = recording.review()
+    assert decision.reset
+    # A protocol that sends what is trained alone, back into a model that kept its batches' means.
+    model.load_state_dict(
+        {name: value for name, value in decision.update.items() if "running" not in name}, strict=False
+    )
+    with pytest.raises(GuardError, match="running_mean still holds"):
+        guard_of(model).record(sgd(model))
+    model.load_state_dict(received)
+    guard_of(model).record(sgd(model))
+
+
+def test_a_round_withheld_at_the_last_moment_is_remembered_as_it_was_trained() -> None:
+    model = network(batch_norm=False)
+    guard, recording = recorded(model)
+    decision = recording.review()
+    trained = copy.deepcopy(model.state_dict())
+    model.load_state_dict(dict(recording.start))
+    assert guard.confirm(decision).update is None
+    guard.record(sgd(model)).close()
+    model.load_state_dict(trained)
+    with pytest.raises(GuardError, match="load what the server sent"):
+        guard.record(sgd(model))
+
+
 @pytest.mark.parametrize("steps", ["clip:0.001", "mask:0.9"])
 def test_noise_never_hides_that_a_step_of_the_release_was_left_out(steps: str) -> None:
     release = f"{steps},gaussian:0.3"
